@@ -1,0 +1,108 @@
+"""How kernels are compiled and cached: two decorators over Numba and the cache they share.
+
+Numba's own on-disk cache keys a function on its source file alone, so a kernel that calls a
+helper from another file runs stale code after the helper changes, and two processes that fill
+an empty cache at once may pair one's index with the other's code. Here the key is the text of
+all kernel sources, and writing takes a lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite
+import numba
+from numba.core import caching
+
+from dlrmjit import knobs
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - not a POSIX system: caching goes unlocked
+    fcntl = None  # type: ignore[assignment]
+
+
+@functools.cache
+def sources_digest() -> str:
+    """Hash of every kernel source and of the compilers' versions: the identity of the cache."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_path() -> Path:
+    """Folder of the compiled kernels of exactly these sources."""
+    return knobs.cache_dir() / "kernels" / sources_digest()
+
+
+@contextmanager
+def cache_lock() -> Iterator[None]:
+    """Hold the cache folder against other processes; released by the system if we die."""
+    folder = cache_path()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as handle:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+class _Locator(caching._CacheLocator):  # type: ignore[misc]
+    """Places every kernel in :func:`cache_path`, stamped by all sources instead of its own."""
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._disambiguator = f"{Path(py_file).stem}-{py_func.__code__.co_firstlineno}"
+
+    def get_cache_path(self) -> str:
+        return os.fspath(cache_path())
+
+    def get_source_stamp(self) -> str:
+        return sources_digest()
+
+    def get_disambiguator(self) -> str:
+        return self._disambiguator
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func, py_file)
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
+    """Numba's function cache in our folder; a cache that cannot be written is only slower."""
+
+    _impl_class = _CacheImpl
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            with cache_lock():
+                super().save_overload(sig, data)
+        except OSError:
+            self.disable()
+
+
+def _compile(function: F, **options: Any) -> F:
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher._cache = _KernelCache(function)
+    return dispatcher  # type: ignore[no-any-return]
+
+
+def jit(function: F) -> F:
+    """Compile a single-threaded kernel or helper."""
+    return _compile(function)
+
+
+def parallel_jit(function: F) -> F:
+    """Compile a kernel whose ``prange`` loops run on all threads."""
+    return _compile(function, parallel=True)

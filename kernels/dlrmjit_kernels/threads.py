@@ -1,0 +1,54 @@
+"""How many threads kernels use: from the CPUs this process may run on, or as told.
+
+Results never depend on the number; only the time does.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numba
+
+from dlrmjit.errors import ThreadError
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on: its affinity mask, lowered by a cgroup quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, min(cpus, quota)) if quota else cpus
+
+
+def _cgroup_cpus() -> int | None:
+    """CPUs granted by a version 2 cgroup quota, rounded down, or None without one."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as handle:
+            quota, period = handle.read().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period))
+
+
+def set_threads(count: int) -> None:
+    """Let kernels use ``count`` threads.
+
+    Raises
+    ------
+    ThreadError
+        If ``count`` is below 1, or above the size of the thread pool. The pool is sized when
+        Numba is first imported: from the CPUs, or from ``NUMBA_NUM_THREADS``.
+    """
+    limit = numba.config.NUMBA_NUM_THREADS
+    if count < 1:
+        raise ThreadError(f"the number of threads must be at least 1, not {count}")
+    if count > limit:
+        raise ThreadError(
+            f"{count} threads were asked for, but the thread pool has {limit}; start the program "
+            f"with NUMBA_NUM_THREADS={count} in its environment for a larger one"
+        )
+    numba.set_num_threads(count)
+
+
+def get_threads() -> int:
+    """Threads that the next kernel will use."""
+    return int(numba.get_num_threads())

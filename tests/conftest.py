@@ -1,0 +1,12 @@
+"""Shared set-up: a thread pool larger than the machine, so that 1, 2 and 4 threads can be compared."""
+
+from dlrmjit import knobs
+
+knobs.reserve_threads(7)
+
+from dlrmjit_kernels import threads  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+threads.set_threads(threads.available_cpus())
+settings.register_profile("dlrmjit", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("dlrmjit")

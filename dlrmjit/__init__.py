@@ -1,1 +1,64 @@
-"""x"""
+"""dlrmjit: trains deep learning recommendation models on CPUs with kernels generated at run time.
+
+Names are imported when first used, so that the command line can set up threads before Numba
+loads, and ``dlrmjit_kernels`` can use ``dlrmjit.errors`` without loading the product.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from dlrmjit.version import __version__
+
+if TYPE_CHECKING:
+    from dlrmjit.config import LossConfig, ModelConfig, ScheduleConfig, TrainConfig
+    from dlrmjit.data.batch import Batch
+    from dlrmjit.errors import DlrmjitError
+    from dlrmjit.fitting import evaluate, fit
+    from dlrmjit.model import DLRM
+    from dlrmjit.persistence import load, save
+    from dlrmjit.presets import preset
+
+_HOME = {
+    "Batch": "dlrmjit.data.batch",
+    "DLRM": "dlrmjit.model",
+    "DlrmjitError": "dlrmjit.errors",
+    "LossConfig": "dlrmjit.config",
+    "ModelConfig": "dlrmjit.config",
+    "ScheduleConfig": "dlrmjit.config",
+    "TrainConfig": "dlrmjit.config",
+    "evaluate": "dlrmjit.fitting",
+    "fit": "dlrmjit.fitting",
+    "load": "dlrmjit.persistence",
+    "preset": "dlrmjit.presets",
+    "save": "dlrmjit.persistence",
+}
+
+__all__ = [
+    "DLRM",
+    "Batch",
+    "DlrmjitError",
+    "LossConfig",
+    "ModelConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "fit",
+    "load",
+    "preset",
+    "save",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dlrmjit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

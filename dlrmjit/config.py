@@ -1,0 +1,222 @@
+"""What a model is and how it is trained, as frozen values that check themselves.
+
+Nothing here allocates or computes: a configuration can be printed, stored, compared, and
+refused before any memory is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from dlrmjit.errors import ConfigError
+
+Interaction = Literal["dot", "cat"]
+LossKind = Literal["bce", "wbce", "mse"]
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a DLRM.
+
+    Parameters
+    ----------
+    table_rows : rows M of each of the S embedding tables
+    embedding_dim : E, the width of every table; must equal the last width of ``mlp_bottom``
+    mlp_bottom : widths of the bottom MLP, its input (the dense features) first
+    mlp_top : widths of the top MLP without its input, which the interaction determines; ends in 1
+    interaction : ``dot`` (pairwise dot products and x) or ``cat`` (concatenation)
+    interaction_itself : whether ``dot`` includes each feature's product with itself
+    """
+
+    table_rows: tuple[int, ...]
+    embedding_dim: int
+    mlp_bottom: tuple[int, ...]
+    mlp_top: tuple[int, ...]
+    interaction: Interaction = "dot"
+    interaction_itself: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("table_rows", "mlp_bottom", "mlp_top"):
+            object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
+        self._check_sizes()
+        self._check_widths()
+
+    def _check_sizes(self) -> None:
+        named: Mapping[str, Sequence[int]] = {
+            "table_rows": self.table_rows,
+            "embedding_dim": (self.embedding_dim,),
+            "mlp_bottom": self.mlp_bottom,
+            "mlp_top": self.mlp_top,
+        }
+        for name, values in named.items():
+            if not values or min(values) < 1:
+                raise ConfigError(f"{name} must hold positive sizes, not {_dashed(values)!r}")
+        if self.interaction not in ("dot", "cat"):
+            raise ConfigError(f"interaction must be dot or cat, not {self.interaction!r}")
+
+    def _check_widths(self) -> None:
+        if len(self.mlp_bottom) < 2:
+            raise ConfigError(
+                f"the bottom MLP needs an input and at least one layer, not {self.mlp_bottom}"
+            )
+        if self.mlp_bottom[-1] != self.embedding_dim:
+            raise ConfigError(
+                f"arch-sparse-feature-size {self.embedding_dim} does not match last dim of "
+                f"bottom mlp {self.mlp_bottom[-1]}"
+            )
+        if self.mlp_top[-1] != 1:
+            raise ConfigError(f"the top MLP must end in one output, not {self.mlp_top[-1]}")
+
+    @property
+    def dense_features(self) -> int:
+        """Columns of the dense input."""
+        return self.mlp_bottom[0]
+
+    @property
+    def tables(self) -> int:
+        """S, the number of embedding tables."""
+        return len(self.table_rows)
+
+    @property
+    def features(self) -> int:
+        """F = S + 1, the vectors that interact."""
+        return self.tables + 1
+
+    @property
+    def interaction_width(self) -> int:
+        """Columns of the top MLP's input."""
+        if self.interaction == "cat":
+            return self.features * self.embedding_dim
+        pairs = self.features * (self.features - 1) // 2
+        return self.embedding_dim + pairs + (self.features if self.interaction_itself else 0)
+
+    @property
+    def bottom_layers(self) -> tuple[tuple[int, int], ...]:
+        """(C, K) of each fully connected layer of the bottom MLP."""
+        return tuple(zip(self.mlp_bottom[:-1], self.mlp_bottom[1:], strict=True))
+
+    @property
+    def top_layers(self) -> tuple[tuple[int, int], ...]:
+        """(C, K) of each fully connected layer of the top MLP."""
+        widths = (self.interaction_width, *self.mlp_top)
+        return tuple(zip(widths[:-1], widths[1:], strict=True))
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights and biases of both MLPs."""
+        return sum(c * k + k for c, k in self.bottom_layers + self.top_layers)
+
+    @property
+    def table_parameters(self) -> int:
+        """Elements of all embedding tables."""
+        return sum(self.table_rows) * self.embedding_dim
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; :meth:`from_dict` reads it back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> ModelConfig:
+        """Build from :meth:`to_dict`'s result; raises ConfigError for unknown or missing keys."""
+        try:
+            return cls(**description)
+        except TypeError as error:
+            raise ConfigError(f"not a model description: {error}") from error
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The training loss of predicted probabilities p against targets in [0, 1].
+
+    ``weights`` scale negative and positive samples of ``wbce``; with 0 < ``threshold`` < 1, p is
+    clamped to [threshold, 1 - threshold] before the loss, as the reference does.
+    """
+
+    kind: LossKind = "bce"
+    weights: tuple[float, float] = (1.0, 1.0)
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("bce", "wbce", "mse"):
+            raise ConfigError(f"loss must be mse, bce or wbce, not {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps: linear warm-up, then constant, then quadratic decay.
+
+    Raises ConfigError when the decay starts before the warm-up ends.
+    """
+
+    warmup_steps: int = 0
+    decay_start_step: int = 0
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.decay_steps > 0 and self.decay_start_step < self.warmup_steps:
+            raise ConfigError(
+                f"the learning rate decay starts at step {self.decay_start_step}, before the "
+                f"warm-up of {self.warmup_steps} steps ends; start it later or shorten the warm-up"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained: everything of a run that is neither model nor data.
+
+    ``test_every`` counts steps between tests (0: only after the last step of an epoch, when
+    there is a test set); a test at or above a positive threshold ends training.
+    ``accumulate`` sums the gradients of that many batches before one update.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 0.01
+    optimizer: str = "sgd"
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    test_every: int = 0
+    accuracy_threshold: float = 0.0
+    auc_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ConfigError(f"the number of epochs must not be negative, not {self.epochs}")
+        if not self.learning_rate >= 0.0:
+            raise ConfigError(f"the learning rate must not be negative, not {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes a training process of one model needs, by what they are for."""
+
+    tables: int
+    mlp: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.tables + self.mlp + self.step
+
+
+def estimate_memory(config: ModelConfig, batch_size: int, lookups: int = 1) -> MemoryEstimate:
+    """Bytes of tables, of MLP parameters with gradients, and of a step of ``batch_size`` samples.
+
+    The step counts activations and their gradients of every layer, the interacting features,
+    and ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them.
+    """
+    widths = [*config.mlp_bottom, config.interaction_width, *config.mlp_top]
+    per_sample = 2 * (sum(widths) + config.features * config.embedding_dim) * FLOAT_BYTES
+    indices = 2 * 8 * config.tables * lookups
+    return MemoryEstimate(
+        tables=config.table_parameters * FLOAT_BYTES,
+        mlp=2 * config.mlp_parameters * FLOAT_BYTES,
+        step=batch_size * (per_sample + indices),
+    )
+
+
+def _dashed(values: Sequence[int]) -> str:
+    return "-".join(str(v) for v in values)

@@ -1,0 +1,183 @@
+"""One minibatch as every consumer sees it: dense rows, merged lookups, labels.
+
+Lookups of all tables lie in one array, table after table, with absolute offsets; that is the
+form the kernels read. The constructor also takes one array per table and merges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dlrmjit.data.validate import check_finite, check_index_range, check_offsets
+from dlrmjit.errors import ShapeError
+
+Lookups = NDArray[np.int32] | NDArray[np.int64]
+
+
+class Batch:
+    """A minibatch of N samples with D dense features and S tables.
+
+    ``dense`` (N, D) float32; ``indices`` (NS,) int32 or int64, table-major; ``offsets``
+    (S, N + 1) int64, absolute positions in ``indices``: sample b of table s looks up
+    ``indices[offsets[s, b]:offsets[s, b + 1]]``; ``labels`` (N,) float32.
+
+    ``indices`` and ``offsets`` may also be sequences of S arrays, one per table, with offsets
+    that start at 0 and have N or N + 1 entries. Without ``labels`` they are NaN: such a batch
+    can be predicted, not trained on. Raises :class:`ShapeError` for shapes, dtypes or offsets
+    that do not fit each other and :class:`DataError` for dense values that are not finite.
+    """
+
+    __slots__ = ("dense", "indices", "labels", "offsets")
+
+    dense: NDArray[np.float32]
+    indices: Lookups
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.float32]
+
+    def __init__(
+        self,
+        dense: ArrayLike,
+        indices: Lookups | Sequence[ArrayLike],
+        offsets: NDArray[np.int64] | Sequence[ArrayLike],
+        labels: ArrayLike | None = None,
+    ) -> None:
+        self.dense = _dense(dense)
+        self.indices, self.offsets = _lookups(indices, offsets, self.n)
+        self.labels = _labels(labels, self.n)
+        check_offsets(self.offsets, self.n, self.indices.size)
+        check_finite(self.dense)
+
+    @classmethod
+    def unchecked(
+        cls,
+        dense: NDArray[np.float32],
+        indices: Lookups,
+        offsets: NDArray[np.int64],
+        labels: NDArray[np.float32],
+    ) -> Batch:
+        """Wrap arrays that are already in the final form, looking at none of them."""
+        batch = cls.__new__(cls)
+        batch.dense, batch.indices, batch.offsets, batch.labels = dense, indices, offsets, labels
+        return batch
+
+    @property
+    def n(self) -> int:
+        """Number of samples N."""
+        return int(self.dense.shape[0])
+
+    @property
+    def tables(self) -> int:
+        """Number of tables S."""
+        return int(self.offsets.shape[0])
+
+    def table(self, s: int) -> tuple[Lookups, NDArray[np.int64]]:
+        """Indices of table ``s`` and its offsets (N + 1) counted from 0."""
+        start, end = self.offsets[s, 0], self.offsets[s, -1]
+        return self.indices[start:end], self.offsets[s] - start
+
+    def check_indices(self, table_rows: Sequence[int]) -> None:
+        """Raise :class:`IndexRangeError` for the first lookup outside its table's rows."""
+        if len(table_rows) != self.tables:
+            raise ShapeError(
+                f"the batch has lookups for {self.tables} tables, the model has {len(table_rows)}"
+            )
+        for s, rows in enumerate(table_rows):
+            indices, offsets = self.table(s)
+            check_index_range(s, indices, offsets, rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"Batch(n={self.n}, dense_features={self.dense.shape[1]}, tables={self.tables}, "
+            f"lookups={self.indices.size})"
+        )
+
+
+def _dense(dense: ArrayLike) -> NDArray[np.float32]:
+    array = _numeric(dense, "dense")
+    if array.ndim != 2:
+        raise ShapeError(f"dense must have shape (N, D), not {array.shape}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
+    if labels is None:
+        return np.full(n, np.nan, dtype=np.float32)
+    array = _numeric(labels, "labels")
+    if array.shape not in ((n,), (n, 1)):
+        raise ShapeError(f"labels must have shape ({n},), one per dense row, not {array.shape}")
+    return np.ascontiguousarray(array.reshape(n), dtype=np.float32)
+
+
+def _numeric(values: ArrayLike, name: str) -> NDArray[np.generic]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ShapeError(f"{name} must hold numbers, not {array.dtype}")
+    return array
+
+
+def _lookups(
+    indices: Lookups | Sequence[ArrayLike],
+    offsets: NDArray[np.int64] | Sequence[ArrayLike],
+    n: int,
+) -> tuple[Lookups, NDArray[np.int64]]:
+    if isinstance(indices, np.ndarray) and indices.ndim == 1 and indices.dtype.kind in "iu":
+        return _integers(indices, "indices"), _merged_offsets(offsets)
+    return _merge(list(indices), list(offsets), n)
+
+
+def _merged_offsets(offsets: NDArray[np.int64] | Sequence[ArrayLike]) -> NDArray[np.int64]:
+    array = np.asarray(offsets)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise ShapeError(
+            f"offsets of merged indices must be integers of shape (S, N + 1), "
+            f"not {array.dtype} of shape {array.shape}"
+        )
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _integers(values: ArrayLike, name: str) -> Lookups:
+    """As int32 or int64; other integers widen, an empty list of no type counts as integers."""
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise ShapeError(
+            f"{name} must be integers in one dimension, not {array.dtype} of shape {array.shape}"
+        )
+    narrow = array.dtype in (np.int32, np.int16, np.int8)
+    return np.ascontiguousarray(array, dtype=np.int32 if narrow else np.int64)
+
+
+def _merge(
+    indices: list[ArrayLike], offsets: list[ArrayLike], n: int
+) -> tuple[Lookups, NDArray[np.int64]]:
+    if len(indices) != len(offsets):
+        raise ShapeError(f"{len(indices)} tables have indices, {len(offsets)} have offsets")
+    per_table = [_integers(table, f"indices of table {s}") for s, table in enumerate(indices)]
+    merged = np.empty((len(per_table), n + 1), dtype=np.int64)
+    base = 0
+    for s, table in enumerate(per_table):
+        merged[s] = base + _closed(_integers(offsets[s], f"offsets of table {s}"), n, s, table.size)
+        base += table.size
+    return _concatenated(per_table), merged
+
+
+def _closed(offsets: Lookups, n: int, s: int, size: int) -> NDArray[np.int64]:
+    """One table's offsets with N + 1 entries, checked at both ends."""
+    if offsets.size not in (n, n + 1):
+        raise ShapeError(f"table {s}: {n} samples need {n} or {n + 1} offsets, not {offsets.size}")
+    closed = np.append(offsets[:n], size).astype(np.int64)
+    if closed[0] != 0 or (offsets.size > n and offsets[n] != size):
+        raise ShapeError(
+            f"table {s}: offsets must run from 0 to its {size} indices, "
+            f"not from {offsets[0]} to {offsets[-1]}"
+        )
+    return closed
+
+
+def _concatenated(per_table: list[Lookups]) -> Lookups:
+    if not per_table:
+        return np.empty(0, dtype=np.int64)
+    wide = any(table.dtype == np.int64 for table in per_table)
+    return np.concatenate(per_table).astype(np.int64 if wide else np.int32, copy=False)

@@ -1,0 +1,183 @@
+"""Operations that touch each element once: dense optimiser steps, and activations on matrices.
+
+Activations are needed here only where no matrix product fuses them; the optimiser steps run
+over a layer's flat parameters, padding included.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.rows import column_offset, row_start, run_length, strides_of
+
+F32 = NDArray[np.float32]
+
+RUN = 4096
+"""Elements per task of a flat kernel: 16 KiB, so that an operand's piece stays in the L1 cache."""
+
+
+def fill(x: F32, value: float) -> None:
+    """``x = value``; x flat float32."""
+    _check_flat(x)
+    _fill(x, np.float32(value))
+
+
+def scale(x: F32, factor: float) -> None:
+    """``x *= factor``; x flat float32."""
+    _check_flat(x)
+    _scale(x, np.float32(factor))
+
+
+def add(x: F32, y: F32) -> None:
+    """``x += y``; both flat float32 of one length."""
+    _check_flat(x, y)
+    _add(x, y)
+
+
+def sgd_step(p: F32, g: F32, lr: float) -> None:
+    """``p -= lr * g``; both flat float32 of one length."""
+    _check_flat(p, g)
+    _sgd_step(p, g, np.float32(lr))
+
+
+def adagrad_step(p: F32, g: F32, state: F32, lr: float, eps: float) -> None:
+    """``state += g**2; p -= lr * g / (sqrt(state) + eps)``, elementwise (Duchi et al. 2011).
+
+    All flat float32 of one length; ``state`` is the running sum of squares.
+    """
+    _check_flat(p, g, state)
+    _adagrad_step(p, g, state, np.float32(lr), np.float32(eps))
+
+
+def relu_forward(x: Matrix, y: Matrix) -> None:
+    """``y = max(x, 0)``; may be in place."""
+    _check_matrices(x, y)
+    _relu_forward(x.data, strides_of(x.layout), y.data, strides_of(y.layout), x.rows, x.cols)
+
+
+def sigmoid_forward(x: Matrix, y: Matrix) -> None:
+    """``y = 1 / (1 + exp(-x))``; may be in place."""
+    _check_matrices(x, y)
+    _sigmoid_forward(x.data, strides_of(x.layout), y.data, strides_of(y.layout), x.rows, x.cols)
+
+
+def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
+    """``dx = dy * (y > 0)`` from the output y of the forward; dx may be dy."""
+    _check_matrices(y, dy, dx)
+    _relu_backward(*_three(y, dy, dx), y.rows, y.cols)
+
+
+def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
+    """``dx = dy * y * (1 - y)`` from the output y of the forward; dx may be dy."""
+    _check_matrices(y, dy, dx)
+    _sigmoid_backward(*_three(y, dy, dx), y.rows, y.cols)
+
+
+def _three(y: Matrix, dy: Matrix, dx: Matrix) -> tuple[object, ...]:
+    parts: tuple[object, ...] = ()
+    for matrix in (y, dy, dx):
+        parts += (matrix.data, strides_of(matrix.layout))
+    return parts
+
+
+def _check_flat(*arrays: F32) -> None:
+    if any(a.ndim != 1 or a.dtype != np.float32 or not a.flags.c_contiguous for a in arrays):
+        found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
+        raise ShapeError(f"flat, contiguous float32 arrays are wanted here, not {found}")
+    if len({a.size for a in arrays}) != 1:
+        raise ShapeError(f"arrays of one length are wanted here, not {[a.size for a in arrays]}")
+
+
+def _check_matrices(*matrices: Matrix) -> None:
+    shapes = [(m.rows, m.cols) for m in matrices]
+    if len(set(shapes)) != 1:
+        raise ShapeError(f"matrices of one shape are wanted here, not {shapes}")
+
+
+@parallel_jit
+def _fill(x, value):  # type: ignore[no-untyped-def]
+    for task in prange((x.size + RUN - 1) // RUN):
+        x[task * RUN : (task + 1) * RUN] = value
+
+
+@parallel_jit
+def _scale(x, factor):  # type: ignore[no-untyped-def]
+    for task in prange((x.size + RUN - 1) // RUN):
+        for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
+            x[i] *= factor
+
+
+@parallel_jit
+def _add(x, y):  # type: ignore[no-untyped-def]
+    for task in prange((x.size + RUN - 1) // RUN):
+        for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
+            x[i] += y[i]
+
+
+@parallel_jit
+def _sgd_step(p, g, lr):  # type: ignore[no-untyped-def]
+    for task in prange((p.size + RUN - 1) // RUN):
+        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
+            p[i] -= lr * g[i]
+
+
+@parallel_jit
+def _adagrad_step(p, g, state, lr, eps):  # type: ignore[no-untyped-def]
+    for task in prange((p.size + RUN - 1) // RUN):
+        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
+            state[i] += g[i] * g[i]
+            p[i] -= lr * (g[i] / (np.sqrt(state[i]) + eps))
+
+
+@jit
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """The logistic function of one float32, rounded once from double precision."""
+    return np.float32(1.0 / (1.0 + math.exp(-np.float64(x))))
+
+
+@parallel_jit
+def _relu_forward(x, xs, y, ys, rows, cols):  # type: ignore[no-untyped-def]
+    for row in prange(rows):
+        column = 0
+        while column < cols:
+            run = min(run_length(xs, column, cols - column), run_length(ys, column, cols - column))
+            a = row_start(xs, row) + column_offset(xs, column)
+            b = row_start(ys, row) + column_offset(ys, column)
+            for k in range(run):
+                y[b + k] = np.float32(0) if x[a + k] < 0 else x[a + k]
+            column += run
+
+
+@parallel_jit
+def _sigmoid_forward(x, xs, y, ys, rows, cols):  # type: ignore[no-untyped-def]
+    for row in prange(rows):
+        a, b = row_start(xs, row), row_start(ys, row)
+        for column in range(cols):
+            y[b + column_offset(ys, column)] = sigmoid(x[a + column_offset(xs, column)])
+
+
+@parallel_jit
+def _relu_backward(y, ys, dy, dys, dx, dxs, rows, cols):  # type: ignore[no-untyped-def]
+    for row in prange(rows):
+        a, b, c = row_start(ys, row), row_start(dys, row), row_start(dxs, row)
+        for column in range(cols):
+            gradient = dy[b + column_offset(dys, column)]
+            alive = y[a + column_offset(ys, column)] > 0
+            dx[c + column_offset(dxs, column)] = gradient if alive else np.float32(0)
+
+
+@parallel_jit
+def _sigmoid_backward(y, ys, dy, dys, dx, dxs, rows, cols):  # type: ignore[no-untyped-def]
+    for row in prange(rows):
+        a, b, c = row_start(ys, row), row_start(dys, row), row_start(dxs, row)
+        for column in range(cols):
+            value = y[a + column_offset(ys, column)]
+            slope = value * (np.float32(1) - value)
+            dx[c + column_offset(dxs, column)] = dy[b + column_offset(dys, column)] * slope

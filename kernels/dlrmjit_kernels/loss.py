@@ -1,0 +1,213 @@
+"""The last sigmoid, the loss and its gradient with respect to the logits, in one pass.
+
+Meanings and corner cases are those of PyTorch's ``BCELoss``, ``MSELoss`` and ``clamp``, which
+the reference program composes: probabilities are float32 and logarithms see them rounded, so
+that a saturated sample costs and learns here what it does there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ConfigError, ShapeError
+from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.elementwise import sigmoid
+from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.rows import row_start, strides_of
+
+F32 = NDArray[np.float32]
+
+BCE, WBCE, MSE = 0, 1, 2
+KINDS = {"bce": BCE, "wbce": WBCE, "mse": MSE}
+
+SAMPLES_PER_TASK = 512
+"""Samples per partial sum: fixed, so that the loss has the same bits for any thread count."""
+
+LOG_FLOOR = -100.0
+"""Lowest logarithm in a cross entropy, which keeps the loss of a saturated sample finite."""
+
+SLOPE_FLOOR = 1e-12
+"""Lowest p * (1 - p) that the gradient of a cross entropy divides by."""
+
+
+def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
+    """``p = sigmoid(logits)``, clamped to [threshold, 1 - threshold] if 0 < threshold < 1.
+
+    ``logits`` is (N,) or a matrix (N, 1); ``p`` is (N,) float32 and is written.
+    """
+    data, strides, rows = _column(logits)
+    _check_samples("probabilities", p, rows)
+    _probabilities(data, strides, p, *_clamp_range(threshold))
+
+
+def loss_forward(
+    kind: str,
+    logits: F32 | Matrix,
+    targets: F32,
+    weights: tuple[float, float] = (1.0, 1.0),
+    threshold: float = 0.0,
+    samples: int | None = None,
+) -> tuple[float, F32]:
+    """Mean loss (summed in double precision in a fixed order) and the probabilities (N,)."""
+    p = np.empty(targets.shape, np.float32)
+    return _run(kind, logits, targets, weights, threshold, samples, p, p, False), p
+
+
+def loss_gradient(
+    kind: str,
+    logits: F32 | Matrix,
+    targets: F32,
+    p: F32,
+    dlogits: F32 | Matrix,
+    weights: tuple[float, float] = (1.0, 1.0),
+    threshold: float = 0.0,
+    samples: int | None = None,
+) -> float:
+    """Mean loss; writes the probabilities into ``p`` and the gradient into ``dlogits``.
+
+    Parameters
+    ----------
+    kind
+        ``bce``: mean of ``-t log p - (1 - t) log(1 - p)``, each logarithm at least -100.
+        ``wbce``: the same, each sample times ``weights[int(t)]``. ``mse``: mean of ``(p - t)**2``.
+    logits, dlogits
+        (N,) float32 or matrices (N, 1); ``dlogits`` may be ``logits``.
+    targets
+        (N,) float32, in [0, 1], not necessarily 0 or 1.
+    threshold
+        Where ``0 < threshold < 1``, p is clamped to [threshold, 1 - threshold], and a clamped
+        sample has no gradient.
+    samples
+        What the sum is divided by; N unless this is a part of a larger batch.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown.
+    ShapeError
+        If lengths differ.
+    """
+    return _run(kind, logits, targets, weights, threshold, samples, p, dlogits, True)
+
+
+def _run(
+    kind: str,
+    logits: F32 | Matrix,
+    targets: F32,
+    weights: tuple[float, float],
+    threshold: float,
+    samples: int | None,
+    p: F32,
+    dlogits: F32 | Matrix,
+    gradient: bool,
+) -> float:
+    z, z_strides, rows = _column(logits)
+    dz, dz_strides, gradient_rows = _column(dlogits)
+    _check_samples("targets", targets, rows)
+    _check_samples("probabilities", p, rows)
+    if gradient_rows != rows:
+        raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
+    count = rows if samples is None else samples
+    low, high = _clamp_range(threshold)
+    return float(
+        _loss(
+            *(_kind(kind), z, z_strides, targets, float(weights[0]), float(weights[1])),
+            *(low, high, float(count), p, dz, dz_strides, gradient),
+        )
+    )
+
+
+def _kind(name: str) -> int:
+    if name not in KINDS:
+        raise ConfigError(f"the loss {name!r} is unknown; there are {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def _column(values: F32 | Matrix) -> tuple[F32, tuple[int, int, int, int, int], int]:
+    """Data, strides and length of a column, however it is stored."""
+    if isinstance(values, Matrix):
+        if values.cols != 1:
+            raise ShapeError(f"the loss takes one column of logits, not {values.cols}")
+        return values.data, strides_of(values.layout), values.rows
+    if values.ndim != 1 or values.dtype != np.float32 or not values.flags.c_contiguous:
+        raise ShapeError(f"logits are (N,) float32, not {values.dtype} {values.shape}")
+    return values, (max(1, values.size), 1, 0, 0, 1), values.size
+
+
+def _check_samples(name: str, values: F32, rows: int) -> None:
+    if values.shape != (rows,) or values.dtype != np.float32 or not values.flags.c_contiguous:
+        raise ShapeError(
+            f"for {rows} logits, {name} are ({rows},) float32, not {values.dtype} {values.shape}"
+        )
+
+
+def _clamp_range(threshold: float) -> tuple[np.float32, np.float32]:
+    """Limits of p, rounded to float32 as p is; infinite ones switch the clamp off."""
+    if 0.0 < threshold < 1.0:
+        return np.float32(threshold), np.float32(1.0 - threshold)
+    return np.float32(-np.inf), np.float32(np.inf)
+
+
+@parallel_jit
+def _probabilities(z, strides, p, low, high):  # type: ignore[no-untyped-def]
+    for n in prange(p.size):
+        p[n] = _clamp(sigmoid(z[row_start(strides, n)]), low, high)
+
+
+@parallel_jit
+def _loss(kind, z, z_strides, targets, w0, w1, low, high, count, p, dz, dz_strides, gradient):  # type: ignore[no-untyped-def]  # fmt: skip
+    N = targets.size
+    partial = np.zeros((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, np.float64)
+    for task in prange(partial.size):
+        total = 0.0
+        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
+            t = targets[n]
+            free = sigmoid(z[row_start(z_strides, n)])
+            p[n] = _clamp(free, low, high)
+            weight = (w1 if t >= 1 else w0) if kind == WBCE else 1.0
+            total += weight * _sample_loss(kind, p[n], t)
+            if gradient:
+                slope = weight / count * _sample_gradient(kind, p[n], t)
+                clamped = free < low or free > high
+                dz[row_start(dz_strides, n)] = np.float32(0.0 if clamped else slope)
+        partial[task] = total
+    return _ordered_sum(partial) / count
+
+
+@jit
+def _clamp(value, low, high):  # type: ignore[no-untyped-def]
+    """As ``min(max(value, low), high)``, but NaN stays NaN: a broken model must not look fine."""
+    if value < low:
+        return low
+    return high if value > high else value
+
+
+@jit
+def _ordered_sum(values):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@jit
+def _sample_loss(kind, p, t):  # type: ignore[no-untyped-def]
+    if kind == MSE:
+        return (np.float64(p) - t) ** 2
+    log_p = _clamp(math.log(np.float64(p)), LOG_FLOOR, 0.0)
+    log_not_p = _clamp(math.log1p(-np.float64(p)), LOG_FLOOR, 0.0)
+    return -t * log_p - (1.0 - t) * log_not_p
+
+
+@jit
+def _sample_gradient(kind, p, t):  # type: ignore[no-untyped-def]
+    """Of one sample's loss with respect to its logit, for p in double precision."""
+    difference = np.float64(p) - t
+    slope = np.float64(p) * (1.0 - np.float64(p))
+    if kind == MSE:
+        return 2.0 * difference * slope
+    return difference * (slope / SLOPE_FLOOR if slope < SLOPE_FLOOR else 1.0)

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels import interaction, threads
+from dlrmjit_kernels.matrix import Matrix
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tolerance import tolerance
+
+SHAPES = st.tuples(
+    st.sampled_from([0, 1, 2, 13, 16, 17, 40]),
+    st.sampled_from([1, 2, 3, 8, 9, 15, 16, 17, 27, 33, 65]),
+    st.sampled_from([1, 2, 7, 8, 13, 16, 31, 32, 33, 64, 100, 256]),
+)
+
+
+def features_of(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def pairs_of(count, itself):
+    return np.tril_indices(count, 0 if itself else -1)
+
+
+def expected_forward(T, itself):
+    T = T.astype(np.float64)
+    i, j = pairs_of(T.shape[1], itself)
+    return np.hstack([T[:, 0], np.einsum("nie,nje->nij", T, T)[:, i, j]])
+
+
+def expected_backward(T, dout, itself):
+    T, dout = T.astype(np.float64), dout.astype(np.float64)
+    N, F, E = T.shape
+    i, j = pairs_of(F, itself)
+    A = np.zeros((N, F, F))
+    A[:, i, j] = dout[:, E:]
+    dT = (A + A.transpose(0, 2, 1)) @ T
+    dT[:, 0] += dout[:, :E]
+    return dT
+
+
+def output_for(T, itself, blocked):
+    N, F, E = T.shape
+    cols = interaction.interaction_width(F, E, itself)
+    if blocked:
+        return Matrix.empty_blocked(N, cols)
+    return Matrix.view(np.full((N, cols + 5), np.nan, np.float32)[:, :cols])
+
+
+@given(SHAPES, st.booleans(), st.booleans())
+def test_forward_is_x_and_the_lower_triangle(shape, itself, blocked):
+    T = features_of(shape)
+    out = output_for(T, itself, blocked)
+    interaction.interaction_forward(T, out, itself)
+    magnitudes = expected_forward(np.abs(T), itself)
+    error = np.abs(out.to_numpy() - expected_forward(T, itself))
+    assert np.all(error <= tolerance(shape[2]) * magnitudes)
+
+
+@given(SHAPES, st.booleans(), st.booleans())
+def test_backward_is_the_transpose_of_the_forward(shape, itself, blocked):
+    T = features_of(shape)
+    dout = output_for(T, itself, blocked)
+    gradient = features_of((dout.rows, dout.cols), seed=1)
+    dout.assign(gradient)
+    dT = np.full_like(T, np.nan)
+    interaction.interaction_backward(T, dout, dT, itself)
+    magnitudes = expected_backward(np.abs(T), np.abs(gradient), itself)
+    error = np.abs(dT - expected_backward(T, gradient, itself))
+    assert np.all(error <= tolerance(shape[1] + 1) * magnitudes)
+
+
+@pytest.mark.parametrize("shape", [(37, 27, 16), (37, 9, 64), (37, 27, 128), (5, 65, 256)])
+def test_bits_do_not_depend_on_the_threads(shape):
+    T = features_of(shape)
+    results = []
+    for count in (1, 2, 4):
+        threads.set_threads(count)
+        out, dT = output_for(T, False, True), np.empty_like(T)
+        interaction.interaction_forward(T, out)
+        interaction.interaction_backward(T, out, dT)
+        results.append(out.to_numpy().tobytes() + dT.tobytes())
+    threads.set_threads(threads.available_cpus())
+    assert len(set(results)) == 1
+
+
+def test_neighbours_of_the_output_are_left_alone():
+    T = features_of((3, 9, 16))
+    memory = np.full((3, 60), 7, np.float32)
+    interaction.interaction_forward(T, Matrix.view(memory[:, :52]))
+    assert np.all(memory[:, 52:] == 7)
+
+
+def test_wrong_shapes_are_named():
+    T = features_of((3, 4, 8))
+    with pytest.raises(ShapeError, match=r"\(3, 14\).*\(3, 13\)"):
+        interaction.interaction_forward(T, Matrix.view(np.empty((3, 13), np.float32)))
+    with pytest.raises(ShapeError, match="contiguous"):
+        interaction.interaction_forward(T[:, ::2], Matrix.view(np.empty((3, 14), np.float32)))
+    with pytest.raises(ShapeError, match="gradient"):
+        dout = Matrix.view(np.empty((3, 14), np.float32))
+        interaction.interaction_backward(T, dout, np.empty((3, 4, 7), np.float32))

@@ -140,9 +140,7 @@ def _cgroup_available() -> list[int]:
     """Room left under every memory limit between this process's group and the root."""
     folders = _cgroup_folders("/proc/self/cgroup")
     rooms = [_room(folder, "memory.max", "memory.current") for folder in folders]
-    rooms += [
-        _room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes") for folder in folders
-    ]
+    rooms += [_room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes") for folder in folders]
     return [room for room in rooms if room is not None]
 
 

@@ -1,0 +1,162 @@
+"""The embedding tables of a model and everything that touches their rows.
+
+All tables live in one buffer. A batch's lookups of all tables come merged: ``indices`` holds
+the rows, table after table and sample after sample, and ``offsets[s, n]:offsets[s, n + 1]`` is
+the bag of sample ``n`` in table ``s``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels import buffers
+from dlrmjit_kernels import embedding_lookup as lookup
+from dlrmjit_kernels import embedding_update as update
+from dlrmjit_kernels.lookups import Lookups
+
+Float32 = NDArray[np.float32]
+
+
+class EmbeddingTables:
+    """``S`` float32 tables of ``rows[s]`` rows and ``dim`` columns in one buffer, each aligned.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Rows ``M`` of each table.
+    dim : int
+        Columns ``E`` of every table.
+    path : path, optional
+        Keep the tables in this file instead of memory; it may exceed memory, and an existing
+        file of the same tables is taken up as it is.
+
+    Raises
+    ------
+    ShapeError
+        If a table would have no row, or rows no column.
+    MemoryLimitError
+        If the tables do not fit into the memory available.
+    """
+
+    def __init__(
+        self, rows: Sequence[int], dim: int, path: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.rows = tuple(int(count) for count in rows)
+        self.dim = int(dim)
+        if self.dim < 1 or any(count < 1 for count in self.rows):
+            raise ShapeError(f"tables need at least one row and column, not {self.rows} x {dim}")
+        starts = _table_starts(self.rows, self.dim)
+        self._buffer = buffers.allocate(starts[-1], path)
+        self._starts = starts
+        self.addresses = np.array(starts[:-1], np.int64) + self._buffer.address
+        self.row_counts = np.array(self.rows, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables, padding between them included."""
+        return self._starts[-1]
+
+    @property
+    def pages(self) -> str:
+        """What the tables lie on: ``huge`` pages, ``plain`` pages or a ``file``."""
+        return self._buffer.pages
+
+    def table(self, s: int) -> Float32:
+        """View of table ``s``, (M, E)."""
+        start = self._starts[s]
+        flat = self._buffer.data[start : start + self.rows[s] * self.dim * 4]
+        return flat.view(np.float32).reshape(self.rows[s], self.dim)
+
+    def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+        """Refuse lookups that no kernel may be given.
+
+        Raises
+        ------
+        IndexRangeError
+            For the first index outside its table.
+        ShapeError
+            If the offsets are not (S, N + 1), ascending, or leave the indices.
+        """
+        Lookups(indices, offsets).check(self.row_counts)
+
+    def lookup(
+        self,
+        indices: NDArray[Any],
+        offsets: NDArray[np.int64],
+        out: Float32,
+        pooling: str = "sum",
+        weights: Float32 | None = None,
+    ) -> None:
+        """Pool every bag of every table: ``out[n, s] = sum of table(s)[bag]``, zero if empty.
+
+        ``out`` is (N, S, E), of unit stride along E. ``pooling="mean"`` divides by the length of
+        the bag; ``weights``, one per index, scale the rows. Errors as in :meth:`check`.
+        """
+        lookups = Lookups(indices, offsets)
+        lookups.check(self.row_counts)
+        lookup.pool(self, lookups, out, pooling, weights)
+
+    def apply_gradient(
+        self,
+        indices: NDArray[Any],
+        offsets: NDArray[np.int64],
+        dY: Float32,
+        rule: update.RowRule,
+        state: Any = None,
+        pooling: str = "sum",
+        weights: Float32 | None = None,
+    ) -> None:
+        """Backward of :meth:`lookup` and the optimiser step of the touched rows, in one pass.
+
+        ``dY`` is the gradient of the pooled output, (N, S, E), of unit stride along E.
+        """
+        lookups = Lookups(indices, offsets)
+        lookups.check(self.row_counts)
+        update.apply(self, lookups, dY, rule, state, pooling, weights)
+
+    def accumulate_gradient(
+        self,
+        indices: NDArray[Any],
+        offsets: NDArray[np.int64],
+        dY: Float32,
+        dense: Sequence[Float32],
+        pooling: str = "sum",
+        weights: Float32 | None = None,
+    ) -> None:
+        """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed."""
+        Lookups(indices, offsets).check(self.row_counts)
+        scale = _lookup_scale(offsets, len(indices), pooling, weights)
+        for s, gradient in enumerate(dense):
+            start, end = offsets[s, 0], offsets[s, -1]
+            bags = np.repeat(np.arange(offsets.shape[1] - 1), np.diff(offsets[s]))
+            rows = dY[bags, s] * scale[start:end, None]
+            np.add.at(gradient, indices[start:end], rows)
+
+
+def _table_starts(rows: Sequence[int], dim: int) -> list[int]:
+    """Byte offset of every table, and the end of the last."""
+    starts = [0]
+    for count in rows:
+        starts.append(starts[-1] + buffers.round_up(count * dim * 4, buffers.ALIGNMENT))
+    return starts
+
+
+def _lookup_scale(
+    offsets: NDArray[np.int64], count: int, pooling: str, weights: Float32 | None
+) -> Float32:
+    """What each lookup's row is multiplied by before it is summed."""
+    scale = np.ones(count, np.float32) if weights is None else weights.astype(np.float32)
+    if pooling == "mean":
+        lengths = np.diff(offsets).ravel()
+        first, last = offsets[0, 0], offsets[-1, -1]
+        scale[first:last] /= np.repeat(lengths, lengths).astype(np.float32)
+    return scale

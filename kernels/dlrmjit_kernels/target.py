@@ -1,0 +1,158 @@
+"""The processor kernels are generated for: vector width, registers and cache sizes, as data.
+
+The machine is probed once. ``DLRMJIT_TARGET`` forces a lesser instruction set of the same
+machine, and :func:`named_target` describes a foreign one, whose code can be read, not run.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llvmlite import binding
+
+from dlrmjit import knobs
+from dlrmjit.errors import TargetError
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An instruction set, and the sizes a blocking is chosen from.
+
+    ``lanes`` are the float32 elements of a vector, ``registers`` the vector registers,
+    ``l1``, ``l2`` and ``l3`` bytes of cache as one core sees them. ``triple``, ``cpu`` and
+    ``features`` are what LLVM calls the machine.
+    """
+
+    isa: str
+    lanes: int
+    registers: int
+    triple: str
+    cpu: str
+    features: str
+    l1: int = 32 << 10
+    l2: int = 512 << 10
+    l3: int = 16 << 20
+
+    @property
+    def nr(self) -> int:
+        """Columns of a register tile: two vectors, the width of every panel."""
+        return 2 * self.lanes
+
+    @property
+    def mr(self) -> int:
+        """Most rows of a register tile: what registers hold beside a row of B and a broadcast."""
+        return (self.registers - 4) // 2 if self.registers > 16 else (self.registers - 3) // 2
+
+    @property
+    def row_block(self) -> int:
+        """Rows of a block of activations: whole register tiles, about four dozen rows."""
+        return -(-48 // self.mr) * self.mr
+
+    def panel(self, cols: int) -> int:
+        """Width of the column panels of a matrix ``cols`` wide: ``nr``, or one lone column."""
+        return 1 if cols == 1 else self.nr
+
+
+_X86 = "x86_64-unknown-linux-gnu"
+_KNOWN = {
+    "avx512": Target(
+        "avx512", 16, 32, _X86, "skylake-avx512", "-prefer-256-bit", l1=48 << 10, l2=1 << 20
+    ),
+    "avx2": Target("avx2", 8, 16, _X86, "haswell", ""),
+    "sse": Target("sse", 4, 16, _X86, "x86-64", ""),
+    "neon": Target("neon", 4, 32, "aarch64-unknown-linux-gnu", "generic", "+neon"),
+}
+_NEEDED = {
+    "avx512": ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma"),
+    "avx2": ("avx2", "fma"),
+    "sse": ("sse2",),
+    "neon": ("neon",),
+}
+
+
+def named_target(isa: str) -> Target:
+    """Description of an instruction set, of this machine or another.
+
+    Raises
+    ------
+    TargetError
+        If there is no such instruction set.
+    """
+    if isa not in _KNOWN:
+        known = ", ".join(_KNOWN)
+        raise TargetError(f"the instruction set {isa!r} is unknown; known are {known}")
+    return _KNOWN[isa]
+
+
+def current_target() -> Target:
+    """The target kernels are generated for: ``DLRMJIT_TARGET``, or the best this machine runs.
+
+    Raises
+    ------
+    TargetError
+        If the knob names an unknown instruction set, or one this machine cannot run.
+    """
+    return _host_target(knobs.target())
+
+
+@functools.cache
+def _host_target(forced: str | None) -> Target:
+    runnable = [isa for isa in _KNOWN if _runs_here(isa)]
+    if forced is None:
+        forced = runnable[0]
+    target = named_target(forced)
+    if forced not in runnable:
+        can = ", ".join(runnable)
+        raise TargetError(f"this machine cannot run {forced} code; it runs {can}")
+    return _on_this_machine(target, forced == runnable[0])
+
+
+def _runs_here(isa: str) -> bool:
+    features = _host_features()
+    return _same_machine(_KNOWN[isa].triple) and all(features.get(f) for f in _NEEDED[isa])
+
+
+def _same_machine(triple: str) -> bool:
+    return triple.split("-")[0] == str(binding.get_process_triple()).split("-")[0]
+
+
+@functools.cache
+def _host_features() -> dict[str, bool]:
+    return dict(binding.get_host_cpu_features())
+
+
+def _on_this_machine(target: Target, native: bool) -> Target:
+    """A known target with this machine's caches and, unless it is forced lower, its own name."""
+    sizes = _cache_sizes()
+    target = replace(
+        target,
+        triple=binding.get_process_triple(),
+        l1=sizes.get(1, target.l1),
+        l2=sizes.get(2, target.l2),
+        l3=sizes.get(3, target.l3),
+    )
+    if not native:
+        return target
+    own = ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(_host_features().items()))
+    return replace(target, cpu=binding.get_host_cpu_name(), features=f"{own},-prefer-256-bit")
+
+
+def _cache_sizes() -> dict[int, int]:
+    """Bytes of data cache per level; empty where the system does not say."""
+    sizes: dict[int, int] = {}
+    for folder in sorted(_CACHES.glob("index*")):
+        try:
+            level, kind, size = (_read(folder / name) for name in ("level", "type", "size"))
+            if kind != "Instruction":
+                sizes[int(level)] = int(size.removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    return sizes
+
+
+def _read(path: Path) -> str:
+    return path.read_text().strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,11 @@ def check_positive(value: int, name: str) -> int:
     if value < 1:
         raise ConfigError(f"{name} must be at least 1, not {value}")
     return value
+
+
+def check_table_rows(table_rows: Sequence[int]) -> tuple[int, ...]:
+    """Rows of every table as plain integers; at least one table, each of at least one row."""
+    check_positive(len(table_rows), "number of tables")
+    return tuple(
+        check_positive(int(rows), f"rows of table {s}") for s, rows in enumerate(table_rows)
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks: each checks its results against an oracle before it times anything."""

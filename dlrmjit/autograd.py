@@ -1,0 +1,144 @@
+"""Reverse-mode differentiation on a tape that is recorded once and replayed.
+
+The engine knows no operation. A :class:`Rule` is a pair of functions, and a gradient is
+whatever the rule that consumes it expects; all the engine does with one is pass it on, or add
+it to another with ``+``. Rules keep their buffers in the step that applied them, so replaying
+a tape allocates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Variable:
+    """A value on the tape; ``requires_grad`` says whether anybody wants its gradient."""
+
+    __slots__ = ("data", "name", "requires_grad")
+
+    def __init__(self, data: Any = None, *, name: str = "", requires_grad: bool = False) -> None:
+        self.data = data
+        self.name = name
+        self.requires_grad = requires_grad
+
+
+class Parameter(Variable):
+    """A variable that training changes: its gradient leaves the tape in ``Tape.backward``."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, name: str) -> None:
+        super().__init__(data, name=name, requires_grad=True)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operation computes and differentiates.
+
+    ``forward(step)`` returns the output's value. ``backward(step, gradient)`` yields pairs of an
+    input's number and its gradient, in the order in which they become ready; an input that
+    ``step.wants`` no gradient for may be left out. A gradient may be consumed, and a parameter
+    changed, before the generator resumes.
+    """
+
+    name: str
+    forward: Callable[[Step], Any]
+    backward: Callable[[Step, Any], Iterable[tuple[int, Any]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One application of a rule on a tape, with the memory it keeps between replays."""
+
+    rule: Rule
+    inputs: tuple[Variable, ...]
+    output: Variable
+    options: Mapping[str, Any]
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The inputs' values."""
+        return tuple(variable.data for variable in self.inputs)
+
+    def wants(self, number: int) -> bool:
+        """Whether the gradient of an input is wanted."""
+        return self.inputs[number].requires_grad
+
+    def keep(self, name: str, make: Callable[[], T]) -> T:
+        """The object ``name`` of this step's memory, made on first use."""
+        if name not in self.memory:
+            self.memory[name] = make()
+        found: T = self.memory[name]
+        return found
+
+
+class Tape:
+    """A recorded sequence of steps, run forward and backward as often as wanted."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self._routes: dict[tuple[int, int], _Route] = {}
+
+    def record(self, rule: Rule, *inputs: Variable, **options: Any) -> Variable:
+        """Append an application of ``rule``; its output has no value until ``forward``."""
+        wanted = any(variable.requires_grad for variable in inputs)
+        output = Variable(name=rule.name, requires_grad=wanted)
+        self.steps.append(Step(rule, inputs, output, options))
+        return output
+
+    def forward(self) -> None:
+        """Compute every step's output from the current values of the inputs."""
+        for step in self.steps:
+            step.output.data = step.rule.forward(step)
+
+    def backward(self, result: Variable, gradient: Any = 1.0) -> Iterator[tuple[Variable, Any]]:
+        """Propagate ``gradient`` of ``result`` back, yielding gradients of the tape's inputs.
+
+        Each input that requires a gradient is yielded once, as soon as its gradient is
+        complete. The caller may change a parameter when it is yielded.
+        """
+        route = self._route(result)
+        missing = dict(route.uses)
+        gradients = {id(result): gradient}
+        for step in route.steps:
+            arrived = gradients.pop(id(step.output))
+            for number, part in step.rule.backward(step, arrived):
+                variable = step.inputs[number]
+                if not variable.requires_grad:
+                    continue
+                key = id(variable)
+                gradients[key] = gradients[key] + part if key in gradients else part
+                missing[key] -= 1
+                if missing[key] == 0 and key not in route.intermediate:
+                    yield variable, gradients.pop(key)
+
+    def _route(self, result: Variable) -> _Route:
+        key = (id(result), len(self.steps))
+        if key not in self._routes:
+            self._routes[key] = _Route.to(result, self.steps)
+        return self._routes[key]
+
+
+@dataclass(frozen=True)
+class _Route:
+    """The steps that lead to a result, last first, and how often each variable is used there."""
+
+    steps: tuple[Step, ...]
+    uses: Mapping[int, int]
+    intermediate: frozenset[int]
+
+    @classmethod
+    def to(cls, result: Variable, steps: list[Step]) -> _Route:
+        uses = {id(result): 1}
+        chosen = []
+        for step in reversed(steps):
+            if id(step.output) in uses and step.output.requires_grad:
+                chosen.append(step)
+                for variable in step.inputs:
+                    uses[id(variable)] = uses.get(id(variable), 0) + 1
+        return cls(tuple(chosen), uses, frozenset(id(step.output) for step in chosen))

@@ -1,0 +1,195 @@
+"""The DLRM itself: parameters, the graph of a batch, predictions.
+
+Bottom MLP over the dense features, one embedding bag per table, their interaction, top MLP to
+one logit (Naumov et al., arXiv 1906.00091).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.autograd import Parameter, Tape, Variable
+from dlrmjit.config import LossConfig, ModelConfig
+from dlrmjit.data.batch import Batch
+from dlrmjit.errors import CheckpointError, ShapeError
+from dlrmjit.ops import get_backend
+from dlrmjit.ops.backend import FloatArray
+
+_INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
+_PLANS_KEPT = 4
+
+
+class DLRM:
+    """A deep learning recommendation model.
+
+    Parameters
+    ----------
+    config : the architecture
+    backend : ``jit`` or ``reference``; by default what ``DLRMJIT_BACKEND`` says
+    rng : source of the initial parameters, drawn as the reference program draws them: tables
+        in order, bottom MLP, top MLP. By default ``RandomState(123)``, the reference's seed
+
+    Raises
+    ------
+    MemoryLimitError
+        When this machine cannot hold the parameters; nothing is allocated then.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        backend: str | None = None,
+        rng: np.random.RandomState | None = None,
+        initialise: bool = True,
+    ) -> None:
+        self.config = config
+        self.backend = get_backend(backend)
+        self.tables = Parameter(
+            self.backend.tables(config.table_rows, config.embedding_dim), "emb_l"
+        )
+        self.bottom = self._make_mlp("bot_l", config.bottom_layers)
+        self.top = self._make_mlp("top_l", config.top_layers)
+        self._predictions: dict[int, Graph] = {}
+        if initialise:
+            self.initialise(rng or np.random.RandomState(123))
+
+    def _make_mlp(self, name: str, layers: tuple[tuple[int, int], ...]) -> tuple[Parameter, ...]:
+        parameters = []
+        for i, (c, k) in enumerate(layers):
+            zeros = np.zeros((k, c), np.float32)
+            parameters.append(Parameter(self.backend.weight(zeros), f"{name}.{2 * i}.weight"))
+            parameters.append(Parameter(np.zeros(k, np.float32), f"{name}.{2 * i}.bias"))
+        return tuple(parameters)
+
+    def initialise(self, rng: np.random.RandomState) -> None:
+        """Draw all parameters anew from ``rng``, in the reference program's order."""
+        for s, rows in enumerate(self.config.table_rows):
+            bound = np.sqrt(1 / rows)
+            flat = self.tables.data.table(s).reshape(-1)
+            for first in range(0, flat.size, _INIT_CHUNK):
+                part = flat[first : first + _INIT_CHUNK]
+                part[...] = rng.uniform(-bound, bound, part.size)
+        for weight, bias in self._layers():
+            k, c = self.backend.weight_to_numpy(weight.data).shape
+            values = rng.normal(0.0, np.sqrt(2 / (c + k)), (k, c)).astype(np.float32)
+            self.backend.assign_weight(weight.data, values)
+            bias.data[...] = rng.normal(0.0, np.sqrt(1 / k), k)
+
+    def _layers(self) -> Iterator[tuple[Parameter, Parameter]]:
+        for mlp in (self.bottom, self.top):
+            yield from zip(mlp[::2], mlp[1::2], strict=True)
+
+    def state_dict(self) -> dict[str, FloatArray]:
+        """All parameters under the reference program's names.
+
+        Tables are views of the model's memory, weights (K, C) and biases (K,) are copies.
+        """
+        state = {f"emb_l.{s}.weight": self.tables.data.table(s) for s in range(self.config.tables)}
+        for weight, bias in self._layers():
+            state[weight.name] = self.backend.weight_to_numpy(weight.data)
+            state[bias.name] = bias.data.copy()
+        return state
+
+    def load_state(self, state: Mapping[str, FloatArray]) -> None:
+        """Overwrite all parameters from arrays named and shaped as in :meth:`state_dict`.
+
+        Raises CheckpointError naming the first missing or misshapen parameter, before any
+        parameter is changed.
+        """
+        for name, own in self.state_dict().items():
+            if name not in state:
+                raise CheckpointError(f"the checkpoint lacks parameter {name}")
+            if state[name].shape != own.shape:
+                raise CheckpointError(
+                    f"{name} has shape {state[name].shape} in the checkpoint, but this model "
+                    f"needs {own.shape}"
+                )
+        for s in range(self.config.tables):
+            self.tables.data.table(s)[...] = state[f"emb_l.{s}.weight"]
+        for weight, bias in self._layers():
+            self.backend.assign_weight(weight.data, np.asarray(state[weight.name]))
+            bias.data[...] = state[bias.name]
+
+    def predict_proba(self, batch: Batch, *, threshold: float = 0.0) -> NDArray[np.float32]:
+        """Predicted probabilities (N,) of a batch, clamped to [threshold, 1 - threshold].
+
+        Raises IndexRangeError for a lookup outside its table, ShapeError for a batch of
+        another number of dense features or tables.
+        """
+        graph = self._predictions.get(batch.n)
+        if graph is None:
+            graph = Graph(self, batch.n)
+            remember(self._predictions, batch.n, graph)
+        graph.load(batch)
+        graph.tape.forward()
+        return self.backend.probabilities(graph.logits.data, threshold)
+
+
+class Graph:
+    """The operations of one model on batches of one size, recorded once and replayed.
+
+    With a ``loss`` the tape ends in it, and ``loss`` is its variable; without, in the logits.
+    """
+
+    def __init__(self, model: DLRM, n: int, loss: LossConfig | None = None) -> None:
+        self.model = model
+        config, backend, rules = model.config, model.backend, model.backend.rules
+        self.tape = Tape()
+        self.dense, self.lookups, self.targets = Variable(), Variable(), Variable()
+        room = backend.features(n, config.features, config.embedding_dim)
+        x = self.tape.record(
+            rules["mlp"],
+            self.dense,
+            *model.bottom,
+            activations=("relu",) * len(config.bottom_layers),
+            out=room.dense,
+        )
+        pooled = self.tape.record(
+            rules["embedding_bag"], model.tables, self.lookups, out=room.pooled
+        )
+        joined = self.tape.record(
+            rules["interaction"],
+            x,
+            pooled,
+            kind=config.interaction,
+            itself=config.interaction_itself,
+            room=room,
+        )
+        self.logits = self.tape.record(
+            rules["mlp"],
+            joined,
+            *model.top,
+            activations=("relu",) * (len(config.top_layers) - 1) + ("none",),
+            input_gradient=room.joined_gradient if config.interaction == "cat" else None,
+        )
+        self.loss = self.logits
+        if loss is not None:
+            self.loss = self.tape.record(rules["loss"], self.logits, self.targets, loss=loss)
+
+    def load(self, batch: Batch) -> None:
+        """Make ``batch`` the input of the next replay; raises for one that does not fit."""
+        config = self.model.config
+        if batch.dense.shape[1] != config.dense_features:
+            raise ShapeError(
+                f"the batch has {batch.dense.shape[1]} dense features, the model "
+                f"{config.dense_features}"
+            )
+        if batch.tables != config.tables:
+            raise ShapeError(
+                f"the batch has lookups for {batch.tables} tables, the model has {config.tables}"
+            )
+        backend, tables = self.model.backend, self.model.tables.data
+        self.lookups.data = backend.lookups(tables, batch.indices, batch.offsets)
+        self.dense.data = backend.matrix(batch.dense)
+        self.targets.data = batch.labels
+
+
+def remember(graphs: dict[int, Graph], n: int, graph: Graph) -> None:
+    """Keep ``graph`` for batches of ``n`` samples, dropping the oldest beyond a few sizes."""
+    graphs[n] = graph
+    if len(graphs) > _PLANS_KEPT:
+        del graphs[next(iter(graphs))]

@@ -1,0 +1,26 @@
+"""The operations of a DLRM: one table of rules per backend, the same names in each."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from dlrmjit import knobs
+from dlrmjit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dlrmjit.ops.backend import Backend
+
+_MODULES = {"jit": "dlrmjit.ops.jit", "reference": "dlrmjit.ops.reference"}
+
+
+def get_backend(name: str | None = None) -> Backend:
+    """The backend called ``name``: ``jit``, ``reference``, or by default ``DLRMJIT_BACKEND``.
+
+    Raises ConfigError for any other name.
+    """
+    name = name or knobs.backend()
+    if name not in _MODULES:
+        raise ConfigError(f"unknown backend {name!r}; known are {', '.join(_MODULES)}")
+    backend: Backend = importlib.import_module(_MODULES[name]).BACKEND
+    return backend

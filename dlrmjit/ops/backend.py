@@ -1,0 +1,88 @@
+"""What a backend is: storage for parameters and activations, and one rule per operation.
+
+Models, optimisers and the gradient checker see only this. How values are laid out in memory
+is a backend's own matter, as long as it can turn them into NumPy arrays and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.autograd import Rule
+
+FloatArray = NDArray[Any]
+Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # merged (indices, offsets (S, N+1))
+
+
+class Tables(Protocol):
+    """Storage of S embedding tables of one width."""
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows M of each table."""
+
+    @property
+    def dim(self) -> int:
+        """Width E of every row."""
+
+    def table(self, number: int) -> FloatArray:
+        """A writable view of one table (M, E)."""
+
+
+class Features(Protocol):
+    """Where the interacting vectors of a batch meet; None members mean "allocate yourself"."""
+
+    dense: Any
+    pooled: Any
+    joined_gradient: Any
+
+
+class SparseGradient(Protocol):
+    """A gradient of tables that touches few rows and applies itself."""
+
+    def descend(self, tables: Any, rate: float) -> None:
+        """Move the touched rows against the gradient: ``W[i] -= rate * sum of dY over i``."""
+
+    def to_dense(self, tables: Any) -> list[FloatArray]:
+        """The same gradient as full arrays (M, E), one per table; for checks."""
+
+
+class Backend(Protocol):
+    """Everything a model needs to run; see the module's docstring."""
+
+    name: str
+    rules: Mapping[str, Rule]
+
+    def weight(self, values: FloatArray) -> Any:
+        """Store a weight matrix (K, C)."""
+
+    def weight_to_numpy(self, stored: Any) -> FloatArray:
+        """A copy (K, C) of a stored weight, or of its gradient."""
+
+    def assign_weight(self, stored: Any, values: FloatArray) -> None:
+        """Overwrite a stored weight with (K, C) values."""
+
+    def tables(self, rows: Sequence[int], dim: int) -> Any:
+        """Allocate zeroed tables."""
+
+    def lookups(self, tables: Any, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
+        """Wrap lookups; raises IndexRangeError for the first outside its table."""
+
+    def matrix(self, values: FloatArray) -> Any:
+        """Wrap an activation (N, C), without a copy where possible."""
+
+    def to_numpy(self, value: Any) -> FloatArray:
+        """A copy of an activation (N, C) or of a vector."""
+
+    def probabilities(self, logits: Any, threshold: float) -> FloatArray:
+        """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold], (N,)."""
+
+    def features(self, n: int, features: int, dim: int) -> Features:
+        """Room for the F vectors of N samples."""
+
+    def descend(self, stored: Any, gradient: Any, rate: float) -> None:
+        """Dense SGD: ``stored -= rate * gradient``, in place."""

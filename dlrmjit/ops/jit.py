@@ -1,0 +1,253 @@
+"""The compiled backend: each rule hands buffers to the kernels and does no arithmetic itself.
+
+Activations of hidden layers stay in blocks from one layer to the next. The bottom MLP and the
+lookup write side by side into one block (N, F, E) per batch, which the interaction reads as it
+is and, for ``cat``, is the top MLP's input as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels import embedding_lookup, embedding_update
+from dlrmjit_kernels.buffers import aligned_empty
+from dlrmjit_kernels.elementwise import relu_backward, sgd_step, sigmoid_backward
+from dlrmjit_kernels.embedding import EmbeddingTables
+from dlrmjit_kernels.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
+from dlrmjit_kernels.interaction import (
+    interaction_backward,
+    interaction_forward,
+    interaction_width,
+)
+from dlrmjit_kernels.lookups import Lookups
+from dlrmjit_kernels.loss import loss_gradient, probabilities
+from dlrmjit_kernels.matrix import Matrix
+from numpy.typing import NDArray
+
+from dlrmjit.autograd import Rule, Step
+from dlrmjit.config import LossConfig
+from dlrmjit.ops.backend import FloatArray
+
+Gradients = Iterator[tuple[int, Any]]
+
+
+class FeatureBlock:
+    """The interacting vectors T (N, F, E) of a batch and their gradient; slot 0 is x."""
+
+    def __init__(self, n: int, features: int, dim: int) -> None:
+        self.values = aligned_empty((n, features, dim))
+        self.dense = Matrix.view(self.values[:, 0])
+        self.pooled = self.values[:, 1:]
+        self.joined = Matrix.view(self.values.reshape(n, features * dim))
+        self.gradient = np.empty((0, features, dim), np.float32)
+
+    def need_gradient(self) -> NDArray[np.float32]:
+        """The gradient's buffer, allocated when first asked for: inference never does."""
+        if not self.gradient.size:
+            self.gradient = aligned_empty(self.values.shape)
+        return self.gradient
+
+    def joined_gradient(self) -> Matrix:
+        """The gradient as the matrix (N, F * E) that ``cat`` hands to the top MLP."""
+        gradient = self.need_gradient()
+        return Matrix.view(gradient.reshape(len(gradient), -1))
+
+
+@dataclass(frozen=True)
+class BagGradient:
+    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
+
+    lookups: Lookups
+    dY: NDArray[np.float32]
+
+    def descend(self, tables: EmbeddingTables, rate: float) -> None:
+        """SGD on the touched rows, fused with the backward pass of the lookup."""
+        rule = embedding_update.SgdRows(rate)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
+
+    def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
+        """Full arrays (M, E), one per table."""
+        dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
+        tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, self.dY, dense)
+        return dense
+
+
+def _mlp_forward(step: Step) -> Matrix:
+    x, *parameters = step.values
+    activations = step.options["activations"]
+    layers = [x]
+    for i, activation in enumerate(activations):
+        weight, bias = parameters[2 * i : 2 * i + 2]
+        y = _layer_output(step, i, x.rows, weight.cols)
+        fc_forward(layers[-1], weight, bias, y, activation)
+        layers.append(y)
+    step.memory["layers"] = layers
+    return layers[-1]
+
+
+def _layer_output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
+    placed: Matrix | None = step.options.get("out")
+    if placed is not None and layer + 1 == len(step.options["activations"]):
+        return placed
+    return step.keep(f"y{layer}", lambda: Matrix.empty_blocked(rows, cols))
+
+
+def _mlp_backward(step: Step, gradient: Matrix) -> Gradients:
+    _, *parameters = step.values
+    layers, activations = step.memory["layers"], step.options["activations"]
+    dz = gradient
+    _through_activation(layers[-1], dz, activations[-1])
+    for i in reversed(range(len(activations))):
+        weight, x = parameters[2 * i], layers[i]
+        dx = None
+        if i > 0 or step.wants(0):
+            dx = _input_gradient(step, i, x)
+            mask = x if i > 0 and activations[i - 1] == "relu" else None
+            fc_backward_data(dz, weight, dx, mask)
+        yield from _parameter_gradients(step, i, x, dz)
+        if dx is not None:
+            dz = dx
+    if step.wants(0):
+        yield 0, dz
+
+
+def _parameter_gradients(step: Step, layer: int, x: Matrix, dz: Matrix) -> Gradients:
+    dw = step.keep(f"dw{layer}", lambda: Matrix.empty_panels(x.cols, dz.cols))
+    db = step.keep(f"db{layer}", lambda: aligned_empty(dz.cols))
+    fc_backward_weights(x, dz, dw, db)
+    yield 2 * layer + 1, dw
+    yield 2 * layer + 2, db
+
+
+def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:
+    place = step.options.get("input_gradient")
+    if layer == 0 and place is not None:
+        return step.keep("dx0", place)
+    return step.keep(f"dx{layer}", lambda: Matrix.empty_blocked(x.rows, x.cols))
+
+
+def _through_activation(y: Matrix, dy: Matrix, activation: str) -> None:
+    if activation == "relu":
+        relu_backward(y, dy, dy)
+    elif activation == "sigmoid":
+        sigmoid_backward(y, dy, dy)
+
+
+def _bag_forward(step: Step) -> NDArray[np.float32]:
+    tables, lookups = step.values
+    pooled: NDArray[np.float32] | None = step.options.get("out")
+    if pooled is None:
+        shape = (lookups.offsets.shape[1] - 1, len(tables), tables.dim)
+        pooled = step.keep("pooled", lambda: aligned_empty(shape))
+    embedding_lookup.pool(tables, lookups, pooled, "sum", None)
+    return pooled
+
+
+def _bag_backward(step: Step, gradient: NDArray[np.float32]) -> Gradients:
+    yield 0, BagGradient(step.values[1], gradient)
+
+
+def _interaction_forward(step: Step) -> Matrix:
+    room: FeatureBlock = step.options["room"]
+    if step.options["kind"] == "cat":
+        return room.joined
+    n, features, dim = room.values.shape
+    itself = step.options["itself"]
+    width = interaction_width(features, dim, itself)
+    out = step.keep("out", lambda: Matrix.empty_blocked(n, width))
+    interaction_forward(room.values, out, itself)
+    return out
+
+
+def _interaction_backward(step: Step, gradient: Matrix) -> Gradients:
+    room: FeatureBlock = step.options["room"]
+    dT = room.need_gradient()
+    if step.options["kind"] == "dot":
+        interaction_backward(room.values, gradient, dT, step.options["itself"])
+    yield 0, step.keep("dx", lambda: Matrix.view(dT[:, 0]))
+    yield 1, dT[:, 1:]
+
+
+def _loss_forward(step: Step) -> float:
+    logits, targets = step.values
+    loss: LossConfig = step.options["loss"]
+    p = step.keep("p", lambda: aligned_empty(logits.rows))
+    dz = step.keep("dz", lambda: Matrix.empty_blocked(logits.rows, 1))
+    return loss_gradient(loss.kind, logits, targets, p, dz, loss.weights, loss.threshold)
+
+
+def _loss_backward(step: Step, gradient: float) -> Gradients:
+    # The forward pass has already written the gradient: one pass over the logits does both.
+    yield 0, step.memory["dz"]
+
+
+_RULES = (
+    Rule("mlp", _mlp_forward, _mlp_backward),
+    Rule("embedding_bag", _bag_forward, _bag_backward),
+    Rule("interaction", _interaction_forward, _interaction_backward),
+    Rule("loss", _loss_forward, _loss_backward),
+)
+
+
+class JitBackend:
+    """Kernels compiled for this machine; float32."""
+
+    name = "jit"
+    rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
+
+    def weight(self, values: FloatArray) -> Matrix:
+        """Panels W[Kb][C][bk] of a weight (K, C)."""
+        k, c = values.shape
+        return Matrix.empty_panels(c, k).assign(values.T)
+
+    def weight_to_numpy(self, stored: Matrix) -> FloatArray:
+        """A copy (K, C)."""
+        return np.ascontiguousarray(stored.to_numpy().T)
+
+    def assign_weight(self, stored: Matrix, values: FloatArray) -> None:
+        """Overwrite from (K, C)."""
+        stored.assign(values.T)
+
+    def tables(self, rows: Sequence[int], dim: int) -> EmbeddingTables:
+        """Tables on huge pages where the system grants them."""
+        return EmbeddingTables(rows, dim)
+
+    def lookups(
+        self, tables: EmbeddingTables, indices: NDArray[Any], offsets: NDArray[np.int64]
+    ) -> Lookups:
+        """Checked lookups; raises IndexRangeError for the first outside its table."""
+        lookups = Lookups(indices, offsets)
+        lookups.check(tables.row_counts)
+        return lookups
+
+    def matrix(self, values: FloatArray) -> Matrix:
+        """A view of a row-major float32 array."""
+        return Matrix.view(np.ascontiguousarray(values, np.float32))
+
+    def to_numpy(self, value: Any) -> FloatArray:
+        """A copy of a matrix or array."""
+        return value.to_numpy() if isinstance(value, Matrix) else np.array(value)
+
+    def probabilities(self, logits: Matrix, threshold: float) -> NDArray[np.float32]:
+        """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold]."""
+        p = np.empty(logits.rows, np.float32)
+        probabilities(logits, p, threshold)
+        return p
+
+    def features(self, n: int, features: int, dim: int) -> FeatureBlock:
+        """One block (N, F, E) for the vectors of a batch."""
+        return FeatureBlock(n, features, dim)
+
+    def descend(self, stored: Any, gradient: Any, rate: float) -> None:
+        """``stored -= rate * gradient`` over the flat buffers, which share a layout."""
+        sgd_step(_flat(stored), _flat(gradient), rate)
+
+
+def _flat(value: Matrix | NDArray[np.float32]) -> NDArray[np.float32]:
+    return value.data if isinstance(value, Matrix) else value
+
+
+BACKEND = JitBackend()

@@ -1,0 +1,261 @@
+"""The reference backend: each rule in plain NumPy, in whatever float type its inputs have.
+
+It defines what the compiled kernels must compute. In float64 it is the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.autograd import Rule, Step
+from dlrmjit.config import LossConfig
+from dlrmjit.errors import IndexRangeError
+from dlrmjit.ops.backend import Features, FloatArray, Lookups
+
+Gradients = Iterator[tuple[int, Any]]
+
+
+class ReferenceTables:
+    """Embedding tables as a list of arrays (M, E)."""
+
+    def __init__(self, arrays: Sequence[FloatArray]) -> None:
+        self.arrays = list(arrays)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows M of each table."""
+        return tuple(array.shape[0] for array in self.arrays)
+
+    @property
+    def dim(self) -> int:
+        """Width E."""
+        return int(self.arrays[0].shape[1])
+
+    def table(self, number: int) -> FloatArray:
+        """The array of one table."""
+        return self.arrays[number]
+
+    def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+        """Raise IndexRangeError for the first lookup outside its table."""
+        for s, rows in enumerate(self.rows):
+            part = indices[offsets[s, 0] : offsets[s, -1]]
+            bad = np.flatnonzero((part < 0) | (part >= rows))
+            if bad.size:
+                position = offsets[s, 0] + bad[0]
+                sample = int(np.searchsorted(offsets[s], position, side="right")) - 1
+                raise IndexRangeError(s, sample, int(indices[position]), rows)
+
+
+@dataclass(frozen=True)
+class ReferenceBagGradient:
+    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
+
+    lookups: Lookups
+    dY: FloatArray
+
+    def descend(self, tables: ReferenceTables, rate: float) -> None:
+        """Plain SGD on the touched rows."""
+        for array, gradient in zip(tables.arrays, self.to_dense(tables), strict=True):
+            array -= (rate * gradient).astype(array.dtype)
+
+    def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:
+        """Full arrays (M, E), one per table."""
+        indices, offsets = self.lookups
+        dense = [np.zeros_like(array) for array in tables.arrays]
+        for s, gradient in enumerate(dense):
+            lengths = np.diff(offsets[s])
+            part = indices[offsets[s, 0] : offsets[s, -1]]
+            np.add.at(gradient, part, np.repeat(self.dY[:, s], lengths, axis=0))
+        return dense
+
+
+def _activate(z: FloatArray, activation: str) -> FloatArray:
+    if activation == "relu":
+        return np.maximum(z, 0)
+    return _sigmoid(z) if activation == "sigmoid" else z
+
+
+def _sigmoid(z: FloatArray) -> FloatArray:
+    e = np.exp(-np.abs(z))
+    result: FloatArray = np.where(z >= 0, 1 / (1 + e), e / (1 + e)).astype(z.dtype)
+    return result
+
+
+def _through_activation(dy: FloatArray, y: FloatArray, activation: str) -> FloatArray:
+    """Gradient before an activation, from the gradient dy after it and its output y."""
+    if activation == "relu":
+        return dy * (y > 0)
+    return dy * y * (1 - y) if activation == "sigmoid" else dy
+
+
+def _mlp_forward(step: Step) -> FloatArray:
+    x, *parameters = step.values
+    layers = [x]
+    for i, activation in enumerate(step.options["activations"]):
+        weight, bias = parameters[2 * i : 2 * i + 2]
+        layers.append(_activate(layers[-1] @ weight.T + bias, activation))
+    step.memory["layers"] = layers
+    result: FloatArray = layers[-1]
+    return result
+
+
+def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
+    _, *parameters = step.values
+    layers, dy = step.memory["layers"], gradient
+    for i in reversed(range(len(step.options["activations"]))):
+        dz = _through_activation(dy, layers[i + 1], step.options["activations"][i])
+        dy = dz @ parameters[2 * i]
+        yield 2 * i + 1, dz.T @ layers[i]
+        yield 2 * i + 2, dz.sum(axis=0)
+    yield 0, dy
+
+
+def _bag_forward(step: Step) -> FloatArray:
+    tables, (indices, offsets) = step.values
+    count, n = offsets.shape[0], offsets.shape[1] - 1
+    pooled = np.zeros((n, count, tables.dim), tables.table(0).dtype)
+    for s in range(count):
+        samples = np.repeat(np.arange(n), np.diff(offsets[s]))
+        part = indices[offsets[s, 0] : offsets[s, -1]]
+        np.add.at(pooled[:, s], samples, tables.table(s)[part])
+    return pooled
+
+
+def _bag_backward(step: Step, gradient: FloatArray) -> Gradients:
+    yield 0, ReferenceBagGradient(step.values[1], gradient)
+
+
+def _pairs(features: int, itself: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    return np.tril_indices(features, 0 if itself else -1)
+
+
+def _interaction_forward(step: Step) -> FloatArray:
+    x, pooled = step.values
+    joined = np.concatenate([x[:, None], pooled], axis=1)
+    if step.options["kind"] == "cat":
+        return joined.reshape(len(x), -1)
+    i, j = _pairs(joined.shape[1], step.options["itself"])
+    products = joined @ joined.transpose(0, 2, 1)
+    return np.concatenate([x, products[:, i, j]], axis=1)
+
+
+def _interaction_backward(step: Step, gradient: FloatArray) -> Gradients:
+    x, pooled = step.values
+    n, dim = x.shape
+    joined = np.concatenate([x[:, None], pooled], axis=1)
+    if step.options["kind"] == "cat":
+        djoined = gradient.reshape(joined.shape)
+    else:
+        i, j = _pairs(joined.shape[1], step.options["itself"])
+        dproducts = np.zeros((n, joined.shape[1], joined.shape[1]), gradient.dtype)
+        dproducts[:, i, j] = gradient[:, dim:]
+        djoined = (dproducts + dproducts.transpose(0, 2, 1)) @ joined
+        djoined[:, 0] += gradient[:, :dim]
+    yield 0, djoined[:, 0]
+    yield 1, djoined[:, 1:]
+
+
+def _clamp(p: FloatArray, threshold: float) -> FloatArray:
+    return np.clip(p, threshold, 1 - threshold) if 0 < threshold < 1 else p
+
+
+def _sample_weights(loss: LossConfig, targets: FloatArray) -> FloatArray:
+    if loss.kind != "wbce":
+        return np.ones_like(targets)
+    return np.asarray(loss.weights, targets.dtype)[targets.astype(np.int64)]
+
+
+def _loss_forward(step: Step) -> float:
+    z, targets = step.values
+    loss: LossConfig = step.options["loss"]
+    p = _clamp(_sigmoid(z.reshape(-1)), loss.threshold)
+    step.memory["p"] = p
+    if loss.kind == "mse":
+        return float(np.mean((p - targets) ** 2, dtype=np.float64))
+    with np.errstate(divide="ignore"):
+        positive, negative = np.maximum(np.log(p), -100), np.maximum(np.log1p(-p), -100)
+    terms = -(targets * positive + (1 - targets) * negative)
+    return float(np.mean(_sample_weights(loss, targets) * terms, dtype=np.float64))
+
+
+def _loss_backward(step: Step, gradient: float) -> Gradients:
+    z, targets = step.values
+    loss: LossConfig = step.options["loss"]
+    p, raw = step.memory["p"], _sigmoid(z.reshape(-1))
+    slope = p * (1 - p)
+    if loss.kind == "mse":
+        dz = 2 * (p - targets) * slope
+    else:
+        dz = _sample_weights(loss, targets) * (p - targets) * slope / np.maximum(slope, 1e-12)
+    scale = gradient / len(targets)
+    yield 0, (dz * (p == raw) * scale).astype(z.dtype).reshape(z.shape)
+
+
+_RULES = (
+    Rule("mlp", _mlp_forward, _mlp_backward),
+    Rule("embedding_bag", _bag_forward, _bag_backward),
+    Rule("interaction", _interaction_forward, _interaction_backward),
+    Rule("loss", _loss_forward, _loss_backward),
+)
+
+
+class ReferenceBackend:
+    """NumPy alone; ``dtype`` is that of the parameters it allocates."""
+
+    name = "reference"
+    rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
+
+    def __init__(self, dtype: Any = np.float32) -> None:
+        self.dtype = dtype
+
+    def weight(self, values: FloatArray) -> FloatArray:
+        """A copy (K, C)."""
+        return np.array(values, self.dtype)
+
+    def weight_to_numpy(self, stored: FloatArray) -> FloatArray:
+        """A copy (K, C)."""
+        return stored.copy()
+
+    def assign_weight(self, stored: FloatArray, values: FloatArray) -> None:
+        """Overwrite in place."""
+        stored[...] = values
+
+    def tables(self, rows: Sequence[int], dim: int) -> ReferenceTables:
+        """Zeroed tables."""
+        return ReferenceTables([np.zeros((m, dim), self.dtype) for m in rows])
+
+    def lookups(
+        self, tables: ReferenceTables, indices: NDArray[Any], offsets: NDArray[np.int64]
+    ) -> Lookups:
+        """The same two arrays, checked."""
+        tables.check(indices, offsets)
+        return indices, offsets
+
+    def matrix(self, values: FloatArray) -> FloatArray:
+        """The array itself, in this backend's float type."""
+        return np.asarray(values, self.dtype)
+
+    def to_numpy(self, value: FloatArray) -> FloatArray:
+        """A copy."""
+        return np.array(value)
+
+    def probabilities(self, logits: FloatArray, threshold: float) -> FloatArray:
+        """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold]."""
+        return _clamp(_sigmoid(logits.reshape(-1)), threshold)
+
+    def features(self, n: int, features: int, dim: int) -> Features:
+        """Nothing to prepare: each rule allocates its own result."""
+        return SimpleNamespace(dense=None, pooled=None, joined_gradient=None)
+
+    def descend(self, stored: FloatArray, gradient: FloatArray, rate: float) -> None:
+        """``stored -= rate * gradient``."""
+        stored -= (rate * gradient).astype(stored.dtype)
+
+
+BACKEND = ReferenceBackend()

@@ -7,6 +7,7 @@ over a layer's flat parameters, padding included.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import prange
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.rows import column_offset, row_start, run_length, strides_of
+from dlrmjit_kernels.rows import Strides, column_offset, row_start, run_length, strides_of
 
 F32 = NDArray[np.float32]
+Real = Any  # a Python float or a NumPy scalar, which are one to a compiled kernel
 
 RUN = 4096
 """Elements per task of a flat kernel: 16 KiB, so that an operand's piece stays in the L1 cache."""
@@ -71,20 +73,15 @@ def sigmoid_forward(x: Matrix, y: Matrix) -> None:
 def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
     """``dx = dy * (y > 0)`` from the output y of the forward; dx may be dy."""
     _check_matrices(y, dy, dx)
-    _relu_backward(*_three(y, dy, dx), y.rows, y.cols)
+    ys, dys, dxs = strides_of(y.layout), strides_of(dy.layout), strides_of(dx.layout)
+    _relu_backward(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
 
 
 def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
     """``dx = dy * y * (1 - y)`` from the output y of the forward; dx may be dy."""
     _check_matrices(y, dy, dx)
-    _sigmoid_backward(*_three(y, dy, dx), y.rows, y.cols)
-
-
-def _three(y: Matrix, dy: Matrix, dx: Matrix) -> tuple[object, ...]:
-    parts: tuple[object, ...] = ()
-    for matrix in (y, dy, dx):
-        parts += (matrix.data, strides_of(matrix.layout))
-    return parts
+    ys, dys, dxs = strides_of(y.layout), strides_of(dy.layout), strides_of(dx.layout)
+    _sigmoid_backward(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
 
 
 def _check_flat(*arrays: F32) -> None:
@@ -102,34 +99,34 @@ def _check_matrices(*matrices: Matrix) -> None:
 
 
 @parallel_jit
-def _fill(x, value):  # type: ignore[no-untyped-def]
+def _fill(x: F32, value: np.float32) -> None:
     for task in prange((x.size + RUN - 1) // RUN):
         x[task * RUN : (task + 1) * RUN] = value
 
 
 @parallel_jit
-def _scale(x, factor):  # type: ignore[no-untyped-def]
+def _scale(x: F32, factor: np.float32) -> None:
     for task in prange((x.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
             x[i] *= factor
 
 
 @parallel_jit
-def _add(x, y):  # type: ignore[no-untyped-def]
+def _add(x: F32, y: F32) -> None:
     for task in prange((x.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
             x[i] += y[i]
 
 
 @parallel_jit
-def _sgd_step(p, g, lr):  # type: ignore[no-untyped-def]
+def _sgd_step(p: F32, g: F32, lr: np.float32) -> None:
     for task in prange((p.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
             p[i] -= lr * g[i]
 
 
 @parallel_jit
-def _adagrad_step(p, g, state, lr, eps):  # type: ignore[no-untyped-def]
+def _adagrad_step(p: F32, g: F32, state: F32, lr: np.float32, eps: np.float32) -> None:
     for task in prange((p.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
             state[i] += g[i] * g[i]
@@ -137,13 +134,13 @@ def _adagrad_step(p, g, state, lr, eps):  # type: ignore[no-untyped-def]
 
 
 @jit
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x: Real) -> Real:
     """The logistic function of one float32, rounded once from double precision."""
     return np.float32(1.0 / (1.0 + math.exp(-np.float64(x))))
 
 
 @parallel_jit
-def _relu_forward(x, xs, y, ys, rows, cols):  # type: ignore[no-untyped-def]
+def _relu_forward(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, cols: int) -> None:
     for row in prange(rows):
         column = 0
         while column < cols:
@@ -156,7 +153,7 @@ def _relu_forward(x, xs, y, ys, rows, cols):  # type: ignore[no-untyped-def]
 
 
 @parallel_jit
-def _sigmoid_forward(x, xs, y, ys, rows, cols):  # type: ignore[no-untyped-def]
+def _sigmoid_forward(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, cols: int) -> None:
     for row in prange(rows):
         a, b = row_start(xs, row), row_start(ys, row)
         for column in range(cols):
@@ -164,7 +161,9 @@ def _sigmoid_forward(x, xs, y, ys, rows, cols):  # type: ignore[no-untyped-def]
 
 
 @parallel_jit
-def _relu_backward(y, ys, dy, dys, dx, dxs, rows, cols):  # type: ignore[no-untyped-def]
+def _relu_backward(
+    y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
+) -> None:
     for row in prange(rows):
         a, b, c = row_start(ys, row), row_start(dys, row), row_start(dxs, row)
         for column in range(cols):
@@ -174,7 +173,9 @@ def _relu_backward(y, ys, dy, dys, dx, dxs, rows, cols):  # type: ignore[no-unty
 
 
 @parallel_jit
-def _sigmoid_backward(y, ys, dy, dys, dx, dxs, rows, cols):  # type: ignore[no-untyped-def]
+def _sigmoid_backward(
+    y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
+) -> None:
     for row in prange(rows):
         a, b, c = row_start(ys, row), row_start(dys, row), row_start(dxs, row)
         for column in range(cols):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.rows import load_columns, row_start, store_columns, strides_of
+from dlrmjit_kernels.rows import Strides, load_columns, row_start, store_columns, strides_of
 
 F32 = NDArray[np.float32]
 
@@ -85,7 +85,7 @@ def _check(features: F32, out: Matrix, itself: bool) -> None:
 
 
 @parallel_jit
-def _forward(T, out, strides, itself):  # type: ignore[no-untyped-def]
+def _forward(T: F32, out: F32, strides: Strides, itself: int) -> None:
     N, F, E = T.shape
     for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
         transposed = np.empty((E, F), np.float32)
@@ -95,7 +95,9 @@ def _forward(T, out, strides, itself):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _forward_sample(T, transposed, products, out, start, strides, itself):  # type: ignore[no-untyped-def]
+def _forward_sample(
+    T: F32, transposed: F32, products: F32, out: F32, start: int, strides: Strides, itself: int
+) -> None:
     F, E = T.shape
     _transpose(T, transposed)
     store_columns(out, start, strides, 0, T[0], E)
@@ -108,14 +110,14 @@ def _forward_sample(T, transposed, products, out, start, strides, itself):  # ty
 
 
 @jit
-def _transpose(T, transposed):  # type: ignore[no-untyped-def]
+def _transpose(T: F32, transposed: F32) -> None:
     for i in range(T.shape[0]):
         for e in range(T.shape[1]):
             transposed[e, i] = T[i, e]
 
 
 @jit
-def _pair_products(row, transposed, pairs, products):  # type: ignore[no-untyped-def]
+def _pair_products(row: F32, transposed: F32, pairs: int, products: F32) -> None:
     """products[j] = row . T[j] for j < pairs; transposed, so that j runs along a vector."""
     products[:pairs] = np.float32(0)
     for e in range(row.shape[0]):
@@ -124,7 +126,7 @@ def _pair_products(row, transposed, pairs, products):  # type: ignore[no-untyped
 
 
 @parallel_jit
-def _backward(T, dout, strides, dT, itself):  # type: ignore[no-untyped-def]
+def _backward(T: F32, dout: F32, strides: Strides, dT: F32, itself: int) -> None:
     N, F, _E = T.shape
     for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
         symmetric = np.zeros((F, F), np.float32)
@@ -133,7 +135,9 @@ def _backward(T, dout, strides, dT, itself):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _backward_sample(T, dout, start, strides, dT, symmetric, itself):  # type: ignore[no-untyped-def]
+def _backward_sample(
+    T: F32, dout: F32, start: int, strides: Strides, dT: F32, symmetric: F32, itself: int
+) -> None:
     _F, E = T.shape
     _unfold_triangle(dout, start, strides, E, symmetric, itself)
     load_columns(dout, start, strides, 0, dT[0], E)
@@ -142,7 +146,9 @@ def _backward_sample(T, dout, start, strides, dT, symmetric, itself):  # type: i
 
 
 @jit
-def _unfold_triangle(dout, start, strides, column, symmetric, itself):  # type: ignore[no-untyped-def]
+def _unfold_triangle(
+    dout: F32, start: int, strides: Strides, column: int, symmetric: F32, itself: int
+) -> None:
     """Symmetric A from a row of the triangle; without ``itself`` the diagonal stays zero."""
     F = symmetric.shape[0]
     for i in range(F):
@@ -156,7 +162,7 @@ def _unfold_triangle(dout, start, strides, column, symmetric, itself):  # type: 
 
 
 @jit
-def _multiply_add(A, T, dT):  # type: ignore[no-untyped-def]
+def _multiply_add(A: F32, T: F32, dT: F32) -> None:
     """dT += A @ T, along E."""
     F, E = T.shape
     for i in range(F):

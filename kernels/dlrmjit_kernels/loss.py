@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from dlrmjit.errors import ConfigError, ShapeError
 from dlrmjit_kernels.compile import jit, parallel_jit
-from dlrmjit_kernels.elementwise import sigmoid
+from dlrmjit_kernels.elementwise import Real, sigmoid
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.rows import row_start, strides_of
+from dlrmjit_kernels.rows import Strides, row_start, strides_of
 
 F32 = NDArray[np.float32]
+Pair = tuple[Real, Real]
 
 BCE, WBCE, MSE = 0, 1, 2
 KINDS = {"bce": BCE, "wbce": WBCE, "mse": MSE}
@@ -41,7 +42,7 @@ def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
     """
     data, strides, rows = _column(logits)
     _check_samples("probabilities", p, rows)
-    _probabilities(data, strides, p, *_clamp_range(threshold))
+    _probabilities(data, strides, p, _clamp_range(threshold))
 
 
 def loss_forward(
@@ -111,13 +112,10 @@ def _run(
     _check_samples("probabilities", p, rows)
     if gradient_rows != rows:
         raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
-    count = rows if samples is None else samples
-    low, high = _clamp_range(threshold)
+    count = float(rows if samples is None else samples)
+    pair, limits = (float(weights[0]), float(weights[1])), _clamp_range(threshold)
     return float(
-        _loss(
-            *(_kind(kind), z, z_strides, targets, float(weights[0]), float(weights[1])),
-            *(low, high, float(count), p, dz, dz_strides, gradient),
-        )
+        _loss(_kind(kind), z, z_strides, targets, pair, limits, count, p, dz, dz_strides, gradient)
     )
 
 
@@ -127,7 +125,7 @@ def _kind(name: str) -> int:
     return KINDS[name]
 
 
-def _column(values: F32 | Matrix) -> tuple[F32, tuple[int, int, int, int, int], int]:
+def _column(values: F32 | Matrix) -> tuple[F32, Strides, int]:
     """Data, strides and length of a column, however it is stored."""
     if isinstance(values, Matrix):
         if values.cols != 1:
@@ -145,7 +143,7 @@ def _check_samples(name: str, values: F32, rows: int) -> None:
         )
 
 
-def _clamp_range(threshold: float) -> tuple[np.float32, np.float32]:
+def _clamp_range(threshold: float) -> Pair:
     """Limits of p, rounded to float32 as p is; infinite ones switch the clamp off."""
     if 0.0 < threshold < 1.0:
         return np.float32(threshold), np.float32(1.0 - threshold)
@@ -153,14 +151,27 @@ def _clamp_range(threshold: float) -> tuple[np.float32, np.float32]:
 
 
 @parallel_jit
-def _probabilities(z, strides, p, low, high):  # type: ignore[no-untyped-def]
+def _probabilities(z: F32, strides: Strides, p: F32, limits: Pair) -> None:
     for n in prange(p.size):
-        p[n] = _clamp(sigmoid(z[row_start(strides, n)]), low, high)
+        p[n] = _clamp(sigmoid(z[row_start(strides, n)]), limits[0], limits[1])
 
 
 @parallel_jit
-def _loss(kind, z, z_strides, targets, w0, w1, low, high, count, p, dz, dz_strides, gradient):  # type: ignore[no-untyped-def]  # fmt: skip
+def _loss(
+    kind: int,
+    z: F32,
+    z_strides: Strides,
+    targets: F32,
+    weights: Pair,
+    limits: Pair,
+    count: Real,
+    p: F32,
+    dz: F32,
+    dz_strides: Strides,
+    gradient: bool,
+) -> Real:
     N = targets.size
+    low, high = limits
     partial = np.zeros((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, np.float64)
     for task in prange(partial.size):
         total = 0.0
@@ -168,7 +179,7 @@ def _loss(kind, z, z_strides, targets, w0, w1, low, high, count, p, dz, dz_strid
             t = targets[n]
             free = sigmoid(z[row_start(z_strides, n)])
             p[n] = _clamp(free, low, high)
-            weight = (w1 if t >= 1 else w0) if kind == WBCE else 1.0
+            weight = weights[int(t >= 1)] if kind == WBCE else 1.0
             total += weight * _sample_loss(kind, p[n], t)
             if gradient:
                 slope = weight / count * _sample_gradient(kind, p[n], t)
@@ -179,7 +190,7 @@ def _loss(kind, z, z_strides, targets, w0, w1, low, high, count, p, dz, dz_strid
 
 
 @jit
-def _clamp(value, low, high):  # type: ignore[no-untyped-def]
+def _clamp(value: Real, low: Real, high: Real) -> Real:
     """As ``min(max(value, low), high)``, but NaN stays NaN: a broken model must not look fine."""
     if value < low:
         return low
@@ -187,7 +198,7 @@ def _clamp(value, low, high):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _ordered_sum(values):  # type: ignore[no-untyped-def]
+def _ordered_sum(values: NDArray[np.float64]) -> Real:
     total = 0.0
     for value in values:
         total += value
@@ -195,7 +206,7 @@ def _ordered_sum(values):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _sample_loss(kind, p, t):  # type: ignore[no-untyped-def]
+def _sample_loss(kind: int, p: Real, t: Real) -> Real:
     if kind == MSE:
         return (np.float64(p) - t) ** 2
     log_p = _clamp(math.log(np.float64(p)), LOG_FLOOR, 0.0)
@@ -204,7 +215,7 @@ def _sample_loss(kind, p, t):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _sample_gradient(kind, p, t):  # type: ignore[no-untyped-def]
+def _sample_gradient(kind: int, p: Real, t: Real) -> Real:
     """Of one sample's loss with respect to its logit, for p in double precision."""
     difference = np.float64(p) - t
     slope = np.float64(p) * (1.0 - np.float64(p))

@@ -6,9 +6,13 @@ compiled kernel serves every matrix, plain or blocked.
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dlrmjit_kernels.compile import jit
 from dlrmjit_kernels.matrix import Layout
 
+F32 = NDArray[np.float32]
 Strides = tuple[int, int, int, int, int]
 
 
@@ -24,25 +28,27 @@ def strides_of(layout: Layout) -> Strides:
 
 
 @jit
-def row_start(strides, row):  # type: ignore[no-untyped-def]
+def row_start(strides: Strides, row: int) -> int:
     """Position of element (row, 0)."""
     return (row // strides[0]) * strides[2] + (row % strides[0]) * strides[4]
 
 
 @jit
-def run_length(strides, column, count):  # type: ignore[no-untyped-def]
+def run_length(strides: Strides, column: int, count: int) -> int:
     """How many of ``count`` elements from ``column`` on are adjacent in memory."""
     return min(count, strides[1] - column % strides[1])
 
 
 @jit
-def column_offset(strides, column):  # type: ignore[no-untyped-def]
+def column_offset(strides: Strides, column: int) -> int:
     """Distance of a column from the start of its row."""
     return (column // strides[1]) * strides[3] + column % strides[1]
 
 
 @jit
-def store_columns(data, start, strides, column, source, count):  # type: ignore[no-untyped-def]
+def store_columns(
+    data: F32, start: int, strides: Strides, column: int, source: F32, count: int
+) -> None:
     """Copy ``source[:count]`` into columns ``column`` and on of the row at ``start``."""
     done = 0
     while done < count:
@@ -54,7 +60,9 @@ def store_columns(data, start, strides, column, source, count):  # type: ignore[
 
 
 @jit
-def load_columns(data, start, strides, column, target, count):  # type: ignore[no-untyped-def]
+def load_columns(
+    data: F32, start: int, strides: Strides, column: int, target: F32, count: int
+) -> None:
     """Copy columns ``column`` and on of the row at ``start`` into ``target[:count]``."""
     done = 0
     while done < count:

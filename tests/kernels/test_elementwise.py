@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from dlrmjit.errors import ShapeError
 from dlrmjit_kernels import elementwise, threads
 from dlrmjit_kernels.matrix import Matrix
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlrmjit.errors import ShapeError
 from tests.tolerance import tolerance
 
 LENGTHS = st.sampled_from([0, 1, 15, 16, 17, 100, 479, 4095, 4096, 4097, 10_000])

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from dlrmjit.errors import ShapeError
 from dlrmjit_kernels import interaction, threads
 from dlrmjit_kernels.matrix import Matrix
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlrmjit.errors import ShapeError
 from tests.tolerance import tolerance
 
 SHAPES = st.tuples(
@@ -43,7 +43,7 @@ def expected_backward(T, dout, itself):
 def output_for(T, itself, blocked):
     N, F, E = T.shape
     cols = interaction.interaction_width(F, E, itself)
-    if blocked:
+    if blocked or N == 0:
         return Matrix.empty_blocked(N, cols)
     return Matrix.view(np.full((N, cols + 5), np.nan, np.float32)[:, :cols])
 
@@ -98,6 +98,6 @@ def test_wrong_shapes_are_named():
         interaction.interaction_forward(T, Matrix.view(np.empty((3, 13), np.float32)))
     with pytest.raises(ShapeError, match="contiguous"):
         interaction.interaction_forward(T[:, ::2], Matrix.view(np.empty((3, 14), np.float32)))
+    dout = Matrix.view(np.empty((3, 14), np.float32))
     with pytest.raises(ShapeError, match="gradient"):
-        dout = Matrix.view(np.empty((3, 14), np.float32))
         interaction.interaction_backward(T, dout, np.empty((3, 4, 7), np.float32))

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from dlrmjit.errors import ConfigError, ShapeError
 from dlrmjit_kernels import loss, threads
 from dlrmjit_kernels.matrix import Matrix
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dlrmjit.errors import ConfigError, ShapeError
 
 KINDS = st.sampled_from(["bce", "wbce", "mse"])
 WEIGHTS = (0.5, 2.0)

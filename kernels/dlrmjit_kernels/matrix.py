@@ -148,7 +148,8 @@ class Matrix:
         blocks = self._blocks()
         down, height, across, width = blocks.shape
         full = blocks.reshape(down * height, across * width)
-        return np.ascontiguousarray(full[: self.rows, : self.cols]).copy()
+        result: Floats = full[: self.rows, : self.cols].copy()
+        return result
 
     def assign(self, array: ArrayLike) -> Matrix:
         """Copy a (rows, cols) array in; padding becomes zero. Returns the matrix itself."""
@@ -179,7 +180,9 @@ def _is_row_major(array: NDArray[Any]) -> bool:
         return False
     row, col = map(int, array.strides)
     rows, cols = map(int, array.shape)
-    return (col == 4 or cols <= 1) and (rows <= 1 or (row % 4 == 0 and row >= 4 * cols))
+    return array.size == 0 or (
+        (col == 4 or cols <= 1) and (rows <= 1 or (row % 4 == 0 and row >= 4 * cols))
+    )
 
 
 def _aligned_floats(count: int) -> Floats:

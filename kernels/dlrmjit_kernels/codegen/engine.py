@@ -1,0 +1,126 @@
+"""From a kernel's specification to the address of its machine code, made once.
+
+A specification is a frozen value that can emit itself as LLVM IR. Its name is the key of the
+registry in this process and of the object file on disk, so a kernel is generated once per
+machine and loaded afterwards. Objects live beside Numba's, in the folder of exactly these
+sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+from llvmlite import binding, ir
+
+from dlrmjit_kernels.compile import cache_path
+from dlrmjit_kernels.target import Target
+
+
+class Spec(Protocol):
+    """What the engine needs to know of a kernel."""
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function: distinct for every specification."""
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the function of that name in ``module``, in vectors of ``target``."""
+
+
+_lock = threading.RLock()
+_addresses: dict[tuple[Target, str], int] = {}
+
+
+def address(spec: Spec, target: Target) -> int:
+    """Address of the compiled function of ``spec``; compiled or loaded on first use.
+
+    The code stays loaded as long as the process lives.
+    """
+    key = (target, spec.symbol)
+    found = _addresses.get(key)
+    if found is None:
+        with _lock:
+            found = _addresses.get(key) or _load(spec, target)
+            _addresses[key] = found
+    return found
+
+
+def assembly(spec: Spec, target: Target) -> str:
+    """Machine code of ``spec`` as text, for any target, runnable here or not."""
+    machine = _machine(target)
+    return str(machine.emit_assembly(_optimised(spec, target, machine)))
+
+
+def _load(spec: Spec, target: Target) -> int:
+    engine = _engine(target)
+    engine.add_object_file(binding.ObjectFileRef.from_data(_object(spec, target)))
+    engine.finalize_object()
+    return int(engine.get_function_address(spec.symbol))
+
+
+def _object(spec: Spec, target: Target) -> bytes:
+    """Object file of ``spec``, from disk if it is there."""
+    path = _object_path(spec, target)
+    try:
+        return path.read_bytes()
+    except OSError:
+        machine = _machine(target)
+        content = bytes(machine.emit_object(_optimised(spec, target, machine)))
+        _store(path, content)
+        return content
+
+
+def _object_path(spec: Spec, target: Target) -> Path:
+    machine = f"{target.triple} {target.cpu} {target.features}"
+    digest = hashlib.sha256(machine.encode()).hexdigest()[:12]
+    return cache_path() / f"{target.isa}-{digest}" / f"{spec.symbol}.o"
+
+
+def _store(path: Path, content: bytes) -> None:
+    """Write aside and rename, so no process ever reads half a file; a full disk is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
+            handle.write(content)
+        os.replace(handle.name, path)
+    except OSError:
+        return
+
+
+def _optimised(spec: Spec, target: Target, machine: Any) -> Any:
+    """The module of ``spec`` after LLVM's clean-up passes; loops are left as they were emitted."""
+    source = ir.Module(name=spec.symbol)
+    source.triple = target.triple
+    spec.emit(source, target)
+    module = binding.parse_assembly(str(source))
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    options = binding.create_pipeline_tuning_options(speed_level=2)
+    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return module
+
+
+@functools.cache
+def _machine(target: Target) -> Any:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    family = binding.Target.from_triple(target.triple)
+    return family.create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="default"
+    )
+
+
+@functools.cache
+def _engine(target: Target) -> Any:
+    """The loader of all objects of a target; needs an empty module to exist."""
+    machine = _machine(target)
+    empty = binding.parse_assembly(f'target triple = "{target.triple}"')
+    return binding.create_mcjit_compiler(empty, machine)

@@ -1,0 +1,206 @@
+"""A small vocabulary over llvmlite: float32 vectors, masked edges, and counted loops.
+
+Emitters read like the loops they emit: blocks and phi nodes appear here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from llvmlite import ir
+
+F32 = ir.FloatType()
+I64 = ir.IntType(64)
+I1 = ir.IntType(1)
+POINTER = ir.PointerType()
+Value: TypeAlias = ir.Value
+
+
+def integer(value: int) -> Value:
+    """A 64-bit constant."""
+    return ir.Constant(I64, value)
+
+
+class Loop:
+    """A loop being emitted: its index, the values carried into this turn and out of the last."""
+
+    def __init__(self, index: Value, values: list[Value]) -> None:
+        self.index = index
+        self.values = values
+        self.following: list[Value] = list(values)
+
+    def carry(self, values: Sequence[Value]) -> None:
+        """Set what the next turn, or the code behind the loop, will see in ``values``."""
+        self.following = list(values)
+
+
+class Emitter:
+    """Emits one function over float32 vectors of ``lanes`` elements.
+
+    Arguments of the function are pointers (``POINTER``) and 64-bit integers (``I64``), in the
+    order of ``arguments``; they are found again by name with :meth:`__getitem__`.
+    """
+
+    def __init__(
+        self, module: ir.Module, name: str, arguments: dict[str, ir.Type], lanes: int
+    ) -> None:
+        signature = ir.FunctionType(ir.VoidType(), list(arguments.values()))
+        self.function = ir.Function(module, signature, name)
+        self._arguments = dict(zip(arguments, self.function.args, strict=True))
+        for key, argument in self._arguments.items():
+            argument.name = key
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.module = module
+        self.lanes = lanes
+        self.vector = ir.VectorType(F32, lanes)
+
+    def __getitem__(self, name: str) -> Value:
+        return self._arguments[name]
+
+    def finish(self) -> None:
+        """Return from the function."""
+        self.builder.ret_void()
+
+    def offset(self, pointer: Value, elements: Value | int, size: int = 4) -> Value:
+        """Pointer moved by a number of elements of ``size`` bytes."""
+        count = integer(elements) if isinstance(elements, int) else elements
+        element = F32 if size == 4 else ir.IntType(8 * size)
+        return self.builder.gep(pointer, [count], source_etype=element)
+
+    def zero(self) -> Value:
+        """A vector of zeros."""
+        return ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def load(self, pointer: Value, active: int | None = None) -> Value:
+        """Vector at ``pointer``; only the first ``active`` lanes are read, the rest are zero."""
+        if active is None or active == self.lanes:
+            return self.builder.load(pointer, align=4, typ=self.vector)
+        load = self._intrinsic("llvm.masked.load", self.vector, [POINTER, *self._mask_types()])
+        alignment = ir.Constant(ir.IntType(32), 4)
+        return self.builder.call(load, [pointer, alignment, self._mask(active), self.zero()])
+
+    def store(self, value: Value, pointer: Value, active: int | None = None) -> None:
+        """Write a vector, or its first ``active`` lanes, to ``pointer``."""
+        if active is None or active == self.lanes:
+            self.builder.store(value, pointer, align=4)
+            return
+        kind = f".v{self.lanes}f32.p0"
+        mask = ir.VectorType(I1, self.lanes)
+        signature = ir.FunctionType(ir.VoidType(), [self.vector, POINTER, ir.IntType(32), mask])
+        function = self._declared("llvm.masked.store" + kind, signature)
+        alignment = ir.Constant(ir.IntType(32), 4)
+        self.builder.call(function, [value, pointer, alignment, self._mask(active)])
+
+    def load_scalar(self, pointer: Value) -> Value:
+        """The float32 at ``pointer``."""
+        return self.builder.load(pointer, align=4, typ=F32)
+
+    def broadcast(self, scalar: Value) -> Value:
+        """A vector of ``scalar`` in every lane."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, lanes)
+
+    def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
+        """``a * b + c``, in one instruction where the target has it."""
+        name = f"llvm.fmuladd.v{self.lanes}f32"
+        signature = ir.FunctionType(self.vector, [self.vector] * 3)
+        return self.builder.call(self._declared(name, signature), [a, b, c])
+
+    def relu(self, value: Value) -> Value:
+        """``max(value, 0)``; NaN stays NaN."""
+        negative = self.builder.fcmp_ordered("<", value, self.zero())
+        return self.builder.select(negative, self.zero(), value)
+
+    def keep_where_positive(self, value: Value, mask: Value) -> Value:
+        """``value`` in lanes where ``mask > 0``, zero elsewhere."""
+        positive = self.builder.fcmp_ordered(">", mask, self.zero())
+        return self.builder.select(positive, value, self.zero())
+
+    def total(self, value: Value) -> Value:
+        """Sum of the lanes, added pairwise in a fixed order."""
+        width = self.lanes
+        while width > 1:
+            width //= 2
+            upper = [width + i if i < width else i for i in range(self.lanes)]
+            moved = self._shuffle(value, value, upper)
+            value = self.builder.fadd(value, moved)
+        return self.builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    def shuffle(self, first: Value, second: Value, lanes: Sequence[int]) -> Value:
+        """Lanes picked from two vectors laid end to end."""
+        return self._shuffle(first, second, lanes)
+
+    def prefetch(self, pointer: Value, for_write: bool = False) -> None:
+        """Ask for the cache line at ``pointer``."""
+        i32 = ir.IntType(32)
+        signature = ir.FunctionType(ir.VoidType(), [POINTER, i32, i32, i32])
+        function = self._declared("llvm.prefetch.p0", signature)
+        values = [ir.Constant(i32, v) for v in (int(for_write), 3, 1)]
+        self.builder.call(function, [pointer, *values])
+
+    @contextmanager
+    def loop(self, count: Value, carried: Sequence[Value] = ()) -> Iterator[Loop]:
+        """Emit what is inside ``count`` times; afterwards ``values`` holds what came out.
+
+        ``carried`` are the values of the first turn. They, and the index, are phi nodes, so
+        vectors among them stay in registers.
+        """
+        builder = self.builder
+        entry = builder.block
+        body, behind = (builder.append_basic_block(name) for name in ("turn", "behind"))
+        nonempty = builder.icmp_signed(">", count, integer(0))
+        builder.cbranch(nonempty, body, behind)
+        builder.position_at_end(body)
+        index = _phi(builder, integer(0), entry)
+        phis = [_phi(builder, value, entry) for value in carried]
+        loop = Loop(index, list(phis))
+        yield loop
+        advanced = builder.add(index, integer(1), flags=["nsw"])
+        latch = builder.block
+        for phi, value in zip([index, *phis], [advanced, *loop.following], strict=True):
+            phi.add_incoming(value, latch)
+        builder.cbranch(builder.icmp_signed("<", advanced, count), body, behind)
+        builder.position_at_end(behind)
+        loop.values = [
+            _join(builder, (first, entry), (last, latch))
+            for first, last in zip(carried, loop.following, strict=True)
+        ]
+
+    def _shuffle(self, first: Value, second: Value, lanes: Sequence[int]) -> Value:
+        picked = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+        return self.builder.shuffle_vector(first, second, picked)
+
+    def _mask_types(self) -> list[ir.Type]:
+        return [ir.IntType(32), ir.VectorType(I1, self.lanes), self.vector]
+
+    def _mask(self, active: int) -> Value:
+        bits = [int(lane < active) for lane in range(self.lanes)]
+        return ir.Constant(ir.VectorType(I1, self.lanes), bits)
+
+    def _intrinsic(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+        kind = f".v{self.lanes}f32.p0"
+        return self._declared(name + kind, ir.FunctionType(result, arguments))
+
+    def _declared(self, name: str, signature: ir.FunctionType) -> ir.Function:
+        found = self.module.globals.get(name)
+        return found or ir.Function(self.module, signature, name)
+
+
+def _phi(builder: ir.IRBuilder, first: Value, entry: ir.Block) -> Value:
+    phi = builder.phi(first.type)
+    phi.add_incoming(first, entry)
+    return phi
+
+
+def _join(
+    builder: ir.IRBuilder, skipped: tuple[Value, ir.Block], run: tuple[Value, ir.Block]
+) -> Value:
+    """Value behind a loop: the first one if it never ran, else the last one."""
+    phi = builder.phi(skipped[0].type)
+    phi.add_incoming(*skipped)
+    phi.add_incoming(*run)
+    return phi

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from dlrmjit.errors import ConfigError
@@ -96,13 +97,13 @@ class ModelConfig:
     @property
     def bottom_layers(self) -> tuple[tuple[int, int], ...]:
         """(C, K) of each fully connected layer of the bottom MLP."""
-        return tuple(zip(self.mlp_bottom[:-1], self.mlp_bottom[1:], strict=True))
+        return tuple(pairwise(self.mlp_bottom))
 
     @property
     def top_layers(self) -> tuple[tuple[int, int], ...]:
         """(C, K) of each fully connected layer of the top MLP."""
         widths = (self.interaction_width, *self.mlp_top)
-        return tuple(zip(widths[:-1], widths[1:], strict=True))
+        return tuple(pairwise(widths))
 
     @property
     def mlp_parameters(self) -> int:

@@ -6,6 +6,7 @@ progress bar, the JSON log and the checkpoints are each one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -256,7 +257,7 @@ class _Run:
             0 < config.accuracy_threshold <= metrics.accuracy
             or 0 < config.auc_threshold <= metrics.auc
         )
-        return better_auc if not np.isnan(metrics.auc) else better_accuracy
+        return better_accuracy if math.isnan(metrics.auc) else better_auc
 
 
 def evaluate(model: DLRM, source: Source, *, threshold: float = 0.0) -> Metrics:

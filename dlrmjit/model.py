@@ -16,7 +16,7 @@ from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.backend import FloatArray
+from dlrmjit.ops.backend import Backend, FloatArray
 
 _INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
 _PLANS_KEPT = 4
@@ -28,7 +28,7 @@ class DLRM:
     Parameters
     ----------
     config : the architecture
-    backend : ``jit`` or ``reference``; by default what ``DLRMJIT_BACKEND`` says
+    backend : ``jit``, ``reference`` or a backend itself; by default what ``DLRMJIT_BACKEND`` says
     rng : source of the initial parameters, drawn as the reference program draws them: tables
         in order, bottom MLP, top MLP. By default ``RandomState(123)``, the reference's seed
 
@@ -42,12 +42,13 @@ class DLRM:
         self,
         config: ModelConfig,
         *,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
         rng: np.random.RandomState | None = None,
         initialise: bool = True,
     ) -> None:
         self.config = config
-        self.backend = get_backend(backend)
+        named = backend is None or isinstance(backend, str)
+        self.backend: Backend = get_backend(backend) if named else backend
         self.tables = Parameter(
             self.backend.tables(config.table_rows, config.embedding_dim), "emb_l"
         )
@@ -62,7 +63,7 @@ class DLRM:
         for i, (c, k) in enumerate(layers):
             zeros = np.zeros((k, c), np.float32)
             parameters.append(Parameter(self.backend.weight(zeros), f"{name}.{2 * i}.weight"))
-            parameters.append(Parameter(np.zeros(k, np.float32), f"{name}.{2 * i}.bias"))
+            parameters.append(Parameter(np.zeros(k, self.backend.dtype), f"{name}.{2 * i}.bias"))
         return tuple(parameters)
 
     def initialise(self, rng: np.random.RandomState) -> None:

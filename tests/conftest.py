@@ -1,4 +1,4 @@
-"""Shared set-up: a thread pool larger than the machine, so that 1, 2 and 4 threads can be compared."""
+"""Shared set-up: a thread pool larger than the machine, to compare 1, 2 and 4 threads."""
 
 from dlrmjit import knobs
 

@@ -55,6 +55,7 @@ class Backend(Protocol):
     """Everything a model needs to run; see the module's docstring."""
 
     name: str
+    dtype: Any
     rules: Mapping[str, Rule]
 
     def weight(self, values: FloatArray) -> Any:

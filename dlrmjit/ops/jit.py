@@ -85,7 +85,8 @@ def _mlp_forward(step: Step) -> Matrix:
         fc_forward(layers[-1], weight, bias, y, activation)
         layers.append(y)
     step.memory["layers"] = layers
-    return layers[-1]
+    result: Matrix = layers[-1]
+    return result
 
 
 def _layer_output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
@@ -125,7 +126,8 @@ def _parameter_gradients(step: Step, layer: int, x: Matrix, dz: Matrix) -> Gradi
 def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:
     place = step.options.get("input_gradient")
     if layer == 0 and place is not None:
-        return step.keep("dx0", place)
+        placed: Matrix = step.keep("dx0", place)
+        return placed
     return step.keep(f"dx{layer}", lambda: Matrix.empty_blocked(x.rows, x.cols))
 
 
@@ -196,6 +198,7 @@ class JitBackend:
     """Kernels compiled for this machine; float32."""
 
     name = "jit"
+    dtype = np.float32
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
 
     def weight(self, values: FloatArray) -> Matrix:

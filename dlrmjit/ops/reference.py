@@ -162,7 +162,8 @@ def _interaction_backward(step: Step, gradient: FloatArray) -> Gradients:
 
 
 def _clamp(p: FloatArray, threshold: float) -> FloatArray:
-    return np.clip(p, threshold, 1 - threshold) if 0 < threshold < 1 else p
+    clamped: FloatArray = np.clip(p, threshold, 1 - threshold) if 0 < threshold < 1 else p
+    return clamped
 
 
 def _sample_weights(loss: LossConfig, targets: FloatArray) -> FloatArray:

@@ -1,0 +1,38 @@
+"""Small models, batches and jagged lookups that tests of several layers share."""
+
+import numpy as np
+
+from dlrmjit.config import ModelConfig
+from dlrmjit.data.batch import Batch
+
+
+def jagged(rng, rows, n, longest=4):
+    """Merged (indices, offsets) of random bags, some of them empty."""
+    lengths = rng.integers(0, longest + 1, (len(rows), n))
+    offsets = np.zeros((len(rows), n + 1), np.int64)
+    indices, base = [], 0
+    for s, m in enumerate(rows):
+        offsets[s, 0] = base
+        offsets[s, 1:] = base + np.cumsum(lengths[s])
+        base = offsets[s, -1]
+        indices.append(rng.integers(0, m, lengths[s].sum()))
+    return np.concatenate(indices), offsets
+
+
+def random_batch(rng, config, n, longest=4):
+    """A batch of ``n`` samples that fits ``config``."""
+    indices, offsets = jagged(rng, config.table_rows, n, longest)
+    dense = rng.standard_normal((n, config.dense_features)).astype(np.float32)
+    labels = rng.integers(0, 2, n).astype(np.float32)
+    return Batch(dense, indices, offsets, labels)
+
+
+def small_config(**changes):
+    """A model whose sizes divide no block."""
+    sizes = {
+        "table_rows": (7, 1, 30),
+        "embedding_dim": 6,
+        "mlp_bottom": (13, 19, 6),
+        "mlp_top": (33, 5, 1),
+    }
+    return ModelConfig(**{**sizes, **changes})

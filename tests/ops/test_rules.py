@@ -1,0 +1,242 @@
+"""Every rule of both backends against numeric derivatives of the float64 reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrmjit.autograd import Parameter, Tape, Variable
+from dlrmjit.config import LossConfig
+from dlrmjit.gradcheck import check_gradients
+from dlrmjit.ops import get_backend
+from dlrmjit.ops.reference import ReferenceBackend
+from tests.builders import jagged
+
+ORACLE = ReferenceBackend(np.float64)
+BACKENDS = {"reference": (ORACLE, 1e-6), "jit": (get_backend("jit"), 3e-5)}
+backends = pytest.mark.parametrize("name", BACKENDS)
+sizes = st.sampled_from([1, 2, 13, 33, 100])
+
+
+def _dense(backend, value):
+    """Any gradient of a rule as an ordinary array."""
+    return backend.to_numpy(value)
+
+
+def mlp(backend, activations):
+    """An MLP as a function of (x, weight, bias, weight, bias, ...)."""
+
+    def function(arrays):
+        x = Parameter(backend.matrix(arrays[0]), "x")
+        parameters = [Parameter(np.asarray(a, backend.dtype), "b") for a in arrays[1:]]
+        for weight in parameters[::2]:
+            weight.data = backend.weight(weight.data)
+        tape = Tape()
+        y = tape.record(backend.rules["mlp"], x, *parameters, activations=activations)
+        tape.forward()
+
+        def pullback(v):
+            found = {id(k): g for k, g in tape.backward(y, backend.matrix(v.astype(backend.dtype)))}
+            weights = [backend.weight_to_numpy(found[id(w)]) for w in parameters[::2]]
+            biases = [np.array(found[id(b)]) for b in parameters[1::2]]
+            pairs = [g for pair in zip(weights, biases, strict=True) for g in pair]
+            return [_dense(backend, found[id(x)]), *pairs]
+
+        return backend.to_numpy(y.data), pullback
+
+    return function
+
+
+@backends
+@given(
+    n=sizes,
+    widths=st.lists(sizes, min_size=2, max_size=4),
+    last=st.sampled_from(["none", "relu", "sigmoid"]),
+)
+def test_mlp(name, n, widths, last):
+    rng = np.random.default_rng(n)
+    arrays = [rng.standard_normal((n, widths[0])).astype(np.float32)]
+    for c, k in zip(widths[:-1], widths[1:], strict=True):
+        arrays += [rng.standard_normal((k, c)) / np.sqrt(c), rng.standard_normal(k)]
+    arrays = [a.astype(np.float32) for a in arrays]
+    activations = ("relu",) * (len(widths) - 2) + (last,)
+    backend, tolerance = BACKENDS[name]
+    _skip_near_kinks(arrays, activations)
+    check_gradients(
+        mlp(backend, activations), arrays, oracle=mlp(ORACLE, activations), tolerance=tolerance
+    )
+
+
+def _skip_near_kinks(arrays, activations):
+    """Move biases until no ReLU input lies where a finite difference would cross zero."""
+    x = arrays[0].astype(np.float64)
+    for i, activation in enumerate(activations):
+        weight, bias = arrays[2 * i + 1], arrays[2 * i + 2]
+        z = x @ weight.T.astype(np.float64) + bias
+        if activation == "relu":
+            for k in range(z.shape[1]):
+                column = np.sort(np.append(z[:, k], 0.0))
+                gaps = np.diff(column)
+                if np.abs(z[:, k]).min() < 0.01 and gaps.max() > 0.02:
+                    wide = int(gaps.argmax())
+                    shift = -(column[wide] + column[wide + 1]) / 2
+                    bias[k] += np.float32(shift)
+                    z[:, k] += np.float32(shift)
+                elif np.abs(z[:, k]).min() < 0.01:
+                    bias[k] += np.float32(0.02 - z[:, k].min())
+                    z[:, k] += np.float32(0.02 - z[:, k].min())
+        x = np.maximum(z, 0) if activation == "relu" else z
+
+
+def bags(backend, indices, offsets, rows):
+    """Pooled lookups as a function of the tables."""
+
+    def function(arrays):
+        storage = backend.tables(rows, arrays[0].shape[1])
+        for s, array in enumerate(arrays):
+            storage.table(s)[...] = array
+        tables = Parameter(storage, "tables")
+        lookups = Variable(backend.lookups(storage, indices, offsets))
+        tape = Tape()
+        y = tape.record(backend.rules["embedding_bag"], tables, lookups)
+        tape.forward()
+
+        def pullback(v):
+            ((_, gradient),) = tape.backward(y, v.astype(backend.dtype))
+            return gradient.to_dense(storage)
+
+        return np.array(y.data), pullback
+
+    return function
+
+
+@backends
+@given(
+    n=st.integers(1, 20),
+    dim=sizes,
+    rows=st.lists(st.sampled_from([1, 2, 50]), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_embedding_bag(name, n, dim, rows, seed):
+    rng = np.random.default_rng(seed)
+    indices, offsets = jagged(rng, rows, n)
+    arrays = [rng.standard_normal((m, dim)).astype(np.float32) for m in rows]
+    backend, tolerance = BACKENDS[name]
+    check_gradients(
+        bags(backend, indices, offsets, rows),
+        arrays,
+        oracle=bags(ORACLE, indices, offsets, rows),
+        tolerance=tolerance,
+    )
+
+
+@backends
+def test_the_bag_gradient_applies_itself(name):
+    rng = np.random.default_rng(5)
+    rows, dim, backend = (4, 1, 90), 7, get_backend(name)
+    indices, offsets = jagged(rng, rows, 40)
+    tables = backend.tables(rows, dim)
+    before = [rng.standard_normal((m, dim)).astype(np.float32) for m in rows]
+    for s, array in enumerate(before):
+        tables.table(s)[...] = array
+    variable, lookups = Parameter(tables, "t"), Variable(backend.lookups(tables, indices, offsets))
+    tape = Tape()
+    y = tape.record(backend.rules["embedding_bag"], variable, lookups)
+    tape.forward()
+    dY = rng.standard_normal((40, 3, dim)).astype(np.float32)
+    ((_, gradient),) = tape.backward(y, dY)
+    dense = gradient.to_dense(tables)
+    gradient.descend(tables, 0.5)
+    for s in range(3):
+        np.testing.assert_allclose(
+            tables.table(s), before[s] - 0.5 * dense[s], rtol=1e-5, atol=1e-5
+        )
+
+
+def interaction(backend, kind, itself):
+    """The interaction as a function of all interacting vectors (N, F, E)."""
+
+    def function(arrays):
+        n, features, dim = arrays[0].shape
+        room = backend.features(n, features, dim)
+        values = np.asarray(arrays[0], backend.dtype)
+        x, pooled = Parameter(values[:, 0], "x"), Parameter(values[:, 1:], "pooled")
+        if room.dense is not None:
+            room.dense.assign(values[:, 0])
+            room.pooled[...] = values[:, 1:]
+            x.data, pooled.data = room.dense, room.pooled
+        tape = Tape()
+        y = tape.record(
+            backend.rules["interaction"], x, pooled, kind=kind, itself=itself, room=room
+        )
+        tape.forward()
+
+        def pullback(v):
+            gradient = backend.matrix(v.astype(backend.dtype))
+            if kind == "cat" and room.joined_gradient is not None:
+                gradient = room.joined_gradient().assign(v)
+            found = dict(tape.backward(y, gradient))
+            return [
+                np.concatenate([backend.to_numpy(found[x])[:, None], np.array(found[pooled])], 1)
+            ]
+
+        return backend.to_numpy(y.data), pullback
+
+    return function
+
+
+@backends
+@pytest.mark.parametrize("itself", [False, True])
+@pytest.mark.parametrize("kind", ["dot", "cat"])
+@given(n=st.integers(1, 9), features=st.sampled_from([2, 4, 9, 27]), dim=sizes)
+def test_interaction(name, kind, itself, n, features, dim):
+    rng = np.random.default_rng(n)
+    values = rng.standard_normal((n, features, dim)).astype(np.float32)
+    backend, tolerance = BACKENDS[name]
+    check_gradients(
+        interaction(backend, kind, itself),
+        [values],
+        oracle=interaction(ORACLE, kind, itself),
+        tolerance=tolerance,
+    )
+
+
+def loss(backend, config, targets):
+    """The loss as a function of the logits (N, 1)."""
+
+    def function(arrays):
+        z = Parameter(backend.matrix(arrays[0]), "z")
+        tape = Tape()
+        value = tape.record(backend.rules["loss"], z, Variable(targets), loss=config)
+        tape.forward()
+
+        def pullback(v):
+            ((_, gradient),) = tape.backward(value)
+            return [float(v) * backend.to_numpy(gradient)]
+
+        return np.float64(value.data), pullback
+
+    return function
+
+
+@backends
+@pytest.mark.parametrize("kind", ["bce", "wbce", "mse"])
+@pytest.mark.parametrize("threshold", [0.0, 0.2])
+@given(n=st.integers(1, 40), seed=st.integers(0, 100))
+def test_loss(name, kind, threshold, n, seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.uniform(-3, 3, (n, 1)).astype(np.float32)
+    logits[np.abs(np.abs(logits) - np.log(4)) < 0.05] = 0.1  # away from the clamp's kinks
+    targets = rng.integers(0, 2, n).astype(np.float32)
+    config = LossConfig(kind, (0.3, 1.7), threshold)
+    backend, tolerance = BACKENDS[name]
+    check_gradients(
+        loss(backend, config, targets),
+        [logits],
+        oracle=loss(ORACLE, config, targets),
+        tolerance=tolerance,
+    )
+
+
+def test_both_backends_have_the_same_rules():
+    assert set(get_backend("jit").rules) == set(get_backend("reference").rules)

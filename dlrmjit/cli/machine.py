@@ -1,0 +1,57 @@
+"""Facts of the machine a run happens on, for the log and the summary."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from dlrmjit_kernels.buffers import available_memory
+from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.threads import available_cpus, get_threads, set_threads
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with ``count`` threads, by default with as many as this process has CPUs.
+
+    Raises ThreadError when the pool, sized when Numba was imported, is smaller than ``count``.
+    """
+    set_threads(count or min(available_cpus(), numba.config.NUMBA_NUM_THREADS))
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, instruction set, CPUs, threads, memory in bytes, and versions."""
+    return {
+        "cpu": cpu_model(),
+        "isa": current_target().isa,
+        "cores": available_cpus(),
+        "threads": get_threads(),
+        "memory_bytes": available_memory(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+    }
+
+
+def cpu_model(listing: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor calls itself, or its architecture where it does not say."""
+    try:
+        lines = listing.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has had in use, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT

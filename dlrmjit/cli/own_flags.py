@@ -1,0 +1,112 @@
+"""Options that the reference does not have: ours, and those that Intel's variants carry."""
+
+from __future__ import annotations
+
+from dlrmjit.cli.flags import Effect, Flag, FlagGroup, switch
+
+OWN = FlagGroup(
+    "dlrmjit",
+    (
+        Flag(
+            "config",
+            str,
+            None,
+            "a named model with its training defaults, which explicit options override: "
+            "small, large, mlperf, kaggle, terabyte or demo",
+        ),
+        Flag("threads", int, None, "threads to compute with (default: all CPUs)", minimum=1),
+        Flag("log-json", str, None, "write JSON Lines of every step and test to this file"),
+        Flag(
+            "precision",
+            str,
+            "fp32",
+            "numbers to compute with",
+            note="training in bf16 is not implemented; use --precision=fp32",
+            values=("fp32", "bf16"),
+            supported=("fp32",),
+        ),
+        Flag(
+            "resume",
+            str,
+            None,
+            "go on from the checkpoint in this directory, and keep saving there",
+        ),
+        Flag(
+            "backend",
+            str,
+            None,
+            "compiled kernels, or NumPy alone (default: jit)",
+            values=("jit", "reference"),
+        ),
+        Flag(
+            "train-fraction",
+            float,
+            None,
+            "train on this first part of a text data set in its order and test on the rest",
+        ),
+    ),
+)
+
+_FASTEST = "the fastest way this CPU offers is always taken"
+_IGNORED = Effect.IGNORED
+
+INTEL = FlagGroup(
+    "Intel's variants",
+    (
+        Flag("bf16", switch, False, "BF16", _IGNORED, "training is in fp32"),
+        Flag("use-ipex", switch, False, "IPEX", _IGNORED, _FASTEST),
+        Flag("ipex-interaction", switch, False, "IPEX interaction", _IGNORED, _FASTEST),
+        Flag("ipex-merged-emb", switch, False, "merged tables", _IGNORED, _FASTEST),
+        Flag("enable-mlp-fusion", switch, False, "fused MLPs", _IGNORED, _FASTEST),
+        Flag("allreduce-wait", switch, False, "blocking", _IGNORED, "training is one process"),
+        Flag(
+            "hybrid-gradient-emb",
+            switch,
+            False,
+            "replicate small tables",
+            _IGNORED,
+            "training is one process",
+        ),
+        Flag(
+            "sparse-dense-boundary",
+            int,
+            2048,
+            "rows of a small table",
+            _IGNORED,
+            "training is one process",
+        ),
+        Flag("lamblr", float, 0.01, "rate of LAMB", _IGNORED, "LAMB is not implemented"),
+        Flag(
+            "padding-last-test-batch",
+            switch,
+            False,
+            "pad the last test batch",
+            _IGNORED,
+            "a last batch of any size is tested as it is",
+        ),
+        Flag(
+            "profiling-start-iter",
+            int,
+            50,
+            "first step to profile",
+            _IGNORED,
+            "the time of every step is in --log-json FILE",
+        ),
+        Flag(
+            "profiling-num-iters",
+            int,
+            100,
+            "steps to profile",
+            _IGNORED,
+            "the time of every step is in --log-json FILE",
+        ),
+        Flag(
+            "out-dir",
+            str,
+            ".",
+            "folder of profiles",
+            _IGNORED,
+            "files are written where --log-json and --save-model say",
+        ),
+    ),
+)

@@ -1,0 +1,45 @@
+"""What a run came to, in a few sentences for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dlrmjit.fitting import FitResult
+from dlrmjit.metrics import Metrics
+
+
+def training_summary(result: FitResult, machine: Mapping[str, Any], peak_rss: int) -> str:
+    """Steps, speed, loss, test result and machine of a training run, one line each."""
+    lines = [_steps_line(result)]
+    if result.steps:
+        lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
+    if result.test is not None:
+        lines.append(test_summary(result.test) + f" (best AUC {result.best.auc:.4f})")
+    return "\n".join([*lines, machine_line(machine, peak_rss)])
+
+
+def test_summary(metrics: Metrics) -> str:
+    """The result of a test in one line."""
+    return (
+        f"Test on {metrics.samples:,} samples: AUC {metrics.auc:.4f}, "
+        f"log loss {metrics.logloss:.4f}, accuracy {metrics.accuracy * 100:.3f} %"
+    )
+
+
+def machine_line(machine: Mapping[str, Any], peak_rss: int) -> str:
+    """What computed, with how many threads, and the most memory it took."""
+    return (
+        f"{machine['cpu']}, {machine['isa']}, {machine['threads']} of {machine['cores']} CPUs; "
+        f"peak memory {peak_rss / 2**20:,.0f} MiB"
+    )
+
+
+def _steps_line(result: FitResult) -> str:
+    line = f"Trained {result.steps:,} steps, {result.samples:,} samples, in {result.seconds:.1f} s"
+    if not result.step_seconds:
+        return line
+    return (
+        f"{line}: {result.samples / result.step_seconds:,.0f} samples/s in the steps, "
+        f"{1000 * result.step_seconds / result.steps:.2f} ms each"
+    )

@@ -1,0 +1,12 @@
+"""``python -m dlrmjit.train``: train, test and keep a model from the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from dlrmjit.cli.main import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -170,7 +170,6 @@ class TrainConfig:
 
     ``test_every`` counts steps between tests (0: only after the last step of an epoch, when
     there is a test set); a test at or above a positive threshold ends training.
-    ``accumulate`` sums the gradients of that many batches before one update.
     """
 
     epochs: int = 1

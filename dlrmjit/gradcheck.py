@@ -74,7 +74,7 @@ def _derivative_along(
     function: Differentiable, inputs: Arrays, number: int, u: NDArray[Any], v: NDArray[Any]
 ) -> float:
     """Fourth-order central difference of <v, f> when one input moves along u."""
-    h = 1e-4 / max(1.0, float(np.abs(u).max()))
+    h = 1e-5 / max(1.0, float(np.abs(u).max()))
 
     def moved(by: float) -> float:
         shifted = list(inputs)

@@ -1,5 +1,7 @@
 """Every rule of both backends against numeric derivatives of the float64 reference."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,7 +58,7 @@ def mlp(backend, activations):
 def test_mlp(name, n, widths, last):
     rng = np.random.default_rng(n)
     arrays = [rng.standard_normal((n, widths[0])).astype(np.float32)]
-    for c, k in zip(widths[:-1], widths[1:], strict=True):
+    for c, k in pairwise(widths):
         arrays += [rng.standard_normal((k, c)) / np.sqrt(c), rng.standard_normal(k)]
     arrays = [a.astype(np.float32) for a in arrays]
     activations = ("relu",) * (len(widths) - 2) + (last,)

@@ -1,0 +1,101 @@
+"""Writes what one short training run of the reference program computes, for our tests to hold.
+
+    PYTHON -m bench.parity_state --reference DIR --out FILE.npz
+
+Needs an interpreter with torch and the reference's requirements. The file holds the batches,
+the initial parameters, every gradient of the first step, all losses and the final parameters
+of a few steps of SGD on a small model, so that the tests need no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STEPS = 10
+RATE = 0.3
+ROWS = (40, 1, 3, 17)
+BOTTOM = (13, 33, 8)
+TOP = (19, 1)
+BATCH = 21
+LOOKUPS = 5
+SEED = 123
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the reference for both interactions and store its state."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--reference", type=Path, required=True, help="checkout of the reference")
+    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
+    options = parser.parse_args(argv)
+    sys.path.insert(0, str(options.reference))
+    state: dict[str, Any] = {}
+    for kind in ("dot", "cat"):
+        state.update({f"{kind}/{name}": value for name, value in _run(kind).items()})
+    np.savez_compressed(options.out, **state)
+    return 0
+
+
+def _run(kind: str) -> dict[str, Any]:
+    torch = importlib.import_module("torch")
+    model = _model(kind)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    state = {f"initial/{k}": v.detach().numpy().copy() for k, v in model.state_dict().items()}
+    np.random.seed(SEED)
+    losses = []
+    for step in range(STEPS):
+        dense, offsets, indices, labels = _batch()
+        loss = model.loss_fn(model(dense, offsets, indices), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            state.update(_gradients(model))
+        optimizer.step()
+        losses.append(loss.item())
+    state.update({f"final/{k}": v.detach().numpy() for k, v in model.state_dict().items()})
+    state["losses"] = np.array(losses)
+    return state
+
+
+def _model(kind: str) -> Any:
+    program = importlib.import_module("dlrm_s_pytorch")
+    features = len(ROWS) + 1
+    pairs = features * (features - 1) // 2
+    width = BOTTOM[-1] + pairs if kind == "dot" else features * BOTTOM[-1]
+    np.random.seed(SEED)
+    return program.DLRM_Net(
+        BOTTOM[-1],
+        np.array(ROWS),
+        np.array(BOTTOM),
+        np.array((width, *TOP)),
+        arch_interaction_op=kind,
+        sigmoid_top=len(TOP) - 1,
+        loss_function="bce",
+    )
+
+
+def _batch() -> tuple[Any, Any, Any, Any]:
+    data = importlib.import_module("dlrm_data_pytorch")
+    dense, offsets, indices = data.generate_dist_input_batch(
+        BOTTOM[0], np.array(ROWS), BATCH, LOOKUPS, False, "uniform", 0, 1, -1, 1
+    )
+    return dense, offsets, indices, data.generate_random_output_batch(BATCH, 1, True)
+
+
+def _gradients(model: Any) -> dict[str, Any]:
+    found = {}
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        dense = gradient.to_dense() if gradient.is_sparse else gradient
+        found[f"gradient/{name}"] = dense.detach().numpy().copy()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

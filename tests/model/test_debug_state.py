@@ -1,0 +1,77 @@
+"""Losses, gradients and weights equal what the reference program computed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlrmjit.config import LossConfig, ModelConfig
+from dlrmjit.data.random import RandomOptions, RandomSource
+from dlrmjit.model import DLRM
+from dlrmjit.step import TrainingStep
+
+FILE = Path(__file__).parent.parent / "golden" / "debug_state.npz"
+RATE, BATCH, STEPS = 0.3, 21, 10
+
+kinds = pytest.mark.parametrize("kind", ["dot", "cat"])
+backends = pytest.mark.parametrize("backend", ["jit", "reference"])
+
+
+@pytest.fixture(scope="module")
+def state():
+    with np.load(FILE) as stored:
+        return {name: stored[name] for name in stored}
+
+
+def _model(kind, backend):
+    config = ModelConfig((40, 1, 3, 17), 8, (13, 33, 8), (19, 1), interaction=kind)
+    return DLRM(config, backend=backend, rng=np.random.RandomState(123))
+
+
+def _batches():
+    options = RandomOptions(lookups=5, round_targets=True)
+    source = RandomSource(13, (40, 1, 3, 17), BATCH, num_batches=STEPS, options=options, seed=123)
+    return source.batches()
+
+
+def _compare(found, stored, prefix, tolerance):
+    assert set(found) == {name[len(prefix) :] for name in stored if name.startswith(prefix)}
+    for name, value in found.items():
+        expected = stored[prefix + name]
+        scale = np.abs(expected).max() or 1.0
+        np.testing.assert_allclose(value, expected, atol=tolerance * scale, rtol=0, err_msg=name)
+
+
+@kinds
+@backends
+def test_initial_parameters_are_the_same_bits(kind, backend, state):
+    _compare(_model(kind, backend).state_dict(), state, f"{kind}/initial/", 0.0)
+
+
+@kinds
+@backends
+def test_gradients(kind, backend, state):
+    model = _model(kind, backend)
+    graph = TrainingStep(model, loss=LossConfig("bce")).graph(BATCH)
+    graph.load(next(iter(_batches())))
+    graph.tape.forward()
+    found = {}
+    for parameter, gradient in graph.tape.backward(graph.loss):
+        if parameter is model.tables:
+            dense = gradient.to_dense(model.tables.data)
+            found.update({f"emb_l.{s}.weight": g for s, g in enumerate(dense)})
+        elif parameter.name.endswith("weight"):
+            found[parameter.name] = model.backend.weight_to_numpy(gradient)
+        else:
+            found[parameter.name] = np.array(gradient)
+    _compare(found, state, f"{kind}/gradient/", 3e-6)
+
+
+@kinds
+@backends
+def test_losses_and_final_parameters(kind, backend, state):
+    model = _model(kind, backend)
+    step = TrainingStep(model, loss=LossConfig("bce"))
+    losses = [step(batch, RATE) for batch in _batches()]
+    np.testing.assert_allclose(losses, state[f"{kind}/losses"], rtol=1e-6)
+    _compare(model.state_dict(), state, f"{kind}/final/", 1e-5)

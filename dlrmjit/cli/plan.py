@@ -1,0 +1,89 @@
+"""From options to the library's own descriptions: the model and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dlrmjit.cli.options import Options
+from dlrmjit.config import (
+    LossConfig,
+    MemoryEstimate,
+    ModelConfig,
+    ScheduleConfig,
+    TrainConfig,
+    estimate_memory,
+)
+from dlrmjit.errors import MemoryLimitError
+
+
+def model_config(
+    options: Options, table_rows: Sequence[int], dense_features: int | None = None
+) -> ModelConfig:
+    """The model that the options describe, over tables of ``table_rows``.
+
+    ``dense_features`` are those of a data set, which override the bottom MLP's input.
+    Raises ConfigError for sizes that do not fit each other.
+    """
+    bottom = tuple(options.arch_mlp_bot)
+    if dense_features is not None:
+        bottom = (dense_features, *bottom[1:])
+    return ModelConfig(
+        table_rows=tuple(table_rows),
+        embedding_dim=options.arch_sparse_feature_size,
+        mlp_bottom=bottom,
+        mlp_top=options.arch_mlp_top,
+        interaction=options.arch_interaction_op,
+        interaction_itself=options.arch_interaction_itself,
+    )
+
+
+def train_config(options: Options) -> TrainConfig:
+    """How the options say to train."""
+    return TrainConfig(
+        epochs=options.nepochs,
+        learning_rate=options.learning_rate,
+        optimizer=options.optimizer,
+        loss=LossConfig(options.loss_function, options.loss_weights, options.loss_threshold),
+        schedule=ScheduleConfig(
+            options.lr_num_warmup_steps, options.lr_decay_start_step, options.lr_num_decay_steps
+        ),
+        test_every=max(0, options.test_freq),
+        accuracy_threshold=options.mlperf_acc_threshold,
+        auc_threshold=options.mlperf_auc_threshold,
+    )
+
+
+def is_testing(options: Options) -> bool:
+    """Whether training is tested on the way.
+
+    As in the reference only when ``--test-freq`` is positive; but synthetic data, which the
+    reference does not have, are tested after each epoch unless told otherwise.
+    """
+    if options.test_freq > 0:
+        return True
+    return options.data_generation == "synthetic" and "test_freq" not in options.given
+
+
+def require_memory(config: ModelConfig, options: Options, available: int) -> None:
+    """Raise MemoryLimitError, with the figures, for a model that ``available`` bytes cannot hold.
+
+    Nothing is allocated before this has passed.
+    """
+    lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
+    need = estimate_memory(config, options.mini_batch_size, lookups)
+    if need.total > available:
+        raise MemoryLimitError(_memory_message(need, options, available))
+
+
+def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:
+    name = f"--config={options.config}" if options.config else "the model"
+    return (
+        f"{name} needs {_gib(need.total)} of memory ({_gib(need.tables)} for the tables, "
+        f"{_gib(need.mlp)} for the MLPs, {_gib(need.step)} for a batch of "
+        f"{options.mini_batch_size}), but {_gib(available)} are available; bound the rows of "
+        "its tables with --max-ind-range or give other tables with --arch-embedding-size"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

@@ -1,0 +1,128 @@
+"""What a command line comes to: defaults, presets, notes and refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlrmjit.cli.options import parse
+from dlrmjit.errors import ConfigError
+from dlrmjit.presets import PRESETS
+
+
+def test_no_option_is_the_demo() -> None:
+    options = parse([])
+    assert options.data_generation == "synthetic"
+    assert options.arch_embedding_size == PRESETS["demo"].model.table_rows
+    assert options.loss_function == "bce"
+
+
+def test_own_options_alone_are_the_demo_too() -> None:
+    assert parse(["--threads=1", "--log-json=x"]).data_generation == "synthetic"
+
+
+def test_any_option_of_the_reference_brings_its_defaults() -> None:
+    options = parse(["--mini-batch-size=2", "--data-size=5"])
+    assert options.data_generation == "random"
+    assert options.arch_embedding_size == (4, 3, 2)
+    assert options.loss_function == "mse"
+    assert options.base is None
+    assert options.given == {"mini_batch_size", "data_size"}
+
+
+def test_synthetic_data_without_a_model_come_with_the_demos() -> None:
+    options = parse(["--data-generation=synthetic", "--mini-batch-size=64"])
+    assert options.arch_mlp_bot == PRESETS["demo"].model.mlp_bottom
+    assert options.mini_batch_size == 64
+
+
+def test_a_preset_gives_defaults_and_explicit_options_win() -> None:
+    options = parse(["--config=small", "--mini-batch-size=32", "--arch-mlp-top=8-1"])
+    assert options.arch_sparse_feature_size == 64
+    assert options.arch_mlp_top == (8, 1)
+    assert options.mini_batch_size == 32
+    assert options.num_indices_per_lookup == 50
+    assert options.data_generation == "random"
+
+
+def test_max_ind_range_cuts_a_presets_tables() -> None:
+    options = parse(["--config=kaggle", "--max-ind-range=1000"])
+    assert max(options.arch_embedding_size) == 1000
+    assert min(options.arch_embedding_size) == min(PRESETS["kaggle"].model.table_rows)
+
+
+def test_abbreviations_and_negative_numbers() -> None:
+    options = parse(["--mini=7", "--inf", "--rand-data-mu", "-1", "--test-freq", "-1"])
+    assert (options.mini_batch_size, options.inference_only) == (7, True)
+    assert options.rand_data_mu == -1.0
+
+
+def test_false_means_false() -> None:
+    assert parse(["--round-targets=False"]).round_targets is False
+    assert parse(["--round-targets", "True"]).round_targets is True
+
+
+def test_options_without_effect_are_noted_once_each() -> None:
+    notes = parse(["--bf16", "--num-workers=4", "--sync-dense-params=False"]).notes
+    assert len(notes) == 3
+    assert all("has no effect here" in note for note in notes)
+
+
+WRONG = {
+    "--use-gpu": "CPUs",
+    "--optimizer=adagrad": "--optimizer=sgd",
+    "--optimizer=adam": "must be one of sgd, adagrad, rwsadagrad",
+    "--precision=bf16": "fp32",
+    "--qr-flag": "--max-ind-range",
+    "--md-flag": "--max-ind-range",
+    "--save-onnx": "--save-model",
+    "--quantize-mlp-with-bit=8": "32 bits",
+    "--quantize-emb-with-bit=4": "32 bits",
+    "--weighted-pooling=learned": "leave the flag out",
+    "--mlperf-bin-loader": "--raw-data-file",
+    "--mlperf-grad-accum-iter=2": "--mini-batch-size",
+    "--data-generation=internal": "never published",
+    "--data-generation=foo": "must be one of random",
+    "--data-generation=dataset": "--raw-data-file",
+    "--loss-function=hinge": "must be one of mse",
+    "--loss-weights=1": "two numbers",
+    "--mini-batch-size=0": "at least 1",
+    "--mini-batch-size=-3": "at least 1",
+    "--mini-batch-size=big": "invalid int",
+    "--learning-rate=nan": "at least 0",
+    "--print-freq=0": "at least 1",
+    "--threads=0": "at least 1",
+    "--train-fraction=1.5": "between 0 and 1",
+    "--arch-mlp-bot=4-": "dash-separated",
+    "--config=huge": "unknown preset 'huge'",
+    "--mini-batchsize=3": "did you mean --mini-batch-size?",
+    "--zzz": "unknown option",
+    "--data=3": "ambiguous",
+    "stray": "unknown option 'stray'",
+}
+
+
+@pytest.mark.parametrize(("word", "hint"), WRONG.items(), ids=list(WRONG))
+def test_wrong_options_are_refused_with_a_way_out(word: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse([word])
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_models_to_load_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        parse(["--resume=a", "--load-model=b"])
+
+
+@pytest.mark.parametrize("word", ["--weighted-pooling=fixed", "--quantize-mlp-with-bit=32"])
+def test_values_that_ask_for_nothing_special_are_accepted(word: str) -> None:
+    assert parse([word]).notes == ()
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--arch-mlp-bot" in text
+    assert "--log-json" in text

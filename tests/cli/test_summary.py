@@ -1,0 +1,33 @@
+"""The closing sentences of a run."""
+
+from __future__ import annotations
+
+from dlrmjit.cli.summary import training_summary
+from dlrmjit.fitting import Best, FitResult
+from dlrmjit.metrics import compute_metrics
+
+MACHINE = {"cpu": "Some CPU", "isa": "avx2", "threads": 2, "cores": 4}
+
+
+def test_summary_of_a_run() -> None:
+    result = FitResult(
+        steps=10,
+        samples=1280,
+        seconds=3.0,
+        step_seconds=2.0,
+        last_loss=0.5,
+        test=compute_metrics([0.2, 0.7], [0, 1]),
+        best=Best(1.0, 1.0),
+    )
+    text = training_summary(result, MACHINE, 3 << 20)
+    assert "10 steps, 1,280 samples, in 3.0 s" in text
+    assert "640 samples/s" in text
+    assert "200.00 ms each" in text
+    assert "AUC 1.0000" in text
+    assert "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB" in text
+
+
+def test_summary_of_nothing() -> None:
+    text = training_summary(FitResult(), MACHINE, 1 << 20)
+    assert "0 steps" in text
+    assert "nan" not in text

@@ -111,6 +111,10 @@ class DLRM:
                 )
         for s in range(self.config.tables):
             self.tables.data.table(s)[...] = state[f"emb_l.{s}.weight"]
+        self.load_mlps(state)
+
+    def load_mlps(self, state: Mapping[str, FloatArray]) -> None:
+        """Overwrite the MLPs' parameters, of fitting shapes, and leave the tables."""
         for weight, bias in self._layers():
             self.backend.assign_weight(weight.data, np.asarray(state[weight.name]))
             bias.data[...] = state[bias.name]

@@ -1,0 +1,139 @@
+"""Models kept on disk: ours as a directory, the reference program's as a ``.pt`` file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlrmjit.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    read_torch_file,
+    save_checkpoint,
+    write_torch_file,
+)
+from dlrmjit.config import ModelConfig
+from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.model import DLRM
+
+TORCH_SUFFIX = ".pt"
+PathLike = str | os.PathLike[str]
+
+
+def save(model: DLRM, path: PathLike, *, progress: Mapping[str, Any] | None = None) -> None:
+    """Keep ``model`` at ``path``: a directory, or the reference's format for a name in ``.pt``.
+
+    ``progress`` is any JSON-ready mapping to be read back with the model: positions, results.
+    What was at ``path`` before stays whole until the new checkpoint is.
+
+    Raises CheckpointError when it cannot be written.
+    """
+    progress = dict(progress or {})
+    if _is_torch(path):
+        write_torch_file(path, model.state_dict(), progress)
+    else:
+        save_checkpoint(
+            path, model.state_dict(), model_config=model.config.to_dict(), progress=progress
+        )
+
+
+def load(path: PathLike, *, backend: str | None = None) -> DLRM:
+    """The model kept at ``path``.
+
+    Raises CheckpointError when there is none, or it is damaged; MemoryLimitError when it does
+    not fit into this machine.
+    """
+    return load_run(path, backend=backend)[0]
+
+
+def load_run(path: PathLike, *, backend: str | None = None) -> tuple[DLRM, dict[str, Any]]:
+    """The model kept at ``path`` and the progress that was kept with it; errors as ``load``."""
+    if _is_torch(path):
+        found = read_torch_file(path)
+        shapes = {name: array.shape for name, array in found.state.items()}
+        model = DLRM(infer_config(shapes, path), backend=backend, initialise=False)
+        model.load_state(found.state)
+        return model, dict(found.progress)
+    checkpoint = open_checkpoint(path)
+    model = DLRM(_config_of(checkpoint), backend=backend, initialise=False)
+    _fill(model, checkpoint)
+    return model, dict(checkpoint.progress)
+
+
+def restore(model: DLRM, path: PathLike) -> dict[str, Any]:
+    """Overwrite ``model``'s parameters from ``path``; the progress that was kept with them.
+
+    Raises CheckpointError naming the first parameter that does not fit; the model is unchanged
+    then.
+    """
+    if _is_torch(path):
+        found = read_torch_file(path)
+        model.load_state(found.state)
+        return dict(found.progress)
+    checkpoint = open_checkpoint(path)
+    _fill(model, checkpoint)
+    return dict(checkpoint.progress)
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]], path: PathLike) -> ModelConfig:
+    """The architecture that has parameters of these names and shapes.
+
+    A reference file does not say how features interact, but the width of the top MLP's input
+    does, except that a sum of squares may coincide; ``dot`` is preferred then.
+
+    Raises CheckpointError when no architecture fits.
+    """
+    try:
+        return _config_by_width(shapes)
+    except (ConfigError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: its parameters are not those of a DLRM: {error}") from error
+
+
+def _config_by_width(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+    tables = [s for name, s in _numbered(shapes, "emb_l")]
+    bottom = [s for name, s in _numbered(shapes, "bot_l")]
+    top = [s for name, s in _numbered(shapes, "top_l")]
+    for kind, itself in (("dot", False), ("cat", False), ("dot", True)):
+        config = ModelConfig(
+            table_rows=tuple(rows for rows, _ in tables),
+            embedding_dim=tables[0][1],
+            mlp_bottom=(bottom[0][1], *(k for k, _ in bottom)),
+            mlp_top=tuple(k for k, _ in top),
+            interaction=kind,  # type: ignore[arg-type]
+            interaction_itself=itself,
+        )
+        if config.interaction_width == top[0][1]:
+            return config
+    raise ConfigError(f"the top MLP takes {top[0][1]} inputs, which no interaction yields")
+
+
+def _numbered(
+    shapes: Mapping[str, tuple[int, ...]], prefix: str
+) -> list[tuple[int, tuple[int, ...]]]:
+    """(number, shape) of the weights called ``prefix.number.weight``, by number."""
+    found = []
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        if len(parts) == 3 and parts[0] == prefix and parts[2] == "weight":
+            found.append((int(parts[1]), shape))
+    return sorted(found)
+
+
+def _config_of(checkpoint: Checkpoint) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(checkpoint.model_config)
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+
+
+def _fill(model: DLRM, checkpoint: Checkpoint) -> None:
+    """Read straight into the tables' memory, and the MLPs by way of small copies."""
+    targets = model.state_dict()
+    checkpoint.state.read_into(targets)
+    model.load_mlps(targets)
+
+
+def _is_torch(path: PathLike) -> bool:
+    return Path(path).suffix == TORCH_SUFFIX

@@ -1,0 +1,128 @@
+"""The manifest of a checkpoint directory: what is stored, where, for which model, how far along.
+
+It is the last file written and the first one read, so a directory with a manifest is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlrmjit.checkpoint.tensor_file import DTYPES, FileRecord
+from dlrmjit.errors import CheckpointError
+from dlrmjit.version import __version__
+
+NAME = "manifest.json"
+FORMAT = "dlrmjit-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows ``start`` to ``stop`` of an array, and the file that holds them under its name."""
+
+    file: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """An array: its shape, its NumPy element type and its parts in the order of their rows."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """Length of the first axis; 1 of an array without axes."""
+        return self.shape[0] if self.shape else 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a checkpoint but the numbers themselves."""
+
+    model_config: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    state: Mapping[str, ArrayRecord] = field(default_factory=dict)
+    optimizer: Mapping[str, ArrayRecord] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Text of the manifest file."""
+        head = {"format": FORMAT, "version": VERSION, "writer": f"dlrmjit {__version__}"}
+        return json.dumps({**head, **asdict(self)}, indent=1) + "\n"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest of a checkpoint directory.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, it is no JSON, of another format or version, or incomplete.
+    """
+    path = directory / NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory}: not a checkpoint, it has no {NAME}") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: no readable JSON: {error}") from error
+    _check_format(path, content)
+    try:
+        return _parse(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole manifest: {error!r}") from error
+
+
+def _check_format(path: Path, content: object) -> None:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not the manifest of a dlrmjit checkpoint")
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: format version {content.get('version')!r}, but this program reads "
+            f"version {VERSION}; use the dlrmjit that wrote it ({content.get('writer')})"
+        )
+
+
+def _parse(content: Mapping[str, Any]) -> Manifest:
+    files = {_file_name(name): _file(value) for name, value in content["files"].items()}
+    manifest = Manifest(
+        model_config=dict(content["model_config"]),
+        progress=dict(content["progress"]),
+        state={name: _array(name, value) for name, value in content["state"].items()},
+        optimizer={name: _array(name, value) for name, value in content["optimizer"].items()},
+        files=files,
+    )
+    for record in (*manifest.state.values(), *manifest.optimizer.values()):
+        for part in record.parts:
+            files[part.file]
+    return manifest
+
+
+def _file(value: Mapping[str, Any]) -> FileRecord:
+    return FileRecord(int(value["bytes"]), str(value["sha256"]))
+
+
+def _file_name(name: str) -> str:
+    """A manifest must not reach outside its directory."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
+
+
+def _array(name: str, value: Mapping[str, Any]) -> ArrayRecord:
+    parts = tuple(Part(p["file"], int(p["start"]), int(p["stop"])) for p in value["parts"])
+    record = ArrayRecord(tuple(int(n) for n in value["shape"]), str(value["dtype"]), parts)
+    if record.dtype not in DTYPES:
+        raise ValueError(f"{name} has the unknown element type {record.dtype!r}")
+    starts, stops = [p.start for p in parts], [p.stop for p in parts]
+    if [*starts, record.rows] != [0, *stops] or min(record.shape, default=0) < 0:
+        raise ValueError(f"the parts of {name} do not cover its {record.rows} rows")
+    return record

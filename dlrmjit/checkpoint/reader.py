@@ -1,0 +1,128 @@
+"""Loading: a checkpoint opened as lazy arrays, or streamed into the ones a model already has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.checkpoint.manifest import NAME, ArrayRecord, read_manifest
+from dlrmjit.checkpoint.swap import locate
+from dlrmjit.checkpoint.tensor_file import FileRecord, check_file, check_size, read_rows
+from dlrmjit.errors import CheckpointError
+
+Array = NDArray[Any]
+
+
+class StoredArrays(Mapping[str, Array]):
+    """Arrays in a checkpoint's files: a mapping that reads an array whenever it is asked for."""
+
+    def __init__(self, directory: Path, records: Mapping[str, ArrayRecord]) -> None:
+        self._directory = directory
+        self._records = records
+
+    def __getitem__(self, name: str) -> Array:
+        record = self._records[name]
+        target = np.empty(record.shape, record.dtype)
+        self._read(name, target)
+        return target
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by name, without reading an array."""
+        return {name: record.shape for name, record in self._records.items()}
+
+    def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise CheckpointError unless all wanted arrays are there, with the wanted shapes."""
+        for name, shape in wanted.items():
+            if name not in self._records:
+                raise CheckpointError(f"{self._directory}: the model has {name}, which is missing")
+            stored = self._records[name].shape
+            if stored != tuple(shape):
+                raise CheckpointError(
+                    f"{self._directory}: {name} is {stored} in the checkpoint, but "
+                    f"{tuple(shape)} in the model"
+                )
+
+    def read_into(self, targets: Mapping[str, Array]) -> None:
+        """Fill arrays (views too) from those of the same names, a block of rows at a time.
+
+        Names and shapes are all checked before the first array is touched.
+        """
+        self.check({name: target.shape for name, target in targets.items()})
+        for name, target in targets.items():
+            if target.dtype != self._records[name].dtype:
+                raise CheckpointError(
+                    f"{self._directory}: {name} is {self._records[name].dtype} in the checkpoint, "
+                    f"but {target.dtype} in the model"
+                )
+            self._read(name, target)
+
+    def _read(self, name: str, target: Array) -> None:
+        for part in self._records[name].parts:
+            rows = target[part.start : part.stop] if target.ndim else target
+            read_rows(self._directory / part.file, name, rows)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes
+    ----------
+    path
+        The directory that was read.
+    model_config, progress
+        As they were saved, tuples as lists.
+    state, optimizer
+        The arrays, not yet read.
+    """
+
+    path: Path
+    model_config: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    state: StoredArrays
+    optimizer: StoredArrays
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
+    """Open a checkpoint directory; ``verify`` reads all of it to compare the checksums.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such directory, it is no whole checkpoint, or of another version.
+    """
+    directory = locate(Path(path).resolve(), NAME)
+    if not directory.exists():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if not directory.is_dir():
+        raise CheckpointError(f"{path}: a checkpoint is a directory, but this is a file")
+    content = read_manifest(directory)
+    _check_files(directory, content.files, verify)
+    return Checkpoint(
+        path=directory,
+        model_config=content.model_config,
+        progress=content.progress,
+        state=StoredArrays(directory, content.state),
+        optimizer=StoredArrays(directory, content.optimizer),
+    )
+
+
+def _check_files(directory: Path, files: Mapping[str, FileRecord], verify: bool) -> None:
+    for name, record in files.items():
+        (check_file if verify else check_size)(directory / name, record)

@@ -1,0 +1,155 @@
+"""One safetensors file: written as a stream from views, read in slices.
+
+The library's own writer wants whole contiguous arrays and a second pass for the checksum. The
+format is a length, a JSON header and the bytes, so writing it here costs a few lines and
+saves a copy of a table; reading, where a file may be broken, is left to the library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from dlrmjit.errors import CheckpointError
+
+Array = NDArray[Any]
+
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""NumPy's names of the element types that can be stored, and the format's."""
+
+BLOCK_BYTES = 1 << 26
+"""Bytes moved at a time; the largest copy that saving or loading makes."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the manifest knows of a file: its length and the SHA-256 of its bytes."""
+
+    bytes: int
+    sha256: str
+
+
+def write_tensors(path: Path, tensors: dict[str, Array]) -> FileRecord:
+    """Write arrays (views are fine) as a safetensors file, durable when this returns."""
+    digest = hashlib.sha256()
+    with open(path, "xb") as handle:
+        for piece in _pieces(tensors):
+            digest.update(piece)
+            handle.write(piece)
+        handle.flush()
+        os.fsync(handle.fileno())
+        return FileRecord(handle.tell(), digest.hexdigest())
+
+
+def _pieces(tensors: dict[str, Array]) -> Iterator[bytes | memoryview]:
+    header = _header(tensors)
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for array in tensors.values():
+        for block in row_blocks(array):
+            yield np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
+
+
+def _header(tensors: dict[str, Array]) -> bytes:
+    """The JSON header, padded with blanks so that the data starts on a 64-byte boundary."""
+    entries, at = {}, 0
+    for name, array in tensors.items():
+        entries[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return text + b" " * (-(len(text) + 8) % 64)
+
+
+def row_blocks(array: Array) -> Iterator[Array]:
+    """The array's rows, as views of at most about ``BLOCK_BYTES``."""
+    rows = np.atleast_1d(array)
+    for start, stop in block_ranges(rows.shape[0], rows.nbytes):
+        yield rows[start:stop]
+
+
+def block_ranges(
+    rows: int, nbytes: int, block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of rows of at most about ``block_bytes``, at least one row each."""
+    step = max(1, block_bytes * rows // max(1, nbytes))
+    for start in range(0, rows, step):
+        yield start, min(rows, start + step)
+
+
+def check_file(path: Path, record: FileRecord) -> None:
+    """Raise CheckpointError unless the file is there with the recorded length and checksum."""
+    check_size(path, record)
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        for piece in _file_pieces(handle):
+            digest.update(piece)
+    if digest.hexdigest() != record.sha256:
+        raise CheckpointError(
+            f"{path}: the checksum is not the one in the manifest, so the file was damaged or "
+            "changed after it was saved"
+        )
+
+
+def check_size(path: Path, record: FileRecord) -> None:
+    """Raise CheckpointError unless the file is there with the recorded length."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: the manifest names this file, but it is not there")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise CheckpointError(f"{path}: {size} bytes, but the manifest says {record.bytes}")
+
+
+def _file_pieces(handle: BinaryIO) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(1 << 22))
+    while count := handle.readinto(buffer):  # type: ignore[attr-defined]
+        yield buffer[:count]
+
+
+def read_rows(path: Path, name: str, target: Array) -> None:
+    """Fill ``target`` with the tensor of that name and exactly that shape and element type."""
+    with _opened(path, name) as tensor:
+        found = (tuple(tensor.get_shape()), tensor.get_dtype())
+        if found != (target.shape, DTYPES.get(target.dtype.name)):
+            raise CheckpointError(
+                f"{path}: {name} is stored as {found[1]} {found[0]}, but the manifest says "
+                f"{target.dtype} {target.shape}"
+            )
+        if target.ndim == 0:
+            target[...] = tensor[...]
+            return
+        for start, stop in block_ranges(target.shape[0], target.nbytes):
+            target[start:stop] = tensor[start:stop]
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Any]:
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as tensors:
+            yield tensors.get_slice(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: {name} cannot be read: {error}") from error

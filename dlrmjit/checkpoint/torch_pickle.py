@@ -1,0 +1,151 @@
+"""The pickle inside a PyTorch file, read without PyTorch and without running what it names.
+
+A pickle is a program that may call anything importable. This reader knows a dozen names
+that a training state consists of, answers them with harmless stand-ins, and refuses all others.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import CheckpointError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a tensor's elements are: an entry of the archive, its element type and length."""
+
+    key: str
+    dtype: str
+    length: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as the pickle describes it: a strided window on a storage, in elements."""
+
+    storage: Storage
+    offset: int
+    shape: Shape
+    strides: Shape
+
+    def __post_init__(self) -> None:
+        """Refuse a window that leaves its storage, which would read foreign memory."""
+        last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        values = (self.offset, *self.shape, *self.strides)
+        if not all(isinstance(n, int) and n >= 0 for n in values):
+            raise pickle.UnpicklingError(f"a tensor of shape {self.shape} is not well formed")
+        if 0 not in self.shape and self.offset + last >= self.storage.length:
+            raise pickle.UnpicklingError(
+                f"a tensor of shape {self.shape} reaches beyond its {self.storage.length} elements"
+            )
+
+    def window(self, storage: Array) -> Array:
+        """The tensor as a view of its storage's elements."""
+        if 0 in self.shape:
+            return np.empty(self.shape, storage.dtype)
+        strides = tuple(s * storage.itemsize for s in self.strides)
+        return np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides)
+
+
+def load_pickle(data: bytes, source: str) -> object:
+    """The content of a PyTorch file's ``data.pkl``, tensors as :class:`StoredTensor`.
+
+    Raises
+    ------
+    CheckpointError
+        If it names anything that a training state of numbers does not need, or is damaged.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data)).load()
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    except Exception as error:
+        raise CheckpointError(f"{source}: a damaged pickle: {error!r}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _KNOWN[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"holds {module}.{name}, which is no part of a training state of tensors and "
+                "numbers; nothing of it was loaded"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _device, length = pid
+        if kind != "storage" or not isinstance(dtype, _StorageType):
+            raise pickle.UnpicklingError(f"holds an unknown reference {pid!r}")
+        return Storage(str(key), dtype.dtype, int(length))
+
+
+@dataclass(frozen=True)
+class _StorageType:
+    """Stands for torch.FloatStorage and its like."""
+
+    dtype: str
+
+
+class _NumpyType:
+    """Stands for numpy.dtype, of which a number needs the name and the byte order."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.name = f"{state[1]}{self.name}".replace("|", "")
+
+
+def _numpy_scalar(kind: _NumpyType, data: bytes) -> bool | int | float:
+    dtype = np.dtype(kind.name)
+    if dtype.kind not in "biuf":
+        raise pickle.UnpicklingError(f"holds a NumPy scalar of type {kind.name}")
+    number: bool | int | float = np.frombuffer(data, dtype, 1)[0].item()
+    return number
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"holds bytes encoded as {encoding}")
+    return text.encode(encoding)
+
+
+def _rebuild_tensor(
+    storage: Storage, offset: int, shape: Shape, strides: Shape, *_: object
+) -> StoredTensor:
+    return StoredTensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _rebuild_parameter(tensor: StoredTensor, *_: object) -> StoredTensor:
+    return tensor
+
+
+_KNOWN: dict[tuple[str, str], Callable[..., Any] | _StorageType] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch", "FloatStorage"): _StorageType("f4"),
+    ("torch", "DoubleStorage"): _StorageType("f8"),
+    ("torch", "HalfStorage"): _StorageType("f2"),
+    ("torch", "LongStorage"): _StorageType("i8"),
+    ("torch", "IntStorage"): _StorageType("i4"),
+    ("torch", "BoolStorage"): _StorageType("?"),
+    ("numpy", "dtype"): _NumpyType,
+    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
+    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
+    ("_codecs", "encode"): _encode,
+}

@@ -1,0 +1,139 @@
+"""Saving: the arrays are streamed into a new directory, which then replaces the old one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dlrmjit.checkpoint import manifest
+from dlrmjit.checkpoint.files import Plan, plan_optimizer, plan_state, records_of
+from dlrmjit.checkpoint.manifest import Manifest
+from dlrmjit.checkpoint.swap import replacing
+from dlrmjit.checkpoint.tensor_file import DTYPES, FileRecord, write_tensors
+from dlrmjit.errors import CheckpointError
+
+Array = NDArray[Any]
+
+CHUNK_BYTES = 1 << 30
+"""About the most that one file of a table holds."""
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Array],
+    *,
+    model_config: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    optimizer: Mapping[str, Array] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> None:
+    """Save a training state as a checkpoint directory, replacing the one that is there.
+
+    Until the last moment the old checkpoint stays whole and in place; a program that is killed
+    at any time leaves one that :func:`open_checkpoint` reads.
+
+    Parameters
+    ----------
+    path
+        The directory: new, empty, or an older checkpoint. Other files in it are kept.
+    state
+        Parameters by their reference names (``emb_l.0.weight``, ``bot_l.0.bias``, ...). Views are
+        written without a copy of the whole.
+    model_config, progress
+        What JSON can hold: the model's description; step, epoch, batch, best metrics.
+    optimizer
+        The optimiser's arrays by any name.
+    chunk_bytes
+        Size above which an array is cut by rows into several files.
+
+    Raises
+    ------
+    CheckpointError
+        If the directory is no checkpoint's, cannot be written, or a value cannot be stored.
+    """
+    directory = Path(path)
+    optimizer = optimizer or {}
+    check_destination(directory)
+    _check_dtypes({**state, **optimizer})
+    try:
+        with replacing(directory, _is_ours) as fresh:
+            _write(fresh, state, optimizer, model_config, progress, chunk_bytes)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: the checkpoint cannot be written: {error}") from error
+
+
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError if saving to ``path`` would replace something else than a checkpoint.
+
+    Worth calling before a training that saves only at its end.
+    """
+    directory = Path(path)
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: a checkpoint is a directory, but this is a file")
+    if any(directory.iterdir()) and not (directory / manifest.NAME).is_file():
+        raise CheckpointError(
+            f"{directory}: holds files, but no checkpoint that a new one could replace; "
+            "name a new or an empty directory"
+        )
+
+
+def _is_ours(name: str) -> bool:
+    return name == manifest.NAME or name.endswith(".safetensors")
+
+
+def _check_dtypes(arrays: Mapping[str, Array]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.name not in DTYPES:
+            raise CheckpointError(f"{name}: {array.dtype} cannot be stored in a checkpoint")
+
+
+def _write(
+    directory: Path,
+    state: Mapping[str, Array],
+    optimizer: Mapping[str, Array],
+    model_config: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    chunk_bytes: int,
+) -> None:
+    model_plan = plan_state(state, chunk_bytes)
+    optimizer_plan = plan_optimizer(optimizer, chunk_bytes)
+    whole = Manifest(
+        model_config=model_config,
+        progress=progress,
+        state=records_of(state, model_plan),
+        optimizer=records_of(optimizer, optimizer_plan),
+        files={
+            **_write_files(directory, state, model_plan),
+            **_write_files(directory, optimizer, optimizer_plan),
+        },
+    )
+    _write_text(directory / manifest.NAME, _json(whole))
+
+
+def _write_files(directory: Path, arrays: Mapping[str, Array], plan: Plan) -> dict[str, FileRecord]:
+    return {
+        file: write_tensors(directory / file, {s.name: s.of(arrays[s.name]) for s in slices})
+        for file, slices in plan.items()
+    }
+
+
+def _json(whole: Manifest) -> str:
+    try:
+        return whole.to_json()
+    except TypeError as error:
+        raise CheckpointError(
+            f"the model's configuration or progress cannot be stored as JSON: {error}"
+        ) from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    with open(path, "x", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())

@@ -1,13 +1,21 @@
-"""Fully connected layer: forward and both gradients, over matrices of any layout."""
+"""Fully connected layer: forward and both gradients, each one product over matrices of any layout.
+
+With activations and weights in the layouts of :class:`Matrix`'s ``empty_*`` constructors nothing
+is copied, except that the gradient by data packs the transpose of the weights once.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from typing import Literal, cast
 
 import numpy as np
 
 from dlrmjit.errors import ShapeError
-from dlrmjit_kernels.matrix import Floats, Matrix
+from dlrmjit_kernels.axes import view_of
+from dlrmjit_kernels.matrix import Floats, Layout, Matrix
+from dlrmjit_kernels.plan import Finish, Product
+from dlrmjit_kernels.product import Addresses, run
 
 Activation = Literal["none", "relu", "sigmoid"]
 
@@ -15,36 +23,85 @@ Activation = Literal["none", "relu", "sigmoid"]
 def fc_forward(
     x: Matrix, w: Matrix, b: Floats | None, y: Matrix, activation: Activation = "none"
 ) -> None:
-    """``y = act(x @ w + b)`` for x (N, C), w (C, K), b (K,) and y (N, K)."""
-    _expect(x.rows == y.rows and x.cols == w.rows and w.cols == y.cols, x, w, y)
-    result = x.to_numpy() @ w.to_numpy()
-    if b is not None:
-        result += b
-    if activation == "relu":
-        result = np.maximum(result, 0)
-    elif activation == "sigmoid":
-        result = 1 / (1 + np.exp(-result))
-    y.assign(result)
+    """``y = act(x @ w + b)`` for x (N, C), w (C, K), b (K,) and y (N, K).
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit, or ``b`` is not K contiguous float32 numbers.
+    """
+    product = _forward(x.layout, w.layout, y.layout, b is not None, activation)
+    run(product, Addresses(x.address, w.address, y.address, bias=_vector(b, y.cols)))
 
 
 def fc_backward_data(dz: Matrix, w: Matrix, dx: Matrix, mask: Matrix | None = None) -> None:
-    """``dx = (dz @ w.T) * (mask > 0)`` for dz (N, K), w (C, K), dx and mask (N, C)."""
-    _expect(dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols, dz, w, dx)
-    result = dz.to_numpy() @ w.to_numpy().T
-    if mask is not None:
-        result[~(mask.to_numpy() > 0)] = 0
-    dx.assign(result)
+    """``dx = dz @ w.T`` where ``mask > 0``, else 0; dz (N, K), w (C, K), dx and mask (N, C).
+
+    ``mask`` is the ReLU output of the layer below, whose gradient is thereby applied.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit.
+    """
+    product = _backward_data(dz.layout, w.layout, dx.layout, mask.layout if mask else None)
+    mask_address = mask.address if mask else 0
+    run(product, Addresses(dz.address, w.address, dx.address, mask=mask_address))
 
 
 def fc_backward_weights(x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None) -> None:
-    """``dw = x.T @ dz; db = dz.sum(0)`` for x (N, C), dz (N, K), dw (C, K) and db (K,)."""
+    """``dw = x.T @ dz; db = dz.sum(0)`` for x (N, C), dz (N, K), dw (C, K) and db (K,).
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit, or ``db`` is not K contiguous float32 numbers.
+    """
+    product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
+    run(product, Addresses(x.address, dz.address, dw.address, sums=_vector(db, dz.cols)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward(x: Layout, w: Layout, y: Layout, bias: bool, activation: Activation) -> Product:
+    _expect(x.rows == y.rows and x.cols == w.rows and w.cols == y.cols, x, w, y)
+    if activation not in ("none", "relu", "sigmoid"):
+        raise ShapeError(f"the activation {activation!r} is unknown; use none, relu or sigmoid")
+    finish = Finish(bias, activation == "relu", activation == "sigmoid")
+    return Product(view_of(x), view_of(w), view_of(y), finish=finish)
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward_data(dz: Layout, w: Layout, dx: Layout, mask: Layout | None) -> Product:
+    fits = dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols
+    _expect(fits and (mask is None or _shape(mask) == _shape(dx)), dz, w, dx, mask)
+    masked = view_of(mask) if mask else None
+    return Product(view_of(dz), view_of(w).transposed, view_of(dx), mask=masked)
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward_weights(x: Layout, dz: Layout, dw: Layout, sums: bool) -> Product:
     _expect(x.rows == dz.rows and x.cols == dw.rows and dz.cols == dw.cols, x, dz, dw)
-    dw.assign(x.to_numpy().T @ dz.to_numpy())
-    if db is not None:
-        db[:] = dz.to_numpy().sum(axis=0)
+    return Product(view_of(x).transposed, view_of(dz), view_of(dw), sums=sums)
 
 
-def _expect(consistent: bool, *operands: Matrix) -> None:
+def _vector(values: Floats | None, length: int) -> int:
+    """Address of a vector of ``length``, 0 for none."""
+    if values is None:
+        return 0
+    good = values.dtype == np.float32 and values.shape == (length,)
+    if not good or not values.flags.c_contiguous:
+        raise ShapeError(
+            f"{length} contiguous float32 numbers are needed, not {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    return cast(int, values.ctypes.data)
+
+
+def _shape(layout: Layout) -> tuple[int, int]:
+    return layout.rows, layout.cols
+
+
+def _expect(consistent: bool, *operands: Layout | None) -> None:
     if not consistent:
-        shapes = ", ".join(f"{m.rows} x {m.cols}" for m in operands)
+        shapes = ", ".join(f"{m.rows} x {m.cols}" for m in operands if m is not None)
         raise ShapeError(f"the matrices of a fully connected layer do not fit: {shapes}")

@@ -6,6 +6,7 @@ row-major arrays, blocked activations ``X[Nb][Cb][bn][bc]`` and weights ``W[Kb][
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ class Layout:
     row_stride: int
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)
     def blocked(cls, rows: int, cols: int, block_rows: int, block_cols: int) -> Layout:
         """Blocks in row-major order, as activations ``X[Nb][Cb][bn][bc]``; last ones padded."""
         block = block_rows * block_cols
@@ -43,12 +45,14 @@ class Layout:
         return cls(rows, cols, block_rows, block_cols, across * block, block, block_cols)
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)
     def panels(cls, rows: int, cols: int, block_cols: int) -> Layout:
         """Column panels one after the other, as weights ``W[Kb][Cb][bc][bk]``; last one padded."""
         panel = rows * block_cols
         return cls(rows, cols, max(rows, 1), block_cols, 0, panel, block_cols)
 
     @classmethod
+    @functools.lru_cache(maxsize=4096)
     def plain(cls, rows: int, cols: int, leading: int | None = None) -> Layout:
         """Row-major with ``leading`` elements from row to row (default: ``cols``)."""
         stride = cols if leading is None else leading

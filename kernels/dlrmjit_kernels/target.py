@@ -44,8 +44,11 @@ class Target:
 
     @property
     def mr(self) -> int:
-        """Most rows of a register tile: what registers hold beside a row of B and a broadcast."""
-        return (self.registers - 4) // 2 if self.registers > 16 else (self.registers - 3) // 2
+        """Most rows of a register tile: three quarters of the registers accumulate.
+
+        The rest holds a row of B, a broadcast of A, and what the compiler keeps in flight.
+        """
+        return 3 * self.registers // 8
 
     @property
     def row_block(self) -> int:

@@ -1,0 +1,250 @@
+"""From the layouts of three operands to everything one run of the loops needs, made once.
+
+A plan is the answer to: do the operands agree on blocks, which must be copied first, which
+register tiles are needed, how is C dealt out to the threads. Calls with the same layouts reuse it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.axes import Axis, View, common_block
+from dlrmjit_kernels.blocking import Blocking, Shape
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.tile import Tile
+from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep
+from dlrmjit_kernels.target import Target
+from dlrmjit_kernels.tuning import blocking_for
+
+_ONE = np.ones(1, dtype=np.float32)
+_ONE_ADDRESS = int(_ONE.ctypes.data)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What happens to C behind the reduction."""
+
+    bias: bool = False
+    relu: bool = False
+    sigmoid: bool = False
+
+
+@dataclass(frozen=True)
+class Product:
+    """``C = finish(A @ B)`` by layouts alone; ``mask`` keeps C where it is positive.
+
+    With ``sums`` the sums of the columns of B are wanted as well.
+    """
+
+    a: View
+    b: View
+    c: View
+    mask: View | None = None
+    finish: Finish = Finish()
+    accumulate: bool = False
+    sums: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """Extents of the three axes."""
+        return Shape(self.c.rows.extent, self.c.cols.extent, self.a.cols.extent)
+
+    @property
+    def row_axes(self) -> list[Axis]:
+        """Axes that must agree on blocks of rows; C decides."""
+        return [self.c.rows, self.a.rows, *([self.mask.rows] if self.mask else [])]
+
+    @property
+    def col_axes(self) -> list[Axis]:
+        """Axes that must be stored in whole panels."""
+        return [self.c.cols, self.b.cols, *([self.mask.cols] if self.mask else [])]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A product made ready: numbers for the loops and addresses of the tiles."""
+
+    numbers: NDArray[np.void]
+    kernels: NDArray[np.int64]
+
+    def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
+        """Run on operands at these addresses."""
+        sweep(self.numbers, self.kernels, a, b, c, bias, mask, sums, _ONE_ADDRESS)
+
+
+@dataclass(frozen=True)
+class _Strides:
+    """Block strides of the operands once rows, reduction and columns are cut alike."""
+
+    row_block: int
+    length: int
+    a_row_block: int
+    a_block: int
+    b_panel: int
+    b_block: int
+    c_row_block: int
+    c_panel: int
+    mask_row_block: int = 0
+    mask_panel: int = 0
+
+
+def misfits(product: Product, target: Target) -> list[str]:
+    """Operands (``"a"``, ``"b"``, ``"c"``, ``"mask"``) the loops cannot use as they lie.
+
+    C decides the blocks of rows, A those of the reduction; panels are ``target.nr`` wide and
+    contiguous along the columns.
+    """
+    rows = common_block(product.row_axes, target.row_block)
+    length = common_block([product.a.cols, product.b.rows], 1)
+    named = {"a": product.a, "b": product.b, "c": product.c, "mask": product.mask}
+    fits = {
+        "a": lambda v: v.rows.stride(rows) is not None and v.cols.stride(length) is not None,
+        "b": lambda v: v.rows.stride(length) is not None and _in_panels(v.cols, target),
+        "c": lambda v: v.rows.stride(rows) is not None and _in_panels(v.cols, target),
+        "mask": lambda v: v.rows.stride(rows) is not None and _in_panels(v.cols, target),
+    }
+    return [name for name, view in named.items() if view is not None and not fits[name](view)]
+
+
+def _in_panels(axis: Axis, target: Target) -> bool:
+    return axis.stride(target.nr) is not None and (axis.step == 1 or axis.extent == 1)
+
+
+def make_plan(product: Product, target: Target, threads: int) -> Plan:
+    """Plan of a product without misfits, for a number of threads.
+
+    The blocking is the tuned one for this processor if there is one, else the chosen one.
+    """
+    blocking = blocking_for(target, product.shape)
+    strides = _strides(product, target, blocking)
+    numbers = _numbers(product, blocking, strides, threads)
+    return Plan(numbers, _kernels(product, target, numbers[0]))
+
+
+def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
+    rows = common_block(product.row_axes, _default_rows(product, target))
+    length = common_block([product.a.cols, product.b.rows], blocking.kc)
+    found = _Strides(
+        row_block=rows,
+        length=length,
+        a_row_block=_stride(product.a.rows, rows),
+        a_block=_stride(product.a.cols, length),
+        b_panel=_stride(product.b.cols, target.nr),
+        b_block=_stride(product.b.rows, length),
+        c_row_block=_stride(product.c.rows, rows),
+        c_panel=_stride(product.c.cols, target.nr),
+    )
+    if product.mask is None:
+        return found
+    return replace(
+        found,
+        mask_row_block=_stride(product.mask.rows, rows),
+        mask_panel=_stride(product.mask.cols, target.nr),
+    )
+
+
+def _default_rows(product: Product, target: Target) -> int:
+    return max(1, min(target.row_block, product.shape.rows))
+
+
+def _stride(axis: Axis, block: int) -> int:
+    stride = axis.stride(block)
+    if stride is None:
+        raise ValueError(f"an axis of blocks of {axis.block} cannot be cut into blocks of {block}")
+    return stride
+
+
+def _numbers(
+    product: Product, blocking: Blocking, strides: _Strides, threads: int
+) -> NDArray[np.void]:
+    shape, nr = product.shape, blocking.nr
+    numbers = np.zeros(1, dtype=PLAN)
+    n = numbers[0]
+    n["rows"], n["row_block"], n["mr"] = shape.rows, strides.row_block, blocking.mr
+    n["row_blocks"] = -(-shape.rows // strides.row_block)
+    n["group"] = max(1, blocking.mc // strides.row_block)
+    n["panels"], n["nr"] = -(-shape.cols // nr), nr
+    n["edge"] = shape.cols - (int(n["panels"]) - 1) * nr
+    n["length"] = strides.length
+    n["blocks"] = max(1, -(-shape.length // strides.length))
+    n["last"] = shape.length - (int(n["blocks"]) - 1) * strides.length
+    n["chunk"] = max(1, blocking.kc // strides.length)
+    for name in ("a_row_block", "a_block", "b_panel", "b_block", "c_row_block", "c_panel"):
+        n[name] = getattr(strides, name)
+    n["mask_row_block"], n["mask_panel"] = strides.mask_row_block, strides.mask_panel
+    n["a_row"], n["c_row"] = product.a.rows.step, product.c.rows.step
+    n["mask_row"] = product.mask.rows.step if product.mask else 0
+    n["sigmoid"] = product.finish.sigmoid
+    n["grid_rows"], n["grid_cols"] = grid(int(n["row_blocks"]), int(n["panels"]), threads)
+    return numbers
+
+
+def grid(row_blocks: int, panels: int, threads: int) -> tuple[int, int]:
+    """How many rectangles down and across C gives ``threads`` threads the most equal work.
+
+    Among equals the one that cuts the rows most wins: its threads share B and write apart.
+    """
+
+    def heaviest(down: int) -> int:
+        return -(-row_blocks // down) * -(-panels // (threads // down))
+
+    splits = [down for down in range(threads, 0, -1) if threads % down == 0]
+    best = min(splits, key=heaviest)
+    return best, threads // best
+
+
+def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
+    """Addresses ``[variant, is_edge, rows]`` of the tiles the loops will call, zero elsewhere."""
+    table = np.zeros((4, 2, int(n["mr"]) + 1), dtype=np.int64)
+    for variant in _variants(n):
+        for edge, cols in _widths(n):
+            for rows in _heights(n):
+                spec = _tile(product, rows, cols, variant)
+                table[variant, edge, rows] = engine.address(spec, target)
+            if product.sums:
+                ones = Tile(1, cols, 0, 0, product.b.rows.step, accumulate=not variant & FIRST)
+                table[variant & FIRST, edge, 0] = engine.address(ones, target)
+    return table
+
+
+def _tile(product: Product, rows: int, cols: int, variant: int) -> Tile:
+    finished = bool(variant & LAST)
+    return Tile(
+        rows,
+        cols,
+        product.a.rows.step,
+        product.a.cols.step,
+        product.b.rows.step,
+        accumulate=not variant & FIRST or product.accumulate,
+        bias=finished and product.finish.bias,
+        relu=finished and product.finish.relu,
+        mask=finished and product.mask is not None,
+    )
+
+
+def _variants(n: np.void) -> set[int]:
+    chunks = -(-int(n["blocks"]) // int(n["chunk"]))
+    if chunks == 1:
+        return {FIRST | LAST}
+    return {FIRST, LAST} | ({0} if chunks > 2 else set())
+
+
+def _widths(n: np.void) -> list[tuple[int, int]]:
+    """Pairs of (is edge, columns) among the panels."""
+    full = n["panels"] > 1 or n["edge"] == n["nr"]
+    edge = n["edge"] != n["nr"]
+    return [(0, int(n["nr"]))] * bool(full) + [(1, int(n["edge"]))] * bool(edge)
+
+
+def _heights(n: np.void) -> set[int]:
+    """Rows of the tiles that full blocks and the last block are cut into."""
+    mr, whole = int(n["mr"]), int(n["row_block"])
+    last = int(n["rows"]) - (int(n["row_blocks"]) - 1) * whole
+    heights: set[int] = set()
+    for count in {last, whole} if n["row_blocks"] > 1 else {last}:
+        tiles = -(-count // mr)
+        heights |= {count // tiles, -(-count // tiles)}
+    return heights

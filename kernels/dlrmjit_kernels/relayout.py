@@ -1,0 +1,124 @@
+"""Copies a matrix from one layout into another: packing, unpacking and transposing in one pass.
+
+Both layouts are walked in the largest rectangles that are evenly spaced on either side, in
+parallel over such rectangles of the target.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from dlrmjit_kernels import unsafe
+from dlrmjit_kernels.axes import Axis, View
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.transpose import Transpose
+from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.target import current_target
+
+_AXIS = ("block", "block_stride", "step")
+PLAN = np.dtype(
+    [(name, np.int64) for name in ("rows", "cols", "tile_rows", "tile_cols", "lanes", "kernel")]
+    + [
+        (f"{side}_{axis}_{name}", np.int64)
+        for side in ("source", "target")
+        for axis in ("row", "col")
+        for name in _AXIS
+    ]
+)
+_LONGEST = 256
+
+
+def relayout(source: View, source_address: int, target: View, target_address: int) -> None:
+    """Copy every element of ``source`` to the same row and column of ``target``.
+
+    Columns of ``target`` must be adjacent in memory within a block.
+    """
+    _copy(_plan(source, target, current_target().lanes), source_address, target_address)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(source: View, target: View, lanes: int) -> NDArray[np.void]:
+    numbers = np.zeros(1, dtype=PLAN)
+    n = numbers[0]
+    n["rows"], n["cols"], n["lanes"] = target.rows.extent, target.cols.extent, lanes
+    n["tile_rows"] = _tile(source.rows, target.rows)
+    n["tile_cols"] = _tile(source.cols, target.cols)
+    n["kernel"] = engine.address(Transpose(), current_target())
+    for side, view in (("source", source), ("target", target)):
+        for name, axis in (("row", view.rows), ("col", view.cols)):
+            n[f"{side}_{name}_block"] = axis.block
+            n[f"{side}_{name}_block_stride"] = axis.block_stride
+            n[f"{side}_{name}_step"] = axis.step
+    return numbers
+
+
+def _tile(source: Axis, target: Axis) -> int:
+    """Elements handled at a time: no block border of either side lies within."""
+    fixed = [axis.block for axis in (source, target) if not axis.uniform]
+    return int(np.gcd.reduce(fixed)) if fixed else max(1, min(_LONGEST, target.extent))
+
+
+@parallel_jit
+def _copy(plan, source, target):  # type: ignore[no-untyped-def]
+    rows, cols = plan[0].rows, plan[0].cols
+    tile_rows, tile_cols = plan[0].tile_rows, plan[0].tile_cols
+    across = (cols + tile_cols - 1) // tile_cols
+    down = (rows + tile_rows - 1) // tile_rows
+    for tile in prange(down * across):
+        row, col = tile // across * tile_rows, tile % across * tile_cols
+        height, width = min(tile_rows, rows - row), min(tile_cols, cols - col)
+        a = source + 4 * _source_offset(plan, row, col)
+        b = target + 4 * _target_offset(plan, row, col)
+        if plan[0].source_col_step == 1:
+            _copy_rows(plan, a, b, height, width)
+        else:
+            _transpose(plan, a, b, height, width)
+
+
+@jit
+def _offset(index, block, block_stride, step):  # type: ignore[no-untyped-def]
+    return index // block * block_stride + index % block * step
+
+
+@jit
+def _source_offset(plan, row, col):  # type: ignore[no-untyped-def]
+    p = plan[0]
+    down = _offset(row, p.source_row_block, p.source_row_block_stride, p.source_row_step)
+    return down + _offset(col, p.source_col_block, p.source_col_block_stride, p.source_col_step)
+
+
+@jit
+def _target_offset(plan, row, col):  # type: ignore[no-untyped-def]
+    p = plan[0]
+    down = _offset(row, p.target_row_block, p.target_row_block_stride, p.target_row_step)
+    return down + _offset(col, p.target_col_block, p.target_col_block_stride, 1)
+
+
+@jit
+def _copy_rows(plan, source, target, rows, cols):  # type: ignore[no-untyped-def]
+    for r in range(rows):
+        a = source + 4 * r * plan[0].source_row_step
+        b = target + 4 * r * plan[0].target_row_step
+        for c in range(cols):
+            unsafe.store(b + 4 * c, unsafe.load(a + 4 * c))
+
+
+@jit
+def _transpose(plan, source, target, rows, cols):  # type: ignore[no-untyped-def]
+    """Squares of one vector by one vector where rows of the source are adjacent; else one by one."""
+    p = plan[0]
+    lanes = p.lanes if p.source_row_step == 1 else max(rows, cols) + 1
+    whole_rows, whole_cols = rows // lanes * lanes, cols // lanes * lanes
+    for r in range(0, whole_rows, lanes):
+        for c in range(0, whole_cols, lanes):
+            a = source + 4 * (r + c * p.source_col_step)
+            b = target + 4 * (r * p.target_row_step + c)
+            unsafe.call(p.kernel, (a, b, p.source_col_step, p.target_row_step))
+    for r in range(rows):
+        for c in range(0 if r >= whole_rows else whole_cols, cols):
+            a = source + 4 * (r * p.source_row_step + c * p.source_col_step)
+            unsafe.store(target + 4 * (r * p.target_row_step + c), unsafe.load(a))

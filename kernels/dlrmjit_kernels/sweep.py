@@ -1,0 +1,141 @@
+"""The loops around the register tile: every product of this package is one run of them.
+
+Work is cut into a grid of rectangles of C, one per thread. Inside a rectangle, rows go in groups
+whose part of A stays in the second cache; the reduction goes in chunks whose panel of B stays in
+the first; every panel of B meets every register tile of the group. No result depends on the
+grid: a tile of C is always the same sum in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from dlrmjit_kernels import unsafe
+from dlrmjit_kernels.compile import jit, parallel_jit
+
+# Everything the loops need to know, in elements; see plan.py for where the numbers come from.
+FIELDS = (
+    # rows of C: their number, rows of a block, blocks, blocks of a group, rows of a tile
+    ("rows", "row_block", "row_blocks", "group", "mr")
+    # columns of C: panels, width of a panel, width of the last one
+    + ("panels", "nr", "edge")
+    # reduction: length of a block, of the last one, blocks, blocks of a chunk
+    + ("length", "last", "blocks", "chunk")
+    # strides of A, B, C and the mask
+    + ("a_row_block", "a_row", "a_block", "b_panel", "b_block")
+    + ("c_row_block", "c_row", "c_panel", "mask_row_block", "mask_row", "mask_panel")
+    # rectangles of the grid down and across, and the pass that follows the last chunk
+    + ("grid_rows", "grid_cols", "sigmoid")
+)
+PLAN = np.dtype([(name, np.int64) for name in FIELDS])
+
+_ONE = np.float32(1)
+FIRST, LAST = 1, 2  # bits of a kernel's variant: C is written, not added to; C is finished
+
+
+@parallel_jit
+def sweep(plan, kernels, a, b, c, bias, mask, sums, one):  # type: ignore[no-untyped-def]
+    """``C = finish(A @ B)`` over the grid of ``plan``; operands are addresses.
+
+    ``kernels[variant, is_edge, rows]`` are the addresses of the tiles. With ``sums`` not zero,
+    the sums of the columns of B are written there, by the kernels at ``rows`` 0: they multiply
+    B by one row of A whose every element is at ``one``.
+    """
+    grid_rows, grid_cols = plan[0].grid_rows, plan[0].grid_cols
+    for task in prange(grid_rows * grid_cols):
+        down, across = task // grid_cols, task % grid_cols
+        top = plan[0].row_blocks * down // grid_rows
+        bottom = plan[0].row_blocks * (down + 1) // grid_rows
+        left = plan[0].panels * across // grid_cols
+        right = plan[0].panels * (across + 1) // grid_cols
+        _rectangle(plan, kernels, (a, b, c, bias, mask, sums, one), (top, bottom, left, right))
+
+
+@jit
+def _rectangle(plan, kernels, operands, bounds):  # type: ignore[no-untyped-def]
+    top, bottom, left, right = bounds
+    p = plan[0]
+    for group in range(top, bottom, p.group):
+        end = min(group + p.group, bottom)
+        for start in range(0, p.blocks, p.chunk):
+            for panel in range(left, right):
+                _panel(plan, kernels, operands, (group, end), start, panel)
+
+
+@jit
+def _panel(plan, kernels, operands, rows, start, panel):  # type: ignore[no-untyped-def]
+    """One chunk of one panel of B against a group of rows."""
+    p = plan[0]
+    a, b, c, bias, mask, sums, one = operands
+    blocks = min(p.chunk, p.blocks - start)
+    final = start + blocks == p.blocks
+    variant = (FIRST if start == 0 else 0) + (LAST if final else 0)
+    reduction = (blocks, p.last if final else p.length)
+    edge = 1 if panel == p.panels - 1 and p.edge != p.nr else 0
+    b += 4 * (panel * p.b_panel + start * p.b_block)
+    a += 4 * start * p.a_block
+    bias += 4 * panel * p.nr
+    if sums != 0 and rows[0] == 0:
+        target = sums + 4 * panel * p.nr
+        _column_sums(plan, kernels[variant & FIRST, edge, 0], one, b, target, reduction)
+    for block in range(rows[0], rows[1]):
+        part = (
+            a + 4 * block * p.a_row_block,
+            b,
+            c + 4 * (block * p.c_row_block + panel * p.c_panel),
+            bias,
+            mask + 4 * (block * p.mask_row_block + panel * p.mask_panel),
+        )
+        count = min(p.row_block, p.rows - block * p.row_block)
+        _tiles(plan, kernels[variant, edge], part, reduction, count)
+        if final and p.sigmoid:
+            _sigmoid(plan, part[2], count, p.edge if panel == p.panels - 1 else p.nr)
+
+
+@jit
+def _tiles(plan, kernels, part, reduction, count):  # type: ignore[no-untyped-def]
+    """``count`` rows, cut into the fewest tiles of nearly equal height."""
+    p = plan[0]
+    a, b, c, bias, mask = part
+    tiles = (count + p.mr - 1) // p.mr
+    for tile in range(tiles):
+        first = count * tile // tiles
+        height = count * (tile + 1) // tiles - first
+        unsafe.call(
+            kernels[height],
+            (
+                a + 4 * first * p.a_row,
+                b,
+                c + 4 * first * p.c_row,
+                bias,
+                mask + 4 * first * p.mask_row,
+                p.a_block,
+                p.b_block,
+                reduction[0],
+                p.length,
+                reduction[1],
+                p.c_row,
+                p.mask_row,
+            ),
+        )
+
+
+@jit
+def _column_sums(plan, kernel, one, b, sums, reduction):  # type: ignore[no-untyped-def]
+    """Sums of a panel's columns: a tile whose only row of A is all ones."""
+    p = plan[0]
+    unsafe.call(
+        kernel,
+        (one, b, sums, 0, 0, 0, p.b_block, reduction[0], p.length, reduction[1], 0, 0),
+    )
+
+
+@jit
+def _sigmoid(plan, c, rows, cols):  # type: ignore[no-untyped-def]
+    for r in range(rows):
+        for k in range(cols):
+            at = c + 4 * (r * plan[0].c_row + k)
+            unsafe.store(at, _ONE / (_ONE + math.exp(-unsafe.load(at))))

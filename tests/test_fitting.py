@@ -1,0 +1,126 @@
+"""The training loop: what observers hear, when it tests, when it stops, where it resumes."""
+
+import numpy as np
+import pytest
+
+from dlrmjit import DLRM, TrainConfig, evaluate, fit
+from dlrmjit.data.random import RandomOptions, RandomSource
+from dlrmjit.fitting import NullObserver, Position
+from tests.builders import small_config
+
+CONFIG = small_config()
+
+
+def _source(batches=4, seed=1):
+    return RandomSource(
+        CONFIG.dense_features,
+        CONFIG.table_rows,
+        16,
+        num_batches=batches,
+        options=RandomOptions(lookups=3, round_targets=True),
+        seed=seed,
+    )
+
+
+class Recorder(NullObserver):
+    def __init__(self):
+        self.events, self.steps, self.tests = [], [], []
+
+    def on_start(self, model, batches, config):
+        self.events.append(("start", batches))
+
+    def on_step(self, record):
+        self.events.append("step")
+        self.steps.append(record)
+
+    def on_test(self, record):
+        self.events.append("test")
+        self.tests.append(record)
+
+    def on_end(self, result):
+        self.events.append("end")
+
+
+def _fit(model=None, test=None, start=Position(), **options):
+    recorder = Recorder()
+    options = TrainConfig(**{"learning_rate": 0.2, **options})
+    result = fit(
+        model or DLRM(CONFIG), _source(), options, test=test, observers=[recorder], start=start
+    )
+    return result, recorder
+
+
+def test_observers_hear_everything_in_order():
+    result, recorder = _fit(epochs=2)
+    assert recorder.events == [("start", 4), *["step"] * 8, "end"]
+    assert [r.step for r in recorder.steps] == list(range(1, 9))
+    assert [(r.epoch, r.batch) for r in recorder.steps] == [
+        (e, b) for e in (0, 1) for b in range(4)
+    ]
+    assert [r.is_last_of_epoch for r in recorder.steps] == [False, False, False, True] * 2
+    assert (result.steps, result.samples) == (8, 128)
+    assert result.last_loss == recorder.steps[-1].loss
+    assert result.position == Position(2, 0, 8)
+
+
+def test_it_tests_every_so_often_and_at_the_end_of_an_epoch():
+    _, recorder = _fit(test=_source(seed=2), test_every=3)
+    assert recorder.events == [("start", 4), *["step"] * 3, "test", "step", "test", "end"]
+
+
+def test_best_results_only_rise():
+    _, recorder = _fit(test=_source(seed=2), test_every=1, epochs=3)
+    for name in ("accuracy", "auc"):
+        values = [getattr(record.metrics, name) for record in recorder.tests]
+        bests = [getattr(record.best, name) for record in recorder.tests]
+        np.testing.assert_array_equal(bests, np.maximum.accumulate(values))
+    improved = [record.improved for record in recorder.tests]
+    rises = [b > a for a, b in zip([0.0, *bests], bests, strict=False)]
+    assert improved == rises
+    assert False in improved
+
+
+@pytest.mark.parametrize("option", ["accuracy_threshold", "auc_threshold"])
+def test_a_threshold_ends_the_run(option):
+    result, recorder = _fit(test=_source(seed=2), test_every=2, epochs=5, **{option: 0.01})
+    assert recorder.events == [("start", 4), "step", "step", "test", "end"]
+    assert result.reached_threshold
+    assert result.position == Position(0, 2, 2)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 6])
+def test_a_resumed_run_ends_with_the_same_bits(stop_after):
+    whole = DLRM(CONFIG)
+    _fit(whole, epochs=2)
+
+    class StopError(Exception):
+        pass
+
+    class Stopper(NullObserver):
+        position = None
+
+        def on_step(self, record):
+            if record.step == stop_after:
+                last = record.is_last_of_epoch
+                after = (record.epoch + 1, 0) if last else (record.epoch, record.batch + 1)
+                Stopper.position = Position(*after, record.step)
+                raise StopError
+
+    resumed = DLRM(CONFIG)
+    config = TrainConfig(learning_rate=0.2, epochs=2)
+    with pytest.raises(StopError):
+        fit(resumed, _source(), config, observers=[Stopper()])
+    result, _ = _fit(resumed, epochs=2, start=Stopper.position)
+    assert result.steps == 8 - stop_after
+    for name, value in whole.state_dict().items():
+        assert value.tobytes() == resumed.state_dict()[name].tobytes(), name
+
+
+def test_evaluate_matches_the_predictions():
+    model, source = DLRM(CONFIG), _source()
+    metrics = evaluate(model, source)
+    batches = list(source.batches())
+    p = np.concatenate([model.predict_proba(batch) for batch in batches])
+    labels = np.concatenate([batch.labels for batch in batches])
+    assert metrics.samples == 64
+    assert metrics.accuracy == np.mean(np.round(p) == labels)

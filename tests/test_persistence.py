@@ -1,0 +1,74 @@
+"""Models that come back from disk as they went."""
+
+import json
+
+import numpy as np
+import pytest
+
+import dlrmjit
+from dlrmjit.errors import CheckpointError
+from dlrmjit.model import DLRM
+from dlrmjit.persistence import infer_config, load_run, restore
+from tests.builders import small_config
+
+
+def _same(model, other):
+    for name, value in model.state_dict().items():
+        assert value.tobytes() == other.state_dict()[name].tobytes(), name
+
+
+@pytest.mark.parametrize("name", ["model", "model.pt"])
+@pytest.mark.parametrize("backend", ["jit", "reference"])
+def test_a_model_comes_back(tmp_path, name, backend):
+    model = DLRM(small_config(), rng=np.random.RandomState(3), backend=backend)
+    dlrmjit.save(model, tmp_path / name)
+    loaded = dlrmjit.load(tmp_path / name)
+    assert loaded.config == model.config
+    _same(loaded, model)
+
+
+def test_progress_comes_back(tmp_path):
+    dlrmjit.save(DLRM(small_config()), tmp_path / "m", progress={"epoch": 3, "best": {"auc": 0.7}})
+    _, progress = load_run(tmp_path / "m")
+    assert progress == {"epoch": 3, "best": {"auc": 0.7}}
+
+
+def test_saving_again_replaces(tmp_path):
+    first, second = DLRM(small_config()), DLRM(small_config(), rng=np.random.RandomState(8))
+    dlrmjit.save(first, tmp_path / "m")
+    dlrmjit.save(second, tmp_path / "m")
+    _same(dlrmjit.load(tmp_path / "m"), second)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("name", ["m", "m.pt"])
+def test_restoring_another_architecture_changes_nothing(tmp_path, name):
+    dlrmjit.save(DLRM(small_config(table_rows=(7, 2, 30))), tmp_path / name)
+    model = DLRM(small_config())
+    before = {key: value.copy() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"emb_l\.1\.weight"):
+        restore(model, tmp_path / name)
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_a_manifest_with_another_model_is_refused(tmp_path):
+    dlrmjit.save(DLRM(small_config()), tmp_path / "m")
+    manifest = tmp_path / "m" / "manifest.json"
+    text = json.loads(manifest.read_text())
+    text["model_config"]["embedding_dim"] = 7
+    manifest.write_text(json.dumps(text))
+    with pytest.raises(CheckpointError, match="m.*"):
+        dlrmjit.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("change", [{}, {"interaction": "cat"}, {"interaction_itself": True}])
+def test_the_architecture_is_read_off_the_shapes(change):
+    config = small_config(**change)
+    shapes = {name: value.shape for name, value in DLRM(config).state_dict().items()}
+    assert infer_config(shapes, "file.pt") == config
+
+
+def test_shapes_of_no_dlrm_are_refused():
+    with pytest.raises(CheckpointError, match=r"file\.pt: its parameters are not those of a DLRM"):
+        infer_config({"conv.weight": (3, 3)}, "file.pt")

@@ -14,6 +14,7 @@ from dlrmjit.checkpoint import (
     save_checkpoint,
     write_torch_file,
 )
+from dlrmjit.checkpoint.torch_writer import sgd_state
 from dlrmjit.config import ModelConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model import DLRM
@@ -26,13 +27,16 @@ def save(model: DLRM, path: PathLike, *, progress: Mapping[str, Any] | None = No
     """Keep ``model`` at ``path``: a directory, or the reference's format for a name in ``.pt``.
 
     ``progress`` is any JSON-ready mapping to be read back with the model: positions, results.
+    In a ``.pt`` file its ``learning_rate`` goes where PyTorch's optimiser looks for it.
     What was at ``path`` before stays whole until the new checkpoint is.
 
     Raises CheckpointError when it cannot be written.
     """
     progress = dict(progress or {})
     if _is_torch(path):
-        write_torch_file(path, model.state_dict(), progress)
+        state = model.state_dict()
+        rate = progress.pop("learning_rate", 0.0)
+        write_torch_file(path, state, progress, sgd_state(len(state), rate))
     else:
         save_checkpoint(
             path, model.state_dict(), model_config=model.config.to_dict(), progress=progress

@@ -15,16 +15,19 @@ def training_summary(result: FitResult, machine: Mapping[str, Any], peak_rss: in
     if result.steps:
         lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
     if result.test is not None:
-        lines.append(test_summary(result.test) + f" (best AUC {result.best.auc:.4f})")
+        lines.append(test_summary(result.test) + _best_text(result))
     return "\n".join([*lines, machine_line(machine, peak_rss)])
 
 
 def test_summary(metrics: Metrics) -> str:
-    """The result of a test in one line."""
-    return (
-        f"Test on {metrics.samples:,} samples: AUC {metrics.auc:.4f}, "
-        f"log loss {metrics.logloss:.4f}, accuracy {metrics.accuracy * 100:.3f} %"
-    )
+    """The result of a test in one line, without what is undefined for its labels."""
+    values = {
+        "AUC": f"{metrics.auc:.4f}",
+        "log loss": f"{metrics.logloss:.4f}",
+        "accuracy": f"{metrics.accuracy * 100:.3f} %",
+    }
+    found = ", ".join(f"{name} {text}" for name, text in values.items() if "nan" not in text)
+    return f"Test on {metrics.samples:,} samples: {found}"
 
 
 def machine_line(machine: Mapping[str, Any], peak_rss: int) -> str:
@@ -43,3 +46,9 @@ def _steps_line(result: FitResult) -> str:
         f"{line}: {result.samples / result.step_seconds:,.0f} samples/s in the steps, "
         f"{1000 * result.step_seconds / result.steps:.2f} ms each"
     )
+
+
+def _best_text(result: FitResult) -> str:
+    """What to add where an earlier test was better than the last."""
+    is_best = result.test is None or not result.best.auc > result.test.auc
+    return "" if is_best else f" (best AUC {result.best.auc:.4f})"

@@ -1,0 +1,157 @@
+"""One run of the program: build what the options ask for, train or test it, tell of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.buffers import available_memory
+
+from dlrmjit.cli import debug
+from dlrmjit.cli.console import ConsoleLines
+from dlrmjit.cli.jsonlog import JsonLog
+from dlrmjit.cli.keeping import Keeper, Restored, check_save_path, restore
+from dlrmjit.cli.machine import machine_facts, peak_rss_bytes, use_threads
+from dlrmjit.cli.mllog import MlperfLog
+from dlrmjit.cli.options import Options
+from dlrmjit.cli.plan import is_testing, model_config, require_memory, train_config
+from dlrmjit.cli.progress import ProgressBar
+from dlrmjit.cli.sources import Data, make_data
+from dlrmjit.cli.summary import machine_line, test_summary, training_summary
+from dlrmjit.config import ModelConfig, TrainConfig
+from dlrmjit.errors import ConfigError
+from dlrmjit.fitting import Best, Observer, evaluate, fit
+from dlrmjit.model import DLRM
+
+
+def run(options: Options) -> None:
+    """Do what the options ask for; raises DlrmjitError before anything is written or trained."""
+    _check_outputs(options)
+    config = train_config(options)
+    mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
+    if mlperf:
+        mlperf.setup()
+    use_threads(options.threads)
+    session = _build(options)
+    with ExitStack() as stack:
+        log = stack.enter_context(JsonLog(options.log_json)) if options.log_json else None
+        if log:
+            log.start(_described(options, session.model.config), machine_facts())
+        if mlperf:
+            _announce(mlperf, options, config, session.data)
+        print("time/loss/accuracy (if enabled):", flush=True)
+        if options.inference_only:
+            _test(options, session, log)
+        else:
+            _train(options, config, session, [o for o in (log, mlperf) if o], stack)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run works on."""
+
+    model: DLRM
+    data: Data
+    start: Restored
+
+
+def _check_outputs(options: Options) -> None:
+    path = options.save_model or options.resume
+    if path:
+        check_save_path(path)
+    if options.log_json in (options.save_model, options.load_model) and options.log_json:
+        raise ConfigError(f"--log-json and the model cannot both be {options.log_json}")
+
+
+def _build(options: Options) -> Session:
+    """Data, then model: both draw from one stream, in the reference's order."""
+    print("Using CPU...", flush=True)
+    if options.data_generation != "dataset":
+        early = model_config(options, options.arch_embedding_size)
+        require_memory(early, options, available_memory())
+    rng = np.random.RandomState(options.numpy_rand_seed)
+    data = make_data(options, rng)
+    architecture = model_config(options, data.train.table_rows, data.train.dense_features)
+    require_memory(architecture, options, available_memory())
+    if options.debug_mode:
+        _print_setup(options, architecture, data)
+    path = options.resume or options.load_model
+    model = DLRM(architecture, backend=options.backend, rng=rng, initialise=not path)
+    start = restore(model, path, data.train.num_batches) if path else Restored()
+    if options.debug_mode:
+        debug.print_parameters(model, "initial")
+    return Session(model, data, start)
+
+
+def _print_setup(options: Options, architecture: ModelConfig, data: Data) -> None:
+    np.set_printoptions(precision=options.print_precision)
+    debug.print_model(architecture)
+    debug.print_data(data.train)
+
+
+def _described(options: Options, architecture: ModelConfig) -> dict[str, Any]:
+    """All options and the model, for the log."""
+    hidden = ("base", "given", "notes")
+    values = {name: value for name, value in vars(options).items() if name not in hidden}
+    return {"options": values, "given": sorted(options.given), "model": architecture.to_dict()}
+
+
+def _announce(mlperf: MlperfLog, options: Options, config: TrainConfig, data: Data) -> None:
+    mlperf.ready()
+    mlperf.hyperparameters(options.numpy_rand_seed, options.mini_batch_size, config)
+    mlperf.samples(data.train.num_samples, data.test.num_samples)
+
+
+def _train(
+    options: Options,
+    config: TrainConfig,
+    session: Session,
+    extra: list[Observer],
+    stack: ExitStack,
+) -> None:
+    observers: list[Observer] = [_console(options), *extra]
+    path = options.save_model or options.resume
+    if path:
+        observers.append(Keeper(path, session.model, session.data, config))
+    if sys.stderr.isatty():
+        observers.append(stack.enter_context(ProgressBar(session.start.position)))
+    result = fit(
+        session.model,
+        session.data.train,
+        config,
+        test=session.data.test if is_testing(options) else None,
+        observers=observers,
+        start=session.start.position,
+        best=session.start.best,
+    )
+    stack.close()
+    if options.debug_mode:
+        debug.print_parameters(session.model, "updated")
+    print(training_summary(result, machine_facts(), peak_rss_bytes()))
+
+
+def _console(options: Options) -> ConsoleLines:
+    return ConsoleLines(
+        options.print_freq,
+        is_testing=is_testing(options),
+        with_time=options.print_time,
+        with_clock=options.print_wall_time,
+        with_mlperf=options.mlperf_logging,
+    )
+
+
+def _test(options: Options, session: Session, log: JsonLog | None) -> None:
+    print("Testing for inference only", flush=True)
+    began = time.perf_counter()
+    metrics = evaluate(session.model, session.data.test, threshold=options.loss_threshold)
+    seconds = time.perf_counter() - began
+    _console(options).print_metrics(metrics, Best(metrics.accuracy, metrics.auc))
+    if log:
+        log.evaluated(session.start.position.step, metrics, seconds, {})
+        log.write("end", {"steps": 0, "seconds": seconds, "peak_rss_bytes": peak_rss_bytes()})
+    print(test_summary(metrics))
+    print(machine_line(machine_facts(), peak_rss_bytes()))

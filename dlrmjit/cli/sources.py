@@ -1,0 +1,93 @@
+"""From options to the batches to train and to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlrmjit.cli.options import Options
+from dlrmjit.data.random import RandomOptions, RandomSource
+from dlrmjit.data.source import Source
+from dlrmjit.data.synthetic import SyntheticSource
+from dlrmjit.errors import ConfigError
+
+_TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on and what to test on; their tables and dense features agree."""
+
+    train: Source
+    test: Source
+
+
+def make_data(options: Options, rng: np.random.RandomState) -> Data:
+    """The data that the options ask for.
+
+    ``rng`` is the stream of the run: what random data and the shuffling of a data set draw
+    comes before the model's parameters, as in the reference. Raises ConfigError or DataError.
+    """
+    kinds = {"random": _random, "synthetic": _synthetic, "dataset": _dataset}
+    return kinds[options.data_generation](options, rng)
+
+
+def _random(options: Options, rng: np.random.RandomState) -> Data:
+    """Random batches; training and test share one stream, as in the reference."""
+    return Data(_random_source(options, rng), _random_source(options, rng))
+
+
+def _random_source(options: Options, rng: np.random.RandomState) -> RandomSource:
+    return RandomSource(
+        options.arch_mlp_bot[0],
+        options.arch_embedding_size,
+        options.mini_batch_size,
+        data_size=options.data_size,
+        num_batches=options.num_batches,
+        options=RandomOptions(
+            lookups=options.num_indices_per_lookup,
+            fixed_lookups=options.num_indices_per_lookup_fixed,
+            round_targets=options.round_targets,
+            distribution=options.rand_data_dist,
+            minimum=options.rand_data_min,
+            maximum=options.rand_data_max,
+            mu=options.rand_data_mu,
+            sigma=options.rand_data_sigma,
+        ),
+        seed=options.numpy_rand_seed,
+        rng=rng,
+    )
+
+
+def _synthetic(options: Options, rng: np.random.RandomState) -> Data:
+    size = options.mini_batch_size
+    batches = options.num_batches or -(-options.data_size // size)
+    test_samples = -(-batches * size // _TRAIN_PER_TEST)
+    test_size = test_batch_size(options)
+    return Data(
+        _synthetic_source(options, "train", size, batches),
+        _synthetic_source(options, "test", test_size, -(-test_samples // test_size)),
+    )
+
+
+def _synthetic_source(options: Options, split: str, size: int, batches: int) -> SyntheticSource:
+    return SyntheticSource(
+        size,
+        batches,
+        table_rows=options.arch_embedding_size,
+        dense_features=options.arch_mlp_bot[0],
+        lookups=options.num_indices_per_lookup,
+        split=split,
+        seed=options.numpy_rand_seed,
+    )
+
+
+def _dataset(options: Options, rng: np.random.RandomState) -> Data:
+    raise ConfigError("data sets are not read yet")
+
+
+def test_batch_size(options: Options) -> int:
+    """Samples of a test batch: as told, or as in training."""
+    size: int = options.test_mini_batch_size
+    return size if size > 0 else int(options.mini_batch_size)

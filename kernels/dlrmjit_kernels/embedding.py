@@ -18,7 +18,10 @@ from dlrmjit.errors import ShapeError
 from dlrmjit_kernels import buffers
 from dlrmjit_kernels import embedding_lookup as lookup
 from dlrmjit_kernels import embedding_update as update
+from dlrmjit_kernels.buckets import Workspace
+from dlrmjit_kernels.embedding_update import RowState
 from dlrmjit_kernels.lookups import Lookups
+from dlrmjit_kernels.row_rules import RowRule
 
 Float32 = NDArray[np.float32]
 
@@ -54,6 +57,7 @@ class EmbeddingTables:
         starts = _table_starts(self.rows, self.dim)
         self._buffer = buffers.allocate(starts[-1], path)
         self._starts = starts
+        self.workspace = Workspace()
         self.addresses = np.array(starts[:-1], np.int64) + self._buffer.address
         self.row_counts = np.array(self.rows, np.int64)
 
@@ -105,23 +109,32 @@ class EmbeddingTables:
         lookups.check(self.row_counts)
         lookup.pool(self, lookups, out, pooling, weights)
 
+    def new_state(self, rule: RowRule) -> RowState:
+        """Fresh optimiser state of ``rule`` for these tables."""
+        return update.new_state(self, rule)
+
     def apply_gradient(
         self,
         indices: NDArray[Any],
         offsets: NDArray[np.int64],
         dY: Float32,
-        rule: update.RowRule,
-        state: Any = None,
+        rule: RowRule,
+        state: RowState | None = None,
         pooling: str = "sum",
         weights: Float32 | None = None,
     ) -> None:
         """Backward of :meth:`lookup` and the optimiser step of the touched rows, in one pass.
 
-        ``dY`` is the gradient of the pooled output, (N, S, E), of unit stride along E.
+        ``dY`` is the gradient of the pooled output, (N, S, E), of unit stride along E. Rules
+        with memory need the ``state`` that :meth:`new_state` made. Counts one step of it.
         """
         lookups = Lookups(indices, offsets)
-        lookups.check(self.row_counts)
+        lookups.check_layout(len(self))
         update.apply(self, lookups, dY, rule, state, pooling, weights)
+
+    def fill(self, value: float) -> None:
+        """Set every element."""
+        self._buffer.data.view(np.float32)[:] = value
 
     def accumulate_gradient(
         self,

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import carray, prange
+from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.codegen.engine import address
+from dlrmjit_kernels.codegen.row_gather import GatherSpec
 from dlrmjit_kernels.compile import parallel_jit
 from dlrmjit_kernels.lookups import Lookups
-from dlrmjit_kernels.pointers import float32_pointer
+from dlrmjit_kernels.pointers import fetch_add, invoke
+from dlrmjit_kernels.target import current_target
 
 if TYPE_CHECKING:
     from dlrmjit_kernels.embedding import EmbeddingTables
 
 _NO_WEIGHTS = np.empty(0, np.float32)
+_FLIGHT_BYTES = 8192  # of rows being prefetched
+_CHUNK_LOOKUPS = 4096
 
 
 def pool(
@@ -28,16 +33,34 @@ def pool(
 ) -> None:
     """Write the pooled bags of checked ``lookups`` to ``out`` (N, S, E)."""
     check_pooled(tables, lookups, out, pooling, weights)
-    scale = _NO_WEIGHTS if weights is None else weights
+    indices = lookups.indices
+    bits = 8 * indices.dtype.itemsize
+    spec = GatherSpec(tables.dim, bits, weights is not None, pooling == "mean")
     _pool(
+        address(spec, current_target()),
         tables.addresses,
-        tables.row_counts,
-        lookups.indices,
+        4 * tables.dim,
+        indices,
         lookups.offsets,
-        scale,
-        pooling == "mean",
-        out,
+        _NO_WEIGHTS if weights is None else weights,
+        out.ctypes.data,
+        np.array(out.strides, np.int64),
+        prefetch_distance(tables.dim),
+        _chunks(lookups),
+        get_num_threads(),
+        tables.workspace.get("counter", 1, np.int64),
     )
+
+
+def prefetch_distance(width: int) -> int:
+    """Rows to prefetch ahead: enough bytes in flight, not more than the first cache holds."""
+    return max(16, min(96, _FLIGHT_BYTES // (4 * width)))
+
+
+def _chunks(lookups: Lookups) -> int:
+    """Runs of bags to cut each table into: about CHUNK_LOOKUPS lookups each."""
+    tasks = 1 + len(lookups.indices) // _CHUNK_LOOKUPS
+    return max(1, min(lookups.samples, -(-tasks // max(1, lookups.tables))))
 
 
 def check_pooled(
@@ -69,24 +92,42 @@ def check_pooled(
 
 @parallel_jit
 def _pool(
+    kernel: int,
     addresses: NDArray[np.int64],
-    rows: NDArray[np.int64],
+    row_bytes: int,
     indices: NDArray[Any],
     offsets: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    mean: bool,
-    out: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    out: int,
+    strides: NDArray[np.int64],
+    ahead: int,
+    chunks: int,
+    threads: int,
+    counter: NDArray[np.int64],
 ) -> None:
-    N, S, E = out.shape
-    for task in prange(N * S):
-        s = task // N
-        n = task % N
-        table = carray(float32_pointer(addresses[s]), (rows[s], E))
-        row = out[n, s]
-        row[:] = np.float32(0)
-        for i in range(offsets[s, n], offsets[s, n + 1]):
-            scale = weights[i] if len(weights) else np.float32(1)
-            for e in range(E):
-                row[e] += scale * table[indices[i], e]
-        if mean and offsets[s, n + 1] > offsets[s, n]:
-            row *= np.float32(1) / np.float32(offsets[s, n + 1] - offsets[s, n])
+    """Threads take runs of bags of one table until none is left."""
+    counter[0] = 0
+    S, N = offsets.shape[0], offsets.shape[1] - 1
+    for _ in prange(threads):
+        while True:
+            task = fetch_add(counter.ctypes.data)
+            if task >= S * chunks:
+                break
+            s, chunk = task // chunks, task % chunks
+            first, last = chunk * N // chunks, (chunk + 1) * N // chunks
+            invoke(
+                kernel,
+                (
+                    out + s * strides[1],
+                    strides[0],
+                    addresses[s],
+                    row_bytes,
+                    indices.ctypes.data,
+                    offsets[s].ctypes.data,
+                    first,
+                    last,
+                    offsets[s, N] - 1,
+                    ahead,
+                    scales.ctypes.data,
+                ),
+            )

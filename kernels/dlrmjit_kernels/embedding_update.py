@@ -1,18 +1,31 @@
-"""Backward of the embedding bags fused with the optimiser step of the rows they touch."""
+"""Backward of the embedding bags fused with the optimiser step of the rows they touch.
+
+No gradient of a lookup is ever written. Lookups are sorted into buckets of rows, threads take
+bucket after bucket, and within a bucket every row is moved by its gradients in order of
+occurrence: no atomics, no scan by every thread, the same bits for any number of threads.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import carray, prange
+from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.compile import parallel_jit
-from dlrmjit_kernels.embedding_lookup import check_pooled
+from dlrmjit.errors import ConfigError
+from dlrmjit_kernels.buckets import BITS, Buckets, sort_lookups
+from dlrmjit_kernels.codegen.engine import address
+from dlrmjit_kernels.codegen.row_scatter import ScatterSpec
+from dlrmjit_kernels.codegen.row_update import UpdateSpec
+from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.embedding_lookup import check_pooled, prefetch_distance
 from dlrmjit_kernels.lookups import Lookups
-from dlrmjit_kernels.pointers import float32_pointer
+from dlrmjit_kernels.pointers import fetch_add, invoke
+from dlrmjit_kernels.row_groups import group_rows, hash_bits, order_bags
+from dlrmjit_kernels.row_rules import RowRule, SgdRows
+from dlrmjit_kernels.target import current_target
 
 if TYPE_CHECKING:
     from dlrmjit_kernels.embedding import EmbeddingTables
@@ -20,16 +33,12 @@ if TYPE_CHECKING:
 _NO_WEIGHTS = np.empty(0, np.float32)
 
 
-@dataclass(frozen=True)
-class RowRule:
-    """How a touched row moves along its gradient; subclasses are the optimisers."""
+@dataclass
+class RowState:
+    """What a rule remembers: tables shaped like the model's, or of one column; steps taken."""
 
-    lr: float
-
-
-@dataclass(frozen=True)
-class SgdRows(RowRule):
-    """``w -= lr * g``."""
+    tables: tuple[EmbeddingTables, ...]
+    steps: int = 0
 
 
 def apply(
@@ -37,44 +46,266 @@ def apply(
     lookups: Lookups,
     dY: NDArray[np.float32],
     rule: RowRule,
-    state: Any,
+    state: RowState | None,
     pooling: str,
     weights: NDArray[np.float32] | None,
 ) -> None:
-    """Apply ``rule`` to all rows that checked ``lookups`` touch, given ``dY`` (N, S, E)."""
+    """Move every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
+
+    The layout of the lookups must have been checked; their indices are checked here.
+
+    Raises
+    ------
+    ConfigError
+        If the rule has memory and ``state`` is not the one made for it.
+    IndexRangeError
+        For the first lookup outside its table; then no row has moved.
+    """
     check_pooled(tables, lookups, dY, pooling, weights)
-    scale = _NO_WEIGHTS if weights is None else weights
-    _sgd(
+    state = _state_for(rule, state)
+    mean, scales = pooling == "mean", _NO_WEIGHTS if weights is None else weights
+    buckets = sort_lookups(lookups, tables.row_counts, tables.workspace, scales, mean)
+    if buckets is None:
+        raise lookups.first_outside(tables.row_counts)
+    state.steps += 1
+    if isinstance(rule, SgdRows) and rule.l2 == 0.0:
+        _scatter_rows(tables, buckets, dY, rule)
+    else:
+        _update_rows(tables, buckets, dY, rule, state)
+
+
+def _state_for(rule: RowRule, state: RowState | None) -> RowState:
+    needed = len(rule.element_states) + len(rule.row_states)
+    if state is None and needed == 0:
+        return RowState(())
+    if state is None or len(state.tables) != needed:
+        raise ConfigError(f"{type(rule).__name__} needs the state that new_state(rule) makes")
+    return state
+
+
+def _scatter_rows(
+    tables: EmbeddingTables,
+    buckets: Buckets,
+    dY: NDArray[np.float32],
+    rule: RowRule,
+) -> None:
+    """Plain SGD: rows move lookup by lookup, which needs no grouping."""
+    workspace, scaled = tables.workspace, buckets.scaled
+    kernel = address(ScatterSpec(tables.dim, scaled), current_target())
+    factor = workspace.get("scalars", 16, np.float32)
+    factor[0] = -rule.lr
+    counter = workspace.get("counter", 1, np.int64)
+    _scatter_kernel(
+        kernel,
+        buckets.entries,
+        buckets.scales,
+        buckets.begin[: buckets.count + 1],
+        buckets.tables,
         tables.addresses,
-        tables.row_counts,
-        lookups.indices,
-        lookups.offsets,
-        scale,
-        pooling == "mean",
-        dY,
-        np.float32(-rule.lr),
+        4 * tables.dim,
+        dY.ctypes.data,
+        np.array(dY.strides, np.int64),
+        factor,
+        prefetch_distance(tables.dim),
+        get_num_threads(),
+        counter,
     )
 
 
 @parallel_jit
-def _sgd(
+def _scatter_kernel(
+    kernel: int,
+    entries: NDArray[np.uint64],
+    scales: NDArray[np.float32],
+    begin: NDArray[np.int64],
+    bucket_tables: NDArray[np.int32],
     addresses: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    indices: NDArray[Any],
-    offsets: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    mean: bool,
-    dY: NDArray[np.float32],
-    step: np.float32,
+    row_bytes: int,
+    gradient: int,
+    strides: NDArray[np.int64],
+    factor: NDArray[np.float32],
+    ahead: int,
+    threads: int,
+    counter: NDArray[np.int64],
 ) -> None:
-    N, S, E = dY.shape
-    for s in prange(S):
-        table = carray(float32_pointer(addresses[s]), (rows[s], E))
-        for n in range(N):
-            scale = step
-            if mean and offsets[s, n + 1] > offsets[s, n]:
-                scale = step / np.float32(offsets[s, n + 1] - offsets[s, n])
-            for i in range(offsets[s, n], offsets[s, n + 1]):
-                factor = scale * weights[i] if len(weights) else scale
-                for e in range(E):
-                    table[indices[i], e] += factor * dY[n, s, e]
+    """Threads take buckets until none is left; one micro-kernel call per bucket."""
+    counter[0] = 0
+    for _ in prange(threads):
+        while True:
+            b = fetch_add(counter.ctypes.data)
+            if b >= len(begin) - 1:
+                break
+            if begin[b + 1] > begin[b]:
+                s = np.int64(bucket_tables[b])
+                invoke(
+                    kernel,
+                    (
+                        entries.ctypes.data,
+                        begin[b],
+                        begin[b + 1],
+                        addresses[s],
+                        row_bytes,
+                        gradient + s * strides[1],
+                        strides[0],
+                        factor.ctypes.data,
+                        scales.ctypes.data,
+                        ahead,
+                    ),
+                )
+
+
+def _update_rows(
+    tables: EmbeddingTables,
+    buckets: Buckets,
+    dY: NDArray[np.float32],
+    rule: RowRule,
+    state: RowState,
+) -> None:
+    """Any rule: the gradient of a row is summed before the row moves."""
+    workspace, scaled = tables.workspace, buckets.scaled
+    kernel = address(update_spec(rule, tables.dim, scaled), current_target())
+    scalars = workspace.get("scalars", 16, np.float32)
+    values = (rule.l2, *rule.scalars(state.steps))
+    scalars[: len(values)] = values
+    states = [table.addresses for table in state.tables] + [tables.addresses] * 2
+    distinct = _most_distinct(tables.row_counts, buckets)
+    slots = 1 << hash_bits(distinct)
+    threads = get_num_threads()
+    per_thread = slots + 2 * (distinct + 2)
+    size = len(buckets.entries)
+    _update_kernel(
+        kernel,
+        buckets.entries,
+        buckets.scales if scaled else buckets.scales[:0],
+        buckets.begin[: buckets.count + 1],
+        buckets.tables,
+        buckets.plan,
+        tables.row_counts,
+        tables.addresses,
+        states[0],
+        states[1],
+        4 * tables.dim,
+        dY.ctypes.data,
+        np.array(dY.strides, np.int64),
+        scalars,
+        prefetch_distance(tables.dim),
+        workspace.get("bags", size, np.int32),
+        workspace.get("sorted_scales", size if scaled else 0, np.float32),
+        workspace.get("groups", threads * per_thread, np.int32),
+        per_thread,
+        workspace.get("gradients", threads * (tables.dim + 16), np.float32),
+        threads,
+        workspace.get("counter", 1, np.int64),
+    )
+
+
+def update_spec(rule: RowRule, width: int, scaled: bool) -> UpdateSpec:
+    """Specification of the micro-kernel that applies a rule."""
+    return UpdateSpec(
+        rule.name,
+        width,
+        len(rule.scalars(1)),
+        len(rule.element_states),
+        rule.element,
+        len(rule.row_states),
+        rule.row if rule.row_states else None,
+        scaled,
+    )
+
+
+def _most_distinct(rows: NDArray[np.int64], buckets: Buckets) -> int:
+    """Most different rows any bucket can hold."""
+    return int(_distinct_bound(rows, buckets.begin, buckets.tables, buckets.plan, buckets.count))
+
+
+@jit
+def _distinct_bound(
+    rows: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    bucket_tables: NDArray[np.int32],
+    plan: NDArray[np.int64],
+    count: int,
+) -> int:
+    most = 1
+    for b in range(count):
+        s = bucket_tables[b]
+        most = max(most, min(begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1))
+    return most
+
+
+@parallel_jit
+def _update_kernel(
+    kernel: int,
+    entries: NDArray[np.uint64],
+    scales: NDArray[np.float32],
+    begin: NDArray[np.int64],
+    bucket_tables: NDArray[np.int32],
+    plan: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    addresses: NDArray[np.int64],
+    state0: NDArray[np.int64],
+    state1: NDArray[np.int64],
+    row_bytes: int,
+    gradient: int,
+    strides: NDArray[np.int64],
+    scalars: NDArray[np.float32],
+    ahead: int,
+    bags: NDArray[np.int32],
+    sorted_scales: NDArray[np.float32],
+    groups: NDArray[np.int32],
+    per_thread: int,
+    gradients: NDArray[np.float32],
+    threads: int,
+    counter: NDArray[np.int64],
+) -> None:
+    """Threads take buckets until none is left: group the rows of one, then move each once."""
+    counter[0] = 0
+    width = len(gradients) // threads
+    for thread in prange(threads):
+        own = groups[thread * per_thread : (thread + 1) * per_thread]
+        scratch = gradients[thread * width : (thread + 1) * width].ctypes.data
+        while True:
+            b = fetch_add(counter.ctypes.data)
+            if b >= len(begin) - 1:
+                break
+            first, last = begin[b], begin[b + 1]
+            s = np.int64(bucket_tables[b])
+            shift = plan[s, BITS]
+            distinct = min(last - first, (rows[s] >> shift) + 1)
+            slots = own[: 1 << hash_bits(distinct)]
+            unique_rows = own[len(slots) : len(slots) + distinct]
+            starts = own[len(slots) + distinct : len(slots) + 2 * distinct + 2]
+            part = scales[first:last] if len(scales) else scales
+            sorted_part = sorted_scales[first:last]
+            unique = group_rows(entries[first:last], shift, slots, unique_rows, starts)
+            order_bags(entries[first:last], part, starts, bags[first:last], sorted_part)
+            invoke(
+                kernel,
+                (
+                    unique_rows.ctypes.data,
+                    starts.ctypes.data,
+                    bags[first:last].ctypes.data,
+                    sorted_part.ctypes.data,
+                    0,
+                    unique,
+                    addresses[s],
+                    state0[s],
+                    state1[s],
+                    row_bytes,
+                    gradient + s * strides[1],
+                    strides[0],
+                    scalars.ctypes.data,
+                    scratch,
+                    ahead,
+                ),
+            )
+
+
+def new_state(tables: EmbeddingTables, rule: RowRule) -> RowState:
+    """Fresh state of ``rule`` for ``tables``."""
+    make = type(tables)
+    kept = [make(tables.rows, tables.dim) for _ in rule.element_states]
+    kept += [make(tables.rows, 1) for _ in rule.row_states]
+    for table in kept:
+        table.fill(rule.initial_state)
+    return RowState(tuple(kept))

@@ -58,3 +58,17 @@ def fetch_add(typingctx: Any, address: Any) -> Any:
         return builder.atomic_rmw("add", pointer, i64(1), "monotonic")
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def invoke(typingctx: Any, function: Any, arguments: Any) -> Any:
+    """Call the micro-kernel at address ``function`` with a tuple of int64 arguments."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i64 = ir.IntType(64)
+        values = [builder.extract_value(args[1], i) for i in range(len(arguments))]
+        kind = ir.FunctionType(ir.VoidType(), [i64] * len(values))
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.UniTuple(types.int64, len(arguments))), codegen

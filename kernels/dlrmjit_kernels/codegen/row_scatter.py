@@ -1,0 +1,74 @@
+"""The row scatter micro-kernel: move rows by a multiple of their gradients, one lookup at a time.
+
+In NumPy, for every ``i`` of ``first <= i < last``, with entry ``(row, bag) = entries[i]``::
+
+    table[row] += factor * scales[i] * dY[bag]
+
+Contract: arguments are int64; ``entries`` is the address of uint64 with the row in the high and
+the bag in the low 32 bits, ``factor`` and ``scales`` (read if ``scaled``) of float32; strides
+are bytes; entries run in order, so a repeated row sees its gradients in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen.ir import F32, I64, Value
+from dlrmjit_kernels.codegen.row_ir import RowEmitter, row_pieces
+from dlrmjit_kernels.target import Target
+
+ARGUMENTS = (
+    "entries",
+    "first",
+    "last",
+    "table",
+    "row_stride",
+    "dY",
+    "bag_stride",
+    "factor",
+    "scales",
+    "ahead",
+)
+
+
+@dataclass(frozen=True)
+class ScatterSpec:
+    """Rows of ``width`` elements; whether every lookup has its own scale."""
+
+    width: int
+    scaled: bool = False
+
+    @property
+    def symbol(self) -> str:
+        """Name of the generated function."""
+        return f"row_scatter_e{self.width}{'_scaled' if self.scaled else ''}"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        _emit(self, RowEmitter(module, self.symbol, ARGUMENTS, target), target)
+
+
+def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
+    pieces = row_pieces(spec.width, target.lanes)
+    factor = k.fetch(F32, k["factor"])
+    final = k.builder.sub(k["last"], I64(1))
+    with k.span(k["first"], k["last"]) as (i, _):
+        later, _bag = _entry(k, k.minimum(k.builder.add(i, k["ahead"]), final))
+        k.prefetch_row(later, pieces, write=True)
+        row, gradient = _entry(k, i)
+        scale = k.builder.fmul(factor, k.item(F32, k["scales"], i)) if spec.scaled else factor
+        for piece in pieces:
+            value = k.fetch(piece.kind, k.at(gradient, piece))
+            where = k.at(row, piece)
+            k.put(k.fma(k.splat(scale, piece.lanes), value, k.fetch(piece.kind, where)), where)
+    k.finish()
+
+
+def _entry(k: RowEmitter, i: Value) -> tuple[Value, Value]:
+    """Addresses of the row and of the gradient of entry ``i``."""
+    entry = k.integer(64, k["entries"], i)
+    row = k.row(k["table"], k.builder.lshr(entry, I64(32)), k["row_stride"])
+    bag = k.builder.and_(entry, I64(0xFFFFFFFF))
+    return row, k.row(k["dY"], bag, k["bag_stride"])

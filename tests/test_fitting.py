@@ -41,8 +41,9 @@ class Recorder(NullObserver):
         self.events.append("end")
 
 
-def _fit(model=None, test=None, start=Position(), **options):
+def _fit(model=None, test=None, start=None, **options):
     recorder = Recorder()
+    start = start or Position()
     options = TrainConfig(**{"learning_rate": 0.2, **options})
     result = fit(
         model or DLRM(CONFIG), _source(), options, test=test, observers=[recorder], start=start

@@ -57,10 +57,8 @@ def restore(model: DLRM, path: str, batches: int) -> Restored:
 
 def _position(progress: Mapping[str, Any], batches: int) -> Position:
     epoch, batch = int(progress.get("epoch", 0)), int(progress.get("iter", 0))
-    length = int(progress.get("nbatches", batches))
-    step = int(progress.get("step", epoch * length + batch))
-    is_epoch_done = batch >= min(batches, length)
-    return Position(epoch + 1, 0, step) if is_epoch_done else Position(epoch, batch, step)
+    step = int(progress.get("step", epoch * int(progress.get("nbatches", batches)) + batch))
+    return Position(epoch + 1, 0, step) if batch >= batches else Position(epoch, batch, step)
 
 
 def _best(progress: Mapping[str, Any]) -> Best:

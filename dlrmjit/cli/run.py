@@ -21,7 +21,7 @@ from dlrmjit.cli.options import Options
 from dlrmjit.cli.plan import is_testing, model_config, require_memory, train_config
 from dlrmjit.cli.progress import ProgressBar
 from dlrmjit.cli.sources import Data, make_data
-from dlrmjit.cli.summary import machine_line, test_summary, training_summary
+from dlrmjit.cli.summary import StepTimes, machine_line, metrics_summary, training_summary
 from dlrmjit.config import ModelConfig, TrainConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.fitting import Best, Observer, evaluate, fit
@@ -113,7 +113,8 @@ def _train(
     extra: list[Observer],
     stack: ExitStack,
 ) -> None:
-    observers: list[Observer] = [_console(options), *extra]
+    times = StepTimes()
+    observers: list[Observer] = [_console(options), times, *extra]
     path = options.save_model or options.resume
     if path:
         observers.append(Keeper(path, session.model, session.data, config))
@@ -131,7 +132,7 @@ def _train(
     stack.close()
     if options.debug_mode:
         debug.print_parameters(session.model, "updated")
-    print(training_summary(result, machine_facts(), peak_rss_bytes()))
+    print(training_summary(result, times, machine_facts(), peak_rss_bytes()))
 
 
 def _console(options: Options) -> ConsoleLines:
@@ -153,5 +154,5 @@ def _test(options: Options, session: Session, log: JsonLog | None) -> None:
     if log:
         log.evaluated(session.start.position.step, metrics, seconds, {})
         log.write("end", {"steps": 0, "seconds": seconds, "peak_rss_bytes": peak_rss_bytes()})
-    print(test_summary(metrics))
+    print(metrics_summary(metrics))
     print(machine_line(machine_facts(), peak_rss_bytes()))

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
-from dlrmjit.fitting import FitResult
+from dlrmjit.fitting import FitResult, NullObserver, StepRecord
 from dlrmjit.metrics import Metrics
 
 
-def training_summary(result: FitResult, machine: Mapping[str, Any], peak_rss: int) -> str:
+class StepTimes(NullObserver):
+    """Remembers how long each step took, to give their median.
+
+    The mean would mostly tell of the first step, in which kernels are compiled.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = array("d")
+        self._rates = array("d")
+
+    def on_step(self, record: StepRecord) -> None:
+        """Remember a step."""
+        self._seconds.append(record.seconds)
+        self._rates.append(record.samples / record.seconds if record.seconds else 0.0)
+
+    def describe(self) -> str:
+        """Median time and rate, or nothing without steps."""
+        if not self._seconds:
+            return ""
+        ms, rate = 1000 * median(self._seconds), median(self._rates)
+        return f"; median step {ms:.2f} ms, {rate:,.0f} samples/s"
+
+
+def training_summary(
+    result: FitResult, times: StepTimes, machine: Mapping[str, Any], peak_rss: int
+) -> str:
     """Steps, speed, loss, test result and machine of a training run, one line each."""
-    lines = [_steps_line(result)]
+    lines = [_steps_line(result) + times.describe()]
     if result.steps:
         lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
     if result.test is not None:
-        lines.append(test_summary(result.test) + _best_text(result))
+        lines.append(metrics_summary(result.test) + _best_text(result))
     return "\n".join([*lines, machine_line(machine, peak_rss)])
 
 
-def test_summary(metrics: Metrics) -> str:
+def metrics_summary(metrics: Metrics) -> str:
     """The result of a test in one line, without what is undefined for its labels."""
     values = {
         "AUC": f"{metrics.auc:.4f}",
@@ -39,13 +66,7 @@ def machine_line(machine: Mapping[str, Any], peak_rss: int) -> str:
 
 
 def _steps_line(result: FitResult) -> str:
-    line = f"Trained {result.steps:,} steps, {result.samples:,} samples, in {result.seconds:.1f} s"
-    if not result.step_seconds:
-        return line
-    return (
-        f"{line}: {result.samples / result.step_seconds:,.0f} samples/s in the steps, "
-        f"{1000 * result.step_seconds / result.steps:.2f} ms each"
-    )
+    return f"Trained {result.steps:,} steps, {result.samples:,} samples, in {result.seconds:.1f} s"
 
 
 def _best_text(result: FitResult) -> str:

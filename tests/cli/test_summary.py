@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dlrmjit.cli.summary import training_summary
-from dlrmjit.fitting import Best, FitResult
+from dlrmjit.cli.summary import StepTimes, metrics_summary, training_summary
+from dlrmjit.fitting import Best, FitResult, StepRecord
 from dlrmjit.metrics import compute_metrics
 
 MACHINE = {"cpu": "Some CPU", "isa": "avx2", "threads": 2, "cores": 4}
@@ -19,15 +19,30 @@ def test_summary_of_a_run() -> None:
         test=compute_metrics([0.2, 0.7], [0, 1]),
         best=Best(1.0, 1.0),
     )
-    text = training_summary(result, MACHINE, 3 << 20)
+    times = StepTimes()
+    for seconds in (60.0, 0.2, 0.2):
+        times.on_step(StepRecord(1, 0, 0, 10, 128, 0.5, 0.1, seconds))
+    text = training_summary(result, times, MACHINE, 3 << 20)
     assert "10 steps, 1,280 samples, in 3.0 s" in text
     assert "640 samples/s" in text
-    assert "200.00 ms each" in text
+    assert "median step 200.00 ms" in text
     assert "AUC 1.0000" in text
     assert "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB" in text
 
 
 def test_summary_of_nothing() -> None:
-    text = training_summary(FitResult(), MACHINE, 1 << 20)
+    text = training_summary(FitResult(), StepTimes(), MACHINE, 1 << 20)
     assert "0 steps" in text
     assert "nan" not in text
+
+
+def test_an_earlier_best_is_mentioned() -> None:
+    result = FitResult(test=compute_metrics([0.2, 0.7], [1, 0]), best=Best(1.0, 0.9))
+    text = training_summary(result, StepTimes(), MACHINE, 1 << 20)
+    assert "AUC 0.0000" in text
+    assert "best AUC 0.9000" in text
+
+
+def test_undefined_metrics_are_left_out() -> None:
+    text = metrics_summary(compute_metrics([0.2, 0.7], [0.3, 0.1]))
+    assert text == "Test on 2 samples: accuracy 0.000 %"

@@ -26,6 +26,12 @@ Array = NDArray[Any]
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
 """NumPy's names of the element types that can be written, and PyTorch's."""
 
+PROGRESS = (
+    *("iter", "epoch", "nepochs", "nbatches", "nbatches_test"),
+    *("train_loss", "total_loss", "test_acc"),
+)
+"""What the reference program reads of every file."""
+
 ALIGNMENT = 64
 """Storages start on multiples of this, as PyTorch's do, so that they can be mapped."""
 
@@ -41,6 +47,8 @@ def write_torch_file(
     state: Mapping[str, Array],
     progress: Mapping[str, Any],
     optimizer: Mapping[str, Any] | None = None,
+    *,
+    learning_rate: float = 0.01,
 ) -> None:
     """Write a ``.pt`` file that ``torch.load`` reads (``weights_only`` or not).
 
@@ -52,9 +60,13 @@ def write_torch_file(
         Parameters by their reference names; becomes ``state_dict``.
     progress
         ``iter``, ``epoch``, ``nepochs``, ``nbatches``, ``nbatches_test``, ``train_loss``,
-        ``total_loss``, ``test_acc``, ``test_auc``: numbers that the reference program expects.
+        ``total_loss``, ``test_acc``: what the reference program expects, 0 where missing; more
+        (``test_auc``) is kept.
     optimizer
-        PyTorch's nested ``opt_state_dict``; arrays become tensors. See :func:`sgd_state`.
+        PyTorch's nested ``opt_state_dict``, arrays become tensors; by default that of plain SGD
+        over the parameters in the order of ``state``.
+    learning_rate
+        Of that default; the reference program goes on with it after loading.
 
     Raises
     ------
@@ -63,9 +75,10 @@ def write_torch_file(
     """
     target = Path(path)
     content = {
-        **{key: _plain(value) for key, value in progress.items()},
+        **dict.fromkeys(PROGRESS, 0),
+        **_plain(progress),
         "state_dict": OrderedDict(state),
-        "opt_state_dict": optimizer if optimizer is not None else sgd_state(len(state), 0.0),
+        "opt_state_dict": _plain(optimizer or sgd_state(len(state), learning_rate)),
     }
     fresh = target.with_name(f".{target.name}.writing-{os.getpid()}")
     try:
@@ -95,7 +108,11 @@ def sgd_state(parameters: int, lr: float) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, which every reader of pickles accepts."""
+    """The same nest with Python's numbers for NumPy's, which PyTorch's safe reader refuses."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 

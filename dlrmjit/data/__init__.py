@@ -1,16 +1,35 @@
 """Where batches come from: generated as the reference does, generated with a known answer, read."""
 
+from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.criteo import (
+    CriteoData,
+    Split,
+    load_criteo_text,
+    split_by_days,
+    split_by_fraction,
+)
+from dlrmjit.data.npz import read_day_counts, read_processed, write_processed
 from dlrmjit.data.random import RandomOptions, RandomSource
-from dlrmjit.data.source import Source, take
+from dlrmjit.data.source import SizedSource, Source, take
 from dlrmjit.data.synthetic import SyntheticSource, criteo_like_rows
 
 __all__ = [
+    "ArraySource",
     "Batch",
+    "CriteoData",
     "RandomOptions",
     "RandomSource",
+    "SizedSource",
     "Source",
+    "Split",
     "SyntheticSource",
     "criteo_like_rows",
+    "load_criteo_text",
+    "read_day_counts",
+    "read_processed",
+    "split_by_days",
+    "split_by_fraction",
     "take",
+    "write_processed",
 ]

@@ -44,9 +44,9 @@ class Batch:
         offsets: NDArray[np.int64] | Sequence[ArrayLike],
         labels: ArrayLike | None = None,
     ) -> None:
-        self.dense = _dense(dense)
+        self.dense = as_dense(dense)
         self.indices, self.offsets = _lookups(indices, offsets, self.n)
-        self.labels = _labels(labels, self.n)
+        self.labels = as_labels(labels, self.n)
         check_offsets(self.offsets, self.n, self.indices.size)
         check_finite(self.dense)
 
@@ -95,14 +95,16 @@ class Batch:
         )
 
 
-def _dense(dense: ArrayLike) -> NDArray[np.float32]:
+def as_dense(dense: ArrayLike) -> NDArray[np.float32]:
+    """Dense features as (N, D) float32, or :class:`ShapeError`."""
     array = _numeric(dense, "dense")
     if array.ndim != 2:
         raise ShapeError(f"dense must have shape (N, D), not {array.shape}")
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
+def as_labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
+    """Labels of ``n`` samples as (N,) float32, NaN where there are none, or :class:`ShapeError`."""
     if labels is None:
         return np.full(n, np.nan, dtype=np.float32)
     array = _numeric(labels, "labels")

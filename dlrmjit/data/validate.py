@@ -76,3 +76,10 @@ def check_table_rows(table_rows: Sequence[int]) -> tuple[int, ...]:
     return tuple(
         check_positive(int(rows), f"rows of table {s}") for s, rows in enumerate(table_rows)
     )
+
+
+def check_fraction(value: float, name: str) -> float:
+    """Return ``value``, or raise :class:`ConfigError` naming it when it is not within 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} must lie between 0 and 1, not {value}")
+    return value

@@ -1,0 +1,125 @@
+"""Batches cut from arrays in memory, one lookup per sample and table."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dlrmjit.data.batch import Batch, as_dense, as_labels
+from dlrmjit.data.source import index_dtype
+from dlrmjit.data.validate import (
+    check_finite,
+    check_index_range,
+    check_positive,
+    check_table_rows,
+)
+from dlrmjit.errors import ShapeError
+
+
+class ArraySource:
+    """Batches of ``dense`` (N, D), ``categorical`` (N, S) and ``labels`` (N,).
+
+    ``table_rows`` defaults to one more than each column's largest value. ``order`` lists the
+    samples to walk, in order; by default all as they stand. The last batch may be short.
+    Raises :class:`ShapeError` for arrays that do not fit each other, :class:`DataError` naming
+    sample and column of a dense value that is not finite, and :class:`IndexRangeError` naming
+    table, sample and value of an index outside its table.
+    """
+
+    def __init__(
+        self,
+        dense: ArrayLike,
+        categorical: ArrayLike,
+        labels: ArrayLike,
+        batch_size: int,
+        *,
+        table_rows: Sequence[int] | None = None,
+        order: ArrayLike | None = None,
+    ) -> None:
+        self._dense = as_dense(dense)
+        self._categorical = _as_categorical(categorical, len(self._dense))
+        self._labels = as_labels(labels, len(self._dense))
+        check_finite(self._dense)
+        rows = _rows_needed(self._categorical) if table_rows is None else table_rows
+        self.table_rows = check_table_rows(rows)
+        self._categorical = _narrowed(self._categorical, self.table_rows)
+        self.batch_size = check_positive(batch_size, "batch size")
+        self._order = None if order is None else _as_order(order, len(self._dense))
+
+    def select(self, order: ArrayLike, batch_size: int | None = None) -> ArraySource:
+        """Return a source over the same arrays that walks the samples ``order`` lists."""
+        part = copy.copy(self)
+        part._order = _as_order(order, len(self._dense))
+        if batch_size is not None:
+            part.batch_size = check_positive(batch_size, "batch size")
+        return part
+
+    @property
+    def dense_features(self) -> int:
+        """Dense features D of a sample."""
+        return int(self._dense.shape[1])
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of one epoch."""
+        return len(self._dense) if self._order is None else self._order.size
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of one epoch, the short last one included."""
+        return -(-self.num_samples // self.batch_size)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1``, ...; the same in every epoch."""
+        for first in range(start * self.batch_size, self.num_samples, self.batch_size):
+            yield self._batch(first, min(first + self.batch_size, self.num_samples))
+
+    def _batch(self, first: int, last: int) -> Batch:
+        chosen = slice(first, last) if self._order is None else self._order[first:last]
+        indices = np.ascontiguousarray(self._categorical[chosen].T).reshape(-1)
+        offsets = one_hot_offsets(len(self.table_rows), last - first)
+        return Batch.unchecked(self._dense[chosen], indices, offsets, self._labels[chosen])
+
+
+def one_hot_offsets(tables: int, n: int) -> NDArray[np.int64]:
+    """Offsets (S, N + 1) of bags of one lookup each."""
+    return np.arange(tables)[:, None] * n + np.arange(n + 1)
+
+
+def _as_categorical(values: ArrayLike, n: int) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" or array.ndim != 2 or len(array) != n:
+        raise ShapeError(
+            f"categorical must be integers of shape ({n}, S), one line per dense row, "
+            f"not {array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
+def _rows_needed(categorical: NDArray[Any]) -> list[int]:
+    if not len(categorical):
+        return [1] * categorical.shape[1]
+    return [int(column) + 1 for column in categorical.max(axis=0)]
+
+
+def _narrowed(categorical: NDArray[Any], table_rows: tuple[int, ...]) -> NDArray[Any]:
+    """Check every column against its table, then store it no wider than it must be."""
+    if categorical.shape[1] != len(table_rows):
+        raise ShapeError(f"{categorical.shape[1]} categorical columns for {len(table_rows)} tables")
+    one_each = np.arange(len(categorical) + 1)
+    for s, rows in enumerate(table_rows):
+        check_index_range(s, categorical[:, s], one_each, rows)
+    return np.ascontiguousarray(categorical, dtype=index_dtype(table_rows))
+
+
+def _as_order(order: ArrayLike, n: int) -> NDArray[np.int64]:
+    array = np.asarray(order)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ShapeError(f"order must list sample numbers, not {array.dtype} of {array.shape}")
+    if array.size and (array.min() < 0 or array.max() >= n):
+        raise ShapeError(f"order names samples {array.min()} to {array.max()}, there are {n}")
+    return array.astype(np.int64, copy=False)

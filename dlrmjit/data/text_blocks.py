@@ -1,0 +1,67 @@
+"""Text files by the megabyte, cut at line ends, compressed or not."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dlrmjit.errors import DataError
+
+_BLOCK_BYTES = 1 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class TextBlocks:
+    """Iterates over (number of the first line, whole lines) of a file; lines count from 1.
+
+    A file that begins like gzip is decompressed, whatever its name. Line ends come out as one
+    byte, the last one included. Raises :class:`DataError` for a file that is missing,
+    unreadable, cut off or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = 0
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        self._lines = 0
+        for block in self._whole_lines():
+            first = self._lines + 1
+            self._lines += block.count(b"\n")
+            yield first, block
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        rest = b""
+        for piece in self._pieces():
+            head, found, tail = (rest + piece).rpartition(b"\n")
+            if found:
+                yield (head + found).replace(b"\r\n", b"\n")
+            rest = tail
+        if rest:
+            yield rest.removesuffix(b"\r") + b"\n"
+
+    def _pieces(self) -> Iterator[bytes]:
+        try:
+            with _opened(self._path) as file:
+                while piece := file.read(_BLOCK_BYTES):
+                    yield piece
+        except EOFError:
+            raise DataError(
+                f"{self._path} ends in the middle of its compressed data, after line "
+                f"{self._lines}; it was cut off, copy or download it again"
+            ) from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(
+                f"{self._path}: damaged compressed data after line {self._lines} ({error})"
+            ) from None
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be read: {error.strerror or error}") from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    with open(path, "rb") as file:
+        compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    return gzip.open(path, "rb") if compressed else open(path, "rb")  # type: ignore[return-value]

@@ -211,7 +211,13 @@ def _check_together(options: Options) -> None:
         raise ConfigError(
             f"--train-fraction must lie between 0 and 1, not {options.train_fraction}"
         )
+    _check_data_set(options)
+
+
+def _check_data_set(options: Options) -> None:
     is_dataset = options.data_generation == "dataset"
+    if options.train_fraction is not None and options.data_randomize == "day":
+        raise ConfigError("--train-fraction knows no days; use --data-randomize=total or none")
     if is_dataset and not (options.raw_data_file or options.processed_data_file):
         raise ConfigError(
             "--data-generation=dataset needs the data: give --raw-data-file or "

@@ -42,7 +42,7 @@ OWN = FlagGroup(
             "train-fraction",
             float,
             None,
-            "train on this first part of a text data set in its order and test on the rest",
+            "train on this first part of a data set's rows and test on the rest, not by days",
         ),
     ),
 )

@@ -142,6 +142,9 @@ DATA = FlagGroup(
             "kaggle",
             "which Criteo data set",
             values=("kaggle", "terabyte"),
+            supported=("kaggle",),
+            note="days of the Terabyte set are not put together; one of its days can be read "
+            "with --data-set=kaggle, as its lines have the same form",
         ),
         Flag("raw-data-file", str, "", "the data set's text file, plain or .gz"),
         Flag("processed-data-file", str, "", "the data set as the reference's .npz"),

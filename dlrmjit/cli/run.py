@@ -23,6 +23,7 @@ from dlrmjit.cli.progress import ProgressBar
 from dlrmjit.cli.sources import Data, make_data
 from dlrmjit.cli.summary import StepTimes, machine_line, metrics_summary, training_summary
 from dlrmjit.config import ModelConfig, TrainConfig
+from dlrmjit.data.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 from dlrmjit.fitting import Best, Observer, evaluate, fit
 from dlrmjit.model import DLRM
@@ -133,6 +134,8 @@ def _train(
     if options.debug_mode:
         debug.print_parameters(session.model, "updated")
     print(training_summary(result, times, machine_facts(), peak_rss_bytes()))
+    if isinstance(session.data.test, SyntheticSource):
+        print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
 
 
 def _console(options: Options) -> ConsoleLines:

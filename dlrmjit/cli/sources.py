@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from dlrmjit.cli.options import Options
+from dlrmjit.data.criteo import (
+    CriteoData,
+    Split,
+    load_criteo_text,
+    split_by_days,
+    split_by_fraction,
+)
+from dlrmjit.data.npz import read_day_counts, read_processed, write_processed
 from dlrmjit.data.random import RandomOptions, RandomSource
-from dlrmjit.data.source import Source
+from dlrmjit.data.source import Source, take
 from dlrmjit.data.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 
@@ -84,7 +93,42 @@ def _synthetic_source(options: Options, split: str, size: int, batches: int) -> 
 
 
 def _dataset(options: Options, rng: np.random.RandomState) -> Data:
-    raise ConfigError("data sets are not read yet")
+    data = _criteo(options, rng)
+    split = _split(data, options, rng)
+    everything = data.source(options.mini_batch_size, max_ind_range=options.max_ind_range)
+    train = everything.select(split.train)
+    test = everything.select(split.test, test_batch_size(options))
+    return Data(take(train, options.num_batches), take(test, options.num_batches))
+
+
+def _criteo(options: Options, rng: np.random.RandomState) -> CriteoData:
+    """The processed file where there is one, else the text, whose processed form is then kept."""
+    raw, processed = options.raw_data_file, options.processed_data_file
+    if processed and (Path(processed).exists() or not raw):
+        return read_processed(processed, read_day_counts(raw) if raw else None)
+    data = load_criteo_text(
+        raw,
+        max_ind_range=options.max_ind_range,
+        sub_sample_rate=options.data_sub_sample_rate,
+        rng=rng,
+    )
+    if processed:
+        write_processed(processed, data)
+    return data
+
+
+def _split(data: CriteoData, options: Options, rng: np.random.RandomState) -> Split:
+    """By days as the reference does, or as ``--train-fraction`` says."""
+    if options.train_fraction is None:
+        return split_by_days(data.day_counts, options.data_randomize, rng)
+    split = split_by_fraction(len(data), options.train_fraction)
+    if not split.train.size or not split.test.size:
+        raise ConfigError(
+            f"--train-fraction={options.train_fraction} of {len(data)} samples leaves none to "
+            "train on or none to test on"
+        )
+    is_shuffled = options.data_randomize == "total"
+    return replace(split, train=rng.permutation(split.train)) if is_shuffled else split
 
 
 def test_batch_size(options: Options) -> int:

@@ -77,16 +77,20 @@ def read_day_counts(raw_path: str | Path) -> tuple[int, ...] | None:
 
 def _load(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds one array, expected an .npz with {', '.join(keys)}")
-        with loaded as file:
-            _check_keys(path, file.files, keys)
-            return {key: file[key] for key in keys}
+        with open(path, "rb") as file:
+            return _arrays(path, np.load(file, allow_pickle=False), keys)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole .npz file of numbers ({error})") from None
+
+
+def _arrays(path: str | Path, loaded: Any, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise DataError(f"{path} holds one array, expected an .npz with {', '.join(keys)}")
+    with loaded:
+        _check_keys(path, loaded.files, keys)
+        return {key: loaded[key] for key in keys}
 
 
 def _check_keys(path: str | Path, found: Sequence[str], keys: Sequence[str]) -> None:

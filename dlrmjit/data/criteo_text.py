@@ -157,9 +157,9 @@ def _number(fields: _Fields, base: int, places: int) -> tuple[NDArray[np.int64],
     bad = lengths > places
     for place in range(min(places, int(lengths.max()))):
         digits = digit_of[fields.text[fields.ends - (place + 1)]]
-        present = lengths > place
-        bad |= present & (digits == _NO_DIGIT)
-        values += np.where(present, digits, 0).astype(np.int64) * base**place
+        digits *= lengths > place  # what stands before a shorter field counts as 0
+        bad |= digits == _NO_DIGIT
+        values += np.multiply(digits, base**place, dtype=np.int64)
     return values, bad
 
 

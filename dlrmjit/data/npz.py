@@ -21,15 +21,17 @@ from dlrmjit.data.validate import check_index_range
 from dlrmjit.errors import DataError
 
 KEYS = ("X_int", "X_cat", "y", "counts")
+#: Our own addition, which the reference leaves alone.
+_DAYS = "day_counts"
 
 
 def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) -> CriteoData:
-    """Read a processed set; without ``day_counts`` it is cut into seven equal days.
+    """Read a processed set; ``day_counts`` default to those in the file, else to equal days.
 
     Raises :class:`DataError` naming the file, and the array, sample, column and value at fault;
     :class:`IndexRangeError` for an id that is not below its column's count.
     """
-    arrays = _load(path, KEYS)
+    arrays = _load(path, KEYS, _DAYS)
     labels = _whole(arrays["y"], "y", path, 1).reshape(-1)
     integers = _whole(arrays["X_int"], "X_int", path, 2)
     ids = _whole(arrays["X_cat"], "X_cat", path, 2)
@@ -37,7 +39,9 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
     _check_shapes(path, labels, integers, ids, counts)
     _check_labels(path, labels)
     _check_ids(ids, counts)
-    days = equal_days(len(labels)) if day_counts is None else tuple(int(d) for d in day_counts)
+    if day_counts is None and _DAYS in arrays:
+        day_counts = _whole(arrays[_DAYS], _DAYS, path, 1).tolist()
+    days = equal_days(len(labels)) if day_counts is None else tuple(day_counts)
     if sum(days) != len(labels):
         raise DataError(f"{path} has {len(labels)} samples, its days add up to {sum(days)}")
     return CriteoData(
@@ -57,6 +61,7 @@ def write_processed(path: str | Path, data: CriteoData) -> None:
                 X_cat=data.ids,
                 y=data.labels.astype(np.int32),
                 counts=np.array(data.counts, dtype=np.int32),
+                day_counts=np.array(data.day_counts, dtype=np.int64),
             )
         os.replace(aside, path)
     except OSError as error:
@@ -75,22 +80,25 @@ def read_day_counts(raw_path: str | Path) -> tuple[int, ...] | None:
     return tuple(_whole(counts, "total_per_file", note, 1).tolist())
 
 
-def _load(path: str | Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _load(path: str | Path, keys: Sequence[str], *optional: str) -> dict[str, NDArray[Any]]:
     try:
         with open(path, "rb") as file:
-            return _arrays(path, np.load(file, allow_pickle=False), keys)
+            return _arrays(path, np.load(file, allow_pickle=False), keys, optional)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole .npz file of numbers ({error})") from None
 
 
-def _arrays(path: str | Path, loaded: Any, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _arrays(
+    path: str | Path, loaded: Any, keys: Sequence[str], optional: Sequence[str]
+) -> dict[str, NDArray[Any]]:
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise DataError(f"{path} holds one array, expected an .npz with {', '.join(keys)}")
     with loaded:
         _check_keys(path, loaded.files, keys)
-        return {key: loaded[key] for key in keys}
+        wanted = [*keys, *(key for key in optional if key in loaded.files)]
+        return {key: loaded[key] for key in wanted}
 
 
 def _check_keys(path: str | Path, found: Sequence[str], keys: Sequence[str]) -> None:

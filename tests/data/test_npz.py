@@ -48,6 +48,13 @@ def test_what_is_written_is_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
 
 
+def test_days_that_are_not_equal_are_kept(tmp_path):
+    rng = np.random.RandomState(1)
+    data = load_criteo_text(GOLDEN / "criteo_tiny.tsv", sub_sample_rate=0.7, rng=rng)
+    write_processed(tmp_path / "set.npz", data)
+    assert_same(read_processed(tmp_path / "set.npz"), data)
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(file, **arrays):
         file.write(b"PK")

@@ -7,6 +7,7 @@ one logit (Naumov et al., arXiv 1906.00091).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.ops.backend import Backend, Features, FloatArray
+from dlrmjit.profile import Profile
 
 _INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
 _PLANS_KEPT = 4
@@ -49,14 +51,15 @@ class DLRM:
         self.config = config
         named = backend is None or isinstance(backend, str)
         self.backend: Backend = get_backend(backend) if named else backend
-        self.tables = Parameter(
-            self.backend.tables(config.table_rows, config.embedding_dim), "emb_l"
-        )
+        self.tables = Parameter(self._make_tables(), "emb_l")
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
         self.top = self._make_mlp("top_l", config.top_layers)
         self._predictions: dict[int, Graph] = {}
         if initialise:
             self.initialise(rng or np.random.RandomState(123))
+
+    def _make_tables(self) -> Any:
+        return self.backend.tables(self.config.table_rows, self.config.embedding_dim)
 
     def _make_mlp(self, name: str, layers: tuple[tuple[int, int], ...]) -> tuple[Parameter, ...]:
         parameters = []
@@ -68,17 +71,20 @@ class DLRM:
 
     def initialise(self, rng: np.random.RandomState) -> None:
         """Draw all parameters anew from ``rng``, in the reference program's order."""
+        self._initialise_tables(rng)
+        for weight, bias in self._layers():
+            k, c = self.backend.weight_to_numpy(weight.data).shape
+            values = rng.normal(0.0, np.sqrt(2 / (c + k)), (k, c)).astype(np.float32)
+            self.backend.assign_weight(weight.data, values)
+            bias.data[...] = rng.normal(0.0, np.sqrt(1 / k), k)
+
+    def _initialise_tables(self, rng: np.random.RandomState) -> None:
         for s, rows in enumerate(self.config.table_rows):
             bound = np.sqrt(1 / rows)
             flat = self.tables.data.table(s).reshape(-1)
             for first in range(0, flat.size, _INIT_CHUNK):
                 part = flat[first : first + _INIT_CHUNK]
                 part[...] = rng.uniform(-bound, bound, part.size)
-        for weight, bias in self._layers():
-            k, c = self.backend.weight_to_numpy(weight.data).shape
-            values = rng.normal(0.0, np.sqrt(2 / (c + k)), (k, c)).astype(np.float32)
-            self.backend.assign_weight(weight.data, values)
-            bias.data[...] = rng.normal(0.0, np.sqrt(1 / k), k)
 
     def _layers(self) -> Iterator[tuple[Parameter, Parameter]]:
         for mlp in (self.bottom, self.top):
@@ -138,11 +144,22 @@ class Graph:
     """The operations of one model on batches of one size, recorded once and replayed.
 
     With a ``loss`` the tape ends in it, and ``loss`` is its variable; without, in the logits.
+    The loss is a mean over ``samples``: these n, unless they are a part of a larger batch.
+    A ``profile`` times every rule.
     """
 
-    def __init__(self, model: DLRM, n: int, loss: LossConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: DLRM,
+        n: int,
+        loss: LossConfig | None = None,
+        samples: int | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         self.model = model
-        config, backend, rules = model.config, model.backend, model.backend.rules
+        config, backend = model.config, model.backend
+        self.rules = profile.rules(backend.rules) if profile else backend.rules
+        rules = self.rules
         self.tape = Tape()
         self.dense, self.lookups, self.targets = Variable(), Variable(), Variable()
         room = backend.features(n, config.features, config.embedding_dim)
@@ -152,10 +169,9 @@ class Graph:
             *model.bottom,
             activations=("relu",) * len(config.bottom_layers),
             out=room.dense,
+            label="bottom",
         )
-        pooled = self.tape.record(
-            rules["embedding_bag"], model.tables, self.lookups, out=room.pooled
-        )
+        pooled = self._record_pooled(room)
         joined = self.tape.record(
             rules["interaction"],
             x,
@@ -163,6 +179,7 @@ class Graph:
             kind=config.interaction,
             itself=config.interaction_itself,
             room=room,
+            label="interaction",
         )
         self.logits = self.tape.record(
             rules["mlp"],
@@ -170,10 +187,20 @@ class Graph:
             *model.top,
             activations=("relu",) * (len(config.top_layers) - 1) + ("none",),
             input_gradient=room.joined_gradient if config.interaction == "cat" else None,
+            label="top",
         )
         self.loss = self.logits
         if loss is not None:
-            self.loss = self.tape.record(rules["loss"], self.logits, self.targets, loss=loss)
+            self.loss = self.tape.record(
+                rules["loss"], self.logits, self.targets, loss=loss, samples=samples
+            )
+
+    def _record_pooled(self, room: Features) -> Variable:
+        """The pooled embeddings; a model whose tables lie elsewhere has another way to them."""
+        bag = self.rules["embedding_bag"]
+        return self.tape.record(
+            bag, self.model.tables, self.lookups, out=room.pooled, label="embedding"
+        )
 
     def load(self, batch: Batch) -> None:
         """Make ``batch`` the input of the next replay; raises for one that does not fit."""
@@ -187,10 +214,13 @@ class Graph:
             raise ShapeError(
                 f"the batch has lookups for {batch.tables} tables, the model has {config.tables}"
             )
+        self._load_lookups(batch)
+        self.dense.data = self.model.backend.matrix(batch.dense)
+        self.targets.data = batch.labels
+
+    def _load_lookups(self, batch: Batch) -> None:
         backend, tables = self.model.backend, self.model.tables.data
         self.lookups.data = backend.lookups(tables, batch.indices, batch.offsets)
-        self.dense.data = backend.matrix(batch.dense)
-        self.targets.data = batch.labels
 
 
 def remember(graphs: dict[int, Graph], n: int, graph: Graph) -> None:

@@ -85,5 +85,8 @@ class Backend(Protocol):
     def features(self, n: int, features: int, dim: int) -> Features:
         """Room for the F vectors of N samples."""
 
+    def flat(self, stored: Any) -> FloatArray:
+        """All of a weight, a bias or its gradient as one dimension, without a copy."""
+
     def descend(self, stored: Any, gradient: Any, rate: float) -> None:
         """Dense SGD: ``stored -= rate * gradient``, in place."""

@@ -178,7 +178,8 @@ def _loss_forward(step: Step) -> float:
     loss: LossConfig = step.options["loss"]
     p = step.keep("p", lambda: aligned_empty(logits.rows))
     dz = step.keep("dz", lambda: Matrix.empty_blocked(logits.rows, 1))
-    return loss_gradient(loss.kind, logits, targets, p, dz, loss.weights, loss.threshold)
+    samples = step.options.get("samples")
+    return loss_gradient(loss.kind, logits, targets, p, dz, loss.weights, loss.threshold, samples)
 
 
 def _loss_backward(step: Step, gradient: float) -> Gradients:
@@ -243,6 +244,10 @@ class JitBackend:
     def features(self, n: int, features: int, dim: int) -> FeatureBlock:
         """One block (N, F, E) for the vectors of a batch."""
         return FeatureBlock(n, features, dim)
+
+    def flat(self, stored: Any) -> NDArray[np.float32]:
+        """The buffer of a weight, a bias or the gradient of one."""
+        return _flat(stored)
 
     def descend(self, stored: Any, gradient: Any, rate: float) -> None:
         """``stored -= rate * gradient`` over the flat buffers, which share a layout."""

@@ -177,12 +177,18 @@ def _loss_forward(step: Step) -> float:
     loss: LossConfig = step.options["loss"]
     p = _clamp(_sigmoid(z.reshape(-1)), loss.threshold)
     step.memory["p"] = p
+    samples = _samples(step)
     if loss.kind == "mse":
-        return float(np.mean((p - targets) ** 2, dtype=np.float64))
+        return float(np.sum((p - targets) ** 2, dtype=np.float64)) / samples
     with np.errstate(divide="ignore"):
         positive, negative = np.maximum(np.log(p), -100), np.maximum(np.log1p(-p), -100)
     terms = -(targets * positive + (1 - targets) * negative)
-    return float(np.mean(_sample_weights(loss, targets) * terms, dtype=np.float64))
+    return float(np.sum(_sample_weights(loss, targets) * terms, dtype=np.float64)) / samples
+
+
+def _samples(step: Step) -> int:
+    """What a mean over the batch divides by."""
+    return step.options.get("samples") or max(1, len(step.values[1]))
 
 
 def _loss_backward(step: Step, gradient: float) -> Gradients:
@@ -194,7 +200,7 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
         dz = 2 * (p - targets) * slope
     else:
         dz = _sample_weights(loss, targets) * (p - targets) * slope / np.maximum(slope, 1e-12)
-    scale = gradient / len(targets)
+    scale = gradient / _samples(step)
     yield 0, (dz * (p == raw) * scale).astype(z.dtype).reshape(z.shape)
 
 
@@ -253,6 +259,10 @@ class ReferenceBackend:
     def features(self, n: int, features: int, dim: int) -> Features:
         """Nothing to prepare: each rule allocates its own result."""
         return SimpleNamespace(dense=None, pooled=None, joined_gradient=None)
+
+    def flat(self, stored: FloatArray) -> FloatArray:
+        """The array in one dimension."""
+        return stored.reshape(-1)
 
     def descend(self, stored: FloatArray, gradient: FloatArray, rate: float) -> None:
         """``stored -= rate * gradient``."""

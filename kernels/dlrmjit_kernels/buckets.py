@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from dlrmjit_kernels import buffers
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.lookups import Lookups
-from dlrmjit_kernels.pointers import fetch_add
+from dlrmjit_kernels.tasks import take_task
 
-BUCKET_LOOKUPS = 1024  # what a bucket holds on average: its rows and gradients fit into L2
+BUCKET_BYTES = 256 << 10  # of the rows a bucket touches: they stay in the second cache
 CHUNK_LOOKUPS = 8192
 MAX_BUCKETS = 4096  # of one table: more streams than this thrash the scatter
 
@@ -70,6 +70,7 @@ def sort_lookups(
     workspace: Workspace,
     weights: NDArray[np.float32],
     mean: bool,
+    row_bytes: int,
 ) -> Buckets | None:
     """Buckets of the lookups in tables of ``rows`` rows; None if one is outside its table.
 
@@ -77,7 +78,7 @@ def sort_lookups(
     """
     S, size = lookups.tables, len(lookups.indices)
     plan = workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
-    _make_plan(lookups.offsets, rows, plan)
+    _make_plan(lookups.offsets, rows, bucket_lookups(row_bytes), plan)
     buckets, chunks, cells = (int(plan[S, c]) for c in (FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL))
     histogram = workspace.get("histogram", cells, np.int32)
     begin = workspace.get("begin", buckets + 1, np.int64)
@@ -96,14 +97,17 @@ def sort_lookups(
     return Buckets(entries, scales, begin, tables, plan, buckets, scaled)
 
 
+def bucket_lookups(row_bytes: int) -> int:
+    """Lookups a bucket should hold: its rows fit into the cache, its overhead is small."""
+    return max(256, min(2048, BUCKET_BYTES // row_bytes))
+
+
 @jit
-def _bucket_bits(lookups: int, rows: int) -> int:
-    """Low bits of a row that choose its bucket: about one bucket per BUCKET_LOOKUPS."""
+def _bucket_bits(lookups: int, rows: int, per_bucket: int) -> int:
+    """Low bits of a row that choose its bucket: about one bucket ``per_bucket`` lookups."""
     bits = 0
     while (
-        (BUCKET_LOOKUPS << bits) < lookups
-        and (1 << (bits + 1)) <= rows
-        and (1 << bits) < MAX_BUCKETS
+        (per_bucket << bits) < lookups and (1 << (bits + 1)) <= rows and (1 << bits) < MAX_BUCKETS
     ):
         bits += 1
     return bits
@@ -111,13 +115,13 @@ def _bucket_bits(lookups: int, rows: int) -> int:
 
 @jit
 def _make_plan(
-    offsets: NDArray[np.int64], rows: NDArray[np.int64], plan: NDArray[np.int64]
+    offsets: NDArray[np.int64], rows: NDArray[np.int64], per_bucket: int, plan: NDArray[np.int64]
 ) -> None:
     S, N = offsets.shape[0], offsets.shape[1] - 1
     plan[0] = 0
     for s in range(S):
         count = offsets[s, N] - offsets[s, 0]
-        bits = _bucket_bits(count, rows[s])
+        bits = _bucket_bits(count, rows[s], per_bucket)
         chunks = max(1, min(N, (count + CHUNK_LOOKUPS - 1) // CHUNK_LOOKUPS))
         plan[s, BITS] = bits
         plan[s + 1, FIRST_BUCKET] = plan[s, FIRST_BUCKET] + (1 << bits)
@@ -155,7 +159,7 @@ def _count(
     for _ in prange(threads):
         outside = 0
         while True:
-            task = fetch_add(counter.ctypes.data)
+            task = take_task(counter.ctypes.data)
             if task >= chunks:
                 break
             s, first, last, cell = _chunk(plan, N, task)
@@ -231,7 +235,7 @@ def _scatter(
     N = offsets.shape[1] - 1
     for _ in prange(threads):
         while True:
-            task = fetch_add(counter.ctypes.data)
+            task = take_task(counter.ctypes.data)
             if task >= chunks:
                 break
             s, first, last, cell = _chunk(plan, N, task)

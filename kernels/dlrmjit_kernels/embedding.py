@@ -106,7 +106,7 @@ class EmbeddingTables:
         the bag; ``weights``, one per index, scale the rows. Errors as in :meth:`check`.
         """
         lookups = Lookups(indices, offsets)
-        lookups.check(self.row_counts)
+        lookups.check_layout(len(self))
         lookup.pool(self, lookups, out, pooling, weights)
 
     def new_state(self, rule: RowRule) -> RowState:

@@ -12,9 +12,10 @@ from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.codegen.row_gather import GatherSpec
 from dlrmjit_kernels.compile import parallel_jit
-from dlrmjit_kernels.lookups import Lookups
-from dlrmjit_kernels.pointers import fetch_add, invoke
+from dlrmjit_kernels.lookups import Lookups, any_outside
 from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.tasks import take_task
+from dlrmjit_kernels.unsafe import call
 
 if TYPE_CHECKING:
     from dlrmjit_kernels.embedding import EmbeddingTables
@@ -31,14 +32,24 @@ def pool(
     pooling: str,
     weights: NDArray[np.float32] | None,
 ) -> None:
-    """Write the pooled bags of checked ``lookups`` to ``out`` (N, S, E)."""
+    """Write the pooled bags of ``lookups`` to ``out`` (N, S, E).
+
+    The layout of the lookups must have been checked; their indices are checked here, while
+    they are in the cache.
+
+    Raises
+    ------
+    IndexRangeError
+        For the first lookup outside its table.
+    """
     check_pooled(tables, lookups, out, pooling, weights)
     indices = lookups.indices
     bits = 8 * indices.dtype.itemsize
     spec = GatherSpec(tables.dim, bits, weights is not None, pooling == "mean")
-    _pool(
+    outside = _pool(
         address(spec, current_target()),
         tables.addresses,
+        tables.row_counts,
         4 * tables.dim,
         indices,
         lookups.offsets,
@@ -50,6 +61,8 @@ def pool(
         get_num_threads(),
         tables.workspace.get("counter", 1, np.int64),
     )
+    if outside:
+        raise lookups.first_outside(tables.row_counts)
 
 
 def prefetch_distance(width: int) -> int:
@@ -94,6 +107,7 @@ def check_pooled(
 def _pool(
     kernel: int,
     addresses: NDArray[np.int64],
+    rows: NDArray[np.int64],
     row_bytes: int,
     indices: NDArray[Any],
     offsets: NDArray[np.int64],
@@ -104,18 +118,23 @@ def _pool(
     chunks: int,
     threads: int,
     counter: NDArray[np.int64],
-) -> None:
-    """Threads take runs of bags of one table until none is left."""
+) -> bool:
+    """Threads take runs of bags of one table until none is left; whether an index was outside."""
     counter[0] = 0
     S, N = offsets.shape[0], offsets.shape[1] - 1
+    bad = 0
     for _ in prange(threads):
+        found = False
         while True:
-            task = fetch_add(counter.ctypes.data)
+            task = take_task(counter.ctypes.data)
             if task >= S * chunks:
                 break
             s, chunk = task // chunks, task % chunks
             first, last = chunk * N // chunks, (chunk + 1) * N // chunks
-            invoke(
+            if any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s]):
+                found = True
+                continue
+            call(
                 kernel,
                 (
                     out + s * strides[1],
@@ -131,3 +150,5 @@ def _pool(
                     scales.ctypes.data,
                 ),
             )
+        bad += found
+    return bad > 0

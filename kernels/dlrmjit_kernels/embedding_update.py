@@ -22,10 +22,11 @@ from dlrmjit_kernels.codegen.row_update import UpdateSpec
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.embedding_lookup import check_pooled, prefetch_distance
 from dlrmjit_kernels.lookups import Lookups
-from dlrmjit_kernels.pointers import fetch_add, invoke
 from dlrmjit_kernels.row_groups import group_rows, hash_bits, order_bags
 from dlrmjit_kernels.row_rules import RowRule, SgdRows
 from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.tasks import take_task
+from dlrmjit_kernels.unsafe import call
 
 if TYPE_CHECKING:
     from dlrmjit_kernels.embedding import EmbeddingTables
@@ -64,7 +65,9 @@ def apply(
     check_pooled(tables, lookups, dY, pooling, weights)
     state = _state_for(rule, state)
     mean, scales = pooling == "mean", _NO_WEIGHTS if weights is None else weights
-    buckets = sort_lookups(lookups, tables.row_counts, tables.workspace, scales, mean)
+    buckets = sort_lookups(
+        lookups, tables.row_counts, tables.workspace, scales, mean, 4 * tables.dim
+    )
     if buckets is None:
         raise lookups.first_outside(tables.row_counts)
     state.steps += 1
@@ -132,12 +135,12 @@ def _scatter_kernel(
     counter[0] = 0
     for _ in prange(threads):
         while True:
-            b = fetch_add(counter.ctypes.data)
+            b = take_task(counter.ctypes.data)
             if b >= len(begin) - 1:
                 break
             if begin[b + 1] > begin[b]:
                 s = np.int64(bucket_tables[b])
-                invoke(
+                call(
                     kernel,
                     (
                         entries.ctypes.data,
@@ -265,7 +268,7 @@ def _update_kernel(
         own = groups[thread * per_thread : (thread + 1) * per_thread]
         scratch = gradients[thread * width : (thread + 1) * width].ctypes.data
         while True:
-            b = fetch_add(counter.ctypes.data)
+            b = take_task(counter.ctypes.data)
             if b >= len(begin) - 1:
                 break
             first, last = begin[b], begin[b + 1]
@@ -277,9 +280,11 @@ def _update_kernel(
             starts = own[len(slots) + distinct : len(slots) + 2 * distinct + 2]
             part = scales[first:last] if len(scales) else scales
             sorted_part = sorted_scales[first:last]
-            unique = group_rows(entries[first:last], shift, slots, unique_rows, starts)
+            unique = group_rows(
+                entries[first:last], shift, slots, unique_rows, starts, addresses[s], row_bytes
+            )
             order_bags(entries[first:last], part, starts, bags[first:last], sorted_part)
-            invoke(
+            call(
                 kernel,
                 (
                     unique_rows.ctypes.data,

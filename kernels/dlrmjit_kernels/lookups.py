@@ -10,7 +10,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import IndexRangeError, ShapeError
-from dlrmjit_kernels.compile import parallel_jit
+from dlrmjit_kernels.compile import jit, parallel_jit
 
 _CHUNK = 1 << 14
 
@@ -65,7 +65,7 @@ class Lookups:
             )
         if offsets.shape[0] != tables:
             raise ShapeError(f"offsets are for {offsets.shape[0]} tables, but there are {tables}")
-        if tables and not _ascending(offsets, len(indices)):
+        if tables and not _ascending(offsets.reshape(-1), len(indices)):
             raise self._broken_offsets()
 
     def first_outside(self, rows: NDArray[np.int64]) -> IndexRangeError:
@@ -94,26 +94,34 @@ class Lookups:
         )
 
 
+@jit
+def any_outside(indices: NDArray[Any], rows: int) -> bool:
+    """Whether any of a run of indices is outside a table of ``rows`` rows."""
+    outside = 0
+    for i in range(len(indices)):
+        outside |= (indices[i] < 0) | (indices[i] >= rows)
+    return outside != 0
+
+
 @parallel_jit
 def _any_outside(
     indices: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> bool:
     """Whether any lookup is outside its table."""
+    S, N = offsets.shape[0], offsets.shape[1] - 1
+    chunks = 1 + len(indices) // (_CHUNK * max(1, S))
     bad = 0
-    for s in range(len(rows)):
-        start, end = offsets[s, 0], offsets[s, -1]
-        limit = rows[s]
-        for chunk in prange((end - start + _CHUNK - 1) // _CHUNK):
-            first = start + chunk * _CHUNK
-            found = 0
-            for i in range(first, min(first + _CHUNK, end)):
-                found |= (indices[i] < 0) | (indices[i] >= limit)
-            bad += found
+    for task in prange(S * chunks):
+        s, chunk = task // chunks, task % chunks
+        first, last = chunk * N // chunks, (chunk + 1) * N // chunks
+        bad += any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s])
     return bad > 0
 
 
-def _ascending(offsets: NDArray[np.int64], count: int) -> bool:
+@jit
+def _ascending(flat: NDArray[np.int64], count: int) -> bool:
     """Whether the offsets never descend, table after table, and stay within the indices."""
-    flat = offsets.ravel()
-    inside = flat[0] >= 0 and flat[-1] <= count
-    return bool(inside and (flat[1:] >= flat[:-1]).all())
+    descents = 0
+    for i in range(1, len(flat)):
+        descents |= flat[i] < flat[i - 1]
+    return descents == 0 and flat[0] >= 0 and flat[-1] <= count

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.compile import jit
+from dlrmjit_kernels.tasks import prefetch_row
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -26,12 +27,15 @@ def group_rows(
     slots: NDArray[np.int32],
     rows: NDArray[np.int32],
     starts: NDArray[np.int32],
+    table: int,
+    row_bytes: int,
 ) -> int:
     """Number the distinct rows of ``entries`` and count them; how many there are.
 
     ``slots`` is the hash table, cleared here, of power of two size; ``shift`` the low bits that
     all rows share. Entry ``i`` has its row replaced by the row's number ``u``; ``rows[u]`` is
-    the row, and ``starts[u]`` where its lookups begin in a list sorted by ``u``.
+    the row, and ``starts[u]`` where its lookups begin in a list sorted by ``u``. Memory is idle
+    meanwhile, so the rows, ``row_bytes`` long from address ``table`` on, start loading.
     """
     slots[:] = 0
     mask = len(slots) - 1
@@ -47,6 +51,7 @@ def group_rows(
             starts[unique + 2] = 0
             unique += 1
             slots[slot] = unique
+            prefetch_row(table + np.int64(row) * row_bytes, row_bytes)
         u = slots[slot] - 1
         starts[u + 2] += 1
         entries[i] = (np.uint64(u) << np.uint64(32)) | (entries[i] & np.uint64(0xFFFFFFFF))

@@ -168,8 +168,8 @@ def _apply_row(
     where = [k.row(k[f"state{s}"], number, I64(4)) for s in range(spec.row_states)]
     states = [Vector(k, k.fetch(F32, address)) for address in where]
     mean = Vector(k, k.builder.fmul(squares, ir.Constant(F32, 1.0 / spec.width)))
-    factor, states = spec.row(mean, states, [Vector(k, s) for s in scalars])
-    for address, state in zip(where, states, strict=True):
+    factor, moved = spec.row(mean, states, [Vector(k, s) for s in scalars])
+    for address, state in zip(where, moved, strict=True):
         k.put(state.value, address)
     return factor.value
 
@@ -189,6 +189,6 @@ def _apply_piece(
     g = Vector(k, k.fetch(piece.kind, k.at(k["scratch"], piece)))
     wide = [Vector(k, k.splat(s, piece.lanes)) for s in scalars]
     scale = None if factor is None else Vector(k, k.splat(factor, piece.lanes))
-    w, states = spec.element(w, g, states, wide, scale)
-    for row, after in zip(rows, [w, *states], strict=True):
+    w, moved = spec.element(w, g, states, wide, scale)
+    for row, after in zip(rows, [w, *moved], strict=True):
         k.put(after.value, k.at(row, piece))

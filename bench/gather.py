@@ -1,0 +1,147 @@
+"""Two ceilings of embedding tables: reading random rows, and reading and rewriting them.
+
+Both run the row kernels with nothing else to do: one endless bag whose sum is stored once, and
+one gradient that stays in the first cache. Rows are drawn uniformly from a table of a gigabyte
+on huge pages; the best of several prefetch distances and of many runs counts.
+
+    python -m bench.gather [--json FILE] [--threads T] [--quick]
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from dlrmjit_kernels import buffers, unsafe
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.row_gather import GatherSpec
+from dlrmjit_kernels.codegen.row_scatter import ScatterSpec
+from dlrmjit_kernels.target import current_target
+
+from bench import harness
+
+_TOUCHED_BYTES = 1 << 29  # far more than a cache keeps from one run to the next
+_TABLE_BYTES = 1 << 30
+_DISTANCES = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Most GB/s of random rows of one size: read (gather), or read and written (update)."""
+
+    gather_gbs: float
+    update_gbs: float
+
+
+def row_ceiling(
+    width: int, threads: int, seconds: float = 0.5, table_bytes: int = _TABLE_BYTES
+) -> Ceiling:
+    """Ceilings for rows of ``width`` float32 in a table of ``table_bytes``."""
+    rows = max(1, table_bytes // (4 * width))
+    table = buffers.allocate(rows * width * 4)
+    table.data.view(np.float32)[:] = 1.0
+    count = min(_TOUCHED_BYTES, table_bytes) // (4 * width)
+    drawn = np.random.default_rng(1).integers(0, rows, count)
+    read = _best(lambda ahead: _gather(table.address, drawn, width, threads, ahead), seconds)
+    entries = drawn.astype(np.uint64) << np.uint64(32)
+    moved = _best(lambda ahead: _update(table.address, entries, width, threads, ahead), seconds)
+    volume = count * width * 4 / 1e9
+    return Ceiling(volume / read, 2 * volume / moved)
+
+
+def _best(action: Any, seconds: float) -> float:
+    """Shortest run over all prefetch distances, in about ``seconds``."""
+    action(_DISTANCES[0])
+    end, best = time.perf_counter() + seconds, float("inf")
+    while time.perf_counter() < end:
+        for ahead in _DISTANCES:
+            start = time.perf_counter()
+            action(ahead)
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _gather(table: int, drawn: Any, width: int, threads: int, ahead: int) -> None:
+    kernel = engine.address(GatherSpec(width, 64), current_target())
+    out = np.empty((threads, width + 16), np.float32)
+    bags = np.linspace(0, len(drawn), threads + 1).astype(np.int64)
+    _gather_all(kernel, out, table, width, drawn, bags, ahead)
+
+
+@numba.njit(parallel=True, nogil=True)
+def _gather_all(
+    kernel: Any, out: Any, table: Any, width: Any, drawn: Any, bags: Any, ahead: Any
+) -> None:
+    for t in numba.prange(len(bags) - 1):
+        where = out[t].ctypes.data - t * 4 * width
+        unsafe.call(
+            kernel,
+            (
+                where,
+                4 * width,
+                table,
+                4 * width,
+                drawn.ctypes.data,
+                bags.ctypes.data,
+                t,
+                t + 1,
+                len(drawn) - 1,
+                ahead,
+                0,
+            ),
+        )
+
+
+def _update(table: int, entries: Any, width: int, threads: int, ahead: int) -> None:
+    kernel = engine.address(ScatterSpec(width), current_target())
+    gradient, factor = np.zeros(width, np.float32), np.ones(1, np.float32)
+    cuts = np.linspace(0, len(entries), threads + 1).astype(np.int64)
+    _update_all(kernel, entries, cuts, table, width, gradient, factor, ahead)
+
+
+@numba.njit(parallel=True, nogil=True)
+def _update_all(
+    kernel: Any,
+    entries: Any,
+    cuts: Any,
+    table: Any,
+    width: Any,
+    gradient: Any,
+    factor: Any,
+    ahead: Any,
+) -> None:
+    for t in numba.prange(len(cuts) - 1):
+        unsafe.call(
+            kernel,
+            (
+                entries.ctypes.data,
+                cuts[t],
+                cuts[t + 1],
+                table,
+                4 * width,
+                gradient.ctypes.data,
+                0,
+                factor.ctypes.data,
+                0,
+                ahead,
+            ),
+        )
+
+
+def main() -> None:
+    """Print the ceilings by row size."""
+    arguments = harness.options(__doc__).parse_args()
+    threads = harness.prepare(arguments.threads)
+    report = harness.Report(harness.describe_machine(threads, {}))
+    for width in (64, 128) if arguments.quick else (16, 32, 64, 128, 256):
+        found = row_ceiling(width, threads, 0.3 if arguments.quick else 1.5)
+        report.rows.append({"op": "row_ceiling", "width": width, **vars(found)})
+        print(f"E={width:4}  gather {found.gather_gbs:6.1f}  update {found.update_gbs:6.1f} GB/s")
+    report.write(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

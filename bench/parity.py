@@ -54,7 +54,8 @@ COMMANDS = (
     f"{_CRITEO} --loss-function=wbce --loss-weights=0.4-1.6",
     f"{_CRITEO} --loss-threshold=0.3 --print-freq=5 --nepochs=2",
     f"{_CRITEO} --lr-num-warmup-steps=4 --lr-decay-start-step=8 --lr-num-decay-steps=6",
-    "--rand-data-dist=gaussian --rand-data-max=2 --mini-batch-size=4 --data-size=80",
+    "--rand-data-dist=gaussian --rand-data-max=6.5 --arch-embedding-size=9-8-7 "
+    "--mini-batch-size=4 --data-size=80",
 )
 
 

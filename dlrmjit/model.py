@@ -49,8 +49,7 @@ class DLRM:
         initialise: bool = True,
     ) -> None:
         self.config = config
-        named = backend is None or isinstance(backend, str)
-        self.backend: Backend = get_backend(backend) if named else backend
+        self.backend = get_backend(backend)
         self.tables = Parameter(self._make_tables(), "emb_l")
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
         self.top = self._make_mlp("top_l", config.top_layers)

@@ -6,21 +6,34 @@ from dlrmjit.config import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.model import DLRM, Graph, remember
 from dlrmjit.optim import make_optimizer
+from dlrmjit.profile import Profile
 
 
 class TrainingStep:
-    """Trains one model; keeps the recorded graph and its buffers for each batch size met."""
+    """Trains one model; keeps the recorded graph and its buffers for each batch size met.
 
-    def __init__(self, model: DLRM, optimizer: str = "sgd", loss: LossConfig | None = None) -> None:
+    With a ``profile`` every operation is timed into it.
+    """
+
+    def __init__(
+        self,
+        model: DLRM,
+        optimizer: str = "sgd",
+        loss: LossConfig | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         self._model = model
         self._loss = loss or LossConfig()
-        self._optimizer = make_optimizer(optimizer, model.backend)
+        self._profile = profile
+        update = make_optimizer(optimizer, model.backend).apply
+        self._update = profile.timed_update(update) if profile else update
         self._graphs: dict[int, Graph] = {}
 
     def graph(self, n: int) -> Graph:
         """The recorded graph for batches of ``n`` samples."""
         if n not in self._graphs:
-            remember(self._graphs, n, Graph(self._model, n, self._loss))
+            graph = Graph(self._model, n, self._loss, profile=self._profile)
+            remember(self._graphs, n, graph)
         return self._graphs[n]
 
     def __call__(self, batch: Batch, rate: float) -> float:
@@ -33,5 +46,7 @@ class TrainingStep:
         graph.load(batch)
         graph.tape.forward()
         for parameter, gradient in graph.tape.backward(graph.loss):
-            self._optimizer.apply(parameter, gradient, rate)
+            self._update(parameter, gradient, rate)
+        if self._profile:
+            self._profile.count(batch.n, len(batch.indices))
         return float(graph.loss.data)

@@ -13,8 +13,8 @@ LAYERS = [  # from the top; a module may import from its own layer and from thos
     {"fitting", "persistence"},
     {"step", "checkpoint", "metrics"},
     {"model", "optim", "data", "gradcheck"},
-    {"ops"},
-    {"autograd"},
+    {"ops", "profile"},
+    {"autograd", "roofline"},
     {"dlrmjit_kernels"},
 ]
 MAY_USE_KERNELS = {"ops", "optim", "dlrmjit_kernels", "tune", "cli", "train"}

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 _MODULES = {"jit": "dlrmjit.ops.jit", "reference": "dlrmjit.ops.reference"}
 
 
-def get_backend(name: str | None = None) -> Backend:
+def get_backend(name: str | Backend | None = None) -> Backend:
     """The backend called ``name``: ``jit``, ``reference``, or by default ``DLRMJIT_BACKEND``.
 
-    Raises ConfigError for any other name.
+    A backend itself is handed back. Raises ConfigError for any other name.
     """
     name = name or knobs.backend()
+    if not isinstance(name, str):
+        return name
     if name not in _MODULES:
         raise ConfigError(f"unknown backend {name!r}; known are {', '.join(_MODULES)}")
     backend: Backend = importlib.import_module(_MODULES[name]).BACKEND

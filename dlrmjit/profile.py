@@ -1,0 +1,152 @@
+"""Where the time of a training step goes: per operation, beside the work and the ceilings.
+
+A profile wraps the rules of a graph in clocks, so a graph that is not profiled pays nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlrmjit.autograd import Rule, Step, Variable
+from dlrmjit.config import ModelConfig
+from dlrmjit.roofline import Ceilings, Work, step_bound, step_work
+
+UPDATE = "MLP update"
+
+
+@dataclass
+class Clock:
+    """Seconds spent under one name, and how often."""
+
+    seconds: float = 0.0
+    calls: int = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one more call."""
+        self.seconds += seconds
+        self.calls += 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation of a profile, per step: milliseconds, rates, and bound / time.
+
+    Rates and ``of_ceiling`` are None where the roofline counts no such work.
+    """
+
+    name: str
+    ms: float
+    gflops: float | None
+    gbs: float | None
+    of_ceiling: float | None
+
+
+@dataclass
+class Profile:
+    """Collects the time of steps; ``lines`` and ``table`` report it."""
+
+    clocks: dict[str, Clock] = field(default_factory=dict)
+    steps: int = 0
+    samples: int = 0
+    lookups: int = 0
+
+    def rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+        """The same rules, timed under the label of the step that applies them."""
+        return {name: self._timed(rule) for name, rule in rules.items()}
+
+    def _timed(self, rule: Rule) -> Rule:
+        def forward(step: Step) -> Any:
+            began = time.perf_counter()
+            value = rule.forward(step)
+            self._clock(f"{_label(step)} forward").add(time.perf_counter() - began)
+            return value
+
+        def backward(step: Step, gradient: Any) -> Iterator[tuple[int, Any]]:
+            clock = self._clock(f"{_label(step)} backward")
+            return _timed_items(rule.backward(step, gradient), clock)
+
+        return Rule(rule.name, forward, backward)
+
+    def timed_update(
+        self, apply: Callable[[Variable, Any, float], None]
+    ) -> Callable[[Variable, Any, float], None]:
+        """The same update, timed: with the embedding where it is fused with its backward."""
+
+        def timed(parameter: Variable, gradient: Any, rate: float) -> None:
+            name = "embedding backward" if hasattr(gradient, "descend") else UPDATE
+            began = time.perf_counter()
+            apply(parameter, gradient, rate)
+            self._clock(name).add(time.perf_counter() - began)
+
+        return timed
+
+    def count(self, samples: int, lookups: int) -> None:
+        """Note that one step has been done."""
+        self.steps += 1
+        self.samples += samples
+        self.lookups += lookups
+
+    def _clock(self, name: str) -> Clock:
+        return self.clocks.setdefault(name, Clock())
+
+    def lines(self, config: ModelConfig, ceilings: Ceilings) -> list[Line]:
+        """Every operation in the order of a step, and the whole last; per step on average."""
+        steps = max(self.steps, 1)
+        work = step_work(config, self.samples // steps, self.lookups // steps)
+        found = []
+        for name, clock in self.clocks.items():
+            found.append(_line(name, clock.seconds / steps, work.get(name, Work()), ceilings))
+        total = sum(clock.seconds for clock in self.clocks.values()) / steps
+        return [*found, _line("step", total, sum(work.values(), Work()), ceilings)]
+
+    def table(self, config: ModelConfig, ceilings: Ceilings) -> str:
+        """The lines as aligned text."""
+        rows = [f"{'operation':24}{'ms':>10}{'GF/s':>10}{'GB/s':>10}{'of ceiling':>12}"]
+        for line in self.lines(config, ceilings):
+            rates = f"{_cell(line.gflops, 1)}{_cell(line.gbs, 1)}"
+            share = f"{100 * line.of_ceiling:.1f} %" if line.of_ceiling is not None else ""
+            rows.append(f"{line.name:24}{line.ms:10.3f}{rates}{share:>12}")
+        return "\n".join(rows)
+
+
+def fraction_of_roofline(
+    config: ModelConfig, n: int, lookups: int, seconds: float, ceilings: Ceilings
+) -> float:
+    """Share of the step's least time in the time it took."""
+    return step_bound(config, n, lookups, ceilings) / seconds
+
+
+def _label(step: Step) -> str:
+    label: str = step.options.get("label", step.rule.name)
+    return label
+
+
+def _timed_items(items: Iterable[tuple[int, Any]], clock: Clock) -> Iterator[tuple[int, Any]]:
+    """The same items; ``clock`` runs only while they are made, not while they are used."""
+    source, seconds = iter(items), 0.0
+    while True:
+        began = time.perf_counter()
+        item = next(source, None)
+        seconds += time.perf_counter() - began
+        if item is None:
+            clock.add(seconds)
+            return
+        yield item
+
+
+def _line(name: str, seconds: float, work: Work, ceilings: Ceilings) -> Line:
+    bound = work.bound(ceilings)
+    return Line(
+        name=name,
+        ms=1e3 * seconds,
+        gflops=work.flops / seconds / 1e9 if work.flops else None,
+        gbs=work.bytes / seconds / 1e9 if work.bytes else None,
+        of_ceiling=bound / seconds if bound else None,
+    )
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return f"{value:10.{digits}f}" if value is not None else " " * 10

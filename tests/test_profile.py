@@ -1,0 +1,52 @@
+"""What a profile collects, and that it changes nothing."""
+
+import numpy as np
+
+from dlrmjit.model import DLRM
+from dlrmjit.profile import Profile, fraction_of_roofline
+from dlrmjit.roofline import Ceilings, step_work
+from dlrmjit.step import TrainingStep
+from tests.builders import random_batch, small_config
+
+CONFIG = small_config()
+CEILINGS = Ceilings(fma_peak_gflops=100.0, triad_gbs=10.0)
+
+
+def _profiled(steps):
+    profile, model = Profile(), DLRM(CONFIG)
+    step, rng = TrainingStep(model, profile=profile), np.random.default_rng(0)
+    losses = [step(random_batch(rng, CONFIG, 16), 0.1) for _ in range(steps)]
+    return profile, losses
+
+
+def test_a_profiled_step_computes_the_same_bits():
+    rng, step = np.random.default_rng(0), TrainingStep(DLRM(CONFIG))
+    plain = [step(random_batch(rng, CONFIG, 16), 0.1) for _ in range(3)]
+    assert _profiled(3)[1] == plain
+
+
+def test_every_operation_of_the_work_model_is_timed_once_a_step():
+    profile, _ = _profiled(3)
+    assert set(step_work(CONFIG, 16, 1)) <= set(profile.clocks)
+    assert profile.clocks["loss forward"].calls == 3
+    assert profile.clocks["MLP update"].calls == 3 * 2 * 5
+    assert (profile.steps, profile.samples) == (3, 48)
+
+
+def test_lines_relate_time_to_work():
+    profile, _ = _profiled(2)
+    lines = {line.name: line for line in profile.lines(CONFIG, CEILINGS)}
+    top = lines["top forward"]
+    work = step_work(CONFIG, 16, profile.lookups // 2)["top forward"]
+    assert np.isclose(top.gflops * top.ms * 1e6, work.flops)
+    assert np.isclose(top.of_ceiling, top.gflops / CEILINGS.fma_peak_gflops)
+    assert lines["loss forward"].gflops is None
+    assert np.isclose(lines["step"].ms, sum(v.ms for k, v in lines.items() if k != "step"))
+    text = profile.table(CONFIG, CEILINGS)
+    assert text.count("\n") == len(lines)
+    assert "top forward" in text
+
+
+def test_fraction_of_the_roofline():
+    work = sum((w.bound(CEILINGS) for w in step_work(CONFIG, 16, 40).values()), 0.0)
+    assert np.isclose(fraction_of_roofline(CONFIG, 16, 40, 2 * work, CEILINGS), 0.5)

@@ -20,7 +20,6 @@ from dlrmjit.version import __version__
 
 DEMO = "demo"
 _BATCHES_OF_PRESET = 100
-_LINES_OF_PRESET = 10
 _DESCRIPTION = (
     "Train a deep learning recommendation model (DLRM) on CPUs. Without options, the built-in "
     "demo: a small model on generated Criteo-like data. With any option of the reference "
@@ -55,7 +54,8 @@ def parse(argv: Sequence[str]) -> Options:
     options = Options(given=frozenset(given), notes=tuple(_notes(given)))
     options.base = _base_preset(given)
     defaults = {f.dest: f.default for group in all_groups() for f in group.flags}
-    defaults |= _preset_values(options.base) if options.base else {}
+    if options.base:
+        defaults |= _preset_values(options.base, given)
     for name, value in (defaults | given).items():
         setattr(options, name, value)
     _check_together(options)
@@ -174,11 +174,11 @@ def _base_preset(given: dict[str, Any]) -> Preset | None:
     return preset(DEMO, max_rows) if is_synthetic or not reference & set(given) else None
 
 
-def _preset_values(base: Preset) -> dict[str, Any]:
+def _preset_values(base: Preset, given: dict[str, Any]) -> dict[str, Any]:
     """The defaults that a preset puts in place of the reference's."""
     model = base.model
     is_demo = base.data_size is not None
-    batches = _BATCHES_OF_PRESET
+    size = _BATCHES_OF_PRESET * given.get("mini_batch_size", base.batch_size)
     return {
         "arch_sparse_feature_size": model.embedding_dim,
         "arch_embedding_size": model.table_rows,
@@ -189,12 +189,12 @@ def _preset_values(base: Preset) -> dict[str, Any]:
         "loss_function": base.loss,
         "round_targets": base.round_targets,
         "data_generation": "synthetic" if is_demo else "random",
-        "data_size": base.data_size or batches * base.batch_size,
+        "data_size": base.data_size or size,
         "num_indices_per_lookup": base.lookups,
         "num_indices_per_lookup_fixed": base.lookups_fixed,
         "mini_batch_size": base.batch_size,
         "learning_rate": base.learning_rate,
-        "print_freq": batches if is_demo else _LINES_OF_PRESET,
+        "print_freq": 100 if is_demo else 10,
         "print_time": True,
     }
 

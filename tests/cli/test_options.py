@@ -41,6 +41,7 @@ def test_a_preset_gives_defaults_and_explicit_options_win() -> None:
     assert options.arch_mlp_top == (8, 1)
     assert options.mini_batch_size == 32
     assert options.num_indices_per_lookup == 50
+    assert options.data_size == 100 * 32
     assert options.data_generation == "random"
 
 

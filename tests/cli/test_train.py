@@ -1,0 +1,220 @@
+"""Whole runs of the program: losses, tests, kept models, logs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+
+# Command lines, and what the reference program prints for them.
+REFERENCE = {
+    "--mini-batch-size=2 --data-size=5": """
+        Finished training it 1/3 of epoch 0, -1.00 ms/it, loss 0.025266
+        Finished training it 2/3 of epoch 0, -1.00 ms/it, loss 0.180494
+        Finished training it 3/3 of epoch 0, -1.00 ms/it, loss 0.176268""",
+    "--mini-batch-size=2 --data-size=5 --nepochs=2 --learning-rate=0.1 --debug-mode": """
+        Finished training it 1/3 of epoch 0, -1.00 ms/it, loss 0.082442
+        Finished training it 2/3 of epoch 0, -1.00 ms/it, loss 0.013636
+        Finished training it 3/3 of epoch 0, -1.00 ms/it, loss 0.001983
+        Finished training it 1/3 of epoch 1, -1.00 ms/it, loss 0.068620
+        Finished training it 2/3 of epoch 1, -1.00 ms/it, loss 0.011475
+        Finished training it 3/3 of epoch 1, -1.00 ms/it, loss 0.000386""",
+    "--mini-batch-size=4 --num-batches=5 --loss-function=bce --round-targets=True --test-freq=2 "
+    "--print-freq=100 --arch-interaction-op=cat --numpy-rand-seed=7": """
+        Finished training it 2/5 of epoch 0, -1.00 ms/it, loss 0.815784
+        Testing at - 2/5 of epoch 0,
+         accuracy 50.000 %, best 50.000 %
+        Finished training it 4/5 of epoch 0, -1.00 ms/it, loss 0.830432
+        Testing at - 4/5 of epoch 0,
+         accuracy 50.000 %, best 50.000 %
+        Finished training it 5/5 of epoch 0, -1.00 ms/it, loss 0.843318
+        Testing at - 5/5 of epoch 0,
+         accuracy 50.000 %, best 50.000 %""",
+    "--mini-batch-size=3 --data-size=8 --loss-function=wbce --loss-weights=1.0-2.0 "
+    "--arch-interaction-itself --round-targets=True --num-indices-per-lookup=3 "
+    "--num-indices-per-lookup-fixed=True --rand-data-dist=gaussian --arch-embedding-size=20-30 "
+    "--learning-rate=0.5 --lr-num-warmup-steps=2 --lr-decay-start-step=2 "
+    "--lr-num-decay-steps=2": """
+        Finished training it 1/3 of epoch 0, -1.00 ms/it, loss 0.534610
+        Finished training it 2/3 of epoch 0, -1.00 ms/it, loss 1.965506
+        Finished training it 3/3 of epoch 0, -1.00 ms/it, loss 0.787535""",
+}
+LOSS = re.compile(r"loss (\S+)")
+
+
+def reported(out: str) -> list[str]:
+    """The lines that the reference prints too."""
+    wanted = ("Finished", "Testing at", " accuracy")
+    return [line for line in out.splitlines() if line.startswith(wanted)]
+
+
+def losses(out: str) -> list[float]:
+    return [float(text) for line in reported(out) for text in LOSS.findall(line)]
+
+
+@pytest.mark.parametrize("backend", ["reference", "jit"])
+@pytest.mark.parametrize("line", list(REFERENCE))
+def test_the_reference_programs_output(line: str, backend: str, run: Run) -> None:
+    code, out, err = run(*line.split(), backend=backend)
+    expected = [text.removeprefix(" " * 8) for text in REFERENCE[line].strip("\n").splitlines()]
+    assert code == 0
+    assert err == ""
+    assert [LOSS.sub("", text) for text in reported(out)] == [LOSS.sub("", t) for t in expected]
+    np.testing.assert_allclose(losses(out), losses("\n".join(expected)), rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_losses(run: Run) -> None:
+    words = ["--mini-batch-size=8", "--num-batches=4"]
+    first, again = run(*words)[1], run(*words)[1]
+    other = run(*words, "--numpy-rand-seed=5")[1]
+    assert losses(first) == losses(again)
+    assert losses(first) != losses(other)
+
+
+def test_without_a_test_frequency_nothing_is_tested(run: Run) -> None:
+    assert "Testing" not in run("--num-batches=3")[1]
+    assert "Testing" not in run("--num-batches=3", "--test-freq=0")[1]
+
+
+def test_the_demo_in_small(run: Run) -> None:
+    code, out, _ = run("--data-generation=synthetic", "--data-size=2048", "--mini-batch-size=128")
+    assert code == 0
+    assert re.search(r"Test on 256 samples: AUC 0\.\d+, log loss 0\.\d+, accuracy", out)
+    assert re.search(r"best AUC possible on these data is 0\.[78]\d+", out)
+    assert "Trained 16 steps, 2,048 samples" in out
+
+
+def test_notes_go_to_the_error_stream(run: Run) -> None:
+    code, out, err = run("--num-batches=1", "--num-workers=3")
+    assert code == 0
+    assert (
+        err == "dlrmjit: note: --num-workers=3 has no effect here: one process prepares the data\n"
+    )
+    assert "num-workers" not in out
+
+
+def test_a_threshold_stops_the_run(run: Run, dataset_flags: list[str]) -> None:
+    words = [*dataset_flags, "--test-freq=2", "--nepochs=9", "--mlperf-acc-threshold=0.1"]
+    code, out, _ = run(*words, "--mlperf-logging")
+    assert code == 0
+    assert "Trained 2 steps" in out
+    assert "MLPerf testing accuracy threshold 0.1 reached, stop training" in out
+    assert '"status": "success"' in out
+
+
+def test_json_log_of_a_run(run: Run, tmp_path: Path, dataset_flags: list[str]) -> None:
+    path = tmp_path / "log.jsonl"
+    run(*dataset_flags, "--train-fraction=0.75", "--test-freq=4", f"--log-json={path}")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert events == ["start", *["step"] * 4, "eval", *["step"] * 3, "eval", "end"]
+    assert lines[0]["config"]["options"]["mini_batch_size"] == 16
+    assert lines[0]["config"]["model"]["mlp_bottom"] == [13, 4]
+    assert {"cpu", "isa", "cores", "threads", "python", "numba"} <= set(lines[0]["machine"])
+    assert [line["step"] for line in lines if line["event"] == "step"] == list(range(1, 8))
+    assert 0 <= lines[5]["auc"] <= 1
+    assert lines[-1]["steps"] == 7
+
+
+def test_data_set_by_days_and_by_fraction(run: Run, dataset_flags: list[str]) -> None:
+    by_days = run(*dataset_flags, "--inference-only")[1]
+    assert "Test on 10 samples" in by_days
+    by_fraction = run(*dataset_flags, "--train-fraction=0.75", "--test-freq=50")[1]
+    assert "Trained 7 steps, 105 samples" in by_fraction
+    assert "Test on 35 samples" in by_fraction
+
+
+def test_data_randomize_none_keeps_the_order(run: Run, dataset_flags: list[str]) -> None:
+    words = [*dataset_flags, "--train-fraction=0.75"]
+    assert losses(run(*words)[1]) != losses(run(*words, "--data-randomize=none")[1])
+
+
+def test_num_batches_cuts_a_data_set(run: Run, dataset_flags: list[str]) -> None:
+    out = run(*dataset_flags, "--num-batches=3", "--test-freq=3", "--test-mini-batch-size=2")[1]
+    assert "Trained 3 steps" in out
+    assert "Test on 6 samples" in out
+
+
+def test_max_ind_range_bounds_the_tables(
+    run: Run, dataset_flags: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "log.jsonl"
+    run(*dataset_flags, "--max-ind-range=4", f"--log-json={path}")
+    start = json.loads(path.read_text().splitlines()[0])
+    assert max(start["config"]["model"]["table_rows"]) == 4
+
+
+def test_a_processed_file_is_written_and_then_read(
+    run: Run, dataset_flags: list[str], tmp_path: Path
+) -> None:
+    processed = tmp_path / "processed.npz"
+    words = [*dataset_flags, f"--processed-data-file={processed}"]
+    first = run(*words)[1]
+    assert processed.exists()
+    assert losses(run(*words)[1]) == losses(first)
+    without_text = [word for word in words if not word.startswith("--raw-data-file")]
+    assert losses(run(*without_text)[1]) == losses(first)
+
+
+@pytest.mark.parametrize("name", ["model", "model.pt"])
+def test_a_kept_run_goes_on_where_it_stood(name: str, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / name
+    words = ["--mini-batch-size=2", "--data-size=5", "--learning-rate=0.1"]
+    whole = losses(run(*words, "--nepochs=2")[1])
+    first = run(*words, f"--save-model={path}")[1]
+    assert f"Saving model to {path}" in first
+    second = run(*words, "--nepochs=2", f"--load-model={path}")[1]
+    assert "Saved at: epoch = 0/1, batch = 3/3, ntbatch = 3" in second
+    assert losses(first) + losses(second) == whole
+
+
+def test_resume_goes_on_saving_to_the_same_place(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    words = ["--mini-batch-size=2", "--data-size=5"]
+    run(*words, f"--save-model={path}")
+    for epochs in (2, 3):
+        out = run(*words, f"--nepochs={epochs}", f"--resume={path}")[1]
+        assert len(losses(out)) == 3
+        assert f"Saving model to {path}" in out
+    assert "Trained 0 steps" in run(*words, "--nepochs=3", f"--resume={path}")[1]
+
+
+def test_only_better_models_are_kept(run: Run, tmp_path: Path, dataset_flags: list[str]) -> None:
+    path, log = tmp_path / "model", tmp_path / "log"
+    split = "--train-fraction=0.75"
+    words = [*dataset_flags, split, "--nepochs=3", "--test-freq=1", f"--log-json={log}"]
+    out = run(*words, f"--save-model={path}")[1]
+    tests = [json.loads(line) for line in log.read_text().splitlines() if '"eval"' in line]
+    best = max(test["auc"] for test in tests)
+    improvements = sum(
+        test["auc"] > max((t["auc"] for t in tests[:i]), default=0) for i, test in enumerate(tests)
+    )
+    assert 0 < improvements < len(tests)
+    assert out.count("Saving model to") == improvements
+    judged = run(*dataset_flags, split, "--inference-only", f"--load-model={path}")[1]
+    assert f"AUC {best:.4f}" in judged
+
+
+def test_inference_only_changes_nothing(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    run("--round-targets=True", "--data-size=8", f"--save-model={path}")
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    words = ["--round-targets=True", "--data-size=8", "--inference-only", f"--load-model={path}"]
+    code, out, _ = run(*words, f"--save-model={path}")
+    assert code == 0
+    assert "Testing for inference only" in out
+    assert "Finished" not in out
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_debug_mode_prints_the_parameters_twice(run: Run) -> None:
+    out = run("--debug-mode", "--print-precision=3")[1]
+    assert "initial parameters (weights and bias):" in out
+    assert "updated parameters (weights and bias):" in out
+    assert "mini-batch: 0" in out

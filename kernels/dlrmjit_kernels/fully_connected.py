@@ -7,15 +7,18 @@ is copied, except that the gradient by data packs the transpose of the weights o
 from __future__ import annotations
 
 import functools
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
 from dlrmjit.errors import ShapeError
-from dlrmjit_kernels.axes import view_of
+from dlrmjit_kernels.axes import Axis, View, view_of
 from dlrmjit_kernels.matrix import Floats, Layout, Matrix
 from dlrmjit_kernels.plan import Finish, Product
 from dlrmjit_kernels.product import Addresses, run
+
+_ONE = np.ones(1, dtype=np.float32)
+_ONE_ADDRESS = int(_ONE.ctypes.data)
 
 Activation = Literal["none", "relu", "sigmoid"]
 
@@ -57,8 +60,14 @@ def fc_backward_weights(x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = N
     ShapeError
         If the shapes do not fit, or ``db`` is not K contiguous float32 numbers.
     """
+    sums = _vector(db, dz.cols)
     product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
-    run(product, Addresses(x.address, dz.address, dw.address, sums=_vector(db, dz.cols)))
+    if dz.cols > 1:
+        run(product, Addresses(x.address, dz.address, dw.address, sums=sums))
+        return
+    run(product, Addresses(dz.address, x.address, dw.address))
+    if db is not None:
+        run(_sum(dz.layout), Addresses(_ONE_ADDRESS, dz.address, sums))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -81,7 +90,16 @@ def _backward_data(dz: Layout, w: Layout, dx: Layout, mask: Layout | None) -> Pr
 @functools.lru_cache(maxsize=4096)
 def _backward_weights(x: Layout, dz: Layout, dw: Layout, sums: bool) -> Product:
     _expect(x.rows == dz.rows and x.cols == dw.rows and dz.cols == dw.cols, x, dz, dw)
+    if dz.cols == 1:  # a row of C is a vector, a column is not: compute the transpose
+        return Product(view_of(dz).transposed, view_of(x), view_of(dw).transposed)
     return Product(view_of(x).transposed, view_of(dz), view_of(dw), sums=sums)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sum(dz: Layout) -> Product:
+    """The sum of a single column, as its product with a row of ones that is one number."""
+    ones = View(Axis(1, 1, 0, 0), Axis(dz.rows, max(dz.rows, 1), 0, 0))
+    return Product(ones, view_of(dz), view_of(Layout.plain(1, 1)))
 
 
 def _vector(values: Floats | None, length: int) -> int:
@@ -94,7 +112,7 @@ def _vector(values: Floats | None, length: int) -> int:
             f"{length} contiguous float32 numbers are needed, not {values.dtype} of shape "
             f"{values.shape}"
         )
-    return cast(int, values.ctypes.data)
+    return int(values.ctypes.data)
 
 
 def _shape(layout: Layout) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.axes import Axis, View, common_block
 from dlrmjit_kernels.blocking import Blocking, Shape
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.dots import Dots
 from dlrmjit_kernels.codegen.tile import Tile
 from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep
 from dlrmjit_kernels.target import Target
@@ -210,19 +211,19 @@ def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
     return table
 
 
-def _tile(product: Product, rows: int, cols: int, variant: int) -> Tile:
+def _tile(product: Product, rows: int, cols: int, variant: int) -> engine.Spec:
+    """Specification of a tile; a lone column whose reduction is contiguous gets dot products."""
     finished = bool(variant & LAST)
-    return Tile(
-        rows,
-        cols,
-        product.a.rows.step,
-        product.a.cols.step,
-        product.b.rows.step,
-        accumulate=not variant & FIRST or product.accumulate,
-        bias=finished and product.finish.bias,
-        relu=finished and product.finish.relu,
-        mask=finished and product.mask is not None,
+    a_row, a_step, b_row = product.a.rows.step, product.a.cols.step, product.b.rows.step
+    accumulate = not variant & FIRST or product.accumulate
+    finish = (
+        finished and product.finish.bias,
+        finished and product.finish.relu,
+        finished and product.mask is not None,
     )
+    if cols == a_step == b_row == 1:
+        return Dots(rows, a_row, accumulate, *finish)
+    return Tile(rows, cols, a_row, a_step, b_row, accumulate, *finish)
 
 
 def _variants(n: np.void) -> set[int]:

@@ -1,7 +1,7 @@
-"""Runs a product on matrices of any layout, copying first those the loops cannot use as they lie.
+"""Runs a product on matrices of any layout, copying first what the loops cannot use as it lies.
 
-A second operand that is stored by rows, or transposed, becomes panels; others become what the
-first operand or C dictates. Copies live in a scratch buffer that later calls reuse.
+Also copied is what they could use, but only slowly: rows that lie pages apart, when they will be
+read many times. Copies live in a scratch buffer that later calls reuse.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import functools
 import threading
 from dataclasses import dataclass, replace
+from typing import Any
 
-from dlrmjit_kernels.axes import View, view_of
+from dlrmjit_kernels.axes import View, common_block, view_of
 from dlrmjit_kernels.buffers import aligned_empty
 from dlrmjit_kernels.matrix import Floats, Layout
 from dlrmjit_kernels.plan import Plan, Product, make_plan, misfits
 from dlrmjit_kernels.relayout import relayout
 from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.threads import get_threads
+
+_FAR = 1024  # elements: rows that start on the same cache set, and each on a page of its own
+_OFTEN = 8  # tiles that read the same rows
 
 
 @dataclass(frozen=True)
@@ -70,22 +74,55 @@ def _run_on_copies(prepared: _Prepared, product: Product, at: Addresses) -> None
 def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
     copies, spans = [], []
     fitting = product
-    for name in misfits(product, target):
-        layout = _copied_layout(name, product, target)
-        copied = view_of(layout)
+    for name in sorted({*misfits(product, target), *_far_apart(product, target)}):
+        copied, span = _COPIED[name](fitting, target)
         copies.append((name, getattr(product, name), copied))
-        spans.append(-(-layout.span // 16) * 16)
-        fitting = replace(fitting, **{name: copied})
+        spans.append(-(-span // 16) * 16)
+        fitting = _with_view(fitting, name, copied)
     return _Prepared(make_plan(fitting, target, threads), tuple(copies), tuple(spans))
 
 
-def _copied_layout(name: str, product: Product, target: Target) -> Layout:
-    """Layout a misfit is copied to: panels for B, plain rows, which suit every block, for others."""
-    view: View = getattr(product, name)
-    rows, cols = view.rows.extent, view.cols.extent
-    if name == "b":
-        return Layout.panels(rows, cols, target.nr)
-    return Layout.plain(rows, cols)
+def _far_apart(product: Product, target: Target) -> list[str]:
+    """Operands whose neighbouring rows share few cache sets or pages, and are read often."""
+    shape, a, b = product.shape, product.a, product.b
+    far = []
+    if max(a.rows.step, a.cols.step) >= _FAR and shape.cols >= _OFTEN * target.nr:
+        far.append("a")
+    if b.rows.step >= _FAR // 4 and shape.rows >= _OFTEN * target.mr:
+        far.append("b")
+    return far
+
+
+def _copied_a(product: Product, target: Target) -> tuple[View, int]:
+    """Blocks as the other operands have them; what was contiguous stays so."""
+    a, b = product.a, product.b
+    by_rows = a.cols.step == 1
+    others = product.row_axes[:1] + product.row_axes[2:]
+    rows = common_block(others, target.row_block if by_rows else target.nr)
+    length = common_block([b.rows], target.nr if by_rows else target.row_block)
+    if by_rows:
+        layout = Layout.blocked(a.rows.extent, a.cols.extent, rows, length)
+        return view_of(layout), layout.span
+    layout = Layout.blocked(a.cols.extent, a.rows.extent, length, rows)
+    return view_of(layout).transposed, layout.span
+
+
+def _copied_b(product: Product, target: Target) -> tuple[View, int]:
+    layout = Layout.panels(product.b.rows.extent, product.b.cols.extent, target.nr)
+    return view_of(layout), layout.span
+
+
+def _copied_c(product: Product, target: Target) -> tuple[View, int]:
+    layout = Layout.plain(product.c.rows.extent, product.c.cols.extent)
+    return view_of(layout), layout.span
+
+
+_COPIED = {"a": _copied_a, "b": _copied_b, "c": _copied_c, "mask": _copied_c}
+
+
+def _with_view(product: Product, name: str, view: View) -> Product:
+    changed: dict[str, Any] = {name: view}
+    return replace(product, **changed)
 
 
 _local = threading.local()

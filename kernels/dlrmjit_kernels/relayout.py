@@ -35,8 +35,10 @@ _LONGEST = 256
 def relayout(source: View, source_address: int, target: View, target_address: int) -> None:
     """Copy every element of ``source`` to the same row and column of ``target``.
 
-    Columns of ``target`` must be adjacent in memory within a block.
+    Columns, or rows, of ``target`` must be adjacent in memory within a block.
     """
+    if target.cols.step != 1:
+        source, target = source.transposed, target.transposed
     _copy(_plan(source, target, current_target().lanes), source_address, target_address)
 
 
@@ -109,7 +111,7 @@ def _copy_rows(plan, source, target, rows, cols):  # type: ignore[no-untyped-def
 
 @jit
 def _transpose(plan, source, target, rows, cols):  # type: ignore[no-untyped-def]
-    """Squares of one vector by one vector where rows of the source are adjacent; else one by one."""
+    """Squares of a vector by a vector where rows of the source are adjacent; else one by one."""
     p = plan[0]
     lanes = p.lanes if p.source_row_step == 1 else max(rows, cols) + 1
     whole_rows, whole_cols = rows // lanes * lanes, cols // lanes * lanes

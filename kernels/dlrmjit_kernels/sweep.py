@@ -19,16 +19,16 @@ from dlrmjit_kernels.compile import jit, parallel_jit
 # Everything the loops need to know, in elements; see plan.py for where the numbers come from.
 FIELDS = (
     # rows of C: their number, rows of a block, blocks, blocks of a group, rows of a tile
-    ("rows", "row_block", "row_blocks", "group", "mr")
+    *("rows", "row_block", "row_blocks", "group", "mr"),
     # columns of C: panels, width of a panel, width of the last one
-    + ("panels", "nr", "edge")
+    *("panels", "nr", "edge"),
     # reduction: length of a block, of the last one, blocks, blocks of a chunk
-    + ("length", "last", "blocks", "chunk")
+    *("length", "last", "blocks", "chunk"),
     # strides of A, B, C and the mask
-    + ("a_row_block", "a_row", "a_block", "b_panel", "b_block")
-    + ("c_row_block", "c_row", "c_panel", "mask_row_block", "mask_row", "mask_panel")
+    *("a_row_block", "a_row", "a_block", "b_panel", "b_block"),
+    *("c_row_block", "c_row", "c_panel", "mask_row_block", "mask_row", "mask_panel"),
     # rectangles of the grid down and across, and the pass that follows the last chunk
-    + ("grid_rows", "grid_cols", "sigmoid")
+    *("grid_rows", "grid_cols", "sigmoid"),
 )
 PLAN = np.dtype([(name, np.int64) for name in FIELDS])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dlrmjit.errors import ShapeError
 from tests.tolerance import tolerance
 
-sizes = st.sampled_from([1, 2, 7, 13, 15, 16, 17, 31, 32, 33, 64, 100, 131, 479])
+sizes = st.sampled_from([1, 7, 13, 16, 17, 31, 32, 33, 100, 479])
 kinds = st.sampled_from(["blocked", "plain", "strided", "odd", "panels"])
 
 
@@ -93,7 +93,7 @@ def three_products(n: int, c: int, k: int) -> list[np.ndarray]:
     x, w = filled("blocked", random_array(1, n, c)), filled("panels", random_array(2, c, k))
     dz, y = filled("blocked", random_array(3, n, k)), empty("blocked", n, k)
     dx, dw, db = empty("blocked", n, c), empty("panels", c, k), np.empty(k, np.float32)
-    fc_forward(x, w, db * 0 + 1, y, "relu")
+    fc_forward(x, w, np.ones(k, np.float32), y, "relu")
     fc_backward_data(dz, w, dx, x)
     fc_backward_weights(x, dz, dw, db)
     return [y.to_numpy(), dx.to_numpy(), dw.to_numpy(), db]

@@ -110,6 +110,11 @@ def _optimised(spec: Spec, target: Target, machine: Any) -> Any:
 
 @functools.cache
 def _machine(target: Target) -> Any:
+    """LLVM's code generator for a target."""
+    return _new_machine(target)
+
+
+def _new_machine(target: Target) -> Any:
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     family = binding.Target.from_triple(target.triple)
@@ -120,7 +125,6 @@ def _machine(target: Target) -> Any:
 
 @functools.cache
 def _engine(target: Target) -> Any:
-    """The loader of all objects of a target; needs an empty module to exist."""
-    machine = _machine(target)
+    """The loader of all objects of a target; needs an empty module, and a machine it may own."""
     empty = binding.parse_assembly(f'target triple = "{target.triple}"')
-    return binding.create_mcjit_compiler(empty, machine)
+    return binding.create_mcjit_compiler(empty, _new_machine(target))

@@ -97,6 +97,14 @@ class Emitter:
         """The float32 at ``pointer``."""
         return self.builder.load(pointer, align=4, typ=F32)
 
+    def store_scalar(self, value: Value, pointer: Value) -> None:
+        """Write a float32 to ``pointer``."""
+        self.builder.store(value, pointer, align=4)
+
+    def scalar(self, value: float) -> Value:
+        """A float32 constant."""
+        return ir.Constant(F32, value)
+
     def broadcast(self, scalar: Value) -> Value:
         """A vector of ``scalar`` in every lane."""
         undefined = ir.Constant(self.vector, ir.Undefined)
@@ -106,9 +114,11 @@ class Emitter:
 
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
         """``a * b + c``, in one instruction where the target has it."""
-        name = f"llvm.fmuladd.v{self.lanes}f32"
-        signature = ir.FunctionType(self.vector, [self.vector] * 3)
-        return self.builder.call(self._declared(name, signature), [a, b, c])
+        return self._multiply_add(f"llvm.fmuladd.v{self.lanes}f32", self.vector, (a, b, c))
+
+    def multiply_add_scalar(self, a: Value, b: Value, c: Value) -> Value:
+        """``a * b + c`` of float32 scalars."""
+        return self._multiply_add("llvm.fmuladd.f32", F32, (a, b, c))
 
     def relu(self, value: Value) -> Value:
         """``max(value, 0)``; NaN stays NaN."""
@@ -169,6 +179,10 @@ class Emitter:
             _join(builder, (first, entry), (last, latch))
             for first, last in zip(carried, loop.following, strict=True)
         ]
+
+    def _multiply_add(self, name: str, kind: ir.Type, operands: tuple[Value, ...]) -> Value:
+        function = self._declared(name, ir.FunctionType(kind, [kind] * 3))
+        return self.builder.call(function, operands)
 
     def _shuffle(self, first: Value, second: Value, lanes: Sequence[int]) -> Value:
         picked = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))

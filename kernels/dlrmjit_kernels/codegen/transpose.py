@@ -1,7 +1,8 @@
 """Transposes a square of one vector by one vector in registers: ``target = source.T``.
 
 Contract: row r of the source starts at ``source + r * source_row``, row r of the target at
-``target + r * target_row``, both hold as many floats as a vector; they do not overlap.
+``target + r * target_row``; they do not overlap. Of an edge only ``rows`` rows of ``cols``
+elements are read, and ``cols`` whole vectors, zeros behind ``rows`` elements, are written.
 """
 
 from __future__ import annotations
@@ -23,34 +24,42 @@ _ARGUMENTS: dict[str, ir.Type] = {
 
 @dataclass(frozen=True)
 class Transpose:
-    """The transposing kernel of a target; there is one."""
+    """The transposing kernel of a target, for whole squares or for an edge of so much source."""
+
+    rows: int | None = None
+    cols: int | None = None
 
     @property
     def symbol(self) -> str:
         """Name of the function."""
-        return "transpose"
+        whole = self.rows is None and self.cols is None
+        return "transpose" if whole else f"transpose_{self.rows}_{self.cols}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
         emit = Emitter(module, self.symbol, _ARGUMENTS, target.lanes)
-        rows = _exchange(emit, _load(emit))
+        rows = exchange(emit, _load(emit, self))
         pointer = emit["target"]
-        for row in rows:
+        for row in rows[: self.cols]:
             emit.store(row, pointer)
             pointer = emit.offset(pointer, emit["target_row"])
         emit.finish()
 
 
-def _load(emit: Emitter) -> list[Value]:
+def _load(emit: Emitter, spec: Transpose) -> list[Value]:
     pointer, rows = emit["source"], []
-    for _ in range(emit.lanes):
-        rows.append(emit.load(pointer))
+    count = emit.lanes if spec.rows is None else spec.rows
+    for _ in range(count):
+        rows.append(emit.load(pointer, spec.cols))
         pointer = emit.offset(pointer, emit["source_row"])
-    return rows
+    return rows + [emit.zero()] * (emit.lanes - count)
 
 
-def _exchange(emit: Emitter, rows: list[Value]) -> list[Value]:
-    """Swap off-diagonal quarters of ever smaller squares: half the rows, a quarter, ... one."""
+def exchange(emit: Emitter, rows: list[Value]) -> list[Value]:
+    """The transpose of a square of vectors.
+
+    Swaps off-diagonal quarters of ever smaller squares: half the rows, a quarter, ... one.
+    """
     lanes, step = emit.lanes, emit.lanes // 2
     while step:
         low = [lane if not lane & step else lanes + lane - step for lane in range(lanes)]

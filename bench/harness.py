@@ -1,0 +1,195 @@
+"""What every benchmark shares: options, alternated timing, the machine's description, the report.
+
+Peers are alternated with ours, sample by sample, so that both see the same disturbances: a
+ratio is the median over alternated pairs, a fraction of a ceiling is best against best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlrmjit import knobs
+
+Action = Callable[[], object]
+_SHORTEST = 2e-4  # seconds of a sample: shorter actions are repeated within one
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds per call of one contender, in the order they were taken."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle sample."""
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        """The shortest sample."""
+        return min(self.seconds)
+
+    def ratio(self, ours: Samples) -> float:
+        """How many times longer this takes than ``ours``: median over alternated pairs."""
+        pairs = zip(self.seconds, ours.seconds, strict=True)
+        return statistics.median(theirs / mine for theirs, mine in pairs)
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Parser with the options every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
+    parser.add_argument("--threads", type=int, metavar="T", help="default: all CPUs")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes and samples")
+    return parser
+
+
+def prepare(threads: int | None) -> int:
+    """Set the number of threads of our kernels and of the peers; before they are imported.
+
+    OpenMP threads sleep instead of spinning, because contenders with pools of their own
+    alternate here and a spinning idle pool would be timed as the other's slowness.
+    """
+    from dlrmjit_kernels.threads import available_cpus, set_threads
+
+    count = threads or available_cpus()
+    knobs.reserve_threads(count)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)
+    set_threads(count)
+    return count
+
+
+def alternate(
+    contenders: Mapping[str, Action], budget: float, most: int = 50
+) -> dict[str, Samples]:
+    """Time all contenders in turn, for about ``budget`` seconds in all, after one warm-up each.
+
+    Caches hold what the previous call left: every contender is run once untimed in each turn
+    unless a single call already takes more than a hundredth of a second.
+    """
+    plans = {name: _repeats(action) for name, action in contenders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + budget
+    while len(next(iter(seconds.values()))) < 3 or (
+        time.perf_counter() < end and len(next(iter(seconds.values()))) < most
+    ):
+        for name, action in contenders.items():
+            seconds[name].append(_sample(action, plans[name]))
+    return {name: Samples(tuple(values)) for name, values in seconds.items()}
+
+
+def _repeats(action: Action) -> int:
+    """Calls that make up one sample."""
+    action()
+    took = _sample(action, 1)
+    return max(1, min(1000, int(_SHORTEST / max(took, 1e-9))))
+
+
+def _sample(action: Action, repeats: int) -> float:
+    if repeats > 1:
+        action()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        action()
+    return (time.perf_counter() - start) / repeats
+
+
+@dataclass
+class Report:
+    """Rows of a benchmark, printed as they come and written as JSON at the end."""
+
+    machine: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self,
+        op: str,
+        shape: Mapping[str, int],
+        samples: Mapping[str, Samples],
+        *,
+        work: float,
+        unit: str,
+        ceiling: float,
+        variant: str = "",
+    ) -> dict[str, Any]:
+        """Add the row of one operation; the first of ``samples`` is ours, the rest are peers.
+
+        ``work`` is in units of 1e9 (flops for ``gflops``, bytes for ``gbs``), ``ceiling`` in
+        ``unit`` too.
+        """
+        (_, ours), *peers = samples.items()
+        row = {
+            "op": op,
+            "shape": dict(shape),
+            "variant": variant,
+            "threads": self.machine["threads"],
+            "median_s": ours.median,
+            "best_s": ours.best,
+            unit: work / ours.best,
+            "of_ceiling": work / ours.best / ceiling,
+            "peers": {name: theirs.ratio(ours) for name, theirs in peers},
+            "peers_best_s": {name: theirs.best for name, theirs in peers},
+        }
+        self.rows.append(row)
+        print(_line(row, unit), flush=True)
+        return row
+
+    def write(self, path: str | None) -> None:
+        """Write the report to ``path``, if there is one."""
+        if path:
+            content = {"machine": self.machine, "rows": self.rows}
+            Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _line(row: Mapping[str, Any], unit: str) -> str:
+    shape = " ".join(f"{key}={value}" for key, value in row["shape"].items())
+    peers = "  ".join(f"{name} {ratio:.2f}x" for name, ratio in row["peers"].items())
+    label = f"{row['op']} {row['variant']}".strip()
+    rate = f"{row[unit]:8.1f} {unit}  {100 * row['of_ceiling']:5.1f} %"
+    return f"{label:24} {shape:28} {1e3 * row['best_s']:9.3f} ms {rate}  {peers}"
+
+
+def describe_machine(threads: int, ceilings: Mapping[str, float]) -> dict[str, Any]:
+    """Processor, versions and load, beside the measured ceilings."""
+    import llvmlite
+    import numba
+    import numpy as np
+    from dlrmjit_kernels.target import current_target
+
+    target = current_target()
+    return {
+        "cpu": f"{_cpu_model()} ({target.cpu})",
+        "isa": target.isa,
+        "threads": threads,
+        **ceilings,
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The mean for ratios."""
+    return statistics.geometric_mean(values)

@@ -1,0 +1,68 @@
+"""Matrix product of ordinary row-major arrays, packing included."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.axes import view_of
+from dlrmjit_kernels.buffers import aligned_empty
+from dlrmjit_kernels.matrix import Floats, Layout, Matrix
+from dlrmjit_kernels.plan import Product
+from dlrmjit_kernels.product import Addresses, run
+
+
+def gemm(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    out: NDArray[Any] | None = None,
+    *,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    accumulate: bool = False,
+) -> Floats:
+    """``out = op(a) @ op(b)``, or ``out += op(a) @ op(b)`` to accumulate; returns ``out``.
+
+    Parameters
+    ----------
+    a, b
+        2-D float32 arrays with contiguous rows, any leading dimension; ``op`` transposes where
+        ``trans_a`` or ``trans_b`` says so.
+    out
+        Array of the result's shape that overlaps neither ``a`` nor ``b``. It is not read
+        without ``accumulate``. A new one if not given.
+
+    Raises
+    ------
+    ShapeError
+        If an operand is not such an array, the shapes do not fit, or there is nothing to
+        accumulate into.
+    """
+    if out is None:
+        if accumulate:
+            raise ShapeError("gemm was asked to accumulate, but out was not given")
+        out = aligned_empty((a.shape[1 if trans_a else 0], b.shape[0 if trans_b else 1]))
+    left, right, result = Matrix.view(a), Matrix.view(b), Matrix.view(out)
+    product = _product(left.layout, right.layout, result.layout, trans_a, trans_b, accumulate)
+    if np.may_share_memory(out, a) or np.may_share_memory(out, b):
+        raise ShapeError("gemm cannot write its result over one of its operands; copy it first")
+    run(product, Addresses(left.address, right.address, result.address))
+    return out
+
+
+@functools.lru_cache(maxsize=4096)
+def _product(
+    a: Layout, b: Layout, c: Layout, trans_a: bool, trans_b: bool, accumulate: bool
+) -> Product:
+    left = view_of(a).transposed if trans_a else view_of(a)
+    right = view_of(b).transposed if trans_b else view_of(b)
+    result = view_of(c)
+    shapes = [(v.rows.extent, v.cols.extent) for v in (left, right, result)]
+    (m, k), (k_right, n), written = shapes
+    if k != k_right or written != (m, n):
+        raise ShapeError(f"gemm of {m} x {k} and {k_right} x {n} does not give {written}")
+    return Product(left, right, result, accumulate=accumulate)

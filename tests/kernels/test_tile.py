@@ -1,0 +1,143 @@
+"""The GEMM tile by itself: its arithmetic by calling it, its quality by reading its assembly."""
+
+import ctypes
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.dots import Dots
+from dlrmjit_kernels.codegen.tile import UNROLL, Tile
+from dlrmjit_kernels.target import current_target, named_target
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tolerance import tolerance
+
+_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 12)
+
+
+def call(spec, a, b, c, bias, mask, blocks, last):
+    """Run a tile over blocks (i, rows, length) of A and (i, length, cols) of B."""
+    function = _SIGNATURE(engine.address(spec, current_target()))
+    addresses = [x.ctypes.data for x in (a, b, c, bias, mask)]
+    length = b.shape[1]
+    strides = [c.strides[0] // 4, mask.strides[0] // 4]
+    function(*addresses, a[0].size, b[0].size, blocks, length, last, *strides)
+
+
+def operands(rows, cols, blocks, length):
+    rng = np.random.default_rng(rows * cols + length)
+    a = rng.standard_normal((blocks, rows, length)).astype(np.float32)
+    b = rng.standard_normal((blocks, length, cols)).astype(np.float32)
+    bias = rng.standard_normal(cols).astype(np.float32)
+    mask = rng.standard_normal((rows, cols + 3)).astype(np.float32)
+    return a, b, bias, mask
+
+
+nr = current_target().nr
+rows = st.sampled_from([1, 2, current_target().mr - 1, current_target().mr])
+cols = st.sampled_from([1, nr // 2 - 1, nr // 2, nr // 2 + 1, nr - 1, nr])
+flags = st.tuples(*[st.booleans()] * 4)
+
+
+@given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
+def test_tile_is_its_numpy_line(rows, cols, blocks, length, flags):
+    accumulate, bias_on, relu, mask_on = flags
+    a, b, bias, mask = operands(rows, cols, blocks, length)
+    c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
+    last = max(1, length - 3)
+    spec = Tile(rows, cols, length, 1, cols, accumulate, bias_on, relu, mask_on)
+    if cols == 1:
+        spec = Dots(rows, length, accumulate, bias_on, relu, mask_on)
+    outside = c[:, cols:].copy()
+    call(spec, a, b, c, bias, mask, blocks, last)
+    a[-1, :, last:] = 0
+    products = np.einsum("irl,ilc->rc", a.astype(np.float64), b.astype(np.float64))
+    expected = products + (1.5 if accumulate else 0) + (bias if bias_on else 0)
+    if relu:
+        expected = np.maximum(expected, 0)
+    if mask_on:
+        expected = expected * (mask[:, :cols] > 0)
+    magnitude = np.einsum("irl,ilc->rc", np.abs(a), np.abs(b)) + 1.5 + np.abs(bias)
+    assert np.all(np.abs(c[:, :cols] - expected) <= tolerance(blocks * length + 2) * magnitude)
+    np.testing.assert_array_equal(c[:, cols:], outside)
+
+
+def test_reduction_may_run_down_the_rows_of_a():
+    rows, cols, length = 3, nr, 9
+    a, b, bias, mask = operands(rows, cols, 2, length)
+    c = np.full((rows, cols), np.nan, np.float32)
+    turned = np.ascontiguousarray(a.transpose(0, 2, 1))
+    call(Tile(rows, cols, 1, rows, cols), turned, b, c, bias, mask, 2, length)
+    expected = np.einsum("irl,ilc->rc", a.astype(np.float64), b.astype(np.float64))
+    assert np.allclose(c, expected, atol=1e-4)
+
+
+def test_every_field_is_in_the_name():
+    spec = Tile(2, 3, 4, 5, 6)
+    changed = [
+        replace(spec, **{field: value})
+        for field, value in [
+            ("rows", 9),
+            ("cols", 9),
+            ("a_row", 9),
+            ("a_step", 9),
+            ("b_row", 9),
+            ("accumulate", True),
+            ("bias", True),
+            ("relu", True),
+            ("mask", True),
+        ]
+    ]
+    assert len({spec.symbol, *(other.symbol for other in changed)}) == 10
+
+
+def inner_loop(text: str) -> list[str]:
+    """Instructions of the loop with most multiply-adds: from its label to its backward jump."""
+    best: list[str] = []
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    for start, line in enumerate(lines):
+        if not line.endswith(":"):
+            continue
+        label = line[:-1]
+        for end in range(start + 1, len(lines)):
+            if lines[end].endswith(":"):
+                break
+            if re.match(rf"(j\w+|b\.\w+)\s+{re.escape(label)}$", lines[end]):
+                body = [x for x in lines[start + 1 : end + 1] if x and not x.startswith(".")]
+                best = max(best, body, key=lambda b: sum("fmadd" in x or "fmla" in x for x in b))
+    return best
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("strides", ["forward", "weights"])
+def test_inner_loop_is_multiply_adds_loads_and_loop_control(isa, strides):
+    target = named_target(isa)
+    a_row, a_step = (target.nr, 1) if strides == "forward" else (1, target.nr)
+    spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, bias=True, relu=True)
+    body = inner_loop(engine.assembly(spec, target))
+    count = {name: sum(re.match(name, x) is not None for x in body) for name in _ALLOWED}
+    assert count["vfmadd"] == UNROLL * 2 * target.mr
+    assert count["vbroadcastss"] == UNROLL * target.mr
+    assert count["vmov[ua]ps"] <= UNROLL * 2
+    assert sum(count.values()) == len(body), body
+    assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
+    assert not any(re.match(r"vmov[ua]ps\s+%[xyz]mm", x) for x in body), (
+        "vectors are stored or moved"
+    )
+    register = "%zmm" if isa == "avx512" else "%ymm"
+    assert all(register in x for x in body if x.startswith("vfmadd"))
+
+
+_ALLOWED = ("vfmadd", "vbroadcastss", "vmov[ua]ps", "add|sub|inc|dec|lea", "cmp|test", "j[a-z]+")
+
+
+@pytest.mark.parametrize("isa", ["sse", "neon"])
+def test_lesser_and_foreign_targets_compile(isa):
+    target = named_target(isa)
+    spec = Tile(target.mr, target.nr, target.nr, 1, target.nr)
+    text = engine.assembly(spec, target)
+    wanted = r"\bfmla\b" if isa == "neon" else r"\bmulps\b"
+    assert len(re.findall(wanted, text)) >= UNROLL * 2 * target.mr

@@ -8,18 +8,16 @@ F x F products exist at a time, in a scratch of the thread that works on it.
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.interaction_loops import backward, forward
+from dlrmjit_kernels.interaction_plan import sample_plan
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.rows import Strides, load_columns, row_start, store_columns, strides_of
+from dlrmjit_kernels.rows import strides_of
+from dlrmjit_kernels.target import current_target
 
 F32 = NDArray[np.float32]
-
-SAMPLES_PER_TASK = 16
-"""Samples that share one scratch: fixed, so that tasks do not depend on the thread count."""
 
 
 def interaction_width(features: int, width: int, itself: bool = False) -> int:
@@ -46,7 +44,9 @@ def interaction_forward(features: F32, out: Matrix, itself: bool = False) -> Non
         If the shapes do not fit each other.
     """
     _check(features, out, itself)
-    _forward(features, out.data, strides_of(out.layout), int(itself))
+    plan = sample_plan(*features.shape[1:], itself, current_target())
+    calls = (plan.squares, plan.forward, plan.fold)
+    forward(features, out.data, strides_of(out.layout), out.cols, calls, plan.sizes)
 
 
 def interaction_backward(features: F32, dout: Matrix, dfeatures: F32, itself: bool = False) -> None:
@@ -62,19 +62,26 @@ def interaction_backward(features: F32, dout: Matrix, dfeatures: F32, itself: bo
         If the shapes do not fit each other.
     """
     _check(features, dout, itself)
+    _check_block(dfeatures)
     if dfeatures.shape != features.shape:
         raise ShapeError(
             f"the features are {features.shape}, but their gradient is {dfeatures.shape}"
         )
-    _backward(features, dout.data, strides_of(dout.layout), dfeatures, int(itself))
+    plan = sample_plan(*features.shape[1:], itself, current_target())
+    layout = (strides_of(dout.layout), dout.cols)
+    backward(features, dout.data, *layout, dfeatures, (plan.unfold, plan.backward), plan.sizes)
 
 
-def _check(features: F32, out: Matrix, itself: bool) -> None:
+def _check_block(features: F32) -> None:
     if features.ndim != 3 or features.dtype != np.float32 or not features.flags.c_contiguous:
         raise ShapeError(
             "the interaction takes features as a C-contiguous float32 block (N, F, E), "
             f"not {features.dtype} {features.shape}"
         )
+
+
+def _check(features: F32, out: Matrix, itself: bool) -> None:
+    _check_block(features)
     samples, count, width = features.shape
     expected = (samples, interaction_width(count, width, itself))
     if (out.rows, out.cols) != expected:
@@ -82,90 +89,3 @@ def _check(features: F32, out: Matrix, itself: bool) -> None:
             f"features {features.shape} interact into {expected} (rows, columns), "
             f"but the matrix given is {(out.rows, out.cols)}"
         )
-
-
-@parallel_jit
-def _forward(T: F32, out: F32, strides: Strides, itself: int) -> None:
-    N, F, E = T.shape
-    for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
-        transposed = np.empty((E, F), np.float32)
-        products = np.empty(F, np.float32)
-        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
-            _forward_sample(T[n], transposed, products, out, row_start(strides, n), strides, itself)
-
-
-@jit
-def _forward_sample(
-    T: F32, transposed: F32, products: F32, out: F32, start: int, strides: Strides, itself: int
-) -> None:
-    F, E = T.shape
-    _transpose(T, transposed)
-    store_columns(out, start, strides, 0, T[0], E)
-    column = E
-    for i in range(F):
-        pairs = i + itself
-        _pair_products(T[i], transposed, pairs, products)
-        store_columns(out, start, strides, column, products, pairs)
-        column += pairs
-
-
-@jit
-def _transpose(T: F32, transposed: F32) -> None:
-    for i in range(T.shape[0]):
-        for e in range(T.shape[1]):
-            transposed[e, i] = T[i, e]
-
-
-@jit
-def _pair_products(row: F32, transposed: F32, pairs: int, products: F32) -> None:
-    """products[j] = row . T[j] for j < pairs; transposed, so that j runs along a vector."""
-    products[:pairs] = np.float32(0)
-    for e in range(row.shape[0]):
-        for j in range(pairs):
-            products[j] += row[e] * transposed[e, j]
-
-
-@parallel_jit
-def _backward(T: F32, dout: F32, strides: Strides, dT: F32, itself: int) -> None:
-    N, F, _E = T.shape
-    for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
-        symmetric = np.zeros((F, F), np.float32)
-        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
-            _backward_sample(T[n], dout, row_start(strides, n), strides, dT[n], symmetric, itself)
-
-
-@jit
-def _backward_sample(
-    T: F32, dout: F32, start: int, strides: Strides, dT: F32, symmetric: F32, itself: int
-) -> None:
-    _F, E = T.shape
-    _unfold_triangle(dout, start, strides, E, symmetric, itself)
-    load_columns(dout, start, strides, 0, dT[0], E)
-    dT[1:] = np.float32(0)
-    _multiply_add(symmetric, T, dT)
-
-
-@jit
-def _unfold_triangle(
-    dout: F32, start: int, strides: Strides, column: int, symmetric: F32, itself: int
-) -> None:
-    """Symmetric A from a row of the triangle; without ``itself`` the diagonal stays zero."""
-    F = symmetric.shape[0]
-    for i in range(F):
-        pairs = i + itself
-        load_columns(dout, start, strides, column, symmetric[i], pairs)
-        column += pairs
-        if itself:
-            symmetric[i, i] *= np.float32(2)
-        for j in range(i):
-            symmetric[j, i] = symmetric[i, j]
-
-
-@jit
-def _multiply_add(A: F32, T: F32, dT: F32) -> None:
-    """dT += A @ T, along E."""
-    F, E = T.shape
-    for i in range(F):
-        for j in range(F):
-            for e in range(E):
-                dT[i, e] += A[i, j] * T[j, e]

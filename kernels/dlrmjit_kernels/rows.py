@@ -46,28 +46,18 @@ def column_offset(strides: Strides, column: int) -> int:
 
 
 @jit
-def store_columns(
-    data: F32, start: int, strides: Strides, column: int, source: F32, count: int
-) -> None:
-    """Copy ``source[:count]`` into columns ``column`` and on of the row at ``start``."""
-    done = 0
-    while done < count:
-        run = run_length(strides, column + done, count - done)
-        at = start + column_offset(strides, column + done)
-        for k in range(run):
-            data[at + k] = source[done + k]
-        done += run
+def store_row(data: F32, start: int, strides: Strides, cols: int, source: F32, begin: int) -> None:
+    """Copy ``source[begin : begin + cols]`` into the row at ``start``."""
+    for column in range(0, cols, strides[1]):
+        for k in range(min(strides[1], cols - column)):
+            data[start + k] = source[begin + column + k]
+        start += strides[3]
 
 
 @jit
-def load_columns(
-    data: F32, start: int, strides: Strides, column: int, target: F32, count: int
-) -> None:
-    """Copy columns ``column`` and on of the row at ``start`` into ``target[:count]``."""
-    done = 0
-    while done < count:
-        run = run_length(strides, column + done, count - done)
-        at = start + column_offset(strides, column + done)
-        for k in range(run):
-            target[done + k] = data[at + k]
-        done += run
+def load_row(data: F32, start: int, strides: Strides, cols: int, target: F32, begin: int) -> None:
+    """Copy the row at ``start`` into ``target[begin : begin + cols]``."""
+    for column in range(0, cols, strides[1]):
+        for k in range(min(strides[1], cols - column)):
+            target[begin + column + k] = data[start + k]
+        start += strides[3]

@@ -1,0 +1,99 @@
+"""The compiled loops of the dot interaction: over samples in parallel, over tiles within one.
+
+Kernels and offsets are those of a :class:`SamplePlan`; here they are only called.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from dlrmjit_kernels import unsafe
+from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.interaction_plan import LINE, Sizes
+from dlrmjit_kernels.rows import Strides, load_row, row_start, store_row
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+SAMPLES_PER_TASK = 16
+"""Samples that share one scratch: fixed, so that tasks do not depend on the thread count."""
+
+
+@parallel_jit
+def forward(
+    T: F32, out: F32, strides: Strides, cols: int, calls: tuple[I64, I64, int], sizes: Sizes
+) -> None:
+    """``out = [x, lower triangle of T @ T.T]`` of every sample."""
+    N = T.shape[0]
+    panels, _, matrix, _, row = sizes
+    for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
+        scratch = np.empty(row + panels + matrix + LINE, np.float32)
+        begin = _aligned(scratch)
+        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
+            _sample_forward(T[n], scratch, begin, calls, sizes)
+            store_row(out, row_start(strides, n), strides, cols, scratch, begin)
+
+
+@jit
+def _sample_forward(
+    T: F32, scratch: F32, begin: int, calls: tuple[I64, I64, int], sizes: Sizes
+) -> None:
+    """Write the output row of a sample to the scratch, behind it T in panels, and Z."""
+    squares, tiles, fold = calls
+    panels, panel_row, _, matrix_row, row = sizes
+    E = T.shape[1]
+    source, target = T.ctypes.data, scratch.ctypes.data + 4 * begin
+    packed, Z = target + 4 * row, target + 4 * (row + panels)
+    for i in range(len(squares)):
+        at = (source + 4 * squares[i, 0], packed + 4 * squares[i, 1])
+        unsafe.call(squares[i, 2], (at[0], at[1], E, panel_row))
+    _run_tiles(tiles, (source, packed, Z), E, matrix_row)
+    unsafe.call(fold, (Z, target + 4 * E))
+    for e in range(E):
+        scratch[begin + e] = T[0, e]
+
+
+@parallel_jit
+def backward(
+    T: F32, dout: F32, strides: Strides, cols: int, dT: F32, calls: tuple[int, I64], sizes: Sizes
+) -> None:
+    """``dT = A @ T; dT[0] += dx`` of every sample."""
+    N = T.shape[0]
+    for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
+        scratch = np.empty(sizes[4] + sizes[2] + LINE, np.float32)
+        begin = _aligned(scratch)
+        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
+            load_row(dout, row_start(strides, n), strides, cols, scratch, begin)
+            _sample_backward(T[n], dT[n], scratch, begin, calls, sizes)
+
+
+@jit
+def _sample_backward(
+    T: F32, dT: F32, scratch: F32, begin: int, calls: tuple[int, I64], sizes: Sizes
+) -> None:
+    """From the gradient row at the start of the scratch; A is unfolded behind it."""
+    unfold, tiles = calls
+    F, E = T.shape
+    source = scratch.ctypes.data + 4 * begin
+    A = source + 4 * sizes[4]
+    unsafe.call(unfold, (source + 4 * E, A))
+    _run_tiles(tiles, (A, T.ctypes.data, dT.ctypes.data), F, E)
+    for e in range(E):
+        dT[0, e] += scratch[begin + e]
+
+
+@jit
+def _run_tiles(tiles: I64, operands: tuple[int, int, int], length: int, c_row: int) -> None:
+    """Every tile of a product whose reduction is one block of ``length``."""
+    for i in range(len(tiles)):
+        a, b = operands[0] + 4 * tiles[i, 0], operands[1] + 4 * tiles[i, 1]
+        c = operands[2] + 4 * tiles[i, 2]
+        unsafe.call(tiles[i, 3], (a, b, c, 0, 0, 0, 0, 1, length, length, c_row, 0))
+
+
+@jit
+def _aligned(scratch: F32) -> int:
+    """First element of the scratch that lies on a cache line."""
+    return (-scratch.ctypes.data // 4) % LINE

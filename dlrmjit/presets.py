@@ -66,6 +66,7 @@ PRESETS: dict[str, Preset] = {
             tuple(min(rows, 20_000) for rows in _KAGGLE_ROWS), 16, (13, 64, 16), (64, 32, 1)
         ),
         batch_size=512,
+        learning_rate=1.0,
         data_size=400_000,
     ),
 }

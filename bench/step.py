@@ -1,0 +1,216 @@
+"""The whole training step, data ready in memory, against the same model in torch.
+
+    python -m bench.step --config small|mlperf|kaggle|terabyte|large-slice [--batch N] [--forward]
+
+Peers are torch ``nn`` as the reference program builds it, and FBGEMM's table-batched embeddings
+with torch MLPs, all starting from the same parameters; their losses are compared before
+anything is timed. Rows of tables are cut at ``--max-rows`` so that three copies fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bench import harness
+from dlrmjit.config import ModelConfig
+
+RATE = 0.01
+BATCHES = 3
+SAME_LOSS = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and the batch it is timed with."""
+
+    model: ModelConfig
+    batch: int
+    lookups: int
+
+
+def case(name: str, batch: int | None, max_rows: int) -> Case:
+    """The case called ``name``: a preset, or the slice of ``large`` that one machine holds."""
+    from dlrmjit.presets import preset
+
+    if name == "large-slice":
+        large = preset("large").model
+        found = Case(replace(large, table_rows=(min(500_000, max_rows),) * 8), 512, 100)
+    else:
+        chosen = preset(name, max_rows)
+        found = Case(chosen.model, 2048, chosen.lookups)
+    return replace(found, batch=batch or found.batch)
+
+
+def make_batch(case: Case, rng: np.random.Generator) -> Any:
+    """A random batch with exactly ``case.lookups`` uniform indices per bag."""
+    from dlrmjit.data.batch import Batch
+
+    n, p, config = case.batch, case.lookups, case.model
+    indices = [rng.integers(0, rows, n * p, dtype=np.int64) for rows in config.table_rows]
+    offsets = [np.arange(0, n * p + 1, p)] * config.tables
+    dense = rng.random((n, config.dense_features), dtype=np.float32)
+    return Batch(dense, indices, offsets, rng.integers(0, 2, n).astype(np.float32))
+
+
+def make_model(config: ModelConfig, rng: np.random.Generator) -> Any:
+    """A model with parameters of the usual sizes, drawn faster than the reference draws them."""
+    from dlrmjit.model import DLRM
+
+    model = DLRM(config, initialise=False)
+    model.tables.data.initialise_uniform(7)
+    state = model.state_dict()
+    for name, value in state.items():
+        if not name.startswith("emb_l"):
+            bound = np.sqrt(2.0 / sum(value.shape))
+            state[name] = rng.normal(0.0, bound, value.shape).astype(np.float32)
+    model.load_mlps(state)
+    return model
+
+
+def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Callable[[], Any]]:
+    """One action per contender, each walking through the same batches with its own parameters."""
+    from dlrmjit.step import TrainingStep
+
+    rng = np.random.default_rng(1)
+    model = make_model(case.model, rng)
+    batches = [make_batch(case, rng) for _ in range(BATCHES)]
+    state = model.state_dict()
+    actions = {name: _peer(name, case, state, batches, forward) for name in peers}
+    step = TrainingStep(model)
+    ours = model.predict_proba if forward else lambda batch: step(batch, RATE)
+    return {"dlrmjit": _walk(ours, batches), **actions}
+
+
+def _peer(
+    name: str, case: Case, state: Any, batches: Sequence[Any], forward: bool
+) -> Callable[[], Any]:
+    from bench.torch_dlrm import FbgemmStep, TorchBatch, TorchStep
+
+    kind = FbgemmStep if name.startswith("fbgemm") else TorchStep
+    step = kind(case.model, state, RATE)
+    return _walk(step.predict if forward else step, [TorchBatch(batch) for batch in batches])
+
+
+def _walk(action: Callable[[Any], Any], batches: Sequence[Any]) -> Callable[[], Any]:
+    position = iter(range(1 << 62))
+    return lambda: action(batches[next(position) % len(batches)])
+
+
+def check(actions: dict[str, Callable[[], Any]]) -> None:
+    """Raise unless all contenders compute the same over the first batches."""
+    found = {
+        name: np.stack([np.asarray(action()) for _ in range(BATCHES)])
+        for name, action in actions.items()
+    }
+    for name, values in found.items():
+        difference = np.abs(values - found["dlrmjit"]).max()
+        if not difference <= SAME_LOSS:
+            raise SystemExit(f"{name} and dlrmjit differ by {difference:.2e} before any timing")
+
+
+def breakdown(case: Case, steps: int, ceilings: Any) -> Any:
+    """A profile of our step, per operation."""
+    from dlrmjit.profile import Profile
+    from dlrmjit.step import TrainingStep
+
+    rng = np.random.default_rng(1)
+    warm = Profile()
+    step = TrainingStep(make_model(case.model, rng), profile=warm)
+    batch = make_batch(case, rng)
+    step(batch, RATE)
+    warm.clocks.clear()
+    warm.steps = warm.samples = warm.lookups = 0
+    for _ in range(steps):
+        step(batch, RATE)
+    print(warm.table(case.model, ceilings))
+    return warm.lines(case.model, ceilings)
+
+
+def main() -> None:
+    """Time one case and report it."""
+    options = _options()
+    threads = harness.prepare(options.threads)
+    from bench import roofline
+    from dlrmjit.profile import fraction_of_roofline
+    from dlrmjit.roofline import Ceilings, step_work
+
+    chosen = case(options.config, options.batch, options.max_rows)
+    found = roofline.ceilings(threads, 0.3 if options.quick else 1.0)
+    report = harness.Report(harness.describe_machine(threads, found) | _versions(options.peers))
+    actions = contenders(chosen, options.peers, options.forward)
+    check(actions)
+    samples = harness.alternate(actions, 5 if options.quick else options.seconds)
+    ceilings = Ceilings(**found)
+    lookups = chosen.batch * chosen.lookups * chosen.model.tables
+    work = step_work(chosen.model, chosen.batch, lookups)
+    flops = sum(w.flops for name, w in work.items() if not options.forward or "forward" in name)
+    row = report.add(
+        f"{options.config} {'forward' if options.forward else 'step'}",
+        {"N": chosen.batch, "P": chosen.lookups},
+        samples,
+        work=flops / 1e9,
+        unit="gflops",
+        ceiling=ceilings.fma_peak_gflops,
+    )
+    if not options.forward:
+        ours = samples["dlrmjit"]
+        share = fraction_of_roofline(chosen.model, chosen.batch, lookups, ours.best, ceilings)
+        row["of_ceiling"] = share
+        print(
+            f"roofline of the step: {100 * share:.1f} % (best), {1e3 * ours.median:.1f} ms (median)"
+        )
+        del actions
+        row["breakdown"] = [vars(line) for line in breakdown(chosen, 5, ceilings)]
+    if options.plot:
+        plot(row, options.plot)
+    report.write(options.json)
+
+
+def plot(row: dict[str, Any], path: str) -> None:
+    """Draw the breakdown of our step beside the peers' whole steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    left = 0.0
+    for line in row.get("breakdown", [])[:-1]:
+        axes.barh("dlrmjit", line["ms"], left=left, label=line["name"])
+        left += line["ms"]
+    for name, seconds in row["peers_best_s"].items():
+        axes.barh(name, 1e3 * seconds, color="lightgrey")
+    axes.set_xlabel("ms per step")
+    axes.set_title(f"{row['op']}, N = {row['shape']['N']}")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _versions(peers: Sequence[str]) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"torch": version("torch")} if peers else {}
+
+
+def _options() -> argparse.Namespace:
+    parser = harness.options(__doc__)
+    parser.add_argument("--config", default="small", help="preset, or large-slice")
+    parser.add_argument("--batch", type=int, metavar="N", help="samples; default: the case's")
+    parser.add_argument("--max-rows", type=int, default=500_000, help="cut tables to these rows")
+    parser.add_argument("--forward", action="store_true", help="time the forward pass alone")
+    parser.add_argument("--seconds", type=float, default=40.0, help="time to spend on samples")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=["torch nn", "fbgemm"],
+        help="names of peers; none: ours alone",
+    )
+    parser.add_argument("--plot", metavar="PNG", help="draw the breakdown")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -66,6 +66,7 @@ def build_parser(groups: Iterable[FlagGroup]) -> argparse.ArgumentParser:
     """An argument parser of ``groups`` whose result holds only what was given."""
     parser = _Parser(
         prog="python -m dlrmjit.train",
+        usage="%(prog)s [options]",
         description=_DESCRIPTION,
         argument_default=argparse.SUPPRESS,
         add_help=False,

@@ -45,7 +45,7 @@ class TextBlocks:
 
     def _pieces(self) -> Iterator[bytes]:
         try:
-            with _opened(self._path) as file:
+            with open_text(self._path) as file:
                 while piece := file.read(_BLOCK_BYTES):
                     yield piece
         except EOFError:
@@ -61,7 +61,8 @@ class TextBlocks:
             raise DataError(f"{self._path} cannot be read: {error.strerror or error}") from None
 
 
-def _opened(path: Path) -> BinaryIO:
+def open_text(path: Path) -> BinaryIO:
+    """Open a file for reading bytes, through gzip when it begins like gzip."""
     with open(path, "rb") as file:
         compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     return gzip.open(path, "rb") if compressed else open(path, "rb")  # type: ignore[return-value]

@@ -51,7 +51,7 @@ def half_width(n: Integer) -> int:
 
 
 @jit
-def permuted(i: Integer, n: Integer, seed: Integer, half: Integer) -> int:
+def permuted(i: Integer, n: Integer, seed: Integer, half: Integer) -> Integer:
     """Where a random permutation of ``range(n)`` sends ``i``; ``half`` is half_width(n).
 
     A Feistel network on the smallest even number of bits, walked until it lands below ``n``
@@ -67,4 +67,4 @@ def permuted(i: Integer, n: Integer, seed: Integer, half: Integer) -> int:
             left, right = right, left ^ (word & mask)
         x = (left << bits) | right
         if x < np.uint64(n):
-            return np.int64(x)  # type: ignore[return-value]
+            return x

@@ -1,0 +1,145 @@
+"""The manifest of a prepared set: what it holds, where, and how to tell that it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlrmjit.errors import DataError
+
+NAME = "manifest.json"
+FORMAT = "dlrmjit-set"
+VERSION = 1
+_HASH_BLOCK = 4 << 20
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """One table's column: rows of its table, and where its values by id are kept, if they are.
+
+    ``is_multi`` columns have any number of ids per sample, in files of their own.
+    """
+
+    name: str
+    rows: int
+    vocabulary: str = ""
+    is_multi: bool = False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A set's description.
+
+    ``transform`` says what is still to be done to stored dense values: ``log1p`` for log(x + 1),
+    or ``none``. ``splits`` holds the rows of each split; ``files`` the bytes and SHA-256 of each
+    file, by path in the set; ``origin`` whatever tells how it was made.
+    """
+
+    dense: tuple[str, ...]
+    transform: str
+    categorical: tuple[CategoricalColumn, ...]
+    splits: Mapping[str, int]
+    files: Mapping[str, Mapping[str, Any]]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def table_rows(self) -> tuple[int, ...]:
+        """Rows of every table."""
+        return tuple(column.rows for column in self.categorical)
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json``, synced, with a digest over its contents."""
+        content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content["digest"] = _digest(content)
+        path = folder / NAME
+        with open(path, "w") as file:
+            file.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of the set in ``folder``.
+
+        Raises DataError when there is none, it is of another version, or it was changed.
+        """
+        path = folder / NAME
+        content = _content(path)
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise DataError(
+                f"{path} describes {content.get('format')!r} version {content.get('version')!r}, "
+                f"not {FORMAT!r} version {VERSION}; prepare the data again"
+            )
+        if content.get("digest") != _digest(content):
+            raise DataError(
+                f"{path} was changed after it was written: its digest does not match; restore it "
+                "or prepare the data again"
+            )
+        columns = tuple(CategoricalColumn(**column) for column in content["categorical"])
+        return cls(
+            dense=tuple(content["dense"]),
+            transform=content["transform"],
+            categorical=columns,
+            splits=content["splits"],
+            files=content["files"],
+            origin=content["origin"],
+        )
+
+    def check_sizes(self, folder: Path) -> None:
+        """Raise DataError for the first file that is missing or of another size."""
+        for name, facts in self.files.items():
+            path = folder / name
+            if not path.is_file():
+                raise DataError(f"{path} is missing; the set in {folder} is not whole")
+            if path.stat().st_size != facts["bytes"]:
+                raise DataError(
+                    f"{path} has {path.stat().st_size} bytes, but {folder / NAME} says "
+                    f"{facts['bytes']}; the set is damaged"
+                )
+
+    def check_contents(self, folder: Path) -> None:
+        """Raise DataError for the first file whose SHA-256 is not the one noted; reads it all."""
+        self.check_sizes(folder)
+        for name, facts in self.files.items():
+            if sha256_of(folder / name) != facts["sha256"]:
+                raise DataError(f"{folder / name} is damaged: its SHA-256 does not match")
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as the manifest notes them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's contents, read a few megabytes at a time."""
+    digest = hashlib.sha256()
+    block = bytearray(_HASH_BLOCK)
+    view = memoryview(block)
+    with open(path, "rb", buffering=0) as file:
+        while got := file.readinto(block):
+            digest.update(view[:got])
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(
+            f"{path.parent} is not a prepared set: {path.name}: {error.strerror}"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is not a manifest: {error}") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a manifest: expected an object")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    covered = {key: value for key, value in content.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()

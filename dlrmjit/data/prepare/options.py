@@ -1,0 +1,107 @@
+"""What a preparation is asked to do, and which part of that determines its result."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dlrmjit.data.validate import check_fraction
+from dlrmjit.errors import ConfigError
+
+SplitKind = Literal["days", "fraction", "random", "files", "none"]
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SMALLEST_MEMORY = 512 << 20
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which rows are kept apart for tests and for validation.
+
+    ``days``: the last of ``days`` days, its first half for tests and its second for validation;
+    each input file is a day, and one file alone is cut into ``days`` equal parts.
+    ``fraction``: the last ``test`` of all rows, and before them ``validation``.
+    ``random``: rows drawn with those probabilities. ``files``: the last ``test_files`` inputs,
+    and before them ``validation_files``. ``none``: nothing.
+    """
+
+    kind: SplitKind = "days"
+    days: int = 7
+    test: float = 0.0
+    validation: float = 0.0
+    test_files: int = 0
+    validation_files: int = 0
+
+    def __post_init__(self) -> None:
+        check_fraction(self.test, "the test fraction")
+        check_fraction(self.validation, "the validation fraction")
+        if self.test + self.validation >= 1 and self.kind in ("fraction", "random"):
+            raise ConfigError(
+                f"test and validation fractions of {self.test} and {self.validation} leave "
+                "nothing to train on"
+            )
+        if self.kind == "days" and self.days < 2:
+            raise ConfigError(f"a split by days needs at least 2 days, not {self.days}")
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What to read, what to make of it, and with what means.
+
+    ``memory`` bounds the resident bytes of the process. ``max_ind_range`` > 0 takes raw values
+    modulo it before they are numbered; ``hash_rows`` > 0 hashes them to that many ids instead
+    of numbering them. Values rarer than ``min_count`` share id 0, and so do all but the
+    ``max_rows - 1`` most frequent where that is > 0. A row without a click is dropped with
+    probability ``sub_sample_rate``. ``dense`` ``int32`` keeps whole numbers, whose logarithm
+    is taken when they are read; ``float32`` stores the logarithm.
+    """
+
+    inputs: tuple[Path, ...]
+    out: Path
+    memory: int = 2 << 30
+    workers: int = 1
+    shuffle: Literal["total", "none"] = "total"
+    seed: int = 123
+    max_ind_range: int = 0
+    hash_rows: int = 0
+    min_count: int = 1
+    max_rows: int = 0
+    sub_sample_rate: float = 0.0
+    dense: Literal["int32", "float32"] = "int32"
+    indices: Literal["int32", "int64"] = "int32"
+    on_error: Literal["stop", "skip"] = "stop"
+    split: SplitRule = field(default_factory=SplitRule)
+    resume: bool = False
+    replace: bool = False
+    checkpoint_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ConfigError("nothing to prepare: name at least one input file")
+        if self.memory < SMALLEST_MEMORY:
+            raise ConfigError(
+                f"--memory must be at least {SMALLEST_MEMORY >> 20}M, not {self.memory >> 20}M: "
+                "the program itself and its buffers need that much"
+            )
+        check_fraction(self.sub_sample_rate, "the sub-sample rate")
+        if self.hash_rows and (self.min_count > 1 or self.max_rows):
+            raise ConfigError("hashed values are not counted: drop --min-count and --max-rows")
+
+    def determining(self) -> dict[str, Any]:
+        """The options that the output depends on, JSON-ready; memory and workers do not count."""
+        names = (
+            "shuffle seed max_ind_range hash_rows min_count max_rows sub_sample_rate dense "
+            "indices on_error"
+        )
+        return {name: getattr(self, name) for name in names.split()} | {
+            "split": vars(self.split).copy()
+        }
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``2G``, ``512M``, ``1.5GiB`` or a plain number; raises ConfigError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a size; write it like 2G or 512M")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -7,6 +7,8 @@ ratio is the median over alternated pairs, a fraction of a ceiling is best again
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import platform
@@ -16,8 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from dlrmjit import knobs
 
 Action = Callable[[], object]
 _SHORTEST = 2e-4  # seconds of a sample: shorter actions are repeated within one
@@ -55,28 +55,26 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def prepare(threads: int | None) -> int:
-    """Set the number of threads of our kernels and of the peers; before they are imported.
-
-    OpenMP threads sleep instead of spinning, because contenders with pools of their own
-    alternate here and a spinning idle pool would be timed as the other's slowness.
-    """
+    """Set the threads of our kernels, and of NumPy's BLAS; call it before peers are imported."""
     from dlrmjit_kernels.threads import available_cpus, set_threads
 
     count = threads or available_cpus()
-    knobs.reserve_threads(count)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)
     set_threads(count)
+    with contextlib.suppress(ImportError):
+        blas = importlib.import_module("threadpoolctl")
+        blas.threadpool_limits(count, user_api="blas")
     return count
 
 
 def alternate(
     contenders: Mapping[str, Action], budget: float, most: int = 50
 ) -> dict[str, Samples]:
-    """Time all contenders in turn, for about ``budget`` seconds in all, after one warm-up each.
+    """Time all contenders in turn, for about ``budget`` seconds in all, after a warm-up each.
 
-    Caches hold what the previous call left: every contender is run once untimed in each turn
-    unless a single call already takes more than a hundredth of a second.
+    Before every sample its contender runs once untimed, so the caches hold what a previous call
+    of its own left, and threads of the contender before have ceased to spin.
     """
     plans = {name: _repeats(action) for name, action in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -91,14 +89,12 @@ def alternate(
 
 def _repeats(action: Action) -> int:
     """Calls that make up one sample."""
-    action()
     took = _sample(action, 1)
     return max(1, min(1000, int(_SHORTEST / max(took, 1e-9))))
 
 
 def _sample(action: Action, repeats: int) -> float:
-    if repeats > 1:
-        action()
+    action()
     start = time.perf_counter()
     for _ in range(repeats):
         action()
@@ -141,9 +137,13 @@ class Report:
             "peers": {name: theirs.ratio(ours) for name, theirs in peers},
             "peers_best_s": {name: theirs.best for name, theirs in peers},
         }
+        self.append(row, unit)
+        return row
+
+    def append(self, row: dict[str, Any], unit: str) -> None:
+        """Add a finished row and print it."""
         self.rows.append(row)
         print(_line(row, unit), flush=True)
-        return row
 
     def write(self, path: str | None) -> None:
         """Write the report to ``path``, if there is one."""

@@ -5,6 +5,7 @@ Run alone it prints them; other benchmarks measure them in their own run and div
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,8 @@ def fma_peak(threads: int, seconds: float = 0.5) -> float:
     for chains in (10, 12, target.registers - 6):
         kernel = engine.address(MultiplyAdds(chains), target)
         flops = 2.0 * threads * _TURNS * _PER_TURN * chains * target.lanes
-        best = max(best, flops / _best(lambda k=kernel: _on_all(k, out, _TURNS), seconds / 3))
+        action = functools.partial(_on_all, kernel, out, _TURNS)
+        best = max(best, flops / _best(action, seconds / 3))
     return best / 1e9
 
 
@@ -83,13 +85,13 @@ def _best(action: harness.Action, seconds: float) -> float:
     return best
 
 
-@numba.njit(parallel=True, nogil=True)
+@numba.njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]
 def _on_all(kernel: Any, out: Any, turns: Any) -> None:
     for thread in numba.prange(out.shape[0]):
         unsafe.call(kernel, (out[thread].ctypes.data, turns))
 
 
-@numba.njit(parallel=True, nogil=True)
+@numba.njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]
 def _triad(a: Any, b: Any, c: Any, s: Any) -> None:
     for i in numba.prange(a.size):
         a[i] = b[i] + s * c[i]

@@ -7,6 +7,7 @@ parallel over such rectangles of the target.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from numba import prange
@@ -30,6 +31,7 @@ PLAN = np.dtype(
     ]
 )
 _LONGEST = 256
+Numbers = Any  # an array of one PLAN
 
 
 def relayout(source: View, source_address: int, target: View, target_address: int) -> None:
@@ -65,7 +67,7 @@ def _tile(source: Axis, target: Axis) -> int:
 
 
 @parallel_jit
-def _copy(plan, source, target):  # type: ignore[no-untyped-def]
+def _copy(plan: Numbers, source: int, target: int) -> None:
     rows, cols = plan[0].rows, plan[0].cols
     tile_rows, tile_cols = plan[0].tile_rows, plan[0].tile_cols
     across = (cols + tile_cols - 1) // tile_cols
@@ -82,26 +84,26 @@ def _copy(plan, source, target):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _offset(index, block, block_stride, step):  # type: ignore[no-untyped-def]
+def _offset(index: int, block: int, block_stride: int, step: int) -> int:
     return index // block * block_stride + index % block * step
 
 
 @jit
-def _source_offset(plan, row, col):  # type: ignore[no-untyped-def]
+def _source_offset(plan: Numbers, row: int, col: int) -> int:
     p = plan[0]
     down = _offset(row, p.source_row_block, p.source_row_block_stride, p.source_row_step)
     return down + _offset(col, p.source_col_block, p.source_col_block_stride, p.source_col_step)
 
 
 @jit
-def _target_offset(plan, row, col):  # type: ignore[no-untyped-def]
+def _target_offset(plan: Numbers, row: int, col: int) -> int:
     p = plan[0]
     down = _offset(row, p.target_row_block, p.target_row_block_stride, p.target_row_step)
     return down + _offset(col, p.target_col_block, p.target_col_block_stride, 1)
 
 
 @jit
-def _copy_rows(plan, source, target, rows, cols):  # type: ignore[no-untyped-def]
+def _copy_rows(plan: Numbers, source: int, target: int, rows: int, cols: int) -> None:
     for r in range(rows):
         a = source + 4 * r * plan[0].source_row_step
         b = target + 4 * r * plan[0].target_row_step
@@ -110,7 +112,7 @@ def _copy_rows(plan, source, target, rows, cols):  # type: ignore[no-untyped-def
 
 
 @jit
-def _transpose(plan, source, target, rows, cols):  # type: ignore[no-untyped-def]
+def _transpose(plan: Numbers, source: int, target: int, rows: int, cols: int) -> None:
     """Squares of a vector by a vector where rows of the source are adjacent; else one by one."""
     p = plan[0]
     lanes = p.lanes if p.source_row_step == 1 else max(rows, cols) + 1

@@ -9,9 +9,11 @@ grid: a tile of C is always the same sum in the same order.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.compile import jit, parallel_jit
@@ -32,12 +34,25 @@ FIELDS = (
 )
 PLAN = np.dtype([(name, np.int64) for name in FIELDS])
 
+Numbers = Any  # an array of one PLAN; its fields are attributes to a compiled function only
+Ints = tuple[int, ...]
+
 _ONE = np.float32(1)
 FIRST, LAST = 1, 2  # bits of a kernel's variant: C is written, not added to; C is finished
 
 
 @parallel_jit
-def sweep(plan, kernels, a, b, c, bias, mask, sums, one):  # type: ignore[no-untyped-def]
+def sweep(
+    plan: Numbers,
+    kernels: NDArray[np.int64],
+    a: int,
+    b: int,
+    c: int,
+    bias: int,
+    mask: int,
+    sums: int,
+    one: int,
+) -> None:
     """``C = finish(A @ B)`` over the grid of ``plan``; operands are addresses.
 
     ``kernels[variant, is_edge, rows]`` are the addresses of the tiles. With ``sums`` not zero,
@@ -55,7 +70,7 @@ def sweep(plan, kernels, a, b, c, bias, mask, sums, one):  # type: ignore[no-unt
 
 
 @jit
-def _rectangle(plan, kernels, operands, bounds):  # type: ignore[no-untyped-def]
+def _rectangle(plan: Numbers, kernels: Any, operands: Ints, bounds: Ints) -> None:
     top, bottom, left, right = bounds
     p = plan[0]
     for group in range(top, bottom, p.group):
@@ -66,7 +81,7 @@ def _rectangle(plan, kernels, operands, bounds):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _panel(plan, kernels, operands, rows, start, panel):  # type: ignore[no-untyped-def]
+def _panel(plan: Numbers, kernels: Any, operands: Ints, rows: Ints, start: int, panel: int) -> None:
     """One chunk of one panel of B against a group of rows."""
     p = plan[0]
     a, b, c, bias, mask, sums, one = operands
@@ -96,7 +111,7 @@ def _panel(plan, kernels, operands, rows, start, panel):  # type: ignore[no-unty
 
 
 @jit
-def _tiles(plan, kernels, part, reduction, count):  # type: ignore[no-untyped-def]
+def _tiles(plan: Numbers, kernels: Any, part: Ints, reduction: Ints, count: int) -> None:
     """``count`` rows, cut into the fewest tiles of nearly equal height."""
     p = plan[0]
     a, b, c, bias, mask = part
@@ -124,7 +139,7 @@ def _tiles(plan, kernels, part, reduction, count):  # type: ignore[no-untyped-de
 
 
 @jit
-def _column_sums(plan, kernel, one, b, sums, reduction):  # type: ignore[no-untyped-def]
+def _column_sums(plan: Numbers, kernel: int, one: int, b: int, sums: int, reduction: Ints) -> None:
     """Sums of a panel's columns: a tile whose only row of A is all ones."""
     p = plan[0]
     unsafe.call(
@@ -134,7 +149,7 @@ def _column_sums(plan, kernel, one, b, sums, reduction):  # type: ignore[no-unty
 
 
 @jit
-def _sigmoid(plan, c, rows, cols):  # type: ignore[no-untyped-def]
+def _sigmoid(plan: Numbers, c: int, rows: int, cols: int) -> None:
     for r in range(rows):
         for k in range(cols):
             at = c + 4 * (r * plan[0].c_row + k)

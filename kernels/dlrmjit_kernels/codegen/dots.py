@@ -8,6 +8,7 @@ a vector.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from llvmlite import ir
@@ -15,6 +16,9 @@ from llvmlite import ir
 from dlrmjit_kernels.codegen.ir import Emitter, Value, integer
 from dlrmjit_kernels.codegen.tile import ARGUMENTS
 from dlrmjit_kernels.target import Target
+
+_Load = Callable[[Value], Value]
+_MultiplyAdd = Callable[[Value, Value, Value], Value]
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ class _DotsEmitter(Emitter):
             loop.carry([self.offset(a, 1), self.offset(b, 1), *rests])
         return vectors + loop.values[2:]
 
-    def _add_products(self, a, b, sums, load, multiply_add):  # type: ignore[no-untyped-def]
+    def _add_products(
+        self, a: Value, b: Value, sums: list[Value], load: _Load, multiply_add: _MultiplyAdd
+    ) -> list[Value]:
         factor = load(b)
         at = [self.offset(a, r * self.spec.a_row) for r in range(self.spec.rows)]
         return [multiply_add(load(p), factor, s) for p, s in zip(at, sums, strict=True)]

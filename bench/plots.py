@@ -1,0 +1,39 @@
+"""Pictures of benchmark results; matplotlib is needed here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def roofline(machine: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: str) -> None:
+    """Draw matrix products as points under the machine's two ceilings, and save the picture.
+
+    The intensity of a product is its flops over the bytes of its three matrices, each moved once.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    peak, bandwidth = machine["fma_peak_gflops"], machine["triad_gbs"]
+    intensities = np.logspace(-1, 3, 200)
+    axes.loglog(intensities, np.minimum(peak, bandwidth * intensities), "k-", label="ceiling")
+    for op in dict.fromkeys(row["op"] for row in rows if len(row["shape"]) == 3):
+        points = [(_intensity(row["shape"]), row["gflops"]) for row in rows if row["op"] == op]
+        axes.loglog(*zip(*points, strict=True), "o", markersize=4, label=op)
+    axes.set_xlabel("flops per byte of the operands")
+    axes.set_ylabel("Gflop/s")
+    axes.set_title(f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def _intensity(shape: Mapping[str, int]) -> float:
+    a, b, c = shape.values()
+    return 2.0 * a * b * c / (4.0 * (a * b + b * c + a * c))

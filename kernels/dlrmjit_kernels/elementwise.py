@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.rows import Strides, column_offset, row_start, run_length, strides_of
+from dlrmjit_kernels.rows import Strides, position, run_length, strides_of
 
 F32 = NDArray[np.float32]
 Real = Any  # a Python float or a NumPy scalar, which are one to a compiled kernel
@@ -145,8 +145,7 @@ def _relu_forward(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, cols: int
         column = 0
         while column < cols:
             run = min(run_length(xs, column, cols - column), run_length(ys, column, cols - column))
-            a = row_start(xs, row) + column_offset(xs, column)
-            b = row_start(ys, row) + column_offset(ys, column)
+            a, b = position(xs, row, column), position(ys, row, column)
             for k in range(run):
                 y[b + k] = np.float32(0) if x[a + k] < 0 else x[a + k]
             column += run
@@ -155,9 +154,13 @@ def _relu_forward(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, cols: int
 @parallel_jit
 def _sigmoid_forward(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, cols: int) -> None:
     for row in prange(rows):
-        a, b = row_start(xs, row), row_start(ys, row)
-        for column in range(cols):
-            y[b + column_offset(ys, column)] = sigmoid(x[a + column_offset(xs, column)])
+        column = 0
+        while column < cols:
+            run = min(run_length(xs, column, cols - column), run_length(ys, column, cols - column))
+            a, b = position(xs, row, column), position(ys, row, column)
+            for k in range(run):
+                y[b + k] = sigmoid(x[a + k])
+            column += run
 
 
 @parallel_jit
@@ -165,11 +168,14 @@ def _relu_backward(
     y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
 ) -> None:
     for row in prange(rows):
-        a, b, c = row_start(ys, row), row_start(dys, row), row_start(dxs, row)
-        for column in range(cols):
-            gradient = dy[b + column_offset(dys, column)]
-            alive = y[a + column_offset(ys, column)] > 0
-            dx[c + column_offset(dxs, column)] = gradient if alive else np.float32(0)
+        column = 0
+        while column < cols:
+            run = _common_run(ys, dys, dxs, column, cols - column)
+            a, b = position(ys, row, column), position(dys, row, column)
+            c = position(dxs, row, column)
+            for k in range(run):
+                dx[c + k] = dy[b + k] if y[a + k] > 0 else np.float32(0)
+            column += run
 
 
 @parallel_jit
@@ -177,8 +183,18 @@ def _sigmoid_backward(
     y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
 ) -> None:
     for row in prange(rows):
-        a, b, c = row_start(ys, row), row_start(dys, row), row_start(dxs, row)
-        for column in range(cols):
-            value = y[a + column_offset(ys, column)]
-            slope = value * (np.float32(1) - value)
-            dx[c + column_offset(dxs, column)] = dy[b + column_offset(dys, column)] * slope
+        column = 0
+        while column < cols:
+            run = _common_run(ys, dys, dxs, column, cols - column)
+            a, b = position(ys, row, column), position(dys, row, column)
+            c = position(dxs, row, column)
+            for k in range(run):
+                dx[c + k] = dy[b + k] * (y[a + k] * (np.float32(1) - y[a + k]))
+            column += run
+
+
+@jit
+def _common_run(first: Strides, second: Strides, third: Strides, column: int, count: int) -> int:
+    """How many of ``count`` elements from ``column`` on are adjacent in all three matrices."""
+    count = min(run_length(first, column, count), run_length(second, column, count))
+    return min(count, run_length(third, column, count))

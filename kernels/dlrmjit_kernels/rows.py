@@ -40,9 +40,10 @@ def run_length(strides: Strides, column: int, count: int) -> int:
 
 
 @jit
-def column_offset(strides: Strides, column: int) -> int:
-    """Distance of a column from the start of its row."""
-    return (column // strides[1]) * strides[3] + column % strides[1]
+def position(strides: Strides, row: int, column: int) -> int:
+    """Position of element (row, column)."""
+    within = (column // strides[1]) * strides[3] + column % strides[1]
+    return row_start(strides, row) + within
 
 
 @jit

@@ -9,9 +9,9 @@ from dlrmjit.errors import ShapeError
 from tests.tolerance import tolerance
 
 SHAPES = st.tuples(
-    st.sampled_from([0, 1, 2, 13, 16, 17, 40]),
-    st.sampled_from([1, 2, 3, 8, 9, 15, 16, 17, 27, 33, 65]),
-    st.sampled_from([1, 2, 7, 8, 13, 16, 31, 32, 33, 64, 100, 256]),
+    st.sampled_from([0, 1, 2, 13, 17, 40]),
+    st.sampled_from([1, 2, 9, 16, 17, 27, 65]),
+    st.sampled_from([1, 2, 13, 16, 33, 100, 256]),
 )
 
 

@@ -1,4 +1,4 @@
-"""The loss against its definition in double precision, and against figures that torch gave."""
+"""The loss against its definition in double precision, and against figures of PyTorch."""
 
 import numpy as np
 import pytest
@@ -76,6 +76,29 @@ def test_a_matrix_of_one_column_is_a_column(kind):
     assert loss.loss_gradient(kind, logits, t, again, gradient, WEIGHTS) == value
     assert np.array_equal(again, p)
     assert np.array_equal(gradient.to_numpy()[:, 0], dz)
+
+
+LOGITS = np.array([-200, -30, -20, -16.5, -3, -0.25, 0, 0.5, 2, 9, 16.5, 20, 100], np.float32)
+TARGETS = np.array([1, 0, 1, 0, 0.3, 1, 0, 0.75, 1, 0, 1, 0, 0], np.float32)
+TORCH = {  # from torch 2.13: loss, and the gradients of the samples 2, 4, 7 and 9
+    ("bce", 0.0): (25.553377151489258, [-0.07692308, -0.01942878, -0.009810819, 0.07691358]),
+    ("bce", 0.01): (2.0192065238952637, [0, -0.01942878, -0.009810819, 0]),
+    ("wbce", 0.0): (26.732788879470522, [-0.15384616, -0.00971439, -0.00490541, 0.03845679]),
+    ("wbce", 0.01): (2.1834407318383455, [0, -0.00971439, -0.00490541, 0]),
+    ("mse", 0.0): (0.4353896677494049, [-3.1710057e-10, -0.001755455, -0.004611158, 1.8977104e-05]),
+    ("mse", 0.01): (0.42777788639068604, [0, -0.001755455, -0.004611158, 0]),
+}
+
+
+@pytest.mark.parametrize(("kind", "threshold"), TORCH)
+def test_extreme_samples_are_torchs(kind, threshold):
+    p, dz = np.empty_like(LOGITS), np.empty_like(LOGITS)
+    value = loss.loss_gradient(kind, LOGITS, TARGETS, p, dz, WEIGHTS, threshold)
+    expected, gradients = TORCH[kind, threshold]
+    assert value == pytest.approx(expected, rel=2e-7)
+    # A probability of 0.9999 is rounded by 6e-8, which 1 - p sees as 5e-4 of itself.
+    np.testing.assert_allclose(dz[[2, 4, 7]], gradients[:3], rtol=1e-6)
+    np.testing.assert_allclose(dz[9], gradients[3], rtol=1e-3)
 
 
 def test_a_saturated_sample_costs_at_most_a_hundred():

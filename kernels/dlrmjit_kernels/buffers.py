@@ -20,6 +20,7 @@ from dlrmjit.errors import MemoryLimitError
 
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
+_FILES = ("inactive_file", "active_file")  # in a control group's memory.stat
 _RESERVE = 64 << 20  # left for the interpreter and the batch in hand
 
 
@@ -161,13 +162,20 @@ def _cgroup_folders(listing: str) -> list[Path]:
 
 
 def _room(folder: Path, limit_name: str, usage_name: str) -> int | None:
-    """Limit minus use of one control group, or None where it sets no limit."""
+    """Limit minus use of one control group, or None where it sets no limit.
+
+    Files cached on its behalf count as used, but are given up before anything fails.
+    """
     try:
         limit = (folder / limit_name).read_text().strip()
         usage = int((folder / usage_name).read_text())
+        stat = (folder / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):
         return None
-    return None if limit == "max" else max(0, int(limit) - usage)
+    if limit == "max":
+        return None
+    files = sum(int(line.split()[1]) for line in stat if line.split()[0] in _FILES)
+    return max(0, int(limit) - usage + files)
 
 
 def numa_nodes() -> int:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ShapeError
+from dlrmjit.errors import ConfigError, ShapeError
 from dlrmjit_kernels import buffers
+from dlrmjit_kernels import embedding_initialise as initialise
 from dlrmjit_kernels import embedding_lookup as lookup
 from dlrmjit_kernels import embedding_update as update
 from dlrmjit_kernels.buckets import Workspace
@@ -24,6 +25,7 @@ from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.row_rules import RowRule
 
 Float32 = NDArray[np.float32]
+_MOST_ROWS = 1 << 31  # rows and bags are numbered in 32 bits where lookups are sorted
 
 
 class EmbeddingTables:
@@ -38,9 +40,14 @@ class EmbeddingTables:
     path : path, optional
         Keep the tables in this file instead of memory; it may exceed memory, and an existing
         file of the same tables is taken up as it is.
+    bounds : {"raise", "clamp", "ignore"}
+        What to do with an index outside its table: refuse the batch, take the nearest row, or
+        leave the lookup out of its bag.
 
     Raises
     ------
+    ConfigError
+        If ``bounds`` is none of these.
     ShapeError
         If a table would have no row, or rows no column.
     MemoryLimitError
@@ -48,12 +55,21 @@ class EmbeddingTables:
     """
 
     def __init__(
-        self, rows: Sequence[int], dim: int, path: str | os.PathLike[str] | None = None
+        self,
+        rows: Sequence[int],
+        dim: int,
+        path: str | os.PathLike[str] | None = None,
+        bounds: str = "raise",
     ) -> None:
         self.rows = tuple(int(count) for count in rows)
         self.dim = int(dim)
-        if self.dim < 1 or any(count < 1 for count in self.rows):
-            raise ShapeError(f"tables need at least one row and column, not {self.rows} x {dim}")
+        self.bounds = bounds
+        if bounds not in ("raise", "clamp", "ignore"):
+            raise ConfigError(f"bounds must be 'raise', 'clamp' or 'ignore', not {bounds!r}")
+        if self.dim < 1 or any(not 1 <= count < _MOST_ROWS for count in self.rows):
+            raise ShapeError(
+                f"tables need a column and 1 to {_MOST_ROWS - 1} rows, not {self.rows} x {dim}"
+            )
         starts = _table_starts(self.rows, self.dim)
         self._buffer = buffers.allocate(starts[-1], path)
         self._starts = starts
@@ -133,8 +149,17 @@ class EmbeddingTables:
         update.apply(self, lookups, dY, rule, state, pooling, weights)
 
     def fill(self, value: float) -> None:
-        """Set every element."""
-        self._buffer.data.view(np.float32)[:] = value
+        """Set every element, on all threads."""
+        initialise.fill(self._buffer.data.view(np.float32), value)
+
+    def initialise_uniform(self, seed: int, numbers: Sequence[int] | None = None) -> None:
+        """Draw table ``s`` uniformly from ``(-sqrt(1 / M), sqrt(1 / M))``, on all threads.
+
+        An element depends on ``seed``, the table's number, its row and column, and on nothing
+        else. ``numbers`` are the tables' numbers in the whole model, if these are only some.
+        """
+        for s, number in enumerate(numbers or range(len(self))):
+            initialise.uniform(self.table(s), seed, number)
 
     def accumulate_gradient(
         self,

@@ -40,7 +40,7 @@ def pool(
     Raises
     ------
     IndexRangeError
-        For the first lookup outside its table.
+        For the first lookup outside its table, if that is what the tables do with it.
     """
     check_pooled(tables, lookups, out, pooling, weights)
     indices = lookups.indices
@@ -62,7 +62,8 @@ def pool(
         tables.workspace.get("counter", 1, np.int64),
     )
     if outside:
-        raise lookups.first_outside(tables.row_counts)
+        lookups, weights = lookups.admit(tables.row_counts, tables.bounds, weights)
+        pool(tables, lookups, out, pooling, weights)
 
 
 def prefetch_distance(width: int) -> int:
@@ -93,7 +94,7 @@ def check_pooled(
     shape = (lookups.samples, len(tables), tables.dim)
     if pooled.shape != shape or pooled.dtype != np.float32:
         raise ShapeError(f"pooled rows must be float32 {shape}, not {pooled.dtype} {pooled.shape}")
-    if tables.dim > 1 and pooled.strides[2] != 4:
+    if tables.dim > 1 and pooled.size and pooled.strides[2] != 4:
         raise ShapeError("pooled rows must be contiguous along the embedding dimension")
     if pooling not in ("sum", "mean"):
         raise ShapeError(f"pooling must be 'sum' or 'mean', not {pooling!r}")

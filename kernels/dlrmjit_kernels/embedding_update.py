@@ -60,7 +60,8 @@ def apply(
     ConfigError
         If the rule has memory and ``state`` is not the one made for it.
     IndexRangeError
-        For the first lookup outside its table; then no row has moved.
+        For the first lookup outside its table, if that is what the tables do with it; then
+        no row has moved.
     """
     check_pooled(tables, lookups, dY, pooling, weights)
     state = _state_for(rule, state)
@@ -69,7 +70,9 @@ def apply(
         lookups, tables.row_counts, tables.workspace, scales, mean, 4 * tables.dim
     )
     if buckets is None:
-        raise lookups.first_outside(tables.row_counts)
+        lookups, weights = lookups.admit(tables.row_counts, tables.bounds, weights)
+        apply(tables, lookups, dY, rule, state, pooling, weights)
+        return
     state.steps += 1
     if isinstance(rule, SgdRows) and rule.l2 == 0.0:
         _scatter_rows(tables, buckets, dY, rule)

@@ -80,6 +80,34 @@ class Lookups:
                 return IndexRangeError(s, sample, int(self.indices[position]), int(rows[s]))
         raise AssertionError("every lookup is inside its table")
 
+    def admit(
+        self, rows: NDArray[np.int64], bounds: str, weights: NDArray[np.float32] | None
+    ) -> tuple[Lookups, NDArray[np.float32] | None]:
+        """Lookups and weights that are inside the tables, for lookups of which some are not.
+
+        ``bounds`` says how: ``clamp`` moves an index to the nearest row, ``ignore`` drops the
+        lookup from its bag, ``raise`` refuses.
+
+        Raises
+        ------
+        IndexRangeError
+            For the first index outside its table, if ``bounds`` is ``raise``.
+        """
+        if bounds == "raise":
+            raise self.first_outside(rows)
+        first, last = int(self.offsets[0, 0]), int(self.offsets[-1, -1])
+        limits = np.repeat(rows, self.offsets[:, -1] - self.offsets[:, 0])
+        indices = self.indices[first:last]
+        offsets = self.offsets - first
+        weights = None if weights is None else weights[first:last]
+        if bounds == "clamp":
+            inside = np.clip(indices, 0, limits - 1).astype(indices.dtype)
+            return Lookups(inside, offsets), weights
+        keep = (indices >= 0) & (indices < limits)
+        kept_before = np.concatenate([[0], np.cumsum(keep)])
+        weights = None if weights is None else weights[keep]
+        return Lookups(indices[keep], kept_before[offsets]), weights
+
     def _broken_offsets(self) -> ShapeError:
         """The error for the first offset that descends or leaves the indices."""
         flat = self.offsets.ravel()

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from dlrmjit_kernels import buffers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrmjit.errors import MemoryLimitError
+
+
+@given(st.integers(1, 300), st.sampled_from([np.float32, np.int64, np.uint8]))
+def test_aligned_arrays_start_on_a_cache_line(size, dtype):
+    array = buffers.aligned_empty((size, 3), dtype)
+    assert array.ctypes.data % 64 == 0
+    assert array.shape == (size, 3)
+    assert array.dtype == dtype
+    assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 4096, 5 << 20])
+def test_mapped_buffers_are_zeroed_aligned_and_writable(nbytes):
+    buffer = buffers.allocate(nbytes)
+    assert buffer.data.shape == (nbytes,)
+    assert not buffer.data.any()
+    buffer.data[:] = 7
+    assert buffer.address % 64 == 0
+    assert buffer.pages in ("huge", "plain")
+
+
+def test_a_large_buffer_starts_on_a_huge_page_if_there_are_any():
+    buffer = buffers.allocate(5 << 20)
+    assert buffer.address % buffers.HUGE_PAGE == 0
+    assert (buffer.pages == "huge") == buffers.huge_pages_enabled()
+
+
+def test_without_huge_pages_the_buffer_is_plain(monkeypatch):
+    monkeypatch.setattr(buffers, "huge_pages_enabled", lambda: False)
+    assert buffers.allocate(5 << 20).pages == "plain"
+
+
+def test_a_file_buffer_keeps_its_contents(tmp_path):
+    path = tmp_path / "table"
+    buffers.allocate(1000, path).data[:] = 5
+    again = buffers.allocate(5000, path)
+    assert again.pages == "file"
+    assert again.data[:1000].tolist() == [5] * 1000
+    assert not again.data[1000:].any()
+
+
+def test_what_memory_cannot_hold_is_refused_with_figures():
+    with pytest.raises(MemoryLimitError, match=r"need 1048576\.00 GiB .* GiB are available"):
+        buffers.allocate(1 << 50)
+
+
+def test_available_memory_is_bounded_by_the_system_and_positive():
+    assert 0 < buffers.available_memory() < 1 << 50
+
+
+def test_a_control_group_lowers_what_is_available(monkeypatch):
+    monkeypatch.setattr(buffers, "_cgroup_available", lambda: [1 << 20])
+    assert buffers.available_memory() == 1 << 20
+    with pytest.raises(MemoryLimitError):
+        buffers.allocate(1 << 21)
+
+
+def test_room_in_a_control_group(tmp_path):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 100\nactive_file 150\n")
+    names = ("memory.max", "memory.current")
+    assert buffers._room(tmp_path, *names) == 550
+    (tmp_path / "memory.max").write_text("max\n")
+    assert buffers._room(tmp_path, *names) is None
+
+
+def test_control_group_folders(tmp_path):
+    listing = tmp_path / "cgroup"
+    listing.write_text("4:memory:/a/b\n3:cpu:/c\n0::/d\n")
+    found = [str(path) for path in buffers._cgroup_folders(str(listing))]
+    assert found == [
+        "/sys/fs/cgroup/memory/a/b",
+        "/sys/fs/cgroup/memory/a",
+        "/sys/fs/cgroup/memory",
+        "/sys/fs/cgroup/d",
+        "/sys/fs/cgroup",
+    ]
+
+
+def test_there_is_a_numa_node():
+    assert buffers.numa_nodes() >= 1

@@ -71,7 +71,7 @@ def _gather(table: int, drawn: Any, width: int, threads: int, ahead: int) -> Non
     _gather_all(kernel, out, table, width, drawn, bags, ahead)
 
 
-@numba.njit(parallel=True, nogil=True)
+@numba.njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]
 def _gather_all(
     kernel: Any, out: Any, table: Any, width: Any, drawn: Any, bags: Any, ahead: Any
 ) -> None:
@@ -102,7 +102,7 @@ def _update(table: int, entries: Any, width: int, threads: int, ahead: int) -> N
     _update_all(kernel, entries, cuts, table, width, gradient, factor, ahead)
 
 
-@numba.njit(parallel=True, nogil=True)
+@numba.njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]
 def _update_all(
     kernel: Any,
     entries: Any,

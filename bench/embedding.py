@@ -1,0 +1,189 @@
+"""Embedding bags against torch and FBGEMM, as fractions of the random-row ceilings.
+
+Operations: forward, and the whole of forward, backward and update with SGD, row-wise Adagrad
+and Adagrad. Four batches rotate, so rows come from memory unless tables are small. The ceiling
+of a step is the gather ceiling for its reads and the rewrite ceiling for its update. Every
+contender is held against float64 or against ours before it is timed.
+
+    python -m bench.embedding [--json FILE] [--threads T] [--quick] [--all] [--only NAME]
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels import buffers
+from dlrmjit_kernels.embedding import EmbeddingTables
+from dlrmjit_kernels.row_rules import AdagradRows, RowRule, RowwiseAdagradRows, SgdRows
+
+from bench import embedding_peers, gather, harness, roofline
+from bench.embedding_cases import Batch, Case, cases, draw_batches
+
+LR = embedding_peers.LR
+RULES: dict[str, RowRule] = {
+    "sgd": SgdRows(LR),
+    "rowwise_adagrad": RowwiseAdagradRows(LR, eps=1e-8),
+    "adagrad": AdagradRows(LR, eps=1e-8),
+}
+
+
+class OurBags:
+    """Our tables with the interface of the peers."""
+
+    def __init__(self, case: Case, rule: str, batches: Sequence[Batch]) -> None:
+        self.tables = EmbeddingTables(case.rows, case.E)
+        self.tables.initialise_uniform(1)
+        self.rule, self.batches = RULES[rule], batches
+        self.state = self.tables.new_state(self.rule)
+        self.block = np.zeros((case.N, len(case.rows) + 1, case.E), np.float32)
+
+    def infer(self, number: int) -> None:
+        """Forward alone, into the slots behind the first of a feature block."""
+        batch = self.batches[number]
+        self.tables.lookup(batch.indices, batch.offsets, self.block[:, 1:])
+
+    def update(self, number: int) -> None:
+        """Backward and update alone."""
+        batch = self.batches[number]
+        self.tables.apply_gradient(batch.indices, batch.offsets, batch.dY, self.rule, self.state)
+
+    def train(self, number: int) -> None:
+        """Forward, backward and update."""
+        self.infer(number)
+        self.update(number)
+
+
+def check_forward(ours: OurBags, case: Case, batch: Batch) -> None:
+    """Hold a few bags against float64.
+
+    Raises
+    ------
+    ArithmeticError
+        If one is wrong.
+    """
+    ours.infer(0)
+    for s, n in itertools.product(range(len(case.rows)), (0, case.N // 2, case.N - 1)):
+        bag = batch.indices[batch.offsets[s, n] : batch.offsets[s, n + 1]]
+        want = ours.tables.table(s)[bag].astype(np.float64).sum(axis=0)
+        if not np.allclose(ours.block[n, s + 1], want, rtol=1e-4, atol=1e-5):
+            raise ArithmeticError(f"{case}: table {s}, bag {n} is pooled wrongly")
+
+
+def check_step(ours: OurBags, peer: Any, case: Case, batch: Batch) -> None:
+    """Take one step with both from the same tables, and compare the rows it touched.
+
+    Raises
+    ------
+    ArithmeticError
+        If they differ.
+    """
+    for s in range(len(case.rows)):
+        peer.assign(s, ours.tables.table(s))
+    ours.train(0)
+    peer.train(0)
+    for s in range(len(case.rows)):
+        rows = np.unique(batch.indices[batch.offsets[s, 0] : batch.offsets[s, -1]])[:2000]
+        if not np.allclose(ours.tables.table(s)[rows], peer.table(s)[rows], rtol=1e-3, atol=1e-4):
+            raise ArithmeticError(f"{case}: table {s} differs from {peer.label} after a step")
+
+
+def rotating(action: Callable[[int], object], batches: int) -> harness.Action:
+    """The action on one batch after the other."""
+    numbers = itertools.cycle(range(batches))
+    return lambda: action(next(numbers))
+
+
+@functools.cache
+def ceiling(width: int, table_bytes: int, threads: int, seconds: float) -> gather.Ceiling:
+    """Random-row ceilings of this machine, measured once per row size and table size."""
+    return gather.row_ceiling(width, threads, seconds, table_bytes)
+
+
+def measure(
+    case: Case, rules: Sequence[str], threads: int, seconds: float, report: harness.Report
+) -> None:
+    """Measure all operations of one case."""
+    batches = draw_batches(case)
+    limits = ceiling(case.E, min(1 << 30, case.table_bytes), threads, seconds)
+    together = 3 / (1 / limits.gather_gbs + 2 / limits.update_gbs)
+    for rule in rules:
+        ours, peers = contenders(case, rule, batches, threads)
+        check_forward(ours, case, batches[0])
+        for peer in peers:
+            check_step(ours, peer, case, batches[0])
+        jobs = [("train", 3, together)]
+        if rule == "sgd":
+            jobs = [("infer", 1, limits.gather_gbs), ("update", 2, limits.update_gbs), *jobs]
+        for job, moved, most in jobs:
+            rivals = [peer for peer in peers if hasattr(peer, job)]
+            samples = compare(job, ours, rivals, seconds)
+            op = {"infer": "forward", "update": f"update {rule}"}.get(job, f"step {rule}")
+            row = report.add(
+                op,
+                case.shape,
+                samples,
+                work=moved * case.gbytes,
+                unit="gbs",
+                ceiling=most,
+                variant=case.variant,
+            )
+            row["of_triad"] = row["gbs"] / report.machine["triad_gbs"]
+        del ours, peers
+
+
+def contenders(
+    case: Case, rule: str, batches: Sequence[Batch], threads: int
+) -> tuple[OurBags, list[Any]]:
+    """Ours, and the peers that memory has room for."""
+    ours = OurBags(case, rule, batches)
+    return ours, [
+        make(case, rule, batches, threads)
+        for make in embedding_peers.available(rule)
+        if buffers.available_memory() > 2.2 * case.table_bytes
+    ]
+
+
+def compare(
+    job: str, ours: OurBags, peers: Sequence[Any], seconds: float
+) -> dict[str, harness.Samples]:
+    """Alternated samples of ours and the peers."""
+    actions = {"ours": rotating(getattr(ours, job), len(ours.batches))}
+    for peer in peers:
+        actions[peer.label] = rotating(getattr(peer, job), len(ours.batches))
+    return harness.alternate(actions, seconds * len(actions))
+
+
+def fitting(quick: bool, every: bool, only: str | None) -> Iterator[Case]:
+    """Cases whose tables, with optimiser state, fit into memory."""
+    for case in cases(quick, every):
+        if only and only not in case.variant:
+            continue
+        if 2.2 * case.table_bytes > buffers.available_memory():
+            print(f"{case.variant} {case.shape}: left out, not enough memory")
+            continue
+        yield case
+
+
+def main() -> None:
+    """Measure all cases and print them as they come."""
+    parser = harness.options(__doc__)
+    parser.add_argument("--all", action="store_true", help="the whole product of sizes (hours)")
+    parser.add_argument("--only", metavar="NAME", help="cases with NAME in their variant")
+    arguments = parser.parse_args()
+    threads = harness.prepare(arguments.threads)
+    seconds = 0.5 if arguments.quick else 3.0
+    found = roofline.ceilings(threads, seconds)
+    report = harness.Report(harness.describe_machine(threads, found))
+    rules = list(RULES)[: 2 if arguments.quick else 3]
+    for case in fitting(arguments.quick, arguments.all, arguments.only):
+        measure(case, rules, threads, seconds, report)
+    report.machine["gather_gbs"] = ceiling(64, 1 << 30, threads, seconds).gather_gbs
+    report.write(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

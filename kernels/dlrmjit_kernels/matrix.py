@@ -39,9 +39,14 @@ class Layout:
     @classmethod
     @functools.lru_cache(maxsize=4096)
     def blocked(cls, rows: int, cols: int, block_rows: int, block_cols: int) -> Layout:
-        """Blocks in row-major order, as activations ``X[Nb][Cb][bn][bc]``; last ones padded."""
+        """Blocks in row-major order, as activations ``X[Nb][Cb][bn][bc]``; last ones padded.
+
+        Rows of eight, sixteen, ... blocks get one more for padding: otherwise blocks below
+        each other would fall on the same few sets of the caches.
+        """
         block = block_rows * block_cols
         across = -(-cols // block_cols)
+        across += across % 8 == 0
         return cls(rows, cols, block_rows, block_cols, across * block, block, block_cols)
 
     @classmethod

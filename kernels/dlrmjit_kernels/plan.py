@@ -176,7 +176,8 @@ def _numbers(
     for name in ("a_row_block", "a_block", "b_panel", "b_block", "c_row_block", "c_panel"):
         n[name] = getattr(strides, name)
     n["mask_row_block"], n["mask_panel"] = strides.mask_row_block, strides.mask_panel
-    n["a_row"], n["c_row"] = product.a.rows.step, product.c.rows.step
+    n["a_row"], n["b_row"] = product.a.rows.step, product.b.rows.step
+    n["c_row"] = product.c.rows.step
     n["mask_row"] = product.mask.rows.step if product.mask else 0
     n["sigmoid"] = product.finish.sigmoid
     n["grid_rows"], n["grid_cols"] = grid(int(n["row_blocks"]), int(n["panels"]), threads)

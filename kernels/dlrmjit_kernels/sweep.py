@@ -16,6 +16,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
+from dlrmjit_kernels.codegen.tile import CACHE_LINE, UNROLL
 from dlrmjit_kernels.compile import jit, parallel_jit
 
 # Everything the loops need to know, in elements; see plan.py for where the numbers come from.
@@ -27,7 +28,7 @@ FIELDS = (
     # reduction: length of a block, of the last one, blocks, blocks of a chunk
     *("length", "last", "blocks", "chunk"),
     # strides of A, B, C and the mask
-    *("a_row_block", "a_row", "a_block", "b_panel", "b_block"),
+    *("a_row_block", "a_row", "a_block", "b_panel", "b_block", "b_row"),
     *("c_row_block", "c_row", "c_panel", "mask_row_block", "mask_row", "mask_panel"),
     # rectangles of the grid down and across, and the pass that follows the last chunk
     *("grid_rows", "grid_cols", "sigmoid"),
@@ -105,16 +106,17 @@ def _panel(plan: Numbers, kernels: Any, operands: Ints, rows: Ints, start: int, 
             mask + 4 * (block * p.mask_row_block + panel * p.mask_panel),
         )
         count = min(p.row_block, p.rows - block * p.row_block)
-        _tiles(plan, kernels[variant, edge], part, reduction, count)
+        _tiles(plan, kernels[variant, edge], part, reduction, (block, count))
         if final and p.sigmoid:
             _sigmoid(plan, part[2], count, p.edge if panel == p.panels - 1 else p.nr)
 
 
 @jit
-def _tiles(plan: Numbers, kernels: Any, part: Ints, reduction: Ints, count: int) -> None:
-    """``count`` rows, cut into the fewest tiles of nearly equal height."""
+def _tiles(plan: Numbers, kernels: Any, part: Ints, reduction: Ints, rows: Ints) -> None:
+    """A block of rows, cut into the fewest tiles of nearly equal height."""
     p = plan[0]
     a, b, c, bias, mask = part
+    block, count = rows
     tiles = (count + p.mr - 1) // p.mr
     for tile in range(tiles):
         first = count * tile // tiles
@@ -134,8 +136,21 @@ def _tiles(plan: Numbers, kernels: Any, part: Ints, reduction: Ints, count: int)
                 reduction[1],
                 p.c_row,
                 p.mask_row,
+                _ahead(plan, block * tiles + tile),
             ),
         )
+
+
+@jit
+def _ahead(plan: Numbers, tile: int) -> int:
+    """Where the next panel of B lies, and in it the line this tile prefetches at every turn.
+
+    Tiles take turns with the lines of ``UNROLL`` rows, so that a group of them gets all.
+    """
+    p = plan[0]
+    lines = max(1, 4 * p.nr // CACHE_LINE)
+    row = tile // lines % UNROLL
+    return 4 * (p.b_panel + row * p.b_row) + CACHE_LINE * (tile % lines)
 
 
 @jit
@@ -144,7 +159,7 @@ def _column_sums(plan: Numbers, kernel: int, one: int, b: int, sums: int, reduct
     p = plan[0]
     unsafe.call(
         kernel,
-        (one, b, sums, 0, 0, 0, p.b_block, reduction[0], p.length, reduction[1], 0, 0),
+        (one, b, sums, 0, 0, 0, p.b_block, reduction[0], p.length, reduction[1], 0, 0, 0),
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.tolerance import tolerance
 
-_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 12)
+_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)
 
 
 def call(spec, a, b, c, bias, mask, blocks, last):
@@ -24,7 +24,7 @@ def call(spec, a, b, c, bias, mask, blocks, last):
     addresses = [x.ctypes.data for x in (a, b, c, bias, mask)]
     length = b.shape[1]
     strides = [c.strides[0] // 4, mask.strides[0] // 4]
-    function(*addresses, a[0].size, b[0].size, blocks, length, last, *strides)
+    function(*addresses, a[0].size, b[0].size, blocks, length, last, *strides, 0)
 
 
 def operands(rows, cols, blocks, length):
@@ -113,7 +113,7 @@ def inner_loop(text: str) -> list[str]:
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
 @pytest.mark.parametrize("strides", ["forward", "weights"])
-def test_inner_loop_is_multiply_adds_loads_and_loop_control(isa, strides):
+def test_inner_loop_is_multiply_adds_loads_one_prefetch_and_loop_control(isa, strides):
     target = named_target(isa)
     a_row, a_step = (target.nr, 1) if strides == "forward" else (1, target.nr)
     spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, bias=True, relu=True)
@@ -122,6 +122,7 @@ def test_inner_loop_is_multiply_adds_loads_and_loop_control(isa, strides):
     assert count["vfmadd"] == UNROLL * 2 * target.mr
     assert count["vbroadcastss"] == UNROLL * target.mr
     assert count["vmov[ua]ps"] <= UNROLL * 2
+    assert count["prefetch"] == 1
     assert sum(count.values()) == len(body), body
     assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
     assert not any(re.match(r"vmov[ua]ps\s+%[xyz]mm", x) for x in body), (
@@ -131,7 +132,15 @@ def test_inner_loop_is_multiply_adds_loads_and_loop_control(isa, strides):
     assert all(register in x for x in body if x.startswith("vfmadd"))
 
 
-_ALLOWED = ("vfmadd", "vbroadcastss", "vmov[ua]ps", "add|sub|inc|dec|lea", "cmp|test", "j[a-z]+")
+_ALLOWED = (
+    "vfmadd",
+    "vbroadcastss",
+    "vmov[ua]ps",
+    "prefetch",
+    "add|sub|inc|dec|lea",
+    "cmp|test",
+    "j[a-z]+",
+)
 
 
 @pytest.mark.parametrize("isa", ["sse", "neon"])

@@ -11,7 +11,8 @@ r * a_row + l * a_step``, element (l, c) of ``b[i]`` at ``b + i * b_block + l * 
 element (r, c) of C at ``c + r * c_row + c``, and of the mask alike. The last block is ``last``
 long, the others ``length``. Nothing outside these elements is touched, no alignment beyond a
 float's is assumed, and C is not read unless ``accumulate``. C may not overlap A or B.
-Accumulators stay in registers from the first block to the last.
+Accumulators stay in registers from the first block to the last. Every ``UNROLL`` steps the cache
+line ``ahead`` bytes behind the row of B is prefetched: part of what a later tile reads first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dlrmjit_kernels.codegen.ir import I64, POINTER, Emitter, Value, integer
 from dlrmjit_kernels.target import Target
 
 UNROLL = 4
+CACHE_LINE = 64
 
 ARGUMENTS: dict[str, ir.Type] = {
     "a": POINTER,
@@ -38,6 +40,7 @@ ARGUMENTS: dict[str, ir.Type] = {
     "last": I64,
     "c_row": I64,
     "mask_row": I64,
+    "ahead": I64,
 }
 
 
@@ -75,8 +78,17 @@ class _TileEmitter(Emitter):
         self.edge = spec.cols - (self.vectors - 1) * self.lanes
 
     def emit(self) -> None:
+        self._prefetch_tile()
         self._finish(self._reduce([self.zero()] * (self.spec.rows * self.vectors)))
         self.finish()
+
+    def _prefetch_tile(self) -> None:
+        """Ask for the lines of C now, so that they are here when the reduction is done."""
+        c = self["c"]
+        for _ in range(self.spec.rows):
+            for line in range(0, 4 * self.spec.cols, CACHE_LINE):
+                self.prefetch(self.offset(c, line, size=1), for_write=True)
+            c = self.offset(c, self["c_row"])
 
     def _reduce(self, sums: list[Value]) -> list[Value]:
         final = self.builder.sub(self["blocks"], integer(1))
@@ -90,22 +102,25 @@ class _TileEmitter(Emitter):
         return blocks.values[2:]
 
     def _reduce_block(self, a: Value, b: Value, length: Value, sums: list[Value]) -> list[Value]:
-        for step in (UNROLL, 1):
-            turns = self.builder.sdiv(length, integer(UNROLL))
-            if step == 1:
-                turns = self.builder.srem(length, integer(UNROLL))
-            with self.loop(turns, [a, b, *sums]) as loop:
-                a, b, *sums = loop.values
-                for l in range(step):  # noqa: E741 - the reduction index of the contract
-                    sums = self._outer_product(a, b, l, sums)
-                a, b = self._advance(a, b, step)
-                loop.carry([a, b, *sums])
+        whole = self.builder.sdiv(length, integer(UNROLL))
+        with self.loop(whole, [a, b, *sums]) as loop:
             a, b, *sums = loop.values
-        return sums
+            self.prefetch(self.offset(b, self["ahead"], size=1))
+            loop.carry([*self._steps(a, b, UNROLL), *self._sums(a, b, UNROLL, sums)])
+        a, b, *sums = loop.values
+        with self.loop(self.builder.srem(length, integer(UNROLL)), [a, b, *sums]) as loop:
+            a, b, *sums = loop.values
+            loop.carry([*self._steps(a, b, 1), *self._sums(a, b, 1, sums)])
+        return loop.values[2:]
 
-    def _advance(self, a: Value, b: Value, steps: int) -> tuple[Value, Value]:
-        spec = self.spec
-        return self.offset(a, steps * spec.a_step), self.offset(b, steps * spec.b_row)
+    def _steps(self, a: Value, b: Value, steps: int) -> list[Value]:
+        """A and B behind ``steps`` of the reduction."""
+        return [self.offset(a, steps * self.spec.a_step), self.offset(b, steps * self.spec.b_row)]
+
+    def _sums(self, a: Value, b: Value, steps: int, sums: list[Value]) -> list[Value]:
+        for l in range(steps):  # noqa: E741 - the reduction index of the contract
+            sums = self._outer_product(a, b, l, sums)
+        return sums
 
     def _outer_product(self, a: Value, b: Value, l: int, sums: list[Value]) -> list[Value]:  # noqa: E741
         """``sums += a[:, l] * b[l, :]``."""

@@ -12,7 +12,7 @@ COMMANDS = {"train", "prepare", "evaluate", "predict", "export_embeddings"}
 LAYERS = [  # from the top; a module may import from its own layer and from those below
     COMMANDS | {"tune", "cli", "__init__"},
     {"fitting", "persistence"},
-    {"step", "checkpoint", "metrics"},
+    {"step", "checkpoint", "metrics", "parallel"},
     {"model", "optim", "data", "gradcheck"},
     {"ops", "profile"},
     {"autograd", "roofline"},

@@ -1,0 +1,1 @@
+"""Training by many processes: tables spread over ranks, MLPs replicated, one result."""

@@ -1,0 +1,140 @@
+"""The DLRM of many ranks: MLPs on every rank, tables where the plan puts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.autograd import Variable
+from dlrmjit.config import LossConfig, ModelConfig
+from dlrmjit.data.batch import Batch
+from dlrmjit.errors import ConfigError
+from dlrmjit.model import DLRM, Graph, remember
+from dlrmjit.ops.backend import Backend, Features
+from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.exchange import PooledExchange
+from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
+from dlrmjit.parallel.routing import Router, ShardedBatch
+from dlrmjit.parallel.sharding import Plan
+from dlrmjit.parallel.tables import ShardedTables
+
+
+class ShardedDLRM(DLRM):
+    """A :class:`~dlrmjit.model.DLRM` that all ranks of ``comm`` make up together.
+
+    Parameters
+    ----------
+    config, backend, rng, initialise : as of a DLRM; every rank gives the same
+    comm : the ranks
+    plan : where tables live
+    strategy : how pooled embeddings travel, see :class:`PooledExchange`
+    shares : shares that batches are dealt in, a multiple of the ranks; by default one each
+
+    ``load_state`` wants whole tables, and every rank takes its part; ``state_dict`` gives the
+    MLPs, and of the tables what :meth:`ShardedTables.pieces` gives.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        comm: Comm,
+        plan: Plan,
+        *,
+        backend: str | Backend | None = None,
+        rng: np.random.RandomState | None = None,
+        initialise: bool = True,
+        strategy: str = "alltoall",
+        shares: int | None = None,
+    ) -> None:
+        _check_fits(config, comm, plan)
+        self.comm, self.plan, self.strategy = comm, plan, strategy
+        self.router = Router(comm, plan, shares)
+        self._answers: dict[int, Graph] = {}
+        super().__init__(config, backend=backend, rng=rng, initialise=initialise)
+
+    @property
+    def sharded(self) -> ShardedTables:
+        """This rank's part of the tables."""
+        tables: ShardedTables = self.tables.data
+        return tables
+
+    def _make_tables(self) -> ShardedTables:
+        return ShardedTables(self.backend, self.plan, self.comm.rank)
+
+    def _initialise_tables(self, rng: np.random.RandomState) -> None:
+        self.sharded.initialise(rng)
+
+    def lookup(self, n: int) -> ShardedLookup:
+        """A new way to look up batches of ``n`` samples, and to send gradients back."""
+        sizes = self.router.sizes(n)
+        exchange = PooledExchange(self.comm, self.plan, sizes, self.strategy, self.backend.dtype)
+        return ShardedLookup(self.backend, self.sharded, exchange)
+
+    def predict_proba(
+        self, batch: Batch | ShardedBatch, *, threshold: float = 0.0
+    ) -> NDArray[np.float32]:
+        """Probabilities of this rank's share of a batch that all ranks give.
+
+        Otherwise as :meth:`DLRM.predict_proba`.
+        """
+        if isinstance(batch, Batch):
+            batch = self.router.route(batch)
+        graph = self._answers.get(batch.n)
+        if not isinstance(graph, ShardedGraph):
+            graph = ShardedGraph(self, batch.n)
+            remember(self._answers, batch.n, graph)
+        graph.start(batch)
+        graph.tape.forward()
+        return self.backend.probabilities(graph.logits.data, threshold)
+
+
+class PortGraph(Graph):
+    """A graph whose pooled embeddings come in, and whose gradients leave, by a port."""
+
+    def __init__(
+        self, model: DLRM, n: int, port: Any, loss: LossConfig | None, samples: int | None
+    ) -> None:
+        self.port = port
+        self.arrival = Variable(name="arrival", requires_grad=True)
+        self._shape = (n, model.config.tables, model.config.embedding_dim)
+        super().__init__(model, n, loss, samples)
+
+    def _record_pooled(self, room: Features) -> Variable:
+        return self.tape.record(
+            ARRIVE,
+            self.arrival,
+            out=room.pooled,
+            shape=self._shape,
+            dtype=self.model.backend.dtype,
+            port=self.port,
+        )
+
+    def _load_lookups(self, batch: Batch) -> None:
+        """Lookups are the port's matter."""
+
+
+class ShardedGraph(PortGraph):
+    """One rank's graph for batches of ``n`` samples, and its lookups in the tables of all."""
+
+    def __init__(self, model: ShardedDLRM, n: int, loss: LossConfig | None = None) -> None:
+        self.lookup = model.lookup(n)
+        own = model.router.sizes(n)[model.comm.rank]
+        super().__init__(model, own, self.lookup, loss, n)
+
+    def start(self, batch: ShardedBatch) -> None:
+        """Make ``batch`` the input of the next replay, and send its pooled embeddings."""
+        self.load(batch.local)
+        self.lookup.load(batch)
+        self.lookup.post()
+
+
+def _check_fits(config: ModelConfig, comm: Comm, plan: Plan) -> None:
+    if plan.ranks != comm.size:
+        raise ConfigError(f"the plan is for {plan.ranks} ranks, but there are {comm.size}")
+    if (plan.table_rows, plan.dim) != (config.table_rows, config.embedding_dim):
+        raise ConfigError(
+            f"the plan is for tables of {plan.table_rows} rows and width {plan.dim}, the model "
+            f"has {config.table_rows} and {config.embedding_dim}"
+        )

@@ -1,0 +1,66 @@
+"""Summing gradients of replicated parameters over ranks while the backward pass goes on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dlrmjit.ops.backend import FloatArray
+from dlrmjit.parallel.comm import Comm, Request
+
+SMALL = 1 << 14
+"""Elements below which gradients wait for each other and travel together."""
+
+Arrived = Callable[[], None]
+
+
+class GradientReducer:
+    """Posts a sum for every gradient as it comes; calls back when it is there.
+
+    Large gradients are summed in place, small ones in a common bucket. Sums are posted in the
+    order of :meth:`add`, which must be the same on all ranks.
+    """
+
+    def __init__(self, comm: Comm) -> None:
+        self._comm = comm
+        self._under_way: deque[tuple[Request, Arrived]] = deque()
+        self._small: list[tuple[FloatArray, Arrived]] = []
+
+    def add(self, gradient: FloatArray, arrived: Arrived) -> None:
+        """Sum the flat ``gradient`` in place over all ranks, then call ``arrived``."""
+        if gradient.size < SMALL:
+            self._small.append((gradient, arrived))
+        else:
+            self._under_way.append((self._comm.allreduce(gradient), arrived))
+        self.poll()
+
+    def poll(self) -> None:
+        """Call back for what has arrived, in order, without waiting."""
+        while self._under_way and self._under_way[0][0].test():
+            self._under_way.popleft()[1]()
+
+    def finish(self) -> None:
+        """Wait for all that is under way."""
+        self._flush()
+        while self._under_way:
+            request, arrived = self._under_way.popleft()
+            request.wait()
+            arrived()
+
+    def _flush(self) -> None:
+        if not self._small:
+            return
+        small, self._small = self._small, []
+        bucket = np.concatenate([gradient for gradient, _ in small])
+        self._under_way.append((self._comm.allreduce(bucket), lambda: _unpack(bucket, small)))
+
+
+def _unpack(bucket: Any, small: list[tuple[FloatArray, Arrived]]) -> None:
+    start = 0
+    for gradient, arrived in small:
+        gradient[...] = bucket[start : start + gradient.size]
+        start += gradient.size
+        arrived()

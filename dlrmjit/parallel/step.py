@@ -1,0 +1,92 @@
+"""One training step of all ranks, its communication behind its computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dlrmjit.autograd import Parameter, Variable
+from dlrmjit.config import LossConfig
+from dlrmjit.data.batch import Batch
+from dlrmjit.model import remember
+from dlrmjit.optim import make_optimizer
+from dlrmjit.parallel.copies import CopiesGradient
+from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
+from dlrmjit.parallel.reduce import GradientReducer
+from dlrmjit.parallel.routing import ShardedBatch
+
+
+class ShardedStep:
+    """Trains one model that all ranks make up; every rank calls it with the same batches.
+
+    Pooled embeddings travel while the bottom MLP runs; their gradients travel while it runs
+    backward; gradients of the MLPs are summed from the last layer on while earlier layers run
+    backward, and each is applied when it has arrived.
+    """
+
+    def __init__(
+        self, model: ShardedDLRM, optimizer: str = "sgd", loss: LossConfig | None = None
+    ) -> None:
+        self._model = model
+        self._loss = loss or LossConfig()
+        self._optimizer = make_optimizer(optimizer, model.backend)
+        self._reducer = GradientReducer(model.comm)
+        self._graphs: dict[int, Any] = {}
+        copies = model.sharded.copies
+        self._copies = None if copies is None else CopiesGradient(model.backend, copies)
+
+    def graph(self, n: int) -> ShardedGraph:
+        """The recorded graph for batches of ``n`` samples in all."""
+        if n not in self._graphs:
+            remember(self._graphs, n, ShardedGraph(self._model, n, self._loss))
+        graph: ShardedGraph = self._graphs[n]
+        return graph
+
+    def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
+        """Train on a batch with learning rate ``rate``; the loss of all ranks before the update."""
+        if isinstance(batch, Batch):
+            batch = self._model.router.route(batch)
+        graph = self.graph(batch.n)
+        graph.start(batch)
+        graph.tape.forward()
+        loss = np.array([graph.loss.data], np.float64)
+        summed = self._model.comm.allreduce(loss, name="loss")
+        self._backward(graph, rate)
+        summed.wait()
+        return float(loss[0])
+
+    def _backward(self, graph: ShardedGraph, rate: float) -> None:
+        for variable, gradient in graph.tape.backward(graph.loss):
+            if variable is graph.arrival:
+                self._reduce_copies(graph, rate)
+            else:
+                flat = self._model.backend.flat(gradient)
+                self._reducer.add(flat, self._update(variable, gradient, rate))
+        for parameter, gradient in graph.lookup.gradients():
+            self._optimizer.apply(parameter, gradient, rate)
+        self._reducer.finish()
+
+    def _update(self, parameter: Variable, gradient: Any, rate: float) -> Callable[[], None]:
+        return lambda: self._optimizer.apply(parameter, gradient, rate)
+
+    def _reduce_copies(self, graph: ShardedGraph, rate: float) -> None:
+        """Sum gradients of replicated tables, and apply them when the last has arrived."""
+        copies = self._copies
+        if copies is None:
+            return
+        copies.accumulate(graph.lookup.copies_gradient())
+        missing = copies.flat()
+
+        def arrived() -> None:
+            missing.pop()
+            if not missing:
+                self._apply_copies(copies, rate)
+
+        for array in copies.flat():
+            self._reducer.add(array, arrived)
+
+    def _apply_copies(self, copies: CopiesGradient, rate: float) -> None:
+        parameter: Parameter = copies.parameter
+        self._optimizer.apply(parameter, copies.sparse(), rate)

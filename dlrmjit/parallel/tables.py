@@ -1,0 +1,89 @@
+"""The part of the embedding tables that one rank holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from dlrmjit.autograd import Parameter
+from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.parallel.sharding import Plan, Shard
+
+_DRAWN = 1 << 20  # elements drawn at a time
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shards of one width, stored together, and the parameter that they are."""
+
+    shards: tuple[Shard, ...]
+    parameter: Parameter
+
+    @property
+    def number(self) -> int:
+        """Shards."""
+        return len(self.shards)
+
+
+class ShardedTables:
+    """One rank's shards, in groups of equal width, and its copies of replicated tables."""
+
+    def __init__(self, backend: Backend, plan: Plan, rank: int) -> None:
+        self.plan = plan
+        self.groups = tuple(
+            _group(backend, plan, tuple(shards))
+            for _, shards in groupby(plan.of_rank(rank), key=lambda shard: shard.width)
+        )
+        self.copies: Parameter | None = None
+        if plan.replicated:
+            rows = [plan.table_rows[t] for t in plan.replicated]
+            self.copies = Parameter(backend.tables(rows, plan.dim), "emb_l.replicated")
+
+    def pieces(self) -> list[tuple[Shard, FloatArray]]:
+        """Every shard of this rank with its values (rows, width), replicated tables included."""
+        found = [
+            (shard, group.parameter.data.table(i))
+            for group in self.groups
+            for i, shard in enumerate(group.shards)
+        ]
+        if self.copies is not None:
+            found += [
+                (Shard(t, -1, 0, 1, 0, self.plan.dim), self.copies.data.table(i))
+                for i, t in enumerate(self.plan.replicated)
+            ]
+        return found
+
+    def initialise(self, rng: np.random.RandomState) -> None:
+        """Draw all tables as one process would, and keep what is here."""
+        pieces = self.pieces()
+        for table, rows in enumerate(self.plan.table_rows):
+            own = [(shard, values) for shard, values in pieces if shard.table == table]
+            bound = np.sqrt(1 / rows)
+            step = max(1, _DRAWN // self.plan.dim)
+            for first in range(0, rows, step):
+                count = min(step, rows - first)
+                drawn = rng.uniform(-bound, bound, (count, self.plan.dim))
+                _keep(own, drawn, first)
+
+
+def _keep(own: Sequence[tuple[Shard, FloatArray]], drawn: FloatArray, first: int) -> None:
+    """Copy rows ``first``, ... of a table into the shards that hold some of them."""
+    for shard, values in own:
+        skipped = (
+            -(first - shard.first_row) % shard.row_step
+            if first > shard.first_row
+            else (shard.first_row - first)
+        )
+        part = drawn[skipped :: shard.row_step, shard.first_col : shard.last_col]
+        start = (first + skipped - shard.first_row) // shard.row_step
+        values[start : start + len(part)] = part
+
+
+def _group(backend: Backend, plan: Plan, shards: tuple[Shard, ...]) -> Group:
+    rows = [shard.rows_of(plan.table_rows[shard.table]) for shard in shards]
+    data: Any = backend.tables(rows, shards[0].width)
+    return Group(shards, Parameter(data, f"emb_l.width{shards[0].width}"))

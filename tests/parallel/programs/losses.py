@@ -1,0 +1,74 @@
+"""Trains the same model with every plan, strategy and optimiser; rank 0 prints what came out.
+
+Run by the tests under ``mpiexec``: ``losses.py BACKEND STEPS OPTIMISER...``.
+"""
+
+import json
+import sys
+
+import numpy as np
+from dlrmjit_kernels import threads
+
+from dlrmjit.model import DLRM
+from dlrmjit.ops import get_backend
+from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.parallel.comm import Blocking, world
+from dlrmjit.parallel.exchange import STRATEGIES
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.sharding import KINDS, Placement, Plan
+from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.step import TrainingStep
+from tests.builders import random_batch, small_config
+
+CONFIG = small_config(table_rows=(7, 1, 30, 12, 100), mlp_bottom=(13, 150, 6))
+SIZES = (24, 24, 23, 24, 5, 1)  # samples of successive batches: some ranks get none of the last
+
+
+def plans(ranks):
+    """One plan of each kind, and a mixed one."""
+    everyone = tuple(range(ranks))
+    tables = range(CONFIG.tables)
+    of_kind = {
+        "whole": [Placement("whole", (t % ranks,)) for t in tables],
+        "columns": [Placement("columns", everyone) for _ in tables],
+        "rows": [Placement("rows", everyone) for _ in tables],
+        "replicated": [Placement("replicated") for _ in tables],
+        "mixed": [Placement(k, everyone[:1] if k == "whole" else everyone) for k in KINDS]
+        + [Placement("whole", (ranks - 1,))],
+    }
+    return {
+        kind: Plan(CONFIG.table_rows, CONFIG.embedding_dim, ranks, tuple(placements))
+        for kind, placements in of_kind.items()
+    }
+
+
+def train(step, steps):
+    rng = np.random.default_rng(5)
+    return [step(random_batch(rng, CONFIG, SIZES[i % len(SIZES)]), 0.1) for i in range(steps)]
+
+
+def backend_called(name):
+    return ReferenceBackend(np.float64) if name == "float64" else get_backend(name)
+
+
+def main(name, steps, *optimizers):
+    threads.set_threads(1)
+    comm, backend = world(), backend_called(name)
+    found = {}
+    for optimizer in optimizers:
+        if comm.rank == 0:
+            model = DLRM(CONFIG, backend=backend)
+            found[f"one process/{optimizer}"] = train(TrainingStep(model, optimizer), int(steps))
+        for kind, plan in plans(comm.size).items():
+            for strategy in STRATEGIES:
+                for way in (comm, Blocking(comm)) if kind == "mixed" else (comm,):
+                    if kind in ("mixed", "columns") or strategy == "alltoall":
+                        model = ShardedDLRM(CONFIG, way, plan, backend=backend, strategy=strategy)
+                        losses = train(ShardedStep(model, optimizer), int(steps))
+                        found[f"{kind}/{strategy}/{type(way).__name__}/{optimizer}"] = losses
+    if comm.rank == 0:
+        sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -174,7 +174,8 @@ def _relu_backward(
             a, b = position(ys, row, column), position(dys, row, column)
             c = position(dxs, row, column)
             for k in range(run):
-                dx[c + k] = dy[b + k] if y[a + k] > 0 else np.float32(0)
+                gradient = dy[b + k]  # read in either case, so that no branch is needed
+                dx[c + k] = gradient if y[a + k] > 0 else np.float32(0)
             column += run
 
 

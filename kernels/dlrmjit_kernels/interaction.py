@@ -49,12 +49,15 @@ def interaction_forward(features: F32, out: Matrix, itself: bool = False) -> Non
     forward(features, out.data, strides_of(out.layout), out.cols, calls, plan.sizes)
 
 
-def interaction_backward(features: F32, dout: Matrix, dfeatures: F32, itself: bool = False) -> None:
+def interaction_backward(
+    features: F32, dout: Matrix, dfeatures: F32, itself: bool = False, relu: bool = False
+) -> None:
     """Write ``dT = A @ T`` and add ``dx`` into ``dT[0]``; inverse bookkeeping of the forward.
 
     A is symmetric with ``A[i, j] = A[j, i] = dZ[i > j]`` and, with ``itself``, twice ``dZ[i, i]``
     on its diagonal. Shapes are those of :func:`interaction_forward`; ``dfeatures`` is written in
-    full and must not overlap ``features``.
+    full and must not overlap ``features``. With ``relu``, x is the output of a ReLU, whose
+    gradient is applied as well: ``dT[0]`` is kept where ``x > 0``.
 
     Raises
     ------
@@ -69,7 +72,8 @@ def interaction_backward(features: F32, dout: Matrix, dfeatures: F32, itself: bo
         )
     plan = sample_plan(*features.shape[1:], itself, current_target())
     layout = (strides_of(dout.layout), dout.cols)
-    backward(features, dout.data, *layout, dfeatures, (plan.unfold, plan.backward), plan.sizes)
+    calls = (plan.unfold, plan.backward)
+    backward(features, dout.data, *layout, dfeatures, calls, plan.sizes, relu)
 
 
 def _check_block(features: F32) -> None:

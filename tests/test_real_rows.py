@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dlrmjit_kernels import threads
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -54,6 +55,16 @@ def _dlrm(rows, split, seed):
     return fit(model, train, TrainConfig(EPOCHS, RATE), test=test).test.auc
 
 
+@pytest.fixture
+def one_thread():
+    """These batches are too small to share."""
+    before = threads.get_threads()
+    threads.set_threads(1)
+    yield
+    threads.set_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_dlrm_is_at_least_as_good_as_logistic_regression(rows, split):
     assert (len(split.train), len(split.test)) == (6400, 1600)
     found = [_dlrm(rows, split, seed) for seed in SEEDS]

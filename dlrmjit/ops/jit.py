@@ -25,6 +25,7 @@ from dlrmjit_kernels.interaction import (
 from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.loss import loss_gradient, probabilities
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.row_rules import SgdRows
 from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
@@ -65,7 +66,7 @@ class BagGradient:
 
     def descend(self, tables: EmbeddingTables, rate: float) -> None:
         """SGD on the touched rows, fused with the backward pass of the lookup."""
-        rule = embedding_update.SgdRows(rate)
+        rule = SgdRows(rate)
         embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
 
     def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:

@@ -8,13 +8,14 @@ occurrence: no atomics, no scan by every thread, the same bits for any number of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ConfigError
+from dlrmjit_kernels import buffers
 from dlrmjit_kernels.buckets import BITS, Buckets, sort_lookups
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.codegen.row_scatter import ScatterSpec
@@ -160,6 +161,28 @@ def _scatter_kernel(
                 )
 
 
+class _Place(NamedTuple):
+    """Where rows, states and gradients lie: addresses of every table, strides in bytes."""
+
+    rows: NDArray[np.int64]
+    tables: NDArray[np.int64]
+    state0: NDArray[np.int64]
+    state1: NDArray[np.int64]
+    row_bytes: int
+    gradient: int
+    bag_stride: int
+    table_stride: int
+
+
+class _Scratch(NamedTuple):
+    """Working memory: lists as long as the lookups, and parts of each thread."""
+
+    bags: NDArray[np.int32]
+    scales: NDArray[np.float32]
+    groups: NDArray[np.int32]  # (T, ...): hash table, distinct rows, starts
+    gradients: NDArray[np.float32]  # (T, ...): the summed gradient of a row
+
+
 def _update_rows(
     tables: EmbeddingTables,
     buckets: Buckets,
@@ -168,40 +191,149 @@ def _update_rows(
     state: RowState,
 ) -> None:
     """Any rule: the gradient of a row is summed before the row moves."""
-    workspace, scaled = tables.workspace, buckets.scaled
-    kernel = address(update_spec(rule, tables.dim, scaled), current_target())
+    workspace = tables.workspace
     scalars = workspace.get("scalars", 16, np.float32)
     values = (rule.l2, *rule.scalars(state.steps))
     scalars[: len(values)] = values
     states = [table.addresses for table in state.tables] + [tables.addresses] * 2
-    distinct = _most_distinct(tables.row_counts, buckets)
-    slots = 1 << hash_bits(distinct)
-    threads = get_num_threads()
-    per_thread = slots + 2 * (distinct + 2)
-    size = len(buckets.entries)
-    _update_kernel(
-        kernel,
-        buckets.entries,
-        buckets.scales if scaled else buckets.scales[:0],
-        buckets.begin[: buckets.count + 1],
-        buckets.tables,
-        buckets.plan,
+    place = _Place(
         tables.row_counts,
         tables.addresses,
         states[0],
         states[1],
         4 * tables.dim,
         dY.ctypes.data,
-        np.array(dY.strides, np.int64),
+        dY.strides[0],
+        dY.strides[1],
+    )
+    threads = get_num_threads()
+    _update_kernel(
+        address(update_spec(rule, tables.dim, buckets.scaled), current_target()),
+        *_sorted(buckets),
+        buckets.plan,
+        place,
+        _scratch(tables, buckets, threads),
         scalars,
         prefetch_distance(tables.dim),
-        workspace.get("bags", size, np.int32),
-        workspace.get("sorted_scales", size if scaled else 0, np.float32),
-        workspace.get("groups", threads * per_thread, np.int32),
-        per_thread,
-        workspace.get("gradients", threads * (tables.dim + 16), np.float32),
         threads,
         workspace.get("counter", 1, np.int64),
+    )
+
+
+def _sorted(
+    buckets: Buckets,
+) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int32]]:
+    """Entries, their scales (empty if they have none), bucket bounds and tables."""
+    scales = buckets.scales if buckets.scaled else buckets.scales[:0]
+    return buckets.entries, scales, buckets.begin[: buckets.count + 1], buckets.tables
+
+
+def _scratch(tables: EmbeddingTables, buckets: Buckets, threads: int) -> _Scratch:
+    workspace, size = tables.workspace, len(buckets.entries)
+    distinct = _most_distinct(
+        tables.row_counts, buckets.begin, buckets.plan, buckets.tables[: buckets.count]
+    )
+    per_thread = buffers.round_up((1 << hash_bits(distinct)) + 2 * distinct + 2, 64)
+    width = buffers.round_up(tables.dim, 64)
+    groups = workspace.get("groups", threads * per_thread, np.int32)
+    gradients = workspace.get("gradients", threads * width, np.float32)
+    return _Scratch(
+        workspace.get("bags", size, np.int32),
+        workspace.get("sorted_scales", size if buckets.scaled else 0, np.float32),
+        groups[: threads * per_thread].reshape(threads, per_thread),
+        gradients[: threads * width].reshape(threads, width),
+    )
+
+
+@jit
+def _most_distinct(
+    rows: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    plan: NDArray[np.int64],
+    bucket_tables: NDArray[np.int32],
+) -> int:
+    """Most different rows any bucket can hold."""
+    most = 1
+    for b in range(len(bucket_tables)):
+        s = bucket_tables[b]
+        most = max(most, min(begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1))
+    return most
+
+
+@parallel_jit
+def _update_kernel(
+    kernel: int,
+    entries: NDArray[np.uint64],
+    scales: NDArray[np.float32],
+    begin: NDArray[np.int64],
+    bucket_tables: NDArray[np.int32],
+    plan: NDArray[np.int64],
+    place: _Place,
+    scratch: _Scratch,
+    scalars: NDArray[np.float32],
+    ahead: int,
+    threads: int,
+    counter: NDArray[np.int64],
+) -> None:
+    """Threads take buckets until none is left."""
+    counter[0] = 0
+    for thread in prange(threads):
+        gradient = scratch.gradients[thread].ctypes.data
+        while True:
+            b = take_task(counter.ctypes.data)
+            if b >= len(begin) - 1:
+                break
+            first, last = begin[b], begin[b + 1]
+            s = np.int64(bucket_tables[b])
+            own = _Scratch(
+                scratch.bags[first:last],
+                scratch.scales[first:last] if len(scales) else scratch.scales,
+                scratch.groups[thread : thread + 1],
+                scratch.gradients,
+            )
+            part = scales[first:last] if len(scales) else scales
+            common = (scalars.ctypes.data, gradient, ahead)
+            _move_bucket(kernel, entries[first:last], part, s, plan[s, BITS], place, own, common)
+
+
+@jit
+def _move_bucket(
+    kernel: int,
+    entries: NDArray[np.uint64],
+    scales: NDArray[np.float32],
+    s: int,
+    shift: int,
+    place: _Place,
+    scratch: _Scratch,
+    common: tuple[int, int, int],
+) -> None:
+    """Group the rows of one bucket of table ``s``, then move each once."""
+    own = scratch.groups[0]
+    distinct = min(len(entries), (place.rows[s] >> shift) + 1)
+    slots = own[: 1 << hash_bits(distinct)]
+    rows = own[len(slots) : len(slots) + distinct]
+    starts = own[len(slots) + distinct : len(slots) + 2 * distinct + 2]
+    unique = group_rows(entries, shift, slots, rows, starts, place.tables[s], place.row_bytes)
+    order_bags(entries, scales, starts, scratch.bags, scratch.scales)
+    call(
+        kernel,
+        (
+            rows.ctypes.data,
+            starts.ctypes.data,
+            scratch.bags.ctypes.data,
+            scratch.scales.ctypes.data,
+            0,
+            unique,
+            place.tables[s],
+            place.state0[s],
+            place.state1[s],
+            place.row_bytes,
+            place.gradient + s * place.table_stride,
+            place.bag_stride,
+            common[0],
+            common[1],
+            common[2],
+        ),
     )
 
 
@@ -217,96 +349,6 @@ def update_spec(rule: RowRule, width: int, scaled: bool) -> UpdateSpec:
         rule.row if rule.row_states else None,
         scaled,
     )
-
-
-def _most_distinct(rows: NDArray[np.int64], buckets: Buckets) -> int:
-    """Most different rows any bucket can hold."""
-    return int(_distinct_bound(rows, buckets.begin, buckets.tables, buckets.plan, buckets.count))
-
-
-@jit
-def _distinct_bound(
-    rows: NDArray[np.int64],
-    begin: NDArray[np.int64],
-    bucket_tables: NDArray[np.int32],
-    plan: NDArray[np.int64],
-    count: int,
-) -> int:
-    most = 1
-    for b in range(count):
-        s = bucket_tables[b]
-        most = max(most, min(begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1))
-    return most
-
-
-@parallel_jit
-def _update_kernel(
-    kernel: int,
-    entries: NDArray[np.uint64],
-    scales: NDArray[np.float32],
-    begin: NDArray[np.int64],
-    bucket_tables: NDArray[np.int32],
-    plan: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    addresses: NDArray[np.int64],
-    state0: NDArray[np.int64],
-    state1: NDArray[np.int64],
-    row_bytes: int,
-    gradient: int,
-    strides: NDArray[np.int64],
-    scalars: NDArray[np.float32],
-    ahead: int,
-    bags: NDArray[np.int32],
-    sorted_scales: NDArray[np.float32],
-    groups: NDArray[np.int32],
-    per_thread: int,
-    gradients: NDArray[np.float32],
-    threads: int,
-    counter: NDArray[np.int64],
-) -> None:
-    """Threads take buckets until none is left: group the rows of one, then move each once."""
-    counter[0] = 0
-    width = len(gradients) // threads
-    for thread in prange(threads):
-        own = groups[thread * per_thread : (thread + 1) * per_thread]
-        scratch = gradients[thread * width : (thread + 1) * width].ctypes.data
-        while True:
-            b = take_task(counter.ctypes.data)
-            if b >= len(begin) - 1:
-                break
-            first, last = begin[b], begin[b + 1]
-            s = np.int64(bucket_tables[b])
-            shift = plan[s, BITS]
-            distinct = min(last - first, (rows[s] >> shift) + 1)
-            slots = own[: 1 << hash_bits(distinct)]
-            unique_rows = own[len(slots) : len(slots) + distinct]
-            starts = own[len(slots) + distinct : len(slots) + 2 * distinct + 2]
-            part = scales[first:last] if len(scales) else scales
-            sorted_part = sorted_scales[first:last]
-            unique = group_rows(
-                entries[first:last], shift, slots, unique_rows, starts, addresses[s], row_bytes
-            )
-            order_bags(entries[first:last], part, starts, bags[first:last], sorted_part)
-            call(
-                kernel,
-                (
-                    unique_rows.ctypes.data,
-                    starts.ctypes.data,
-                    bags[first:last].ctypes.data,
-                    sorted_part.ctypes.data,
-                    0,
-                    unique,
-                    addresses[s],
-                    state0[s],
-                    state1[s],
-                    row_bytes,
-                    gradient + s * strides[1],
-                    strides[0],
-                    scalars.ctypes.data,
-                    scratch,
-                    ahead,
-                ),
-            )
 
 
 def new_state(tables: EmbeddingTables, rule: RowRule) -> RowState:

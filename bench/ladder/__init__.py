@@ -1,0 +1,1 @@
+"""Rungs below the product's kernels: each correct and measured, none in the product's path."""

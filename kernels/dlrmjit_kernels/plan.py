@@ -16,10 +16,11 @@ from dlrmjit_kernels.blocking import Blocking, Shape
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
 from dlrmjit_kernels.codegen.tile import Tile
-from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep
+from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep, sweep_alone
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
+_SMALL = 1 << 19  # multiply-adds: some microseconds of one core
 _ONE = np.ones(1, dtype=np.float32)
 _ONE_ADDRESS = int(_ONE.ctypes.data)
 
@@ -33,11 +34,12 @@ class Finish:
     sigmoid: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product:
     """``C = finish(A @ B)`` by layouts alone; ``mask`` keeps C where it is positive.
 
-    With ``sums`` the sums of the columns of B are wanted as well.
+    With ``sums`` the sums of the columns of B are wanted as well. Products are compared by
+    identity, because plans are looked up by product at every call.
     """
 
     a: View
@@ -70,10 +72,12 @@ class Plan:
 
     numbers: NDArray[np.void]
     kernels: NDArray[np.int64]
+    alone: bool
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses."""
-        sweep(self.numbers, self.kernels, a, b, c, bias, mask, sums, _ONE_ADDRESS)
+        loops = sweep_alone if self.alone else sweep
+        loops(self.numbers, self.kernels, a, b, c, bias, mask, sums, _ONE_ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -114,15 +118,23 @@ def _in_panels(axis: Axis, target: Target) -> bool:
     return axis.stride(target.nr) is not None and (axis.step == 1 or axis.extent == 1)
 
 
-def make_plan(product: Product, target: Target, threads: int) -> Plan:
+def make_plan(
+    product: Product, target: Target, threads: int, blocking: Blocking | None = None
+) -> Plan:
     """Plan of a product without misfits, for a number of threads.
 
-    The blocking is the tuned one for this processor if there is one, else the chosen one.
+    The blocking is the one given, else the tuned one for this processor if there is one, else
+    the chosen one.
     """
-    blocking = blocking_for(target, product.shape)
+    blocking = blocking or blocking_for(target, product.shape)
     strides = _strides(product, target, blocking)
     numbers = _numbers(product, blocking, strides, threads)
-    return Plan(numbers, _kernels(product, target, numbers[0]))
+    return Plan(numbers, _kernels(product, target, numbers[0]), _alone(product.shape, threads))
+
+
+def _alone(shape: Shape, threads: int) -> bool:
+    """Whether one thread does it: there is no other, or the work is less than waking it up."""
+    return threads == 1 or shape.rows * shape.cols * max(1, shape.length) < _SMALL
 
 
 def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:

@@ -19,6 +19,7 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.transpose import Transpose
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.threads import get_threads
 
 _AXIS = ("block", "block_stride", "step")
 PLAN = np.dtype(
@@ -31,6 +32,7 @@ PLAN = np.dtype(
     ]
 )
 _LONGEST = 256
+_SMALL = 1 << 14  # elements: some microseconds of one core
 Numbers = Any  # an array of one PLAN
 
 
@@ -41,7 +43,9 @@ def relayout(source: View, source_address: int, target: View, target_address: in
     """
     if target.cols.step != 1:
         source, target = source.transposed, target.transposed
-    _copy(_plan(source, target, current_target().lanes), source_address, target_address)
+    small = target.rows.extent * target.cols.extent < _SMALL
+    copy = _copy_alone if small or get_threads() == 1 else _copy
+    copy(_plan(source, target, current_target().lanes), source_address, target_address)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -68,19 +72,36 @@ def _tile(source: Axis, target: Axis) -> int:
 
 @parallel_jit
 def _copy(plan: Numbers, source: int, target: int) -> None:
-    rows, cols = plan[0].rows, plan[0].cols
-    tile_rows, tile_cols = plan[0].tile_rows, plan[0].tile_cols
-    across = (cols + tile_cols - 1) // tile_cols
-    down = (rows + tile_rows - 1) // tile_rows
-    for tile in prange(down * across):
-        row, col = tile // across * tile_rows, tile % across * tile_cols
-        height, width = min(tile_rows, rows - row), min(tile_cols, cols - col)
-        a = source + 4 * _source_offset(plan, row, col)
-        b = target + 4 * _target_offset(plan, row, col)
-        if plan[0].source_col_step == 1:
-            _copy_rows(plan, a, b, height, width)
-        else:
-            _transpose(plan, a, b, height, width)
+    for tile in prange(_tiles(plan)):
+        _copy_tile(plan, source, target, tile)
+
+
+@jit
+def _copy_alone(plan: Numbers, source: int, target: int) -> None:
+    for tile in range(_tiles(plan)):
+        _copy_tile(plan, source, target, tile)
+
+
+@jit
+def _tiles(plan: Numbers) -> int:
+    p = plan[0]
+    down, across = p.rows + p.tile_rows - 1, p.cols + p.tile_cols - 1
+    tiles: int = down // p.tile_rows * (across // p.tile_cols)
+    return tiles
+
+
+@jit
+def _copy_tile(plan: Numbers, source: int, target: int, tile: int) -> None:
+    p = plan[0]
+    across = (p.cols + p.tile_cols - 1) // p.tile_cols
+    row, col = tile // across * p.tile_rows, tile % across * p.tile_cols
+    height, width = min(p.tile_rows, p.rows - row), min(p.tile_cols, p.cols - col)
+    a = source + 4 * _source_offset(plan, row, col)
+    b = target + 4 * _target_offset(plan, row, col)
+    if p.source_col_step == 1:
+        _copy_rows(plan, a, b, height, width)
+    else:
+        _transpose(plan, a, b, height, width)
 
 
 @jit

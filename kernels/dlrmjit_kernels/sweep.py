@@ -71,6 +71,23 @@ def sweep(
 
 
 @jit
+def sweep_alone(
+    plan: Numbers,
+    kernels: NDArray[np.int64],
+    a: int,
+    b: int,
+    c: int,
+    bias: int,
+    mask: int,
+    sums: int,
+    one: int,
+) -> None:
+    """The same on the calling thread: for products that are done before others would wake up."""
+    bounds = (0, plan[0].row_blocks, 0, plan[0].panels)
+    _rectangle(plan, kernels, (a, b, c, bias, mask, sums, one), bounds)
+
+
+@jit
 def _rectangle(plan: Numbers, kernels: Any, operands: Ints, bounds: Ints) -> None:
     top, bottom, left, right = bounds
     p = plan[0]
@@ -150,7 +167,8 @@ def _ahead(plan: Numbers, tile: int) -> int:
     p = plan[0]
     lines = max(1, 4 * p.nr // CACHE_LINE)
     row = tile // lines % UNROLL
-    return 4 * (p.b_panel + row * p.b_row) + CACHE_LINE * (tile % lines)
+    ahead: int = 4 * (p.b_panel + row * p.b_row) + CACHE_LINE * (tile % lines)
+    return ahead
 
 
 @jit

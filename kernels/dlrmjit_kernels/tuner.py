@@ -1,0 +1,63 @@
+"""Measures the blockings of a layer's three products by running them on operands of their size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlrmjit_kernels import tuning
+from dlrmjit_kernels.axes import view_of
+from dlrmjit_kernels.blocking import Blocking, Shape
+from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.plan import Finish, Product, make_plan
+from dlrmjit_kernels.product import Addresses
+from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.threads import get_threads
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was found for one product: its name, the winner, and its gain over the rule's choice."""
+
+    operation: str
+    shape: Shape
+    winner: Blocking
+    gflops: float
+    gain: float
+
+
+def tune_layer(n: int, c: int, k: int, seconds: float = 1.0) -> Iterator[Tuned]:
+    """Tune forward and both gradients of an (N, C, K) layer, and store each winner.
+
+    ``seconds`` is the time for each product.
+    """
+    x, w = _random(Matrix.empty_blocked(n, c)), _random(Matrix.empty_panels(c, k))
+    y, dw = _random(Matrix.empty_blocked(n, k)), _random(Matrix.empty_panels(c, k))
+    wt, dx = _random(Matrix.empty_panels(k, c)), _random(Matrix.empty_blocked(n, c))
+    xs, ws, ys = view_of(x.layout), view_of(w.layout), view_of(y.layout)
+    products = {
+        "forward": (Product(xs, ws, ys, finish=Finish(relu=True)), (x, w, y)),
+        "backward_data": (Product(ys, view_of(wt.layout), view_of(dx.layout)), (y, wt, dx)),
+        "backward_weights": (Product(xs.transposed, ys, view_of(dw.layout)), (x, y, dw)),
+    }
+    for name, (product, operands) in products.items():
+        if product.shape.cols > 1:
+            yield _tune(name, product, Addresses(*(m.address for m in operands)), seconds)
+
+
+def _random(matrix: Matrix) -> Matrix:
+    return matrix.assign(np.random.default_rng(0).random((matrix.rows, matrix.cols)) - 0.5)
+
+
+def _tune(name: str, product: Product, at: Addresses, seconds: float) -> Tuned:
+    target, shape = current_target(), product.shape
+    choices = tuning.candidates(target, shape)
+    plans = {b: make_plan(product, target, get_threads(), b) for b in choices}
+    winner, best = tuning.fastest(
+        choices, lambda blocking: plans[blocking].run(at.a, at.b, at.c), seconds
+    )
+    tuning.store(target, {shape: winner})
+    work = 2e-9 * shape.rows * shape.cols * max(shape.length, 1)
+    return Tuned(name, shape, winner, work / best[winner], best[choices[0]] / best[winner])

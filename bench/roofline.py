@@ -5,96 +5,11 @@ Run alone it prints them; other benchmarks measure them in their own run and div
 
 from __future__ import annotations
 
-import functools
-import time
-from dataclasses import dataclass
-from typing import Any
-
-import numba
-import numpy as np
-from dlrmjit_kernels import unsafe
-from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.codegen.ir import I64, POINTER, Emitter
-from dlrmjit_kernels.target import Target, current_target
-from llvmlite import ir
+from dlrmjit_kernels.ceilings import ceilings, fma_peak, triad
 
 from bench import harness
 
-_TURNS = 200_000
-_PER_TURN = 4
-
-
-@dataclass(frozen=True)
-class MultiplyAdds:
-    """A loop of ``accumulators`` independent chains of fused multiply-adds, all in registers."""
-
-    accumulators: int
-
-    @property
-    def symbol(self) -> str:
-        """Name of the function."""
-        return f"multiply_adds_{self.accumulators}"
-
-    def emit(self, module: ir.Module, target: Target) -> None:
-        """Define the kernel: ``turns`` times four multiply-adds per chain, results to ``out``."""
-        arguments = {"out": POINTER, "turns": I64}
-        emit = Emitter(module, self.symbol, arguments, target.lanes)
-        factor = emit.load(emit["out"])
-        with emit.loop(emit["turns"], [emit.zero()] * self.accumulators) as loop:
-            sums = loop.values
-            for _ in range(_PER_TURN):
-                sums = [emit.multiply_add(factor, factor, s) for s in sums]
-            loop.carry(sums)
-        for i, value in enumerate(loop.values):
-            emit.store(value, emit.offset(emit["out"], i * target.lanes))
-        emit.finish()
-
-
-def fma_peak(threads: int, seconds: float = 0.5) -> float:
-    """Most Gflop/s of ``threads`` threads at once, over several numbers of chains."""
-    target = current_target()
-    out = np.zeros((threads, 64 * target.lanes), dtype=np.float32)
-    best = 0.0
-    for chains in (10, 12, target.registers - 6):
-        kernel = engine.address(MultiplyAdds(chains), target)
-        flops = 2.0 * threads * _TURNS * _PER_TURN * chains * target.lanes
-        action = functools.partial(_on_all, kernel, out, _TURNS)
-        best = max(best, flops / _best(action, seconds / 3))
-    return best / 1e9
-
-
-def triad(threads: int, seconds: float = 0.5) -> float:
-    """GB/s of ``a = b + s * c`` over arrays far larger than the caches, 12 bytes an element."""
-    count = max(1 << 24, 4 * current_target().l3 // 4)
-    a, b, c = (np.ones(count, dtype=np.float32) for _ in range(3))
-    return 12.0 * count / _best(lambda: _triad(a, b, c, np.float32(3)), seconds) / 1e9
-
-
-def ceilings(threads: int, seconds: float = 0.5) -> dict[str, float]:
-    """The ceilings under the names they have in every report."""
-    return {"fma_peak_gflops": fma_peak(threads, seconds), "triad_gbs": triad(threads, seconds)}
-
-
-def _best(action: harness.Action, seconds: float) -> float:
-    action()
-    end, best = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        action()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-@numba.njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]
-def _on_all(kernel: Any, out: Any, turns: Any) -> None:
-    for thread in numba.prange(out.shape[0]):
-        unsafe.call(kernel, (out[thread].ctypes.data, turns))
-
-
-@numba.njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]
-def _triad(a: Any, b: Any, c: Any, s: Any) -> None:
-    for i in numba.prange(a.size):
-        a[i] = b[i] + s * c[i]
+__all__ = ["ceilings", "fma_peak", "triad"]
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from dlrmjit.data.source import Source
 from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model import DLRM
 from dlrmjit.optim import learning_rate
+from dlrmjit.profile import Profile
 from dlrmjit.step import TrainingStep
 
 
@@ -36,7 +37,8 @@ class Position:
 class StepRecord:
     """One training step: ``batch`` of ``batches`` in ``epoch``; ``step`` counts from the start.
 
-    ``loss`` is the mean over the batch; ``seconds`` the time of the step without its data.
+    ``loss`` is the mean over the batch; ``lookups`` the indices of all its bags; ``seconds`` the
+    time of the step without its data.
     """
 
     step: int
@@ -47,6 +49,7 @@ class StepRecord:
     loss: float
     learning_rate: float
     seconds: float
+    lookups: int = 0
 
     @property
     def is_last_of_epoch(self) -> bool:
@@ -139,6 +142,7 @@ def fit(
     observers: Sequence[Observer] = (),
     start: Position = Position(),
     best: Best = Best(),
+    profile: Profile | None = None,
 ) -> FitResult:
     """Train ``model`` on ``train`` in place.
 
@@ -149,12 +153,13 @@ def fit(
         steps and after the last step of each epoch
     observers : told of every step and test, in order
     start, best : where an interrupted run stopped, and its best results, to continue from there
+    profile : collects the time of every operation
 
     Returns
     -------
     FitResult, also when a threshold of ``config`` ended the run early.
     """
-    run = _Run(model, train, config or TrainConfig(), test, observers, best)
+    run = _Run(model, train, config or TrainConfig(), test, observers, best, profile)
     return run.execute(start)
 
 
@@ -169,10 +174,11 @@ class _Run:
         test: Source | None,
         observers: Sequence[Observer],
         best: Best,
+        profile: Profile | None,
     ) -> None:
         self.model, self.train, self.config, self.test = model, train, config, test
         self.observers = observers
-        self.training_step = TrainingStep(model, config.optimizer, config.loss)
+        self.training_step = TrainingStep(model, config.optimizer, config.loss, profile)
         self.result = FitResult(best=best)
 
     def execute(self, start: Position) -> FitResult:
@@ -215,7 +221,17 @@ class _Run:
         self.result.samples += batch.n
         self.result.step_seconds += seconds
         self.result.last_loss = loss
-        return StepRecord(step + 1, epoch, number, batches, batch.n, loss, rate, seconds)
+        return StepRecord(
+            step=step + 1,
+            epoch=epoch,
+            batch=number,
+            batches=batches,
+            samples=batch.n,
+            lookups=len(batch.indices),
+            loss=loss,
+            learning_rate=rate,
+            seconds=seconds,
+        )
 
     def _is_test_due(self, record: StepRecord) -> bool:
         if self.test is None:

@@ -17,10 +17,6 @@ _NO_MD = "it only matters with --md-flag, which is not supported"
 _NO_QR = "it only matters with --qr-flag, which is not supported"
 _FULL_TABLES = "train full tables, and bound their rows with --max-ind-range"
 _NO_QUANTIZATION = "models run in 32 bits; leave the flag out"
-_NO_BIN = (
-    "the MLPerf binary format is not read; give the text file with --raw-data-file "
-    "or the .npz with --processed-data-file"
-)
 _OWN_READER = "one process prepares the data"
 
 MODEL = FlagGroup(
@@ -142,12 +138,14 @@ DATA = FlagGroup(
             "kaggle",
             "which Criteo data set",
             values=("kaggle", "terabyte"),
-            supported=("kaggle",),
-            note="days of the Terabyte set are not put together; one of its days can be read "
-            "with --data-set=kaggle, as its lines have the same form",
         ),
         Flag("raw-data-file", str, "", "the data set's text file, plain or .gz"),
-        Flag("processed-data-file", str, "", "the data set as the reference's .npz"),
+        Flag(
+            "processed-data-file",
+            str,
+            "",
+            "the data set as the reference's .npz, or a directory made by dlrmjit.prepare",
+        ),
         Flag(
             "data-randomize",
             str,
@@ -183,9 +181,7 @@ DATA = FlagGroup(
             "memory-map",
             switch,
             False,
-            "keep the data set in one file per day",
-            _IGNORED,
-            "data sets are read without files by day",
+            "read the reference's files of days where they are there",
         ),
         Flag(
             "dataset-multiprocessing",
@@ -286,14 +282,7 @@ OUTPUT = FlagGroup(
         Flag("print-time", switch, False, "print real ms/it, not -1.00"),
         Flag("print-wall-time", switch, False, "end lines with the time of day"),
         Flag("debug-mode", switch, False, "print the model, the data and the weights"),
-        Flag(
-            "enable-profiling",
-            switch,
-            False,
-            "profile operations",
-            _IGNORED,
-            "the time of every step is in --log-json FILE",
-        ),
+        Flag("enable-profiling", switch, False, "print the time of every operation at the end"),
         Flag(
             "plot-compute-graph",
             switch,
@@ -326,8 +315,8 @@ MLPERF = FlagGroup(
         Flag("mlperf-logging", switch, False, "print MLLOG lines and more test metrics"),
         Flag("mlperf-acc-threshold", float, 0.0, "stop at this test accuracy", minimum=0),
         Flag("mlperf-auc-threshold", float, 0.0, "stop at this test AUC", minimum=0),
-        Flag("mlperf-bin-loader", switch, False, "read MLPerf's .bin files", _REFUSED, _NO_BIN),
-        Flag("mlperf-bin-shuffle", switch, False, "shuffle .bin batches", _REFUSED, _NO_BIN),
+        Flag("mlperf-bin-loader", switch, False, "read MLPerf's .bin files"),
+        Flag("mlperf-bin-shuffle", switch, False, "shuffle .bin batches, not their samples"),
         Flag(
             "mlperf-grad-accum-iter",
             int,

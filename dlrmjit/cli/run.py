@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from dlrmjit_kernels.buffers import available_memory
+from dlrmjit_kernels.ceilings import ceilings as measure_ceilings
+from dlrmjit_kernels.threads import get_threads
 
 from dlrmjit.cli import debug
 from dlrmjit.cli.console import ConsoleLines
@@ -27,6 +29,10 @@ from dlrmjit.data.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 from dlrmjit.fitting import Best, Observer, evaluate, fit
 from dlrmjit.model import DLRM
+from dlrmjit.profile import Profile
+from dlrmjit.roofline import Ceilings
+
+_CEILING_SECONDS = 0.15  # each, at the end of a run: enough for the best of some tries
 
 
 def run(options: Options) -> None:
@@ -114,7 +120,7 @@ def _train(
     extra: list[Observer],
     stack: ExitStack,
 ) -> None:
-    times = StepTimes()
+    times, profile = StepTimes(), Profile() if options.enable_profiling else None
     observers: list[Observer] = [_console(options), times, *extra]
     path = options.save_model or options.resume
     if path:
@@ -129,6 +135,7 @@ def _train(
         observers=observers,
         start=session.start.position,
         best=session.start.best,
+        profile=profile,
     )
     stack.close()
     if options.debug_mode:
@@ -136,6 +143,18 @@ def _train(
     print(training_summary(result, times, machine_facts(), peak_rss_bytes()))
     if isinstance(session.data.test, SyntheticSource):
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
+    if session.model.backend.name == "jit":
+        _print_speed(times, profile, session.model.config)
+
+
+def _print_speed(times: StepTimes, profile: Profile | None, config: ModelConfig) -> None:
+    """What was reached of what this machine can do; the ceilings are measured here and now."""
+    ceilings = Ceilings(**measure_ceilings(get_threads(), _CEILING_SECONDS))
+    if profile:
+        print(profile.table(config, ceilings))
+    line = times.roofline_line(config, ceilings)
+    if line:
+        print(line)
 
 
 def _console(options: Options) -> ConsoleLines:

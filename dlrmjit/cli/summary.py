@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from dlrmjit.config import ModelConfig
 from dlrmjit.fitting import FitResult, NullObserver, StepRecord
 from dlrmjit.metrics import Metrics
+from dlrmjit.profile import fraction_of_roofline
+from dlrmjit.roofline import Ceilings
 
 
 class StepTimes(NullObserver):
@@ -20,10 +23,14 @@ class StepTimes(NullObserver):
     def __init__(self) -> None:
         self._seconds = array("d")
         self._rates = array("d")
+        self._samples = 0
+        self._lookups = 0
 
     def on_step(self, record: StepRecord) -> None:
         """Remember a step."""
         self._seconds.append(record.seconds)
+        self._samples += record.samples
+        self._lookups += record.lookups
         self._rates.append(record.samples / record.seconds if record.seconds else 0.0)
 
     def describe(self) -> str:
@@ -32,6 +39,19 @@ class StepTimes(NullObserver):
             return ""
         ms, rate = 1000 * median(self._seconds), median(self._rates)
         return f"; median step {ms:.2f} ms, {rate:,.0f} samples/s"
+
+    def roofline_line(self, config: ModelConfig, ceilings: Ceilings) -> str:
+        """The median step as a share of what this machine needs at least; nothing without steps."""
+        if not self._seconds:
+            return ""
+        steps = len(self._seconds)
+        samples, lookups = self._samples // steps, self._lookups // steps
+        seconds = median(self._seconds)
+        share = fraction_of_roofline(config, samples, lookups, seconds, ceilings)
+        return (
+            f"The median step is at {100 * share:.1f} % of this machine's roofline "
+            f"({ceilings.fma_peak_gflops:,.0f} GF/s, {ceilings.triad_gbs:.1f} GB/s)"
+        )
 
 
 def training_summary(

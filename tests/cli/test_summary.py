@@ -5,6 +5,8 @@ from __future__ import annotations
 from dlrmjit.cli.summary import StepTimes, metrics_summary, training_summary
 from dlrmjit.fitting import Best, FitResult, StepRecord
 from dlrmjit.metrics import compute_metrics
+from dlrmjit.presets import PRESETS
+from dlrmjit.roofline import Ceilings, step_bound
 
 MACHINE = {"cpu": "Some CPU", "isa": "avx2", "threads": 2, "cores": 4}
 
@@ -28,6 +30,18 @@ def test_summary_of_a_run() -> None:
     assert "median step 200.00 ms" in text
     assert "AUC 1.0000" in text
     assert "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB" in text
+
+
+def test_the_roofline_counts_the_lookups_and_the_median_step() -> None:
+    config = PRESETS["small"].model
+    ceilings, times = Ceilings(200.0, 25.0), StepTimes()
+    assert times.roofline_line(config, ceilings) == ""
+    bound = step_bound(config, 2048, 8 * 50 * 2048, ceilings)
+    for seconds in (100 * bound, 2 * bound, 2 * bound):
+        times.on_step(StepRecord(1, 0, 0, 9, 2048, 0.5, 0.1, seconds, 8 * 50 * 2048))
+    assert "at 50.0 % of this machine's roofline (200 GF/s, 25.0 GB/s)" in times.roofline_line(
+        config, ceilings
+    )
 
 
 def test_summary_of_nothing() -> None:

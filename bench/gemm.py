@@ -211,7 +211,7 @@ def _summary(report: harness.Report, group: str, weights: dict[tuple[int, ...], 
 
 def run(report: harness.Report, quick: bool, torch: Any) -> None:
     """Measure everything into ``report``."""
-    budget, peak = (0.3, 1.5)[not quick], report.machine["fma_peak_gflops"]
+    budget, peak = (0.5, 2.0)[not quick], report.machine["fma_peak_gflops"]
     weights: dict[str, dict[tuple[int, ...], int]] = {}
     for layer in layers(quick):
         weights.setdefault(layer.group, {})[tuple(layer.shape.values())] = layer.count

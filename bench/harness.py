@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 Action = Callable[[], object]
-_SHORTEST = 2e-4  # seconds of a sample: shorter actions are repeated within one
+_SHORTEST = 2e-3  # seconds of a sample: shorter actions are repeated within one
+_SETTLE = 0.03  # seconds before a sample: idle threads of another's pool spin for about as long
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def alternate(
 ) -> dict[str, Samples]:
     """Time all contenders in turn, for about ``budget`` seconds in all, after a warm-up each.
 
-    Before every sample its contender runs once untimed, so the caches hold what a previous call
-    of its own left, and threads of the contender before have ceased to spin.
+    Before every sample there is a pause, so that the threads of the contender before cease to
+    spin, and one untimed run, so that the caches hold what a call of one's own leaves.
     """
     plans = {name: _repeats(action) for name, action in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -94,6 +95,7 @@ def _repeats(action: Action) -> int:
 
 
 def _sample(action: Action, repeats: int) -> float:
+    time.sleep(_SETTLE)
     action()
     start = time.perf_counter()
     for _ in range(repeats):

@@ -73,7 +73,7 @@ class ShardedLookup:
         for bags, a, b in zip(self._bags, self._ends, self._ends[1:], strict=False):
             bags.load(batch.indices, batch.offsets[a:b])
         if self._copies is not None:
-            self._copies.load(*_selected(batch.local, self._plan.replicated))
+            self._copies.load(*selected(batch.local, self._plan.replicated))
 
     def post(self) -> None:
         """Pool the rows of this rank for all samples and send them."""
@@ -125,7 +125,7 @@ ARRIVE = Rule("arrive", _arrive, _depart)
 """Pooled vectors from a ``port`` (anything that can ``finish`` and ``post_gradient``)."""
 
 
-def _selected(batch: Batch, tables: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def selected(batch: Batch, tables: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Merged lookups of some tables of a batch."""
     parts = [batch.table(t) for t in tables]
     starts = np.cumsum([0, *(len(indices) for indices, _ in parts)])

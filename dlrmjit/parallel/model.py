@@ -50,7 +50,8 @@ class ShardedDLRM(DLRM):
     ) -> None:
         _check_fits(config, comm, plan)
         self.comm, self.plan, self.strategy = comm, plan, strategy
-        self.router = Router(comm, plan, shares)
+        self.shares = shares or comm.size
+        self.router = Router(comm, plan, self.shares)
         self._answers: dict[int, Graph] = {}
         super().__init__(config, backend=backend, rng=rng, initialise=initialise)
 

@@ -113,10 +113,7 @@ class PendingBatch:
 
 
 class ShardedSource:
-    """A source of whole batches as one rank's sharded batches, exchanged one ahead.
-
-    A source with a method ``share(rank_sizes, rank)`` makes only this rank's part of batches.
-    """
+    """A source of whole batches as one rank's sharded batches, exchanged one ahead."""
 
     def __init__(self, source: Source, router: Router) -> None:
         self._source, self._router = source, router

@@ -1,7 +1,7 @@
 """Sorts a batch's lookups by the rows they touch, so that every row has one owner.
 
-A bucket holds the lookups of all rows of a table with the same low bits, which spreads hot rows,
-whose numbers are often small and adjacent, over many buckets. A counting sort over fixed chunks
+The low bits of a row choose its bucket, which spreads hot rows, whose numbers are often small
+and adjacent, over many buckets. A counting sort over fixed chunks
 of bags keeps the order of occurrence inside a bucket, so nothing depends on who does what when.
 Each lookup becomes an entry, a uint64 with its row in the high and its bag in the low 32 bits.
 """
@@ -114,6 +114,16 @@ def _bucket_bits(lookups: int, rows: int, per_bucket: int) -> int:
 
 
 @jit
+def _bucket_of(row: int, bits: int, mask: int) -> int:
+    """Bucket of a row: its low bits, stirred by the next ones.
+
+    Low bits alone would give a bucket rows at multiples of a power of two, which all fall into
+    the same few sets of every cache. Each value of the upper bits still adds at most one row.
+    """
+    return (row ^ (row >> bits)) & mask
+
+
+@jit
 def _make_plan(
     offsets: NDArray[np.int64], rows: NDArray[np.int64], per_bucket: int, plan: NDArray[np.int64]
 ) -> None:
@@ -166,6 +176,7 @@ def _count(
             outside |= _count_chunk(
                 indices[offsets[s, first] : offsets[s, last]],
                 rows[s],
+                plan[s, BITS],
                 histogram[cell : cell + (1 << plan[s, BITS])],
             )
         bad += outside
@@ -173,7 +184,7 @@ def _count(
 
 
 @jit
-def _count_chunk(indices: NDArray[Any], rows: int, histogram: NDArray[np.int32]) -> int:
+def _count_chunk(indices: NDArray[Any], rows: int, bits: int, histogram: NDArray[np.int32]) -> int:
     histogram[:] = 0
     mask = len(histogram) - 1
     outside = 0
@@ -184,7 +195,7 @@ def _count_chunk(indices: NDArray[Any], rows: int, histogram: NDArray[np.int32])
         return outside
     for i in range(len(indices)):
         outside |= (indices[i] < 0) | (indices[i] >= rows)
-        histogram[indices[i] & mask] += 1
+        histogram[_bucket_of(indices[i], bits, mask)] += 1
     return outside
 
 
@@ -240,17 +251,19 @@ def _scatter(
                 break
             s, first, last, cell = _chunk(plan, N, task)
             start = offsets[s, 0] - offsets[0, 0]
+            bits = plan[s, BITS]
             cursor = histogram[cell : cell + (1 << plan[s, BITS])]
             bags = offsets[s, first : last + 1]
             if scaled:
-                _scatter_scales(indices, bags, weights, mean, cursor.copy(), scales[start:])
-            _scatter_chunk(indices, bags, first, cursor, entries[start:])
+                _scatter_scales(indices, bags, bits, weights, mean, cursor.copy(), scales[start:])
+            _scatter_chunk(indices, bags, bits, first, cursor, entries[start:])
 
 
 @jit
 def _scatter_chunk(
     indices: NDArray[Any],
     bags: NDArray[np.int64],
+    bits: int,
     first: int,
     cursor: NDArray[np.int32],
     entries: NDArray[np.uint64],
@@ -258,7 +271,7 @@ def _scatter_chunk(
     mask = len(cursor) - 1
     for n in range(len(bags) - 1):
         for i in range(bags[n], bags[n + 1]):
-            bucket = indices[i] & mask
+            bucket = _bucket_of(indices[i], bits, mask)
             entries[cursor[bucket]] = (np.uint64(indices[i]) << np.uint64(32)) | np.uint64(
                 first + n
             )
@@ -269,6 +282,7 @@ def _scatter_chunk(
 def _scatter_scales(
     indices: NDArray[Any],
     bags: NDArray[np.int64],
+    bits: int,
     weights: NDArray[np.float32],
     mean: bool,
     cursor: NDArray[np.int32],
@@ -280,6 +294,6 @@ def _scatter_scales(
         if mean and bags[n + 1] > bags[n]:
             share /= np.float32(bags[n + 1] - bags[n])
         for i in range(bags[n], bags[n + 1]):
-            bucket = indices[i] & mask
+            bucket = _bucket_of(indices[i], bits, mask)
             scales[cursor[bucket]] = share * weights[i] if len(weights) else share
             cursor[bucket] += 1

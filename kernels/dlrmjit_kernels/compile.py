@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,17 +80,33 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = (_Locator,)
 
 
+_DAMAGED = (EOFError, pickle.UnpicklingError, ValueError)
+
+
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
-    """Numba's function cache in our folder; a cache that cannot be written is only slower."""
+    """Numba's function cache in our folder; one that is damaged or not writable is only slower."""
 
     _impl_class = _CacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, *_DAMAGED):
+            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             with cache_lock():
-                super().save_overload(sig, data)
+                self._save(sig, data)
         except OSError:
             self.disable()
+
+    def _save(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except _DAMAGED:
+            self.flush()
+            super().save_overload(sig, data)
 
 
 def _compile(function: F, **options: Any) -> F:

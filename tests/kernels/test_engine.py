@@ -44,7 +44,7 @@ def test_the_second_request_gets_the_first_address():
 
 def test_an_object_on_disk_is_loaded_instead_of_compiled(own_cache, monkeypatch):
     engine.address(Transpose(), current_target())
-    assert len(list(own_cache.rglob("transpose.o"))) == 1
+    assert len(list(own_cache.rglob("transpose.kernel"))) == 1
     monkeypatch.setattr(engine, "_optimised", None)
     start_afresh(monkeypatch)
     assert transposed(engine.address(Transpose(), current_target()))

@@ -57,6 +57,9 @@ def assembly(spec: Spec, target: Target) -> str:
     return str(machine.emit_assembly(_optimised(spec, target, machine)))
 
 
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
 def _load(spec: Spec, target: Target) -> int:
     engine = _engine(target)
     engine.add_object_file(binding.ObjectFileRef.from_data(_object(spec, target)))
@@ -65,21 +68,30 @@ def _load(spec: Spec, target: Target) -> int:
 
 
 def _object(spec: Spec, target: Target) -> bytes:
-    """Object file of ``spec``, from disk if it is there."""
+    """Object file of ``spec``, from disk if it is there and whole."""
     path = _object_path(spec, target)
-    try:
-        return path.read_bytes()
-    except OSError:
+    content = _stored(path)
+    if content is None:
         machine = _machine(target)
         content = bytes(machine.emit_object(_optimised(spec, target, machine)))
         _store(path, content)
-        return content
+    return content
 
 
 def _object_path(spec: Spec, target: Target) -> Path:
     machine = f"{target.triple} {target.cpu} {target.features}"
     digest = hashlib.sha256(machine.encode()).hexdigest()[:12]
-    return cache_path() / f"{target.isa}-{digest}" / f"{spec.symbol}.o"
+    return cache_path() / f"{target.isa}-{digest}" / f"{spec.symbol}.kernel"
+
+
+def _stored(path: Path) -> bytes | None:
+    """What :func:`_store` kept, or None: damaged code would crash the process that runs it."""
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    digest, content = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
+    return content if hashlib.sha256(content).digest() == digest else None
 
 
 def _store(path: Path, content: bytes) -> None:
@@ -87,7 +99,7 @@ def _store(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
-            handle.write(content)
+            handle.write(hashlib.sha256(content).digest() + content)
         os.replace(handle.name, path)
     except OSError:
         return

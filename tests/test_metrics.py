@@ -116,3 +116,15 @@ def test_columns_and_integers_are_taken():
 def test_lengths_must_agree():
     with pytest.raises(ShapeError, match=r"3 scores.*2 targets"):
         compute_metrics([0.1, 0.2, 0.3], [0, 1])
+
+
+def test_many_scores_are_ranked_as_few_are(monkeypatch):
+    rng = np.random.default_rng(1)
+    targets = rng.random(3000) < 0.3
+    scores = rng.normal(targets, 1.0).astype(np.float32)
+    few = compute_metrics(scores, targets)
+    monkeypatch.setattr("dlrmjit.metrics._MANY", 1)
+    many = compute_metrics(scores, targets)
+    assert many.auc == pytest.approx(few.auc, abs=1e-14)
+    assert many.average_precision == pytest.approx(few.average_precision, abs=1e-14)
+    assert np.isnan(compute_metrics(np.full(5, np.nan, np.float32), [0, 1, 0, 1, 0]).auc)

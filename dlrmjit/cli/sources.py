@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dlrmjit.cli.options import Options
+from dlrmjit.cli.stored import find_stored, stored_sources
 from dlrmjit.data.criteo import (
     CriteoData,
     Split,
@@ -93,6 +94,14 @@ def _synthetic_source(options: Options, split: str, size: int, batches: int) -> 
 
 
 def _dataset(options: Options, rng: np.random.RandomState) -> Data:
+    stored = find_stored(options)
+    if stored is not None:
+        return Data(*stored_sources(stored, options, test_batch_size(options)))
+    if options.data_set == "terabyte":
+        raise ConfigError(
+            "the days of the Terabyte set are too large to be read as text for each run: make a "
+            "set of them with python -m dlrmjit.prepare, then give it as --processed-data-file=DIR"
+        )
     data = _criteo(options, rng)
     split = _split(data, options, rng)
     everything = data.source(options.mini_batch_size, max_ind_range=options.max_ind_range)

@@ -31,7 +31,7 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
     Raises :class:`DataError` naming the file, and the array, sample, column and value at fault;
     :class:`IndexRangeError` for an id that is not below its column's count.
     """
-    arrays = _load(path, KEYS, _DAYS)
+    arrays = load_npz(path, KEYS, _DAYS)
     labels = _whole(arrays["y"], "y", path, 1).reshape(-1)
     integers = _whole(arrays["X_int"], "X_int", path, 2)
     ids = _whole(arrays["X_cat"], "X_cat", path, 2)
@@ -76,11 +76,12 @@ def read_day_counts(raw_path: str | Path) -> tuple[int, ...] | None:
     note = raw.with_name(f"{raw.name.split('.')[0]}_day_count.npz")
     if not note.exists():
         return None
-    counts = _load(note, ("total_per_file",))["total_per_file"]
+    counts = load_npz(note, ("total_per_file",))["total_per_file"]
     return tuple(_whole(counts, "total_per_file", note, 1).tolist())
 
 
-def _load(path: str | Path, keys: Sequence[str], *optional: str) -> dict[str, NDArray[Any]]:
+def load_npz(path: str | Path, keys: Sequence[str], *optional: str) -> dict[str, NDArray[Any]]:
+    """Arrays of an ``.npz`` file by name; raises DataError for a damaged one or a missing name."""
     try:
         with open(path, "rb") as file:
             return _arrays(path, np.load(file, allow_pickle=False), keys, optional)

@@ -79,7 +79,6 @@ WRONG = {
     "--quantize-mlp-with-bit=8": "32 bits",
     "--quantize-emb-with-bit=4": "32 bits",
     "--weighted-pooling=learned": "leave the flag out",
-    "--mlperf-bin-loader": "--raw-data-file",
     "--mlperf-grad-accum-iter=2": "--mini-batch-size",
     "--data-generation=internal": "never published",
     "--data-generation=foo": "must be one of random",

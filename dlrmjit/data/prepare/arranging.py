@@ -94,6 +94,7 @@ class Arranger:
                 self._journal.note(DEAL, state)
                 progress(chunk.end)
         self._journal.note(DEAL, state, now=True)
+        self._staging.drop_numbered()  # at once: what the disk has not seen need not be written
 
     def _dealt(self, first: int) -> Iterator[Dealt]:
         """Chunks of records from row ``first`` on."""

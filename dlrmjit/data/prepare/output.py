@@ -42,10 +42,16 @@ class SplitFiles:
         for file, part in zip(self._files, parts, strict=True):
             file.write(row, part)
 
-    def close(self) -> None:
-        """Sync the files to the disk and release them."""
+    def sync(self) -> None:
+        """Return when the disk has it all."""
         for file in self._files:
             file.sync()
+
+    def __enter__(self) -> SplitFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
             file.close()
 
 

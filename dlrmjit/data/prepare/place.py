@@ -90,5 +90,11 @@ class Place:
         except OSError as error:
             raise write_error(self._out, error) from None
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let another process work here."""
         if self._lock is not None:
             self._lock.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
     finished = _finished(options) if options.resume else None
     if finished is not None:
         return finished
-    place = Place(options.out, replace=options.replace)
     plan = {"inputs": describe_inputs(options.inputs), "options": options.determining()}
-    journal = place.begin(plan, options.checkpoint_seconds, resume=options.resume)
-    return _Preparation(options, place, journal, report or _silent).run()
+    with Place(options.out, replace=options.replace) as place:
+        journal = place.begin(plan, options.checkpoint_seconds, resume=options.resume)
+        return _Preparation(options, place, journal, report or _silent).run()
 
 
 def _finished(options: PrepareOptions) -> Manifest | None:
@@ -61,6 +62,11 @@ def _silent(step: str, done: int, total: int, rows: int) -> None:
     """Report to nobody."""
 
 
+def _working_memory(memory: int) -> int:
+    """What ``memory`` leaves for vocabularies and buckets."""
+    return max(memory - _PROGRAM_BYTES, memory // 4)
+
+
 class _Preparation:
     """One run of the steps."""
 
@@ -69,7 +75,7 @@ class _Preparation:
     ) -> None:
         self._options, self._place, self._journal, self._report = options, place, journal, report
         self._staging = Staging(place.work)
-        self._memory = max(options.memory - _PROGRAM_BYTES, options.memory // 4)
+        self._memory = _working_memory(options.memory)
 
     def run(self) -> Manifest:
         parsed = parse_inputs(self._options, self._staging, self._journal, self._tell_parsed())
@@ -97,25 +103,32 @@ class _Preparation:
         return tell
 
     def _arrange(self, file_rows: list[int]) -> list[int]:
-        options = self._options
-        splitter = Splitter(options, file_rows)
+        splitter = Splitter(self._options, file_rows)
         counts = splitter.counts()
-        outputs = {
-            name: SplitFiles(
-                self._place.fresh / name, rows, INTEGERS, HASHES, options.dense, options.indices
-            )
-            for name, rows in zip(SPLITS, counts, strict=True)
-            if rows
-        }
+        with ExitStack() as stack:
+            outputs = {
+                name: stack.enter_context(self._split_files(name, rows))
+                for name, rows in zip(SPLITS, counts, strict=True)
+                if rows
+            }
+            self._fill(splitter, counts, outputs)
+            for output in outputs.values():
+                output.sync()
+        return counts
+
+    def _split_files(self, name: str, rows: int) -> SplitFiles:
+        options = self._options
+        return SplitFiles(
+            self._place.fresh / name, rows, INTEGERS, HASHES, options.dense, options.indices
+        )
+
+    def _fill(self, splitter: Splitter, counts: list[int], outputs: dict[str, SplitFiles]) -> None:
         arranger = Arranger(
-            options, self._staging, self._journal, splitter, counts, outputs, self._memory
+            self._options, self._staging, self._journal, splitter, counts, outputs, self._memory
         )
         total = sum(counts)
         arranger.deal(lambda done: self._report("deal", done, total, done))
         arranger.sort(lambda done: self._report("sort", done, counts[0], done))
-        for output in outputs.values():
-            output.close()
-        return counts
 
     def _describe(self, parsed: ParseState, table_rows: list[int], counts: list[int]) -> Manifest:
         vocabularies = self._keep_vocabularies()

@@ -54,6 +54,12 @@ class Staging:
             *(self.ids(j) for j in range(HASHES)),
         ]
 
+    def drop_numbered(self) -> None:
+        """Delete the columns that have gone into the set."""
+        for file in self.numbered_files():
+            file.close()
+            file.path.unlink()
+
 
 def slices(rows: int, size: int, first: int = 0) -> Iterator[tuple[int, int]]:
     """(start, end) of consecutive slices of ``range(first, rows)``."""

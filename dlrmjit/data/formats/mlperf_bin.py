@@ -1,0 +1,91 @@
+"""MLPerf's version 1 binary: records of 40 int32, a label, 13 dense values and 26 ids.
+
+Dense values are whole and not negative; the model sees log(x + 1) of them. HugeCTR's raw
+one-hot format is the same record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.criteo_text import FIELDS, HASHES, INTEGERS
+from dlrmjit.data.npz import load_npz
+from dlrmjit.data.table import Table
+from dlrmjit.errors import DataError
+
+RECORD_BYTES = 4 * FIELDS
+_ROWS = 1 << 18
+
+
+def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Table:
+    """The rows of a ``.bin`` file, mapped.
+
+    ``table_rows`` default to one more than each column's largest id, for which all is read.
+    Raises DataError for a file that is missing or ends within a record.
+    """
+    try:
+        size = path.stat().st_size
+        if size == 0 or size % RECORD_BYTES:
+            raise DataError(
+                f"{path} has {size} bytes, which is not a number of records of {RECORD_BYTES}; "
+                "it was cut off, or is not of this format"
+            )
+        mapped = np.memmap(path, np.int32, mode="r").view(np.ndarray)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    records = mapped.reshape(-1, FIELDS)
+    ids = records[:, 1 + INTEGERS :]
+    return Table(
+        labels=records[:, 0],
+        dense=records[:, 1 : 1 + INTEGERS],
+        ids=ids,
+        table_rows=tuple(table_rows) if table_rows is not None else _largest(ids),
+        takes_logarithms=True,
+        origin=str(path),
+    )
+
+
+def write_bin(path: Path, table: Table) -> None:
+    """Write ``table``, whose dense values must be whole numbers, as records.
+
+    Raises DataError for dense values that are logarithms already.
+    """
+    if not table.takes_logarithms:
+        raise DataError(
+            f"{table.origin} holds logarithms; the .bin format needs the whole numbers they "
+            "were taken of: prepare the data with --dense int32"
+        )
+    try:
+        with open(path, "wb") as file:
+            for first in range(0, len(table), _ROWS):
+                file.write(records_of(table.cut(first, min(first + _ROWS, len(table)))).data)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def records_of(table: Table) -> NDArray[np.int32]:
+    """All of a small table as records (N, 40)."""
+    records = np.empty((len(table), 1 + table.dense.shape[1] + table.ids.shape[1]), np.int32)
+    records[:, 0] = table.labels
+    records[:, 1 : 1 + table.dense.shape[1]] = np.maximum(table.dense, 0)
+    records[:, 1 + table.dense.shape[1] :] = table.ids
+    return records
+
+
+def read_counts(path: Path) -> tuple[int, ...]:
+    """Rows of every table, as the reference keeps them beside its days' files."""
+    counts = load_npz(path, ("counts",))["counts"]
+    if counts.shape != (HASHES,):
+        raise DataError(f"{path}: counts has shape {counts.shape}, expected ({HASHES},)")
+    return tuple(int(count) for count in counts)
+
+
+def _largest(ids: NDArray[np.int32]) -> tuple[int, ...]:
+    most = np.zeros(ids.shape[1], np.int64)
+    for first in range(0, len(ids), _ROWS):
+        most = np.maximum(most, ids[first : first + _ROWS].max(axis=0))
+    return tuple(int(m) + 1 for m in most)

@@ -1,0 +1,208 @@
+"""Batches from a table of any size, assembled ahead of their use by a background thread.
+
+The order of an epoch is a function of seed and epoch, computed point by point: it takes no
+memory, and to go on from batch b of epoch e is to ask for just that.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from dlrmjit_kernels.permutation import half_width, row_key
+from dlrmjit_kernels.records import (
+    gather_dense,
+    gather_ids,
+    gather_labels,
+    range_of,
+    rows_of,
+    small_logarithms,
+)
+from numpy.typing import NDArray
+
+from dlrmjit.data.arrays import one_hot_offsets
+from dlrmjit.data.batch import Batch
+from dlrmjit.data.multi_hot import gather_multi_hot
+from dlrmjit.data.pool import Pool
+from dlrmjit.data.source import index_dtype
+from dlrmjit.data.table import Table
+from dlrmjit.data.validate import check_index_range, check_positive
+from dlrmjit.errors import ConfigError
+
+Shuffle = Literal["none", "block", "total"]
+BLOCK_ROWS = 1 << 16
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch one process of many reads: share ``rank`` of ``ranks``."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def bounds(self, first: int, last: int) -> tuple[int, int]:
+        """Our part of positions ``first`` to ``last``; parts differ by one row at most."""
+        n = last - first
+        return first + n * self.rank // self.ranks, first + n * (self.rank + 1) // self.ranks
+
+
+class Loader:
+    """A source of batches over ``table``.
+
+    ``shuffle`` ``total`` permutes all rows anew each epoch, ``block`` the order of blocks of
+    ``block_rows`` and the rows in each, which keeps reads near each other. The last batch may be
+    short. Buffers are used again as soon as nobody holds a batch's arrays any more.
+
+    Raises IndexRangeError, while walking, for an id outside its table.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        batch_size: int,
+        *,
+        shuffle: Shuffle = "none",
+        block_rows: int = BLOCK_ROWS,
+        seed: int = 0,
+        share: Share = Share(),
+        ahead: int = _AHEAD,
+    ) -> None:
+        if shuffle not in ("none", "block", "total"):
+            raise ConfigError(f"shuffle must be none, block or total, not {shuffle!r}")
+        self._table, self._shuffle, self._seed = table, shuffle, seed
+        self._share, self._ahead = share, ahead
+        check_positive(block_rows, "rows of a block")
+        self.batch_size = check_positive(batch_size, "batch size")
+        self._block = {"none": 0, "block": block_rows, "total": max(len(table), 1)}[shuffle]
+        permuted = len(table) // block_rows if shuffle == "block" else len(table)
+        self._halves = half_width(max(permuted, 1)), half_width(block_rows)
+        self._assembler = _Assembler(table)
+
+    @property
+    def table_rows(self) -> tuple[int, ...]:
+        """Rows of every table."""
+        return self._table.table_rows
+
+    @property
+    def dense_features(self) -> int:
+        """Dense features D of a sample."""
+        return int(self._table.dense.shape[1])
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of one epoch, of all shares together."""
+        return len(self._table)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of one epoch, the short last one included."""
+        return -(-len(self._table) // self.batch_size)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1``, ... of an epoch, assembled while others are used."""
+        if self._ahead < 1:
+            yield from self._walk(epoch, start)
+            return
+        prefetch = _Prefetch(self._walk(epoch, start), self._ahead)
+        try:
+            yield from prefetch
+        finally:
+            prefetch.stop()
+
+    def _walk(self, epoch: int, start: int) -> Iterator[Batch]:
+        for number in range(start, self.num_batches):
+            yield self._assembler.batch(self.rows_of_batch(epoch, number))
+
+    def rows_of_batch(self, epoch: int, number: int) -> NDArray[np.int64]:
+        """The rows of our share of batch ``number`` of an epoch, in order."""
+        first = number * self.batch_size
+        low, high = self._share.bounds(first, min(first + self.batch_size, len(self._table)))
+        chosen = np.empty(high - low, np.int64)
+        seed = int(row_key(self._seed, epoch)) >> 2  # small enough for signed arithmetic
+        rows_of(low, len(self._table), self._block, seed, *self._halves, chosen)
+        return chosen
+
+
+class _Assembler:
+    """Makes batches of given rows, in buffers that nobody holds."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._rows = np.array(table.table_rows, np.int64)
+        self._index_type = index_dtype(table.table_rows)
+        self._logarithms = small_logarithms()
+        self._pool = Pool()
+        self._offsets: dict[int, NDArray[np.int64]] = {}
+
+    def batch(self, chosen: NDArray[np.int64]) -> Batch:
+        """The batch of rows ``chosen``."""
+        table, n = self._table, len(chosen)
+        dense = self._pool.take((n, table.dense.shape[1]), np.float32)
+        labels = self._pool.take((n,), np.float32)
+        gather_dense(chosen, table.dense, dense, self._logarithms, table.takes_logarithms)
+        gather_labels(chosen, table.labels, labels)
+        if table.multi:
+            indices, offsets = gather_multi_hot(table, chosen, self._index_type)
+            return Batch.unchecked(dense, indices, offsets, labels)
+        ids = self._pool.take((len(table.table_rows), n), self._index_type)
+        gather_ids(chosen, table.ids, table.max_ind_range, ids)
+        self._check(ids, n)
+        return Batch.unchecked(dense, ids.reshape(-1), self._one_hot(n), labels)
+
+    def _check(self, ids: NDArray[np.int32] | NDArray[np.int64], n: int) -> None:
+        bad = range_of(ids, self._rows)
+        if bad >= 0:
+            check_index_range(bad, ids[bad], np.arange(n + 1), int(self._rows[bad]))
+
+    def _one_hot(self, n: int) -> NDArray[np.int64]:
+        """Offsets of one lookup each: the same for all batches of a size."""
+        if n not in self._offsets:
+            if len(self._offsets) > 3:
+                self._offsets.clear()
+            self._offsets[n] = one_hot_offsets(len(self._table.table_rows), n)
+            self._offsets[n].flags.writeable = False
+        return self._offsets[n]
+
+
+class _Prefetch:
+    """Runs an iterator in a thread, a bounded number of items ahead."""
+
+    def __init__(self, source: Iterator[Batch], ahead: int) -> None:
+        self._source = source
+        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(ahead)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="loader")
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        while (item := self._ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            del item  # so that its buffers are free as soon as the caller drops it
+
+    def stop(self) -> None:
+        """End the thread; it may be in the middle of a batch or waiting to hand one over."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                self._thread.join(0.01)
+
+    def _run(self) -> None:
+        last: BaseException | None = None
+        try:
+            for item in self._source:
+                self._ready.put(item)
+                del item
+                if self._stopped.is_set():
+                    return
+        except BaseException as error:  # handed to whoever waits for the next batch
+            last = error
+        self._ready.put(last)

@@ -1,0 +1,72 @@
+"""A prepared set on disk, opened for reading: its manifest and its splits as mapped tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.manifest import NAME, Manifest
+from dlrmjit.data.table import MultiHot, Table
+from dlrmjit.errors import DataError
+
+
+def is_prepared_set(path: str | Path) -> bool:
+    """Whether ``path`` looks like a prepared set."""
+    return (Path(path) / NAME).is_file()
+
+
+class PreparedSet:
+    """The set in ``folder``; raises DataError when it is not whole or was changed."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.read(self.folder)
+        self.manifest.check_sizes(self.folder)
+
+    def table(self, split: str) -> Table:
+        """The rows of ``train``, ``test`` or ``validation``, mapped, not read."""
+        if split not in self.manifest.splits:
+            known = ", ".join(self.manifest.splits)
+            raise DataError(f"{self.folder} has no {split} split, only {known}")
+        rows = self.manifest.splits[split]
+        dense = len(self.manifest.dense)
+        ids = self._array(split, "ids", rows, len(self.manifest.categorical))
+        return Table(
+            labels=self._array(split, "labels", rows),
+            dense=self._array(split, "dense", rows, dense),
+            ids=ids,
+            table_rows=self.manifest.table_rows,
+            takes_logarithms=self.manifest.transform == "log1p",
+            multi=tuple(self._multi(split, rows)),
+            origin=str(self.folder / split),
+        )
+
+    def vocabulary(self, column: int) -> NDArray[Any] | None:
+        """The values of a categorical column by id, where they were numbered."""
+        path = self.manifest.categorical[column].vocabulary
+        return np.load(self.folder / path) if path else None
+
+    def _multi(self, split: str, rows: int) -> list[tuple[int, MultiHot]]:
+        found = []
+        for s, column in enumerate(self.manifest.categorical):
+            if column.is_multi:
+                offsets = self._array(split, f"offsets_{s}", rows + 1)
+                ids = self._array(split, f"values_{s}", int(offsets[-1]))
+                found.append((s, MultiHot(ids, offsets)))
+        return found
+
+    def _array(self, split: str, name: str, *shape: int) -> NDArray[Any]:
+        path = self.folder / split / f"{name}.npy"
+        try:
+            # what is empty cannot be mapped
+            array: NDArray[Any] = np.load(path, mmap_mode="r" if 0 not in shape else None)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from None
+        if array.shape != shape:
+            raise DataError(
+                f"{path} has shape {array.shape}, but {self.folder / NAME} says {shape}"
+            )
+        return array.view(np.ndarray)

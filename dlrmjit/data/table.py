@@ -1,0 +1,81 @@
+"""Rows of a data set wherever they lie: arrays in memory, or files mapped into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dlrmjit.errors import DataError, ShapeError
+
+
+@dataclass(frozen=True)
+class MultiHot:
+    """A column of any number of ids per row: those of row r are ``ids[offsets[r]:offsets[r+1]]``.
+
+    ``offsets`` (N + 1,) int64. Where every row has as many, ``ids`` may be (N, P) and
+    ``offsets`` None.
+    """
+
+    ids: NDArray[Any]
+    offsets: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """N rows: ``labels`` (N,), ``dense`` (N, D), ``ids`` (N, S) of any integer or real type.
+
+    ``takes_logarithms`` says that the model is to see log(max(x, 0) + 1) of dense values.
+    ``multi`` replaces columns of ``ids`` by number. ``max_ind_range`` > 0 takes ids modulo it.
+    """
+
+    labels: NDArray[Any]
+    dense: NDArray[Any]
+    ids: NDArray[Any]
+    table_rows: tuple[int, ...]
+    takes_logarithms: bool = False
+    multi: tuple[tuple[int, MultiHot], ...] = ()
+    max_ind_range: int = 0
+    origin: str = "the data"
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if len(self.dense) != n or len(self.ids) != n:
+            raise ShapeError(
+                f"{self.origin}: {n} labels, {len(self.dense)} rows of dense values and "
+                f"{len(self.ids)} rows of ids do not belong together"
+            )
+        if self.ids.shape[1] != len(self.table_rows):
+            raise ShapeError(
+                f"{self.origin}: {self.ids.shape[1]} columns of ids for "
+                f"{len(self.table_rows)} tables"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def cut(self, start: int, end: int) -> Table:
+        """Rows ``start`` to ``end``, not copied."""
+        if not 0 <= start <= end <= len(self):
+            raise DataError(f"{self.origin} has {len(self)} rows, not {start} to {end}")
+        return replace(
+            self,
+            labels=self.labels[start:end],
+            dense=self.dense[start:end],
+            ids=self.ids[start:end],
+            multi=tuple((s, _cut(column, start, end)) for s, column in self.multi),
+        )
+
+    def limited(self, max_ind_range: int) -> Table:
+        """The same rows with ids modulo ``max_ind_range``, where that is > 0."""
+        if max_ind_range <= 0:
+            return self
+        rows = tuple(min(rows, max_ind_range) for rows in self.table_rows)
+        return replace(self, table_rows=rows, max_ind_range=max_ind_range)
+
+
+def _cut(column: MultiHot, start: int, end: int) -> MultiHot:
+    if column.offsets is None:
+        return MultiHot(column.ids[start:end])
+    return MultiHot(column.ids, column.offsets[start : end + 1])

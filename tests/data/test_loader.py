@@ -1,0 +1,163 @@
+"""Batches of the loader: every row once, in an order that can be taken up anywhere."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrmjit.data.loader import Loader, Share
+from dlrmjit.data.pool import Pool
+from dlrmjit.data.table import MultiHot, Table
+from dlrmjit.errors import ConfigError, IndexRangeError, ShapeError
+
+SHUFFLES = ["none", "block", "total"]
+
+
+def table(n: int = 103, tables: int = 3) -> Table:
+    ids = np.arange(n * tables, dtype=np.int32).reshape(n, tables)
+    return Table(
+        labels=(np.arange(n) % 2).astype(np.uint8),
+        dense=np.arange(2 * n, dtype=np.int32).reshape(n, 2) - 3,
+        ids=ids,
+        table_rows=(n * tables,) * tables,
+        takes_logarithms=True,
+    )
+
+
+def rows_seen(loader: Loader, epoch: int = 0, start: int = 0) -> list[int]:
+    seen = []
+    for batch in loader.batches(epoch, start):
+        seen += (batch.table(0)[0] // 3).tolist()
+    return seen
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_batches_hold_what_the_table_holds(shuffle: str) -> None:
+    rows = table()
+    for batch in Loader(rows, 10, shuffle=shuffle, block_rows=16, seed=3).batches(1):
+        chosen = batch.table(0)[0] // 3
+        expected = np.log(np.maximum(rows.dense[chosen], 0).astype(np.float32) + 1)
+        np.testing.assert_allclose(batch.dense, expected, rtol=3e-7)
+        assert (batch.labels == rows.labels[chosen]).all()
+        for s in range(3):
+            indices, offsets = batch.table(s)
+            assert (indices == rows.ids[chosen, s]).all()
+            assert (offsets == np.arange(batch.n + 1)).all()
+        batch.check_indices(rows.table_rows)
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 64),
+    st.sampled_from(SHUFFLES),
+    st.integers(1, 50),
+    st.integers(0, 2**40),
+    st.integers(0, 5),
+)
+def test_every_row_comes_once_an_epoch(n, size, shuffle, block, seed, epoch):
+    loader = Loader(table(n), size, shuffle=shuffle, block_rows=block, seed=seed, ahead=0)
+    seen = rows_seen(loader, epoch)
+    assert sorted(seen) == list(range(n))
+    assert loader.num_batches == -(-n // size)
+    start = loader.num_batches // 2
+    assert rows_seen(loader, epoch, start) == seen[start * size :]
+
+
+def test_orders_differ_by_epoch_and_seed() -> None:
+    rows = table(500)
+    orders = [
+        tuple(rows_seen(Loader(rows, 50, shuffle=shuffle, block_rows=32, seed=seed), epoch))
+        for shuffle in ("total", "block")
+        for seed in (1, 2)
+        for epoch in (0, 1)
+    ]
+    assert len(set(orders)) == len(orders)
+
+
+def test_blocks_stay_together() -> None:
+    seen = rows_seen(Loader(table(320), 32, shuffle="block", block_rows=32, seed=1))
+    for first in range(0, 320, 32):
+        part = sorted(seen[first : first + 32])
+        assert part == list(range(part[0], part[0] + 32))
+        assert part[0] % 32 == 0
+        assert seen[first : first + 32] != part
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_shares_make_up_the_batch(ranks: int, shuffle: str) -> None:
+    rows = table()
+    whole = Loader(rows, 20, shuffle=shuffle, seed=4)
+    parts = [Loader(rows, 20, shuffle=shuffle, seed=4, share=Share(r, ranks)) for r in range(ranks)]
+    for number in range(whole.num_batches):
+        together = np.concatenate([part.rows_of_batch(2, number) for part in parts])
+        assert (together == whole.rows_of_batch(2, number)).all()
+
+
+def test_held_batches_are_not_overwritten() -> None:
+    loader = Loader(table(), 10)
+    held = list(loader.batches())
+    again = [np.copy(batch.dense) for batch in loader.batches()]
+    for batch, expected in zip(held, again, strict=True):
+        assert (batch.dense == expected).all()
+
+
+def test_dropped_arrays_are_used_again_views_protect_theirs() -> None:
+    pool = Pool()
+    first = pool.take((4, 4), np.float32)
+    place, view = first.ctypes.data, first[1:]
+    del first
+    assert pool.take((4, 4), np.float32).ctypes.data != place
+    del view
+    assert place in {pool.take((4, 4), np.float32).ctypes.data for _ in range(1)}
+
+
+def test_leaving_early_ends_the_thread() -> None:
+    before = threading.active_count()
+    batches = Loader(table(1000), 10).batches()
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_ids_outside_their_table_are_named() -> None:
+    rows = replace(table(), table_rows=(309, 309, 200))
+    with pytest.raises(IndexRangeError, match="table 2, sample 6: index 200"):
+        list(Loader(rows, 10).batches())
+
+
+def test_limited_ids() -> None:
+    batch = next(Loader(table().limited(7), 103).batches())
+    assert (batch.table(1)[0] == table().ids[:, 1] % 7).all()
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_columns_of_several_ids(fixed: bool) -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.full(103, 3) if fixed else rng.integers(0, 5, 103)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    values = rng.integers(0, 309, offsets[-1]).astype(np.int32)
+    column = MultiHot(values.reshape(103, 3)) if fixed else MultiHot(values, offsets)
+    rows = replace(table(), multi=((1, column),)).cut(3, 100)
+    loader = Loader(rows, 10, shuffle="total", seed=1)
+    for batch in loader.batches():
+        chosen = batch.table(0)[0] // 3
+        indices, ends = batch.table(1)
+        for b, row in enumerate(chosen):
+            bag = indices[ends[b] : ends[b + 1]]
+            assert (bag == values[offsets[row] : offsets[row + 1]]).all()
+        batch.check_indices(rows.table_rows)
+
+
+def test_wrong_tables_and_shuffles() -> None:
+    with pytest.raises(ConfigError, match="shuffle must be"):
+        Loader(table(), 10, shuffle="some")
+    with pytest.raises(ShapeError, match="do not belong together"):
+        replace(table(), labels=np.zeros(5))
+    with pytest.raises(ShapeError, match="2 tables"):
+        replace(table(), table_rows=(1, 1))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -101,6 +101,16 @@ class FitResult:
     reached_threshold: bool = False
 
 
+StepFunction = Callable[[Any, float], float]
+
+
+class MeasureFunction(Protocol):
+    """How a model is evaluated on a source."""
+
+    def __call__(self, model: Any, source: Any, *, threshold: float) -> Metrics:
+        """As :func:`evaluate`."""
+
+
 class Observer(Protocol):
     """Told of a run as it happens; each method may do nothing."""
 
@@ -143,6 +153,8 @@ def fit(
     start: Position = Position(),
     best: Best = Best(),
     profile: Profile | None = None,
+    step: StepFunction | None = None,
+    measure: MeasureFunction | None = None,
 ) -> FitResult:
     """Train ``model`` on ``train`` in place.
 
@@ -154,12 +166,17 @@ def fit(
     observers : told of every step and test, in order
     start, best : where an interrupted run stopped, and its best results, to continue from there
     profile : collects the time of every operation
+    step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
+        a :class:`TrainingStep`
+    measure : evaluates on ``test``; by default :func:`evaluate`
 
     Returns
     -------
     FitResult, also when a threshold of ``config`` ended the run early.
     """
-    run = _Run(model, train, config or TrainConfig(), test, observers, best, profile)
+    config = config or TrainConfig()
+    step = step or TrainingStep(model, config.optimizer, config.loss, profile)
+    run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
     return run.execute(start)
 
 
@@ -174,11 +191,12 @@ class _Run:
         test: Source | None,
         observers: Sequence[Observer],
         best: Best,
-        profile: Profile | None,
+        step: StepFunction,
+        measure: MeasureFunction,
     ) -> None:
         self.model, self.train, self.config, self.test = model, train, config, test
         self.observers = observers
-        self.training_step = TrainingStep(model, config.optimizer, config.loss, profile)
+        self.training_step, self.measure = step, measure
         self.result = FitResult(best=best)
 
     def execute(self, start: Position) -> FitResult:
@@ -242,7 +260,7 @@ class _Run:
     def _run_test(self, step: StepRecord) -> None:
         assert self.test is not None
         began = time.perf_counter()
-        metrics = evaluate(self.model, self.test, threshold=self.config.loss.threshold)
+        metrics = self.measure(self.model, self.test, threshold=self.config.loss.threshold)
         seconds = time.perf_counter() - began
         improved = self._note_best(metrics)
         self.result.test = metrics

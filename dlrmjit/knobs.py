@@ -30,6 +30,26 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dlrmjit"
 
 
+def alltoall() -> str:
+    """``DLRM_ALLTOALL_IMPL``: how embeddings travel, ``alltoall``, ``scatter``, ``scatter_list``."""
+    return os.environ.get("DLRM_ALLTOALL_IMPL") or "alltoall"
+
+
+def launched_ranks() -> int:
+    """Ranks that a launcher such as ``mpiexec`` started with this process; 1 without one."""
+    return _number(("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE"), 1)
+
+
+def launched_rank() -> int:
+    """Number of this process among those; 0 without a launcher."""
+    return _number(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"), 0)
+
+
+def _number(names: tuple[str, ...], default: int) -> int:
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdigit()), default)
+
+
 def reserve_threads(count: int) -> None:
     """Ask for a thread pool of at least ``count``, which only works before Numba is imported."""
     if "numba" not in sys.modules:

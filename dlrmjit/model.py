@@ -7,7 +7,7 @@ one logit (Naumov et al., arXiv 1906.00091).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from dlrmjit.profile import Profile
 
 _INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
 _PLANS_KEPT = 4
+
+G = TypeVar("G")
 
 
 class DLRM:
@@ -222,7 +224,7 @@ class Graph:
         self.lookups.data = backend.lookups(tables, batch.indices, batch.offsets)
 
 
-def remember(graphs: dict[int, Graph], n: int, graph: Graph) -> None:
+def remember(graphs: dict[int, G], n: int, graph: G) -> None:
     """Keep ``graph`` for batches of ``n`` samples, dropping the oldest beyond a few sizes."""
     graphs[n] = graph
     if len(graphs) > _PLANS_KEPT:

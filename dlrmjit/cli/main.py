@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 
 from dlrmjit import knobs
 from dlrmjit.cli.exits import guarded
@@ -12,7 +14,14 @@ from dlrmjit.cli.options import Options, parse
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (by default the program's own); the exit code."""
-    return guarded(lambda: _run(parse(sys.argv[1:] if argv is None else argv)))
+
+    def action() -> None:
+        _run(parse(sys.argv[1:] if argv is None else argv))
+
+    if knobs.launched_rank() == 0:
+        return guarded(action)
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        return guarded(action)
 
 
 def _run(options: Options) -> None:
@@ -21,6 +30,10 @@ def _run(options: Options) -> None:
         print(f"dlrmjit: note: {note}", file=sys.stderr)
     if options.threads:
         knobs.reserve_threads(options.threads)
+    from dlrmjit.cli.ranks import guarded_rank, settle
     from dlrmjit.cli.run import run
+    from dlrmjit.parallel.comm import world
 
-    run(options)
+    comm = world()
+    settle(comm)
+    guarded_rank(lambda: run(options, comm), comm)

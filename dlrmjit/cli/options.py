@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from dlrmjit.cli.flags import Effect, Flag, FlagGroup, switch
-from dlrmjit.cli.own_flags import INTEL, OWN
+from dlrmjit.cli.own_flags import INTEL, OWN, RANKS
 from dlrmjit.cli.reference_flags import REFERENCE_GROUPS
 from dlrmjit.errors import ConfigError
 from dlrmjit.presets import Preset, preset
@@ -41,7 +41,7 @@ class Options(argparse.Namespace):
 
 def all_groups() -> tuple[FlagGroup, ...]:
     """Every group of options, in the order of ``--help``."""
-    return (OWN, *REFERENCE_GROUPS, INTEL)
+    return (OWN, RANKS, *REFERENCE_GROUPS, INTEL)
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -112,17 +112,17 @@ def _help_text(flag: Flag) -> str:
 def _parse_given(argv: Sequence[str]) -> dict[str, Any]:
     """Values of the options in ``argv``.
 
-    Intel's options must be written out: were they abbreviated too, abbreviations that the
-    reference understands, such as ``--inf``, would become ambiguous.
+    Intel's options and those of ranks must be written out: were they abbreviated too,
+    abbreviations that the reference understands, such as ``--inf``, would become ambiguous.
     """
     full = build_parser(all_groups())
     full.add_argument("-h", "--help", action="help", help="show this text and exit")
     full.add_argument("--version", action="version", version=f"dlrmjit {__version__}")
     if {"-h", "--help", "--version"} & set(argv):
         full.parse_args(argv)
-    intel = build_parser([INTEL])
-    intel.allow_abbrev = False
-    extras, rest = intel.parse_known_args(list(argv))
+    exact = build_parser([RANKS, INTEL])
+    exact.allow_abbrev = False
+    extras, rest = exact.parse_known_args(list(argv))
     values, unknown = build_parser([OWN, *REFERENCE_GROUPS]).parse_known_args(rest)
     if unknown:
         raise ConfigError(_unknown_message(unknown[0]))

@@ -47,6 +47,34 @@ OWN = FlagGroup(
     ),
 )
 
+RANKS = FlagGroup(
+    "many ranks, under mpiexec",
+    (
+        Flag(
+            "plan",
+            str,
+            "auto",
+            "where tables live under mpiexec: auto, whole, columns, rows, replicated, or a .json "
+            "file as python -m dlrmjit.plan writes",
+        ),
+        Flag(
+            "comm",
+            str,
+            "overlap",
+            "whether ranks talk while they compute",
+            values=("overlap", "blocking"),
+        ),
+        Flag(
+            "reproducible",
+            int,
+            None,
+            "deal batches to this many virtual shards, a multiple of the ranks: the same bits for "
+            "any number of ranks",
+            minimum=1,
+        ),
+    ),
+)
+
 _FASTEST = "the fastest way this CPU offers is always taken"
 _IGNORED = Effect.IGNORED
 

@@ -81,7 +81,8 @@ def _memory_message(need: MemoryEstimate, options: Options, available: int) -> s
         f"{name} needs {_gib(need.total)} of memory ({_gib(need.tables)} for the tables, "
         f"{_gib(need.mlp)} for the MLPs, {_gib(need.step)} for a batch of "
         f"{options.mini_batch_size}), but {_gib(available)} are available; bound the rows of "
-        "its tables with --max-ind-range or give other tables with --arch-embedding-size"
+        "its tables with --max-ind-range, give other tables with --arch-embedding-size, or spread "
+        f"them over {-(-need.total // max(available, 1))} such machines with mpiexec"
     )
 
 

@@ -13,7 +13,7 @@ from dlrmjit_kernels.buffers import available_memory
 from dlrmjit_kernels.ceilings import ceilings as measure_ceilings
 from dlrmjit_kernels.threads import get_threads
 
-from dlrmjit.cli import debug
+from dlrmjit.cli import debug, ranks
 from dlrmjit.cli.console import ConsoleLines
 from dlrmjit.cli.jsonlog import JsonLog
 from dlrmjit.cli.keeping import Keeper, Restored, check_save_path, restore
@@ -29,13 +29,15 @@ from dlrmjit.data.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 from dlrmjit.fitting import Best, Observer, evaluate, fit
 from dlrmjit.model import DLRM
+from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.profile import Profile
 from dlrmjit.roofline import Ceilings
 
 _CEILING_SECONDS = 0.15  # each, at the end of a run: enough for the best of some tries
 
 
-def run(options: Options) -> None:
+def run(options: Options, comm: Comm) -> None:
     """Do what the options ask for; raises DlrmjitError before anything is written or trained."""
     _check_outputs(options)
     config = train_config(options)
@@ -43,9 +45,10 @@ def run(options: Options) -> None:
     if mlperf:
         mlperf.setup()
     use_threads(options.threads)
-    session = _build(options)
+    session = _build(options, comm)
     with ExitStack() as stack:
-        log = stack.enter_context(JsonLog(options.log_json)) if options.log_json else None
+        is_told = options.log_json and comm.rank == 0
+        log = stack.enter_context(JsonLog(options.log_json)) if is_told else None
         if log:
             log.start(_described(options, session.model.config), machine_facts())
         if mlperf:
@@ -74,20 +77,22 @@ def _check_outputs(options: Options) -> None:
         raise ConfigError(f"--log-json and the model cannot both be {options.log_json}")
 
 
-def _build(options: Options) -> Session:
+def _build(options: Options, comm: Comm) -> Session:
     """Data, then model: both draw from one stream, in the reference's order."""
     print("Using CPU...", flush=True)
-    if options.data_generation != "dataset":
+    sharded = ranks.is_sharded(options, comm)
+    if options.data_generation != "dataset" and not sharded:
         early = model_config(options, options.arch_embedding_size)
         require_memory(early, options, available_memory())
     rng = np.random.RandomState(options.numpy_rand_seed)
     data = make_data(options, rng)
     architecture = model_config(options, data.train.table_rows, data.train.dense_features)
-    require_memory(architecture, options, available_memory())
+    if not sharded:
+        require_memory(architecture, options, available_memory())
     if options.debug_mode:
         _print_setup(options, architecture, data)
     path = options.resume or options.load_model
-    model = DLRM(architecture, backend=options.backend, rng=rng, initialise=not path)
+    model = ranks.make_model(architecture, options, comm, rng, initialise=not path)
     start = restore(model, path, data.train.num_batches) if path else Restored()
     if options.debug_mode:
         debug.print_parameters(model, "initial")
@@ -125,17 +130,19 @@ def _train(
     path = options.save_model or options.resume
     if path:
         observers.append(Keeper(path, session.model, session.data, config))
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and ranks.speaks(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
     result = fit(
         session.model,
-        session.data.train,
+        ranks.sharded_source(session.model, session.data.train),
         config,
         test=session.data.test if is_testing(options) else None,
         observers=observers,
         start=session.start.position,
         best=session.start.best,
         profile=profile,
+        step=ranks.training_step(session.model, options, config),
+        measure=ranks.measure_function(session.model),
     )
     stack.close()
     if options.debug_mode:
@@ -143,7 +150,9 @@ def _train(
     print(training_summary(result, times, machine_facts(), peak_rss_bytes()))
     if isinstance(session.data.test, SyntheticSource):
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
-    if session.model.backend.name == "jit":
+    if isinstance(session.model, ShardedDLRM):
+        print(ranks.waiting_line(session.model.comm, result.steps))
+    elif session.model.backend.name == "jit":
         _print_speed(times, profile, session.model.config)
 
 
@@ -170,7 +179,8 @@ def _console(options: Options) -> ConsoleLines:
 def _test(options: Options, session: Session, log: JsonLog | None) -> None:
     print("Testing for inference only", flush=True)
     began = time.perf_counter()
-    metrics = evaluate(session.model, session.data.test, threshold=options.loss_threshold)
+    measure = ranks.measure_function(session.model) or evaluate
+    metrics = measure(session.model, session.data.test, threshold=options.loss_threshold)
     seconds = time.perf_counter() - began
     _console(options).print_metrics(metrics, Best(metrics.accuracy, metrics.auc))
     if log:

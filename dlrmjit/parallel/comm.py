@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit import knobs
 from dlrmjit.errors import ConfigError, ShapeError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Buffer = NDArray[Any]
 Counts = Sequence[int]
 
-_SIZE_VARIABLES = ("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 _LARGEST_MESSAGE = 2**31 - 1  # elements that MPI before version 4 can count
 _LARGE_COUNTS = (4, 0)  # MPI version that counts further
 
@@ -85,6 +85,9 @@ class Comm(Protocol):
 
     def progress(self) -> None:
         """Let operations under way move on."""
+
+    def local_ranks(self) -> tuple[int, int]:
+        """Number of this rank among those on this host, and how many those are."""
 
     def abort(self, code: int) -> None:
         """End all ranks."""
@@ -155,6 +158,10 @@ class SelfComm:
 
     def progress(self) -> None:
         """There is nothing under way."""
+
+    def local_ranks(self) -> tuple[int, int]:
+        """This one."""
+        return 0, 1
 
     def abort(self, code: int) -> None:
         """There is nobody else to end."""
@@ -340,12 +347,11 @@ class Blocking:
         return complete
 
 
-def launched_ranks() -> int:
-    """Ranks that a launcher such as ``mpiexec`` started with this process; 1 without one."""
-    for name in _SIZE_VARIABLES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 1
+def blocking(comm: Comm) -> Comm:
+    """The same ranks; every operation is complete when it returns."""
+    complete: Any = Blocking(comm)
+    found: Comm = complete
+    return found
 
 
 def world() -> Comm:
@@ -353,14 +359,14 @@ def world() -> Comm:
 
     Raises ConfigError when a launcher started several ranks but mpi4py is missing.
     """
-    if launched_ranks() == 1:
+    if knobs.launched_ranks() == 1:
         return SelfComm()
     os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # the reason is told by us
     try:
         from mpi4py import MPI
     except ImportError as error:
         raise ConfigError(
-            f"this is one of {launched_ranks()} ranks, but mpi4py cannot be loaded ({error}); "
+            f"this is one of {knobs.launched_ranks()} ranks, but mpi4py cannot be loaded ({error}); "
             "install it with: pip install 'dlrmjit[mpi]'"
         ) from None
     return MpiComm(MPI.COMM_WORLD)

@@ -40,7 +40,7 @@ def evaluate(
 
 
 def gathered_metrics(scores: NDArray[Any], targets: NDArray[Any], comm: Comm) -> Metrics:
-    """Metrics of the scores and targets of all ranks, as :func:`dlrmjit.metrics.compute_metrics`."""
+    """Metrics of all ranks' scores and targets, as :func:`~dlrmjit.metrics.compute_metrics`."""
     p, t = scores.astype(np.float64), targets.astype(np.float64)
     n, correct, hits, predicted, positives, loss, odd, broken = _sums(scores, p, t, comm)
     if n == 0 or odd:

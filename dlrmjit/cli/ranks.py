@@ -1,0 +1,171 @@
+"""One rank of several: its share of the machine, of the tables, and of what is said.
+
+Without a launcher there is one rank, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.buffers import available_memory
+from dlrmjit_kernels.threads import available_cpus
+
+from dlrmjit import knobs
+from dlrmjit.cli.exits import FAILED, INTERRUPTED, WRONG_INPUT
+from dlrmjit.cli.options import Options
+from dlrmjit.config import ModelConfig, TrainConfig, estimate_memory
+from dlrmjit.data.source import Source
+from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.fitting import MeasureFunction, StepFunction
+from dlrmjit.model import DLRM
+from dlrmjit.parallel.comm import Comm, blocking
+from dlrmjit.parallel.measuring import evaluate as evaluate_sharded
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.proposing import propose
+from dlrmjit.parallel.routing import ShardedSource
+from dlrmjit.parallel.sharding import Plan, plan_from_dict
+from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.parallel.virtual import VirtualStep
+
+_LOWER_RANKS_FIRST = 0.5  # seconds that a failing rank leaves to lower ranks to say the same
+
+
+def settle(comm: Comm) -> None:
+    """Take this rank's share of the host's CPUs."""
+    if comm.size == 1:
+        return
+    number, count = comm.local_ranks()
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        each = max(1, available_cpus() // count)
+        own = [cpus[(number * each + i) % len(cpus)] for i in range(each)]
+        os.sched_setaffinity(0, own)
+
+
+def guarded_rank(action: Callable[[], None], comm: Comm) -> None:
+    """Run ``action``; if it fails here, tell why, once, and end all ranks.
+
+    What fails on every rank is told by the first: the others wait a moment, in which it ends
+    them. Does not return after a failure of one rank among several.
+    """
+    if comm.size == 1:
+        action()
+        return
+    try:
+        action()
+    except KeyboardInterrupt:
+        _end(comm, "dlrmjit: interrupted", INTERRUPTED)
+    except DlrmjitError as error:
+        _end(comm, f"dlrmjit: error: rank {comm.rank}: {error}", WRONG_INPUT)
+    except Exception:
+        _end(comm, f"dlrmjit: rank {comm.rank} failed\n{traceback.format_exc()}", FAILED)
+
+
+def _end(comm: Comm, message: str, code: int) -> None:
+    if comm.rank > 0:
+        time.sleep(_LOWER_RANKS_FIRST + 0.02 * comm.rank)
+    print(message, file=sys.__stderr__, flush=True)
+    comm.abort(code)
+
+
+def is_sharded(options: Options, comm: Comm) -> bool:
+    """Whether tables and batches are dealt out, which one rank does for ``--reproducible``."""
+    return comm.size > 1 or options.reproducible is not None
+
+
+def make_model(
+    architecture: ModelConfig,
+    options: Options,
+    comm: Comm,
+    rng: np.random.RandomState,
+    initialise: bool,
+) -> DLRM:
+    """The model of this rank; raises MemoryLimitError before anything is allocated."""
+    backend = options.backend
+    if not is_sharded(options, comm):
+        return DLRM(architecture, backend=backend, rng=rng, initialise=initialise)
+    return ShardedDLRM(
+        architecture,
+        blocking(comm) if options.comm == "blocking" else comm,
+        make_plan(architecture, options, comm),
+        backend=backend,
+        rng=rng,
+        initialise=initialise,
+        strategy=knobs.alltoall(),
+        shares=options.reproducible,
+    )
+
+
+def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
+    """The plan that the options name, a file or a kind, fitting this host's memory."""
+    shares = options.reproducible or comm.size
+    rows, dim = architecture.table_rows, architecture.embedding_dim
+    if Path(options.plan).suffix == ".json":
+        plan = read_plan(options.plan, architecture)
+        return plan if plan.ranks == comm.size else plan.fold(comm.size)
+    if shares % comm.size:
+        raise ConfigError(
+            f"--reproducible={shares} must be a multiple of the number of ranks, {comm.size}"
+        )
+    room = table_memory(architecture, options, comm)
+    lookups = [options.num_indices_per_lookup] * len(rows)
+    each = room * comm.size // shares
+    plan = propose(rows, dim, shares, kind=options.plan, lookups=lookups, memory=each)
+    return plan.fold(comm.size)
+
+
+def read_plan(path: str, architecture: ModelConfig) -> Plan:
+    """The plan in a JSON file; raises ConfigError naming the file."""
+    try:
+        description: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        return plan_from_dict(description, architecture.table_rows, architecture.embedding_dim)
+    except (OSError, ValueError, ConfigError) as error:
+        raise ConfigError(f"--plan: {path}: {error}") from error
+
+
+def table_memory(architecture: ModelConfig, options: Options, comm: Comm) -> int:
+    """Bytes of this host that one rank may fill with tables."""
+    _, count = comm.local_ranks()
+    share = -(-options.mini_batch_size // comm.size)
+    need = estimate_memory(architecture, share, options.num_indices_per_lookup)
+    return max(0, available_memory() // count - need.mlp - need.step)
+
+
+def sharded_source(model: DLRM, source: Source) -> Source:
+    """This rank's part of a source."""
+    if isinstance(model, ShardedDLRM):
+        return ShardedSource(source, model.router)
+    return source
+
+
+def training_step(model: DLRM, options: Options, config: TrainConfig) -> StepFunction | None:
+    """The step of all ranks; None where the ordinary one will do."""
+    if not isinstance(model, ShardedDLRM):
+        return None
+    if options.reproducible is None:
+        return ShardedStep(model, config.optimizer, config.loss)
+    return VirtualStep(model, config.optimizer, config.loss)
+
+
+def measure_function(model: DLRM) -> MeasureFunction | None:
+    """How all ranks evaluate; None where the ordinary way will do."""
+    return evaluate_sharded if isinstance(model, ShardedDLRM) else None
+
+
+def speaks(model: DLRM) -> bool:
+    """Whether this rank is the one that talks."""
+    return not isinstance(model, ShardedDLRM) or model.comm.rank == 0
+
+
+def waiting_line(comm: Comm, steps: int) -> str:
+    """How long a step of this rank waited for others, by operation."""
+    parts = [f"{name} {1000 * s / max(steps, 1):.2f}" for name, s in sorted(comm.waited.items())]
+    return f"Communication exposed per step of {comm.size} ranks, in ms: " + ", ".join(parts)

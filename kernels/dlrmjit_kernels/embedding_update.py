@@ -23,7 +23,7 @@ from dlrmjit_kernels.codegen.row_update import UpdateSpec
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.embedding_lookup import check_pooled, prefetch_distance
 from dlrmjit_kernels.lookups import Lookups
-from dlrmjit_kernels.row_groups import group_rows, hash_bits, order_bags
+from dlrmjit_kernels.row_groups import group_rows, order_bags, table_size
 from dlrmjit_kernels.row_rules import RowRule, SgdRows
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.tasks import take_task
@@ -230,10 +230,9 @@ def _sorted(
 
 def _scratch(tables: EmbeddingTables, buckets: Buckets, threads: int) -> _Scratch:
     workspace, size = tables.workspace, len(buckets.entries)
-    distinct = _most_distinct(
-        tables.row_counts, buckets.begin, buckets.plan, buckets.tables[: buckets.count]
-    )
-    per_thread = buffers.round_up((1 << hash_bits(distinct)) + 2 * distinct + 2, 64)
+    used = buckets.tables[: buckets.count]
+    space = _group_space(tables.row_counts, buckets.begin, buckets.plan, used)
+    per_thread = buffers.round_up(space, 64)
     width = buffers.round_up(tables.dim, 64)
     groups = workspace.get("groups", threads * per_thread, np.int32)
     gradients = workspace.get("gradients", threads * width, np.float32)
@@ -246,17 +245,18 @@ def _scratch(tables: EmbeddingTables, buckets: Buckets, threads: int) -> _Scratc
 
 
 @jit
-def _most_distinct(
+def _group_space(
     rows: NDArray[np.int64],
     begin: NDArray[np.int64],
     plan: NDArray[np.int64],
     bucket_tables: NDArray[np.int32],
 ) -> int:
-    """Most different rows any bucket can hold."""
-    most = 1
+    """Most int32 that grouping any of the buckets takes."""
+    most = 0
     for b in range(len(bucket_tables)):
         s = bucket_tables[b]
-        most = max(most, min(begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1))
+        lookups, keys = begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1
+        most = max(most, table_size(lookups, keys) + 2 * min(lookups, keys) + 2)
     return most
 
 
@@ -309,11 +309,13 @@ def _move_bucket(
 ) -> None:
     """Group the rows of one bucket of table ``s``, then move each once."""
     own = scratch.groups[0]
-    distinct = min(len(entries), (place.rows[s] >> shift) + 1)
-    slots = own[: 1 << hash_bits(distinct)]
+    keys = (place.rows[s] >> shift) + 1
+    distinct = min(len(entries), keys)
+    slots = own[: table_size(len(entries), keys)]
     rows = own[len(slots) : len(slots) + distinct]
     starts = own[len(slots) + distinct : len(slots) + 2 * distinct + 2]
-    unique = group_rows(entries, shift, slots, rows, starts, place.tables[s], place.row_bytes)
+    table, width = place.tables[s], place.row_bytes
+    unique = group_rows(entries, shift, keys, slots, rows, starts, table, width)
     order_bags(entries, scales, starts, scratch.bags, scratch.scales)
     call(
         kernel,

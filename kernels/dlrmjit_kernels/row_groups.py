@@ -8,22 +8,31 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.compile import jit
 from dlrmjit_kernels.tasks import prefetch_row
 
+_DIRECT = 16  # keys per lookup up to which clearing a slot per key is cheaper than hashing
+_PRIMED = 32  # rows whose loads are started while grouping
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @jit
-def hash_bits(distinct: int) -> int:
-    """Bits of a hash table at most half full of ``distinct`` rows."""
-    bits = 4
-    while (1 << bits) < 2 * distinct:
-        bits += 1
-    return bits
+def table_size(lookups: int, keys: int) -> int:
+    """Slots to find the rows of a bucket again: one per key if that is few, else a hash table.
+
+    A bucket has ``lookups`` lookups of rows with ``keys`` possible keys. The hash table is at
+    most half full.
+    """
+    if keys <= _DIRECT * lookups:
+        return keys
+    size = 16
+    while size < 2 * lookups:
+        size *= 2
+    return size
 
 
 @jit
 def group_rows(
     entries: NDArray[np.uint64],
     shift: int,
+    keys: int,
     slots: NDArray[np.int32],
     rows: NDArray[np.int32],
     starts: NDArray[np.int32],
@@ -32,18 +41,20 @@ def group_rows(
 ) -> int:
     """Number the distinct rows of ``entries`` and count them; how many there are.
 
-    ``slots`` is the hash table, cleared here, of power of two size; ``shift`` the low bits that
-    all rows share. Entry ``i`` has its row replaced by the row's number ``u``; ``rows[u]`` is
-    the row, and ``starts[u]`` where its lookups begin in a list sorted by ``u``. Memory is idle
-    meanwhile, so the rows, ``row_bytes`` long from address ``table`` on, start loading.
+    ``slots`` is a table of :func:`table_size`, cleared here, ``keys`` as there; the key of a
+    row is what its ``shift`` low bits leave. Entry ``i`` has its row replaced by the row's
+    number ``u``; ``rows[u]`` is the row, and ``starts[u + 1]`` where its lookups begin in a
+    list sorted by ``u``. The first rows, ``row_bytes`` long from address ``table`` on, start
+    loading for what comes next.
     """
     slots[:] = 0
     mask = len(slots) - 1
-    width = np.uint64(64 - hash_bits(len(slots) // 2))
+    direct = len(slots) == keys
     unique = 0
     for i in range(len(entries)):
         row = entries[i] >> np.uint64(32)
-        slot = np.int64(((row >> np.uint64(shift)) * _GOLDEN) >> width)
+        key = row >> np.uint64(shift)
+        slot = np.int64(key) if direct else np.int64((key * _GOLDEN) >> np.uint64(40)) & mask
         while slots[slot] != 0 and rows[slots[slot] - 1] != np.int32(row):
             slot = (slot + 1) & mask
         if slots[slot] == 0:
@@ -51,7 +62,8 @@ def group_rows(
             starts[unique + 2] = 0
             unique += 1
             slots[slot] = unique
-            prefetch_row(table + np.int64(row) * row_bytes, row_bytes)
+            if unique <= _PRIMED:
+                prefetch_row(table + np.int64(row) * row_bytes, row_bytes)
         u = slots[slot] - 1
         starts[u + 2] += 1
         entries[i] = (np.uint64(u) << np.uint64(32)) | (entries[i] & np.uint64(0xFFFFFFFF))
@@ -70,7 +82,7 @@ def order_bags(
     bags: NDArray[np.int32],
     sorted_scales: NDArray[np.float32],
 ) -> None:
-    """List the bags, and scales if any, by row number, and bring ``starts`` to its final form."""
+    """List the bags, and scales if any, by row number; ``starts[u]`` is then where ``u`` begins."""
     for i in range(len(entries)):
         u = np.int64(entries[i] >> np.uint64(32))
         place = starts[u + 1]

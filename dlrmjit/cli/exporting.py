@@ -1,0 +1,76 @@
+"""The command ``export_embeddings``: every table of a saved model as an array file."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dlrmjit.cli.arguments import ArgumentParser
+from dlrmjit.cli.exits import guarded
+from dlrmjit.errors import ConfigError, DataError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(
+        "export_embeddings",
+        "Write NAME.npy (rows, E) for each table, and with --vocabulary NAME.values.npy, the raw "
+        "value that each row stands for.",
+    )
+    parser.add_argument(
+        "model", type=Path, help="a saved model: a directory, or the reference's .pt"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory")
+    parser.add_argument(
+        "--vocabulary", type=Path, metavar="SET", help="the set that the model was trained on"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.out.exists():
+        raise ConfigError(f"{arguments.out} exists; choose another --out")
+    _export(arguments.model, arguments.out, arguments.vocabulary)
+
+
+def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
+    from dlrmjit.persistence import load
+
+    model = load(model_path)
+    rows, width = model.config.table_rows, model.config.embedding_dim
+    names, values = _names(vocabulary, rows)
+    try:
+        out.mkdir(parents=True)
+        for s, name in enumerate(names):
+            np.save(out / f"{name}.npy", model.tables.data.table(s))
+            source = values[s]
+            if source is not None:
+                shutil.copyfile(source, out / f"{name}.values.npy")
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
+    print(f"{out}: {len(rows)} tables, {sum(rows):,} rows of {width}")
+
+
+def _names(vocabulary: Path | None, rows: Sequence[int]) -> tuple[list[str], list[Path | None]]:
+    """Names of the tables, and the files of their values, if known.
+
+    Raises DataError for a set whose tables are not the model's.
+    """
+    if vocabulary is None:
+        return [f"table_{s}" for s in range(len(rows))], [None] * len(rows)
+    from dlrmjit.data.prepared import PreparedSet
+
+    manifest = PreparedSet(vocabulary).manifest
+    if tuple(manifest.table_rows) != tuple(rows):
+        raise DataError(
+            f"{vocabulary} has tables of {sum(manifest.table_rows):,} rows in all, the model of "
+            f"{sum(rows):,}; the model was trained on another set"
+        )
+    columns = manifest.categorical
+    paths = [vocabulary / c.vocabulary if c.vocabulary else None for c in columns]
+    return [column.name for column in columns], paths

@@ -1,0 +1,12 @@
+"""``python -m dlrmjit.evaluate``: measure a saved model on data."""
+
+from __future__ import annotations
+
+import sys
+
+from dlrmjit.cli.evaluating import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""``python -m dlrmjit.export_embeddings``: write a saved model's tables as arrays."""
+
+from __future__ import annotations
+
+import sys
+
+from dlrmjit.cli.exporting import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    sys.exit(main())

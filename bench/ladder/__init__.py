@@ -1,1 +1,1 @@
-"""Rungs below the product's kernels: each correct and measured, none in the product's path."""
+"""Ladders: the versions a kernel went through, each checked, then timed, from naive to shipped."""

@@ -66,11 +66,17 @@ def _limits(blocking: Blocking, target: Target) -> list[tuple[str, int, int]]:
 def choose_blocking(target: Target, shape: Shape) -> Blocking:
     """Blocking for ``shape`` from the sizes of the caches alone.
 
-    A panel of B gets half of the second cache's worth of reduction at most and is reused by the
-    ``mc`` rows of A that fill most of the rest.
+    A panel of B about fills the first cache and is reused by the ``mc`` rows of A that fill half
+    of the second. Where traffic decides and not arithmetic, memory is walked in order instead:
+    with few rows all of B passes once, block by block; a B that stays in the second cache as a
+    whole lets A and C pass once, row block by row block.
     """
     kc = _reduction_block(target, shape.length)
+    if 2 * shape.rows < target.mr:
+        kc = min(kc, target.row_block)
     mc = max(target.mr, min(shape.rows, target.l2 // 2 // (4 * kc)))
+    if 4 * kc * shape.cols <= target.l2 // 4:
+        mc = min(mc, target.row_block)
     return Blocking(target.mr, target.nr, kc, mc)
 
 

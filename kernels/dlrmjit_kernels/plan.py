@@ -15,7 +15,7 @@ from dlrmjit_kernels.axes import Axis, View, common_block
 from dlrmjit_kernels.blocking import Blocking, Shape
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
-from dlrmjit_kernels.codegen.tile import Tile
+from dlrmjit_kernels.codegen.tile import CACHE_LINE, Tile
 from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep, sweep_alone
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
@@ -181,6 +181,7 @@ def _numbers(
     n["group"] = max(1, blocking.mc // strides.row_block)
     n["panels"], n["nr"] = -(-shape.cols // nr), nr
     n["edge"] = shape.cols - (int(n["panels"]) - 1) * nr
+    n["line_bits"] = max(1, 4 * nr // CACHE_LINE).bit_length() - 1
     n["length"] = strides.length
     n["blocks"] = max(1, -(-shape.length // strides.length))
     n["last"] = shape.length - (int(n["blocks"]) - 1) * strides.length

@@ -33,7 +33,7 @@ PLAN = np.dtype(
 )
 _LONGEST = 256
 _SMALL = 1 << 14  # elements: some microseconds of one core
-Numbers = Any  # an array of one PLAN
+Numbers = Any  # a PLAN, or an array of one
 
 
 def relayout(source: View, source_address: int, target: View, target_address: int) -> None:
@@ -72,36 +72,34 @@ def _tile(source: Axis, target: Axis) -> int:
 
 @parallel_jit
 def _copy(plan: Numbers, source: int, target: int) -> None:
-    for tile in prange(_tiles(plan)):
-        _copy_tile(plan, source, target, tile)
+    for tile in prange(_tiles(plan[0])):
+        _copy_tile(plan[0], source, target, tile)
 
 
 @jit
 def _copy_alone(plan: Numbers, source: int, target: int) -> None:
-    for tile in range(_tiles(plan)):
-        _copy_tile(plan, source, target, tile)
+    for tile in range(_tiles(plan[0])):
+        _copy_tile(plan[0], source, target, tile)
 
 
 @jit
-def _tiles(plan: Numbers) -> int:
-    p = plan[0]
+def _tiles(p: Numbers) -> int:
     down, across = p.rows + p.tile_rows - 1, p.cols + p.tile_cols - 1
     tiles: int = down // p.tile_rows * (across // p.tile_cols)
     return tiles
 
 
 @jit
-def _copy_tile(plan: Numbers, source: int, target: int, tile: int) -> None:
-    p = plan[0]
+def _copy_tile(p: Numbers, source: int, target: int, tile: int) -> None:
     across = (p.cols + p.tile_cols - 1) // p.tile_cols
     row, col = tile // across * p.tile_rows, tile % across * p.tile_cols
     height, width = min(p.tile_rows, p.rows - row), min(p.tile_cols, p.cols - col)
-    a = source + 4 * _source_offset(plan, row, col)
-    b = target + 4 * _target_offset(plan, row, col)
+    a = source + 4 * _source_offset(p, row, col)
+    b = target + 4 * _target_offset(p, row, col)
     if p.source_col_step == 1:
-        _copy_rows(plan, a, b, height, width)
+        _copy_rows(p, a, b, height, width)
     else:
-        _transpose(plan, a, b, height, width)
+        _transpose(p, a, b, height, width)
 
 
 @jit
@@ -110,32 +108,29 @@ def _offset(index: int, block: int, block_stride: int, step: int) -> int:
 
 
 @jit
-def _source_offset(plan: Numbers, row: int, col: int) -> int:
-    p = plan[0]
+def _source_offset(p: Numbers, row: int, col: int) -> int:
     down = _offset(row, p.source_row_block, p.source_row_block_stride, p.source_row_step)
     return down + _offset(col, p.source_col_block, p.source_col_block_stride, p.source_col_step)
 
 
 @jit
-def _target_offset(plan: Numbers, row: int, col: int) -> int:
-    p = plan[0]
+def _target_offset(p: Numbers, row: int, col: int) -> int:
     down = _offset(row, p.target_row_block, p.target_row_block_stride, p.target_row_step)
     return down + _offset(col, p.target_col_block, p.target_col_block_stride, 1)
 
 
 @jit
-def _copy_rows(plan: Numbers, source: int, target: int, rows: int, cols: int) -> None:
+def _copy_rows(p: Numbers, source: int, target: int, rows: int, cols: int) -> None:
     for r in range(rows):
-        a = source + 4 * r * plan[0].source_row_step
-        b = target + 4 * r * plan[0].target_row_step
+        a = source + 4 * r * p.source_row_step
+        b = target + 4 * r * p.target_row_step
         for c in range(cols):
             unsafe.store(b + 4 * c, unsafe.load(a + 4 * c))
 
 
 @jit
-def _transpose(plan: Numbers, source: int, target: int, rows: int, cols: int) -> None:
+def _transpose(p: Numbers, source: int, target: int, rows: int, cols: int) -> None:
     """Squares of a vector by a vector where rows of the source are adjacent; else one by one."""
-    p = plan[0]
     lanes = p.lanes if p.source_row_step == 1 else max(rows, cols) + 1
     whole_rows, whole_cols = rows // lanes * lanes, cols // lanes * lanes
     for r in range(0, whole_rows, lanes):

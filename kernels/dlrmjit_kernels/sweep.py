@@ -23,8 +23,8 @@ from dlrmjit_kernels.compile import jit, parallel_jit
 FIELDS = (
     # rows of C: their number, rows of a block, blocks, blocks of a group, rows of a tile
     *("rows", "row_block", "row_blocks", "group", "mr"),
-    # columns of C: panels, width of a panel, width of the last one
-    *("panels", "nr", "edge"),
+    # columns of C: panels, width of a panel, of the last one, two to which power of lines a row
+    *("panels", "nr", "edge", "line_bits"),
     # reduction: length of a block, of the last one, blocks, blocks of a chunk
     *("length", "last", "blocks", "chunk"),
     # strides of A, B, C and the mask
@@ -35,7 +35,7 @@ FIELDS = (
 )
 PLAN = np.dtype([(name, np.int64) for name in FIELDS])
 
-Numbers = Any  # an array of one PLAN; its fields are attributes to a compiled function only
+Numbers = Any  # a PLAN, or an array of one; fields are attributes to compiled functions only
 Ints = tuple[int, ...]
 
 _ONE = np.float32(1)
@@ -67,7 +67,13 @@ def sweep(
         bottom = plan[0].row_blocks * (down + 1) // grid_rows
         left = plan[0].panels * across // grid_cols
         right = plan[0].panels * (across + 1) // grid_cols
-        _rectangle(plan, kernels, (a, b, c, bias, mask, sums, one), (top, bottom, left, right))
+        # the record and an address, because arrays would be counted at every call below
+        _rectangle(
+            plan[0],
+            kernels.ctypes.data,
+            (a, b, c, bias, mask, sums, one),
+            (top, bottom, left, right),
+        )
 
 
 @jit
@@ -84,24 +90,22 @@ def sweep_alone(
 ) -> None:
     """The same on the calling thread: for products that are done before others would wake up."""
     bounds = (0, plan[0].row_blocks, 0, plan[0].panels)
-    _rectangle(plan, kernels, (a, b, c, bias, mask, sums, one), bounds)
+    _rectangle(plan[0], kernels.ctypes.data, (a, b, c, bias, mask, sums, one), bounds)
 
 
 @jit
-def _rectangle(plan: Numbers, kernels: Any, operands: Ints, bounds: Ints) -> None:
+def _rectangle(p: Numbers, kernels: int, operands: Ints, bounds: Ints) -> None:
     top, bottom, left, right = bounds
-    p = plan[0]
     for group in range(top, bottom, p.group):
         end = min(group + p.group, bottom)
         for start in range(0, p.blocks, p.chunk):
             for panel in range(left, right):
-                _panel(plan, kernels, operands, (group, end), start, panel)
+                _panel(p, kernels, operands, (group, end), start, panel)
 
 
 @jit
-def _panel(plan: Numbers, kernels: Any, operands: Ints, rows: Ints, start: int, panel: int) -> None:
+def _panel(p: Numbers, kernels: int, operands: Ints, rows: Ints, start: int, panel: int) -> None:
     """One chunk of one panel of B against a group of rows."""
-    p = plan[0]
     a, b, c, bias, mask, sums, one = operands
     blocks = min(p.chunk, p.blocks - start)
     final = start + blocks == p.blocks
@@ -113,7 +117,14 @@ def _panel(plan: Numbers, kernels: Any, operands: Ints, rows: Ints, start: int, 
     bias += 4 * panel * p.nr
     if sums != 0 and rows[0] == 0:
         target = sums + 4 * panel * p.nr
-        _column_sums(plan, kernels[variant & FIRST, edge, 0], one, b, target, reduction)
+        _column_sums(
+            p,
+            unsafe.load_integer(_row(p, kernels, variant & FIRST, edge)),
+            one,
+            b,
+            target,
+            reduction,
+        )
     for block in range(rows[0], rows[1]):
         part = (
             a + 4 * block * p.a_row_block,
@@ -123,23 +134,30 @@ def _panel(plan: Numbers, kernels: Any, operands: Ints, rows: Ints, start: int, 
             mask + 4 * (block * p.mask_row_block + panel * p.mask_panel),
         )
         count = min(p.row_block, p.rows - block * p.row_block)
-        _tiles(plan, kernels[variant, edge], part, reduction, (block, count))
+        _tiles(p, _row(p, kernels, variant, edge), part, reduction, (block, count))
         if final and p.sigmoid:
-            _sigmoid(plan, part[2], count, p.edge if panel == p.panels - 1 else p.nr)
+            _sigmoid(p, part[2], count, p.edge if panel == p.panels - 1 else p.nr)
 
 
 @jit
-def _tiles(plan: Numbers, kernels: Any, part: Ints, reduction: Ints, rows: Ints) -> None:
+def _row(p: Numbers, kernels: int, variant: int, edge: int) -> int:
+    """Address of the tiles of a variant and width, by their number of rows."""
+    row: int = kernels + 8 * (p.mr + 1) * (2 * variant + edge)
+    return row
+
+
+@jit
+def _tiles(p: Numbers, kernels: int, part: Ints, reduction: Ints, rows: Ints) -> None:
     """A block of rows, cut into the fewest tiles of nearly equal height."""
-    p = plan[0]
     a, b, c, bias, mask = part
     block, count = rows
     tiles = (count + p.mr - 1) // p.mr
+    least, taller = count // tiles, count % tiles
+    first = 0
     for tile in range(tiles):
-        first = count * tile // tiles
-        height = count * (tile + 1) // tiles - first
+        height = least + (1 if tile < taller else 0)
         unsafe.call(
-            kernels[height],
+            unsafe.load_integer(kernels + 8 * height),
             (
                 a + 4 * first * p.a_row,
                 b,
@@ -153,28 +171,27 @@ def _tiles(plan: Numbers, kernels: Any, part: Ints, reduction: Ints, rows: Ints)
                 reduction[1],
                 p.c_row,
                 p.mask_row,
-                _ahead(plan, block * tiles + tile),
+                _ahead(p, block * tiles + tile),
             ),
         )
+        first += height
 
 
 @jit
-def _ahead(plan: Numbers, tile: int) -> int:
+def _ahead(p: Numbers, tile: int) -> int:
     """Where the next panel of B lies, and in it the line this tile prefetches at every turn.
 
     Tiles take turns with the lines of ``UNROLL`` rows, so that a group of them gets all.
     """
-    p = plan[0]
-    lines = max(1, 4 * p.nr // CACHE_LINE)
-    row = tile // lines % UNROLL
-    ahead: int = 4 * (p.b_panel + row * p.b_row) + CACHE_LINE * (tile % lines)
+    row = tile >> p.line_bits & (UNROLL - 1)
+    line = tile & ((1 << p.line_bits) - 1)
+    ahead: int = 4 * (p.b_panel + row * p.b_row) + CACHE_LINE * line
     return ahead
 
 
 @jit
-def _column_sums(plan: Numbers, kernel: int, one: int, b: int, sums: int, reduction: Ints) -> None:
+def _column_sums(p: Numbers, kernel: int, one: int, b: int, sums: int, reduction: Ints) -> None:
     """Sums of a panel's columns: a tile whose only row of A is all ones."""
-    p = plan[0]
     unsafe.call(
         kernel,
         (one, b, sums, 0, 0, 0, p.b_block, reduction[0], p.length, reduction[1], 0, 0, 0),
@@ -182,8 +199,8 @@ def _column_sums(plan: Numbers, kernel: int, one: int, b: int, sums: int, reduct
 
 
 @jit
-def _sigmoid(plan: Numbers, c: int, rows: int, cols: int) -> None:
+def _sigmoid(p: Numbers, c: int, rows: int, cols: int) -> None:
     for r in range(rows):
         for k in range(cols):
-            at = c + 4 * (r * plan[0].c_row + k)
+            at = c + 4 * (r * p.c_row + k)
             unsafe.store(at, _ONE / (_ONE + math.exp(-unsafe.load(at))))

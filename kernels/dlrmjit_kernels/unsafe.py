@@ -50,6 +50,16 @@ def load(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def load_integer(typingctx: Any, address: Any) -> Any:
+    """The 64-bit integer at ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_pointer(builder, values[0], _I64))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def store(typingctx: Any, address: Any, value: Any) -> Any:
     """Write a float32 to ``address``."""
 

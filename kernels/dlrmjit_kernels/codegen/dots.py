@@ -17,6 +17,7 @@ from dlrmjit_kernels.codegen.ir import Emitter, Value, integer
 from dlrmjit_kernels.codegen.tile import ARGUMENTS
 from dlrmjit_kernels.target import Target
 
+_BLOCKS_AHEAD = 4  # memory is the limit here, and blocks of A lie too far apart for the hardware
 _Load = Callable[[Value], Value]
 _MultiplyAdd = Callable[[Value, Value, Value], Value]
 
@@ -73,8 +74,11 @@ class _DotsEmitter(Emitter):
     def _reduce_block(self, a: Value, b: Value, length: Value, sums: list[Value]) -> list[Value]:
         rows = self.spec.rows
         whole = self.builder.sdiv(length, integer(self.lanes))
+        distance = self.builder.mul(self["a_block"], integer(_BLOCKS_AHEAD))
         with self.loop(whole, [a, b, *sums[:rows]]) as loop:
             a, b, *vectors = loop.values
+            for p in self._rows(a):
+                self.prefetch(self.offset(p, distance))
             vectors = self._add_products(a, b, vectors, self.load, self.multiply_add)
             loop.carry([self.offset(a, self.lanes), self.offset(b, self.lanes), *vectors])
         a, b, *vectors = loop.values
@@ -90,8 +94,10 @@ class _DotsEmitter(Emitter):
         self, a: Value, b: Value, sums: list[Value], load: _Load, multiply_add: _MultiplyAdd
     ) -> list[Value]:
         factor = load(b)
-        at = [self.offset(a, r * self.spec.a_row) for r in range(self.spec.rows)]
-        return [multiply_add(load(p), factor, s) for p, s in zip(at, sums, strict=True)]
+        return [multiply_add(load(p), factor, s) for p, s in zip(self._rows(a), sums, strict=True)]
+
+    def _rows(self, a: Value) -> list[Value]:
+        return [self.offset(a, r * self.spec.a_row) for r in range(self.spec.rows)]
 
     def _epilogue(self, value: Value, c: Value, mask: Value) -> Value:
         zero = self.scalar(0)

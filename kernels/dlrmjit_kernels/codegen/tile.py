@@ -11,7 +11,8 @@ r * a_row + l * a_step``, element (l, c) of ``b[i]`` at ``b + i * b_block + l * 
 element (r, c) of C at ``c + r * c_row + c``, and of the mask alike. The last block is ``last``
 long, the others ``length``. Nothing outside these elements is touched, no alignment beyond a
 float's is assumed, and C is not read unless ``accumulate``. C may not overlap A or B.
-Accumulators stay in registers from the first block to the last. Every ``UNROLL`` steps the cache
+Accumulators stay in registers from the first block to the last; small tiles have several per
+element, which are added at the end. Every ``UNROLL`` steps the cache
 line ``ahead`` bytes behind the row of B is prefetched: part of what a later tile reads first.
 """
 
@@ -26,6 +27,7 @@ from dlrmjit_kernels.target import Target
 
 UNROLL = 4
 CACHE_LINE = 64
+_CHAINS = 8  # sums that must be under way at once to hide the latency of a multiply-add
 
 ARGUMENTS: dict[str, ir.Type] = {
     "a": POINTER,
@@ -76,11 +78,21 @@ class _TileEmitter(Emitter):
         self.spec = spec
         self.vectors = -(-spec.cols // self.lanes)
         self.edge = spec.cols - (self.vectors - 1) * self.lanes
+        self.chains = max(1, min(UNROLL, _CHAINS // (spec.rows * self.vectors)))
 
     def emit(self) -> None:
         self._prefetch_tile()
-        self._finish(self._reduce([self.zero()] * (self.spec.rows * self.vectors)))
+        tile = self.spec.rows * self.vectors
+        sums = self._reduce([self.zero()] * (tile * self.chains))
+        self._finish(self._join(sums, tile))
         self.finish()
+
+    def _join(self, sums: list[Value], tile: int) -> list[Value]:
+        """Add the chains of every element of the tile."""
+        for _ in range(self.chains - 1):
+            pairs = zip(sums[:tile], sums[tile : 2 * tile], strict=True)
+            sums = [self.builder.fadd(x, y) for x, y in pairs] + sums[2 * tile :]
+        return sums
 
     def _prefetch_tile(self) -> None:
         """Ask for the lines of C now, so that they are here when the reduction is done."""
@@ -118,8 +130,12 @@ class _TileEmitter(Emitter):
         return [self.offset(a, steps * self.spec.a_step), self.offset(b, steps * self.spec.b_row)]
 
     def _sums(self, a: Value, b: Value, steps: int, sums: list[Value]) -> list[Value]:
+        """The sums after ``steps`` of the reduction, which the chains take in turn."""
+        tile = self.spec.rows * self.vectors
         for l in range(steps):  # noqa: E741 - the reduction index of the contract
-            sums = self._outer_product(a, b, l, sums)
+            first = l % self.chains * tile
+            changed = self._outer_product(a, b, l, sums[first : first + tile])
+            sums = sums[:first] + changed + sums[first + tile :]
         return sums
 
     def _outer_product(self, a: Value, b: Value, l: int, sums: list[Value]) -> list[Value]:  # noqa: E741

@@ -31,7 +31,7 @@ def cache_dir() -> Path:
 
 
 def alltoall() -> str:
-    """``DLRM_ALLTOALL_IMPL``: how embeddings travel, ``alltoall``, ``scatter``, ``scatter_list``."""
+    """``DLRM_ALLTOALL_IMPL``: how embeddings travel, ``alltoall``, ``scatter`` or so."""
     return os.environ.get("DLRM_ALLTOALL_IMPL") or "alltoall"
 
 

@@ -96,7 +96,12 @@ class DLRM:
 
         Tables are views of the model's memory, weights (K, C) and biases (K,) are copies.
         """
-        state = {f"emb_l.{s}.weight": self.tables.data.table(s) for s in range(self.config.tables)}
+        tables = {f"emb_l.{s}.weight": self.tables.data.table(s) for s in range(self.config.tables)}
+        return tables | self.mlp_state()
+
+    def mlp_state(self) -> dict[str, FloatArray]:
+        """Copies of the MLPs' parameters, as in :meth:`state_dict`."""
+        state = {}
         for weight, bias in self._layers():
             state[weight.name] = self.backend.weight_to_numpy(weight.data)
             state[bias.name] = bias.data.copy()
@@ -116,9 +121,12 @@ class DLRM:
                     f"{name} has shape {state[name].shape} in the checkpoint, but this model "
                     f"needs {own.shape}"
                 )
+        self._load_tables(state)
+        self.load_mlps(state)
+
+    def _load_tables(self, state: Mapping[str, FloatArray]) -> None:
         for s in range(self.config.tables):
             self.tables.data.table(s)[...] = state[f"emb_l.{s}.weight"]
-        self.load_mlps(state)
 
     def load_mlps(self, state: Mapping[str, FloatArray]) -> None:
         """Overwrite the MLPs' parameters, of fitting shapes, and leave the tables."""

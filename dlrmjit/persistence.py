@@ -18,6 +18,8 @@ from dlrmjit.checkpoint.torch_writer import sgd_state
 from dlrmjit.config import ModelConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model import DLRM
+from dlrmjit.parallel.keeping import restore_sharded, save_sharded
+from dlrmjit.parallel.model import ShardedDLRM
 
 TORCH_SUFFIX = ".pt"
 PathLike = str | os.PathLike[str]
@@ -35,8 +37,12 @@ def save(model: DLRM, path: PathLike, *, progress: Mapping[str, Any] | None = No
     progress = dict(progress or {})
     if _is_torch(path):
         state = model.state_dict()
+        if isinstance(model, ShardedDLRM) and model.comm.rank > 0:
+            return
         rate = progress.pop("learning_rate", 0.0)
         write_torch_file(path, state, progress, sgd_state(len(state), rate))
+    elif isinstance(model, ShardedDLRM):
+        save_sharded(model, path, progress)
     else:
         save_checkpoint(
             path, model.state_dict(), model_config=model.config.to_dict(), progress=progress
@@ -76,6 +82,8 @@ def restore(model: DLRM, path: PathLike) -> dict[str, Any]:
         found = read_torch_file(path)
         model.load_state(found.state)
         return dict(found.progress)
+    if isinstance(model, ShardedDLRM):
+        return restore_sharded(model, path)
     checkpoint = open_checkpoint(path)
     _fill(model, checkpoint)
     return dict(checkpoint.progress)

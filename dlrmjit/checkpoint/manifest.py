@@ -22,11 +22,27 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Part:
-    """Rows ``start`` to ``stop`` of an array, and the file that holds them under its name."""
+    """Rows ``start`` to ``stop`` of an array, and the file that holds them under its name.
+
+    A part of a table that was spread over ranks has every ``step``-th of these rows, or only the
+    columns ``first_col`` to ``last_col`` (None: the last).
+    """
 
     file: str
     start: int
     stop: int
+    step: int = 1
+    first_col: int = 0
+    last_col: int | None = None
+
+    def of(self, array: Any) -> Any:
+        """The view of these rows and columns of an array with one axis or more."""
+        rows = array[self.start : self.stop : self.step]
+        return rows if self._has_all_columns else rows[:, self.first_col : self.last_col]
+
+    @property
+    def _has_all_columns(self) -> bool:
+        return self.first_col == 0 and self.last_col is None
 
 
 @dataclass(frozen=True)
@@ -118,11 +134,37 @@ def _file_name(name: str) -> str:
 
 
 def _array(name: str, value: Mapping[str, Any]) -> ArrayRecord:
-    parts = tuple(Part(p["file"], int(p["start"]), int(p["stop"])) for p in value["parts"])
+    parts = tuple(_part(part) for part in value["parts"])
     record = ArrayRecord(tuple(int(n) for n in value["shape"]), str(value["dtype"]), parts)
     if record.dtype not in DTYPES:
         raise ValueError(f"{name} has the unknown element type {record.dtype!r}")
-    starts, stops = [p.start for p in parts], [p.stop for p in parts]
-    if [*starts, record.rows] != [0, *stops] or min(record.shape, default=0) < 0:
+    if min(record.shape, default=0) < 0 or not _covers(record):
         raise ValueError(f"the parts of {name} do not cover its {record.rows} rows")
     return record
+
+
+def _part(value: Mapping[str, Any]) -> Part:
+    last = value.get("last_col")
+    return Part(
+        value["file"],
+        int(value["start"]),
+        int(value["stop"]),
+        int(value.get("step", 1)),
+        int(value.get("first_col", 0)),
+        None if last is None else int(last),
+    )
+
+
+def _covers(record: ArrayRecord) -> bool:
+    """Whether the parts are the whole array: run after run, or as many elements as it has."""
+    parts = record.parts
+    if all(part == Part(part.file, part.start, part.stop) for part in parts):
+        return [*(p.start for p in parts), record.rows] == [0, *(p.stop for p in parts)]
+    width = record.shape[1]
+    sizes = []
+    for part in parts:
+        last = width if part.last_col is None else part.last_col
+        if not (0 <= part.first_col < last <= width and 0 <= part.start < part.stop):
+            return False
+        sizes.append(len(range(part.start, part.stop, part.step)) * (last - part.first_col))
+    return max(p.stop for p in parts) == record.rows and sum(sizes) == record.rows * width

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.checkpoint.manifest import NAME, ArrayRecord, read_manifest
+from dlrmjit.checkpoint.manifest import NAME, ArrayRecord, Part, read_manifest
+from dlrmjit.checkpoint.overlap import copy_overlap, overlap_of
 from dlrmjit.checkpoint.swap import locate
 from dlrmjit.checkpoint.tensor_file import FileRecord, check_file, check_size, read_rows
 from dlrmjit.errors import CheckpointError
@@ -72,9 +73,20 @@ class StoredArrays(Mapping[str, Array]):
                 )
             self._read(name, target)
 
+    def read_shard(self, name: str, target: Array, wanted: Part) -> None:
+        """Fill ``target`` with the rows and columns of a table that ``wanted`` names.
+
+        Only files that hold some of them are read. The table's shape is not checked.
+        """
+        width = self._records[name].shape[1]
+        for part in self._records[name].parts:
+            overlap = overlap_of(part, wanted, width)
+            if overlap is not None:
+                copy_overlap(self._directory / part.file, name, target, overlap)
+
     def _read(self, name: str, target: Array) -> None:
         for part in self._records[name].parts:
-            rows = target[part.start : part.stop] if target.ndim else target
+            rows = part.of(target) if target.ndim else target
             read_rows(self._directory / part.file, name, rows)
 
 

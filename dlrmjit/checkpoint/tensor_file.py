@@ -38,6 +38,8 @@ DTYPES = {
 }
 """NumPy's names of the element types that can be stored, and the format's."""
 
+NAMES = {stored: name for name, stored in DTYPES.items()}
+
 BLOCK_BYTES = 1 << 26
 """Bytes moved at a time; the largest copy that saving or loading makes."""
 
@@ -144,6 +146,15 @@ def read_rows(path: Path, name: str, target: Array) -> None:
             return
         for start, stop in block_ranges(target.shape[0], target.nbytes):
             target[start:stop] = tensor[start:stop]
+
+
+def tensor_blocks(path: Path, name: str) -> Iterator[tuple[int, Array]]:
+    """The tensor of that name, a block of rows at a time: the first row's number, and the rows."""
+    with _opened(path, name) as tensor:
+        shape = tuple(tensor.get_shape())
+        nbytes = int(np.prod(shape)) * np.dtype(NAMES[tensor.get_dtype()]).itemsize
+        for start, stop in block_ranges(shape[0], nbytes):
+            yield start, tensor[start:stop]
 
 
 @contextmanager

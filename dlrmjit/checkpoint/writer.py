@@ -60,7 +60,7 @@ def save_checkpoint(
     check_destination(directory)
     _check_dtypes({**state, **optimizer})
     try:
-        with replacing(directory, _is_ours) as fresh:
+        with replacing(directory, is_ours) as fresh:
             _write(fresh, state, optimizer, model_config, progress, chunk_bytes)
     except OSError as error:
         raise CheckpointError(f"{directory}: the checkpoint cannot be written: {error}") from error
@@ -83,7 +83,8 @@ def check_destination(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
+    """Whether a file of this name belongs to a checkpoint."""
     return name == manifest.NAME or name.endswith(".safetensors")
 
 
@@ -109,18 +110,24 @@ def _write(
         state=records_of(state, model_plan),
         optimizer=records_of(optimizer, optimizer_plan),
         files={
-            **_write_files(directory, state, model_plan),
-            **_write_files(directory, optimizer, optimizer_plan),
+            **write_files(directory, state, model_plan),
+            **write_files(directory, optimizer, optimizer_plan),
         },
     )
-    _write_text(directory / manifest.NAME, _json(whole))
+    write_manifest(directory / manifest.NAME, whole)
 
 
-def _write_files(directory: Path, arrays: Mapping[str, Array], plan: Plan) -> dict[str, FileRecord]:
+def write_files(directory: Path, arrays: Mapping[str, Array], plan: Plan) -> dict[str, FileRecord]:
+    """Write the files of a plan; what the manifest says of them."""
     return {
         file: write_tensors(directory / file, {s.name: s.of(arrays[s.name]) for s in slices})
         for file, slices in plan.items()
     }
+
+
+def write_manifest(path: Path, whole: Manifest) -> None:
+    """Write the manifest, durable when this returns; raises CheckpointError if it is no JSON."""
+    _write_text(path, _json(whole))
 
 
 def _json(whole: Manifest) -> str:

@@ -366,8 +366,8 @@ def world() -> Comm:
         from mpi4py import MPI
     except ImportError as error:
         raise ConfigError(
-            f"this is one of {knobs.launched_ranks()} ranks, but mpi4py cannot be loaded ({error}); "
-            "install it with: pip install 'dlrmjit[mpi]'"
+            f"this is one of {knobs.launched_ranks()} ranks, but mpi4py cannot be loaded "
+            f"({error}); install it with: pip install 'dlrmjit[mpi]'"
         ) from None
     return MpiComm(MPI.COMM_WORLD)
 

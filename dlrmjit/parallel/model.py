@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
 from dlrmjit.model import DLRM, Graph, remember
-from dlrmjit.ops.backend import Backend, Features
+from dlrmjit.ops.backend import Backend, Features, FloatArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
@@ -32,8 +33,7 @@ class ShardedDLRM(DLRM):
     strategy : how pooled embeddings travel, see :class:`PooledExchange`
     shares : shares that batches are dealt in, a multiple of the ranks; by default one each
 
-    ``load_state`` wants whole tables, and every rank takes its part; ``state_dict`` gives the
-    MLPs, and of the tables what :meth:`ShardedTables.pieces` gives.
+    ``load_state`` wants whole tables, and every rank takes its part.
     """
 
     def __init__(
@@ -66,6 +66,23 @@ class ShardedDLRM(DLRM):
 
     def _initialise_tables(self, rng: np.random.RandomState) -> None:
         self.sharded.initialise(rng)
+
+    def state_dict(self) -> dict[str, FloatArray]:
+        """As of a DLRM, gathered on every rank: for models that one rank can hold."""
+        state = {
+            f"emb_l.{t}.weight": np.zeros((rows, self.plan.dim), self.backend.dtype)
+            for t, rows in enumerate(self.plan.table_rows)
+        }
+        for shard, values in self.sharded.pieces():
+            if shard.rank == self.comm.rank or self.comm.rank == 0:
+                shard.of(state[f"emb_l.{shard.table}.weight"])[...] = values
+        for table in state.values():
+            self.comm.allreduce(table.reshape(-1), name="gather").wait()
+        return state | self.mlp_state()
+
+    def _load_tables(self, state: Mapping[str, FloatArray]) -> None:
+        for shard, values in self.sharded.pieces():
+            values[...] = shard.of(state[f"emb_l.{shard.table}.weight"])
 
     def lookup(self, n: int) -> ShardedLookup:
         """A new way to look up batches of ``n`` samples, and to send gradients back."""

@@ -1,0 +1,94 @@
+"""Checkpoints that many processes write together: each its own files, the first the manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dlrmjit.checkpoint import manifest
+from dlrmjit.checkpoint.files import plan_state, records_of
+from dlrmjit.checkpoint.manifest import ArrayRecord, Manifest, Part
+from dlrmjit.checkpoint.swap import replacing
+from dlrmjit.checkpoint.tensor_file import FileRecord, block_ranges, write_tensors
+from dlrmjit.checkpoint.writer import (
+    CHUNK_BYTES,
+    check_destination,
+    is_ours,
+    write_files,
+    write_manifest,
+)
+from dlrmjit.errors import CheckpointError
+
+Array = NDArray[Any]
+
+
+@contextmanager
+def new_checkpoint(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A directory to fill, which becomes the checkpoint ``path`` when the block ends well."""
+    check_destination(path)
+    with told(path), replacing(Path(path), is_ours) as fresh:
+        yield fresh
+
+
+@contextmanager
+def told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system refuses into a CheckpointError that names the checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: the checkpoint cannot be written: {error}") from error
+
+
+def write_shards(
+    directory: Path, writer: int, shards: Sequence[tuple[str, Part, Array]]
+) -> list[dict[str, Any]]:
+    """Write pieces of tables, each a name, a part (its file is ignored) and its values.
+
+    Returns JSON-ready records, for :func:`finish_checkpoint`.
+    """
+    written = []
+    for number, (name, part, values) in enumerate(shards):
+        for chunk, (start, stop) in enumerate(
+            block_ranges(len(values), values.nbytes, CHUNK_BYTES)
+        ):
+            file = f"rank-{writer:05d}-{number:05d}-{chunk:05d}.safetensors"
+            record = write_tensors(directory / file, {name: values[start:stop]})
+            rows = range(part.start, part.stop, part.step)[start:stop]
+            own = replace(part, file=file, start=rows[0], stop=rows[-1] + 1)
+            written.append({"name": name, "part": asdict(own), "file": asdict(record)})
+    return written
+
+
+def finish_checkpoint(
+    directory: Path,
+    written: Sequence[Mapping[str, Any]],
+    shapes: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Array],
+    *,
+    model_config: Mapping[str, Any],
+    progress: Mapping[str, Any],
+) -> None:
+    """Write what is not sharded, ``state``, and the manifest of everything."""
+    plan = plan_state(state, CHUNK_BYTES)
+    files = write_files(directory, state, plan)
+    parts: dict[str, list[Part]] = {name: [] for name in shapes}
+    for entry in written:
+        part = Part(**entry["part"])
+        parts[entry["name"]].append(part)
+        files[part.file] = FileRecord(**entry["file"])
+    tables = {
+        name: ArrayRecord(shape, "float32", tuple(_sorted(parts[name])))
+        for name, shape in shapes.items()
+    }
+    whole = Manifest(model_config, progress, {**tables, **records_of(state, plan)}, {}, files)
+    write_manifest(directory / manifest.NAME, whole)
+
+
+def _sorted(parts: list[Part]) -> list[Part]:
+    return sorted(parts, key=lambda part: (part.start, part.first_col))

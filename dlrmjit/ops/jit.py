@@ -8,13 +8,12 @@ is and, for ``cat``, is the top MLP's input as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels import embedding_lookup, embedding_update
+from dlrmjit_kernels import embedding_lookup
 from dlrmjit_kernels.buffers import aligned_empty
-from dlrmjit_kernels.elementwise import relu_backward, sgd_step, sigmoid_backward
+from dlrmjit_kernels.elementwise import relu_backward, sigmoid_backward
 from dlrmjit_kernels.embedding import EmbeddingTables
 from dlrmjit_kernels.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
 from dlrmjit_kernels.interaction import (
@@ -25,12 +24,14 @@ from dlrmjit_kernels.interaction import (
 from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.loss import loss_gradient, probabilities
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.row_rules import SgdRows
 from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
-from dlrmjit.ops.backend import FloatArray
+from dlrmjit.ops import jit_update
+from dlrmjit.ops.backend import DenseState, FloatArray
+from dlrmjit.ops.jit_update import BagGradient, flat
+from dlrmjit.optimizer_config import OptimizerConfig
 
 Gradients = Iterator[tuple[int, Any]]
 
@@ -55,25 +56,6 @@ class FeatureBlock:
         """The gradient as the matrix (N, F * E) that ``cat`` hands to the top MLP."""
         gradient = self.need_gradient()
         return Matrix.view(gradient.reshape(len(gradient), -1))
-
-
-@dataclass(frozen=True)
-class BagGradient:
-    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
-
-    lookups: Lookups
-    dY: NDArray[np.float32]
-
-    def descend(self, tables: EmbeddingTables, rate: float) -> None:
-        """SGD on the touched rows, fused with the backward pass of the lookup."""
-        rule = SgdRows(rate)
-        embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
-
-    def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
-        """Full arrays (M, E), one per table."""
-        dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
-        tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, self.dY, dense)
-        return dense
 
 
 def _mlp_forward(step: Step) -> Matrix:
@@ -225,7 +207,7 @@ class JitBackend:
     ) -> Lookups:
         """Checked lookups; raises IndexRangeError for the first outside its table."""
         lookups = Lookups(indices, offsets)
-        lookups.check(tables.row_counts)
+        lookups.check_layout(len(tables))
         return lookups
 
     def matrix(self, values: FloatArray) -> Matrix:
@@ -241,22 +223,32 @@ class JitBackend:
         p = np.empty(logits.rows, np.float32)
         probabilities(logits, p, threshold)
         return p
-
+        """Lookups of the right layout; the kernels check their indices on the way."""
     def features(self, n: int, features: int, dim: int) -> FeatureBlock:
         """One block (N, F, E) for the vectors of a batch."""
         return FeatureBlock(n, features, dim)
 
     def flat(self, stored: Any) -> NDArray[np.float32]:
         """The buffer of a weight, a bias or the gradient of one."""
-        return _flat(stored)
+        return flat(stored)
 
-    def descend(self, stored: Any, gradient: Any, rate: float) -> None:
-        """``stored -= rate * gradient`` over the flat buffers, which share a layout."""
-        sgd_step(_flat(stored), _flat(gradient), rate)
+    def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
+        """Fresh memory of an optimiser."""
+        return jit_update.new_state(stored, config)
 
+    def update(
+        self, stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
+    ) -> None:
+        """One step over the flat buffers, which share a layout."""
+        jit_update.update(stored, gradient, state, config, rate)
 
-def _flat(value: Matrix | NDArray[np.float32]) -> NDArray[np.float32]:
-    return value.data if isinstance(value, Matrix) else value
+    def square(self, gradient: Any) -> float:
+        """Sum of squares without the padding of blocks."""
+        return jit_update.square(gradient)
+
+    def scale(self, gradient: Any, factor: float) -> None:
+        """Multiply a dense gradient by ``factor``, in place."""
+        jit_update.scale(gradient, factor)
 
 
 BACKEND = JitBackend()

@@ -140,9 +140,12 @@ class RowEmitter(Emitter):
         return self.call(f"llvm.sqrt.{suffix}", x.type, x)
 
     def lane_sum(self, x: Value) -> Value:
-        """Sum of the lanes, in lane order."""
+        """Sum of the lanes, added in halves: few steps, and a fixed order."""
         lanes = getattr(x.type, "count", 1)
         if lanes == 1:
             return x
-        zero = ir.Constant(F32, 0.0)
-        return self.call(f"llvm.vector.reduce.fadd.v{lanes}f32", F32, zero, x)
+        while lanes > 1:
+            lanes //= 2
+            low = self.shuffle(x, x, range(lanes))
+            x = self.builder.fadd(low, self.shuffle(x, x, range(lanes, 2 * lanes)))
+        return self.builder.extract_element(x, I32(0))

@@ -1,0 +1,162 @@
+"""TorchRec's arrays of days: ``day_i_dense.npy``, ``day_i_labels.npy`` and ``day_i_sparse.npy``,
+or MLPerf version 2's ``day_i_sparse_multi_hot.npz`` in place of the last.
+
+Dense values are float32 log(x - m + 2), m the least value of the file, which is not the
+logarithm of the reference program: results of the two are not comparable. Sparse values may be
+raw hashes (then ``max_ind_range`` bounds them) or ids.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.criteo_text import CriteoRows
+from dlrmjit.data.table import MultiHot, Table
+from dlrmjit.errors import DataError
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) -> Table:
+    """The rows of one day, mapped; ``table_rows`` default to one more than the largest ids.
+
+    Raises DataError for arrays that are missing or do not belong together.
+    """
+    name = folder / f"day_{day}"
+    dense = _mapped(folder / f"day_{day}_dense.npy")
+    labels = _mapped(folder / f"day_{day}_labels.npy").reshape(-1)
+    multi = folder / f"day_{day}_sparse_multi_hot.npz"
+    if multi.exists():
+        return _multi_hot_day(multi, labels, dense, table_rows)
+    ids = _mapped(folder / f"day_{day}_sparse.npy")
+    rows = tuple(table_rows) if table_rows is not None else _rows_needed(ids)
+    return Table(labels, dense, ids, rows, origin=str(name))
+
+
+def _multi_hot_day(
+    path: Path, labels: NDArray[Any], dense: NDArray[Any], table_rows: Sequence[int] | None
+) -> Table:
+    columns = mapped_members(path)
+    names = [str(s) for s in range(len(columns))]
+    if not set(names) <= set(columns):
+        raise DataError(f"{path} has arrays {', '.join(columns)}, expected 0 to {len(columns) - 1}")
+    per_table = [columns[name] for name in names]
+    if table_rows is None:
+        table_rows = [int(ids.max()) + 1 for ids in per_table]
+    first = np.empty((len(labels), len(per_table)), np.int8)  # stands in for columns of several
+    return Table(
+        labels,
+        dense,
+        first,
+        tuple(table_rows),
+        multi=tuple((s, MultiHot(ids)) for s, ids in enumerate(per_table)),
+        origin=str(path),
+    )
+
+
+def write_day(folder: Path, day: int, rows: CriteoRows) -> None:
+    """Write the raw rows of one text file as TorchRec does, byte for byte."""
+    shifted = rows.integers - (rows.integers.min() - 2)
+    dense = np.log(shifted, dtype=np.float32)
+    _save(folder / f"day_{day}_dense.npy", dense)
+    _save(folder / f"day_{day}_sparse.npy", rows.hashes.astype(np.int64))
+    _save(folder / f"day_{day}_labels.npy", rows.labels.astype(np.int32).reshape(-1, 1))
+
+
+class MultiHotTables:
+    """MLPerf's synthetic lookups: id r of a table stands for r and h - 1 rows drawn once.
+
+    Draws as TorchRec's generator does: from seed 0, table by table, ``uniform`` or ``pareto``.
+    Memory: 4 bytes for each of a table's rows and lookups.
+    """
+
+    def __init__(
+        self, table_rows: Sequence[int], lookups: Sequence[int], distribution: str = "uniform"
+    ) -> None:
+        rng = np.random.RandomState(0)
+        self.tables = [
+            _lookup_table(rng, rows, h, distribution)
+            for rows, h in zip(table_rows, lookups, strict=True)
+        ]
+
+    def write_day(self, folder: Path, day: int, ids: NDArray[Any]) -> None:
+        """Write ``day_i_sparse_multi_hot.npz`` for one-hot ``ids`` (N, S)."""
+        columns = {str(s): t[ids[:, s] % len(t)] for s, t in enumerate(self.tables)}
+        path = folder / f"day_{day}_sparse_multi_hot.npz"
+        try:
+            np.savez(path, **columns)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _lookup_table(
+    rng: np.random.RandomState, rows: int, lookups: int, distribution: str
+) -> NDArray[np.int32]:
+    shape = (rows, lookups - 1)
+    others: NDArray[Any]
+    if distribution == "uniform":
+        others = rng.randint(0, rows, size=shape)
+    else:
+        with np.errstate(invalid="ignore"):  # a heavy tail beyond int32, as upstream
+            others = rng.pareto(a=0.25, size=shape).astype(np.int32) % rows
+    return np.concatenate([np.arange(rows)[:, None], others], axis=1).astype(np.int32)
+
+
+def mapped_members(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an uncompressed ``.npz``, mapped where they lie in the file.
+
+    Raises DataError for a damaged or compressed file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            members = archive.infolist()
+            return {m.filename.removesuffix(".npy"): _member(path, file, m) for m in members}
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, ValueError, struct.error) as error:
+        raise DataError(f"{path} is not a whole .npz file of numbers ({error})") from None
+
+
+def _member(path: Path, file: Any, member: zipfile.ZipInfo) -> NDArray[Any]:
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise DataError(f"{path} is compressed; it can only be mapped when written by np.savez")
+    file.seek(member.header_offset)
+    _, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    file.seek(member.header_offset + _LOCAL_HEADER.size + name + extra)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    shape, fortran, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(
+        file
+    )
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds objects")
+    mapped: NDArray[Any] = np.memmap(
+        path, dtype, "r", int(file.tell()), shape, "F" if fortran else "C"
+    )
+    return mapped.view(np.ndarray)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    return array.view(np.ndarray)
+
+
+def _rows_needed(ids: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(int(most) + 1 for most in ids.max(axis=0))
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    try:
+        np.save(path, array)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -205,7 +205,7 @@ class JitBackend:
     def lookups(
         self, tables: EmbeddingTables, indices: NDArray[Any], offsets: NDArray[np.int64]
     ) -> Lookups:
-        """Checked lookups; raises IndexRangeError for the first outside its table."""
+        """Lookups of the right layout; the kernels check their indices on the way."""
         lookups = Lookups(indices, offsets)
         lookups.check_layout(len(tables))
         return lookups
@@ -223,7 +223,7 @@ class JitBackend:
         p = np.empty(logits.rows, np.float32)
         probabilities(logits, p, threshold)
         return p
-        """Lookups of the right layout; the kernels check their indices on the way."""
+
     def features(self, n: int, features: int, dim: int) -> FeatureBlock:
         """One block (N, F, E) for the vectors of a batch."""
         return FeatureBlock(n, features, dim)

@@ -46,7 +46,7 @@ def _run(argv: Sequence[str]) -> None:
     began = time.perf_counter()
     manifest = prepare(options, progress)
     progress.close()
-    _sum_up(manifest, options.out, time.perf_counter() - began)
+    _sum_up(manifest, options, time.perf_counter() - began)
 
 
 def build_parser() -> ArgumentParser:
@@ -231,14 +231,15 @@ class Progress:
             print(" " * 78, end="\r", file=sys.stderr, flush=True)
 
 
-def _sum_up(manifest: Manifest, out: Path, seconds: float) -> None:
+def _sum_up(manifest: Manifest, options: PrepareOptions, seconds: float) -> None:
     rows = sum(manifest.splits.values())
     parts = ", ".join(f"{count:,} {name}" for name, count in manifest.splits.items())
     print(
-        f"{out}: {rows:,} rows ({parts}), {len(manifest.categorical)} tables of "
+        f"{options.out}: {rows:,} rows ({parts}), {len(manifest.categorical)} tables of "
         f"{sum(manifest.table_rows):,} rows in all"
     )
-    print(f"{seconds:.1f} s, {rows / seconds:,.0f} rows/s")
+    rate = "since it was resumed" if options.resume else f"{rows / seconds:,.0f} rows/s"
+    print(f"{seconds:.1f} s, {rate}")
     skipped = manifest.origin.get("skipped_lines", 0)
     if skipped:
         print(

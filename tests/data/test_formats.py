@@ -1,0 +1,177 @@
+"""Formats of other programs: what they write is read, what is written is theirs byte for byte."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlrmjit.cli.converting import main as convert
+from dlrmjit.data.criteo import load_criteo_text
+from dlrmjit.data.criteo_text import read_criteo_text
+from dlrmjit.data.formats.day_files import DayNames, has_days, read_days
+from dlrmjit.data.formats.mlperf_bin import open_bin, read_counts
+from dlrmjit.data.formats.prepared_set import write_set
+from dlrmjit.data.formats.torchrec import MultiHotTables, mapped_members, open_day, write_day
+from dlrmjit.data.loader import Loader
+from dlrmjit.data.prepare.options import PrepareOptions
+from dlrmjit.data.prepare.run import prepare
+from dlrmjit.data.prepared import PreparedSet
+from dlrmjit.errors import DataError
+
+ROWS = 701
+REAL = Path(__file__).parents[3] / "shared" / "data" / "criteo" / "kaggle_first8000.tsv.gz"
+
+# SHA-256 of what facebookresearch/dlrm 090956e writes for the 8,000 real rows with
+# --memory-map --data-randomize=none --max-ind-range=10000000, then its numpy_to_binary
+REAL_BIN = {
+    "train": "00c6f5476dd0be4972acd437e4a0882309b1086621f888f46bfffeb9347b0f9a",
+    "test": "fd961cbd764301bdadcd5e53b5b77a7311a850f7eed7a656cc5fdfa547d18aec",
+    "val": "a2bf6c1e68b39f0b574c2a51c8b7b23e8ce2b1d91db85a14c50e80e48ae333cf",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("formats")
+    rng = random.Random(3)
+    with open(folder / "train.txt", "w") as file:
+        for _ in range(ROWS):
+            dense = [str(rng.randrange(-2, 40)) for _ in range(13)]
+            hashes = [f"{rng.randrange(1, 30) * 2654435761 % 2**32:08x}" for _ in range(26)]
+            file.write("\t".join([str(rng.randrange(2)), *dense, *hashes]) + "\n")
+    prepare(PrepareOptions((folder / "train.txt",), folder / "set", shuffle="none"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> np.ndarray:
+    data = load_criteo_text(home / "train.txt")
+    return np.column_stack([data.labels, data.integers, data.ids])
+
+
+def rows_of(table) -> np.ndarray:
+    return np.column_stack([table.labels, table.dense, table.ids])
+
+
+def test_bin_round_trip(home: Path, whole: np.ndarray, tmp_path: Path) -> None:
+    assert convert([str(home / "set"), str(tmp_path / "x"), "--to", "bin"]) == 0
+    raw = [np.fromfile(tmp_path / f"x_{s}.bin", np.int32) for s in ("train", "test", "val")]
+    assert (np.concatenate(raw).reshape(-1, 40) == whole).all()
+    rows = read_counts(tmp_path / "day_fea_count.npz")
+    assert rows == PreparedSet(home / "set").manifest.table_rows
+    assert open_bin(tmp_path / "x_train.bin", rows).takes_logarithms
+    assert convert([str(tmp_path / "x_train.bin"), str(tmp_path / "back"), "--to", "set"]) == 0
+    for split in ("train", "test", "validation"):
+        back, first = (PreparedSet(p).table(split) for p in (tmp_path / "back", home / "set"))
+        assert (rows_of(back) == rows_of(first)).all()
+
+
+def test_bin_that_was_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(b"\0" * 161)
+    with pytest.raises(DataError, match="161 bytes"):
+        open_bin(tmp_path / "x.bin")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_bin(tmp_path / "none.bin")
+
+
+def test_days_round_trip(home: Path, whole: np.ndarray, tmp_path: Path) -> None:
+    raw = tmp_path / "train.txt"
+    assert not has_days(raw, True)
+    assert convert([str(home / "set"), str(raw), "--to", "days"]) == 0
+    assert has_days(raw, True)
+    train, test = read_days(raw, kaggle=True)
+    assert (rows_of(train) == whole[: len(train)]).all()
+    assert (rows_of(test) == whole[len(train) : len(train) + len(test)]).all()
+    with np.load(DayNames(raw, True).day(0)) as day:
+        assert {day[name].dtype for name in day.files} == {np.dtype(np.float64)}
+    with np.load(DayNames(raw, True).beside("fea_dict_3")) as values:
+        hashes = read_criteo_text(home / "train.txt").hashes[:, 3]
+        first = list(dict.fromkeys(hashes.tolist()))
+        assert values["unique"].view(np.uint32).tolist() == first
+
+
+def test_torchrec_days(home: Path, tmp_path: Path) -> None:
+    rows = read_criteo_text(home / "train.txt")
+    write_day(tmp_path, 0, rows)
+    dense, labels = np.load(tmp_path / "day_0_dense.npy"), np.load(tmp_path / "day_0_labels.npy")
+    assert dense.dtype == np.float32
+    np.testing.assert_allclose(np.exp(dense), rows.integers + 4, rtol=1e-5)  # the least is -2
+    assert (labels.dtype, labels.shape) == (np.int32, (ROWS, 1))
+    table = open_day(tmp_path, 0, (2**33,) * 26)
+    batch = next(Loader(table, ROWS).batches())
+    assert (batch.dense == dense).all()
+    assert batch.indices.dtype == np.int64
+    assert (rows.hashes == batch.indices.reshape(26, -1).T).all()
+
+
+def test_multi_hot_days(home: Path, tmp_path: Path) -> None:
+    rows, hots = [40, 3, 7], [3, 1, 4]
+    lookups = MultiHotTables(rows, hots)
+    ids = np.random.default_rng(0).integers(0, 40, (ROWS, 3))
+    write_day(tmp_path, 0, read_criteo_text(home / "train.txt"))
+    lookups.write_day(tmp_path, 0, ids)
+    table = open_day(tmp_path, 0, rows)
+    batch = next(Loader(table, 50, shuffle="total", seed=1).batches())
+    batch.check_indices(rows)
+    chosen = Loader(table, 50, shuffle="total", seed=1).rows_of_batch(0, 0)
+    for s, (m, h) in enumerate(zip(rows, hots, strict=True)):
+        indices, offsets = batch.table(s)
+        assert (np.diff(offsets) == h).all()
+        bags = indices.reshape(50, h)
+        assert (bags[:, 0] == ids[chosen, s] % m).all()
+        assert (bags == lookups.tables[s][ids[chosen, s] % m]).all()
+
+
+def test_multi_hot_tables_are_those_of_torchrec() -> None:
+    """First rows of its generator's tables for these sizes, computed by it."""
+    uniform = MultiHotTables([1000, 50, 7], [3, 1, 4]).tables
+    assert uniform[0][:2].tolist() == [[0, 684, 559], [1, 629, 192]]
+    assert uniform[2][:2].tolist() == [[0, 5, 4, 0], [1, 3, 2, 4]]
+    pareto = MultiHotTables([1000, 50, 7], [3, 1, 4], "pareto").tables
+    assert pareto[2][:2].tolist() == [[0, 0, 5, 4], [1, 2, 5, 3]]
+
+
+def test_compressed_and_damaged_archives(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **{"0": np.arange(5)})
+    with pytest.raises(DataError, match="compressed"):
+        mapped_members(tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:40])
+    with pytest.raises(DataError, match="not a whole"):
+        mapped_members(tmp_path / "b.npz")
+
+
+def test_sets_of_any_table(home: Path, tmp_path: Path) -> None:
+    table = PreparedSet(home / "set").table("test")
+    write_set(tmp_path / "new", {"train": table}, "test")
+    again = PreparedSet(tmp_path / "new")
+    assert (rows_of(again.table("train")) == rows_of(table)).all()
+    with pytest.raises(DataError, match="not split by days"):
+        convert_days(tmp_path)
+
+
+def convert_days(tmp_path: Path) -> None:
+    from dlrmjit.data.formats.prepared_set import days_of
+
+    days_of(PreparedSet(tmp_path / "new"))
+
+
+def test_wrong_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for source in ("none_train.bin", "none"):
+        assert convert([str(tmp_path / source), str(tmp_path / "out"), "--to", "set"]) == 2
+        assert capsys.readouterr().err.startswith("dlrmjit: error: ")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"no real Criteo rows at {REAL}")
+def test_real_rows_equal_the_reference(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes(gzip.decompress(REAL.read_bytes()))
+    text = (tmp_path / "train.txt",)
+    prepare(PrepareOptions(text, tmp_path / "set", shuffle="none", max_ind_range=10_000_000))
+    assert convert([str(tmp_path / "set"), str(tmp_path / "x"), "--to", "bin"]) == 0
+    for split, digest in REAL_BIN.items():
+        found = hashlib.sha256((tmp_path / f"x_{split}.bin").read_bytes()).hexdigest()
+        assert found == digest

@@ -60,6 +60,7 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
     """Places every kernel in :func:`cache_path`, stamped by all sources instead of its own."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._py_file = py_file  # Numba names it when a kernel cannot be cached
         self._disambiguator = f"{Path(py_file).stem}-{py_func.__code__.co_firstlineno}"
 
     def get_cache_path(self) -> str:

@@ -1,0 +1,178 @@
+"""Data: preparing text, loading while training, ranking scores.
+
+Preparation is timed over generated Criteo-like text, in a process of its own whose memory is
+read afterwards, and against the reference's ``data_utils.py`` where ``--reference DIR`` names a
+checkout. Training reads batches from a set on disk, alternated with the same batches held in
+memory. Ranking is timed against scikit-learn.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import criteo_text
+from bench.harness import Report, Samples, alternate, describe_machine, options, prepare
+from dlrmjit.data.batch import Batch
+from dlrmjit.data.formats.prepared_set import write_set
+from dlrmjit.data.loader import Loader
+from dlrmjit.data.prepared import PreparedSet
+from dlrmjit.data.table import Table
+from dlrmjit.model import DLRM
+from dlrmjit.presets import preset
+from dlrmjit.step import TrainingStep
+
+_BATCH = 2048
+_REFERENCE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import data_utils; "
+    "data_utils.getCriteoAdData(sys.argv[2], 'out', 40000000, 0.0, 7, 'train', 'total', True)"
+)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = options(__doc__)
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="facebookresearch/dlrm")
+    parser.add_argument("--only", choices=("prepare", "load", "auc"))
+    given = parser.parse_args()
+    report = Report(describe_machine(prepare(given.threads), {}))
+    with tempfile.TemporaryDirectory() as folder:
+        if given.only in (None, "prepare"):
+            _prepare(report, Path(folder), 200_000 if given.quick else 20_000_000, given.reference)
+        if given.only in (None, "load"):
+            for name in ("kaggle", "mlperf"):
+                _load(report, Path(folder) / name, name, 10 if given.quick else 60)
+    if given.only in (None, "auc"):
+        _rank(report, 1_000_000 if given.quick else 100_000_000)
+    report.write(given.json)
+
+
+def _prepare(report: Report, folder: Path, rows: int, reference: Path | None) -> None:
+    text = folder / "train.txt"
+    criteo_text.write(text, rows)
+    command = [sys.executable, "-m", "dlrmjit.prepare", str(text), "--out", str(folder / "set")]
+    seconds = _timed([*command, "--memory", "2G", "--workers", str(report.machine["threads"])])
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    row = _row("prepare", {"rows": rows}, seconds, rows_per_s=rows / seconds, peak_rss=memory)
+    if reference is not None:
+        few = min(rows, 1_000_000)
+        part = folder / "few.txt"
+        with open(text, "rb") as source, open(part, "wb") as file:
+            file.writelines(islice(source, few))
+        theirs = _timed([sys.executable, "-c", _REFERENCE, str(reference), str(part)])
+        row["peers"] = {"data_utils.py": (rows / seconds) / (few / theirs)}
+    _add(report, row)
+
+
+def _timed(command: list[str]) -> float:
+    began = time.perf_counter()
+    with open(os.devnull, "w") as nowhere:
+        subprocess.run(command, check=True, stdout=nowhere)
+    return time.perf_counter() - began
+
+
+def _load(report: Report, folder: Path, name: str, steps: int) -> None:
+    """Training steps over batches from disk, and over the same batches in memory."""
+    chosen = preset(name, 500_000 if name == "mlperf" else 0)
+    rows = chosen.model.table_rows
+    write_set(folder, {"train": _table(rows, _BATCH * steps)}, "generated")
+    table = PreparedSet(folder).table("train")
+    model = DLRM(chosen.model, initialise=False)
+    model.initialise(np.random.RandomState(1))
+    step = TrainingStep(model)
+    held = list(Loader(table, _BATCH).batches())
+
+    def from_memory() -> None:
+        _train(step, held)
+
+    def from_disk() -> None:
+        _train(step, Loader(table, _BATCH).batches())
+
+    times = alternate({"disk": from_disk, "memory": from_memory}, budget=2.0 * steps, most=12)
+    shape = {"N": _BATCH, "steps": steps}
+    lost = 1 - times["memory"].ratio(times["disk"])
+    _add(report, _row(f"train {name}", shape, times["disk"].median / steps, lost=lost))
+    alone = alternate({"loader": lambda: _walk(Loader(table, _BATCH))}, budget=1.0)["loader"]
+    _add(
+        report,
+        _row(f"load {name}", shape, alone.median / steps, rows_per_s=_BATCH * steps / alone.median),
+    )
+
+
+def _train(step: TrainingStep, batches: Any) -> None:
+    for batch in batches:
+        step(batch, 0.01)
+
+
+def _walk(loader: Loader) -> None:
+    batch: Batch
+    for batch in loader.batches():
+        assert batch.n == _BATCH
+
+
+def _table(table_rows: tuple[int, ...], n: int) -> Table:
+    """Rows of skewed ids, as click logs have them."""
+    rng = np.random.default_rng(1)
+    ids = np.empty((n, len(table_rows)), np.int32)
+    for s, rows in enumerate(table_rows):
+        ids[:, s] = np.minimum(rows ** rng.random(n), rows) - 1
+    dense = np.exp(rng.random((n, 13)) * 6).astype(np.int32)
+    return Table((rng.random(n) < 0.25).astype(np.uint8), dense, ids, table_rows, True)
+
+
+def _rank(report: Report, n: int) -> None:
+    from dlrmjit_kernels.auc import ranking_metrics
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal(n, np.float32)
+    logits -= 1
+    scores = np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    positive = rng.random(n, np.float32) < scores
+    found: dict[str, float] = {}
+    ranking_metrics(scores[:1000], positive[:1000])  # compiles
+
+    def ours() -> None:
+        found["ours"] = ranking_metrics(scores, positive)[0]
+
+    def theirs() -> None:
+        found["sklearn"] = roc_auc_score(positive, scores)
+
+    times = {"ours": Samples(tuple(_seconds(ours) for _ in range(3)))}
+    times["sklearn"] = Samples((_seconds(theirs),) * 3)
+    difference = abs(found["ours"] - found["sklearn"])
+    assert difference < 1e-12, found
+    row = _row("auc", {"n": n}, times["ours"].median, difference=difference)
+    row["peers"] = {"scikit-learn": times["sklearn"].ratio(times["ours"])}
+    _add(report, row)
+
+
+def _seconds(action: Any) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _row(op: str, shape: Mapping[str, int], seconds: float, **facts: float) -> dict[str, Any]:
+    return {"op": op, "shape": dict(shape), "median_s": seconds, "peers": {}, **facts}
+
+
+def _add(report: Report, row: dict[str, Any]) -> None:
+    row["threads"] = report.machine["threads"]
+    report.rows.append(row)
+    facts = {key: value for key, value in row.items() if key not in ("op", "shape", "threads")}
+    print(row["op"], row["shape"], facts, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,10 +35,12 @@ def parse_export(words: list[str]) -> None:
     assert words[1::2] == ["--out", "--vocabulary"]
 
 
+def parse_prepare(words: list[str]) -> None:
+    preparing.options_of(preparing.build_parser().parse_args(words))
+
+
 PARSERS: dict[str, Callable[[list[str]], object]] = {
-    "dlrmjit.prepare": lambda words: preparing.options_of(
-        preparing.build_parser().parse_args(words)
-    ),
+    "dlrmjit.prepare": parse_prepare,
     "dlrmjit.train": options.parse,
     "dlrmjit.evaluate": parse_scoring,
     "dlrmjit.predict": parse_scoring,

@@ -28,8 +28,8 @@ from dlrmjit.fitting import MeasureFunction, StepFunction
 from dlrmjit.model import DLRM
 from dlrmjit.parallel.comm import Comm, blocking
 from dlrmjit.parallel.measuring import evaluate as evaluate_sharded
-from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.proposing import propose
+from dlrmjit.parallel.model import NEEDS_WHOLE_ROWS, ShardedDLRM
+from dlrmjit.parallel.proposing import NARROWEST, propose
 from dlrmjit.parallel.routing import ShardedSource
 from dlrmjit.parallel.sharding import Plan, plan_from_dict
 from dlrmjit.parallel.step import ShardedStep
@@ -118,7 +118,16 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
     room = table_memory(architecture, options, comm)
     lookups = [options.num_indices_per_lookup] * len(rows)
     each = room * comm.size // shares
-    plan = propose(rows, dim, shares, kind=options.plan, lookups=lookups, memory=each)
+    narrowest = dim if options.optimizer in NEEDS_WHOLE_ROWS else NARROWEST
+    plan = propose(
+        rows,
+        dim,
+        shares,
+        kind=options.plan,
+        lookups=lookups,
+        memory=each,
+        narrowest=narrowest,
+    )
     return plan.fold(comm.size)
 
 

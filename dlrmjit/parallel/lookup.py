@@ -67,13 +67,15 @@ class ShardedLookup:
         if tables.copies is not None:
             self._copies = Bags(backend, tables.copies, None)
         self._copies_gradient: Any = None
+        self.copies_lookups: Any = None
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the lookups of the next replay."""
         for bags, a, b in zip(self._bags, self._ends, self._ends[1:], strict=False):
             bags.load(batch.indices, batch.offsets[a:b])
         if self._copies is not None:
-            self._copies.load(*selected(batch.local, self._plan.replicated))
+            self.copies_lookups = selected(batch.local, self._plan.replicated)
+            self._copies.load(*self.copies_lookups)
 
     def post(self) -> None:
         """Pool the rows of this rank for all samples and send them."""

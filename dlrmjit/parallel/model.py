@@ -21,6 +21,9 @@ from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.sharding import Plan
 from dlrmjit.parallel.tables import ShardedTables
 
+NEEDS_WHOLE_ROWS = ("rwsadagrad",)
+"""Optimisers whose step of one element depends on the whole row."""
+
 
 class ShardedDLRM(DLRM):
     """A :class:`~dlrmjit.model.DLRM` that all ranks of ``comm`` make up together.
@@ -106,6 +109,18 @@ class ShardedDLRM(DLRM):
         graph.start(batch)
         graph.tape.forward()
         return self.backend.probabilities(graph.logits.data, threshold)
+
+
+def check_optimizer(model: ShardedDLRM, optimizer: str) -> None:
+    """Raise ConfigError if the optimiser needs rows whole that the plan cuts."""
+    if optimizer not in NEEDS_WHOLE_ROWS:
+        return
+    for table, placement in enumerate(model.plan.placements):
+        if placement.kind == "columns" and len(placement.ranks) > 1:
+            raise ConfigError(
+                f"{optimizer} moves each row by the mean over all its columns, but the plan cuts "
+                f"table {table} into columns; cut it by rows"
+            )
 
 
 class PortGraph(Graph):

@@ -28,6 +28,7 @@ def propose(
     kind: str = "auto",
     lookups: Sequence[int] | None = None,
     memory: int | None = None,
+    narrowest: int = NARROWEST,
 ) -> Plan:
     """A plan for tables of ``table_rows`` rows and ``dim`` columns.
 
@@ -36,6 +37,7 @@ def propose(
     kind : ``auto``, or one way for all tables: ``whole``, ``columns``, ``rows``, ``replicated``
     lookups : per bag of each table, 1 by default: the load that is balanced
     memory : bytes of one rank for tables, unlimited by default
+    narrowest : least columns of a piece; ``dim`` for optimisers that need whole rows
 
     Raises
     ------
@@ -47,7 +49,7 @@ def propose(
     rows = tuple(table_rows)
     check_memory(rows, dim, ranks, memory)
     if kind == "auto":
-        plan = _automatic(rows, dim, ranks, lookups or [1] * len(rows), memory)
+        plan = _automatic(rows, dim, ranks, lookups or [1] * len(rows), memory, narrowest)
     elif kind in KINDS:
         plan = Plan(rows, dim, ranks, tuple(_uniform(kind, t, ranks) for t in range(len(rows))))
     else:
@@ -89,13 +91,18 @@ def _uniform(kind: str, table: int, ranks: int) -> Placement:
 
 
 def _automatic(
-    rows: tuple[int, ...], dim: int, ranks: int, lookups: Sequence[int], memory: int | None
+    rows: tuple[int, ...],
+    dim: int,
+    ranks: int,
+    lookups: Sequence[int],
+    memory: int | None,
+    narrowest: int,
 ) -> Plan:
     if ranks == 1:
         return Plan(rows, dim, 1, (Placement("whole", (0,)),) * len(rows))
     cuts = {t: 1 for t, m in enumerate(rows) if m >= SMALL_TABLE}
     while True:
-        plan, worst, fits = _deal(rows, dim, ranks, cuts, lookups, memory)
+        plan, worst, fits = _deal(rows, dim, ranks, cuts, lookups, memory, narrowest)
         uncut = [t for t in cuts if _can_cut(t, rows, ranks, cuts)]
         if (fits and worst <= _IMBALANCE) or not uncut:
             return plan
@@ -121,6 +128,7 @@ def _deal(
     cuts: dict[int, int],
     lookups: Sequence[int],
     memory: int | None,
+    narrowest: int,
 ) -> tuple[Plan, float, bool]:
     """A plan with tables in so many pieces, the largest load over the mean, whether it fits."""
     load, used = [0.0] * ranks, [0.0] * ranks
@@ -133,7 +141,7 @@ def _deal(
             load[rank] += lookups[t] / cuts[t]
             used[rank] += rows[t] * dim * FLOAT_BYTES / cuts[t]
             holders.append(rank)
-        placements[t] = _placement(tuple(holders), dim)
+        placements[t] = _placement(tuple(holders), dim // narrowest)
     plan = Plan(rows, dim, ranks, tuple(placements))
     mean = sum(load) / ranks
     fits = memory is None or all(plan.bytes_of(r) <= memory for r in range(ranks))
@@ -144,8 +152,8 @@ def _has_room(used: float, elements: float, memory: int | None) -> bool:
     return memory is None or used + elements * FLOAT_BYTES <= memory
 
 
-def _placement(holders: tuple[int, ...], dim: int) -> Placement:
+def _placement(holders: tuple[int, ...], most_columns: int) -> Placement:
+    """Pieces by columns when there may be so many of them."""
     if len(holders) == 1:
         return Placement("whole", holders)
-    wide_enough = dim // len(holders) >= NARROWEST
-    return Placement("columns" if wide_enough else "rows", holders)
+    return Placement("columns" if len(holders) <= most_columns else "rows", holders)

@@ -13,7 +13,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.model import remember
 from dlrmjit.optim import make_optimizer
 from dlrmjit.parallel.copies import CopiesGradient
-from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
+from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph, check_optimizer
 from dlrmjit.parallel.reduce import GradientReducer
 from dlrmjit.parallel.routing import ShardedBatch
 
@@ -31,6 +31,7 @@ class ShardedStep:
     ) -> None:
         self._model = model
         self._loss = loss or LossConfig()
+        check_optimizer(model, optimizer)
         self._optimizer = make_optimizer(optimizer, model.backend)
         self._reducer = GradientReducer(model.comm)
         self._graphs: dict[int, Any] = {}
@@ -76,7 +77,7 @@ class ShardedStep:
         copies = self._copies
         if copies is None:
             return
-        copies.accumulate(graph.lookup.copies_gradient())
+        copies.accumulate(graph.lookup.copies_gradient(), graph.lookup.copies_lookups)
         missing = copies.flat()
 
         def arrived() -> None:

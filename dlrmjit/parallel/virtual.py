@@ -22,7 +22,7 @@ from dlrmjit.optim import make_optimizer
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.copies import CopiesGradient
 from dlrmjit.parallel.lookup import Bags, ShardedLookup, selected
-from dlrmjit.parallel.model import PortGraph, ShardedDLRM
+from dlrmjit.parallel.model import PortGraph, ShardedDLRM, check_optimizer
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.shares import cut, share_sizes, starts_of
 
@@ -39,6 +39,7 @@ class VirtualStep:
                 "ranks; give a multiple"
             )
         self._model, self._loss = model, loss or LossConfig()
+        check_optimizer(model, optimizer)
         self._optimizer = make_optimizer(optimizer, model.backend)
         copies = model.sharded.copies
         self._copies = None if copies is None else CopiesGradient(model.backend, copies)
@@ -70,7 +71,7 @@ class VirtualStep:
                 shares.dense.append((variable, gradient))
                 flat.append(self._model.backend.flat(gradient).copy())
         if self._copies is not None:
-            self._copies.accumulate(shares.copies_gradient(share))
+            self._copies.accumulate(*shares.copies_gradient(share))
             flat += [array.copy() for array in self._copies.flat()]
         return float(graph.loss.data), np.concatenate(flat)
 
@@ -136,13 +137,15 @@ class _Shares:
         """The port of a graph: keep the share's gradient until all are there."""
         self.gradient[slice(*self._bounds)] = gradient
 
-    def copies_gradient(self, share: int) -> Any:
-        """Gradient of the replicated tables from one share."""
+    def copies_gradient(self, share: int) -> tuple[Any, Any]:
+        """Gradient of the replicated tables from one share, and the share's lookups in them."""
         assert self._copies is not None
         start, stop = self._starts[share], self._starts[share + 1]
         tables = self._model.plan.replicated
-        self._copies.load(*selected(cut(self._local, start, stop), tables))
-        return self._copies.gradient(np.ascontiguousarray(self.gradient[start:stop, list(tables)]))
+        lookups = selected(cut(self._local, start, stop), tables)
+        self._copies.load(*lookups)
+        gradient = np.ascontiguousarray(self.gradient[start:stop, list(tables)])
+        return self._copies.gradient(gradient), lookups
 
 
 def tree_sum(leaves: NDArray[Any], comm: Comm) -> NDArray[Any]:

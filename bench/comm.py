@@ -1,0 +1,231 @@
+"""What ranks say to each other, and what it costs a training step.
+
+    mpiexec -n R python -m bench.comm [--config small,mlperf] [--json FILE] [--threads T] [--quick]
+
+Times the three ways to exchange pooled embeddings and the two ways to sum gradients, over the
+message sizes of the configurations, then whole steps with communication blocking and behind
+computation, alternated. With one rank and no launcher, the step is that of one process, to
+compare with. Tables are cut at ``--max-rows`` so that the ranks fit on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import harness
+from bench.step import Case, case, make_batch
+from dlrmjit.model import DLRM
+from dlrmjit.parallel.comm import Comm, blocking, world
+from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.proposing import propose
+from dlrmjit.parallel.shares import share_sizes
+from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.step import TrainingStep
+
+RATE = 0.01
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Run all parts and let the first rank report."""
+    parser = harness.options(__doc__)
+    parser.add_argument("--config", default="small,mlperf", help="configurations, by comma")
+    parser.add_argument("--max-rows", type=int, default=500_000, help="cut tables at this")
+    parser.add_argument("--weak", action="store_true", help="2048 samples per rank, not in all")
+    options = parser.parse_args()
+    comm = world()
+    threads = _pin(comm, options.threads)
+    repeats = 5 if options.quick else 20
+    rows: list[Row] = []
+    for name in options.config.split(","):
+        chosen = case(name, None, options.max_rows)
+        if options.weak:
+            chosen = case(name, chosen.batch * comm.size, options.max_rows)
+        if comm.size > 1:
+            rows += exchange_rows(name, chosen, comm, repeats)
+            rows += sum_rows(name, chosen, comm, repeats)
+        rows += step_rows(name, chosen, comm, repeats)
+    if comm.rank == 0:
+        for row in rows:
+            print(_line(row), flush=True)
+        if options.json:
+            report = {
+                "machine": harness.describe_machine(threads, {}),
+                "ranks": comm.size,
+                "rows": rows,
+            }
+            Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def exchange_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
+    """Forward exchange of pooled embeddings, whole tables dealt out, by each strategy."""
+    config, sizes = chosen.model, share_sizes(chosen.batch, comm.size)
+    plan = propose(config.table_rows, config.embedding_dim, comm.size, kind="whole")
+    exchanges = {
+        strategy: PooledExchange(comm, plan, sizes, strategy, np.float32) for strategy in STRATEGIES
+    }
+    for exchange in exchanges.values():
+        for shards, view in exchange.group_views():
+            view[...] = next(shard.table for shard in shards)
+
+    def run(exchange: PooledExchange) -> Callable[[], None]:
+        def once() -> None:
+            exchange.post()
+            exchange.wait()
+
+        return once
+
+    _check_exchange(exchanges, config.tables, config.embedding_dim, sizes[comm.rank])
+    found = _alternate({s: run(e) for s, e in exchanges.items()}, comm, repeats)
+    nbytes = 4 * chosen.batch * config.tables * config.embedding_dim
+    return [_row("exchange", name, s, comm, seconds, nbytes) for s, seconds in found.items()]
+
+
+def _check_exchange(exchanges: dict[str, PooledExchange], s: int, e: int, n: int) -> None:
+    """All strategies must deliver the same."""
+    results = []
+    for exchange in exchanges.values():
+        exchange.post()
+        out = np.full((n, s, e), np.nan, np.float32)
+        exchange.finish(out)
+        results.append(out)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+def sum_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
+    """Sums of all MLP gradients: at once, by layer, and as reduce-scatter with allgather."""
+    count = chosen.model.mlp_parameters
+    layers = [c * k + k for c, k in (*chosen.model.bottom_layers, *chosen.model.top_layers)]
+    buffer, part = np.ones(count, np.float32), share_sizes(count, comm.size)
+    own = np.empty(part[comm.rank], np.float32)
+    ends = np.cumsum([0, *layers])
+
+    def whole() -> None:
+        comm.allreduce(buffer).wait()
+
+    def by_layer() -> None:
+        pieces = [buffer[a:b] for a, b in pairwise(ends)]
+        for request in [comm.allreduce(piece) for piece in reversed(pieces)]:
+            request.wait()
+
+    def scattered() -> None:
+        comm.reduce_scatter(buffer, own, part).wait()
+        comm.allgatherv(own, buffer, part).wait()
+
+    whole()
+    assert (buffer == comm.size).all()
+    ways = {"allreduce": whole, "by layer": by_layer, "reduce_scatter+allgather": scattered}
+    found = _alternate(ways, comm, repeats)
+    return [_row("sum", name, way, comm, seconds, 4 * count) for way, seconds in found.items()]
+
+
+def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
+    """Whole steps: blocking and overlapped, or of one process."""
+    batch = make_batch(chosen, np.random.default_rng(3))
+    if comm.size == 1:
+        single = DLRM(chosen.model, initialise=False)
+        _fill([single.tables.data.table(t) for t in range(chosen.model.tables)], single)
+        ordinary = TrainingStep(single)
+        found = _alternate({"one process": lambda: ordinary(batch, RATE)}, comm, repeats)
+        return [_row("step", name, way, comm, s, 0, chosen.batch) for way, s in found.items()]
+    plan = propose(chosen.model.table_rows, chosen.model.embedding_dim, comm.size)
+    ways: dict[str, Callable[[], object]] = {}
+    for way, group in (("blocking", blocking(comm)), ("overlap", comm)):
+        model = ShardedDLRM(chosen.model, group, plan, initialise=False)
+        _fill([values for _, values in model.sharded.pieces()], model)
+        ways[way] = _sharded(model, batch)
+    found = _alternate(ways, comm, repeats)
+    rows = []
+    for way, seconds in found.items():
+        comm.waited.clear()
+        for _ in range(repeats):
+            ways[way]()
+        row = _row("step", name, way, comm, seconds, 0, chosen.batch)
+        row["exposed_ms"] = {k: 1000 * v / repeats for k, v in sorted(comm.waited.items())}
+        rows.append(row)
+    return rows
+
+
+def _sharded(model: ShardedDLRM, batch: Any) -> Callable[[], object]:
+    step, routed = ShardedStep(model), model.router.route(batch)
+    return lambda: step(routed, RATE)
+
+
+def _fill(tables: list[Any], model: DLRM) -> None:
+    rng = np.random.default_rng(7)
+    for table in tables:
+        rng.random(out=table.reshape(-1), dtype=np.float32)
+        table -= 0.5
+        table *= 0.01
+    state = model.mlp_state()
+    for value in state.values():
+        value[...] = rng.normal(0.0, np.sqrt(2.0 / sum(value.shape)), value.shape)
+    model.load_mlps(state)
+
+
+def _alternate(
+    ways: Mapping[str, Callable[[], object]], comm: Comm, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each way, one after the other; all ranks start together."""
+    for action in ways.values():
+        action()
+        action()
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, action in ways.items():
+            comm.barrier()
+            began = time.perf_counter()
+            action()
+            seconds[way].append(time.perf_counter() - began)
+    return seconds
+
+
+def _row(
+    op: str, name: str, way: str, comm: Comm, seconds: list[float], nbytes: int, samples: int = 0
+) -> Row:
+    median = statistics.median(seconds)
+    row: Row = {"op": op, "shape": {"config": name, "R": comm.size}, "variant": way}
+    row |= {"median_s": median, "best_s": min(seconds)}
+    if nbytes:
+        row |= {"bytes": nbytes, "gbs": nbytes / median / 1e9}
+    if samples:
+        row |= {"samples": samples, "samples_per_s": samples / median}
+    return row
+
+
+def _line(row: Row) -> str:
+    shape = row["shape"]
+    text = f"{row['op']:9} {shape['config']:7} R={shape['R']} {row['variant']:26}"
+    text += f"{1000 * row['median_s']:9.2f} ms"
+    text += f"{row['gbs']:8.2f} GB/s" if "gbs" in row else ""
+    if "exposed_ms" in row:
+        text += f"  exposed {sum(row['exposed_ms'].values()):.2f} ms"
+        text += " (" + ", ".join(f"{k} {v:.2f}" for k, v in row["exposed_ms"].items()) + ")"
+    return text
+
+
+def _pin(comm: Comm, threads: int | None) -> int:
+    """A share of the CPUs for each rank of this host."""
+    from dlrmjit_kernels.threads import available_cpus
+
+    number, count = comm.local_ranks()
+    cpus = sorted(os.sched_getaffinity(0))
+    each = threads or max(1, available_cpus() // count)
+    if comm.size > 1:
+        os.sched_setaffinity(0, [cpus[(number * each + i) % len(cpus)] for i in range(each)])
+    return harness.prepare(each)
+
+
+if __name__ == "__main__":
+    main()

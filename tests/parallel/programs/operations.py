@@ -1,0 +1,98 @@
+"""Every operation of a communicator against what it must do; also when messages are split.
+
+Prints what differs, in JSON: an empty list.
+"""
+
+import json
+import sys
+
+import numpy as np
+
+from dlrmjit.metrics import compute_metrics
+from dlrmjit.parallel.comm import MpiComm, SelfComm, blocking, world
+from dlrmjit.parallel.keeping import exchange_json
+from dlrmjit.parallel.measuring import gathered_metrics
+from dlrmjit.parallel.virtual import tree_sum
+
+
+def cell(source, target):
+    """What rank ``source`` sends rank ``target``: of another length for each pair."""
+    return np.arange((source + 2 * target) % 5, dtype=np.float32) + 100 * source + target
+
+
+def operations(comm):
+    """Pairs of what came out and what should."""
+    ranks, me = range(comm.size), comm.rank
+    joined = np.concatenate
+    buffer = np.arange(17, dtype=np.float32) * (me + 1)
+    comm.allreduce(buffer).wait()
+    yield "allreduce", buffer, np.arange(17) * sum(r + 1 for r in ranks)
+    out, into = [len(cell(me, r)) for r in ranks], [len(cell(r, me)) for r in ranks]
+    received = np.empty(sum(into), np.float32)
+    comm.alltoallv(joined([cell(me, r) for r in ranks]), out, received, into).wait()
+    yield "alltoallv", received, joined([cell(r, me) for r in ranks])
+    sizes = [r + 1 for r in ranks]
+    whole = np.empty(sum(sizes), np.int64)
+    comm.allgatherv(np.full(me + 1, me), whole, sizes).wait()
+    yield "allgatherv", whole, np.repeat(ranks, sizes)
+    part = np.empty(me + 1, np.float32)
+    comm.reduce_scatter(np.arange(sum(sizes), dtype=np.float32), part, sizes).wait()
+    start = sum(sizes[:me])
+    yield "reduce_scatter", part, comm.size * np.arange(start, start + me + 1)
+    for root in ranks:
+        send = whole.astype(np.float64) if me == root else None
+        piece = np.empty(me + 1)
+        comm.scatterv(send, sizes, piece, root).wait()
+        yield "scatterv", piece, np.full(me + 1, me)
+        back = np.empty(sum(sizes)) if me == root else None
+        comm.gatherv(piece, back, sizes, root).wait()
+        if me == root:
+            yield "gatherv", back, whole
+    comm.barrier()
+    yield "json", np.array(exchange_json(comm, [me])), np.array([[r] for r in ranks])
+
+
+def sums(comm):
+    """One tree over all rows, whoever has them."""
+    rows = np.random.default_rng(1).standard_normal((12, 10)).astype(np.float32)
+    each = 12 // comm.size
+    own = tree_sum(rows[comm.rank * each : (comm.rank + 1) * each], comm)
+    yield "tree", own, tree_sum(rows, SelfComm())
+
+
+def metrics(comm):
+    """Metrics of scattered scores, with ties, and with ranks that have none or one class."""
+    rng = np.random.default_rng(2)
+    for n, levels in ((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5)):
+        scores = (rng.integers(0, levels, n) / levels).astype(np.float32)
+        targets = rng.integers(0, 2, n).astype(np.float32)
+        ends = np.linspace(0, n, comm.size + 1).astype(int)
+        own = slice(ends[comm.rank], ends[comm.rank + 1])
+        found = gathered_metrics(scores[own], targets[own], comm)
+        expected = compute_metrics(scores, targets)
+        yield "metrics", np.array(list(vars(found).values())), list(vars(expected).values())
+
+
+def main():
+    comm = world()
+    ways = [comm, blocking(comm)]
+    if comm.size > 1:
+        from mpi4py import MPI
+
+        ways.append(MpiComm(MPI.COMM_WORLD, largest=3))
+    wrong = []
+    for number, way in enumerate(ways):
+        cases = [*operations(way), *metrics(way)]
+        cases += sums(way) if 12 % way.size == 0 else []
+        for name, found, expected in cases:
+            exact = name != "metrics"
+            same = np.allclose(found, expected, rtol=0 if exact else 1e-12, atol=0, equal_nan=True)
+            if not same:
+                wrong.append([comm.rank, number, name, found.tolist(), list(map(float, expected))])
+    every = exchange_json(comm, wrong)
+    if comm.rank == 0:
+        sys.stdout.write(json.dumps([case for cases in every for case in cases]))
+
+
+if __name__ == "__main__":
+    main()

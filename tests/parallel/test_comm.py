@@ -1,0 +1,43 @@
+"""Every operation of a communicator, on any number of ranks."""
+
+import numpy as np
+import pytest
+
+from dlrmjit.errors import ConfigError, ShapeError
+from dlrmjit.parallel import comm
+from tests.parallel.launch import needs_mpi, run_program
+from tests.parallel.programs import operations
+
+
+def test_one_process_alone():
+    cases = [
+        *operations.operations(comm.SelfComm()),
+        *operations.metrics(comm.SelfComm()),
+        *operations.sums(comm.SelfComm()),
+    ]
+    for name, found, expected in cases:
+        np.testing.assert_allclose(found, expected, rtol=1e-12, err_msg=name)
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_operations_on_ranks(ranks):
+    assert run_program(ranks, "operations") == []
+
+
+def test_a_launcher_without_mpi4py_is_told_how_to_install_it(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setitem(__import__("sys").modules, "mpi4py", None)
+    with pytest.raises(ConfigError, match=r"one of 2 ranks.*pip install 'dlrmjit\[mpi\]'"):
+        comm.world()
+
+
+def test_without_a_launcher_there_is_one_rank(monkeypatch):
+    for name in ("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert comm.world().size == 1
+
+
+def test_buffers_that_are_too_short_are_refused():
+    with pytest.raises(ShapeError, match="4 elements needs a contiguous buffer"):
+        comm._check(np.empty(3), 4)

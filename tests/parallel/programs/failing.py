@@ -1,0 +1,54 @@
+"""The training program with a fault on one rank: ``failing.py FAULT RANK WORDS...``.
+
+``loader``: reading batch 5 raises; ``disk``: nothing can be written to files; ``killed``: the
+process is killed in its sixth step. The other ranks are healthy.
+"""
+
+import os
+import signal
+import sys
+
+from dlrmjit import knobs
+from dlrmjit.checkpoint import shards
+from dlrmjit.cli.main import main
+from dlrmjit.data.synthetic import SyntheticSource
+from dlrmjit.errors import DataError
+from dlrmjit.parallel.exchange import PooledExchange
+
+BATCH = 5
+
+
+def fail_to_read():
+    whole = SyntheticSource.batch
+
+    def batch(self, number):
+        if number == BATCH:
+            raise DataError("day_3, line 17: 'x' is no number")
+        return whole(self, number)
+
+    SyntheticSource.batch = batch
+
+
+def fail_to_write():
+    def full(path, tensors):
+        raise OSError(28, "No space left on device")
+
+    shards.write_tensors = full
+
+
+def die():
+    post, steps = PooledExchange.post, iter(range(BATCH))
+
+    def counted(self):
+        if next(steps, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        post(self)
+
+    PooledExchange.post = counted
+
+
+if __name__ == "__main__":
+    fault, rank, *words = sys.argv[1:]
+    if knobs.launched_rank() == int(rank):
+        {"loader": fail_to_read, "disk": fail_to_write, "killed": die}[fault]()
+    sys.exit(main(words))

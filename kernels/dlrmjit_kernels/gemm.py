@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.axes import view_of
-from dlrmjit_kernels.buffers import aligned_empty
-from dlrmjit_kernels.matrix import Floats, Layout, Matrix
+from dlrmjit_kernels.matrix import Floats, Layout, Matrix, aligned_floats
 from dlrmjit_kernels.plan import Product
 from dlrmjit_kernels.product import Addresses, run
 
@@ -45,7 +44,8 @@ def gemm(
     if out is None:
         if accumulate:
             raise ShapeError("gemm was asked to accumulate, but out was not given")
-        out = aligned_empty((a.shape[1 if trans_a else 0], b.shape[0 if trans_b else 1]))
+        rows, cols = a.shape[1 if trans_a else 0], b.shape[0 if trans_b else 1]
+        out = aligned_floats(rows * cols).reshape(rows, cols)
     left, right, result = Matrix.view(a), Matrix.view(b), Matrix.view(out)
     product = _product(left.layout, right.layout, result.layout, trans_a, trans_b, accumulate)
     if np.may_share_memory(out, a) or np.may_share_memory(out, b):

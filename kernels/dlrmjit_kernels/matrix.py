@@ -114,7 +114,7 @@ class Matrix:
     @classmethod
     def empty(cls, layout: Layout) -> Matrix:
         """Uninitialised matrix of a layout on a 64-byte boundary."""
-        return cls(_aligned_floats(layout.span), layout)
+        return cls(aligned_floats(layout.span), layout)
 
     @classmethod
     def empty_blocked(
@@ -194,7 +194,7 @@ def _is_row_major(array: NDArray[Any]) -> bool:
     )
 
 
-def _aligned_floats(count: int) -> Floats:
+def aligned_floats(count: int) -> Floats:
     """Uninitialised floats, on huge pages when there are enough to fill one."""
     if 4 * count >= HUGE_PAGE:
         large: Floats = allocate(4 * count).data.view(np.float32)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlrmjit_kernels.axes import View, common_block, view_of
-from dlrmjit_kernels.buffers import aligned_empty
-from dlrmjit_kernels.matrix import Floats, Layout
+from dlrmjit_kernels.matrix import Floats, Layout, aligned_floats
 from dlrmjit_kernels.plan import Plan, Product, make_plan, misfits
 from dlrmjit_kernels.relayout import relayout
 from dlrmjit_kernels.target import Target, current_target
@@ -132,6 +131,6 @@ def _scratch(count: int) -> Floats:
     """This thread's scratch buffer, of at least ``count`` floats; contents are anything."""
     held: Floats | None = getattr(_local, "floats", None)
     if held is None or held.size < count:
-        held = aligned_empty(count)
+        held = aligned_floats(count)
         _local.floats = held
     return held

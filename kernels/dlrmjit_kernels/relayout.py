@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import Axis, View
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.target import current_target
@@ -23,7 +24,10 @@ from dlrmjit_kernels.threads import get_threads
 
 _AXIS = ("block", "block_stride", "step")
 PLAN = np.dtype(
-    [(name, np.int64) for name in ("rows", "cols", "tile_rows", "tile_cols", "lanes", "kernel")]
+    [
+        (name, np.int64)
+        for name in ("rows", "cols", "tile_rows", "tile_cols", "lanes", "kernel", "copy")
+    ]
     + [
         (f"{side}_{axis}_{name}", np.int64)
         for side in ("source", "target")
@@ -56,6 +60,7 @@ def _plan(source: View, target: View, lanes: int) -> NDArray[np.void]:
     n["tile_rows"] = _tile(source.rows, target.rows)
     n["tile_cols"] = _tile(source.cols, target.cols)
     n["kernel"] = engine.address(Transpose(), current_target())
+    n["copy"] = engine.address(CopyRows(2 * lanes), current_target())
     for side, view in (("source", source), ("target", target)):
         for name, axis in (("row", view.rows), ("col", view.cols)):
             n[f"{side}_{name}_block"] = axis.block
@@ -121,10 +126,15 @@ def _target_offset(p: Numbers, row: int, col: int) -> int:
 
 @jit
 def _copy_rows(p: Numbers, source: int, target: int, rows: int, cols: int) -> None:
-    for r in range(rows):
+    width = 2 * p.lanes
+    whole = cols // width * width
+    for c in range(0, whole, width):
+        at = (source + 4 * c, target + 4 * c, rows, p.source_row_step, p.target_row_step)
+        unsafe.call(p.copy, at)
+    for r in range(rows if whole < cols else 0):
         a = source + 4 * r * p.source_row_step
         b = target + 4 * r * p.target_row_step
-        for c in range(cols):
+        for c in range(whole, cols):
             unsafe.store(b + 4 * c, unsafe.load(a + 4 * c))
 
 

@@ -13,7 +13,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ import numba
 from numba.core import caching
 
 from dlrmjit import knobs
+from dlrmjit_kernels.turns import Turn
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,7 +90,24 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
     _impl_class = _CacheImpl
 
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        super().__init__(py_func)
+        self._turn = Turn()
+        self._turn_path = cache_path() / f"{self._impl.filename_base}.turn"
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The stored kernel; where there is none, whoever returns first compiles it for all."""
+        found = self._load(sig, target_context)
+        if found is not None:
+            return found
+        with suppress(OSError):
+            self._turn.take(self._turn_path)
+        found = self._load(sig, target_context)
+        if found is not None:
+            self._turn.end()
+        return found
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         except (OSError, *_DAMAGED):
@@ -101,6 +119,8 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
                 self._save(sig, data)
         except OSError:
             self.disable()
+        finally:
+            self._turn.end()
 
     def _save(self, sig: Any, data: Any) -> None:
         try:

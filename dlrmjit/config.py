@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from dlrmjit.errors import ConfigError
+from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 
 Interaction = Literal["dot", "cat"]
 LossKind = Literal["bce", "wbce", "mse"]
@@ -165,18 +166,40 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class PlateauConfig:
+    """Multiply the learning rate by ``factor`` when tests stop improving.
+
+    That is when more than ``patience`` tests in a row have not raised the best AUC (the best
+    accuracy, where there is no AUC) by more than ``threshold``.
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < 1:
+            raise ConfigError(
+                f"a reduction on a plateau must lie between 0 and 1, not {self.factor}"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained: everything of a run that is neither model nor data.
 
-    ``test_every`` counts steps between tests (0: only after the last step of an epoch, when
-    there is a test set); a test at or above a positive threshold ends training.
+    ``optimizer`` is the name or the value of one for all parameters, or says more (see
+    :class:`~dlrmjit.optimizer_config.UpdateConfig`). ``test_every`` counts steps between tests
+    (0: only after the last step of an epoch, when there is a test set); a test at or above a
+    positive threshold ends training.
     """
 
     epochs: int = 1
     learning_rate: float = 0.01
-    optimizer: str = "sgd"
+    optimizer: str | OptimizerConfig | UpdateConfig = "sgd"
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    plateau: PlateauConfig | None = None
     test_every: int = 0
     accuracy_threshold: float = 0.0
     auc_threshold: float = 0.0
@@ -187,6 +210,11 @@ class TrainConfig:
         if not self.learning_rate >= 0.0:
             raise ConfigError(f"the learning rate must not be negative, not {self.learning_rate}")
 
+    @property
+    def update(self) -> UpdateConfig:
+        """What ``optimizer`` means in full."""
+        return UpdateConfig.of(self.optimizer)
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -195,18 +223,25 @@ class MemoryEstimate:
     tables: int
     mlp: int
     step: int
+    optimizer: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.tables + self.mlp + self.step
+        return self.tables + self.mlp + self.step + self.optimizer
 
 
-def estimate_memory(config: ModelConfig, batch_size: int, lookups: int = 1) -> MemoryEstimate:
+def estimate_memory(
+    config: ModelConfig,
+    batch_size: int,
+    lookups: int = 1,
+    update: UpdateConfig | None = None,
+) -> MemoryEstimate:
     """Bytes of tables, of MLP parameters with gradients, and of a step of ``batch_size`` samples.
 
     The step counts activations and their gradients of every layer, the interacting features,
-    and ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them.
+    and ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them; the
+    optimiser what it remembers of every parameter.
     """
     widths = [*config.mlp_bottom, config.interaction_width, *config.mlp_top]
     per_sample = 2 * (sum(widths) + config.features * config.embedding_dim) * FLOAT_BYTES
@@ -215,6 +250,19 @@ def estimate_memory(config: ModelConfig, batch_size: int, lookups: int = 1) -> M
         tables=config.table_parameters * FLOAT_BYTES,
         mlp=2 * config.mlp_parameters * FLOAT_BYTES,
         step=batch_size * (per_sample + indices),
+        optimizer=_state_elements(config, update or UpdateConfig()) * FLOAT_BYTES,
+    )
+
+
+def _state_elements(config: ModelConfig, update: UpdateConfig) -> int:
+    """Elements of all optimiser states, and those that clipping and accumulation need."""
+    mlps, tables = update.mlps, update.tables
+    dense = len(mlps.states) + (update.accumulate > 1)
+    per_row = len(tables.row_states) + (update.clip_norm > 0)
+    return (
+        dense * config.mlp_parameters
+        + len(tables.table_states) * config.table_parameters
+        + per_row * sum(config.table_rows)
     )
 
 

@@ -91,6 +91,10 @@ class DLRM:
         for mlp in (self.bottom, self.top):
             yield from zip(mlp[::2], mlp[1::2], strict=True)
 
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Everything that training changes: all tables as one, then the MLPs."""
+        return (self.tables, *self.bottom, *self.top)
+
     def state_dict(self) -> dict[str, FloatArray]:
         """All parameters under the reference program's names.
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+from dlrmjit.autograd import Variable
 from dlrmjit.config import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.model import DLRM, Graph, remember
-from dlrmjit.optim import make_optimizer
+from dlrmjit.optim import Optimizer
+from dlrmjit.optim.clipping import Clipper
+from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 from dlrmjit.profile import Profile
 
 
@@ -18,14 +24,18 @@ class TrainingStep:
     def __init__(
         self,
         model: DLRM,
-        optimizer: str = "sgd",
+        optimizer: str | OptimizerConfig | UpdateConfig = "sgd",
         loss: LossConfig | None = None,
         profile: Profile | None = None,
     ) -> None:
         self._model = model
         self._loss = loss or LossConfig()
         self._profile = profile
-        update = make_optimizer(optimizer, model.backend).apply
+        config = UpdateConfig.of(optimizer)
+        self.optimizer = Optimizer(model.backend, config)
+        self.optimizer.prepare(model.parameters())
+        self._clip = Clipper(model.backend, config.clip_norm) if config.clip_norm else None
+        update = self.optimizer.apply
         self._update = profile.timed_update(update) if profile else update
         self._graphs: dict[int, Graph] = {}
 
@@ -45,8 +55,17 @@ class TrainingStep:
         graph = self.graph(batch.n)
         graph.load(batch)
         graph.tape.forward()
-        for parameter, gradient in graph.tape.backward(graph.loss):
+        for parameter, gradient in self._gradients(graph):
             self._update(parameter, gradient, rate)
         if self._profile:
             self._profile.count(batch.n, len(batch.indices))
         return float(graph.loss.data)
+
+    def _gradients(self, graph: Graph) -> Iterable[tuple[Variable, Any]]:
+        """Every gradient as it comes; all at once where they are clipped."""
+        gradients = graph.tape.backward(graph.loss)
+        if self._clip is None:
+            return gradients
+        collected = list(gradients)
+        self._clip(collected)
+        return collected

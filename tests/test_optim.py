@@ -35,5 +35,5 @@ def test_decay_has_a_floor():
 
 
 def test_unknown_optimizer_is_refused():
-    with pytest.raises(ConfigError, match="unknown optimizer 'lion'; known are sgd"):
+    with pytest.raises(ConfigError, match="unknown optimizer 'lion'; known are sgd, adagrad"):
         make_optimizer("lion", get_backend("reference"))

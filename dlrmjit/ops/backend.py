@@ -7,12 +7,14 @@ is a backend's own matter, as long as it can turn them into NumPy arrays and bac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule
+from dlrmjit.optimizer_config import OptimizerConfig
 
 FloatArray = NDArray[Any]
 Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # merged (indices, offsets (S, N+1))
@@ -41,11 +43,41 @@ class Features(Protocol):
     joined_gradient: Any
 
 
+@dataclass
+class DenseState:
+    """What an optimiser remembers of one dense parameter: values stored as it is; steps taken."""
+
+    values: tuple[Any, ...]
+    steps: int = 0
+
+
+class TableState(Protocol):
+    """What an optimiser remembers of tables: others shaped like them, or of width 1; steps."""
+
+    steps: int
+
+    @property
+    def tables(self) -> Sequence[Tables]:
+        """One set of tables per state, first those of the tables' width, then those of 1."""
+
+
 class SparseGradient(Protocol):
     """A gradient of tables that touches few rows and applies itself."""
 
     def descend(self, tables: Any, rate: float) -> None:
         """Move the touched rows against the gradient: ``W[i] -= rate * sum of dY over i``."""
+
+    def update(self, tables: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
+        """Move the touched rows and their states by one step of an optimiser."""
+
+    def square(self, tables: Any, memory: dict[str, Any]) -> float:
+        """Sum of the squares of all elements; ``tables`` keep their values.
+
+        ``memory``, a dictionary per tables that the caller keeps, holds what this needs.
+        """
+
+    def scale(self, factor: float) -> None:
+        """Multiply by ``factor``, in place."""
 
     def to_dense(self, tables: Any) -> list[FloatArray]:
         """The same gradient as full arrays (M, E), one per table; for checks."""
@@ -88,5 +120,16 @@ class Backend(Protocol):
     def flat(self, stored: Any) -> FloatArray:
         """All of a weight, a bias or its gradient as one dimension, without a copy."""
 
-    def descend(self, stored: Any, gradient: Any, rate: float) -> None:
-        """Dense SGD: ``stored -= rate * gradient``, in place."""
+    def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
+        """Fresh memory of an optimiser: a TableState for tables, a DenseState for others."""
+
+    def update(
+        self, stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
+    ) -> None:
+        """One step of an optimiser on a dense parameter and its state, in place."""
+
+    def square(self, gradient: Any) -> float:
+        """Sum of the squares of all elements of a dense gradient."""
+
+    def scale(self, gradient: Any, factor: float) -> None:
+        """Multiply a dense gradient by ``factor``, in place."""

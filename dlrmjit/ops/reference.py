@@ -6,7 +6,6 @@ It defines what the compiled kernels must compute. In float64 it is the oracle o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,64 +14,12 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
-from dlrmjit.errors import IndexRangeError
-from dlrmjit.ops.backend import Features, FloatArray, Lookups
+from dlrmjit.ops import reference_update
+from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups
+from dlrmjit.ops.reference_update import ReferenceBagGradient, ReferenceTables
+from dlrmjit.optimizer_config import OptimizerConfig
 
 Gradients = Iterator[tuple[int, Any]]
-
-
-class ReferenceTables:
-    """Embedding tables as a list of arrays (M, E)."""
-
-    def __init__(self, arrays: Sequence[FloatArray]) -> None:
-        self.arrays = list(arrays)
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """Rows M of each table."""
-        return tuple(array.shape[0] for array in self.arrays)
-
-    @property
-    def dim(self) -> int:
-        """Width E."""
-        return int(self.arrays[0].shape[1])
-
-    def table(self, number: int) -> FloatArray:
-        """The array of one table."""
-        return self.arrays[number]
-
-    def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
-        """Raise IndexRangeError for the first lookup outside its table."""
-        for s, rows in enumerate(self.rows):
-            part = indices[offsets[s, 0] : offsets[s, -1]]
-            bad = np.flatnonzero((part < 0) | (part >= rows))
-            if bad.size:
-                position = offsets[s, 0] + bad[0]
-                sample = int(np.searchsorted(offsets[s], position, side="right")) - 1
-                raise IndexRangeError(s, sample, int(indices[position]), rows)
-
-
-@dataclass(frozen=True)
-class ReferenceBagGradient:
-    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
-
-    lookups: Lookups
-    dY: FloatArray
-
-    def descend(self, tables: ReferenceTables, rate: float) -> None:
-        """Plain SGD on the touched rows."""
-        for array, gradient in zip(tables.arrays, self.to_dense(tables), strict=True):
-            array -= (rate * gradient).astype(array.dtype)
-
-    def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:
-        """Full arrays (M, E), one per table."""
-        indices, offsets = self.lookups
-        dense = [np.zeros_like(array) for array in tables.arrays]
-        for s, gradient in enumerate(dense):
-            lengths = np.diff(offsets[s])
-            part = indices[offsets[s, 0] : offsets[s, -1]]
-            np.add.at(gradient, part, np.repeat(self.dY[:, s], lengths, axis=0))
-        return dense
 
 
 def _activate(z: FloatArray, activation: str) -> FloatArray:
@@ -227,7 +174,8 @@ class ReferenceBackend:
 
     def weight_to_numpy(self, stored: FloatArray) -> FloatArray:
         """A copy (K, C)."""
-        return stored.copy()
+        result: FloatArray = stored.copy()
+        return result
 
     def assign_weight(self, stored: FloatArray, values: FloatArray) -> None:
         """Overwrite in place."""
@@ -264,9 +212,28 @@ class ReferenceBackend:
         """The array in one dimension."""
         return stored.reshape(-1)
 
-    def descend(self, stored: FloatArray, gradient: FloatArray, rate: float) -> None:
-        """``stored -= rate * gradient``."""
-        stored -= (rate * gradient).astype(stored.dtype)
+    def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
+        """Fresh memory of an optimiser."""
+        return reference_update.new_state(stored, config)
+
+    def update(
+        self,
+        stored: FloatArray,
+        gradient: FloatArray,
+        state: DenseState,
+        config: OptimizerConfig,
+        rate: float,
+    ) -> None:
+        """One step of an optimiser, in place."""
+        reference_update.update(stored, gradient, state, config, rate)
+
+    def square(self, gradient: FloatArray) -> float:
+        """Sum of the squares of all elements."""
+        return float(np.sum(np.square(gradient, dtype=np.float64)))
+
+    def scale(self, gradient: FloatArray, factor: float) -> None:
+        """Multiply by ``factor``, in place."""
+        gradient *= factor
 
 
 BACKEND = ReferenceBackend()

@@ -43,19 +43,60 @@ def add(x: F32, y: F32) -> None:
     _add(x, y)
 
 
-def sgd_step(p: F32, g: F32, lr: float) -> None:
-    """``p -= lr * g``; both flat float32 of one length."""
+def sgd_step(p: F32, g: F32, lr: float, l2: float = 0.0) -> None:
+    """``p -= lr * (g + l2 * p)``; both flat float32 of one length."""
     _check_flat(p, g)
-    _sgd_step(p, g, np.float32(lr))
+    if l2 == 0.0:
+        _sgd_step(p, g, np.float32(lr))
+    else:
+        _decayed_sgd_step(p, g, np.float32(lr), np.float32(l2))
 
 
-def adagrad_step(p: F32, g: F32, state: F32, lr: float, eps: float) -> None:
+def momentum_step(p: F32, g: F32, m: F32, lr: float, momentum: float, l2: float = 0.0) -> None:
+    """``m = momentum * m + g + l2 * p; p -= lr * m`` (Polyak 1964, as in torch.optim.SGD).
+
+    All flat float32 of one length; ``m`` is the running gradient.
+    """
+    _check_flat(p, g, m)
+    _momentum_step(p, g, m, np.float32(lr), np.float32(momentum), np.float32(l2))
+
+
+def adagrad_step(p: F32, g: F32, state: F32, lr: float, eps: float, l2: float = 0.0) -> None:
     """``state += g**2; p -= lr * g / (sqrt(state) + eps)``, elementwise (Duchi et al. 2011).
 
-    All flat float32 of one length; ``state`` is the running sum of squares.
+    All flat float32 of one length; ``state`` is the running sum of squares, and ``l2 * p`` is
+    added to ``g`` before.
     """
     _check_flat(p, g, state)
-    _adagrad_step(p, g, state, np.float32(lr), np.float32(eps))
+    _adagrad_step(p, g, state, np.float32(lr), np.float32(eps), np.float32(l2))
+
+
+def adam_step(
+    p: F32,
+    g: F32,
+    moments: tuple[F32, F32],
+    size: float,
+    betas: tuple[float, float],
+    eps: float,
+    l2: float = 0.0,
+) -> None:
+    """``m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g**2; p -= size * m / (sqrt(v) + eps)``.
+
+    All flat float32 of one length, ``moments`` = (m, v), ``betas`` = (b1, b2) (Kingma and Ba
+    2015). The correction of the bias is the caller's, in ``size`` and ``eps``; ``l2 * p`` is
+    added to ``g`` before.
+    """
+    m, v = moments
+    _check_flat(p, g, m, v)
+    values = [size, betas[0], 1.0 - betas[0], betas[1], 1.0 - betas[1], eps, l2]
+    _adam_step(p, g, m, v, np.array(values, np.float32))
+
+
+def sum_of_squares(x: Matrix) -> float:
+    """Sum of the squares of all elements, padding excluded, in double precision."""
+    partial = np.empty(x.rows)
+    _row_squares(x.data, strides_of(x.layout), x.cols, partial)
+    return float(partial.sum())
 
 
 def relu_forward(x: Matrix, y: Matrix) -> None:
@@ -126,11 +167,56 @@ def _sgd_step(p: F32, g: F32, lr: np.float32) -> None:
 
 
 @parallel_jit
-def _adagrad_step(p: F32, g: F32, state: F32, lr: np.float32, eps: np.float32) -> None:
+def _decayed_sgd_step(p: F32, g: F32, lr: np.float32, l2: np.float32) -> None:
     for task in prange((p.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
-            state[i] += g[i] * g[i]
-            p[i] -= lr * (g[i] / (np.sqrt(state[i]) + eps))
+            p[i] -= lr * (g[i] + l2 * p[i])
+
+
+@parallel_jit
+def _momentum_step(
+    p: F32, g: F32, m: F32, lr: np.float32, momentum: np.float32, l2: np.float32
+) -> None:
+    for task in prange((p.size + RUN - 1) // RUN):
+        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
+            m[i] = momentum * m[i] + (g[i] + l2 * p[i])
+            p[i] -= lr * m[i]
+
+
+@parallel_jit
+def _adagrad_step(
+    p: F32, g: F32, state: F32, lr: np.float32, eps: np.float32, l2: np.float32
+) -> None:
+    for task in prange((p.size + RUN - 1) // RUN):
+        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
+            gradient = g[i] + l2 * p[i]
+            state[i] += gradient * gradient
+            p[i] -= lr * (gradient / (np.sqrt(state[i]) + eps))
+
+
+@parallel_jit
+def _adam_step(p: F32, g: F32, m: F32, v: F32, k: F32) -> None:
+    size, beta1, rest1, beta2, rest2, eps, l2 = k[0], k[1], k[2], k[3], k[4], k[5], k[6]
+    for task in prange((p.size + RUN - 1) // RUN):
+        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
+            gradient = g[i] + l2 * p[i]
+            m[i] = beta1 * m[i] + rest1 * gradient
+            v[i] = beta2 * v[i] + rest2 * (gradient * gradient)
+            p[i] -= size * (m[i] / (np.sqrt(v[i]) + eps))
+
+
+@parallel_jit
+def _row_squares(x: F32, xs: Strides, cols: int, partial: NDArray[np.float64]) -> None:
+    for row in prange(len(partial)):
+        total, column = 0.0, 0
+        while column < cols:
+            run = run_length(xs, column, cols - column)
+            start = position(xs, row, column)
+            for k in range(run):
+                value = np.float64(x[start + k])
+                total += value * value
+            column += run
+        partial[row] = total
 
 
 @jit

@@ -1,0 +1,165 @@
+"""Optimiser steps of the compiled backend: which kernel a configuration means.
+
+Dense parameters move over their flat buffers, padding of blocks included; what is there is
+never read into a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels import elementwise, embedding_norm, embedding_update
+from dlrmjit_kernels.embedding import EmbeddingTables
+from dlrmjit_kernels.embedding_update import RowState
+from dlrmjit_kernels.lookups import Lookups
+from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.row_rules import (
+    AdagradRows,
+    AdamRows,
+    MomentumRows,
+    RowRule,
+    RowwiseAdagradRows,
+    SgdRows,
+)
+from numpy.typing import NDArray
+
+from dlrmjit.ops.backend import DenseState, FloatArray
+from dlrmjit.optimizer_config import Adagrad, Adam, OptimizerConfig, RowwiseAdagrad, Sgd
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BagGradient:
+    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
+
+    lookups: Lookups
+    dY: F32
+
+    def descend(self, tables: EmbeddingTables, rate: float) -> None:
+        """SGD on the touched rows, fused with the backward pass of the lookup."""
+        rule = SgdRows(rate)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
+
+    def update(
+        self, tables: EmbeddingTables, state: RowState, config: OptimizerConfig, rate: float
+    ) -> None:
+        """Any optimiser on the touched rows, fused with the backward pass of the lookup."""
+        rule = row_rule(config, rate)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
+
+    def square(self, tables: EmbeddingTables, memory: dict[str, Any]) -> float:
+        """Sum of the squares of the rows' gradients; ``memory`` keeps one float per row."""
+        if "squares" not in memory:
+            memory["squares"] = tables.new_state(embedding_norm.SquareRows())
+        squares = memory["squares"]
+        return embedding_norm.gradient_square(tables, self.lookups, self.dY, squares)
+
+    def scale(self, factor: float) -> None:
+        """Scale dY in place."""
+        np.multiply(self.dY, np.float32(factor), out=self.dY)
+
+    def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
+        """Full arrays (M, E), one per table."""
+        dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
+        tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, self.dY, dense)
+        return dense
+
+
+def new_state(stored: Any, config: OptimizerConfig) -> RowState | DenseState:
+    """Fresh memory of an optimiser for tables or for a dense parameter."""
+    if isinstance(stored, EmbeddingTables):
+        return stored.new_state(row_rule(config, 0.0))
+    return DenseState(tuple(_like(stored, config.initial_state) for _ in config.states))
+
+
+def _like(stored: Any, value: float) -> Any:
+    if not isinstance(stored, Matrix):
+        return np.full_like(stored, value)
+    made = Matrix.empty(stored.layout)
+    made.data[...] = value
+    return made
+
+
+def row_rule(config: OptimizerConfig, rate: float) -> RowRule:
+    """The rule for touched rows."""
+    return _ROW_RULES[type(config)](config, rate)
+
+
+def _sgd_rows(config: Any, rate: float) -> RowRule:
+    if config.momentum:
+        return MomentumRows(rate, config.weight_decay, config.momentum)
+    return SgdRows(rate, config.weight_decay)
+
+
+def _adagrad_rows(config: Any, rate: float) -> RowRule:
+    rule = RowwiseAdagradRows if isinstance(config, RowwiseAdagrad) else AdagradRows
+    return rule(rate, config.weight_decay, config.eps, config.lr_decay, config.initial_accumulator)
+
+
+def _adam_rows(config: Any, rate: float) -> RowRule:
+    return AdamRows(rate, config.weight_decay, config.beta1, config.beta2, config.eps)
+
+
+_ROW_RULES: Mapping[type[OptimizerConfig], Callable[[Any, float], RowRule]] = {
+    Sgd: _sgd_rows,
+    Adagrad: _adagrad_rows,
+    RowwiseAdagrad: _adagrad_rows,
+    Adam: _adam_rows,
+}
+
+
+def update(
+    stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
+) -> None:
+    """One step of a dense parameter."""
+    state.steps += 1
+    values = [flat(value) for value in state.values]
+    _DENSE[type(config)](flat(stored), flat(gradient), values, config, rate, state.steps)
+
+
+def _sgd(p: F32, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+    if config.momentum:
+        momentum, decay = config.momentum, config.weight_decay
+        elementwise.momentum_step(p, g, values[0], rate, momentum, decay)
+    else:
+        elementwise.sgd_step(p, g, rate, config.weight_decay)
+
+
+def _adagrad(p: F32, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+    rate /= 1.0 + (step - 1) * config.lr_decay
+    elementwise.adagrad_step(p, g, values[0], rate, config.eps, config.weight_decay)
+
+
+def _adam(p: F32, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+    root = (1.0 - config.beta2**step) ** 0.5
+    size = rate * root / (1.0 - config.beta1**step)
+    moments, betas = (values[0], values[1]), (config.beta1, config.beta2)
+    elementwise.adam_step(p, g, moments, size, betas, config.eps * root, config.weight_decay)
+
+
+_DENSE: Mapping[type[OptimizerConfig], Callable[..., None]] = {
+    Sgd: _sgd,
+    Adagrad: _adagrad,
+    RowwiseAdagrad: _adagrad,
+    Adam: _adam,
+}
+
+
+def square(gradient: Any) -> float:
+    """Sum of squares of a dense gradient."""
+    matrix = gradient if isinstance(gradient, Matrix) else Matrix.view(gradient[None])
+    return elementwise.sum_of_squares(matrix)
+
+
+def scale(gradient: Any, factor: float) -> None:
+    """Scale a dense gradient in place."""
+    elementwise.scale(flat(gradient), factor)
+
+
+def flat(value: Matrix | F32) -> F32:
+    """The buffer of a matrix or a vector."""
+    return value.data if isinstance(value, Matrix) else value

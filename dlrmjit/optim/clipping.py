@@ -1,0 +1,42 @@
+"""Clipping by the norm of all gradients of a step together (Pascanu et al. 2013)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dlrmjit.autograd import Variable
+from dlrmjit.ops.backend import Backend
+
+Gradients = Sequence[tuple[Variable, Any]]
+_SMALL = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+
+
+class Clipper:
+    """Scales gradients down to a norm; keeps the working memory that tables need."""
+
+    def __init__(self, backend: Backend, norm: float) -> None:
+        self._backend, self._norm = backend, norm
+        self._memory: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, gradients: Gradients) -> float:
+        """Scale all in place if their norm is above the bound; the norm they had."""
+        norm = math.sqrt(sum(self._square(*pair) for pair in gradients))
+        factor = self._norm / (norm + _SMALL)
+        if factor < 1.0:
+            for _, gradient in gradients:
+                self._scale(gradient, factor)
+        return norm
+
+    def _square(self, parameter: Variable, gradient: Any) -> float:
+        if hasattr(gradient, "descend"):
+            memory = self._memory.setdefault(id(parameter), {})
+            return float(gradient.square(parameter.data, memory))
+        return self._backend.square(gradient)
+
+    def _scale(self, gradient: Any, factor: float) -> None:
+        if hasattr(gradient, "descend"):
+            gradient.scale(factor)
+        else:
+            self._backend.scale(gradient, factor)

@@ -1,0 +1,51 @@
+"""Learning rates: by the step, and by what tests say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from dlrmjit.config import PlateauConfig, ScheduleConfig
+
+_LOWEST_DECAYED_RATE = 1e-7
+
+
+def learning_rate(base: float, schedule: ScheduleConfig, step: int) -> float:
+    """Learning rate of step ``step`` (0 is the first): warm-up, constant, quadratic decay.
+
+    As in the reference program, the first step already counts as one of the warm-up, and a
+    schedule with a decay holds the last rate it set between the phases and after them.
+    """
+    count = step + 1
+    warmup, start, length = schedule.warmup_steps, schedule.decay_start_step, schedule.decay_steps
+    if count < warmup:
+        return base * (1.0 - (warmup - count) / warmup)
+    if length <= 0:
+        return base
+    if count < start:
+        return base * (1.0 - 1.0 / warmup) if warmup > 1 else base
+    left = max(length - (count - start), 1)
+    return max(_LOWEST_DECAYED_RATE, base * (left / length) ** 2)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """By which ``factor`` tests have reduced the rate, and the tests since the ``best``."""
+
+    factor: float = 1.0
+    best: float = -math.inf
+    waited: int = 0
+
+    def after(self, metric: float, config: PlateauConfig) -> Plateau:
+        """What a test changes whose ``metric``, where larger is better, is this.
+
+        As torch.optim.lr_scheduler.ReduceLROnPlateau with ``mode="max"`` and an absolute
+        threshold. A test without a metric (NaN) changes nothing.
+        """
+        if math.isnan(metric):
+            return self
+        if metric > self.best + config.threshold:
+            return replace(self, best=metric, waited=0)
+        if self.waited < config.patience:
+            return replace(self, waited=self.waited + 1)
+        return Plateau(self.factor * config.factor, self.best, 0)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench import harness
+from bench.roofline import ceilings
 from bench.step import Case, case, make_batch
 from dlrmjit.model import DLRM
 from dlrmjit.parallel.comm import Comm, blocking, world
@@ -60,7 +61,7 @@ def main() -> None:
             print(_line(row), flush=True)
         if options.json:
             report = {
-                "machine": harness.describe_machine(threads, {}),
+                "machine": harness.describe_machine(threads, ceilings(threads, 0.5)),
                 "ranks": comm.size,
                 "rows": rows,
             }

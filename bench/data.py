@@ -51,7 +51,7 @@ def main() -> None:
             _prepare(report, Path(folder), 200_000 if given.quick else 20_000_000, given.reference)
         if given.only in (None, "load"):
             for name in ("kaggle", "mlperf"):
-                _load(report, Path(folder) / name, name, 10 if given.quick else 60)
+                _load(report, Path(folder) / name, name, 10 if given.quick else 30)
     if given.only in (None, "auc"):
         _rank(report, 1_000_000 if given.quick else 100_000_000)
     report.write(given.json)
@@ -83,7 +83,7 @@ def _timed(command: list[str]) -> float:
 
 def _load(report: Report, folder: Path, name: str, steps: int) -> None:
     """Training steps over batches from disk, and over the same batches in memory."""
-    chosen = preset(name, 500_000 if name == "mlperf" else 0)
+    chosen = preset(name, 200_000 if steps < 20 else 500_000 if name == "mlperf" else 0)
     rows = chosen.model.table_rows
     write_set(folder, {"train": _table(rows, _BATCH * steps)}, "generated")
     table = PreparedSet(folder).table("train")
@@ -98,7 +98,7 @@ def _load(report: Report, folder: Path, name: str, steps: int) -> None:
     def from_disk() -> None:
         _train(step, Loader(table, _BATCH).batches())
 
-    times = alternate({"disk": from_disk, "memory": from_memory}, budget=2.0 * steps, most=12)
+    times = alternate({"disk": from_disk, "memory": from_memory}, budget=4.0 * steps, most=30)
     shape = {"N": _BATCH, "steps": steps}
     lost = 1 - times["memory"].ratio(times["disk"])
     _add(report, _row(f"train {name}", shape, times["disk"].median / steps, lost=lost))

@@ -30,6 +30,16 @@ def find_stored(options: Options) -> StoredSplits | None:
 
     Raises DataError for data that are not whole, ConfigError for options that do not fit them.
     """
+    found = _find(options)
+    if found is not None and options.train_fraction is not None:
+        raise ConfigError(
+            "--train-fraction splits text; prepared data are split already: prepare them with "
+            "--split fraction"
+        )
+    return found
+
+
+def _find(options: Options) -> StoredSplits | None:
     processed = options.processed_data_file
     if options.mlperf_bin_loader:
         return _bin(options)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlrmjit import load
-from dlrmjit.cli import evaluating, exporting, predicting, preparing
+from dlrmjit.cli import converting, evaluating, exporting, predicting, preparing
 from dlrmjit.cli.main import main as train
 from dlrmjit.data.criteo import load_criteo_text
 from dlrmjit.data.prepared import PreparedSet
@@ -61,6 +61,47 @@ def test_training_reads_the_set(home: Path, capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "10/10 of epoch 2" in out
     assert "Test on 50 samples" in out
+
+
+def test_other_programs_files_train_as_the_set_does(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same rows in the same order, so the same losses, from every format."""
+    raw = tmp_path / "day"
+    text, same = str(home / "train.txt.gz"), tmp_path / "same"
+    assert preparing.main([text, "--out", str(same), "--shuffle", "none"]) == 0
+    assert converting.main([str(same), str(raw), "--to", "days"]) == 0
+    assert converting.main([str(same), str(tmp_path / "x"), "--to", "bin"]) == 0
+    capsys.readouterr()
+    ways = {
+        "set": [f"--processed-data-file={same}"],
+        "days": ["--memory-map", f"--raw-data-file={raw}"],
+        "bin": [
+            "--mlperf-bin-loader",
+            f"--processed-data-file={tmp_path / 'x.npz'}",
+            f"--raw-data-file={raw}",
+        ],
+    }
+    losses = {}
+    for name, way in ways.items():
+        assert train(["--data-generation=dataset", *way, *MODEL.split()]) == 0
+        losses[name] = [s for s in capsys.readouterr().out.splitlines() if "loss" in s]
+    assert losses["days"] == losses["bin"] == losses["set"]
+    shuffled = [*ways["bin"], "--mlperf-bin-shuffle"]
+    assert train(["--data-generation=dataset", *shuffled, *MODEL.split()]) == 0
+    assert [s for s in capsys.readouterr().out.splitlines() if "loss" in s] != losses["bin"]
+
+
+def test_data_that_are_split_already(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(words(home, "--train-fraction=0.5")) == 2
+    assert "--split fraction" in capsys.readouterr().err
+    assert (
+        train(["--data-generation=dataset", "--mlperf-bin-loader", "--processed-data-file=x.npz"])
+        == 2
+    )
+    assert "--raw-data-file" in capsys.readouterr().err
+    assert train(["--data-generation=dataset", "--data-set=terabyte", "--raw-data-file=day"]) == 2
+    assert "dlrmjit.prepare" in capsys.readouterr().err
 
 
 def test_evaluate_and_predict_agree(

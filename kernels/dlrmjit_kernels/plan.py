@@ -20,9 +20,9 @@ from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep, sweep_alone
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
-_SMALL = 1 << 19  # multiply-adds: some microseconds of one core
+SMALL = 1 << 19  # multiply-adds: some microseconds of one core
 _ONE = np.ones(1, dtype=np.float32)
-_ONE_ADDRESS = int(_ONE.ctypes.data)
+ONE_ADDRESS = int(_ONE.ctypes.data)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Plan:
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses."""
         loops = sweep_alone if self.alone else sweep
-        loops(self.numbers, self.kernels, a, b, c, bias, mask, sums, _ONE_ADDRESS)
+        loops(self.numbers, self.kernels, a, b, c, bias, mask, sums, ONE_ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def make_plan(
 
 def _alone(shape: Shape, threads: int) -> bool:
     """Whether one thread does it: there is no other, or the work is less than waking it up."""
-    return threads == 1 or shape.rows * shape.cols * max(1, shape.length) < _SMALL
+    return threads == 1 or shape.rows * shape.cols * max(1, shape.length) < SMALL
 
 
 def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:

@@ -13,8 +13,9 @@ from typing import Any
 
 from dlrmjit_kernels.axes import View, common_block, view_of
 from dlrmjit_kernels.matrix import Floats, Layout, aligned_floats
-from dlrmjit_kernels.plan import Plan, Product, make_plan, misfits
+from dlrmjit_kernels.plan import Plan, Product, misfits
 from dlrmjit_kernels.relayout import relayout
+from dlrmjit_kernels.split import SplitPlan, plan_of
 from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.threads import get_threads
 
@@ -38,7 +39,7 @@ class Addresses:
 class _Prepared:
     """A product whose operands all fit, and the copies it takes: original and copied views."""
 
-    plan: Plan
+    plan: Plan | SplitPlan
     copies: tuple[tuple[str, View, View], ...]
     spans: tuple[int, ...]
 
@@ -78,7 +79,7 @@ def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
         copies.append((name, getattr(product, name), copied))
         spans.append(-(-span // 16) * 16)
         fitting = _with_view(fitting, name, copied)
-    return _Prepared(make_plan(fitting, target, threads), tuple(copies), tuple(spans))
+    return _Prepared(plan_of(fitting, target, threads), tuple(copies), tuple(spans))
 
 
 def _far_apart(product: Product, target: Target) -> list[str]:

@@ -68,7 +68,7 @@ def sweep(
         left = plan[0].panels * across // grid_cols
         right = plan[0].panels * (across + 1) // grid_cols
         # the record and an address, because arrays would be counted at every call below
-        _rectangle(
+        rectangle(
             plan[0],
             kernels.ctypes.data,
             (a, b, c, bias, mask, sums, one),
@@ -90,11 +90,12 @@ def sweep_alone(
 ) -> None:
     """The same on the calling thread: for products that are done before others would wake up."""
     bounds = (0, plan[0].row_blocks, 0, plan[0].panels)
-    _rectangle(plan[0], kernels.ctypes.data, (a, b, c, bias, mask, sums, one), bounds)
+    rectangle(plan[0], kernels.ctypes.data, (a, b, c, bias, mask, sums, one), bounds)
 
 
 @jit
-def _rectangle(p: Numbers, kernels: int, operands: Ints, bounds: Ints) -> None:
+def rectangle(p: Numbers, kernels: int, operands: Ints, bounds: Ints) -> None:
+    """The tiles of C between bounds (top, bottom, left, right) in blocks of rows and panels."""
     top, bottom, left, right = bounds
     for group in range(top, bottom, p.group):
         end = min(group + p.group, bottom)

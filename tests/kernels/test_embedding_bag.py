@@ -50,8 +50,8 @@ def test_what_does_not_fit_is_refused():
     tables, indices, offsets = _case()
     with pytest.raises(ShapeError, match="table 1 must be a C-contiguous float32"):
         dk.embedding_bag([tables[0], tables[1].astype(np.float64), tables[2]], indices, offsets)
+    narrow = np.ones((400, 3), np.float32)
     with pytest.raises(ShapeError, match="table 2 has rows of 3 elements, table 0 of 12"):
-        narrow = np.ones((400, 3), np.float32)
         dk.embedding_bag([tables[0], tables[1], narrow], indices, offsets)
     indices[offsets[1, 0]] = 1
     with pytest.raises(IndexRangeError, match="table 1"):

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ Report = Callable[[str, int, int, int], None]
 """Told of progress: the step's name, what is done, what there is (0: unknown), rows so far."""
 
 _PROGRAM_BYTES = 320 << 20  # interpreter, compiler, kernels and small buffers
+_WORKER_BYTES = 64 << 20  # text of short lines, parsed, takes about as much
 
 
 def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
@@ -40,10 +42,17 @@ def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
     finished = _finished(options) if options.resume else None
     if finished is not None:
         return finished
+    options = _affordable(options)
     plan = {"inputs": describe_inputs(options.inputs), "options": options.determining()}
     with Place(options.out, replace=options.replace) as place:
         journal = place.begin(plan, options.checkpoint_seconds, resume=options.resume)
         return _Preparation(options, place, journal, report or _silent).run()
+
+
+def _affordable(options: PrepareOptions) -> PrepareOptions:
+    """The same with no more workers than the memory has room for."""
+    most = max(1, _working_memory(options.memory) // _WORKER_BYTES)
+    return replace(options, workers=min(options.workers, most))
 
 
 def _finished(options: PrepareOptions) -> Manifest | None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dlrmjit.data import criteo
 from dlrmjit.data.manifest import NAME, Manifest
-from dlrmjit.data.prepare import arranging, numbering, parsing
+from dlrmjit.data.prepare import arranging, numbering, parsing, run
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule, parse_size
 from dlrmjit.data.prepare.run import prepare
 from dlrmjit.data.prepared import PreparedSet
@@ -445,3 +445,9 @@ def test_sizes(text: str, size: int) -> None:
 def test_a_size_that_is_none() -> None:
     with pytest.raises(ConfigError, match="like 2G"):
         parse_size("much")
+
+
+def test_no_more_workers_than_the_memory_has_room_for(text: Path, tmp_path: Path) -> None:
+    asked = options(text, tmp_path / "set", workers=1000, memory=512 << 20)
+    assert 1 <= run._affordable(asked).workers <= 3
+    assert run._affordable(replace(asked, memory=8 << 30, workers=4)).workers == 4

@@ -21,14 +21,16 @@ from dlrmjit_kernels.threads import available_cpus
 from dlrmjit import knobs
 from dlrmjit.cli.exits import FAILED, INTERRUPTED, WRONG_INPUT
 from dlrmjit.cli.options import Options
+from dlrmjit.cli.plan import train_config
 from dlrmjit.config import ModelConfig, TrainConfig, estimate_memory
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
 from dlrmjit.fitting import MeasureFunction, StepFunction
 from dlrmjit.model import DLRM
+from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.parallel.comm import Comm, blocking
 from dlrmjit.parallel.measuring import evaluate as evaluate_sharded
-from dlrmjit.parallel.model import NEEDS_WHOLE_ROWS, ShardedDLRM
+from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.proposing import NARROWEST, propose
 from dlrmjit.parallel.routing import ShardedSource
 from dlrmjit.parallel.sharding import Plan, plan_from_dict
@@ -118,7 +120,7 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
     room = table_memory(architecture, options, comm)
     lookups = [options.num_indices_per_lookup] * len(rows)
     each = room * comm.size // shares
-    narrowest = dim if options.optimizer in NEEDS_WHOLE_ROWS else NARROWEST
+    narrowest = dim if _table_rule(options).row_states else NARROWEST
     plan = propose(
         rows,
         dim,
@@ -144,8 +146,14 @@ def table_memory(architecture: ModelConfig, options: Options, comm: Comm) -> int
     """Bytes of this host that one rank may fill with tables."""
     _, count = comm.local_ranks()
     share = -(-options.mini_batch_size // comm.size)
-    need = estimate_memory(architecture, share, options.num_indices_per_lookup)
-    return max(0, available_memory() // count - need.mlp - need.step)
+    lookups = options.num_indices_per_lookup
+    need = estimate_memory(architecture, share, lookups, train_config(options).update)
+    left = available_memory() // count - need.mlp - need.step
+    return max(0, left) // (1 + len(_table_rule(options).table_states))
+
+
+def _table_rule(options: Options) -> OptimizerConfig:
+    return train_config(options).update.tables
 
 
 def sharded_source(model: DLRM, source: Source) -> Source:

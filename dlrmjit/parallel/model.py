@@ -14,6 +14,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
 from dlrmjit.model import DLRM, Graph, remember
 from dlrmjit.ops.backend import Backend, Features, FloatArray
+from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
@@ -21,8 +22,7 @@ from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.sharding import Plan
 from dlrmjit.parallel.tables import ShardedTables
 
-NEEDS_WHOLE_ROWS = ("rwsadagrad",)
-"""Optimisers whose step of one element depends on the whole row."""
+AnyOptimizer = str | OptimizerConfig | UpdateConfig
 
 
 class ShardedDLRM(DLRM):
@@ -111,14 +111,15 @@ class ShardedDLRM(DLRM):
         return self.backend.probabilities(graph.logits.data, threshold)
 
 
-def check_optimizer(model: ShardedDLRM, optimizer: str) -> None:
+def check_optimizer(model: ShardedDLRM, optimizer: AnyOptimizer) -> None:
     """Raise ConfigError if the optimiser needs rows whole that the plan cuts."""
-    if optimizer not in NEEDS_WHOLE_ROWS:
+    rule = UpdateConfig.of(optimizer).tables
+    if not rule.row_states:
         return
     for table, placement in enumerate(model.plan.placements):
         if placement.kind == "columns" and len(placement.ranks) > 1:
             raise ConfigError(
-                f"{optimizer} moves each row by the mean over all its columns, but the plan cuts "
+                f"{rule.name} moves each row by the mean over all its columns, but the plan cuts "
                 f"table {table} into columns; cut it by rows"
             )
 

@@ -13,7 +13,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.model import remember
 from dlrmjit.optim import make_optimizer
 from dlrmjit.parallel.copies import CopiesGradient
-from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph, check_optimizer
+from dlrmjit.parallel.model import AnyOptimizer, ShardedDLRM, ShardedGraph, check_optimizer
 from dlrmjit.parallel.reduce import GradientReducer
 from dlrmjit.parallel.routing import ShardedBatch
 
@@ -27,7 +27,7 @@ class ShardedStep:
     """
 
     def __init__(
-        self, model: ShardedDLRM, optimizer: str = "sgd", loss: LossConfig | None = None
+        self, model: ShardedDLRM, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
     ) -> None:
         self._model = model
         self._loss = loss or LossConfig()

@@ -22,7 +22,7 @@ from dlrmjit.optim import make_optimizer
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.copies import CopiesGradient
 from dlrmjit.parallel.lookup import Bags, ShardedLookup, selected
-from dlrmjit.parallel.model import PortGraph, ShardedDLRM, check_optimizer
+from dlrmjit.parallel.model import AnyOptimizer, PortGraph, ShardedDLRM, check_optimizer
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.shares import cut, share_sizes, starts_of
 
@@ -31,7 +31,7 @@ class VirtualStep:
     """As :class:`~dlrmjit.parallel.step.ShardedStep`, over the shares of ``model.shares``."""
 
     def __init__(
-        self, model: ShardedDLRM, optimizer: str = "sgd", loss: LossConfig | None = None
+        self, model: ShardedDLRM, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
     ) -> None:
         if model.shares % model.comm.size:
             raise ConfigError(

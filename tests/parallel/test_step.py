@@ -3,6 +3,12 @@
 import numpy as np
 import pytest
 
+from dlrmjit.errors import ConfigError
+from dlrmjit.parallel.comm import SelfComm
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.sharding import Placement, Plan
+from dlrmjit.parallel.step import ShardedStep
+from tests.builders import small_config
 from tests.parallel.launch import needs_mpi, run_program
 from tests.parallel.programs import losses
 
@@ -22,10 +28,18 @@ def _check(found, tolerance, optimizers):
 @needs_mpi
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_exact_arithmetic_gives_the_losses_of_one_process(ranks):
-    _check(run_program(ranks, "losses", "float64", STEPS, "sgd"), 1e-12, ["sgd"])
+    _check(run_program(ranks, "losses", "float64", STEPS, *losses.RATES), 1e-12, losses.RATES)
 
 
 @needs_mpi
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_kernels_give_the_losses_of_one_process(ranks):
-    _check(run_program(ranks, "losses", "jit", STEPS, "sgd"), 1e-6, ["sgd"])
+    _check(run_program(ranks, "losses", "jit", STEPS, *losses.RATES), 1e-6, losses.RATES)
+
+
+def test_optimisers_that_need_whole_rows_refuse_cut_columns():
+    plan = Plan((9, 9), 4, 1, (Placement("whole", (0,)), Placement("columns", (0, 0))))
+    config = small_config(table_rows=(9, 9), embedding_dim=4, mlp_bottom=(3, 4))
+    model = ShardedDLRM(config, SelfComm(), plan, backend="reference")
+    with pytest.raises(ConfigError, match="rwsadagrad .* table 1 into columns"):
+        ShardedStep(model, "rwsadagrad")

@@ -54,6 +54,14 @@ COMMANDS = (
     f"{_CRITEO} --loss-function=wbce --loss-weights=0.4-1.6",
     f"{_CRITEO} --loss-threshold=0.3 --print-freq=5 --nepochs=2",
     f"{_CRITEO} --lr-num-warmup-steps=4 --lr-decay-start-step=8 --lr-num-decay-steps=6",
+    f"{_CRITEO} --optimizer=adagrad",
+    f"{_CRITEO} --optimizer=rwsadagrad",
+    f"{_CRITEO} --optimizer=adagrad --learning-rate=0.01 --arch-interaction-op=cat --nepochs=2",
+    f"{_CRITEO} --optimizer=rwsadagrad --learning-rate=0.01 --nepochs=2 --print-freq=5 "
+    "--lr-num-warmup-steps=4 --lr-decay-start-step=8 --lr-num-decay-steps=6",
+    f"{_BENCH} --num-indices-per-lookup=20 --optimizer=adagrad --learning-rate=0.001",
+    f"{_BENCH} --num-indices-per-lookup=20 --optimizer=rwsadagrad --learning-rate=0.001",
+    "--mini-batch-size=2 --data-size=40 --optimizer=rwsadagrad",
     "--rand-data-dist=gaussian --rand-data-max=6.5 --arch-embedding-size=9-8-7 "
     "--mini-batch-size=4 --data-size=80",
 )
@@ -83,10 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for command in COMMANDS:
         rows.append(compare(command, options.reference, options.python))
-        verdict = "same" if rows[-1].agrees else "DIFFERS"
-        print(
-            f"{verdict:8} {rows[-1].losses:3} losses, worst {rows[-1].worst_relative:.1e}: {command}"
-        )
+        print(rows[-1])
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return 0 if all(row.agrees for row in rows) else 1

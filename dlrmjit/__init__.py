@@ -12,22 +12,35 @@ from typing import TYPE_CHECKING
 from dlrmjit.version import __version__
 
 if TYPE_CHECKING:
-    from dlrmjit.config import LossConfig, ModelConfig, ScheduleConfig, TrainConfig
+    from dlrmjit.config import (
+        LossConfig,
+        ModelConfig,
+        PlateauConfig,
+        ScheduleConfig,
+        TrainConfig,
+    )
     from dlrmjit.data.batch import Batch
     from dlrmjit.errors import DlrmjitError
     from dlrmjit.fitting import evaluate, fit
     from dlrmjit.model import DLRM
+    from dlrmjit.optimizer_config import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
     from dlrmjit.persistence import load, save
     from dlrmjit.presets import preset
 
 _HOME = {
+    "Adagrad": "dlrmjit.optimizer_config",
+    "Adam": "dlrmjit.optimizer_config",
     "Batch": "dlrmjit.data.batch",
     "DLRM": "dlrmjit.model",
     "DlrmjitError": "dlrmjit.errors",
     "LossConfig": "dlrmjit.config",
     "ModelConfig": "dlrmjit.config",
+    "PlateauConfig": "dlrmjit.config",
+    "RowwiseAdagrad": "dlrmjit.optimizer_config",
     "ScheduleConfig": "dlrmjit.config",
+    "Sgd": "dlrmjit.optimizer_config",
     "TrainConfig": "dlrmjit.config",
+    "UpdateConfig": "dlrmjit.optimizer_config",
     "evaluate": "dlrmjit.fitting",
     "fit": "dlrmjit.fitting",
     "load": "dlrmjit.persistence",
@@ -37,12 +50,18 @@ _HOME = {
 
 __all__ = [
     "DLRM",
+    "Adagrad",
+    "Adam",
     "Batch",
     "DlrmjitError",
     "LossConfig",
     "ModelConfig",
+    "PlateauConfig",
+    "RowwiseAdagrad",
     "ScheduleConfig",
+    "Sgd",
     "TrainConfig",
+    "UpdateConfig",
     "__version__",
     "evaluate",
     "fit",

@@ -19,7 +19,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source
 from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model import DLRM
-from dlrmjit.optim import learning_rate
+from dlrmjit.optim import Plateau, learning_rate
 from dlrmjit.profile import Profile
 from dlrmjit.step import TrainingStep
 
@@ -70,7 +70,8 @@ class TestRecord:
     """One test after ``step`` steps.
 
     ``best`` includes this test; ``improved`` says that it raised the best accuracy or, where
-    it is defined, the best AUC. ``position`` is where training would resume.
+    it is defined, the best AUC. ``position`` is where training would resume, ``plateau`` what
+    tests have done to the learning rate.
     """
 
     __test__ = False  # the name is the field's; pytest must not collect it
@@ -84,6 +85,7 @@ class TestRecord:
     improved: bool
     position: Position
     seconds: float
+    plateau: Plateau = field(default_factory=Plateau)
 
 
 @dataclass
@@ -152,6 +154,7 @@ def fit(
     observers: Sequence[Observer] = (),
     start: Position = Position(),
     best: Best = Best(),
+    plateau: Plateau | None = None,
     profile: Profile | None = None,
     step: StepFunction | None = None,
     measure: MeasureFunction | None = None,
@@ -164,7 +167,8 @@ def fit(
     train, test : sources of batches; the test set is evaluated every ``config.test_every``
         steps and after the last step of each epoch
     observers : told of every step and test, in order
-    start, best : where an interrupted run stopped, and its best results, to continue from there
+    start, best, plateau : where an interrupted run stopped, its best results, and what tests had
+        done to its learning rate, to continue from there
     profile : collects the time of every operation
     step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
         a :class:`TrainingStep`
@@ -177,6 +181,7 @@ def fit(
     config = config or TrainConfig()
     step = step or TrainingStep(model, config.optimizer, config.loss, profile)
     run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
+    run.plateau = plateau or run.plateau
     return run.execute(start)
 
 
@@ -198,6 +203,7 @@ class _Run:
         self.observers = observers
         self.training_step, self.measure = step, measure
         self.result = FitResult(best=best)
+        self.plateau = Plateau()
 
     def execute(self, start: Position) -> FitResult:
         began = time.perf_counter()
@@ -227,6 +233,7 @@ class _Run:
     def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord:
         step = self.result.position.step
         rate = learning_rate(self.config.learning_rate, self.config.schedule, step)
+        rate *= self.plateau.factor
         began = time.perf_counter()
         loss = self.training_step(batch, rate)
         seconds = time.perf_counter() - began
@@ -263,6 +270,7 @@ class _Run:
         metrics = self.measure(self.model, self.test, threshold=self.config.loss.threshold)
         seconds = time.perf_counter() - began
         improved = self._note_best(metrics)
+        self._watch_plateau(metrics)
         self.result.test = metrics
         record = TestRecord(
             step=step.step,
@@ -274,9 +282,15 @@ class _Run:
             improved=improved,
             position=self.result.position,
             seconds=seconds,
+            plateau=self.plateau,
         )
         for observer in self.observers:
             observer.on_test(record)
+
+    def _watch_plateau(self, metrics: Metrics) -> None:
+        if self.config.plateau is not None:
+            metric = metrics.accuracy if math.isnan(metrics.auc) else metrics.auc
+            self.plateau = self.plateau.after(metric, self.config.plateau)
 
     def _note_best(self, metrics: Metrics) -> bool:
         best, config = self.result.best, self.config

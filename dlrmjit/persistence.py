@@ -14,10 +14,13 @@ from dlrmjit.checkpoint import (
     save_checkpoint,
     write_torch_file,
 )
+from dlrmjit.checkpoint.torch_optimizer import from_torch, to_torch
 from dlrmjit.checkpoint.torch_writer import sgd_state
 from dlrmjit.config import ModelConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model import DLRM
+from dlrmjit.optim import Optimizer
+from dlrmjit.optimizer_config import UpdateConfig
 from dlrmjit.parallel.keeping import restore_sharded, save_sharded
 from dlrmjit.parallel.model import ShardedDLRM
 
@@ -25,11 +28,18 @@ TORCH_SUFFIX = ".pt"
 PathLike = str | os.PathLike[str]
 
 
-def save(model: DLRM, path: PathLike, *, progress: Mapping[str, Any] | None = None) -> None:
+def save(
+    model: DLRM,
+    path: PathLike,
+    *,
+    progress: Mapping[str, Any] | None = None,
+    optimizer: Optimizer | None = None,
+) -> None:
     """Keep ``model`` at ``path``: a directory, or the reference's format for a name in ``.pt``.
 
     ``progress`` is any JSON-ready mapping to be read back with the model: positions, results.
-    In a ``.pt`` file its ``learning_rate`` goes where PyTorch's optimiser looks for it.
+    In a ``.pt`` file its ``learning_rate`` goes where PyTorch's optimiser looks for it. What the
+    ``optimizer`` remembers is kept too, for :func:`restore_optimizer`.
     What was at ``path`` before stays whole until the new checkpoint is.
 
     Raises CheckpointError when it cannot be written.
@@ -40,13 +50,26 @@ def save(model: DLRM, path: PathLike, *, progress: Mapping[str, Any] | None = No
         if isinstance(model, ShardedDLRM) and model.comm.rank > 0:
             return
         rate = progress.pop("learning_rate", 0.0)
-        write_torch_file(path, state, progress, sgd_state(len(state), rate))
+        write_torch_file(path, state, progress, _nested(optimizer, list(state), rate))
     elif isinstance(model, ShardedDLRM):
         save_sharded(model, path, progress)
     else:
+        if optimizer is not None:
+            progress["optimizer"] = optimizer.config.to_dict()
         save_checkpoint(
-            path, model.state_dict(), model_config=model.config.to_dict(), progress=progress
+            path,
+            model.state_dict(),
+            model_config=model.config.to_dict(),
+            progress=progress,
+            optimizer=optimizer.state_dict() if optimizer else None,
         )
+
+
+def _nested(optimizer: Optimizer | None, parameters: list[str], rate: float) -> dict[str, Any]:
+    """``opt_state_dict``, which the reference wants even where there is no state."""
+    if optimizer is None:
+        return sgd_state(len(parameters), rate)
+    return to_torch(optimizer.config.mlps, parameters, optimizer.state_dict(), rate)
 
 
 def load(path: PathLike, *, backend: str | None = None) -> DLRM:
@@ -87,6 +110,36 @@ def restore(model: DLRM, path: PathLike) -> dict[str, Any]:
     checkpoint = open_checkpoint(path)
     _fill(model, checkpoint)
     return dict(checkpoint.progress)
+
+
+def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None:
+    """Overwrite what ``optimizer`` remembers of ``model``'s parameters by what ``path`` keeps.
+
+    Raises CheckpointError when another optimiser was kept there; nothing has changed then.
+    """
+    optimizer.prepare(model.parameters())
+    own = optimizer.state_dict()
+    if not own:
+        return
+    if _is_torch(path):
+        kept = from_torch(read_torch_file(path).optimizer, list(model.state_dict()))
+        optimizer.load_state(kept)
+        return
+    checkpoint = open_checkpoint(path, verify=False)
+    _check_same_optimizer(optimizer, checkpoint)
+    checkpoint.optimizer.read_into(own)
+    optimizer.take(own)
+
+
+def _check_same_optimizer(optimizer: Optimizer, checkpoint: Checkpoint) -> None:
+    own = optimizer.config.to_dict()
+    kept = checkpoint.progress.get("optimizer") or UpdateConfig().to_dict()
+    for part, config in own.items():
+        if kept[part]["name"] != config["name"]:
+            raise CheckpointError(
+                f"{checkpoint.path}: its {part} were trained with {kept[part]['name']}, but now "
+                f"{config['name']} is asked for; give the same optimizer"
+            )
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]], path: PathLike) -> ModelConfig:

@@ -8,8 +8,10 @@ import pytest
 import dlrmjit
 from dlrmjit.errors import CheckpointError
 from dlrmjit.model import DLRM
-from dlrmjit.persistence import infer_config, load_run, restore
-from tests.builders import small_config
+from dlrmjit.optimizer_config import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
+from dlrmjit.persistence import infer_config, load_run, restore, restore_optimizer, save
+from dlrmjit.step import TrainingStep
+from tests.builders import random_batch, small_config
 
 
 def _same(model, other):
@@ -72,3 +74,49 @@ def test_the_architecture_is_read_off_the_shapes(change):
 def test_shapes_of_no_dlrm_are_refused():
     with pytest.raises(CheckpointError, match=r"file\.pt: its parameters are not those of a DLRM"):
         infer_config({"conv.weight": (3, 3)}, "file.pt")
+
+
+OPTIMIZERS = [
+    UpdateConfig.of(Adagrad()),
+    UpdateConfig.of(RowwiseAdagrad(eps=1e-4)),
+    UpdateConfig.of(Sgd(momentum=0.9)),
+    UpdateConfig.of(Adam()),
+    UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
+]
+
+
+def _trained(model, update, steps, path=None):
+    """Train on some of a fixed sequence of batches, with what ``path`` remembers."""
+    step = TrainingStep(model, update)
+    if path:
+        restore_optimizer(step.optimizer, model, path)
+    for number in steps:
+        rng = np.random.default_rng(number)
+        step(random_batch(rng, model.config, 20), 0.05)
+    return step.optimizer
+
+
+@pytest.mark.parametrize("name", ["m", "m.pt"])
+@pytest.mark.parametrize("backend", ["jit", "reference"])
+@pytest.mark.parametrize("update", OPTIMIZERS, ids=repr)
+def test_training_goes_on_with_the_same_bits(tmp_path, name, backend, update):
+    model = DLRM(small_config(), backend=backend)
+    optimizer = _trained(model, update, range(3))
+    save(model, tmp_path / name, optimizer=optimizer)
+    whole = DLRM(small_config(), backend=backend)
+    _trained(whole, update, range(6))
+    again = DLRM(small_config(), backend=backend, rng=np.random.RandomState(9))
+    restore(again, tmp_path / name)
+    _trained(again, update, range(3, 6), tmp_path / name)
+    _same(again, whole)
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    model = DLRM(small_config())
+    optimizer = _trained(model, UpdateConfig.of(Adagrad()), range(1))
+    save(model, tmp_path / "m", optimizer=optimizer)
+    with pytest.raises(CheckpointError, match="mlps were trained with adagrad, but now adam"):
+        _trained(model, UpdateConfig.of(Adam()), range(1), tmp_path / "m")
+    save(model, tmp_path / "sgd")
+    with pytest.raises(CheckpointError, match="trained with sgd, but now adagrad"):
+        _trained(model, UpdateConfig.of(Adagrad()), range(1), tmp_path / "sgd")

@@ -7,8 +7,9 @@ epoch and the batches done in it), so either program goes on from a ``.pt`` of t
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,20 @@ from dlrmjit import persistence
 from dlrmjit.checkpoint import check_destination
 from dlrmjit.cli.sources import Data
 from dlrmjit.config import TrainConfig
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.fitting import Best, FitResult, NullObserver, Position, StepRecord, TestRecord
 from dlrmjit.metrics import Metrics
 from dlrmjit.model import DLRM
+from dlrmjit.optim import Optimizer, Plateau
 
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a kept run stood, and its best results."""
+    """Where a kept run stood, its best results, and how far its learning rate was reduced."""
 
     position: Position = field(default_factory=Position)
     best: Best = field(default_factory=Best)
+    plateau: Plateau = field(default_factory=Plateau)
 
 
 def check_save_path(path: str) -> None:
@@ -52,7 +55,21 @@ def restore(model: DLRM, path: str, batches: int) -> Restored:
     print(f"Loading saved model {path}", flush=True)
     progress = persistence.restore(model, path)
     _print_progress(progress)
-    return Restored(_position(progress, batches), _best(progress))
+    return Restored(_position(progress, batches), _best(progress), _plateau(progress))
+
+
+def restore_optimizer(optimizer: Optimizer, model: DLRM, path: str, *, strict: bool) -> None:
+    """Load what the optimiser remembered at ``path``.
+
+    Going on with a run (``strict``) needs it; otherwise, where another optimiser was used, this
+    one starts anew with a note.
+    """
+    try:
+        persistence.restore_optimizer(optimizer, model, path)
+    except CheckpointError as error:
+        if strict:
+            raise
+        print(f"dlrmjit: note: the optimizer starts anew: {error}", file=sys.stderr)
 
 
 def _position(progress: Mapping[str, Any], batches: int) -> Position:
@@ -66,6 +83,12 @@ def _best(progress: Mapping[str, Any]) -> Best:
     accuracy = progress.get("best_accuracy", progress.get("test_acc", 0.0))
     auc = progress.get("best_auc", progress.get("test_auc", 0.0))
     return Best(float(accuracy), float(auc))
+
+
+def _plateau(progress: Mapping[str, Any]) -> Plateau:
+    """What was noted of tests that did not improve."""
+    kept = progress.get("plateau")
+    return Plateau(*kept) if kept else Plateau()
 
 
 def _print_progress(progress: Mapping[str, Any]) -> None:
@@ -85,8 +108,16 @@ def _print_progress(progress: Mapping[str, Any]) -> None:
 class Keeper(NullObserver):
     """Saves the model to ``path`` after every test that improves, or at the end without tests."""
 
-    def __init__(self, path: str, model: DLRM, data: Data, config: TrainConfig) -> None:
-        self._path, self._model = path, model
+    def __init__(
+        self,
+        path: str,
+        model: DLRM,
+        data: Data,
+        config: TrainConfig,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        self._path, self._model, self._optimizer = path, model, optimizer
+        self._reduces = config.plateau is not None
         self._lengths = {
             "nepochs": config.epochs,
             "nbatches": data.train.num_batches,
@@ -103,14 +134,16 @@ class Keeper(NullObserver):
         """Save when the model has become better."""
         self._has_tested = True
         if record.improved:
-            self._save(_test_results(record.metrics, record.best))
+            noted = astuple(record.plateau) if self._reduces else None
+            kept = {"plateau": list(noted)} if noted else {}
+            self._save({**_test_results(record.metrics, record.best), **kept})
 
     def on_end(self, result: FitResult) -> None:
         """Save what no test has judged."""
         if not self._has_tested:
             self._save({"test_acc": 0.0})
 
-    def _save(self, results: Mapping[str, float]) -> None:
+    def _save(self, results: Mapping[str, Any]) -> None:
         if self._last is None:
             return
         print(f"Saving model to {self._path}", flush=True)
@@ -122,7 +155,8 @@ class Keeper(NullObserver):
             "total_loss": 0.0,
             "learning_rate": self._last.learning_rate,
         }
-        persistence.save(self._model, self._path, progress={**self._lengths, **at, **results})
+        progress = {**self._lengths, **at, **results}
+        persistence.save(self._model, self._path, progress=progress, optimizer=self._optimizer)
 
 
 def _test_results(metrics: Metrics, best: Best) -> dict[str, float]:

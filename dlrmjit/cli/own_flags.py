@@ -75,6 +75,56 @@ RANKS = FlagGroup(
     ),
 )
 
+OPTIMIZERS = FlagGroup(
+    "Optimisers beyond the reference's",
+    (
+        Flag(
+            "sparse-optimizer",
+            str,
+            None,
+            "of the embedding tables (default: that of --optimizer)",
+            values=("sgd", "adagrad", "rwsadagrad", "adam"),
+        ),
+        Flag(
+            "sparse-learning-rate",
+            float,
+            None,
+            "of the embedding tables, on the same schedule (default: --learning-rate)",
+            minimum=0,
+        ),
+        Flag("momentum", float, 0.0, "of sgd; on tables, of the rows looked up", minimum=0),
+        Flag("optimizer-eps", float, None, "epsilon of adagrad, rwsadagrad and adam", minimum=0),
+        Flag(
+            "weight-decay",
+            float,
+            0.0,
+            "L2: this times the weights is added to gradients, of tables where looked up",
+            minimum=0,
+        ),
+        Flag(
+            "clip-norm",
+            float,
+            0.0,
+            "scale the gradients of a step down to this norm of all together (0: do not)",
+            minimum=0,
+        ),
+        Flag(
+            "reduce-on-plateau",
+            float,
+            0.0,
+            "multiply the learning rate by this when tests no longer improve (0: do not)",
+            minimum=0,
+        ),
+        Flag(
+            "plateau-patience",
+            int,
+            10,
+            "tests without improvement before --reduce-on-plateau reduces",
+            minimum=0,
+        ),
+    ),
+)
+
 _FASTEST = "the fastest way this CPU offers is always taken"
 _IGNORED = Effect.IGNORED
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dlrmjit.cli.options import Options
 from dlrmjit.config import (
     LossConfig,
     MemoryEstimate,
     ModelConfig,
+    PlateauConfig,
     ScheduleConfig,
     TrainConfig,
     estimate_memory,
 )
-from dlrmjit.errors import MemoryLimitError
+from dlrmjit.errors import ConfigError, MemoryLimitError
+from dlrmjit.optimizer_config import OptimizerConfig, Sgd, UpdateConfig, optimizer_named
 
 
 def model_config(
@@ -42,15 +45,55 @@ def train_config(options: Options) -> TrainConfig:
     return TrainConfig(
         epochs=options.nepochs,
         learning_rate=options.learning_rate,
-        optimizer=options.optimizer,
+        optimizer=update_config(options),
         loss=LossConfig(options.loss_function, options.loss_weights, options.loss_threshold),
         schedule=ScheduleConfig(
             options.lr_num_warmup_steps, options.lr_decay_start_step, options.lr_num_decay_steps
         ),
+        plateau=_plateau_config(options),
         test_every=max(0, options.test_freq),
         accuracy_threshold=options.mlperf_acc_threshold,
         auc_threshold=options.mlperf_auc_threshold,
     )
+
+
+def update_config(options: Options) -> UpdateConfig:
+    """Which optimisers the options ask for, with the constants that they give."""
+    return UpdateConfig(
+        mlps=_optimizer(options.optimizer, options),
+        tables=_optimizer(options.sparse_optimizer or options.optimizer, options),
+        tables_rate=_tables_rate(options),
+        clip_norm=options.clip_norm,
+    )
+
+
+def _optimizer(name: str, options: Options) -> OptimizerConfig:
+    """The optimiser of that name; an option that it does not know is not asked for."""
+    changes: dict[str, float] = {"weight_decay": options.weight_decay}
+    if name == "sgd":
+        return Sgd(momentum=options.momentum, **changes)
+    if options.optimizer_eps is not None:
+        changes["eps"] = options.optimizer_eps
+    return replace(optimizer_named(name), **changes)
+
+
+def _tables_rate(options: Options) -> float:
+    """The tables' learning rate as a multiple of the MLPs'."""
+    if options.sparse_learning_rate is None:
+        return 1.0
+    if options.learning_rate == 0:
+        raise ConfigError(
+            "--sparse-learning-rate follows the schedule of --learning-rate, which must not be 0"
+        )
+    return float(options.sparse_learning_rate / options.learning_rate)
+
+
+def _plateau_config(options: Options) -> PlateauConfig | None:
+    if not options.reduce_on_plateau:
+        return None
+    if not is_testing(options):
+        raise ConfigError("--reduce-on-plateau needs tests; give --test-freq")
+    return PlateauConfig(options.reduce_on_plateau, options.plateau_patience)
 
 
 def is_testing(options: Options) -> bool:
@@ -70,16 +113,18 @@ def require_memory(config: ModelConfig, options: Options, available: int) -> Non
     Nothing is allocated before this has passed.
     """
     lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
-    need = estimate_memory(config, options.mini_batch_size, lookups)
+    update = update_config(options)
+    need = estimate_memory(config, options.mini_batch_size, lookups, update)
     if need.total > available:
         raise MemoryLimitError(_memory_message(need, options, available))
 
 
 def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:
+    states = f"{_gib(need.optimizer)} for the optimiser, " if need.optimizer else ""
     name = f"--config={options.config}" if options.config else "the model"
     return (
         f"{name} needs {_gib(need.total)} of memory ({_gib(need.tables)} for the tables, "
-        f"{_gib(need.mlp)} for the MLPs, {_gib(need.step)} for a batch of "
+        f"{_gib(need.mlp)} for the MLPs, {states}{_gib(need.step)} for a batch of "
         f"{options.mini_batch_size}), but {_gib(available)} are available; bound the rows of "
         "its tables with --max-ind-range, give other tables with --arch-embedding-size, or spread "
         f"them over {-(-need.total // max(available, 1))} such machines with mpiexec"

@@ -16,7 +16,7 @@ from dlrmjit_kernels.threads import get_threads
 from dlrmjit.cli import debug, ranks
 from dlrmjit.cli.console import ConsoleLines
 from dlrmjit.cli.jsonlog import JsonLog
-from dlrmjit.cli.keeping import Keeper, Restored, check_save_path, restore
+from dlrmjit.cli.keeping import Keeper, Restored, check_save_path, restore, restore_optimizer
 from dlrmjit.cli.machine import machine_facts, peak_rss_bytes, use_threads
 from dlrmjit.cli.mllog import MlperfLog
 from dlrmjit.cli.options import Options
@@ -27,12 +27,13 @@ from dlrmjit.cli.summary import StepTimes, machine_line, metrics_summary, traini
 from dlrmjit.config import ModelConfig, TrainConfig
 from dlrmjit.data.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
-from dlrmjit.fitting import Best, Observer, evaluate, fit
+from dlrmjit.fitting import Best, Observer, StepFunction, evaluate, fit
 from dlrmjit.model import DLRM
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.profile import Profile
 from dlrmjit.roofline import Ceilings
+from dlrmjit.step import TrainingStep
 
 _CEILING_SECONDS = 0.15  # each, at the end of a run: enough for the best of some tries
 
@@ -126,10 +127,12 @@ def _train(
     stack: ExitStack,
 ) -> None:
     times, profile = StepTimes(), Profile() if options.enable_profiling else None
+    step = _training_step(options, config, session, profile)
     observers: list[Observer] = [_console(options), times, *extra]
     path = options.save_model or options.resume
     if path:
-        observers.append(Keeper(path, session.model, session.data, config))
+        optimizer = step.optimizer if isinstance(step, TrainingStep) else None
+        observers.append(Keeper(path, session.model, session.data, config, optimizer))
     if sys.stderr.isatty() and ranks.speaks(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
     result = fit(
@@ -140,8 +143,8 @@ def _train(
         observers=observers,
         start=session.start.position,
         best=session.start.best,
-        profile=profile,
-        step=ranks.training_step(session.model, options, config),
+        plateau=session.start.plateau,
+        step=step,
         measure=ranks.measure_function(session.model),
     )
     stack.close()
@@ -154,6 +157,20 @@ def _train(
         print(ranks.waiting_line(session.model.comm, result.steps))
     elif session.model.backend.name == "jit":
         _print_speed(times, profile, session.model.config)
+
+
+def _training_step(
+    options: Options, config: TrainConfig, session: Session, profile: Profile | None
+) -> StepFunction:
+    """What trains on a batch, with what the optimiser remembered when the model was kept."""
+    sharded = ranks.training_step(session.model, options, config)
+    if sharded is not None:
+        return sharded
+    step = TrainingStep(session.model, config.optimizer, config.loss, profile)
+    path = options.resume or options.load_model
+    if path:
+        restore_optimizer(step.optimizer, session.model, path, strict=bool(options.resume))
+    return step
 
 
 def _print_speed(times: StepTimes, profile: Profile | None, config: ModelConfig) -> None:

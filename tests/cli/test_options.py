@@ -70,8 +70,9 @@ def test_options_without_effect_are_noted_once_each() -> None:
 
 WRONG = {
     "--use-gpu": "CPUs",
-    "--optimizer=adagrad": "--optimizer=sgd",
-    "--optimizer=adam": "must be one of sgd, adagrad, rwsadagrad",
+    "--optimizer=lion": "must be one of sgd, adagrad, rwsadagrad, adam",
+    "--sparse-optimizer=lion": "must be one of sgd, adagrad, rwsadagrad, adam",
+    "--momentum=-1": "at least 0",
     "--precision=bf16": "fp32",
     "--qr-flag": "--max-ind-range",
     "--md-flag": "--max-ind-range",

@@ -41,5 +41,5 @@ def test_optimisers_that_need_whole_rows_refuse_cut_columns():
     plan = Plan((9, 9), 4, 1, (Placement("whole", (0,)), Placement("columns", (0, 0))))
     config = small_config(table_rows=(9, 9), embedding_dim=4, mlp_bottom=(3, 4))
     model = ShardedDLRM(config, SelfComm(), plan, backend="reference")
-    with pytest.raises(ConfigError, match="rwsadagrad .* table 1 into columns"):
+    with pytest.raises(ConfigError, match=r"rwsadagrad .* table 1 into columns"):
         ShardedStep(model, "rwsadagrad")

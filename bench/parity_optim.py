@@ -22,7 +22,7 @@ STEPS = 20
 RATE = 0.05
 SHAPE = (5, 7)
 ROWS, DIM, LOOKUPS = 9, 6, 8
-DENSE = {
+DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {}),
     "sgd_decay": ("SGD", {"weight_decay": 0.01}),
     "momentum": ("SGD", {"momentum": 0.9}),
@@ -39,7 +39,7 @@ DENSE = {
     ),
     "rwsadagrad": ("RWSAdagrad", {"weight_decay": 0.01, "eps": 1e-4, "lr_decay": 0.05}),
 }
-SPARSE = {
+SPARSE: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {}),
     "adagrad": ("Adagrad", {}),
     "adagrad_all": ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.2, "eps": 1e-3}),

@@ -255,12 +255,11 @@ def estimate_memory(
 
 
 def _state_elements(config: ModelConfig, update: UpdateConfig) -> int:
-    """Elements of all optimiser states, and those that clipping and accumulation need."""
+    """Elements of all optimiser states, and those that clipping needs."""
     mlps, tables = update.mlps, update.tables
-    dense = len(mlps.states) + (update.accumulate > 1)
     per_row = len(tables.row_states) + (update.clip_norm > 0)
     return (
-        dense * config.mlp_parameters
+        len(mlps.states) * config.mlp_parameters
         + len(tables.table_states) * config.table_parameters
         + per_row * sum(config.table_rows)
     )

@@ -149,14 +149,12 @@ class UpdateConfig:
     tables_rate : learning rate of the tables, as a multiple of that of the MLPs
     clip_norm : scale all gradients of a step down to this Euclidean norm where theirs is
         larger; 0 leaves them. Costs time: no gradient can be applied before all are there
-    accumulate : batches whose gradients are summed before they are applied
     """
 
     mlps: OptimizerConfig = field(default_factory=Sgd)
     tables: OptimizerConfig = field(default_factory=Sgd)
     tables_rate: float = 1.0
     clip_norm: float = 0.0
-    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if not self.tables_rate >= 0 or not self.clip_norm >= 0:
@@ -164,8 +162,6 @@ class UpdateConfig:
                 "the tables' learning rate and the norm to clip to must not be negative, not "
                 f"{self.tables_rate} and {self.clip_norm}"
             )
-        if self.accumulate < 1:
-            raise ConfigError(f"gradients of {self.accumulate} batches cannot be accumulated")
 
     @classmethod
     def of(cls, what: UpdateConfig | OptimizerConfig | str) -> UpdateConfig:

@@ -6,6 +6,7 @@ import pytest
 
 from dlrmjit.config import LossConfig, ModelConfig, ScheduleConfig, TrainConfig, estimate_memory
 from dlrmjit.errors import ConfigError
+from dlrmjit.optimizer_config import Adam, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.presets import PRESETS, preset
 from tests.builders import small_config
 
@@ -91,3 +92,16 @@ def test_memory_grows_with_tables_layers_and_batch():
     assert estimate_memory(small_config(), 20).step == 2 * base.step
     assert estimate_memory(small_config(table_rows=(14, 2, 60)), 10).tables == 2 * base.tables
     assert base.total == base.tables + base.mlp + base.step
+
+
+def test_memory_counts_what_optimisers_remember():
+    config = small_config()
+    rows, mlps = sum(config.table_rows), config.mlp_parameters
+
+    def floats(update):
+        return estimate_memory(config, 10, update=update).optimizer // 4
+
+    assert floats(UpdateConfig()) == 0
+    assert floats(UpdateConfig.of(Adam())) == 2 * (mlps + rows * config.embedding_dim)
+    assert floats(UpdateConfig(Sgd(momentum=0.9), RowwiseAdagrad())) == mlps + rows
+    assert floats(UpdateConfig(clip_norm=1.0)) == rows

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dlrmjit import DLRM, TrainConfig, evaluate, fit
+from dlrmjit.config import PlateauConfig
 from dlrmjit.data.random import RandomOptions, RandomSource
 from dlrmjit.fitting import NullObserver, Position
 from tests.builders import small_config
@@ -125,3 +126,16 @@ def test_evaluate_matches_the_predictions():
     labels = np.concatenate([batch.labels for batch in batches])
     assert metrics.samples == 64
     assert metrics.accuracy == np.mean(np.round(p) == labels)
+
+
+def test_tests_that_do_not_improve_reduce_the_rate_and_a_resumed_run_keeps_it():
+    plateau = PlateauConfig(factor=0.5, patience=0, threshold=1.0)  # nothing improves that much
+    config = TrainConfig(epochs=1, learning_rate=0.1, plateau=plateau, test_every=1)
+    recorder = Recorder()
+    fit(DLRM(small_config()), _source(), config, test=_source(), observers=[recorder])
+    rates = [record.learning_rate for record in recorder.steps]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0.025])
+    kept = recorder.tests[-1].plateau
+    again = Recorder()
+    fit(DLRM(small_config()), _source(), config, observers=[again], plateau=kept)
+    np.testing.assert_allclose([r.learning_rate for r in again.steps], 0.0125)

@@ -129,8 +129,6 @@ def make_optimizer(what: str | OptimizerConfig | UpdateConfig, backend: Backend)
     Raises ConfigError for an unknown name, and for what needs all gradients at once.
     """
     config = UpdateConfig.of(what)
-    if config.clip_norm or config.accumulate > 1:
-        raise ConfigError(
-            "clipping and accumulating gradients need one process and no --reproducible"
-        )
+    if config.clip_norm:
+        raise ConfigError("clipping gradients needs one process and no --reproducible")
     return Optimizer(backend, config)

@@ -202,7 +202,6 @@ def test_state_of_another_shape_is_refused_before_anything_changes():
         (lambda: Sgd(-0.1), "weight_decay of sgd must not be negative"),
         (lambda: Adam(beta2=1.0), "betas of adam must be below 1"),
         (lambda: UpdateConfig(clip_norm=-1.0), "must not be negative"),
-        (lambda: UpdateConfig(accumulate=0), "gradients of 0 batches"),
         (lambda: UpdateConfig.of("lion"), "unknown optimizer 'lion'; known are sgd, adagrad"),
     ],
 )

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from dlrmjit.config import ScheduleConfig
+from dlrmjit.config import PlateauConfig, ScheduleConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.ops import get_backend
-from dlrmjit.optim import learning_rate, make_optimizer
+from dlrmjit.optim import Plateau, learning_rate, make_optimizer
+from dlrmjit.optimizer_config import UpdateConfig
 
 
 def _rates(steps, **schedule):
@@ -37,3 +38,35 @@ def test_decay_has_a_floor():
 def test_unknown_optimizer_is_refused():
     with pytest.raises(ConfigError, match="unknown optimizer 'lion'; known are sgd, adagrad"):
         make_optimizer("lion", get_backend("reference"))
+
+
+def test_what_needs_all_gradients_is_refused_where_they_come_one_by_one():
+    with pytest.raises(ConfigError, match="one process"):
+        make_optimizer(UpdateConfig(clip_norm=1.0), get_backend("reference"))
+
+
+def _factors(metrics, **config):
+    plateau, factors = Plateau(), []
+    for metric in metrics:
+        plateau = plateau.after(metric, PlateauConfig(**config))
+        factors.append(plateau.factor)
+    return factors
+
+
+def test_the_rate_falls_after_more_than_patience_tests_without_improvement():
+    metrics = [0.5, 0.6, 0.6, 0.59, 0.6, 0.7, 0.1, 0.1, 0.1]
+    assert _factors(metrics, factor=0.5, patience=2) == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_an_improvement_below_the_threshold_is_none():
+    assert _factors([0.5, 0.505], factor=0.5, patience=0, threshold=0.01) == [1, 0.5]
+
+
+def test_a_test_without_a_metric_counts_for_nothing():
+    assert _factors([0.5, float("nan"), 0.4], factor=0.5, patience=1) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0, -1.0])
+def test_a_senseless_reduction_is_refused(factor):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        PlateauConfig(factor)

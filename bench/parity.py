@@ -62,8 +62,8 @@ COMMANDS = (
     f"{_CRITEO} --optimizer=rwsadagrad",
     f"{_CRITEO} --optimizer=adagrad --learning-rate=0.01 --arch-interaction-op=cat "
     "--num-batches=10",
-    f"{_CRITEO} --optimizer=rwsadagrad --learning-rate=0.01 --num-batches=16 "
-    "--lr-num-warmup-steps=4 --lr-decay-start-step=8 --lr-num-decay-steps=6",
+    f"{_CRITEO} --optimizer=rwsadagrad --learning-rate=0.01 --num-batches=8 "
+    "--lr-num-warmup-steps=2 --lr-decay-start-step=4 --lr-num-decay-steps=3",
     f"{_BENCH} --num-indices-per-lookup=20 --optimizer=adagrad --learning-rate=0.001 "
     "--num-batches=6",
     f"{_BENCH} --num-indices-per-lookup=20 --optimizer=rwsadagrad --learning-rate=0.001 "

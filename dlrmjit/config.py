@@ -31,6 +31,9 @@ class ModelConfig:
     mlp_top : widths of the top MLP without its input, which the interaction determines; ends in 1
     interaction : ``dot`` (pairwise dot products and x) or ``cat`` (concatenation)
     interaction_itself : whether ``dot`` includes each feature's product with itself
+    dropout : share of the outputs of hidden layers that training sets to zero; an MLP's last
+        layer is not hidden
+    batch_norm : whether hidden layers are normalised over the batch before their ReLU
     """
 
     table_rows: tuple[int, ...]
@@ -39,6 +42,8 @@ class ModelConfig:
     mlp_top: tuple[int, ...]
     interaction: Interaction = "dot"
     interaction_itself: bool = False
+    dropout: float = 0.0
+    batch_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("table_rows", "mlp_bottom", "mlp_top"):
@@ -58,6 +63,8 @@ class ModelConfig:
                 raise ConfigError(f"{name} must hold positive sizes, not {_dashed(values)!r}")
         if self.interaction not in ("dot", "cat"):
             raise ConfigError(f"interaction must be dot or cat, not {self.interaction!r}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
     def _check_widths(self) -> None:
         if len(self.mlp_bottom) < 2:
@@ -108,8 +115,10 @@ class ModelConfig:
 
     @property
     def mlp_parameters(self) -> int:
-        """Weights and biases of both MLPs."""
-        return sum(c * k + k for c, k in self.bottom_layers + self.top_layers)
+        """Weights and biases of both MLPs, and of their normalisation."""
+        hidden = self.bottom_layers[:-1] + self.top_layers[:-1]
+        norms = 2 * sum(k for _, k in hidden) if self.batch_norm else 0
+        return norms + sum(c * k + k for c, k in self.bottom_layers + self.top_layers)
 
     @property
     def table_parameters(self) -> int:

@@ -179,7 +179,9 @@ def fit(
     FitResult, also when a threshold of ``config`` ended the run early.
     """
     config = config or TrainConfig()
-    step = step or TrainingStep(model, config.optimizer, config.loss, profile)
+    step = step or TrainingStep(
+        model, config.optimizer, config.loss, profile, first_step=start.step
+    )
     run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
     run.plateau = plateau or run.plateau
     return run.execute(start)

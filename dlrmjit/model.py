@@ -16,6 +16,7 @@ from dlrmjit.autograd import Parameter, Tape, Variable
 from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ShapeError
+from dlrmjit.norm import Norm
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Backend, Features, FloatArray
 from dlrmjit.profile import Profile
@@ -55,6 +56,8 @@ class DLRM:
         self.tables = Parameter(self._make_tables(), "emb_l")
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
         self.top = self._make_mlp("top_l", config.top_layers)
+        self.bottom_norms = self._make_norms("bot_l", config.bottom_layers)
+        self.top_norms = self._make_norms("top_l", config.top_layers)
         self._predictions: dict[int, Graph] = {}
         if initialise:
             self.initialise(rng or np.random.RandomState(123))
@@ -70,6 +73,17 @@ class DLRM:
             parameters.append(Parameter(np.zeros(k, self.backend.dtype), f"{name}.{2 * i}.bias"))
         return tuple(parameters)
 
+    def _make_norms(self, name: str, layers: tuple[tuple[int, int], ...]) -> tuple[Norm, ...]:
+        """One for each layer but the last, when there are any."""
+        hidden = layers[:-1] if self.config.batch_norm else ()
+        dtype = self.backend.dtype
+        return tuple(Norm(f"{name}.{2 * i}.norm", k, dtype) for i, (_, k) in enumerate(hidden))
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """Of both MLPs."""
+        return self.bottom_norms + self.top_norms
+
     def initialise(self, rng: np.random.RandomState) -> None:
         """Draw all parameters anew from ``rng``, in the reference program's order."""
         self._initialise_tables(rng)
@@ -78,6 +92,8 @@ class DLRM:
             values = rng.normal(0.0, np.sqrt(2 / (c + k)), (k, c)).astype(np.float32)
             self.backend.assign_weight(weight.data, values)
             bias.data[...] = rng.normal(0.0, np.sqrt(1 / k), k)
+        for norm in self.norms:
+            norm.reset()
 
     def _initialise_tables(self, rng: np.random.RandomState) -> None:
         for s, rows in enumerate(self.config.table_rows):
@@ -93,7 +109,8 @@ class DLRM:
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Everything that training changes: all tables as one, then the MLPs."""
-        return (self.tables, *self.bottom, *self.top)
+        norms = (p for norm in self.norms for p in (norm.gamma, norm.beta))
+        return (self.tables, *self.bottom, *self.top, *norms)
 
     def state_dict(self) -> dict[str, FloatArray]:
         """All parameters under the reference program's names.
@@ -105,10 +122,12 @@ class DLRM:
 
     def mlp_state(self) -> dict[str, FloatArray]:
         """Copies of the MLPs' parameters, as in :meth:`state_dict`."""
-        state = {}
+        state: dict[str, FloatArray] = {}
         for weight, bias in self._layers():
             state[weight.name] = self.backend.weight_to_numpy(weight.data)
             state[bias.name] = bias.data.copy()
+        for norm in self.norms:
+            state.update(norm.state())
         return state
 
     def load_state(self, state: Mapping[str, FloatArray]) -> None:
@@ -137,6 +156,8 @@ class DLRM:
         for weight, bias in self._layers():
             self.backend.assign_weight(weight.data, np.asarray(state[weight.name]))
             bias.data[...] = state[bias.name]
+        for norm in self.norms:
+            norm.load(state)
 
     def predict_proba(self, batch: Batch, *, threshold: float = 0.0) -> NDArray[np.float32]:
         """Predicted probabilities (N,) of a batch, clamped to [threshold, 1 - threshold].
@@ -158,7 +179,8 @@ class Graph:
 
     With a ``loss`` the tape ends in it, and ``loss`` is its variable; without, in the logits.
     The loss is a mean over ``samples``: these n, unless they are a part of a larger batch.
-    A ``profile`` times every rule.
+    With a loss, hidden layers are dropped as ``moment``, a seed and a step, decides, and
+    normalised by the batch. A ``profile`` times every rule.
     """
 
     def __init__(
@@ -175,14 +197,11 @@ class Graph:
         rules = self.rules
         self.tape = Tape()
         self.dense, self.lookups, self.targets = Variable(), Variable(), Variable()
+        self.moment = Variable((0, 0))
+        self._training, self._dropped = loss is not None, 0
         room = backend.features(n, config.features, config.embedding_dim)
-        x = self.tape.record(
-            rules["mlp"],
-            self.dense,
-            *model.bottom,
-            activations=("relu",) * len(config.bottom_layers),
-            out=room.dense,
-            label="bottom",
+        x = self._record_mlp(
+            self.dense, model.bottom, model.bottom_norms, "bottom", last="relu", out=room.dense
         )
         pooled = self._record_pooled(room)
         joined = self.tape.record(
@@ -194,19 +213,59 @@ class Graph:
             room=room,
             label="interaction",
         )
-        self.logits = self.tape.record(
-            rules["mlp"],
-            joined,
-            *model.top,
-            activations=("relu",) * (len(config.top_layers) - 1) + ("none",),
-            input_gradient=room.joined_gradient if config.interaction == "cat" else None,
-            label="top",
+        place = room.joined_gradient if config.interaction == "cat" else None
+        self.logits = self._record_mlp(
+            joined, model.top, model.top_norms, "top", last="none", input_gradient=place
         )
         self.loss = self.logits
         if loss is not None:
             self.loss = self.tape.record(
                 rules["loss"], self.logits, self.targets, loss=loss, samples=samples
             )
+
+    def _record_mlp(
+        self,
+        x: Variable,
+        parameters: tuple[Parameter, ...],
+        norms: tuple[Norm, ...],
+        label: str,
+        *,
+        last: str,
+        out: Any = None,
+        input_gradient: Any = None,
+    ) -> Variable:
+        """One operation, or, where hidden layers are dropped or normalised, one and more each."""
+        rule, hidden = self.rules["mlp"], len(parameters) // 2 - 1
+        first = 0
+        if norms or (self._training and self.model.config.dropout):
+            first = hidden
+        for i in range(first):
+            own, activation = parameters[2 * i : 2 * i + 2], "none" if norms else "relu"
+            place = input_gradient if i == 0 else None
+            x = self.tape.record(
+                rule, x, *own, activations=(activation,), input_gradient=place, label=label
+            )
+            x = self._record_regularised(x, norms[i] if norms else None)
+        return self.tape.record(
+            rule,
+            x,
+            *parameters[2 * first :],
+            activations=("relu",) * (hidden - first) + (last,),
+            out=out,
+            input_gradient=None if first else input_gradient,
+            label=label,
+        )
+
+    def _record_regularised(self, x: Variable, norm: Norm | None) -> Variable:
+        config, training = self.model.config, self._training
+        if norm is not None:
+            rule, running = self.rules["batch_norm"], norm.running
+            x = self.tape.record(rule, x, norm.gamma, norm.beta, running=running, training=training)
+        if not (training and config.dropout):
+            return x
+        self._dropped += 1
+        rule = self.rules["dropout"]
+        return self.tape.record(rule, x, self.moment, rate=config.dropout, layer=self._dropped)
 
     def _record_pooled(self, room: Features) -> Variable:
         """The pooled embeddings; a model whose tables lie elsewhere has another way to them."""

@@ -168,6 +168,7 @@ def _config_by_width(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
             mlp_top=tuple(k for k, _ in top),
             interaction=kind,  # type: ignore[arg-type]
             interaction_itself=itself,
+            batch_norm=any(".norm." in name for name in shapes),
         )
         if config.interaction_width == top[0][1]:
             return config

@@ -18,7 +18,8 @@ from dlrmjit.profile import Profile
 class TrainingStep:
     """Trains one model; keeps the recorded graph and its buffers for each batch size met.
 
-    With a ``profile`` every operation is timed into it.
+    With a ``profile`` every operation is timed into it. What dropout drops follows from
+    ``seed`` and from the number of the step, counted from ``first_step``.
     """
 
     def __init__(
@@ -27,6 +28,9 @@ class TrainingStep:
         optimizer: str | OptimizerConfig | UpdateConfig = "sgd",
         loss: LossConfig | None = None,
         profile: Profile | None = None,
+        *,
+        seed: int = 0,
+        first_step: int = 0,
     ) -> None:
         self._model = model
         self._loss = loss or LossConfig()
@@ -37,6 +41,7 @@ class TrainingStep:
         self._clip = Clipper(model.backend, config.clip_norm) if config.clip_norm else None
         update = self.optimizer.apply
         self._update = profile.timed_update(update) if profile else update
+        self._moment = (seed, first_step)
         self._graphs: dict[int, Graph] = {}
 
     def graph(self, n: int) -> Graph:
@@ -54,9 +59,11 @@ class TrainingStep:
         """
         graph = self.graph(batch.n)
         graph.load(batch)
+        graph.moment.data = self._moment
         graph.tape.forward()
         for parameter, gradient in self._gradients(graph):
             self._update(parameter, gradient, rate)
+        self._moment = (self._moment[0], self._moment[1] + 1)
         if self._profile:
             self._profile.count(batch.n, len(batch.indices))
         return float(graph.loss.data)

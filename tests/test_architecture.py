@@ -13,7 +13,7 @@ LAYERS = [  # from the top; a module may import from its own layer and from thos
     COMMANDS | {"tune", "cli", "__init__"},
     {"fitting", "persistence"},
     {"step", "checkpoint", "metrics", "parallel"},
-    {"model", "optim", "data", "gradcheck"},
+    {"model", "norm", "optim", "data", "gradcheck"},
     {"ops", "profile"},
     {"autograd", "roofline"},
     {"dlrmjit_kernels"},

@@ -76,8 +76,10 @@ RANKS = FlagGroup(
 )
 
 OPTIMIZERS = FlagGroup(
-    "Optimisers beyond the reference's",
+    "Optimisers and regularisers beyond the reference's",
     (
+        Flag("dropout", float, 0.0, "share of outputs of hidden layers to drop", minimum=0),
+        Flag("batch-norm", switch, False, "normalise hidden layers over the batch"),
         Flag(
             "sparse-optimizer",
             str,

@@ -37,6 +37,8 @@ def model_config(
         mlp_top=options.arch_mlp_top,
         interaction=options.arch_interaction_op,
         interaction_itself=options.arch_interaction_itself,
+        dropout=options.dropout,
+        batch_norm=options.batch_norm,
     )
 
 

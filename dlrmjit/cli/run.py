@@ -166,7 +166,14 @@ def _training_step(
     sharded = ranks.training_step(session.model, options, config)
     if sharded is not None:
         return sharded
-    step = TrainingStep(session.model, config.optimizer, config.loss, profile)
+    step = TrainingStep(
+        session.model,
+        config.optimizer,
+        config.loss,
+        profile,
+        seed=options.numpy_rand_seed,
+        first_step=session.start.position.step,
+    )
     path = options.resume or options.load_model
     if path:
         restore_optimizer(step.optimizer, session.model, path, strict=bool(options.resume))

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
-from dlrmjit.ops import jit_update
+from dlrmjit.ops import jit_regularise, jit_update
 from dlrmjit.ops.backend import DenseState, FloatArray
 from dlrmjit.ops.jit_update import BagGradient, flat
 from dlrmjit.optimizer_config import OptimizerConfig
@@ -175,6 +175,7 @@ _RULES = (
     Rule("embedding_bag", _bag_forward, _bag_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
+    *jit_regularise.RULES,
 )
 
 

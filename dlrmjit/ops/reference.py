@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
-from dlrmjit.ops import reference_update
+from dlrmjit.ops import reference_regularise, reference_update
 from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups
 from dlrmjit.ops.reference_update import ReferenceBagGradient, ReferenceTables
 from dlrmjit.optimizer_config import OptimizerConfig
@@ -156,6 +156,7 @@ _RULES = (
     Rule("embedding_bag", _bag_forward, _bag_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
+    *reference_regularise.RULES,
 )
 
 

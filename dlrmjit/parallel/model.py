@@ -165,6 +165,8 @@ class ShardedGraph(PortGraph):
 
 
 def _check_fits(config: ModelConfig, comm: Comm, plan: Plan) -> None:
+    if config.dropout or config.batch_norm:
+        raise ConfigError("dropout and batch normalisation need one process and no --reproducible")
     if plan.ranks != comm.size:
         raise ConfigError(f"the plan is for {plan.ranks} ranks, but there are {comm.size}")
     if (plan.table_rows, plan.dim) != (config.table_rows, config.embedding_dim):

@@ -12,7 +12,8 @@ import numpy as np
 from numba import get_num_threads, prange
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import parallel_jit
+from dlrmjit_kernels.counter import draw, mix
 
 _PAGE = (2 << 20) // 4  # elements of a huge page
 
@@ -24,21 +25,13 @@ def uniform(table: NDArray[np.float32], seed: int, number: int) -> None:
     stream that ``seed`` and ``number`` choose.
     """
     bound = np.float32(np.sqrt(1.0 / table.shape[0]))
-    stream = _mix(np.uint64((seed + int(_mix(np.uint64(number + 1)))) % 2**64))
+    stream = mix(np.uint64((seed + int(mix(np.uint64(number + 1)))) % 2**64))
     _uniform(table.reshape(-1), np.uint64(stream), bound, get_num_threads())
 
 
 def fill(values: NDArray[np.float32], value: float) -> None:
     """Set all of a flat array."""
     _fill(values, np.float32(value), get_num_threads())
-
-
-@jit
-def _mix(x: Any) -> Any:
-    """The output function of splitmix64: every input bit reaches every output bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 @parallel_jit
@@ -48,7 +41,7 @@ def _uniform(values: NDArray[np.float32], stream: Any, bound: Any, threads: int)
     for thread in prange(threads):
         for page in range(thread, pages, threads):
             for i in range(page * _PAGE, min((page + 1) * _PAGE, len(values))):
-                drawn = _mix(stream + np.uint64(i + 1) * np.uint64(0x9E3779B97F4A7C15))
+                drawn = draw(stream, i)
                 centred = np.int64(drawn >> np.uint64(40)) * 2 - 16777215
                 values[i] = np.float32(centred) * (scale * np.float32(0.5))
 

@@ -12,6 +12,7 @@ from dlrmjit.config import LossConfig
 from dlrmjit.gradcheck import check_gradients
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.ops.regularise import RunningMoments
 from tests.builders import jagged
 
 ORACLE = ReferenceBackend(np.float64)
@@ -242,3 +243,95 @@ def test_loss(name, kind, threshold, n, seed):
 
 def test_both_backends_have_the_same_rules():
     assert set(get_backend("jit").rules) == set(get_backend("reference").rules)
+
+
+def dropped(backend, rate, moment):
+    """Dropout as a function of x."""
+
+    def function(arrays):
+        x, tape = Parameter(backend.matrix(arrays[0]), "x"), Tape()
+        y = tape.record(backend.rules["dropout"], x, Variable(moment), rate=rate, layer=3)
+        tape.forward()
+
+        def pullback(v):
+            ((_, gradient),) = tape.backward(y, backend.matrix(v.astype(backend.dtype)))
+            return [backend.to_numpy(gradient)]
+
+        return backend.to_numpy(y.data), pullback
+
+    return function
+
+
+@backends
+@given(n=sizes, c=sizes, rate=st.sampled_from([0.1, 0.5, 0.9]), step=st.integers(0, 5))
+def test_dropout(name, n, c, rate, step):
+    x = np.random.default_rng(n).standard_normal((n, c)).astype(np.float32)
+    backend, tolerance = BACKENDS[name]
+    function, oracle = (dropped(b, rate, (7, step)) for b in (backend, ORACLE))
+    check_gradients(function, [x], oracle=oracle, tolerance=tolerance)
+    np.testing.assert_allclose(function([x])[0], oracle([x])[0], rtol=1e-6)
+
+
+@backends
+def test_dropout_keeps_its_share_and_differs_by_step_and_seed(name):
+    backend, x = BACKENDS[name][0], np.ones((100, 479), np.float32)
+    masks = [dropped(backend, 0.3, m)([x])[0] != 0 for m in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    for mask in masks:
+        assert abs(mask.mean() - 0.7) < 4 * np.sqrt(0.21 / mask.size)
+    np.testing.assert_array_equal(masks[0], masks[3])
+    for other in masks[1:3]:
+        assert abs((masks[0] == other).mean() - 0.58) < 0.02  # independent: 0.7**2 + 0.3**2
+
+
+def normalised(backend, training=True, running=None):
+    """Batch normalisation and ReLU as a function of x, gamma, beta."""
+
+    def function(arrays):
+        x = Parameter(backend.matrix(arrays[0]), "x")
+        gamma, beta = (Parameter(np.asarray(a, backend.dtype), "p") for a in arrays[1:])
+        moments, tape = running or RunningMoments.of(arrays[0].shape[1]), Tape()
+        y = tape.record(
+            backend.rules["batch_norm"], x, gamma, beta, running=moments, training=training
+        )
+        tape.forward()
+
+        def pullback(v):
+            found = {id(k): g for k, g in tape.backward(y, backend.matrix(v.astype(backend.dtype)))}
+            return [backend.to_numpy(found[id(p)]) for p in (x, gamma, beta)]
+
+        return backend.to_numpy(y.data), pullback
+
+    return function
+
+
+@backends
+@given(n=st.sampled_from([8, 16, 33, 100]), c=sizes, seed=st.integers(0, 50))
+def test_batch_norm(name, n, c, seed):
+    rng = np.random.default_rng(seed)
+    x = (3 + 2 * rng.standard_normal((n, c))).astype(np.float32)
+    gamma, beta = (rng.uniform(0.5, 2, c).astype(np.float32) for _ in range(2))
+    unit = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    beta = np.where(np.abs(gamma * unit + beta).min(0) < 0.01, 9 * gamma, beta).astype(np.float32)
+    backend, tolerance = BACKENDS[name]
+    function, oracle = normalised(backend), normalised(ORACLE)
+    check_gradients(function, [x, gamma, beta], oracle=oracle, tolerance=max(tolerance, 1e-5))
+    np.testing.assert_allclose(
+        function([x, gamma, beta])[0], np.maximum(gamma * unit + beta, 0), rtol=1e-4, atol=1e-4
+    )
+
+
+@backends
+def test_batch_norm_averages_moments_and_predicts_with_them(name):
+    rng, backend = np.random.default_rng(0), BACKENDS[name][0]
+    running, gamma, beta = RunningMoments.of(7), np.ones(7, np.float32), np.zeros(7, np.float32)
+    mean, variance = np.zeros(7), np.ones(7)
+    for _ in range(4):
+        x = (1 + rng.standard_normal((20, 7))).astype(np.float32)
+        normalised(backend, running=running)([x, gamma, beta])
+        mean, variance = 0.9 * mean + 0.1 * x.mean(0), 0.9 * variance + 0.1 * x.var(0, ddof=1)
+    np.testing.assert_allclose(running.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(running.variance, variance, rtol=1e-5)
+    y, _ = normalised(backend, training=False, running=running)([x, gamma, beta])
+    expected = np.maximum((x - mean) / np.sqrt(variance + 1e-5), 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(running.mean, mean, rtol=1e-5)

@@ -11,14 +11,21 @@ from dataclasses import dataclass
 from dlrmjit.errors import BlockingError
 from dlrmjit_kernels.target import Target
 
+_LINE_FLOATS = 16
+_SHORTEST_DOWN = 192
+
 
 @dataclass(frozen=True)
 class Shape:
-    """A product ``C[rows, cols] = A[rows, length] B[length, cols]``."""
+    """A product ``C[rows, cols] = A[rows, length] B[length, cols]``.
+
+    ``down`` says that A is stored by columns: neighbours in a row of A are far apart.
+    """
 
     rows: int
     cols: int
     length: int
+    down: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def choose_blocking(target: Target, shape: Shape) -> Blocking:
     with few rows all of B passes once, block by block; a B that stays in the second cache as a
     whole lets A and C pass once, row block by row block.
     """
-    kc = _reduction_block(target, shape.length)
+    kc = _reduction_block(target, shape)
     if 2 * shape.rows < target.mr:
         kc = min(kc, target.row_block)
     mc = max(target.mr, min(shape.rows, target.l2 // 2 // (4 * kc)))
@@ -80,8 +87,15 @@ def choose_blocking(target: Target, shape: Shape) -> Blocking:
     return Blocking(target.mr, target.nr, kc, mc)
 
 
-def _reduction_block(target: Target, length: int) -> int:
-    """Equal parts of the reduction, each about as long as keeps a panel of B in the caches."""
+def _reduction_block(target: Target, shape: Shape) -> int:
+    """Equal parts of the reduction, each about as long as keeps a panel of B in the caches.
+
+    A tile that reads A down its columns touches whole cache lines for a few of their elements;
+    the lines must last until the other tiles of the block have used them, beside the panel of
+    B. With 16 lanes a tile uses most of a line, and longer parts measure better.
+    """
     longest = max(256, target.l1 // (4 * target.nr))
-    parts = -(-length // longest)
-    return max(1, -(-length // parts)) if length else 1
+    if shape.down and target.lanes < _LINE_FLOATS:
+        longest = max(_SHORTEST_DOWN, longest // 4)
+    parts = -(-shape.length // longest)
+    return max(1, -(-shape.length // parts)) if shape.length else 1

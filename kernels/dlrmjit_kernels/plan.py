@@ -53,7 +53,8 @@ class Product:
     @property
     def shape(self) -> Shape:
         """Extents of the three axes."""
-        return Shape(self.c.rows.extent, self.c.cols.extent, self.a.cols.extent)
+        down = self.a.cols.step > self.a.rows.step
+        return Shape(self.c.rows.extent, self.c.cols.extent, self.a.cols.extent, down)
 
     @property
     def row_axes(self) -> list[Axis]:

@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from dlrmjit import knobs
@@ -99,7 +99,9 @@ def _read(path: Path) -> Winners:
     try:
         entries = json.loads(path.read_text())
         return {
-            Shape(e["rows"], e["cols"], e["length"]): Blocking(e["mr"], e["nr"], e["kc"], e["mc"])
+            Shape(*(e[field.name] for field in fields(Shape))): Blocking(
+                *(e[field.name] for field in fields(Blocking))
+            )
             for e in entries
         }
     except (OSError, ValueError, KeyError, TypeError):

@@ -21,7 +21,8 @@ from typing import Any
 
 Action = Callable[[], object]
 _SHORTEST = 2e-3  # seconds of a sample: shorter actions are repeated within one
-_SETTLE = 0.03  # seconds before a sample: idle threads of another's pool spin for about as long
+_SETTLE = 0.2  # seconds: a BLAS keeps its idle threads spinning for up to a tenth
+_WAKING = 0.03  # seconds: longer than the scheduler leaves two new threads on one processor
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def alternate(
     """Time all contenders in turn, for about ``budget`` seconds in all, after a warm-up each.
 
     Before every sample there is a pause, so that the threads of the contender before cease to
-    spin, and one untimed run, so that the caches hold what a call of one's own leaves.
+    spin, and some untimed runs, so that its own threads are awake and the caches hold what a
+    call of one's own leaves.
     """
     plans = {name: _repeats(action) for name, action in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -96,11 +98,19 @@ def _repeats(action: Action) -> int:
 
 def _sample(action: Action, repeats: int) -> float:
     time.sleep(_SETTLE)
-    action()
+    _wake(action)
     start = time.perf_counter()
     for _ in range(repeats):
         action()
     return (time.perf_counter() - start) / repeats
+
+
+def _wake(action: Action) -> None:
+    """Run untimed until caches are warm and every thread of the contender has a processor."""
+    end = time.perf_counter() + _WAKING
+    action()
+    while time.perf_counter() < end:
+        action()
 
 
 @dataclass

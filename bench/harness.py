@@ -57,9 +57,14 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def prepare(threads: int | None) -> int:
-    """Set the threads of our kernels, and of NumPy's BLAS; call it before peers are imported."""
+    """Set the threads of our kernels and of the peers; call it before peers are imported.
+
+    OpenMP threads, ours and theirs, are bound to processors: two that meet on one would be
+    timed as a slow kernel.
+    """
     from dlrmjit_kernels.threads import available_cpus, set_threads
 
+    os.environ.setdefault("OMP_PROC_BIND", "true")
     count = threads or available_cpus()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)

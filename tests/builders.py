@@ -36,3 +36,17 @@ def small_config(**changes):
         "mlp_top": (33, 5, 1),
     }
     return ModelConfig(**{**sizes, **changes})
+
+
+def named_gradients(model, graph):
+    """Gradients of a graph that has run forward, as arrays under the parameters' names."""
+    found = {}
+    for parameter, gradient in graph.tape.backward(graph.loss):
+        if parameter is model.tables:
+            dense = gradient.to_dense(model.tables.data)
+            found.update({f"emb_l.{s}.weight": g for s, g in enumerate(dense)})
+        elif parameter.name.endswith("weight"):
+            found[parameter.name] = model.backend.weight_to_numpy(gradient)
+        else:
+            found[parameter.name] = np.array(gradient)
+    return found

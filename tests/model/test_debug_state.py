@@ -9,6 +9,7 @@ from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.random import RandomOptions, RandomSource
 from dlrmjit.model import DLRM
 from dlrmjit.step import TrainingStep
+from tests.builders import named_gradients
 
 FILE = Path(__file__).parent.parent / "golden" / "debug_state.npz"
 RATE, BATCH, STEPS = 0.3, 21, 10
@@ -55,16 +56,7 @@ def test_gradients(kind, backend, state):
     graph = TrainingStep(model, loss=LossConfig("bce")).graph(BATCH)
     graph.load(next(iter(_batches())))
     graph.tape.forward()
-    found = {}
-    for parameter, gradient in graph.tape.backward(graph.loss):
-        if parameter is model.tables:
-            dense = gradient.to_dense(model.tables.data)
-            found.update({f"emb_l.{s}.weight": g for s, g in enumerate(dense)})
-        elif parameter.name.endswith("weight"):
-            found[parameter.name] = model.backend.weight_to_numpy(gradient)
-        else:
-            found[parameter.name] = np.array(gradient)
-    _compare(found, state, f"{kind}/gradient/", 3e-6)
+    _compare(named_gradients(model, graph), state, f"{kind}/gradient/", 3e-6)
 
 
 @kinds

@@ -10,7 +10,7 @@ from dlrmjit.gradcheck import check_gradients
 from dlrmjit.model import DLRM, Graph
 from dlrmjit.ops.reference import ReferenceBackend
 from dlrmjit.step import TrainingStep
-from tests.builders import random_batch, small_config
+from tests.builders import named_gradients, random_batch, small_config
 
 ORACLE = ReferenceBackend(np.float64)
 
@@ -26,17 +26,8 @@ def _loss_of(config, backend, batch, names):
         graph.tape.forward()
 
         def pullback(v):
-            found = dict.fromkeys(names)
-            for parameter, gradient in graph.tape.backward(graph.loss):
-                if parameter is model.tables:
-                    dense = gradient.to_dense(model.tables.data)
-                    found.update({f"emb_l.{s}.weight": g for s, g in enumerate(dense)})
-                elif parameter.name.endswith("weight"):
-                    found[parameter.name] = model.backend.weight_to_numpy(gradient)
-                else:
-                    found[parameter.name] = np.array(gradient)
-            assert all(g is not None for g in found.values())
-            return [float(v) * g for g in found.values()]
+            found = named_gradients(model, graph)
+            return [float(v) * found[name] for name in names]
 
         return np.float64(graph.loss.data), pullback
 

@@ -17,17 +17,14 @@ from dlrmjit.config import ModelConfig
 from dlrmjit.data.batch import Batch
 
 
-class _Interaction(nn.Module):
+class _Interaction:
     """Dot interaction as the reference computes it: one batched product, then its triangle."""
 
     def __init__(self, features: int, kind: str) -> None:
-        super().__init__()
         self.kind = kind
-        rows, columns = np.tril_indices(features, -1)
-        self.register_buffer("rows", torch.from_numpy(rows))
-        self.register_buffer("columns", torch.from_numpy(columns))
+        self.rows, self.columns = map(torch.from_numpy, np.tril_indices(features, -1))
 
-    def forward(self, x: Any, pooled: list[Any]) -> Any:
+    def __call__(self, x: Any, pooled: list[Any]) -> Any:
         joined = torch.cat([x, *pooled], dim=1)
         if self.kind == "cat":
             return joined

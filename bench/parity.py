@@ -5,11 +5,13 @@
 DIR is a checkout of facebookresearch/dlrm; PYTHON an interpreter with its requirements (torch,
 scikit-learn, tensorboard, tqdm). Command lines come from the reference's test script, README and
 benchmark script, with sizes reduced to what a laptop holds. The reference prints six decimals,
-so a loss counts as equal within 1e-5 of its value plus half a unit of the last digit printed.
+so a loss counts as equal within 1e-5 of its value plus one unit of the last digit printed, half
+for the rounding of each program.
 
-Runs with Adagrad are short: it divides a parameter's first gradients by their own size, so that
-sums which cancel to rounding noise move it by a whole step. Longer runs of either program leave
-the same run in float64 as far as they leave each other.
+Runs with Adagrad are short, because longer ones drift apart: it divides a parameter's first
+gradients by their own size, so that sums which cancel to rounding noise move it by a whole step.
+One long run (``cat``, two epochs) was repeated in float64, which both programs left about
+equally far; that the other long runs differ by rounding alone has not been shown.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from dlrmjit.cli.exits import guarded
 from dlrmjit.data.criteo_text import read_criteo_text
 from dlrmjit.data.formats.day_files import DayNames, read_days, write_days
 from dlrmjit.data.formats.mlperf_bin import open_bin, write_bin
-from dlrmjit.data.formats.prepared_set import days_of, dictionaries_of, write_set
-from dlrmjit.data.formats.torchrec import open_day, write_day
+from dlrmjit.data.formats.prepared_set import days_of, dictionaries_of, joined, write_set
+from dlrmjit.data.formats.torchrec import open_day, write_day, write_multi_hot_day
 from dlrmjit.data.prepared import PreparedSet, is_prepared_set
 from dlrmjit.data.table import Table
 from dlrmjit.errors import ConfigError
@@ -23,8 +23,9 @@ _DESCRIPTION = (
     "Convert data. SOURCE: a prepared set, NAME_train.bin (with its _test and _val), the raw file "
     "or prefix that the reference's files of days are called after, a folder of TorchRec days, or "
     "Criteo text. OUT: for set a new directory; for bin the name before _train.bin; for days the "
-    "name before _0_reordered.npz; for torchrec a folder."
+    "name before _0_reordered.npz; for torchrec (of text) and multi-hot (of a set) a folder."
 )
+_TARGETS = ("set", "bin", "days", "torchrec", "multi-hot")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def _run(argv: Sequence[str]) -> None:
     parser = ArgumentParser("convert", _DESCRIPTION)
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--to", choices=("set", "bin", "days", "torchrec"), required=True)
+    parser.add_argument("--to", choices=_TARGETS, required=True)
     parser.add_argument(
         "--data-set",
         choices=("kaggle", "terabyte"),
@@ -49,6 +50,8 @@ def _run(argv: Sequence[str]) -> None:
         raise ConfigError(f"the folder {arguments.out.absolute().parent} does not exist; create it")
     if arguments.to == "torchrec":
         _to_torchrec(arguments.source, arguments.out)
+    elif arguments.to == "multi-hot":
+        _to_multi_hot(PreparedSet(arguments.source), arguments.out)
     elif arguments.to == "days":
         prepared = PreparedSet(arguments.source)
         names = DayNames(arguments.out, kaggle)
@@ -123,3 +126,12 @@ def _to_torchrec(source: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
     number = source.name.split(".")[0].rpartition("_")[2]
     write_day(out, int(number) if number.isdigit() else 0, rows)
+
+
+def _to_multi_hot(prepared: PreparedSet, out: Path) -> None:
+    """MLPerf version 2's days: one to train on, and one of validation, then test."""
+    out.mkdir(exist_ok=True)
+    write_multi_hot_day(out, 0, prepared.table("train"))
+    held = [name for name in ("validation", "test") if name in prepared.manifest.splits]
+    if held:
+        write_multi_hot_day(out, 1, joined([prepared.table(name) for name in held]))

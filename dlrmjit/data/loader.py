@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.arrays import one_hot_offsets
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.multi_hot import gather_multi_hot
+from dlrmjit.data.multi_hot import BagGatherer
 from dlrmjit.data.pool import Pool
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.table import Table
@@ -137,6 +137,7 @@ class _Assembler:
         self._index_type = index_dtype(table.table_rows)
         self._logarithms = small_logarithms()
         self._pool = Pool()
+        self._bags = BagGatherer(table, self._index_type, self._pool)
         self._offsets: dict[int, NDArray[np.int64]] = {}
 
     def batch(self, chosen: NDArray[np.int64]) -> Batch:
@@ -147,7 +148,7 @@ class _Assembler:
         gather_dense(chosen, table.dense, dense, self._logarithms, table.takes_logarithms)
         gather_labels(chosen, table.labels, labels)
         if table.multi:
-            indices, offsets = gather_multi_hot(table, chosen, self._index_type)
+            indices, offsets = self._bags.gather(chosen)
             return Batch.unchecked(dense, indices, offsets, labels)
         ids = self._pool.take((len(table.table_rows), n), self._index_type)
         gather_ids(chosen, table.ids, table.max_ind_range, ids)

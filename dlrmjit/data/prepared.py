@@ -32,12 +32,11 @@ class PreparedSet:
             known = ", ".join(self.manifest.splits)
             raise DataError(f"{self.folder} has no {split} split, only {known}")
         rows = self.manifest.splits[split]
-        dense = len(self.manifest.dense)
-        ids = self._array(split, "ids", rows, len(self.manifest.categorical))
+        single = sum(not column.is_multi for column in self.manifest.categorical)
         return Table(
             labels=self._array(split, "labels", rows),
-            dense=self._array(split, "dense", rows, dense),
-            ids=ids,
+            dense=self._array(split, "dense", rows, len(self.manifest.dense)),
+            ids=self._array(split, "ids", rows, single),
             table_rows=self.manifest.table_rows,
             takes_logarithms=self.manifest.transform == "log1p",
             multi=tuple(self._multi(split, rows)),

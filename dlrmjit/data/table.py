@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import DataError, ShapeError
@@ -21,13 +22,38 @@ class MultiHot:
     ids: NDArray[Any]
     offsets: NDArray[Any] | None = None
 
+    def __len__(self) -> int:
+        return len(self.ids) if self.offsets is None else len(self.offsets) - 1
+
+    @property
+    def size(self) -> int:
+        """Ids of all rows."""
+        if self.offsets is None:
+            return int(self.ids.size)
+        return int(self.offsets[-1] - self.offsets[0])
+
+    def cut(self, start: int, end: int) -> MultiHot:
+        """Rows ``start`` to ``end``, not copied."""
+        if self.offsets is None:
+            return MultiHot(self.ids[start:end])
+        return MultiHot(self.ids, self.offsets[start : end + 1])
+
+    def bags(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """All ids, and where each row's end among them."""
+        if self.offsets is None:
+            return self.ids.reshape(-1), np.arange(1, len(self) + 1) * self.ids.shape[1]
+        first = int(self.offsets[0])
+        ends = np.asarray(self.offsets[1:], np.int64) - first
+        return self.ids[first : first + self.size], ends
+
 
 @dataclass(frozen=True)
 class Table:
-    """N rows: ``labels`` (N,), ``dense`` (N, D), ``ids`` (N, S) of any integer or real type.
+    """N rows: ``labels`` (N,), ``dense`` (N, D), ``ids`` of any integer or real type.
 
-    ``takes_logarithms`` says that the model is to see log(max(x, 0) + 1) of dense values.
-    ``multi`` replaces columns of ``ids`` by number. ``max_ind_range`` > 0 takes ids modulo it.
+    ``multi`` holds the columns of several ids per row, by number of their table; ``ids`` the
+    others, in order. ``takes_logarithms`` says that the model is to see log(max(x, 0) + 1) of
+    dense values. ``max_ind_range`` > 0 takes ids modulo it.
     """
 
     labels: NDArray[Any]
@@ -46,10 +72,10 @@ class Table:
                 f"{self.origin}: {n} labels, {len(self.dense)} rows of dense values and "
                 f"{len(self.ids)} rows of ids do not belong together"
             )
-        if self.ids.shape[1] != len(self.table_rows):
+        columns = self.ids.shape[1] + len(self.multi)
+        if columns != len(self.table_rows):
             raise ShapeError(
-                f"{self.origin}: {self.ids.shape[1]} columns of ids for "
-                f"{len(self.table_rows)} tables"
+                f"{self.origin}: {columns} columns of ids for {len(self.table_rows)} tables"
             )
 
     def __len__(self) -> int:
@@ -64,7 +90,7 @@ class Table:
             labels=self.labels[start:end],
             dense=self.dense[start:end],
             ids=self.ids[start:end],
-            multi=tuple((s, _cut(column, start, end)) for s, column in self.multi),
+            multi=tuple((s, column.cut(start, end)) for s, column in self.multi),
         )
 
     def limited(self, max_ind_range: int) -> Table:
@@ -73,9 +99,3 @@ class Table:
             return self
         rows = tuple(min(rows, max_ind_range) for rows in self.table_rows)
         return replace(self, table_rows=rows, max_ind_range=max_ind_range)
-
-
-def _cut(column: MultiHot, start: int, end: int) -> MultiHot:
-    if column.offsets is None:
-        return MultiHot(column.ids[start:end])
-    return MultiHot(column.ids, column.offsets[start : end + 1])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dlrmjit.cli.converting import main as convert
+from dlrmjit.data.batch import Batch
 from dlrmjit.data.criteo import load_criteo_text
 from dlrmjit.data.criteo_text import read_criteo_text
 from dlrmjit.data.formats.day_files import DayNames, has_days, read_days
@@ -21,6 +22,7 @@ from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.run import prepare
 from dlrmjit.data.prepared import PreparedSet
+from dlrmjit.data.table import MultiHot, Table
 from dlrmjit.errors import DataError
 
 ROWS = 701
@@ -152,6 +154,104 @@ def test_sets_of_any_table(home: Path, tmp_path: Path) -> None:
     assert (rows_of(again.table("train")) == rows_of(table)).all()
     with pytest.raises(DataError, match="not split by days"):
         convert_days(tmp_path)
+
+
+def own_table(n: int, rng: np.random.Generator, *, fixed: bool, dense: int = 2) -> Table:
+    """Two columns of one id, and columns 1 and 3 of several."""
+    sizes = np.full(n, 3) if fixed else rng.integers(0, 5, n)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    multi = tuple(
+        (s, MultiHot(rng.integers(0, 9, offsets[-1]).astype(np.int32), offsets)) for s in (1, 3)
+    )
+    return Table(
+        (rng.random(n) < 0.5).astype(np.uint8),
+        rng.normal(size=(n, dense)).astype(np.float32),
+        rng.integers(0, 9, (n, 2)).astype(np.int32),
+        (9,) * 4,
+        multi=multi,
+    )
+
+
+def batch_of(table: Table, first: int, last: int) -> tuple[list[list[int]], ...]:
+    """Bags of each column of rows ``first`` to ``last``, read plainly."""
+    multi = dict(table.multi)
+    singles = iter(table.ids.T)
+    found = []
+    for s in range(len(table.table_rows)):
+        column = multi.get(s)
+        if column is None:
+            found.append([[int(i)] for i in next(singles)[first:last]])
+        else:
+            values, ends = column.bags()
+            starts = [0, *ends.tolist()]
+            found.append([values[starts[r] : starts[r + 1]].tolist() for r in range(first, last)])
+    return tuple(found)
+
+
+def bags_of(batch: Batch, s: int) -> list[list[int]]:
+    indices, offsets = batch.table(s)
+    return [indices[offsets[b] : offsets[b + 1]].tolist() for b in range(batch.n)]
+
+
+@pytest.mark.parametrize("dense", [0, 2])
+@pytest.mark.parametrize("n", [1, 500])
+def test_sets_of_several_ids_a_row_and_of_no_dense_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, dense: int
+) -> None:
+    monkeypatch.setattr("dlrmjit.data.formats.prepared_set._ROWS", 64)
+    table = own_table(n, np.random.default_rng(n), fixed=False, dense=dense)
+    write_set(tmp_path / "set", {"train": table, "test": table.cut(n // 3, n)}, "test")
+    prepared = PreparedSet(tmp_path / "set")
+    assert [column.is_multi for column in prepared.manifest.categorical] == [False, True] * 2
+    for split, start in (("train", 0), ("test", n // 3)):
+        again = prepared.table(split)
+        assert again.dense.shape == (n - start, dense)
+        assert batch_of(again, 0, len(again)) == batch_of(table, start, n)
+        batches = list(Loader(again, 64).batches())
+        whole = [[bag for batch in batches for bag in bags_of(batch, s)] for s in range(4)]
+        assert tuple(whole) == batch_of(table, start, n)
+        assert (np.concatenate([b.dense for b in batches]) == table.dense[start:]).all()
+
+
+def test_damaged_offsets_are_refused(tmp_path: Path) -> None:
+    table = own_table(50, np.random.default_rng(1), fixed=False)
+    write_set(tmp_path / "set", {"train": table}, "test")
+    offsets = np.load(tmp_path / "set" / "train" / "offsets_1.npy", mmap_mode="r+")
+    offsets[7] = 10**9
+    offsets.flush()
+    with pytest.raises(DataError, match="offsets of categorical column 1 are damaged at row 6"):
+        list(Loader(PreparedSet(tmp_path / "set").table("train"), 16).batches())
+
+
+def test_multi_hot_round_trip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    splits = {
+        "train": own_table(90, rng, fixed=True),
+        "test": own_table(21, rng, fixed=True),
+        "validation": own_table(20, rng, fixed=True),
+    }
+    write_set(tmp_path / "set", splits, "test")
+    assert convert([str(tmp_path / "set"), str(tmp_path / "days"), "--to", "multi-hot"]) == 0
+    assert convert([str(tmp_path / "days"), str(tmp_path / "back"), "--to", "set"]) == 0
+    for name, table in splits.items():
+        back = PreparedSet(tmp_path / "back").table(name)
+        assert batch_of(back, 0, len(back)) == batch_of(table, 0, len(table))
+        assert (back.dense == table.dense).all()
+        assert (back.labels == table.labels).all()
+
+
+def test_formats_that_cannot_hold_it_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set(tmp_path / "set", {"train": own_table(9, np.random.default_rng(3), fixed=False)}, "")
+    for target, said in (
+        ("bin", "2 of several; the .bin format holds 13 and 26"),
+        ("multi-hot", "as many in every row"),
+        ("days", "not split by days"),
+    ):
+        given = [str(tmp_path / "set"), str(tmp_path / target), "--to", target]
+        assert convert(given) == 2
+        assert said in capsys.readouterr().err
 
 
 def convert_days(tmp_path: Path) -> None:

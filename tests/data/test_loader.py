@@ -143,7 +143,8 @@ def test_columns_of_several_ids(fixed: bool) -> None:
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     values = rng.integers(0, 309, offsets[-1]).astype(np.int32)
     column = MultiHot(values.reshape(103, 3)) if fixed else MultiHot(values, offsets)
-    rows = replace(table(), multi=((1, column),)).cut(3, 100)
+    whole = table()
+    rows = replace(whole, ids=whole.ids[:, [0, 2]], multi=((1, column),)).cut(3, 100)
     loader = Loader(rows, 10, shuffle="total", seed=1)
     for batch in loader.batches():
         chosen = batch.table(0)[0] // 3
@@ -151,6 +152,7 @@ def test_columns_of_several_ids(fixed: bool) -> None:
         for b, row in enumerate(chosen):
             bag = indices[ends[b] : ends[b + 1]]
             assert (bag == values[offsets[row] : offsets[row + 1]]).all()
+        assert (batch.table(2)[0] == whole.ids[chosen, 2]).all()
         batch.check_indices(rows.table_rows)
 
 

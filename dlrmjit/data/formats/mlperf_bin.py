@@ -52,8 +52,15 @@ def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Table:
 def write_bin(path: Path, table: Table) -> None:
     """Write ``table``, whose dense values must be whole numbers, as records.
 
-    Raises DataError for dense values that are logarithms already.
+    Raises DataError for dense values that are logarithms already, and for other columns than
+    the format has.
     """
+    if table.multi or (table.dense.shape[1], table.ids.shape[1]) != (INTEGERS, HASHES):
+        raise DataError(
+            f"{table.origin} has {table.dense.shape[1]} dense columns, {table.ids.shape[1]} of one "
+            f"id per row and {len(table.multi)} of several; the .bin format holds {INTEGERS} and "
+            f"{HASHES} of one"
+        )
     if not table.takes_logarithms:
         raise DataError(
             f"{table.origin} holds logarithms; the .bin format needs the whole numbers they "

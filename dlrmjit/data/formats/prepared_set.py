@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.criteo import equal_days
 from dlrmjit.data.manifest import CategoricalColumn, Manifest, file_facts
-from dlrmjit.data.prepare.output import SplitFiles
+from dlrmjit.data.prepare.output import SplitFiles, SplitShape
 from dlrmjit.data.prepare.staging import slices
 from dlrmjit.data.prepared import PreparedSet
-from dlrmjit.data.table import Table
+from dlrmjit.data.table import MultiHot, Table
 from dlrmjit.errors import ConfigError, DataError
 
 _ROWS = 1 << 16
 
 
 def write_set(folder: Path, splits: Mapping[str, Table], origin: str) -> Manifest:
-    """Write a new set of one-hot tables; raises ConfigError where ``folder`` exists."""
+    """Write a new set of the rows of ``splits``; raises ConfigError where ``folder`` exists."""
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose another place for the set")
     first = next(iter(splits.values()))
@@ -31,7 +31,8 @@ def write_set(folder: Path, splits: Mapping[str, Table], origin: str) -> Manifes
         dense=tuple(f"I{i + 1}" for i in range(first.dense.shape[1])),
         transform="log1p" if first.takes_logarithms else "none",
         categorical=tuple(
-            CategoricalColumn(f"C{s + 1}", rows) for s, rows in enumerate(first.table_rows)
+            CategoricalColumn(f"C{s + 1}", rows, is_multi=s in dict(first.multi))
+            for s, rows in enumerate(first.table_rows)
         ),
         splits={name: len(table) for name, table in splits.items()},
         files={path.relative_to(folder).as_posix(): file_facts(path) for path in paths},
@@ -42,26 +43,28 @@ def write_set(folder: Path, splits: Mapping[str, Table], origin: str) -> Manifes
 
 
 def _write_split(folder: Path, table: Table) -> None:
-    if table.multi:
-        raise DataError(f"{table.origin} has several ids per row, which a set cannot hold yet")
     dense_type = "int32" if table.takes_logarithms else "float32"
-    wide = max(table.table_rows) > 2**31
-    files = SplitFiles(
-        folder,
-        len(table),
-        table.dense.shape[1],
-        len(table.table_rows),
-        dense_type,
-        "int64" if wide else "int32",
-    )
-    with files:
+    id_type = "int64" if max(table.table_rows) > 2**31 else "int32"
+    bags = {s: column.size for s, column in table.multi}
+    shape = SplitShape(len(table), table.dense.shape[1], table.ids.shape[1], bags)
+    with SplitFiles(folder, shape, dense_type, id_type) as files:
         for start, end in slices(len(table), _ROWS):
             labels, dense, ids = files.empty(end - start)
             labels[:] = table.labels[start:end]
             dense[:] = table.dense[start:end]
             ids[:] = table.ids[start:end]
             files.write(start, labels, dense, ids)
+        for s, column in table.multi:
+            _write_bags(files, s, column)
         files.sync()
+
+
+def _write_bags(files: SplitFiles, table: int, column: MultiHot) -> None:
+    first = 0
+    for start, end in slices(len(column), _ROWS):
+        values, ends = column.cut(start, end).bags()
+        files.write_bags(table, start, first, ends, values)
+        first += len(values)
 
 
 def days_of(prepared: PreparedSet) -> list[Table]:
@@ -85,14 +88,26 @@ def days_of(prepared: PreparedSet) -> list[Table]:
 def joined(tables: Sequence[Table]) -> Table:
     """One table of the rows of several, in memory."""
     first = tables[0]
+    multi = zip(*([column for _, column in table.multi] for table in tables), strict=True)
     return Table(
         np.concatenate([table.labels for table in tables]),
         np.concatenate([table.dense for table in tables]),
         np.concatenate([table.ids for table in tables]),
         first.table_rows,
         takes_logarithms=first.takes_logarithms,
+        multi=tuple(
+            (s, _joined_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
+        ),
         origin=first.origin,
     )
+
+
+def _joined_bags(columns: Sequence[MultiHot]) -> MultiHot:
+    """One column of the rows of several."""
+    values, ends = zip(*(column.bags() for column in columns), strict=True)
+    bases = np.cumsum([0, *(len(part) for part in values)])
+    offsets = [np.zeros(1, np.int64), *(base + end for base, end in zip(bases, ends, strict=False))]
+    return MultiHot(np.concatenate(values), np.concatenate(offsets))
 
 
 def dictionaries_of(prepared: PreparedSet) -> list[NDArray[np.uint32]]:

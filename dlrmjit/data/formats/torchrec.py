@@ -50,11 +50,10 @@ def _multi_hot_day(
     per_table = [columns[name] for name in names]
     if table_rows is None:
         table_rows = [int(ids.max()) + 1 for ids in per_table]
-    first = np.empty((len(labels), len(per_table)), np.int8)  # stands in for columns of several
     return Table(
         labels,
         dense,
-        first,
+        np.empty((len(labels), 0), np.int32),
         tuple(table_rows),
         multi=tuple((s, MultiHot(ids)) for s, ids in enumerate(per_table)),
         origin=str(path),
@@ -68,6 +67,44 @@ def write_day(folder: Path, day: int, rows: CriteoRows) -> None:
     _save(folder / f"day_{day}_dense.npy", dense)
     _save(folder / f"day_{day}_sparse.npy", rows.hashes.astype(np.int64))
     _save(folder / f"day_{day}_labels.npy", rows.labels.astype(np.int32).reshape(-1, 1))
+
+
+def write_multi_hot_day(folder: Path, day: int, table: Table) -> None:
+    """Write rows as MLPerf version 2 keeps a day: dense values as the model sees them.
+
+    Raises DataError for a column whose rows do not all have as many ids.
+    """
+    multi = dict(table.multi)
+    singles = iter(table.ids.T)
+    columns = {}
+    for s in range(len(table.table_rows)):
+        ids = _rectangular(multi[s], s, table) if s in multi else next(singles)[:, None]
+        columns[str(s)] = np.asarray(ids, np.int32)
+    dense = np.asarray(table.dense, np.float32)
+    dense = np.log(np.maximum(dense, 0) + 1) if table.takes_logarithms else dense
+    _save(folder / f"day_{day}_dense.npy", dense)
+    _save(folder / f"day_{day}_labels.npy", table.labels.astype(np.int32).reshape(-1, 1))
+    _save_multi_hot(folder, day, columns)
+
+
+def _rectangular(column: MultiHot, s: int, table: Table) -> NDArray[Any]:
+    values, ends = column.bags()
+    sizes = np.diff(ends, prepend=0)
+    other = np.flatnonzero(sizes != sizes[0])
+    if other.size:
+        raise DataError(
+            f"{table.origin}: row {other[0]} of categorical column {s} has {sizes[other[0]]} ids, "
+            f"row 0 has {sizes[0]}; the multi-hot format needs as many in every row"
+        )
+    return values.reshape(len(column), -1)
+
+
+def _save_multi_hot(folder: Path, day: int, columns: dict[str, Any]) -> None:
+    path = folder / f"day_{day}_sparse_multi_hot.npz"
+    try:
+        np.savez(path, **columns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 class MultiHotTables:
@@ -89,11 +126,7 @@ class MultiHotTables:
     def write_day(self, folder: Path, day: int, ids: NDArray[Any]) -> None:
         """Write ``day_i_sparse_multi_hot.npz`` for one-hot ``ids`` (N, S)."""
         columns = {str(s): t[ids[:, s] % len(t)] for s, t in enumerate(self.tables)}
-        path = folder / f"day_{day}_sparse_multi_hot.npz"
-        try:
-            np.savez(path, **columns)
-        except OSError as error:
-            raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
+        _save_multi_hot(folder, day, columns)
 
 
 def _lookup_table(

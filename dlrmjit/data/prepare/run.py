@@ -17,7 +17,7 @@ from dlrmjit.data.prepare.inputs import check_inputs, describe_inputs
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.numbering import number_columns, vocabulary_path
 from dlrmjit.data.prepare.options import PrepareOptions
-from dlrmjit.data.prepare.output import SplitFiles
+from dlrmjit.data.prepare.output import SplitFiles, SplitShape
 from dlrmjit.data.prepare.parsing import ParseState, parse_inputs
 from dlrmjit.data.prepare.pipeline import ordered_map
 from dlrmjit.data.prepare.place import Place
@@ -127,9 +127,8 @@ class _Preparation:
 
     def _split_files(self, name: str, rows: int) -> SplitFiles:
         options = self._options
-        return SplitFiles(
-            self._place.fresh / name, rows, INTEGERS, HASHES, options.dense, options.indices
-        )
+        shape = SplitShape(rows, INTEGERS, HASHES)
+        return SplitFiles(self._place.fresh / name, shape, options.dense, options.indices)
 
     def _fill(self, splitter: Splitter, counts: list[int], outputs: dict[str, SplitFiles]) -> None:
         arranger = Arranger(

@@ -12,7 +12,10 @@ from pathlib import Path
 
 
 def target() -> str | None:
-    """``DLRMJIT_TARGET``: force the instruction set (``avx512``, ``avx2``, ``sse``, ``neon``)."""
+    """``DLRMJIT_TARGET``: force the instruction set.
+
+    ``avx512_bf16``, ``avx512``, ``avx2``, ``sse`` or ``neon``, as far as this machine runs it.
+    """
     return os.environ.get("DLRMJIT_TARGET") or None
 
 

@@ -23,8 +23,8 @@ class Target:
     """An instruction set, and the sizes a blocking is chosen from.
 
     ``lanes`` are the float32 elements of a vector, ``registers`` the vector registers,
-    ``l1``, ``l2`` and ``l3`` bytes of cache as one core sees them. ``triple``, ``cpu`` and
-    ``features`` are what LLVM calls the machine.
+    ``l1``, ``l2`` and ``l3`` bytes of cache as one core sees them. ``bf16`` says whether it
+    multiplies BF16 numbers. ``triple``, ``cpu`` and ``features`` are what LLVM calls the machine.
     """
 
     isa: str
@@ -36,6 +36,7 @@ class Target:
     l1: int = 32 << 10
     l2: int = 512 << 10
     l3: int = 16 << 20
+    bf16: bool = False
 
     @property
     def nr(self) -> int:
@@ -61,16 +62,20 @@ class Target:
 
 
 _X86 = "x86_64-unknown-linux-gnu"
+_AVX512 = Target(
+    "avx512", 16, 32, _X86, "skylake-avx512", "-prefer-256-bit", l1=48 << 10, l2=1 << 20
+)
 _KNOWN = {
-    "avx512": Target(
-        "avx512", 16, 32, _X86, "skylake-avx512", "-prefer-256-bit", l1=48 << 10, l2=1 << 20
-    ),
+    "avx512_bf16": replace(_AVX512, isa="avx512_bf16", cpu="cooperlake", bf16=True),
+    "avx512": _AVX512,
     "avx2": Target("avx2", 8, 16, _X86, "haswell", ""),
     "sse": Target("sse", 4, 16, _X86, "x86-64", ""),
     "neon": Target("neon", 4, 32, "aarch64-unknown-linux-gnu", "generic", "+neon"),
 }
+_AVX512_NEEDED = ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma")
 _NEEDED = {
-    "avx512": ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma"),
+    "avx512_bf16": (*_AVX512_NEEDED, "avx512bf16"),
+    "avx512": _AVX512_NEEDED,
     "avx2": ("avx2", "fma"),
     "sse": ("sse2",),
     "neon": ("neon",),

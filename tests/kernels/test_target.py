@@ -6,7 +6,7 @@ from dlrmjit_kernels.target import current_target, named_target
 from dlrmjit.errors import TargetError
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse", "neon"])
+@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "sse", "neon"])
 def test_tile_of_every_target_fits_its_registers(isa):
     target = named_target(isa)
     assert 2 * target.mr + 2 + 1 <= target.registers

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
-from dlrmjit_kernels.codegen.tile import UNROLL, Tile
+from dlrmjit_kernels.codegen.tile import UNROLL, Operands, Tile
 from dlrmjit_kernels.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,9 +89,69 @@ def test_every_field_is_in_the_name():
             ("bias", True),
             ("relu", True),
             ("mask", True),
+            ("operands", Operands.BF16),
+            ("odd", True),
         ]
     ]
-    assert len({spec.symbol, *(other.symbol for other in changed)}) == 10
+    assert len({spec.symbol, *(other.symbol for other in changed)}) == 12
+
+
+def words(pairs: np.ndarray) -> np.ndarray:
+    """Upper halves of float32 numbers (..., 2) as one word each, which looks like a float32."""
+    upper = (np.ascontiguousarray(pairs).view(np.uint32) >> 16).astype(np.uint16)
+    return upper.view(np.float32)[..., 0]
+
+
+def truncated(values: np.ndarray) -> np.ndarray:
+    """Float32 numbers with the lower halves of their bits cleared."""
+    return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+multiplied = [Operands.WIDENED] + [Operands.BF16] * current_target().bf16
+
+
+@pytest.mark.parametrize("operands_", multiplied)
+@pytest.mark.parametrize("odd", [False, True])
+@given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
+def test_tile_of_words_is_its_numpy_line(operands_, odd, rows, cols, blocks, length, flags):
+    accumulate, bias_on, relu, mask_on = flags
+    a, b, bias, mask = operands(rows, cols, blocks, 2 * length)
+    last = max(1, length - 3)
+    if odd:  # what has no partner must not be read, or meet a zero
+        a[-1, :, 2 * last - 1] = np.nan if operands_ is Operands.WIDENED else 0
+        b[-1, 2 * last - 1] = 0
+    a = truncated(a) if operands_ is Operands.BF16 else a
+    left = words(a.reshape(blocks, rows, length, 2)) if operands_ is Operands.BF16 else a
+    right = words(b.reshape(blocks, length, 2, cols).transpose(0, 1, 3, 2))
+    c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
+    step = left.shape[-1] // length
+    half = odd and operands_ is Operands.WIDENED
+    finish = (accumulate, bias_on, relu, mask_on)
+    spec = Tile(rows, cols, left.shape[-1], step, cols, *finish, operands_, half)
+    outside = c[:, cols:].copy()
+    call(spec, left, right, c, bias, mask, blocks, last)
+    a[-1, :, 2 * last - odd :] = 0
+    wide_a, wide_b = a.astype(np.float64), truncated(b).astype(np.float64)
+    expected = np.einsum("irl,ilc->rc", wide_a, wide_b) + 1.5 * accumulate + bias * bias_on
+    expected = np.maximum(expected, 0) if relu else expected
+    expected = expected * (mask[:, :cols] > 0) if mask_on else expected
+    magnitude = np.einsum("irl,ilc->rc", np.abs(wide_a), np.abs(wide_b)) + 1.5 + np.abs(bias)
+    assert np.all(np.abs(c[:, :cols] - expected) <= tolerance(2 * blocks * length + 2) * magnitude)
+    np.testing.assert_array_equal(c[:, cols:], outside)
+
+
+@pytest.mark.skipif(not current_target().bf16, reason="this processor does not multiply BF16")
+def test_products_of_bf16_take_denormals_for_zero():
+    tiny, one = np.float32(2.0**-127), np.float32(1)
+    a = words(np.array([[[tiny, one]]], np.float32))[None]
+    b = words(np.full((1, 1, nr, 2), one, np.float32))
+    c, unused = np.full((1, nr), np.nan, np.float32), np.zeros((1, nr), np.float32)
+    call(Tile(1, nr, 1, 1, nr, operands=Operands.BF16), a, b, c, unused, unused, 1, 1)
+    np.testing.assert_array_equal(c, np.ones((1, nr), np.float32))
+
+
+def is_product(line: str) -> bool:
+    return any(name in line for name in ("fmadd", "fmla", "vdpbf16ps"))
 
 
 def inner_loop(text: str) -> list[str]:
@@ -107,7 +167,7 @@ def inner_loop(text: str) -> list[str]:
                 break
             if re.match(rf"(j\w+|b\.\w+)\s+{re.escape(label)}$", lines[end]):
                 body = [x for x in lines[start + 1 : end + 1] if x and not x.startswith(".")]
-                best = max(best, body, key=lambda b: sum("fmadd" in x or "fmla" in x for x in b))
+                best = max(best, body, key=lambda b: sum(map(is_product, b)))
     return best
 
 
@@ -130,6 +190,32 @@ def test_inner_loop_is_multiply_adds_loads_one_prefetch_and_loop_control(isa, st
     )
     register = "%zmm" if isa == "avx512" else "%ymm"
     assert all(register in x for x in body if x.startswith("vfmadd"))
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_widening_adds_one_instruction_per_vector_of_numbers(isa):
+    target = named_target(isa)
+    spec = Tile(target.mr, target.nr, target.nr, 2, target.nr, operands=Operands.WIDENED)
+    body = inner_loop(engine.assembly(spec, target))
+    wanted = {"vfmadd": UNROLL * 4 * target.mr, "vbroadcastss": UNROLL * 2 * target.mr}
+    wanted |= {"vpslld": UNROLL * 2, "vpblendw|vp?and": UNROLL * 2}
+    for name, count in wanted.items():
+        assert sum(re.match(name, x) is not None for x in body) == count, name
+    assert len(body) <= sum(wanted.values()) + 20  # loads of words and the loop's own
+    assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
+
+
+@pytest.mark.parametrize("strides", ["rows", "columns"])
+def test_bf16_is_multiplied_by_its_own_instruction(strides):
+    target = named_target("avx512_bf16")
+    a_row, a_step = (target.nr, 1) if strides == "rows" else (1, target.nr)
+    spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, operands=Operands.BF16)
+    body = inner_loop(engine.assembly(spec, target))
+    count = {name: sum(re.match(name, x) is not None for x in body) for name in _ALLOWED}
+    assert count.pop("vfmadd") == 0
+    assert sum("vdpbf16ps" in x for x in body) == UNROLL * 2 * target.mr
+    assert sum(count.values()) + UNROLL * 2 * target.mr == len(body), body
+    assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
 
 
 _ALLOWED = (

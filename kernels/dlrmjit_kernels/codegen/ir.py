@@ -1,6 +1,9 @@
 """A small vocabulary over llvmlite: float32 vectors, masked edges, and counted loops.
 
 Emitters read like the loops they emit: blocks and phi nodes appear here and nowhere else.
+
+A *word* is 32 bits that hold two BF16 numbers, the first in the lower half. Vectors of words
+travel as float32 vectors: loads, stores and broadcasts are the same.
 """
 
 from __future__ import annotations
@@ -14,8 +17,25 @@ from llvmlite import ir
 F32 = ir.FloatType()
 I64 = ir.IntType(64)
 I1 = ir.IntType(1)
+I32 = ir.IntType(32)
 POINTER = ir.PointerType()
 Value: TypeAlias = ir.Value
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]
+    """LLVM's ``bfloat``, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+BF16 = _BFloat()
 
 
 def integer(value: int) -> Value:
@@ -119,6 +139,28 @@ class Emitter:
     def multiply_add_scalar(self, a: Value, b: Value, c: Value) -> Value:
         """``a * b + c`` of float32 scalars."""
         return self._multiply_add("llvm.fmuladd.f32", F32, (a, b, c))
+
+    def widen(self, words: Value, half: int) -> Value:
+        """The first (``half`` 0) or second number of every word as float32, exactly."""
+        kind = ir.VectorType(I32, self.lanes)
+        bits = self.builder.bitcast(words, kind)
+        if half:
+            bits = self.builder.and_(bits, ir.Constant(kind, [0xFFFF0000] * self.lanes))
+        else:
+            bits = self.builder.shl(bits, ir.Constant(kind, [16] * self.lanes))
+        return self.builder.bitcast(bits, self.vector)
+
+    def dot_words(self, a: Value, b: Value, c: Value) -> Value:
+        """``c`` plus the dot product of each word of ``a`` and ``b``; AVX-512-BF16 only."""
+        pairs = ir.VectorType(BF16, 2 * self.lanes)
+        signature = ir.FunctionType(self.vector, [self.vector, pairs, pairs])
+        function = self._declared(f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}", signature)
+        return self.builder.call(function, [c, *(self.builder.bitcast(x, pairs) for x in (a, b))])
+
+    def opaque(self, pointer: Value) -> Value:
+        """The same pointer, which LLVM takes for another: what it loads is loaded again."""
+        signature = ir.FunctionType(POINTER, [POINTER])
+        return self.builder.asm(signature, "", "=r,0", [pointer], side_effect=False)
 
     def relu(self, value: Value) -> Value:
         """``max(value, 0)``; NaN stays NaN."""

@@ -14,11 +14,19 @@ float's is assumed, and C is not read unless ``accumulate``. C may not overlap A
 Accumulators stay in registers from the first block to the last; small tiles have several per
 element, which are added at the end. Every ``UNROLL`` steps the cache
 line ``ahead`` bytes behind the row of B is prefetched: part of what a later tile reads first.
+
+``operands`` says what the elements of A and B are. Other than with ``FP32``, an element of the
+reduction is a word of two neighbouring steps (see :mod:`ir`): ``length`` and ``last`` count
+words, an element of B is a word. With ``BF16`` so is an element of A, both are multiplied as
+they are, and denormals count as zero. With ``WIDENED`` numbers of A are float32, the second of
+a word ``a_step // 2`` behind the first; with ``odd`` the very last word has no second number in
+A, and A is not read there. Sums are float32 always.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import IntEnum
 
 from llvmlite import ir
 
@@ -46,6 +54,14 @@ ARGUMENTS: dict[str, ir.Type] = {
 }
 
 
+class Operands(IntEnum):
+    """Types of A and B: float32 both, float32 and BF16, or BF16 both."""
+
+    FP32 = 0
+    WIDENED = 1
+    BF16 = 2
+
+
 @dataclass(frozen=True)
 class Tile:
     """What a tile kernel is specialised to; see the module's contract for the strides."""
@@ -59,6 +75,8 @@ class Tile:
     bias: bool = False
     relu: bool = False
     mask: bool = False
+    operands: Operands = Operands.FP32
+    odd: bool = False
 
     @property
     def symbol(self) -> str:
@@ -79,11 +97,14 @@ class _TileEmitter(Emitter):
         self.vectors = -(-spec.cols // self.lanes)
         self.edge = spec.cols - (self.vectors - 1) * self.lanes
         self.chains = max(1, min(UNROLL, _CHAINS // (spec.rows * self.vectors)))
+        self.halves = (0, 1) if spec.operands is Operands.WIDENED else (0,)
 
     def emit(self) -> None:
         self._prefetch_tile()
         tile = self.spec.rows * self.vectors
         sums = self._reduce([self.zero()] * (tile * self.chains))
+        if self.spec.odd:
+            sums = self._add_last_half(sums)
         self._finish(self._join(sums, tile))
         self.finish()
 
@@ -107,11 +128,29 @@ class _TileEmitter(Emitter):
         with self.loop(self["blocks"], [self["a"], self["b"], *sums]) as blocks:
             a, b, *sums = blocks.values
             is_last = self.builder.icmp_signed("==", blocks.index, final)
-            length = self.builder.select(is_last, self["last"], self["length"])
+            length = self.builder.select(is_last, self._whole_steps(), self["length"])
             sums = self._reduce_block(a, b, length, sums)
             a, b = self.offset(a, self["a_block"]), self.offset(b, self["b_block"])
             blocks.carry([a, b, *sums])
         return blocks.values[2:]
+
+    def _whole_steps(self) -> Value:
+        """Steps of the last block, but for a word of which A has only half."""
+        last = self["last"]
+        return self.builder.sub(last, integer(1)) if self.spec.odd else last
+
+    def _add_last_half(self, sums: list[Value]) -> list[Value]:
+        """Add the product of the first numbers of the very last word, in the first chain."""
+        a, b = self._last_step("a", self.spec.a_step), self._last_step("b", self.spec.b_row)
+        tile = self.spec.rows * self.vectors
+        return self._half_product(a, b, 0, sums[:tile]) + sums[tile:]
+
+    def _last_step(self, operand: str, step: int) -> Value:
+        """Where an operand's part in the very last word is."""
+        before = self.builder.sub(self["blocks"], integer(1))
+        blocks = self.builder.mul(before, self[f"{operand}_block"])
+        steps = self.builder.mul(self._whole_steps(), integer(step))
+        return self.offset(self[operand], self.builder.add(blocks, steps))
 
     def _reduce_block(self, a: Value, b: Value, length: Value, sums: list[Value]) -> list[Value]:
         whole = self.builder.sdiv(length, integer(UNROLL))
@@ -140,15 +179,32 @@ class _TileEmitter(Emitter):
 
     def _outer_product(self, a: Value, b: Value, l: int, sums: list[Value]) -> list[Value]:  # noqa: E741
         """``sums += a[:, l] * b[l, :]``."""
-        spec = self.spec
-        row = [self._load_row(self.offset(b, l * spec.b_row), v) for v in range(self.vectors)]
+        a = self.offset(a, l * self.spec.a_step)
+        b = self.offset(b, l * self.spec.b_row)
+        for half in self.halves:
+            sums = self._half_product(a, b, half, sums)
+        return sums
+
+    def _half_product(self, a: Value, b: Value, half: int, sums: list[Value]) -> list[Value]:
+        """The same for a column of A and a row of B; of words, the numbers at ``half``."""
+        a = self.offset(a, half * (self.spec.a_step // 2))
+        b = self.opaque(b) if half else b  # words that are loaded again need no registers
+        row = [self._factors(b, v, half) for v in range(self.vectors)]
         following: list[Value] = []
-        for r in range(spec.rows):
-            scalar = self.load_scalar(self.offset(a, r * spec.a_row + l * spec.a_step))
-            factor = self.broadcast(scalar)
+        for r in range(self.spec.rows):
+            factor = self.broadcast(self.load_scalar(self.offset(a, r * self.spec.a_row)))
             old = sums[r * self.vectors : (r + 1) * self.vectors]
-            following += [self.multiply_add(factor, x, s) for x, s in zip(row, old, strict=True)]
+            following += [self._product(x, factor, s) for x, s in zip(row, old, strict=True)]
         return following
+
+    def _factors(self, b: Value, vector: int, half: int) -> Value:
+        loaded = self._load_row(b, vector)
+        return self.widen(loaded, half) if self.spec.operands is Operands.WIDENED else loaded
+
+    def _product(self, x: Value, factor: Value, total: Value) -> Value:
+        if self.spec.operands is Operands.BF16:
+            return self.dot_words(x, factor, total)
+        return self.multiply_add(factor, x, total)
 
     def _load_row(self, pointer: Value, vector: int) -> Value:
         return self.load(self.offset(pointer, vector * self.lanes), self._active(vector))

@@ -18,7 +18,8 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.norm import Norm
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.backend import Backend, Features, FloatArray
+from dlrmjit.ops.backend import Backend, Features, FloatArray, StoredArray
+from dlrmjit.precision import Precision, check_precision, split_if
 from dlrmjit.profile import Profile
 
 _INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
@@ -36,9 +37,13 @@ class DLRM:
     backend : ``jit``, ``reference`` or a backend itself; by default what ``DLRMJIT_BACKEND`` says
     rng : source of the initial parameters, drawn as the reference program draws them: tables
         in order, bottom MLP, top MLP. By default ``RandomState(123)``, the reference's seed
+    precision : ``fp32``, or ``bf16``: tables and the MLPs' weights lie in halves, of which
+        forward and backward read the upper and optimisers both, see :mod:`dlrmjit.precision`
 
     Raises
     ------
+    ConfigError
+        For an unknown backend or precision.
     MemoryLimitError
         When this machine cannot hold the parameters; nothing is allocated then.
     """
@@ -50,8 +55,10 @@ class DLRM:
         backend: str | Backend | None = None,
         rng: np.random.RandomState | None = None,
         initialise: bool = True,
+        precision: Precision = "fp32",
     ) -> None:
-        self.config = config
+        check_precision(precision)
+        self.config, self.precision = config, precision
         self.backend = get_backend(backend)
         self.tables = Parameter(self._make_tables(), "emb_l")
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
@@ -63,13 +70,14 @@ class DLRM:
             self.initialise(rng or np.random.RandomState(123))
 
     def _make_tables(self) -> Any:
-        return self.backend.tables(self.config.table_rows, self.config.embedding_dim)
+        config = self.config
+        return self.backend.tables(config.table_rows, config.embedding_dim, self.precision)
 
     def _make_mlp(self, name: str, layers: tuple[tuple[int, int], ...]) -> tuple[Parameter, ...]:
         parameters = []
         for i, (c, k) in enumerate(layers):
-            zeros = np.zeros((k, c), np.float32)
-            parameters.append(Parameter(self.backend.weight(zeros), f"{name}.{2 * i}.weight"))
+            weight = self.backend.weight(np.zeros((k, c), np.float32), self.precision)
+            parameters.append(Parameter(weight, f"{name}.{2 * i}.weight"))
             parameters.append(Parameter(np.zeros(k, self.backend.dtype), f"{name}.{2 * i}.bias"))
         return tuple(parameters)
 
@@ -113,30 +121,36 @@ class DLRM:
         return (self.tables, *self.bottom, *self.top, *norms)
 
     def state_dict(self) -> dict[str, FloatArray]:
-        """All parameters under the reference program's names.
+        """All parameters under the reference program's names, as arrays of whole numbers.
 
-        Tables are views of the model's memory, weights (K, C) and biases (K,) are copies.
+        Tables are views of the model's memory, copies where they lie in halves; weights (K, C)
+        and biases (K,) are copies.
         """
-        tables = {f"emb_l.{s}.weight": self.tables.data.table(s) for s in range(self.config.tables)}
-        return tables | self.mlp_state()
+        return {name: np.asarray(array) for name, array in self.stored().items()}
 
-    def mlp_state(self) -> dict[str, FloatArray]:
-        """Copies of the MLPs' parameters, as in :meth:`state_dict`."""
-        state: dict[str, FloatArray] = {}
+    def stored(self) -> dict[str, StoredArray]:
+        """As :meth:`state_dict`, but in halves what the model keeps in halves; no table copied."""
+        state = {f"emb_l.{s}.weight": self.tables.data.table(s) for s in range(self.config.tables)}
+        return state | self.mlp_state()
+
+    def mlp_state(self) -> dict[str, StoredArray]:
+        """Copies of the MLPs' parameters, as in :meth:`stored`."""
+        state: dict[str, StoredArray] = {}
         for weight, bias in self._layers():
-            state[weight.name] = self.backend.weight_to_numpy(weight.data)
+            values = self.backend.weight_to_numpy(weight.data)
+            state[weight.name] = split_if(self.precision, values)
             state[bias.name] = bias.data.copy()
         for norm in self.norms:
             state.update(norm.state())
         return state
 
-    def load_state(self, state: Mapping[str, FloatArray]) -> None:
+    def load_state(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite all parameters from arrays named and shaped as in :meth:`state_dict`.
 
         Raises CheckpointError naming the first missing or misshapen parameter, before any
         parameter is changed.
         """
-        for name, own in self.state_dict().items():
+        for name, own in self.stored().items():
             if name not in state:
                 raise CheckpointError(f"the checkpoint lacks parameter {name}")
             if state[name].shape != own.shape:
@@ -147,15 +161,15 @@ class DLRM:
         self._load_tables(state)
         self.load_mlps(state)
 
-    def _load_tables(self, state: Mapping[str, FloatArray]) -> None:
+    def _load_tables(self, state: Mapping[str, StoredArray]) -> None:
         for s in range(self.config.tables):
             self.tables.data.table(s)[...] = state[f"emb_l.{s}.weight"]
 
-    def load_mlps(self, state: Mapping[str, FloatArray]) -> None:
+    def load_mlps(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite the MLPs' parameters, of fitting shapes, and leave the tables."""
         for weight, bias in self._layers():
             self.backend.assign_weight(weight.data, np.asarray(state[weight.name]))
-            bias.data[...] = state[bias.name]
+            bias.data[...] = np.asarray(state[bias.name])
         for norm in self.norms:
             norm.load(state)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dlrmjit.autograd import Parameter
-from dlrmjit.ops.backend import FloatArray
+from dlrmjit.ops.backend import FloatArray, StoredArray
 from dlrmjit.ops.regularise import RunningMoments
 
 
@@ -38,7 +38,7 @@ class Norm:
         """Copies of everything, under PyTorch's names."""
         return {name: array.copy() for name, array in self._arrays().items()}
 
-    def load(self, state: Mapping[str, FloatArray]) -> None:
+    def load(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite everything."""
         for name, array in self._arrays().items():
             array[...] = state[name]

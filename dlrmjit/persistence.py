@@ -23,6 +23,7 @@ from dlrmjit.optim import Optimizer
 from dlrmjit.optimizer_config import UpdateConfig
 from dlrmjit.parallel.keeping import restore_sharded, save_sharded
 from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.precision import Precision
 
 TORCH_SUFFIX = ".pt"
 PathLike = str | os.PathLike[str]
@@ -46,7 +47,7 @@ def save(
     """
     progress = dict(progress or {})
     if _is_torch(path):
-        state = model.state_dict()
+        state = model.stored()
         if isinstance(model, ShardedDLRM) and model.comm.rank > 0:
             return
         rate = progress.pop("learning_rate", 0.0)
@@ -58,7 +59,7 @@ def save(
             progress["optimizer"] = optimizer.config.to_dict()
         save_checkpoint(
             path,
-            model.state_dict(),
+            model.stored(),
             model_config=model.config.to_dict(),
             progress=progress,
             optimizer=optimizer.state_dict() if optimizer else None,
@@ -72,25 +73,32 @@ def _nested(optimizer: Optimizer | None, parameters: list[str], rate: float) -> 
     return to_torch(optimizer.config.mlps, parameters, optimizer.state_dict(), rate)
 
 
-def load(path: PathLike, *, backend: str | None = None) -> DLRM:
-    """The model kept at ``path``.
+def load(path: PathLike, *, backend: str | None = None, precision: Precision | None = None) -> DLRM:
+    """The model kept at ``path``, in ``precision``, or by default in the one it was kept in.
+
+    Either way no bit of a parameter is lost. A ``.pt`` file keeps ``fp32``.
 
     Raises CheckpointError when there is none, or it is damaged; MemoryLimitError when it does
     not fit into this machine.
     """
-    return load_run(path, backend=backend)[0]
+    return load_run(path, backend=backend, precision=precision)[0]
 
 
-def load_run(path: PathLike, *, backend: str | None = None) -> tuple[DLRM, dict[str, Any]]:
+def load_run(
+    path: PathLike, *, backend: str | None = None, precision: Precision | None = None
+) -> tuple[DLRM, dict[str, Any]]:
     """The model kept at ``path`` and the progress that was kept with it; errors as ``load``."""
     if _is_torch(path):
         found = read_torch_file(path)
         shapes = {name: array.shape for name, array in found.state.items()}
-        model = DLRM(infer_config(shapes, path), backend=backend, initialise=False)
+        config = infer_config(shapes, path)
+        model = DLRM(config, backend=backend, initialise=False, precision=precision or "fp32")
         model.load_state(found.state)
         return model, dict(found.progress)
     checkpoint = open_checkpoint(path)
-    model = DLRM(_config_of(checkpoint), backend=backend, initialise=False)
+    kept: Precision = "bf16" if checkpoint.state.split else "fp32"
+    config = _config_of(checkpoint)
+    model = DLRM(config, backend=backend, initialise=False, precision=precision or kept)
     _fill(model, checkpoint)
     return model, dict(checkpoint.progress)
 
@@ -122,7 +130,7 @@ def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None
     if not own:
         return
     if _is_torch(path):
-        kept = from_torch(read_torch_file(path).optimizer, list(model.state_dict()))
+        kept = from_torch(read_torch_file(path).optimizer, list(model.stored()))
         optimizer.load_state(kept)
         return
     checkpoint = open_checkpoint(path, verify=False)
@@ -196,7 +204,7 @@ def _config_of(checkpoint: Checkpoint) -> ModelConfig:
 
 def _fill(model: DLRM, checkpoint: Checkpoint) -> None:
     """Read straight into the tables' memory, and the MLPs by way of small copies."""
-    targets = model.state_dict()
+    targets = model.stored()
     checkpoint.state.read_into(targets)
     model.load_mlps(targets)
 

@@ -7,7 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "dlrmjit").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
-EVERYWHERE = {"config", "optimizer_config", "errors", "knobs", "version", "presets"}
+EVERYWHERE = {
+    "config",
+    "errors",
+    "knobs",
+    "optimizer_config",
+    "precision",
+    "presets",
+    "version",
+}
 COMMANDS = {"train", "prepare", "convert", "evaluate", "predict", "export_embeddings", "plan"}
 LAYERS = [  # from the top; a module may import from its own layer and from those below
     COMMANDS | {"tune", "cli", "__init__"},

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint.manifest import ArrayRecord, Part
 from dlrmjit.checkpoint.tensor_file import block_ranges
+from dlrmjit.precision import SplitArray
 
-Array = NDArray[Any]
+Array = NDArray[Any] | SplitArray
 
 TABLE_PREFIX = "emb_l."
 
@@ -60,7 +61,12 @@ def records_of(arrays: Mapping[str, Array], plan: Plan) -> dict[str, ArrayRecord
         for piece in slices:
             parts[piece.name].append(Part(file, piece.start, piece.stop))
     return {
-        name: ArrayRecord(tuple(array.shape), array.dtype.name, tuple(parts[name]))
+        name: ArrayRecord(
+            tuple(array.shape),
+            array.dtype.name,
+            tuple(parts[name]),
+            isinstance(array, SplitArray),
+        )
         for name, array in arrays.items()
     }
 

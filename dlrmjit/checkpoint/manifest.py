@@ -47,11 +47,15 @@ class Part:
 
 @dataclass(frozen=True)
 class ArrayRecord:
-    """An array: its shape, its NumPy element type and its parts in the order of their rows."""
+    """An array: its shape, its NumPy element type and its parts in the order of their rows.
+
+    A ``split`` one is float32 and lies in its files as two halves.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     parts: tuple[Part, ...]
+    split: bool = False
 
     @property
     def rows(self) -> int:
@@ -135,7 +139,8 @@ def _file_name(name: str) -> str:
 
 def _array(name: str, value: Mapping[str, Any]) -> ArrayRecord:
     parts = tuple(_part(part) for part in value["parts"])
-    record = ArrayRecord(tuple(int(n) for n in value["shape"]), str(value["dtype"]), parts)
+    shape, split = tuple(int(n) for n in value["shape"]), bool(value.get("split", False))
+    record = ArrayRecord(shape, str(value["dtype"]), parts, split)
     if record.dtype not in DTYPES:
         raise ValueError(f"{name} has the unknown element type {record.dtype!r}")
     if min(record.shape, default=0) < 0 or not _covers(record):

@@ -9,14 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from dlrmjit.checkpoint.manifest import Part
-from dlrmjit.checkpoint.tensor_file import tensor_blocks
-
-Array = NDArray[Any]
+from dlrmjit.checkpoint.tensor_file import Storable, tensor_blocks
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ def overlap_of(part: Part, wanted: Part, width: int) -> Overlap | None:
     )
 
 
-def copy_overlap(path: Path, name: str, target: Array, overlap: Overlap) -> None:
+def copy_overlap(path: Path, name: str, target: Storable, overlap: Overlap) -> None:
     """Copy what a file has of ``target``, a block of rows at a time."""
     for start, block in tensor_blocks(path, name):
         skipped = max(0, -(-(start - overlap.stored) // overlap.period))

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from dlrmjit.checkpoint.manifest import NAME, ArrayRecord, Part, read_manifest
 from dlrmjit.checkpoint.overlap import copy_overlap, overlap_of
 from dlrmjit.checkpoint.swap import locate
-from dlrmjit.checkpoint.tensor_file import FileRecord, check_file, check_size, read_rows
+from dlrmjit.checkpoint.tensor_file import (
+    FileRecord,
+    Storable,
+    check_file,
+    check_size,
+    read_rows,
+)
 from dlrmjit.errors import CheckpointError
 
 Array = NDArray[Any]
@@ -47,6 +53,11 @@ class StoredArrays(Mapping[str, Array]):
         """Shapes by name, without reading an array."""
         return {name: record.shape for name, record in self._records.items()}
 
+    @property
+    def split(self) -> bool:
+        """Whether some array is stored in halves."""
+        return any(record.split for record in self._records.values())
+
     def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
         """Raise CheckpointError unless all wanted arrays are there, with the wanted shapes."""
         for name, shape in wanted.items():
@@ -59,8 +70,10 @@ class StoredArrays(Mapping[str, Array]):
                     f"{tuple(shape)} in the model"
                 )
 
-    def read_into(self, targets: Mapping[str, Array]) -> None:
+    def read_into(self, targets: Mapping[str, Storable]) -> None:
         """Fill arrays (views too) from those of the same names, a block of rows at a time.
+
+        Halves are joined or made on the way, whichever side has them.
 
         Names and shapes are all checked before the first array is touched.
         """
@@ -73,7 +86,7 @@ class StoredArrays(Mapping[str, Array]):
                 )
             self._read(name, target)
 
-    def read_shard(self, name: str, target: Array, wanted: Part) -> None:
+    def read_shard(self, name: str, target: Storable, wanted: Part) -> None:
         """Fill ``target`` with the rows and columns of a table that ``wanted`` names.
 
         Only files that hold some of them are read. The table's shape is not checked.
@@ -84,7 +97,7 @@ class StoredArrays(Mapping[str, Array]):
             if overlap is not None:
                 copy_overlap(self._directory / part.file, name, target, overlap)
 
-    def _read(self, name: str, target: Array) -> None:
+    def _read(self, name: str, target: Storable) -> None:
         for part in self._records[name].parts:
             rows = part.of(target) if target.ndim else target
             read_rows(self._directory / part.file, name, rows)

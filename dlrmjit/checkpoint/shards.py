@@ -24,8 +24,9 @@ from dlrmjit.checkpoint.writer import (
     write_manifest,
 )
 from dlrmjit.errors import CheckpointError
+from dlrmjit.precision import SplitArray
 
-Array = NDArray[Any]
+Array = NDArray[Any] | SplitArray
 
 
 @contextmanager
@@ -61,7 +62,8 @@ def write_shards(
             record = write_tensors(directory / file, {name: values[start:stop]})
             rows = range(part.start, part.stop, part.step)[start:stop]
             own = replace(part, file=file, start=rows[0], stop=rows[-1] + 1)
-            written.append({"name": name, "part": asdict(own), "file": asdict(record)})
+            entry = {"name": name, "part": asdict(own), "file": asdict(record)}
+            written.append({**entry, "split": isinstance(values, SplitArray)})
     return written
 
 
@@ -78,12 +80,13 @@ def finish_checkpoint(
     plan = plan_state(state, CHUNK_BYTES)
     files = write_files(directory, state, plan)
     parts: dict[str, list[Part]] = {name: [] for name in shapes}
+    split = any(entry["split"] for entry in written)
     for entry in written:
         part = Part(**entry["part"])
         parts[entry["name"]].append(part)
         files[part.file] = FileRecord(**entry["file"])
     tables = {
-        name: ArrayRecord(shape, "float32", tuple(_sorted(parts[name])))
+        name: ArrayRecord(shape, "float32", tuple(_sorted(parts[name])), split)
         for name, shape in shapes.items()
     }
     whole = Manifest(model_config, progress, {**tables, **records_of(state, plan)}, {}, files)

@@ -3,6 +3,8 @@
 The library's own writer wants whole contiguous arrays and a second pass for the checksum. The
 format is a length, a JSON header and the bytes, so writing it here costs a few lines and
 saves a copy of a table; reading, where a file may be broken, is left to the library.
+
+An array in halves becomes two tensors, ``name.upper`` and ``name.lower``, and is read as one.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +23,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from dlrmjit.errors import CheckpointError
+from dlrmjit.precision import SplitArray
 
 Array = NDArray[Any]
+Storable = Array | SplitArray
 
 DTYPES = {
     "float64": "F64",
@@ -40,6 +44,9 @@ DTYPES = {
 
 NAMES = {stored: name for name, stored in DTYPES.items()}
 
+UPPER, LOWER = ".upper", ".lower"
+"""What follows the name of an array in halves."""
+
 BLOCK_BYTES = 1 << 26
 """Bytes moved at a time; the largest copy that saving or loading makes."""
 
@@ -52,16 +59,27 @@ class FileRecord:
     sha256: str
 
 
-def write_tensors(path: Path, tensors: dict[str, Array]) -> FileRecord:
+def write_tensors(path: Path, tensors: Mapping[str, Storable]) -> FileRecord:
     """Write arrays (views are fine) as a safetensors file, durable when this returns."""
     digest = hashlib.sha256()
     with open(path, "xb") as handle:
-        for piece in _pieces(tensors):
+        for piece in _pieces(_as_tensors(tensors)):
             digest.update(piece)
             handle.write(piece)
         handle.flush()
         os.fsync(handle.fileno())
         return FileRecord(handle.tell(), digest.hexdigest())
+
+
+def _as_tensors(arrays: Mapping[str, Storable]) -> dict[str, Array]:
+    """The same by the names of the file, halves apart."""
+    tensors: dict[str, Array] = {}
+    for name, array in arrays.items():
+        if isinstance(array, SplitArray):
+            tensors[name + UPPER], tensors[name + LOWER] = array.upper, array.lower
+        else:
+            tensors[name] = array
+    return tensors
 
 
 def _pieces(tensors: dict[str, Array]) -> Iterator[bytes | memoryview]:
@@ -87,9 +105,9 @@ def _header(tensors: dict[str, Array]) -> bytes:
     return text + b" " * (-(len(text) + 8) % 64)
 
 
-def row_blocks(array: Array) -> Iterator[Array]:
+def row_blocks(array: Storable) -> Iterator[Storable]:
     """The array's rows, as views of at most about ``BLOCK_BYTES``."""
-    rows = np.atleast_1d(array)
+    rows = array if array.ndim else np.atleast_1d(np.asarray(array))
     for start, stop in block_ranges(rows.shape[0], rows.nbytes):
         yield rows[start:stop]
 
@@ -132,7 +150,7 @@ def _file_pieces(handle: BinaryIO) -> Iterator[memoryview]:
         yield buffer[:count]
 
 
-def read_rows(path: Path, name: str, target: Array) -> None:
+def read_rows(path: Path, name: str, target: Storable) -> None:
     """Fill ``target`` with the tensor of that name and exactly that shape and element type."""
     with _opened(path, name) as tensor:
         found = (tuple(tensor.get_shape()), tensor.get_dtype())
@@ -161,6 +179,32 @@ def tensor_blocks(path: Path, name: str) -> Iterator[tuple[int, Array]]:
 def _opened(path: Path, name: str) -> Iterator[Any]:
     try:
         with safe_open(os.fspath(path), framework="numpy") as tensors:
-            yield tensors.get_slice(name)
+            yield _halves(tensors, name) or tensors.get_slice(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: {name} cannot be read: {error}") from error
+
+
+def _halves(tensors: Any, name: str) -> _Halves | None:
+    """The array of that name, if the file has it in halves."""
+    if name + UPPER not in tensors.keys():  # noqa: SIM118 - not a mapping
+        return None
+    return _Halves(tensors.get_slice(name + UPPER), tensors.get_slice(name + LOWER))
+
+
+class _Halves:
+    """Two tensors, read as the one that they are halves of."""
+
+    def __init__(self, upper: Any, lower: Any) -> None:
+        self._upper, self._lower = upper, lower
+
+    def get_shape(self) -> list[int]:
+        """As of the library's slices."""
+        shape: list[int] = self._upper.get_shape()
+        return shape
+
+    def get_dtype(self) -> str:
+        """What the joined numbers are."""
+        return DTYPES["float32"]
+
+    def __getitem__(self, key: Any) -> Array:
+        return np.asarray(SplitArray(self._upper[key], self._lower[key]))

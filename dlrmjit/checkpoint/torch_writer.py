@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint.tensor_file import row_blocks
 from dlrmjit.errors import CheckpointError
+from dlrmjit.precision import SplitArray
 
-Array = NDArray[Any]
+Array = NDArray[Any] | SplitArray
 
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
 """NumPy's names of the element types that can be written, and PyTorch's."""
@@ -208,3 +209,4 @@ class _Pickler(_Base):  # type: ignore[misc]
     dispatch[_Name] = _save_name
     dispatch[np.ndarray] = _save_array
     dispatch[np.memmap] = _save_array
+    dispatch[SplitArray] = _save_array

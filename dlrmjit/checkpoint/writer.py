@@ -15,8 +15,9 @@ from dlrmjit.checkpoint.manifest import Manifest
 from dlrmjit.checkpoint.swap import replacing
 from dlrmjit.checkpoint.tensor_file import DTYPES, FileRecord, write_tensors
 from dlrmjit.errors import CheckpointError
+from dlrmjit.precision import SplitArray
 
-Array = NDArray[Any]
+Array = NDArray[Any] | SplitArray
 
 CHUNK_BYTES = 1 << 30
 """About the most that one file of a table holds."""

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule
 from dlrmjit.optimizer_config import OptimizerConfig
+from dlrmjit.precision import Precision, SplitArray
 
 FloatArray = NDArray[Any]
+StoredArray = NDArray[Any] | SplitArray  # values of float32 precision, whole or in halves
 Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # merged (indices, offsets (S, N+1))
 
 
@@ -31,8 +33,8 @@ class Tables(Protocol):
     def dim(self) -> int:
         """Width E of every row."""
 
-    def table(self, number: int) -> FloatArray:
-        """A writable view of one table (M, E)."""
+    def table(self, number: int) -> StoredArray:
+        """A writable view of one table (M, E), in halves where precision is ``bf16``."""
 
 
 class Features(Protocol):
@@ -90,17 +92,17 @@ class Backend(Protocol):
     dtype: Any
     rules: Mapping[str, Rule]
 
-    def weight(self, values: FloatArray) -> Any:
-        """Store a weight matrix (K, C)."""
+    def weight(self, values: FloatArray, precision: Precision = "fp32") -> Any:
+        """Store a weight matrix (K, C); in ``bf16`` as halves, of which rules read the upper."""
 
     def weight_to_numpy(self, stored: Any) -> FloatArray:
-        """A copy (K, C) of a stored weight, or of its gradient."""
+        """A copy (K, C) of a stored weight, halves joined, or of its gradient."""
 
     def assign_weight(self, stored: Any, values: FloatArray) -> None:
         """Overwrite a stored weight with (K, C) values."""
 
-    def tables(self, rows: Sequence[int], dim: int) -> Any:
-        """Allocate zeroed tables."""
+    def tables(self, rows: Sequence[int], dim: int, precision: Precision = "fp32") -> Any:
+        """Allocate zeroed tables; in ``bf16`` as halves, of which lookups read the upper."""
 
     def lookups(self, tables: Any, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
         """Wrap lookups; raises IndexRangeError for the first outside its table."""

@@ -28,10 +28,12 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
+from dlrmjit.errors import ConfigError
 from dlrmjit.ops import jit_regularise, jit_update
 from dlrmjit.ops.backend import DenseState, FloatArray
 from dlrmjit.ops.jit_update import BagGradient, flat
 from dlrmjit.optimizer_config import OptimizerConfig
+from dlrmjit.precision import Precision
 
 Gradients = Iterator[tuple[int, Any]]
 
@@ -179,6 +181,11 @@ _RULES = (
 )
 
 
+def _refuse_halves(precision: Precision) -> None:
+    if precision != "fp32":
+        raise ConfigError(f"{precision} needs the reference backend; its kernels are missing")
+
+
 class JitBackend:
     """Kernels compiled for this machine; float32."""
 
@@ -186,8 +193,9 @@ class JitBackend:
     dtype = np.float32
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
 
-    def weight(self, values: FloatArray) -> Matrix:
+    def weight(self, values: FloatArray, precision: Precision = "fp32") -> Matrix:
         """Panels W[Kb][C][bk] of a weight (K, C)."""
+        _refuse_halves(precision)
         k, c = values.shape
         return Matrix.empty_panels(c, k).assign(values.T)
 
@@ -199,8 +207,11 @@ class JitBackend:
         """Overwrite from (K, C)."""
         stored.assign(values.T)
 
-    def tables(self, rows: Sequence[int], dim: int) -> EmbeddingTables:
+    def tables(
+        self, rows: Sequence[int], dim: int, precision: Precision = "fp32"
+    ) -> EmbeddingTables:
         """Tables on huge pages where the system grants them."""
+        _refuse_halves(precision)
         return EmbeddingTables(rows, dim)
 
     def lookups(

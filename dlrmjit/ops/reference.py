@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
+from dlrmjit.errors import ConfigError
 from dlrmjit.ops import reference_regularise, reference_update
-from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups
+from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, StoredArray
 from dlrmjit.ops.reference_update import ReferenceBagGradient, ReferenceTables
 from dlrmjit.optimizer_config import OptimizerConfig
+from dlrmjit.precision import Precision, SplitArray, check_precision
 
 Gradients = Iterator[tuple[int, Any]]
 
@@ -41,11 +43,16 @@ def _through_activation(dy: FloatArray, y: FloatArray, activation: str) -> Float
     return dy * y * (1 - y) if activation == "sigmoid" else dy
 
 
+def _read(stored: StoredArray) -> FloatArray:
+    """What forward and backward see of a parameter: of halves, the upper."""
+    return stored.rounded() if isinstance(stored, SplitArray) else stored
+
+
 def _mlp_forward(step: Step) -> FloatArray:
     x, *parameters = step.values
     layers = [x]
     for i, activation in enumerate(step.options["activations"]):
-        weight, bias = parameters[2 * i : 2 * i + 2]
+        weight, bias = _read(parameters[2 * i]), parameters[2 * i + 1]
         layers.append(_activate(layers[-1] @ weight.T + bias, activation))
     step.memory["layers"] = layers
     result: FloatArray = layers[-1]
@@ -57,7 +64,7 @@ def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
     layers, dy = step.memory["layers"], gradient
     for i in reversed(range(len(step.options["activations"]))):
         dz = _through_activation(dy, layers[i + 1], step.options["activations"][i])
-        dy = dz @ parameters[2 * i]
+        dy = dz @ _read(parameters[2 * i])
         yield 2 * i + 1, dz.T @ layers[i]
         yield 2 * i + 2, dz.sum(axis=0)
     yield 0, dy
@@ -70,7 +77,7 @@ def _bag_forward(step: Step) -> FloatArray:
     for s in range(count):
         samples = np.repeat(np.arange(n), np.diff(offsets[s]))
         part = indices[offsets[s, 0] : offsets[s, -1]]
-        np.add.at(pooled[:, s], samples, tables.table(s)[part])
+        np.add.at(pooled[:, s], samples, _read(tables.table(s)[part]))
     return pooled
 
 
@@ -169,22 +176,33 @@ class ReferenceBackend:
     def __init__(self, dtype: Any = np.float32) -> None:
         self.dtype = dtype
 
-    def weight(self, values: FloatArray) -> FloatArray:
+    def weight(self, values: FloatArray, precision: Precision = "fp32") -> StoredArray:
         """A copy (K, C)."""
-        return np.array(values, self.dtype)
+        stored = self._zeros(np.shape(values), precision)
+        stored[...] = values
+        return stored
 
-    def weight_to_numpy(self, stored: FloatArray) -> FloatArray:
+    def _zeros(self, shape: tuple[int, ...], precision: Precision) -> StoredArray:
+        check_precision(precision)
+        if precision == "fp32":
+            return np.zeros(shape, self.dtype)
+        if self.dtype != np.float32:
+            raise ConfigError(f"bf16 splits float32 numbers, not {np.dtype(self.dtype)}")
+        return SplitArray.zeros(shape)
+
+    def weight_to_numpy(self, stored: StoredArray) -> FloatArray:
         """A copy (K, C)."""
-        result: FloatArray = stored.copy()
-        return result
+        return np.array(stored)
 
-    def assign_weight(self, stored: FloatArray, values: FloatArray) -> None:
+    def assign_weight(self, stored: StoredArray, values: FloatArray) -> None:
         """Overwrite in place."""
         stored[...] = values
 
-    def tables(self, rows: Sequence[int], dim: int) -> ReferenceTables:
+    def tables(
+        self, rows: Sequence[int], dim: int, precision: Precision = "fp32"
+    ) -> ReferenceTables:
         """Zeroed tables."""
-        return ReferenceTables([np.zeros((m, dim), self.dtype) for m in rows])
+        return ReferenceTables([self._zeros((m, dim), precision) for m in rows])
 
     def lookups(
         self, tables: ReferenceTables, indices: NDArray[Any], offsets: NDArray[np.int64]
@@ -219,7 +237,7 @@ class ReferenceBackend:
 
     def update(
         self,
-        stored: FloatArray,
+        stored: StoredArray,
         gradient: FloatArray,
         state: DenseState,
         config: OptimizerConfig,

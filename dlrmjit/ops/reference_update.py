@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import IndexRangeError
-from dlrmjit.ops.backend import DenseState, FloatArray, Lookups
+from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray
 from dlrmjit.optimizer_config import Adagrad, Adam, OptimizerConfig, RowwiseAdagrad, Sgd
 
 Moved = tuple[FloatArray, tuple[FloatArray, ...]]
@@ -22,7 +22,7 @@ Moved = tuple[FloatArray, tuple[FloatArray, ...]]
 class ReferenceTables:
     """Embedding tables as a list of arrays (M, E)."""
 
-    def __init__(self, arrays: Sequence[FloatArray]) -> None:
+    def __init__(self, arrays: Sequence[StoredArray]) -> None:
         self.arrays = list(arrays)
 
     @property
@@ -35,7 +35,7 @@ class ReferenceTables:
         """Width E."""
         return int(self.arrays[0].shape[1])
 
-    def table(self, number: int) -> FloatArray:
+    def table(self, number: int) -> StoredArray:
         """The array of one table."""
         return self.arrays[number]
 
@@ -80,10 +80,10 @@ class ReferenceBagGradient:
         state.steps += 1
         move = _row_move(config)
         for s, (rows, gradient) in enumerate(self._rows()):
-            w = tables.arrays[s]
             old = [table.arrays[s][rows] for table in state.tables]
-            decayed = _decayed(gradient, w[rows], config)
-            w[rows], new = move(w[rows], decayed, old, config, rate, state.steps)
+            w = np.asarray(tables.arrays[s][rows])
+            decayed = _decayed(gradient, w, config)
+            tables.arrays[s][rows], new = move(w, decayed, old, config, rate, state.steps)
             for table, values in zip(state.tables, new, strict=True):
                 table.arrays[s][rows] = values
 
@@ -97,7 +97,7 @@ class ReferenceBagGradient:
 
     def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""
-        dense = [np.zeros_like(array) for array in tables.arrays]
+        dense = [np.zeros(array.shape, array.dtype) for array in tables.arrays]
         for gradient, (rows, values) in zip(dense, self._rows(), strict=True):
             gradient[rows] = values
         return dense
@@ -117,14 +117,19 @@ def new_state(stored: Any, config: OptimizerConfig) -> DenseState | ReferenceTab
     """Fresh memory of an optimiser for tables or for a dense parameter."""
     start = config.initial_state
     if not isinstance(stored, ReferenceTables):
-        return DenseState(tuple(np.full_like(stored, start) for _ in config.states))
-    wide = [[np.full_like(a, start) for a in stored.arrays] for _ in config.table_states]
-    thin = [[np.full_like(a[:, :1], start) for a in stored.arrays] for _ in config.row_states]
+        return DenseState(tuple(_full(stored, start) for _ in config.states))
+    wide = [[_full(a, start) for a in stored.arrays] for _ in config.table_states]
+    thin = [[_full(a[:, :1], start) for a in stored.arrays] for _ in config.row_states]
     return ReferenceTableState(tuple(ReferenceTables(arrays) for arrays in wide + thin))
 
 
+def _full(like: StoredArray, value: float) -> FloatArray:
+    """States are whole numbers, also of parameters in halves."""
+    return np.full(like.shape, value, like.dtype)
+
+
 def update(
-    stored: FloatArray,
+    stored: StoredArray,
     gradient: FloatArray,
     state: DenseState,
     config: OptimizerConfig,
@@ -132,9 +137,10 @@ def update(
 ) -> None:
     """One step of a dense parameter."""
     state.steps += 1
-    decayed = _decayed(gradient, stored, config)
+    w = np.asarray(stored)
+    decayed = _decayed(gradient, w, config)
     move = _DENSE[type(config)]
-    stored[...], new = move(stored, decayed, state.values, config, rate, state.steps)
+    stored[...], new = move(w, decayed, state.values, config, rate, state.steps)
     for value, moved in zip(state.values, new, strict=True):
         value[...] = moved
 

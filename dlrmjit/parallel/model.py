@@ -13,7 +13,7 @@ from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
 from dlrmjit.model import DLRM, Graph, remember
-from dlrmjit.ops.backend import Backend, Features, FloatArray
+from dlrmjit.ops.backend import Backend, Features, StoredArray
 from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
@@ -21,6 +21,7 @@ from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
 from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.sharding import Plan
 from dlrmjit.parallel.tables import ShardedTables
+from dlrmjit.precision import Precision
 
 AnyOptimizer = str | OptimizerConfig | UpdateConfig
 
@@ -30,7 +31,7 @@ class ShardedDLRM(DLRM):
 
     Parameters
     ----------
-    config, backend, rng, initialise : as of a DLRM; every rank gives the same
+    config, backend, rng, initialise, precision : as of a DLRM; every rank gives the same
     comm : the ranks
     plan : where tables live
     strategy : how pooled embeddings travel, see :class:`PooledExchange`
@@ -50,13 +51,16 @@ class ShardedDLRM(DLRM):
         initialise: bool = True,
         strategy: str = "alltoall",
         shares: int | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         _check_fits(config, comm, plan)
         self.comm, self.plan, self.strategy = comm, plan, strategy
         self.shares = shares or comm.size
         self.router = Router(comm, plan, self.shares)
         self._answers: dict[int, Graph] = {}
-        super().__init__(config, backend=backend, rng=rng, initialise=initialise)
+        super().__init__(
+            config, backend=backend, rng=rng, initialise=initialise, precision=precision
+        )
 
     @property
     def sharded(self) -> ShardedTables:
@@ -65,13 +69,13 @@ class ShardedDLRM(DLRM):
         return tables
 
     def _make_tables(self) -> ShardedTables:
-        return ShardedTables(self.backend, self.plan, self.comm.rank)
+        return ShardedTables(self.backend, self.plan, self.comm.rank, self.precision)
 
     def _initialise_tables(self, rng: np.random.RandomState) -> None:
         self.sharded.initialise(rng)
 
-    def state_dict(self) -> dict[str, FloatArray]:
-        """As of a DLRM, gathered on every rank: for models that one rank can hold."""
+    def stored(self) -> dict[str, StoredArray]:
+        """As :meth:`DLRM.state_dict`, gathered on every rank: for models that one can hold."""
         state = {
             f"emb_l.{t}.weight": np.zeros((rows, self.plan.dim), self.backend.dtype)
             for t, rows in enumerate(self.plan.table_rows)
@@ -81,9 +85,9 @@ class ShardedDLRM(DLRM):
                 shard.of(state[f"emb_l.{shard.table}.weight"])[...] = values
         for table in state.values():
             self.comm.allreduce(table.reshape(-1), name="gather").wait()
-        return state | self.mlp_state()
+        return {**state, **self.mlp_state()}
 
-    def _load_tables(self, state: Mapping[str, FloatArray]) -> None:
+    def _load_tables(self, state: Mapping[str, StoredArray]) -> None:
         for shard, values in self.sharded.pieces():
             values[...] = shard.of(state[f"emb_l.{shard.table}.weight"])
 

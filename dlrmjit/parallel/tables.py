@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dlrmjit.autograd import Parameter
-from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.ops.backend import Backend, FloatArray, StoredArray
 from dlrmjit.parallel.sharding import Plan, Shard
+from dlrmjit.precision import Precision
 
 _DRAWN = 1 << 20  # elements drawn at a time
 
@@ -32,18 +33,20 @@ class Group:
 class ShardedTables:
     """One rank's shards, in groups of equal width, and its copies of replicated tables."""
 
-    def __init__(self, backend: Backend, plan: Plan, rank: int) -> None:
+    def __init__(
+        self, backend: Backend, plan: Plan, rank: int, precision: Precision = "fp32"
+    ) -> None:
         self.plan = plan
         self.groups = tuple(
-            _group(backend, plan, tuple(shards))
+            _group(backend, plan, tuple(shards), precision)
             for _, shards in groupby(plan.of_rank(rank), key=lambda shard: shard.width)
         )
         self.copies: Parameter | None = None
         if plan.replicated:
             rows = [plan.table_rows[t] for t in plan.replicated]
-            self.copies = Parameter(backend.tables(rows, plan.dim), "emb_l.replicated")
+            self.copies = Parameter(backend.tables(rows, plan.dim, precision), "emb_l.replicated")
 
-    def pieces(self) -> list[tuple[Shard, FloatArray]]:
+    def pieces(self) -> list[tuple[Shard, StoredArray]]:
         """Every shard of this rank with its values (rows, width), replicated tables included."""
         found = [
             (shard, group.parameter.data.table(i))
@@ -70,7 +73,7 @@ class ShardedTables:
                 _keep(own, drawn, first)
 
 
-def _keep(own: Sequence[tuple[Shard, FloatArray]], drawn: FloatArray, first: int) -> None:
+def _keep(own: Sequence[tuple[Shard, StoredArray]], drawn: FloatArray, first: int) -> None:
     """Copy rows ``first``, ... of a table into the shards that hold some of them."""
     for shard, values in own:
         skipped = (
@@ -83,7 +86,7 @@ def _keep(own: Sequence[tuple[Shard, FloatArray]], drawn: FloatArray, first: int
         values[start : start + len(part)] = part
 
 
-def _group(backend: Backend, plan: Plan, shards: tuple[Shard, ...]) -> Group:
+def _group(backend: Backend, plan: Plan, shards: tuple[Shard, ...], precision: Precision) -> Group:
     rows = [shard.rows_of(plan.table_rows[shard.table]) for shard in shards]
-    data: Any = backend.tables(rows, shards[0].width)
+    data: Any = backend.tables(rows, shards[0].width, precision)
     return Group(shards, Parameter(data, f"emb_l.width{shards[0].width}"))

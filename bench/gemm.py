@@ -2,7 +2,8 @@
 
 Layers are those of the presets and squares; operations forward (with bias and ReLU fused),
 backward by data and backward by weights (with the bias gradient). Peers do the bare products:
-``F.linear`` with bias, and ``torch.mm``/``np.matmul`` into arrays that exist.
+``F.linear`` with bias, and ``torch.mm``/``np.matmul`` into arrays that exist. ``--precision
+bf16`` measures split weights, of which layers read the upper halves, beside our own float32.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from dlrmjit_kernels.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
 from dlrmjit_kernels.gemm import gemm
 from dlrmjit_kernels.matrix import Floats, Matrix
+from dlrmjit_kernels.split_weights import SplitWeights
+from dlrmjit_kernels.target import current_target
 
 from bench import harness, plots, roofline
 from dlrmjit.presets import PRESETS
@@ -163,6 +166,28 @@ def _backward_weights(x: Floats, dz: Floats, torch: Any) -> Case:
     )
 
 
+def split_case(layer: Layer, op: str) -> dict[str, harness.Action]:
+    """An operation on split weights, checked, and the same on float32 ones."""
+    n, c, k = layer.N, layer.C, layer.K
+    x, w, dz = (_blocked(_random(n, c)), _random(c, k), _blocked(_random(n, k)))
+    halves, floats, bias = SplitWeights(c, k).assign(w), _panels(w), np.ones(k, np.float32)
+    y, dx, dw = _blocked(_zeros(n, k)), _blocked(_zeros(n, c)), _panels(_zeros(c, k))
+    rounded = current_target().bf16
+    actions: dict[str, tuple[Matrix, Callable[..., object], tuple[Any, ...], tuple[Any, ...]]] = {
+        "forward": (y, fc_forward, (x, halves, bias, y, "relu"), (x, floats, bias, y, "relu")),
+        "backward_data": (dx, fc_backward_data, (dz, halves, dx, None), (dz, floats, dx)),
+        "backward_weights": (dw, fc_backward_weights, (x, dz, dw, bias), (x, dz, dw, bias)),
+    }
+    result, function, ours, theirs = actions[op]
+    in_bf16, in_fp32 = _bind(function, *ours, rounded), _bind(function, *theirs)
+    in_fp32()
+    expected = result.to_numpy()
+    in_bf16()
+    allowed = 2.0**-7 * np.abs(expected).max()  # two roundings to eight bits, of random sign
+    np.testing.assert_allclose(result.to_numpy(), expected, rtol=0, atol=allowed)
+    return {"ours": in_bf16, "fp32": in_fp32}
+
+
 def gemm_case(m: int, n: int, k: int, torch: Any) -> Case:
     """``gemm`` of row-major arrays; it packs, as the peers do inside."""
     a, b, out = _random(m, k), _random(k, n), np.empty((m, n), np.float32)
@@ -232,16 +257,37 @@ def run(report: harness.Report, quick: bool, torch: Any) -> None:
             report.add("gemm", shape, found, work=work, unit="gflops", ceiling=peak, variant=group)
 
 
+def run_split(report: harness.Report, quick: bool) -> None:
+    """Measure split weights beside float32 ones into ``report``."""
+    budget, peak = (0.5, 2.0)[not quick], report.machine["fma_peak_gflops"]
+    weights: dict[str, dict[tuple[int, ...], int]] = {}
+    for layer in layers(quick):
+        weights.setdefault(layer.group, {})[tuple(layer.shape.values())] = layer.count
+        for op in OPERATIONS:
+            found = harness.alternate(split_case(layer, op), budget)
+            shape, work = layer.shape, layer.gflop
+            report.add(
+                op, shape, found, work=work, unit="gflops", ceiling=peak, variant=layer.group
+            )
+    for group, counts in weights.items():
+        if group != "square":
+            _summary(report, group, counts)
+
+
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = harness.options(__doc__)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--plot", metavar="PNG", help="draw the rows under the roofline")
     arguments = parser.parse_args()
     threads = harness.prepare(arguments.threads)
     torch = _torch(threads)
     found = roofline.ceilings(threads, 0.3 if arguments.quick else 1.0)
     report = harness.Report(harness.describe_machine(threads, found))
-    run(report, arguments.quick, torch)
+    if arguments.precision == "bf16":
+        run_split(report, arguments.quick)
+    else:
+        run(report, arguments.quick, torch)
     report.write(arguments.json)
     if arguments.plot:
         plots.roofline(report.machine, report.rows, arguments.plot)

@@ -1,21 +1,28 @@
 """Fully connected layer: forward and both gradients, each one product over matrices of any layout.
 
 With activations and weights in the layouts of :class:`Matrix`'s ``empty_*`` constructors nothing
-is copied, except that the gradient by data packs the transpose of the weights once.
+is copied, except that the gradient by data packs the transpose of the weights once. Of split
+weights the upper halves are read. ``rounded`` says that activations and gradients are rounded to
+BF16 before they are multiplied, which only a processor with BF16 instructions does; sums,
+biases and results are float32 always.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from dlrmjit.errors import ShapeError
+from dlrmjit.errors import ShapeError, TargetError
+from dlrmjit_kernels import word_products
 from dlrmjit_kernels.axes import Axis, View, view_of
 from dlrmjit_kernels.matrix import Floats, Layout, Matrix
 from dlrmjit_kernels.plan import Finish, Product
 from dlrmjit_kernels.product import Addresses, run
+from dlrmjit_kernels.split_weights import SplitWeights
+from dlrmjit_kernels.target import Target, current_target
 
 _ONE = np.ones(1, dtype=np.float32)
 _ONE_ADDRESS = int(_ONE.ctypes.data)
@@ -24,7 +31,12 @@ Activation = Literal["none", "relu", "sigmoid"]
 
 
 def fc_forward(
-    x: Matrix, w: Matrix, b: Floats | None, y: Matrix, activation: Activation = "none"
+    x: Matrix,
+    w: Matrix | SplitWeights,
+    b: Floats | None,
+    y: Matrix,
+    activation: Activation = "none",
+    rounded: bool = False,
 ) -> None:
     """``y = act(x @ w + b)`` for x (N, C), w (C, K), b (K,) and y (N, K).
 
@@ -32,12 +44,28 @@ def fc_forward(
     ------
     ShapeError
         If the shapes do not fit, or ``b`` is not K contiguous float32 numbers.
+    TargetError
+        If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
-    product = _forward(x.layout, w.layout, y.layout, b is not None, activation)
-    run(product, Addresses(x.address, w.address, y.address, bias=_vector(b, y.cols)))
+    target = _target(rounded)
+    product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)
+    at = Addresses(x.address, 0, y.address, bias=_vector(b, y.cols))
+    if isinstance(w, SplitWeights):
+        found = word_products.forward(
+            x.layout, w.upper.layout, y.layout, product.finish, rounded, target
+        )
+        if found is not None:
+            return found.run(x.address, w.upper.address, at)
+    run(product, replace(at, b=_float_address(w)))
 
 
-def fc_backward_data(dz: Matrix, w: Matrix, dx: Matrix, mask: Matrix | None = None) -> None:
+def fc_backward_data(
+    dz: Matrix,
+    w: Matrix | SplitWeights,
+    dx: Matrix,
+    mask: Matrix | None = None,
+    rounded: bool = False,
+) -> None:
     """``dx = dz @ w.T`` where ``mask > 0``, else 0; dz (N, K), w (C, K), dx and mask (N, C).
 
     ``mask`` is the ReLU output of the layer below, whose gradient is thereby applied.
@@ -46,28 +74,62 @@ def fc_backward_data(dz: Matrix, w: Matrix, dx: Matrix, mask: Matrix | None = No
     ------
     ShapeError
         If the shapes do not fit.
+    TargetError
+        If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
-    product = _backward_data(dz.layout, w.layout, dx.layout, mask.layout if mask else None)
-    mask_address = mask.address if mask else 0
-    run(product, Addresses(dz.address, w.address, dx.address, mask=mask_address))
+    target, masked = _target(rounded), mask.layout if mask else None
+    product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
+    at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
+    if isinstance(w, SplitWeights) and rounded:
+        found = word_products.backward_data(dz.layout, w.float_layout, dx.layout, masked, target)
+        if found is not None:
+            return found.run(dz.address, w, at)
+    run(product, replace(at, b=_float_address(w)))
 
 
-def fc_backward_weights(x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None) -> None:
+def fc_backward_weights(
+    x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
+) -> None:
     """``dw = x.T @ dz; db = dz.sum(0)`` for x (N, C), dz (N, K), dw (C, K) and db (K,).
 
     Raises
     ------
     ShapeError
         If the shapes do not fit, or ``db`` is not K contiguous float32 numbers.
+    TargetError
+        If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
-    sums = _vector(db, dz.cols)
+    target, sums = _target(rounded), _vector(db, dz.cols)
     product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
+    if rounded:
+        found = word_products.backward_weights(
+            x.layout, dz.layout, dw.layout, db is not None, target
+        )
+        if found is not None:
+            return found.run(x.address, dz.address, Addresses(0, 0, dw.address, sums=sums))
     if dz.cols > 1:
         run(product, Addresses(x.address, dz.address, dw.address, sums=sums))
         return
     run(product, Addresses(dz.address, x.address, dw.address))
     if db is not None:
         run(_sum(dz.layout), Addresses(_ONE_ADDRESS, dz.address, sums))
+
+
+def _target(rounded: bool) -> Target:
+    """The processor; raises TargetError if it is to multiply BF16 numbers and cannot."""
+    target = current_target()
+    if rounded and not target.bf16:
+        raise TargetError(f"{target.isa} does not multiply BF16 numbers: use rounded=False")
+    return target
+
+
+def _layout(w: Matrix | SplitWeights) -> Layout:
+    return w.float_layout if isinstance(w, SplitWeights) else w.layout
+
+
+def _float_address(w: Matrix | SplitWeights) -> int:
+    """Address of weights in float32; those of split ones are a copy of their upper halves."""
+    return (word_products.widened(w) if isinstance(w, SplitWeights) else w).address
 
 
 @functools.lru_cache(maxsize=4096)

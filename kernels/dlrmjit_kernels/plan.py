@@ -15,14 +15,13 @@ from dlrmjit_kernels.axes import Axis, View, common_block
 from dlrmjit_kernels.blocking import Blocking, Shape
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
-from dlrmjit_kernels.codegen.tile import CACHE_LINE, Tile
+from dlrmjit_kernels.codegen.tile import CACHE_LINE, Operands, Tile
 from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep, sweep_alone
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
 SMALL = 1 << 19  # multiply-adds: some microseconds of one core
-_ONE = np.ones(1, dtype=np.float32)
-ONE_ADDRESS = int(_ONE.ctypes.data)
+_ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # one, and a word of two
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class Finish:
 class Product:
     """``C = finish(A @ B)`` by layouts alone; ``mask`` keeps C where it is positive.
 
-    With ``sums`` the sums of the columns of B are wanted as well. Products are compared by
-    identity, because plans are looked up by product at every call.
+    With ``sums`` the sums of the columns of B are wanted as well. ``operands`` says what the
+    elements of A and B are, and whether the last has only an ``odd`` half, as :mod:`tile` does.
+    Products are compared by identity, because plans are looked up by product at every call.
     """
 
     a: View
@@ -49,6 +49,13 @@ class Product:
     finish: Finish = Finish()
     accumulate: bool = False
     sums: bool = False
+    operands: Operands = Operands.FP32
+    odd: bool = False
+
+    @property
+    def one(self) -> int:
+        """Address of an element of A that is one."""
+        return int(_ONES.ctypes.data) + 4 * (self.operands is Operands.BF16)
 
     @property
     def shape(self) -> Shape:
@@ -74,11 +81,12 @@ class Plan:
     numbers: NDArray[np.void]
     kernels: NDArray[np.int64]
     alone: bool
+    one: int
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses."""
         loops = sweep_alone if self.alone else sweep
-        loops(self.numbers, self.kernels, a, b, c, bias, mask, sums, ONE_ADDRESS)
+        loops(self.numbers, self.kernels, a, b, c, bias, mask, sums, self.one)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,8 @@ def make_plan(
     blocking = blocking or blocking_for(target, product.shape)
     strides = _strides(product, target, blocking)
     numbers = _numbers(product, blocking, strides, threads)
-    return Plan(numbers, _kernels(product, target, numbers[0]), _alone(product.shape, threads))
+    kernels = _kernels(product, target, numbers[0])
+    return Plan(numbers, kernels, _alone(product.shape, threads), product.one)
 
 
 def _alone(shape: Shape, threads: int) -> bool:
@@ -221,9 +230,15 @@ def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
                 spec = _tile(product, rows, cols, variant)
                 table[variant, edge, rows] = engine.address(spec, target)
             if product.sums:
-                ones = Tile(1, cols, 0, 0, product.b.rows.step, accumulate=not variant & FIRST)
+                ones = _ones(product, cols, variant)
                 table[variant & FIRST, edge, 0] = engine.address(ones, target)
     return table
+
+
+def _ones(product: Product, cols: int, variant: int) -> Tile:
+    """Specification of the tile that sums columns of B: one row of A that is all ones."""
+    step, accumulate = product.b.rows.step, not variant & FIRST
+    return Tile(1, cols, 0, 0, step, accumulate, operands=product.operands)
 
 
 def _tile(product: Product, rows: int, cols: int, variant: int) -> engine.Spec:
@@ -238,7 +253,8 @@ def _tile(product: Product, rows: int, cols: int, variant: int) -> engine.Spec:
     )
     if cols == a_step == b_row == 1:
         return Dots(rows, a_row, accumulate, *finish)
-    return Tile(rows, cols, a_row, a_step, b_row, accumulate, *finish)
+    odd = finished and product.odd
+    return Tile(rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd)
 
 
 def _variants(n: np.void) -> set[int]:

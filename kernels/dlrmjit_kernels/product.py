@@ -74,7 +74,7 @@ def _run_on_copies(prepared: _Prepared, product: Product, at: Addresses) -> None
 def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
     copies, spans = [], []
     fitting = product
-    for name in sorted({*misfits(product, target), *_far_apart(product, target)}):
+    for name in sorted({*misfits(product, target), *far_apart(product, target)}):
         copied, span = _COPIED[name](fitting, target)
         copies.append((name, getattr(product, name), copied))
         spans.append(-(-span // 16) * 16)
@@ -82,7 +82,7 @@ def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
     return _Prepared(plan_of(fitting, target, threads), tuple(copies), tuple(spans))
 
 
-def _far_apart(product: Product, target: Target) -> list[str]:
+def far_apart(product: Product, target: Target) -> list[str]:
     """Operands whose neighbouring rows share few cache sets or pages, and are read often."""
     shape, a, b = product.shape, product.a, product.b
     far = []

@@ -19,7 +19,7 @@ from dlrmjit_kernels.axes import view_of
 from dlrmjit_kernels.blocking import Blocking
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.matrix import Floats, Layout, aligned_floats
-from dlrmjit_kernels.plan import ONE_ADDRESS, SMALL, Plan, Product, make_plan
+from dlrmjit_kernels.plan import SMALL, Plan, Product, make_plan
 from dlrmjit_kernels.sweep import Numbers, rectangle
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
@@ -36,13 +36,14 @@ class SplitPlan:
     kernels: NDArray[np.int64]
     whole: NDArray[np.void]
     span: int
+    one: int
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses; there is neither bias nor mask."""
         width = self.span + int(self.whole[0]["panels"] * self.whole[0]["nr"])
         partial = _scratch(len(self.parts) * width)
         at = int(partial.ctypes.data)
-        _products(self.parts, self.kernels, a, b, at, self.span, width, sums != 0, ONE_ADDRESS)
+        _products(self.parts, self.kernels, a, b, at, self.span, width, sums != 0, self.one)
         _add_up(self.whole, self.parts, at, self.span, width, c, sums)
 
 
@@ -58,6 +59,7 @@ def _is_split(product: Product, target: Target, plan: Plan) -> bool:
     tiles = -(-shape.rows // target.mr) * int(n["panels"])
     finish = product.finish
     plain = not (finish.bias or finish.relu or finish.sigmoid or product.mask or product.accumulate)
+    plain = plain and not product.odd
     worth = shape.rows * shape.cols * shape.length >= SMALL
     return plain and worth and tiles <= MOST_TILES and int(n["blocks"]) > int(n["chunk"])
 
@@ -73,7 +75,7 @@ def _split(product: Product, target: Target, plan: Plan, blocking: Blocking) -> 
     parts["blocks"][-1] = blocks - chunk * (len(parts) - 1)
     parts["last"][-1] = last
     kernels = make_plan(_one_chunk(product, parts), target, 1, blocking).kernels
-    return SplitPlan(parts, kernels, plan.numbers, layout.span)
+    return SplitPlan(parts, kernels, plan.numbers, layout.span, plan.one)
 
 
 def _one_chunk(product: Product, parts: NDArray[np.void]) -> Product:

@@ -13,6 +13,7 @@ from dlrmjit_kernels.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.bf16 import truncated
 from tests.tolerance import tolerance
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)
@@ -100,11 +101,6 @@ def words(pairs: np.ndarray) -> np.ndarray:
     """Upper halves of float32 numbers (..., 2) as one word each, which looks like a float32."""
     upper = (np.ascontiguousarray(pairs).view(np.uint32) >> 16).astype(np.uint16)
     return upper.view(np.float32)[..., 0]
-
-
-def truncated(values: np.ndarray) -> np.ndarray:
-    """Float32 numbers with the lower halves of their bits cleared."""
-    return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
 multiplied = [Operands.WIDENED] + [Operands.BF16] * current_target().bf16

@@ -97,21 +97,36 @@ class Emitter:
         """Vector at ``pointer``; only the first ``active`` lanes are read, the rest are zero."""
         if active is None or active == self.lanes:
             return self.builder.load(pointer, align=4, typ=self.vector)
+        return self.load_masked(pointer, self._mask(active))
+
+    def load_masked(self, pointer: Value, mask: Value) -> Value:
+        """Vector at ``pointer``; lanes outside the mask are not read, and zero."""
         load = self._intrinsic("llvm.masked.load", self.vector, [POINTER, *self._mask_types()])
-        alignment = ir.Constant(ir.IntType(32), 4)
-        return self.builder.call(load, [pointer, alignment, self._mask(active), self.zero()])
+        return self.builder.call(load, [pointer, ir.Constant(I32, 4), mask, self.zero()])
 
     def store(self, value: Value, pointer: Value, active: int | None = None) -> None:
         """Write a vector, or its first ``active`` lanes, to ``pointer``."""
         if active is None or active == self.lanes:
             self.builder.store(value, pointer, align=4)
             return
-        kind = f".v{self.lanes}f32.p0"
-        mask = ir.VectorType(I1, self.lanes)
-        signature = ir.FunctionType(ir.VoidType(), [self.vector, POINTER, ir.IntType(32), mask])
-        function = self._declared("llvm.masked.store" + kind, signature)
-        alignment = ir.Constant(ir.IntType(32), 4)
-        self.builder.call(function, [value, pointer, alignment, self._mask(active)])
+        self.store_masked(value, pointer, self._mask(active))
+
+    def store_masked(self, value: Value, pointer: Value, mask: Value) -> None:
+        """Write the lanes within the mask to ``pointer``."""
+        arguments = [self.vector, POINTER, I32, mask.type]
+        function = self._declared(
+            f"llvm.masked.store.v{self.lanes}f32.p0", ir.FunctionType(ir.VoidType(), arguments)
+        )
+        self.builder.call(function, [value, pointer, ir.Constant(I32, 4), mask])
+
+    def first(self, count: Value) -> Value:
+        """The mask of the first ``count`` lanes."""
+        wide = ir.VectorType(I32, self.lanes)
+        number = self.builder.trunc(count, I32)
+        one = self.builder.insert_element(ir.Constant(wide, ir.Undefined), number, _lane(0))
+        every = self.builder.shuffle_vector(one, one, ir.Constant(wide, [0] * self.lanes))
+        lanes = ir.Constant(wide, list(range(self.lanes)))
+        return self.builder.icmp_signed("<", lanes, every)
 
     def load_scalar(self, pointer: Value) -> Value:
         """The float32 at ``pointer``."""
@@ -128,8 +143,8 @@ class Emitter:
     def broadcast(self, scalar: Value) -> Value:
         """A vector of ``scalar`` in every lane."""
         undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        first = self.builder.insert_element(undefined, scalar, _lane(0))
+        lanes = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, undefined, lanes)
 
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
@@ -149,6 +164,19 @@ class Emitter:
         else:
             bits = self.builder.shl(bits, ir.Constant(kind, [16] * self.lanes))
         return self.builder.bitcast(bits, self.vector)
+
+    def narrow(self, low: Value, high: Value, interleave: bool) -> Value:
+        """Words of the numbers of ``low`` and ``high`` rounded to BF16, in order or in turn.
+
+        For targets with BF16 instructions.
+        """
+        half, shorts = (ir.VectorType(kind, self.lanes) for kind in (BF16, ir.IntType(16)))
+        rounded = [self.builder.fptrunc(x, half) for x in (low, high)]
+        first, second = (self.builder.bitcast(x, shorts) for x in rounded)
+        order = list(range(2 * self.lanes))
+        if interleave:
+            order = [lane // 2 + lane % 2 * self.lanes for lane in order]
+        return self.builder.bitcast(self._shuffle(first, second, order), self.vector)
 
     def dot_words(self, a: Value, b: Value, c: Value) -> Value:
         """``c`` plus the dot product of each word of ``a`` and ``b``; AVX-512-BF16 only."""
@@ -180,7 +208,7 @@ class Emitter:
             upper = [width + i if i < width else i for i in range(self.lanes)]
             moved = self._shuffle(value, value, upper)
             value = self.builder.fadd(value, moved)
-        return self.builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+        return self.builder.extract_element(value, _lane(0))
 
     def shuffle(self, first: Value, second: Value, lanes: Sequence[int]) -> Value:
         """Lanes picked from two vectors laid end to end."""
@@ -188,7 +216,7 @@ class Emitter:
 
     def prefetch(self, pointer: Value, for_write: bool = False) -> None:
         """Ask for the cache line at ``pointer``."""
-        i32 = ir.IntType(32)
+        i32 = I32
         signature = ir.FunctionType(ir.VoidType(), [POINTER, i32, i32, i32])
         function = self._declared("llvm.prefetch.p0", signature)
         values = [ir.Constant(i32, v) for v in (int(for_write), 3, 1)]
@@ -227,11 +255,11 @@ class Emitter:
         return self.builder.call(function, operands)
 
     def _shuffle(self, first: Value, second: Value, lanes: Sequence[int]) -> Value:
-        picked = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+        picked = ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
         return self.builder.shuffle_vector(first, second, picked)
 
     def _mask_types(self) -> list[ir.Type]:
-        return [ir.IntType(32), ir.VectorType(I1, self.lanes), self.vector]
+        return [I32, ir.VectorType(I1, self.lanes), self.vector]
 
     def _mask(self, active: int) -> Value:
         bits = [int(lane < active) for lane in range(self.lanes)]
@@ -244,6 +272,10 @@ class Emitter:
     def _declared(self, name: str, signature: ir.FunctionType) -> ir.Function:
         found = self.module.globals.get(name)
         return found or ir.Function(self.module, signature, name)
+
+
+def _lane(number: int) -> Value:
+    return ir.Constant(I32, number)
 
 
 def _phi(builder: ir.IRBuilder, first: Value, entry: ir.Block) -> Value:

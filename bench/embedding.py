@@ -68,7 +68,7 @@ def check_forward(ours: OurBags, case: Case, batch: Batch) -> None:
     ours.infer(0)
     for s, n in itertools.product(range(len(case.rows)), (0, case.N // 2, case.N - 1)):
         bag = batch.indices[batch.offsets[s, n] : batch.offsets[s, n + 1]]
-        want = ours.tables.table(s)[bag].astype(np.float64).sum(axis=0)
+        want = np.asarray(ours.tables.table(s)[bag], np.float64).sum(axis=0)
         if not np.allclose(ours.block[n, s + 1], want, rtol=1e-4, atol=1e-5):
             raise ArithmeticError(f"{case}: table {s}, bag {n} is pooled wrongly")
 

@@ -121,6 +121,7 @@ def _update_all(
                 cuts[t],
                 cuts[t + 1],
                 table,
+                table,
                 4 * width,
                 gradient.ctypes.data,
                 0,

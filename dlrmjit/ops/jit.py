@@ -211,8 +211,7 @@ class JitBackend:
         self, rows: Sequence[int], dim: int, precision: Precision = "fp32"
     ) -> EmbeddingTables:
         """Tables on huge pages where the system grants them."""
-        _refuse_halves(precision)
-        return EmbeddingTables(rows, dim)
+        return EmbeddingTables(rows, dim, precision=precision)
 
     def lookups(
         self, tables: EmbeddingTables, indices: NDArray[Any], offsets: NDArray[np.int64]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ConfigError, ShapeError
+from dlrmjit.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels import buffers
 from dlrmjit_kernels import embedding_initialise as initialise
 from dlrmjit_kernels import embedding_lookup as lookup
@@ -31,6 +32,9 @@ _MOST_ROWS = 1 << 31  # rows and bags are numbered in 32 bits where lookups are 
 class EmbeddingTables:
     """``S`` float32 tables of ``rows[s]`` rows and ``dim`` columns in one buffer, each aligned.
 
+    In ``bf16`` the first half of the buffer has the upper halves of all numbers, which lookups
+    read, and the second half the lower ones, which only updates touch.
+
     Parameters
     ----------
     rows : sequence of int
@@ -43,11 +47,13 @@ class EmbeddingTables:
     bounds : {"raise", "clamp", "ignore"}
         What to do with an index outside its table: refuse the batch, take the nearest row, or
         leave the lookup out of its bag.
+    precision : {"fp32", "bf16"}
+        Whether numbers lie whole or in halves, see :mod:`dlrmjit.precision`.
 
     Raises
     ------
     ConfigError
-        If ``bounds`` is none of these.
+        If ``bounds`` or ``precision`` is none of these.
     ShapeError
         If a table would have no row, or rows no column.
     MemoryLimitError
@@ -60,7 +66,9 @@ class EmbeddingTables:
         dim: int,
         path: str | os.PathLike[str] | None = None,
         bounds: str = "raise",
+        precision: Precision = "fp32",
     ) -> None:
+        check_precision(precision)
         self.rows = tuple(int(count) for count in rows)
         self.dim = int(dim)
         self.bounds = bounds
@@ -70,31 +78,45 @@ class EmbeddingTables:
             raise ShapeError(
                 f"tables need a column and 1 to {_MOST_ROWS - 1} rows, not {self.rows} x {dim}"
             )
-        starts = _table_starts(self.rows, self.dim)
-        self._buffer = buffers.allocate(starts[-1], path)
-        self._starts = starts
+        self.split = precision == "bf16"
+        starts = _table_starts(self.rows, self.row_bytes)
+        self._starts, self._half = starts, starts[-1] if self.split else 0
+        self._buffer = buffers.allocate(starts[-1] + self._half, path)
         self.workspace = Workspace()
         self.addresses = np.array(starts[:-1], np.int64) + self._buffer.address
+        self.lower_addresses = self.addresses + self._half
         self.row_counts = np.array(self.rows, np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes that a lookup reads of a row, and from a row to the next."""
+        return (2 if self.split else 4) * self.dim
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tables, padding between them included."""
-        return self._starts[-1]
+        return self._starts[-1] + self._half
 
     @property
     def pages(self) -> str:
         """What the tables lie on: ``huge`` pages, ``plain`` pages or a ``file``."""
         return self._buffer.pages
 
-    def table(self, s: int) -> Float32:
+    def table(self, s: int) -> Float32 | SplitArray:
         """View of table ``s``, (M, E)."""
         start = self._starts[s]
-        flat = self._buffer.data[start : start + self.rows[s] * self.dim * 4]
-        return flat.view(np.float32).reshape(self.rows[s], self.dim)
+        if self.split:
+            upper, lower = (self._view(at, s, np.uint16) for at in (start, start + self._half))
+            return SplitArray(upper, lower)
+        return self._view(start, s, np.float32)
+
+    def _view(self, start: int, s: int, dtype: Any) -> NDArray[Any]:
+        flat = self._buffer.data[start : start + self.rows[s] * self.row_bytes]
+        view: NDArray[Any] = flat.view(dtype).reshape(self.rows[s], self.dim)
+        return view
 
     def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
         """Refuse lookups that no kernel may be given.
@@ -150,7 +172,13 @@ class EmbeddingTables:
 
     def fill(self, value: float) -> None:
         """Set every element, on all threads."""
-        initialise.fill(self._buffer.data.view(np.float32), value)
+        if not self.split:
+            initialise.fill(self._buffer.data.view(np.float32), value)
+            return
+        halves = SplitArray.of(value)
+        upper, lower = np.split(self._buffer.data.view(np.uint16), 2)
+        initialise.fill(upper, halves.upper.item())
+        initialise.fill(lower, halves.lower.item())
 
     def initialise_uniform(self, seed: int, numbers: Sequence[int] | None = None) -> None:
         """Draw table ``s`` uniformly from ``(-sqrt(1 / M), sqrt(1 / M))``, on all threads.
@@ -180,11 +208,11 @@ class EmbeddingTables:
             np.add.at(gradient, indices[start:end], rows)
 
 
-def _table_starts(rows: Sequence[int], dim: int) -> list[int]:
+def _table_starts(rows: Sequence[int], row_bytes: int) -> list[int]:
     """Byte offset of every table, and the end of the last."""
     starts = [0]
     for count in rows:
-        starts.append(starts[-1] + buffers.round_up(count * dim * 4, buffers.ALIGNMENT))
+        starts.append(starts[-1] + buffers.round_up(count * row_bytes, buffers.ALIGNMENT))
     return starts
 
 

@@ -34,9 +34,10 @@ class BorrowedTables(EmbeddingTables):
         self._arrays = list(arrays)
         self.rows = tuple(len(array) for array in arrays)
         self.dim = int(arrays[0].shape[1]) if arrays else 1
-        self.bounds = bounds
+        self.bounds, self.split = bounds, False
         self.workspace = Workspace()
         self.addresses = np.array([array.ctypes.data for array in arrays], np.int64)
+        self.lower_addresses = self.addresses
         self.row_counts = np.array(self.rows, np.int64)
 
     @property

@@ -45,18 +45,18 @@ def pool(
     check_pooled(tables, lookups, out, pooling, weights)
     indices = lookups.indices
     bits = 8 * indices.dtype.itemsize
-    spec = GatherSpec(tables.dim, bits, weights is not None, pooling == "mean")
+    spec = GatherSpec(tables.dim, bits, weights is not None, pooling == "mean", tables.split)
     outside = _pool(
         address(spec, current_target()),
         tables.addresses,
         tables.row_counts,
-        4 * tables.dim,
+        tables.row_bytes,
         indices,
         lookups.offsets,
         _NO_WEIGHTS if weights is None else weights,
         out.ctypes.data,
         np.array(out.strides, np.int64),
-        prefetch_distance(tables.dim),
+        prefetch_distance(tables.row_bytes),
         _chunks(lookups),
         get_num_threads(),
         tables.workspace.get("counter", 1, np.int64),
@@ -66,9 +66,9 @@ def pool(
         pool(tables, lookups, out, pooling, weights)
 
 
-def prefetch_distance(width: int) -> int:
+def prefetch_distance(row_bytes: int) -> int:
     """Rows to prefetch ahead: enough bytes in flight, not more than the first cache holds."""
-    return max(16, min(96, _FLIGHT_BYTES // (4 * width)))
+    return max(16, min(96, _FLIGHT_BYTES // row_bytes))
 
 
 def _chunks(lookups: Lookups) -> int:

@@ -54,7 +54,7 @@ def gradient_square(
     """
     embedding_update.apply(tables, lookups, dY, SquareRows(), memory, "sum", None)
     (squares,) = memory.tables
-    flat = [squares.table(s).reshape(-1) for s in range(len(tables))]
+    flat = [np.asarray(squares.table(s)).reshape(-1) for s in range(len(tables))]
     sums = [
         _take(flat[s], lookups.indices[lookups.offsets[s, 0] : lookups.offsets[s, -1]])
         for s in range(len(tables))

@@ -98,7 +98,7 @@ def _scatter_rows(
 ) -> None:
     """Plain SGD: rows move lookup by lookup, which needs no grouping."""
     workspace, scaled = tables.workspace, buckets.scaled
-    kernel = address(ScatterSpec(tables.dim, scaled), current_target())
+    kernel = address(ScatterSpec(tables.dim, scaled, tables.split), current_target())
     factor = workspace.get("scalars", 16, np.float32)
     factor[0] = -rule.lr
     counter = workspace.get("counter", 1, np.int64)
@@ -109,11 +109,12 @@ def _scatter_rows(
         buckets.begin[: buckets.count + 1],
         buckets.tables,
         tables.addresses,
-        4 * tables.dim,
+        tables.lower_addresses,
+        tables.row_bytes,
         dY.ctypes.data,
         np.array(dY.strides, np.int64),
         factor,
-        prefetch_distance(tables.dim),
+        prefetch_distance(4 * tables.dim),
         get_num_threads(),
         counter,
     )
@@ -127,6 +128,7 @@ def _scatter_kernel(
     begin: NDArray[np.int64],
     bucket_tables: NDArray[np.int32],
     addresses: NDArray[np.int64],
+    lower: NDArray[np.int64],
     row_bytes: int,
     gradient: int,
     strides: NDArray[np.int64],
@@ -151,6 +153,7 @@ def _scatter_kernel(
                         begin[b],
                         begin[b + 1],
                         addresses[s],
+                        lower[s],
                         row_bytes,
                         gradient + s * strides[1],
                         strides[0],
@@ -166,9 +169,11 @@ class _Place(NamedTuple):
 
     rows: NDArray[np.int64]
     tables: NDArray[np.int64]
+    lower: NDArray[np.int64]
+    row_bytes: int
     state0: NDArray[np.int64]
     state1: NDArray[np.int64]
-    row_bytes: int
+    state_bytes: int
     gradient: int
     bag_stride: int
     table_stride: int
@@ -199,6 +204,8 @@ def _update_rows(
     place = _Place(
         tables.row_counts,
         tables.addresses,
+        tables.lower_addresses,
+        tables.row_bytes,
         states[0],
         states[1],
         4 * tables.dim,
@@ -208,13 +215,13 @@ def _update_rows(
     )
     threads = get_num_threads()
     _update_kernel(
-        address(update_spec(rule, tables.dim, buckets.scaled), current_target()),
+        address(update_spec(rule, tables, buckets.scaled), current_target()),
         *_sorted(buckets),
         buckets.plan,
         place,
         _scratch(tables, buckets, threads),
         scalars,
-        prefetch_distance(tables.dim),
+        prefetch_distance(4 * tables.dim),
         threads,
         workspace.get("counter", 1, np.int64),
     )
@@ -327,9 +334,11 @@ def _move_bucket(
             0,
             unique,
             place.tables[s],
+            place.lower[s],
+            place.row_bytes,
             place.state0[s],
             place.state1[s],
-            place.row_bytes,
+            place.state_bytes,
             place.gradient + s * place.table_stride,
             place.bag_stride,
             common[0],
@@ -339,17 +348,18 @@ def _move_bucket(
     )
 
 
-def update_spec(rule: RowRule, width: int, scaled: bool) -> UpdateSpec:
-    """Specification of the micro-kernel that applies a rule."""
+def update_spec(rule: RowRule, tables: EmbeddingTables, scaled: bool) -> UpdateSpec:
+    """Specification of the micro-kernel that applies a rule to such tables."""
     return UpdateSpec(
         rule.name,
-        width,
+        tables.dim,
         len(rule.scalars(1)),
         len(rule.element_states),
         rule.element,
         len(rule.row_states),
         rule.row if rule.row_states else None,
         scaled,
+        tables.split,
     )
 
 

@@ -4,7 +4,8 @@ In NumPy, for every bag ``n`` of ``first <= n < last``::
 
     out[n] = (scales[b, None] * table[indices[b]]).sum(0), b = slice(offsets[n], offsets[n + 1])
 
-divided by the length of the bag if ``mean``. Contract: all arguments are int64; ``table``,
+divided by the length of the bag if ``mean``. Of a ``split`` table, ``table`` is the address of
+the upper halves, which are all that is read. Contract: all arguments are int64; ``table``,
 ``indices``, ``offsets`` (int64), ``scales`` (float32, read if ``scaled``) and ``out`` are
 addresses, strides are bytes; ``indices[min(i + ahead, final)]`` is read to prefetch its row, so
 ``final`` is a valid position; ``out`` overlaps nothing.
@@ -43,11 +44,12 @@ class GatherSpec:
     index_bits: int
     scaled: bool = False
     mean: bool = False
+    split: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the generated function."""
-        kind = ("_scaled" if self.scaled else "") + ("_mean" if self.mean else "")
+        kind = "".join(f"_{flag}" for flag in ("scaled", "mean", "split") if getattr(self, flag))
         return f"row_gather_e{self.width}_i{self.index_bits}{kind}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
@@ -76,12 +78,12 @@ def _sum_rows(
     bits = spec.index_bits
     with k.span(start, end, [k.zeros(piece) for piece in pieces]) as (i, sums):
         later = k.minimum(k.builder.add(i, k["ahead"]), k["final"])
-        later_row = k.row(k["table"], k.integer(bits, k["indices"], later), k["row_stride"])
-        k.prefetch_row(later_row, pieces)
-        row = k.row(k["table"], k.integer(bits, k["indices"], i), k["row_stride"])
+        later_row = k.weights(k.integer(bits, k["indices"], later), spec.split, lower=False)
+        k.prefetch_weights(later_row, pieces)
+        row = k.weights(k.integer(bits, k["indices"], i), spec.split, lower=False)
         scale = k.item(F32, k["scales"], i) if spec.scaled else None
         for p, piece in enumerate(pieces):
-            value = k.fetch(piece.kind, k.at(row, piece))
+            value = k.read_weights(row, piece)
             sums[p] = _add(k, sums[p], value, scale, piece.lanes)
     return sums
 

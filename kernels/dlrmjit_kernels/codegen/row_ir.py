@@ -2,6 +2,9 @@
 
 A row of any width is a list of pieces: full vectors, then halves down to one element, so no
 kernel reads or writes past a row's end and neighbouring rows may belong to other threads.
+
+The weights of a table lie whole, or as halves in two arrays (:mod:`dlrmjit.precision`); what
+computes with them sees float32 either way.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from llvmlite import ir
 from dlrmjit_kernels.codegen.ir import F32, I64, POINTER, Emitter, Value
 from dlrmjit_kernels.target import Target
 
-I32 = ir.IntType(32)
+I16, I32 = ir.IntType(16), ir.IntType(32)
 CACHE_LINE = 64
 
 
@@ -29,7 +32,23 @@ class Piece:
     @property
     def kind(self) -> ir.Type:
         """LLVM type of the piece in a register."""
-        return F32 if self.lanes == 1 else ir.VectorType(F32, self.lanes)
+        return self.of(F32)
+
+    def of(self, element: ir.Type) -> ir.Type:
+        """LLVM type of as many elements of another type."""
+        return element if self.lanes == 1 else ir.VectorType(element, self.lanes)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Addresses of a row of a table: of all of it, or of its upper and its lower halves.
+
+    ``size`` is that of an element there, in bytes; reading alone needs no ``lower``.
+    """
+
+    first: Value
+    size: int = 4
+    lower: Value = None
 
 
 def row_pieces(width: int, lanes: int) -> list[Piece]:
@@ -107,12 +126,65 @@ class RowEmitter(Emitter):
         signature = ir.FunctionType(kind, [argument.type for argument in arguments])
         return self.builder.call(self._declared(name, signature), arguments)
 
-    def prefetch_row(self, row: Value, pieces: Sequence[Piece], write: bool = False) -> None:
-        """Start loading the cache lines that hold the pieces of a row."""
-        first, end = pieces[0].start * 4, (pieces[-1].start + pieces[-1].lanes) * 4
+    def prefetch_row(
+        self, row: Value, pieces: Sequence[Piece], write: bool = False, size: int = 4
+    ) -> None:
+        """Start loading the cache lines that hold the pieces of a row of ``size``-byte elements."""
+        first, end = pieces[0].start * size, (pieces[-1].start + pieces[-1].lanes) * size
         for offset in range(first, end, CACHE_LINE):
             where = self.builder.inttoptr(self.builder.add(row, I64(offset)), POINTER)
             self.prefetch(where, write)
+
+    def weights(self, number: Value, split: bool, lower: bool = True) -> Weights:
+        """Row ``number`` of the kernel's arguments ``table``, ``row_stride`` and ``lower``."""
+        if not split:
+            return Weights(self.row(self["table"], number, self["row_stride"]))
+        upper = self.row(self["table"], number, self["row_stride"])
+        return Weights(
+            upper, 2, self.row(self["lower"], number, self["row_stride"]) if lower else None
+        )
+
+    def read_weights(self, row: Weights, piece: Piece) -> Value:
+        """What forward and backward see: of halves, the upper, widened by a shift."""
+        if row.size == 4:
+            return self.fetch(piece.kind, self.at(row.first, piece))
+        return self.builder.bitcast(self._half(row.first, piece, 16), piece.kind)
+
+    def fetch_weights(self, row: Weights, piece: Piece) -> Value:
+        """What optimisers see: of halves, both."""
+        if row.size == 4:
+            return self.read_weights(row, piece)
+        upper, lower = self._half(row.first, piece, 16), self._half(row.lower, piece, 0)
+        return self.builder.bitcast(self.builder.or_(upper, lower), piece.kind)
+
+    def put_weights(self, value: Value, row: Weights, piece: Piece) -> None:
+        """Store a piece of a row, split where the row is."""
+        if row.size == 4:
+            self.put(value, self.at(row.first, piece))
+            return
+        bits = self.builder.bitcast(value, piece.of(I32))
+        shifted = self.builder.lshr(bits, self._integers(piece, 16))
+        for half, address in ((shifted, row.first), (bits, row.lower)):
+            words = self.builder.trunc(half, piece.of(I16))
+            self.builder.store(words, self._half_pointer(address, piece), align=2)
+
+    def prefetch_weights(self, row: Weights, pieces: Sequence[Piece], write: bool = False) -> None:
+        """Start loading the pieces of a row, as far as its addresses are given."""
+        self.prefetch_row(row.first, pieces, write, row.size)
+        if row.lower is not None:
+            self.prefetch_row(row.lower, pieces, write, row.size)
+
+    def _half(self, address: Value, piece: Piece, shift: int) -> Value:
+        """A piece of halves as 32-bit integers, shifted to the left."""
+        words = self.builder.load(self._half_pointer(address, piece), typ=piece.of(I16), align=2)
+        bits = self.builder.zext(words, piece.of(I32))
+        return self.builder.shl(bits, self._integers(piece, shift)) if shift else bits
+
+    def _half_pointer(self, address: Value, piece: Piece) -> Value:
+        return self.builder.inttoptr(self.builder.add(address, I64(2 * piece.start)), POINTER)
+
+    def _integers(self, piece: Piece, value: int) -> Value:
+        return ir.Constant(piece.of(I32), value if piece.lanes == 1 else [value] * piece.lanes)
 
     def zeros(self, piece: Piece) -> Value:
         """A piece of zeros."""

@@ -6,7 +6,8 @@ In NumPy, for every ``i`` of ``first <= i < last``, with entry ``(row, bag) = en
 
 Contract: arguments are int64; ``entries`` is the address of uint64 with the row in the high and
 the bag in the low 32 bits, ``factor`` and ``scales`` (read if ``scaled``) of float32; strides
-are bytes; entries run in order, so a repeated row sees its gradients in order.
+are bytes; entries run in order, so a repeated row sees its gradients in order. Of a ``split``
+table, ``table`` and ``lower`` are the addresses of its halves, both ``row_stride`` apart.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from dlrmjit_kernels.codegen.ir import F32, I64, Value
-from dlrmjit_kernels.codegen.row_ir import RowEmitter, row_pieces
+from dlrmjit_kernels.codegen.row_ir import RowEmitter, Weights, row_pieces
 from dlrmjit_kernels.target import Target
 
 ARGUMENTS = (
@@ -24,6 +25,7 @@ ARGUMENTS = (
     "first",
     "last",
     "table",
+    "lower",
     "row_stride",
     "dY",
     "bag_stride",
@@ -35,15 +37,17 @@ ARGUMENTS = (
 
 @dataclass(frozen=True)
 class ScatterSpec:
-    """Rows of ``width`` elements; whether every lookup has its own scale."""
+    """Rows of ``width`` elements; whether every lookup has its own scale, and rows are split."""
 
     width: int
     scaled: bool = False
+    split: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the generated function."""
-        return f"row_scatter_e{self.width}{'_scaled' if self.scaled else ''}"
+        kind = ("_scaled" if self.scaled else "") + ("_split" if self.split else "")
+        return f"row_scatter_e{self.width}{kind}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
@@ -55,20 +59,20 @@ def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
     factor = k.fetch(F32, k["factor"])
     final = k.builder.sub(k["last"], I64(1))
     with k.span(k["first"], k["last"]) as (i, _):
-        later, _bag = _entry(k, k.minimum(k.builder.add(i, k["ahead"]), final))
-        k.prefetch_row(later, pieces, write=True)
-        row, gradient = _entry(k, i)
+        later, _bag = _entry(k, spec, k.minimum(k.builder.add(i, k["ahead"]), final))
+        k.prefetch_weights(later, pieces, write=True)
+        row, gradient = _entry(k, spec, i)
         scale = k.builder.fmul(factor, k.item(F32, k["scales"], i)) if spec.scaled else factor
         for piece in pieces:
             value = k.fetch(piece.kind, k.at(gradient, piece))
-            where = k.at(row, piece)
-            k.put(k.fma(k.splat(scale, piece.lanes), value, k.fetch(piece.kind, where)), where)
+            w = k.fetch_weights(row, piece)
+            k.put_weights(k.fma(k.splat(scale, piece.lanes), value, w), row, piece)
     k.finish()
 
 
-def _entry(k: RowEmitter, i: Value) -> tuple[Value, Value]:
-    """Addresses of the row and of the gradient of entry ``i``."""
+def _entry(k: RowEmitter, spec: ScatterSpec, i: Value) -> tuple[Weights, Value]:
+    """The row, and the address of the gradient, of entry ``i``."""
     entry = k.integer(64, k["entries"], i)
-    row = k.row(k["table"], k.builder.lshr(entry, I64(32)), k["row_stride"])
+    row = k.weights(k.builder.lshr(entry, I64(32)), spec.split)
     bag = k.builder.and_(entry, I64(0xFFFFFFFF))
     return row, k.row(k["dY"], bag, k["bag_stride"])

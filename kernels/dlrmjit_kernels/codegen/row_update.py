@@ -10,7 +10,9 @@ The rule is two functions that compute with :class:`Vector` values: ``row`` turn
 of ``g`` and the states kept per row into a factor, ``element`` moves the elements. Contract:
 arguments are int64; ``rows``, ``starts`` and ``bags`` are addresses of int32; ``scalars`` of the
 float32 values the rule names, ``l2`` first; ``scratch`` of ``width`` float32; element states lie
-like the table, row states one float32 per row.
+``state_stride`` bytes apart, row states one float32 per row. Of a ``split`` table, ``table`` and
+``lower`` are the addresses of its halves, both ``row_stride`` apart: they are joined, the rule
+runs as on float32, and what it returns is split again.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ ARGUMENTS = (
     "first",
     "last",
     "table",
+    "lower",
+    "row_stride",
     "state0",
     "state1",
-    "row_stride",
+    "state_stride",
     "dY",
     "bag_stride",
     "scalars",
@@ -86,11 +90,13 @@ class UpdateSpec:
     row_states: int = 0
     row: Callable[..., tuple[Value, Sequence[Value]]] | None = None
     scaled: bool = False
+    split: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the generated function."""
-        return f"row_update_{self.name}_e{self.width}{'_scaled' if self.scaled else ''}"
+        kind = ("_scaled" if self.scaled else "") + ("_split" if self.split else "")
+        return f"row_update_{self.name}_e{self.width}{kind}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
@@ -114,11 +120,17 @@ def _prefetch(k: RowEmitter, spec: UpdateSpec, target: Target, u: Value) -> None
     """Start loading the row and the states of group ``u``."""
     number = k.integer(32, k["rows"], u)
     pieces = row_pieces(spec.width, target.lanes)
-    bases = ["table", "state0", "state1"][: 1 + spec.element_states]
-    for base in bases:
-        k.prefetch_row(k.row(k[base], number, k["row_stride"]), pieces, write=True)
+    k.prefetch_weights(k.weights(number, spec.split), pieces, write=True)
+    for state in _element_states(k, spec, number):
+        k.prefetch_row(state, pieces, write=True)
     for s in range(spec.row_states):
         k.prefetch_row(k.row(k[f"state{s}"], number, I64(4)), pieces[:1], write=True)
+
+
+def _element_states(k: RowEmitter, spec: UpdateSpec, number: Value) -> list[Value]:
+    """Addresses of the states of a row that have one value per element."""
+    bases = [k[f"state{s}"] for s in range(spec.element_states)]
+    return [k.row(base, number, k["state_stride"]) for base in bases]
 
 
 def _gather_gradient(
@@ -127,12 +139,12 @@ def _gather_gradient(
     """Leave the summed gradient of group ``u`` in scratch; its sum of squares if needed."""
     start = k.integer(32, k["starts"], u)
     end = k.integer(32, k["starts"], k.builder.add(u, I64(1)))
-    row = k.row(k["table"], number, k["row_stride"])
+    row = k.weights(number, spec.split)
     squares: dict[int, Value] = {}
     for pieces in row_blocks(spec.width, target):
         sums = _sum_gradients(k, spec, pieces, start, end)
         for piece, value in zip(pieces, sums, strict=True):
-            w = k.fetch(piece.kind, k.at(row, piece))
+            w = k.fetch_weights(row, piece)
             g = k.fma(k.splat(l2, piece.lanes), w, value)
             k.put(g, k.at(k["scratch"], piece))
             squares[piece.lanes] = k.fma(g, g, squares.get(piece.lanes, k.zeros(piece)))
@@ -183,12 +195,13 @@ def _apply_piece(
     factor: Value,
 ) -> None:
     """Run the rule on one piece of the row, its gradient in scratch and its states."""
-    bases = ["table", "state0", "state1"][: 1 + spec.element_states]
-    rows = [k.row(k[base], number, k["row_stride"]) for base in bases]
-    w, *states = (Vector(k, k.fetch(piece.kind, k.at(row, piece))) for row in rows)
+    row, kept = k.weights(number, spec.split), _element_states(k, spec, number)
+    w = Vector(k, k.fetch_weights(row, piece))
+    states = [Vector(k, k.fetch(piece.kind, k.at(state, piece))) for state in kept]
     g = Vector(k, k.fetch(piece.kind, k.at(k["scratch"], piece)))
     wide = [Vector(k, k.splat(s, piece.lanes)) for s in scalars]
     scale = None if factor is None else Vector(k, k.splat(factor, piece.lanes))
     w, moved = spec.element(w, g, states, wide, scale)
-    for row, after in zip(rows, [w, *moved], strict=True):
-        k.put(after.value, k.at(row, piece))
+    k.put_weights(w.value, row, piece)
+    for state, after in zip(kept, moved, strict=True):
+        k.put(after.value, k.at(state, piece))

@@ -237,7 +237,8 @@ class _Run:
         rate = learning_rate(self.config.learning_rate, self.config.schedule, step)
         rate *= self.plateau.factor
         began = time.perf_counter()
-        loss = self.training_step(batch, rate)
+        with self.model.backend.flush_denormals():
+            loss = self.training_step(batch, rate)
         seconds = time.perf_counter() - began
         batches = self.train.num_batches
         is_last = number + 1 == batches

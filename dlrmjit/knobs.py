@@ -33,6 +33,16 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "dlrmjit"
 
 
+def pin_threads() -> bool:
+    """``DLRMJIT_PIN``: ``0`` leaves threads where the system puts them.
+
+    So do OpenMP's own ``OMP_PROC_BIND`` and ``GOMP_CPU_AFFINITY``, which bind them differently.
+    """
+    others = ("OMP_PROC_BIND", "GOMP_CPU_AFFINITY")
+    bound = any(os.environ.get(name) for name in others)
+    return os.environ.get("DLRMJIT_PIN", "1") != "0" and not bound
+
+
 def alltoall() -> str:
     """``DLRM_ALLTOALL_IMPL``: how embeddings travel, ``alltoall``, ``scatter`` or so."""
     return os.environ.get("DLRM_ALLTOALL_IMPL") or "alltoall"

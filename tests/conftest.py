@@ -1,6 +1,14 @@
-"""Shared set-up: a thread pool larger than the machine, to compare 1, 2 and 4 threads."""
+"""Shared set-up: a thread pool larger than the machine, to compare 1, 2 and 4 threads.
+
+Threads are not pinned: the pool changes its size all the time, and new threads would inherit
+the one CPU of the thread that runs the tests.
+"""
+
+import os
 
 from dlrmjit import knobs
+
+os.environ["DLRMJIT_PIN"] = "0"
 
 knobs.reserve_threads(7)
 

@@ -139,3 +139,22 @@ def test_tests_that_do_not_improve_reduce_the_rate_and_a_resumed_run_keeps_it():
     again = Recorder()
     fit(DLRM(small_config()), _source(), config, observers=[again], plateau=kept)
     np.testing.assert_allclose([r.learning_rate for r in again.steps], 0.0125)
+
+
+@pytest.mark.parametrize(("backend", "flushes"), [("jit", True), ("reference", False)])
+def test_steps_flush_denormals_where_the_backend_does_and_observers_never_see_it(backend, flushes):
+    seen = {"step": [], "observer": []}
+
+    def product_is_zero():
+        return bool(np.float32(1e-30) * np.float32(1e-9) == 0)
+
+    class Watcher(NullObserver):
+        def on_step(self, record):
+            seen["observer"].append(product_is_zero())
+
+    def step(batch, rate):
+        seen["step"].append(product_is_zero())
+        return 0.0
+
+    fit(DLRM(CONFIG, backend=backend), _source(2), step=step, observers=[Watcher()])
+    assert seen == {"step": [flushes] * 2, "observer": [False] * 2}

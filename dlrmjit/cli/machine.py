@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -12,18 +13,48 @@ import llvmlite
 import numba
 import numpy as np
 from dlrmjit_kernels.buffers import available_memory
+from dlrmjit_kernels.pinning import pin_threads
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.threads import available_cpus, get_threads, set_threads
 
+_BUSY = 0.75  # share of the CPUs in others' use from which it is worth a word
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def use_threads(count: int | None) -> None:
     """Compute with ``count`` threads, by default with as many as this process has CPUs.
 
-    Raises ThreadError when the pool, sized when Numba was imported, is smaller than ``count``.
+    They are pinned where they fill those CPUs. Raises ThreadError when the pool, sized when Numba was imported, is smaller than ``count``.
     """
     set_threads(count or min(available_cpus(), numba.config.NUMBA_NUM_THREADS))
+    pin_threads()
+
+
+def crowding(threads: int, cpus: int, load: float) -> str:
+    """What to tell of threads that will wait for each other, in one sentence; or nothing.
+
+    ``load`` is the system's average of runnable tasks over the last minute, before this
+    process computes.
+    """
+    if threads > cpus:
+        return (
+            f"{threads} threads share {cpus} CPUs, and every operation waits for the slowest; "
+            f"--threads {cpus} is faster"
+        )
+    if load > _BUSY * cpus:
+        return (
+            f"other programs keep about {load:.1f} of {cpus} CPUs busy, and every operation "
+            "waits for the slowest thread"
+        )
+    return ""
+
+
+def warn_of_crowding() -> None:
+    """Say on the error stream what :func:`crowding` finds here and now."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    note = crowding(get_threads(), available_cpus(), load)
+    if note:
+        print(f"dlrmjit: note: {note}", file=sys.stderr)
 
 
 def machine_facts() -> dict[str, Any]:

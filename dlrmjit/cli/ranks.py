@@ -48,6 +48,9 @@ def settle(comm: Comm) -> None:
     if hasattr(os, "sched_setaffinity"):
         cpus = sorted(os.sched_getaffinity(0))
         each = max(1, available_cpus() // count)
+        if count > len(cpus):
+            text = f"{count} ranks share {len(cpus)} CPUs of this host, and wait for each other"
+            print(f"dlrmjit: note: {text}", file=sys.stderr)
         own = [cpus[(number * each + i) % len(cpus)] for i in range(each)]
         os.sched_setaffinity(0, own)
 

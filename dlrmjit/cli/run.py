@@ -17,7 +17,7 @@ from dlrmjit.cli import debug, ranks
 from dlrmjit.cli.console import ConsoleLines
 from dlrmjit.cli.jsonlog import JsonLog
 from dlrmjit.cli.keeping import Keeper, Restored, check_save_path, restore, restore_optimizer
-from dlrmjit.cli.machine import machine_facts, peak_rss_bytes, use_threads
+from dlrmjit.cli.machine import machine_facts, peak_rss_bytes, use_threads, warn_of_crowding
 from dlrmjit.cli.mllog import MlperfLog
 from dlrmjit.cli.options import Options
 from dlrmjit.cli.plan import is_testing, model_config, require_memory, train_config
@@ -46,6 +46,7 @@ def run(options: Options, comm: Comm) -> None:
     if mlperf:
         mlperf.setup()
     use_threads(options.threads)
+    warn_of_crowding()
     session = _build(options, comm)
     with ExitStack() as stack:
         is_told = options.log_json and comm.rank == 0

@@ -22,6 +22,7 @@ from dlrmjit_kernels.records import (
     rows_of,
     small_logarithms,
 )
+from dlrmjit_kernels.threads import run_anywhere
 from numpy.typing import NDArray
 
 from dlrmjit.data.arrays import one_hot_offsets
@@ -197,6 +198,7 @@ class _Prefetch:
                 self._thread.join(0.01)
 
     def _run(self) -> None:
+        run_anywhere()
         last: BaseException | None = None
         try:
             for item in self._source:

@@ -7,6 +7,7 @@ is a backend's own matter, as long as it can turn them into NumPy arrays and bac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +92,9 @@ class Backend(Protocol):
     name: str
     dtype: Any
     rules: Mapping[str, Rule]
+
+    def flush_denormals(self) -> AbstractContextManager[None]:
+        """A block in which the backend may take denormal numbers for zero."""
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> Any:
         """Store a weight matrix (K, C); in ``bf16`` as halves, of which rules read the upper."""

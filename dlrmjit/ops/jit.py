@@ -8,11 +8,13 @@ is and, for ``cat``, is the top MLP's input as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from dlrmjit_kernels import embedding_lookup
 from dlrmjit_kernels.buffers import aligned_empty
+from dlrmjit_kernels.denormals import denormals_flushed
 from dlrmjit_kernels.elementwise import relu_backward, sigmoid_backward
 from dlrmjit_kernels.embedding import EmbeddingTables
 from dlrmjit_kernels.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
@@ -192,6 +194,10 @@ class JitBackend:
     name = "jit"
     dtype = np.float32
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
+
+    def flush_denormals(self) -> AbstractContextManager[None]:
+        """A block in which denormal numbers count as zero, in every thread of the kernels."""
+        return denormals_flushed()
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> Matrix:
         """Panels W[Kb][C][bk] of a weight (K, C)."""

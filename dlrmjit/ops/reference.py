@@ -6,6 +6,7 @@ It defines what the compiled kernels must compute. In float64 it is the oracle o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -175,6 +176,10 @@ class ReferenceBackend:
 
     def __init__(self, dtype: Any = np.float32) -> None:
         self.dtype = dtype
+
+    def flush_denormals(self) -> AbstractContextManager[None]:
+        """Nothing: NumPy keeps denormal numbers."""
+        return nullcontext()
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> StoredArray:
         """A copy (K, C)."""

@@ -12,10 +12,37 @@ import numba
 from dlrmjit.errors import ThreadError
 
 
+_granted: frozenset[int] = frozenset()
+
+
+def granted_cpus() -> frozenset[int]:
+    """Numbers of the CPUs this process may run on, whatever the calling thread is pinned to."""
+    if _granted:
+        return _granted
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def remember_granted(cpus: frozenset[int]) -> None:
+    """Note what the process may run on, before its threads give up part of it."""
+    global _granted
+    _granted = cpus
+
+
+def run_anywhere() -> None:
+    """Let the calling thread run on every CPU of the process again.
+
+    A thread inherits its maker's CPUs; one that works beside pinned threads must not sit on
+    the CPU of one of them.
+    """
+    if _granted:
+        os.sched_setaffinity(0, _granted)
+
+
 def available_cpus() -> int:
     """CPUs this process may run on: its affinity mask, lowered by a cgroup quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_cpus()
+    cpus, quota = len(granted_cpus()), _cgroup_cpus()
     return max(1, min(cpus, quota)) if quota else cpus
 
 

@@ -74,7 +74,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert process.stderr is not None
         assert process.stdout.readline() == "Using CPU...\n"
         process.stdout.close()
-        assert process.stderr.read() == ""
+        notes = process.stderr.read().splitlines()  # of other programs on this machine
+        assert [line for line in notes if not line.startswith("dlrmjit: note: ")] == []
         assert process.wait(timeout=120) == 1
 
 

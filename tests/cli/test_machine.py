@@ -1,0 +1,49 @@
+"""What is said of the machine before a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numba
+import pytest
+from dlrmjit_kernels import threads
+
+from dlrmjit.cli.machine import crowding
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_more_threads_than_cpus_are_told_what_is_faster() -> None:
+    assert crowding(8, 2, 0.0) == (
+        "8 threads share 2 CPUs, and every operation waits for the slowest; --threads 2 is faster"
+    )
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    assert "other programs keep about 3.5 of 4 CPUs busy" in crowding(4, 4, 3.5)
+
+
+@pytest.mark.parametrize(("count", "cpus", "load"), [(2, 2, 0.0), (1, 2, 1.0), (4, 4, 2.9)])
+def test_an_idle_machine_is_not(count: int, cpus: int, load: float) -> None:
+    assert crowding(count, cpus, load) == ""
+
+
+def test_a_run_says_it_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e4, 0.0, 0.0))
+    code, out, err = run("--num-batches=1", "--mini-batch-size=2")
+    assert code == 0
+    assert err.count("dlrmjit: note: other programs keep about 10000.0 of") == 1
+    assert "other programs" not in out
+
+
+@pytest.mark.skipif(
+    threads.available_cpus() >= numba.config.NUMBA_NUM_THREADS, reason="the pool is too small"
+)
+def test_a_run_with_too_many_threads_says_so(run: Run) -> None:
+    before = threads.get_threads()
+    count = threads.available_cpus() + 1
+    code, _, err = run("--num-batches=1", f"--threads={count}")
+    threads.set_threads(before)
+    assert code == 0
+    assert f"{count} threads share {count - 1} CPUs" in err

@@ -24,7 +24,8 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 def use_threads(count: int | None) -> None:
     """Compute with ``count`` threads, by default with as many as this process has CPUs.
 
-    They are pinned where they fill those CPUs. Raises ThreadError when the pool, sized when Numba was imported, is smaller than ``count``.
+    They are pinned where they fill those CPUs. Raises ThreadError when the pool, sized when
+    Numba was imported, is smaller than ``count``.
     """
     set_threads(count or min(available_cpus(), numba.config.NUMBA_NUM_THREADS))
     pin_threads()

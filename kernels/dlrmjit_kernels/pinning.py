@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def _pin_all(setter: int, masks: NDArray[np.uint8]) -> None:
         call(setter, (0, masks.shape[1], masks[thread].ctypes.data))
 
 
-def cores_first(cpus: Sequence[int], root: Path = _CPUS) -> list[int]:
+def cores_first(cpus: Iterable[int], root: Path = _CPUS) -> list[int]:
     """``cpus``, one of each core before the second of any, in ascending order otherwise."""
     seen: dict[str, int] = {}
     turns = []

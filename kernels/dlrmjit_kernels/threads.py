@@ -11,7 +11,6 @@ import numba
 
 from dlrmjit.errors import ThreadError
 
-
 _granted: frozenset[int] = frozenset()
 
 

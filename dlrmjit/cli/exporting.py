@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = ArgumentParser(
         "export_embeddings",
-        "Write NAME.npy (rows, E) for each table, and with --vocabulary NAME.values.npy, the raw "
-        "value that each row stands for.",
+        "Write NAME.npy (rows, E) for each table, and with --vocabulary NAME.values.npy (or .csv, "
+        "for text), the raw value that each row stands for.",
     )
     parser.add_argument(
         "model", type=Path, help="a saved model: a directory, or the reference's .pt"
@@ -49,11 +50,25 @@ def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
         for s, name in enumerate(names):
             np.save(out / f"{name}.npy", model.tables.data.table(s))
             source = values[s]
-            if source is not None:
+            if source is not None and source.suffix == ".npz":
+                _write_texts(out / f"{name}.values.csv", source)
+            elif source is not None:
                 shutil.copyfile(source, out / f"{name}.values.npy")
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
     print(f"{out}: {len(rows)} tables, {sum(rows):,} rows of {width}")
+
+
+def _write_texts(path: Path, source: Path) -> None:
+    """Texts by row, as CSV."""
+    from dlrmjit.data.prepare.vocabularies import texts_of
+
+    with np.load(source) as kept:
+        texts = texts_of(kept["bytes"], kept["ends"])
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("row", "value"))
+        writer.writerows((row, text.decode()) for row, text in enumerate(texts))
 
 
 def _names(vocabulary: Path | None, rows: Sequence[int]) -> tuple[list[str], list[Path | None]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,10 @@ from numpy.typing import NDArray
 from dlrmjit.cli.arguments import ArgumentParser
 from dlrmjit.cli.exits import guarded
 from dlrmjit.cli.scoring import add_data_options, load_given, scores_of
+from dlrmjit.data.arrow import require_arrow
 from dlrmjit.errors import ConfigError, DataError
 
+_INSTEAD = "write .csv or .npy"
 Scores = NDArray[np.float32]
 
 
@@ -45,7 +46,7 @@ def _writer(path: Path) -> Callable[[Path, Scores], None]:
     if path.suffix not in writers:
         raise ConfigError(f"--out must end in .csv, .npy or .parquet, not {path.name!r}")
     if path.suffix == ".parquet":
-        _pyarrow()
+        require_arrow(_INSTEAD)
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--out: the folder {path.absolute().parent} does not exist; create it")
     return writers[path.suffix]
@@ -62,17 +63,6 @@ def _write_npy(path: Path, scores: Scores) -> None:
 
 
 def _write_parquet(path: Path, scores: Scores) -> None:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = require_arrow(_INSTEAD)
     rows = arrow.array(np.arange(len(scores)))
     parquet.write_table(arrow.table({"row": rows, "score": scores}), path)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigError(
-            "Parquet files need pyarrow: pip install 'dlrmjit[data]', or write .csv or .npy"
-        ) from None
-    return pyarrow, parquet

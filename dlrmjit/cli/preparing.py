@@ -12,13 +12,14 @@ from dlrmjit.cli.arguments import ArgumentParser
 from dlrmjit.cli.exits import guarded
 from dlrmjit.data.manifest import Manifest
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule, parse_size
+from dlrmjit.data.schema import read_schema
 from dlrmjit.errors import ConfigError
 
 _DESCRIPTION = (
-    "Turn raw Criteo text (tab-separated, plain or gzip, any number of files in order) into a "
-    "set to train from: python -m dlrmjit.train --data-generation=dataset "
-    "--processed-data-file=DIR. Works in bounded memory; after a kill, the same command with "
-    "--resume goes on where it stopped and gives the same bytes."
+    "Turn raw Criteo text (tab-separated, plain or gzip, any number of files in order), or CSV or "
+    "Parquet that a schema describes, into a set to train from: python -m dlrmjit.train "
+    "--data-generation=dataset --processed-data-file=DIR. Works in bounded memory; after a kill, "
+    "the same command with --resume goes on where it stopped and gives the same bytes."
 )
 _STEPS = {
     "parse": "1/4 parsing",
@@ -53,7 +54,8 @@ def build_parser() -> ArgumentParser:
     """All options of the command."""
     parser = ArgumentParser("prepare", _DESCRIPTION)
     add = parser.add_argument
-    add("inputs", nargs="*", type=Path, metavar="INPUT", help="text files, in their order in time")
+    add("inputs", nargs="*", type=Path, metavar="INPUT", help="files, in their order in time")
+    add("--schema", type=Path, metavar="FILE", help="what the columns of CSV or Parquet are")
     add("--out", type=Path, metavar="DIR", help="where the set goes")
     add("--resume", action="store_true", help="go on with the same command that was interrupted")
     add("--replace", action="store_true", help="replace a prepared set at --out when done")
@@ -160,6 +162,7 @@ def options_of(arguments: argparse.Namespace) -> PrepareOptions:
         memory=parse_size(arguments.memory),
         workers=arguments.workers or _cpus(),
         split=split,
+        schema=read_schema(arguments.schema) if arguments.schema else None,
         **{name: getattr(arguments, name) for name in names.split()},
     )
 

@@ -35,7 +35,7 @@ def add_data_options(parser: ArgumentParser) -> None:
         "model", type=Path, help="a saved model: a directory, or the reference's .pt"
     )
     parser.add_argument(
-        "data", type=Path, help="a prepared set, or Criteo text (then --vocabulary is needed)"
+        "data", type=Path, help="a prepared set, or text or Parquet (then --vocabulary is needed)"
     )
     add = parser.add_argument
     add("--split", choices=_SPLITS, default="test", help="which rows of a prepared set")

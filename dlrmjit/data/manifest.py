@@ -22,13 +22,15 @@ _HASH_BLOCK = 4 << 20
 class CategoricalColumn:
     """One table's column: rows of its table, and where its values by id are kept, if they are.
 
-    ``is_multi`` columns have any number of ids per sample, in files of their own.
+    ``is_multi`` columns have any number of ids per sample, in files of their own. With
+    ``shares_row`` row 0 stands for rare values, and for those that are met later.
     """
 
     name: str
     rows: int
     vocabulary: str = ""
     is_multi: bool = False
+    shares_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,16 @@ class Manifest:
     def check_contents(self, folder: Path) -> None:
         """Raise DataError for the first file whose SHA-256 is not the one noted; reads it all."""
         self.check_sizes(folder)
-        for name, facts in self.files.items():
-            if sha256_of(folder / name) != facts["sha256"]:
-                raise DataError(f"{folder / name} is damaged: its SHA-256 does not match")
+        for name in self.files:
+            self.check_file(folder, name)
+
+    def check_file(self, folder: Path, name: str) -> None:
+        """Raise DataError when the file ``name`` is not the one noted."""
+        if sha256_of(folder / name) != self.files[name]["sha256"]:
+            raise DataError(
+                f"{folder / name} is damaged, or of another set: its SHA-256 does not match "
+                f"{folder / NAME}"
+            )
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.manifest import NAME, Manifest
+from dlrmjit.data.prepare.vocabularies import texts_of
 from dlrmjit.data.table import MultiHot, Table
 from dlrmjit.errors import DataError
 
@@ -43,10 +44,36 @@ class PreparedSet:
             origin=str(self.folder / split),
         )
 
-    def vocabulary(self, column: int) -> NDArray[Any] | None:
-        """The values of a categorical column by id, where they were numbered."""
-        path = self.manifest.categorical[column].vocabulary
-        return np.load(self.folder / path) if path else None
+    def vocabulary(self, column: int) -> NDArray[np.uint32] | None:
+        """The words of a categorical column of Criteo's by id, where they were numbered.
+
+        Raises DataError when they are not those that the set was made with.
+        """
+        path = self._vocabulary_path(column)
+        return None if path is None else np.load(path)
+
+    def text_vocabulary(self, column: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """The bytes of a column's texts by id, and where each ends, where they were numbered.
+
+        Raises DataError when they are not those that the set was made with.
+        """
+        path = self._vocabulary_path(column)
+        if path is None:
+            return None
+        with np.load(path) as kept:
+            return kept["bytes"], kept["ends"]
+
+    def texts(self, column: int) -> list[bytes]:
+        """The texts of a column by id; none where they were hashed."""
+        kept = self.text_vocabulary(column)
+        return [] if kept is None else texts_of(*kept)
+
+    def _vocabulary_path(self, column: int) -> Path | None:
+        name = self.manifest.categorical[column].vocabulary
+        if not name:
+            return None
+        self.manifest.check_file(self.folder, name)
+        return self.folder / name
 
     def _multi(self, split: str, rows: int) -> list[tuple[int, MultiHot]]:
         found = []

@@ -63,6 +63,12 @@ class TextBlocks:
 
 def open_text(path: Path) -> BinaryIO:
     """Open a file for reading bytes, through gzip when it begins like gzip."""
+    if is_compressed(path):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return open(path, "rb")
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file begins like gzip."""
     with open(path, "rb") as file:
-        compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-    return gzip.open(path, "rb") if compressed else open(path, "rb")  # type: ignore[return-value]
+        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC

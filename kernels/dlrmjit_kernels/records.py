@@ -63,26 +63,48 @@ def record_keys(records: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
 def unpack_records(
     records: NDArray[np.int32],
     order: NDArray[np.int64],
+    first_id: Integer,
     labels: NDArray[np.uint8],
-    dense: NDArray[Any],
     ids: NDArray[Any],
+) -> None:
+    """Write label (N,) and ids (N, S), words ``first_id`` on, of record ``order[k]`` to row k."""
+    for k in range(order.size):
+        record = order[k]
+        labels[k] = records[record, KEY_WORDS]
+        for j in range(ids.shape[1]):
+            ids[k, j] = records[record, first_id + j]
+
+
+@jit
+def unpack_integers(
+    records: NDArray[np.int32],
+    order: NDArray[np.int64],
+    first: Integer,
+    dense: NDArray[Any],
     logarithms: NDArray[np.float32],
     take_logarithms: bool,
 ) -> None:
-    """Write record ``order[k]`` as row ``k``: ``labels`` (N,), ``dense`` (N, D), ``ids`` (N, S).
+    """Write words ``first``, ... of record ``order[k]`` as dense values (N, D) of row ``k``.
 
-    Negative dense values become 0. With ``take_logarithms`` x is written as log(x + 1).
+    Negative ones become 0. With ``take_logarithms`` x is written as log(x + 1).
     """
-    first_dense = KEY_WORDS + 1
-    first_id = first_dense + dense.shape[1]
     for k in range(order.size):
-        record = order[k]
-        labels[k] = records[record, 2]
         for i in range(dense.shape[1]):
-            x = max(records[record, first_dense + i], 0)
+            x = max(records[order[k], first + i], 0)
             dense[k, i] = _logarithm(x, logarithms) if take_logarithms else x
-        for j in range(ids.shape[1]):
-            ids[k, j] = records[record, first_id + j]
+
+
+@jit
+def unpack_floats(
+    records: NDArray[np.float32],
+    order: NDArray[np.int64],
+    first: Integer,
+    dense: NDArray[np.float32],
+) -> None:
+    """Write words ``first``, ... of record ``order[k]`` as dense values (N, D) of row ``k``."""
+    for k in range(order.size):
+        for i in range(dense.shape[1]):
+            dense[k, i] = records[order[k], first + i]
 
 
 @jit

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from dlrmjit.data import criteo
 from dlrmjit.data.manifest import NAME, Manifest
-from dlrmjit.data.prepare import arranging, numbering, parsing, run
+from dlrmjit.data.prepare import (
+    arranging,
+    chunks,
+    numbering,
+    pieces,
+    raw_columns,
+    run,
+    vocabularies,
+)
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule, parse_size
 from dlrmjit.data.prepare.run import prepare
 from dlrmjit.data.prepared import PreparedSet
@@ -76,9 +84,10 @@ def sorted_rows(rows: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "PIECE_BYTES", 40_000)
-    monkeypatch.setattr(arranging, "_CHUNK", 700)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 40_000)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 700)
     monkeypatch.setattr(numbering, "_SLICE", 333)
+    monkeypatch.setattr(raw_columns, "_SLICE", 333)
 
 
 @pytest.mark.parametrize("max_ind_range", [0, 50])
@@ -110,7 +119,7 @@ def test_result_depends_on_neither_memory_workers_nor_compression(
     prepare(options(text, tmp_path / "a"))
     packed = tmp_path / "train.txt"
     packed.write_bytes(gzip.compress(text.read_bytes()))
-    monkeypatch.setattr(arranging, "_BUCKET_COST", 1 << 20)  # as if rows were large: many buckets
+    monkeypatch.setattr(arranging, "_SORTING_BYTES", 1 << 20)  # as if rows were large: many buckets
     prepare(options(packed, tmp_path / "b", workers=1, memory=1 << 30))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
@@ -219,7 +228,7 @@ class StopNowError(Exception):
 def test_resuming_gives_the_same_bytes(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: int
 ) -> None:
-    monkeypatch.setattr(arranging, "_BUCKET_COST", 1 << 20)
+    monkeypatch.setattr(arranging, "_SORTING_BYTES", 1 << 20)
     asked = options(text, tmp_path / "set", checkpoint_seconds=0.0)
     prepare(replace(asked, out=tmp_path / "whole"))
     count = iter(range(10_000))
@@ -238,8 +247,8 @@ def test_resuming_gives_the_same_bytes(
 KILLED = """
 import sys
 from pathlib import Path
-from dlrmjit.data.prepare import arranging, parsing
-parsing.PIECE_BYTES, arranging._CHUNK, arranging._BUCKET_COST = 10_000, 100, 1 << 20
+from dlrmjit.data.prepare import arranging, chunks, pieces
+pieces.PIECE_BYTES, chunks.CHUNK_ROWS, arranging._SORTING_BYTES = 10_000, 100, 1 << 20
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.run import prepare
 def tell(step, *_):
@@ -416,7 +425,7 @@ def test_a_manifest_edited_by_hand_or_a_damaged_file(text: Path, tmp_path: Path)
 def test_vocabularies_beyond_the_memory(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(numbering, "_FIRST_SLOTS", 16)
+    monkeypatch.setattr(vocabularies, "_FIRST_SLOTS", 16)
     asked = options(text, tmp_path / "set")
     with monkeypatch.context() as patch:
         patch.setattr("dlrmjit.data.prepare.run._working_memory", lambda memory: 4_000)
@@ -426,7 +435,7 @@ def test_vocabularies_beyond_the_memory(
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=300), st.integers(1, 40))
 def test_numbers_follow_first_appearance(values: list[int], step: int) -> None:
-    vocabulary = numbering.Vocabulary(1 << 20)
+    vocabulary = vocabularies.Words(1 << 20)
     array, ids = np.array(values, np.uint32), np.empty(len(values), np.int32)
     for start in range(0, len(values), step):
         vocabulary.number(array[start : start + step], ids[start : start + step])

@@ -7,6 +7,8 @@ the caller was promised.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,12 @@ class FlatFile:
         self.dtype = np.dtype(dtype)
         self._header = header
         self._row_bytes = self.dtype.itemsize * width
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with writing(path):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def __len__(self) -> int:
+        """Rows that the file holds."""
+        return (os.fstat(self._file).st_size - self._header) // self._row_bytes
 
     def write_header(self, header: bytes) -> None:
         """Write what precedes the elements."""
@@ -38,12 +45,10 @@ class FlatFile:
             )
 
     def _write_at(self, at: int, left: memoryview) -> None:
-        while left:
-            try:
+        with writing(self.path):
+            while left:
                 written = os.pwrite(self._file, left, at)
-            except OSError as error:
-                raise write_error(self.path, error) from None
-            at, left = at + written, left[written:]
+                at, left = at + written, left[written:]
 
     def read(self, row: int, out: NDArray[Any]) -> None:
         """Fill C-contiguous ``out`` from ``row`` on; raises DataError when the file ends before."""
@@ -62,10 +67,8 @@ class FlatFile:
 
     def sync(self) -> None:
         """Return when the disk has it all."""
-        try:
+        with writing(self.path):
             os.fsync(self._file)
-        except OSError as error:
-            raise write_error(self.path, error) from None
 
     def close(self) -> None:
         """Release the file."""
@@ -76,6 +79,15 @@ class FlatFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what can go wrong while ``path`` is written into a DataError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from None
 
 
 def write_error(path: Path, error: OSError) -> DataError:

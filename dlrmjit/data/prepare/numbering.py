@@ -7,82 +7,52 @@ the order of their first appearance, as the reference numbers them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-from dlrmjit_kernels.vocabulary import (
-    count_ids,
-    find_or_add,
-    hash_values,
-    insert_known,
-    replace_ids,
-)
+from dlrmjit_kernels.vocabulary import count_ids, replace_ids
 from numpy.typing import NDArray
 
-from dlrmjit.data.criteo_text import HASHES
-from dlrmjit.data.prepare.columns import FlatFile, write_error
+from dlrmjit.data.prepare.columns import FlatFile
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.pipeline import ordered_map
-from dlrmjit.data.prepare.staging import CATEGORICAL_NAMES, Staging, slices
+from dlrmjit.data.prepare.raw_columns import RawColumn, open_raw
+from dlrmjit.data.prepare.staging import Staging, slices
+from dlrmjit.data.prepare.vocabularies import VocabularyFullError
+from dlrmjit.data.schema import CategoricalColumn
 from dlrmjit.errors import MemoryLimitError
 
 STAGE = "number"
 _SLICE = 1 << 19
-_FIRST_SLOTS = 1 << 12
-_LOAD = 0.6  # of an open-addressing table's slots, beyond which probes get long
 
 
-class VocabularyFullError(Exception):
-    """A vocabulary outgrew its share of the memory; never seen by a caller."""
+@dataclass(frozen=True)
+class Rule:
+    """How the values of one column become ids."""
 
-
-class Vocabulary:
-    """Values numbered by first appearance, in at most ``budget`` bytes."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self.count = 0
-        self._known = np.empty(int(_FIRST_SLOTS * _LOAD), np.uint32)
-        self._slots = np.zeros(_FIRST_SLOTS, np.uint64)
+    hash_rows: int
+    min_count: int
+    max_rows: int
 
     @property
-    def values(self) -> NDArray[np.uint32]:
-        """The values known, by id."""
-        return self._known[: self.count]
+    def prunes(self) -> bool:
+        """Whether rare values share row 0."""
+        return self.min_count > 1 or self.max_rows > 0
 
-    def number(self, values: NDArray[np.uint32], ids: NDArray[np.int32]) -> None:
-        """Write the ids of ``values``, adding new ones; raises VocabularyFullError."""
-        done = 0
-        while True:
-            limit = self._known.size
-            found, self.count = find_or_add(
-                values[done:], self._slots, self._known, self.count, limit, ids[done:]
-            )
-            done += found
-            if done == values.size:
-                return
-            self._grow()
 
-    def _grow(self) -> None:
-        """Double the table; the old one is dropped before the new one is filled."""
-        slots = 2 * self._slots.size
-        room = int(slots * _LOAD)
-        if 8 * slots + 4 * (room + self._known.size) > self._budget:
-            raise VocabularyFullError
-        self._slots = np.zeros(0, np.uint64)
-        known = np.empty(room, np.uint32)
-        known[: self.count] = self.values
-        self._known = known
-        self._slots = np.zeros(slots, np.uint64)
-        insert_known(self._known, self.count, self._slots)
+def rule_of(column: CategoricalColumn, options: PrepareOptions) -> Rule:
+    """What the schema says of the column; what the command says where the schema is silent."""
+    own = column.hash_rows, column.min_count, column.max_rows
+    if any(value is not None for value in own):
+        return Rule(own[0] or 0, own[1] or 1, own[2] or 0)
+    return Rule(options.hash_rows, options.min_count, options.max_rows)
 
 
 def number_columns(
     options: PrepareOptions,
     staging: Staging,
     journal: Journal,
-    rows: int,
     memory: int,
     progress: Callable[[int], None],
 ) -> list[int]:
@@ -92,9 +62,10 @@ def number_columns(
     column whose values do not fit into it even alone.
     """
     done = {int(c): int(n) for c, n in journal.stage(STAGE).items()}
+    tables = len(staging.layout.categorical)
 
     def work(budget: int) -> Callable[[int], int | None]:
-        return lambda column: _try_column(column, options, staging, rows, budget)
+        return lambda column: _try_column(column, options, staging, budget)
 
     def run(columns: list[int], workers: int) -> list[int]:
         too_big = []
@@ -105,104 +76,71 @@ def number_columns(
                 continue
             done[column] = table_rows
             journal.note(STAGE, {str(c): n for c, n in done.items()}, now=True)
-            staging.raw(column).path.unlink(missing_ok=True)
+            staging.drop_raw(column)
             progress(len(done))
         return too_big
 
-    left = run([c for c in range(HASHES) if c not in done], options.workers)
+    left = run([c for c in range(tables) if c not in done], options.workers)
     left = run(left, 1)
     if left:
-        raise _too_large(left[0], memory)
-    return [done[c] for c in range(HASHES)]
+        raise _too_large(staging.layout.categorical[left[0]], memory)
+    return [done[c] for c in range(tables)]
 
 
-def _too_large(column: int, memory: int) -> MemoryLimitError:
+def _too_large(column: CategoricalColumn, memory: int) -> MemoryLimitError:
     return MemoryLimitError(
-        f"the distinct values of column {CATEGORICAL_NAMES[column]} do not fit into the "
+        f"the distinct values of column {column.name} do not fit into the "
         f"{memory >> 20} MiB that --memory leaves for them; give more memory, bound them with "
         "--max-ind-range, or hash them with --hash-rows"
     )
 
 
-def _try_column(
-    column: int, options: PrepareOptions, staging: Staging, rows: int, budget: int
-) -> int | None:
+def _try_column(column: int, options: PrepareOptions, staging: Staging, budget: int) -> int | None:
     """Number one column; the rows of its table, or None when ``budget`` does not hold it."""
+    rule = rule_of(staging.layout.categorical[column], options)
     try:
-        if options.hash_rows:
-            _hash_column(column, options, staging, rows)
-            return options.hash_rows
-        vocabulary = Vocabulary(budget)
-        with staging.raw(column) as raw, staging.ids(column) as ids:
-            _number(raw, ids, rows, options.max_ind_range, vocabulary)
-            values = _pruned(ids, rows, vocabulary.values, options)
-        save_vocabulary(vocabulary_path(staging.folder, column), values)
-        return len(values)
+        with open_raw(staging, column, options.max_ind_range) as raw, staging.ids(column) as ids:
+            if rule.hash_rows:
+                raw.hash(rule.hash_rows, ids)
+                return rule.hash_rows
+            return _numbered(raw, ids, rule, budget, staging, column)
     except VocabularyFullError:
         return None
 
 
-def _number(
-    raw: FlatFile, ids: FlatFile, rows: int, max_ind_range: int, vocabulary: Vocabulary
-) -> None:
-    values, numbers = np.empty(_SLICE, np.uint32), np.empty(_SLICE, np.int32)
-    for start, end in slices(rows, _SLICE):
-        part = values[: end - start]
-        raw.read(start, part)
-        if max_ind_range:
-            part %= np.uint32(max_ind_range)
-        vocabulary.number(part, numbers[: end - start])
-        ids.write(start, numbers[: end - start])
+def _numbered(
+    raw: RawColumn, ids: FlatFile, rule: Rule, budget: int, staging: Staging, column: int
+) -> int:
+    vocabulary = raw.number(budget, ids)
+    kept = _prune(ids, len(raw), vocabulary.count, rule) if rule.prunes else None
+    vocabulary.save(staging.vocabulary(column), kept)
+    if kept is not None:
+        return 1 + len(kept)
+    return max(vocabulary.count, 1)  # a column of bags that are all empty still has a table
 
 
-def _pruned(
-    ids: FlatFile, rows: int, values: NDArray[np.uint32], options: PrepareOptions
-) -> NDArray[np.uint32]:
-    """Let rare values share id 0 where that was asked for; the values by id, then."""
-    if options.min_count <= 1 and not options.max_rows:
-        return values
-    counts = np.zeros(len(values), np.int64)
+def _prune(ids: FlatFile, values: int, count: int, rule: Rule) -> NDArray[np.intp]:
+    """Let rare values share id 0; the old ids of the others."""
+    counts = np.zeros(count, np.int64)
     part = np.empty(_SLICE, np.int32)
-    for start, end in slices(rows, _SLICE):
+    for start, end in slices(values, _SLICE):
         ids.read(start, part[: end - start])
         count_ids(part[: end - start], counts)
-    kept = _kept(counts, options)
-    table = np.zeros(len(values), np.int32)
+    kept = _kept(counts, rule)
+    table = np.zeros(count, np.int32)
     table[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    for start, end in slices(rows, _SLICE):
+    for start, end in slices(values, _SLICE):
         ids.read(start, part[: end - start])
         replace_ids(part[: end - start], table)
         ids.write(start, part[: end - start])
-    return np.concatenate([np.zeros(1, np.uint32), values[kept]])
-
-
-def _kept(counts: NDArray[np.int64], options: PrepareOptions) -> NDArray[np.intp]:
-    """Ids that keep a row of their own, in order of first appearance."""
-    kept = np.flatnonzero(counts >= options.min_count)
-    room = options.max_rows - 1
-    if options.max_rows and len(kept) > room:
-        most = np.argsort(-counts[kept], kind="stable")[:room]
-        kept = np.sort(kept[most])
     return kept
 
 
-def _hash_column(column: int, options: PrepareOptions, staging: Staging, rows: int) -> None:
-    values, numbers = np.empty(_SLICE, np.uint32), np.empty(_SLICE, np.int32)
-    with staging.raw(column) as raw, staging.ids(column) as ids:
-        for start, end in slices(rows, _SLICE):
-            raw.read(start, values[: end - start])
-            hash_values(values[: end - start], options.hash_rows, numbers[: end - start])
-            ids.write(start, numbers[: end - start])
-
-
-def vocabulary_path(folder: Path, column: int) -> Path:
-    """Where a column's values are kept, by id."""
-    return folder / f"{CATEGORICAL_NAMES[column]}.npy"
-
-
-def save_vocabulary(path: Path, values: NDArray[np.uint32]) -> None:
-    """Write values by id as a ``.npy`` file of uint32."""
-    try:
-        np.save(path, values)
-    except OSError as error:
-        raise write_error(path, error) from None
+def _kept(counts: NDArray[np.int64], rule: Rule) -> NDArray[np.intp]:
+    """Ids that keep a row of their own, in order of first appearance."""
+    kept = np.flatnonzero(counts >= rule.min_count)
+    room = rule.max_rows - 1
+    if rule.max_rows and len(kept) > room:
+        most = np.argsort(-counts[kept], kind="stable")[:room]
+        kept = np.sort(kept[most])
+    return kept

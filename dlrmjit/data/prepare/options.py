@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dlrmjit.data.schema import Schema
 from dlrmjit.data.validate import check_fraction
 from dlrmjit.errors import ConfigError
 
@@ -49,7 +51,8 @@ class SplitRule:
 class PrepareOptions:
     """What to read, what to make of it, and with what means.
 
-    ``memory`` bounds the resident bytes of the process. ``max_ind_range`` > 0 takes raw values
+    ``memory`` bounds the resident bytes of the process. Inputs are Criteo's text, or what
+    ``schema`` describes. ``max_ind_range`` > 0 takes raw values
     modulo it before they are numbered; ``hash_rows`` > 0 hashes them to that many ids instead
     of numbering them. Values rarer than ``min_count`` share id 0, and so do all but the
     ``max_rows - 1`` most frequent where that is > 0. A row without a click is dropped with
@@ -61,6 +64,7 @@ class PrepareOptions:
     out: Path
     memory: int = 2 << 30
     workers: int = 1
+    schema: Schema | None = None
     shuffle: Literal["total", "none"] = "total"
     seed: int = 123
     max_ind_range: int = 0
@@ -87,6 +91,11 @@ class PrepareOptions:
         check_fraction(self.sub_sample_rate, "the sub-sample rate")
         if self.hash_rows and (self.min_count > 1 or self.max_rows):
             raise ConfigError("hashed values are not counted: drop --min-count and --max-rows")
+        if self.schema is not None and (self.max_ind_range or self.sub_sample_rate):
+            raise ConfigError(
+                "--max-ind-range and --sub-sample-rate are for Criteo text; for data with a schema "
+                "bound tables with --max-rows or --hash-rows"
+            )
 
     def determining(self) -> dict[str, Any]:
         """The options that the output depends on, JSON-ready; memory and workers do not count."""
@@ -94,9 +103,11 @@ class PrepareOptions:
             "shuffle seed max_ind_range hash_rows min_count max_rows sub_sample_rate dense "
             "indices on_error"
         )
-        return {name: getattr(self, name) for name in names.split()} | {
-            "split": vars(self.split).copy()
-        }
+        found = {name: getattr(self, name) for name in names.split()}
+        found["split"] = vars(self.split).copy()
+        if self.schema is not None:
+            found["schema"] = json.loads(json.dumps(self.schema.to_dict()))  # tuples as read back
+        return found
 
 
 def parse_size(text: str) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import queue
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,18 +15,21 @@ import numpy as np
 from dlrmjit_kernels.criteo_lines import PADDING
 from numpy.typing import NDArray
 
-from dlrmjit.data.text_blocks import open_text
+from dlrmjit.data.text_blocks import is_compressed, open_text
 from dlrmjit.errors import DataError
 
+PIECE_BYTES = 8 << 20
+"""Text held in one piece; no line may be longer."""
 _END = 10
 
 
 @dataclass
 class Buffer:
-    """Room for one piece of text."""
+    """Room for one piece of text, and how much of it is filled."""
 
     raw: bytearray
     text: NDArray[np.uint8]
+    filled: int = 0
 
     @classmethod
     def of(cls, size: int) -> Buffer:
@@ -33,10 +37,27 @@ class Buffer:
         raw = bytearray(size + PADDING)
         return cls(raw, np.frombuffer(raw, np.uint8))
 
+    def fill(self, source: BinaryIO, rest: bytes, size: int) -> None:
+        """Hold ``rest`` and what follows it in ``source``, up to ``size`` bytes."""
+        self.raw[: len(rest)] = rest
+        self.filled = len(rest)
+        with memoryview(self.raw) as view:
+            while self.filled < size:
+                got: int = source.readinto(view[self.filled : size])  # type: ignore[attr-defined]
+                if not got:
+                    break
+                self.filled += got
+
+    def close_last_line(self) -> None:
+        """End the file's last line, which may lack its end; there is room in the padding."""
+        if self.filled and self.raw[self.filled - 1] != _END:
+            self.raw[self.filled] = _END
+            self.filled += 1
+
 
 @dataclass(frozen=True)
 class Piece:
-    """Lines ``text[:end]`` of input ``file``; the next piece starts at byte ``after`` of it.
+    """Lines ``text[:end]`` of input ``file``, whose bytes ``start`` to ``after`` they are.
 
     ``end`` = 0 stands for one line that does not fit into a buffer and was passed over.
     """
@@ -44,77 +65,86 @@ class Piece:
     file: int
     buffer: Buffer
     end: int
+    start: int
     after: int
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether this stands for a line that does not fit."""
+        return self.end == 0
 
 
 class PieceReader:
     """Yields the pieces of many files from a position on; pieces are given back when parsed."""
 
-    def __init__(self, paths: tuple[Path, ...], size: int, buffers: int) -> None:
-        self._paths, self._size = paths, size
+    def __init__(self, paths: tuple[Path, ...], buffers: int) -> None:
+        self._paths, self._size = paths, PIECE_BYTES
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         for _ in range(buffers):
-            self._free.put(Buffer.of(size))
+            self._free.put(Buffer.of(self._size))
+
+    def sizes(self) -> list[int] | None:
+        """Bytes of every file, unless one is compressed, whose size says nothing."""
+        if any(is_compressed(path) for path in self._paths):
+            return None
+        return [path.stat().st_size for path in self._paths]
 
     def give_back(self, piece: Piece) -> None:
         """Let the piece's buffer be filled again."""
         self._free.put(piece.buffer)
 
-    def pieces(self, file: int = 0, offset: int = 0) -> Iterator[Piece]:
-        """All pieces from byte ``offset`` (decompressed) of input ``file`` on."""
-        for number in range(file, len(self._paths)):
-            try:
-                yield from self._pieces_of(number, offset if number == file else 0)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise _damaged(self._paths[number], error) from None
-            except OSError as error:
-                raise DataError(
-                    f"{self._paths[number]} cannot be read: {error.strerror or error}"
-                ) from None
+    def pieces(self, file: int, offset: int, lines: int) -> Iterator[Piece]:
+        """All pieces from byte ``offset`` (decompressed) of input ``file`` on.
 
-    def _pieces_of(self, file: int, offset: int) -> Iterator[Piece]:
-        """Fill buffers; what follows the last line end of one begins the next."""
-        with open_text(self._paths[file]) as source:
-            source.seek(offset)
+        ``lines`` precede it in that file. Raises DataError for what cannot be read, naming the
+        line after which it is damaged.
+        """
+        for number in range(file, len(self._paths)):
+            walk = _Walk(number, offset, lines) if number == file else _Walk(number)
+            path = self._paths[number]
+            with reading(path, lambda: walk.lines):  # noqa: B023 - used up within this turn
+                yield from self._pieces_of(path, walk)
+
+    def _pieces_of(self, path: Path, walk: _Walk) -> Iterator[Piece]:
+        counts = is_compressed(path)
+        with open_text(path) as source:
+            source.seek(walk.offset)
             rest, is_last = b"", False
             while not is_last:
                 buffer = self._free.get()
-                filled = _fill(source, buffer, rest, self._size)
-                is_last = filled < self._size
-                if is_last and filled:
-                    filled = _close_last_line(buffer, filled)
-                end = buffer.raw.rfind(b"\n", 0, filled) + 1
-                if filled and not end:
+                try:
+                    buffer.fill(source, rest, self._size)
+                except EOFError:
+                    walk.lines += buffer.raw.count(b"\n", 0, buffer.filled)
+                    raise
+                is_last = buffer.filled < self._size
+                if is_last:
+                    buffer.close_last_line()
+                end = buffer.raw.rfind(b"\n", 0, buffer.filled) + 1
+                walk.lines += buffer.raw.count(b"\n", 0, end) if counts else 0
+                if end:
+                    rest = bytes(buffer.raw[end : buffer.filled])
+                    yield walk.step(buffer, end, end)
+                elif buffer.filled:
                     rest, passed = _pass_line(source, self._size)
-                    offset += filled + passed
-                    yield Piece(file, buffer, 0, offset)
-                elif end:
-                    rest = bytes(buffer.raw[end:filled])
-                    offset += end
-                    yield Piece(file, buffer, end, offset)
+                    walk.lines += 1
+                    yield walk.step(buffer, 0, buffer.filled + passed)
                 else:
                     self._free.put(buffer)
 
 
-def _fill(source: BinaryIO, buffer: Buffer, rest: bytes, size: int) -> int:
-    """Put ``rest`` and what follows it into ``buffer``; the bytes there are."""
-    buffer.raw[: len(rest)] = rest
-    filled = len(rest)
-    with memoryview(buffer.raw) as view:
-        while filled < size:
-            got: int = source.readinto(view[filled:size])  # type: ignore[attr-defined]
-            if not got:
-                break
-            filled += got
-    return filled
+@dataclass
+class _Walk:
+    """Where reading stands in one file."""
 
+    file: int
+    offset: int = 0
+    lines: int = 0
 
-def _close_last_line(buffer: Buffer, filled: int) -> int:
-    """End the file's last line, which may lack its end; there is room in the padding."""
-    if buffer.raw[filled - 1] == _END:
-        return filled
-    buffer.raw[filled] = _END
-    return filled + 1
+    def step(self, buffer: Buffer, end: int, size: int) -> Piece:
+        """The piece that takes the next ``size`` bytes of the file."""
+        start, self.offset = self.offset, self.offset + size
+        return Piece(self.file, buffer, end, start, self.offset)
 
 
 def _pass_line(source: BinaryIO, size: int) -> tuple[bytes, int]:
@@ -128,10 +158,34 @@ def _pass_line(source: BinaryIO, size: int) -> tuple[bytes, int]:
     return b"", passed
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    if isinstance(error, EOFError):
-        return DataError(
-            f"{path} ends in the middle of its compressed data; it was cut off, copy or download "
-            "it again"
-        )
-    return DataError(f"{path}: damaged compressed data ({error}); copy or download it again")
+def line_limit() -> int:
+    """Bytes that a line may have."""
+    return PIECE_BYTES
+
+
+def too_long(path: str) -> Callable[[int], str]:
+    """Tells of a line that does not fit, given its number."""
+    limit = f"{PIECE_BYTES >> 20} MiB" if PIECE_BYTES >> 20 else f"{PIECE_BYTES} bytes"
+    return lambda line: f"{path}, line {line}: longer than {limit}"
+
+
+@contextmanager
+def reading(path: Path, lines: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Turn what can go wrong while ``path`` is read into a DataError that names it.
+
+    ``lines`` tells how many were read whole.
+    """
+    try:
+        yield
+    except EOFError:
+        raise DataError(
+            f"{path} ends in the middle of its compressed data, after line {lines()}; it was cut "
+            "off, copy or download it again"
+        ) from None
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: damaged compressed data after line {lines()} ({error}); copy or download it "
+            "again"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None

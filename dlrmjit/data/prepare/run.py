@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,19 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.data.criteo_text import HASHES, INTEGERS
 from dlrmjit.data.manifest import NAME, CategoricalColumn, Manifest, file_facts
 from dlrmjit.data.prepare.arranging import Arranger
+from dlrmjit.data.prepare.columns import write_error
 from dlrmjit.data.prepare.inputs import check_inputs, describe_inputs
 from dlrmjit.data.prepare.journal import Journal
-from dlrmjit.data.prepare.numbering import number_columns, vocabulary_path
+from dlrmjit.data.prepare.layout import layout_of
+from dlrmjit.data.prepare.measuring import Measures
+from dlrmjit.data.prepare.numbering import number_columns, rule_of
 from dlrmjit.data.prepare.options import PrepareOptions
-from dlrmjit.data.prepare.output import SplitFiles, SplitShape
+from dlrmjit.data.prepare.output import SplitFiles
 from dlrmjit.data.prepare.parsing import ParseState, parse_inputs
 from dlrmjit.data.prepare.pipeline import ordered_map
 from dlrmjit.data.prepare.place import Place
-from dlrmjit.data.prepare.splitting import SPLITS, Splitter
-from dlrmjit.data.prepare.staging import CATEGORICAL_NAMES, DENSE_NAMES, Staging
+from dlrmjit.data.prepare.splitting import Splitter
+from dlrmjit.data.prepare.staging import Staging
 
 Report = Callable[[str, int, int, int], None]
 """Told of progress: the step's name, what is done, what there is (0: unknown), rows so far."""
@@ -46,7 +49,10 @@ def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
     plan = {"inputs": describe_inputs(options.inputs), "options": options.determining()}
     with Place(options.out, replace=options.replace) as place:
         journal = place.begin(plan, options.checkpoint_seconds, resume=options.resume)
-        return _Preparation(options, place, journal, report or _silent).run()
+        try:
+            return _Preparation(options, place, journal, report or _silent).run()
+        except OSError as error:  # whichever work file it was that found no room
+            raise write_error(Path(error.filename or place.work), error) from None
 
 
 def _affordable(options: PrepareOptions) -> PrepareOptions:
@@ -83,91 +89,96 @@ class _Preparation:
         self, options: PrepareOptions, place: Place, journal: Journal, report: Report
     ) -> None:
         self._options, self._place, self._journal, self._report = options, place, journal, report
-        self._staging = Staging(place.work)
+        self._layout = layout_of(options.schema)
+        self._staging = Staging(place.work, self._layout)
         self._memory = _working_memory(options.memory)
 
     def run(self) -> Manifest:
-        parsed = parse_inputs(self._options, self._staging, self._journal, self._tell_parsed())
+        parsed = parse_inputs(
+            self._options,
+            self._staging,
+            self._journal,
+            lambda done, total, rows: self._report("parse", done, total, rows),
+        )
+        tables = len(self._layout.categorical)
         table_rows = number_columns(
             self._options,
             self._staging,
             self._journal,
-            parsed.rows,
             self._memory,
-            lambda done: self._report("number", done, HASHES, parsed.rows),
+            lambda done: self._report("number", done, tables, parsed.rows),
         )
-        counts = self._arrange(parsed.file_rows)
-        manifest = self._describe(parsed, table_rows, counts)
+        splitter = Splitter(self._options, parsed.file_rows)
+        measures = Measures(self._options, self._staging, self._journal, splitter)
+        self._arrange(splitter, measures)
+        manifest = self._describe(parsed, table_rows, measures)
         self._place.publish(manifest)
         return manifest
 
-    def _tell_parsed(self) -> Callable[[int, int, int], None]:
-        """Progress of parsing in bytes of plain files; compressed sizes say nothing."""
-        sizes = [path.stat().st_size for path in self._options.inputs]
-        plain = not any(path.suffix == ".gz" for path in self._options.inputs)
+    @property
+    def _dense_type(self) -> str:
+        """Type of dense values in the set; those of a schema are transformed already."""
+        return "float32" if self._layout.is_own else self._options.dense
 
-        def tell(file: int, offset: int, rows: int) -> None:
-            self._report("parse", sum(sizes[:file]) + offset, sum(sizes) if plain else 0, rows)
-
-        return tell
-
-    def _arrange(self, file_rows: list[int]) -> list[int]:
-        splitter = Splitter(self._options, file_rows)
-        counts = splitter.counts()
+    def _arrange(self, splitter: Splitter, measures: Measures) -> None:
+        options, shapes, fresh = self._options, measures.shapes(), self._place.fresh
         with ExitStack() as stack:
             outputs = {
-                name: stack.enter_context(self._split_files(name, rows))
-                for name, rows in zip(SPLITS, counts, strict=True)
-                if rows
+                name: stack.enter_context(
+                    SplitFiles(fresh / name, shape, self._dense_type, options.indices)
+                )
+                for name, shape in shapes.items()
             }
-            self._fill(splitter, counts, outputs)
+            arranger = Arranger(
+                options, self._staging, self._journal, shapes, outputs, self._memory
+            )
+            rows, train = sum(shape.rows for shape in shapes.values()), shapes["train"].rows
+            arranger.deal(
+                splitter, measures.moments, lambda done: self._report("deal", done, rows, done)
+            )
+            arranger.sort(lambda done: self._report("sort", done, train, done))
             for output in outputs.values():
                 output.sync()
-        return counts
 
-    def _split_files(self, name: str, rows: int) -> SplitFiles:
-        options = self._options
-        shape = SplitShape(rows, INTEGERS, HASHES)
-        return SplitFiles(self._place.fresh / name, shape, options.dense, options.indices)
-
-    def _fill(self, splitter: Splitter, counts: list[int], outputs: dict[str, SplitFiles]) -> None:
-        arranger = Arranger(
-            self._options, self._staging, self._journal, splitter, counts, outputs, self._memory
-        )
-        total = sum(counts)
-        arranger.deal(lambda done: self._report("deal", done, total, done))
-        arranger.sort(lambda done: self._report("sort", done, counts[0], done))
-
-    def _describe(self, parsed: ParseState, table_rows: list[int], counts: list[int]) -> Manifest:
+    def _describe(self, parsed: ParseState, table_rows: list[int], measures: Measures) -> Manifest:
         vocabularies = self._keep_vocabularies()
         self._report("check", 0, 0, parsed.rows)
         fresh = self._place.fresh
-        paths = sorted(path for path in fresh.rglob("*.npy"))
+        paths = sorted(path for path in fresh.rglob("*.np[yz]"))
         facts = ordered_map(file_facts, paths, self._options.workers)
         names = [path.relative_to(fresh).as_posix() for path in paths]
+        origin = self._origin(parsed)
+        if self._layout.is_own:
+            origin["moments"] = measures.moments
         return Manifest(
-            dense=DENSE_NAMES,
-            transform="log1p" if self._options.dense == "int32" else "none",
+            dense=self._layout.dense,
+            transform="log1p" if self._dense_type == "int32" else "none",
             categorical=tuple(
-                CategoricalColumn(CATEGORICAL_NAMES[j], table_rows[j], vocabularies.get(j, ""))
-                for j in range(HASHES)
+                CategoricalColumn(
+                    column.name,
+                    table_rows[j],
+                    vocabularies.get(j, ""),
+                    is_multi=column.is_multi,
+                    shares_row=rule_of(column, self._options).prunes,
+                )
+                for j, column in enumerate(self._layout.categorical)
             ),
-            splits={name: n for name, n in zip(SPLITS, counts, strict=True) if n},
+            splits={name: shape.rows for name, shape in measures.shapes().items()},
             files=dict(zip(names, facts, strict=True)),
-            origin=self._origin(parsed),
+            origin=origin,
         )
 
     def _keep_vocabularies(self) -> dict[int, str]:
         """Copy the values by id into the set; their paths by column."""
-        if self._options.hash_rows:
-            return {}
         folder = self._place.fresh / "vocabulary"
-        folder.mkdir(exist_ok=True)
         kept = {}
-        for j in range(HASHES):
-            name = f"{CATEGORICAL_NAMES[j]}.npy"
-            shutil.copyfile(vocabulary_path(self._staging.folder, j), folder / name)
-            kept[j] = f"vocabulary/{name}"
+        names = _file_names([column.name for column in self._layout.categorical])
+        for j, name in enumerate(names):
+            source = self._staging.vocabulary(j)
+            if source.exists():  # not that of a hashed column
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(source, folder / f"{name}{source.suffix}")
+                kept[j] = f"vocabulary/{name}{source.suffix}"
         return kept
 
     def _origin(self, parsed: ParseState) -> dict[str, Any]:
@@ -176,9 +187,16 @@ class _Preparation:
             for path, rows in zip(map(Path, self._options.inputs), parsed.file_rows, strict=True)
         ]
         return {
-            "kind": "criteo",
+            "kind": "own" if self._layout.is_own else "criteo",
             "inputs": inputs,
             "skipped_lines": parsed.skipped,
             "first_skipped": parsed.first_skipped,
             "options": self._options.determining(),
         }
+
+
+def _file_names(names: list[str]) -> list[str]:
+    """The names themselves, or numbers where one of them is no name for a file."""
+    if all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names):
+        return names
+    return [str(j) for j in range(len(names))]

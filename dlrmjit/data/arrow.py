@@ -1,0 +1,19 @@
+"""pyarrow, where it is installed: it alone reads and writes Parquet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlrmjit.errors import ConfigError
+
+
+def require_arrow(instead: str) -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet; ConfigError with ``instead`` without them."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError(
+            f"Parquet files need pyarrow: pip install 'dlrmjit[data]', or {instead}"
+        ) from None
+    return pyarrow, parquet

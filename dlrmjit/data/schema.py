@@ -1,0 +1,199 @@
+"""What the columns of one's own data mean: a label, numbers, categories of one value or many.
+
+A schema is written by hand as TOML or JSON, checked once, and kept in the manifest of the set
+that is made with it, so that later data are read the same way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dlrmjit.errors import ConfigError
+
+TRANSFORMS = ("none", "log1p", "standardise")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DenseColumn:
+    """A column of numbers.
+
+    ``transform``: ``none``; ``log1p``, log(max(x, 0) + 1); ``standardise``, (x - mean) / deviation
+    over the rows to train on. A missing value counts as ``missing``, or becomes 0 after the
+    transform where that is None.
+    """
+
+    name: str
+    transform: str = "none"
+    missing: float | None = None
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A column of categories: one value a row, or with ``separator`` or ``multi`` any number.
+
+    ``separator`` cuts text into values; ``multi`` alone is for Parquet's lists. ``hash_rows``,
+    ``min_count`` and ``max_rows`` are for this column alone; None leaves them to the command.
+    """
+
+    name: str
+    separator: str = ""
+    multi: bool = False
+    hash_rows: int | None = None
+    min_count: int | None = None
+    max_rows: int | None = None
+
+    @property
+    def is_multi(self) -> bool:
+        """Whether rows have any number of values."""
+        return self.multi or self.separator != ""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Which columns to read, and how the text is written.
+
+    ``threshold`` turns a number into a label: above it is a click. Without it labels are 0 or 1.
+    ``columns`` names those of text that has no header line.
+    """
+
+    label: str
+    dense: tuple[DenseColumn, ...] = ()
+    categorical: tuple[CategoricalColumn, ...] = ()
+    threshold: float | None = None
+    delimiter: str = ","
+    columns: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that is read: label, dense, categorical."""
+        return (self.label, *(c.name for c in self.dense), *(c.name for c in self.categorical))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; :meth:`from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], origin: str = "the schema") -> Schema:
+        """The schema that ``content`` describes; columns may be plain names.
+
+        Raises ConfigError for what is unknown, missing, of a wrong type or contradictory.
+        """
+        values = dict(content)
+        for key, kind in (("dense", DenseColumn), ("categorical", CategoricalColumn)):
+            values[key] = tuple(
+                _of(kind, {"name": one} if isinstance(one, str) else one, f"{origin}: {key}")
+                for one in _list(values.get(key, ()), f"{origin}: {key}")
+            )
+        values["columns"] = tuple(_list(values.get("columns", ()), f"{origin}: columns"))
+        schema = _of(cls, values, origin)
+        _check(schema, origin)
+        return schema
+
+
+def read_schema(path: Path) -> Schema:
+    """The schema in a ``.toml`` or ``.json`` file; raises ConfigError naming the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the schema {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the schema {path} is not UTF-8 text") from None
+    content = _parse(text, path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"the schema {path} must be a table of keys, such as label = 'click'")
+    return Schema.from_dict(content, f"the schema {path}")
+
+
+def _parse(text: str, path: Path) -> Any:
+    try:
+        if path.suffix == ".json":
+            return json.loads(text)
+        if path.suffix != ".toml":
+            raise ConfigError(f"the schema {path} must be a .toml or .json file")
+        return _toml().loads(text)
+    except ImportError:
+        raise ConfigError(f"the schema {path}: TOML needs Python 3.11; write it as JSON") from None
+    except ValueError as error:  # of either parser
+        raise ConfigError(f"the schema {path} is not valid: {error}") from None
+
+
+def _toml() -> Any:
+    return importlib.import_module("tomllib")
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where} must be a list, not {value!r}")
+    return list(value)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bool": (bool,),
+    "int | None": (int, type(None)),
+    "float | None": (float, int, type(None)),
+}
+
+
+def _of(kind: type[T], content: Any, where: str) -> T:
+    """An instance of a dataclass, its keys and plain types checked."""
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where}: {content!r} is neither a name nor a table of keys")
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    for key, value in content.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(known)}")
+        allowed = _TYPES.get(str(known[key].type))
+        if allowed and (
+            not isinstance(value, allowed) or isinstance(value, bool) != (bool in allowed)
+        ):
+            raise ConfigError(f"{where}: {key} must not be {value!r}")
+    try:
+        return kind(**content)
+    except TypeError:
+        first = next(name for name in known if name not in content)
+        raise ConfigError(f"{where}: {first} is missing") from None
+
+
+def _check(schema: Schema, where: str) -> None:
+    if not schema.categorical:
+        raise ConfigError(f"{where}: at least one categorical column is needed")
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise ConfigError(f"{where}: column {name!r} is named twice")
+        if schema.columns and name not in schema.columns:
+            raise ConfigError(f"{where}: column {name!r} is not among columns")
+    for dense in schema.dense:
+        if dense.transform not in TRANSFORMS:
+            raise ConfigError(
+                f"{where}: column {dense.name!r}: transform must be one of "
+                f"{', '.join(TRANSFORMS)}, not {dense.transform!r}"
+            )
+    for column in schema.categorical:
+        _check_categorical(column, f"{where}: column {column.name!r}")
+    for what, text in (("delimiter", schema.delimiter), *_separators(schema)):
+        if len(text.encode()) != 1 or text in '"\r\n':
+            raise ConfigError(f"{where}: {what} must be one plain character, not {text!r}")
+        if what != "delimiter" and text == schema.delimiter:
+            raise ConfigError(f"{where}: {what} must not be the delimiter")
+
+
+def _check_categorical(column: CategoricalColumn, where: str) -> None:
+    for key, least in (("hash_rows", 0), ("min_count", 1), ("max_rows", 0)):
+        value = getattr(column, key)
+        if value is not None and value < least:
+            raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
+    if column.hash_rows and ((column.min_count or 1) > 1 or column.max_rows):
+        raise ConfigError(f"{where}: hashed values are not counted: drop min_count and max_rows")
+
+
+def _separators(schema: Schema) -> list[tuple[str, str]]:
+    return [
+        (f"separator of column {c.name!r}", c.separator) for c in schema.categorical if c.separator
+    ]

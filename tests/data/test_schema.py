@@ -1,0 +1,95 @@
+"""Schemas: what is written by hand is understood, or refused with its file, column and key."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlrmjit.data import schema as module
+from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema, read_schema
+from dlrmjit.errors import ConfigError
+
+TEXT = """
+label = "rating"
+threshold = 3.5
+dense = ["age", { name = "price", transform = "log1p", missing = 2 }]
+categorical = ["user", { name = "genres", separator = "|", min_count = 2 }]
+"""
+MEANT = Schema(
+    "rating",
+    (DenseColumn("age"), DenseColumn("price", "log1p", 2)),
+    (CategoricalColumn("user"), CategoricalColumn("genres", "|", min_count=2)),
+    threshold=3.5,
+)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="TOML is read from Python 3.11 on")
+def test_toml(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(TEXT)
+    assert read_schema(tmp_path / "s.toml") == MEANT
+
+
+def test_json_and_back(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(json.dumps(MEANT.to_dict()))
+    assert read_schema(tmp_path / "s.json") == MEANT
+    assert MEANT.names == ("rating", "age", "price", "user", "genres")
+    assert [column.is_multi for column in MEANT.categorical] == [False, True]
+
+
+def test_toml_without_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise ImportError
+
+    monkeypatch.setattr(module, "_toml", absent)
+    (tmp_path / "s.toml").write_text(TEXT)
+    with pytest.raises(ConfigError, match=r"s\.toml: TOML needs Python 3\.11; write it as JSON"):
+        read_schema(tmp_path / "s.toml")
+
+
+WRONG = {
+    '{"label": "y"}': "at least one categorical column",
+    '{"categorical": ["a"]}': "label is missing",
+    '{"label": 1, "categorical": ["a"]}': "label must not be 1",
+    '{"label": "y", "categorical": "a"}': "categorical must be a list, not 'a'",
+    '{"label": "y", "categorical": [1]}': "1 is neither a name nor a table",
+    '{"label": "y", "categorical": ["y"]}': "'y' is named twice",
+    '{"label": "y", "categorical": ["a"], "colour": 1}': "unknown key 'colour'; known are label",
+    '{"label": "y", "categorical": [{"nam": "a"}]}': "categorical: unknown key 'nam'",
+    '{"label": "y", "categorical": [{"name": "a", "multi": 1}]}': "multi must not be 1",
+    '{"label": "y", "categorical": [{"name": "a", "min_count": true}]}': "min_count must not be",
+    '{"label": "y", "categorical": [{"name": "a", "min_count": 0}]}': "'a': min_count must be at",
+    '{"label": "y", "categorical": [{"name": "a", "hash_rows": 9, "min_count": 3}]}': "drop min",
+    '{"label": "y", "categorical": [{"name": "a", "separator": ","}]}': "not be the delimiter",
+    '{"label": "y", "categorical": [{"name": "a", "separator": "::"}]}': "one plain character",
+    '{"label": "y", "categorical": ["a"], "delimiter": "\\""}': "delimiter must be one plain",
+    '{"label": "y", "categorical": ["a"], "columns": ["y"]}': "'a' is not among columns",
+    '{"label": "y", "categorical": ["a"], "dense": [{"name": "d", "transform": "log"}]}': (
+        "'d': transform must be one of none, log1p, standardise, not 'log'"
+    ),
+    "[1]": "must be a table of keys",
+    "{": "is not valid",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG.items(), ids=range(len(WRONG)))
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "s.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_schema(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_are_no_schema(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"s\.json cannot be read: No such file"):
+        read_schema(tmp_path / "s.json")
+    (tmp_path / "s.json").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read_schema(tmp_path / "s.json")
+    (tmp_path / "s.txt").write_text(TEXT)
+    with pytest.raises(ConfigError, match=r"\.toml or \.json"):
+        read_schema(tmp_path / "s.txt")

@@ -22,6 +22,7 @@ from dlrmjit_kernels.row_rules import AdagradRows, RowRule, RowwiseAdagradRows, 
 
 from bench import embedding_peers, gather, harness, roofline
 from bench.embedding_cases import Batch, Case, cases, draw_batches
+from dlrmjit.precision import Precision
 
 LR = embedding_peers.LR
 RULES: dict[str, RowRule] = {
@@ -34,8 +35,10 @@ RULES: dict[str, RowRule] = {
 class OurBags:
     """Our tables with the interface of the peers."""
 
-    def __init__(self, case: Case, rule: str, batches: Sequence[Batch]) -> None:
-        self.tables = EmbeddingTables(case.rows, case.E)
+    def __init__(
+        self, case: Case, rule: str, batches: Sequence[Batch], precision: Precision = "fp32"
+    ) -> None:
+        self.tables = EmbeddingTables(case.rows, case.E, precision=precision)
         self.tables.initialise_uniform(1)
         self.rule, self.batches = RULES[rule], batches
         self.state = self.tables.new_state(self.rule)

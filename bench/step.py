@@ -18,6 +18,7 @@ import numpy as np
 
 from bench import harness
 from dlrmjit.config import ModelConfig
+from dlrmjit.precision import Precision
 
 RATE = 0.01
 BATCHES = 3
@@ -57,17 +58,16 @@ def make_batch(case: Case, rng: np.random.Generator) -> Any:
     return Batch(dense, indices, offsets, rng.integers(0, 2, n).astype(np.float32))
 
 
-def make_model(config: ModelConfig, rng: np.random.Generator) -> Any:
+def make_model(config: ModelConfig, rng: np.random.Generator, precision: Precision = "fp32") -> Any:
     """A model with parameters of the usual sizes, drawn faster than the reference draws them."""
     from dlrmjit.model import DLRM
 
-    model = DLRM(config, initialise=False)
+    model = DLRM(config, initialise=False, precision=precision)
     model.tables.data.initialise_uniform(7)
-    state = model.state_dict()
+    state = model.mlp_state()
     for name, value in state.items():
-        if not name.startswith("emb_l"):
-            bound = np.sqrt(2.0 / sum(value.shape))
-            state[name] = rng.normal(0.0, bound, value.shape).astype(np.float32)
+        bound = np.sqrt(2.0 / sum(value.shape))
+        state[name] = rng.normal(0.0, bound, value.shape).astype(np.float32)
     model.load_mlps(state)
     return model
 

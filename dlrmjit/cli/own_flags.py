@@ -20,10 +20,9 @@ OWN = FlagGroup(
             "precision",
             str,
             "fp32",
-            "numbers to compute with",
-            note="training in bf16 is not implemented; use --precision=fp32",
+            "how parameters are stored: bf16 reads the upper halves of float32 numbers and trains "
+            "both (Split-BF16)",
             values=("fp32", "bf16"),
-            supported=("fp32",),
         ),
         Flag(
             "resume",
@@ -133,7 +132,7 @@ _IGNORED = Effect.IGNORED
 INTEL = FlagGroup(
     "Intel's variants",
     (
-        Flag("bf16", switch, False, "BF16", _IGNORED, "training is in fp32"),
+        Flag("bf16", switch, False, "BF16", _IGNORED, "give --precision=bf16"),
         Flag("use-ipex", switch, False, "IPEX", _IGNORED, _FASTEST),
         Flag("ipex-interaction", switch, False, "IPEX interaction", _IGNORED, _FASTEST),
         Flag("ipex-merged-emb", switch, False, "merged tables", _IGNORED, _FASTEST),

@@ -94,16 +94,19 @@ def make_model(
     initialise: bool,
 ) -> DLRM:
     """The model of this rank; raises MemoryLimitError before anything is allocated."""
-    backend = options.backend
+    how = {
+        "backend": options.backend,
+        "rng": rng,
+        "initialise": initialise,
+        "precision": options.precision,
+    }
     if not is_sharded(options, comm):
-        return DLRM(architecture, backend=backend, rng=rng, initialise=initialise)
+        return DLRM(architecture, **how)
     return ShardedDLRM(
         architecture,
         blocking(comm) if options.comm == "blocking" else comm,
         make_plan(architecture, options, comm),
-        backend=backend,
-        rng=rng,
-        initialise=initialise,
+        **how,
         strategy=knobs.alltoall(),
         shares=options.reproducible,
     )

@@ -73,7 +73,7 @@ WRONG = {
     "--optimizer=lion": "must be one of sgd, adagrad, rwsadagrad, adam",
     "--sparse-optimizer=lion": "must be one of sgd, adagrad, rwsadagrad, adam",
     "--momentum=-1": "at least 0",
-    "--precision=bf16": "fp32",
+    "--precision=fp16": "must be one of fp32, bf16",
     "--qr-flag": "--max-ind-range",
     "--md-flag": "--max-ind-range",
     "--save-onnx": "--save-model",

@@ -218,3 +218,23 @@ def test_debug_mode_prints_the_parameters_twice(run: Run) -> None:
     assert "initial parameters (weights and bias):" in out
     assert "updated parameters (weights and bias):" in out
     assert "mini-batch: 0" in out
+
+
+def test_a_model_in_halves_trains_is_kept_and_scores(
+    run: Run, tmp_path: Path, dataset_flags: list[str]
+) -> None:
+    model, log = tmp_path / "model", tmp_path / "log"
+    words = [*dataset_flags, "--print-freq=1", "--test-freq=2"]
+    kept = [f"--save-model={model}", f"--log-json={log}"]
+    code, out, _ = run(*words, "--precision=bf16", *kept)
+    assert code == 0
+    whole = losses(run(*words)[1])
+    assert losses(out) == pytest.approx(whole, abs=5e-3)
+    assert losses(out) != whole
+    manifest = json.loads((model / "manifest.json").read_text())
+    assert manifest["state"]["emb_l.0.weight"]["split"] is True
+    start = json.loads(log.read_text().splitlines()[0])
+    assert start["config"]["options"]["precision"] == "bf16"
+    tested = [f"--load-model={model}", "--inference-only"]
+    assert run(*words, "--precision=bf16", *tested)[0] == 0
+    assert run(*words, "--precision=fp32", *tested)[0] == 0

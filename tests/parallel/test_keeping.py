@@ -10,13 +10,23 @@ from tests.parallel.launch import needs_mpi, run_program
 
 
 @needs_mpi
-@pytest.mark.parametrize(("savers", "loaders"), [(1, 2), (3, 2), (2, 3)])
-def test_any_number_of_ranks_loads_what_others_saved(tmp_path, savers, loaders):
-    run_program(savers, "checkpoints", "save", tmp_path)
-    assert run_program(loaders, "checkpoints", "load", tmp_path) is True
+@pytest.mark.parametrize(
+    ("savers", "loaders", "saved", "loaded"),
+    [
+        (1, 2, "fp32", "fp32"),
+        (3, 2, "fp32", "bf16"),
+        (2, 3, "bf16", "fp32"),
+        (1, 3, "bf16", "bf16"),
+    ],
+)
+def test_any_number_of_ranks_loads_what_others_saved(tmp_path, savers, loaders, saved, loaded):
+    run_program(savers, "checkpoints", "save", tmp_path, saved)
+    assert run_program(loaders, "checkpoints", "load", tmp_path, loaded) is True
     for kind in ("whole", "columns", "rows", "replicated", "mixed"):
         expected = np.load(tmp_path / f"{kind}.npz")
-        state = persistence.load(tmp_path / kind).state_dict()
+        model = persistence.load(tmp_path / kind, backend="reference")
+        assert model.precision == saved
+        state = model.state_dict()
         assert set(state) == set(expected)
         for name, value in state.items():
             np.testing.assert_array_equal(value, expected[name], err_msg=f"{kind} {name}")

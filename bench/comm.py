@@ -3,13 +3,16 @@
     mpiexec -n R python -m bench.comm [--config small,mlperf] [--json FILE] [--threads T] [--quick]
 
 Times the three ways to exchange pooled embeddings and the two ways to sum gradients, over the
-message sizes of the configurations, then whole steps with communication blocking and behind
-computation, alternated. With one rank and no launcher, the step is that of one process, to
-compare with. Tables are cut at ``--max-rows`` so that the ranks fit on one machine.
+message sizes of the configurations, then whole steps, alternated: with communication blocking,
+behind computation by calls between operations (overlap), and driven by a thread. What is exposed
+is the time that a rank spent in posting and waiting, the mean over ranks. With one rank and no
+launcher, the step is that of one process, to compare with. Tables are cut at ``--max-rows`` so
+that the ranks fit on one machine.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import statistics
@@ -25,7 +28,7 @@ from bench import harness
 from bench.roofline import ceilings
 from bench.step import Case, case, make_batch
 from dlrmjit.model import DLRM
-from dlrmjit.parallel.comm import Comm, blocking, world
+from dlrmjit.parallel.comm import Comm, blocking, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.proposing import propose
@@ -34,6 +37,7 @@ from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.step import TrainingStep
 
 RATE = 0.01
+WARM = 2  # untimed calls of each way
 Row = dict[str, Any]
 
 
@@ -142,25 +146,46 @@ def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
         return [_row("step", name, way, comm, s, 0, chosen.batch) for way, s in found.items()]
     plan = propose(chosen.model.table_rows, chosen.model.embedding_dim, comm.size)
     ways: dict[str, Callable[[], object]] = {}
-    for way, group in (("blocking", blocking(comm)), ("overlap", comm)):
-        model = ShardedDLRM(chosen.model, group, plan, initialise=False)
-        _fill([values for _, values in model.sharded.pieces()], model)
-        ways[way] = _sharded(model, batch)
+    exposed: dict[str, dict[str, float]] = {}
+    model = ShardedDLRM(chosen.model, comm, plan, initialise=False)
+    _fill([values for _, values in model.sharded.pieces()], model)
+    routed = model.router.route(batch)
+    groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
+    for way, group in groups.items():
+        exposed[way] = {}
+        ways[way] = _sharded(model, group, routed, exposed[way])
     found = _alternate(ways, comm, repeats)
     rows = []
     for way, seconds in found.items():
-        comm.waited.clear()
-        for _ in range(repeats):
-            ways[way]()
         row = _row("step", name, way, comm, seconds, 0, chosen.batch)
-        row["exposed_ms"] = {k: 1000 * v / repeats for k, v in sorted(comm.waited.items())}
+        row["exposed_ms"] = _mean_ms(exposed[way], comm, repeats + WARM)
         rows.append(row)
     return rows
 
 
-def _sharded(model: ShardedDLRM, batch: Any) -> Callable[[], object]:
-    step, routed = ShardedStep(model), model.router.route(batch)
-    return lambda: step(routed, RATE)
+def _sharded(
+    model: ShardedDLRM, group: Comm, routed: Any, exposed: dict[str, float]
+) -> Callable[[], object]:
+    """A step of ``model`` that communicates by ``group``, and notes how long that took."""
+    own = copy.copy(model)
+    own.comm = group
+    step = ShardedStep(own)
+
+    def once() -> None:
+        group.waited.clear()
+        step(routed, RATE)
+        for name, seconds in group.waited.items():
+            exposed[name] = exposed.get(name, 0.0) + seconds
+
+    return once
+
+
+def _mean_ms(seconds: Mapping[str, float], comm: Comm, steps: int) -> dict[str, float]:
+    """Milliseconds per step by name, the mean over ranks."""
+    names = sorted(seconds)
+    values = np.array([seconds[name] for name in names])
+    comm.allreduce(values).wait()
+    return {n: 1000 * v / steps / comm.size for n, v in zip(names, values.tolist(), strict=True)}
 
 
 def _fill(tables: list[Any], model: DLRM) -> None:
@@ -180,8 +205,8 @@ def _alternate(
 ) -> dict[str, list[float]]:
     """Seconds of each way, one after the other; all ranks start together."""
     for action in ways.values():
-        action()
-        action()
+        for _ in range(WARM):
+            action()
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, action in ways.items():

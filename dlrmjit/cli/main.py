@@ -35,5 +35,4 @@ def _run(options: Options) -> None:
     from dlrmjit.parallel.comm import world
 
     comm = world()
-    settle(comm)
-    guarded_rank(lambda: run(options, comm), comm)
+    guarded_rank(lambda: run(options, settle(comm, options)), comm)

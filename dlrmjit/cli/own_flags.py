@@ -60,8 +60,16 @@ RANKS = FlagGroup(
             "comm",
             str,
             "overlap",
-            "whether ranks talk while they compute",
-            values=("overlap", "blocking"),
+            "whether ranks talk while they compute: overlap (MPI is called between operations), "
+            "thread (a thread calls it all the time), blocking",
+            values=("overlap", "thread", "blocking"),
+        ),
+        Flag(
+            "comm-cores",
+            int,
+            0,
+            "CPUs of each rank that the thread of --comm=thread has to itself (0: it shares them)",
+            minimum=0,
         ),
         Flag(
             "reproducible",

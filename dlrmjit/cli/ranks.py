@@ -28,7 +28,7 @@ from dlrmjit.errors import ConfigError, DlrmjitError
 from dlrmjit.fitting import MeasureFunction, StepFunction
 from dlrmjit.model import DLRM
 from dlrmjit.optimizer_config import OptimizerConfig
-from dlrmjit.parallel.comm import Comm, blocking
+from dlrmjit.parallel.comm import Comm, blocking, threaded
 from dlrmjit.parallel.measuring import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.proposing import NARROWEST, propose
@@ -40,19 +40,39 @@ from dlrmjit.parallel.virtual import VirtualStep
 _LOWER_RANKS_FIRST = 0.5  # seconds that a failing rank leaves to lower ranks to say the same
 
 
-def settle(comm: Comm) -> None:
-    """Take this rank's share of the host's CPUs."""
+def settle(comm: Comm, options: Options) -> Comm:
+    """Take this rank's share of the host's CPUs; the communicator that the options ask for.
+
+    Raises ConfigError when communication would take all of the share.
+    """
     if comm.size == 1:
-        return
+        return comm
+    own = _own_cpus(comm)
+    reserved = options.comm_cores if options.comm == "thread" else 0
+    if reserved and reserved >= len(own):
+        raise ConfigError(
+            f"--comm-cores={reserved} leaves none of a rank's {len(own)} CPUs to compute with; "
+            "start fewer ranks on this host"
+        )
+    computing, talking = own[: len(own) - reserved], own[len(own) - reserved :]
+    if computing:
+        os.sched_setaffinity(0, computing)
+    if options.comm == "thread":
+        return threaded(comm, talking)
+    return blocking(comm) if options.comm == "blocking" else comm
+
+
+def _own_cpus(comm: Comm) -> list[int]:
+    """This rank's CPUs among those of its host; none where they cannot be chosen."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
     number, count = comm.local_ranks()
-    if hasattr(os, "sched_setaffinity"):
-        cpus = sorted(os.sched_getaffinity(0))
-        each = max(1, available_cpus() // count)
-        if count > len(cpus):
-            text = f"{count} ranks share {len(cpus)} CPUs of this host, and wait for each other"
-            print(f"dlrmjit: note: {text}", file=sys.stderr)
-        own = [cpus[(number * each + i) % len(cpus)] for i in range(each)]
-        os.sched_setaffinity(0, own)
+    cpus = sorted(os.sched_getaffinity(0))
+    if count > len(cpus):
+        text = f"{count} ranks share {len(cpus)} CPUs of this host, and wait for each other"
+        print(f"dlrmjit: note: {text}", file=sys.stderr)
+    each = max(1, available_cpus() // count)
+    return [cpus[(number * each + i) % len(cpus)] for i in range(each)]
 
 
 def guarded_rank(action: Callable[[], None], comm: Comm) -> None:
@@ -104,7 +124,7 @@ def make_model(
         return DLRM(architecture, **how)
     return ShardedDLRM(
         architecture,
-        blocking(comm) if options.comm == "blocking" else comm,
+        comm,
         make_plan(architecture, options, comm),
         **how,
         strategy=knobs.alltoall(),

@@ -5,6 +5,7 @@ import pytest
 
 from dlrmjit.errors import ConfigError, ShapeError
 from dlrmjit.parallel import comm
+from dlrmjit.parallel.comm import mpi
 from tests.parallel.launch import needs_mpi, run_program
 from tests.parallel.programs import operations
 
@@ -40,4 +41,4 @@ def test_without_a_launcher_there_is_one_rank(monkeypatch):
 
 def test_buffers_that_are_too_short_are_refused():
     with pytest.raises(ShapeError, match="4 elements needs a contiguous buffer"):
-        comm._check(np.empty(3), 4)
+        mpi._check(np.empty(3), 4)

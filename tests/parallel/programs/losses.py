@@ -12,7 +12,7 @@ from dlrmjit_kernels import threads
 from dlrmjit.model import DLRM
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference import ReferenceBackend
-from dlrmjit.parallel.comm import Blocking, world
+from dlrmjit.parallel.comm import blocking, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.sharding import KINDS, Placement, Plan
@@ -58,24 +58,31 @@ def backend_called(name):
     return ReferenceBackend(np.float64) if name == "float64" else get_backend(name)
 
 
+def cases(comm):
+    """Every plan, and for the mixed one every strategy and every way to communicate."""
+    for kind, plan in plans(comm.size).items():
+        yield kind, plan, "alltoall", comm
+        if kind == "mixed":
+            for strategy in STRATEGIES[1:]:
+                yield kind, plan, strategy, comm
+            yield kind, plan, "alltoall", blocking(comm)
+            yield kind, plan, "alltoall", threaded(comm)
+
+
 def main(name, steps, *optimizers):
     threads.set_threads(1)
     comm, backend = world(), backend_called(name)
     found = {}
-    for optimizer in optimizers:
-        if comm.rank == 0:
-            model = DLRM(CONFIG, backend=backend)
-            found[f"one process/{optimizer}"] = train(
-                TrainingStep(model, optimizer), int(steps), RATES[optimizer]
-            )
-        for kind, plan in plans(comm.size).items():
-            plan = with_whole_rows(plan) if optimizer == "rwsadagrad" else plan
-            for strategy in STRATEGIES:
-                for way in (comm, Blocking(comm)) if kind == "mixed" else (comm,):
-                    if kind == "mixed" or strategy == "alltoall":
-                        model = ShardedDLRM(CONFIG, way, plan, backend=backend, strategy=strategy)
-                        losses = train(ShardedStep(model, optimizer), int(steps), RATES[optimizer])
-                        found[f"{kind}/{strategy}/{type(way).__name__}/{optimizer}"] = losses
+    if comm.rank == 0:
+        for optimizer in optimizers:
+            step = TrainingStep(DLRM(CONFIG, backend=backend), optimizer)
+            found[f"one process/{optimizer}"] = train(step, int(steps), RATES[optimizer])
+    for kind, plan, strategy, way in cases(comm):
+        for optimizer in optimizers:
+            own = with_whole_rows(plan) if optimizer == "rwsadagrad" else plan
+            model = ShardedDLRM(CONFIG, way, own, backend=backend, strategy=strategy)
+            losses = train(ShardedStep(model, optimizer), int(steps), RATES[optimizer])
+            found[f"{kind}/{strategy}/{type(way).__name__}/{optimizer}"] = losses
     if comm.rank == 0:
         sys.stdout.write(json.dumps(found))
 

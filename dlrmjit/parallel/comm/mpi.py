@@ -1,9 +1,4 @@
-"""Communicators: what a rank says to the others, and the only place that knows MPI.
-
-Everything takes a communicator as its argument. Operations move one-dimensional buffers and
-return a request; waiting at once is the blocking form. Parts of a buffer that belong to
-different ranks lie one after the other, in the order of the ranks.
-"""
+"""The only place that knows MPI."""
 
 from __future__ import annotations
 
@@ -11,165 +6,21 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from dlrmjit_kernels.threads import available_cpus
 from numpy.typing import NDArray
 
-from dlrmjit import knobs
-from dlrmjit.errors import ConfigError, ShapeError
+from dlrmjit.errors import ShapeError
+from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, Request, count
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-Buffer = NDArray[Any]
-Counts = Sequence[int]
-
 _LARGEST_MESSAGE = 2**31 - 1  # elements that MPI before version 4 can count
 _LARGE_COUNTS = (4, 0)  # MPI version that counts further
-
-
-class Request(Protocol):
-    """An operation under way."""
-
-    def wait(self) -> None:
-        """Return when the operation is complete."""
-
-    def test(self) -> bool:
-        """Whether the operation is complete; pushes it on."""
-
-
-class Comm(Protocol):
-    """A group of ranks that call the same operations in the same order.
-
-    ``waited`` sums the seconds spent in posting and waiting, by name of the operation.
-    """
-
-    rank: int
-    size: int
-    waited: dict[str, float]
-
-    def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
-        """Replace ``buffer`` by the sum over all ranks."""
-
-    def reduce_scatter(self, send: Buffer, receive: Buffer, counts: Counts) -> Request:
-        """Sum ``send`` over all ranks; rank r receives its part of ``counts[r]`` elements."""
-
-    def allgatherv(
-        self, send: Buffer, receive: Buffer, counts: Counts, name: str = "allgather"
-    ) -> Request:
-        """Give every rank the parts ``send`` of all ranks."""
-
-    def alltoallv(
-        self,
-        send: Buffer,
-        send_counts: Counts,
-        receive: Buffer,
-        receive_counts: Counts,
-        name: str = "alltoall",
-    ) -> Request:
-        """Send each rank its part, receive one from each."""
-
-    def scatterv(
-        self, send: Buffer | None, counts: Counts, receive: Buffer, root: int, name: str = "scatter"
-    ) -> Request:
-        """Rank ``root`` sends each rank its part."""
-
-    def gatherv(
-        self, send: Buffer, receive: Buffer | None, counts: Counts, root: int, name: str = "gather"
-    ) -> Request:
-        """Rank ``root`` receives a part from each rank."""
-
-    def barrier(self) -> None:
-        """Return when all ranks have called this."""
-
-    def progress(self) -> None:
-        """Let operations under way move on."""
-
-    def local_ranks(self) -> tuple[int, int]:
-        """Number of this rank among those on this host, and how many those are."""
-
-    def abort(self, code: int) -> None:
-        """End all ranks."""
-
-
-class _Done:
-    """The request of an operation that was complete when it returned."""
-
-    def wait(self) -> None:
-        """Nothing is under way."""
-
-    def test(self) -> bool:
-        """Always complete."""
-        return True
-
-
-DONE = _Done()
-
-
-class SelfComm:
-    """The communicator of a single process: every operation is a copy, or nothing."""
-
-    rank = 0
-    size = 1
-
-    def __init__(self) -> None:
-        self.waited: dict[str, float] = {}
-
-    def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
-        """The sum over one rank is there already."""
-        return DONE
-
-    def reduce_scatter(self, send: Buffer, receive: Buffer, counts: Counts) -> Request:
-        """Copy."""
-        return _copied(send, receive)
-
-    def allgatherv(
-        self, send: Buffer, receive: Buffer, counts: Counts, name: str = "allgather"
-    ) -> Request:
-        """Copy."""
-        return _copied(send, receive)
-
-    def alltoallv(
-        self,
-        send: Buffer,
-        send_counts: Counts,
-        receive: Buffer,
-        receive_counts: Counts,
-        name: str = "alltoall",
-    ) -> Request:
-        """Copy."""
-        return _copied(send, receive)
-
-    def scatterv(
-        self, send: Buffer | None, counts: Counts, receive: Buffer, root: int, name: str = "scatter"
-    ) -> Request:
-        """Copy."""
-        return DONE if send is None else _copied(send, receive)
-
-    def gatherv(
-        self, send: Buffer, receive: Buffer | None, counts: Counts, root: int, name: str = "gather"
-    ) -> Request:
-        """Copy."""
-        return DONE if receive is None else _copied(send, receive)
-
-    def barrier(self) -> None:
-        """There is nobody to wait for."""
-
-    def progress(self) -> None:
-        """There is nothing under way."""
-
-    def local_ranks(self) -> tuple[int, int]:
-        """This one."""
-        return 0, 1
-
-    def abort(self, code: int) -> None:
-        """There is nobody else to end."""
-
-
-def _copied(send: Buffer, receive: Buffer) -> Request:
-    receive[: send.size] = send
-    return DONE
+_PAUSE = 5e-5  # seconds that a rank sleeps between two looks where others need its CPU
 
 
 class MpiComm:
@@ -180,17 +31,36 @@ class MpiComm:
     comm : an mpi4py communicator; duplicated, so that no other traffic can interfere
     largest : most elements of one message. By default what the MPI library can count; longer
         messages are split
+
+    MPI waits by asking again and again. Where a host has more ranks than CPUs, that would keep
+    those who are waited for from running, so ranks there sleep between two questions.
     """
 
     def __init__(self, comm: MPI.Intracomm, largest: int | None = None) -> None:
         from mpi4py import MPI
 
-        self._mpi = MPI
-        self._comm = comm.Dup()
+        self._mpi, self._comm = MPI, comm.Dup()
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         counts_further = MPI.Get_version() >= _LARGE_COUNTS
         self._largest = largest or (None if counts_further else _LARGEST_MESSAGE)
+        self._number, self._neighbours, cpus = self._host()
+        self._pause = _PAUSE if self._neighbours > cpus else 0.0
         self.waited: dict[str, float] = {}
+
+    def duplicate(self) -> MpiComm:
+        """The same ranks with traffic of their own."""
+        return MpiComm(self._comm, self._largest)
+
+    def _host(self) -> tuple[int, int, int]:
+        """This rank among those of its host, how many those are, and the CPUs they have."""
+        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        mask = _own_cpus()
+        total = int(mask.sum())
+        local.Allreduce(self._mpi.IN_PLACE, mask, self._mpi.MAX)
+        number, neighbours = local.Get_rank(), local.Get_size()
+        local.Free()
+        cpus = int(mask.sum())
+        return number, neighbours, min(cpus, available_cpus()) if available_cpus() < total else cpus
 
     def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
         """In place, in pieces of at most ``largest`` elements."""
@@ -279,10 +149,7 @@ class MpiComm:
 
     def local_ranks(self) -> tuple[int, int]:
         """Number of this rank among those on this host, and how many those are."""
-        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        found = local.Get_rank(), local.Get_size()
-        local.Free()
-        return found
+        return self._number, self._neighbours
 
     def _nothing(self) -> list[Buffer]:
         return [np.empty(0, np.float32)] * self.size
@@ -305,8 +172,8 @@ class MpiComm:
 
     def _post(self, name: str, start: Callable[[], list[MPI.Request]]) -> Request:
         began = time.perf_counter()
-        request = _MpiRequest(self._mpi, start(), name, self.waited)
-        _count(self.waited, name, began)
+        request = _MpiRequest(self._mpi, start(), name, self.waited, self._pause)
+        count(self.waited, name, began)
         return request
 
 
@@ -314,66 +181,37 @@ class _MpiRequest:
     """Requests of MPI that together make one operation."""
 
     def __init__(
-        self, mpi: Any, requests: list[MPI.Request], name: str, waited: dict[str, float]
+        self,
+        mpi: Any,
+        requests: list[MPI.Request],
+        name: str,
+        waited: dict[str, float],
+        pause: float,
     ) -> None:
         self._mpi, self._requests, self._name, self._waited = mpi, requests, name, waited
+        self._pause = pause
 
     def wait(self) -> None:
         """Block; other threads run meanwhile."""
         began = time.perf_counter()
+        while self._pause and not self.test():
+            time.sleep(self._pause)
         self._mpi.Request.Waitall(self._requests)
-        _count(self._waited, self._name, began)
+        count(self._waited, self._name, began)
 
     def test(self) -> bool:
         """Ask MPI, which also moves all other operations on."""
         return bool(self._mpi.Request.Testall(self._requests))
 
 
-class Blocking:
-    """A communicator whose operations are complete when they return."""
-
-    def __init__(self, comm: Comm) -> None:
-        self._comm = comm
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._comm, name)
-        if name in ("barrier", "progress", "abort", "local_ranks") or not callable(found):
-            return found
-
-        def complete(*args: Any, **options: Any) -> Request:
-            found(*args, **options).wait()
-            return DONE
-
-        return complete
-
-
-def blocking(comm: Comm) -> Comm:
-    """The same ranks; every operation is complete when it returns."""
-    complete: Any = Blocking(comm)
-    found: Comm = complete
-    return found
-
-
-def world() -> Comm:
-    """All ranks of this job: those of MPI under a launcher, else this process alone.
-
-    Raises ConfigError when a launcher started several ranks but mpi4py is missing.
-    """
-    if knobs.launched_ranks() == 1:
-        return SelfComm()
-    os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # the reason is told by us
-    try:
-        from mpi4py import MPI
-    except ImportError as error:
-        raise ConfigError(
-            f"this is one of {knobs.launched_ranks()} ranks, but mpi4py cannot be loaded "
-            f"({error}); install it with: pip install 'dlrmjit[mpi]'"
-        ) from None
-    return MpiComm(MPI.COMM_WORLD)
-
-
-def _count(waited: dict[str, float], name: str, began: float) -> None:
-    waited[name] = waited.get(name, 0.0) + time.perf_counter() - began
+def _own_cpus() -> NDArray[np.int64]:
+    """1 for every CPU of this machine that this process may run on."""
+    mask = np.zeros(os.cpu_count() or 1, np.int64)
+    if hasattr(os, "sched_getaffinity"):
+        mask[[cpu for cpu in os.sched_getaffinity(0) if cpu < len(mask)]] = 1
+    else:
+        mask[:] = 1
+    return mask
 
 
 def _parts(buffer: Buffer, counts: Counts) -> list[Buffer]:

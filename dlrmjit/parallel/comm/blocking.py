@@ -6,7 +6,6 @@ from typing import Any
 
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request
 
-
 _AT_ONCE = ("barrier", "progress", "abort", "duplicate", "local_ranks")
 
 

@@ -5,7 +5,8 @@
 Times the three ways to exchange pooled embeddings and the two ways to sum gradients, over the
 message sizes of the configurations, then whole steps, alternated: with communication blocking,
 behind computation by calls between operations (overlap), and driven by a thread. What is exposed
-is the time that a rank spent in posting and waiting, the mean over ranks. With one rank and no
+is the time that a rank spends in posting, testing and waiting in a step: its median, the mean over ranks.
+With one rank and no
 launcher, the step is that of one process, to compare with. Tables are cut at ``--max-rows`` so
 that the ranks fit on one machine.
 """
@@ -146,25 +147,27 @@ def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
         return [_row("step", name, way, comm, s, 0, chosen.batch) for way, s in found.items()]
     plan = propose(chosen.model.table_rows, chosen.model.embedding_dim, comm.size)
     ways: dict[str, Callable[[], object]] = {}
-    exposed: dict[str, dict[str, float]] = {}
+    exposed: dict[str, list[dict[str, float]]] = {}
     model = ShardedDLRM(chosen.model, comm, plan, initialise=False)
     _fill([values for _, values in model.sharded.pieces()], model)
     routed = model.router.route(batch)
     groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
     for way, group in groups.items():
-        exposed[way] = {}
+        exposed[way] = []
         ways[way] = _sharded(model, group, routed, exposed[way])
     found = _alternate(ways, comm, repeats)
     rows = []
     for way, seconds in found.items():
         row = _row("step", name, way, comm, seconds, 0, chosen.batch)
-        row["exposed_ms"] = _mean_ms(exposed[way], comm, repeats + WARM)
+        pairs = zip(seconds, found["blocking"], strict=True)
+        row["of_blocking"] = statistics.median(own / other for own, other in pairs)
+        row["exposed_ms"] = _exposed_ms(exposed[way][WARM:], comm)
         rows.append(row)
     return rows
 
 
 def _sharded(
-    model: ShardedDLRM, group: Comm, routed: Any, exposed: dict[str, float]
+    model: ShardedDLRM, group: Comm, routed: Any, exposed: list[dict[str, float]]
 ) -> Callable[[], object]:
     """A step of ``model`` that communicates by ``group``, and notes how long that took."""
     own = copy.copy(model)
@@ -174,18 +177,18 @@ def _sharded(
     def once() -> None:
         group.waited.clear()
         step(routed, RATE)
-        for name, seconds in group.waited.items():
-            exposed[name] = exposed.get(name, 0.0) + seconds
+        exposed.append(dict(group.waited))
 
     return once
 
 
-def _mean_ms(seconds: Mapping[str, float], comm: Comm, steps: int) -> dict[str, float]:
-    """Milliseconds per step by name, the mean over ranks."""
-    names = sorted(seconds)
-    values = np.array([seconds[name] for name in names])
+def _exposed_ms(steps: list[dict[str, float]], comm: Comm) -> dict[str, float]:
+    """Milliseconds by operation: of each rank the median over steps, then the mean over ranks."""
+    names = sorted(steps[0])
+    medians = [statistics.median(step[name] for step in steps) for name in names]
+    values = np.array([*medians, statistics.median(sum(step.values()) for step in steps)])
     comm.allreduce(values).wait()
-    return {n: 1000 * v / steps / comm.size for n, v in zip(names, values.tolist(), strict=True)}
+    return dict(zip([*names, "all"], (1000 * values / comm.size).tolist(), strict=True))
 
 
 def _fill(tables: list[Any], model: DLRM) -> None:
@@ -236,8 +239,8 @@ def _line(row: Row) -> str:
     text += f"{1000 * row['median_s']:9.2f} ms"
     text += f"{row['gbs']:8.2f} GB/s" if "gbs" in row else ""
     if "exposed_ms" in row:
-        text += f"  exposed {sum(row['exposed_ms'].values()):.2f} ms"
-        text += " (" + ", ".join(f"{k} {v:.2f}" for k, v in row["exposed_ms"].items()) + ")"
+        parts = [f"{k} {v:.2f}" for k, v in row["exposed_ms"].items() if k != "all"]
+        text += f" ({row['of_blocking']:.3f} of blocking)  exposed {row['exposed_ms']['all']:.2f} ms ({', '.join(parts)})"
     return text
 
 

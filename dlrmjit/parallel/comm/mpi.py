@@ -140,7 +140,7 @@ class MpiComm:
         self._post("barrier", lambda: [self._comm.Ibarrier()]).wait()
 
     def progress(self) -> None:
-        """Call into MPI, which moves everything that is under way."""
+        """Call into MPI, which moves a little of everything that is under way."""
         self._comm.Iprobe()
 
     def abort(self, code: int) -> None:
@@ -194,14 +194,17 @@ class _MpiRequest:
     def wait(self) -> None:
         """Block; other threads run meanwhile."""
         began = time.perf_counter()
-        while self._pause and not self.test():
+        while self._pause and not self._mpi.Request.Testall(self._requests):
             time.sleep(self._pause)
         self._mpi.Request.Waitall(self._requests)
         count(self._waited, self._name, began)
 
     def test(self) -> bool:
         """Ask MPI, which also moves all other operations on."""
-        return bool(self._mpi.Request.Testall(self._requests))
+        began = time.perf_counter()
+        complete = bool(self._mpi.Request.Testall(self._requests))
+        count(self._waited, self._name, began)
+        return complete
 
 
 def _own_cpus() -> NDArray[np.int64]:

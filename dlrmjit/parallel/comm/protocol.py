@@ -30,7 +30,7 @@ class Request(Protocol):
 class Comm(Protocol):
     """A group of ranks that call the same operations in the same order.
 
-    ``waited`` sums the seconds spent in posting and waiting, by name of the operation.
+    ``waited`` sums the seconds spent in posting, testing and waiting, by name of the operation.
     """
 
     rank: int

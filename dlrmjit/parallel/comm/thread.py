@@ -1,8 +1,9 @@
 """Communication that a thread of this process drives while others compute.
 
-MPI moves messages only when it is called. Instead of calling it between operations, a thread
-may do nothing else; it has a communicator to itself, so that its traffic meets no other. It
-sleeps between two looks: where it shares a CPU with a kernel, looking costs that kernel time.
+MPI moves messages only when it is called, and not much of a message in one call. Instead of
+calling it between operations, a thread may do nothing else; it has a communicator to itself, so
+that its traffic meets no other. It sleeps between two looks, for where it shares a CPU with a
+kernel, looking costs that kernel time; while somebody waits, it looks without a pause.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dlrmjit.parallel.comm.protocol import DONE, Comm, Request, count
 _SHARED_PAUSE = 2e-4  # seconds between two looks of a thread that shares its CPU
 _OWN_PAUSE = 2e-5  # of one that has a CPU to itself
 
+_LOOKS = 16  # one moves some kilobytes
+
 _AT_ONCE = ("abort", "duplicate", "local_ranks")
 _LABELS = {"alltoallv": "alltoall", "allgatherv": "allgather", "scatterv": "scatter"}
 
@@ -34,10 +37,12 @@ class _Order:
     request: Request | None = None
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
+    is_awaited: bool = False
 
     def wait(self) -> None:
         """Sleep until the thread says it is done; raises what it met."""
         began = time.perf_counter()
+        self.is_awaited = True
         self.done.wait()
         count(self.waited, self.name, began)
         if self.error is not None:
@@ -118,10 +123,14 @@ class _Progress:
             os.sched_setaffinity(0, self._cpus)  # of this thread alone
         while self._under_way or not self._ends:
             self._take()
-            before = len(self._under_way)
+            self._look()
+
+    def _look(self) -> None:
+        """Push everything on, a while where somebody waits, then leave the CPU to others."""
+        for _ in range(_LOOKS):
             self._under_way = [order for order in self._under_way if not _is_done(order)]
-            if self._under_way and len(self._under_way) == before:
-                time.sleep(self._pause)
+        if self._under_way and not any(order.is_awaited for order in self._under_way):
+            time.sleep(self._pause)
 
     def _take(self) -> None:
         """Post what was handed over; without anything under way, sleep until something is."""

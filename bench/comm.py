@@ -5,19 +5,20 @@
 Times the three ways to exchange pooled embeddings and the two ways to sum gradients, over the
 message sizes of the configurations, then whole steps, alternated: with communication blocking,
 behind computation by calls between operations (overlap), and driven by a thread. What is exposed
-is the time that a rank spends in posting, testing and waiting in a step: its median, the mean over ranks.
-With one rank and no
-launcher, the step is that of one process, to compare with. Tables are cut at ``--max-rows`` so
-that the ranks fit on one machine.
+is the time that a rank spends in posting, testing and waiting in a step: its median over steps,
+the mean over ranks. With one rank and no launcher, the step is that of one process, to compare
+with. Tables are cut at ``--max-rows`` so that the ranks fit on one machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import os
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +39,7 @@ from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.step import TrainingStep
 
 RATE = 0.01
+OPERATIONS = ("allreduce", "alltoall", "loss")
 WARM = 2  # untimed calls of each way
 Row = dict[str, Any]
 
@@ -50,6 +52,15 @@ def main() -> None:
     parser.add_argument("--weak", action="store_true", help="2048 samples per rank, not in all")
     options = parser.parse_args()
     comm = world()
+    try:
+        _run(options, comm)
+    except BaseException:
+        traceback.print_exc()
+        comm.abort(1)  # the others would wait for this rank
+        raise
+
+
+def _run(options: argparse.Namespace, comm: Comm) -> None:
     threads = _pin(comm, options.threads)
     repeats = 5 if options.quick else 20
     rows: list[Row] = []
@@ -184,11 +195,10 @@ def _sharded(
 
 def _exposed_ms(steps: list[dict[str, float]], comm: Comm) -> dict[str, float]:
     """Milliseconds by operation: of each rank the median over steps, then the mean over ranks."""
-    names = sorted(steps[0])
-    medians = [statistics.median(step[name] for step in steps) for name in names]
+    medians = [statistics.median(step.get(name, 0.0) for step in steps) for name in OPERATIONS]
     values = np.array([*medians, statistics.median(sum(step.values()) for step in steps)])
     comm.allreduce(values).wait()
-    return dict(zip([*names, "all"], (1000 * values / comm.size).tolist(), strict=True))
+    return dict(zip([*OPERATIONS, "all"], (1000 * values / comm.size).tolist(), strict=True))
 
 
 def _fill(tables: list[Any], model: DLRM) -> None:
@@ -240,7 +250,8 @@ def _line(row: Row) -> str:
     text += f"{row['gbs']:8.2f} GB/s" if "gbs" in row else ""
     if "exposed_ms" in row:
         parts = [f"{k} {v:.2f}" for k, v in row["exposed_ms"].items() if k != "all"]
-        text += f" ({row['of_blocking']:.3f} of blocking)  exposed {row['exposed_ms']['all']:.2f} ms ({', '.join(parts)})"
+        text += f" ({row['of_blocking']:.3f} of blocking), exposed "
+        text += f"{row['exposed_ms']['all']:.2f} ms ({', '.join(parts)})"
     return text
 
 

@@ -44,13 +44,14 @@ class GradientReducer:
 
     def finish(self) -> None:
         """Wait for all that is under way."""
-        self._flush()
+        self.flush()
         while self._under_way:
             request, arrived = self._under_way.popleft()
             request.wait()
             arrived()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send the small gradients that wait for more of them."""
         if not self._small:
             return
         small, self._small = self._small, []

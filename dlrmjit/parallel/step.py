@@ -65,8 +65,10 @@ class ShardedStep:
             else:
                 flat = self._model.backend.flat(gradient)
                 self._reducer.add(flat, self._update(variable, gradient, rate))
+        self._reducer.flush()  # so that the last sums travel while tables are updated
         for parameter, gradient in graph.lookup.gradients():
             self._optimizer.apply(parameter, gradient, rate)
+            self._reducer.poll()
         self._reducer.finish()
 
     def _update(self, parameter: Variable, gradient: Any, rate: float) -> Callable[[], None]:

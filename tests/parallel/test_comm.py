@@ -42,3 +42,23 @@ def test_without_a_launcher_there_is_one_rank(monkeypatch):
 def test_buffers_that_are_too_short_are_refused():
     with pytest.raises(ShapeError, match="4 elements needs a contiguous buffer"):
         mpi._check(np.empty(3), 4)
+
+
+class _Failing(comm.SelfComm):
+    """Fails as MPI does, when an operation is posted."""
+
+    def duplicate(self):
+        return self
+
+    def allreduce(self, buffer, name="allreduce"):
+        raise RuntimeError("the network is down")
+
+
+def test_what_the_thread_meets_is_raised_where_it_is_waited_for():
+    driven = comm.threaded(_Failing())
+    request = driven.allreduce(np.ones(3))
+    with pytest.raises(RuntimeError, match="the network is down"):
+        request.wait()
+    driven.barrier()
+    driven.close()
+    assert driven.waited["allreduce"] > 0

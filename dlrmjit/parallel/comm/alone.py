@@ -54,9 +54,6 @@ class SelfComm:
     def barrier(self) -> None:
         """There is nobody to wait for."""
 
-    def progress(self) -> None:
-        """There is nothing under way."""
-
     def duplicate(self) -> SelfComm:
         """Another of this process."""
         return SelfComm()

@@ -6,7 +6,7 @@ from typing import Any
 
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request
 
-_AT_ONCE = ("barrier", "progress", "abort", "duplicate", "local_ranks")
+_AT_ONCE = ("barrier", "abort", "duplicate", "local_ranks")
 
 
 class Blocking:

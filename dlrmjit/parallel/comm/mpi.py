@@ -139,10 +139,6 @@ class MpiComm:
         """Wait for all ranks."""
         self._post("barrier", lambda: [self._comm.Ibarrier()]).wait()
 
-    def progress(self) -> None:
-        """Call into MPI, which moves a little of everything that is under way."""
-        self._comm.Iprobe()
-
     def abort(self, code: int) -> None:
         """End the job with exit code ``code``."""
         self._comm.Abort(code)

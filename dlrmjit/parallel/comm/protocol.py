@@ -71,9 +71,6 @@ class Comm(Protocol):
     def barrier(self) -> None:
         """Return when all ranks have called this."""
 
-    def progress(self) -> None:
-        """Let operations under way move on."""
-
     def duplicate(self) -> Comm:
         """The same ranks with traffic of their own; all ranks call this."""
 

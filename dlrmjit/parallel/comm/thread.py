@@ -90,9 +90,6 @@ class ThreadedComm:
         """Wait for all ranks."""
         self.__getattr__("barrier")().wait()
 
-    def progress(self) -> None:
-        """The thread does that."""
-
     def close(self) -> None:
         """Complete everything and end the thread."""
         self._orders.put(None)

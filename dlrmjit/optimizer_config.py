@@ -108,6 +108,16 @@ class RowwiseAdagrad(Adagrad):
 
 
 @dataclass(frozen=True)
+class SharedRowwiseAdagrad(RowwiseAdagrad):
+    """The same where nobody has whole rows: each row's mean square is left in a state before."""
+
+    @property
+    def row_states(self) -> tuple[str, ...]:
+        """The sum, and the mean square of the step at hand."""
+        return ("momentum", "mean_square")
+
+
+@dataclass(frozen=True)
 class Adam(OptimizerConfig):
     """Adam (Kingma and Ba 2015), as torch.optim.Adam on MLPs and SparseAdam on tables."""
 

@@ -79,6 +79,9 @@ class SparseGradient(Protocol):
         ``memory``, a dictionary per tables that the caller keeps, holds what this needs.
         """
 
+    def mean_squares(self, tables: Any, means: Any, weight_decay: float) -> None:
+        """Leave the mean square of each touched row, decay included, in ``means`` of width 1."""
+
     def scale(self, factor: float) -> None:
         """Multiply by ``factor``, in place."""
 

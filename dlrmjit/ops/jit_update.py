@@ -23,11 +23,19 @@ from dlrmjit_kernels.row_rules import (
     RowRule,
     RowwiseAdagradRows,
     SgdRows,
+    SharedRowwiseAdagradRows,
 )
 from numpy.typing import NDArray
 
 from dlrmjit.ops.backend import DenseState, FloatArray
-from dlrmjit.optimizer_config import Adagrad, Adam, OptimizerConfig, RowwiseAdagrad, Sgd
+from dlrmjit.optimizer_config import (
+    Adagrad,
+    Adam,
+    OptimizerConfig,
+    RowwiseAdagrad,
+    Sgd,
+    SharedRowwiseAdagrad,
+)
 
 F32 = NDArray[np.float32]
 
@@ -57,6 +65,14 @@ class BagGradient:
             memory["squares"] = tables.new_state(embedding_norm.SquareRows())
         squares = memory["squares"]
         return embedding_norm.gradient_square(tables, self.lookups, self.dY, squares)
+
+    def mean_squares(
+        self, tables: EmbeddingTables, means: EmbeddingTables, weight_decay: float
+    ) -> None:
+        """One value per row: a pass of the update kernel that moves nothing."""
+        rule = embedding_norm.SquareRows(l2=weight_decay)
+        state = RowState((means,))
+        embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
 
     def scale(self, factor: float) -> None:
         """Scale dY in place."""
@@ -96,18 +112,25 @@ def _sgd_rows(config: Any, rate: float) -> RowRule:
 
 
 def _adagrad_rows(config: Any, rate: float) -> RowRule:
-    rule = RowwiseAdagradRows if isinstance(config, RowwiseAdagrad) else AdagradRows
-    return rule(rate, config.weight_decay, config.eps, config.lr_decay, config.initial_accumulator)
+    return _ADAGRAD_ROWS[type(config)](
+        rate, config.weight_decay, config.eps, config.lr_decay, config.initial_accumulator
+    )
 
 
 def _adam_rows(config: Any, rate: float) -> RowRule:
     return AdamRows(rate, config.weight_decay, config.beta1, config.beta2, config.eps)
 
 
+_ADAGRAD_ROWS: Mapping[type[OptimizerConfig], type[AdagradRows]] = {
+    Adagrad: AdagradRows,
+    RowwiseAdagrad: RowwiseAdagradRows,
+    SharedRowwiseAdagrad: SharedRowwiseAdagradRows,
+}
 _ROW_RULES: Mapping[type[OptimizerConfig], Callable[[Any, float], RowRule]] = {
     Sgd: _sgd_rows,
     Adagrad: _adagrad_rows,
     RowwiseAdagrad: _adagrad_rows,
+    SharedRowwiseAdagrad: _adagrad_rows,
     Adam: _adam_rows,
 }
 

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from dlrmjit.errors import IndexRangeError
 from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray
-from dlrmjit.optimizer_config import Adagrad, Adam, OptimizerConfig, RowwiseAdagrad, Sgd
+from dlrmjit.optimizer_config import (
+    Adagrad,
+    Adam,
+    OptimizerConfig,
+    RowwiseAdagrad,
+    Sgd,
+    SharedRowwiseAdagrad,
+)
 
 Moved = tuple[FloatArray, tuple[FloatArray, ...]]
 
@@ -90,6 +97,15 @@ class ReferenceBagGradient:
     def square(self, tables: ReferenceTables, memory: dict[str, Any]) -> float:
         """Sum of the squares of all elements."""
         return sum(float(np.sum(np.square(g, dtype=np.float64))) for _, g in self._rows())
+
+    def mean_squares(
+        self, tables: ReferenceTables, means: ReferenceTables, weight_decay: float
+    ) -> None:
+        """One value per row that was looked up."""
+        for s, (rows, gradient) in enumerate(self._rows()):
+            w = np.asarray(tables.arrays[s][rows])
+            g = gradient + _typed(weight_decay, w) * w
+            means.arrays[s][rows] = np.mean(g * g, axis=1, keepdims=True)
 
     def scale(self, factor: float) -> None:
         """Scale dY in place."""
@@ -179,6 +195,14 @@ def _rowwise_adagrad(
     return w - _typed(rate, w) * (g / (np.sqrt(h) + _typed(config.eps, w))), (h,)
 
 
+def _shared_rowwise_adagrad(
+    w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
+) -> Moved:
+    h = old[0] + old[1]
+    rate /= 1.0 + (step - 1) * config.lr_decay
+    return w - _typed(rate, w) * (g / (np.sqrt(h) + _typed(config.eps, w))), (h, old[1])
+
+
 def _adam(
     w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
 ) -> Moved:
@@ -211,5 +235,9 @@ _DENSE: Mapping[type[OptimizerConfig], Callable[..., Moved]] = {
 
 
 def _row_move(config: OptimizerConfig) -> Callable[..., Moved]:
-    special = {RowwiseAdagrad: _rowwise_adagrad, Adam: _lazy_adam}
+    special = {
+        RowwiseAdagrad: _rowwise_adagrad,
+        SharedRowwiseAdagrad: _shared_rowwise_adagrad,
+        Adam: _lazy_adam,
+    }
     return special.get(type(config)) or _DENSE[type(config)]

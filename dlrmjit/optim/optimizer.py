@@ -31,17 +31,18 @@ class Optimizer:
     def prepare(self, parameters: Iterable[Variable]) -> None:
         """Allocate the states of ``parameters`` now; raises MemoryLimitError if they do not fit."""
         for parameter in parameters:
-            self._state(parameter)
+            self.state(parameter)
 
     def apply(self, parameter: Variable, gradient: Any, rate: float) -> None:
         """Move ``parameter`` against ``gradient``, in place; ``rate`` is that of the MLPs."""
-        state, config = self._state(parameter), self.config
+        state, config = self.state(parameter), self.config
         if hasattr(gradient, "descend"):
             gradient.update(parameter.data, state, config.tables, rate * config.tables_rate)
         else:
             self._backend.update(parameter.data, gradient, state, config.mlps, rate)
 
-    def _state(self, parameter: Variable) -> Any:
+    def state(self, parameter: Variable) -> Any:
+        """What is remembered of a parameter: a TableState or a DenseState."""
         key = id(parameter)
         if key not in self._states:
             made = self._backend.new_state(parameter.data, self._rule(parameter))

@@ -13,6 +13,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.ops.backend import Backend, FloatArray
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.routing import ShardedBatch
+from dlrmjit.parallel.sharding import Shard
 from dlrmjit.parallel.tables import ShardedTables
 
 Gradients = Iterator[tuple[Parameter, Any]]
@@ -57,6 +58,7 @@ class ShardedLookup:
 
     def __init__(self, backend: Backend, tables: ShardedTables, exchange: PooledExchange) -> None:
         self._plan, self._exchange, self._dtype = tables.plan, exchange, backend.dtype
+        self._shards = [shard for group in tables.groups for shard in group.shards]
         self._views = [view for _, view in exchange.group_views()]
         self._bags = [
             Bags(backend, group.parameter, view)
@@ -71,11 +73,18 @@ class ShardedLookup:
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the lookups of the next replay."""
+        self._batch = batch
         for bags, a, b in zip(self._bags, self._ends, self._ends[1:], strict=False):
             bags.load(batch.indices, batch.offsets[a:b])
         if self._copies is not None:
             self.copies_lookups = selected(batch.local, self._plan.replicated)
             self._copies.load(*self.copies_lookups)
+
+    def rows(self) -> dict[Shard, NDArray[Any]]:
+        """What the whole batch looks up in each of this rank's shards, bag after bag."""
+        batch = self._batch
+        spans = zip(self._shards, batch.offsets[:, 0], batch.offsets[:, -1], strict=True)
+        return {shard: batch.indices[first:last] for shard, first, last in spans}
 
     def post(self) -> None:
         """Pool the rows of this rank for all samples and send them."""

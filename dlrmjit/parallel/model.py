@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.autograd import Variable
+from dlrmjit.autograd import Parameter, Variable
 from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
 from dlrmjit.model import DLRM, Graph, remember
 from dlrmjit.ops.backend import Backend, Features, StoredArray
-from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
@@ -22,8 +21,6 @@ from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.sharding import Plan
 from dlrmjit.parallel.tables import ShardedTables
 from dlrmjit.precision import Precision
-
-AnyOptimizer = str | OptimizerConfig | UpdateConfig
 
 
 class ShardedDLRM(DLRM):
@@ -91,6 +88,12 @@ class ShardedDLRM(DLRM):
         for shard, values in self.sharded.pieces():
             values[...] = shard.of(state[f"emb_l.{shard.table}.weight"])
 
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What this rank trains: its shards, its copies of small tables, the MLPs."""
+        copies = self.sharded.copies
+        groups = tuple(group.parameter for group in self.sharded.groups)
+        return (*groups, *((copies,) if copies else ()), *self.bottom, *self.top)
+
     def lookup(self, n: int) -> ShardedLookup:
         """A new way to look up batches of ``n`` samples, and to send gradients back."""
         sizes = self.router.sizes(n)
@@ -113,19 +116,6 @@ class ShardedDLRM(DLRM):
         graph.start(batch)
         graph.tape.forward()
         return self.backend.probabilities(graph.logits.data, threshold)
-
-
-def check_optimizer(model: ShardedDLRM, optimizer: AnyOptimizer) -> None:
-    """Raise ConfigError if the optimiser needs rows whole that the plan cuts."""
-    rule = UpdateConfig.of(optimizer).tables
-    if not rule.row_states:
-        return
-    for table, placement in enumerate(model.plan.placements):
-        if placement.kind == "columns" and len(placement.ranks) > 1:
-            raise ConfigError(
-                f"{rule.name} moves each row by the mean over all its columns, but the plan cuts "
-                f"table {table} into columns; cut it by rows"
-            )
 
 
 class PortGraph(Graph):

@@ -95,6 +95,11 @@ class Plan:
         """Tables that every rank holds."""
         return tuple(t for t, p in enumerate(self.placements) if p.kind == "replicated")
 
+    @property
+    def cuts_columns(self) -> bool:
+        """Whether rows of some table lie on several pieces."""
+        return any(shard.width < self.dim for shard in self.shards)
+
     def of_rank(self, rank: int) -> tuple[Shard, ...]:
         """Pieces of one rank: equal widths together, then by table."""
         own = (shard for shard in self.shards if shard.rank == rank)

@@ -11,11 +11,11 @@ from dlrmjit.autograd import Parameter, Variable
 from dlrmjit.config import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.model import remember
-from dlrmjit.optim import make_optimizer
 from dlrmjit.parallel.copies import CopiesGradient
-from dlrmjit.parallel.model import AnyOptimizer, ShardedDLRM, ShardedGraph, check_optimizer
+from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
 from dlrmjit.parallel.reduce import GradientReducer
 from dlrmjit.parallel.routing import ShardedBatch
+from dlrmjit.parallel.updates import AnyOptimizer, ShardedUpdates
 
 
 class ShardedStep:
@@ -31,8 +31,7 @@ class ShardedStep:
     ) -> None:
         self._model = model
         self._loss = loss or LossConfig()
-        check_optimizer(model, optimizer)
-        self._optimizer = make_optimizer(optimizer, model.backend)
+        self._updates = ShardedUpdates(model, optimizer)
         self._reducer = GradientReducer(model.comm)
         self._graphs: dict[int, Any] = {}
         copies = model.sharded.copies
@@ -66,13 +65,11 @@ class ShardedStep:
                 flat = self._model.backend.flat(gradient)
                 self._reducer.add(flat, self._update(variable, gradient, rate))
         self._reducer.flush()  # so that the last sums travel while tables are updated
-        for parameter, gradient in graph.lookup.gradients():
-            self._optimizer.apply(parameter, gradient, rate)
-            self._reducer.poll()
+        self._updates.apply_shards(graph.lookup, rate)
         self._reducer.finish()
 
     def _update(self, parameter: Variable, gradient: Any, rate: float) -> Callable[[], None]:
-        return lambda: self._optimizer.apply(parameter, gradient, rate)
+        return lambda: self._updates.apply(parameter, gradient, rate)
 
     def _reduce_copies(self, graph: ShardedGraph, rate: float) -> None:
         """Sum gradients of replicated tables, and apply them when the last has arrived."""
@@ -92,4 +89,4 @@ class ShardedStep:
 
     def _apply_copies(self, copies: CopiesGradient, rate: float) -> None:
         parameter: Parameter = copies.parameter
-        self._optimizer.apply(parameter, copies.sparse(), rate)
+        self._updates.apply(parameter, copies.sparse(), rate)

@@ -18,13 +18,13 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
 from dlrmjit.model import remember
 from dlrmjit.ops.backend import FloatArray
-from dlrmjit.optim import make_optimizer
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.copies import CopiesGradient
 from dlrmjit.parallel.lookup import Bags, ShardedLookup, selected
-from dlrmjit.parallel.model import AnyOptimizer, PortGraph, ShardedDLRM, check_optimizer
+from dlrmjit.parallel.model import PortGraph, ShardedDLRM
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.shares import cut, share_sizes, starts_of
+from dlrmjit.parallel.updates import AnyOptimizer, ShardedUpdates
 
 
 class VirtualStep:
@@ -39,8 +39,7 @@ class VirtualStep:
                 "ranks; give a multiple"
             )
         self._model, self._loss = model, loss or LossConfig()
-        check_optimizer(model, optimizer)
-        self._optimizer = make_optimizer(optimizer, model.backend)
+        self._updates = ShardedUpdates(model, optimizer)
         copies = model.sharded.copies
         self._copies = None if copies is None else CopiesGradient(model.backend, copies)
         self._batches: dict[int, Any] = {}
@@ -84,11 +83,10 @@ class VirtualStep:
             array[...] = summed[start : start + array.size]
             start += array.size
         for parameter, gradient in shares.dense:
-            self._optimizer.apply(parameter, gradient, rate)
+            self._updates.apply(parameter, gradient, rate)
         if self._copies is not None:
-            self._optimizer.apply(self._copies.parameter, self._copies.sparse(), rate)
-        for parameter, gradient in shares.lookup.gradients():
-            self._optimizer.apply(parameter, gradient, rate)
+            self._updates.apply(self._copies.parameter, self._copies.sparse(), rate)
+        self._updates.apply_shards(shares.lookup, rate)
 
 
 class _Shares:

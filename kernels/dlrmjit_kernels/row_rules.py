@@ -134,6 +134,20 @@ class RowwiseAdagradRows(AdagradRows):
 
 
 @dataclass(frozen=True)
+class SharedRowwiseAdagradRows(RowwiseAdagradRows):
+    """The same for some columns of a row: its mean square is the second state."""
+
+    name: ClassVar[str] = "shared_rowwise_adagrad"
+    row_states: ClassVar[tuple[str, ...]] = ("momentum", "mean_square")
+
+    @staticmethod
+    def row(mean_square: Any, states: Any, k: Any) -> Moved:
+        """One step size for the row, by all of its columns."""
+        h = states[0] + states[1]
+        return k[0] / (sqrt(h) + k[1]), (h, states[1])
+
+
+@dataclass(frozen=True)
 class AdamRows(RowRule):
     """Lazy Adam (as ``torch.optim.SparseAdam``): moments of touched rows only, global step."""
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from dlrmjit.errors import ConfigError
+from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.optimizer_config import RowwiseAdagrad
 from dlrmjit.parallel.comm import SelfComm
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.sharding import Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
-from tests.builders import small_config
+from tests.builders import random_batch, small_config
 from tests.parallel.launch import needs_mpi, run_program
 from tests.parallel.programs import losses
 
@@ -37,9 +38,14 @@ def test_kernels_give_the_losses_of_one_process(ranks):
     _check(run_program(ranks, "losses", "jit", STEPS, *losses.RATES), 1e-6, losses.RATES)
 
 
-def test_optimisers_that_need_whole_rows_refuse_cut_columns():
-    plan = Plan((9, 9), 4, 1, (Placement("whole", (0,)), Placement("columns", (0, 0))))
-    config = small_config(table_rows=(9, 9), embedding_dim=4, mlp_bottom=(3, 4))
-    model = ShardedDLRM(config, SelfComm(), plan, backend="reference")
-    with pytest.raises(ConfigError, match=r"rwsadagrad .* table 1 into columns"):
-        ShardedStep(model, "rwsadagrad")
+def test_rows_cut_by_columns_move_as_whole_ones_do():
+    """Row-wise Adagrad with decay, pieces of unequal width, on one rank that holds them all."""
+    config = small_config(table_rows=(9, 9), embedding_dim=5, mlp_bottom=(3, 5))
+    optimizer = RowwiseAdagrad(weight_decay=0.01)
+    found = []
+    for placements in (("whole", (0,)), ("whole", (0,))), (("whole", (0,)), ("columns", (0, 0, 0))):
+        plan = Plan((9, 9), 5, 1, tuple(Placement(kind, ranks) for kind, ranks in placements))
+        model = ShardedDLRM(config, SelfComm(), plan, backend=ReferenceBackend(np.float64))
+        step, rng = ShardedStep(model, optimizer), np.random.default_rng(1)
+        found.append([step(random_batch(rng, config, 8), 0.1) for _ in range(5)])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-13)

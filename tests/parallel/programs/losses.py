@@ -43,12 +43,6 @@ def plans(ranks):
     }
 
 
-def with_whole_rows(plan):
-    """The same plan with tables dealt out by rows where it cuts columns."""
-    placements = [Placement("rows", p.ranks) if p.kind == "columns" else p for p in plan.placements]
-    return Plan(plan.table_rows, plan.dim, plan.ranks, tuple(placements))
-
-
 def train(step, steps, rate=0.1):
     rng = np.random.default_rng(5)
     return [step(random_batch(rng, CONFIG, SIZES[i % len(SIZES)]), rate) for i in range(steps)]
@@ -79,8 +73,7 @@ def main(name, steps, *optimizers):
             found[f"one process/{optimizer}"] = train(step, int(steps), RATES[optimizer])
     for kind, plan, strategy, way in cases(comm):
         for optimizer in optimizers:
-            own = with_whole_rows(plan) if optimizer == "rwsadagrad" else plan
-            model = ShardedDLRM(CONFIG, way, own, backend=backend, strategy=strategy)
+            model = ShardedDLRM(CONFIG, way, plan, backend=backend, strategy=strategy)
             losses = train(ShardedStep(model, optimizer), int(steps), RATES[optimizer])
             found[f"{kind}/{strategy}/{type(way).__name__}/{optimizer}"] = losses
     if comm.rank == 0:

@@ -1,6 +1,6 @@
 """Trains with 12 virtual shards; rank 0 prints the bits of losses and weights, by plan.
 
-``reproducible.py STEPS [BACKEND PRECISION]``
+``reproducible.py STEPS [BACKEND PRECISION OPTIMISER...]``
 """
 
 import hashlib
@@ -13,24 +13,28 @@ from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm import world
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.virtual import VirtualStep
-from tests.parallel.programs.losses import CONFIG, plans, train
+from tests.parallel.programs.losses import CONFIG, RATES, plans, train
 
 SHARES = 12
 
 
-def bits(comm, plan, steps, how):
+def bits(comm, plan, optimizer, steps, how):
     model = ShardedDLRM(CONFIG, comm, plan.fold(comm.size), shares=SHARES, **how)
-    losses = train(VirtualStep(model), steps)
+    losses = train(VirtualStep(model, optimizer), steps, RATES[optimizer])
     state = b"".join(value.tobytes() for value in model.state_dict().values())
     return [loss.hex() for loss in losses], hashlib.sha256(state).hexdigest()
 
 
-def main(steps, backend="jit", precision="fp32"):
+def main(steps, backend="jit", precision="fp32", *optimizers):
     threads.set_threads(1)
     comm = world()
     try:
         how = {"backend": backend, "precision": precision}
-        found = {kind: bits(comm, plan, int(steps), how) for kind, plan in plans(SHARES).items()}
+        found = {
+            f"{kind}/{optimizer}": bits(comm, plan, optimizer, int(steps), how)
+            for kind, plan in plans(SHARES).items()
+            for optimizer in optimizers or RATES
+        }
     except ConfigError as error:
         found = str(error)
     if comm.rank == 0:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dlrmjit_kernels.threads import available_cpus
+from dlrmjit_kernels.threads import available_cpus, granted_cpus
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
@@ -206,10 +206,7 @@ class _MpiRequest:
 def _own_cpus() -> NDArray[np.int64]:
     """1 for every CPU of this machine that this process may run on."""
     mask = np.zeros(os.cpu_count() or 1, np.int64)
-    if hasattr(os, "sched_getaffinity"):
-        mask[[cpu for cpu in os.sched_getaffinity(0) if cpu < len(mask)]] = 1
-    else:
-        mask[:] = 1
+    mask[[cpu for cpu in granted_cpus() if cpu < len(mask)]] = 1
     return mask
 
 

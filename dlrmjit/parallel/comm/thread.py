@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dlrmjit_kernels.threads import run_anywhere
+
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request, count
 
 _SHARED_PAUSE = 2e-4  # seconds between two looks of a thread that shares its CPU
@@ -118,6 +120,8 @@ class _Progress:
         """Post and complete operations until told to end."""
         if self._cpus:
             os.sched_setaffinity(0, self._cpus)  # of this thread alone
+        else:
+            run_anywhere()
         while self._under_way or not self._ends:
             self._take()
             self._look()

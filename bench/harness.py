@@ -82,37 +82,48 @@ def alternate(
 
     Before every sample there is a pause, so that the threads of the contender before cease to
     spin, and some untimed runs, so that its own threads are awake and the caches hold what a
-    call of one's own leaves.
+    call of one's own leaves. One thread alone needs no pause and one untimed run.
     """
-    plans = {name: _repeats(action) for name, action in contenders.items()}
+    from dlrmjit_kernels.threads import get_threads
+
+    rest = _Rest(_SETTLE, _WAKING) if get_threads() > 1 else _Rest(0.0, 0.0)
+    plans = {name: _repeats(action, rest) for name, action in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     end = time.perf_counter() + budget
     while len(next(iter(seconds.values()))) < 3 or (
         time.perf_counter() < end and len(next(iter(seconds.values()))) < most
     ):
         for name, action in contenders.items():
-            seconds[name].append(_sample(action, plans[name]))
+            seconds[name].append(_sample(action, plans[name], rest))
     return {name: Samples(tuple(values)) for name, values in seconds.items()}
 
 
-def _repeats(action: Action) -> int:
+@dataclass(frozen=True)
+class _Rest:
+    """Seconds to pause, and to run untimed, before a sample."""
+
+    pause: float
+    waking: float
+
+
+def _repeats(action: Action, rest: _Rest) -> int:
     """Calls that make up one sample."""
-    took = _sample(action, 1)
+    took = _sample(action, 1, rest)
     return max(1, min(1000, int(_SHORTEST / max(took, 1e-9))))
 
 
-def _sample(action: Action, repeats: int) -> float:
-    time.sleep(_SETTLE)
-    _wake(action)
+def _sample(action: Action, repeats: int, rest: _Rest) -> float:
+    time.sleep(rest.pause)
+    _wake(action, rest.waking)
     start = time.perf_counter()
     for _ in range(repeats):
         action()
     return (time.perf_counter() - start) / repeats
 
 
-def _wake(action: Action) -> None:
+def _wake(action: Action, seconds: float) -> None:
     """Run untimed until caches are warm and every thread of the contender has a processor."""
-    end = time.perf_counter() + _WAKING
+    end = time.perf_counter() + seconds
     action()
     while time.perf_counter() < end:
         action()

@@ -12,7 +12,7 @@ from dlrmjit.errors import BlockingError
 from dlrmjit_kernels.target import Target
 
 _LINE_FLOATS = 16
-_SHORTEST_DOWN = 192
+_LONGEST_PACKED = 1024
 
 
 @dataclass(frozen=True)
@@ -71,31 +71,54 @@ def _limits(blocking: Blocking, target: Target) -> list[tuple[str, int, int]]:
 
 
 def choose_blocking(target: Target, shape: Shape) -> Blocking:
-    """Blocking for ``shape`` from the sizes of the caches alone.
+    """Blocking for ``shape`` from the sizes of the caches alone, for operands in blocks.
 
-    A panel of B about fills the first cache and is reused by the ``mc`` rows of A that fill half
-    of the second. Where traffic decides and not arithmetic, memory is walked in order instead:
-    with few rows all of B passes once, block by block; a B that stays in the second cache as a
-    whole lets A and C pass once, row block by row block.
+    The ``mc`` rows of A that meet a panel of B fill a quarter of the second cache. Where traffic
+    decides and not arithmetic, memory is walked in order instead: with few rows all of B passes
+    once, block by block; a B that stays in the second cache as a whole lets A and C pass once,
+    row block by row block.
     """
-    kc = _reduction_block(target, shape)
+    kc = _equal_parts(shape.length, _reduction_in_cache(target, shape.down))
     if 2 * shape.rows < target.mr:
         kc = min(kc, target.row_block)
-    mc = max(target.mr, min(shape.rows, target.l2 // 2 // (4 * kc)))
+    mc = _rows_in_cache(target, shape, kc)
     if 4 * kc * shape.cols <= target.l2 // 4:
         mc = min(mc, target.row_block)
     return Blocking(target.mr, target.nr, kc, mc)
 
 
-def _reduction_block(target: Target, shape: Shape) -> int:
-    """Equal parts of the reduction, each about as long as keeps a panel of B in the caches.
+def choose_packed_blocking(target: Target, shape: Shape) -> Blocking:
+    """Blocking for a C in rows, and operands of which parts are packed.
 
-    A tile that reads A down its columns touches whole cache lines for a few of their elements;
-    the lines must last until the other tiles of the block have used them, beside the panel of
-    B. With 16 lanes a tile uses most of a line, and longer parts measure better.
+    A tile of such a C lies on as many pages as it has rows, so it is visited seldom: chunks of
+    the reduction are long, of whole panels, and a panel of B comes from the second cache.
     """
-    longest = max(256, target.l1 // (4 * target.nr))
-    if shape.down and target.lanes < _LINE_FLOATS:
-        longest = max(_SHORTEST_DOWN, longest // 4)
-    parts = -(-shape.length // longest)
-    return max(1, -(-shape.length // parts)) if shape.length else 1
+    longest = min(_LONGEST_PACKED, max(256, target.l2 // 8 // (4 * target.nr)))
+    kc = _whole(_equal_parts(shape.length, longest), target.nr)
+    return Blocking(target.mr, target.nr, kc, _rows_in_cache(target, shape, kc))
+
+
+def _rows_in_cache(target: Target, shape: Shape, kc: int) -> int:
+    return max(target.mr, min(shape.rows, target.l2 // 4 // (4 * kc)))
+
+
+def _reduction_in_cache(target: Target, down: bool) -> int:
+    """How long a part of the reduction lets its panel of B be read from a near cache.
+
+    With up to 8 lanes that is the first cache, of which three eighths leave room for A and C.
+    A tile that reads A down its columns touches whole lines for a few of their elements, and
+    they must last until the other tiles of the block have used them: room for as much again.
+    With 16 lanes a step takes long enough to come from the second.
+    """
+    if target.lanes >= _LINE_FLOATS:
+        return max(256, target.l2 // 16 // (4 * target.nr))
+    return max(96, target.l1 * 3 // 8 // (4 * target.nr) // (2 if down else 1))
+
+
+def _equal_parts(length: int, longest: int) -> int:
+    parts = -(-length // longest)
+    return -(-length // parts) if parts else 1
+
+
+def _whole(extent: int, block: int) -> int:
+    return -(-extent // block) * block

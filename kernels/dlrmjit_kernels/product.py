@@ -7,18 +7,21 @@ read many times. Copies live in a scratch buffer that later calls reuse.
 from __future__ import annotations
 
 import functools
-import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dlrmjit_kernels.axes import View, common_block, view_of
-from dlrmjit_kernels.matrix import Floats, Layout, aligned_floats
+from dlrmjit_kernels.codegen.tile import Operands
+from dlrmjit_kernels.matrix import Layout
+from dlrmjit_kernels.packing import PackedPlan, packed_plan
 from dlrmjit_kernels.plan import Plan, Product, misfits
 from dlrmjit_kernels.relayout import relayout
+from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.split import SplitPlan, plan_of
 from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.threads import get_threads
 
+_scratch = Scratch()
 _FAR = 1024  # elements: rows that start on the same cache set, and each on a page of its own
 _OFTEN = 8  # tiles that read the same rows
 
@@ -39,7 +42,7 @@ class Addresses:
 class _Prepared:
     """A product whose operands all fit, and the copies it takes: original and copied views."""
 
-    plan: Plan | SplitPlan
+    plan: Plan | SplitPlan | PackedPlan
     copies: tuple[tuple[str, View, View], ...]
     spans: tuple[int, ...]
 
@@ -56,14 +59,12 @@ def run(product: Product, at: Addresses) -> None:
 
 
 def _run_on_copies(prepared: _Prepared, product: Product, at: Addresses) -> None:
-    scratch, used = _scratch(sum(prepared.spans)), 0
-    moved = at
+    address, moved = _scratch.address("copies", sum(prepared.spans)), at
     for (name, original, copied), span in zip(prepared.copies, prepared.spans, strict=True):
-        address = int(scratch.ctypes.data) + 4 * used
         moved = replace(moved, **{name: address})
-        used += span
         if name != "c" or product.accumulate:
             relayout(original, getattr(at, name), copied, address)
+        address += 4 * span
     prepared.plan.run(moved.a, moved.b, moved.c, moved.bias, moved.mask, moved.sums)
     for name, original, copied in prepared.copies:
         if name == "c":
@@ -72,14 +73,27 @@ def _run_on_copies(prepared: _Prepared, product: Product, at: Addresses) -> None
 
 @functools.lru_cache(maxsize=4096)
 def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
+    moved = sorted({*misfits(product, target), *far_apart(product, target)})
+    if moved and _is_packed(product, moved, target):
+        return _Prepared(packed_plan(product, moved, target, threads), (), ())
     copies, spans = [], []
     fitting = product
-    for name in sorted({*misfits(product, target), *far_apart(product, target)}):
+    for name in moved:
         copied, span = _COPIED[name](fitting, target)
         copies.append((name, getattr(product, name), copied))
         spans.append(-(-span // 16) * 16)
         fitting = _with_view(fitting, name, copied)
     return _Prepared(plan_of(fitting, target, threads), tuple(copies), tuple(spans))
+
+
+def _is_packed(product: Product, moved: list[str], target: Target) -> bool:
+    """Whether parts of A and B are packed where they are used: they must be evenly spaced."""
+    shape = product.shape
+    even = all(axis.uniform for v in (product.a, product.b, product.c) for axis in (v.rows, v.cols))
+    large = (
+        product.operands is Operands.FP32 and shape.rows >= target.mr and shape.cols >= target.nr
+    )
+    return large and even and {*moved} <= {"a", "b"} and not (product.mask or product.sums)
 
 
 def far_apart(product: Product, target: Target) -> list[str]:
@@ -123,15 +137,3 @@ _COPIED = {"a": _copied_a, "b": _copied_b, "c": _copied_c, "mask": _copied_c}
 def _with_view(product: Product, name: str, view: View) -> Product:
     changed: dict[str, Any] = {name: view}
     return replace(product, **changed)
-
-
-_local = threading.local()
-
-
-def _scratch(count: int) -> Floats:
-    """This thread's scratch buffer, of at least ``count`` floats; contents are anything."""
-    held: Floats | None = getattr(_local, "floats", None)
-    if held is None or held.size < count:
-        held = aligned_floats(count)
-        _local.floats = held
-    return held

@@ -19,3 +19,7 @@ class Scratch(threading.local):
         if held is None or held.size < count:
             held = self._held[name] = aligned_floats(count)
         return held
+
+    def address(self, name: str, count: int) -> int:
+        """Where the buffer ``name`` of at least ``count`` floats starts."""
+        return int(self.floats(name, count).ctypes.data)

@@ -7,7 +7,6 @@ a C of its own, and these are added in order: the same bits for any number of th
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,14 +17,17 @@ from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import view_of
 from dlrmjit_kernels.blocking import Blocking
 from dlrmjit_kernels.compile import jit, parallel_jit
-from dlrmjit_kernels.matrix import Floats, Layout, aligned_floats
+from dlrmjit_kernels.matrix import Layout
 from dlrmjit_kernels.plan import SMALL, Plan, Product, make_plan
+from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.sweep import Numbers, rectangle
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
 MOST_TILES = 8
 """Register tiles of C above which its tiles are shared out instead."""
+
+_scratch = Scratch()
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,7 @@ class SplitPlan:
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses; there is neither bias nor mask."""
         width = self.span + int(self.whole[0]["panels"] * self.whole[0]["nr"])
-        partial = _scratch(len(self.parts) * width)
-        at = int(partial.ctypes.data)
+        at = _scratch.address("partial", len(self.parts) * width)
         _products(self.parts, self.kernels, a, b, at, self.span, width, sums != 0, self.one)
         _add_up(self.whole, self.parts, at, self.span, width, c, sums)
 
@@ -143,15 +144,3 @@ def _add_row(source: int, width: int, count: int, cols: int, target: int) -> Non
         for part in range(1, count):
             total += unsafe.load(source + 4 * (part * width + k))
         unsafe.store(target + 4 * k, total)
-
-
-_local = threading.local()
-
-
-def _scratch(count: int) -> Floats:
-    """This thread's partial sums, of at least ``count`` floats; contents are anything."""
-    held: Floats | None = getattr(_local, "floats", None)
-    if held is None or held.size < count:
-        held = aligned_floats(count)
-        _local.floats = held
-    return held

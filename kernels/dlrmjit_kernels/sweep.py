@@ -60,20 +60,10 @@ def sweep(
     the sums of the columns of B are written there, by the kernels at ``rows`` 0: they multiply
     B by one row of A whose every element is at ``one``.
     """
-    grid_rows, grid_cols = plan[0].grid_rows, plan[0].grid_cols
-    for task in prange(grid_rows * grid_cols):
-        down, across = task // grid_cols, task % grid_cols
-        top = plan[0].row_blocks * down // grid_rows
-        bottom = plan[0].row_blocks * (down + 1) // grid_rows
-        left = plan[0].panels * across // grid_cols
-        right = plan[0].panels * (across + 1) // grid_cols
+    for task in prange(plan[0].grid_rows * plan[0].grid_cols):
         # the record and an address, because arrays would be counted at every call below
-        rectangle(
-            plan[0],
-            kernels.ctypes.data,
-            (a, b, c, bias, mask, sums, one),
-            (top, bottom, left, right),
-        )
+        operands = (a, b, c, bias, mask, sums, one)
+        rectangle(plan[0], kernels.ctypes.data, operands, rectangle_of(plan[0], task))
 
 
 @jit
@@ -94,6 +84,18 @@ def sweep_alone(
 
 
 @jit
+def rectangle_of(p: Numbers, task: int) -> Ints:
+    """Bounds (top, bottom, left, right) of a task, in blocks of rows and panels."""
+    down, across = task // p.grid_cols, task % p.grid_cols
+    return (
+        p.row_blocks * down // p.grid_rows,
+        p.row_blocks * (down + 1) // p.grid_rows,
+        p.panels * across // p.grid_cols,
+        p.panels * (across + 1) // p.grid_cols,
+    )
+
+
+@jit
 def rectangle(p: Numbers, kernels: int, operands: Ints, bounds: Ints) -> None:
     """The tiles of C between bounds (top, bottom, left, right) in blocks of rows and panels."""
     top, bottom, left, right = bounds
@@ -101,11 +103,13 @@ def rectangle(p: Numbers, kernels: int, operands: Ints, bounds: Ints) -> None:
         end = min(group + p.group, bottom)
         for start in range(0, p.blocks, p.chunk):
             for panel in range(left, right):
-                _panel(p, kernels, operands, (group, end), start, panel)
+                chunk_of_panel(p, kernels, operands, (group, end), start, panel)
 
 
 @jit
-def _panel(p: Numbers, kernels: int, operands: Ints, rows: Ints, start: int, panel: int) -> None:
+def chunk_of_panel(
+    p: Numbers, kernels: int, operands: Ints, rows: Ints, start: int, panel: int
+) -> None:
     """One chunk of one panel of B against a group of rows."""
     a, b, c, bias, mask, sums, one = operands
     blocks = min(p.chunk, p.blocks - start)

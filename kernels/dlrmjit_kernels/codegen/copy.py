@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from dlrmjit_kernels.codegen.ir import I64, POINTER, Emitter
+from dlrmjit_kernels.codegen.ir import F32, I64, POINTER, Emitter, Value
 from dlrmjit_kernels.target import Target
 
 _ARGUMENTS: dict[str, ir.Type] = {
@@ -25,7 +25,7 @@ _ARGUMENTS: dict[str, ir.Type] = {
 
 @dataclass(frozen=True)
 class CopyRows:
-    """The kernel for rows of ``cols`` elements, a whole number of vectors."""
+    """The kernel for rows of ``cols`` elements."""
 
     cols: int
 
@@ -39,9 +39,28 @@ class CopyRows:
         emit = Emitter(module, self.symbol, _ARGUMENTS, target.lanes)
         with emit.loop(emit["rows"], [emit["source"], emit["target"]]) as loop:
             source, copy = loop.values
-            for first in range(0, self.cols, target.lanes):
-                emit.store(emit.load(emit.offset(source, first)), emit.offset(copy, first))
+            for first, width in _moves(self.cols, target.lanes):
+                _move(emit, emit.offset(source, first), emit.offset(copy, first), width)
             loop.carry(
                 [emit.offset(source, emit["source_row"]), emit.offset(copy, emit["target_row"])]
             )
         emit.finish()
+
+
+def _moves(cols: int, lanes: int) -> list[tuple[int, int]]:
+    """First column and width of the moves of a row: vectors, then ever shorter ones.
+
+    Masked stores would need fewer, but are dozens of micro-operations on some processors.
+    """
+    moves, first = [], 0
+    while first < cols:
+        while lanes > cols - first:
+            lanes //= 2
+        moves.append((first, lanes))
+        first += lanes
+    return moves
+
+
+def _move(emit: Emitter, source: Value, target: Value, width: int) -> None:
+    kind = ir.VectorType(F32, width)
+    emit.builder.store(emit.builder.load(source, align=4, typ=kind), target, align=4)

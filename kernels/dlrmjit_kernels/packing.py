@@ -1,0 +1,265 @@
+"""Products of operands that do not lie in blocks: parts are packed just before they are used.
+
+Rows of an ordinary array are often a power of two apart, so that few sets of a cache and many
+pages hold a part of it. Here the loops are those of Goto and van de Geijn (2008) and of BLIS: a
+part of B, ``kc`` by ``nc``, is packed into panels that stay in the last cache, then a part of A,
+``mc`` by ``kc``, that stays in the second, and every tile reads from these. Each thread packs
+what its own rectangle of C needs, into buffers of its own that later calls reuse: nobody waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from dlrmjit_kernels import unsafe
+from dlrmjit_kernels.axes import Axis, View
+from dlrmjit_kernels.blocking import Blocking, choose_packed_blocking
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.copy import CopyRows
+from dlrmjit_kernels.codegen.transpose import Transpose
+from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.plan import Product, grid, make_plan
+from dlrmjit_kernels.scratch import Scratch
+from dlrmjit_kernels.sweep import Ints, Numbers, chunk_of_panel, rectangle_of
+from dlrmjit_kernels.target import Target
+
+AS_IT_LIES, ROWS, PANELS, TRANSPOSED = range(4)
+# How a side of the product is packed. Steps between neighbours across and along the reduction;
+# from packed row, or panel, to the next; width of a panel; the kernels: for rows of a panel and
+# what is left of the last, for pieces of a packed row and its rest, for squares and their edges.
+SIDE = np.dtype(
+    [(name, np.int64) for name in ("kind", "across", "along", "stride", "width", "copy", "rest")]
+    + [(name, np.int64) for name in ("square", "cut_along", "cut_across", "cut_both", "lanes")]
+)
+_LINES = 8  # rows of the source copied at once: no more than a set of the first cache has ways
+_PAD = 16  # elements: neighbours in a packed part start on different sets
+
+_scratch = Scratch()
+
+
+@dataclass(frozen=True)
+class PackedPlan:
+    """A product made ready, like ``Plan``; ``sides`` say how parts of A and B are packed."""
+
+    numbers: NDArray[np.void]
+    sides: NDArray[np.void]
+    kernels: NDArray[np.int64]
+    panels: int
+    spans: tuple[int, int]
+    alone: bool
+
+    def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
+        """Run on operands at these addresses; there is neither a mask nor sums."""
+        tasks = int(self.numbers[0]["grid_rows"] * self.numbers[0]["grid_cols"])
+        buffers = _scratch.address("parts", tasks * sum(self.spans))
+        loops = _sweep_alone if self.alone else _sweep
+        part = (self.panels, *self.spans)
+        loops(self.numbers, self.sides, self.kernels, (a, b, c, bias), buffers, part)
+
+
+def packed_plan(product: Product, packed: list[str], target: Target, threads: int) -> PackedPlan:
+    """Plan of a product of evenly spaced operands of which those in ``packed`` are packed."""
+    blocking = choose_packed_blocking(target, product.shape)
+    sides = np.zeros(2, dtype=SIDE)
+    if "a" in packed:
+        product = replace(product, a=_pack_a(product.a, target, blocking, sides[0]))
+    if "b" in packed:
+        product = replace(product, b=_pack_b(product.b, target, blocking, sides[1]))
+    plan = make_plan(product, target, threads, blocking)
+    n = plan.numbers[0]
+    n["grid_cols"], n["grid_rows"] = grid(int(n["panels"]), int(n["row_blocks"]), threads)
+    most = target.l3 // 4 // threads // (4 * blocking.kc * target.nr)
+    panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
+    rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)
+    spans = (rows * int(sides[0]["stride"]), panels * int(sides[1]["stride"]))
+    return PackedPlan(plan.numbers, sides, plan.kernels, panels, spans, plan.alone)
+
+
+def _pack_a(a: View, target: Target, blocking: Blocking, side: np.void) -> View:
+    """Rows stay rows, columns become panels as high as a tile; returns what the tiles will see."""
+    if a.cols.step == 1:
+        stride = blocking.kc + _PAD
+        _fill(side, ROWS, a.rows, a.cols, target.nr, a.cols.extent, stride, target)
+        return View(_even(a.rows.extent, stride), _even(a.cols.extent, 1))
+    stride = -(-blocking.kc * blocking.mr // 16) * 16
+    stride += _PAD * (stride // _PAD % 2 == 0)
+    _fill(side, PANELS, a.rows, a.cols, blocking.mr, a.rows.extent, stride, target)
+    return View(Axis(a.rows.extent, blocking.mr, stride, 1), _even(a.cols.extent, blocking.mr))
+
+
+def _pack_b(b: View, target: Target, blocking: Blocking, side: np.void) -> View:
+    """Panels as wide as a tile; returns what the tiles will see."""
+    stride = blocking.kc * target.nr
+    kind = PANELS if b.cols.step == 1 else TRANSPOSED
+    _fill(side, kind, b.cols, b.rows, target.nr, b.cols.extent, stride, target)
+    if kind == TRANSPOSED:
+        lanes = target.lanes
+        along, across = b.rows.extent % lanes or lanes, b.cols.extent % lanes or lanes
+        side["square"] = engine.address(Transpose(), target)
+        side["cut_along"] = engine.address(Transpose(lanes, along), target)
+        side["cut_across"] = engine.address(Transpose(across, lanes), target)
+        side["cut_both"] = engine.address(Transpose(across, along), target)
+    return View(_even(b.rows.extent, target.nr), Axis(b.cols.extent, target.nr, stride, 1))
+
+
+def _fill(
+    side: np.void,
+    kind: int,
+    across: Axis,
+    along: Axis,
+    width: int,
+    extent: int,
+    stride: int,
+    target: Target,
+) -> None:
+    side["kind"], side["across"], side["along"] = kind, across.step, along.step
+    side["width"], side["stride"], side["lanes"] = width, stride, target.lanes
+    if kind != TRANSPOSED:
+        side["copy"] = engine.address(CopyRows(width), target)
+        side["rest"] = engine.address(CopyRows(extent % width or width), target)
+
+
+def _even(extent: int, step: int) -> Axis:
+    return Axis(extent, max(extent, 1), 0, step)
+
+
+@parallel_jit
+def _sweep(
+    plan: Numbers,
+    sides: Numbers,
+    kernels: NDArray[np.int64],
+    operands: Ints,
+    buffers: int,
+    part: Ints,
+) -> None:
+    for task in prange(plan[0].grid_rows * plan[0].grid_cols):
+        own = buffers + 4 * task * (part[1] + part[2])
+        own_buffers = (own, own + 4 * part[1])
+        bounds = rectangle_of(plan[0], task)
+        _rectangle(
+            plan[0], sides[0], sides[1], kernels.ctypes.data, operands, own_buffers, part[0], bounds
+        )
+
+
+@jit
+def _sweep_alone(
+    plan: Numbers,
+    sides: Numbers,
+    kernels: NDArray[np.int64],
+    operands: Ints,
+    buffers: int,
+    part: Ints,
+) -> None:
+    own_buffers = (buffers, buffers + 4 * part[1])
+    bounds = (0, plan[0].row_blocks, 0, plan[0].panels)
+    _rectangle(
+        plan[0], sides[0], sides[1], kernels.ctypes.data, operands, own_buffers, part[0], bounds
+    )
+
+
+@jit
+def _rectangle(
+    p: Numbers,
+    left: Numbers,
+    right: Numbers,
+    kernels: int,
+    operands: Ints,
+    buffers: Ints,
+    part: int,
+    bounds: Ints,
+) -> None:
+    """The tiles of C between bounds in blocks of rows and panels; ``part`` panels at a time."""
+    a, b, c, bias = operands
+    for first in range(bounds[2], bounds[3], part):
+        last = min(first + part, bounds[3])
+        for chunk in range(p.blocks):
+            part_b = _part_of_b(p, right, b, buffers[1], (first, last), chunk)
+            for group in range(bounds[0], bounds[1], p.group):
+                rows = (group, min(group + p.group, bounds[1]))
+                part_a = _part_of_a(p, left, a, buffers[0], rows, chunk)
+                at = (part_a, part_b, c, bias, 0, 0, 0)
+                for panel in range(first, last):
+                    chunk_of_panel(p, kernels, at, rows, chunk, panel)
+
+
+@jit
+def _part_of_a(p: Numbers, side: Numbers, a: int, buffer: int, rows: Ints, chunk: int) -> int:
+    """Pack a group of rows; returns where A would start if all of it were packed like this."""
+    if side.kind == AS_IT_LIES:
+        return a
+    first = rows[0] * p.row_block
+    count = min(rows[1] * p.row_block, p.rows) - first
+    _pack(p, side, a, buffer, (first, count), chunk)
+    start: int = buffer - 4 * (rows[0] * p.a_row_block + chunk * p.a_block)
+    return start
+
+
+@jit
+def _part_of_b(p: Numbers, side: Numbers, b: int, buffer: int, panels: Ints, chunk: int) -> int:
+    """Pack some panels; returns where B would start if all of it were packed like this."""
+    if side.kind == AS_IT_LIES:
+        return b
+    first = panels[0] * p.nr
+    count = min(panels[1] * p.nr, (p.panels - 1) * p.nr + p.edge) - first
+    _pack(p, side, b, buffer, (first, count), chunk)
+    start: int = buffer - 4 * (panels[0] * p.b_panel + chunk * p.b_block)
+    return start
+
+
+@jit
+def _pack(p: Numbers, side: Numbers, source: int, target: int, across: Ints, chunk: int) -> None:
+    """Copy (first, count) elements across the reduction of a chunk along it."""
+    length = p.last if chunk == p.blocks - 1 else p.length
+    source += 4 * (across[0] * side.across + chunk * p.length * side.along)
+    if side.kind == ROWS:
+        _pack_rows(side, source, target, across[1], length)
+    elif side.kind == PANELS:
+        _pack_panels(side, source, target, across[1], length)
+    else:
+        _pack_transposed(side, source, target, across[1], length)
+
+
+@jit
+def _pack_rows(s: Numbers, source: int, target: int, count: int, length: int) -> None:
+    pieces, rest = length // s.width, length % s.width
+    done = 4 * pieces * s.width
+    for _ in range(count):
+        unsafe.call(s.copy, (source, target, pieces, s.width, s.width))
+        if rest:
+            unsafe.call(s.rest, (source + done, target + done, 1, 0, 0))
+        source += 4 * s.across
+        target += 4 * s.stride
+
+
+@jit
+def _pack_panels(s: Numbers, source: int, target: int, count: int, length: int) -> None:
+    """Some rows of the source at a time, along all panels: memory is read in order."""
+    whole, rest = count // s.width, count % s.width
+    for first in range(0, length, _LINES):
+        lines = min(_LINES, length - first)
+        a = source + 4 * first * s.along
+        b = target + 4 * first * s.width
+        for _ in range(whole):
+            unsafe.call(s.copy, (a, b, lines, s.along, s.width))
+            a += 4 * s.width
+            b += 4 * s.stride
+        if rest:
+            unsafe.call(s.rest, (a, b, lines, s.along, s.width))
+
+
+@jit
+def _pack_transposed(s: Numbers, source: int, target: int, count: int, length: int) -> None:
+    """Squares of a vector by a vector; at the edges what there is of one."""
+    for c in range(0, count, s.lanes):
+        whole = c + s.lanes <= count
+        square = s.square if whole else s.cut_across
+        cut = s.cut_along if whole else s.cut_both
+        a = source + 4 * c * s.across
+        b = target + 4 * (c // s.width * s.stride + c % s.width)
+        for l in range(0, length, s.lanes):  # noqa: E741 - the reduction index
+            kernel = square if l + s.lanes <= length else cut
+            unsafe.call(kernel, (a + 4 * l, b + 4 * l * s.width, s.across, s.width))

@@ -64,6 +64,7 @@ def test_only_narrow_products_over_long_reductions_are_split():
         _, _, x, dz = _operands(n, c, k, False)
         return isinstance(_plan(x, dz, Matrix.empty_panels(c, k)), SplitPlan)
 
-    assert is_split(4096, 64, 16)
-    assert not is_split(100, 64, 16), "a short reduction"
+    few = (4 * current_target().mr, current_target().nr)
+    assert is_split(4096, *few)
+    assert not is_split(100, *few), "a short reduction"
     assert not is_split(4096, 512, 512), "enough tiles of C for many threads"

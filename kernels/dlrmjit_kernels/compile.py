@@ -24,6 +24,11 @@ from numba.core import caching
 from dlrmjit import knobs
 from dlrmjit_kernels.turns import Turn
 
+# As for our own loader (codegen/engine.py): sections of a kernel must lie near each other,
+# however large the tables between free pages are. Read when Numba first compiles.
+if not os.environ.get("NUMBA_USE_LLVMLITE_MEMORY_MANAGER"):
+    numba.config.USE_LLVMLITE_MEMORY_MANAGER = 1
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 try:

@@ -137,6 +137,11 @@ def _new_machine(target: Target) -> Any:
 
 @functools.cache
 def _engine(target: Target) -> Any:
-    """The loader of all objects of a target; needs an empty module, and a machine it may own."""
+    """The loader of all objects of a target; needs an empty module, and a machine it may own.
+
+    llvmlite's memory manager keeps the sections of an object together. LLVM's own takes any
+    free pages, and between code and its constants tables of gigabytes may lie: then a relative
+    address overflows, and the process is aborted.
+    """
     empty = binding.parse_assembly(f'target triple = "{target.triple}"')
-    return binding.create_mcjit_compiler(empty, _new_machine(target))
+    return binding.create_mcjit_compiler(empty, _new_machine(target), use_lmm=True)

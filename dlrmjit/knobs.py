@@ -19,6 +19,15 @@ def target() -> str | None:
     return os.environ.get("DLRMJIT_TARGET") or None
 
 
+def activations() -> str | None:
+    """``DLRMJIT_ACTIVATIONS``: what MLPs in ``--precision bf16`` multiply weights by.
+
+    ``fp32``, or ``bf16``, which of the compiled kernels only those for processors with BF16
+    instructions do, and by default do.
+    """
+    return os.environ.get("DLRMJIT_ACTIVATIONS") or None
+
+
 def backend() -> str:
     """``DLRMJIT_BACKEND``: ``jit`` (default) or ``reference`` (NumPy alone)."""
     return os.environ.get("DLRMJIT_BACKEND") or "jit"

@@ -95,6 +95,14 @@ class SplitArray:
         return (np.asarray(self.upper, np.uint32) << 16).view(np.float32)
 
 
+def nearest_bf16(values: NDArray[Any]) -> NDArray[np.float32]:
+    """The BF16 number nearest to each float32 value, the even one of two; NaN stays NaN."""
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+    result: NDArray[np.float32] = np.where(np.isnan(values), np.float32(np.nan), rounded)
+    return result
+
+
 def split_if(precision: str, values: NDArray[np.float32]) -> NDArray[np.float32] | SplitArray:
     """``values`` as they are stored in that precision."""
     return SplitArray.of(values) if precision == "bf16" else values

@@ -26,11 +26,13 @@ from dlrmjit_kernels.interaction import (
 from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.loss import loss_gradient, probabilities
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.split_weights import SplitWeights
+from dlrmjit_kernels.target import current_target
 from numpy.typing import NDArray
 
+from dlrmjit import knobs
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
-from dlrmjit.errors import ConfigError
 from dlrmjit.ops import jit_regularise, jit_update
 from dlrmjit.ops.backend import DenseState, FloatArray
 from dlrmjit.ops.jit_update import BagGradient, flat
@@ -69,11 +71,22 @@ def _mlp_forward(step: Step) -> Matrix:
     for i, activation in enumerate(activations):
         weight, bias = parameters[2 * i : 2 * i + 2]
         y = _layer_output(step, i, x.rows, weight.cols)
-        fc_forward(layers[-1], weight, bias, y, activation)
+        fc_forward(layers[-1], weight, bias, y, activation, _is_rounded(weight))
         layers.append(y)
     step.memory["layers"] = layers
     result: Matrix = layers[-1]
     return result
+
+
+def _is_rounded(weight: Matrix | SplitWeights) -> bool:
+    """Whether what meets this weight, or makes its gradient, is rounded to BF16 before.
+
+    With a single row or column that would cost more than it gains.
+    """
+    if not isinstance(weight, SplitWeights) or 1 in (weight.rows, weight.cols):
+        return False
+    asked = knobs.activations()
+    return current_target().bf16 if asked is None else asked == "bf16"
 
 
 def _layer_output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
@@ -94,7 +107,7 @@ def _mlp_backward(step: Step, gradient: Matrix) -> Gradients:
         if i > 0 or step.wants(0):
             dx = _input_gradient(step, i, x)
             mask = x if i > 0 and activations[i - 1] == "relu" else None
-            fc_backward_data(dz, weight, dx, mask)
+            fc_backward_data(dz, weight, dx, mask, _is_rounded(weight))
         yield from _parameter_gradients(step, i, x, dz)
         if dx is not None:
             dz = dx
@@ -105,7 +118,8 @@ def _mlp_backward(step: Step, gradient: Matrix) -> Gradients:
 def _parameter_gradients(step: Step, layer: int, x: Matrix, dz: Matrix) -> Gradients:
     dw = step.keep(f"dw{layer}", lambda: Matrix.empty_panels(x.cols, dz.cols))
     db = step.keep(f"db{layer}", lambda: aligned_empty(dz.cols))
-    fc_backward_weights(x, dz, dw, db)
+    rounded = _is_rounded(step.values[1 + 2 * layer])
+    fc_backward_weights(x, dz, dw, db, rounded)
     yield 2 * layer + 1, dw
     yield 2 * layer + 2, db
 
@@ -183,11 +197,6 @@ _RULES = (
 )
 
 
-def _refuse_halves(precision: Precision) -> None:
-    if precision != "fp32":
-        raise ConfigError(f"{precision} needs the reference backend; its kernels are missing")
-
-
 class JitBackend:
     """Kernels compiled for this machine; float32."""
 
@@ -199,17 +208,18 @@ class JitBackend:
         """A block in which denormal numbers count as zero, in every thread of the kernels."""
         return denormals_flushed()
 
-    def weight(self, values: FloatArray, precision: Precision = "fp32") -> Matrix:
-        """Panels W[Kb][C][bk] of a weight (K, C)."""
-        _refuse_halves(precision)
+    def weight(self, values: FloatArray, precision: Precision = "fp32") -> Matrix | SplitWeights:
+        """Panels W[Kb][C][bk] of a weight (K, C), or halves in panels W[Kb][C/2][bk][2]."""
         k, c = values.shape
+        if precision == "bf16":
+            return SplitWeights(c, k).assign(values.T)
         return Matrix.empty_panels(c, k).assign(values.T)
 
-    def weight_to_numpy(self, stored: Matrix) -> FloatArray:
+    def weight_to_numpy(self, stored: Matrix | SplitWeights) -> FloatArray:
         """A copy (K, C)."""
         return np.ascontiguousarray(stored.to_numpy().T)
 
-    def assign_weight(self, stored: Matrix, values: FloatArray) -> None:
+    def assign_weight(self, stored: Matrix | SplitWeights, values: FloatArray) -> None:
         """Overwrite from (K, C)."""
         stored.assign(values.T)
 
@@ -247,7 +257,8 @@ class JitBackend:
 
     def flat(self, stored: Any) -> NDArray[np.float32]:
         """The buffer of a weight, a bias or the gradient of one."""
-        return flat(stored)
+        buffer: NDArray[np.float32] = flat(stored)
+        return buffer
 
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
         """Fresh memory of an optimiser."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels import elementwise, embedding_norm, embedding_update
+from dlrmjit_kernels import dense_update, elementwise, embedding_norm, embedding_update
+from dlrmjit_kernels.dense_update import Parameters
 from dlrmjit_kernels.embedding import EmbeddingTables
 from dlrmjit_kernels.embedding_update import RowState
 from dlrmjit_kernels.lookups import Lookups
@@ -25,6 +26,7 @@ from dlrmjit_kernels.row_rules import (
     SgdRows,
     SharedRowwiseAdagradRows,
 )
+from dlrmjit_kernels.split_weights import SplitWeights
 from numpy.typing import NDArray
 
 from dlrmjit.ops.backend import DenseState, FloatArray
@@ -93,9 +95,10 @@ def new_state(stored: Any, config: OptimizerConfig) -> RowState | DenseState:
 
 
 def _like(stored: Any, value: float) -> Any:
-    if not isinstance(stored, Matrix):
+    if isinstance(stored, np.ndarray):
         return np.full_like(stored, value)
-    made = Matrix.empty(stored.layout)
+    layout = stored.float_layout if isinstance(stored, SplitWeights) else stored.layout
+    made = Matrix.empty(layout)
     made.data[...] = value
     return made
 
@@ -144,24 +147,24 @@ def update(
     _DENSE[type(config)](flat(stored), flat(gradient), values, config, rate, state.steps)
 
 
-def _sgd(p: F32, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+def _sgd(p: Parameters, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
     if config.momentum:
         momentum, decay = config.momentum, config.weight_decay
-        elementwise.momentum_step(p, g, values[0], rate, momentum, decay)
+        dense_update.momentum_step(p, g, values[0], rate, momentum, decay)
     else:
-        elementwise.sgd_step(p, g, rate, config.weight_decay)
+        dense_update.sgd_step(p, g, rate, config.weight_decay)
 
 
-def _adagrad(p: F32, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+def _adagrad(p: Parameters, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
     rate /= 1.0 + (step - 1) * config.lr_decay
-    elementwise.adagrad_step(p, g, values[0], rate, config.eps, config.weight_decay)
+    dense_update.adagrad_step(p, g, values[0], rate, config.eps, config.weight_decay)
 
 
-def _adam(p: F32, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+def _adam(p: Parameters, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
     root = (1.0 - config.beta2**step) ** 0.5
     size = rate * root / (1.0 - config.beta1**step)
     moments, betas = (values[0], values[1]), (config.beta1, config.beta2)
-    elementwise.adam_step(p, g, moments, size, betas, config.eps * root, config.weight_decay)
+    dense_update.adam_step(p, g, moments, size, betas, config.eps * root, config.weight_decay)
 
 
 _DENSE: Mapping[type[OptimizerConfig], Callable[..., None]] = {
@@ -183,6 +186,6 @@ def scale(gradient: Any, factor: float) -> None:
     elementwise.scale(flat(gradient), factor)
 
 
-def flat(value: Matrix | F32) -> F32:
-    """The buffer of a matrix or a vector."""
+def flat(value: Any) -> Any:
+    """The buffer of a matrix or a vector; weights in halves as they are."""
     return value.data if isinstance(value, Matrix) else value

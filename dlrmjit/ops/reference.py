@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit import knobs
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
 from dlrmjit.errors import ConfigError
@@ -20,7 +21,7 @@ from dlrmjit.ops import reference_regularise, reference_update
 from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, StoredArray
 from dlrmjit.ops.reference_update import ReferenceBagGradient, ReferenceTables
 from dlrmjit.optimizer_config import OptimizerConfig
-from dlrmjit.precision import Precision, SplitArray, check_precision
+from dlrmjit.precision import Precision, SplitArray, check_precision, nearest_bf16
 
 Gradients = Iterator[tuple[int, Any]]
 
@@ -49,12 +50,19 @@ def _read(stored: StoredArray) -> FloatArray:
     return stored.rounded() if isinstance(stored, SplitArray) else stored
 
 
+def _met(values: FloatArray, stored: StoredArray) -> FloatArray:
+    """Activations or gradients as they are multiplied where there is this weight (K, C)."""
+    wanted = isinstance(stored, SplitArray) and 1 not in stored.shape
+    return nearest_bf16(values) if wanted and knobs.activations() == "bf16" else values
+
+
 def _mlp_forward(step: Step) -> FloatArray:
     x, *parameters = step.values
     layers = [x]
     for i, activation in enumerate(step.options["activations"]):
-        weight, bias = _read(parameters[2 * i]), parameters[2 * i + 1]
-        layers.append(_activate(layers[-1] @ weight.T + bias, activation))
+        weight, bias = parameters[2 * i : 2 * i + 2]
+        z = _met(layers[-1], weight) @ _read(weight).T + bias
+        layers.append(_activate(z, activation))
     step.memory["layers"] = layers
     result: FloatArray = layers[-1]
     return result
@@ -65,8 +73,9 @@ def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
     layers, dy = step.memory["layers"], gradient
     for i in reversed(range(len(step.options["activations"]))):
         dz = _through_activation(dy, layers[i + 1], step.options["activations"][i])
+        x, dz = (_met(values, parameters[2 * i]) for values in (layers[i], dz))
         dy = dz @ _read(parameters[2 * i])
-        yield 2 * i + 1, dz.T @ layers[i]
+        yield 2 * i + 1, dz.T @ x
         yield 2 * i + 2, dz.sum(axis=0)
     yield 0, dy
 

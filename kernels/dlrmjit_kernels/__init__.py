@@ -1,6 +1,6 @@
 """Kernels of dlrmjit on their own: no model, no gradients, no communication."""
 
-from dlrmjit_kernels.elementwise import adagrad_step, sgd_step
+from dlrmjit_kernels.dense_update import adagrad_step, sgd_step
 from dlrmjit_kernels.embedding import EmbeddingTables
 from dlrmjit_kernels.embedding_bag import embedding_bag
 from dlrmjit_kernels.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
@@ -15,6 +15,7 @@ from dlrmjit_kernels.row_rules import (
     RowwiseAdagradRows,
     SgdRows,
 )
+from dlrmjit_kernels.split_weights import SplitWeights
 from dlrmjit_kernels.target import Target, current_target, named_target
 from dlrmjit_kernels.threads import get_threads, set_threads
 
@@ -27,6 +28,7 @@ __all__ = [
     "MomentumRows",
     "RowwiseAdagradRows",
     "SgdRows",
+    "SplitWeights",
     "Target",
     "adagrad_step",
     "current_target",

@@ -1,7 +1,6 @@
-"""Operations that touch each element once: dense optimiser steps, and activations on matrices.
+"""Operations that touch each element once: flat arrays, and activations on matrices.
 
-Activations are needed here only where no matrix product fuses them; the optimiser steps run
-over a layer's flat parameters, padding included.
+Activations are needed here only where no matrix product fuses them.
 """
 
 from __future__ import annotations
@@ -27,69 +26,20 @@ RUN = 4096
 
 def fill(x: F32, value: float) -> None:
     """``x = value``; x flat float32."""
-    _check_flat(x)
+    check_flat(x)
     _fill(x, np.float32(value))
 
 
 def scale(x: F32, factor: float) -> None:
     """``x *= factor``; x flat float32."""
-    _check_flat(x)
+    check_flat(x)
     _scale(x, np.float32(factor))
 
 
 def add(x: F32, y: F32) -> None:
     """``x += y``; both flat float32 of one length."""
-    _check_flat(x, y)
+    check_flat(x, y)
     _add(x, y)
-
-
-def sgd_step(p: F32, g: F32, lr: float, l2: float = 0.0) -> None:
-    """``p -= lr * (g + l2 * p)``; both flat float32 of one length."""
-    _check_flat(p, g)
-    if l2 == 0.0:
-        _sgd_step(p, g, np.float32(lr))
-    else:
-        _decayed_sgd_step(p, g, np.float32(lr), np.float32(l2))
-
-
-def momentum_step(p: F32, g: F32, m: F32, lr: float, momentum: float, l2: float = 0.0) -> None:
-    """``m = momentum * m + g + l2 * p; p -= lr * m`` (Polyak 1964, as in torch.optim.SGD).
-
-    All flat float32 of one length; ``m`` is the running gradient.
-    """
-    _check_flat(p, g, m)
-    _momentum_step(p, g, m, np.float32(lr), np.float32(momentum), np.float32(l2))
-
-
-def adagrad_step(p: F32, g: F32, state: F32, lr: float, eps: float, l2: float = 0.0) -> None:
-    """``state += g**2; p -= lr * g / (sqrt(state) + eps)``, elementwise (Duchi et al. 2011).
-
-    All flat float32 of one length; ``state`` is the running sum of squares, and ``l2 * p`` is
-    added to ``g`` before.
-    """
-    _check_flat(p, g, state)
-    _adagrad_step(p, g, state, np.float32(lr), np.float32(eps), np.float32(l2))
-
-
-def adam_step(
-    p: F32,
-    g: F32,
-    moments: tuple[F32, F32],
-    size: float,
-    betas: tuple[float, float],
-    eps: float,
-    l2: float = 0.0,
-) -> None:
-    """``m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g**2; p -= size * m / (sqrt(v) + eps)``.
-
-    All flat float32 of one length, ``moments`` = (m, v), ``betas`` = (b1, b2) (Kingma and Ba
-    2015). The correction of the bias is the caller's, in ``size`` and ``eps``; ``l2 * p`` is
-    added to ``g`` before.
-    """
-    m, v = moments
-    _check_flat(p, g, m, v)
-    values = [size, betas[0], 1.0 - betas[0], betas[1], 1.0 - betas[1], eps, l2]
-    _adam_step(p, g, m, v, np.array(values, np.float32))
 
 
 def sum_of_squares(x: Matrix) -> float:
@@ -125,7 +75,8 @@ def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
     _sigmoid_backward(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
 
 
-def _check_flat(*arrays: F32) -> None:
+def check_flat(*arrays: F32) -> None:
+    """Raise ShapeError unless all are flat, contiguous float32 arrays of one length."""
     if any(a.ndim != 1 or a.dtype != np.float32 or not a.flags.c_contiguous for a in arrays):
         found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
         raise ShapeError(f"flat, contiguous float32 arrays are wanted here, not {found}")
@@ -157,52 +108,6 @@ def _add(x: F32, y: F32) -> None:
     for task in prange((x.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
             x[i] += y[i]
-
-
-@parallel_jit
-def _sgd_step(p: F32, g: F32, lr: np.float32) -> None:
-    for task in prange((p.size + RUN - 1) // RUN):
-        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
-            p[i] -= lr * g[i]
-
-
-@parallel_jit
-def _decayed_sgd_step(p: F32, g: F32, lr: np.float32, l2: np.float32) -> None:
-    for task in prange((p.size + RUN - 1) // RUN):
-        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
-            p[i] -= lr * (g[i] + l2 * p[i])
-
-
-@parallel_jit
-def _momentum_step(
-    p: F32, g: F32, m: F32, lr: np.float32, momentum: np.float32, l2: np.float32
-) -> None:
-    for task in prange((p.size + RUN - 1) // RUN):
-        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
-            m[i] = momentum * m[i] + (g[i] + l2 * p[i])
-            p[i] -= lr * m[i]
-
-
-@parallel_jit
-def _adagrad_step(
-    p: F32, g: F32, state: F32, lr: np.float32, eps: np.float32, l2: np.float32
-) -> None:
-    for task in prange((p.size + RUN - 1) // RUN):
-        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
-            gradient = g[i] + l2 * p[i]
-            state[i] += gradient * gradient
-            p[i] -= lr * (gradient / (np.sqrt(state[i]) + eps))
-
-
-@parallel_jit
-def _adam_step(p: F32, g: F32, m: F32, v: F32, k: F32) -> None:
-    size, beta1, rest1, beta2, rest2, eps, l2 = k[0], k[1], k[2], k[3], k[4], k[5], k[6]
-    for task in prange((p.size + RUN - 1) // RUN):
-        for i in range(task * RUN, min(p.size, (task + 1) * RUN)):
-            gradient = g[i] + l2 * p[i]
-            m[i] = beta1 * m[i] + rest1 * gradient
-            v[i] = beta2 * v[i] + rest2 * (gradient * gradient)
-            p[i] -= size * (m[i] / (np.sqrt(v[i]) + eps))
 
 
 @parallel_jit

@@ -17,8 +17,8 @@ from dlrmjit_kernels.matrix import Floats, Layout, Matrix
 from dlrmjit_kernels.target import current_target
 
 Words = NDArray[np.uint32]
-_UPPER = np.uint32(0xFFFF0000)
-_LOWER = np.uint32(0x0000FFFF)
+UPPER = np.uint32(0xFFFF0000)
+LOWER = np.uint32(0x0000FFFF)
 _HALF = np.uint32(16)
 
 
@@ -62,19 +62,19 @@ class SplitWeights:
             )
         padded = np.pad(source, ((0, self.rows % 2), (0, 0))).view(np.uint32)
         first, second = padded[::2], padded[1::2]
-        self.upper.assign((first >> _HALF | second & _UPPER).view(np.float32))
-        self.lower.assign((first & _LOWER | second << _HALF).view(np.float32))
+        self.upper.assign((first >> _HALF | second & UPPER).view(np.float32))
+        self.lower.assign((first & LOWER | second << _HALF).view(np.float32))
         return self
 
     def to_numpy(self) -> Floats:
         """Both halves joined: an ordinary (rows, cols) array, exact to the bit."""
         upper, lower = (x.to_numpy().view(np.uint32) for x in (self.upper, self.lower))
-        return self._in_rows(upper << _HALF | lower & _LOWER, upper & _UPPER | lower >> _HALF)
+        return self._in_rows(upper << _HALF | lower & LOWER, upper & UPPER | lower >> _HALF)
 
     def truncated(self) -> Floats:
         """What layers compute with: a (rows, cols) array of the upper halves as float32."""
         upper = self.upper.to_numpy().view(np.uint32)
-        return self._in_rows(upper << _HALF, upper & _UPPER)
+        return self._in_rows(upper << _HALF, upper & UPPER)
 
     def _in_rows(self, first: Words, second: Words) -> Floats:
         rows = np.stack([first, second], axis=1).reshape(-1, self.cols)[: self.rows]
@@ -97,4 +97,4 @@ def _widen(words: Words, into: Words, rows: int, blocks: int, width: int) -> Non
             into[target + k] = words[pair * width + k] << _HALF
         if row + 1 < rows:
             for k in range(width):
-                into[target + width + k] = words[pair * width + k] & _UPPER
+                into[target + width + k] = words[pair * width + k] & UPPER

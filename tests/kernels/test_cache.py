@@ -12,14 +12,14 @@ from dlrmjit_kernels import compile as compiling
 PROGRAM = """
 import sys
 import numpy as np
-from dlrmjit_kernels import Matrix, elementwise, fc_forward
+from dlrmjit_kernels import Matrix, dense_update, fc_forward
 p = np.ones(5000, np.float32)
-elementwise.sgd_step(p, p.copy(), 0.5)
+dense_update.sgd_step(p, p.copy(), 0.5)
 x, w, y = (Matrix.empty_blocked(20, 13), Matrix.empty_panels(13, 33), Matrix.empty_blocked(20, 33))
 x.assign(np.ones((20, 13))), w.assign(np.ones((13, 33)))
 fc_forward(x, w, None, y, "relu")
 assert (p == 0.5).all() and (y.to_numpy() == 13).all()
-print(len(elementwise._sgd_step.stats.cache_hits))
+print(len(dense_update._move_all.stats.cache_hits))
 """
 
 

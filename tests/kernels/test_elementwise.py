@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from dlrmjit_kernels import elementwise, threads
+from dlrmjit_kernels import elementwise
 from dlrmjit_kernels.matrix import Matrix
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,26 +24,6 @@ def stored(values, blocked):
         matrix = Matrix.view(np.empty((values.shape[0], values.shape[1] + 3), np.float32)[:, :-3])
     matrix.assign(values)
     return matrix
-
-
-@given(LENGTHS, st.floats(-2, 2))
-def test_sgd_moves_against_the_gradient(length, lr):
-    p, g = normal(length, 0), normal(length, 1)
-    expected = p.astype(np.float64) - np.float64(np.float32(lr)) * g
-    bound = 2 * EPS32 * (np.abs(p) + abs(lr) * np.abs(g)) + 1e-37
-    elementwise.sgd_step(p, g, lr)
-    assert np.all(np.abs(p - expected) <= bound)
-
-
-@given(LENGTHS)
-def test_adagrad_divides_by_the_root_of_the_running_sum(length):
-    p, g = normal(length, 0), normal(length, 1)
-    state = np.abs(normal(length, 2))
-    new_state = state.astype(np.float64) + g.astype(np.float64) ** 2
-    expected = p - 0.1 * g / (np.sqrt(new_state) + 1e-8)
-    elementwise.adagrad_step(p, g, state, 0.1, 1e-8)
-    np.testing.assert_allclose(state, new_state, rtol=tolerance(2))
-    np.testing.assert_allclose(p, expected, rtol=0, atol=tolerance(4) * (np.abs(p).max(initial=1)))
 
 
 @given(LENGTHS)
@@ -95,18 +75,6 @@ def test_extreme_and_broken_inputs():
     np.testing.assert_array_equal(y.to_numpy(), [[0, 1, 1, 0, np.nan]])
     elementwise.relu_forward(Matrix.view(x), y)
     np.testing.assert_array_equal(y.to_numpy(), [[0, 1000, np.inf, 0, np.nan]])
-
-
-def test_bits_do_not_depend_on_the_threads():
-    results = []
-    for count in (1, 2, 4):
-        threads.set_threads(count)
-        p, g, state = normal(20_000, 0), normal(20_000, 1), np.zeros(20_000, np.float32)
-        elementwise.sgd_step(p, g, 0.1)
-        elementwise.adagrad_step(p, g, state, 0.1, 1e-8)
-        results.append(p.tobytes())
-    threads.set_threads(threads.available_cpus())
-    assert len(set(results)) == 1
 
 
 def test_wrong_shapes_are_named():

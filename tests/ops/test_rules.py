@@ -26,14 +26,14 @@ def _dense(backend, value):
     return backend.to_numpy(value)
 
 
-def mlp(backend, activations):
+def mlp(backend, activations, precision="fp32"):
     """An MLP as a function of (x, weight, bias, weight, bias, ...)."""
 
     def function(arrays):
         x = Parameter(backend.matrix(arrays[0]), "x")
         parameters = [Parameter(np.asarray(a, backend.dtype), "b") for a in arrays[1:]]
         for weight in parameters[::2]:
-            weight.data = backend.weight(weight.data)
+            weight.data = backend.weight(weight.data, precision)
         tape = Tape()
         y = tape.record(backend.rules["mlp"], x, *parameters, activations=activations)
         tape.forward()

@@ -1,0 +1,187 @@
+"""Optimiser steps of dense parameters, whole float32 numbers or halves, by the same arithmetic.
+
+A step runs over a layer's flat parameters, padding included. Of weights in halves a piece is
+joined, moved as float32 and split again while it is in the first cache, so that the numbers
+are those of float32 weights to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.elementwise import RUN, check_flat
+from dlrmjit_kernels.split_weights import LOWER, UPPER, SplitWeights, Words
+
+F32 = NDArray[np.float32]
+Parameters = F32 | SplitWeights
+
+_SGD, _DECAYED_SGD, _MOMENTUM, _ADAGRAD, _ADAM = range(5)
+_HALF = np.uint32(16)
+
+
+def sgd_step(p: Parameters, g: F32, lr: float, l2: float = 0.0) -> None:
+    """``p -= lr * (g + l2 * p)``; g flat float32, in the order of p."""
+    _step(_DECAYED_SGD if l2 else _SGD, p, g, (), (lr, l2))
+
+
+def momentum_step(
+    p: Parameters, g: F32, m: F32, lr: float, momentum: float, l2: float = 0.0
+) -> None:
+    """``m = momentum * m + g + l2 * p; p -= lr * m`` (Polyak 1964, as in torch.optim.SGD).
+
+    Flat float32 in the order of p; ``m`` is the running gradient.
+    """
+    _step(_MOMENTUM, p, g, (m,), (lr, l2, momentum))
+
+
+def adagrad_step(p: Parameters, g: F32, state: F32, lr: float, eps: float, l2: float = 0.0) -> None:
+    """``state += g**2; p -= lr * g / (sqrt(state) + eps)``, elementwise (Duchi et al. 2011).
+
+    Flat float32 in the order of p; ``state`` is the running sum of squares, and ``l2 * p`` is
+    added to ``g`` before.
+    """
+    _step(_ADAGRAD, p, g, (state,), (lr, l2, eps))
+
+
+def adam_step(
+    p: Parameters,
+    g: F32,
+    moments: tuple[F32, F32],
+    size: float,
+    betas: tuple[float, float],
+    eps: float,
+    l2: float = 0.0,
+) -> None:
+    """``m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g**2; p -= size * m / (sqrt(v) + eps)``.
+
+    Flat float32 in the order of p, ``moments`` = (m, v), ``betas`` = (b1, b2) (Kingma and Ba
+    2015). The correction of the bias is the caller's, in ``size`` and ``eps``; ``l2 * p`` is
+    added to ``g`` before.
+    """
+    rests = [1.0 - beta for beta in betas]
+    _step(_ADAM, p, g, moments, (size, l2, eps, betas[0], rests[0], betas[1], rests[1]))
+
+
+def _step(
+    rule: int, p: Parameters, g: F32, states: tuple[F32, ...], constants: tuple[float, ...]
+) -> None:
+    """One step of a rule; raises ShapeError for arrays that are not flat or not as long as p."""
+    first, second = (*states, g, g)[:2]  # a rule reads no more states than it has
+    k = np.array(constants, np.float32)
+    if not isinstance(p, SplitWeights):
+        check_flat(p, g, *states)
+        return _move_all(rule, p, g, first, second, k)
+    check_flat(g, *states)
+    at = p.upper.layout
+    if g.size != p.float_layout.span:
+        raise ShapeError(f"{p.rows} x {p.cols} weights do not move by {g.size} numbers")
+    upper, lower = (half.data.view(np.uint32) for half in (p.upper, p.lower))
+    _move_halves(rule, upper, lower, (p.rows, at.col_blocks, at.block_cols), g, first, second, k)
+
+
+@parallel_jit
+def _move_all(rule: int, p: F32, g: F32, a: F32, b: F32, k: F32) -> None:
+    for task in prange((p.size + RUN - 1) // RUN):
+        part = slice(task * RUN, min(p.size, (task + 1) * RUN))
+        _move(rule, p[part], g[part], a[part], b[part], k)
+
+
+@parallel_jit
+def _move_halves(
+    rule: int, upper: Words, lower: Words, shape: Any, g: F32, a: F32, b: F32, k: F32
+) -> None:
+    rows, blocks, width = shape
+    pairs = (rows + 1) // 2
+    run = max(1, RUN // (2 * width))
+    runs = (pairs + run - 1) // run
+    for task in prange(blocks * runs):
+        block, first = task // runs, task % runs * run
+        count = min(run, pairs - first)
+        words = slice((block * pairs + first) * width, (block * pairs + first + count) * width)
+        start = (block * rows + 2 * first) * width
+        size = min(2 * count, rows - 2 * first) * width
+        p = np.empty(2 * count * width, np.float32)
+        _join(upper[words], lower[words], p.view(np.uint32), width)
+        part = slice(start, start + size)
+        _move(rule, p[:size], g[part], a[part], b[part], k)
+        _split(p.view(np.uint32), upper[words], lower[words], width)
+
+
+@jit
+def _join(upper: Words, lower: Words, bits: Words, width: int) -> None:
+    """Numbers from halves: of each row of words two rows, the second of zeros if there is none."""
+    for row in range(0, upper.size, width):
+        for k in range(width):
+            high, low = upper[row + k], lower[row + k]
+            bits[2 * row + k] = high << _HALF | low & LOWER
+            bits[2 * row + width + k] = high & UPPER | low >> _HALF
+
+
+@jit
+def _split(bits: Words, upper: Words, lower: Words, width: int) -> None:
+    """The halves of what :func:`_join` has joined."""
+    for row in range(0, upper.size, width):
+        for k in range(width):
+            first, second = bits[2 * row + k], bits[2 * row + width + k]
+            upper[row + k] = first >> _HALF | second & UPPER
+            lower[row + k] = first & LOWER | second << _HALF
+
+
+@jit
+def _move(rule: int, p: F32, g: F32, a: F32, b: F32, k: F32) -> None:
+    """One step of a rule over pieces of all arrays."""
+    if rule == _SGD:
+        _sgd(p, g, k[0])
+    elif rule == _DECAYED_SGD:
+        _decayed_sgd(p, g, k[0], k[1])
+    elif rule == _MOMENTUM:
+        _momentum(p, g, a, k)
+    elif rule == _ADAGRAD:
+        _adagrad(p, g, a, k)
+    else:
+        _adam(p, g, a, b, k)
+
+
+@jit
+def _sgd(p: F32, g: F32, lr: np.float32) -> None:
+    for i in range(p.size):
+        p[i] -= lr * g[i]
+
+
+@jit
+def _decayed_sgd(p: F32, g: F32, lr: np.float32, l2: np.float32) -> None:
+    for i in range(p.size):
+        p[i] -= lr * (g[i] + l2 * p[i])
+
+
+@jit
+def _momentum(p: F32, g: F32, m: F32, k: F32) -> None:
+    lr, l2, momentum = k[0], k[1], k[2]
+    for i in range(p.size):
+        m[i] = momentum * m[i] + (g[i] + l2 * p[i])
+        p[i] -= lr * m[i]
+
+
+@jit
+def _adagrad(p: F32, g: F32, state: F32, k: F32) -> None:
+    lr, l2, eps = k[0], k[1], k[2]
+    for i in range(p.size):
+        gradient = g[i] + l2 * p[i]
+        state[i] += gradient * gradient
+        p[i] -= lr * (gradient / (np.sqrt(state[i]) + eps))
+
+
+@jit
+def _adam(p: F32, g: F32, m: F32, v: F32, k: F32) -> None:
+    size, l2, eps, beta1, rest1, beta2, rest2 = k[0], k[1], k[2], k[3], k[4], k[5], k[6]
+    for i in range(p.size):
+        gradient = g[i] + l2 * p[i]
+        m[i] = beta1 * m[i] + rest1 * gradient
+        v[i] = beta2 * v[i] + rest2 * (gradient * gradient)
+        p[i] -= size * (m[i] / (np.sqrt(v[i]) + eps))

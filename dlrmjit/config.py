@@ -27,7 +27,8 @@ class ModelConfig:
     ----------
     table_rows : rows M of each of the S embedding tables
     embedding_dim : E, the width of every table; must equal the last width of ``mlp_bottom``
-    mlp_bottom : widths of the bottom MLP, its input (the dense features) first
+    mlp_bottom : widths of the bottom MLP, its input (the dense features) first; empty for a
+        model without dense features, in which embeddings alone interact
     mlp_top : widths of the top MLP without its input, which the interaction determines; ends in 1
     interaction : ``dot`` (pairwise dot products and x) or ``cat`` (concatenation)
     interaction_itself : whether ``dot`` includes each feature's product with itself
@@ -55,7 +56,7 @@ class ModelConfig:
         named: Mapping[str, Sequence[int]] = {
             "table_rows": self.table_rows,
             "embedding_dim": (self.embedding_dim,),
-            "mlp_bottom": self.mlp_bottom,
+            "mlp_bottom": self.mlp_bottom or (1,),
             "mlp_top": self.mlp_top,
         }
         for name, values in named.items():
@@ -67,22 +68,33 @@ class ModelConfig:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
     def _check_widths(self) -> None:
-        if len(self.mlp_bottom) < 2:
+        if len(self.mlp_bottom) == 1:
             raise ConfigError(
-                f"the bottom MLP needs an input and at least one layer, not {self.mlp_bottom}"
+                f"the bottom MLP needs an input and at least one layer, not {self.mlp_bottom}; "
+                "without dense features, leave it empty"
             )
-        if self.mlp_bottom[-1] != self.embedding_dim:
+        if self.has_dense and self.mlp_bottom[-1] != self.embedding_dim:
             raise ConfigError(
                 f"arch-sparse-feature-size {self.embedding_dim} does not match last dim of "
                 f"bottom mlp {self.mlp_bottom[-1]}"
             )
         if self.mlp_top[-1] != 1:
             raise ConfigError(f"the top MLP must end in one output, not {self.mlp_top[-1]}")
+        if not self.interaction_width:
+            raise ConfigError(
+                "one table alone has nothing to interact with: take the interaction cat, or dot "
+                "with itself"
+            )
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether there are dense features, and with them a bottom MLP."""
+        return bool(self.mlp_bottom)
 
     @property
     def dense_features(self) -> int:
-        """Columns of the dense input."""
-        return self.mlp_bottom[0]
+        """D, columns of the dense input."""
+        return self.mlp_bottom[0] if self.has_dense else 0
 
     @property
     def tables(self) -> int:
@@ -91,8 +103,8 @@ class ModelConfig:
 
     @property
     def features(self) -> int:
-        """F = S + 1, the vectors that interact."""
-        return self.tables + 1
+        """F, the vectors that interact: one per table, and that of the dense features."""
+        return self.tables + int(self.has_dense)
 
     @property
     def interaction_width(self) -> int:
@@ -100,7 +112,8 @@ class ModelConfig:
         if self.interaction == "cat":
             return self.features * self.embedding_dim
         pairs = self.features * (self.features - 1) // 2
-        return self.embedding_dim + pairs + (self.features if self.interaction_itself else 0)
+        x = self.embedding_dim if self.has_dense else 0
+        return x + pairs + (self.features if self.interaction_itself else 0)
 
     @property
     def bottom_layers(self) -> tuple[tuple[int, int], ...]:

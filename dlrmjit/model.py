@@ -1,7 +1,7 @@
 """The DLRM itself: parameters, the graph of a batch, predictions.
 
 Bottom MLP over the dense features, one embedding bag per table, their interaction, top MLP to
-one logit (Naumov et al., arXiv 1906.00091).
+one logit (Naumov et al., arXiv 1906.00091). Without dense features there is no bottom MLP.
 """
 
 from __future__ import annotations
@@ -213,15 +213,12 @@ class Graph:
         self.dense, self.lookups, self.targets = Variable(), Variable(), Variable()
         self.moment = Variable((0, 0))
         self._training, self._dropped = loss is not None, 0
-        room = backend.features(n, config.features, config.embedding_dim)
-        x = self._record_mlp(
-            self.dense, model.bottom, model.bottom_norms, "bottom", last="relu", out=room.dense
-        )
-        pooled = self._record_pooled(room)
+        room = backend.features(n, config.features, config.embedding_dim, config.has_dense)
+        vectors = [self._record_bottom(room)] if config.has_dense else []
         joined = self.tape.record(
             rules["interaction"],
-            x,
-            pooled,
+            *vectors,
+            self._record_pooled(room),
             kind=config.interaction,
             itself=config.interaction_itself,
             room=room,
@@ -236,6 +233,13 @@ class Graph:
             self.loss = self.tape.record(
                 rules["loss"], self.logits, self.targets, loss=loss, samples=samples
             )
+
+    def _record_bottom(self, room: Features) -> Variable:
+        model = self.model
+        parameters, norms = model.bottom, model.bottom_norms
+        return self._record_mlp(
+            self.dense, parameters, norms, "bottom", last="relu", out=room.dense
+        )
 
     def _record_mlp(
         self,
@@ -301,7 +305,8 @@ class Graph:
                 f"the batch has lookups for {batch.tables} tables, the model has {config.tables}"
             )
         self._load_lookups(batch)
-        self.dense.data = self.model.backend.matrix(batch.dense)
+        if config.has_dense:
+            self.dense.data = self.model.backend.matrix(batch.dense)
         self.targets.data = batch.labels
 
     def _load_lookups(self, batch: Batch) -> None:

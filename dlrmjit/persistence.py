@@ -168,11 +168,13 @@ def _config_by_width(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     tables = [s for name, s in _numbered(shapes, "emb_l")]
     bottom = [s for name, s in _numbered(shapes, "bot_l")]
     top = [s for name, s in _numbered(shapes, "top_l")]
-    for kind, itself in (("dot", False), ("cat", False), ("dot", True)):
+    kinds = (("dot", False), ("cat", False), ("dot", True))
+    alone = len(tables) + bool(bottom) == 1  # has no pairs, but may meet itself
+    for kind, itself in kinds[1:] if alone else kinds:
         config = ModelConfig(
             table_rows=tuple(rows for rows, _ in tables),
             embedding_dim=tables[0][1],
-            mlp_bottom=(bottom[0][1], *(k for k, _ in bottom)),
+            mlp_bottom=(bottom[0][1], *(k for k, _ in bottom)) if bottom else (),
             mlp_top=tuple(k for k, _ in top),
             interaction=kind,  # type: ignore[arg-type]
             interaction_itself=itself,

@@ -39,6 +39,11 @@ def dashed_ints(text: str) -> tuple[int, ...]:
     return _dashed(text, int, "integers, such as 512-256-64")
 
 
+def mlp_widths(text: str) -> tuple[int, ...]:
+    """Widths of an MLP that may be absent: dashed integers, or ``0`` or nothing for none."""
+    return () if text in ("", "0") else dashed_ints(text)
+
+
 def dashed_floats(text: str) -> tuple[float, ...]:
     """Numbers separated by dashes: ``1.0-1.5``."""
     return _dashed(text, float, "numbers, such as 1.0-1.5")

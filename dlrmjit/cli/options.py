@@ -98,6 +98,7 @@ _METAVARS = {
     "str": "TEXT",
     "boolean": "True|False",
     "dashed_ints": "N-N-...",
+    "mlp_widths": "N-N-...",
     "dashed_floats": "X-X-...",
 }
 

@@ -24,12 +24,12 @@ def model_config(
 ) -> ModelConfig:
     """The model that the options describe, over tables of ``table_rows``.
 
-    ``dense_features`` are those of a data set, which override the bottom MLP's input.
-    Raises ConfigError for sizes that do not fit each other.
+    ``dense_features`` are those of a data set, which override the bottom MLP's input; without
+    any there is no bottom MLP. Raises ConfigError for sizes that do not fit each other.
     """
     bottom = tuple(options.arch_mlp_bot)
     if dense_features is not None:
-        bottom = (dense_features, *bottom[1:])
+        bottom = _bottom_over(dense_features, options)
     return ModelConfig(
         table_rows=tuple(table_rows),
         embedding_dim=options.arch_sparse_feature_size,
@@ -40,6 +40,21 @@ def model_config(
         dropout=options.dropout,
         batch_norm=options.batch_norm,
     )
+
+
+def _bottom_over(dense_features: int, options: Options) -> tuple[int, ...]:
+    """Widths of the bottom MLP over data of so many dense features."""
+    asked = tuple(options.arch_mlp_bot)
+    if dense_features:
+        if not asked:
+            raise ConfigError(
+                f"the data have {dense_features} dense features, but --arch-mlp-bot asks for no "
+                "bottom MLP; give its widths, or prepare the data without them"
+            )
+        return (dense_features, *asked[1:])
+    if asked and "arch_mlp_bot" in options.given:
+        raise ConfigError("the data have no dense features for a bottom MLP; give --arch-mlp-bot=0")
+    return ()
 
 
 def train_config(options: Options) -> TrainConfig:

@@ -9,6 +9,7 @@ from dlrmjit.cli.flags import (
     boolean,
     dashed_floats,
     dashed_ints,
+    mlp_widths,
     switch,
 )
 
@@ -29,7 +30,12 @@ MODEL = FlagGroup(
             (4, 3, 2),
             "rows of each embedding table (a dataset brings its own)",
         ),
-        Flag("arch-mlp-bot", dashed_ints, (4, 3, 2), "widths of the bottom MLP, input first"),
+        Flag(
+            "arch-mlp-bot",
+            mlp_widths,
+            (4, 3, 2),
+            "widths of the bottom MLP, input first; 0: no dense features, no bottom MLP",
+        ),
         Flag("arch-mlp-top", dashed_ints, (4, 2, 1), "widths of the top MLP, without its input"),
         Flag(
             "arch-interaction-op",

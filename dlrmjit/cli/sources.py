@@ -50,7 +50,7 @@ def _random(options: Options, rng: np.random.RandomState) -> Data:
 
 def _random_source(options: Options, rng: np.random.RandomState) -> RandomSource:
     return RandomSource(
-        options.arch_mlp_bot[0],
+        _dense_features(options),
         options.arch_embedding_size,
         options.mini_batch_size,
         data_size=options.data_size,
@@ -70,6 +70,11 @@ def _random_source(options: Options, rng: np.random.RandomState) -> RandomSource
     )
 
 
+def _dense_features(options: Options) -> int:
+    """Columns to generate: what the bottom MLP takes."""
+    return int(options.arch_mlp_bot[0]) if options.arch_mlp_bot else 0
+
+
 def _synthetic(options: Options, rng: np.random.RandomState) -> Data:
     size = options.mini_batch_size
     batches = options.num_batches or -(-options.data_size // size)
@@ -86,7 +91,7 @@ def _synthetic_source(options: Options, split: str, size: int, batches: int) -> 
         size,
         batches,
         table_rows=options.arch_embedding_size,
-        dense_features=options.arch_mlp_bot[0],
+        dense_features=_dense_features(options),
         lookups=options.num_indices_per_lookup,
         split=split,
         seed=options.numpy_rand_seed,

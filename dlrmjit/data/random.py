@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import index_dtype
-from dlrmjit.data.validate import check_index_range, check_positive, check_table_rows
+from dlrmjit.data.validate import (
+    check_index_range,
+    check_not_negative,
+    check_positive,
+    check_table_rows,
+)
 from dlrmjit.errors import ConfigError
 
 DISTRIBUTIONS = ("uniform", "gaussian")
@@ -78,7 +83,7 @@ class RandomSource:
         seed: int = 123,
         rng: np.random.RandomState | None = None,
     ) -> None:
-        self.dense_features = check_positive(dense_features, "dense features")
+        self.dense_features = check_not_negative(dense_features, "dense features")
         self.table_rows = check_table_rows(table_rows)
         self.batch_size = check_positive(batch_size, "batch size")
         self.num_samples = num_batches * batch_size if num_batches > 0 else data_size

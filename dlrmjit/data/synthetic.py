@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.teacher import Teacher, expected_auc, probability
-from dlrmjit.data.validate import check_positive, check_table_rows
+from dlrmjit.data.validate import check_not_negative, check_positive, check_table_rows
 from dlrmjit.errors import ConfigError
 
 #: The splits of a set; ``calibration`` is for the teacher's own use.
@@ -66,7 +66,7 @@ class SyntheticSource:
         self.batch_size = check_positive(batch_size, "batch size")
         self.num_batches = check_positive(num_batches, "number of batches")
         self.table_rows = check_table_rows(criteo_like_rows() if table_rows is None else table_rows)
-        self.dense_features = check_positive(dense_features, "dense features")
+        self.dense_features = check_not_negative(dense_features, "dense features")
         self.lookups = _lookups_per_table(lookups, len(self.table_rows))
         self.split, self.seed = _known_split(split), seed
         self._index_dtype = index_dtype(self.table_rows)

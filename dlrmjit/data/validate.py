@@ -70,6 +70,13 @@ def check_positive(value: int, name: str) -> int:
     return value
 
 
+def check_not_negative(value: int, name: str) -> int:
+    """Return ``value``, or raise :class:`ConfigError` naming it when it is below 0."""
+    if value < 0:
+        raise ConfigError(f"{name} must not be negative, not {value}")
+    return value
+
+
 def check_table_rows(table_rows: Sequence[int]) -> tuple[int, ...]:
     """Rows of every table as plain integers; at least one table, each of at least one row."""
     check_positive(len(table_rows), "number of tables")

@@ -123,8 +123,8 @@ class Backend(Protocol):
     def probabilities(self, logits: Any, threshold: float) -> FloatArray:
         """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold], (N,)."""
 
-    def features(self, n: int, features: int, dim: int) -> Features:
-        """Room for the F vectors of N samples."""
+    def features(self, n: int, features: int, dim: int, dense: bool = True) -> Features:
+        """Room for the F vectors of N samples, of which ``dense`` says whether one is x."""
 
     def flat(self, stored: Any) -> FloatArray:
         """All of a weight, a bias or its gradient as one dimension, without a copy."""

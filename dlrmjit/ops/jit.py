@@ -43,12 +43,13 @@ Gradients = Iterator[tuple[int, Any]]
 
 
 class FeatureBlock:
-    """The interacting vectors T (N, F, E) of a batch and their gradient; slot 0 is x."""
+    """The interacting vectors T (N, F, E) of a batch and their gradient; slot 0 is any x."""
 
-    def __init__(self, n: int, features: int, dim: int) -> None:
+    def __init__(self, n: int, features: int, dim: int, has_dense: bool) -> None:
         self.values = aligned_empty((n, features, dim))
-        self.dense = Matrix.view(self.values[:, 0])
-        self.pooled = self.values[:, 1:]
+        self.has_dense = has_dense
+        self.dense = Matrix.view(self.values[:, 0]) if has_dense else None
+        self.pooled = self.values[:, int(has_dense) :]
         self.joined = Matrix.view(self.values.reshape(n, features * dim))
         self.gradient = np.empty((0, features, dim), np.float32)
 
@@ -159,9 +160,9 @@ def _interaction_forward(step: Step) -> Matrix:
         return room.joined
     n, features, dim = room.values.shape
     itself = step.options["itself"]
-    width = interaction_width(features, dim, itself)
+    width = interaction_width(features, dim, itself, room.has_dense)
     out = step.keep("out", lambda: Matrix.empty_blocked(n, width))
-    interaction_forward(room.values, out, itself)
+    interaction_forward(room.values, out, itself, room.has_dense)
     return out
 
 
@@ -169,9 +170,11 @@ def _interaction_backward(step: Step, gradient: Matrix) -> Gradients:
     room: FeatureBlock = step.options["room"]
     dT = room.need_gradient()
     if step.options["kind"] == "dot":
-        interaction_backward(room.values, gradient, dT, step.options["itself"])
-    yield 0, step.keep("dx", lambda: Matrix.view(dT[:, 0]))
-    yield 1, dT[:, 1:]
+        itself = step.options["itself"]
+        interaction_backward(room.values, gradient, dT, itself, head=room.has_dense)
+    if room.has_dense:
+        yield 0, step.keep("dx", lambda: Matrix.view(dT[:, 0]))
+    yield int(room.has_dense), dT[:, int(room.has_dense) :]
 
 
 def _loss_forward(step: Step) -> float:
@@ -251,9 +254,9 @@ class JitBackend:
         probabilities(logits, p, threshold)
         return p
 
-    def features(self, n: int, features: int, dim: int) -> FeatureBlock:
+    def features(self, n: int, features: int, dim: int, dense: bool = True) -> FeatureBlock:
         """One block (N, F, E) for the vectors of a batch."""
-        return FeatureBlock(n, features, dim)
+        return FeatureBlock(n, features, dim, dense)
 
     def flat(self, stored: Any) -> NDArray[np.float32]:
         """The buffer of a weight, a bias or the gradient of one."""

@@ -99,30 +99,38 @@ def _pairs(features: int, itself: bool) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.tril_indices(features, 0 if itself else -1)
 
 
+def _joined(step: Step) -> FloatArray:
+    """The interacting vectors (N, F, E): x first, where there are dense features."""
+    *dense, pooled = step.values
+    joined: FloatArray = np.concatenate([*(x[:, None] for x in dense), pooled], axis=1)
+    return joined
+
+
 def _interaction_forward(step: Step) -> FloatArray:
-    x, pooled = step.values
-    joined = np.concatenate([x[:, None], pooled], axis=1)
+    joined = _joined(step)
     if step.options["kind"] == "cat":
-        return joined.reshape(len(x), -1)
+        return joined.reshape(len(joined), -1)
     i, j = _pairs(joined.shape[1], step.options["itself"])
     products = joined @ joined.transpose(0, 2, 1)
-    return np.concatenate([x, products[:, i, j]], axis=1)
+    return np.concatenate([*step.values[:-1], products[:, i, j]], axis=1)
 
 
 def _interaction_backward(step: Step, gradient: FloatArray) -> Gradients:
-    x, pooled = step.values
-    n, dim = x.shape
-    joined = np.concatenate([x[:, None], pooled], axis=1)
+    joined, has_dense = _joined(step), len(step.inputs) > 1
+    n, features, dim = joined.shape
     if step.options["kind"] == "cat":
         djoined = gradient.reshape(joined.shape)
     else:
-        i, j = _pairs(joined.shape[1], step.options["itself"])
-        dproducts = np.zeros((n, joined.shape[1], joined.shape[1]), gradient.dtype)
-        dproducts[:, i, j] = gradient[:, dim:]
+        head = dim if has_dense else 0
+        i, j = _pairs(features, step.options["itself"])
+        dproducts = np.zeros((n, features, features), gradient.dtype)
+        dproducts[:, i, j] = gradient[:, head:]
         djoined = (dproducts + dproducts.transpose(0, 2, 1)) @ joined
-        djoined[:, 0] += gradient[:, :dim]
-    yield 0, djoined[:, 0]
-    yield 1, djoined[:, 1:]
+        if has_dense:
+            djoined[:, 0] += gradient[:, :dim]
+    if has_dense:
+        yield 0, djoined[:, 0]
+    yield int(has_dense), djoined[:, int(has_dense) :]
 
 
 def _clamp(p: FloatArray, threshold: float) -> FloatArray:
@@ -237,7 +245,7 @@ class ReferenceBackend:
         """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold]."""
         return _clamp(_sigmoid(logits.reshape(-1)), threshold)
 
-    def features(self, n: int, features: int, dim: int) -> Features:
+    def features(self, n: int, features: int, dim: int, dense: bool = True) -> Features:
         """Nothing to prepare: each rule allocates its own result."""
         return SimpleNamespace(dense=None, pooled=None, joined_gradient=None)
 

@@ -20,13 +20,18 @@ from dlrmjit_kernels.target import current_target
 F32 = NDArray[np.float32]
 
 
-def interaction_width(features: int, width: int, itself: bool = False) -> int:
-    """Columns of the output: E and one per pair of the F features (with itself, or without)."""
+def interaction_width(features: int, width: int, itself: bool = False, head: bool = True) -> int:
+    """Columns of the output: one per pair of the F features (with itself, or without).
+
+    With ``head`` also E, for the first feature as it is.
+    """
     pairs = features * (features + 1) // 2 if itself else features * (features - 1) // 2
-    return width + pairs
+    return (width if head else 0) + pairs
 
 
-def interaction_forward(features: F32, out: Matrix, itself: bool = False) -> None:
+def interaction_forward(
+    features: F32, out: Matrix, itself: bool = False, head: bool = True
+) -> None:
     """Write ``[x, Z[i > j]]`` of every sample, where ``Z = T @ T.T`` and ``x = T[0]``.
 
     Parameters
@@ -34,44 +39,53 @@ def interaction_forward(features: F32, out: Matrix, itself: bool = False) -> Non
     features
         T, shape (N, F, E), C-contiguous float32.
     out
-        (N, interaction_width(F, E, itself)); pairs are in row-major order of the lower triangle.
+        (N, interaction_width(F, E, itself, head)); pairs are in row-major order of the lower
+        triangle.
     itself
         Take the diagonal into the triangle (``i >= j``).
+    head
+        Put x in front; without, T holds embeddings alone, and the pairs are all.
 
     Raises
     ------
     ShapeError
         If the shapes do not fit each other.
     """
-    _check(features, out, itself)
+    _check(features, out, itself, head)
     plan = sample_plan(*features.shape[1:], itself, current_target())
     calls = (plan.squares, plan.forward, plan.fold)
-    forward(features, out.data, strides_of(out.layout), out.cols, calls, plan.sizes)
+    leading = features.shape[2] if head else 0
+    forward(features, out.data, strides_of(out.layout), out.cols, leading, calls, plan.sizes)
 
 
 def interaction_backward(
-    features: F32, dout: Matrix, dfeatures: F32, itself: bool = False, relu: bool = False
+    features: F32,
+    dout: Matrix,
+    dfeatures: F32,
+    itself: bool = False,
+    relu: bool = False,
+    head: bool = True,
 ) -> None:
-    """Write ``dT = A @ T`` and add ``dx`` into ``dT[0]``; inverse bookkeeping of the forward.
+    """Write ``dT = A @ T`` and, with ``head``, add ``dx`` into ``dT[0]``; the forward's inverse.
 
     A is symmetric with ``A[i, j] = A[j, i] = dZ[i > j]`` and, with ``itself``, twice ``dZ[i, i]``
     on its diagonal. Shapes are those of :func:`interaction_forward`; ``dfeatures`` is written in
-    full and must not overlap ``features``. With ``relu``, x is the output of a ReLU, whose
-    gradient is applied as well: ``dT[0]`` is kept where ``x > 0``.
+    full and must not overlap ``features``. With ``relu``, T[0] is the output of a ReLU, whose
+    gradient is applied as well: ``dT[0]`` is kept where ``T[0] > 0``.
 
     Raises
     ------
     ShapeError
         If the shapes do not fit each other.
     """
-    _check(features, dout, itself)
+    _check(features, dout, itself, head)
     _check_block(dfeatures)
     if dfeatures.shape != features.shape:
         raise ShapeError(
             f"the features are {features.shape}, but their gradient is {dfeatures.shape}"
         )
     plan = sample_plan(*features.shape[1:], itself, current_target())
-    layout = (strides_of(dout.layout), dout.cols)
+    layout = (strides_of(dout.layout), dout.cols, features.shape[2] if head else 0)
     calls = (plan.unfold, plan.backward)
     backward(features, dout.data, *layout, dfeatures, calls, plan.sizes, relu)
 
@@ -84,10 +98,10 @@ def _check_block(features: F32) -> None:
         )
 
 
-def _check(features: F32, out: Matrix, itself: bool) -> None:
+def _check(features: F32, out: Matrix, itself: bool, head: bool) -> None:
     _check_block(features)
     samples, count, width = features.shape
-    expected = (samples, interaction_width(count, width, itself))
+    expected = (samples, interaction_width(count, width, itself, head))
     if (out.rows, out.cols) != expected:
         raise ShapeError(
             f"features {features.shape} interact into {expected} (rows, columns), "

@@ -23,22 +23,28 @@ SAMPLES_PER_TASK = 16
 
 @parallel_jit
 def forward(
-    T: F32, out: F32, strides: Strides, cols: int, calls: tuple[I64, I64, int], sizes: Sizes
+    T: F32,
+    out: F32,
+    strides: Strides,
+    cols: int,
+    head: int,
+    calls: tuple[I64, I64, int],
+    sizes: Sizes,
 ) -> None:
-    """``out = [x, lower triangle of T @ T.T]`` of every sample."""
+    """``out = [x, lower triangle of T @ T.T]`` of every sample; x are ``head`` elements."""
     N = T.shape[0]
     panels, _, matrix, _, row = sizes
     for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
         scratch = np.empty(row + panels + matrix + LINE, np.float32)
         begin = _aligned(scratch)
         for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
-            _sample_forward(T[n], scratch, begin, calls, sizes)
+            _sample_forward(T[n], scratch, begin, head, calls, sizes)
             store_row(out, row_start(strides, n), strides, cols, scratch, begin)
 
 
 @jit
 def _sample_forward(
-    T: F32, scratch: F32, begin: int, calls: tuple[I64, I64, int], sizes: Sizes
+    T: F32, scratch: F32, begin: int, head: int, calls: tuple[I64, I64, int], sizes: Sizes
 ) -> None:
     """Write the output row of a sample to the scratch, behind it T in panels, and Z."""
     squares, tiles, fold = calls
@@ -50,8 +56,8 @@ def _sample_forward(
         at = (source + 4 * squares[i, 0], packed + 4 * squares[i, 1])
         unsafe.call(squares[i, 2], (at[0], at[1], E, panel_row))
     _run_tiles(tiles, (source, packed, Z), E, matrix_row)
-    unsafe.call(fold, (Z, target + 4 * E))
-    for e in range(E):
+    unsafe.call(fold, (Z, target + 4 * head))
+    for e in range(head):
         scratch[begin + e] = T[0, e]
 
 
@@ -61,6 +67,7 @@ def backward(
     dout: F32,
     strides: Strides,
     cols: int,
+    head: int,
     dT: F32,
     calls: tuple[int, I64],
     sizes: Sizes,
@@ -73,23 +80,23 @@ def backward(
         begin = _aligned(scratch)
         for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
             load_row(dout, row_start(strides, n), strides, cols, scratch, begin)
-            _sample_backward(T[n], dT[n], scratch, begin, calls, sizes)
+            _sample_backward(T[n], dT[n], scratch, begin, head, calls, sizes)
             if relu:
                 _mask(T[n, 0], dT[n, 0])
 
 
 @jit
 def _sample_backward(
-    T: F32, dT: F32, scratch: F32, begin: int, calls: tuple[int, I64], sizes: Sizes
+    T: F32, dT: F32, scratch: F32, begin: int, head: int, calls: tuple[int, I64], sizes: Sizes
 ) -> None:
     """From the gradient row at the start of the scratch; A is unfolded behind it."""
     unfold, tiles = calls
     F, E = T.shape
     source = scratch.ctypes.data + 4 * begin
     A = source + 4 * sizes[4]
-    unsafe.call(unfold, (source + 4 * E, A))
+    unsafe.call(unfold, (source + 4 * head, A))
     _run_tiles(tiles, (A, T.ctypes.data, dT.ctypes.data), F, E)
-    for e in range(E):
+    for e in range(head):
         dT[0, e] += scratch[begin + e]
 
 

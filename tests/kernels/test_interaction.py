@@ -23,51 +23,53 @@ def pairs_of(count, itself):
     return np.tril_indices(count, 0 if itself else -1)
 
 
-def expected_forward(T, itself):
+def expected_forward(T, itself, head=True):
     T = T.astype(np.float64)
     i, j = pairs_of(T.shape[1], itself)
-    return np.hstack([T[:, 0], np.einsum("nie,nje->nij", T, T)[:, i, j]])
+    pairs = np.einsum("nie,nje->nij", T, T)[:, i, j]
+    return np.hstack([T[:, 0], pairs]) if head else pairs
 
 
-def expected_backward(T, dout, itself):
+def expected_backward(T, dout, itself, head=True):
     T, dout = T.astype(np.float64), dout.astype(np.float64)
     N, F, E = T.shape
     i, j = pairs_of(F, itself)
     A = np.zeros((N, F, F))
-    A[:, i, j] = dout[:, E:]
+    A[:, i, j] = dout[:, E:] if head else dout
     dT = (A + A.transpose(0, 2, 1)) @ T
-    dT[:, 0] += dout[:, :E]
+    if head:
+        dT[:, 0] += dout[:, :E]
     return dT
 
 
-def output_for(T, itself, blocked):
+def output_for(T, itself, blocked, head=True):
     N, F, E = T.shape
-    cols = interaction.interaction_width(F, E, itself)
+    cols = interaction.interaction_width(F, E, itself, head)
     if blocked or N == 0:
         return Matrix.empty_blocked(N, cols)
     return Matrix.view(np.full((N, cols + 5), np.nan, np.float32)[:, :cols])
 
 
-@given(SHAPES, st.booleans(), st.booleans())
-def test_forward_is_x_and_the_lower_triangle(shape, itself, blocked):
+@given(SHAPES, st.booleans(), st.booleans(), st.booleans())
+def test_forward_is_x_and_the_lower_triangle(shape, itself, blocked, head):
     T = features_of(shape)
-    out = output_for(T, itself, blocked)
-    interaction.interaction_forward(T, out, itself)
-    magnitudes = expected_forward(np.abs(T), itself)
-    error = np.abs(out.to_numpy() - expected_forward(T, itself))
+    out = output_for(T, itself, blocked, head)
+    interaction.interaction_forward(T, out, itself, head)
+    magnitudes = expected_forward(np.abs(T), itself, head)
+    error = np.abs(out.to_numpy() - expected_forward(T, itself, head))
     assert np.all(error <= tolerance(shape[2]) * magnitudes)
 
 
-@given(SHAPES, st.booleans(), st.booleans())
-def test_backward_is_the_transpose_of_the_forward(shape, itself, blocked):
+@given(SHAPES, st.booleans(), st.booleans(), st.booleans())
+def test_backward_is_the_transpose_of_the_forward(shape, itself, blocked, head):
     T = features_of(shape)
-    dout = output_for(T, itself, blocked)
+    dout = output_for(T, itself, blocked, head)
     gradient = features_of((dout.rows, dout.cols), seed=1)
     dout.assign(gradient)
     dT = np.full_like(T, np.nan)
-    interaction.interaction_backward(T, dout, dT, itself)
-    magnitudes = expected_backward(np.abs(T), np.abs(gradient), itself)
-    error = np.abs(dT - expected_backward(T, gradient, itself))
+    interaction.interaction_backward(T, dout, dT, itself, head=head)
+    magnitudes = expected_backward(np.abs(T), np.abs(gradient), itself, head)
+    error = np.abs(dT - expected_backward(T, gradient, itself, head))
     assert np.all(error <= tolerance(shape[1] + 1) * magnitudes)
 
 
@@ -105,6 +107,8 @@ def test_neighbours_of_the_output_are_left_alone():
 
 def test_wrong_shapes_are_named():
     T = features_of((3, 4, 8))
+    with pytest.raises(ShapeError, match=r"\(3, 6\).*\(3, 14\)"):
+        interaction.interaction_forward(T, Matrix.view(np.empty((3, 14), np.float32)), head=False)
     with pytest.raises(ShapeError, match=r"\(3, 14\).*\(3, 13\)"):
         interaction.interaction_forward(T, Matrix.view(np.empty((3, 13), np.float32)))
     with pytest.raises(ShapeError, match="contiguous"):

@@ -36,9 +36,10 @@ def _loss_of(config, backend, batch, names):
 
 @pytest.mark.parametrize("kind", ["dot", "cat"])
 @pytest.mark.parametrize("itself", [False, True])
+@pytest.mark.parametrize("bottom", [(13, 19, 6), ()], ids=["dense", "no dense"])
 @pytest.mark.parametrize(("backend", "tolerance"), [(ORACLE, 1e-6), ("jit", 2e-5)])
-def test_gradients_of_the_whole_model(kind, itself, backend, tolerance):
-    config = small_config(interaction=kind, interaction_itself=itself)
+def test_gradients_of_the_whole_model(kind, itself, bottom, backend, tolerance):
+    config = small_config(interaction=kind, interaction_itself=itself, mlp_bottom=bottom)
     state = DLRM(config, backend="reference", rng=np.random.RandomState(4)).state_dict()
     batch = random_batch(np.random.default_rng(2), config, 11)
     names, arrays = list(state), list(state.values())
@@ -51,10 +52,10 @@ def test_gradients_of_the_whole_model(kind, itself, backend, tolerance):
     )
 
 
-def _train(count, steps=4):
+def _train(count, bottom, steps=4):
     threads.set_threads(count)
     try:
-        config = small_config(mlp_bottom=(13, 100, 6), mlp_top=(479, 33, 1))
+        config = small_config(mlp_bottom=bottom, mlp_top=(479, 33, 1))
         model = DLRM(config, rng=np.random.RandomState(7))
         step = TrainingStep(model)
         rng = np.random.default_rng(1)
@@ -64,17 +65,20 @@ def _train(count, steps=4):
         threads.set_threads(threads.available_cpus())
 
 
-def test_any_number_of_threads_gives_the_same_bits():
-    losses, state = _train(1)
+@pytest.mark.parametrize("bottom", [(13, 100, 6), ()], ids=["dense", "no dense"])
+def test_any_number_of_threads_gives_the_same_bits(bottom):
+    losses, state = _train(1, bottom)
     for count in (2, 4, 7):
-        other_losses, other = _train(count)
+        other_losses, other = _train(count, bottom)
         assert other_losses == losses
         for name, value in state.items():
             assert value.tobytes() == other[name].tobytes(), name
 
 
-def test_backends_agree_on_losses_and_predictions():
-    config = small_config()
+@pytest.mark.parametrize("kind", ["dot", "cat"])
+@pytest.mark.parametrize("bottom", [(13, 19, 6), ()], ids=["dense", "no dense"])
+def test_backends_agree_on_losses_and_predictions(kind, bottom):
+    config = small_config(interaction=kind, mlp_bottom=bottom)
     rng = np.random.default_rng(3)
     batches = [random_batch(rng, config, n) for n in (50, 50, 8)]
     found = {}
@@ -141,3 +145,27 @@ def test_a_batch_of_another_shape_is_refused():
         model.predict_proba(random_batch(rng, small_config(mlp_bottom=(12, 6)), 3))
     with pytest.raises(ShapeError, match="2 tables, the model has 3"):
         model.predict_proba(random_batch(rng, small_config(table_rows=(7, 9)), 3))
+
+
+def test_a_model_without_dense_features_ignores_none():
+    config = small_config(mlp_bottom=())
+    model = DLRM(config)
+    assert (config.dense_features, config.features, config.bottom_layers) == (0, 3, ())
+    assert not any(name.startswith("bot_l") for name in model.state_dict())
+    with pytest.raises(ShapeError, match="13 dense features, the model 0"):
+        model.predict_proba(random_batch(np.random.default_rng(0), small_config(), 3))
+
+
+@pytest.mark.parametrize("backend", ["jit", "reference"])
+def test_one_column_per_field_and_one_output_is_a_logistic_regression(backend):
+    config = small_config(embedding_dim=1, mlp_bottom=(), mlp_top=(1,), interaction="cat")
+    model = DLRM(config, backend=backend)
+    batch = random_batch(np.random.default_rng(1), config, 20)
+    state = {name: np.asarray(v, np.float64) for name, v in model.state_dict().items()}
+    z = np.full(20, state["top_l.0.bias"][0])
+    for s in range(config.tables):
+        indices, offsets = batch.table(s)
+        for n in range(20):
+            rows = indices[offsets[n] : offsets[n + 1]]
+            z[n] += state["top_l.0.weight"][0, s] * state[f"emb_l.{s}.weight"][rows, 0].sum()
+    np.testing.assert_allclose(model.predict_proba(batch), 1 / (1 + np.exp(-z)), rtol=1e-5)

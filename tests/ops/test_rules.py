@@ -156,22 +156,24 @@ def test_the_bag_gradient_applies_itself(name):
         )
 
 
-def interaction(backend, kind, itself):
-    """The interaction as a function of all interacting vectors (N, F, E)."""
+def interaction(backend, kind, itself, has_dense):
+    """The interaction as a function of all interacting vectors (N, F, E), x first or without."""
 
     def function(arrays):
         n, features, dim = arrays[0].shape
-        room = backend.features(n, features, dim)
+        room = backend.features(n, features, dim, has_dense)
         values = np.asarray(arrays[0], backend.dtype)
-        x, pooled = Parameter(values[:, 0], "x"), Parameter(values[:, 1:], "pooled")
+        first = int(has_dense)
+        x, pooled = Parameter(values[:, 0], "x"), Parameter(values[:, first:], "pooled")
         if room.dense is not None:
             room.dense.assign(values[:, 0])
-            room.pooled[...] = values[:, 1:]
-            x.data, pooled.data = room.dense, room.pooled
+            x.data = room.dense
+        if room.pooled is not None:
+            room.pooled[...] = values[:, first:]
+            pooled.data = room.pooled
         tape = Tape()
-        y = tape.record(
-            backend.rules["interaction"], x, pooled, kind=kind, itself=itself, room=room
-        )
+        inputs = (x, pooled) if has_dense else (pooled,)
+        y = tape.record(backend.rules["interaction"], *inputs, kind=kind, itself=itself, room=room)
         tape.forward()
 
         def pullback(v):
@@ -179,9 +181,8 @@ def interaction(backend, kind, itself):
             if kind == "cat" and room.joined_gradient is not None:
                 gradient = room.joined_gradient().assign(v)
             found = dict(tape.backward(y, gradient))
-            return [
-                np.concatenate([backend.to_numpy(found[x])[:, None], np.array(found[pooled])], 1)
-            ]
+            dx = [backend.to_numpy(found[x])[:, None]] if has_dense else []
+            return [np.concatenate([*dx, np.array(found[pooled])], 1)]
 
         return backend.to_numpy(y.data), pullback
 
@@ -191,15 +192,17 @@ def interaction(backend, kind, itself):
 @backends
 @pytest.mark.parametrize("itself", [False, True])
 @pytest.mark.parametrize("kind", ["dot", "cat"])
-@given(n=st.integers(1, 9), features=st.sampled_from([2, 4, 9, 27]), dim=sizes)
-def test_interaction(name, kind, itself, n, features, dim):
+@given(
+    n=st.integers(1, 9), features=st.sampled_from([2, 4, 9, 27]), dim=sizes, dense=st.booleans()
+)
+def test_interaction(name, kind, itself, n, features, dim, dense):
     rng = np.random.default_rng(n)
     values = rng.standard_normal((n, features, dim)).astype(np.float32)
     backend, tolerance = BACKENDS[name]
     check_gradients(
-        interaction(backend, kind, itself),
+        interaction(backend, kind, itself, dense),
         [values],
-        oracle=interaction(ORACLE, kind, itself),
+        oracle=interaction(ORACLE, kind, itself, dense),
         tolerance=tolerance,
     )
 

@@ -21,8 +21,9 @@ def _same(model, other):
 
 @pytest.mark.parametrize("name", ["model", "model.pt"])
 @pytest.mark.parametrize("backend", ["jit", "reference"])
-def test_a_model_comes_back(tmp_path, name, backend):
-    model = DLRM(small_config(), rng=np.random.RandomState(3), backend=backend)
+@pytest.mark.parametrize("change", [{}, {"mlp_bottom": ()}], ids=repr)
+def test_a_model_comes_back(tmp_path, name, backend, change):
+    model = DLRM(small_config(**change), rng=np.random.RandomState(3), backend=backend)
     dlrmjit.save(model, tmp_path / name)
     loaded = dlrmjit.load(tmp_path / name)
     assert loaded.config == model.config
@@ -64,7 +65,17 @@ def test_a_manifest_with_another_model_is_refused(tmp_path):
         dlrmjit.load(tmp_path / "m")
 
 
-@pytest.mark.parametrize("change", [{}, {"interaction": "cat"}, {"interaction_itself": True}])
+_SHAPES = [
+    {},
+    {"interaction": "cat"},
+    {"interaction_itself": True},
+    {"mlp_bottom": ()},
+    {"mlp_bottom": (), "interaction": "cat"},
+    {"mlp_bottom": (), "interaction": "cat", "table_rows": (9,)},
+]
+
+
+@pytest.mark.parametrize("change", _SHAPES, ids=repr)
 def test_the_architecture_is_read_off_the_shapes(change):
     config = small_config(**change)
     shapes = {name: value.shape for name, value in DLRM(config).state_dict().items()}

@@ -17,6 +17,7 @@ _KINDS = {
     "boolean": "True or False",
     "dashed_ints": "integers, dashed",
     "dashed_floats": "numbers, dashed",
+    "mlp_widths": "integers, dashed",
     "switch": "switch",
 }
 

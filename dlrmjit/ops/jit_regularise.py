@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.batch_norm import batch_norm_backward, column_moments, normalise
+from dlrmjit_kernels.batch_norm import batch_norm_backward, column_moments, normalise_relu
 from dlrmjit_kernels.dropout import dropout
-from dlrmjit_kernels.elementwise import relu_backward, relu_forward
 from dlrmjit_kernels.matrix import Matrix
 
 from dlrmjit.autograd import Rule, Step
@@ -43,8 +42,7 @@ def _norm_forward(step: Step) -> Matrix:
     mean, inverse = _moments(step, x)
     scale = (gamma * inverse).astype(np.float32)
     y = _output(step)
-    normalise(x, y, scale, (beta - mean * scale).astype(np.float32))
-    relu_forward(y, y)
+    normalise_relu(x, y, scale, (beta - mean * scale).astype(np.float32))
     return y
 
 
@@ -62,10 +60,9 @@ def _moments(step: Step, x: Matrix) -> tuple[Any, Any]:
 
 def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
     x, gamma, _ = step.values
-    relu_backward(step.memory["y"], gradient, gradient)
     dgamma, dbeta = (step.keep(k, lambda: np.zeros_like(gamma)) for k in ("dgamma", "dbeta"))
-    mean, inverse = step.memory["mean"], step.memory["inverse"]
-    batch_norm_backward(x, gradient, gradient, mean, inverse, gamma, dgamma, dbeta)
+    y, mean, inverse = (step.memory[name] for name in ("y", "mean", "inverse"))
+    batch_norm_backward(x, y, gradient, mean, inverse, gamma, dgamma, dbeta)
     yield 1, dgamma
     yield 2, dbeta
     yield 0, gradient

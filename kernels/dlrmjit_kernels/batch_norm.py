@@ -1,7 +1,8 @@
-"""Batch normalisation of the columns of a matrix (Ioffe and Szegedy 2015).
+"""Batch normalisation of the columns of a matrix, and ReLU (Ioffe and Szegedy 2015).
 
-A task owns some columns and walks down all rows, so sums have one order for any number of
-threads; they are kept in double precision.
+A task owns some rows and walks them run by run, so every loop is over adjacent elements. What
+it sums, in double precision, is added up in the order of the tasks: the same for any number
+of threads.
 """
 
 from __future__ import annotations
@@ -15,39 +16,54 @@ from numpy.typing import NDArray
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.rows import Strides, position, strides_of
+from dlrmjit_kernels.rows import Strides, common_run, row_start, run_start, strides_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-_COLUMNS = 16  # of a task
+_ROWS = 32  # of a task: the sums of all tasks stay far below the matrix in size
+_ZERO = np.float32(0)
 
 
 def column_moments(x: Matrix, mean: F64, variance: F64) -> None:
     """Mean and biased variance of every column of ``x`` (N, C), N > 0, into float64 (C,)."""
     _check(x, mean, variance)
-    _column_moments(x.data, strides_of(x.layout), x.rows, mean, variance)
+    first = np.empty(x.cols, np.float32)
+    sums = np.empty((-(-x.rows // _ROWS), 2, x.cols))
+    _sums(x.data, strides_of(x.layout), x.rows, common_run(x.layout), first, sums)
+    moved, squares = sums.sum(axis=0) / x.rows
+    np.maximum(squares - moved * moved, 0.0, out=variance)
+    np.add(first, moved, out=mean)
 
 
-def normalise(x: Matrix, y: Matrix, scale: F32, shift: F32) -> None:
-    """``y = x * scale + shift`` by column; may be in place."""
-    _check(x, scale, shift)
-    _check(y, scale, shift)
+def normalise_relu(x: Matrix, y: Matrix, scale: F32, shift: F32) -> None:
+    """``y = max(x * scale + shift, 0)`` by column; may be in place."""
+    for matrix in (x, y):
+        _check(matrix, scale, shift)
     xs, ys = strides_of(x.layout), strides_of(y.layout)
-    _normalise(x.data, xs, y.data, ys, x.rows, scale, shift)
+    width = common_run(x.layout, y.layout)
+    _normalise_relu(x.data, xs, y.data, ys, x.rows, width, scale, shift)
 
 
 def batch_norm_backward(
-    x: Matrix, dy: Matrix, dx: Matrix, mean: F64, inverse: F64, gamma: F32, dgamma: F32, dbeta: F32
+    x: Matrix, y: Matrix, dy: Matrix, mean: F64, inverse: F64, gamma: F32, dgamma: F32, dbeta: F32
 ) -> None:
-    """Gradients of ``y = gamma * (x - mean) * inverse + beta`` with the moments of x's columns.
+    """Gradients of ``y = relu(gamma * (x - mean) * inverse + beta)`` with moments of x's columns.
 
-    ``inverse`` is ``1 / sqrt(variance + eps)``. Writes dx (may be dy), dgamma and dbeta.
+    ``inverse`` is ``1 / sqrt(variance + eps)``. Writes dgamma and dbeta, and dx over dy.
     """
-    for matrix in (x, dy, dx):
+    for matrix in (x, y, dy):
         _check(matrix, mean, gamma)
-    xs, dys, dxs = strides_of(x.layout), strides_of(dy.layout), strides_of(dx.layout)
-    moments = (mean, inverse)
-    _backward(x.data, xs, dy.data, dys, dx.data, dxs, x.rows, moments, gamma, dgamma, dbeta)
+    where = (strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout))
+    width = common_run(x.layout, y.layout, dy.layout)
+    middle = mean.astype(np.float32)
+    sums = np.empty((-(-x.rows // _ROWS), 2, x.cols))
+    _gradient_sums(x.data, y.data, dy.data, *where, x.rows, width, middle, sums)
+    dbeta[...], by_x = plain, _ = sums.sum(axis=0)
+    dgamma[...] = by_x * inverse
+    factor = gamma * inverse
+    parts = (factor, factor * plain / x.rows, factor * inverse**2 * by_x / x.rows)
+    factors = [part.astype(np.float32) for part in parts]
+    _input_gradient(x.data, y.data, dy.data, *where, x.rows, width, middle, *factors)
 
 
 def _check(x: Matrix, *vectors: NDArray[Any]) -> None:
@@ -56,61 +72,123 @@ def _check(x: Matrix, *vectors: NDArray[Any]) -> None:
         raise ShapeError(f"vectors of {x.cols} columns are wanted here, not {found}")
 
 
+@parallel_jit
+def _sums(x: F32, xs: Strides, rows: int, width: int, first: F32, sums: F64) -> None:
+    """Per task, sums of x - x[0] and of its square: small numbers where the spread is small."""
+    start = row_start(xs, 0)
+    for c in range(len(first)):
+        first[c] = x[run_start(xs, start, c)]
+    for task in prange(len(sums)):
+        sums[task] = 0.0
+        for row in range(task * _ROWS, min(rows, (task + 1) * _ROWS)):
+            _add_row(x, xs, row, width, first, sums[task, 0], sums[task, 1])
+
+
 @jit
-def _add_column_sums(x: F32, xs: Strides, rows: int, first: int, last: int, sums: F64) -> None:
-    for row in range(rows):
-        for c in range(first, last):
-            sums[c] += np.float64(x[position(xs, row, c)])
-
-
-@parallel_jit
-def _column_moments(x: F32, xs: Strides, rows: int, mean: F64, variance: F64) -> None:
-    cols = len(mean)
-    for task in prange((cols + _COLUMNS - 1) // _COLUMNS):
-        first, last = task * _COLUMNS, min(cols, (task + 1) * _COLUMNS)
-        mean[first:last] = 0.0
-        variance[first:last] = 0.0
-        _add_column_sums(x, xs, rows, first, last, mean)
-        mean[first:last] /= rows
-        for row in range(rows):
-            for c in range(first, last):
-                centred = np.float64(x[position(xs, row, c)]) - mean[c]
-                variance[c] += centred * centred
-        variance[first:last] /= rows
-
-
-@parallel_jit
-def _normalise(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, scale: F32, shift: F32) -> None:
-    for row in prange(rows):
-        for c in range(len(scale)):
-            y[position(ys, row, c)] = x[position(xs, row, c)] * scale[c] + shift[c]
-
-
-@parallel_jit
-def _backward(
-    x: F32,
-    xs: Strides,
-    dy: F32,
-    dys: Strides,
-    dx: F32,
-    dxs: Strides,
-    rows: int,
-    moments: tuple[F64, F64],
-    gamma: F32,
-    dgamma: F32,
-    dbeta: F32,
+def _add_row(
+    x: F32, xs: Strides, row: int, width: int, first: F32, total: F64, squares: F64
 ) -> None:
-    mean, inverse = moments
-    for c in prange(len(gamma)):
-        by_x, plain = 0.0, 0.0
-        for row in range(rows):
-            gradient = np.float64(dy[position(dys, row, c)])
-            plain += gradient
-            by_x += gradient * (np.float64(x[position(xs, row, c)]) - mean[c]) * inverse[c]
-        dgamma[c] = by_x
-        dbeta[c] = plain
-        factor = np.float64(gamma[c]) * inverse[c]
-        for row in range(rows):
-            unit = (np.float64(x[position(xs, row, c)]) - mean[c]) * inverse[c]
-            gradient = np.float64(dy[position(dys, row, c)])
-            dx[position(dxs, row, c)] = factor * (gradient - (plain + unit * by_x) / rows)
+    start = row_start(xs, row)
+    for column in range(0, len(first), width):
+        at = slice(column, min(len(first), column + width))
+        a = run_start(xs, start, column)
+        _add_run(x[a : a + width], first[at], total[at], squares[at])
+
+
+@jit
+def _add_run(x: F32, first: F32, total: F64, squares: F64) -> None:
+    for k in range(len(first)):
+        moved = np.float64(x[k]) - np.float64(first[k])
+        total[k] += moved
+        squares[k] += moved * moved
+
+
+@parallel_jit
+def _normalise_relu(
+    x: F32, xs: Strides, y: F32, ys: Strides, rows: int, width: int, scale: F32, shift: F32
+) -> None:
+    for row in prange(rows):
+        starts = row_start(xs, row), row_start(ys, row)
+        for column in range(0, len(scale), width):
+            at = slice(column, min(len(scale), column + width))
+            a, b = run_start(xs, starts[0], column), run_start(ys, starts[1], column)
+            _normalise_run(x[a : a + width], y[b : b + width], scale[at], shift[at])
+
+
+@jit
+def _normalise_run(x: F32, y: F32, scale: F32, shift: F32) -> None:
+    for k in range(len(scale)):
+        y[k] = max(x[k] * scale[k] + shift[k], _ZERO)
+
+
+@parallel_jit
+def _gradient_sums(
+    x: F32,
+    y: F32,
+    dy: F32,
+    xs: Strides,
+    ys: Strides,
+    dys: Strides,
+    rows: int,
+    width: int,
+    mean: F32,
+    sums: F64,
+) -> None:
+    """Per task, sums of dy and of dy * (x - mean), where y > 0."""
+    for task in prange(len(sums)):
+        sums[task] = 0.0
+        for row in range(task * _ROWS, min(rows, (task + 1) * _ROWS)):
+            starts = row_start(xs, row), row_start(ys, row), row_start(dys, row)
+            for column in range(0, len(mean), width):
+                at = slice(column, min(len(mean), column + width))
+                a, b = run_start(xs, starts[0], column), run_start(ys, starts[1], column)
+                c = run_start(dys, starts[2], column)
+                own = x[a : a + width], y[b : b + width], dy[c : c + width]
+                _add_gradients(own, mean[at], sums[task, 0, at], sums[task, 1, at])
+
+
+@jit
+def _add_gradients(own: tuple[F32, F32, F32], mean: F32, plain: F64, by_x: F64) -> None:
+    x, y, dy = own
+    for k in range(len(mean)):
+        gradient = np.float64(dy[k])
+        gradient = gradient if y[k] > _ZERO else 0.0
+        plain[k] += gradient
+        by_x[k] += gradient * np.float64(x[k] - mean[k])
+
+
+@parallel_jit
+def _input_gradient(
+    x: F32,
+    y: F32,
+    dy: F32,
+    xs: Strides,
+    ys: Strides,
+    dys: Strides,
+    rows: int,
+    width: int,
+    mean: F32,
+    factor: F32,
+    plain: F32,
+    by_x: F32,
+) -> None:
+    """``dy = factor * dy - plain - by_x * (x - mean)``, where ``y > 0`` says which dy there are."""
+    for row in prange(rows):
+        starts = row_start(xs, row), row_start(ys, row), row_start(dys, row)
+        for column in range(0, len(mean), width):
+            at = slice(column, min(len(mean), column + width))
+            a, b = run_start(xs, starts[0], column), run_start(ys, starts[1], column)
+            c = run_start(dys, starts[2], column)
+            own = x[a : a + width], y[b : b + width], dy[c : c + width]
+            _write_gradients(own, mean[at], factor[at], plain[at], by_x[at])
+
+
+@jit
+def _write_gradients(
+    own: tuple[F32, F32, F32], mean: F32, factor: F32, plain: F32, by_x: F32
+) -> None:
+    x, y, dy = own
+    for k in range(len(mean)):
+        gradient = dy[k]
+        gradient = gradient if y[k] > _ZERO else _ZERO
+        dy[k] = factor[k] * gradient - plain[k] - by_x[k] * (x[k] - mean[k])

@@ -238,3 +238,32 @@ def test_a_model_in_halves_trains_is_kept_and_scores(
     tested = [f"--load-model={model}", "--inference-only"]
     assert run(*words, "--precision=bf16", *tested)[0] == 0
     assert run(*words, "--precision=fp32", *tested)[0] == 0
+
+
+@pytest.mark.parametrize("bottom", ["--arch-mlp-bot=0", "--arch-mlp-bot="])
+@pytest.mark.parametrize("kind", ["dot", "cat"])
+def test_a_model_without_dense_features(kind: str, bottom: str, run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    words = [bottom, f"--arch-interaction-op={kind}", "--mini-batch-size=2", "--data-size=6"]
+    assert run(*words, "--debug-mode", "--enable-profiling")[0] == 0
+    code, out, _ = run(*words, f"--log-json={log}")
+    assert code == 0
+    assert len(losses(out)) == 3
+    assert json.loads(log.read_text().splitlines()[0])["config"]["model"]["mlp_bottom"] == []
+    _, again, _ = run(*words, backend="jit")
+    np.testing.assert_allclose(losses(again), losses(out), atol=2e-6)
+
+
+def test_a_logistic_regression_of_ids_learns(run: Run) -> None:
+    code, out, _ = run(
+        "--data-generation=synthetic",
+        "--arch-mlp-bot=0",
+        "--arch-sparse-feature-size=1",
+        "--arch-interaction-op=cat",
+        "--arch-mlp-top=1",
+        "--num-batches=20",
+        "--mlperf-logging",
+        backend="jit",
+    )
+    assert code == 0
+    assert float(re.findall(r"auc (\S+),", out)[0]) > 0.55

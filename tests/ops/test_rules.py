@@ -192,9 +192,7 @@ def interaction(backend, kind, itself, has_dense):
 @backends
 @pytest.mark.parametrize("itself", [False, True])
 @pytest.mark.parametrize("kind", ["dot", "cat"])
-@given(
-    n=st.integers(1, 9), features=st.sampled_from([2, 4, 9, 27]), dim=sizes, dense=st.booleans()
-)
+@given(n=st.integers(1, 9), features=st.sampled_from([2, 4, 9, 27]), dim=sizes, dense=st.booleans())
 def test_interaction(name, kind, itself, n, features, dim, dense):
     rng = np.random.default_rng(n)
     values = rng.standard_normal((n, features, dim)).astype(np.float32)

@@ -1,0 +1,52 @@
+"""Trains models of other shapes than most; rank 0 prints the losses, and those of one process.
+
+Run by the tests under ``mpiexec``: ``shapes.py STEPS``.
+"""
+
+import json
+import sys
+
+import numpy as np
+from dlrmjit_kernels import threads
+
+from dlrmjit.model import DLRM
+from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.parallel.comm import world
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.sharding import Placement, Plan
+from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.step import TrainingStep
+from tests.builders import random_batch, small_config
+
+ROWS = (7, 1, 30, 12)
+CONFIGS = {
+    "dot, no dense": small_config(table_rows=ROWS, mlp_bottom=()),
+    "cat, no dense": small_config(table_rows=ROWS, mlp_bottom=(), interaction="cat"),
+}
+
+
+def train(step, config, steps):
+    rng = np.random.default_rng(5)
+    return [step(random_batch(rng, config, n), 0.1) for n in (24, 23, 1, 24)[:steps]]
+
+
+def main(steps):
+    threads.set_threads(1)
+    comm, found = world(), {}
+    everyone = tuple(range(comm.size))
+    placements = [Placement(kind, everyone) for kind in ("columns", "rows", "replicated")]
+    for name, config in CONFIGS.items():
+        backend = ReferenceBackend(np.float64)
+        plan = Plan(
+            ROWS, config.embedding_dim, comm.size, (*placements, Placement("whole", everyone[-1:]))
+        )
+        model = ShardedDLRM(config, comm, plan, backend=backend)
+        losses = train(ShardedStep(model), config, int(steps))
+        alone = train(TrainingStep(DLRM(config, backend=backend)), config, int(steps))
+        found[name] = [losses, alone]
+    if comm.rank == 0:
+        sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

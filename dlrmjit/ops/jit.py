@@ -62,7 +62,7 @@ class FeatureBlock:
     def joined_gradient(self) -> Matrix:
         """The gradient as the matrix (N, F * E) that ``cat`` hands to the top MLP."""
         gradient = self.need_gradient()
-        return Matrix.view(gradient.reshape(len(gradient), -1))
+        return Matrix.view(gradient.reshape(self.joined.rows, self.joined.cols))
 
 
 def _mlp_forward(step: Step) -> Matrix:

@@ -109,7 +109,8 @@ def _joined(step: Step) -> FloatArray:
 def _interaction_forward(step: Step) -> FloatArray:
     joined = _joined(step)
     if step.options["kind"] == "cat":
-        return joined.reshape(len(joined), -1)
+        n, features, dim = joined.shape  # n may be 0, so no dimension can be left open
+        return joined.reshape(n, features * dim)
     i, j = _pairs(joined.shape[1], step.options["itself"])
     products = joined @ joined.transpose(0, 2, 1)
     return np.concatenate([*step.values[:-1], products[:, i, j]], axis=1)

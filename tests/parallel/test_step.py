@@ -58,11 +58,3 @@ def test_models_of_other_shapes_give_the_losses_of_one_process(ranks):
     assert len(found) >= 2
     for name, (ours, expected) in found.items():
         np.testing.assert_allclose(ours, expected, rtol=1e-12, err_msg=name)
-
-
-def test_optimisers_that_need_whole_rows_refuse_cut_columns():
-    plan = Plan((9, 9), 4, 1, (Placement("whole", (0,)), Placement("columns", (0, 0))))
-    config = small_config(table_rows=(9, 9), embedding_dim=4, mlp_bottom=(3, 4))
-    model = ShardedDLRM(config, SelfComm(), plan, backend="reference")
-    with pytest.raises(ConfigError, match=r"rwsadagrad .* table 1 into columns"):
-        ShardedStep(model, "rwsadagrad")

@@ -6,6 +6,7 @@ of a step is the gather ceiling for its reads and the rewrite ceiling for its up
 contender is held against float64 or against ours before it is timed.
 
     python -m bench.embedding [--json FILE] [--threads T] [--quick] [--all] [--only NAME]
+        [--first K] [--rules RULE ...]
 """
 
 from __future__ import annotations
@@ -176,14 +177,18 @@ def main() -> None:
     parser = harness.options(__doc__)
     parser.add_argument("--all", action="store_true", help="the whole product of sizes (hours)")
     parser.add_argument("--only", metavar="NAME", help="cases with NAME in their variant")
+    parser.add_argument("--first", type=int, metavar="K", help="the first K of these cases")
+    parser.add_argument(
+        "--rules", nargs="*", default=["sgd", "rowwise_adagrad"], choices=list(RULES)
+    )
     arguments = parser.parse_args()
     threads = harness.prepare(arguments.threads)
     seconds = 0.5 if arguments.quick else 3.0
     found = roofline.ceilings(threads, seconds)
     report = harness.Report(harness.describe_machine(threads, found))
-    rules = list(RULES)[: 2 if arguments.quick else 3]
-    for case in fitting(arguments.quick, arguments.all, arguments.only):
-        measure(case, rules, threads, seconds, report)
+    found_cases = fitting(arguments.quick, arguments.all, arguments.only)
+    for case in itertools.islice(found_cases, arguments.first):
+        measure(case, arguments.rules, threads, seconds, report)
     report.machine["gather_gbs"] = ceiling(64, 1 << 30, threads, seconds).gather_gbs
     report.write(arguments.json)
 

@@ -15,6 +15,7 @@ from dlrmjit_kernels.axes import Axis, View, common_block
 from dlrmjit_kernels.blocking import Blocking, Shape
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
+from dlrmjit_kernels.codegen.outer import Outer
 from dlrmjit_kernels.codegen.tile import CACHE_LINE, Operands, Tile
 from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep, sweep_alone
 from dlrmjit_kernels.target import Target
@@ -186,7 +187,8 @@ def _numbers(
     shape, nr = product.shape, blocking.nr
     numbers = np.zeros(1, dtype=PLAN)
     n = numbers[0]
-    n["rows"], n["row_block"], n["mr"] = shape.rows, strides.row_block, blocking.mr
+    n["rows"], n["row_block"] = shape.rows, strides.row_block
+    n["mr"] = strides.row_block if _is_outer(product) else blocking.mr
     n["row_blocks"] = -(-shape.rows // strides.row_block)
     n["group"] = max(1, blocking.mc // strides.row_block)
     n["panels"], n["nr"] = -(-shape.cols // nr), nr
@@ -205,6 +207,12 @@ def _numbers(
     n["sigmoid"] = product.finish.sigmoid
     n["grid_rows"], n["grid_cols"] = grid(int(n["row_blocks"]), int(n["panels"]), threads)
     return numbers
+
+
+def _is_outer(product: Product) -> bool:
+    """Whether nothing is summed, so that registers do not bound the height of a tile."""
+    fp32 = product.operands is Operands.FP32
+    return product.shape.length == 1 and fp32 and not product.accumulate
 
 
 def grid(row_blocks: int, panels: int, threads: int) -> tuple[int, int]:
@@ -242,7 +250,7 @@ def _ones(product: Product, cols: int, variant: int) -> Tile:
 
 
 def _tile(product: Product, rows: int, cols: int, variant: int) -> engine.Spec:
-    """Specification of a tile; a lone column whose reduction is contiguous gets dot products."""
+    """Specification of a tile: of sums, of a lone column's dot products, or of no sum at all."""
     finished = bool(variant & LAST)
     a_row, a_step, b_row = product.a.rows.step, product.a.cols.step, product.b.rows.step
     accumulate = not variant & FIRST or product.accumulate
@@ -251,6 +259,8 @@ def _tile(product: Product, rows: int, cols: int, variant: int) -> engine.Spec:
         finished and product.finish.relu,
         finished and product.mask is not None,
     )
+    if _is_outer(product):
+        return Outer(rows, cols, a_row, *finish)
     if cols == a_step == b_row == 1:
         return Dots(rows, a_row, accumulate, *finish)
     odd = finished and product.odd

@@ -9,7 +9,7 @@ from dlrmjit_kernels.compile import jit
 from dlrmjit_kernels.tasks import prefetch_row
 
 _DIRECT = 16  # keys per lookup up to which clearing a slot per key is cheaper than hashing
-_PRIMED = 32  # rows whose loads are started while grouping
+_PRIMED = 64  # rows whose loads are started while grouping
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -214,12 +214,12 @@ class Emitter:
         """Lanes picked from two vectors laid end to end."""
         return self._shuffle(first, second, lanes)
 
-    def prefetch(self, pointer: Value, for_write: bool = False) -> None:
-        """Ask for the cache line at ``pointer``."""
+    def prefetch(self, pointer: Value, for_write: bool = False, cache: int = 1) -> None:
+        """Ask for the cache line at ``pointer``, into the first or the second ``cache``."""
         i32 = I32
         signature = ir.FunctionType(ir.VoidType(), [POINTER, i32, i32, i32])
         function = self._declared("llvm.prefetch.p0", signature)
-        values = [ir.Constant(i32, v) for v in (int(for_write), 3, 1)]
+        values = [ir.Constant(i32, v) for v in (int(for_write), 4 - cache, 1)]
         self.builder.call(function, [pointer, *values])
 
     @contextmanager

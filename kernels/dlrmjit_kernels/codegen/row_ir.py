@@ -126,14 +126,16 @@ class RowEmitter(Emitter):
         signature = ir.FunctionType(kind, [argument.type for argument in arguments])
         return self.builder.call(self._declared(name, signature), arguments)
 
-    def prefetch_row(
-        self, row: Value, pieces: Sequence[Piece], write: bool = False, size: int = 4
-    ) -> None:
-        """Start loading the cache lines that hold the pieces of a row of ``size``-byte elements."""
+    def prefetch_row(self, row: Value, pieces: Sequence[Piece], size: int = 4) -> None:
+        """Start loading the cache lines that hold the pieces of a row of ``size``-byte elements.
+
+        They go to the second cache, and not for writing, which would take them to the first:
+        that one can wait for fewer lines at a time, and waiting is what random rows cost.
+        """
         first, end = pieces[0].start * size, (pieces[-1].start + pieces[-1].lanes) * size
         for offset in range(first, end, CACHE_LINE):
             where = self.builder.inttoptr(self.builder.add(row, I64(offset)), POINTER)
-            self.prefetch(where, write)
+            self.prefetch(where, cache=2)
 
     def weights(self, number: Value, split: bool, lower: bool = True) -> Weights:
         """Row ``number`` of the kernel's arguments ``table``, ``row_stride`` and ``lower``."""
@@ -168,11 +170,11 @@ class RowEmitter(Emitter):
             words = self.builder.trunc(half, piece.of(I16))
             self.builder.store(words, self._half_pointer(address, piece), align=2)
 
-    def prefetch_weights(self, row: Weights, pieces: Sequence[Piece], write: bool = False) -> None:
+    def prefetch_weights(self, row: Weights, pieces: Sequence[Piece]) -> None:
         """Start loading the pieces of a row, as far as its addresses are given."""
-        self.prefetch_row(row.first, pieces, write, row.size)
+        self.prefetch_row(row.first, pieces, row.size)
         if row.lower is not None:
-            self.prefetch_row(row.lower, pieces, write, row.size)
+            self.prefetch_row(row.lower, pieces, row.size)
 
     def _half(self, address: Value, piece: Piece, shift: int) -> Value:
         """A piece of halves as 32-bit integers, shifted to the left."""

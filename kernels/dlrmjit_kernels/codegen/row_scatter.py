@@ -58,9 +58,12 @@ def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
     pieces = row_pieces(spec.width, target.lanes)
     factor = k.fetch(F32, k["factor"])
     final = k.builder.sub(k["last"], I64(1))
+    primed = k.minimum(k.builder.add(k["first"], k["ahead"]), k["last"])
+    with k.span(k["first"], primed) as (i, _):
+        k.prefetch_weights(_entry(k, spec, i)[0], pieces)
     with k.span(k["first"], k["last"]) as (i, _):
         later, _bag = _entry(k, spec, k.minimum(k.builder.add(i, k["ahead"]), final))
-        k.prefetch_weights(later, pieces, write=True)
+        k.prefetch_weights(later, pieces)
         row, gradient = _entry(k, spec, i)
         scale = k.builder.fmul(factor, k.item(F32, k["scales"], i)) if spec.scaled else factor
         for piece in pieces:

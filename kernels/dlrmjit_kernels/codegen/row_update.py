@@ -120,11 +120,11 @@ def _prefetch(k: RowEmitter, spec: UpdateSpec, target: Target, u: Value) -> None
     """Start loading the row and the states of group ``u``."""
     number = k.integer(32, k["rows"], u)
     pieces = row_pieces(spec.width, target.lanes)
-    k.prefetch_weights(k.weights(number, spec.split), pieces, write=True)
+    k.prefetch_weights(k.weights(number, spec.split), pieces)
     for state in _element_states(k, spec, number):
-        k.prefetch_row(state, pieces, write=True)
+        k.prefetch_row(state, pieces)
     for s in range(spec.row_states):
-        k.prefetch_row(k.row(k[f"state{s}"], number, I64(4)), pieces[:1], write=True)
+        k.prefetch_row(k.row(k[f"state{s}"], number, I64(4)), pieces[:1])
 
 
 def _element_states(k: RowEmitter, spec: UpdateSpec, number: Value) -> list[Value]:

@@ -123,8 +123,7 @@ def breakdown(case: Case, steps: int, ceilings: Any) -> Any:
     step = TrainingStep(make_model(case.model, rng), profile=warm)
     batch = make_batch(case, rng)
     step(batch, RATE)
-    warm.clocks.clear()
-    warm.steps = warm.samples = warm.lookups = 0
+    warm.reset()
     for _ in range(steps):
         step(batch, RATE)
     print(warm.table(case.model, ceilings))

@@ -15,6 +15,7 @@ from dlrmjit.config import ModelConfig
 from dlrmjit.roofline import Ceilings, Work, step_bound, step_work
 
 UPDATE = "MLP update"
+REST = "between operations"
 
 
 @dataclass
@@ -52,6 +53,13 @@ class Profile:
     steps: int = 0
     samples: int = 0
     lookups: int = 0
+    _seconds: float = 0.0
+
+    def reset(self) -> None:
+        """Start again: as if no step had been done."""
+        self.clocks.clear()
+        self.steps = self.samples = self.lookups = 0
+        self._seconds = 0.0
 
     def rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
         """The same rules, timed under the label of the step that applies them."""
@@ -83,8 +91,11 @@ class Profile:
 
         return timed
 
-    def count(self, samples: int, lookups: int) -> None:
-        """Note that one step has been done."""
+    def count(self, samples: int, lookups: int, seconds: float) -> None:
+        """Note that one step has been done, in ``seconds``; what no operation took is the rest."""
+        timed = sum(clock.seconds for clock in self.clocks.values())
+        self._seconds += seconds
+        self._clock(REST).add(self._seconds - timed)
         self.steps += 1
         self.samples += samples
         self.lookups += lookups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,6 +58,7 @@ class TrainingStep:
         Raises IndexRangeError or ShapeError for a batch that does not fit the model, which is
         unchanged then.
         """
+        began = time.perf_counter()
         graph = self.graph(batch.n)
         graph.load(batch)
         graph.moment.data = self._moment
@@ -65,7 +67,7 @@ class TrainingStep:
             self._update(parameter, gradient, rate)
         self._moment = (self._moment[0], self._moment[1] + 1)
         if self._profile:
-            self._profile.count(batch.n, len(batch.indices))
+            self._profile.count(batch.n, len(batch.indices), time.perf_counter() - began)
         return float(graph.loss.data)
 
     def _gradients(self, graph: Graph) -> Iterable[tuple[Variable, Any]]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dlrmjit.model import DLRM
-from dlrmjit.profile import Profile, fraction_of_roofline
+from dlrmjit.profile import Clock, Profile, fraction_of_roofline
 from dlrmjit.roofline import Ceilings, step_work
 from dlrmjit.step import TrainingStep
 from tests.builders import random_batch, small_config
@@ -42,6 +42,7 @@ def test_lines_relate_time_to_work():
     assert np.isclose(top.of_ceiling, top.gflops / CEILINGS.fma_peak_gflops)
     assert lines["loss forward"].gflops is None
     assert np.isclose(lines["step"].ms, sum(v.ms for k, v in lines.items() if k != "step"))
+    assert lines["between operations"].ms > 0
     text = profile.table(CONFIG, CEILINGS)
     assert text.count("\n") == len(lines)
     assert "top forward" in text
@@ -50,3 +51,16 @@ def test_lines_relate_time_to_work():
 def test_fraction_of_the_roofline():
     work = sum((w.bound(CEILINGS) for w in step_work(CONFIG, 16, 40).values()), 0.0)
     assert np.isclose(fraction_of_roofline(CONFIG, 16, 40, 2 * work, CEILINGS), 0.5)
+
+
+def test_the_whole_is_the_time_of_the_steps_and_nothing_is_lost():
+    profile = Profile()
+    for seconds in (0.25, 0.75):
+        profile.clocks.setdefault("top forward", Clock()).add(seconds / 2)
+        profile.count(8, 8, seconds)
+    lines = {line.name: line.ms for line in profile.lines(CONFIG, CEILINGS)}
+    assert lines == {"top forward": 250.0, "between operations": 250.0, "step": 500.0}
+    profile.reset()
+    assert (profile.clocks, profile.steps, profile.samples, profile.lookups) == ({}, 0, 0, 0)
+    profile.count(8, 8, 0.5)
+    assert profile.lines(CONFIG, CEILINGS)[-1].ms == 500.0

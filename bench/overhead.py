@@ -1,0 +1,81 @@
+"""What a step costs beyond its arithmetic: Python and the hand-over to threads, and profiling.
+
+    python -m bench.overhead [--config kaggle] [--batch N] [--threads T] [--quick] [--json FILE]
+
+The first row is a step of the same operations on almost no data: one sample, layers of 8
+columns, tables of 8 rows. Everything in it is overhead, so it bounds the time that Python takes
+in a step of the full model from above. The second row is the full step with a profile against
+the same without, alternated; 1.005x means that profiling costs half a per cent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bench import harness
+
+NARROW = 8
+
+
+def skeleton(config: Any) -> Any:
+    """The same operations on as little as possible: narrow layers, small tables."""
+    bottom = (config.mlp_bottom[0], *[NARROW] * (len(config.mlp_bottom) - 2), NARROW)
+    top = (*[NARROW] * (len(config.mlp_top) - 1), 1)
+    rows = (NARROW,) * config.tables
+    return replace(config, table_rows=rows, embedding_dim=NARROW, mlp_bottom=bottom, mlp_top=top)
+
+
+def stepping(case: Any, profile: Any = None) -> harness.Action:
+    """An action that trains on one batch of ``case`` again and again."""
+    from bench.step import RATE, make_batch, make_model
+    from dlrmjit.step import TrainingStep
+
+    rng = np.random.default_rng(1)
+    step = TrainingStep(make_model(case.model, rng), profile=profile)
+    batch = make_batch(case, rng)
+    return lambda: step(batch, RATE)
+
+
+def main() -> None:
+    """Measure both and report them."""
+    parser = harness.options(__doc__)
+    parser.add_argument("--config", default="kaggle", help="preset, or large-slice")
+    parser.add_argument("--batch", type=int, default=128, metavar="N", help="samples")
+    parser.add_argument("--max-rows", type=int, default=100_000, help="cut tables to these rows")
+    options = parser.parse_args()
+    threads = harness.prepare(options.threads)
+    from bench.step import Case, case
+    from dlrmjit.profile import Profile
+
+    chosen = case(options.config, options.batch, options.max_rows)
+    bare = Case(skeleton(chosen.model), 1, 1)
+    seconds = 5 if options.quick else 20
+    empty = harness.alternate({"empty": stepping(bare)}, seconds / 2)["empty"]
+    both = {"plain": stepping(chosen), "profiled": stepping(chosen, Profile())}
+    samples = harness.alternate(both, seconds, most=200)
+    cost = samples["profiled"].ratio(samples["plain"])
+    print(f"{options.config}: a step of its operations on next to nothing, {threads} threads:")
+    print(f"  {1e3 * empty.median:.3f} ms (median), {1e3 * empty.best:.3f} ms (best)")
+    print(
+        f"{options.config} N={chosen.batch}: {1e3 * samples['plain'].median:.3f} ms, "
+        f"with a profile {cost:.4f}x"
+    )
+    report = harness.Report(harness.describe_machine(threads, {}))
+    report.rows.append(
+        {
+            "op": f"{options.config} overhead",
+            "shape": {"N": chosen.batch},
+            "threads": threads,
+            "empty_step_s": empty.median,
+            "median_s": samples["plain"].median,
+            "profiled": cost,
+        }
+    )
+    report.write(options.json)
+
+
+if __name__ == "__main__":
+    main()

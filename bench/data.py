@@ -2,8 +2,10 @@
 
 Preparation is timed over generated Criteo-like text, in a process of its own whose memory is
 read afterwards, and against the reference's ``data_utils.py`` where ``--reference DIR`` names a
-checkout. Training reads batches from a set on disk, alternated with the same batches held in
-memory. Ranking is timed against scikit-learn.
+checkout. ``--only resume`` prepares it again, killed at three random moments and taken up again,
+and compares every file. ``--folder DIR`` keeps the text between runs. Training
+reads batches from a set on disk, alternated with the same batches held in memory. Ranking is
+timed against scikit-learn.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from bench.harness import Report, Samples, alternate, describe_machine, options,
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.formats.prepared_set import write_set
 from dlrmjit.data.loader import Loader
+from dlrmjit.data.manifest import sha256_of
 from dlrmjit.data.prepared import PreparedSet
 from dlrmjit.data.table import Table
 from dlrmjit.model import DLRM
@@ -43,12 +46,19 @@ def main() -> None:
     """Run the benchmark."""
     parser = options(__doc__)
     parser.add_argument("--reference", type=Path, metavar="DIR", help="facebookresearch/dlrm")
-    parser.add_argument("--only", choices=("prepare", "load", "auc"))
+    parser.add_argument("--only", choices=("text", "prepare", "resume", "load", "auc"))
+    parser.add_argument("--rows", type=int, metavar="N", help="lines of text")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where the text is kept")
     given = parser.parse_args()
     report = Report(describe_machine(prepare(given.threads), {}))
-    with tempfile.TemporaryDirectory() as folder:
+    rows = given.rows or (200_000 if given.quick else 20_000_000)
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        if given.only in (None, "text", "prepare", "resume"):
+            text = _text(given.folder or Path(folder), rows)
         if given.only in (None, "prepare"):
-            _prepare(report, Path(folder), 200_000 if given.quick else 20_000_000, given.reference)
+            _prepare(report, Path(folder), text, rows, given.reference)
+        if given.only in (None, "resume"):
+            _interrupt(report, Path(folder), text, rows)
         if given.only in (None, "load"):
             for name in ("kaggle", "mlperf"):
                 _load(report, Path(folder) / name, name, 10 if given.quick else 30)
@@ -57,11 +67,18 @@ def main() -> None:
     report.write(given.json)
 
 
-def _prepare(report: Report, folder: Path, rows: int, reference: Path | None) -> None:
-    text = folder / "train.txt"
-    criteo_text.write(text, rows)
-    command = [sys.executable, "-m", "dlrmjit.prepare", str(text), "--out", str(folder / "set")]
-    seconds = _timed([*command, "--memory", "2G", "--workers", str(report.machine["threads"])])
+def _text(folder: Path, rows: int) -> Path:
+    """Text of so many lines, written unless it is there from an earlier run."""
+    path = folder / f"train{rows}.txt"
+    if not path.exists():
+        aside = path.with_suffix(".new")
+        criteo_text.write(aside, rows)
+        aside.rename(path)
+    return path
+
+
+def _prepare(report: Report, folder: Path, text: Path, rows: int, reference: Path | None) -> None:
+    seconds = _timed(_prepare_command(report, text, folder / "set"))
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     row = _row("prepare", {"rows": rows}, seconds, rows_per_s=rows / seconds, peak_rss=memory)
     if reference is not None:
@@ -79,6 +96,36 @@ def _timed(command: list[str]) -> float:
     with open(os.devnull, "w") as nowhere:
         subprocess.run(command, check=True, stdout=nowhere)
     return time.perf_counter() - began
+
+
+def _prepare_command(report: Report, text: Path, out: Path) -> list[str]:
+    """The command line that prepares ``text`` within 2 GiB."""
+    means = ["--memory", "2G", "--workers", str(report.machine["threads"])]
+    return [sys.executable, "-m", "dlrmjit.prepare", str(text), "--out", str(out), *means]
+
+
+def _interrupt(report: Report, folder: Path, text: Path, rows: int) -> None:
+    """Kill a preparation at three random moments, take it up again, compare all files."""
+    seconds = _timed(_prepare_command(report, text, folder / "whole"))
+    expected = _digests(folder / "whole")
+    command = _prepare_command(report, text, folder / "killed")
+    moments = np.random.default_rng().uniform(0.15, 0.3, 3) * seconds
+    for moment in moments:
+        with subprocess.Popen([*command, "--resume"], stdout=subprocess.DEVNULL) as child:
+            try:
+                child.wait(moment)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        assert not (folder / "killed").exists(), "it was done before it could be killed"
+    _timed([*command, "--resume"])
+    assert _digests(folder / "killed") == expected, "another result after a kill"
+    _add(report, _row("resume", {"rows": rows}, seconds, files=len(expected), kills=len(moments)))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a set."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): sha256_of(path) for path in paths}
 
 
 def _load(report: Report, folder: Path, name: str, steps: int) -> None:

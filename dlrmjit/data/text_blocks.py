@@ -11,6 +11,7 @@ from typing import BinaryIO
 from dlrmjit.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
+_LONGEST_LINE = 8 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -19,7 +20,7 @@ class TextBlocks:
 
     A file that begins like gzip is decompressed, whatever its name. Line ends come out as one
     byte, the last one included. Raises :class:`DataError` for a file that is missing,
-    unreadable, cut off or damaged.
+    unreadable, cut off or damaged, and for a line of more than 8 MiB.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +41,10 @@ class TextBlocks:
             if found:
                 yield (head + found).replace(b"\r\n", b"\n")
             rest = tail
+            if len(rest) > _LONGEST_LINE:
+                raise DataError(
+                    f"{self._path}, line {self._lines + 1}: longer than {_LONGEST_LINE >> 20} MiB"
+                )
         if rest:
             yield rest.removesuffix(b"\r") + b"\n"
 

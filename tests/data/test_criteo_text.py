@@ -175,3 +175,11 @@ def test_a_missing_an_empty_and_a_folder_are_named(tmp_path):
     (tmp_path / "empty").touch()
     with pytest.raises(DataError, match="empty is empty; expected lines of 40"):
         read_criteo_text(tmp_path / "empty")
+
+
+def test_a_line_without_an_end_is_not_held_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_blocks, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(text_blocks, "_LONGEST_LINE", 1000)
+    (tmp_path / "train.txt").write_bytes(b"\n\n" + b"7" * 5000 + b"\n")
+    with pytest.raises(DataError, match=r"train\.txt, line 3: longer than"):
+        list(text_blocks.TextBlocks(tmp_path / "train.txt"))

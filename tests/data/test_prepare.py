@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -386,6 +387,68 @@ try:
 except DataError as error:
     print(error)
 """
+
+
+@pytest.mark.parametrize("call", [1, 40, 90, 200, 330, 420])
+def test_no_room_on_the_disk_at_any_moment(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Every write of a work file, of the journal, or of the set may be the one that fails."""
+    asked = options(text, tmp_path / "set", checkpoint_seconds=0.0)
+    prepare(replace(asked, out=tmp_path / "whole"))
+    count = iter(range(10_000))
+
+    def writes_until_full(write):
+        def wrapped(*arguments, **named):
+            if next(count) >= call:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(*arguments, **named)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", writes_until_full(os.pwrite))
+        patch.setattr(Path, "write_text", writes_until_full(Path.write_text))
+        patch.setattr(np, "save", writes_until_full(np.save))
+        with pytest.raises(DataError, match=r"cannot be written: No space left.*--resume"):
+            prepare(asked)
+    assert not (tmp_path / "set").exists()
+    prepare(replace(asked, resume=True))
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
+HUGE = """
+import resource, sys
+from dlrmjit.cli.preparing import main
+code = main(sys.argv[1:])
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+"""
+
+
+@pytest.mark.parametrize("kind", ["criteo", "csv"])
+def test_a_line_of_4_gigabytes(tmp_path: Path, kind: str) -> None:
+    """One hole in a file, so that it takes no room on the disk; nor may it in memory."""
+    path, good = tmp_path / "huge", lines(3, 1)
+    if kind == "csv":
+        good = [b"y,a\n", b"0,x\n", b"1,z\n"]
+    with open(path, "wb") as file:
+        file.write(b"".join(good))
+        file.seek(4 << 30, os.SEEK_CUR)
+        file.write(b"\n" + good[1])
+    (tmp_path / "s.json").write_text('{"label": "y", "categorical": ["a"]}')
+    given = [str(path), "--out", str(tmp_path / "set"), "--split", "none", "--memory", "512M"]
+    given += ["--schema", str(tmp_path / "s.json")] if kind == "csv" else []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", HUGE, *given]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"{path}, line 4: longer than 8 MiB" in done.stderr
+    code, peak = map(int, done.stdout.split())
+    assert code == 2
+    assert peak < 512 << 20
+    command = [*command, "--on-error", "skip"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "1 bad lines were passed over" in done.stdout
+    assert PreparedSet(tmp_path / "set").manifest.splits["train"] == (4 if kind != "csv" else 3)
 
 
 def test_no_room_on_the_disk(text: Path, tmp_path: Path) -> None:

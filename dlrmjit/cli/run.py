@@ -14,6 +14,7 @@ from dlrmjit_kernels.ceilings import ceilings as measure_ceilings
 from dlrmjit_kernels.threads import get_threads
 
 from dlrmjit.cli import debug, ranks
+from dlrmjit.cli.architecture import derived_line, fit_architecture
 from dlrmjit.cli.console import ConsoleLines
 from dlrmjit.cli.jsonlog import JsonLog
 from dlrmjit.cli.keeping import Keeper, Restored, check_save_path, restore, restore_optimizer
@@ -88,7 +89,10 @@ def _build(options: Options, comm: Comm) -> Session:
         require_memory(early, options, available_memory())
     rng = np.random.RandomState(options.numpy_rand_seed)
     data = make_data(options, rng)
-    architecture = model_config(options, data.train.table_rows, data.train.dense_features)
+    fitted = fit_architecture(options, data.train)
+    if line := derived_line(options, fitted):
+        print(line, flush=True)
+    architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
     if not sharded:
         require_memory(architecture, options, available_memory())
     if options.debug_mode:

@@ -7,6 +7,7 @@ a constant label during a short test is ordinary, not worth a warning per test.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from dlrmjit.errors import ShapeError
 F64 = NDArray[np.float64]
 
 NAN = float("nan")
+_BLOCK = 1 << 20
+_TOTALS = 6
 _MANY = 1 << 17  # scores from which on the fixed cost of the radix kernel is repaid
 
 
@@ -70,41 +73,58 @@ def compute_metrics(scores: ArrayLike, targets: ArrayLike) -> Metrics:
     """
     raw = np.asarray(scores).reshape(-1)
     raw = raw if np.issubdtype(raw.dtype, np.floating) else raw.astype(np.float64)
-    p, t = raw.astype(np.float64), np.asarray(targets, dtype=np.float64).reshape(-1)
-    if p.size != t.size:
-        raise ShapeError(f"there are {p.size} scores, but {t.size} targets")
-    if p.size == 0 or not np.all((t == 0) | (t == 1)):
-        return Metrics(NAN, NAN, accuracy(p, t), NAN, NAN, NAN, NAN, p.size)
-    true_positives, predicted, positives = _counts(p, t)
-    auc, average = ranking(raw, t)
+    labels = np.asarray(targets).reshape(-1)
+    if raw.size != labels.size:
+        raise ShapeError(f"there are {raw.size} scores, but {labels.size} targets")
+    totals = sum((_totals(raw[at], labels[at]) for at in _blocks(raw.size)), np.zeros(_TOTALS))
+    correct, odd, hits, predicted, positives, loss = totals.tolist()
+    if raw.size == 0 or odd:
+        return Metrics(NAN, NAN, _ratio(correct, raw.size), NAN, NAN, NAN, NAN, raw.size)
+    auc, average = ranking(raw, labels == 1)
     return Metrics(
         auc=auc,
-        logloss=log_loss(raw, t),
-        accuracy=accuracy(p, t),
-        precision=_ratio(true_positives, predicted),
-        recall=_ratio(true_positives, positives),
-        f1=_ratio(2 * true_positives, predicted + positives),
+        logloss=loss / raw.size,
+        accuracy=correct / raw.size,
+        precision=_ratio(hits, predicted),
+        recall=_ratio(hits, positives),
+        f1=_ratio(2 * hits, predicted + positives),
         average_precision=average,
-        samples=p.size,
+        samples=raw.size,
     )
 
 
-def ranking(scores: NDArray[np.floating[Any]], t: F64) -> tuple[float, float]:
-    """Area under the ROC curve and average precision of scores against targets 0 and 1.
+def _blocks(n: int) -> Iterator[slice]:
+    """Slices of ``range(n)`` whose copies in float64 take little memory."""
+    return (slice(at, at + _BLOCK) for at in range(0, n, _BLOCK))
+
+
+def _totals(raw: NDArray[Any], labels: NDArray[Any]) -> F64:
+    """Correct predictions, targets of no class, hits, predicted positives, positives, log loss."""
+    rounded, t = np.round(raw.astype(np.float64)), labels.astype(np.float64)
+    is_odd = (t != 0) & (t != 1)
+    return np.array(
+        [
+            np.count_nonzero(rounded == t),
+            np.count_nonzero(is_odd),
+            np.count_nonzero((rounded == 1) & (t == 1)),
+            np.count_nonzero(rounded == 1),
+            np.count_nonzero(t),
+            log_loss(raw, t) * t.size,
+        ],
+        np.float64,
+    )
+
+
+def ranking(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> tuple[float, float]:
+    """Area under the ROC curve and average precision of scores, by whether each is positive.
 
     Many float32 scores go to the radix kernel, which needs neither a sort nor much memory.
     """
-    positive = t == 1
     is_large = scores.dtype == np.float32 and scores.size >= _MANY
-    if is_large and positive.any() and not positive.all() and not np.isnan(scores).any():
+    if is_large and positive.any() and not positive.all() and not np.isnan(scores.min()):
         return ranking_metrics(np.ascontiguousarray(scores, np.float32), positive)
-    p = scores.astype(np.float64)
+    p, t = scores.astype(np.float64), positive.astype(np.float64)
     return roc_auc(p, t), average_precision(p, t)
-
-
-def accuracy(p: F64, t: F64) -> float:
-    """Share of samples with ``round(p) == t``; half rounds to even, as ``np.round`` does."""
-    return _ratio(float(np.count_nonzero(np.round(p) == t)), p.size)
 
 
 def log_loss(p: NDArray[np.floating[Any]], t: F64) -> float:
@@ -149,13 +169,6 @@ def _mean_ranks(values: F64) -> F64:
     last = np.cumsum(sizes).astype(np.float64)
     mean_rank: F64 = (last - (sizes - 1) / 2)[group]
     return mean_rank
-
-
-def _counts(p: F64, t: F64) -> tuple[float, float, float]:
-    """True positives, predicted positives, positives."""
-    predicted = np.round(p) == 1
-    hits = np.count_nonzero(predicted & (t == 1))
-    return float(hits), float(np.count_nonzero(predicted)), float(np.count_nonzero(t))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -1,5 +1,7 @@
 """Every metric against scikit-learn's, on scores that tie and on classes that are missing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -128,3 +130,13 @@ def test_many_scores_are_ranked_as_few_are(monkeypatch):
     assert many.auc == pytest.approx(few.auc, abs=1e-14)
     assert many.average_precision == pytest.approx(few.average_precision, abs=1e-14)
     assert np.isnan(compute_metrics(np.full(5, np.nan, np.float32), [0, 1, 0, 1, 0]).auc)
+
+
+def test_metrics_do_not_depend_on_the_blocks_they_are_summed_in(monkeypatch):
+    rng = np.random.default_rng(3)
+    scores, targets = rng.random(1000).astype(np.float32), rng.random(1000) < 0.3
+    whole = compute_metrics(scores, targets)
+    monkeypatch.setattr("dlrmjit.metrics._BLOCK", 7)
+    parts = compute_metrics(scores, targets)
+    assert parts.logloss == pytest.approx(whole.logloss, rel=1e-13)
+    assert replace(parts, logloss=whole.logloss) == whole

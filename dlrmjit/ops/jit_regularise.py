@@ -53,7 +53,6 @@ def _moments(step: Step, x: Matrix) -> tuple[Any, Any]:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)
     mean, variance = (step.keep(name, lambda: np.zeros(x.cols)) for name in ("mean", "variance"))
     column_moments(x, mean, variance)
-    running.add(mean, variance, x.rows)
     step.memory["inverse"] = 1 / np.sqrt(variance + EPS)
     return mean, step.memory["inverse"]
 
@@ -62,6 +61,7 @@ def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
     x, gamma, _ = step.values
     dgamma, dbeta = (step.keep(k, lambda: np.zeros_like(gamma)) for k in ("dgamma", "dbeta"))
     y, mean, inverse = (step.memory[name] for name in ("y", "mean", "inverse"))
+    step.options["running"].add(mean, step.memory["variance"], x.rows)
     batch_norm_backward(x, y, gradient, mean, inverse, gamma, dgamma, dbeta)
     yield 1, dgamma
     yield 2, dbeta

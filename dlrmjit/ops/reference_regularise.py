@@ -43,13 +43,14 @@ def _moments(step: Step, x: FloatArray) -> tuple[Any, Any]:
     if not step.options["training"]:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)
     mean, variance = x.mean(0, dtype=np.float64), x.var(0, dtype=np.float64)
-    running.add(mean, variance, len(x))
+    step.memory.update(mean=mean, variance=variance)
     return mean, 1 / np.sqrt(variance + EPS)
 
 
 def _norm_backward(step: Step, gradient: FloatArray) -> Gradients:
     gamma, unit, inverse = step.values[1], step.memory["unit"], step.memory["inverse"]
     dy = gradient * (step.memory["y"] > 0)
+    step.options["running"].add(step.memory["mean"], step.memory["variance"], len(dy))
     centred = dy - dy.mean(0) - unit * (dy * unit).mean(0)
     dx = (gamma * inverse * centred).astype(dy.dtype)
     yield 1, (dy * unit).sum(0)

@@ -2,7 +2,8 @@
 
 Rule ``dropout``: inputs x and a moment, ``(seed, step)``; options ``rate`` and ``layer``. Rule
 ``batch_norm``: inputs x, gamma, beta; options ``running``, the averages of moments, and
-``training``, whether those of the batch are used and averaged; ReLU follows.
+``training``, whether those of the batch are used and averaged; ReLU follows. Averages move in
+the backward pass, so that a batch which the forward pass refuses leaves them alone.
 """
 
 from __future__ import annotations

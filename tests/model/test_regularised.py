@@ -5,7 +5,8 @@ import pytest
 from dlrmjit_kernels import threads
 
 from dlrmjit.config import ModelConfig
-from dlrmjit.errors import ConfigError
+from dlrmjit.data.batch import Batch
+from dlrmjit.errors import ConfigError, IndexRangeError
 from dlrmjit.model import DLRM
 from dlrmjit.optimizer_config import Adam
 from dlrmjit.persistence import infer_config, load, restore, restore_optimizer, save
@@ -105,3 +106,18 @@ def test_a_file_says_that_layers_are_normalised(tmp_path):
 def test_a_senseless_share_is_refused(share):
     with pytest.raises(ConfigError, match="dropout must be at least 0 and below 1"):
         small_config(dropout=share)
+
+
+@pytest.mark.parametrize("backend", ["jit", "reference"])
+def test_a_refused_batch_changes_nothing(backend):
+    config = small_config(batch_norm=True)
+    model, _ = _trained(config, backend)
+    step = TrainingStep(model)
+    before = {name: np.array(value) for name, value in model.state_dict().items()}
+    (batch,) = _batches(config, 1)
+    wrong = batch.indices.copy()
+    wrong[-1] = 10**6
+    with pytest.raises(IndexRangeError):
+        step(Batch.unchecked(batch.dense, wrong, batch.offsets, batch.labels), 0.1)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)

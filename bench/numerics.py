@@ -129,16 +129,16 @@ class Setting:
                 yield self.train[number]
 
 
-def settings(quick: bool) -> Iterator[Setting]:
+def settings(quick: bool, epochs: int) -> Iterator[Setting]:
     """The settings of the experiment."""
-    yield from _criteo_like(quick)
+    yield from _criteo_like(quick, epochs)
     if FRAPPE.is_dir():
-        yield from _frappe(quick)
+        yield from _frappe(quick, epochs)
     else:
         print(f"Frappe is left out: nothing at {FRAPPE}")
 
 
-def _criteo_like(quick: bool) -> Iterator[Setting]:
+def _criteo_like(quick: bool, epochs: int) -> Iterator[Setting]:
     from dlrmjit.data.synthetic import SyntheticSource
     from dlrmjit.presets import preset
 
@@ -148,13 +148,12 @@ def _criteo_like(quick: bool) -> Iterator[Setting]:
     train = list(SyntheticSource(size, count, table_rows=rows).batches())
     test = list(SyntheticSource(2048, 20, table_rows=rows, split="test").batches())
     for optimizer, rate in (("sgd", 1.0), ("sgd", 0.1), ("adagrad", 0.02)):
-        epochs = 1 if quick else 2
         yield Setting(
             f"synthetic, {optimizer} {rate}", config, train, test, optimizer, rate, epochs
         )
 
 
-def _frappe(quick: bool) -> Iterator[Setting]:
+def _frappe(quick: bool, epochs: int) -> Iterator[Setting]:
     from dlrmjit.config import ModelConfig
     from dlrmjit.data.arrays import ArraySource
 
@@ -174,7 +173,7 @@ def _frappe(quick: bool) -> Iterator[Setting]:
     train, test = batches("train_rebuilt", 256), batches("test", 4096)
     train = train[:100] if quick else train
     for optimizer, rate in (("sgd", 1.0), ("adam", 1e-3)):
-        name, epochs = f"Frappe, {optimizer} {rate}", 1 if quick else 3
+        name = f"Frappe, {optimizer} {rate}"
         yield Setting(name, config, train, test, optimizer, rate, epochs)
 
 
@@ -253,7 +252,7 @@ def main() -> None:
     threads = harness.prepare(arguments.threads)
     machine = harness.describe_machine(threads, {})
     results: dict[str, Any] = {}
-    for setting in settings(arguments.quick):
+    for setting in settings(arguments.quick, arguments.epochs):
         if arguments.only and arguments.only not in setting.name:
             continue
         began = time.perf_counter()
@@ -278,6 +277,7 @@ def seeds(arguments: argparse.Namespace) -> range:
 def _options() -> argparse.Namespace:
     parser = harness.options(__doc__)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each variant")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of a run")
     parser.add_argument("--only", metavar="NAME", help="settings with NAME in their name")
     parser.add_argument("--plot", metavar="PNG", help="draw AUC against steps")
     parser.add_argument("--backend", help="jit or reference")

@@ -213,7 +213,8 @@ class TrainConfig:
     ``optimizer`` is the name or the value of one for all parameters, or says more (see
     :class:`~dlrmjit.optimizer_config.UpdateConfig`). ``test_every`` counts steps between tests
     (0: only after the last step of an epoch, when there is a test set); a test at or above a
-    positive threshold ends training.
+    positive threshold ends training, and so do ``early_stopping`` tests in a row, where that is
+    positive, none of which raised the best AUC (the best accuracy, where there is no AUC).
     """
 
     epochs: int = 1
@@ -225,8 +226,13 @@ class TrainConfig:
     test_every: int = 0
     accuracy_threshold: float = 0.0
     auc_threshold: float = 0.0
+    early_stopping: int = 0
 
     def __post_init__(self) -> None:
+        if self.early_stopping < 0:
+            raise ConfigError(
+                f"tests to wait before stopping must not be negative, not {self.early_stopping}"
+            )
         if self.epochs < 0:
             raise ConfigError(f"the number of epochs must not be negative, not {self.epochs}")
         if not self.learning_rate >= 0.0:

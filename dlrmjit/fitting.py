@@ -101,6 +101,12 @@ class FitResult:
     test: Metrics | None = None
     best: Best = field(default_factory=Best)
     reached_threshold: bool = False
+    stopped_early: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a test has ended the run before its last epoch."""
+        return self.reached_threshold or self.stopped_early
 
 
 StepFunction = Callable[[Any, float], float]
@@ -176,7 +182,7 @@ def fit(
 
     Returns
     -------
-    FitResult, also when a threshold of ``config`` ended the run early.
+    FitResult, also when a threshold or the patience of ``config`` ended the run early.
     """
     config = config or TrainConfig()
     step = step or TrainingStep(
@@ -206,6 +212,7 @@ class _Run:
         self.training_step, self.measure = step, measure
         self.result = FitResult(best=best)
         self.plateau = Plateau()
+        self._waited = 0
 
     def execute(self, start: Position) -> FitResult:
         began = time.perf_counter()
@@ -215,7 +222,7 @@ class _Run:
         for epoch in range(start.epoch, self.config.epochs):
             first = start.batch if epoch == start.epoch else 0
             self._run_epoch(epoch, first)
-            if self.result.reached_threshold:
+            if self.result.is_over:
                 break
         self.result.seconds = time.perf_counter() - began
         for observer in self.observers:
@@ -229,7 +236,7 @@ class _Run:
                 observer.on_step(record)
             if self._is_test_due(record):
                 self._run_test(record)
-            if self.result.reached_threshold:
+            if self.result.is_over:
                 return
 
     def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord:
@@ -273,6 +280,7 @@ class _Run:
         metrics = self.measure(self.model, self.test, threshold=self.config.loss.threshold)
         seconds = time.perf_counter() - began
         improved = self._note_best(metrics)
+        self._count_wait(improved)
         self._watch_plateau(metrics)
         self.result.test = metrics
         record = TestRecord(
@@ -289,6 +297,11 @@ class _Run:
         )
         for observer in self.observers:
             observer.on_test(record)
+
+    def _count_wait(self, improved: bool) -> None:
+        """Tests since the best one; a run that goes on from a kept model starts at that one."""
+        self._waited = 0 if improved else self._waited + 1
+        self.result.stopped_early = 0 < self.config.early_stopping <= self._waited
 
     def _watch_plateau(self, metrics: Metrics) -> None:
         if self.config.plateau is not None:

@@ -1,5 +1,7 @@
 """The training loop: what observers hear, when it tests, when it stops, where it resumes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -139,6 +141,20 @@ def test_tests_that_do_not_improve_reduce_the_rate_and_a_resumed_run_keeps_it():
     again = Recorder()
     fit(DLRM(small_config()), _source(), config, observers=[again], plateau=kept)
     np.testing.assert_allclose([r.learning_rate for r in again.steps], 0.0125)
+
+
+def test_early_stopping_waits_for_so_many_tests_without_a_better_one():
+    aucs = iter([0.6, 0.7, 0.65, 0.7, 0.8, 0.1, 0.2, 0.3, 0.9])
+    plain = evaluate(DLRM(CONFIG), _source())
+
+    def measure(model, source, *, threshold=0.0):
+        return replace(plain, auc=next(aucs))
+
+    config = TrainConfig(epochs=3, test_every=1, early_stopping=3)
+    result = fit(DLRM(CONFIG), _source(), config, test=_source(), measure=measure)
+    assert (result.steps, result.best.auc) == (8, 0.8)
+    assert result.stopped_early
+    assert not result.reached_threshold
 
 
 @pytest.mark.parametrize(("backend", "flushes"), [("jit", True), ("reference", False)])

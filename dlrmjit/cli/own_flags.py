@@ -38,6 +38,13 @@ OWN = FlagGroup(
             values=("jit", "reference"),
         ),
         Flag(
+            "test-split",
+            str,
+            "test",
+            "rows of a prepared set that tests during training look at",
+            values=("test", "validation"),
+        ),
+        Flag(
             "train-fraction",
             float,
             None,
@@ -108,6 +115,21 @@ OPTIMIZERS = FlagGroup(
             float,
             0.0,
             "L2: this times the weights is added to gradients, of tables where looked up",
+            minimum=0,
+        ),
+        Flag(
+            "sparse-weight-decay",
+            float,
+            None,
+            "L2 of the embedding tables (default: --weight-decay)",
+            minimum=0,
+        ),
+        Flag(
+            "early-stopping",
+            int,
+            0,
+            "end after so many tests in a row without a better one (0: do not); with "
+            "--save-model the best model is kept",
             minimum=0,
         ),
         Flag(

@@ -68,6 +68,7 @@ def train_config(options: Options) -> TrainConfig:
             options.lr_num_warmup_steps, options.lr_decay_start_step, options.lr_num_decay_steps
         ),
         plateau=_plateau_config(options),
+        early_stopping=_early_stopping(options),
         test_every=max(0, options.test_freq),
         accuracy_threshold=options.mlperf_acc_threshold,
         auc_threshold=options.mlperf_auc_threshold,
@@ -77,16 +78,23 @@ def train_config(options: Options) -> TrainConfig:
 def update_config(options: Options) -> UpdateConfig:
     """Which optimisers the options ask for, with the constants that they give."""
     return UpdateConfig(
-        mlps=_optimizer(options.optimizer, options),
-        tables=_optimizer(options.sparse_optimizer or options.optimizer, options),
+        mlps=_optimizer(options.optimizer, options, options.weight_decay),
+        tables=_optimizer(
+            options.sparse_optimizer or options.optimizer, options, _tables_decay(options)
+        ),
         tables_rate=_tables_rate(options),
         clip_norm=options.clip_norm,
     )
 
 
-def _optimizer(name: str, options: Options) -> OptimizerConfig:
+def _tables_decay(options: Options) -> float:
+    own = options.sparse_weight_decay
+    return float(options.weight_decay if own is None else own)
+
+
+def _optimizer(name: str, options: Options, weight_decay: float) -> OptimizerConfig:
     """The optimiser of that name; an option that it does not know is not asked for."""
-    changes: dict[str, float] = {"weight_decay": options.weight_decay}
+    changes: dict[str, float] = {"weight_decay": weight_decay}
     if name == "sgd":
         return Sgd(momentum=options.momentum, **changes)
     if options.optimizer_eps is not None:
@@ -111,6 +119,12 @@ def _plateau_config(options: Options) -> PlateauConfig | None:
     if not is_testing(options):
         raise ConfigError("--reduce-on-plateau needs tests; give --test-freq")
     return PlateauConfig(options.reduce_on_plateau, options.plateau_patience)
+
+
+def _early_stopping(options: Options) -> int:
+    if options.early_stopping and not is_testing(options):
+        raise ConfigError("--early-stopping needs tests; give --test-freq")
+    return int(options.early_stopping)
 
 
 def is_testing(options: Options) -> bool:

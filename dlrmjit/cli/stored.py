@@ -31,6 +31,10 @@ def find_stored(options: Options) -> StoredSplits | None:
     Raises DataError for data that are not whole, ConfigError for options that do not fit them.
     """
     found = _find(options)
+    if options.test_split != "test" and not _is_prepared(options):
+        raise ConfigError(
+            "--test-split=validation needs a prepared set as --processed-data-file=DIR"
+        )
     if found is not None and options.train_fraction is not None:
         raise ConfigError(
             "--train-fraction splits text; prepared data are split already: prepare them with "
@@ -46,18 +50,23 @@ def _find(options: Options) -> StoredSplits | None:
     if options.memory_map and has_days(Path(options.raw_data_file), options.data_set == "kaggle"):
         return _days(options)
     if processed and Path(processed).is_dir():
-        return _prepared(processed)
+        return _prepared(processed, options.test_split)
     return None
 
 
-def _prepared(path: str) -> StoredSplits:
+def _is_prepared(options: Options) -> bool:
+    processed = options.processed_data_file
+    return not options.mlperf_bin_loader and bool(processed) and Path(processed).is_dir()
+
+
+def _prepared(path: str, test: str) -> StoredSplits:
     from dlrmjit.data.prepared import PreparedSet
 
     found = PreparedSet(path)
-    if "test" not in found.manifest.splits:
+    if test == "test" and test not in found.manifest.splits:
         train = found.table("train")
         return StoredSplits(train, train.cut(0, 0))
-    return StoredSplits(found.table("train"), found.table("test"))
+    return StoredSplits(found.table("train"), found.table(test))
 
 
 def _bin(options: Options) -> StoredSplits:

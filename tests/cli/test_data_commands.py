@@ -104,6 +104,22 @@ def test_data_that_are_split_already(home: Path, capsys: pytest.CaptureFixture[s
     assert "dlrmjit.prepare" in capsys.readouterr().err
 
 
+def test_tests_on_the_validation_split(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    often = ["--nepochs=30", "--test-freq=1000", "--early-stopping=1", "--learning-rate=5"]
+    assert train(words(home, "--test-split=validation", *often)) == 0
+    out = capsys.readouterr().out
+    assert "of epoch 29" not in out
+    from dlrmjit.data.prepared import PreparedSet
+
+    rows = PreparedSet(home / "set").manifest.splits["validation"]
+    assert f"Test on {rows} samples" in out
+    assert train(words(home, "--early-stopping=1")) == 2
+    assert "--test-freq" in capsys.readouterr().err
+    text = ["--data-generation=dataset", f"--raw-data-file={home / 'train.txt.gz'}"]
+    assert train([*text, "--test-split=validation"]) == 2
+    assert "--processed-data-file=DIR" in capsys.readouterr().err
+
+
 def test_evaluate_and_predict_agree(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

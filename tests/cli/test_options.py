@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dlrmjit.cli.options import parse
+from dlrmjit.cli.plan import update_config
 from dlrmjit.errors import ConfigError
 from dlrmjit.presets import PRESETS
 
@@ -127,3 +128,10 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "--arch-mlp-bot" in text
     assert "--log-json" in text
+
+
+def test_tables_have_a_weight_decay_of_their_own() -> None:
+    both = update_config(parse(["--optimizer=adam", "--weight-decay=0.5"]))
+    assert (both.mlps.weight_decay, both.tables.weight_decay) == (0.5, 0.5)
+    own = update_config(parse(["--optimizer=adam", "--sparse-weight-decay=0.1"]))
+    assert (own.mlps.weight_decay, own.tables.weight_decay) == (0.0, 0.1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlrmjit.cli.documentation import BEGIN, END, flag_tables
-from dlrmjit.cli.flags import Effect, Flag, boolean, dashed_floats, dashed_ints
+from dlrmjit.cli.flags import Effect, Flag, boolean, dashed_floats, dashed_ints, mlp_widths
 from dlrmjit.cli.options import all_groups, parse
 from dlrmjit.cli.own_flags import INTEL, OWN
 from dlrmjit.cli.reference_flags import REFERENCE_GROUPS
@@ -103,10 +103,17 @@ def test_every_option_of_the_reference_and_no_other() -> None:
     assert sorted(FLAGS) == sorted(name for name, _, _ in ROWS)
 
 
+# Types that take all that the reference's does, read the same, and more.
+EXTENDED = {"arch-mlp-bot": mlp_widths}
+
+
 @pytest.mark.parametrize(("name", "kind", "default"), ROWS, ids=[row[0] for row in ROWS])
 def test_type_and_default_are_the_references(name: str, kind: str, default: str) -> None:
     flag = FLAGS[name]
-    assert flag.kind.__name__ == kind
+    if name in EXTENDED:
+        assert flag.kind is EXTENDED[name]
+    else:
+        assert flag.kind.__name__ == kind
     if kind == "switch":
         assert flag.default is False
     elif default == "-":
@@ -178,3 +185,8 @@ def test_malformed_lists(text: str) -> None:
 def test_documentation_holds_these_tables() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert text.split(BEGIN)[1].split(END)[0].strip() == flag_tables().strip()
+
+
+@pytest.mark.parametrize("text", ["4-3-2", "13-512-256-64-16", "1-1"])
+def test_widths_of_an_mlp_read_as_the_references_do(text: str) -> None:
+    assert mlp_widths(text) == dashed_ints(text)

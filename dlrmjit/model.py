@@ -184,7 +184,8 @@ class DLRM:
             graph = Graph(self, batch.n)
             remember(self._predictions, batch.n, graph)
         graph.load(batch)
-        graph.tape.forward()
+        with self.backend.flush_denormals():  # as in training, whichever thread computes
+            graph.tape.forward()
         return self.backend.probabilities(graph.logits.data, threshold)
 
 

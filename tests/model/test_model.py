@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from dlrmjit_kernels import threads
 
+from dlrmjit.autograd import Tape
 from dlrmjit.config import LossConfig
 from dlrmjit.errors import CheckpointError, IndexRangeError, ShapeError
 from dlrmjit.gradcheck import check_gradients
@@ -169,3 +170,17 @@ def test_one_column_per_field_and_one_output_is_a_logistic_regression(backend):
             rows = indices[offsets[n] : offsets[n + 1]]
             z[n] += state["top_l.0.weight"][0, s] * state[f"emb_l.{s}.weight"][rows, 0].sum()
     np.testing.assert_allclose(model.predict_proba(batch), 1 / (1 + np.exp(-z)), rtol=1e-5)
+
+
+def test_predictions_flush_denormals_as_training_does(monkeypatch):
+    forward, seen = Tape.forward, []
+
+    def watched(tape):
+        seen.append(bool(np.float32(1e-30) * np.float32(1e-9) == 0))
+        forward(tape)
+
+    monkeypatch.setattr(Tape, "forward", watched)
+    config = small_config()
+    model = DLRM(config, backend="jit")
+    model.predict_proba(random_batch(np.random.default_rng(3), config, 5))
+    assert seen == [True]

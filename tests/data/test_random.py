@@ -117,7 +117,7 @@ def test_a_gaussian_index_outside_its_table_is_named():
     ("build", "message"),
     [
         (lambda: RandomSource(3, ROWS, 0), "batch size must be at least 1, not 0"),
-        (lambda: RandomSource(0, ROWS, 1), "dense features must be at least 1"),
+        (lambda: RandomSource(-1, ROWS, 1), "dense features must not be negative, not -1"),
         (lambda: RandomSource(3, (4, 0), 1), "rows of table 1 must be at least 1, not 0"),
         (lambda: RandomSource(3, ROWS, 1, data_size=0), "data size must be at least 1"),
         (lambda: RandomOptions(lookups=0), "lookups per bag must be at least 1"),

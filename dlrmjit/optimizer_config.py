@@ -173,6 +173,11 @@ class UpdateConfig:
                 f"{self.tables_rate} and {self.clip_norm}"
             )
 
+    @property
+    def remembers(self) -> bool:
+        """Whether anything is kept from step to step."""
+        return bool(self.mlps.states or self.tables.table_states or self.tables.row_states)
+
     @classmethod
     def of(cls, what: UpdateConfig | OptimizerConfig | str) -> UpdateConfig:
         """The same, or one optimiser, given as a value or by name, for all parameters."""

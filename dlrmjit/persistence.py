@@ -21,7 +21,11 @@ from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model import DLRM
 from dlrmjit.optim import Optimizer
 from dlrmjit.optimizer_config import UpdateConfig
-from dlrmjit.parallel.keeping import restore_sharded, save_sharded
+from dlrmjit.parallel.keeping import (
+    restore_sharded,
+    restore_sharded_optimizer,
+    save_sharded,
+)
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.precision import Precision
 
@@ -53,10 +57,9 @@ def save(
         rate = progress.pop("learning_rate", 0.0)
         write_torch_file(path, state, progress, _nested(optimizer, list(state), rate))
     elif isinstance(model, ShardedDLRM):
-        save_sharded(model, path, progress)
+        save_sharded(model, path, progress | _described(optimizer), optimizer)
     else:
-        if optimizer is not None:
-            progress["optimizer"] = optimizer.config.to_dict()
+        progress |= _described(optimizer)
         save_checkpoint(
             path,
             model.stored(),
@@ -64,6 +67,10 @@ def save(
             progress=progress,
             optimizer=optimizer.state_dict() if optimizer else None,
         )
+
+
+def _described(optimizer: Optimizer | None) -> dict[str, Any]:
+    return {} if optimizer is None else {"optimizer": optimizer.config.to_dict()}
 
 
 def _nested(optimizer: Optimizer | None, parameters: list[str], rate: float) -> dict[str, Any]:
@@ -126,6 +133,9 @@ def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None
     Raises CheckpointError when another optimiser was kept there; nothing has changed then.
     """
     optimizer.prepare(model.parameters())
+    if isinstance(model, ShardedDLRM):
+        _restore_sharded_optimizer(optimizer, model, path)
+        return
     own = optimizer.state_dict()
     if not own:
         return
@@ -137,6 +147,19 @@ def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None
     _check_same_optimizer(optimizer, checkpoint)
     checkpoint.optimizer.read_into(own)
     optimizer.take(own)
+
+
+def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedDLRM, path: PathLike) -> None:
+    if not optimizer.config.remembers:
+        return
+    if _is_torch(path):
+        raise CheckpointError(
+            f"{path}: what an optimizer remembers is not dealt out to ranks from a .pt file; load "
+            "it in one process and save a directory"
+        )
+    checkpoint = open_checkpoint(path, verify=False)
+    _check_same_optimizer(optimizer, checkpoint)
+    restore_sharded_optimizer(model, optimizer, checkpoint)
 
 
 def _check_same_optimizer(optimizer: Optimizer, checkpoint: Checkpoint) -> None:

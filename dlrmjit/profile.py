@@ -47,13 +47,19 @@ class Line:
 
 @dataclass
 class Profile:
-    """Collects the time of steps; ``lines`` and ``table`` report it."""
+    """Collects the time of steps; ``lines`` and ``table`` report it.
 
+    ``waited`` are the seconds that communication has kept this process, by name, as a
+    communicator counts them; they get lines of their own and are left out of all others.
+    """
+
+    waited: Mapping[str, float] = field(default_factory=dict)
     clocks: dict[str, Clock] = field(default_factory=dict)
     steps: int = 0
     samples: int = 0
     lookups: int = 0
     _seconds: float = 0.0
+    _waited_before: Mapping[str, float] = field(default_factory=dict)
 
     def reset(self) -> None:
         """Start again: as if no step had been done."""
@@ -67,16 +73,30 @@ class Profile:
 
     def _timed(self, rule: Rule) -> Rule:
         def forward(step: Step) -> Any:
-            began = time.perf_counter()
+            began = self._now()
             value = rule.forward(step)
-            self._clock(f"{_label(step)} forward").add(time.perf_counter() - began)
+            self._clock(f"{_label(step)} forward").add(self._now() - began)
             return value
 
         def backward(step: Step, gradient: Any) -> Iterator[tuple[int, Any]]:
             clock = self._clock(f"{_label(step)} backward")
-            return _timed_items(rule.backward(step, gradient), clock)
+            return self._timed_items(rule.backward(step, gradient), clock)
 
         return Rule(rule.name, forward, backward)
+
+    def _timed_items(
+        self, items: Iterable[tuple[int, Any]], clock: Clock
+    ) -> Iterator[tuple[int, Any]]:
+        """The same items; ``clock`` runs only while they are made, not while they are used."""
+        source, seconds = iter(items), 0.0
+        while True:
+            began = self._now()
+            item = next(source, None)
+            seconds += self._now() - began
+            if item is None:
+                clock.add(seconds)
+                return
+            yield item
 
     def timed_update(
         self, apply: Callable[[Variable, Any, float], None]
@@ -85,20 +105,40 @@ class Profile:
 
         def timed(parameter: Variable, gradient: Any, rate: float) -> None:
             name = "embedding backward" if hasattr(gradient, "descend") else UPDATE
-            began = time.perf_counter()
+            began = self._now()
             apply(parameter, gradient, rate)
-            self._clock(name).add(time.perf_counter() - began)
+            self._clock(name).add(self._now() - began)
 
         return timed
 
+    def timed(self, name: str, action: Callable[..., None]) -> Callable[..., None]:
+        """The same action, timed under ``name``."""
+
+        def timed(*arguments: Any) -> None:
+            began = self._now()
+            action(*arguments)
+            self._clock(name).add(self._now() - began)
+
+        return timed
+
+    def start(self) -> None:
+        """Note that a step begins, where communication is to be told of."""
+        self._waited_before = dict(self.waited)
+
     def count(self, samples: int, lookups: int, seconds: float) -> None:
         """Note that one step has been done, in ``seconds``; what no operation took is the rest."""
+        for name, waited in self.waited.items():
+            self._clock(f"waiting: {name}").add(waited - self._waited_before.get(name, 0.0))
         timed = sum(clock.seconds for clock in self.clocks.values())
         self._seconds += seconds
         self._clock(REST).add(self._seconds - timed)
         self.steps += 1
         self.samples += samples
         self.lookups += lookups
+
+    def _now(self) -> float:
+        """A clock that stands still while communication is waited for."""
+        return time.perf_counter() - sum(self.waited.values())
 
     def _clock(self, name: str) -> Clock:
         return self.clocks.setdefault(name, Clock())
@@ -133,19 +173,6 @@ def fraction_of_roofline(
 def _label(step: Step) -> str:
     label: str = step.options.get("label", step.rule.name)
     return label
-
-
-def _timed_items(items: Iterable[tuple[int, Any]], clock: Clock) -> Iterator[tuple[int, Any]]:
-    """The same items; ``clock`` runs only while they are made, not while they are used."""
-    source, seconds = iter(items), 0.0
-    while True:
-        began = time.perf_counter()
-        item = next(source, None)
-        seconds += time.perf_counter() - began
-        if item is None:
-            clock.add(seconds)
-            return
-        yield item
 
 
 def _line(name: str, seconds: float, work: Work, ceilings: Ceilings) -> Line:

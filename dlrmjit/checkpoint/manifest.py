@@ -165,7 +165,7 @@ def _covers(record: ArrayRecord) -> bool:
     parts = record.parts
     if all(part == Part(part.file, part.start, part.stop) for part in parts):
         return [*(p.start for p in parts), record.rows] == [0, *(p.stop for p in parts)]
-    width = record.shape[1]
+    width = record.shape[1] if len(record.shape) > 1 else 1
     sizes = []
     for part in parts:
         last = width if part.last_col is None else part.last_col

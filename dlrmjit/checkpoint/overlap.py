@@ -49,7 +49,9 @@ def overlap_of(part: Part, wanted: Part, width: int) -> Overlap | None:
 
 def copy_overlap(path: Path, name: str, target: Storable, overlap: Overlap) -> None:
     """Copy what a file has of ``target``, a block of rows at a time."""
-    for start, block in tensor_blocks(path, name):
+    target = target.reshape(len(target), -1)
+    for start, values in tensor_blocks(path, name):
+        block = values.reshape(len(values), -1)
         skipped = max(0, -(-(start - overlap.stored) // overlap.period))
         first = overlap.stored + skipped * overlap.period - start
         found = block[first :: overlap.period, overlap.stored_cols][: overlap.count - skipped]

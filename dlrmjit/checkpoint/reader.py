@@ -89,9 +89,11 @@ class StoredArrays(Mapping[str, Array]):
     def read_shard(self, name: str, target: Storable, wanted: Part) -> None:
         """Fill ``target`` with the rows and columns of a table that ``wanted`` names.
 
-        Only files that hold some of them are read. The table's shape is not checked.
+        Only files that hold some of them are read. The table's shape is not checked; one value
+        per row (M,) counts as one column.
         """
-        width = self._records[name].shape[1]
+        shape = self._records[name].shape
+        width = shape[1] if len(shape) > 1 else 1
         for part in self._records[name].parts:
             overlap = overlap_of(part, wanted, width)
             if overlap is not None:

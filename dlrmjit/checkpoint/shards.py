@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
-from dlrmjit.checkpoint.files import plan_state, records_of
+from dlrmjit.checkpoint.files import plan_optimizer, plan_state, records_of
 from dlrmjit.checkpoint.manifest import ArrayRecord, Manifest, Part
 from dlrmjit.checkpoint.swap import replacing
 from dlrmjit.checkpoint.tensor_file import FileRecord, block_ranges, write_tensors
@@ -67,30 +67,45 @@ def write_shards(
     return written
 
 
+@dataclass(frozen=True)
+class Section:
+    """Arrays of a checkpoint: shapes of those that many write together, and all the others."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    whole: Mapping[str, Array]
+
+
 def finish_checkpoint(
     directory: Path,
     written: Sequence[Mapping[str, Any]],
-    shapes: Mapping[str, tuple[int, ...]],
-    state: Mapping[str, Array],
+    state: Section,
+    optimizer: Section,
     *,
     model_config: Mapping[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
-    """Write what is not sharded, ``state``, and the manifest of everything."""
-    plan = plan_state(state, CHUNK_BYTES)
-    files = write_files(directory, state, plan)
-    parts: dict[str, list[Part]] = {name: [] for name in shapes}
-    split = any(entry["split"] for entry in written)
-    for entry in written:
-        part = Part(**entry["part"])
-        parts[entry["name"]].append(part)
-        files[part.file] = FileRecord(**entry["file"])
-    tables = {
-        name: ArrayRecord(shape, "float32", tuple(_sorted(parts[name])), split)
-        for name, shape in shapes.items()
-    }
-    whole = Manifest(model_config, progress, {**tables, **records_of(state, plan)}, {}, files)
+    """Write what is not sharded, and the manifest of everything."""
+    files = {entry["part"]["file"]: FileRecord(**entry["file"]) for entry in written}
+    plans = plan_state(state.whole, CHUNK_BYTES), plan_optimizer(optimizer.whole, CHUNK_BYTES)
+    records = []
+    for section, plan in zip((state, optimizer), plans, strict=True):
+        files |= write_files(directory, section.whole, plan)
+        records.append({**_sharded(section, written), **records_of(section.whole, plan)})
+    whole = Manifest(model_config, progress, records[0], records[1], files)
     write_manifest(directory / manifest.NAME, whole)
+
+
+def _sharded(section: Section, written: Sequence[Mapping[str, Any]]) -> dict[str, ArrayRecord]:
+    """The manifest's records of what many have written."""
+    parts: dict[str, list[Part]] = {name: [] for name in section.shapes}
+    split = {entry["name"] for entry in written if entry["split"]}
+    for entry in written:
+        if entry["name"] in parts:
+            parts[entry["name"]].append(Part(**entry["part"]))
+    return {
+        name: ArrayRecord(shape, "float32", tuple(_sorted(parts[name])), name in split)
+        for name, shape in section.shapes.items()
+    }
 
 
 def _sorted(parts: list[Part]) -> list[Part]:

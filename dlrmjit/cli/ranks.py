@@ -25,7 +25,7 @@ from dlrmjit.cli.plan import train_config
 from dlrmjit.config import ModelConfig, TrainConfig, estimate_memory
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
-from dlrmjit.fitting import MeasureFunction, StepFunction
+from dlrmjit.fitting import MeasureFunction
 from dlrmjit.model import DLRM
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.parallel.comm import Comm, blocking, threaded
@@ -36,7 +36,9 @@ from dlrmjit.parallel.routing import ShardedSource
 from dlrmjit.parallel.sharding import Plan, plan_from_dict
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.parallel.virtual import VirtualStep
+from dlrmjit.profile import Profile
 
+AnyShardedStep = ShardedStep | VirtualStep
 _LOWER_RANKS_FIRST = 0.5  # seconds that a failing rank leaves to lower ranks to say the same
 
 
@@ -189,12 +191,21 @@ def sharded_source(model: DLRM, source: Source) -> Source:
     return source
 
 
-def training_step(model: DLRM, options: Options, config: TrainConfig) -> StepFunction | None:
+def profile_of(model: DLRM) -> Profile:
+    """A profile that also tells what communication costs."""
+    return Profile(model.comm.waited) if isinstance(model, ShardedDLRM) else Profile()
+
+
+def training_step(
+    model: DLRM, options: Options, config: TrainConfig, profile: Profile | None
+) -> AnyShardedStep | None:
     """The step of all ranks; None where the ordinary one will do."""
     if not isinstance(model, ShardedDLRM):
         return None
     if options.reproducible is None:
-        return ShardedStep(model, config.optimizer, config.loss)
+        return ShardedStep(model, config.optimizer, config.loss, profile)
+    if profile:
+        raise ConfigError("--enable-profiling does not go with --reproducible; leave one out")
     return VirtualStep(model, config.optimizer, config.loss)
 
 

@@ -28,7 +28,7 @@ from dlrmjit.cli.summary import StepTimes, machine_line, metrics_summary, traini
 from dlrmjit.config import ModelConfig, TrainConfig
 from dlrmjit.data.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
-from dlrmjit.fitting import Best, Observer, StepFunction, evaluate, fit
+from dlrmjit.fitting import Best, Observer, evaluate, fit
 from dlrmjit.model import DLRM
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.model import ShardedDLRM
@@ -131,13 +131,13 @@ def _train(
     extra: list[Observer],
     stack: ExitStack,
 ) -> None:
-    times, profile = StepTimes(), Profile() if options.enable_profiling else None
+    times = StepTimes()
+    profile = ranks.profile_of(session.model) if options.enable_profiling else None
     step = _training_step(options, config, session, profile)
     observers: list[Observer] = [_console(options), times, *extra]
     path = options.save_model or options.resume
     if path:
-        optimizer = step.optimizer if isinstance(step, TrainingStep) else None
-        observers.append(Keeper(path, session.model, session.data, config, optimizer))
+        observers.append(Keeper(path, session.model, session.data, config, step.optimizer))
     if sys.stderr.isatty() and ranks.speaks(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
     result = fit(
@@ -160,18 +160,17 @@ def _train(
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
     if isinstance(session.model, ShardedDLRM):
         print(ranks.waiting_line(session.model.comm, result.steps))
+        if profile and session.model.backend.name == "jit":
+            print(profile.table(session.model.config, _ceilings()))
     elif session.model.backend.name == "jit":
         _print_speed(times, profile, session.model.config)
 
 
 def _training_step(
     options: Options, config: TrainConfig, session: Session, profile: Profile | None
-) -> StepFunction:
+) -> TrainingStep | ranks.AnyShardedStep:
     """What trains on a batch, with what the optimiser remembered when the model was kept."""
-    sharded = ranks.training_step(session.model, options, config)
-    if sharded is not None:
-        return sharded
-    step = TrainingStep(
+    step = ranks.training_step(session.model, options, config, profile) or TrainingStep(
         session.model,
         config.optimizer,
         config.loss,
@@ -187,12 +186,16 @@ def _training_step(
 
 def _print_speed(times: StepTimes, profile: Profile | None, config: ModelConfig) -> None:
     """What was reached of what this machine can do; the ceilings are measured here and now."""
-    ceilings = Ceilings(**measure_ceilings(get_threads(), _CEILING_SECONDS))
+    ceilings = _ceilings()
     if profile:
         print(profile.table(config, ceilings))
     line = times.roofline_line(config, ceilings)
     if line:
         print(line)
+
+
+def _ceilings() -> Ceilings:
+    return Ceilings(**measure_ceilings(get_threads(), _CEILING_SECONDS))
 
 
 def _console(options: Options) -> ConsoleLines:

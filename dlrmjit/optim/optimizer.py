@@ -64,6 +64,15 @@ class Optimizer:
             found.update(entries(parameter, state))
         return found
 
+    def dense_state_dict(self) -> dict[str, FloatArray]:
+        """The same of the MLPs alone, copies."""
+        return {
+            name: array
+            for parameter, state in self._states.values()
+            if not _is_tables(parameter)
+            for name, array in self._dense_arrays(parameter, state)
+        }
+
     def _table_arrays(self, parameter: Variable, state: Any) -> Iterator[tuple[str, FloatArray]]:
         rule = self.config.tables
         names = [*rule.table_states, *rule.row_states]

@@ -10,35 +10,57 @@ from typing import Any
 
 import numpy as np
 
-from dlrmjit.checkpoint import open_checkpoint
-from dlrmjit.checkpoint.manifest import Part
-from dlrmjit.checkpoint.shards import finish_checkpoint, new_checkpoint, told, write_shards
+from dlrmjit.checkpoint import Checkpoint, open_checkpoint
+from dlrmjit.checkpoint.shards import (
+    Section,
+    finish_checkpoint,
+    new_checkpoint,
+    told,
+    write_shards,
+)
+from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.sharding import Shard
+from dlrmjit.parallel.pieces import (
+    state_pieces,
+    state_shapes,
+    steps_by_parameter,
+    table_pieces,
+    table_shapes,
+    table_steps,
+)
 
 
 def save_sharded(
-    model: ShardedDLRM, path: str | os.PathLike[str], progress: Mapping[str, Any]
+    model: ShardedDLRM,
+    path: str | os.PathLike[str],
+    progress: Mapping[str, Any],
+    optimizer: Optimizer | None = None,
 ) -> None:
-    """Keep ``model`` as the checkpoint directory ``path``; all ranks call this.
+    """Keep ``model``, and what ``optimizer`` remembers, as the checkpoint directory ``path``.
 
-    The directory must be the same for all ranks. The old checkpoint there stays whole until
-    every rank has written its part. Raises CheckpointError on the rank that cannot write.
+    All ranks call this. The directory must be the same for all ranks. The old checkpoint there
+    stays whole until every rank has written its part. Raises CheckpointError on the rank that
+    cannot write.
     """
     comm = model.comm
+    steps = {} if optimizer is None else table_steps(model, optimizer)
     if comm.rank > 0:
-        _write_own(model, Path(exchange_json(comm, None)[0]), path)
+        _write_own(model, optimizer, Path(exchange_json(comm, None)[0]), path)
         comm.barrier()
         return
     with new_checkpoint(path) as fresh:
         exchange_json(comm, str(fresh.resolve()))
-        written = _write_own(model, fresh, path)
+        written = _write_own(model, optimizer, fresh, path)
+        remembered = Section({}, {})
+        if optimizer is not None:
+            whole = {**optimizer.dense_state_dict(), **steps}
+            remembered = Section(state_shapes(model, optimizer), whole)
         finish_checkpoint(
             fresh,
             [entry for entries in written for entry in entries],
-            {_name(t): (m, model.plan.dim) for t, m in enumerate(model.plan.table_rows)},
-            model.mlp_state(),
+            Section(table_shapes(model), model.mlp_state()),
+            remembered,
             model_config=model.config.to_dict(),
             progress=progress,
         )
@@ -52,14 +74,27 @@ def restore_sharded(model: ShardedDLRM, path: str | os.PathLike[str]) -> dict[st
     checksums of all files.
     """
     checkpoint = open_checkpoint(path, verify=model.comm.rank == 0)
-    state, rows, dim = checkpoint.state, model.plan.table_rows, model.plan.dim
-    mlps = model.mlp_state()
-    state.check({_name(t): (m, dim) for t, m in enumerate(rows)})
+    state, mlps = checkpoint.state, model.mlp_state()
+    state.check(table_shapes(model))
     state.read_into(mlps)
     model.load_mlps(mlps)
-    for shard, values in model.sharded.pieces():
-        state.read_shard(_name(shard.table), values, _part(shard, rows[shard.table]))
+    for piece in table_pieces(model):
+        state.read_shard(piece.name, piece.values, piece.part)
     return dict(checkpoint.progress)
+
+
+def restore_sharded_optimizer(
+    model: ShardedDLRM, optimizer: Optimizer, checkpoint: Checkpoint
+) -> None:
+    """Overwrite what ``optimizer`` remembers by what a checkpoint of any plan keeps."""
+    kept, dense = checkpoint.optimizer, optimizer.dense_state_dict()
+    steps = table_steps(model, optimizer)
+    kept.check(state_shapes(model, optimizer))
+    kept.read_into({**dense, **steps})
+    for piece in state_pieces(model, optimizer):
+        kept.read_shard(piece.name, piece.values, piece.part)
+    counted = max((int(count) for count in steps.values()), default=0)
+    optimizer.take({**dense, **steps_by_parameter(model, counted)})
 
 
 def exchange_json(comm: Comm, value: Any) -> list[Any]:
@@ -73,21 +108,14 @@ def exchange_json(comm: Comm, value: Any) -> list[Any]:
     return [json.loads(every[e - s : e].tobytes()) for s, e in zip(sizes, ends, strict=True)]
 
 
-def _write_own(model: ShardedDLRM, fresh: Path, path: str | os.PathLike[str]) -> list[Any]:
-    """Write this rank's shards, the first rank replicated tables too; records of all ranks."""
-    rows, rank = model.plan.table_rows, model.comm.rank
-    shards = [
-        (_name(shard.table), _part(shard, rows[shard.table]), values)
-        for shard, values in model.sharded.pieces()
-        if shard.rank == rank or rank == 0
-    ]
+def _write_own(
+    model: ShardedDLRM,
+    optimizer: Optimizer | None,
+    fresh: Path,
+    path: str | os.PathLike[str],
+) -> list[Any]:
+    """Write this rank's pieces, the first rank those that all have; records of all ranks."""
+    pieces = [*table_pieces(model), *(state_pieces(model, optimizer) if optimizer else ())]
+    own = [(p.name, p.part, p.values) for p in pieces if p.writer == model.comm.rank]
     with told(path):
-        return exchange_json(model.comm, write_shards(fresh, rank, shards))
-
-
-def _part(shard: Shard, rows: int) -> Part:
-    return Part("", shard.first_row, rows, shard.row_step, shard.first_col, shard.last_col)
-
-
-def _name(table: int) -> str:
-    return f"emb_l.{table}.weight"
+        return exchange_json(model.comm, write_shards(fresh, model.comm.rank, own))

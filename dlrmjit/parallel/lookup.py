@@ -86,6 +86,12 @@ class ShardedLookup:
         spans = zip(self._shards, batch.offsets[:, 0], batch.offsets[:, -1], strict=True)
         return {shard: batch.indices[first:last] for shard, first, last in spans}
 
+    def rows_read(self) -> int:
+        """Lookups of the batch on this rank, in rows of the tables' full width."""
+        read = sum(len(rows) * shard.width for shard, rows in self.rows().items())
+        own = 0 if self.copies_lookups is None else len(self.copies_lookups[0])
+        return own + read // self._plan.dim
+
     def post(self) -> None:
         """Pool the rows of this rank for all samples and send them."""
         for bags in self._bags:

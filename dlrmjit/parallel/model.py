@@ -21,6 +21,7 @@ from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.sharding import Plan
 from dlrmjit.parallel.tables import ShardedTables
 from dlrmjit.precision import Precision
+from dlrmjit.profile import Profile
 
 
 class ShardedDLRM(DLRM):
@@ -90,9 +91,7 @@ class ShardedDLRM(DLRM):
 
     def parameters(self) -> tuple[Parameter, ...]:
         """What this rank trains: its shards, its copies of small tables, the MLPs."""
-        copies = self.sharded.copies
-        groups = tuple(group.parameter for group in self.sharded.groups)
-        return (*groups, *((copies,) if copies else ()), *self.bottom, *self.top)
+        return (*(p for p, _ in self.sharded.parameters()), *self.bottom, *self.top)
 
     def lookup(self, n: int) -> ShardedLookup:
         """A new way to look up batches of ``n`` samples, and to send gradients back."""
@@ -122,16 +121,24 @@ class PortGraph(Graph):
     """A graph whose pooled embeddings come in, and whose gradients leave, by a port."""
 
     def __init__(
-        self, model: DLRM, n: int, port: Any, loss: LossConfig | None, samples: int | None
+        self,
+        model: DLRM,
+        n: int,
+        port: Any,
+        loss: LossConfig | None,
+        samples: int | None,
+        profile: Profile | None = None,
     ) -> None:
         self.port = port
         self.arrival = Variable(name="arrival", requires_grad=True)
         self._shape = (n, model.config.tables, model.config.embedding_dim)
-        super().__init__(model, n, loss, samples)
+        own = {ARRIVE.name: ARRIVE}
+        self._arrive = (profile.rules(own) if profile else own)[ARRIVE.name]
+        super().__init__(model, n, loss, samples, profile)
 
     def _record_pooled(self, room: Features) -> Variable:
         return self.tape.record(
-            ARRIVE,
+            self._arrive,
             self.arrival,
             out=room.pooled,
             shape=self._shape,
@@ -146,16 +153,24 @@ class PortGraph(Graph):
 class ShardedGraph(PortGraph):
     """One rank's graph for batches of ``n`` samples, and its lookups in the tables of all."""
 
-    def __init__(self, model: ShardedDLRM, n: int, loss: LossConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: ShardedDLRM,
+        n: int,
+        loss: LossConfig | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         self.lookup = model.lookup(n)
         own = model.router.sizes(n)[model.comm.rank]
-        super().__init__(model, own, self.lookup, loss, n)
+        super().__init__(model, own, self.lookup, loss, n, profile)
+        post = self.lookup.post
+        self._post = profile.timed("embedding forward", post) if profile else post
 
     def start(self, batch: ShardedBatch) -> None:
         """Make ``batch`` the input of the next replay, and send its pooled embeddings."""
         self.load(batch.local)
         self.lookup.load(batch)
-        self.lookup.post()
+        self._post()
 
 
 def _check_fits(config: ModelConfig, comm: Comm, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
 from dlrmjit.parallel.reduce import GradientReducer
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.updates import AnyOptimizer, ShardedUpdates
+from dlrmjit.profile import Profile
 
 
 class ShardedStep:
@@ -27,11 +29,21 @@ class ShardedStep:
     """
 
     def __init__(
-        self, model: ShardedDLRM, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
+        self,
+        model: ShardedDLRM,
+        optimizer: AnyOptimizer = "sgd",
+        loss: LossConfig | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self._model = model
         self._loss = loss or LossConfig()
-        self._updates = ShardedUpdates(model, optimizer)
+        updates = ShardedUpdates(model, optimizer)
+        self.optimizer = updates.optimizer
+        self._profile = profile
+        self._apply = profile.timed_update(updates.apply) if profile else updates.apply
+        self._apply_shards = updates.apply_shards
+        if profile:
+            self._apply_shards = profile.timed("embedding backward", updates.apply_shards)
         self._reducer = GradientReducer(model.comm)
         self._graphs: dict[int, Any] = {}
         copies = model.sharded.copies
@@ -40,21 +52,27 @@ class ShardedStep:
     def graph(self, n: int) -> ShardedGraph:
         """The recorded graph for batches of ``n`` samples in all."""
         if n not in self._graphs:
-            remember(self._graphs, n, ShardedGraph(self._model, n, self._loss))
+            remember(self._graphs, n, ShardedGraph(self._model, n, self._loss, self._profile))
         graph: ShardedGraph = self._graphs[n]
         return graph
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
         """Train on a batch with learning rate ``rate``; the loss of all ranks before the update."""
+        began = time.perf_counter()
         if isinstance(batch, Batch):
             batch = self._model.router.route(batch)
         graph = self.graph(batch.n)
+        if self._profile:
+            self._profile.start()
         graph.start(batch)
         graph.tape.forward()
         loss = np.array([graph.loss.data], np.float64)
         summed = self._model.comm.allreduce(loss, name="loss")
         self._backward(graph, rate)
         summed.wait()
+        if self._profile:
+            seconds = time.perf_counter() - began
+            self._profile.count(batch.local.n, graph.lookup.rows_read(), seconds)
         return float(loss[0])
 
     def _backward(self, graph: ShardedGraph, rate: float) -> None:
@@ -65,11 +83,11 @@ class ShardedStep:
                 flat = self._model.backend.flat(gradient)
                 self._reducer.add(flat, self._update(variable, gradient, rate))
         self._reducer.flush()  # so that the last sums travel while tables are updated
-        self._updates.apply_shards(graph.lookup, rate)
+        self._apply_shards(graph.lookup, rate)
         self._reducer.finish()
 
     def _update(self, parameter: Variable, gradient: Any, rate: float) -> Callable[[], None]:
-        return lambda: self._updates.apply(parameter, gradient, rate)
+        return lambda: self._apply(parameter, gradient, rate)
 
     def _reduce_copies(self, graph: ShardedGraph, rate: float) -> None:
         """Sum gradients of replicated tables, and apply them when the last has arrived."""
@@ -89,4 +107,4 @@ class ShardedStep:
 
     def _apply_copies(self, copies: CopiesGradient, rate: float) -> None:
         parameter: Parameter = copies.parameter
-        self._updates.apply(parameter, copies.sparse(), rate)
+        self._apply(parameter, copies.sparse(), rate)

@@ -46,19 +46,21 @@ class ShardedTables:
             rows = [plan.table_rows[t] for t in plan.replicated]
             self.copies = Parameter(backend.tables(rows, plan.dim, precision), "emb_l.replicated")
 
+    def parameters(self) -> list[tuple[Parameter, tuple[Shard, ...]]]:
+        """What this rank trains of the tables, with the shards in it; copies as of rank -1."""
+        found = [(group.parameter, group.shards) for group in self.groups]
+        if self.copies is not None:
+            whole = (Shard(t, -1, 0, 1, 0, self.plan.dim) for t in self.plan.replicated)
+            found.append((self.copies, tuple(whole)))
+        return found
+
     def pieces(self) -> list[tuple[Shard, StoredArray]]:
         """Every shard of this rank with its values (rows, width), replicated tables included."""
-        found = [
-            (shard, group.parameter.data.table(i))
-            for group in self.groups
-            for i, shard in enumerate(group.shards)
+        return [
+            (shard, parameter.data.table(i))
+            for parameter, shards in self.parameters()
+            for i, shard in enumerate(shards)
         ]
-        if self.copies is not None:
-            found += [
-                (Shard(t, -1, 0, 1, 0, self.plan.dim), self.copies.data.table(i))
-                for i, t in enumerate(self.plan.replicated)
-            ]
-        return found
 
     def initialise(self, rng: np.random.RandomState) -> None:
         """Draw all tables as one process would, and keep what is here."""

@@ -40,6 +40,7 @@ class VirtualStep:
             )
         self._model, self._loss = model, loss or LossConfig()
         self._updates = ShardedUpdates(model, optimizer)
+        self.optimizer = self._updates.optimizer
         copies = model.sharded.copies
         self._copies = None if copies is None else CopiesGradient(model.backend, copies)
         self._batches: dict[int, Any] = {}

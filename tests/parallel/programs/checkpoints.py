@@ -15,30 +15,48 @@ from dlrmjit.parallel.comm import world
 from dlrmjit.parallel.keeping import exchange_json
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.step import ShardedStep
-from tests.parallel.programs.losses import CONFIG, plans, train
+from tests.parallel.programs.losses import CONFIG, RATES, plans, train
+
+OPTIMIZERS = {
+    "whole": "adagrad",
+    "columns": "rwsadagrad",
+    "rows": "rwsadagrad",
+    "replicated": "adagrad",
+    "mixed": "rwsadagrad",
+}
+DONE, MORE = 3, 2  # steps before and after a checkpoint
 
 
 def save(folder, comm, how):
+    """Also keeps what the next losses would be."""
     for kind, plan in plans(comm.size).items():
         model = ShardedDLRM(CONFIG, comm, plan, **how)
-        train(ShardedStep(model), 3)
-        persistence.save(model, folder / kind, progress={"kind": kind})
+        step, rate = ShardedStep(model, OPTIMIZERS[kind]), RATES[OPTIMIZERS[kind]]
+        train(step, DONE, rate)
+        persistence.save(model, folder / kind, progress={"kind": kind}, optimizer=step.optimizer)
         state = model.state_dict()
+        losses = train(step, MORE, rate, first=DONE)
         if comm.rank == 0:
             np.savez(folder / f"{kind}.npz", **state)
+            np.savez(folder / f"{kind}-next.npz", losses=losses, precision=how["precision"])
     return True
 
 
 def load(folder, comm, how):
     """Every checkpoint into every plan; whether all ranks found everything equal."""
     same = True
-    for saved in plans(comm.size):
-        expected = np.load(folder / f"{saved}.npz")
+    for saved, optimizer in OPTIMIZERS.items():
+        expected, after = np.load(folder / f"{saved}.npz"), np.load(folder / f"{saved}-next.npz")
+        is_exact = {how["precision"], str(after["precision"])} == {"fp32"}
         for plan in plans(comm.size).values():
             model = ShardedDLRM(CONFIG, comm, plan, initialise=False, **how)
-            same &= persistence.restore(model, folder / saved) == {"kind": saved}
+            same &= persistence.restore(model, folder / saved)["kind"] == saved
             state = model.state_dict()
             same &= all(np.array_equal(state[name], expected[name]) for name in state)
+            step = ShardedStep(model, optimizer)
+            persistence.restore_optimizer(step.optimizer, model, folder / saved)
+            went_on = train(step, MORE, RATES[optimizer], first=DONE)
+            same &= not is_exact or np.allclose(went_on, after["losses"], rtol=1e-6, atol=0)
     return all(exchange_json(comm, bool(same)))
 
 

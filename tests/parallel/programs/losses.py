@@ -43,9 +43,11 @@ def plans(ranks):
     }
 
 
-def train(step, steps, rate=0.1):
+def train(step, steps, rate=0.1, first=0):
+    """Losses of ``steps`` steps, the first of them on batch ``first``."""
     rng = np.random.default_rng(5)
-    return [step(random_batch(rng, CONFIG, SIZES[i % len(SIZES)]), rate) for i in range(steps)]
+    batches = [random_batch(rng, CONFIG, SIZES[i % len(SIZES)]) for i in range(first + steps)]
+    return [step(batch, rate) for batch in batches[first:]]
 
 
 def backend_called(name):

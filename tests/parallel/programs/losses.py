@@ -1,6 +1,7 @@
 """Trains the same model with every plan, strategy and optimiser; rank 0 prints what came out.
 
-Run by the tests under ``mpiexec``: ``losses.py BACKEND STEPS OPTIMISER...``.
+Run by the tests under ``mpiexec``: ``losses.py BACKEND STEPS OPTIMISER... [all]``, where ``all``
+asks for every strategy with every plan.
 """
 
 import json
@@ -21,6 +22,7 @@ from dlrmjit.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 CONFIG = small_config(table_rows=(7, 1, 30, 12, 100), mlp_bottom=(13, 150, 6))
+ALL = "all"
 RATES = {"sgd": 0.1, "adagrad": 0.01, "rwsadagrad": 0.01}
 SIZES = (24, 24, 23, 24, 5, 1)  # samples of successive batches: some ranks get none of the last
 
@@ -54,18 +56,20 @@ def backend_called(name):
     return ReferenceBackend(np.float64) if name == "float64" else get_backend(name)
 
 
-def cases(comm):
+def cases(comm, with_all):
     """Every plan, and for the mixed one every strategy and every way to communicate."""
     for kind, plan in plans(comm.size).items():
         yield kind, plan, "alltoall", comm
-        if kind == "mixed":
+        if kind == "mixed" or with_all:
             for strategy in STRATEGIES[1:]:
                 yield kind, plan, strategy, comm
+        if kind == "mixed":
             yield kind, plan, "alltoall", blocking(comm)
             yield kind, plan, "alltoall", threaded(comm)
 
 
-def main(name, steps, *optimizers):
+def main(name, steps, *words):
+    optimizers, with_all = [w for w in words if w != ALL], ALL in words
     threads.set_threads(1)
     comm, backend = world(), backend_called(name)
     found = {}
@@ -73,7 +77,7 @@ def main(name, steps, *optimizers):
         for optimizer in optimizers:
             step = TrainingStep(DLRM(CONFIG, backend=backend), optimizer)
             found[f"one process/{optimizer}"] = train(step, int(steps), RATES[optimizer])
-    for kind, plan, strategy, way in cases(comm):
+    for kind, plan, strategy, way in cases(comm, with_all):
         for optimizer in optimizers:
             model = ShardedDLRM(CONFIG, way, plan, backend=backend, strategy=strategy)
             losses = train(ShardedStep(model, optimizer), int(steps), RATES[optimizer])

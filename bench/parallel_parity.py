@@ -1,0 +1,88 @@
+"""Whether any number of ranks trains as one process does.
+
+    python -m bench.parallel_parity [--ranks 1,2,3,4,7] [--steps 50] [--json FILE]
+
+A small model of 5 tables is trained by one process, then by each number of ranks with every kind
+of plan, every way to exchange embeddings, blocking, overlapped and by a thread, with sgd, adagrad
+and rwsadagrad. Prints the worst relative difference of any loss, and with virtual shards whether
+losses and weights have the same bits. Exits with 1 unless all agree to 1e-6 and all bits are the
+same. Correctness only: nothing is timed, so other programs may run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.parallel.launch import run_program
+from tests.parallel.programs.losses import ALL, RATES
+
+TOLERANCE = 1e-6
+SAME_BITS = (1, 2, 3, 4)  # ranks that divide the 12 virtual shards
+_LONGEST = 1200  # seconds of one job on a busy machine
+
+
+def main() -> int:
+    """Run all jobs, print the matrix, say whether all is well."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ranks", default="1,2,3,4,7", help="numbers of ranks, by comma")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
+    options = parser.parse_args()
+    rows = []
+    for ranks in map(int, options.ranks.split(",")):
+        rows += losses(ranks, options.steps)
+    same = bits(options.steps)
+    worst = max(row["worst"] for row in rows)
+    print(f"{len(rows)} trainings of {options.steps} steps, worst relative difference {worst:.1e}")
+    print(f"same bits with 12 virtual shards on {SAME_BITS} ranks: {same}")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"rows": rows, "same_bits": same}) + "\n")
+    return 0 if worst <= TOLERANCE and same else 1
+
+
+def losses(ranks: int, steps: int) -> list[dict[str, Any]]:
+    """Worst relative difference of every training on so many ranks; printed by plan."""
+    found = _run(ranks, "losses", "jit", steps, *RATES, ALL)
+    rows = []
+    for name, values in found.items():
+        kind, *how, optimizer = name.split("/")
+        if kind == "one process":
+            continue
+        expected = np.array(found[f"one process/{optimizer}"])
+        worst = float(np.abs(np.array(values) / expected - 1).max())
+        rows.append({"R": ranks, "plan": kind, "how": how, "optimizer": optimizer, "worst": worst})
+    print(_lines(ranks, rows), flush=True)
+    return rows
+
+
+def _lines(ranks: int, rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for kind in dict.fromkeys(row["plan"] for row in rows):
+        cells = []
+        for optimizer in RATES:
+            own = [r["worst"] for r in rows if (r["plan"], r["optimizer"]) == (kind, optimizer)]
+            cells.append(f"{optimizer} {max(own):.1e} of {len(own)}")
+        lines.append(f"R={ranks} {kind:12}" + "   ".join(cells))
+    return "\n".join(lines)
+
+
+def _run(ranks: int, program: str, *words: object) -> Any:
+    run: Any = run_program
+    return run(ranks, program, *words, timeout=_LONGEST)
+
+
+def bits(steps: int) -> bool:
+    """Whether losses and weights of virtual shards have the same bits for every plan."""
+    found = [_run(r, "reproducible", steps) for r in SAME_BITS]
+    return all(other == found[0] for other in found[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

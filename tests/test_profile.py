@@ -64,3 +64,22 @@ def test_the_whole_is_the_time_of_the_steps_and_nothing_is_lost():
     assert (profile.clocks, profile.steps, profile.samples, profile.lookups) == ({}, 0, 0, 0)
     profile.count(8, 8, 0.5)
     assert profile.lines(CONFIG, CEILINGS)[-1].ms == 500.0
+
+
+def test_waiting_within_a_step_has_its_own_line_and_is_in_no_other():
+    waited = {"alltoall": 1e6}  # before this step: nobody's time
+    profile = Profile(waited)
+
+    def wait():
+        waited["alltoall"] += 0.25
+        waited["allreduce"] = 0.125
+
+    profile.start()
+    profile.timed("embedding forward", wait)()
+    profile.clocks["embedding forward"].add(0.375)  # the dictionary moved on, the clock did not
+    profile.count(8, 8, 1.0)
+    seconds = {name: clock.seconds for name, clock in profile.clocks.items()}
+    assert np.isclose(seconds["waiting: alltoall"], 0.25)
+    assert seconds["waiting: allreduce"] == 0.125
+    assert np.isclose(sum(seconds.values()), 1.0)
+    assert abs(seconds["embedding forward"]) < 0.1

@@ -153,6 +153,14 @@ OPTIMIZERS = FlagGroup(
             "tests without improvement before --reduce-on-plateau reduces",
             minimum=0,
         ),
+        Flag(
+            "plateau-threshold",
+            float,
+            1e-4,
+            "by how much more than the best test so far one must be better to count as improvement "
+            "for --reduce-on-plateau",
+            minimum=0,
+        ),
     ),
 )
 

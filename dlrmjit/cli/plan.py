@@ -118,7 +118,9 @@ def _plateau_config(options: Options) -> PlateauConfig | None:
         return None
     if not is_testing(options):
         raise ConfigError("--reduce-on-plateau needs tests; give --test-freq")
-    return PlateauConfig(options.reduce_on_plateau, options.plateau_patience)
+    return PlateauConfig(
+        options.reduce_on_plateau, options.plateau_patience, options.plateau_threshold
+    )
 
 
 def _early_stopping(options: Options) -> int:

@@ -99,6 +99,12 @@ def _add_result_options(parser: argparse.ArgumentParser) -> None:
         help="values beyond the N - 1 most frequent of a column share id 0",
     )
     add(
+        "--vocabulary-of",
+        choices=("all", "train"),
+        default="all",
+        help="train: count training rows alone, and let values that none of them has share id 0",
+    )
+    add(
         "--sub-sample-rate",
         type=float,
         default=0.0,
@@ -154,8 +160,8 @@ def options_of(arguments: argparse.Namespace) -> PrepareOptions:
         validation_files=arguments.validation_files,
     )
     names = (
-        "out resume replace on_error max_ind_range hash_rows min_count max_rows sub_sample_rate "
-        "dense indices shuffle seed"
+        "out resume replace on_error max_ind_range hash_rows min_count max_rows vocabulary_of "
+        "sub_sample_rate dense indices shuffle seed"
     )
     return PrepareOptions(
         inputs=tuple(arguments.inputs),

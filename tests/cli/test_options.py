@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dlrmjit.cli.options import parse
-from dlrmjit.cli.plan import update_config
+from dlrmjit.cli.plan import train_config, update_config
+from dlrmjit.config import PlateauConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.presets import PRESETS
 
@@ -135,3 +136,10 @@ def test_tables_have_a_weight_decay_of_their_own() -> None:
     assert (both.mlps.weight_decay, both.tables.weight_decay) == (0.5, 0.5)
     own = update_config(parse(["--optimizer=adam", "--sparse-weight-decay=0.1"]))
     assert (own.mlps.weight_decay, own.tables.weight_decay) == (0.0, 0.1)
+
+
+def test_what_counts_as_a_plateau() -> None:
+    common = ["--test-freq=1", "--reduce-on-plateau=0.1"]
+    assert train_config(parse(common)).plateau == PlateauConfig(0.1, 10, 1e-4)
+    own = parse([*common, "--plateau-patience=0", "--plateau-threshold=1e-6"])
+    assert train_config(own).plateau == PlateauConfig(0.1, 0, 1e-6)

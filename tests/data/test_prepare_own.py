@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.data.loader import Loader
-from dlrmjit.data.prepare import arranging, chunks, pieces, raw_columns, vocabularies
-from dlrmjit.data.prepare.options import PrepareOptions, SplitRule
+from dlrmjit.data.prepare import arranging, chunks, numbering, pieces, raw_columns, vocabularies
+from dlrmjit.data.prepare.options import PrepareOptions, SplitKind, SplitRule
 from dlrmjit.data.prepare.run import prepare
 from dlrmjit.data.prepared import PreparedSet
 from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
@@ -190,6 +190,45 @@ def test_counts_and_hashes_of_single_columns(text: Path, rows: list[Row], tmp_pa
     assert manifest.table_rows == (1 + len(kept), 1 + sum(n >= 100 for n in genres.values()), 5)
     assert {0, 1, 2, 3, 4} >= {bag[0] for bag in bags_of(tmp_path / "set", "train", 2)}
     assert PreparedSet(tmp_path / "set").vocabulary(2) is None
+
+
+@pytest.mark.parametrize("kind", ["fraction", "random"])
+def test_a_vocabulary_of_the_rows_to_train_on(
+    text: Path, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: SplitKind
+) -> None:
+    """What only other rows have shares row 0, and counts are those of training rows."""
+    monkeypatch.setattr(numbering, "_SLICE", 97)
+    monkeypatch.setattr(numbering, "_BAGS", 31)
+    least_of_genres = 90
+    schema = replace(
+        SCHEMA,
+        categorical=(
+            CategoricalColumn("user"),
+            CategoricalColumn("genres", "|", min_count=least_of_genres),
+            CategoricalColumn("note", hash_rows=5),
+        ),
+    )
+    asked = options(text, tmp_path / "set", schema=schema, vocabulary_of="train")
+    prepare(replace(asked, split=SplitRule(kind, test=0.7, validation=0.1)))
+    found = PreparedSet(tmp_path / "set")
+    is_train = set(order_of(tmp_path / "set", "train"))
+    for s, least in ((0, 1), (1, least_of_genres)):
+        column = schema.categorical[s]
+        met = Counter(
+            v for r, row in enumerate(rows) if r in is_train for v in values_of(row, column)
+        )
+        first = dict.fromkeys(v for row in rows for v in values_of(row, column))
+        numbers = {v: i for i, v in enumerate((v for v in first if met[v] >= least), 1)}
+        assert 0 < len(numbers) < len(first)
+        assert [v.decode() for v in found.texts(s)] == ["", *numbers]
+        for split in ("train", "test", "validation"):
+            expected = [
+                [numbers.get(v, 0) for v in values_of(rows[r], column)]
+                for r in order_of(tmp_path / "set", split)
+            ]
+            assert bags_of(tmp_path / "set", split, s) == expected
+    assert [c.shares_row for c in found.manifest.categorical] == [True, True, False]
+    assert found.manifest.table_rows[2] == 5
 
 
 def test_no_dense_column_a_threshold_and_no_header(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ the order of their first appearance, as the reference numbers them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from dlrmjit.data.prepare.columns import FlatFile
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.pipeline import ordered_map
-from dlrmjit.data.prepare.raw_columns import RawColumn, open_raw
+from dlrmjit.data.prepare.raw_columns import open_raw
+from dlrmjit.data.prepare.splitting import TRAIN, Splitter
 from dlrmjit.data.prepare.staging import Staging, slices
 from dlrmjit.data.prepare.vocabularies import VocabularyFullError
 from dlrmjit.data.schema import CategoricalColumn
@@ -25,47 +27,51 @@ from dlrmjit.errors import MemoryLimitError
 
 STAGE = "number"
 _SLICE = 1 << 19
+_BAGS = 1 << 14  # rows of any number of values are looked at in smaller slices
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the values of one column become ids."""
+    """How the values of one column become ids; ``of_train`` counts those to train on alone."""
 
     hash_rows: int
     min_count: int
     max_rows: int
+    of_train: bool
 
     @property
     def prunes(self) -> bool:
-        """Whether rare values share row 0."""
-        return self.min_count > 1 or self.max_rows > 0
+        """Whether some values share row 0."""
+        return not self.hash_rows and (self.min_count > 1 or self.max_rows > 0 or self.of_train)
 
 
 def rule_of(column: CategoricalColumn, options: PrepareOptions) -> Rule:
     """What the schema says of the column; what the command says where the schema is silent."""
     own = column.hash_rows, column.min_count, column.max_rows
+    of_train = options.vocabulary_of == "train"
     if any(value is not None for value in own):
-        return Rule(own[0] or 0, own[1] or 1, own[2] or 0)
-    return Rule(options.hash_rows, options.min_count, options.max_rows)
+        return Rule(own[0] or 0, own[1] or 1, own[2] or 0, of_train)
+    return Rule(options.hash_rows, options.min_count, options.max_rows, of_train)
 
 
 def number_columns(
     options: PrepareOptions,
     staging: Staging,
     journal: Journal,
+    splitter: Splitter,
     memory: int,
     progress: Callable[[int], None],
 ) -> list[int]:
     """Number all columns, going on from the journal; the rows of each column's table.
 
-    ``memory`` bounds the vocabularies that are held at one time. Raises MemoryLimitError for a
-    column whose values do not fit into it even alone.
+    ``splitter`` knows the rows to train on; ``memory`` bounds the vocabularies that are held at
+    one time. Raises MemoryLimitError for a column whose values do not fit into it even alone.
     """
     done = {int(c): int(n) for c, n in journal.stage(STAGE).items()}
     tables = len(staging.layout.categorical)
 
     def work(budget: int) -> Callable[[int], int | None]:
-        return lambda column: _try_column(column, options, staging, budget)
+        return lambda column: _try_column(column, options, staging, splitter, budget)
 
     def run(columns: list[int], workers: int) -> list[int]:
         too_big = []
@@ -95,7 +101,9 @@ def _too_large(column: CategoricalColumn, memory: int) -> MemoryLimitError:
     )
 
 
-def _try_column(column: int, options: PrepareOptions, staging: Staging, budget: int) -> int | None:
+def _try_column(
+    column: int, options: PrepareOptions, staging: Staging, splitter: Splitter, budget: int
+) -> int | None:
     """Number one column; the rows of its table, or None when ``budget`` does not hold it."""
     rule = rule_of(staging.layout.categorical[column], options)
     try:
@@ -103,37 +111,69 @@ def _try_column(column: int, options: PrepareOptions, staging: Staging, budget: 
             if rule.hash_rows:
                 raw.hash(rule.hash_rows, ids)
                 return rule.hash_rows
-            return _numbered(raw, ids, rule, budget, staging, column)
+            vocabulary = raw.number(budget, ids)
+            kept = None
+            if rule.prunes:
+                counted = (
+                    _training_ids(ids, staging, column, splitter)
+                    if rule.of_train
+                    else _all_ids(ids, len(raw))
+                )
+                kept = _kept(_counts(counted, vocabulary.count), rule)
+                _replace(ids, len(raw), vocabulary.count, kept)
+            vocabulary.save(staging.vocabulary(column), kept)
     except VocabularyFullError:
         return None
-
-
-def _numbered(
-    raw: RawColumn, ids: FlatFile, rule: Rule, budget: int, staging: Staging, column: int
-) -> int:
-    vocabulary = raw.number(budget, ids)
-    kept = _prune(ids, len(raw), vocabulary.count, rule) if rule.prunes else None
-    vocabulary.save(staging.vocabulary(column), kept)
     if kept is not None:
         return 1 + len(kept)
     return max(vocabulary.count, 1)  # a column of bags that are all empty still has a table
 
 
-def _prune(ids: FlatFile, values: int, count: int, rule: Rule) -> NDArray[np.intp]:
-    """Let rare values share id 0; the old ids of the others."""
-    counts = np.zeros(count, np.int64)
+def _all_ids(ids: FlatFile, values: int) -> Iterator[NDArray[np.int32]]:
+    """The ids of all values, slice by slice."""
     part = np.empty(_SLICE, np.int32)
     for start, end in slices(values, _SLICE):
         ids.read(start, part[: end - start])
-        count_ids(part[: end - start], counts)
-    kept = _kept(counts, rule)
+        yield part[: end - start]
+
+
+def _training_ids(
+    ids: FlatFile, staging: Staging, column: int, splitter: Splitter
+) -> Iterator[NDArray[np.int32]]:
+    """The ids of the values of rows to train on."""
+    with ExitStack() as stack:
+        is_multi = staging.layout.categorical[column].is_multi
+        sizes = stack.enter_context(staging.counts(column)) if is_multi else None
+        first = 0
+        for start, end in slices(splitter.rows, _BAGS if is_multi else _SLICE):
+            is_counted = splitter.codes(start, end) == TRAIN
+            if sizes is not None:
+                bags = np.empty(end - start, np.int32)
+                sizes.read(start, bags)
+                is_counted = np.repeat(is_counted, bags)
+            part = np.empty(len(is_counted), np.int32)
+            ids.read(first, part)
+            first += len(part)
+            yield part[is_counted]
+
+
+def _counts(parts: Iterable[NDArray[np.int32]], count: int) -> NDArray[np.int64]:
+    """How often each of ``count`` ids occurs."""
+    counts = np.zeros(count, np.int64)
+    for part in parts:
+        count_ids(part, counts)
+    return counts
+
+
+def _replace(ids: FlatFile, values: int, count: int, kept: NDArray[np.intp]) -> None:
+    """Number ``kept`` ids from 1 on, and all others 0."""
     table = np.zeros(count, np.int32)
     table[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    for start, end in slices(values, _SLICE):
-        ids.read(start, part[: end - start])
-        replace_ids(part[: end - start], table)
-        ids.write(start, part[: end - start])
-    return kept
+    at = 0
+    for part in _all_ids(ids, values):
+        replace_ids(part, table)
+        ids.write(at, part)
+        at += len(part)
 
 
 def _kept(counts: NDArray[np.int64], rule: Rule) -> NDArray[np.intp]:

@@ -55,9 +55,10 @@ class PrepareOptions:
     ``schema`` describes. ``max_ind_range`` > 0 takes raw values
     modulo it before they are numbered; ``hash_rows`` > 0 hashes them to that many ids instead
     of numbering them. Values rarer than ``min_count`` share id 0, and so do all but the
-    ``max_rows - 1`` most frequent where that is > 0. A row without a click is dropped with
-    probability ``sub_sample_rate``. ``dense`` ``int32`` keeps whole numbers, whose logarithm
-    is taken when they are read; ``float32`` stores the logarithm.
+    ``max_rows - 1`` most frequent where that is > 0. With ``vocabulary_of`` ``train`` only the
+    rows to train on count, and what none of them has shares id 0 too. A row without a click is
+    dropped with probability ``sub_sample_rate``. ``dense`` ``int32`` keeps whole numbers, whose
+    logarithm is taken when they are read; ``float32`` stores the logarithm.
     """
 
     inputs: tuple[Path, ...]
@@ -71,6 +72,7 @@ class PrepareOptions:
     hash_rows: int = 0
     min_count: int = 1
     max_rows: int = 0
+    vocabulary_of: Literal["all", "train"] = "all"
     sub_sample_rate: float = 0.0
     dense: Literal["int32", "float32"] = "int32"
     indices: Literal["int32", "int64"] = "int32"
@@ -100,8 +102,8 @@ class PrepareOptions:
     def determining(self) -> dict[str, Any]:
         """The options that the output depends on, JSON-ready; memory and workers do not count."""
         names = (
-            "shuffle seed max_ind_range hash_rows min_count max_rows sub_sample_rate dense "
-            "indices on_error"
+            "shuffle seed max_ind_range hash_rows min_count max_rows vocabulary_of "
+            "sub_sample_rate dense indices on_error"
         )
         found = {name: getattr(self, name) for name in names.split()}
         found["split"] = vars(self.split).copy()

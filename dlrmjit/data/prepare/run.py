@@ -101,14 +101,15 @@ class _Preparation:
             lambda done, total, rows: self._report("parse", done, total, rows),
         )
         tables = len(self._layout.categorical)
+        splitter = Splitter(self._options, parsed.file_rows)
         table_rows = number_columns(
             self._options,
             self._staging,
             self._journal,
+            splitter,
             self._memory,
             lambda done: self._report("number", done, tables, parsed.rows),
         )
-        splitter = Splitter(self._options, parsed.file_rows)
         measures = Measures(self._options, self._staging, self._journal, splitter)
         self._arrange(splitter, measures)
         manifest = self._describe(parsed, table_rows, measures)

@@ -19,10 +19,13 @@ _SLICE = 1 << 20
 
 
 class Splitter:
-    """Assigns rows, given the rows of each input file, to the numbers of :data:`SPLITS`."""
+    """Assigns rows, given the rows of each input file, to the numbers of :data:`SPLITS`.
+
+    ``rows`` is how many there are.
+    """
 
     def __init__(self, options: PrepareOptions, file_rows: Sequence[int]) -> None:
-        self._rows = sum(file_rows)
+        self.rows = sum(file_rows)
         self._random = options.split.kind == "random"
         self._test, self._validation = options.split.test, options.split.validation
         self._seed = options.seed + 2
@@ -50,13 +53,13 @@ class Splitter:
         """Rows of each split. Raises ConfigError when there is nothing to train on."""
         total = np.zeros(len(SPLITS), np.int64)
         if self._random:
-            for start, end in slices(self._rows, _SLICE):
+            for start, end in slices(self.rows, _SLICE):
                 total += np.bincount(self.codes(start, end), minlength=len(SPLITS))
         for first, last, code in self._ranges:
             total[code] += last - first
         if not total[TRAIN]:
             raise ConfigError(
-                f"the split leaves none of the {self._rows} rows to train on; see --split"
+                f"the split leaves none of the {self.rows} rows to train on; see --split"
             )
         return [int(n) for n in total]
 

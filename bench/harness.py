@@ -20,7 +20,12 @@ from pathlib import Path
 from typing import Any
 
 Action = Callable[[], object]
+CEILING = "ceiling"
+"""Name of the samples of a ceiling that was measured beside ours."""
+
 _SHORTEST = 2e-3  # seconds of a sample: shorter actions are repeated within one
+_BURST = 5  # samples of a turn at most,
+_TURN = 0.05  # and the seconds they may take
 _SETTLE = 0.2  # seconds: a BLAS keeps its idle threads spinning for up to a tenth
 _WAKING = 0.03  # seconds: longer than the scheduler leaves two new threads on one processor
 
@@ -76,49 +81,73 @@ def prepare(threads: int | None) -> int:
 
 
 def alternate(
-    contenders: Mapping[str, Action], budget: float, most: int = 50
+    contenders: Mapping[str, Action],
+    budget: float,
+    most: int = 50,
+    ceiling: Action | None = None,
 ) -> dict[str, Samples]:
     """Time all contenders in turn, for about ``budget`` seconds in all, after a warm-up each.
 
-    Before every sample there is a pause, so that the threads of the contender before cease to
+    Before every turn there is a pause, so that the threads of the contender before cease to
     spin, and some untimed runs, so that its own threads are awake and the caches hold what a
-    call of one's own leaves. One thread alone needs no pause and one untimed run.
+    call of one's own leaves. One thread alone needs no pause and one untimed run. A turn has
+    several samples of what is short. ``ceiling``, an action on our own threads, is sampled some
+    times behind every sample of the first contender, ours: a clock that drifts drifts for both.
     """
     from dlrmjit_kernels.threads import get_threads
 
     rest = _Rest(_SETTLE, _WAKING) if get_threads() > 1 else _Rest(0.0, 0.0)
-    plans = {name: _repeats(action, rest) for name, action in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    end = time.perf_counter() + budget
-    while len(next(iter(seconds.values()))) < 3 or (
-        time.perf_counter() < end and len(next(iter(seconds.values()))) < most
-    ):
-        for name, action in contenders.items():
-            seconds[name].append(_sample(action, plans[name], rest))
-    return {name: Samples(tuple(values)) for name, values in seconds.items()}
+    timers = {name: _Timer(action, rest) for name, action in contenders.items()}
+    ours = next(iter(timers.values()))
+    if ceiling is not None:
+        ours.followed_by = _Timer(ceiling, rest)
+    burst = max(1, min(_BURST, int(_TURN / ours.took)))
+    end, rounds = time.perf_counter() + budget, 0
+    while rounds < 3 or (time.perf_counter() < end and rounds * burst < most):
+        for timer in timers.values():
+            timer.take_turn(burst)
+        rounds += 1
+    if ours.followed_by:
+        timers[CEILING] = ours.followed_by
+    return {name: Samples(tuple(timer.seconds)) for name, timer in timers.items()}
 
 
 @dataclass(frozen=True)
 class _Rest:
-    """Seconds to pause, and to run untimed, before a sample."""
+    """Seconds to pause, and to run untimed, before a turn."""
 
     pause: float
     waking: float
 
 
-def _repeats(action: Action, rest: _Rest) -> int:
-    """Calls that make up one sample."""
-    took = _sample(action, 1, rest)
-    return max(1, min(1000, int(_SHORTEST / max(took, 1e-9))))
+class _Timer:
+    """Takes and keeps the samples of one contender."""
 
+    def __init__(self, action: Action, rest: _Rest) -> None:
+        self.action, self.rest = action, rest
+        self.seconds: list[float] = []
+        self.followed_by: _Timer | None = None
+        _wake(action, rest.waking)
+        self.took = max(self._time(1), 1e-9)
 
-def _sample(action: Action, repeats: int, rest: _Rest) -> float:
-    time.sleep(rest.pause)
-    _wake(action, rest.waking)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        action()
-    return (time.perf_counter() - start) / repeats
+    def take_turn(self, burst: int) -> None:
+        """Pause, wake up, and take ``burst`` samples, each with those of what follows it."""
+        time.sleep(self.rest.pause)
+        _wake(self.action, self.rest.waking)
+        for _ in range(burst):
+            self._sample(1)
+            if self.followed_by:
+                self.followed_by._sample(_BURST)
+
+    def _sample(self, count: int) -> None:
+        repeats = max(1, min(1000, int(_SHORTEST / self.took)))
+        self.seconds += [self._time(repeats) for _ in range(count)]
+
+    def _time(self, repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self.action()
+        return (time.perf_counter() - start) / repeats
 
 
 def _wake(action: Action, seconds: float) -> None:

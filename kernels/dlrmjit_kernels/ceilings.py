@@ -51,17 +51,22 @@ class MultiplyAdds:
         emit.finish()
 
 
-def fma_peak(threads: int, seconds: float = 0.5) -> float:
-    """Most Gflop/s of ``threads`` threads at once, over several numbers of chains."""
+def multiply_adds(threads: int, chains: int = 12) -> tuple[Callable[[], None], float]:
+    """An action that keeps ``threads`` threads busy for a millisecond, and its Gflop."""
     target = current_target()
     out = np.zeros((threads, 64 * target.lanes), dtype=np.float32)
+    kernel = engine.address(MultiplyAdds(chains), target)
+    gflop = 2e-9 * threads * _TURNS * _PER_TURN * chains * target.lanes
+    return functools.partial(_on_all, kernel, out, _TURNS), gflop
+
+
+def fma_peak(threads: int, seconds: float = 0.5) -> float:
+    """Most Gflop/s of ``threads`` threads at once, over several numbers of chains."""
     best = 0.0
-    for chains in (10, 12, target.registers - 6):
-        kernel = engine.address(MultiplyAdds(chains), target)
-        flops = 2.0 * threads * _TURNS * _PER_TURN * chains * target.lanes
-        action = functools.partial(_on_all, kernel, out, _TURNS)
-        best = max(best, flops / _best_time(action, seconds / 3))
-    return best / 1e9
+    for chains in (10, 12, current_target().registers - 6):
+        action, gflop = multiply_adds(threads, chains)
+        best = max(best, gflop / _best_time(action, seconds / 3))
+    return best
 
 
 def triad(threads: int, seconds: float = 0.5) -> float:

@@ -1,0 +1,71 @@
+"""The benchmark of matrix products: what it measures, and how fractions and sums are formed."""
+
+import numpy as np
+import pytest
+
+from bench import gemm, gemm_cases, harness
+from dlrmjit.presets import PRESETS
+
+
+def test_groups_and_minibatches_are_chosen_by_name():
+    options = gemm.parse(["--groups", "squares,param", "--batch", "512,64"])
+    assert options.groups == ["squares", "param"]
+    assert options.batch == [512, 64]
+    assert gemm.parse([]).groups == list(gemm_cases.GROUPS)
+    assert gemm.parse(["--precision", "bf16"]).groups == list(gemm_cases.LAYER_GROUPS)
+
+
+def test_an_unknown_group_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit) as refused:
+        gemm.parse(["--groups", "squares,cubes"])
+    assert refused.value.code == 2
+    assert "'cubes' is not one of squares, small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", gemm_cases.MODELS)
+def test_a_model_is_measured_with_all_its_layers(group):
+    model = PRESETS[group].model
+    layers = list(gemm_cases.layers(group, 2048, quick=False))
+    every = [(layer.C, layer.K) for layer in layers for _ in range(layer.count)]
+    assert sorted(every) == sorted(model.bottom_layers + model.top_layers)
+
+
+def test_narrow_layers_are_those_with_few_inputs_or_outputs():
+    narrow = {(layer.C, layer.K) for layer in gemm_cases.layers("narrow", 64, quick=False)}
+    assert narrow == {(1024, 1), (256, 1), (13, 512)}
+
+
+@pytest.mark.parametrize("op", gemm_cases.OPERATIONS)
+def test_every_operation_of_a_layer_is_checked_before_it_is_timed(op):
+    layer = gemm_cases.Layer("squares", 40, 13, 33)
+    case = gemm_cases.layer_case(layer, op, gemm_cases.Peers(None))
+    case.check()
+    wrong = gemm_cases.Case(case.ours, case.peers, case.result, lambda: case.expected() + 1)
+    with pytest.raises(AssertionError):
+        wrong.check()
+
+
+def test_the_ceiling_takes_turns_with_ours():
+    order = []
+    actions = {name: lambda name=name: order.append(name) for name in ("ours", "peer")}
+    found = harness.alternate(actions, 0.0, ceiling=lambda: order.append("ceiling"))
+    assert set(found) == {"ours", "peer", harness.CEILING}
+    assert len(found["ours"].seconds) == len(found["peer"].seconds)
+    changes = [name for name, before in zip(order[1:], order, strict=False) if name != before]
+    assert changes.count("ceiling") > changes.count("peer") >= 3
+
+
+def test_all_layers_of_a_model_are_summed_as_often_as_they_occur():
+    report = harness.Report({"threads": 1})
+    layers = [gemm_cases.Layer("m", 8, 2, 3), gemm_cases.Layer("m", 8, 3, 4, count=2)]
+    bench = gemm.Bench(report, 0.0)
+    for layer, ours, peak in zip(layers, (1.0, 2.0), (10.0, 5.0), strict=True):
+        samples = {"ours": harness.Samples((ours,)), "peer": harness.Samples((3.0,))}
+        report.add(
+            "forward", layer.shape, samples, work=4.0, unit="gflops", ceiling=peak, variant="m"
+        )
+    bench.summarise(layers)
+    row = report.rows[-1]
+    assert (row["best_s"], row["gflops"]) == (5.0, 12.0 / 5.0)
+    assert np.isclose(row["of_ceiling"], (4.0 / 10 + 2 * 4.0 / 5) / 5)
+    assert np.isclose(row["peers"]["peer"], 9.0 / 5)

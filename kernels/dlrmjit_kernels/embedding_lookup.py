@@ -32,10 +32,11 @@ def pool(
     pooling: str,
     weights: NDArray[np.float32] | None,
 ) -> None:
-    """Write the pooled bags of ``lookups`` to ``out`` (N, S, E).
+    """Write the pooled bags of ``lookups`` to ``out`` (N, S, E), or to a part of a larger one.
 
-    The layout of the lookups must have been checked; their indices are checked here, while
-    they are in the cache.
+    Of lookups with numbers, bags of table ``s`` go to ``out[:, numbers[s], :E]``. The
+    layout of the lookups must have been checked; their indices are checked here, while they are
+    in the cache.
 
     Raises
     ------
@@ -55,7 +56,8 @@ def pool(
         lookups.offsets,
         _NO_WEIGHTS if weights is None else weights,
         out.ctypes.data,
-        np.array(out.strides, np.int64),
+        out.strides[0],
+        lookups.places(out),
         prefetch_distance(tables.row_bytes),
         _chunks(lookups),
         get_num_threads(),
@@ -91,7 +93,9 @@ def check_pooled(
     ShapeError
         With what was found and what is needed.
     """
-    shape = (lookups.samples, len(tables), tables.dim)
+    shape: tuple[int, ...] = (lookups.samples, len(tables), tables.dim)
+    if lookups.numbers is not None and pooled.ndim == 3:
+        shape = _around(lookups, shape, pooled.shape)
     if pooled.shape != shape or pooled.dtype != np.float32:
         raise ShapeError(f"pooled rows must be float32 {shape}, not {pooled.dtype} {pooled.shape}")
     if tables.dim > 1 and pooled.size and pooled.strides[2] != 4:
@@ -104,6 +108,12 @@ def check_pooled(
         )
 
 
+def _around(lookups: Lookups, least: tuple[int, ...], found: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape ``found``, as long as it has room for numbered tables of a ``least`` shape."""
+    numbers = lookups.numbers or (-1,)
+    return least[0], max(found[1], 1 + max(numbers)), max(found[2], least[2])
+
+
 @parallel_jit
 def _pool(
     kernel: int,
@@ -114,7 +124,8 @@ def _pool(
     offsets: NDArray[np.int64],
     scales: NDArray[np.float32],
     out: int,
-    strides: NDArray[np.int64],
+    stride: int,
+    places: NDArray[np.int64],
     ahead: int,
     chunks: int,
     threads: int,
@@ -138,8 +149,8 @@ def _pool(
             call(
                 kernel,
                 (
-                    out + s * strides[1],
-                    strides[0],
+                    out + places[s],
+                    stride,
                     addresses[s],
                     row_bytes,
                     indices.ctypes.data,

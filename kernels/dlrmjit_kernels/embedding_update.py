@@ -54,6 +54,7 @@ def apply(
 ) -> None:
     """Move every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
 
+    Of lookups with numbers, table ``s`` has its gradient in ``dY[:, numbers[s], :E]``.
     The layout of the lookups must have been checked; their indices are checked here.
 
     Raises
@@ -76,9 +77,9 @@ def apply(
         return
     state.steps += 1
     if isinstance(rule, SgdRows) and rule.l2 == 0.0:
-        _scatter_rows(tables, buckets, dY, rule)
+        _scatter_rows(tables, lookups, buckets, dY, rule)
     else:
-        _update_rows(tables, buckets, dY, rule, state)
+        _update_rows(tables, lookups, buckets, dY, rule, state)
 
 
 def _state_for(rule: RowRule, state: RowState | None) -> RowState:
@@ -92,6 +93,7 @@ def _state_for(rule: RowRule, state: RowState | None) -> RowState:
 
 def _scatter_rows(
     tables: EmbeddingTables,
+    lookups: Lookups,
     buckets: Buckets,
     dY: NDArray[np.float32],
     rule: RowRule,
@@ -112,7 +114,8 @@ def _scatter_rows(
         tables.lower_addresses,
         tables.row_bytes,
         dY.ctypes.data,
-        np.array(dY.strides, np.int64),
+        dY.strides[0],
+        lookups.places(dY),
         factor,
         prefetch_distance(4 * tables.dim),
         get_num_threads(),
@@ -131,7 +134,8 @@ def _scatter_kernel(
     lower: NDArray[np.int64],
     row_bytes: int,
     gradient: int,
-    strides: NDArray[np.int64],
+    stride: int,
+    places: NDArray[np.int64],
     factor: NDArray[np.float32],
     ahead: int,
     threads: int,
@@ -155,8 +159,8 @@ def _scatter_kernel(
                         addresses[s],
                         lower[s],
                         row_bytes,
-                        gradient + s * strides[1],
-                        strides[0],
+                        gradient + places[s],
+                        stride,
                         factor.ctypes.data,
                         scales.ctypes.data,
                         ahead,
@@ -176,7 +180,7 @@ class _Place(NamedTuple):
     state_bytes: int
     gradient: int
     bag_stride: int
-    table_stride: int
+    gradients: NDArray[np.int64]
 
 
 class _Scratch(NamedTuple):
@@ -190,6 +194,7 @@ class _Scratch(NamedTuple):
 
 def _update_rows(
     tables: EmbeddingTables,
+    lookups: Lookups,
     buckets: Buckets,
     dY: NDArray[np.float32],
     rule: RowRule,
@@ -211,7 +216,7 @@ def _update_rows(
         4 * tables.dim,
         dY.ctypes.data,
         dY.strides[0],
-        dY.strides[1],
+        lookups.places(dY),
     )
     threads = get_num_threads()
     _update_kernel(
@@ -339,7 +344,7 @@ def _move_bucket(
             place.state0[s],
             place.state1[s],
             place.state_bytes,
-            place.gradient + s * place.table_stride,
+            place.gradient + place.gradients[s],
             place.bag_stride,
             common[0],
             common[1],

@@ -17,10 +17,15 @@ _CHUNK = 1 << 14
 
 @dataclass(frozen=True)
 class Lookups:
-    """Merged lookups: ``indices`` (int32 or int64) and ``offsets`` int64 (S, N + 1)."""
+    """Merged lookups: ``indices`` (int32 or int64) and ``offsets`` int64 (S, N + 1).
+
+    ``numbers``, if given, are those of these tables among more: errors name them, and they say
+    where a table's vectors stand among those of all. There may then be other indices between.
+    """
 
     indices: NDArray[Any]
     offsets: NDArray[np.int64]
+    numbers: tuple[int, ...] | None = None
 
     @property
     def tables(self) -> int:
@@ -31,6 +36,11 @@ class Lookups:
     def samples(self) -> int:
         """Samples ``N``."""
         return int(self.offsets.shape[1]) - 1
+
+    def places(self, pooled: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Bytes from the start of pooled vectors (N, F, E) to the first one of every table."""
+        numbers = range(self.tables) if self.numbers is None else self.numbers
+        return np.array(numbers, np.int64) * pooled.strides[1]
 
     def check(self, rows: NDArray[np.int64]) -> None:
         """Refuse lookups that leave the tables of ``rows`` rows, or themselves.
@@ -77,7 +87,8 @@ class Lookups:
             if len(outside):
                 position = start + outside[0]
                 sample = int(np.searchsorted(self.offsets[s], position, side="right")) - 1
-                return IndexRangeError(s, sample, int(self.indices[position]), int(rows[s]))
+                number = s if self.numbers is None else self.numbers[s]
+                return IndexRangeError(number, sample, int(self.indices[position]), int(rows[s]))
         raise AssertionError("every lookup is inside its table")
 
     def admit(
@@ -95,18 +106,24 @@ class Lookups:
         """
         if bounds == "raise":
             raise self.first_outside(rows)
-        first, last = int(self.offsets[0, 0]), int(self.offsets[-1, -1])
+        used, offsets = self.packed()
         limits = np.repeat(rows, self.offsets[:, -1] - self.offsets[:, 0])
-        indices = self.indices[first:last]
-        offsets = self.offsets - first
-        weights = None if weights is None else weights[first:last]
+        indices = self.indices[used]
+        weights = None if weights is None else weights[used]
         if bounds == "clamp":
             inside = np.clip(indices, 0, limits - 1).astype(indices.dtype)
-            return Lookups(inside, offsets), weights
+            return Lookups(inside, offsets, self.numbers), weights
         keep = (indices >= 0) & (indices < limits)
         kept_before = np.concatenate([[0], np.cumsum(keep)])
         weights = None if weights is None else weights[keep]
-        return Lookups(indices[keep], kept_before[offsets]), weights
+        return Lookups(indices[keep], kept_before[offsets], self.numbers), weights
+
+    def packed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions of the indices that some bag has, and the offsets of bags among those."""
+        ends = zip(self.offsets[:, 0], self.offsets[:, -1], strict=True)
+        used = np.concatenate([np.arange(first, last) for first, last in ends])
+        before = np.cumsum([0, *(self.offsets[:, -1] - self.offsets[:, 0])])[:-1]
+        return used, self.offsets - self.offsets[:, :1] + before[:, None]
 
     def _broken_offsets(self) -> ShapeError:
         """The error for the first offset that descends or leaves the indices."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dlrmjit.errors import MemoryLimitError
+from dlrmjit_kernels.control_groups import control_groups
 
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
@@ -139,26 +140,10 @@ def _system_available() -> int:
 
 def _cgroup_available() -> list[int]:
     """Room left under every memory limit between this process's group and the root."""
-    folders = _cgroup_folders("/proc/self/cgroup")
+    folders = control_groups("memory")
     rooms = [_room(folder, "memory.max", "memory.current") for folder in folders]
     rooms += [_room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes") for folder in folders]
     return [room for room in rooms if room is not None]
-
-
-def _cgroup_folders(listing: str) -> list[Path]:
-    """Folders of this process's memory control groups, innermost first."""
-    try:
-        lines = Path(listing).read_text().splitlines()
-    except OSError:
-        return []
-    found: list[Path] = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers in ("", "memory") or "memory" in controllers.split(","):
-            root = Path("/sys/fs/cgroup") / ("memory" if controllers else "")
-            inner = root / group.lstrip("/")
-            found += [p for p in (inner, *inner.parents) if p.is_relative_to(root)]
-    return found
 
 
 def _room(folder: Path, limit_name: str, usage_name: str) -> int | None:

@@ -6,10 +6,12 @@ Results never depend on the number; only the time does.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numba
 
 from dlrmjit.errors import ThreadError
+from dlrmjit_kernels.control_groups import control_groups
 
 _granted: frozenset[int] = frozenset()
 
@@ -40,19 +42,23 @@ def run_anywhere() -> None:
 
 
 def available_cpus() -> int:
-    """CPUs this process may run on: its affinity mask, lowered by a cgroup quota."""
-    cpus, quota = len(granted_cpus()), _cgroup_cpus()
-    return max(1, min(cpus, quota)) if quota else cpus
+    """CPUs this process may run on: its affinity mask, lowered by cgroup quotas, rounded down."""
+    quotas = (_quota(group) for group in control_groups("cpu"))
+    granted = [int(cpus) for cpus in quotas if cpus is not None]
+    return max(1, min([len(granted_cpus()), *granted]))
 
 
-def _cgroup_cpus() -> int | None:
-    """CPUs granted by a version 2 cgroup quota, rounded down, or None without one."""
+def _quota(group: Path) -> float | None:
+    """CPUs that a control group may use, by the files of version 2 or 1; None without a limit."""
     try:
-        with open("/sys/fs/cgroup/cpu.max") as handle:
-            quota, period = handle.read().split()
-    except (OSError, ValueError):
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no such files, or "max" instead of a number
         return None
-    return None if quota == "max" else max(1, int(quota) // int(period))
 
 
 def set_threads(count: int) -> None:

@@ -72,18 +72,5 @@ def test_room_in_a_control_group(tmp_path):
     assert buffers._room(tmp_path, *names) is None
 
 
-def test_control_group_folders(tmp_path):
-    listing = tmp_path / "cgroup"
-    listing.write_text("4:memory:/a/b\n3:cpu:/c\n0::/d\n")
-    found = [str(path) for path in buffers._cgroup_folders(str(listing))]
-    assert found == [
-        "/sys/fs/cgroup/memory/a/b",
-        "/sys/fs/cgroup/memory/a",
-        "/sys/fs/cgroup/memory",
-        "/sys/fs/cgroup/d",
-        "/sys/fs/cgroup",
-    ]
-
-
 def test_there_is_a_numa_node():
     assert buffers.numa_nodes() >= 1

@@ -1,6 +1,6 @@
-"""Operations that touch each element once: flat arrays, and activations on matrices.
+"""Operations that touch each element once: on flat arrays, and on matrices of any layout.
 
-Activations are needed here only where no matrix product fuses them.
+Forward, activations are fused with matrix products; backward, the last layer's has none.
 """
 
 from __future__ import annotations
@@ -24,22 +24,10 @@ RUN = 4096
 """Elements per task of a flat kernel: 16 KiB, so that an operand's piece stays in the L1 cache."""
 
 
-def fill(x: F32, value: float) -> None:
-    """``x = value``; x flat float32."""
-    check_flat(x)
-    _fill(x, np.float32(value))
-
-
 def scale(x: F32, factor: float) -> None:
     """``x *= factor``; x flat float32."""
     check_flat(x)
     _scale(x, np.float32(factor))
-
-
-def add(x: F32, y: F32) -> None:
-    """``x += y``; both flat float32 of one length."""
-    check_flat(x, y)
-    _add(x, y)
 
 
 def sum_of_squares(x: Matrix) -> float:
@@ -47,18 +35,6 @@ def sum_of_squares(x: Matrix) -> float:
     partial = np.empty(x.rows)
     _row_squares(x.data, strides_of(x.layout), x.cols, partial)
     return float(partial.sum())
-
-
-def relu_forward(x: Matrix, y: Matrix) -> None:
-    """``y = max(x, 0)``; may be in place."""
-    _check_matrices(x, y)
-    _relu_forward(x.data, strides_of(x.layout), y.data, strides_of(y.layout), x.rows, x.cols)
-
-
-def sigmoid_forward(x: Matrix, y: Matrix) -> None:
-    """``y = 1 / (1 + exp(-x))``; may be in place."""
-    _check_matrices(x, y)
-    _sigmoid_forward(x.data, strides_of(x.layout), y.data, strides_of(y.layout), x.rows, x.cols)
 
 
 def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
@@ -91,23 +67,10 @@ def _check_matrices(*matrices: Matrix) -> None:
 
 
 @parallel_jit
-def _fill(x: F32, value: np.float32) -> None:
-    for task in prange((x.size + RUN - 1) // RUN):
-        x[task * RUN : (task + 1) * RUN] = value
-
-
-@parallel_jit
 def _scale(x: F32, factor: np.float32) -> None:
     for task in prange((x.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
             x[i] *= factor
-
-
-@parallel_jit
-def _add(x: F32, y: F32) -> None:
-    for task in prange((x.size + RUN - 1) // RUN):
-        for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
-            x[i] += y[i]
 
 
 @parallel_jit
@@ -128,30 +91,6 @@ def _row_squares(x: F32, xs: Strides, cols: int, partial: NDArray[np.float64]) -
 def sigmoid(x: Real) -> Real:
     """The logistic function of one float32, rounded once from double precision."""
     return np.float32(1.0 / (1.0 + math.exp(-np.float64(x))))
-
-
-@parallel_jit
-def _relu_forward(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, cols: int) -> None:
-    for row in prange(rows):
-        column = 0
-        while column < cols:
-            run = min(run_length(xs, column, cols - column), run_length(ys, column, cols - column))
-            a, b = position(xs, row, column), position(ys, row, column)
-            for k in range(run):
-                y[b + k] = np.float32(0) if x[a + k] < 0 else x[a + k]
-            column += run
-
-
-@parallel_jit
-def _sigmoid_forward(x: F32, xs: Strides, y: F32, ys: Strides, rows: int, cols: int) -> None:
-    for row in prange(rows):
-        column = 0
-        while column < cols:
-            run = min(run_length(xs, column, cols - column), run_length(ys, column, cols - column))
-            a, b = position(xs, row, column), position(ys, row, column)
-            for k in range(run):
-                y[b + k] = sigmoid(x[a + k])
-            column += run
 
 
 @parallel_jit

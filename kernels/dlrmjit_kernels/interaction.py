@@ -63,15 +63,13 @@ def interaction_backward(
     dout: Matrix,
     dfeatures: F32,
     itself: bool = False,
-    relu: bool = False,
     head: bool = True,
 ) -> None:
     """Write ``dT = A @ T`` and, with ``head``, add ``dx`` into ``dT[0]``; the forward's inverse.
 
     A is symmetric with ``A[i, j] = A[j, i] = dZ[i > j]`` and, with ``itself``, twice ``dZ[i, i]``
     on its diagonal. Shapes are those of :func:`interaction_forward`; ``dfeatures`` is written in
-    full and must not overlap ``features``. With ``relu``, T[0] is the output of a ReLU, whose
-    gradient is applied as well: ``dT[0]`` is kept where ``T[0] > 0``.
+    full and must not overlap ``features``.
 
     Raises
     ------
@@ -87,7 +85,7 @@ def interaction_backward(
     plan = sample_plan(*features.shape[1:], itself, current_target())
     layout = (strides_of(dout.layout), dout.cols, features.shape[2] if head else 0)
     calls = (plan.unfold, plan.backward)
-    backward(features, dout.data, *layout, dfeatures, calls, plan.sizes, relu)
+    backward(features, dout.data, *layout, dfeatures, calls, plan.sizes)
 
 
 def _check_block(features: F32) -> None:

@@ -71,9 +71,8 @@ def backward(
     dT: F32,
     calls: tuple[int, I64],
     sizes: Sizes,
-    relu: bool,
 ) -> None:
-    """``dT = A @ T; dT[0] += dx`` of every sample, and ``dT[0] *= x > 0`` behind a ReLU."""
+    """``dT = A @ T; dT[0] += dx`` of every sample."""
     N = T.shape[0]
     for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
         scratch = np.empty(sizes[4] + sizes[2] + LINE, np.float32)
@@ -81,8 +80,6 @@ def backward(
         for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
             load_row(dout, row_start(strides, n), strides, cols, scratch, begin)
             _sample_backward(T[n], dT[n], scratch, begin, head, calls, sizes)
-            if relu:
-                _mask(T[n, 0], dT[n, 0])
 
 
 @jit
@@ -98,14 +95,6 @@ def _sample_backward(
     _run_tiles(tiles, (A, T.ctypes.data, dT.ctypes.data), F, E)
     for e in range(head):
         dT[0, e] += scratch[begin + e]
-
-
-@jit
-def _mask(x: F32, dx: F32) -> None:
-    """``dx *= x > 0``, the gradient of the ReLU that gave x."""
-    for e in range(x.size):
-        gradient = dx[e]
-        dx[e] = gradient if x[e] > 0 else np.float32(0)
 
 
 @jit

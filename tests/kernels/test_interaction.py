@@ -73,17 +73,6 @@ def test_backward_is_the_transpose_of_the_forward(shape, itself, blocked, head):
     assert np.all(error <= tolerance(shape[1] + 1) * magnitudes)
 
 
-def test_backward_applies_the_gradient_of_a_relu():
-    T = features_of((20, 9, 33))
-    T[:, 0] = np.maximum(T[:, 0], 0)
-    dout = output_for(T, False, True).assign(features_of((20, 33 + 36), seed=1))
-    plain, masked = np.empty_like(T), np.empty_like(T)
-    interaction.interaction_backward(T, dout, plain)
-    interaction.interaction_backward(T, dout, masked, relu=True)
-    plain[:, 0] *= T[:, 0] > 0
-    assert np.array_equal(masked, plain)
-
-
 @pytest.mark.parametrize("shape", [(37, 27, 16), (37, 9, 64), (37, 27, 128), (5, 65, 256)])
 def test_bits_do_not_depend_on_the_threads(shape):
     T = features_of(shape)

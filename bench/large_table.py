@@ -9,7 +9,6 @@ file, and may exceed memory.
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
@@ -30,6 +29,8 @@ def main() -> None:
     harness.prepare(options.threads)
     from dlrmjit_kernels.embedding import EmbeddingTables
 
+    from dlrmjit.cli.machine import peak_rss_bytes
+
     rows = int(options.gigabytes * 1e9) // (4 * E)
     began = time.perf_counter()
     tables = EmbeddingTables([rows], E, path=options.file)
@@ -38,7 +39,7 @@ def main() -> None:
     began = time.perf_counter()
     train(tables, options.steps)
     print(f"{options.steps} steps of {N * P:,} lookups in {_since(began)}")
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_rss_bytes()
     print(f"table {4 * rows * E / 1e9:.2f} GB, peak of the process {peak / 1e9:.2f} GB")
 
 

@@ -145,11 +145,15 @@ def require_memory(config: ModelConfig, options: Options, available: int) -> Non
 
     Nothing is allocated before this has passed.
     """
-    lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
-    update = update_config(options)
-    need = estimate_memory(config, options.mini_batch_size, lookups, update)
+    need = foreseen_memory(config, options)
     if need.total > available:
         raise MemoryLimitError(_memory_message(need, options, available))
+
+
+def foreseen_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
+    """What the model, a step of it and its optimiser are expected to take."""
+    lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
+    return estimate_memory(config, options.mini_batch_size, lookups, update_config(options))
 
 
 def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:

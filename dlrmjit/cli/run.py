@@ -21,7 +21,13 @@ from dlrmjit.cli.keeping import Keeper, Restored, check_save_path, restore, rest
 from dlrmjit.cli.machine import machine_facts, peak_rss_bytes, use_threads, warn_of_crowding
 from dlrmjit.cli.mllog import MlperfLog
 from dlrmjit.cli.options import Options
-from dlrmjit.cli.plan import is_testing, model_config, require_memory, train_config
+from dlrmjit.cli.plan import (
+    foreseen_memory,
+    is_testing,
+    model_config,
+    require_memory,
+    train_config,
+)
 from dlrmjit.cli.progress import ProgressBar
 from dlrmjit.cli.sources import Data, make_data
 from dlrmjit.cli.summary import StepTimes, machine_line, metrics_summary, training_summary
@@ -155,7 +161,10 @@ def _train(
     stack.close()
     if options.debug_mode:
         debug.print_parameters(session.model, "updated")
-    print(training_summary(result, times, machine_facts(), peak_rss_bytes()))
+    foreseen = None
+    if not isinstance(session.model, ShardedDLRM):
+        foreseen = foreseen_memory(session.model.config, options).total
+    print(training_summary(result, times, machine_facts(), peak_rss_bytes(), foreseen))
     if isinstance(session.data.test, SyntheticSource):
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
     if isinstance(session.model, ShardedDLRM):

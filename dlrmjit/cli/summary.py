@@ -55,7 +55,11 @@ class StepTimes(NullObserver):
 
 
 def training_summary(
-    result: FitResult, times: StepTimes, machine: Mapping[str, Any], peak_rss: int
+    result: FitResult,
+    times: StepTimes,
+    machine: Mapping[str, Any],
+    peak_rss: int,
+    foreseen: int | None = None,
 ) -> str:
     """Steps, speed, loss, test result and machine of a training run, one line each."""
     lines = [_steps_line(result) + times.describe()]
@@ -63,7 +67,7 @@ def training_summary(
         lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
     if result.test is not None:
         lines.append(metrics_summary(result.test) + _best_text(result))
-    return "\n".join([*lines, machine_line(machine, peak_rss)])
+    return "\n".join([*lines, machine_line(machine, peak_rss, foreseen)])
 
 
 def metrics_summary(metrics: Metrics) -> str:
@@ -77,12 +81,20 @@ def metrics_summary(metrics: Metrics) -> str:
     return f"Test on {metrics.samples:,} samples: {found}"
 
 
-def machine_line(machine: Mapping[str, Any], peak_rss: int) -> str:
-    """What computed, with how many threads, and the most memory it took."""
+def machine_line(machine: Mapping[str, Any], peak_rss: int, foreseen: int | None = None) -> str:
+    """What computed, with how many threads, and the most memory it took.
+
+    ``foreseen`` are the bytes of the model and a step, without interpreter, compiler and data.
+    """
+    expected = f" (foreseen for model and step: {_mib(foreseen)})" if foreseen else ""
     return (
         f"{machine['cpu']}, {machine['isa']}, {machine['threads']} of {machine['cores']} CPUs; "
-        f"peak memory {peak_rss / 2**20:,.0f} MiB"
+        f"peak memory {_mib(peak_rss)}{expected}"
     )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def _steps_line(result: FitResult) -> str:

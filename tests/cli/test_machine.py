@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 from dlrmjit_kernels import threads
 
-from dlrmjit.cli.machine import crowding
+from dlrmjit.cli.machine import crowding, peak_rss_bytes
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -47,3 +51,16 @@ def test_a_run_with_too_many_threads_says_so(run: Run) -> None:
     threads.set_threads(before)
     assert code == 0
     assert f"{count} threads share {count - 1} CPUs" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no count to compare with")
+def test_the_peak_is_that_of_the_process_and_not_of_its_maker() -> None:
+    held = np.ones(800 << 20, np.uint8)  # several times what the child takes
+    code = "from dlrmjit.cli.machine import peak_rss_bytes as peak; print(peak())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 10 << 20 < int(done.stdout) < held.nbytes
+    assert peak_rss_bytes() > held.nbytes
+
+
+def test_the_peak_without_proc_is_that_of_getrusage(tmp_path: Path) -> None:
+    assert peak_rss_bytes(tmp_path / "absent") > 10 << 20

@@ -24,12 +24,15 @@ def test_summary_of_a_run() -> None:
     times = StepTimes()
     for seconds in (60.0, 0.2, 0.2):
         times.on_step(StepRecord(1, 0, 0, 10, 128, 0.5, 0.1, seconds))
-    text = training_summary(result, times, MACHINE, 3 << 20)
+    text = training_summary(result, times, MACHINE, 3 << 20, foreseen=2 << 20)
     assert "10 steps, 1,280 samples, in 3.0 s" in text
     assert "640 samples/s" in text
     assert "median step 200.00 ms" in text
     assert "AUC 1.0000" in text
-    assert "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB" in text
+    assert (
+        "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB (foreseen for model and step: 2 MiB)"
+        in text
+    )
 
 
 def test_the_roofline_counts_the_lookups_and_the_median_step() -> None:
@@ -47,6 +50,7 @@ def test_the_roofline_counts_the_lookups_and_the_median_step() -> None:
 def test_summary_of_nothing() -> None:
     text = training_summary(FitResult(), StepTimes(), MACHINE, 1 << 20)
     assert "0 steps" in text
+    assert text.endswith("peak memory 1 MiB")
     assert "nan" not in text
 
 

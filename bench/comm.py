@@ -29,12 +29,12 @@ import numpy as np
 from bench import harness
 from bench.roofline import ceilings
 from bench.step import Case, case, make_batch
+from dlrmjit.data.share import share_sizes
 from dlrmjit.model import DLRM
 from dlrmjit.parallel.comm import Comm, blocking, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.proposing import propose
-from dlrmjit.parallel.shares import share_sizes
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.step import TrainingStep
 

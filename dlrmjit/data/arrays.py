@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.data.batch import Batch, as_dense, as_labels
+from dlrmjit.data.share import Share
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.validate import (
     check_finite,
@@ -49,6 +50,7 @@ class ArraySource:
         self._categorical = _narrowed(self._categorical, self.table_rows)
         self.batch_size = check_positive(batch_size, "batch size")
         self._order = None if order is None else _as_order(order, len(self._dense))
+        self._share = Share()
 
     def select(self, order: ArrayLike, batch_size: int | None = None) -> ArraySource:
         """Return a source over the same arrays that walks the samples ``order`` lists."""
@@ -56,6 +58,12 @@ class ArraySource:
         part._order = _as_order(order, len(self._dense))
         if batch_size is not None:
             part.batch_size = check_positive(batch_size, "batch size")
+        return part
+
+    def sliced(self, share: Share) -> ArraySource:
+        """A source of ``share`` of each batch; the arrays are whole on every process."""
+        part = copy.copy(self)
+        part._share = share
         return part
 
     @property
@@ -76,7 +84,8 @@ class ArraySource:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ...; the same in every epoch."""
         for first in range(start * self.batch_size, self.num_samples, self.batch_size):
-            yield self._batch(first, min(first + self.batch_size, self.num_samples))
+            start, stop = self._share.bounds(min(self.batch_size, self.num_samples - first))
+            yield self._batch(first + start, first + stop)
 
     def _batch(self, first: int, last: int) -> Batch:
         chosen = slice(first, last) if self._order is None else self._order[first:last]

@@ -6,10 +6,10 @@ memory, and to go on from batch b of epoch e is to ask for just that.
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from dlrmjit.data.arrays import one_hot_offsets
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.multi_hot import BagGatherer
 from dlrmjit.data.pool import Pool
+from dlrmjit.data.share import Share
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.table import Table
 from dlrmjit.data.validate import check_index_range, check_positive
@@ -37,19 +38,6 @@ from dlrmjit.errors import ConfigError
 Shuffle = Literal["none", "block", "total"]
 BLOCK_ROWS = 1 << 16
 _AHEAD = 2
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every batch one process of many reads: share ``rank`` of ``ranks``."""
-
-    rank: int = 0
-    ranks: int = 1
-
-    def bounds(self, first: int, last: int) -> tuple[int, int]:
-        """Our part of positions ``first`` to ``last``; parts differ by one row at most."""
-        n = last - first
-        return first + n * self.rank // self.ranks, first + n * (self.rank + 1) // self.ranks
 
 
 class Loader:
@@ -70,13 +58,12 @@ class Loader:
         shuffle: Shuffle = "none",
         block_rows: int = BLOCK_ROWS,
         seed: int = 0,
-        share: Share = Share(),
         ahead: int = _AHEAD,
     ) -> None:
         if shuffle not in ("none", "block", "total"):
             raise ConfigError(f"shuffle must be none, block or total, not {shuffle!r}")
         self._table, self._shuffle, self._seed = table, shuffle, seed
-        self._share, self._ahead = share, ahead
+        self._share, self._ahead = Share(), ahead
         check_positive(block_rows, "rows of a block")
         self.batch_size = check_positive(batch_size, "batch size")
         self._block = {"none": 0, "block": block_rows, "total": max(len(table), 1)}[shuffle]
@@ -96,7 +83,7 @@ class Loader:
 
     @property
     def num_samples(self) -> int:
-        """Samples of one epoch, of all shares together."""
+        """Samples of one epoch."""
         return len(self._table)
 
     @property
@@ -115,17 +102,23 @@ class Loader:
         finally:
             prefetch.stop()
 
+    def sliced(self, share: Share) -> Loader:
+        """A loader of ``share`` of each batch, which reads those rows alone."""
+        part = copy.copy(self)
+        part._share = share
+        return part
+
     def _walk(self, epoch: int, start: int) -> Iterator[Batch]:
         for number in range(start, self.num_batches):
             yield self._assembler.batch(self.rows_of_batch(epoch, number))
 
     def rows_of_batch(self, epoch: int, number: int) -> NDArray[np.int64]:
-        """The rows of our share of batch ``number`` of an epoch, in order."""
+        """The rows of batch ``number`` of an epoch, or of our share of it, in order."""
         first = number * self.batch_size
-        low, high = self._share.bounds(first, min(first + self.batch_size, len(self._table)))
+        low, high = self._share.bounds(min(self.batch_size, len(self._table) - first))
         chosen = np.empty(high - low, np.int64)
         seed = int(row_key(self._seed, epoch)) >> 2  # small enough for signed arithmetic
-        rows_of(low, len(self._table), self._block, seed, *self._halves, chosen)
+        rows_of(first + low, len(self._table), self._block, seed, *self._halves, chosen)
         return chosen
 
 

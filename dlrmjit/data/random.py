@@ -8,6 +8,7 @@ that training goes on with, and the reference's losses depend on that.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.share import Share
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.validate import (
     check_index_range,
@@ -92,6 +94,17 @@ class RandomSource:
         self.seed = seed
         self.rng = np.random.RandomState(seed) if rng is None else rng
         self._index_dtype = index_dtype(self.table_rows)
+        self._share = Share()
+
+    def sliced(self, share: Share) -> RandomSource:
+        """A source of ``share`` of each batch, from the same stream.
+
+        The stream cannot be entered but at its start: the numbers of all samples are drawn, and
+        lookups made only of those of the share.
+        """
+        part = copy.copy(self)
+        part._share = share
+        return part
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """All batches from ``start`` on; those before are drawn and dropped, to move the stream."""
@@ -103,17 +116,18 @@ class RandomSource:
                 yield batch
 
     def _draw(self, n: int) -> Batch:
-        dense = self.rng.random_sample((n, self.dense_features)).astype(np.float32)
-        bags = [self._draw_bags(n, s, rows) for s, rows in enumerate(self.table_rows)]
-        labels = self.rng.random_sample(n).astype(np.float32)
+        own = slice(*self._share.bounds(n))
+        dense = self.rng.random_sample((n, self.dense_features))[own].astype(np.float32)
+        bags = [self._draw_bags(n, s, rows, own) for s, rows in enumerate(self.table_rows)]
+        labels = self.rng.random_sample(n)[own].astype(np.float32)
         if self.options.round_targets:
             labels = np.round(labels)
-        return Batch.unchecked(dense, *self._merge(bags, n), labels)
+        return Batch.unchecked(dense, *self._merge(bags, len(labels)), labels)
 
-    def _draw_bags(self, n: int, s: int, rows: int) -> Bags:
+    def _draw_bags(self, n: int, s: int, rows: int, own: slice) -> Bags:
         if self.options.distribution == "uniform":
-            return uniform_bags(self.rng, n, rows, self.options)
-        bags = gaussian_bags(self.rng, n, rows, self.options)
+            return uniform_bags(self.rng, n, rows, self.options, own)
+        bags = gaussian_bags(self.rng, n, rows, self.options, own)
         check_index_range(s, bags.indices, np.append(0, np.cumsum(bags.lengths)), rows)
         return bags
 
@@ -136,14 +150,21 @@ class Bags:
     lengths: NDArray[np.int64]
 
 
-def uniform_bags(rng: np.random.RandomState, n: int, rows: int, options: RandomOptions) -> Bags:
-    """Draw ``n`` bags of distinct rows, each uniform up to rounding at both ends of the table."""
+def uniform_bags(
+    rng: np.random.RandomState, n: int, rows: int, options: RandomOptions, own: slice
+) -> Bags:
+    """Draw ``n`` bags of distinct rows, each uniform up to rounding at both ends of the table.
+
+    Those of the samples ``own`` are returned.
+    """
     lengths, draws = _uniform_draws(rng, n, rows, options)
+    ends = np.append(0, np.cumsum(lengths))
+    lengths, draws = lengths[own], draws[ends[own.start] : ends[own.stop]]
     rounded = np.rint(draws * (rows - 1)).astype(np.int64)
-    bag = np.repeat(np.arange(n), lengths)
+    bag = np.repeat(np.arange(lengths.size), lengths)
     keys = _distinct(np.sort(bag * rows + rounded))
     bag = keys // rows
-    return Bags(keys - bag * rows, np.bincount(bag, minlength=n))
+    return Bags(keys - bag * rows, np.bincount(bag, minlength=lengths.size))
 
 
 def _uniform_draws(
@@ -186,24 +207,30 @@ def _walk(length_if_head: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64],
     return length_if_head[heads], heads
 
 
-def gaussian_bags(rng: np.random.RandomState, n: int, rows: int, options: RandomOptions) -> Bags:
-    """Draw ``n`` bags from a clipped normal distribution.
+def gaussian_bags(
+    rng: np.random.RandomState, n: int, rows: int, options: RandomOptions, own: slice
+) -> Bags:
+    """Draw ``n`` bags from a clipped normal distribution; return those of the samples ``own``.
 
     As in the reference, values are made distinct before they are truncated to whole rows, so a
     row may repeat within a bag.
     """
-    bags = [_gaussian_bag(rng, rows, options) for _ in range(n)]
+    drawn = [_gaussian_draws(rng, rows, options) for _ in range(n)][own]
+    bags = [_gaussian_bag(values, options) for values in drawn]
     lengths = np.array([bag.size for bag in bags], dtype=np.int64)
-    return Bags(np.concatenate(bags), lengths)
+    return Bags(np.concatenate([np.empty(0, np.int64), *bags]), lengths)
 
 
-def _gaussian_bag(
+def _gaussian_draws(
     rng: np.random.RandomState, rows: int, options: RandomOptions
-) -> NDArray[np.int64]:
+) -> NDArray[np.float64]:
     count = options.lookups
     if not options.fixed_lookups:
         count = int(_bag_length(rng.random_sample(1), min(rows, options.lookups))[0])
-    values = rng.normal(options.mean, options.sigma, count)
+    return rng.normal(options.mean, options.sigma, count)
+
+
+def _gaussian_bag(values: NDArray[np.float64], options: RandomOptions) -> NDArray[np.int64]:
     values = _distinct(np.sort(np.clip(values, options.minimum, options.maximum)))
     return values.astype(np.int64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -9,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.share import Share
 
 
 @runtime_checkable
@@ -39,12 +41,23 @@ class Source(Protocol):
         """Batches ``start``, ``start + 1``, ... of an epoch."""
 
 
+@runtime_checkable
 class SizedSource(Source, Protocol):
-    """A source whose batches, but for a short last one, have one known size."""
+    """A source whose batches, but for a short last one, have one known size.
+
+    So it can make one process's share of them alone: what that process does not train on, it
+    need not read.
+    """
 
     @property
     def batch_size(self) -> int:
         """Samples of a full batch."""
+
+    def sliced(self, share: Share) -> SizedSource:
+        """A source of ``share`` of each batch, bit for bit; the numbers it tells stay as they are.
+
+        Shares of one source must not be walked at the same time as the source.
+        """
 
 
 class Take:
@@ -61,6 +74,12 @@ class Take:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches ``start`` to the limit."""
         return islice(self._source.batches(epoch, start), max(0, self.num_batches - start))
+
+    def sliced(self, share: Share) -> Take:
+        """The same of a share of each batch."""
+        part = copy.copy(self)
+        part._source = self._source.sliced(share)
+        return part
 
 
 def take(source: SizedSource, num_batches: int) -> SizedSource:

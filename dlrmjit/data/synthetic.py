@@ -3,11 +3,13 @@
 Dense features are heavy-tailed counts with missing values, lookups follow Zipf's law, and a
 planted :class:`~dlrmjit.data.teacher.Teacher` draws the labels. Its own AUC is known, so a right
 model can be told from a broken one by how near it comes. Each batch has its own generator,
-keyed by (seed, split, batch), so any batch can be made at any time by any worker.
+keyed by (seed, split, batch), so any batch, and of uniform numbers any part of one, can be made
+at any time by any worker.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.share import Share
+from dlrmjit.data.skipping import Run, uniform
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.teacher import Teacher, expected_auc, probability
 from dlrmjit.data.validate import check_not_negative, check_positive, check_table_rows
@@ -70,7 +74,8 @@ class SyntheticSource:
         self.lookups = _lookups_per_table(lookups, len(self.table_rows))
         self.split, self.seed = _known_split(split), seed
         self._index_dtype = index_dtype(self.table_rows)
-        self._offsets = _regular_offsets(batch_size, self.lookups)
+        self._known_offsets: dict[int, NDArray[np.int64]] = {}
+        self._share = Share()
         self._shape = DenseShape.draw(dense_features, seed)
         self._teacher = Teacher(self.table_rows, dense_features, seed)
 
@@ -96,26 +101,40 @@ class SyntheticSource:
         for number in range(start, self.num_batches):
             yield self.batch(number)
 
+    def sliced(self, share: Share) -> SyntheticSource:
+        """A source of ``share`` of each batch; numbers of other samples are skipped."""
+        part = copy.copy(self)
+        part._share = share
+        return part
+
     def batch(self, number: int) -> Batch:
         """Batch ``number`` alone."""
+        own = Run(*self._share.bounds(self.batch_size), self.batch_size)
         rng = self._generator(self.split, number)
-        dense, rows = self._features(rng, self.batch_size)
+        dense, rows = self._features(rng, own)
         logits = self.teacher.logits(self.teacher.parts(dense, rows))
-        clicks = rng.random(self.batch_size, dtype=np.float32) < probability(logits)
+        clicks = uniform(rng, own) < probability(logits)
         indices = np.concatenate([table.ravel() for table in rows])
         indices = indices.astype(self._index_dtype, copy=False)
-        return Batch.unchecked(dense, indices, self._offsets, clicks.astype(np.float32))
+        offsets = self._offsets(len(dense))
+        return Batch.unchecked(dense, indices, offsets, clicks.astype(np.float32))
 
     def _calibration_parts(self, number: int) -> NDArray[np.float32]:
         rng = self._generator("calibration", number)
-        return self._teacher.parts(*self._features(rng, _CALIBRATION_SAMPLES))
+        everything = Run(0, _CALIBRATION_SAMPLES, _CALIBRATION_SAMPLES)
+        return self._teacher.parts(*self._features(rng, everything))
 
     def _features(
-        self, rng: np.random.Generator, n: int
+        self, rng: np.random.Generator, own: Run
     ) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
-        dense = self._shape.sample(rng, n)
+        dense = self._shape.sample(rng, own)
         tables = zip(self.table_rows, self.lookups, strict=True)
-        return dense, [zipf(rng, rows, (n, count)) for rows, count in tables]
+        return dense, [zipf(rng, rows, own, count) for rows, count in tables]
+
+    def _offsets(self, n: int) -> NDArray[np.int64]:
+        if n not in self._known_offsets:
+            self._known_offsets[n] = _regular_offsets(n, self.lookups)
+        return self._known_offsets[n]
 
     def _generator(self, split: str, number: int) -> np.random.Generator:
         key = np.random.SeedSequence([self.seed, SPLITS.index(split), number])
@@ -138,18 +157,26 @@ class DenseShape:
         spread = rng.uniform(0.8, 1.6, columns).astype(np.float32)
         return cls(location, spread, np.resize(np.array(_MISSING, dtype=np.float32), columns))
 
-    def sample(self, rng: np.random.Generator, n: int) -> NDArray[np.float32]:
-        """Return ``n`` rows of log(count + 1), where a missing count is 0."""
-        normal = rng.standard_normal((n, len(self.location)), dtype=np.float32)
+    def sample(self, rng: np.random.Generator, own: Run) -> NDArray[np.float32]:
+        """Return rows ``own`` of log(count + 1), where a missing count is 0.
+
+        A normal number takes the generator an unknown number of steps, so none can be skipped.
+        """
+        columns = len(self.location)
+        normal = rng.standard_normal((own.n, columns), dtype=np.float32)[own.first : own.last]
         counts = np.floor(np.exp(normal * self.spread + self.location))
-        counts[rng.random(counts.shape, dtype=np.float32) < self.missing] = 0
+        counts[uniform(rng, own, columns).reshape(counts.shape) < self.missing] = 0
         return np.asarray(np.log(counts + 1), dtype=np.float32)
 
 
-def zipf(rng: np.random.Generator, rows: int, shape: tuple[int, int]) -> NDArray[np.int64]:
-    """Rows drawn with probability log((r + 2) / (r + 1)) / log(rows + 1), close to 1 / (r + 1)."""
+def zipf(rng: np.random.Generator, rows: int, own: Run, count: int) -> NDArray[np.int64]:
+    """``count`` rows for each of the samples ``own``: (len(own), count).
+
+    Row r is drawn with probability log((r + 2) / (r + 1)) / log(rows + 1), close to 1 / (r + 1).
+    """
     kind = np.float32 if rows <= 1 << 20 else np.float64  # float32 cannot reach every larger row
-    draws = np.exp(rng.random(shape, dtype=kind) * kind(np.log(rows + 1.0))).astype(np.int64)
+    draws = uniform(rng, own, count, kind).reshape(-1, count)
+    draws = np.exp(draws * kind(np.log(rows + 1.0))).astype(np.int64)
     return np.asarray(np.minimum(draws, rows) - 1, dtype=np.int64)
 
 

@@ -18,10 +18,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.share import starts_of
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm import Comm, Request
 from dlrmjit.parallel.sharding import Plan, Shard
-from dlrmjit.parallel.shares import starts_of
 
 Strategy = Literal["alltoall", "scatter", "scatter_list"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)

@@ -7,6 +7,7 @@ its shards.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.source import Source
+from dlrmjit.data.random import RandomSource
+from dlrmjit.data.share import Share, rank_sizes
+from dlrmjit.data.source import SizedSource, Source
 from dlrmjit.parallel.comm import Comm, Request
 from dlrmjit.parallel.sharding import Plan, Shard
-from dlrmjit.parallel.shares import cut, rank_sizes, starts_of
 
 Integers = NDArray[Any]
 
@@ -51,21 +53,20 @@ class Router:
         self._shards = [plan.of_rank(rank) for rank in range(comm.size)]
         self._dtype = np.int32 if max(plan.table_rows) < 2**31 else np.int64
 
+    @property
+    def share(self) -> Share:
+        """What this rank has of every batch."""
+        return Share(self._comm.rank, self._comm.size, self._shares)
+
     def sizes(self, n: int) -> tuple[int, ...]:
         """Samples of each rank in a batch of ``n``."""
         return rank_sizes(n, self._comm.size, self._shares)
 
-    def post(self, batch: Batch) -> PendingBatch:
-        """Take this rank's share of a whole ``batch`` and send its lookups on their way.
+    def post(self, share: Batch, n: int) -> PendingBatch:
+        """Send the lookups of this rank's ``share`` of a batch of ``n`` samples on their way.
 
         Raises IndexRangeError for the first lookup of the share outside its table.
         """
-        starts = starts_of(self.sizes(batch.n))
-        rank = self._comm.rank
-        return self.post_share(cut(batch, starts[rank], starts[rank + 1]), batch.n)
-
-    def post_share(self, share: Batch, n: int) -> PendingBatch:
-        """As :meth:`post`, of a share that was cut already, of a batch of ``n`` samples."""
         share.check_indices(self._plan.table_rows)
         messages = [_message(share, shards, self._dtype) for shards in self._shards]
         counts = np.array([len(message) for message in messages], np.int64)
@@ -79,8 +80,8 @@ class Router:
         return PendingBatch(share, n, received, expected, self._layout(n), request)
 
     def route(self, batch: Batch) -> ShardedBatch:
-        """Post and wait."""
-        return self.post(batch).wait()
+        """Post this rank's share of a whole batch, and wait."""
+        return self.post(self.share.of(batch), batch.n).wait()
 
     def _layout(self, n: int) -> _Layout:
         return _Layout(len(self._shards[self._comm.rank]), self.sizes(n))
@@ -113,7 +114,11 @@ class PendingBatch:
 
 
 class ShardedSource:
-    """A source of whole batches as one rank's sharded batches, exchanged one ahead."""
+    """A source of batches as one rank's sharded batches, exchanged one ahead.
+
+    Where the source can be sliced, this rank makes only its share; else it cuts whole batches.
+    Random batches are made when they are asked for: a test in between moves their stream.
+    """
 
     def __init__(self, source: Source, router: Router) -> None:
         self._source, self._router = source, router
@@ -122,14 +127,25 @@ class ShardedSource:
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """Sharded batches ``start``, ``start + 1``, ... of an epoch."""
-        pending: PendingBatch | None = None
-        for batch in self._source.batches(epoch, start):
-            posted = self._router.post(batch)
-            if pending is not None:
-                yield pending.wait()
-            pending = posted
-        if pending is not None:
-            yield pending.wait()
+        ahead = 0 if isinstance(self._source, RandomSource) else 1
+        under_way: deque[PendingBatch] = deque()
+        for share, n in self._shares(epoch, start):
+            under_way.append(self._router.post(share, n))
+            if len(under_way) > ahead:
+                yield under_way.popleft().wait()
+        while under_way:
+            yield under_way.popleft().wait()
+
+    def _shares(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
+        """This rank's share of every batch, and the samples of the whole."""
+        share, source = self._router.share, self._source
+        if not isinstance(source, SizedSource):
+            yield from ((share.of(batch), batch.n) for batch in source.batches(epoch, start))
+            return
+        left = source.num_samples - start * source.batch_size
+        for part in source.sliced(share).batches(epoch, start):
+            yield part, min(source.batch_size, left)
+            left -= source.batch_size
 
 
 def _message(share: Batch, shards: Sequence[Shard], dtype: Any) -> Integers:

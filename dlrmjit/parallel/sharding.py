@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from dlrmjit.config import FLOAT_BYTES
+from dlrmjit.data.share import share_sizes, starts_of
 from dlrmjit.errors import ConfigError
-from dlrmjit.parallel.shares import share_sizes, starts_of
 
 Kind = Literal["whole", "columns", "rows", "replicated"]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.config import LossConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.share import cut, share_sizes, starts_of
 from dlrmjit.errors import ConfigError
 from dlrmjit.model import remember
 from dlrmjit.ops.backend import FloatArray
@@ -23,7 +24,6 @@ from dlrmjit.parallel.copies import CopiesGradient
 from dlrmjit.parallel.lookup import Bags, ShardedLookup, selected
 from dlrmjit.parallel.model import PortGraph, ShardedDLRM
 from dlrmjit.parallel.routing import ShardedBatch
-from dlrmjit.parallel.shares import cut, share_sizes, starts_of
 from dlrmjit.parallel.updates import AnyOptimizer, ShardedUpdates
 
 

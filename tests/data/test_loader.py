@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrmjit.data.loader import Loader, Share
+from dlrmjit.data.loader import Loader
 from dlrmjit.data.pool import Pool
 from dlrmjit.data.table import MultiHot, Table
 from dlrmjit.errors import ConfigError, IndexRangeError, ShapeError
@@ -86,17 +86,6 @@ def test_blocks_stay_together() -> None:
         assert part == list(range(part[0], part[0] + 32))
         assert part[0] % 32 == 0
         assert seen[first : first + 32] != part
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-@pytest.mark.parametrize("shuffle", SHUFFLES)
-def test_shares_make_up_the_batch(ranks: int, shuffle: str) -> None:
-    rows = table()
-    whole = Loader(rows, 20, shuffle=shuffle, seed=4)
-    parts = [Loader(rows, 20, shuffle=shuffle, seed=4, share=Share(r, ranks)) for r in range(ranks)]
-    for number in range(whole.num_batches):
-        together = np.concatenate([part.rows_of_batch(2, number) for part in parts])
-        assert (together == whole.rows_of_batch(2, number)).all()
 
 
 def test_held_batches_are_not_overwritten() -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from dlrmjit.errors import ConfigError, MemoryLimitError
 from dlrmjit.parallel.proposing import propose
 from dlrmjit.parallel.sharding import Placement, Plan, plan_from_dict
-from dlrmjit.parallel.shares import rank_sizes, share_sizes
 from dlrmjit.presets import preset
 
 KINDS = ["auto", "whole", "columns", "rows", "replicated"]
@@ -52,14 +51,6 @@ def test_folding_keeps_the_pieces(v, ranks, kind):
         (s.table, s.first_row, s.first_col) for s in plan.shards
     ]
     assert [s.rank for s in folded.shards] == [s.rank * ranks // v for s in plan.shards]
-
-
-@given(n=st.integers(0, 200), ranks=st.integers(1, 5), each=st.integers(1, 4))
-def test_shares_are_all_samples_and_almost_equal(n, ranks, each):
-    sizes = share_sizes(n, ranks * each)
-    assert sum(sizes) == n
-    assert max(sizes) - min(sizes) <= 1
-    assert sum(rank_sizes(n, ranks, ranks * each)) == n
 
 
 def test_mlperf_on_26_ranks_fits_and_is_balanced():

@@ -1,0 +1,54 @@
+"""Parts of a run of random numbers, without drawing the rest.
+
+PCG64 (O'Neill, 2014) can jump over any number of its 64-bit outputs. A float64 takes one of them,
+a float32 half of one, whose other half the generator keeps for the next float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Run:
+    """Samples ``first`` to ``last`` of ``n``."""
+
+    first: int
+    last: int
+    n: int
+
+
+def uniform(rng: np.random.Generator, own: Run, each: int = 1, kind: Any = np.float32) -> Any:
+    """Numbers in [0, 1) of the samples ``own``, ``each`` of them, in one dimension.
+
+    ``rng``, over a PCG64 or PCG64DXSM, ends where it would after the numbers of all n samples;
+    ``kind`` is float32 or float64.
+    """
+    skip(rng, own.first * each, kind)
+    drawn: NDArray[Any] = rng.random((own.last - own.first) * each, dtype=kind)
+    skip(rng, (own.n - own.last) * each, kind)
+    return drawn
+
+
+def skip(rng: np.random.Generator, count: int, kind: Any) -> None:
+    """Move ``rng`` on by ``count`` numbers of a kind."""
+    if count == 0:
+        return
+    bits: Any = rng.bit_generator
+    if kind == np.float64:
+        before = bits.state
+        bits.advance(count)
+        half = {name: before[name] for name in ("has_uint32", "uinteger")}  # advance drops it
+        bits.state = {**bits.state, **half}
+        return
+    if bits.state["has_uint32"]:
+        rng.random(dtype=np.float32)
+        count -= 1
+    if count > 1:
+        bits.advance(count // 2)
+    if count % 2:
+        rng.random(dtype=np.float32)

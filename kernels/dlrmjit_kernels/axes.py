@@ -6,6 +6,7 @@ cut into blocks; whether they do, and by which strides, is decided here from lay
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -56,3 +57,12 @@ def common_block(axes: Iterable[Axis], default: int) -> int:
     """The block size that the first axis with a fixed one dictates, else ``default``."""
     fixed = (axis.block for axis in axes if not axis.uniform)
     return next(fixed, default)
+
+
+def common_tile(axes: Iterable[Axis], default: int) -> int:
+    """Elements of which no run, counted from the first, crosses a border of a block of any axis.
+
+    ``default`` where no axis has borders.
+    """
+    fixed = [axis.block for axis in axes if not axis.uniform]
+    return math.gcd(*fixed) if fixed else max(1, default)

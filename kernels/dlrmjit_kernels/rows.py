@@ -6,8 +6,6 @@ compiled kernel serves every matrix, plain or blocked.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,11 +44,6 @@ def position(strides: Strides, row: int, column: int) -> int:
     """Position of element (row, column)."""
     within = (column // strides[1]) * strides[3] + column % strides[1]
     return row_start(strides, row) + within
-
-
-def common_run(*layouts: Layout) -> int:
-    """Elements that are adjacent in all of these matrices, from every multiple of it on."""
-    return math.gcd(*(layout.block_cols for layout in layouts))
 
 
 @jit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,18 @@ ROWS = 701
 REAL = Path(__file__).parents[3] / "shared" / "data" / "criteo" / "kaggle_first8000.tsv.gz"
 
 # SHA-256 of what facebookresearch/dlrm 090956e writes for the 8,000 real rows with
-# --memory-map --data-randomize=none --max-ind-range=10000000, then its numpy_to_binary
+# --memory-map --data-randomize=none --max-ind-range=10000000, then its numpy_to_binary;
+# python -m bench.formats runs it and prints those of its files of days
 REAL_BIN = {
     "train": "00c6f5476dd0be4972acd437e4a0882309b1086621f888f46bfffeb9347b0f9a",
     "test": "fd961cbd764301bdadcd5e53b5b77a7311a850f7eed7a656cc5fdfa547d18aec",
     "val": "a2bf6c1e68b39f0b574c2a51c8b7b23e8ce2b1d91db85a14c50e80e48ae333cf",
+}
+
+
+REAL_DAYS = {
+    "kaggle": "e6834273485ac00c4e96abcb2064713112168a5910ef312a4a782f59586e9c84",
+    "terabyte": "7dc4f3a90b6d105858fc0123696a889bdd53fa3342873fdd6dd1b214b82eefaf",
 }
 
 
@@ -264,6 +272,39 @@ def test_wrong_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for source in ("none_train.bin", "none"):
         assert convert([str(tmp_path / source), str(tmp_path / "out"), "--to", "set"]) == 2
         assert capsys.readouterr().err.startswith("dlrmjit: error: ")
+
+
+def digest_of_arrays(paths: Iterable[Path]) -> str:
+    """As ``bench.formats`` has it: of names, types, shapes and values, whatever compressed them."""
+    found = hashlib.sha256()
+    for path in paths:
+        with np.load(path) as arrays:
+            for name in sorted(arrays.files):
+                values = arrays[name]
+                found.update(f"{name} {values.dtype} {values.shape}".encode())
+                found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"no real Criteo rows at {REAL}")
+@pytest.mark.parametrize("data_set", list(REAL_DAYS))
+def test_days_of_real_rows_equal_the_reference(tmp_path: Path, data_set: str) -> None:
+    """Kaggle's one file cut into 7 days, and 24 files of Terabyte's names."""
+    lines = gzip.decompress(REAL.read_bytes()).splitlines(keepends=True)
+    kaggle = data_set == "kaggle"
+    bounds = [0, len(lines)] if kaggle else [len(lines) * i // 24 for i in range(25)]
+    texts = [tmp_path / f"text_{i}" for i in range(len(bounds) - 1)]
+    for text, first, last in zip(texts, bounds, bounds[1:], strict=False):
+        text.write_bytes(b"".join(lines[first:last]))
+    asked = PrepareOptions(tuple(texts), tmp_path / "set", shuffle="none", max_ind_range=10_000_000)
+    prepare(asked)
+    names = DayNames(tmp_path / ("train.txt" if kaggle else "day"), kaggle)
+    given = [str(tmp_path / "set"), str(names.raw), "--to", "days", "--data-set", data_set]
+    assert convert(given) == 0
+    written = [names.day(i) for i in range(names.days)]
+    written += [names.beside(f"fea_dict_{j}") for j in range(26)]
+    written += [names.beside("fea_count"), names.beside("day_count")]
+    assert digest_of_arrays(written) == REAL_DAYS[data_set]
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"no real Criteo rows at {REAL}")

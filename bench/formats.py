@@ -8,6 +8,9 @@ the rows without shuffling, as Kaggle's set of 7 days and as Terabyte's of 24 fi
 file is compared byte for byte, and every batch that the reference's loaders yield from our files
 with that of our own loader. The digests printed are over the arrays that the reference wrote;
 ``tests/data/test_formats.py`` keeps those of the first 8,000 rows of Criteo Kaggle.
+
+Where TorchRec can be imported, its arrays of a day and its loader of them are compared as well, and
+MLPerf version 2's lookups with those of DIR/torchrec_dlrm.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from dlrmjit.cli.converting import main as convert
 from dlrmjit.data.criteo import load_criteo_text
 from dlrmjit.data.formats.day_files import DayNames, read_days
 from dlrmjit.data.formats.mlperf_bin import open_bin
+from dlrmjit.data.formats.torchrec import MultiHotTables, open_day
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.npz import read_processed, write_processed
 from dlrmjit.data.prepare.options import PrepareOptions
@@ -62,6 +66,12 @@ def main() -> None:
                 (home / name).mkdir(parents=True)
                 _write_days(lines, home / name, kaggle)
             _compare(home / "ours", home / "theirs", kaggle)
+        try:
+            importlib.import_module("torchrec.datasets.criteo")
+        except ImportError as error:
+            print(f"TorchRec: not compared, it cannot be imported ({error})")
+            return
+        _compare_torchrec(lines, Path(folder), given.reference)
 
 
 def _lines(text: Path | None, folder: Path) -> list[bytes]:
@@ -241,6 +251,50 @@ def _compare_batches(found: Iterator[Arrays], expected: Sequence[Any], where: st
         np.testing.assert_array_max_ulp(dense, batch.dense, 2)
         rows += batch.n
     return rows
+
+
+def _compare_torchrec(lines: Sequence[bytes], folder: Path, reference: Path) -> None:
+    """A day's arrays byte for byte, the batches of TorchRec's loader, and multi-hot lookups."""
+    criteo = importlib.import_module("torchrec.datasets.criteo")
+    text, ours, theirs = (folder / name for name in ("day_0", "torchrec_ours", "torchrec_theirs"))
+    text.write_bytes(b"".join(lines))
+    theirs.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert convert([str(text), str(ours), "--to", "torchrec"]) == 0
+        names = [f"day_0_{part}.npy" for part in ("dense", "sparse", "labels")]
+        criteo.BinaryCriteoUtils.tsv_to_npys(str(text), *(str(theirs / name) for name in names))
+    for name in names:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    print(f"TorchRec: {len(names)} arrays of a day equal byte for byte")
+    print(f"TorchRec: digest of the arrays {digest(theirs / name for name in names)}")
+    table = open_day(ours, 0)
+    loader = criteo.InMemoryBinaryCriteoIterDataPipe(
+        "train", *([str(ours / name)] for name in names), _BATCH, 0, 1, mmap_mode=True
+    )
+    rows = 0
+    for theirs_, batch in zip(loader, Loader(table, _BATCH).batches(), strict=True):
+        assert np.array_equal(theirs_.dense_features.numpy(), batch.dense)
+        assert np.array_equal(theirs_.sparse_features.values().numpy(), batch.indices)
+        assert np.array_equal(theirs_.labels.numpy().reshape(-1), batch.labels)
+        rows += batch.n
+    print(f"TorchRec: InMemoryBinaryCriteoIterDataPipe reads our {rows} rows")
+    _compare_multi_hot(ours, reference, table)
+
+
+def _compare_multi_hot(folder: Path, reference: Path, table: Table) -> None:
+    """Lookups of hashed ids, as TorchRec's script for MLPerf version 2 makes them."""
+    sys.path.insert(0, str(reference / "torchrec_dlrm"))
+    made = importlib.import_module("multi_hot")
+    table_rows, hots = [1000 + 37 * s for s in range(26)], [1 + s % 5 for s in range(26)]
+    for kind in ("uniform", "pareto"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            theirs = made.Multihot(hots, table_rows, 1, False, kind).multi_hot_tables_l
+        MultiHotTables(table_rows, hots, kind).write_day(folder, 0, np.asarray(table.ids))
+        with np.load(folder / "day_0_sparse_multi_hot.npz") as arrays:
+            for s, (lookups, rows) in enumerate(zip(theirs, table_rows, strict=True)):
+                expected = lookups.numpy()[table.ids[:, s] % rows]
+                assert np.array_equal(arrays[str(s)], expected), f"{kind}, table {s}"
+        print(f"TorchRec: multi-hot lookups of 26 tables equal, {kind}")
 
 
 if __name__ == "__main__":

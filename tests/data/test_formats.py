@@ -44,6 +44,9 @@ REAL_DAYS = {
     "terabyte": "7dc4f3a90b6d105858fc0123696a889bdd53fa3342873fdd6dd1b214b82eefaf",
 }
 
+# and of torchrec 1.8.0's tsv_to_npys: dense, sparse, labels, one after another
+REAL_TORCHREC = "a979cc054016a84a4f01e9c201ba3e2fe39de115f4933af0c98e00df0f8ff17a"
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -305,6 +308,16 @@ def test_days_of_real_rows_equal_the_reference(tmp_path: Path, data_set: str) ->
     written += [names.beside(f"fea_dict_{j}") for j in range(26)]
     written += [names.beside("fea_count"), names.beside("day_count")]
     assert digest_of_arrays(written) == REAL_DAYS[data_set]
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"no real Criteo rows at {REAL}")
+def test_arrays_of_real_rows_equal_torchrecs(tmp_path: Path) -> None:
+    (tmp_path / "day_0").write_bytes(gzip.decompress(REAL.read_bytes()))
+    assert convert([str(tmp_path / "day_0"), str(tmp_path / "out"), "--to", "torchrec"]) == 0
+    found = hashlib.sha256()
+    for part in ("dense", "sparse", "labels"):
+        found.update((tmp_path / "out" / f"day_0_{part}.npy").read_bytes())
+    assert found.hexdigest() == REAL_TORCHREC
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"no real Criteo rows at {REAL}")

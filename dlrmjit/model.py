@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from dlrmjit.autograd import Parameter, Tape, Variable
 from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.errors import CheckpointError, ShapeError
+from dlrmjit.errors import CheckpointError, ConfigError, ShapeError
 from dlrmjit.norm import Norm
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.backend import Backend, Features, FloatArray, StoredArray
+from dlrmjit.ops.backend import Backend, Features, FloatArray, Origin, StoredArray
 from dlrmjit.precision import Precision, check_precision, split_if
 from dlrmjit.profile import Profile
 
 _INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
 _PLANS_KEPT = 4
+INITS = ("reference", "counter")
+"""How tables get their first values."""
 
 G = TypeVar("G")
 
@@ -37,13 +39,15 @@ class DLRM:
     backend : ``jit``, ``reference`` or a backend itself; by default what ``DLRMJIT_BACKEND`` says
     rng : source of the initial parameters, drawn as the reference program draws them: tables
         in order, bottom MLP, top MLP. By default ``RandomState(123)``, the reference's seed
+    init : ``reference`` draws tables from ``rng`` one number after the other; ``counter`` takes
+        a seed from it, and makes any part of any table from that alone: quickly, and by many
     precision : ``fp32``, or ``bf16``: tables and the MLPs' weights lie in halves, of which
         forward and backward read the upper and optimisers both, see :mod:`dlrmjit.precision`
 
     Raises
     ------
     ConfigError
-        For an unknown backend or precision.
+        For an unknown backend, precision or ``init``.
     MemoryLimitError
         When this machine cannot hold the parameters; nothing is allocated then.
     """
@@ -55,10 +59,11 @@ class DLRM:
         backend: str | Backend | None = None,
         rng: np.random.RandomState | None = None,
         initialise: bool = True,
+        init: str = "reference",
         precision: Precision = "fp32",
     ) -> None:
         check_precision(precision)
-        self.config, self.precision = config, precision
+        self.config, self.precision, self.init = config, precision, _known_init(init)
         self.backend = get_backend(backend)
         self.tables = Parameter(self._make_tables(), "emb_l")
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
@@ -104,6 +109,17 @@ class DLRM:
             norm.reset()
 
     def _initialise_tables(self, rng: np.random.RandomState) -> None:
+        if self.init == "counter":
+            self._count_tables(int(rng.randint(0, 2**63, dtype=np.int64)))
+        else:
+            self._draw_tables(rng)
+
+    def _count_tables(self, seed: int) -> None:
+        dim = self.config.embedding_dim
+        whole = [Origin(s, rows, dim) for s, rows in enumerate(self.config.table_rows)]
+        self.backend.initialise(self.tables.data, seed, whole)
+
+    def _draw_tables(self, rng: np.random.RandomState) -> None:
         for s, rows in enumerate(self.config.table_rows):
             bound = np.sqrt(1 / rows)
             flat = self.tables.data.table(s).reshape(-1)
@@ -313,6 +329,12 @@ class Graph:
     def _load_lookups(self, batch: Batch) -> None:
         backend, tables = self.model.backend, self.model.tables.data
         self.lookups.data = backend.lookups(tables, batch.indices, batch.offsets)
+
+
+def _known_init(init: str) -> str:
+    if init not in INITS:
+        raise ConfigError(f"init must be one of {', '.join(INITS)}, not {init!r}")
+    return init
 
 
 def remember(graphs: dict[int, G], n: int, graph: G) -> None:

@@ -64,6 +64,14 @@ RANKS = FlagGroup(
             "file as python -m dlrmjit.plan writes",
         ),
         Flag(
+            "init",
+            str,
+            "reference",
+            "first values of the tables: reference draws the reference's numbers, one after the "
+            "other; counter makes any part of any table, on all threads, the same for any ranks",
+            values=("reference", "counter"),
+        ),
+        Flag(
             "comm",
             str,
             "overlap",

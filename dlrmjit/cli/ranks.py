@@ -120,6 +120,7 @@ def make_model(
         "backend": options.backend,
         "rng": rng,
         "initialise": initialise,
+        "init": options.init,
         "precision": options.precision,
     }
     if not is_sharded(options, comm):

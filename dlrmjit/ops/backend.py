@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from dlrmjit_kernels.embedding_initialise import Origin as Origin
 from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule
@@ -110,6 +111,12 @@ class Backend(Protocol):
 
     def tables(self, rows: Sequence[int], dim: int, precision: Precision = "fp32") -> Any:
         """Allocate zeroed tables; in ``bf16`` as halves, of which lookups read the upper."""
+
+    def initialise(self, tables: Any, seed: int, origins: Sequence[Origin]) -> None:
+        """Draw tables uniformly; an element depends on ``seed`` and its place in the model alone.
+
+        ``origins`` say which part of the model each table is. All backends draw the same float32.
+        """
 
     def lookups(self, tables: Any, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
         """Wrap lookups; raises IndexRangeError for the first outside its table."""

@@ -34,7 +34,7 @@ from dlrmjit import knobs
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
 from dlrmjit.ops import jit_regularise, jit_update
-from dlrmjit.ops.backend import DenseState, FloatArray
+from dlrmjit.ops.backend import DenseState, FloatArray, Origin
 from dlrmjit.ops.jit_update import BagGradient, flat
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.precision import Precision
@@ -231,6 +231,10 @@ class JitBackend:
     ) -> EmbeddingTables:
         """Tables on huge pages where the system grants them."""
         return EmbeddingTables(rows, dim, precision=precision)
+
+    def initialise(self, tables: EmbeddingTables, seed: int, origins: Sequence[Origin]) -> None:
+        """On all threads."""
+        tables.initialise_uniform(seed, origins)
 
     def lookups(
         self, tables: EmbeddingTables, indices: NDArray[Any], offsets: NDArray[np.int64]

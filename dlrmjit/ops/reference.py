@@ -18,7 +18,8 @@ from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import LossConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.ops import reference_regularise, reference_update
-from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, StoredArray
+from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, Origin, StoredArray
+from dlrmjit.ops.reference_initialise import fill_uniform
 from dlrmjit.ops.reference_update import ReferenceBagGradient, ReferenceTables
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.precision import Precision, SplitArray, check_precision, nearest_bf16
@@ -226,6 +227,11 @@ class ReferenceBackend:
     ) -> ReferenceTables:
         """Zeroed tables."""
         return ReferenceTables([self._zeros((m, dim), precision) for m in rows])
+
+    def initialise(self, tables: ReferenceTables, seed: int, origins: Sequence[Origin]) -> None:
+        """Some rows at a time."""
+        for s, origin in enumerate(origins):
+            fill_uniform(tables.table(s), seed, origin)
 
     def lookups(
         self, tables: ReferenceTables, indices: NDArray[Any], offsets: NDArray[np.int64]

@@ -43,22 +43,28 @@ def stream(seed: int, step: int, layer: int) -> int:
     """The number of a stream of splitmix64 for one layer in one step."""
     mixed = seed & _MASK
     for part in (step, layer):
-        mixed = _mix((mixed + (part + 1) * _GOLDEN) & _MASK)
+        mixed = mix((mixed + (part + 1) * _GOLDEN) & _MASK)
     return mixed
 
 
-def _mix(x: int) -> int:
+def mix(x: int) -> int:
+    """The output function of splitmix64."""
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
     return x ^ (x >> 31)
 
 
-def kept(shape: tuple[int, int], rate: float, number: int) -> NDArray[np.bool_]:
-    """Which elements of a matrix dropout keeps: number r * C + c of the stream decides."""
-    x = np.arange(1, shape[0] * shape[1] + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    x += np.uint64(number)
+def drawn(number: int, elements: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Elements 0, 1, ... of a stream of splitmix64."""
+    x = (elements + np.uint64(1)) * np.uint64(_GOLDEN) + np.uint64(number)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    bits = (x ^ (x >> np.uint64(31))) >> np.uint64(40)
+    mixed: NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+def kept(shape: tuple[int, int], rate: float, number: int) -> NDArray[np.bool_]:
+    """Which elements of a matrix dropout keeps: number r * C + c of the stream decides."""
+    bits = drawn(number, np.arange(shape[0] * shape[1], dtype=np.uint64)) >> np.uint64(40)
     keep: NDArray[np.bool_] = (bits >= np.uint64(int(rate * 2**24))).reshape(shape)
     return keep

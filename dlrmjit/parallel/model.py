@@ -13,12 +13,12 @@ from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
 from dlrmjit.model import DLRM, Graph, remember
-from dlrmjit.ops.backend import Backend, Features, StoredArray
+from dlrmjit.ops.backend import Backend, Features, Origin, StoredArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
 from dlrmjit.parallel.routing import Router, ShardedBatch
-from dlrmjit.parallel.sharding import Plan
+from dlrmjit.parallel.sharding import Plan, Shard
 from dlrmjit.parallel.tables import ShardedTables
 from dlrmjit.precision import Precision
 from dlrmjit.profile import Profile
@@ -29,7 +29,7 @@ class ShardedDLRM(DLRM):
 
     Parameters
     ----------
-    config, backend, rng, initialise, precision : as of a DLRM; every rank gives the same
+    config, backend, rng, initialise, init, precision : as of a DLRM; every rank gives the same
     comm : the ranks
     plan : where tables live
     strategy : how pooled embeddings travel, see :class:`PooledExchange`
@@ -47,6 +47,7 @@ class ShardedDLRM(DLRM):
         backend: str | Backend | None = None,
         rng: np.random.RandomState | None = None,
         initialise: bool = True,
+        init: str = "reference",
         strategy: str = "alltoall",
         shares: int | None = None,
         precision: Precision = "fp32",
@@ -57,7 +58,12 @@ class ShardedDLRM(DLRM):
         self.router = Router(comm, plan, self.shares)
         self._answers: dict[int, Graph] = {}
         super().__init__(
-            config, backend=backend, rng=rng, initialise=initialise, precision=precision
+            config,
+            backend=backend,
+            rng=rng,
+            initialise=initialise,
+            init=init,
+            precision=precision,
         )
 
     @property
@@ -69,8 +75,16 @@ class ShardedDLRM(DLRM):
     def _make_tables(self) -> ShardedTables:
         return ShardedTables(self.backend, self.plan, self.comm.rank, self.precision)
 
-    def _initialise_tables(self, rng: np.random.RandomState) -> None:
-        self.sharded.initialise(rng)
+    def _count_tables(self, seed: int) -> None:
+        for parameter, shards in self.sharded.parameters():
+            self.backend.initialise(parameter.data, seed, [self._origin(s) for s in shards])
+
+    def _origin(self, shard: Shard) -> Origin:
+        place = shard.first_row, shard.row_step, shard.first_col
+        return Origin(shard.table, self.plan.table_rows[shard.table], self.plan.dim, *place)
+
+    def _draw_tables(self, rng: np.random.RandomState) -> None:
+        self.sharded.draw(rng)
 
     def stored(self) -> dict[str, StoredArray]:
         """As :meth:`DLRM.state_dict`, gathered on every rank: for models that one can hold."""

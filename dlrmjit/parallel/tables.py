@@ -62,17 +62,30 @@ class ShardedTables:
             for i, shard in enumerate(shards)
         ]
 
-    def initialise(self, rng: np.random.RandomState) -> None:
+    def draw(self, rng: np.random.RandomState) -> None:
         """Draw all tables as one process would, and keep what is here."""
         pieces = self.pieces()
         for table, rows in enumerate(self.plan.table_rows):
             own = [(shard, values) for shard, values in pieces if shard.table == table]
-            bound = np.sqrt(1 / rows)
-            step = max(1, _DRAWN // self.plan.dim)
-            for first in range(0, rows, step):
-                count = min(step, rows - first)
-                drawn = rng.uniform(-bound, bound, (count, self.plan.dim))
-                _keep(own, drawn, first)
+            if own:
+                _draw_table(rng, own, rows, self.plan.dim)
+            else:
+                _pass_over(rng, rows * self.plan.dim)
+
+
+def _draw_table(
+    rng: np.random.RandomState, own: Sequence[tuple[Shard, StoredArray]], rows: int, dim: int
+) -> None:
+    bound, step = np.sqrt(1 / rows), max(1, _DRAWN // dim)
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        _keep(own, rng.uniform(-bound, bound, (count, dim)), first)
+
+
+def _pass_over(rng: np.random.RandomState, count: int) -> None:
+    """Move the stream on by ``count`` numbers, each made of two of the generator's words."""
+    bits: Any = rng._bit_generator
+    bits.random_raw(2 * count, output=False)
 
 
 def _keep(own: Sequence[tuple[Shard, StoredArray]], drawn: FloatArray, first: int) -> None:

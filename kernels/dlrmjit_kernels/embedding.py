@@ -21,6 +21,7 @@ from dlrmjit_kernels import embedding_initialise as initialise
 from dlrmjit_kernels import embedding_lookup as lookup
 from dlrmjit_kernels import embedding_update as update
 from dlrmjit_kernels.buckets import Workspace
+from dlrmjit_kernels.embedding_initialise import Origin
 from dlrmjit_kernels.embedding_update import RowState
 from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.row_rules import RowRule
@@ -180,14 +181,15 @@ class EmbeddingTables:
         initialise.fill(upper, halves.upper.item())
         initialise.fill(lower, halves.lower.item())
 
-    def initialise_uniform(self, seed: int, numbers: Sequence[int] | None = None) -> None:
+    def initialise_uniform(self, seed: int, origins: Sequence[Origin] | None = None) -> None:
         """Draw table ``s`` uniformly from ``(-sqrt(1 / M), sqrt(1 / M))``, on all threads.
 
         An element depends on ``seed``, the table's number, its row and column, and on nothing
-        else. ``numbers`` are the tables' numbers in the whole model, if these are only some.
+        else. ``origins`` say what the tables are in the whole model, if they are not all of it.
         """
-        for s, number in enumerate(numbers or range(len(self))):
-            initialise.uniform(self.table(s), seed, number)
+        whole = (Origin(s, rows, self.dim) for s, rows in enumerate(self.rows))
+        for s, origin in enumerate(origins or whole):
+            initialise.uniform(self.table(s), seed, origin)
 
     def accumulate_gradient(
         self,

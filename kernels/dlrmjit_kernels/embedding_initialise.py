@@ -6,6 +6,7 @@ pages are dealt out to the threads in turn and every node serves its share of th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,19 +20,39 @@ from dlrmjit_kernels.counter import draw, mix
 _PAGE = (2 << 20) // 4  # elements of a huge page
 
 
-def uniform(table: NDArray[np.float32] | SplitArray, seed: int, number: int) -> None:
-    """Fill ``table`` (M, E) with draws from ``(-sqrt(1 / M), sqrt(1 / M))``.
+@dataclass(frozen=True)
+class Origin:
+    """Of which table of a model some rows and columns are: ``number``, of shape (rows, dim).
 
-    Element ``i`` in row-major order is splitmix64 of ``i`` (Steele, Lea, Flood 2014) in the
-    stream that ``seed`` and ``number`` choose.
+    They are its rows ``first_row``, ``first_row + row_step``, ... and columns from ``first_col``.
     """
-    bound = np.float32(np.sqrt(1.0 / table.shape[0]))
-    stream = np.uint64(mix(np.uint64((seed + int(mix(np.uint64(number + 1)))) % 2**64)))
-    flat = table.reshape(-1)
+
+    number: int
+    rows: int
+    dim: int
+    first_row: int = 0
+    row_step: int = 1
+    first_col: int = 0
+
+
+def uniform(table: NDArray[np.float32] | SplitArray, seed: int, origin: Origin) -> None:
+    """Fill ``table`` with draws from ``(-sqrt(1 / M), sqrt(1 / M))``, M the rows of the whole.
+
+    Element ``i`` of the whole table, in row-major order, is splitmix64 of ``i`` (Steele, Lea,
+    Flood 2014) in the stream that ``seed`` and the table's number choose.
+    """
+    bound = np.float32(np.sqrt(1.0 / origin.rows))
+    stream = np.uint64(mix(np.uint64((seed + int(mix(np.uint64(origin.number + 1)))) % 2**64)))
+    flat, width = table.reshape(-1), table.shape[1]
+    first = origin.first_row * origin.dim + origin.first_col
+    step = origin.row_step * origin.dim
+    if step == width:  # a part without gaps is one long row
+        width = step = max(flat.size, 1)
     if isinstance(flat, SplitArray):
-        _uniform_halves(flat.upper, flat.lower, stream, bound, get_num_threads())
+        halves = flat.upper, flat.lower
+        _uniform_halves(*halves, stream, bound, first, width, step, get_num_threads())
     else:
-        _uniform(flat, stream, bound, get_num_threads())
+        _uniform(flat, stream, bound, first, width, step, get_num_threads())
 
 
 def fill(values: NDArray[Any], value: float) -> None:
@@ -46,17 +67,38 @@ def _drawn(stream: Any, i: int, bound: Any) -> Any:
 
 
 @parallel_jit
-def _uniform(values: NDArray[np.float32], stream: Any, bound: Any, threads: int) -> None:
+def _uniform(
+    values: NDArray[np.float32],
+    stream: Any,
+    bound: Any,
+    first: int,
+    width: int,
+    step: int,
+    threads: int,
+) -> None:
+    """Row r of ``width`` elements are those from ``first + r * step`` on of the whole table."""
     pages = (len(values) + _PAGE - 1) // _PAGE
     for thread in prange(threads):
         for page in range(thread, pages, threads):
-            for i in range(page * _PAGE, min((page + 1) * _PAGE, len(values))):
-                values[i] = _drawn(stream, i, bound)
+            at, end = page * _PAGE, min((page + 1) * _PAGE, len(values))
+            while at < end:
+                row = at // width
+                stop, shift = min((row + 1) * width, end), first + row * (step - width)
+                for i in range(at, stop):
+                    values[i] = _drawn(stream, i + shift, bound)
+                at = stop
 
 
 @parallel_jit
 def _uniform_halves(
-    upper: NDArray[np.uint16], lower: NDArray[np.uint16], stream: Any, bound: Any, threads: int
+    upper: NDArray[np.uint16],
+    lower: NDArray[np.uint16],
+    stream: Any,
+    bound: Any,
+    first: int,
+    width: int,
+    step: int,
+    threads: int,
 ) -> None:
     pages = (len(upper) + _PAGE - 1) // _PAGE
     for thread in prange(threads):
@@ -64,7 +106,7 @@ def _uniform_halves(
         bits = number.view(np.uint32)
         for page in range(thread, pages, threads):
             for i in range(page * _PAGE, min((page + 1) * _PAGE, len(upper))):
-                number[0] = _drawn(stream, i, bound)
+                number[0] = _drawn(stream, first + i + i // width * (step - width), bound)
                 upper[i], lower[i] = bits[0] >> 16, bits[0] & 0xFFFF
 
 

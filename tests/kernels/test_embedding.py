@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from dlrmjit_kernels import threads
 from dlrmjit_kernels.embedding import EmbeddingTables
+from dlrmjit_kernels.embedding_initialise import Origin
 from dlrmjit_kernels.lookups import Lookups
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,11 +67,16 @@ def test_initialisation_is_uniform_in_its_bound_and_differs_between_tables_and_s
     assert (tables.table(0) != first).mean() > 0.99
 
 
-def test_initialisation_of_some_tables_equals_that_of_all():
-    both, one = EmbeddingTables([40, 50], 8), EmbeddingTables([50], 8)
-    both.initialise_uniform(3)
-    one.initialise_uniform(3, numbers=[1])
-    np.testing.assert_array_equal(both.table(1), one.table(0))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("place", [(0, 1, 0, 8), (1, 3, 0, 8), (0, 1, 5, 3), (39, 2, 7, 1)])
+def test_initialisation_of_a_part_equals_that_of_all(place, precision):
+    first, step, column, width = place
+    whole = EmbeddingTables([50, 40], 8, precision=precision)
+    whole.initialise_uniform(3)
+    expected = np.asarray(whole.table(1))[first::step, column : column + width]
+    part = EmbeddingTables([len(expected)], width, precision=precision)
+    part.initialise_uniform(3, [Origin(1, 40, 8, first, step, column)])
+    np.testing.assert_array_equal(np.asarray(part.table(0)), expected)
 
 
 def test_tables_are_aligned_and_do_not_overlap():

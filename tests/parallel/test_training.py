@@ -19,6 +19,7 @@ MODEL = (
 TABLES = "--arch-embedding-size=50-7-9"
 # A test in mid-epoch moves the stream of random data that training goes on with.
 GENERATED = {
+    "counted": ("--data-generation=synthetic", TABLES, "--num-batches=20", "--init=counter"),
     "synthetic": ("--data-generation=synthetic", TABLES, "--num-batches=20"),
     "random": (
         "--data-generation=random",

@@ -18,7 +18,6 @@ import json
 import os
 import statistics
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +30,7 @@ from bench.roofline import ceilings
 from bench.step import Case, case, make_batch
 from dlrmjit.data.share import share_sizes
 from dlrmjit.model import DLRM
-from dlrmjit.parallel.comm import Comm, blocking, threaded, world
+from dlrmjit.parallel.comm import Comm, blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.proposing import propose
@@ -51,13 +50,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, default=500_000, help="cut tables at this")
     parser.add_argument("--weak", action="store_true", help="2048 samples per rank, not in all")
     options = parser.parse_args()
-    comm = world()
-    try:
-        _run(options, comm)
-    except BaseException:
-        traceback.print_exc()
-        comm.abort(1)  # the others would wait for this rank
-        raise
+    _run(options, fail_together(world()))
 
 
 def _run(options: argparse.Namespace, comm: Comm) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from dlrmjit.errors import ConfigError, DlrmjitError
 from dlrmjit.fitting import MeasureFunction
 from dlrmjit.model import DLRM
 from dlrmjit.optimizer_config import OptimizerConfig
-from dlrmjit.parallel.comm import Comm, blocking, threaded
+from dlrmjit.parallel.comm import Comm, blocking, let_lower_ranks_speak, threaded
 from dlrmjit.parallel.measuring import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.proposing import NARROWEST, propose
@@ -39,7 +38,6 @@ from dlrmjit.parallel.virtual import VirtualStep
 from dlrmjit.profile import Profile
 
 AnyShardedStep = ShardedStep | VirtualStep
-_LOWER_RANKS_FIRST = 0.5  # seconds that a failing rank leaves to lower ranks to say the same
 
 
 def settle(comm: Comm, options: Options) -> Comm:
@@ -97,8 +95,7 @@ def guarded_rank(action: Callable[[], None], comm: Comm) -> None:
 
 
 def _end(comm: Comm, message: str, code: int) -> None:
-    if comm.rank > 0:
-        time.sleep(_LOWER_RANKS_FIRST + 0.02 * comm.rank)
+    let_lower_ranks_speak(comm)
     print(message, file=sys.__stderr__, flush=True)
     comm.abort(code)
 

@@ -1,9 +1,15 @@
 """One rank that fails ends the job at once, with its reason, and harms no checkpoint."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from dlrmjit import persistence
-from tests.parallel.launch import PROGRAMS, needs_mpi, run_ranks
+from dlrmjit.parallel.comm import SelfComm, fail_together
+from tests.parallel.launch import PROGRAMS, ROOT, environment, mpiexec, needs_mpi, run_ranks
 
 SMALL = (
     "--data-generation=synthetic",
@@ -26,7 +32,21 @@ def _fail(fault, rank, *words):
     program = PROGRAMS / "failing.py"
     done = run_ranks(3, program, fault, rank, *SMALL, *words, check=False, timeout=ENDED)
     assert done.returncode != 0
+    assert "Abort(" not in done.stderr
     return done
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A checkpoint of two ranks, and after the test the check that nobody has touched it."""
+    path = tmp_path / "model"
+    _train(2, "--num-batches=5", f"--save-model={path}")
+    before = {name: value.copy() for name, value in persistence.load(path).state_dict().items()}
+    yield path
+    after = persistence.load(path).state_dict()
+    assert set(after) == set(before)
+    for name, value in after.items():
+        assert (value == before[name]).all()
 
 
 @needs_mpi
@@ -36,24 +56,69 @@ def test_a_reader_that_raises_ends_all_with_one_message(rank):
     reason = f"dlrmjit: error: rank {rank}: day_3, line 17: 'x' is no number"
     assert done.stderr.count("dlrmjit: error") == 1
     assert reason in done.stderr
+    assert done.returncode == 2
 
 
 @needs_mpi
-def test_a_killed_rank_ends_all():
-    _fail("killed", 1, "--num-batches=100000")
+def test_a_killed_rank_ends_all(kept):
+    _fail("killed", 1, "--num-batches=100000", f"--resume={kept}")
 
 
 @needs_mpi
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, rank):
-    kept = tmp_path / "model"
-    _train(2, "--num-batches=5", f"--save-model={kept}")
-    before = persistence.load(kept).state_dict()
+def test_a_full_disk_leaves_the_previous_checkpoint(kept, rank):
     done = _fail("disk", rank, "--plan=whole", "--num-batches=6", f"--save-model={kept}")
     assert f"rank {rank}: {kept}: the checkpoint cannot be written" in done.stderr
     assert done.stderr.count("dlrmjit: error") == 1
-    for name, value in persistence.load(kept).state_dict().items():
-        assert (value == before[name]).all()
+
+
+@needs_mpi
+@pytest.mark.parametrize("group", [False, True], ids=["launcher", "terminal"])
+def test_an_interrupt_ends_all_with_one_message(kept, group):
+    """Sent to the launcher alone, or to all that a terminal has in the foreground."""
+    words = [*SMALL, "--num-batches=10000000", "--print-freq=10", f"--resume={kept}"]
+    running = subprocess.Popen(
+        [mpiexec(), "-n", "3", sys.executable, "-m", "dlrmjit.train", *words],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while "Finished training it" not in running.stdout.readline():
+            assert running.poll() is None
+        os.kill(-running.pid if group else running.pid, signal.SIGINT)
+        _, errors = running.communicate(timeout=ENDED)
+    finally:
+        running.kill()
+    assert errors.count("dlrmjit: interrupted") == 1
+    assert "Abort(" not in errors
+    assert running.returncode != 0
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("raises", "ValueError: no such row"),
+        ("thread", "ValueError: no such row"),
+        ("interrupted", "KeyboardInterrupt"),
+    ],
+)
+def test_programs_that_ask_for_it_fail_together(how, said):
+    done = run_ranks(3, PROGRAMS / "crashing.py", how, check=False, timeout=ENDED)
+    assert done.returncode == (130 if how == "interrupted" else 1)
+    assert said in done.stderr
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert "Abort(" not in done.stderr
+
+
+def test_one_process_fails_as_it_always_does():
+    before = sys.excepthook
+    fail_together(SelfComm())
+    assert sys.excepthook is before
 
 
 @needs_mpi

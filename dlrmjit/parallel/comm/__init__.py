@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from dlrmjit import knobs
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm.alone import SelfComm
 from dlrmjit.parallel.comm.blocking import Blocking, blocking
+from dlrmjit.parallel.comm.failing import fail_together, let_lower_ranks_speak
 from dlrmjit.parallel.comm.mpi import MpiComm
 from dlrmjit.parallel.comm.protocol import DONE, Buffer, Comm, Counts, Request
 from dlrmjit.parallel.comm.thread import threaded
@@ -22,6 +21,8 @@ __all__ = [
     "Request",
     "SelfComm",
     "blocking",
+    "fail_together",
+    "let_lower_ranks_speak",
     "threaded",
     "world",
 ]
@@ -30,11 +31,13 @@ __all__ = [
 def world() -> Comm:
     """All ranks of this job: those of MPI under a launcher, else this process alone.
 
+    Programs of one's own want :func:`fail_together` of it, lest a rank that fails leave the others
+    waiting.
+
     Raises ConfigError when a launcher started several ranks but mpi4py is missing.
     """
     if knobs.launched_ranks() == 1:
         return SelfComm()
-    os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # the reason is told by us
     try:
         from mpi4py import MPI
     except ImportError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -140,7 +141,10 @@ class MpiComm:
         self._post("barrier", lambda: [self._comm.Ibarrier()]).wait()
 
     def abort(self, code: int) -> None:
-        """End the job with exit code ``code``."""
+        """End the job with exit code ``code``; what was written before still comes out."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where MPI would say again that it ends
         self._comm.Abort(code)
 
     def local_ranks(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from dlrmjit_kernels import threads
 
 from dlrmjit import persistence
-from dlrmjit.parallel.comm import world
+from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.keeping import exchange_json
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.step import ShardedStep
@@ -62,7 +62,7 @@ def load(folder, comm, how):
 
 def main(action, folder, precision):
     threads.set_threads(1)
-    comm = world()
+    comm = fail_together(world())
     result = {"save": save, "load": load}[action](
         Path(folder), comm, {"backend": "reference", "precision": precision}
     )

@@ -1,10 +1,11 @@
 """The training program with a fault on one rank: ``failing.py FAULT RANK WORDS...``.
 
-``loader``: reading batch 5 raises; ``disk``: nothing can be written to files; ``killed``: the
-process is killed in its sixth step. The other ranks are healthy.
+``loader``: reading batch 5 raises; ``disk``: from the first file of a checkpoint on, files
+end at 100 bytes; ``killed``: the process is killed in its sixth step. Other ranks are healthy.
 """
 
 import os
+import resource
 import signal
 import sys
 
@@ -30,10 +31,13 @@ def fail_to_read():
 
 
 def fail_to_write():
-    def full(path, tensors):
-        raise OSError(28, "No space left on device")
+    write = shards.write_tensors
 
-    shards.write_tensors = full
+    def limited(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return write(*arguments)
+
+    shards.write_tensors = limited
 
 
 def die():

@@ -13,7 +13,7 @@ from dlrmjit_kernels import threads
 from dlrmjit.model import DLRM
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference import ReferenceBackend
-from dlrmjit.parallel.comm import blocking, threaded, world
+from dlrmjit.parallel.comm import blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.sharding import KINDS, Placement, Plan
@@ -71,7 +71,7 @@ def cases(comm, with_all):
 def main(name, steps, *words):
     optimizers, with_all = [w for w in words if w != ALL], ALL in words
     threads.set_threads(1)
-    comm, backend = world(), backend_called(name)
+    comm, backend = fail_together(world()), backend_called(name)
     found = {}
     if comm.rank == 0:
         for optimizer in optimizers:

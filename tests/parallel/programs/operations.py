@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from dlrmjit.metrics import compute_metrics
-from dlrmjit.parallel.comm import MpiComm, SelfComm, blocking, threaded, world
+from dlrmjit.parallel.comm import MpiComm, SelfComm, blocking, fail_together, threaded, world
 from dlrmjit.parallel.keeping import exchange_json
 from dlrmjit.parallel.measuring import gathered_metrics
 from dlrmjit.parallel.virtual import tree_sum
@@ -74,7 +74,7 @@ def metrics(comm):
 
 
 def main():
-    comm = world()
+    comm = fail_together(world())
     ways = [comm, blocking(comm), threaded(comm)]
     if comm.size > 1:
         from mpi4py import MPI

@@ -10,7 +10,7 @@ import sys
 from dlrmjit_kernels import threads
 
 from dlrmjit.errors import ConfigError
-from dlrmjit.parallel.comm import world
+from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.virtual import VirtualStep
 from tests.parallel.programs.losses import CONFIG, RATES, plans, train
@@ -27,7 +27,7 @@ def bits(comm, plan, optimizer, steps, how):
 
 def main(steps, backend="jit", precision="fp32", *optimizers):
     threads.set_threads(1)
-    comm = world()
+    comm = fail_together(world())
     try:
         how = {"backend": backend, "precision": precision}
         found = {

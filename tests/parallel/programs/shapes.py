@@ -11,7 +11,7 @@ from dlrmjit_kernels import threads
 
 from dlrmjit.model import DLRM
 from dlrmjit.ops.reference import ReferenceBackend
-from dlrmjit.parallel.comm import world
+from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.sharding import Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
@@ -32,7 +32,7 @@ def train(step, config, steps):
 
 def main(steps):
     threads.set_threads(1)
-    comm, found = world(), {}
+    comm, found = fail_together(world()), {}
     everyone = tuple(range(comm.size))
     placements = [Placement(kind, everyone) for kind in ("columns", "rows", "replicated")]
     for name, config in CONFIGS.items():

@@ -6,7 +6,7 @@ one logit (Naumov et al., arXiv 1906.00091). Without dense features there is no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -126,6 +126,18 @@ class DLRM:
             for first in range(0, flat.size, _INIT_CHUNK):
                 part = flat[first : first + _INIT_CHUNK]
                 part[...] = rng.uniform(-bound, bound, part.size)
+
+    def scale_tables(self, factor: float) -> None:
+        """Multiply all embedding tables by ``factor``, before they are trained."""
+        for values in self._table_values():
+            step = max(1, _INIT_CHUNK // values.shape[1])
+            for first in range(0, len(values), step):
+                part = np.asarray(values[first : first + step])
+                values[first : first + step] = part * part.dtype.type(factor)
+
+    def _table_values(self) -> Iterable[StoredArray]:
+        """Tables (M, E), or the parts of them that are here."""
+        return (self.tables.data.table(s) for s in range(self.config.tables))
 
     def _layers(self) -> Iterator[tuple[Parameter, Parameter]]:
         for mlp in (self.bottom, self.top):

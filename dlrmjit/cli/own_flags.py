@@ -116,6 +116,14 @@ OPTIMIZERS = FlagGroup(
             "of the embedding tables, on the same schedule (default: --learning-rate)",
             minimum=0,
         ),
+        Flag(
+            "sparse-init-scale",
+            float,
+            1.0,
+            "multiply the first weights of the embedding tables by this; 1: uniform within "
+            "sqrt(1 / rows), as the reference",
+            minimum=0,
+        ),
         Flag("momentum", float, 0.0, "of sgd; on tables, of the rows looked up", minimum=0),
         Flag("optimizer-eps", float, None, "epsilon of adagrad, rwsadagrad and adam", minimum=0),
         Flag(

@@ -105,6 +105,8 @@ def _build(options: Options, comm: Comm) -> Session:
         _print_setup(options, architecture, data)
     path = options.resume or options.load_model
     model = ranks.make_model(architecture, options, comm, rng, initialise=not path)
+    if options.sparse_init_scale != 1 and not path:
+        model.scale_tables(options.sparse_init_scale)
     start = restore(model, path, data.train.num_batches) if path else Restored()
     if options.debug_mode:
         debug.print_parameters(model, "initial")

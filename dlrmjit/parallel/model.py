@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,9 @@ class ShardedDLRM(DLRM):
 
     def _draw_tables(self, rng: np.random.RandomState) -> None:
         self.sharded.draw(rng)
+
+    def _table_values(self) -> Iterable[StoredArray]:
+        return (values for _, values in self.sharded.pieces())
 
     def stored(self) -> dict[str, StoredArray]:
         """As :meth:`DLRM.state_dict`, gathered on every rank: for models that one can hold."""

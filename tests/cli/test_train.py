@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlrmjit import load
+
 Run = Callable[..., tuple[int, str, str]]
 
 # Command lines, and what the reference program prints for them.
@@ -267,3 +269,16 @@ def test_a_logistic_regression_of_ids_learns(run: Run) -> None:
     )
     assert code == 0
     assert float(re.findall(r"auc (\S+),", out)[0]) > 0.55
+
+
+def test_tables_are_scaled_once(run: Run, tmp_path: Path) -> None:
+    """Before training, and not again when it goes on."""
+    common = ["--mini-batch-size=2", "--data-size=4", "--learning-rate=0"]
+    assert run(*common, f"--save-model={tmp_path / 'a'}")[0] == 0
+    scaled = [*common, "--sparse-init-scale=0.5"]
+    assert run(*scaled, f"--save-model={tmp_path / 'b'}")[0] == 0
+    assert run(*scaled, "--nepochs=2", f"--resume={tmp_path / 'b'}")[0] == 0
+    plain, halved = (load(tmp_path / name).state_dict() for name in "ab")
+    for name, value in plain.items():
+        factor = np.float32(0.5 if name.startswith("emb_l") else 1)
+        np.testing.assert_array_equal(halved[name], value * factor)

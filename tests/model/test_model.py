@@ -111,6 +111,17 @@ def test_state_survives_a_round_trip():
     np.testing.assert_array_equal(model.predict_proba(batch), other.predict_proba(batch))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_tables_are_scaled_and_nothing_else(precision, monkeypatch):
+    monkeypatch.setattr("dlrmjit.model._INIT_CHUNK", 10)  # some rows at a time
+    model = DLRM(small_config(), precision=precision)
+    first = {name: np.array(value) for name, value in model.state_dict().items()}
+    model.scale_tables(0.01)
+    for name, value in model.state_dict().items():
+        factor = np.float32(0.01 if name.startswith("emb_l") else 1)
+        np.testing.assert_array_equal(value, first[name] * factor)
+
+
 def test_load_state_names_what_does_not_fit():
     model = DLRM(small_config())
     state = model.state_dict()

@@ -19,7 +19,13 @@ MODEL = (
 TABLES = "--arch-embedding-size=50-7-9"
 # A test in mid-epoch moves the stream of random data that training goes on with.
 GENERATED = {
-    "counted": ("--data-generation=synthetic", TABLES, "--num-batches=20", "--init=counter"),
+    "counted": (
+        "--data-generation=synthetic",
+        TABLES,
+        "--num-batches=20",
+        "--init=counter",
+        "--sparse-init-scale=0.5",
+    ),
     "synthetic": ("--data-generation=synthetic", TABLES, "--num-batches=20"),
     "random": (
         "--data-generation=random",

@@ -6,6 +6,7 @@ register tiles are needed, how is C dealt out to the threads. Calls with the sam
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
 SMALL = 1 << 19  # multiply-adds: some microseconds of one core
+_SUMS = 12  # of vectors, under way at once: two units, a latency of four, and some to spare
 _ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # one, and a word of two
 
 
@@ -104,6 +106,8 @@ class _Strides:
     c_panel: int
     mask_row_block: int = 0
     mask_panel: int = 0
+    a_rows: int = 0
+    a_skip: int = 0
 
 
 def misfits(product: Product, target: Target) -> list[str]:
@@ -151,10 +155,14 @@ def _alone(shape: Shape, threads: int) -> bool:
 def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
     rows = common_block(product.row_axes, _default_rows(product, target))
     length = common_block([product.a.cols, product.b.rows], blocking.kc)
+    of_a, rows = rows, rows * _joined(product, rows, blocking.mr)
+    a_row_block = _stride(product.a.rows, of_a)
     found = _Strides(
         row_block=rows,
         length=length,
-        a_row_block=_stride(product.a.rows, rows),
+        a_row_block=rows // of_a * a_row_block,
+        a_rows=of_a,
+        a_skip=a_row_block - of_a * product.a.rows.step,
         a_block=_stride(product.a.cols, length),
         b_panel=_stride(product.b.cols, target.nr),
         b_block=_stride(product.b.rows, length),
@@ -168,6 +176,21 @@ def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
         mask_row_block=_stride(product.mask.rows, rows),
         mask_panel=_stride(product.mask.cols, target.nr),
     )
+
+
+def _joined(product: Product, rows: int, mr: int) -> int:
+    """How many blocks of rows of A are cut into tiles as one, so that all tiles are ``mr`` high.
+
+    A lower tile has fewer sums under way, and with less than a dozen a multiply-add waits for the
+    one before it now and then. Only A may be in blocks, and no tile may cross two borders; where
+    A is read along its rows its blocks are high, and nothing is won.
+    """
+    others = (axis for axis in product.row_axes if axis is not product.a.rows)
+    fits = product.shape.down and rows >= mr and all(axis.uniform for axis in others)
+    lowest = rows // -(-rows // mr)
+    if not fits or _is_outer(product) or 2 * lowest >= _SUMS:
+        return 1
+    return math.lcm(rows, mr) // rows
 
 
 def _default_rows(product: Product, target: Target) -> int:
@@ -197,9 +220,11 @@ def _numbers(
     n["length"] = strides.length
     n["blocks"] = max(1, -(-shape.length // strides.length))
     n["last"] = shape.length - (int(n["blocks"]) - 1) * strides.length
-    n["chunk"] = max(1, blocking.kc // strides.length)
+    n["chunk"] = max(1, -(-blocking.kc // strides.length))
     for name in ("a_row_block", "a_block", "b_panel", "b_block", "c_row_block", "c_panel"):
         n[name] = getattr(strides, name)
+    n["a_rows"], n["a_skip"] = strides.a_rows, strides.a_skip
+    n["splits"] = n["mr"] if strides.a_rows < strides.row_block else 1
     n["mask_row_block"], n["mask_panel"] = strides.mask_row_block, strides.mask_panel
     n["a_row"], n["b_row"] = product.a.rows.step, product.b.rows.step
     n["c_row"] = product.c.rows.step
@@ -230,16 +255,17 @@ def grid(row_blocks: int, panels: int, threads: int) -> tuple[int, int]:
 
 
 def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
-    """Addresses ``[variant, is_edge, rows]`` of the tiles the loops will call, zero elsewhere."""
-    table = np.zeros((4, 2, int(n["mr"]) + 1), dtype=np.int64)
+    """Addresses ``[variant, is_edge, rows, split]`` of the tiles the loops will call, else zero."""
+    table = np.zeros((4, 2, int(n["mr"]) + 1, int(n["splits"])), dtype=np.int64)
     for variant in _variants(n):
         for edge, cols in _widths(n):
-            for rows in _heights(n):
-                spec = _tile(product, rows, cols, variant)
-                table[variant, edge, rows] = engine.address(spec, target)
+            for rows, split in _cuts(n):
+                crossing = (split, int(n["a_skip"]) * bool(split))
+                spec = _tile(product, rows, cols, variant, crossing)
+                table[variant, edge, rows, split] = engine.address(spec, target)
             if product.sums:
                 ones = _ones(product, cols, variant)
-                table[variant & FIRST, edge, 0] = engine.address(ones, target)
+                table[variant & FIRST, edge, 0, 0] = engine.address(ones, target)
     return table
 
 
@@ -249,7 +275,9 @@ def _ones(product: Product, cols: int, variant: int) -> Tile:
     return Tile(1, cols, 0, 0, step, accumulate, operands=product.operands)
 
 
-def _tile(product: Product, rows: int, cols: int, variant: int) -> engine.Spec:
+def _tile(
+    product: Product, rows: int, cols: int, variant: int, crossing: tuple[int, int]
+) -> engine.Spec:
     """Specification of a tile: of sums, of a lone column's dot products, or of no sum at all."""
     finished = bool(variant & LAST)
     a_row, a_step, b_row = product.a.rows.step, product.a.cols.step, product.b.rows.step
@@ -264,7 +292,9 @@ def _tile(product: Product, rows: int, cols: int, variant: int) -> engine.Spec:
     if cols == a_step == b_row == 1:
         return Dots(rows, a_row, accumulate, *finish)
     odd = finished and product.odd
-    return Tile(rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd)
+    return Tile(
+        rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *crossing
+    )
 
 
 def _variants(n: np.void) -> set[int]:
@@ -281,12 +311,16 @@ def _widths(n: np.void) -> list[tuple[int, int]]:
     return [(0, int(n["nr"]))] * bool(full) + [(1, int(n["edge"]))] * bool(edge)
 
 
-def _heights(n: np.void) -> set[int]:
-    """Rows of the tiles that full blocks and the last block are cut into."""
-    mr, whole = int(n["mr"]), int(n["row_block"])
+def _cuts(n: np.void) -> set[tuple[int, int]]:
+    """Rows and splits of the tiles that full blocks and the last block are cut into."""
+    mr, whole, of_a = int(n["mr"]), int(n["row_block"]), int(n["a_rows"])
     last = int(n["rows"]) - (int(n["row_blocks"]) - 1) * whole
-    heights: set[int] = set()
+    cuts: set[tuple[int, int]] = set()
     for count in {last, whole} if n["row_blocks"] > 1 else {last}:
-        tiles = -(-count // mr)
-        heights |= {count // tiles, -(-count // tiles)}
-    return heights
+        tiles, first = -(-count // mr), 0
+        for tile in range(tiles):
+            rows = count // tiles + (tile < count % tiles)
+            left = of_a - first % of_a
+            cuts.add((rows, left if left < rows else 0))
+            first += rows
+    return cuts

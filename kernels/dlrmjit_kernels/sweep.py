@@ -29,6 +29,8 @@ FIELDS = (
     *("length", "last", "blocks", "chunk"),
     # strides of A, B, C and the mask
     *("a_row_block", "a_row", "a_block", "b_panel", "b_block", "b_row"),
+    # a block of rows may be several of A's: rows of one, what to skip behind it, ways to cross it
+    *("a_rows", "a_skip", "splits"),
     *("c_row_block", "c_row", "c_panel", "mask_row_block", "mask_row", "mask_panel"),
     # rectangles of the grid down and across, and the pass that follows the last chunk
     *("grid_rows", "grid_cols", "sigmoid"),
@@ -56,9 +58,9 @@ def sweep(
 ) -> None:
     """``C = finish(A @ B)`` over the grid of ``plan``; operands are addresses.
 
-    ``kernels[variant, is_edge, rows]`` are the addresses of the tiles. With ``sums`` not zero,
-    the sums of the columns of B are written there, by the kernels at ``rows`` 0: they multiply
-    B by one row of A whose every element is at ``one``.
+    ``kernels[variant, is_edge, rows, split]`` are the addresses of the tiles. With ``sums`` not
+    zero, the sums of the columns of B are written there, by the kernels at ``rows`` 0: they
+    multiply B by one row of A whose every element is at ``one``.
     """
     for task in prange(plan[0].grid_rows * plan[0].grid_cols):
         # the record and an address, because arrays would be counted at every call below
@@ -146,8 +148,8 @@ def chunk_of_panel(
 
 @jit
 def _row(p: Numbers, kernels: int, variant: int, edge: int) -> int:
-    """Address of the tiles of a variant and width, by their number of rows."""
-    row: int = kernels + 8 * (p.mr + 1) * (2 * variant + edge)
+    """Address of the tiles of a variant and width, by their number of rows and split."""
+    row: int = kernels + 8 * (p.mr + 1) * p.splits * (2 * variant + edge)
     return row
 
 
@@ -158,13 +160,14 @@ def _tiles(p: Numbers, kernels: int, part: Ints, reduction: Ints, rows: Ints) ->
     block, count = rows
     tiles = (count + p.mr - 1) // p.mr
     least, taller = count // tiles, count % tiles
-    first = 0
+    first, left = 0, p.a_rows
     for tile in range(tiles):
         height = least + (1 if tile < taller else 0)
+        split = left if left < height else 0
         unsafe.call(
-            unsafe.load_integer(kernels + 8 * height),
+            unsafe.load_integer(kernels + 8 * (height * p.splits + split)),
             (
-                a + 4 * first * p.a_row,
+                a,
                 b,
                 c + 4 * first * p.c_row,
                 bias,
@@ -180,6 +183,11 @@ def _tiles(p: Numbers, kernels: int, part: Ints, reduction: Ints, rows: Ints) ->
             ),
         )
         first += height
+        a += 4 * height * p.a_row
+        left -= height
+        if left <= 0:
+            a += 4 * p.a_skip
+            left += p.a_rows
 
 
 @jit

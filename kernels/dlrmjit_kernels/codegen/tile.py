@@ -7,8 +7,9 @@ In NumPy, with ``a[i]`` of shape (rows, length) and ``b[i]`` of shape (length, c
 where ``finish`` adds ``bias[cols]`` and applies ReLU, or keeps what lies where ``mask > 0``.
 
 Contract. All strides count elements. Element (r, l) of ``a[i]`` is at ``a + i * a_block +
-r * a_row + l * a_step``, element (l, c) of ``b[i]`` at ``b + i * b_block + l * b_row + c``,
-element (r, c) of C at ``c + r * c_row + c``, and of the mask alike. The last block is ``last``
+r * a_row + l * a_step``, ``skip`` further for rows from ``split`` on if that is not zero, element
+(l, c) of ``b[i]`` at ``b + i * b_block + l * b_row + c``, element (r, c) of C at ``c + r * c_row
++ c``, and of the mask alike. The last block is ``last``
 long, the others ``length``. Nothing outside these elements is touched, no alignment beyond a
 float's is assumed, and C is not read unless ``accumulate``. C may not overlap A or B.
 Accumulators stay in registers from the first block to the last; small tiles have several per
@@ -77,6 +78,8 @@ class Tile:
     mask: bool = False
     operands: Operands = Operands.FP32
     odd: bool = False
+    split: int = 0
+    skip: int = 0
 
     @property
     def symbol(self) -> str:
@@ -192,10 +195,15 @@ class _TileEmitter(Emitter):
         row = [self._factors(b, v, half) for v in range(self.vectors)]
         following: list[Value] = []
         for r in range(self.spec.rows):
-            factor = self.broadcast(self.load_scalar(self.offset(a, r * self.spec.a_row)))
+            factor = self.broadcast(self.load_scalar(self.offset(a, self._row_of_a(r))))
             old = sums[r * self.vectors : (r + 1) * self.vectors]
             following += [self._product(x, factor, s) for x, s in zip(row, old, strict=True)]
         return following
+
+    def _row_of_a(self, r: int) -> int:
+        """Elements from the first row of A to another."""
+        behind = self.spec.skip if 0 < self.spec.split <= r else 0
+        return r * self.spec.a_row + behind
 
     def _factors(self, b: Value, vector: int, half: int) -> Value:
         loaded = self._load_row(b, vector)

@@ -82,7 +82,7 @@ def choose_blocking(target: Target, shape: Shape) -> Blocking:
     if 2 * shape.rows < target.mr:
         kc = min(kc, target.row_block)
     mc = _rows_in_cache(target, shape, kc)
-    if 4 * kc * shape.cols <= target.l2 // 4:
+    if not shape.down and 4 * kc * shape.cols <= target.l2 // 4:
         mc = min(mc, target.row_block)
     return Blocking(target.mr, target.nr, kc, mc)
 

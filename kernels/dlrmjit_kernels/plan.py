@@ -213,7 +213,7 @@ def _numbers(
     n["rows"], n["row_block"] = shape.rows, strides.row_block
     n["mr"] = strides.row_block if _is_outer(product) else blocking.mr
     n["row_blocks"] = -(-shape.rows // strides.row_block)
-    n["group"] = max(1, blocking.mc // strides.row_block)
+    n["group"] = max(1, -(-blocking.mc // strides.row_block))
     n["panels"], n["nr"] = -(-shape.cols // nr), nr
     n["edge"] = shape.cols - (int(n["panels"]) - 1) * nr
     n["line_bits"] = max(1, 4 * nr // CACHE_LINE).bit_length() - 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
-from dlrmjit_kernels.codegen.tile import UNROLL, Operands, Tile
+from dlrmjit_kernels.codegen.tile import CACHE_LINE, UNROLL, Operands, Tile
 from dlrmjit_kernels.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)
 def call(spec, a, b, c, bias, mask, blocks, last):
     """Run a tile over blocks (i, rows, length) of A and (i, length, cols) of B."""
     function = _SIGNATURE(engine.address(spec, current_target()))
-    addresses = [x.ctypes.data for x in (a, b, c, bias, mask)]
+    addresses = [x.ctypes.data for x in (a[0], b, c, bias, mask)]
     length = b.shape[1]
     strides = [c.strides[0] // 4, mask.strides[0] // 4]
     function(*addresses, a[0].size, b[0].size, blocks, length, last, *strides, 0)
@@ -76,6 +76,20 @@ def test_reduction_may_run_down_the_rows_of_a():
     assert np.allclose(c, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("split", range(1, 6))
+def test_a_tile_may_cross_from_one_block_of_rows_of_a_to_the_next(split):
+    rows, cols, length = min(6, current_target().mr), nr, 9
+    a, b, bias, mask = operands(2 * rows, cols, 1, length)
+    c = np.full((rows, cols), np.nan, np.float32)
+    wide = np.ascontiguousarray(a[0].reshape(2, rows, length).transpose(0, 2, 1))
+    first = rows - split  # of A, so that ``split`` rows are left of its first block
+    spec = Tile(rows, cols, 1, rows, cols, split=split, skip=rows * length - rows)
+    start = wide.reshape(-1)[first:]
+    call(spec, [start], b, c, bias, mask, 1, length)
+    expected = a[0, first : first + rows].astype(np.float64) @ b[0]
+    assert np.allclose(c, expected, atol=1e-4)
+
+
 def test_every_field_is_in_the_name():
     spec = Tile(2, 3, 4, 5, 6)
     changed = [
@@ -92,9 +106,11 @@ def test_every_field_is_in_the_name():
             ("mask", True),
             ("operands", Operands.BF16),
             ("odd", True),
+            ("split", 1),
+            ("skip", 9),
         ]
     ]
-    assert len({spec.symbol, *(other.symbol for other in changed)}) == 12
+    assert len({spec.symbol, *(other.symbol for other in changed)}) == 14
 
 
 def words(pairs: np.ndarray) -> np.ndarray:
@@ -168,17 +184,20 @@ def inner_loop(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
-@pytest.mark.parametrize("strides", ["forward", "weights"])
-def test_inner_loop_is_multiply_adds_loads_one_prefetch_and_loop_control(isa, strides):
+@pytest.mark.parametrize("strides", ["forward", "weights", "crossing"])
+def test_inner_loop_is_multiply_adds_loads_prefetches_and_loop_control(isa, strides):
     target = named_target(isa)
     a_row, a_step = (target.nr, 1) if strides == "forward" else (1, target.nr)
     spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, bias=True, relu=True)
+    if strides == "crossing":
+        spec = replace(spec, split=2, skip=752)
     body = inner_loop(engine.assembly(spec, target))
     count = {name: sum(re.match(name, x) is not None for x in body) for name in _ALLOWED}
     assert count["vfmadd"] == UNROLL * 2 * target.mr
     assert count["vbroadcastss"] == UNROLL * target.mr
     assert count["vmov[ua]ps"] <= UNROLL * 2
-    assert count["prefetch"] == 1
+    lines = -(-4 * UNROLL * target.mr // CACHE_LINE) if strides == "forward" else 0
+    assert count["prefetch"] == 1 + lines
     assert sum(count.values()) == len(body), body
     assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
     assert not any(re.match(r"vmov[ua]ps\s+%[xyz]mm", x) for x in body), (
@@ -195,6 +214,7 @@ def test_widening_adds_one_instruction_per_vector_of_numbers(isa):
     body = inner_loop(engine.assembly(spec, target))
     wanted = {"vfmadd": UNROLL * 4 * target.mr, "vbroadcastss": UNROLL * 2 * target.mr}
     wanted |= {"vpslld": UNROLL * 2, "vpblendw|vp?and": UNROLL * 2}
+    wanted |= {"prefetch": 1 - (-4 * UNROLL * 2 * target.mr // CACHE_LINE)}
     for name, count in wanted.items():
         assert sum(re.match(name, x) is not None for x in body) == count, name
     assert len(body) <= sum(wanted.values()) + 20  # loads of words and the loop's own

@@ -14,7 +14,9 @@ long, the others ``length``. Nothing outside these elements is touched, no align
 float's is assumed, and C is not read unless ``accumulate``. C may not overlap A or B.
 Accumulators stay in registers from the first block to the last; small tiles have several per
 element, which are added at the end. Every ``UNROLL`` steps the cache
-line ``ahead`` bytes behind the row of B is prefetched: part of what a later tile reads first.
+line ``ahead`` bytes behind the row of B is prefetched, part of what a later tile reads first, and
+where A is read along its rows, lines of its next block, or after the last of the tile below: each
+block is elsewhere, and the processor does not guess where.
 
 ``operands`` says what the elements of A and B are. Other than with ``FP32``, an element of the
 reduction is a word of two neighbouring steps (see :mod:`ir`): ``length`` and ``last`` count
@@ -31,6 +33,7 @@ from enum import IntEnum
 
 from llvmlite import ir
 
+from dlrmjit_kernels.buffers import round_up
 from dlrmjit_kernels.codegen.ir import I64, POINTER, Emitter, Value, integer
 from dlrmjit_kernels.target import Target
 
@@ -99,7 +102,9 @@ class _TileEmitter(Emitter):
         self.spec = spec
         self.vectors = -(-spec.cols // self.lanes)
         self.edge = spec.cols - (self.vectors - 1) * self.lanes
-        self.chains = max(1, min(UNROLL, _CHAINS // (spec.rows * self.vectors)))
+        self.chains = max(1, min(UNROLL, -(-_CHAINS // (spec.rows * self.vectors))))
+        read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A, if its rows lie one by one
+        self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
         self.halves = (0, 1) if spec.operands is Operands.WIDENED else (0,)
 
     def emit(self) -> None:
@@ -132,8 +137,10 @@ class _TileEmitter(Emitter):
             a, b, *sums = blocks.values
             is_last = self.builder.icmp_signed("==", blocks.index, final)
             length = self.builder.select(is_last, self._whole_steps(), self["length"])
-            sums = self._reduce_block(a, b, length, sums)
-            a, b = self.offset(a, self["a_block"]), self.offset(b, self["b_block"])
+            following = self.offset(a, self["a_block"])
+            after = self.builder.select(is_last, self._next_tile(), following)
+            sums = self._reduce_block(a, b, after, length, sums)
+            a, b = following, self.offset(b, self["b_block"])
             blocks.carry([a, b, *sums])
         return blocks.values[2:]
 
@@ -155,13 +162,22 @@ class _TileEmitter(Emitter):
         steps = self.builder.mul(self._whole_steps(), integer(step))
         return self.offset(self[operand], self.builder.add(blocks, steps))
 
-    def _reduce_block(self, a: Value, b: Value, length: Value, sums: list[Value]) -> list[Value]:
+    def _next_tile(self) -> Value:
+        """Where the tile below starts in A, if it lies in the same block."""
+        return self.offset(self["a"], self.spec.rows * self.spec.a_row)
+
+    def _reduce_block(
+        self, a: Value, b: Value, after: Value, length: Value, sums: list[Value]
+    ) -> list[Value]:
         whole = self.builder.sdiv(length, integer(UNROLL))
-        with self.loop(whole, [a, b, *sums]) as loop:
-            a, b, *sums = loop.values
+        with self.loop(whole, [a, b, after, *sums]) as loop:
+            a, b, after, *sums = loop.values
             self.prefetch(self.offset(b, self["ahead"], size=1))
-            loop.carry([*self._steps(a, b, UNROLL), *self._sums(a, b, UNROLL, sums)])
-        a, b, *sums = loop.values
+            for line in range(0, self.ahead_in_a, CACHE_LINE):
+                self.prefetch(self.offset(after, line, size=1))
+            after = self.offset(after, self.ahead_in_a, size=1)
+            loop.carry([*self._steps(a, b, UNROLL), after, *self._sums(a, b, UNROLL, sums)])
+        a, b, _, *sums = loop.values
         with self.loop(self.builder.srem(length, integer(UNROLL)), [a, b, *sums]) as loop:
             a, b, *sums = loop.values
             loop.carry([*self._steps(a, b, 1), *self._sums(a, b, 1, sums)])

@@ -14,15 +14,18 @@ from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
+from dlrmjit_kernels import unsafe
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.halves import Halves
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.elementwise import RUN, check_flat
-from dlrmjit_kernels.split_weights import LOWER, UPPER, SplitWeights, Words
+from dlrmjit_kernels.split_weights import SplitWeights
+from dlrmjit_kernels.target import current_target
 
 F32 = NDArray[np.float32]
 Parameters = F32 | SplitWeights
 
 _SGD, _DECAYED_SGD, _MOMENTUM, _ADAGRAD, _ADAM = range(5)
-_HALF = np.uint32(16)
 
 
 def sgd_step(p: Parameters, g: F32, lr: float, l2: float = 0.0) -> None:
@@ -81,8 +84,11 @@ def _step(
     at = p.upper.layout
     if g.size != p.float_layout.span:
         raise ShapeError(f"{p.rows} x {p.cols} weights do not move by {g.size} numbers")
-    upper, lower = (half.data.view(np.uint32) for half in (p.upper, p.lower))
-    _move_halves(rule, upper, lower, (p.rows, at.col_blocks, at.block_cols), g, first, second, k)
+    halves = (p.upper.address, p.lower.address)
+    shape = (p.rows, at.col_blocks, at.block_cols)
+    target = current_target()
+    join, split = (engine.address(Halves(at.block_cols, s), target) for s in (False, True))
+    _move_halves(rule, halves, (join, split), shape, g, first, second, k)
 
 
 @parallel_jit
@@ -94,7 +100,7 @@ def _move_all(rule: int, p: F32, g: F32, a: F32, b: F32, k: F32) -> None:
 
 @parallel_jit
 def _move_halves(
-    rule: int, upper: Words, lower: Words, shape: Any, g: F32, a: F32, b: F32, k: F32
+    rule: int, halves: Any, kernels: Any, shape: Any, g: F32, a: F32, b: F32, k: F32
 ) -> None:
     rows, blocks, width = shape
     pairs = (rows + 1) // 2
@@ -103,34 +109,15 @@ def _move_halves(
     for task in prange(blocks * runs):
         block, first = task // runs, task % runs * run
         count = min(run, pairs - first)
-        words = slice((block * pairs + first) * width, (block * pairs + first + count) * width)
+        words = 4 * (block * pairs + first) * width
         start = (block * rows + 2 * first) * width
         size = min(2 * count, rows - 2 * first) * width
         p = np.empty(2 * count * width, np.float32)
-        _join(upper[words], lower[words], p.view(np.uint32), width)
+        at = (halves[0] + words, halves[1] + words, p.ctypes.data, count)
+        unsafe.call(kernels[0], at)
         part = slice(start, start + size)
         _move(rule, p[:size], g[part], a[part], b[part], k)
-        _split(p.view(np.uint32), upper[words], lower[words], width)
-
-
-@jit
-def _join(upper: Words, lower: Words, bits: Words, width: int) -> None:
-    """Numbers from halves: of each row of words two rows, the second of zeros if there is none."""
-    for row in range(0, upper.size, width):
-        for k in range(width):
-            high, low = upper[row + k], lower[row + k]
-            bits[2 * row + k] = high << _HALF | low & LOWER
-            bits[2 * row + width + k] = high & UPPER | low >> _HALF
-
-
-@jit
-def _split(bits: Words, upper: Words, lower: Words, width: int) -> None:
-    """The halves of what :func:`_join` has joined."""
-    for row in range(0, upper.size, width):
-        for k in range(width):
-            first, second = bits[2 * row + k], bits[2 * row + width + k]
-            upper[row + k] = first >> _HALF | second & UPPER
-            lower[row + k] = first & LOWER | second << _HALF
+        unsafe.call(kernels[1], at)
 
 
 @jit

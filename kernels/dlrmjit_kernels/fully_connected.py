@@ -80,8 +80,10 @@ def fc_backward_data(
     target, masked = _target(rounded), mask.layout if mask else None
     product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
     at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
-    if isinstance(w, SplitWeights) and rounded:
-        found = word_products.backward_data(dz.layout, w.float_layout, dx.layout, masked, target)
+    if isinstance(w, SplitWeights):
+        found = word_products.backward_data(
+            dz.layout, w.float_layout, dx.layout, masked, rounded, target
+        )
         if found is not None:
             return found.run(dz.address, w, at)
     run(product, replace(at, b=_float_address(w)))

@@ -18,10 +18,10 @@ from dlrmjit_kernels.matrix import Layout, Matrix
 from dlrmjit_kernels.narrow import can_narrow, narrow
 from dlrmjit_kernels.plan import Finish, Product, misfits
 from dlrmjit_kernels.product import Addresses, far_apart, run
-from dlrmjit_kernels.relayout import relayout
 from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.split_weights import SplitWeights
 from dlrmjit_kernels.target import Target
+from dlrmjit_kernels.turned_weights import turn_weights, turned_layout
 
 _scratch = Scratch()
 _UNFINISHED = Finish()
@@ -53,17 +53,14 @@ class _Narrowed:
 
 @dataclass(frozen=True)
 class _Transposed:
-    """The transpose of weights (C, K) as words of pairs along K."""
+    """The transpose of weights (C, K), widened, or as words of pairs along K."""
 
     layout: Layout
+    to_words: bool
 
     def write(self, source: SplitWeights, address: int) -> None:
-        """Widen, transpose, and narrow, which is exact."""
-        wide = widened(source)
-        turned = Layout.panels(source.cols, source.rows, self.layout.block_cols)
-        at = int(_scratch.floats("turned", turned.span).ctypes.data)
-        relayout(view_of(wide.layout).transposed, wide.address, view_of(turned), at)
-        narrow(view_of(turned), at, view_of(self.layout), address, True)
+        """Transpose and write."""
+        turn_weights(source, address, self.to_words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +116,20 @@ def forward(
 
 @functools.lru_cache(maxsize=4096)
 def backward_data(
-    dz: Layout, w: Layout, dx: Layout, mask: Layout | None, target: Target
+    dz: Layout, w: Layout, dx: Layout, mask: Layout | None, rounded: bool, target: Target
 ) -> WordProduct | None:
-    """``dx = dz @ w.T`` on words of dz and of w, whose float layout this is."""
-    words = None if 1 in (w.rows, w.cols) else _in_rows(dz, dx, target)
-    if words is None:
+    """``dx = dz @ w.T`` for w of this float layout; on words of both if dz is to be ``rounded``."""
+    if 1 in (w.rows, w.cols):
         return None
-    turned = _Transposed(Layout.panels(-(-w.cols // 2), w.rows, target.nr))
-    return _on_words(words, turned, view_of(turned.layout), view_of(dx), mask=mask)
+    words = _in_rows(dz, dx, target) if rounded else None
+    to_words = words is not None
+    turned = _Transposed(turned_layout(w.rows, w.cols, to_words, target), to_words)
+    if words is not None:
+        return _on_words(words, turned, view_of(turned.layout), view_of(dx), mask=mask)
+    masked = view_of(mask) if mask else None
+    return WordProduct(
+        Product(view_of(dz), view_of(turned.layout), view_of(dx), masked), None, turned
+    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -165,6 +165,15 @@ class Emitter:
             bits = self.builder.shl(bits, ir.Constant(kind, [16] * self.lanes))
         return self.builder.bitcast(bits, self.vector)
 
+    def paired(self, low: Value, high: Value | None = None) -> Value:
+        """Words of numbers that are BF16 already; with zeros where there is no ``high``."""
+        upper = self.zero() if high is None else high
+        kind = ir.VectorType(I32, self.lanes)
+        first, second = (self.builder.bitcast(x, kind) for x in (low, upper))
+        first = self.builder.lshr(first, ir.Constant(kind, [16] * self.lanes))
+        second = self.builder.and_(second, ir.Constant(kind, [0xFFFF0000] * self.lanes))
+        return self.builder.bitcast(self.builder.or_(first, second), self.vector)
+
     def narrow(self, low: Value, high: Value, interleave: bool) -> Value:
         """Words of the numbers of ``low`` and ``high`` rounded to BF16, in order or in turn.
 

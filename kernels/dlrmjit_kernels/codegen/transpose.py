@@ -3,6 +3,10 @@
 Contract: row r of the source starts at ``source + r * source_row``, row r of the target at
 ``target + r * target_row``; they do not overlap. Of an edge only ``rows`` rows of ``cols``
 elements are read, and ``cols`` whole vectors, zeros behind ``rows`` elements, are written.
+
+Of words each row holds two rows of BF16 numbers, so that half as many are read, widened, or
+written, paired: ``rows`` and ``cols`` count numbers. Nothing is rounded; numbers that are
+written as words must be BF16.
 """
 
 from __future__ import annotations
@@ -24,35 +28,46 @@ _ARGUMENTS: dict[str, ir.Type] = {
 
 @dataclass(frozen=True)
 class Transpose:
-    """The transposing kernel of a target, for whole squares or for an edge of so much source."""
+    """The transposing kernel of a target, for whole squares or for an edge of so much source.
+
+    ``from_words`` and ``to_words`` say that the source and the target are words.
+    """
 
     rows: int | None = None
     cols: int | None = None
+    from_words: bool = False
+    to_words: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the function."""
         whole = self.rows is None and self.cols is None
-        return "transpose" if whole else f"transpose_{self.rows}_{self.cols}"
+        kind = "_words" * self.from_words + "_to_words" * self.to_words
+        return f"transpose{kind}" + ("" if whole else f"_{self.rows}_{self.cols}")
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
         emit = Emitter(module, self.symbol, _ARGUMENTS, target.lanes)
         rows = exchange(emit, _load(emit, self))
         pointer = emit["target"]
-        for row in rows[: self.cols]:
+        rows = rows[: self.cols]
+        if self.to_words:
+            rows = [emit.paired(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
+        for row in rows:
             emit.store(row, pointer)
             pointer = emit.offset(pointer, emit["target_row"])
         emit.finish()
 
 
 def _load(emit: Emitter, spec: Transpose) -> list[Value]:
-    pointer, rows = emit["source"], []
+    pointer = emit["source"]
+    rows: list[Value] = []
     count = emit.lanes if spec.rows is None else spec.rows
-    for _ in range(count):
-        rows.append(emit.load(pointer, spec.cols))
+    while len(rows) < count:
+        row = emit.load(pointer, spec.cols)
+        rows += [emit.widen(row, half) for half in range(2)] if spec.from_words else [row]
         pointer = emit.offset(pointer, emit["source_row"])
-    return rows + [emit.zero()] * (emit.lanes - count)
+    return rows + [emit.zero()] * (emit.lanes - len(rows))
 
 
 def exchange(emit: Emitter, rows: list[Value]) -> list[Value]:

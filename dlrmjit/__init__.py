@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ModelConfig,
         PlateauConfig,
         ScheduleConfig,
+        TableConfig,
         TrainConfig,
     )
     from dlrmjit.data.batch import Batch
@@ -39,6 +40,7 @@ _HOME = {
     "RowwiseAdagrad": "dlrmjit.optimizer_config",
     "ScheduleConfig": "dlrmjit.config",
     "Sgd": "dlrmjit.optimizer_config",
+    "TableConfig": "dlrmjit.config",
     "TrainConfig": "dlrmjit.config",
     "UpdateConfig": "dlrmjit.optimizer_config",
     "evaluate": "dlrmjit.fitting",
@@ -60,6 +62,7 @@ __all__ = [
     "RowwiseAdagrad",
     "ScheduleConfig",
     "Sgd",
+    "TableConfig",
     "TrainConfig",
     "UpdateConfig",
     "__version__",

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from dlrmjit.errors import ConfigError
 from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 
 Interaction = Literal["dot", "cat"]
 LossKind = Literal["bce", "wbce", "mse"]
+Bounds = Literal["raise", "clamp", "ignore"]
 FLOAT_BYTES = 4
 
 
@@ -152,6 +154,36 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class TableConfig:
+    """Where the embedding tables of a model are kept, and what they do with a wrong index.
+
+    None of it belongs to the architecture, so a checkpoint knows nothing of it.
+
+    Parameters
+    ----------
+    directory : keep the tables, and what optimisers remember of their rows, in files in this
+        folder in place of memory, which they may exceed. The system removes them when the
+        process ends: what is to last is a checkpoint
+    bounds : what to do with an index outside its table: ``raise`` refuses the batch, ``clamp``
+        takes the nearest row, ``ignore`` leaves the lookup out of its bag
+    """
+
+    directory: str | None = None
+    bounds: Bounds = "raise"
+
+    def __post_init__(self) -> None:
+        if self.bounds not in get_args(Bounds):
+            raise ConfigError(f"bounds must be raise, clamp or ignore, not {self.bounds!r}")
+        if self.directory is not None and not Path(self.directory).is_dir():
+            raise ConfigError(
+                f"tables cannot be kept in {self.directory}, which is not a folder; create it"
+            )
+
+
+IN_MEMORY = TableConfig()
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """The training loss of predicted probabilities p against targets in [0, 1].
 
@@ -246,16 +278,17 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes a training process of one model needs, by what they are for."""
+    """Bytes of memory a training process of one model needs, by what they are for; and of files."""
 
     tables: int
     mlp: int
     step: int
     optimizer: int = 0
+    files: int = 0
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All that is to be in memory."""
         return self.tables + self.mlp + self.step + self.optimizer
 
 
@@ -264,33 +297,36 @@ def estimate_memory(
     batch_size: int,
     lookups: int = 1,
     update: UpdateConfig | None = None,
+    in_files: bool = False,
 ) -> MemoryEstimate:
     """Bytes of tables, of MLP parameters with gradients, and of a step of ``batch_size`` samples.
 
     The step counts activations and their gradients of every layer, the interacting features,
     and ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them; the
-    optimiser what it remembers of every parameter.
+    optimiser what it remembers of every parameter. Tables ``in_files``, and what is remembered
+    of their rows, take no memory of their own.
     """
     widths = [*config.mlp_bottom, config.interaction_width, *config.mlp_top]
     per_sample = 2 * (sum(widths) + config.features * config.embedding_dim) * FLOAT_BYTES
     indices = 2 * 8 * config.tables * lookups
+    update = update or UpdateConfig()
+    tables = config.table_parameters * FLOAT_BYTES
+    of_rows = _row_state_elements(config, update) * FLOAT_BYTES
+    of_mlps = len(update.mlps.states) * config.mlp_parameters * FLOAT_BYTES
     return MemoryEstimate(
-        tables=config.table_parameters * FLOAT_BYTES,
+        tables=0 if in_files else tables,
         mlp=2 * config.mlp_parameters * FLOAT_BYTES,
         step=batch_size * (per_sample + indices),
-        optimizer=_state_elements(config, update or UpdateConfig()) * FLOAT_BYTES,
+        optimizer=of_mlps + (0 if in_files else of_rows),
+        files=tables + of_rows if in_files else 0,
     )
 
 
-def _state_elements(config: ModelConfig, update: UpdateConfig) -> int:
-    """Elements of all optimiser states, and those that clipping needs."""
-    mlps, tables = update.mlps, update.tables
-    per_row = len(tables.row_states) + (update.clip_norm > 0)
-    return (
-        len(mlps.states) * config.mlp_parameters
-        + len(tables.table_states) * config.table_parameters
-        + per_row * sum(config.table_rows)
-    )
+def _row_state_elements(config: ModelConfig, update: UpdateConfig) -> int:
+    """Elements of the tables' optimiser states, and those that clipping needs."""
+    per_row = len(update.tables.row_states) + (update.clip_norm > 0)
+    per_element = len(update.tables.table_states)
+    return per_element * config.table_parameters + per_row * sum(config.table_rows)
 
 
 def _dashed(values: Sequence[int]) -> str:

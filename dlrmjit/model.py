@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.autograd import Parameter, Tape, Variable
-from dlrmjit.config import LossConfig, ModelConfig
+from dlrmjit.config import IN_MEMORY, LossConfig, ModelConfig, TableConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ConfigError, ShapeError
 from dlrmjit.norm import Norm
@@ -43,6 +43,7 @@ class DLRM:
         a seed from it, and makes any part of any table from that alone: quickly, and by many
     precision : ``fp32``, or ``bf16``: tables and the MLPs' weights lie in halves, of which
         forward and backward read the upper and optimisers both, see :mod:`dlrmjit.precision`
+    tables : where the tables are kept, and what they do with an index outside them
 
     Raises
     ------
@@ -61,9 +62,11 @@ class DLRM:
         initialise: bool = True,
         init: str = "reference",
         precision: Precision = "fp32",
+        tables: TableConfig = IN_MEMORY,
     ) -> None:
         check_precision(precision)
         self.config, self.precision, self.init = config, precision, _known_init(init)
+        self.table_config = tables
         self.backend = get_backend(backend)
         self.tables = Parameter(self._make_tables(), "emb_l")
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
@@ -75,8 +78,8 @@ class DLRM:
             self.initialise(rng or np.random.RandomState(123))
 
     def _make_tables(self) -> Any:
-        config = self.config
-        return self.backend.tables(config.table_rows, config.embedding_dim, self.precision)
+        rows, dim = self.config.table_rows, self.config.embedding_dim
+        return self.backend.tables(rows, dim, self.precision, self.table_config)
 
     def _make_mlp(self, name: str, layers: tuple[tuple[int, int], ...]) -> tuple[Parameter, ...]:
         parameters = []
@@ -204,8 +207,8 @@ class DLRM:
     def predict_proba(self, batch: Batch, *, threshold: float = 0.0) -> NDArray[np.float32]:
         """Predicted probabilities (N,) of a batch, clamped to [threshold, 1 - threshold].
 
-        Raises IndexRangeError for a lookup outside its table, ShapeError for a batch of
-        another number of dense features or tables.
+        Raises IndexRangeError for a lookup outside its table, if that is what the tables do
+        with it, ShapeError for a batch of another number of dense features or tables.
         """
         graph = self._predictions.get(batch.n)
         if graph is None:

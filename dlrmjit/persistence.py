@@ -16,7 +16,7 @@ from dlrmjit.checkpoint import (
 )
 from dlrmjit.checkpoint.torch_optimizer import from_torch, to_torch
 from dlrmjit.checkpoint.torch_writer import sgd_state
-from dlrmjit.config import ModelConfig
+from dlrmjit.config import IN_MEMORY, ModelConfig, TableConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model import DLRM
 from dlrmjit.optim import Optimizer
@@ -80,32 +80,42 @@ def _nested(optimizer: Optimizer | None, parameters: list[str], rate: float) -> 
     return to_torch(optimizer.config.mlps, parameters, optimizer.state_dict(), rate)
 
 
-def load(path: PathLike, *, backend: str | None = None, precision: Precision | None = None) -> DLRM:
+def load(
+    path: PathLike,
+    *,
+    backend: str | None = None,
+    precision: Precision | None = None,
+    tables: TableConfig = IN_MEMORY,
+) -> DLRM:
     """The model kept at ``path``, in ``precision``, or by default in the one it was kept in.
 
-    Either way no bit of a parameter is lost. A ``.pt`` file keeps ``fp32``.
+    Either way no bit of a parameter is lost. A ``.pt`` file keeps ``fp32``. ``tables`` says where
+    they are kept from now on.
 
     Raises CheckpointError when there is none, or it is damaged; MemoryLimitError when it does
     not fit into this machine.
     """
-    return load_run(path, backend=backend, precision=precision)[0]
+    return load_run(path, backend=backend, precision=precision, tables=tables)[0]
 
 
 def load_run(
-    path: PathLike, *, backend: str | None = None, precision: Precision | None = None
+    path: PathLike,
+    *,
+    backend: str | None = None,
+    precision: Precision | None = None,
+    tables: TableConfig = IN_MEMORY,
 ) -> tuple[DLRM, dict[str, Any]]:
     """The model kept at ``path`` and the progress that was kept with it; errors as ``load``."""
+    how: dict[str, Any] = {"backend": backend, "initialise": False, "tables": tables}
     if _is_torch(path):
         found = read_torch_file(path)
         shapes = {name: array.shape for name, array in found.state.items()}
-        config = infer_config(shapes, path)
-        model = DLRM(config, backend=backend, initialise=False, precision=precision or "fp32")
+        model = DLRM(infer_config(shapes, path), precision=precision or "fp32", **how)
         model.load_state(found.state)
         return model, dict(found.progress)
     checkpoint = open_checkpoint(path)
     kept: Precision = "bf16" if checkpoint.state.split else "fp32"
-    config = _config_of(checkpoint)
-    model = DLRM(config, backend=backend, initialise=False, precision=precision or kept)
+    model = DLRM(_config_of(checkpoint), precision=precision or kept, **how)
     _fill(model, checkpoint)
     return model, dict(checkpoint.progress)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from dlrmjit.cli.flags import Effect, Flag, FlagGroup, switch
-from dlrmjit.cli.own_flags import INTEL, OPTIMIZERS, OWN, RANKS
+from dlrmjit.cli.own_flags import INTEL, OPTIMIZERS, OWN, RANKS, TABLES
 from dlrmjit.cli.reference_flags import REFERENCE_GROUPS
 from dlrmjit.errors import ConfigError
 from dlrmjit.presets import Preset, preset
@@ -41,7 +41,7 @@ class Options(argparse.Namespace):
 
 def all_groups() -> tuple[FlagGroup, ...]:
     """Every group of options, in the order of ``--help``."""
-    return (OWN, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL)
+    return (OWN, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL)
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -113,7 +113,7 @@ def _help_text(flag: Flag) -> str:
 def _parse_given(argv: Sequence[str]) -> dict[str, Any]:
     """Values of the options in ``argv``.
 
-    Intel's options and those of ranks must be written out: were they abbreviated too,
+    Intel's options and those of tables and ranks must be written out: were they abbreviated too,
     abbreviations that the reference understands, such as ``--inf``, would become ambiguous.
     """
     full = build_parser(all_groups())
@@ -121,7 +121,7 @@ def _parse_given(argv: Sequence[str]) -> dict[str, Any]:
     full.add_argument("--version", action="version", version=f"dlrmjit {__version__}")
     if {"-h", "--help", "--version"} & set(argv):
         full.parse_args(argv)
-    exact = build_parser([OPTIMIZERS, RANKS, INTEL])
+    exact = build_parser([TABLES, OPTIMIZERS, RANKS, INTEL])
     exact.allow_abbrev = False
     extras, rest = exact.parse_known_args(list(argv))
     values, unknown = build_parser([OWN, *REFERENCE_GROUPS]).parse_known_args(rest)

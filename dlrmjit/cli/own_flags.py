@@ -97,6 +97,27 @@ RANKS = FlagGroup(
     ),
 )
 
+TABLES = FlagGroup(
+    "embedding tables",
+    (
+        Flag(
+            "embedding-dir",
+            str,
+            None,
+            "keep embedding tables, and what optimisers remember of their rows, in files in this "
+            "directory that end with the run; they may exceed memory",
+        ),
+        Flag(
+            "bounds",
+            str,
+            "raise",
+            "a stored index outside its table: refuse the batch, take the nearest row, or leave "
+            "the lookup out",
+            values=("raise", "clamp", "ignore"),
+        ),
+    ),
+)
+
 OPTIMIZERS = FlagGroup(
     "Optimisers and regularisers beyond the reference's",
     (

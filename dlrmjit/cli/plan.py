@@ -12,6 +12,7 @@ from dlrmjit.config import (
     ModelConfig,
     PlateauConfig,
     ScheduleConfig,
+    TableConfig,
     TrainConfig,
     estimate_memory,
 )
@@ -55,6 +56,11 @@ def _bottom_over(dense_features: int, options: Options) -> tuple[int, ...]:
     if asked and "arch_mlp_bot" in options.given:
         raise ConfigError("the data have no dense features for a bottom MLP; give --arch-mlp-bot=0")
     return ()
+
+
+def table_config(options: Options) -> TableConfig:
+    """Where the options say that tables are kept."""
+    return TableConfig(options.embedding_dir, options.bounds)
 
 
 def train_config(options: Options) -> TrainConfig:
@@ -153,7 +159,9 @@ def require_memory(config: ModelConfig, options: Options, available: int) -> Non
 def foreseen_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
     """What the model, a step of it and its optimiser are expected to take."""
     lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
-    return estimate_memory(config, options.mini_batch_size, lookups, update_config(options))
+    in_files = options.embedding_dir is not None
+    update = update_config(options)
+    return estimate_memory(config, options.mini_batch_size, lookups, update, in_files)
 
 
 def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:
@@ -163,7 +171,8 @@ def _memory_message(need: MemoryEstimate, options: Options, available: int) -> s
         f"{name} needs {_gib(need.total)} of memory ({_gib(need.tables)} for the tables, "
         f"{_gib(need.mlp)} for the MLPs, {states}{_gib(need.step)} for a batch of "
         f"{options.mini_batch_size}), but {_gib(available)} are available; bound the rows of "
-        "its tables with --max-ind-range, give other tables with --arch-embedding-size, or spread "
+        "its tables with --max-ind-range, give other tables with --arch-embedding-size, keep them "
+        "in files with --embedding-dir, or spread "
         f"them over {-(-need.total // max(available, 1))} such machines with mpiexec"
     )
 

@@ -20,8 +20,8 @@ from dlrmjit_kernels.threads import available_cpus
 from dlrmjit import knobs
 from dlrmjit.cli.exits import FAILED, INTERRUPTED, WRONG_INPUT
 from dlrmjit.cli.options import Options
-from dlrmjit.cli.plan import train_config
-from dlrmjit.config import ModelConfig, TrainConfig, estimate_memory
+from dlrmjit.cli.plan import table_config, train_config
+from dlrmjit.config import IN_MEMORY, ModelConfig, TrainConfig, estimate_memory
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
 from dlrmjit.fitting import MeasureFunction
@@ -120,8 +120,11 @@ def make_model(
         "init": options.init,
         "precision": options.precision,
     }
+    tables = table_config(options)
     if not is_sharded(options, comm):
-        return DLRM(architecture, **how)
+        return DLRM(architecture, **how, tables=tables)
+    if tables != IN_MEMORY:
+        raise ConfigError("--embedding-dir and --bounds need one process and no --reproducible")
     return ShardedDLRM(
         architecture,
         comm,

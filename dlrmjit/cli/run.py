@@ -59,7 +59,8 @@ def run(options: Options, comm: Comm) -> None:
         is_told = options.log_json and comm.rank == 0
         log = stack.enter_context(JsonLog(options.log_json)) if is_told else None
         if log:
-            log.start(_described(options, session.model.config), machine_facts())
+            tables = {"tables": session.model.tables.data.placement}
+            log.start(_described(options, session.model.config), machine_facts() | tables)
         if mlperf:
             _announce(mlperf, options, config, session.data)
         print("time/loss/accuracy (if enabled):", flush=True)
@@ -166,7 +167,8 @@ def _train(
     foreseen = None
     if not isinstance(session.model, ShardedDLRM):
         foreseen = foreseen_memory(session.model.config, options).total
-    print(training_summary(result, times, machine_facts(), peak_rss_bytes(), foreseen))
+    placement = session.model.tables.data.placement
+    print(training_summary(result, times, machine_facts(), peak_rss_bytes(), foreseen, placement))
     if isinstance(session.data.test, SyntheticSource):
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
     if isinstance(session.model, ShardedDLRM):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.cli.arguments import ArgumentParser
+from dlrmjit.config import Bounds, TableConfig
 from dlrmjit.data.table import Table
 from dlrmjit.errors import ConfigError, DataError
 
@@ -44,6 +45,13 @@ def add_data_options(parser: ArgumentParser) -> None:
     add("--max-ind-range", type=int, default=0, metavar="N", help="as given in training")
     add("--threads", type=int, metavar="N", help="threads to compute with (default: all CPUs)")
     add("--backend", choices=("jit", "reference"), help="compiled kernels, or NumPy alone")
+    add("--embedding-dir", metavar="DIR", help="keep the model's tables in files in this directory")
+    add(
+        "--bounds",
+        choices=get_args(Bounds),
+        default="raise",
+        help="ids beyond the model's tables: refuse, take the nearest row, or leave them out",
+    )
 
 
 def load_given(arguments: Any) -> Given:
@@ -58,8 +66,9 @@ def load_given(arguments: Any) -> Given:
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
     use_threads(arguments.threads)
-    rows = _rows(arguments).limited(arguments.max_ind_range)
-    model = load(arguments.model, backend=arguments.backend)
+    tables = TableConfig(arguments.embedding_dir, arguments.bounds)
+    rows = replace(_rows(arguments).limited(arguments.max_ind_range), bounds=tables.bounds)
+    model = load(arguments.model, backend=arguments.backend, tables=tables)
     check_fits(rows, model.config.table_rows, model.config.dense_features, arguments.model)
     return Given(model, rows)
 
@@ -83,7 +92,10 @@ def _rows(arguments: Any) -> Table:
 
 
 def check_fits(rows: Table, table_rows: Sequence[int], dense_features: int, model: object) -> None:
-    """Raise DataError for rows with other columns than the model's, or ids beyond its tables."""
+    """Raise DataError for rows with other columns than the model's, or ids beyond its tables.
+
+    Whose bounds leave such ids to the model's tables may have them.
+    """
     if rows.dense.shape[1] != dense_features or len(rows.table_rows) != len(table_rows):
         raise DataError(
             f"{rows.origin} has {rows.dense.shape[1]} dense and {len(rows.table_rows)} "
@@ -91,11 +103,11 @@ def check_fits(rows: Table, table_rows: Sequence[int], dense_features: int, mode
             f"{len(table_rows)}"
         )
     for s, (ours, theirs) in enumerate(zip(rows.table_rows, table_rows, strict=True)):
-        if ours > theirs:
+        if ours > theirs and rows.bounds == "raise":
             raise DataError(
                 f"{rows.origin}: categorical column {s} has {ours} rows, but its table in {model} "
                 f"has {theirs}; the model was trained on another set, or with another "
-                "--max-ind-range"
+                "--max-ind-range (--bounds says what else to do with ids beyond it)"
             )
 
 

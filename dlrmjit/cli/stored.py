@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,8 +103,10 @@ def stored_sources(splits: StoredSplits, options: Options, test_size: int) -> tu
     from dlrmjit.data.loader import Loader
 
     size, limit = options.mini_batch_size, options.num_batches
-    train = splits.train.limited(options.max_ind_range)
-    test = splits.test.limited(options.max_ind_range)
+    train, test = (
+        replace(rows.limited(options.max_ind_range), bounds=options.bounds)
+        for rows in (splits.train, splits.test)
+    )
     shuffle, block = _shuffle(options)
     return (
         take(

@@ -60,6 +60,7 @@ def training_summary(
     machine: Mapping[str, Any],
     peak_rss: int,
     foreseen: int | None = None,
+    placement: str = "",
 ) -> str:
     """Steps, speed, loss, test result and machine of a training run, one line each."""
     lines = [_steps_line(result) + times.describe()]
@@ -67,7 +68,8 @@ def training_summary(
         lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
     if result.test is not None:
         lines.append(metrics_summary(result.test) + _best_text(result))
-    return "\n".join([*lines, machine_line(machine, peak_rss, foreseen)])
+    tables = f"; tables on {placement}" if placement else ""
+    return "\n".join([*lines, machine_line(machine, peak_rss, foreseen) + tables])
 
 
 def metrics_summary(metrics: Metrics) -> str:

@@ -30,7 +30,6 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.multi_hot import BagGatherer
 from dlrmjit.data.pool import Pool
 from dlrmjit.data.share import Share
-from dlrmjit.data.source import index_dtype
 from dlrmjit.data.table import Table
 from dlrmjit.data.validate import check_index_range, check_positive
 from dlrmjit.errors import ConfigError
@@ -47,7 +46,7 @@ class Loader:
     ``block_rows`` and the rows in each, which keeps reads near each other. The last batch may be
     short. Buffers are used again as soon as nobody holds a batch's arrays any more.
 
-    Raises IndexRangeError, while walking, for an id outside its table.
+    Raises IndexRangeError, while walking, for an id outside its table, if the table's bounds do.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ class _Assembler:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._rows = np.array(table.table_rows, np.int64)
-        self._index_type = index_dtype(table.table_rows)
+        self._index_type = table.index_dtype
         self._logarithms = small_logarithms()
         self._pool = Pool()
         self._bags = BagGatherer(table, self._index_type, self._pool)
@@ -150,7 +149,7 @@ class _Assembler:
         return Batch.unchecked(dense, ids.reshape(-1), self._one_hot(n), labels)
 
     def _check(self, ids: NDArray[np.int32] | NDArray[np.int64], n: int) -> None:
-        bad = range_of(ids, self._rows)
+        bad = range_of(ids, self._rows) if self._table.bounds == "raise" else -1
         if bad >= 0:
             check_index_range(bad, ids[bad], np.arange(n + 1), int(self._rows[bad]))
 

@@ -28,7 +28,8 @@ class BagGatherer:
     def gather(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Indices (NS,) and offsets (S, N + 1) of rows ``chosen``.
 
-        Raises IndexRangeError for an id outside its table, DataError for offsets that cannot be.
+        Raises IndexRangeError for an id outside its table, if the table's bounds do, DataError
+        for offsets that cannot be.
         """
         offsets = self._pool.take((len(self._table.table_rows), len(chosen) + 1), np.int64)
         self._place(chosen, offsets)
@@ -38,7 +39,7 @@ class BagGatherer:
             rows, limit = self._table.table_rows[s], self._table.max_ind_range
             offset = column.offsets
             fits = gather_bags(chosen, offset, column.values, limit, rows, offsets[s], indices)
-            if not fits:
+            if not fits and self._table.bounds == "raise":
                 self._refuse(s, offsets[s], indices)
         return indices, offsets
 
@@ -70,7 +71,8 @@ class BagGatherer:
         together = self._pool.take((len(self._single), len(chosen)), self._dtype)
         gather_ids(chosen, self._table.ids, self._table.max_ind_range, together)
         for ids, s in zip(together, self._single, strict=True):
-            check_index_range(s, ids, np.arange(len(ids) + 1), self._table.table_rows[s])
+            if self._table.bounds == "raise":
+                check_index_range(s, ids, np.arange(len(ids) + 1), self._table.table_rows[s])
             indices[offsets[s, 0] : offsets[s, -1]] = ids
 
     def _refuse(self, s: int, offsets: NDArray[np.int64], indices: NDArray[Any]) -> None:

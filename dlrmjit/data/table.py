@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.config import Bounds
+from dlrmjit.data.source import index_dtype
 from dlrmjit.errors import DataError, ShapeError
 
 
@@ -53,7 +55,8 @@ class Table:
 
     ``multi`` holds the columns of several ids per row, by number of their table; ``ids`` the
     others, in order. ``takes_logarithms`` says that the model is to see log(max(x, 0) + 1) of
-    dense values. ``max_ind_range`` > 0 takes ids modulo it.
+    dense values. ``max_ind_range`` > 0 takes ids modulo it. An id outside its table is refused
+    when a batch is made, unless ``bounds`` leave it to the model's tables.
     """
 
     labels: NDArray[Any]
@@ -64,6 +67,7 @@ class Table:
     multi: tuple[tuple[int, MultiHot], ...] = ()
     max_ind_range: int = 0
     origin: str = "the data"
+    bounds: Bounds = "raise"
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -92,6 +96,13 @@ class Table:
             ids=self.ids[start:end],
             multi=tuple((s, column.cut(start, end)) for s, column in self.multi),
         )
+
+    @property
+    def index_dtype(self) -> type[np.int32] | type[np.int64]:
+        """The narrowest type of index that holds every id stored, wrong ones too."""
+        stored = [self.ids, *(column.ids for _, column in self.multi)]
+        is_wide = self.max_ind_range <= 0 and any(a.dtype.itemsize > 4 for a in stored)
+        return np.int64 if is_wide else index_dtype(self.table_rows)
 
     def limited(self, max_ind_range: int) -> Table:
         """The same rows with ids modulo ``max_ind_range``, where that is > 0."""

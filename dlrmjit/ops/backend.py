@@ -16,6 +16,7 @@ from dlrmjit_kernels.embedding_initialise import Origin as Origin
 from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule
+from dlrmjit.config import IN_MEMORY, TableConfig
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.precision import Precision, SplitArray
 
@@ -34,6 +35,10 @@ class Tables(Protocol):
     @property
     def dim(self) -> int:
         """Width E of every row."""
+
+    @property
+    def placement(self) -> str:
+        """In words, what the tables lie on."""
 
     def table(self, number: int) -> StoredArray:
         """A writable view of one table (M, E), in halves where precision is ``bf16``."""
@@ -109,7 +114,13 @@ class Backend(Protocol):
     def assign_weight(self, stored: Any, values: FloatArray) -> None:
         """Overwrite a stored weight with (K, C) values."""
 
-    def tables(self, rows: Sequence[int], dim: int, precision: Precision = "fp32") -> Any:
+    def tables(
+        self,
+        rows: Sequence[int],
+        dim: int,
+        precision: Precision = "fp32",
+        config: TableConfig = IN_MEMORY,
+    ) -> Any:
         """Allocate zeroed tables; in ``bf16`` as halves, of which lookups read the upper."""
 
     def initialise(self, tables: Any, seed: int, origins: Sequence[Origin]) -> None:
@@ -119,7 +130,10 @@ class Backend(Protocol):
         """
 
     def lookups(self, tables: Any, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
-        """Wrap lookups; raises IndexRangeError for the first outside its table."""
+        """Wrap lookups; what is outside its table goes by the tables' ``bounds``.
+
+        Raises IndexRangeError for the first such lookup, here or when it is looked up.
+        """
 
     def matrix(self, values: FloatArray) -> Any:
         """Wrap an activation (N, C), without a copy where possible."""

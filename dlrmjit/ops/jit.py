@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from dlrmjit import knobs
 from dlrmjit.autograd import Rule, Step
-from dlrmjit.config import LossConfig
+from dlrmjit.config import IN_MEMORY, LossConfig, TableConfig
 from dlrmjit.ops import jit_regularise, jit_update
 from dlrmjit.ops.backend import DenseState, FloatArray, Origin
 from dlrmjit.ops.jit_update import BagGradient, flat
@@ -227,10 +227,14 @@ class JitBackend:
         stored.assign(values.T)
 
     def tables(
-        self, rows: Sequence[int], dim: int, precision: Precision = "fp32"
+        self,
+        rows: Sequence[int],
+        dim: int,
+        precision: Precision = "fp32",
+        config: TableConfig = IN_MEMORY,
     ) -> EmbeddingTables:
-        """Tables on huge pages where the system grants them."""
-        return EmbeddingTables(rows, dim, precision=precision)
+        """Tables on huge pages where the system grants them, or in a file."""
+        return EmbeddingTables(rows, dim, config.directory, config.bounds, precision)
 
     def initialise(self, tables: EmbeddingTables, seed: int, origins: Sequence[Origin]) -> None:
         """On all threads."""
@@ -239,10 +243,12 @@ class JitBackend:
     def lookups(
         self, tables: EmbeddingTables, indices: NDArray[Any], offsets: NDArray[np.int64]
     ) -> Lookups:
-        """Lookups of the right layout; the kernels check their indices on the way."""
+        """Lookups of the right layout; the kernels find indices to be refused on the way."""
         lookups = Lookups(indices, offsets)
         lookups.check_layout(len(tables))
-        return lookups
+        if tables.bounds == "raise":
+            return lookups
+        return lookups.within(tables.row_counts, tables.bounds)
 
     def matrix(self, values: FloatArray) -> Matrix:
         """A view of a row-major float32 array."""

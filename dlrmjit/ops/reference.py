@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 
 from dlrmjit import knobs
 from dlrmjit.autograd import Rule, Step
-from dlrmjit.config import LossConfig
+from dlrmjit.config import IN_MEMORY, LossConfig, TableConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.ops import reference_regularise, reference_update
 from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, Origin, StoredArray
 from dlrmjit.ops.reference_initialise import fill_uniform
-from dlrmjit.ops.reference_update import ReferenceBagGradient, ReferenceTables
+from dlrmjit.ops.reference_tables import ReferenceTables, zeros
+from dlrmjit.ops.reference_update import ReferenceBagGradient
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.precision import Precision, SplitArray, check_precision, nearest_bf16
 
@@ -206,13 +208,15 @@ class ReferenceBackend:
         stored[...] = values
         return stored
 
-    def _zeros(self, shape: tuple[int, ...], precision: Precision) -> StoredArray:
+    def _zeros(
+        self, shape: tuple[int, ...], precision: Precision, directory: str | None = None
+    ) -> StoredArray:
         check_precision(precision)
         if precision == "fp32":
-            return np.zeros(shape, self.dtype)
+            return zeros(shape, self.dtype, directory)
         if self.dtype != np.float32:
             raise ConfigError(f"bf16 splits float32 numbers, not {np.dtype(self.dtype)}")
-        return SplitArray.zeros(shape)
+        return SplitArray(zeros(shape, np.uint16, directory), zeros(shape, np.uint16, directory))
 
     def weight_to_numpy(self, stored: StoredArray) -> FloatArray:
         """A copy (K, C)."""
@@ -223,10 +227,15 @@ class ReferenceBackend:
         stored[...] = values
 
     def tables(
-        self, rows: Sequence[int], dim: int, precision: Precision = "fp32"
+        self,
+        rows: Sequence[int],
+        dim: int,
+        precision: Precision = "fp32",
+        config: TableConfig = IN_MEMORY,
     ) -> ReferenceTables:
         """Zeroed tables."""
-        return ReferenceTables([self._zeros((m, dim), precision) for m in rows])
+        zeros = partial(self._zeros, precision=precision, directory=config.directory)
+        return ReferenceTables([zeros((m, dim)) for m in rows], config)
 
     def initialise(self, tables: ReferenceTables, seed: int, origins: Sequence[Origin]) -> None:
         """Some rows at a time."""
@@ -236,9 +245,8 @@ class ReferenceBackend:
     def lookups(
         self, tables: ReferenceTables, indices: NDArray[Any], offsets: NDArray[np.int64]
     ) -> Lookups:
-        """The same two arrays, checked."""
-        tables.check(indices, offsets)
-        return indices, offsets
+        """The same two arrays, if all is inside; else as the tables' bounds say."""
+        return tables.within(indices, offsets)
 
     def matrix(self, values: FloatArray) -> FloatArray:
         """The array itself, in this backend's float type."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import IndexRangeError
 from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray
+from dlrmjit.ops.reference_tables import ReferenceTables
 from dlrmjit.optimizer_config import (
     Adagrad,
     Adam,
@@ -24,37 +24,6 @@ from dlrmjit.optimizer_config import (
 )
 
 Moved = tuple[FloatArray, tuple[FloatArray, ...]]
-
-
-class ReferenceTables:
-    """Embedding tables as a list of arrays (M, E)."""
-
-    def __init__(self, arrays: Sequence[StoredArray]) -> None:
-        self.arrays = list(arrays)
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """Rows M of each table."""
-        return tuple(array.shape[0] for array in self.arrays)
-
-    @property
-    def dim(self) -> int:
-        """Width E."""
-        return int(self.arrays[0].shape[1])
-
-    def table(self, number: int) -> StoredArray:
-        """The array of one table."""
-        return self.arrays[number]
-
-    def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
-        """Raise IndexRangeError for the first lookup outside its table."""
-        for s, rows in enumerate(self.rows):
-            part = indices[offsets[s, 0] : offsets[s, -1]]
-            bad = np.flatnonzero((part < 0) | (part >= rows))
-            if bad.size:
-                position = offsets[s, 0] + bad[0]
-                sample = int(np.searchsorted(offsets[s], position, side="right")) - 1
-                raise IndexRangeError(s, sample, int(indices[position]), rows)
 
 
 @dataclass
@@ -134,9 +103,8 @@ def new_state(stored: Any, config: OptimizerConfig) -> DenseState | ReferenceTab
     start = config.initial_state
     if not isinstance(stored, ReferenceTables):
         return DenseState(tuple(_full(stored, start) for _ in config.states))
-    wide = [[_full(a, start) for a in stored.arrays] for _ in config.table_states]
-    thin = [[_full(a[:, :1], start) for a in stored.arrays] for _ in config.row_states]
-    return ReferenceTableState(tuple(ReferenceTables(arrays) for arrays in wide + thin))
+    widths = [stored.dim] * len(config.table_states) + [1] * len(config.row_states)
+    return ReferenceTableState(tuple(stored.beside(width, start) for width in widths))
 
 
 def _full(like: StoredArray, value: float) -> FloatArray:

@@ -46,6 +46,11 @@ class ShardedTables:
             rows = [plan.table_rows[t] for t in plan.replicated]
             self.copies = Parameter(backend.tables(rows, plan.dim, precision), "emb_l.replicated")
 
+    @property
+    def placement(self) -> str:
+        """In words, what the tables of this rank lie on."""
+        return " and ".join(sorted({p.data.placement for p, _ in self.parameters()})) or "no pages"
+
     def parameters(self) -> list[tuple[Parameter, tuple[Shard, ...]]]:
         """What this rank trains of the tables, with the shards in it; copies as of rank -1."""
         found = [(group.parameter, group.shards) for group in self.groups]

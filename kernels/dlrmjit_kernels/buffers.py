@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from dlrmjit.errors import MemoryLimitError
+from dlrmjit.errors import ConfigError, MemoryLimitError
 from dlrmjit_kernels.control_groups import control_groups
 
 ALIGNMENT = 64
@@ -56,12 +58,15 @@ def allocate(nbytes: int, path: str | os.PathLike[str] | None = None) -> Buffer:
     """Map ``nbytes`` zeroed bytes: private memory on huge pages, or the file ``path``.
 
     A file is created or lengthened as needed and keeps what it holds; the system pages it in
-    and out, so it may be larger than memory.
+    and out, so it may be larger than memory. In place of a directory stands a file in it that
+    has no name: the system removes it when the process ends, however it ends.
 
     Raises
     ------
     MemoryLimitError
-        If private memory is asked for and less than ``nbytes`` is available.
+        If private memory is asked for and less than ``nbytes`` is available, or the disk is full.
+    ConfigError
+        If there can be no such file.
     """
     if path is not None:
         return Buffer(_map_file(nbytes, Path(path)), "file")
@@ -81,17 +86,40 @@ def require_memory(nbytes: int, purpose: str = "buffers") -> None:
     if nbytes + min(_RESERVE, nbytes) > free:
         raise MemoryLimitError(
             f"{purpose} need {nbytes / 2**30:.2f} GiB of memory, but {free / 2**30:.2f} GiB are "
-            "available; use fewer or smaller tables, a file-backed table, or more processes"
+            "available; use fewer or smaller tables, tables in files, or more processes"
         )
 
 
 def _map_file(nbytes: int, path: Path) -> NDArray[np.uint8]:
     size = max(nbytes, mmap.PAGESIZE)
-    with open(path, "a+b") as handle:
-        if os.fstat(handle.fileno()).st_size < size:
-            handle.truncate(size)
-        mapping = mmap.mmap(handle.fileno(), size)
+    try:
+        with _open_file(path) as handle:
+            _reserve(handle.fileno(), size, path)
+            mapping = mmap.mmap(handle.fileno(), size)
+    except OSError as error:
+        raise ConfigError(f"tables cannot be kept in {path}: {error.strerror or error}") from None
     return np.frombuffer(mapping, dtype=np.uint8)[:nbytes]
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=path) if path.is_dir() else open(path, "a+b")
+
+
+def _reserve(handle: int, size: int, path: Path) -> None:
+    """Lengthen a file to ``size`` bytes that the disk has: one it lacks would end the process."""
+    found = os.fstat(handle).st_size
+    if found >= size:
+        return
+    free = shutil.disk_usage(path if path.is_dir() else path.absolute().parent).free
+    if size - found > free:
+        raise MemoryLimitError(
+            f"tables need {size / 2**30:.2f} GiB in {path}, but {free / 2**30:.2f} GiB are free "
+            "there; use fewer or smaller tables, or another disk"
+        )
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, found, size - found)
+    else:  # pragma: no cover - not on Linux
+        os.truncate(handle, size)
 
 
 def _map_private(nbytes: int) -> Buffer:
@@ -161,9 +189,3 @@ def _room(folder: Path, limit_name: str, usage_name: str) -> int | None:
         return None
     files = sum(int(line.split()[1]) for line in stat if line.split()[0] in _FILES)
     return max(0, int(limit) - usage + files)
-
-
-def numa_nodes() -> int:
-    """NUMA nodes of this machine, 1 where the system does not say."""
-    nodes = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
-    return max(1, len(nodes))

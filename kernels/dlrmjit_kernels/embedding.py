@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.errors import ConfigError, ShapeError
 from dlrmjit.precision import Precision, SplitArray, check_precision
-from dlrmjit_kernels import buffers
+from dlrmjit_kernels import buffers, numa, threads
 from dlrmjit_kernels import embedding_initialise as initialise
 from dlrmjit_kernels import embedding_lookup as lookup
 from dlrmjit_kernels import embedding_update as update
@@ -44,7 +45,8 @@ class EmbeddingTables:
         Columns ``E`` of every table.
     path : path, optional
         Keep the tables in this file instead of memory; it may exceed memory, and an existing
-        file of the same tables is taken up as it is.
+        file of the same tables is taken up as it is. A directory stands for a file in it that
+        the system removes when the process ends.
     bounds : {"raise", "clamp", "ignore"}
         What to do with an index outside its table: refuse the batch, take the nearest row, or
         leave the lookup out of its bag.
@@ -54,11 +56,11 @@ class EmbeddingTables:
     Raises
     ------
     ConfigError
-        If ``bounds`` or ``precision`` is none of these.
+        If ``bounds`` or ``precision`` is none of these, or ``path`` cannot be written.
     ShapeError
         If a table would have no row, or rows no column.
     MemoryLimitError
-        If the tables do not fit into the memory available.
+        If the tables do not fit into the memory available, or the file on its disk.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class EmbeddingTables:
         self.split = precision == "bf16"
         starts = _table_starts(self.rows, self.row_bytes)
         self._starts, self._half = starts, starts[-1] if self.split else 0
+        self._path = None if path is None else Path(path)
         self._buffer = buffers.allocate(starts[-1] + self._half, path)
+        self._nodes = self._placed_on()
         self.workspace = Workspace()
         self.addresses = np.array(starts[:-1], np.int64) + self._buffer.address
         self.lower_addresses = self.addresses + self._half
@@ -105,6 +109,28 @@ class EmbeddingTables:
     def pages(self) -> str:
         """What the tables lie on: ``huge`` pages, ``plain`` pages or a ``file``."""
         return self._buffer.pages
+
+    @property
+    def placement(self) -> str:
+        """In words, what the tables lie on, and on how many nodes of memory if several."""
+        dealt = f" dealt to {self._nodes} NUMA nodes" if self._nodes > 1 else ""
+        return "a file" if self.pages == "file" else f"{self.pages} pages{dealt}"
+
+    def _placed_on(self) -> int:
+        """Deal the pages to the nodes of memory, where there are several; how many there are."""
+        nodes = numa.node_count(threads.granted_cpus()) if self._path is None else 1
+        if nodes > 1:
+            initialise.place(self._buffer.data)
+        return nodes
+
+    def beside(self, dim: int) -> EmbeddingTables:
+        """Zeroed float32 tables of as many rows of ``dim`` columns, in memory or on the same disk.
+
+        In a directory they are files without names, whatever the file of these is called.
+        """
+        path = self._path
+        directory = path if path is None or path.is_dir() else path.absolute().parent
+        return EmbeddingTables(self.rows, dim, directory)
 
     def table(self, s: int) -> Float32 | SplitArray:
         """View of table ``s``, (M, E)."""

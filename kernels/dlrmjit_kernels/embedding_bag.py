@@ -31,7 +31,7 @@ class BorrowedTables(EmbeddingTables):
                     f"table {s} has rows of {array.shape[1]} elements, table 0 of "
                     f"{arrays[0].shape[1]}; look tables of different widths up apart"
                 )
-        self._arrays = list(arrays)
+        self._arrays, self._path, self._nodes = list(arrays), None, 1
         self.rows = tuple(len(array) for array in arrays)
         self.dim = int(arrays[0].shape[1]) if arrays else 1
         self.bounds, self.split = bounds, False

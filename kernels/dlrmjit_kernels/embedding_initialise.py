@@ -18,6 +18,12 @@ from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.counter import draw, mix
 
 _PAGE = (2 << 20) // 4  # elements of a huge page
+_SMALL_PAGE = 4096  # bytes
+
+
+def place(data: NDArray[np.uint8]) -> None:
+    """Touch the pages of fresh memory: who writes the first values may be one thread for all."""
+    _touch(data, get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -116,3 +122,14 @@ def _fill(values: NDArray[Any], value: Any, threads: int) -> None:
     for thread in prange(threads):
         for page in range(thread, pages, threads):
             values[page * _PAGE : min((page + 1) * _PAGE, len(values))] = value
+
+
+@parallel_jit
+def _touch(data: NDArray[np.uint8], threads: int) -> None:
+    page_bytes = 4 * _PAGE
+    pages = (len(data) + page_bytes - 1) // page_bytes
+    for thread in prange(threads):
+        for page in range(thread, pages, threads):
+            end = min((page + 1) * page_bytes, len(data))
+            for at in range(page * page_bytes, end, _SMALL_PAGE):
+                data[at] = 0

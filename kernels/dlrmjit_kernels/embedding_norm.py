@@ -50,8 +50,10 @@ def gradient_square(
     """Sum of the squares of the summed gradient of every row, given ``dY`` (N, S, E).
 
     ``memory`` is what ``tables.new_state(SquareRows())`` makes; it comes back as it was, and
-    the tables keep their bits. Raises IndexRangeError for a lookup outside its table.
+    the tables keep their bits. Raises IndexRangeError for a lookup outside its table, if that is
+    what the tables do with it.
     """
+    lookups = lookups.within(tables.row_counts, tables.bounds)
     embedding_update.apply(tables, lookups, dY, SquareRows(), memory, "sum", None)
     (squares,) = memory.tables
     flat = [np.asarray(squares.table(s)).reshape(-1) for s in range(len(tables))]

@@ -370,9 +370,8 @@ def update_spec(rule: RowRule, tables: EmbeddingTables, scaled: bool) -> UpdateS
 
 def new_state(tables: EmbeddingTables, rule: RowRule) -> RowState:
     """Fresh state of ``rule`` for ``tables``."""
-    make = type(tables)
-    kept = [make(tables.rows, tables.dim) for _ in rule.element_states]
-    kept += [make(tables.rows, 1) for _ in rule.row_states]
+    kept = [tables.beside(tables.dim) for _ in rule.element_states]
+    kept += [tables.beside(1) for _ in rule.row_states]
     for table in kept:
         table.fill(rule.initial_state)
     return RowState(tuple(kept))

@@ -91,6 +91,12 @@ class Lookups:
                 return IndexRangeError(number, sample, int(self.indices[position]), int(rows[s]))
         raise AssertionError("every lookup is inside its table")
 
+    def within(self, rows: NDArray[np.int64], bounds: str) -> Lookups:
+        """As :meth:`admit`; themselves where all are inside."""
+        if not _any_outside(self.indices, self.offsets, rows):
+            return self
+        return self.admit(rows, bounds, None)[0]
+
     def admit(
         self, rows: NDArray[np.int64], bounds: str, weights: NDArray[np.float32] | None
     ) -> tuple[Lookups, NDArray[np.float32] | None]:

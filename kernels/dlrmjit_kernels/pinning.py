@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit import knobs
-from dlrmjit_kernels import threads
+from dlrmjit_kernels import numa, threads
 from dlrmjit_kernels.compile import parallel_jit
 from dlrmjit_kernels.unsafe import call
 
@@ -67,15 +67,22 @@ def _pin_all(setter: int, masks: NDArray[np.uint8]) -> None:
         call(setter, (0, masks.shape[1], masks[thread].ctypes.data))
 
 
-def cores_first(cpus: Iterable[int], root: Path = _CPUS) -> list[int]:
-    """``cpus``, one of each core before the second of any, in ascending order otherwise."""
+def cores_first(
+    cpus: Iterable[int], root: Path = _CPUS, nodes: Mapping[int, int] | None = None
+) -> list[int]:
+    """``cpus``, one of each core before the second of any, and node after node of memory.
+
+    Threads with adjacent numbers work on adjacent blocks of matrices, and so on one node.
+    ``nodes`` tells the node of each CPU; by default the system does.
+    """
+    nodes = numa.node_of_cpus() if nodes is None else nodes
     seen: dict[str, int] = {}
     turns = []
     for cpu in sorted(cpus):
         core = _siblings(root, cpu)
-        turns.append((seen.setdefault(core, 0), cpu))
+        turns.append((seen.setdefault(core, 0), nodes.get(cpu, 0), cpu))
         seen[core] += 1
-    return [cpu for _, cpu in sorted(turns)]
+    return [cpu for _, _, cpu in sorted(turns)]
 
 
 def _siblings(root: Path, cpu: int) -> str:

@@ -195,6 +195,20 @@ def test_a_vocabulary_of_another_set(
     assert "another set" in capsys.readouterr().err
 
 
+def test_ids_beyond_the_models_tables_may_be_left_out(
+    home: Path, other_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = str(home / "model"), tmp_path / "scores.npy"
+    assert evaluating.main([model, str(other_set), "--bounds", "clamp", "--split", "train"]) == 0
+    given = [model, str(other_set), "--split", "train", "--out", str(out)]
+    assert predicting.main([*given, "--bounds", "ignore", "--embedding-dir", str(tmp_path)]) == 0
+    rows = PreparedSet(other_set).table("train")
+    assert len(np.load(out)) == len(rows)
+    capsys.readouterr()
+    assert predicting.main([*given, "--embedding-dir", str(tmp_path / "absent")]) == 2
+    assert "create it" in capsys.readouterr().err
+
+
 WRONG = {
     "SET/none --out OUT": "No such file",
     "TEXT": "--out DIR",

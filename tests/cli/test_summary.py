@@ -24,14 +24,14 @@ def test_summary_of_a_run() -> None:
     times = StepTimes()
     for seconds in (60.0, 0.2, 0.2):
         times.on_step(StepRecord(1, 0, 0, 10, 128, 0.5, 0.1, seconds))
-    text = training_summary(result, times, MACHINE, 3 << 20, foreseen=2 << 20)
+    text = training_summary(result, times, MACHINE, 3 << 20, 2 << 20, "huge pages")
     assert "10 steps, 1,280 samples, in 3.0 s" in text
     assert "640 samples/s" in text
     assert "median step 200.00 ms" in text
     assert "AUC 1.0000" in text
     assert (
         "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB (foreseen for model and step: 2 MiB)"
-        in text
+        "; tables on huge pages" in text
     )
 
 

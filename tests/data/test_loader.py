@@ -114,6 +114,21 @@ def test_leaving_early_ends_the_thread() -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("multi", [False, True])
+def test_an_id_of_more_bits_than_its_table_needs_is_not_cut(multi: bool) -> None:
+    beyond = 1 << 32  # whose lower 32 bits are a row
+    stored = table(9, 1)
+    if multi:
+        column = MultiHot(np.full((9, 2), beyond))
+        stored = replace(stored, ids=np.empty((9, 0), np.int64), multi=((0, column),))
+    else:
+        stored = replace(stored, ids=np.full((9, 1), beyond))
+    with pytest.raises(IndexRangeError, match=f"table 0, sample 0: index {beyond}"):
+        list(Loader(stored, 4).batches())
+    batch = next(iter(Loader(replace(stored, bounds="clamp"), 4).batches()))
+    assert (batch.indices == beyond).all()
+
+
 def test_ids_outside_their_table_are_named() -> None:
     rows = replace(table(), table_rows=(309, 309, 200))
     with pytest.raises(IndexRangeError, match="table 2, sample 6: index 200"):

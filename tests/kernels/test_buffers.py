@@ -1,10 +1,13 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 from dlrmjit_kernels import buffers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrmjit.errors import MemoryLimitError
+from dlrmjit.errors import ConfigError, MemoryLimitError
 
 
 @given(st.integers(1, 300), st.sampled_from([np.float32, np.int64, np.uint8]))
@@ -72,5 +75,28 @@ def test_room_in_a_control_group(tmp_path):
     assert buffers._room(tmp_path, *names) is None
 
 
-def test_there_is_a_numa_node():
-    assert buffers.numa_nodes() >= 1
+def test_a_directory_stands_for_a_file_that_nobody_sees(tmp_path):
+    buffer = buffers.allocate(5000, tmp_path)
+    assert buffer.pages == "file"
+    assert not buffer.data.any()
+    buffer.data[:] = 3
+    assert os.listdir(tmp_path) == []
+    assert buffer.data.sum() == 15_000
+
+
+def test_a_file_that_its_disk_cannot_hold_is_refused_with_figures(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    for path in (tmp_path, tmp_path / "table"):
+        with pytest.raises(MemoryLimitError, match=r"need 2\.00 GiB in .* 1\.00 GiB are free"):
+            buffers.allocate(2 << 30, path)
+
+
+def test_a_file_has_its_place_on_the_disk_before_it_is_used(tmp_path):
+    buffers.allocate(1 << 20, tmp_path / "table")
+    assert (tmp_path / "table").stat().st_blocks * 512 >= 1 << 20
+
+
+def test_a_file_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be kept in .*absent"):
+        buffers.allocate(10, tmp_path / "absent" / "table")

@@ -1,9 +1,13 @@
+import os
+
 import numpy as np
 import pytest
-from dlrmjit_kernels import threads
+from dlrmjit_kernels import embedding_initialise as initialise
+from dlrmjit_kernels import numa, threads
 from dlrmjit_kernels.embedding import EmbeddingTables
 from dlrmjit_kernels.embedding_initialise import Origin
 from dlrmjit_kernels.lookups import Lookups
+from dlrmjit_kernels.row_rules import AdagradRows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -168,3 +172,34 @@ def test_a_file_keeps_its_tables(tmp_path):
     assert again.pages == "file"
     for s in range(2):
         np.testing.assert_array_equal(again.table(s), fresh.table(s))
+
+
+def test_what_is_remembered_of_tables_in_a_file_lies_beside_them(tmp_path):
+    for path in (tmp_path, tmp_path / "tables"):
+        tables = EmbeddingTables([30, 40], 13, path=path)
+        (state,) = tables.new_state(AdagradRows(0.1, initial_accumulator=2.0)).tables
+        assert (state.placement, state.dim) == ("a file", 13)
+        assert (state.table(1) == 2).all()
+    assert os.listdir(tmp_path) == ["tables"]
+
+
+def test_pages_are_dealt_where_there_are_several_nodes(monkeypatch):
+    touched = []
+    monkeypatch.setattr(numa, "node_count", lambda cpus: 2)
+    monkeypatch.setattr(initialise, "place", lambda data: touched.append(len(data)))
+    tables = EmbeddingTables([3000], 16)
+    assert touched == [tables.nbytes]
+    assert tables.placement == f"{tables.pages} pages dealt to 2 NUMA nodes"
+
+
+def test_placing_leaves_zeros():
+    data = np.zeros(5 << 20, np.uint8)
+    initialise.place(data)
+    assert not data.any()
+
+
+def test_on_one_node_pages_lie_where_they_are_first_used(monkeypatch):
+    monkeypatch.setattr(numa, "node_count", lambda cpus: 1)
+    monkeypatch.setattr(initialise, "place", lambda data: pytest.fail("touched"))
+    tables = EmbeddingTables([3000], 16)
+    assert tables.placement == f"{tables.pages} pages"

@@ -93,4 +93,14 @@ def test_every_core_gets_a_thread_before_any_gets_two(tmp_path, siblings, expect
         place = tmp_path / f"cpu{cpu}" / "topology"
         place.mkdir(parents=True)
         (place / "thread_siblings_list").write_text(text + "\n")
-    assert cores_first([3, 1, 0, 2], tmp_path) == expected
+    assert cores_first([3, 1, 0, 2], tmp_path, {}) == expected
+
+
+def test_threads_go_from_node_to_node_of_memory(tmp_path):
+    """Four cores of two CPUs each, numbered across two nodes in turn."""
+    for cpu in range(8):
+        place = tmp_path / f"cpu{cpu}" / "topology"
+        place.mkdir(parents=True)
+        (place / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    nodes = {cpu: cpu % 2 for cpu in range(8)}
+    assert cores_first(range(8), tmp_path, nodes) == [0, 2, 1, 3, 4, 6, 5, 7]

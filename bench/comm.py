@@ -18,7 +18,8 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ import numpy as np
 
 from bench import harness
 from bench.roofline import ceilings
-from bench.step import Case, case, make_batch
+from bench.step import Case, case, make_batch, make_model
 from dlrmjit.data.share import share_sizes
-from dlrmjit.model import DLRM
 from dlrmjit.parallel.comm import Comm, blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.proposing import propose
+from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.step import TrainingStep
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace, comm: Comm) -> None:
-    threads = _pin(comm, options.threads)
+    threads = pin(comm, options.threads)
     repeats = 5 if options.quick else 20
     rows: list[Row] = []
     for name in options.config.split(","):
@@ -142,68 +143,65 @@ def sum_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
 
 def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
     """Whole steps: blocking and overlapped, or of one process."""
-    batch = make_batch(chosen, np.random.default_rng(3))
-    if comm.size == 1:
-        single = DLRM(chosen.model, initialise=False)
-        _fill([single.tables.data.table(t) for t in range(chosen.model.tables)], single)
-        ordinary = TrainingStep(single)
-        found = _alternate({"one process": lambda: ordinary(batch, RATE)}, comm, repeats)
-        return [_row("step", name, way, comm, s, 0, chosen.batch) for way, s in found.items()]
-    plan = propose(chosen.model.table_rows, chosen.model.embedding_dim, comm.size)
-    ways: dict[str, Callable[[], object]] = {}
-    exposed: dict[str, list[dict[str, float]]] = {}
-    model = ShardedDLRM(chosen.model, comm, plan, initialise=False)
-    _fill([values for _, values in model.sharded.pieces()], model)
-    routed = model.router.route(batch)
-    groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
-    for way, group in groups.items():
-        exposed[way] = []
-        ways[way] = _sharded(model, group, routed, exposed[way])
-    found = _alternate(ways, comm, repeats)
+    ways = step_ways(chosen, comm)
+    found = _alternate({way: step.run for way, step in ways.items()}, comm, repeats)
     rows = []
     for way, seconds in found.items():
         row = _row("step", name, way, comm, seconds, 0, chosen.batch)
-        pairs = zip(seconds, found["blocking"], strict=True)
-        row["of_blocking"] = statistics.median(own / other for own, other in pairs)
-        row["exposed_ms"] = _exposed_ms(exposed[way][WARM:], comm)
+        if comm.size > 1:
+            pairs = zip(seconds, found["blocking"], strict=True)
+            row["of_blocking"] = statistics.median(own / other for own, other in pairs)
+            row["exposed_ms"] = exposed_ms(ways[way].exposed[WARM:], comm)
         rows.append(row)
     return rows
 
 
-def _sharded(
-    model: ShardedDLRM, group: Comm, routed: Any, exposed: list[dict[str, float]]
-) -> Callable[[], object]:
-    """A step of ``model`` that communicates by ``group``, and notes how long that took."""
+@dataclass(frozen=True)
+class Way:
+    """A step, and the seconds that every one so far has spent in each operation."""
+
+    run: Callable[[], object]
+    exposed: list[dict[str, float]]
+
+
+def step_ways(chosen: Case, comm: Comm) -> dict[str, Way]:
+    """A step of one process, or of all ranks by each way to communicate."""
+    batch = make_batch(chosen, np.random.default_rng(3))
+    if comm.size == 1:
+        single = TrainingStep(make_model(chosen.model, np.random.default_rng(7)))
+        return {"one process": Way(lambda: single(batch, RATE), [])}
+    plan = propose(
+        chosen.model.table_rows,
+        chosen.model.embedding_dim,
+        comm.size,
+        lookups=[chosen.lookups] * chosen.model.tables,
+    )
+    model = ShardedDLRM(chosen.model, comm, plan, init="counter")
+    routed = model.router.route(batch)
+    groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
+    return {way: _sharded(model, group, routed) for way, group in groups.items()}
+
+
+def _sharded(model: ShardedDLRM, group: Comm, routed: ShardedBatch) -> Way:
+    """A step of ``model`` that communicates by ``group``."""
     own = copy.copy(model)
     own.comm = group
-    step = ShardedStep(own)
+    step, exposed = ShardedStep(own), list[dict[str, float]]()
 
     def once() -> None:
         group.waited.clear()
         step(routed, RATE)
         exposed.append(dict(group.waited))
 
-    return once
+    return Way(once, exposed)
 
 
-def _exposed_ms(steps: list[dict[str, float]], comm: Comm) -> dict[str, float]:
+def exposed_ms(steps: Sequence[Mapping[str, float]], comm: Comm) -> dict[str, float]:
     """Milliseconds by operation: of each rank the median over steps, then the mean over ranks."""
     medians = [statistics.median(step.get(name, 0.0) for step in steps) for name in OPERATIONS]
     values = np.array([*medians, statistics.median(sum(step.values()) for step in steps)])
     comm.allreduce(values).wait()
     return dict(zip([*OPERATIONS, "all"], (1000 * values / comm.size).tolist(), strict=True))
-
-
-def _fill(tables: list[Any], model: DLRM) -> None:
-    rng = np.random.default_rng(7)
-    for table in tables:
-        rng.random(out=table.reshape(-1), dtype=np.float32)
-        table -= 0.5
-        table *= 0.01
-    state = model.mlp_state()
-    for value in state.values():
-        value[...] = rng.normal(0.0, np.sqrt(2.0 / sum(value.shape)), value.shape)
-    model.load_mlps(state)
 
 
 def _alternate(
@@ -248,7 +246,7 @@ def _line(row: Row) -> str:
     return text
 
 
-def _pin(comm: Comm, threads: int | None) -> int:
+def pin(comm: Comm, threads: int | None) -> int:
     """A share of the CPUs for each rank of this host."""
     from dlrmjit_kernels.threads import available_cpus
 

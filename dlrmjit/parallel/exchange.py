@@ -3,8 +3,9 @@ back.
 
 Every rank pools all N samples for its shards into *blocks*, matrices (N, W) whose consecutive
 runs of rows belong to consecutive ranks, so nothing is packed before it is sent. What arrives is
-placed among the interacting vectors, pieces of rows summed in the order of the pieces. The way
-back is the same in reverse and needs no unpacking. The three strategies are those of Kalamkar
+placed among the interacting vectors, pieces of rows summed in the order of the pieces; what a rank
+pools for its own samples is placed from where it is. The way back is the same in reverse and needs
+no unpacking. The three strategies are those of Kalamkar
 et al. (arXiv 2005.04680): they differ in what one block holds and in how blocks move.
 """
 
@@ -80,8 +81,18 @@ class PooledExchange:
         own = [block.width for block in self._blocks if block.rank == comm.rank]
         self._pooled, self._own = _matrices(sum(sizes), own, dtype)
         widths = [block.width for block in self._blocks]
-        self._seen, self._parts = _matrices(sizes[comm.rank], widths, dtype)
+        self._seen, seen = _matrices(sizes[comm.rank], widths, dtype)
+        self._parts = self._with_own(seen)
         self._requests: list[Request] = []
+
+    def _with_own(self, seen: list[FloatArray]) -> list[FloatArray]:
+        """This rank's samples of every block: of its own blocks, where they were pooled."""
+        starts, me = starts_of(self._sizes), self._comm.rank
+        own = iter(self._own)
+        return [
+            next(own)[starts[me] : starts[me + 1]] if block.rank == me else part
+            for block, part in zip(self._blocks, seen, strict=True)
+        ]
 
     def group_views(self) -> Iterator[tuple[tuple[Shard, ...], FloatArray]]:
         """Shards of this rank that are equally wide, and their pooled vectors (N, shards, W)."""
@@ -127,20 +138,20 @@ class PooledExchange:
     def _forward(self) -> Iterator[Request]:
         if self._at_once:
             counts = self._counts()
-            yield self._comm.alltoallv(self._pooled, counts[0], self._seen, counts[1])
+            yield self._comm.alltoallv(self._pooled, counts[0], self._seen, counts[1], own=False)
             return
         for block, part, own in self._each_block():
             sent = [size * block.width for size in self._sizes]
-            yield self._comm.scatterv(own, sent, part, block.rank, name="alltoall")
+            yield self._comm.scatterv(own, sent, part, block.rank, name="alltoall", own=False)
 
     def _backward(self) -> Iterator[Request]:
         if self._at_once:
             counts = self._counts()
-            yield self._comm.alltoallv(self._seen, counts[1], self._pooled, counts[0])
+            yield self._comm.alltoallv(self._seen, counts[1], self._pooled, counts[0], own=False)
             return
         for block, part, own in self._each_block():
             received = [size * block.width for size in self._sizes]
-            yield self._comm.gatherv(part, own, received, block.rank, name="alltoall")
+            yield self._comm.gatherv(part, own, received, block.rank, name="alltoall", own=False)
 
     def _counts(self) -> tuple[list[int], list[int]]:
         """Elements to and from each rank in the forward direction."""

@@ -35,21 +35,34 @@ class SelfComm:
         receive: Buffer,
         receive_counts: Counts,
         name: str = "alltoall",
+        own: bool = True,
     ) -> Request:
         """Copy."""
-        return _copied(send, receive)
+        return _copied(send, receive) if own else DONE
 
     def scatterv(
-        self, send: Buffer | None, counts: Counts, receive: Buffer, root: int, name: str = "scatter"
+        self,
+        send: Buffer | None,
+        counts: Counts,
+        receive: Buffer,
+        root: int,
+        name: str = "scatter",
+        own: bool = True,
     ) -> Request:
         """Copy."""
-        return DONE if send is None else _copied(send, receive)
+        return _copied(send, receive) if own and send is not None else DONE
 
     def gatherv(
-        self, send: Buffer, receive: Buffer | None, counts: Counts, root: int, name: str = "gather"
+        self,
+        send: Buffer,
+        receive: Buffer | None,
+        counts: Counts,
+        root: int,
+        name: str = "gather",
+        own: bool = True,
     ) -> Request:
         """Copy."""
-        return DONE if receive is None else _copied(send, receive)
+        return _copied(send, receive) if own and receive is not None else DONE
 
     def barrier(self) -> None:
         """There is nobody to wait for."""

@@ -55,16 +55,33 @@ class Comm(Protocol):
         receive: Buffer,
         receive_counts: Counts,
         name: str = "alltoall",
+        own: bool = True,
     ) -> Request:
-        """Send each rank its part, receive one from each."""
+        """Send each rank its part, receive one from each.
+
+        Without ``own`` what a rank has for itself stays where it is: its parts of both buffers are
+        passed over. So in the two operations below for the root.
+        """
 
     def scatterv(
-        self, send: Buffer | None, counts: Counts, receive: Buffer, root: int, name: str = "scatter"
+        self,
+        send: Buffer | None,
+        counts: Counts,
+        receive: Buffer,
+        root: int,
+        name: str = "scatter",
+        own: bool = True,
     ) -> Request:
         """Rank ``root`` sends each rank its part."""
 
     def gatherv(
-        self, send: Buffer, receive: Buffer | None, counts: Counts, root: int, name: str = "gather"
+        self,
+        send: Buffer,
+        receive: Buffer | None,
+        counts: Counts,
+        root: int,
+        name: str = "gather",
+        own: bool = True,
     ) -> Request:
         """Rank ``root`` receives a part from each rank."""
 

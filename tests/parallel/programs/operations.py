@@ -31,6 +31,7 @@ def operations(comm):
     received = np.empty(sum(into), np.float32)
     comm.alltoallv(joined([cell(me, r) for r in ranks]), out, received, into).wait()
     yield "alltoallv", received, joined([cell(r, me) for r in ranks])
+    yield from own_left_alone(comm)
     sizes = [r + 1 for r in ranks]
     whole = np.empty(sum(sizes), np.int64)
     comm.allgatherv(np.full(me + 1, me), whole, sizes).wait()
@@ -50,6 +51,28 @@ def operations(comm):
             yield "gatherv", back, whole
     comm.barrier()
     yield "json", np.array(exchange_json(comm, [me])), np.array([[r] for r in ranks])
+
+
+def own_left_alone(comm):
+    """The same operations where what a rank has for itself is not moved."""
+    ranks, me, mark = range(comm.size), comm.rank, np.float32(-1)
+    cells = [np.full_like(cell(r, me), mark) if r == me else cell(r, me) for r in ranks]
+    received = np.full(sum(len(cell(r, me)) for r in ranks), mark)
+    counts = [len(cell(me, r)) for r in ranks], [len(cell(r, me)) for r in ranks]
+    sent = np.concatenate([cell(me, r) for r in ranks])
+    comm.alltoallv(sent, counts[0], received, counts[1], own=False).wait()
+    yield "alltoallv without own", received, np.concatenate(cells)
+    sizes = [r + 1 for r in ranks]
+    for root in ranks:
+        send = np.repeat(np.arange(comm.size, dtype=np.float32), sizes) if me == root else None
+        piece = np.full(me + 1, mark)
+        comm.scatterv(send, sizes, piece, root, own=False).wait()
+        yield "scatterv without own", piece, np.full(me + 1, mark if me == root else me)
+        back = np.full(sum(sizes), mark) if me == root else None
+        comm.gatherv(np.full(me + 1, np.float32(me)), back, sizes, root, own=False).wait()
+        if me == root:
+            expected = np.repeat([mark if r == root else r for r in ranks], sizes)
+            yield "gatherv without own", back, expected
 
 
 def sums(comm):

@@ -8,11 +8,11 @@ a constant label during a short test is ordinary, not worth a warning per test.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.auc import ranking_metrics
+from dlrmjit_kernels import auc as radix
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.errors import ShapeError
@@ -20,9 +20,10 @@ from dlrmjit.errors import ShapeError
 F64 = NDArray[np.float64]
 
 NAN = float("nan")
-_BLOCK = 1 << 20
-_TOTALS = 6
-_MANY = 1 << 17  # scores from which on the fixed cost of the radix kernel is repaid
+BLOCK = 1 << 20
+"""Scores that are looked at in float64, or sent, at a time."""
+MANY = 1 << 17
+"""Scores from which on the fixed cost of the radix kernel is repaid."""
 
 
 @dataclass(frozen=True)
@@ -76,36 +77,73 @@ def compute_metrics(scores: ArrayLike, targets: ArrayLike) -> Metrics:
     labels = np.asarray(targets).reshape(-1)
     if raw.size != labels.size:
         raise ShapeError(f"there are {raw.size} scores, but {labels.size} targets")
-    totals = sum((_totals(raw[at], labels[at]) for at in _blocks(raw.size)), np.zeros(_TOTALS))
-    correct, odd, hits, predicted, positives, loss = totals.tolist()
-    if raw.size == 0 or odd:
-        return Metrics(NAN, NAN, _ratio(correct, raw.size), NAN, NAN, NAN, NAN, raw.size)
-    auc, average = ranking(raw, labels == 1)
+    found = totals(raw, labels)
+    if found.undefined:
+        return metrics_from(found, 0, 0.0)
+    return metrics_from(found, *ranking_sums(raw, labels == 1))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Numbers of samples of some kinds, and their log losses added up.
+
+    ``odd`` targets are neither 0 nor 1, ``broken`` scores no numbers.
+    """
+
+    samples: float = 0
+    correct: float = 0
+    odd: float = 0
+    broken: float = 0
+    hits: float = 0
+    predicted: float = 0
+    positives: float = 0
+    loss: float = 0
+
+    @property
+    def undefined(self) -> bool:
+        """Whether no order of the scores could give a ranking a value."""
+        return not self.samples or bool(self.odd or self.broken)
+
+
+def totals(scores: NDArray[Any], targets: NDArray[Any]) -> Totals:
+    """Of scores and targets (N,), without copies of them all."""
+    parts = (_totals(scores[at], targets[at]) for at in blocks(scores.size))
+    return Totals(*sum(parts, np.zeros(len(fields(Totals)))).tolist())
+
+
+def metrics_from(found: Totals, twice_wins: int, precision: float) -> Metrics:
+    """All metrics, from the totals and the sums of the ranking of the same samples."""
+    samples, positives = int(found.samples), int(found.positives)
+    if not samples or found.odd:
+        return Metrics(NAN, NAN, _ratio(found.correct, samples), NAN, NAN, NAN, NAN, samples)
+    pairs = positives * (samples - positives)
     return Metrics(
-        auc=auc,
-        logloss=loss / raw.size,
-        accuracy=correct / raw.size,
-        precision=_ratio(hits, predicted),
-        recall=_ratio(hits, positives),
-        f1=_ratio(2 * hits, predicted + positives),
-        average_precision=average,
-        samples=raw.size,
+        auc=NAN if found.broken else _ratio(twice_wins, 2 * pairs),
+        logloss=found.loss / samples,
+        accuracy=found.correct / samples,
+        precision=_ratio(found.hits, found.predicted),
+        recall=_ratio(found.hits, positives),
+        f1=_ratio(2 * found.hits, found.predicted + positives),
+        average_precision=NAN if found.broken else _ratio(precision, positives),
+        samples=samples,
     )
 
 
-def _blocks(n: int) -> Iterator[slice]:
+def blocks(n: int) -> Iterator[slice]:
     """Slices of ``range(n)`` whose copies in float64 take little memory."""
-    return (slice(at, at + _BLOCK) for at in range(0, n, _BLOCK))
+    return (slice(at, min(at + BLOCK, n)) for at in range(0, n, BLOCK))
 
 
 def _totals(raw: NDArray[Any], labels: NDArray[Any]) -> F64:
-    """Correct predictions, targets of no class, hits, predicted positives, positives, log loss."""
+    """One block's, in the order of the fields of Totals."""
     rounded, t = np.round(raw.astype(np.float64)), labels.astype(np.float64)
     is_odd = (t != 0) & (t != 1)
     return np.array(
         [
+            t.size,
             np.count_nonzero(rounded == t),
             np.count_nonzero(is_odd),
+            np.count_nonzero(np.isnan(raw)),
             np.count_nonzero((rounded == 1) & (t == 1)),
             np.count_nonzero(rounded == 1),
             np.count_nonzero(t),
@@ -115,16 +153,26 @@ def _totals(raw: NDArray[Any], labels: NDArray[Any]) -> F64:
     )
 
 
-def ranking(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> tuple[float, float]:
-    """Area under the ROC curve and average precision of scores, by whether each is positive.
+def ranking_sums(
+    scores: NDArray[np.floating[Any]],
+    positive: NDArray[np.bool_],
+    higher: tuple[int, int] = (0, 0),
+) -> tuple[int, float]:
+    """Twice the wins of positives over negatives, ties counting half, and the precision at each.
 
-    Many float32 scores go to the radix kernel, which needs neither a sort nor much memory.
+    ``scores`` (N,), none NaN; ``higher`` are the negatives and positives, elsewhere, that score
+    higher than all of these. Many float32 scores go to the radix kernel, which needs neither a
+    sort nor much memory.
     """
-    is_large = scores.dtype == np.float32 and scores.size >= _MANY
-    if is_large and positive.any() and not positive.all() and not np.isnan(scores.min()):
-        return ranking_metrics(np.ascontiguousarray(scores, np.float32), positive)
-    p, t = scores.astype(np.float64), positive.astype(np.float64)
-    return roc_auc(p, t), average_precision(p, t)
+    if scores.dtype == np.float32 and scores.size >= MANY:
+        return radix.ranking_sums(np.ascontiguousarray(scores, np.float32), positive, higher)
+    _, group, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
+    winners = np.bincount(group, positive, len(sizes)).astype(np.int64)
+    losers = sizes - winners
+    ahead = higher[1] + np.cumsum(winners)  # positives that score at least as high
+    twice_wins = int((losers * (2 * ahead - winners)).sum(dtype=object))
+    precision = ahead / (higher[0] + np.cumsum(losers) + ahead)
+    return twice_wins, float(np.sum(winners * precision))
 
 
 def log_loss(p: NDArray[np.floating[Any]], t: F64) -> float:
@@ -136,39 +184,6 @@ def log_loss(p: NDArray[np.floating[Any]], t: F64) -> float:
     eps = float(np.finfo(p.dtype).eps)
     happened = np.where(t == 1, p.astype(np.float64), 1.0 - p.astype(np.float64))
     return float(-np.log(np.clip(happened, eps, 1.0 - eps)).mean())
-
-
-def roc_auc(p: F64, t: F64) -> float:
-    """Probability that a positive scores above a negative, a tie counting half.
-
-    Mann-Whitney: from the sum of the positives' ranks, tied scores sharing their mean rank.
-    """
-    positives = float(np.count_nonzero(t))
-    negatives = t.size - positives
-    if not positives or not negatives or np.isnan(p).any():
-        return NAN
-    rank_sum = float(_mean_ranks(p)[t == 1].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def average_precision(p: F64, t: F64) -> float:
-    """Sum over the distinct scores, highest first, of precision times the step in recall."""
-    positives = float(np.count_nonzero(t))
-    if not positives or np.isnan(p).any():
-        return NAN
-    order = np.argsort(-p, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(p[order])), p.size - 1)
-    found = np.cumsum(t[order])[last_of_ties]
-    precision = found / (last_of_ties + 1)
-    return float(np.sum(np.diff(found, prepend=0.0) * precision) / positives)
-
-
-def _mean_ranks(values: F64) -> F64:
-    """Ranks from 1; equal values share the mean of the ranks they span."""
-    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(sizes).astype(np.float64)
-    mean_rank: F64 = (last - (sizes - 1) / 2)[group]
-    return mean_rank
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -125,7 +125,7 @@ def test_many_scores_are_ranked_as_few_are(monkeypatch):
     targets = rng.random(3000) < 0.3
     scores = rng.normal(targets, 1.0).astype(np.float32)
     few = compute_metrics(scores, targets)
-    monkeypatch.setattr("dlrmjit.metrics._MANY", 1)
+    monkeypatch.setattr("dlrmjit.metrics.MANY", 1)
     many = compute_metrics(scores, targets)
     assert many.auc == pytest.approx(few.auc, abs=1e-14)
     assert many.average_precision == pytest.approx(few.average_precision, abs=1e-14)
@@ -136,7 +136,7 @@ def test_metrics_do_not_depend_on_the_blocks_they_are_summed_in(monkeypatch):
     rng = np.random.default_rng(3)
     scores, targets = rng.random(1000).astype(np.float32), rng.random(1000) < 0.3
     whole = compute_metrics(scores, targets)
-    monkeypatch.setattr("dlrmjit.metrics._BLOCK", 7)
+    monkeypatch.setattr("dlrmjit.metrics.BLOCK", 7)
     parts = compute_metrics(scores, targets)
     assert parts.logloss == pytest.approx(whole.logloss, rel=1e-13)
     assert replace(parts, logloss=whole.logloss) == whole

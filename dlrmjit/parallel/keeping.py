@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dlrmjit.checkpoint import Checkpoint, open_checkpoint
 from dlrmjit.checkpoint.shards import (
@@ -19,7 +16,7 @@ from dlrmjit.checkpoint.shards import (
     write_shards,
 )
 from dlrmjit.optim import Optimizer
-from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.comm import exchange_json
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.pieces import (
     state_pieces,
@@ -95,17 +92,6 @@ def restore_sharded_optimizer(
         kept.read_shard(piece.name, piece.values, piece.part)
     counted = max((int(count) for count in steps.values()), default=0)
     optimizer.take({**dense, **steps_by_parameter(model, counted)})
-
-
-def exchange_json(comm: Comm, value: Any) -> list[Any]:
-    """What every rank gives, on every rank."""
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = np.empty(comm.size, np.int64)
-    comm.allgatherv(np.array([text.size]), sizes, [1] * comm.size, name="checkpoint").wait()
-    every = np.empty(int(sizes.sum()), np.uint8)
-    comm.allgatherv(text, every, sizes.tolist(), name="checkpoint").wait()
-    ends = np.cumsum(sizes)
-    return [json.loads(every[e - s : e].tobytes()) for s, e in zip(sizes, ends, strict=True)]
 
 
 def _write_own(

@@ -1,26 +1,27 @@
 """Exact metrics of scores that are spread over ranks; no rank ever has all of them.
 
-Scores are dealt out by value: each rank gets one range of them, equal scores together. Within
-a range the curves follow from counts, given how many positives and negatives lie below it.
+Scores are dealt out by value: each rank gets one range of them, equal scores together, a million
+at a time. What a range adds to the metrics then follows from it and from how many positives and
+negatives lie above it. Beside its scores and targets a rank needs five bytes for each score of
+its range, and what the radix kernel takes.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.source import Source
-from dlrmjit.metrics import NAN, Metrics, log_loss
-from dlrmjit.parallel.comm import Comm
+from dlrmjit.metrics import Metrics, Totals, blocks, metrics_from, ranking_sums, totals
+from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.routing import ShardedSource
 
-_SAMPLES = 64  # of its scores that each rank offers for the bounds of the ranges
-
-F64 = NDArray[np.float64]
+_LOOKED_AT = 1 << 14  # of its scores that each rank sorts
+_SAMPLES = 64  # and of those that it offers for the bounds of the ranges
 
 
 def evaluate(
@@ -41,100 +42,69 @@ def evaluate(
 
 def gathered_metrics(scores: NDArray[Any], targets: NDArray[Any], comm: Comm) -> Metrics:
     """Metrics of all ranks' scores and targets, as :func:`~dlrmjit.metrics.compute_metrics`."""
-    p, t = scores.astype(np.float64), targets.astype(np.float64)
-    n, correct, hits, predicted, positives, loss, odd, broken = _sums(scores, p, t, comm)
-    if n == 0 or odd:
-        return Metrics(NAN, NAN, _ratio(correct, n), NAN, NAN, NAN, NAN, int(n))
-    auc, average = _curves(*_groups(*_by_value(p, t, comm)), comm)
-    return Metrics(
-        auc=NAN if broken else auc,
-        logloss=_ratio(loss, n),
-        accuracy=_ratio(correct, n),
-        precision=_ratio(hits, predicted),
-        recall=_ratio(hits, positives),
-        f1=_ratio(2 * hits, predicted + positives),
-        average_precision=NAN if broken else average,
-        samples=int(n),
-    )
-
-
-def _sums(raw: NDArray[Any], p: F64, t: F64, comm: Comm) -> list[float]:
-    """Over all ranks: samples, correct ones, hits, predicted positives, positives, sum of log
-    losses, targets that are no class, scores that are no number."""
-    rounded = np.round(p)
-    own = np.array(
-        [
-            p.size,
-            np.count_nonzero(rounded == t),
-            np.count_nonzero((rounded == 1) & (t == 1)),
-            np.count_nonzero(rounded == 1),
-            np.count_nonzero(t),
-            log_loss(raw, t) * p.size if p.size else 0.0,
-            np.count_nonzero((t != 0) & (t != 1)),
-            np.count_nonzero(np.isnan(p)),
-        ],
-        np.float64,
-    )
+    own = np.array(astuple(totals(scores, targets)), np.float64)
     comm.allreduce(own, name="metrics").wait()
-    return [float(value) for value in own]
+    found = Totals(*own.tolist())
+    if found.undefined:
+        return metrics_from(found, 0, 0.0)
+    ours, positive = _by_value(scores, targets == 1, comm)
+    sums = ranking_sums(ours, positive, _higher(positive, comm))
+    every = exchange_json(comm, sums, name="metrics")
+    return metrics_from(found, sum(wins for wins, _ in every), sum(part for _, part in every))
 
 
-def _by_value(p: F64, t: F64, comm: Comm) -> tuple[F64, F64]:
-    """This rank's range of all scores, and their targets."""
-    target = np.searchsorted(_bounds(p, comm), p, side="right")
-    order = np.argsort(target, kind="stable")
-    counts = np.bincount(target, minlength=comm.size)
-    expected = np.empty_like(counts)
-    ones = [1] * comm.size
+def _by_value(
+    scores: NDArray[Any], positive: NDArray[np.bool_], comm: Comm
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """This rank's range of all scores, and which of them are positive; dealt out in blocks."""
+    bounds, counts = _bounds(scores, comm), np.zeros(comm.size, np.int64)
+    parts = list(blocks(scores.size))
+    for at in parts:
+        counts += np.bincount(_target(scores[at], bounds), minlength=comm.size)
+    expected = _exchanged(counts, comm)
+    ours, is_positive = np.empty(expected.sum(), scores.dtype), np.empty(expected.sum(), np.bool_)
+    rounds, filled = max(exchange_json(comm, len(parts), name="metrics")), 0
+    for at in (*parts, *[slice(0, 0)] * (rounds - len(parts))):
+        target = _target(scores[at], bounds)
+        order = np.argsort(target, kind="stable")
+        sent = np.bincount(target, minlength=comm.size)
+        received = _exchanged(sent, comm)
+        end = filled + int(received.sum())
+        for values, into in ((scores[at], ours), (positive[at], is_positive)):
+            comm.alltoallv(
+                values[order], sent.tolist(), into[filled:end], received.tolist(), name="metrics"
+            ).wait()
+        filled = end
+    return ours, is_positive
+
+
+def _target(scores: NDArray[Any], bounds: NDArray[Any]) -> NDArray[np.int64]:
+    """The rank whose range each score is in."""
+    return np.searchsorted(bounds, scores, side="right")
+
+
+def _exchanged(counts: NDArray[np.int64], comm: Comm) -> NDArray[np.int64]:
+    """From what this rank sends each, what it receives from each."""
+    expected, ones = np.empty_like(counts), [1] * comm.size
     comm.alltoallv(counts, ones, expected, ones, name="metrics").wait()
-    received = []
-    for values in (p, t):
-        arrived = np.empty(int(expected.sum()), np.float64)
-        sent, got = counts.tolist(), expected.tolist()
-        comm.alltoallv(values[order], sent, arrived, got, name="metrics").wait()
-        received.append(arrived)
-    return received[0], received[1]
+    return expected
 
 
-def _bounds(p: F64, comm: Comm) -> F64:
+def _bounds(scores: NDArray[Any], comm: Comm) -> NDArray[Any]:
     """Ascending scores that cut all ranks' scores into ranges of about equal numbers."""
-    offered = np.ones(_SAMPLES)
-    if p.size:
-        offered = np.sort(p)[np.linspace(0, p.size - 1, _SAMPLES).astype(np.int64)]
-    every = np.empty(_SAMPLES * comm.size)
+    offered = np.ones(_SAMPLES, scores.dtype)
+    if scores.size:
+        spread = np.linspace(0, scores.size - 1, _LOOKED_AT).astype(np.int64)
+        offered = np.sort(scores[spread])[:: _LOOKED_AT // _SAMPLES].copy()
+    every = np.empty(_SAMPLES * comm.size, scores.dtype)
     comm.allgatherv(offered, every, [_SAMPLES] * comm.size, name="metrics").wait()
-    chosen: F64 = np.sort(every)[_SAMPLES::_SAMPLES]
+    chosen: NDArray[Any] = np.sort(every)[_SAMPLES::_SAMPLES]
     return chosen
 
 
-def _groups(p: F64, t: F64) -> tuple[F64, F64]:
-    """Positives and negatives of each distinct score, ascending."""
-    _, group = np.unique(p, return_inverse=True)
-    positives = np.bincount(group, t).astype(np.float64)
-    return positives, np.bincount(group) - positives
-
-
-def _curves(positives: F64, negatives: F64, comm: Comm) -> tuple[float, float]:
-    """Area under the ROC curve, and average precision."""
-    totals = np.empty(2 * comm.size)
-    own = np.array([positives.sum(), negatives.sum()])
-    comm.allgatherv(own, totals, [2] * comm.size, name="metrics").wait()
-    below = totals[: 2 * comm.rank].reshape(-1, 2).sum(axis=0)
-    above = totals[2 * comm.rank + 2 :].reshape(-1, 2).sum(axis=0)
-    all_positives, all_negatives = totals.reshape(-1, 2).sum(axis=0)
-    negatives_below = below[1] + np.cumsum(negatives) - negatives
-    found = above[0] + np.cumsum(positives[::-1])
-    taken = above.sum() + np.cumsum((positives + negatives)[::-1])
-    areas = np.array(
-        [
-            np.sum(positives * (negatives_below + negatives / 2)),
-            np.sum(positives[::-1] * found / taken),
-        ]
-    )
-    comm.allreduce(areas, name="metrics").wait()
-    auc = _ratio(float(areas[0]), float(all_positives * all_negatives))
-    return auc, _ratio(float(areas[1]), float(all_positives))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
+def _higher(positive: NDArray[np.bool_], comm: Comm) -> tuple[int, int]:
+    """Negatives and positives of the ranks whose ranges lie above this one's."""
+    winners = int(np.count_nonzero(positive))
+    every = exchange_json(comm, [positive.size - winners, winners], name="metrics")
+    every = every[comm.rank + 1 :]
+    return sum(own[0] for own in every), sum(own[1] for own in every)

@@ -32,22 +32,37 @@ def ranking_metrics(
 ) -> tuple[float, float]:
     """Area under the ROC curve and average precision of float32 ``scores`` (N,), none NaN.
 
-    ``positive`` (N,) says which rows are; both kinds must occur. Extra memory: at most
-    ``memory``, and some MB. AUC is the Mann-Whitney statistic, a tie counting half, exact but
-    for its last rounding; average precision sums precision over the steps of recall, highest
-    distinct score first.
+    ``positive`` (N,) says which rows are; both kinds must occur. AUC is the Mann-Whitney
+    statistic, a tie counting half, exact but for its last rounding; average precision sums
+    precision over the steps of recall, highest distinct score first.
+    """
+    positives = int(np.count_nonzero(positive))
+    twice_wins, precision = ranking_sums(scores, positive, memory=memory)
+    return twice_wins / (2 * positives * (len(scores) - positives)), precision / positives
+
+
+def ranking_sums(
+    scores: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    higher: tuple[int, int] = (0, 0),
+    memory: int = MEMORY,
+) -> tuple[int, float]:
+    """What these rows add to both metrics, before they are divided by numbers of rows.
+
+    ``higher`` are the negatives and positives that score higher than all of these, and are
+    elsewhere. The sums are twice the wins, over positives and negatives, a tie counting half, and
+    the precision at each positive. Extra memory: at most ``memory``, and some MB.
     """
     counts = np.zeros((_BLOCKS, _BUCKETS, 2), np.int64)
     _count_buckets(scores, positive, counts)
     sizes = counts.sum(axis=0)
     above = sizes[::-1].cumsum(axis=0)[::-1] - sizes  # rows of higher buckets, by label
-    positives, negatives = int(sizes[:, 1].sum()), int(sizes[:, 0].sum())
+    above += np.array(higher, np.int64)
     twice_wins = np.zeros(_BUCKETS, np.uint64)
     precision = np.zeros(_BUCKETS, np.float64)
     for first, last in _rounds(sizes.sum(axis=1), max(memory // 4, 1)):
         _one_round(scores, positive, counts, sizes, above, first, last, twice_wins, precision)
-    wins = int(twice_wins.sum(dtype=object))
-    return wins / (2 * positives * negatives), float(precision.sum()) / positives
+    return int(twice_wins.sum(dtype=object)), float(precision.sum())
 
 
 def _rounds(sizes: NDArray[np.int64], room: int) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from dlrmjit.parallel.comm.failing import fail_together, let_lower_ranks_speak
 from dlrmjit.parallel.comm.mpi import MpiComm
 from dlrmjit.parallel.comm.protocol import DONE, Buffer, Comm, Counts, Request
 from dlrmjit.parallel.comm.thread import threaded
+from dlrmjit.parallel.comm.values import exchange_json
 
 __all__ = [
     "DONE",
@@ -21,6 +22,7 @@ __all__ = [
     "Request",
     "SelfComm",
     "blocking",
+    "exchange_json",
     "fail_together",
     "let_lower_ranks_speak",
     "threaded",

@@ -11,8 +11,7 @@ import numpy as np
 from dlrmjit_kernels import threads
 
 from dlrmjit import persistence
-from dlrmjit.parallel.comm import fail_together, world
-from dlrmjit.parallel.keeping import exchange_json
+from dlrmjit.parallel.comm import exchange_json, fail_together, world
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.step import ShardedStep
 from tests.parallel.programs.losses import CONFIG, RATES, plans, train

@@ -7,10 +7,19 @@ import json
 import sys
 
 import numpy as np
+from dlrmjit_kernels import threads
 
+from dlrmjit import metrics as metrics_of
 from dlrmjit.metrics import compute_metrics
-from dlrmjit.parallel.comm import MpiComm, SelfComm, blocking, fail_together, threaded, world
-from dlrmjit.parallel.keeping import exchange_json
+from dlrmjit.parallel.comm import (
+    MpiComm,
+    SelfComm,
+    blocking,
+    exchange_json,
+    fail_together,
+    threaded,
+    world,
+)
 from dlrmjit.parallel.measuring import gathered_metrics
 from dlrmjit.parallel.virtual import tree_sum
 
@@ -83,20 +92,27 @@ def sums(comm):
     yield "tree", own, tree_sum(rows, SelfComm())
 
 
-def metrics(comm):
+def metrics(comm, sizes=((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5))):
     """Metrics of scattered scores, with ties, and with ranks that have none or one class."""
     rng = np.random.default_rng(2)
-    for n, levels in ((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5)):
+    for n, levels in sizes:
         scores = (rng.integers(0, levels, n) / levels).astype(np.float32)
         targets = rng.integers(0, 2, n).astype(np.float32)
-        ends = np.linspace(0, n, comm.size + 1).astype(int)
+        ends = (n * np.linspace(0, 1, comm.size + 1) ** 2).astype(int)  # some have many more
         own = slice(ends[comm.rank], ends[comm.rank + 1])
         found = gathered_metrics(scores[own], targets[own], comm)
         expected = compute_metrics(scores, targets)
         yield "metrics", np.array(list(vars(found).values())), list(vars(expected).values())
 
 
+def many_metrics(comm):
+    """Of enough scores for the kernel, dealt out in several rounds."""
+    metrics_of.MANY, metrics_of.BLOCK = 1 << 12, 1 << 13
+    yield from metrics(comm, ((60_000, 10**5),))
+
+
 def main():
+    threads.set_threads(1)
     comm = fail_together(world())
     ways = [comm, blocking(comm), threaded(comm)]
     if comm.size > 1:
@@ -107,6 +123,7 @@ def main():
     for number, way in enumerate(ways):
         cases = [*operations(way), *metrics(way)]
         cases += sums(way) if 12 % way.size == 0 else []
+        cases += many_metrics(way) if way is ways[-1] else []
         for name, found, expected in cases:
             exact = name != "metrics"
             same = np.allclose(found, expected, rtol=0 if exact else 1e-12, atol=0, equal_nan=True)

@@ -1,8 +1,9 @@
 """Sorts a batch's lookups by the rows they touch, so that every row has one owner.
 
 The low bits of a row choose its bucket, which spreads hot rows, whose numbers are often small
-and adjacent, over many buckets. A counting sort over fixed chunks
-of bags keeps the order of occurrence inside a bucket, so nothing depends on who does what when.
+and adjacent, over many buckets. A counting sort over fixed chunks of bags keeps the order of
+occurrence inside a bucket, so nothing depends on who does what when, or on how many buckets
+there are.
 Each lookup becomes an entry, a uint64 with its row in the high and its bag in the low 32 bits.
 """
 
@@ -20,11 +21,15 @@ from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.tasks import take_task
 
-BUCKET_BYTES = 256 << 10  # of the rows a bucket touches: they stay in the second cache
+BUCKET_LOOKUPS = 8192
+BUCKETS_PER_THREAD = 16  # at least, of all tables together
 CHUNK_LOOKUPS = 8192
 MAX_BUCKETS = 4096  # of one table: more streams than this thrash the scatter
 
 FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL, BITS = range(4)  # columns of a plan
+
+
+_U = np.uint64
 
 
 @dataclass
@@ -51,13 +56,15 @@ def _grown(size: int) -> int:
 class Buckets:
     """Entries sorted into buckets: bucket ``b`` is ``entries[begin[b]:begin[b + 1]]``.
 
-    ``plan`` (S + 1, 4) tells of every table its first bucket, chunk and histogram cell and the
-    number of low bits that make a bucket; ``tables`` the table of every bucket.
+    ``order`` is that in which threads should take them. ``plan`` (S + 1, 4) tells of every table
+    its first bucket, chunk and histogram cell and the number of low bits that make a bucket;
+    ``tables`` the table of every bucket.
     """
 
     entries: NDArray[np.uint64]
     scales: NDArray[np.float32]
     begin: NDArray[np.int64]
+    order: NDArray[np.int32]
     tables: NDArray[np.int32]
     plan: NDArray[np.int64]
     count: int
@@ -70,7 +77,6 @@ def sort_lookups(
     workspace: Workspace,
     weights: NDArray[np.float32],
     mean: bool,
-    row_bytes: int,
 ) -> Buckets | None:
     """Buckets of the lookups in tables of ``rows`` rows; None if one is outside its table.
 
@@ -78,11 +84,12 @@ def sort_lookups(
     """
     S, size = lookups.tables, len(lookups.indices)
     plan = workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
-    _make_plan(lookups.offsets, rows, bucket_lookups(row_bytes), plan)
+    _make_plan(lookups.offsets, rows, bucket_lookups(size, get_num_threads()), plan)
     buckets, chunks, cells = (int(plan[S, c]) for c in (FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL))
     histogram = workspace.get("histogram", cells, np.int32)
     begin = workspace.get("begin", buckets + 1, np.int64)
     tables = workspace.get("tables", buckets, np.int32)
+    order = workspace.get("order", buckets, np.int32)
     entries = workspace.get("entries", size, np.uint64)
     scaled = mean or len(weights) > 0
     scales = workspace.get("scales", size if scaled else 0, np.float32)
@@ -92,14 +99,18 @@ def sort_lookups(
     if _count(indices, offsets, rows, plan, histogram, *work):
         return None
     _place(offsets, plan, histogram, begin, tables)
+    _largest_first(begin[: buckets + 1], order)
     pooling = (weights, mean, scaled)
-    _scatter(indices, offsets, *pooling, plan, histogram, begin, entries, scales, *work)
-    return Buckets(entries, scales, begin, tables, plan, buckets, scaled)
+    _scatter(indices, offsets, *pooling, plan, histogram, entries, scales, *work)
+    return Buckets(entries, scales, begin, order, tables, plan, buckets, scaled)
 
 
-def bucket_lookups(row_bytes: int) -> int:
-    """Lookups a bucket should hold: its rows fit into the cache, its overhead is small."""
-    return max(256, min(2048, BUCKET_BYTES // row_bytes))
+def bucket_lookups(lookups: int, threads: int) -> int:
+    """Lookups a bucket should hold, of so many in all.
+
+    Many, for then several follow each other that read one gradient; few enough to share out.
+    """
+    return max(256, min(BUCKET_LOOKUPS, lookups // (BUCKETS_PER_THREAD * threads)))
 
 
 @jit
@@ -186,16 +197,12 @@ def _count(
 @jit
 def _count_chunk(indices: NDArray[Any], rows: int, bits: int, histogram: NDArray[np.int32]) -> int:
     histogram[:] = 0
-    mask = len(histogram) - 1
     outside = 0
-    if mask == 0:
-        for i in range(len(indices)):
-            outside |= (indices[i] < 0) | (indices[i] >= rows)
-        histogram[0] = len(indices)
-        return outside
-    for i in range(len(indices)):
-        outside |= (indices[i] < 0) | (indices[i] >= rows)
-        histogram[_bucket_of(indices[i], bits, mask)] += 1
+    bits, mask = _U(bits), _U(len(histogram) - 1)
+    for i in range(_U(len(indices))):
+        row = _U(indices[i])
+        outside |= row >= _U(rows)
+        histogram[_bucket_of(row, bits, mask)] += 1
     return outside
 
 
@@ -209,9 +216,10 @@ def _place(
 ) -> None:
     """Turn counts into the position of every chunk's first entry of every bucket."""
     S = offsets.shape[0]
+    base = offsets[0, 0] if S else 0
     position = 0
     for s in range(S):
-        start = position
+        start = offsets[s, 0] - base
         for b in range(1 << plan[s, BITS]):
             bucket = plan[s, FIRST_BUCKET] + b
             begin[bucket] = position
@@ -225,6 +233,19 @@ def _place(
     begin[plan[S, FIRST_BUCKET]] = position
 
 
+@jit
+def _largest_first(begin: NDArray[np.int64], order: NDArray[np.int32]) -> None:
+    """Order buckets so that no thread begins a large one, of a hot row, when others end."""
+    count = len(begin) - 1
+    large = 2 * begin[count] // max(1, count)
+    at = 0
+    for wanted in (True, False):
+        for b in range(count):
+            if (begin[b + 1] - begin[b] > large) == wanted:
+                order[at] = b
+                at += 1
+
+
 @parallel_jit
 def _scatter(
     indices: NDArray[Any],
@@ -234,7 +255,6 @@ def _scatter(
     scaled: bool,
     plan: NDArray[np.int64],
     histogram: NDArray[np.int32],
-    begin: NDArray[np.int64],
     entries: NDArray[np.uint64],
     scales: NDArray[np.float32],
     chunks: int,
@@ -250,7 +270,7 @@ def _scatter(
             if task >= chunks:
                 break
             s, first, last, cell = _chunk(plan, N, task)
-            start = begin[plan[s, FIRST_BUCKET]]
+            start = offsets[s, 0] - offsets[0, 0]
             bits = plan[s, BITS]
             cursor = histogram[cell : cell + (1 << plan[s, BITS])]
             bags = offsets[s, first : last + 1]
@@ -268,14 +288,14 @@ def _scatter_chunk(
     cursor: NDArray[np.int32],
     entries: NDArray[np.uint64],
 ) -> None:
-    mask = len(cursor) - 1
-    for n in range(len(bags) - 1):
-        for i in range(bags[n], bags[n + 1]):
-            bucket = _bucket_of(indices[i], bits, mask)
-            entries[cursor[bucket]] = (np.uint64(indices[i]) << np.uint64(32)) | np.uint64(
-                first + n
-            )
-            cursor[bucket] += 1
+    bits, mask = _U(bits), _U(len(cursor) - 1)
+    for n in range(_U(len(bags) - 1)):
+        for i in range(_U(bags[n]), _U(bags[n + _U(1)])):
+            row = _U(indices[i])
+            bucket = _bucket_of(row, bits, mask)
+            place = cursor[bucket]
+            cursor[bucket] = place + 1
+            entries[_U(place)] = row << _U(32) | (_U(first) + n)
 
 
 @jit
@@ -294,6 +314,6 @@ def _scatter_scales(
         if mean and bags[n + 1] > bags[n]:
             share /= np.float32(bags[n + 1] - bags[n])
         for i in range(bags[n], bags[n + 1]):
-            bucket = _bucket_of(indices[i], bits, mask)
+            bucket = _bucket_of(_U(indices[i]), _U(bits), _U(mask))
             scales[cursor[bucket]] = share * weights[i] if len(weights) else share
             cursor[bucket] += 1

@@ -23,7 +23,7 @@ from dlrmjit_kernels.codegen.row_update import UpdateSpec
 from dlrmjit_kernels.compile import jit, parallel_jit
 from dlrmjit_kernels.embedding_lookup import check_pooled, prefetch_distance
 from dlrmjit_kernels.lookups import Lookups
-from dlrmjit_kernels.row_groups import group_rows, order_bags, table_size
+from dlrmjit_kernels.row_groups import group_rows, table_size
 from dlrmjit_kernels.row_rules import RowRule, SgdRows
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.tasks import take_task
@@ -54,7 +54,6 @@ def apply(
 ) -> None:
     """Move every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
 
-    Of lookups with numbers, table ``s`` has its gradient in ``dY[:, numbers[s], :E]``.
     The layout of the lookups must have been checked; their indices are checked here.
 
     Raises
@@ -68,18 +67,16 @@ def apply(
     check_pooled(tables, lookups, dY, pooling, weights)
     state = _state_for(rule, state)
     mean, scales = pooling == "mean", _NO_WEIGHTS if weights is None else weights
-    buckets = sort_lookups(
-        lookups, tables.row_counts, tables.workspace, scales, mean, 4 * tables.dim
-    )
+    buckets = sort_lookups(lookups, tables.row_counts, tables.workspace, scales, mean)
     if buckets is None:
         lookups, weights = lookups.admit(tables.row_counts, tables.bounds, weights)
         apply(tables, lookups, dY, rule, state, pooling, weights)
         return
     state.steps += 1
     if isinstance(rule, SgdRows) and rule.l2 == 0.0:
-        _scatter_rows(tables, lookups, buckets, dY, rule)
+        _scatter_rows(tables, buckets, dY, rule)
     else:
-        _update_rows(tables, lookups, buckets, dY, rule, state)
+        _update_rows(tables, buckets, dY, rule, state)
 
 
 def _state_for(rule: RowRule, state: RowState | None) -> RowState:
@@ -93,7 +90,6 @@ def _state_for(rule: RowRule, state: RowState | None) -> RowState:
 
 def _scatter_rows(
     tables: EmbeddingTables,
-    lookups: Lookups,
     buckets: Buckets,
     dY: NDArray[np.float32],
     rule: RowRule,
@@ -109,13 +105,13 @@ def _scatter_rows(
         buckets.entries,
         buckets.scales,
         buckets.begin[: buckets.count + 1],
+        buckets.order,
         buckets.tables,
         tables.addresses,
         tables.lower_addresses,
         tables.row_bytes,
         dY.ctypes.data,
-        dY.strides[0],
-        lookups.places(dY),
+        np.array(dY.strides, np.int64),
         factor,
         prefetch_distance(4 * tables.dim),
         get_num_threads(),
@@ -129,13 +125,13 @@ def _scatter_kernel(
     entries: NDArray[np.uint64],
     scales: NDArray[np.float32],
     begin: NDArray[np.int64],
+    order: NDArray[np.int32],
     bucket_tables: NDArray[np.int32],
     addresses: NDArray[np.int64],
     lower: NDArray[np.int64],
     row_bytes: int,
     gradient: int,
-    stride: int,
-    places: NDArray[np.int64],
+    strides: NDArray[np.int64],
     factor: NDArray[np.float32],
     ahead: int,
     threads: int,
@@ -145,9 +141,10 @@ def _scatter_kernel(
     counter[0] = 0
     for _ in prange(threads):
         while True:
-            b = take_task(counter.ctypes.data)
-            if b >= len(begin) - 1:
+            task = take_task(counter.ctypes.data)
+            if task >= len(begin) - 1:
                 break
+            b = np.int64(order[task])
             if begin[b + 1] > begin[b]:
                 s = np.int64(bucket_tables[b])
                 call(
@@ -159,8 +156,8 @@ def _scatter_kernel(
                         addresses[s],
                         lower[s],
                         row_bytes,
-                        gradient + places[s],
-                        stride,
+                        gradient + s * strides[1],
+                        strides[0],
                         factor.ctypes.data,
                         scales.ctypes.data,
                         ahead,
@@ -169,32 +166,29 @@ def _scatter_kernel(
 
 
 class _Place(NamedTuple):
-    """Where rows, states and gradients lie: addresses of every table, strides in bytes."""
+    """Where rows, states and gradients lie: addresses of every table, strides in bytes.
+
+    ``arrays`` (4, S) and ``row_bytes`` (4,) are those of the tables, their lower halves and two
+    states; of what there is not, a row has no bytes.
+    """
 
     rows: NDArray[np.int64]
-    tables: NDArray[np.int64]
-    lower: NDArray[np.int64]
-    row_bytes: int
-    state0: NDArray[np.int64]
-    state1: NDArray[np.int64]
-    state_bytes: int
+    arrays: NDArray[np.int64]
+    row_bytes: NDArray[np.int64]
     gradient: int
     bag_stride: int
-    gradients: NDArray[np.int64]
+    table_stride: int
 
 
 class _Scratch(NamedTuple):
-    """Working memory: lists as long as the lookups, and parts of each thread."""
+    """Working memory of each thread."""
 
-    bags: NDArray[np.int32]
-    scales: NDArray[np.float32]
-    groups: NDArray[np.int32]  # (T, ...): hash table, distinct rows, starts
+    groups: NDArray[np.int32]  # (T, ...): slots, heads, links
     gradients: NDArray[np.float32]  # (T, ...): the summed gradient of a row
 
 
 def _update_rows(
     tables: EmbeddingTables,
-    lookups: Lookups,
     buckets: Buckets,
     dY: NDArray[np.float32],
     rule: RowRule,
@@ -205,25 +199,16 @@ def _update_rows(
     scalars = workspace.get("scalars", 16, np.float32)
     values = (rule.l2, *rule.scalars(state.steps))
     scalars[: len(values)] = values
-    states = [table.addresses for table in state.tables] + [tables.addresses] * 2
-    place = _Place(
-        tables.row_counts,
-        tables.addresses,
-        tables.lower_addresses,
-        tables.row_bytes,
-        states[0],
-        states[1],
-        4 * tables.dim,
-        dY.ctypes.data,
-        dY.strides[0],
-        lookups.places(dY),
-    )
     threads = get_num_threads()
     _update_kernel(
         address(update_spec(rule, tables, buckets.scaled), current_target()),
-        *_sorted(buckets),
+        buckets.entries,
+        buckets.scales if buckets.scaled else buckets.scales[:0],
+        buckets.begin[: buckets.count + 1],
+        buckets.order,
+        buckets.tables,
         buckets.plan,
-        place,
+        _placed(tables, dY, state),
         _scratch(tables, buckets, threads),
         scalars,
         prefetch_distance(4 * tables.dim),
@@ -232,16 +217,24 @@ def _update_rows(
     )
 
 
-def _sorted(
-    buckets: Buckets,
-) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int32]]:
-    """Entries, their scales (empty if they have none), bucket bounds and tables."""
-    scales = buckets.scales if buckets.scaled else buckets.scales[:0]
-    return buckets.entries, scales, buckets.begin[: buckets.count + 1], buckets.tables
+def _placed(tables: EmbeddingTables, dY: NDArray[np.float32], state: RowState) -> _Place:
+    arrays = [(tables.addresses, tables.row_bytes)]
+    arrays.append((tables.lower_addresses, tables.row_bytes if tables.split else 0))
+    arrays += [(kept.addresses, kept.row_bytes) for kept in state.tables]
+    arrays += [(tables.addresses, 0)] * (4 - len(arrays))
+    addresses, row_bytes = zip(*arrays, strict=True)
+    return _Place(
+        tables.row_counts,
+        np.array(addresses, np.int64),
+        np.array(row_bytes, np.int64),
+        dY.ctypes.data,
+        dY.strides[0],
+        dY.strides[1],
+    )
 
 
 def _scratch(tables: EmbeddingTables, buckets: Buckets, threads: int) -> _Scratch:
-    workspace, size = tables.workspace, len(buckets.entries)
+    workspace = tables.workspace
     used = buckets.tables[: buckets.count]
     space = _group_space(tables.row_counts, buckets.begin, buckets.plan, used)
     per_thread = buffers.round_up(space, 64)
@@ -249,8 +242,6 @@ def _scratch(tables: EmbeddingTables, buckets: Buckets, threads: int) -> _Scratc
     groups = workspace.get("groups", threads * per_thread, np.int32)
     gradients = workspace.get("gradients", threads * width, np.float32)
     return _Scratch(
-        workspace.get("bags", size, np.int32),
-        workspace.get("sorted_scales", size if buckets.scaled else 0, np.float32),
         groups[: threads * per_thread].reshape(threads, per_thread),
         gradients[: threads * width].reshape(threads, width),
     )
@@ -268,7 +259,7 @@ def _group_space(
     for b in range(len(bucket_tables)):
         s = bucket_tables[b]
         lookups, keys = begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1
-        most = max(most, table_size(lookups, keys) + 2 * min(lookups, keys) + 2)
+        most = max(most, table_size(lookups, keys) + 2 * lookups + 2)
     return most
 
 
@@ -278,6 +269,7 @@ def _update_kernel(
     entries: NDArray[np.uint64],
     scales: NDArray[np.float32],
     begin: NDArray[np.int64],
+    order: NDArray[np.int32],
     bucket_tables: NDArray[np.int32],
     plan: NDArray[np.int64],
     place: _Place,
@@ -292,20 +284,16 @@ def _update_kernel(
     for thread in prange(threads):
         gradient = scratch.gradients[thread].ctypes.data
         while True:
-            b = take_task(counter.ctypes.data)
-            if b >= len(begin) - 1:
+            task = take_task(counter.ctypes.data)
+            if task >= len(begin) - 1:
                 break
+            b = np.int64(order[task])
             first, last = begin[b], begin[b + 1]
             s = np.int64(bucket_tables[b])
-            own = _Scratch(
-                scratch.bags[first:last],
-                scratch.scales[first:last] if len(scales) else scratch.scales,
-                scratch.groups[thread : thread + 1],
-                scratch.gradients,
-            )
             part = scales[first:last] if len(scales) else scales
+            groups = scratch.groups[thread]
             common = (scalars.ctypes.data, gradient, ahead)
-            _move_bucket(kernel, entries[first:last], part, s, plan[s, BITS], place, own, common)
+            _move_bucket(kernel, entries[first:last], part, s, plan[s, BITS], place, groups, common)
 
 
 @jit
@@ -316,35 +304,32 @@ def _move_bucket(
     s: int,
     shift: int,
     place: _Place,
-    scratch: _Scratch,
+    groups: NDArray[np.int32],
     common: tuple[int, int, int],
 ) -> None:
     """Group the rows of one bucket of table ``s``, then move each once."""
-    own = scratch.groups[0]
     keys = (place.rows[s] >> shift) + 1
-    distinct = min(len(entries), keys)
-    slots = own[: table_size(len(entries), keys)]
-    rows = own[len(slots) : len(slots) + distinct]
-    starts = own[len(slots) + distinct : len(slots) + 2 * distinct + 2]
-    table, width = place.tables[s], place.row_bytes
-    unique = group_rows(entries, shift, keys, slots, rows, starts, table, width)
-    order_bags(entries, scales, starts, scratch.bags, scratch.scales)
+    slots = groups[: table_size(len(entries), keys)]
+    links = groups[len(slots) : len(slots) + len(entries) + 1]
+    heads = groups[len(slots) + len(links) :]
+    arrays, row_bytes = place.arrays[:, s], place.row_bytes
+    unique = group_rows(entries, shift, keys, slots, heads, links)
     call(
         kernel,
         (
-            rows.ctypes.data,
-            starts.ctypes.data,
-            scratch.bags.ctypes.data,
-            scratch.scales.ctypes.data,
+            entries.ctypes.data - 8,  # entries are numbered from 1
+            heads.ctypes.data,
+            links.ctypes.data,
+            scales.ctypes.data - 4,
             0,
             unique,
-            place.tables[s],
-            place.lower[s],
-            place.row_bytes,
-            place.state0[s],
-            place.state1[s],
-            place.state_bytes,
-            place.gradient + place.gradients[s],
+            arrays[0],
+            arrays[1],
+            row_bytes[0],
+            arrays[2],
+            arrays[3],
+            row_bytes[2],
+            place.gradient + s * place.table_stride,
             place.bag_stride,
             common[0],
             common[1],

@@ -1,15 +1,16 @@
-"""Gathers the lookups of a bucket by row: unique rows in order of first occurrence."""
+"""Groups the lookups of a bucket by row: a list of rows, and of each the chain of its lookups."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.compile import jit
-from dlrmjit_kernels.tasks import prefetch_row
 
 _DIRECT = 16  # keys per lookup up to which clearing a slot per key is cheaper than hashing
-_PRIMED = 64  # rows whose loads are started while grouping
+_U = np.uint64
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -34,59 +35,40 @@ def group_rows(
     shift: int,
     keys: int,
     slots: NDArray[np.int32],
-    rows: NDArray[np.int32],
-    starts: NDArray[np.int32],
-    table: int,
-    row_bytes: int,
+    heads: NDArray[np.int32],
+    links: NDArray[np.int32],
 ) -> int:
-    """Number the distinct rows of ``entries`` and count them; how many there are.
+    """Chain the lookups of every distinct row of ``entries``; how many such rows there are.
 
-    ``slots`` is a table of :func:`table_size`, cleared here, ``keys`` as there; the key of a
-    row is what its ``shift`` low bits leave. Entry ``i`` has its row replaced by the row's
-    number ``u``; ``rows[u]`` is the row, and ``starts[u + 1]`` where its lookups begin in a
-    list sorted by ``u``. The first rows, ``row_bytes`` long from address ``table`` on, start
-    loading for what comes next.
+    Entries are numbered from 1. ``heads[u]`` is the first lookup of row number ``u``, in order
+    of occurrence, and ``links[i]`` the next one of the row of entry ``i``, or 0; ``links[0]`` is
+    anything. ``slots`` is a table of :func:`table_size`, cleared here, ``keys`` as there; the
+    key of a row is what its ``shift`` low bits leave. ``heads`` needs room for one more than
+    there are.
     """
     slots[:] = 0
-    mask = len(slots) - 1
-    direct = len(slots) == keys
-    unique = 0
-    for i in range(len(entries)):
-        row = entries[i] >> np.uint64(32)
-        key = row >> np.uint64(shift)
-        slot = np.int64(key) if direct else np.int64((key * _GOLDEN) >> np.uint64(40)) & mask
-        while slots[slot] != 0 and rows[slots[slot] - 1] != np.int32(row):
-            slot = (slot + 1) & mask
-        if slots[slot] == 0:
-            rows[unique] = np.int32(row)
-            starts[unique + 2] = 0
-            unique += 1
-            slots[slot] = unique
-            if unique <= _PRIMED:
-                prefetch_row(table + np.int64(row) * row_bytes, row_bytes)
-        u = slots[slot] - 1
-        starts[u + 2] += 1
-        entries[i] = (np.uint64(u) << np.uint64(32)) | (entries[i] & np.uint64(0xFFFFFFFF))
-    starts[0] = 0
-    starts[1] = 0
-    for u in range(2, unique + 1):
-        starts[u] += starts[u - 1]
-    return unique
+    mask, direct = _U(len(slots) - 1), len(slots) == keys
+    unique, number = _U(0), _U(0)
+    while number < _U(len(entries)):  # unsigned throughout: no index is tested for its sign
+        row = entries[number] >> _U(32)
+        slot = row >> _U(shift)
+        if not direct:
+            slot = _find(entries, row, ((slot * _GOLDEN) >> _U(40)) & mask, slots, mask)
+        last = _U(slots[slot])
+        number += _U(1)
+        slots[slot] = np.int32(number)
+        links[number] = 0
+        links[last] = np.int32(number)
+        heads[unique] = np.int32(number)
+        unique += _U(last == 0)
+    return int(unique)
 
 
 @jit
-def order_bags(
-    entries: NDArray[np.uint64],
-    scales: NDArray[np.float32],
-    starts: NDArray[np.int32],
-    bags: NDArray[np.int32],
-    sorted_scales: NDArray[np.float32],
-) -> None:
-    """List the bags, and scales if any, by row number; ``starts[u]`` is then where ``u`` begins."""
-    for i in range(len(entries)):
-        u = np.int64(entries[i] >> np.uint64(32))
-        place = starts[u + 1]
-        starts[u + 1] = place + 1
-        bags[place] = np.int32(entries[i] & np.uint64(0xFFFFFFFF))
-        if len(scales):
-            sorted_scales[place] = scales[i]
+def _find(
+    entries: NDArray[np.uint64], row: Any, slot: Any, slots: NDArray[np.int32], mask: Any
+) -> Any:
+    """The slot of a row in the hash table, or the free one that it may take."""
+    while slots[slot] != 0 and entries[_U(slots[slot]) - _U(1)] >> _U(32) != row:
+        slot = (slot + _U(1)) & mask
+    return slot

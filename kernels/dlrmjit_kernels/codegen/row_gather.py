@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from dlrmjit_kernels.codegen.ir import F32, I64, Value
-from dlrmjit_kernels.codegen.row_ir import Piece, RowEmitter, row_blocks
+from dlrmjit_kernels.codegen.row_ir import Piece, RowEmitter, row_blocks, row_pieces
 from dlrmjit_kernels.target import Target
 
 ARGUMENTS = (
@@ -58,6 +58,7 @@ class GatherSpec:
 
 
 def _emit(spec: GatherSpec, k: RowEmitter, target: Target) -> None:
+    _prime(k, spec, target)
     with k.span(k["first"], k["last"]) as (bag, _):
         start = k.integer(64, k["offsets"], bag)
         end = k.integer(64, k["offsets"], k.builder.add(bag, I64(1)))
@@ -69,6 +70,15 @@ def _emit(spec: GatherSpec, k: RowEmitter, target: Target) -> None:
             for piece, value in zip(pieces, sums, strict=True):
                 k.put(value, k.at(out, piece))
     k.finish()
+
+
+def _prime(k: RowEmitter, spec: GatherSpec, target: Target) -> None:
+    """Start loading the first rows, which no lookup before them asks for."""
+    start = k.integer(64, k["offsets"], k["first"])
+    end = k.minimum(k.builder.add(start, k["ahead"]), k["final"])
+    with k.span(start, end) as (i, _):
+        row = k.weights(k.integer(spec.index_bits, k["indices"], i), spec.split, lower=False)
+        k.prefetch_weights(row, row_pieces(spec.width, target.lanes))
 
 
 def _sum_rows(

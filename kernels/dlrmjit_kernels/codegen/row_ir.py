@@ -90,6 +90,29 @@ class RowEmitter(Emitter):
             loop.carry(values)
         values[:] = loop.values
 
+    @contextmanager
+    def chain(
+        self, first: Value, links: Value, carried: Sequence[Value] = ()
+    ) -> Iterator[tuple[Value, list[Value]]]:
+        """Emit what is inside for ``i = first``, then ``links[i]`` (int32) until that is 0.
+
+        Yields ``i`` and the carried values, as :meth:`span` does.
+        """
+        builder = self.builder
+        entry, turn = builder.block, builder.append_basic_block("link")
+        builder.branch(turn)
+        builder.position_at_end(turn)
+        phis = [builder.phi(value.type) for value in (first, *carried)]
+        values = list(phis[1:])
+        yield phis[0], values
+        following = self.integer(32, links, phis[0])
+        for phi, start, value in zip(phis, (first, *carried), (following, *values), strict=True):
+            phi.add_incoming(start, entry)
+            phi.add_incoming(value, builder.block)
+        behind = builder.append_basic_block("unlinked")
+        builder.cbranch(builder.icmp_signed("!=", following, I64(0)), turn, behind)
+        builder.position_at_end(behind)
+
     def fetch(self, kind: ir.Type, address: Value, align: int = 4) -> Value:
         """Load a value from an int64 address."""
         return self.builder.load(self.builder.inttoptr(address, POINTER), typ=kind, align=align)
@@ -126,16 +149,19 @@ class RowEmitter(Emitter):
         signature = ir.FunctionType(kind, [argument.type for argument in arguments])
         return self.builder.call(self._declared(name, signature), arguments)
 
-    def prefetch_row(self, row: Value, pieces: Sequence[Piece], size: int = 4) -> None:
+    def prefetch_row(
+        self, row: Value, pieces: Sequence[Piece], size: int = 4, cache: int = 2
+    ) -> None:
         """Start loading the cache lines that hold the pieces of a row of ``size``-byte elements.
 
         They go to the second cache, and not for writing, which would take them to the first:
-        that one can wait for fewer lines at a time, and waiting is what random rows cost.
+        that one can wait for fewer lines at a time, and waiting is what random rows cost. The
+        first is for rows that lie in the others already.
         """
         first, end = pieces[0].start * size, (pieces[-1].start + pieces[-1].lanes) * size
         for offset in range(first, end, CACHE_LINE):
             where = self.builder.inttoptr(self.builder.add(row, I64(offset)), POINTER)
-            self.prefetch(where, cache=2)
+            self.prefetch(where, cache=cache)
 
     def weights(self, number: Value, split: bool, lower: bool = True) -> Weights:
         """Row ``number`` of the kernel's arguments ``table``, ``row_stride`` and ``lower``."""

@@ -35,6 +35,9 @@ ARGUMENTS = (
 )
 
 
+_NEAR = 8  # lookups from which the gradient is fetched ahead: it is nearer than the row
+
+
 @dataclass(frozen=True)
 class ScatterSpec:
     """Rows of ``width`` elements; whether every lookup has its own scale, and rows are split."""
@@ -64,6 +67,8 @@ def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
     with k.span(k["first"], k["last"]) as (i, _):
         later, _bag = _entry(k, spec, k.minimum(k.builder.add(i, k["ahead"]), final))
         k.prefetch_weights(later, pieces)
+        _, soon = _entry(k, spec, k.minimum(k.builder.add(i, I64(_NEAR)), final))
+        k.prefetch_row(soon, pieces, cache=1)
         row, gradient = _entry(k, spec, i)
         scale = k.builder.fmul(factor, k.item(F32, k["scales"], i)) if spec.scaled else factor
         for piece in pieces:

@@ -2,13 +2,15 @@
 
 In NumPy, for every group ``u`` of ``first <= u < last``::
 
-    group = slice(starts[u], starts[u + 1])
-    g = (scales[group, None] * dY[bags[group]]).sum(0) + l2 * table[rows[u]]
-    table[rows[u]], states[rows[u]] = rule(table[rows[u]], g, states[rows[u]])
+    group = [heads[u], links[heads[u]], links[links[heads[u]]], ...]  # while not 0
+    row, bags = entries[group[0]][0], [entries[i][1] for i in group]
+    g = (scales[group, None] * dY[bags]).sum(0) + l2 * table[row]
+    table[row], states[row] = rule(table[row], g, states[row])
 
 The rule is two functions that compute with :class:`Vector` values: ``row`` turns the mean square
 of ``g`` and the states kept per row into a factor, ``element`` moves the elements. Contract:
-arguments are int64; ``rows``, ``starts`` and ``bags`` are addresses of int32; ``scalars`` of the
+arguments are int64; ``entries`` is the address of uint64 with the row in the high and the bag in
+the low 32 bits, ``heads`` and ``links`` of int32, and a link of 0 ends a group; ``scalars`` of the
 float32 values the rule names, ``l2`` first; ``scratch`` of ``width`` float32; element states lie
 ``state_stride`` bytes apart, row states one float32 per row. Of a ``split`` table, ``table`` and
 ``lower`` are the addresses of its halves, both ``row_stride`` apart: they are joined, the rule
@@ -23,13 +25,13 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from dlrmjit_kernels.codegen.ir import F32, I64, Value
-from dlrmjit_kernels.codegen.row_ir import Piece, RowEmitter, row_blocks, row_pieces
+from dlrmjit_kernels.codegen.row_ir import Piece, RowEmitter, Weights, row_blocks, row_pieces
 from dlrmjit_kernels.target import Target
 
 ARGUMENTS = (
-    "rows",
-    "starts",
-    "bags",
+    "entries",
+    "heads",
+    "links",
     "scales",
     "first",
     "last",
@@ -106,19 +108,18 @@ class UpdateSpec:
 def _emit(spec: UpdateSpec, k: RowEmitter, target: Target) -> None:
     final = k.builder.sub(k["last"], I64(1))
     scalars = [k.item(F32, k["scalars"], I64(i)) for i in range(1 + spec.scalars)]
+    primed = k.minimum(k.builder.add(k["first"], k["ahead"]), k["last"])
+    with k.span(k["first"], primed) as (u, _):
+        _prefetch(k, spec, target, u)
     with k.span(k["first"], k["last"]) as (u, _):
         _prefetch(k, spec, target, k.minimum(k.builder.add(u, k["ahead"]), final))
-        number = k.integer(32, k["rows"], u)
-        squares = _gather_gradient(k, spec, target, u, number, scalars[0])
-        factor = _apply_row(k, spec, number, squares, scalars[1:]) if spec.row else None
-        for piece in row_pieces(spec.width, target.lanes):
-            _apply_piece(k, spec, number, piece, scalars[1:], factor)
+        _move_row(k, spec, target, k.integer(32, k["heads"], u), scalars)
     k.finish()
 
 
 def _prefetch(k: RowEmitter, spec: UpdateSpec, target: Target, u: Value) -> None:
     """Start loading the row and the states of group ``u``."""
-    number = k.integer(32, k["rows"], u)
+    number = _row_number(k, k.integer(32, k["heads"], u))
     pieces = row_pieces(spec.width, target.lanes)
     k.prefetch_weights(k.weights(number, spec.split), pieces)
     for state in _element_states(k, spec, number):
@@ -127,41 +128,68 @@ def _prefetch(k: RowEmitter, spec: UpdateSpec, target: Target, u: Value) -> None
         k.prefetch_row(k.row(k[f"state{s}"], number, I64(4)), pieces[:1])
 
 
+def _row_number(k: RowEmitter, i: Value) -> Value:
+    return k.builder.lshr(k.integer(64, k["entries"], i), I64(32))
+
+
 def _element_states(k: RowEmitter, spec: UpdateSpec, number: Value) -> list[Value]:
     """Addresses of the states of a row that have one value per element."""
     bases = [k[f"state{s}"] for s in range(spec.element_states)]
     return [k.row(base, number, k["state_stride"]) for base in bases]
 
 
-def _gather_gradient(
-    k: RowEmitter, spec: UpdateSpec, target: Target, u: Value, number: Value, l2: Value
-) -> Value:
-    """Leave the summed gradient of group ``u`` in scratch; its sum of squares if needed."""
-    start = k.integer(32, k["starts"], u)
-    end = k.integer(32, k["starts"], k.builder.add(u, I64(1)))
+def _move_row(
+    k: RowEmitter, spec: UpdateSpec, target: Target, head: Value, scalars: list[Value]
+) -> None:
+    """Sum the gradients of the row of lookup ``head``, and move it.
+
+    A row that is one block stays in registers meanwhile; of a longer one the gradient waits in
+    scratch for the factor that the rule may make of all of it.
+    """
+    number = _row_number(k, head)
     row = k.weights(number, spec.split)
+    blocks = row_blocks(spec.width, target)
     squares: dict[int, Value] = {}
-    for pieces in row_blocks(spec.width, target):
-        sums = _sum_gradients(k, spec, pieces, start, end)
-        for piece, value in zip(pieces, sums, strict=True):
-            w = k.fetch_weights(row, piece)
-            g = k.fma(k.splat(l2, piece.lanes), w, value)
-            k.put(g, k.at(k["scratch"], piece))
+    held: list[tuple[Piece, Value, Value]] = []
+    for pieces in blocks:
+        held = _gather_gradient(k, spec, pieces, head, row, scalars[0])
+        for piece, _, g in held:
             squares[piece.lanes] = k.fma(g, g, squares.get(piece.lanes, k.zeros(piece)))
-    if spec.row is None:
-        return None
-    total = ir.Constant(F32, 0.0)
-    for value in squares.values():
-        total = k.builder.fadd(total, k.lane_sum(value))
-    return total
+            if len(blocks) > 1:
+                k.put(g, k.at(k["scratch"], piece))
+    factor = _apply_row(k, spec, number, squares, scalars[1:]) if spec.row else None
+    if len(blocks) > 1:
+        held = [
+            (piece, k.fetch_weights(row, piece), k.fetch(piece.kind, k.at(k["scratch"], piece)))
+            for piece in row_pieces(spec.width, target.lanes)
+        ]
+    for piece, w, g in held:
+        _apply_piece(k, spec, number, piece, (w, g), scalars[1:], factor)
+
+
+def _gather_gradient(
+    k: RowEmitter,
+    spec: UpdateSpec,
+    pieces: list[Piece],
+    head: Value,
+    row: Weights,
+    l2: Value,
+) -> list[tuple[Piece, Value, Value]]:
+    """Weights and summed gradient of one block of columns."""
+    found = []
+    for piece, value in zip(pieces, _sum_gradients(k, spec, pieces, head), strict=True):
+        w = k.fetch_weights(row, piece)
+        found.append((piece, w, k.fma(k.splat(l2, piece.lanes), w, value)))
+    return found
 
 
 def _sum_gradients(
-    k: RowEmitter, spec: UpdateSpec, pieces: list[Piece], start: Value, end: Value
+    k: RowEmitter, spec: UpdateSpec, pieces: list[Piece], head: Value
 ) -> list[Value]:
-    """Sum of the gradients of the bags ``start`` to ``end`` over one block of columns."""
-    with k.span(start, end, [k.zeros(piece) for piece in pieces]) as (i, sums):
-        row = k.row(k["dY"], k.integer(32, k["bags"], i), k["bag_stride"])
+    """Sum of the gradients of a row's lookups over one block of columns."""
+    with k.chain(head, k["links"], [k.zeros(piece) for piece in pieces]) as (i, sums):
+        bag = k.builder.and_(k.integer(64, k["entries"], i), I64(0xFFFFFFFF))
+        row = k.row(k["dY"], bag, k["bag_stride"])
         scale = k.item(F32, k["scales"], i) if spec.scaled else None
         for p, piece in enumerate(pieces):
             value = k.fetch(piece.kind, k.at(row, piece))
@@ -173,13 +201,20 @@ def _sum_gradients(
 
 
 def _apply_row(
-    k: RowEmitter, spec: UpdateSpec, number: Value, squares: Value, scalars: list[Value]
+    k: RowEmitter,
+    spec: UpdateSpec,
+    number: Value,
+    squares: dict[int, Value],
+    scalars: list[Value],
 ) -> Value:
     """Run the rule's row part; the factor it hands to the elements."""
     assert spec.row is not None
+    total = ir.Constant(F32, 0.0)
+    for value in squares.values():
+        total = k.builder.fadd(total, k.lane_sum(value))
     where = [k.row(k[f"state{s}"], number, I64(4)) for s in range(spec.row_states)]
     states = [Vector(k, k.fetch(F32, address)) for address in where]
-    mean = Vector(k, k.builder.fmul(squares, ir.Constant(F32, 1.0 / spec.width)))
+    mean = Vector(k, k.builder.fmul(total, ir.Constant(F32, 1.0 / spec.width)))
     factor, moved = spec.row(mean, states, [Vector(k, s) for s in scalars])
     for address, state in zip(where, moved, strict=True):
         k.put(state.value, address)
@@ -191,17 +226,17 @@ def _apply_piece(
     spec: UpdateSpec,
     number: Value,
     piece: Piece,
+    before: tuple[Value, Value],
     scalars: list[Value],
     factor: Value,
 ) -> None:
-    """Run the rule on one piece of the row, its gradient in scratch and its states."""
-    row, kept = k.weights(number, spec.split), _element_states(k, spec, number)
-    w = Vector(k, k.fetch_weights(row, piece))
+    """Run the rule on one piece of the row, its weights and gradient ``before``, and its states."""
+    w, g = (Vector(k, value) for value in before)
+    kept = _element_states(k, spec, number)
     states = [Vector(k, k.fetch(piece.kind, k.at(state, piece))) for state in kept]
-    g = Vector(k, k.fetch(piece.kind, k.at(k["scratch"], piece)))
     wide = [Vector(k, k.splat(s, piece.lanes)) for s in scalars]
     scale = None if factor is None else Vector(k, k.splat(factor, piece.lanes))
     w, moved = spec.element(w, g, states, wide, scale)
-    k.put_weights(w.value, row, piece)
+    k.put_weights(w.value, k.weights(number, spec.split), piece)
     for state, after in zip(kept, moved, strict=True):
         k.put(after.value, k.at(state, piece))

@@ -5,8 +5,8 @@ and Adagrad. Four batches rotate, so rows come from memory unless tables are sma
 of a step is the gather ceiling for its reads and the rewrite ceiling for its update. Every
 contender is held against float64 or against ours before it is timed.
 
-    python -m bench.embedding [--json FILE] [--threads T] [--quick] [--all] [--only NAME]
-        [--first K] [--rules RULE ...]
+    python -m bench.embedding [--json FILE] [--threads T] [--quick] [--all] [--only TEXT]
+        [--first K] [--rules RULE ...] [--alone] [--seconds S]
 """
 
 from __future__ import annotations
@@ -95,6 +95,31 @@ def check_step(ours: OurBags, peer: Any, case: Case, batch: Batch) -> None:
             raise ArithmeticError(f"{case}: table {s} differs from {peer.label} after a step")
 
 
+def check_alone(ours: OurBags, case: Case, batch: Batch) -> None:
+    """Take one step, and hold some rows of the first table against the rule in float64.
+
+    Raises
+    ------
+    ArithmeticError
+        If they differ.
+    """
+    indices = batch.indices[batch.offsets[0, 0] : batch.offsets[0, -1]]
+    rows = np.unique(indices)[:500]
+    chosen = np.flatnonzero(np.isin(indices, rows))
+    w = np.asarray(ours.tables.table(0)[rows], np.float64)
+    g = np.zeros_like(w)
+    places = np.searchsorted(rows, indices[chosen])
+    np.add.at(g, places, batch.dY[chosen // case.P, 0].astype(np.float64))
+    rule, fresh = ours.rule, ours.rule.initial_state
+    k, factor = rule.scalars(1), None
+    if rule.row_states:
+        factor, _ = rule.row(np.mean(g * g, axis=1, keepdims=True), [fresh], k)
+    want, _ = rule.element(w, g, [fresh] * len(rule.element_states), k, factor)
+    ours.train(0)
+    if not np.allclose(ours.tables.table(0)[rows], want, rtol=1e-4, atol=1e-5):
+        raise ArithmeticError(f"{case}: a step with {rule.name} moves rows wrongly")
+
+
 def rotating(action: Callable[[int], object], batches: int) -> harness.Action:
     """The action on one batch after the other."""
     numbers = itertools.cycle(range(batches))
@@ -108,15 +133,23 @@ def ceiling(width: int, table_bytes: int, threads: int, seconds: float) -> gathe
 
 
 def measure(
-    case: Case, rules: Sequence[str], threads: int, seconds: float, report: harness.Report
+    case: Case,
+    rules: Sequence[str],
+    threads: int,
+    seconds: float,
+    report: harness.Report,
+    alone: bool = False,
 ) -> None:
-    """Measure all operations of one case."""
+    """Measure all operations of one case, with peers unless ``alone``."""
     batches = draw_batches(case)
     limits = ceiling(case.E, min(1 << 30, case.table_bytes), threads, seconds)
     together = 3 / (1 / limits.gather_gbs + 2 / limits.update_gbs)
     for rule in rules:
-        ours, peers = contenders(case, rule, batches, threads)
+        ours = OurBags(case, rule, batches)
+        peers = [] if alone else fitting_peers(case, rule, batches, threads)
         check_forward(ours, case, batches[0])
+        check_alone(ours, case, batches[0])
+        ours.state = ours.tables.new_state(ours.rule)
         for peer in peers:
             check_step(ours, peer, case, batches[0])
         jobs = [("train", 3, together)]
@@ -139,12 +172,9 @@ def measure(
         del ours, peers
 
 
-def contenders(
-    case: Case, rule: str, batches: Sequence[Batch], threads: int
-) -> tuple[OurBags, list[Any]]:
-    """Ours, and the peers that memory has room for."""
-    ours = OurBags(case, rule, batches)
-    return ours, [
+def fitting_peers(case: Case, rule: str, batches: Sequence[Batch], threads: int) -> list[Any]:
+    """The peers that memory has room for."""
+    return [
         make(case, rule, batches, threads)
         for make in embedding_peers.available(rule)
         if buffers.available_memory() > 2.2 * case.table_bytes
@@ -164,7 +194,7 @@ def compare(
 def fitting(quick: bool, every: bool, only: str | None) -> Iterator[Case]:
     """Cases whose tables, with optimiser state, fit into memory."""
     for case in cases(quick, every):
-        if only and only not in case.variant:
+        if only and only not in f"{case.variant} {case.sizes}":
             continue
         if 2.2 * case.table_bytes > buffers.available_memory():
             print(f"{case.variant} {case.shape}: left out, not enough memory")
@@ -176,19 +206,21 @@ def main() -> None:
     """Measure all cases and print them as they come."""
     parser = harness.options(__doc__)
     parser.add_argument("--all", action="store_true", help="the whole product of sizes (hours)")
-    parser.add_argument("--only", metavar="NAME", help="cases with NAME in their variant")
+    parser.add_argument("--only", metavar="TEXT", help="cases such as 'zipf', 'mlperf' or 'E=128'")
     parser.add_argument("--first", type=int, metavar="K", help="the first K of these cases")
+    parser.add_argument("--alone", action="store_true", help="no peers")
+    parser.add_argument("--seconds", type=float, metavar="S", help="for a row of the report")
     parser.add_argument(
         "--rules", nargs="*", default=["sgd", "rowwise_adagrad"], choices=list(RULES)
     )
     arguments = parser.parse_args()
     threads = harness.prepare(arguments.threads)
-    seconds = 0.5 if arguments.quick else 3.0
+    seconds = arguments.seconds or (0.5 if arguments.quick else 3.0)
     found = roofline.ceilings(threads, seconds)
     report = harness.Report(harness.describe_machine(threads, found))
     found_cases = fitting(arguments.quick, arguments.all, arguments.only)
     for case in itertools.islice(found_cases, arguments.first):
-        measure(case, arguments.rules, threads, seconds, report)
+        measure(case, arguments.rules, threads, seconds, report, arguments.alone)
     report.machine["gather_gbs"] = ceiling(64, 1 << 30, threads, seconds).gather_gbs
     report.write(arguments.json)
 

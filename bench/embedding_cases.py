@@ -36,6 +36,11 @@ class Case:
         return {"S": S, "M": max(self.rows), "E": self.E, "P": self.P, "N": self.N}
 
     @property
+    def sizes(self) -> str:
+        """The shape in one line."""
+        return " ".join(f"{name}={size}" for name, size in self.shape.items())
+
+    @property
     def variant(self) -> str:
         """The group of the case and how its indices are spread."""
         return f"{self.name} {f'zipf {self.skew}' if self.skew else 'uniform'}"

@@ -2,8 +2,9 @@
 
 Operations: forward, and the whole of forward, backward and update with SGD, row-wise Adagrad
 and Adagrad. Four batches rotate, so rows come from memory unless tables are small. The ceiling
-of a step is the gather ceiling for its reads and the rewrite ceiling for its update. Every
-contender is held against float64 or against ours before it is timed.
+of a step is the gather ceiling for its reads and the rewrite ceiling for its update; it is timed
+in turn with what it bounds. Every contender is held against float64 or against ours before it is
+timed.
 
     python -m bench.embedding [--json FILE] [--threads T] [--quick] [--all] [--only TEXT]
         [--first K] [--rules RULE ...] [--alone] [--seconds S]
@@ -11,7 +12,6 @@ contender is held against float64 or against ours before it is timed.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -126,10 +126,30 @@ def rotating(action: Callable[[int], object], batches: int) -> harness.Action:
     return lambda: action(next(numbers))
 
 
-@functools.cache
-def ceiling(width: int, table_bytes: int, threads: int, seconds: float) -> gather.Ceiling:
-    """Random-row ceilings of this machine, measured once per row size and table size."""
-    return gather.row_ceiling(width, threads, seconds, table_bytes)
+class Limits:
+    """What random rows of a case's size allow, timed in turn with the operations they bound."""
+
+    def __init__(self, case: Case, threads: int, seconds: float) -> None:
+        rows = self.rows = gather.RandomRows(case.E, threads, min(1 << 30, case.table_bytes))
+        rows.best(rows.read, seconds / 2)
+        self._ahead = {"infer": rows.ahead}
+        rows.best(rows.rewrite, seconds / 2)
+        self._ahead["update"] = rows.ahead
+
+    def infer(self) -> None:
+        """Read each row once."""
+        self.rows.ahead = self._ahead["infer"]
+        self.rows.read()
+
+    def update(self) -> None:
+        """Read and write each row."""
+        self.rows.ahead = self._ahead["update"]
+        self.rows.rewrite()
+
+    def train(self) -> None:
+        """Both, one after the other."""
+        self.infer()
+        self.update()
 
 
 def measure(
@@ -142,8 +162,7 @@ def measure(
 ) -> None:
     """Measure all operations of one case, with peers unless ``alone``."""
     batches = draw_batches(case)
-    limits = ceiling(case.E, min(1 << 30, case.table_bytes), threads, seconds)
-    together = 3 / (1 / limits.gather_gbs + 2 / limits.update_gbs)
+    limits = Limits(case, threads, seconds)
     for rule in rules:
         ours = OurBags(case, rule, batches)
         peers = [] if alone else fitting_peers(case, rule, batches, threads)
@@ -152,12 +171,13 @@ def measure(
         ours.state = ours.tables.new_state(ours.rule)
         for peer in peers:
             check_step(ours, peer, case, batches[0])
-        jobs = [("train", 3, together)]
+        jobs = [("train", 3)]
         if rule == "sgd":
-            jobs = [("infer", 1, limits.gather_gbs), ("update", 2, limits.update_gbs), *jobs]
-        for job, moved, most in jobs:
+            jobs = [("infer", 1), ("update", 2), *jobs]
+        for job, moved in jobs:
             rivals = [peer for peer in peers if hasattr(peer, job)]
-            samples = compare(job, ours, rivals, seconds)
+            samples = compare(job, ours, limits, rivals, seconds)
+            bound = samples.pop("ceiling")
             op = {"infer": "forward", "update": f"update {rule}"}.get(job, f"step {rule}")
             row = report.add(
                 op,
@@ -165,10 +185,11 @@ def measure(
                 samples,
                 work=moved * case.gbytes,
                 unit="gbs",
-                ceiling=most,
+                ceiling=moved * limits.rows.gbytes / bound.best,
                 variant=case.variant,
             )
             row["of_triad"] = row["gbs"] / report.machine["triad_gbs"]
+            row["ceiling_s"] = bound.best * case.gbytes / limits.rows.gbytes
         del ours, peers
 
 
@@ -182,10 +203,11 @@ def fitting_peers(case: Case, rule: str, batches: Sequence[Batch], threads: int)
 
 
 def compare(
-    job: str, ours: OurBags, peers: Sequence[Any], seconds: float
+    job: str, ours: OurBags, limits: Limits, peers: Sequence[Any], seconds: float
 ) -> dict[str, harness.Samples]:
-    """Alternated samples of ours and the peers."""
+    """Alternated samples of ours, the ceiling and the peers."""
     actions = {"ours": rotating(getattr(ours, job), len(ours.batches))}
+    actions["ceiling"] = getattr(limits, job)
     for peer in peers:
         actions[peer.label] = rotating(getattr(peer, job), len(ours.batches))
     return harness.alternate(actions, seconds * len(actions))
@@ -221,7 +243,7 @@ def main() -> None:
     found_cases = fitting(arguments.quick, arguments.all, arguments.only)
     for case in itertools.islice(found_cases, arguments.first):
         measure(case, arguments.rules, threads, seconds, report, arguments.alone)
-    report.machine["gather_gbs"] = ceiling(64, 1 << 30, threads, seconds).gather_gbs
+    report.machine["gather_gbs"] = gather.row_ceiling(64, threads, seconds).gather_gbs
     report.write(arguments.json)
 
 

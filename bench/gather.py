@@ -36,32 +36,49 @@ class Ceiling:
     update_gbs: float
 
 
+class RandomRows:
+    """Rows of ``width`` float32, drawn from a table of ``table_bytes`` to be read or rewritten."""
+
+    def __init__(self, width: int, threads: int, table_bytes: int = _TABLE_BYTES) -> None:
+        rows = max(1, table_bytes // (4 * width))
+        self.width, self.threads, self.ahead = width, threads, _DISTANCES[0]
+        self.table = buffers.allocate(rows * width * 4)
+        self.table.data.view(np.float32)[:] = 1.0
+        count = min(_TOUCHED_BYTES, table_bytes) // (4 * width)
+        self.drawn = np.random.default_rng(1).integers(0, rows, count)
+        self.entries = self.drawn.astype(np.uint64) << np.uint64(32)
+        self.gbytes = count * width * 4 / 1e9
+
+    def read(self) -> None:
+        """Read all rows that were drawn, and add them up."""
+        _gather(self.table.address, self.drawn, self.width, self.threads, self.ahead)
+
+    def rewrite(self) -> None:
+        """Read and write them."""
+        _update(self.table.address, self.entries, self.width, self.threads, self.ahead)
+
+    def best(self, action: harness.Action, seconds: float) -> float:
+        """Shortest run over all prefetch distances, in about ``seconds``; keeps the distance."""
+        action()
+        found: dict[int, float] = {}
+        end = time.perf_counter() + seconds
+        while not found or time.perf_counter() < end:
+            for self.ahead in _DISTANCES:
+                start = time.perf_counter()
+                action()
+                took = time.perf_counter() - start
+                found[self.ahead] = min(took, found.get(self.ahead, took))
+        self.ahead = min(found, key=found.__getitem__)
+        return found[self.ahead]
+
+
 def row_ceiling(
     width: int, threads: int, seconds: float = 0.5, table_bytes: int = _TABLE_BYTES
 ) -> Ceiling:
     """Ceilings for rows of ``width`` float32 in a table of ``table_bytes``."""
-    rows = max(1, table_bytes // (4 * width))
-    table = buffers.allocate(rows * width * 4)
-    table.data.view(np.float32)[:] = 1.0
-    count = min(_TOUCHED_BYTES, table_bytes) // (4 * width)
-    drawn = np.random.default_rng(1).integers(0, rows, count)
-    read = _best(lambda ahead: _gather(table.address, drawn, width, threads, ahead), seconds)
-    entries = drawn.astype(np.uint64) << np.uint64(32)
-    moved = _best(lambda ahead: _update(table.address, entries, width, threads, ahead), seconds)
-    volume = count * width * 4 / 1e9
-    return Ceiling(volume / read, 2 * volume / moved)
-
-
-def _best(action: Any, seconds: float) -> float:
-    """Shortest run over all prefetch distances, in about ``seconds``."""
-    action(_DISTANCES[0])
-    end, best = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        for ahead in _DISTANCES:
-            start = time.perf_counter()
-            action(ahead)
-            best = min(best, time.perf_counter() - start)
-    return best
+    rows = RandomRows(width, threads, table_bytes)
+    read, moved = rows.best(rows.read, seconds), rows.best(rows.rewrite, seconds)
+    return Ceiling(rows.gbytes / read, 2 * rows.gbytes / moved)
 
 
 def _gather(table: int, drawn: Any, width: int, threads: int, ahead: int) -> None:

@@ -58,7 +58,7 @@ class ScatterSpec:
 
 
 def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
-    pieces = row_pieces(spec.width, target.lanes)
+    pieces = row_pieces(spec.width, target.lanes * (1 + spec.split))
     factor = k.fetch(F32, k["factor"])
     final = k.builder.sub(k["last"], I64(1))
     primed = k.minimum(k.builder.add(k["first"], k["ahead"]), k["last"])

@@ -247,6 +247,9 @@ class TrainConfig:
     (0: only after the last step of an epoch, when there is a test set); a test at or above a
     positive threshold ends training, and so do ``early_stopping`` tests in a row, where that is
     positive, none of which raised the best AUC (the best accuracy, where there is no AUC).
+
+    The gradients of ``batches_per_update`` batches are summed before an update, those of an
+    epoch's last batches however few they are; ``schedule`` counts updates, tests batches.
     """
 
     epochs: int = 1
@@ -259,8 +262,18 @@ class TrainConfig:
     accuracy_threshold: float = 0.0
     auc_threshold: float = 0.0
     early_stopping: int = 0
+    batches_per_update: int = 1
 
     def __post_init__(self) -> None:
+        if self.batches_per_update < 1:
+            raise ConfigError(
+                f"the batches of an update must be at least 1, not {self.batches_per_update}"
+            )
+        if self.test_every % self.batches_per_update:
+            raise ConfigError(
+                f"a test every {self.test_every} batches would come between the "
+                f"{self.batches_per_update} batches of an update; take a multiple of these"
+            )
         if self.early_stopping < 0:
             raise ConfigError(
                 f"tests to wait before stopping must not be negative, not {self.early_stopping}"

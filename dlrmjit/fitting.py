@@ -17,6 +17,7 @@ import numpy as np
 from dlrmjit.config import TrainConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source
+from dlrmjit.errors import ConfigError
 from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model import DLRM
 from dlrmjit.optim import Plateau, learning_rate
@@ -177,7 +178,7 @@ def fit(
         done to its learning rate, to continue from there
     profile : collects the time of every operation
     step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
-        a :class:`TrainingStep`
+        a :class:`TrainingStep`, which can also hold the gradients of a batch for the next
     measure : evaluates on ``test``; by default :func:`evaluate`
 
     Returns
@@ -188,6 +189,8 @@ def fit(
     step = step or TrainingStep(
         model, config.optimizer, config.loss, profile, first_step=start.step
     )
+    if config.batches_per_update > 1 and not hasattr(step, "hold"):
+        raise ConfigError("updates from several batches need one process and no --reproducible")
     run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
     run.plateau = plateau or run.plateau
     return run.execute(start)
@@ -210,6 +213,7 @@ class _Run:
         self.model, self.train, self.config, self.test = model, train, config, test
         self.observers = observers
         self.training_step, self.measure = step, measure
+        self.hold: Callable[..., float] = getattr(step, "hold", step)
         self.result = FitResult(best=best)
         self.plateau = Plateau()
         self._waited = 0
@@ -241,14 +245,17 @@ class _Run:
 
     def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord:
         step = self.result.position.step
-        rate = learning_rate(self.config.learning_rate, self.config.schedule, step)
+        together, batches = self.config.batches_per_update, self.train.num_batches
+        is_last = number + 1 == batches
+        rate = learning_rate(self.config.learning_rate, self.config.schedule, step // together)
         rate *= self.plateau.factor
         began = time.perf_counter()
         with self.model.backend.flush_denormals():
-            loss = self.training_step(batch, rate)
+            if is_last or (number + 1) % together == 0:
+                loss = self.training_step(batch, rate)
+            else:
+                loss = self.hold(batch)
         seconds = time.perf_counter() - began
-        batches = self.train.num_batches
-        is_last = number + 1 == batches
         self.result.position = Position(
             epoch + 1 if is_last else epoch, 0 if is_last else number + 1, step + 1
         )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
 
 from dlrmjit.autograd import Variable
 from dlrmjit.config import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.model import DLRM, Graph, remember
 from dlrmjit.optim import Optimizer
+from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.optim.clipping import Clipper
 from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 from dlrmjit.profile import Profile
+
+Gradients: TypeAlias = Iterable[tuple[Variable, Any]]
 
 
 class TrainingStep:
@@ -43,6 +47,7 @@ class TrainingStep:
         update = self.optimizer.apply
         self._update = profile.timed_update(update) if profile else update
         self._moment = (seed, first_step)
+        self._held = Accumulator(model.backend)
         self._graphs: dict[int, Graph] = {}
 
     def graph(self, n: int) -> Graph:
@@ -58,23 +63,35 @@ class TrainingStep:
         Raises IndexRangeError or ShapeError for a batch that does not fit the model, which is
         unchanged then.
         """
+        return self._run(batch, partial(self._move, rate))
+
+    def hold(self, batch: Batch) -> float:
+        """Add the gradients of ``batch`` to those of the next that is trained on; its loss.
+
+        No parameter moves. Raises as a call does.
+        """
+        return self._run(batch, self._held.add)
+
+    def _run(self, batch: Batch, use: Callable[[Gradients], None]) -> float:
+        """Forward and backward over a batch whose gradients ``use`` uses; the loss."""
         began = time.perf_counter()
         graph = self.graph(batch.n)
         graph.load(batch)
         graph.moment.data = self._moment
         graph.tape.forward()
-        for parameter, gradient in self._gradients(graph):
-            self._update(parameter, gradient, rate)
+        use(graph.tape.backward(graph.loss))
         self._moment = (self._moment[0], self._moment[1] + 1)
         if self._profile:
             self._profile.count(batch.n, len(batch.indices), time.perf_counter() - began)
         return float(graph.loss.data)
 
-    def _gradients(self, graph: Graph) -> Iterable[tuple[Variable, Any]]:
-        """Every gradient as it comes; all at once where they are clipped."""
-        gradients = graph.tape.backward(graph.loss)
-        if self._clip is None:
-            return gradients
-        collected = list(gradients)
-        self._clip(collected)
-        return collected
+    def _move(self, rate: float, gradients: Gradients) -> None:
+        """Apply every gradient as it comes; those held or to be clipped, all at once."""
+        if self._held:
+            self._held.add(gradients)
+            gradients = self._held.take()
+        if self._clip is not None:
+            gradients = list(gradients)
+            self._clip(gradients)
+        for parameter, gradient in gradients:
+            self._update(parameter, gradient, rate)

@@ -39,6 +39,7 @@ class MlperfLog(NullObserver):
         self.event("submission_benchmark", "dlrm")
         self.event("seed", seed)
         self.event("global_batch_size", batch_size)
+        self.event("gradient_accumulation_steps", config.batches_per_update)
         self.event("opt_base_learning_rate", config.learning_rate)
         self.event("opt_learning_rate_warmup_steps", schedule.warmup_steps)
         self.event("sgd_opt_base_learning_rate", config.learning_rate)

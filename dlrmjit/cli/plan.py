@@ -78,6 +78,7 @@ def train_config(options: Options) -> TrainConfig:
         test_every=max(0, options.test_freq),
         accuracy_threshold=options.mlperf_acc_threshold,
         auc_threshold=options.mlperf_auc_threshold,
+        batches_per_update=options.mlperf_grad_accum_iter,
     )
 
 

@@ -325,9 +325,8 @@ MLPERF = FlagGroup(
             "mlperf-grad-accum-iter",
             int,
             1,
-            "mini-batches per update",
-            _REFUSED,
-            "gradients are not accumulated over batches; raise --mini-batch-size instead",
+            "mini-batches whose gradients are summed before an update",
+            minimum=1,
         ),
     ),
 )

@@ -91,6 +91,9 @@ class SparseGradient(Protocol):
     def scale(self, factor: float) -> None:
         """Multiply by ``factor``, in place."""
 
+    def joined(self, *others: Any) -> Any:
+        """A copy of this gradient and those of other batches, as that of one batch of all."""
+
     def to_dense(self, tables: Any) -> list[FloatArray]:
         """The same gradient as full arrays (M, E), one per table; for checks."""
 
@@ -160,6 +163,9 @@ class Backend(Protocol):
 
     def square(self, gradient: Any) -> float:
         """Sum of the squares of all elements of a dense gradient."""
+
+    def add(self, total: Any, gradient: Any) -> Any:
+        """``total`` plus a dense gradient, in place; a copy where ``total`` is None."""
 
     def scale(self, gradient: Any, factor: float) -> None:
         """Multiply a dense gradient by ``factor``, in place."""

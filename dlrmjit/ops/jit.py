@@ -287,6 +287,10 @@ class JitBackend:
         """Sum of squares without the padding of blocks."""
         return jit_update.square(gradient)
 
+    def add(self, total: Any, gradient: Any) -> Any:
+        """``total`` plus a dense gradient, in place; a copy where there is no total yet."""
+        return jit_update.add(total, gradient)
+
     def scale(self, gradient: Any, factor: float) -> None:
         """Multiply a dense gradient by ``factor``, in place."""
         jit_update.scale(gradient, factor)

@@ -30,6 +30,7 @@ from dlrmjit_kernels.split_weights import SplitWeights
 from numpy.typing import NDArray
 
 from dlrmjit.ops.backend import DenseState, FloatArray
+from dlrmjit.ops.bags import join_bags
 from dlrmjit.optimizer_config import (
     Adagrad,
     Adam,
@@ -79,6 +80,12 @@ class BagGradient:
     def scale(self, factor: float) -> None:
         """Scale dY in place."""
         np.multiply(self.dY, np.float32(factor), out=self.dY)
+
+    def joined(self, *others: BagGradient) -> BagGradient:
+        """A copy of this gradient and those of other batches, as that of one batch of all."""
+        every = (self, *others)
+        bags = join_bags([(g.lookups.indices, g.lookups.offsets) for g in every])
+        return BagGradient(Lookups(*bags), np.concatenate([g.dY for g in every]))
 
     def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""
@@ -184,6 +191,16 @@ def square(gradient: Any) -> float:
 def scale(gradient: Any, factor: float) -> None:
     """Scale a dense gradient in place."""
     elementwise.scale(flat(gradient), factor)
+
+
+def add(total: Any, gradient: Any) -> Any:
+    """Add a dense gradient to ``total``, or make a copy of it if there is none."""
+    if total is not None:
+        dense_update.sgd_step(flat(total), flat(gradient), -1.0)
+        return total
+    if isinstance(gradient, np.ndarray):
+        return gradient.copy()
+    return Matrix(gradient.data.copy(), gradient.layout)
 
 
 def flat(value: Any) -> Any:

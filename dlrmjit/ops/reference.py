@@ -287,6 +287,13 @@ class ReferenceBackend:
         """Sum of the squares of all elements."""
         return float(np.sum(np.square(gradient, dtype=np.float64)))
 
+    def add(self, total: FloatArray | None, gradient: FloatArray) -> FloatArray:
+        """``total`` plus a dense gradient, in place; a copy where there is no total yet."""
+        if total is None:
+            return np.array(gradient)
+        total += gradient
+        return total
+
     def scale(self, gradient: FloatArray, factor: float) -> None:
         """Multiply by ``factor``, in place."""
         gradient *= factor

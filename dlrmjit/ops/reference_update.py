@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray
+from dlrmjit.ops.bags import join_bags
 from dlrmjit.ops.reference_tables import ReferenceTables
 from dlrmjit.optimizer_config import (
     Adagrad,
@@ -79,6 +80,12 @@ class ReferenceBagGradient:
     def scale(self, factor: float) -> None:
         """Scale dY in place."""
         np.multiply(self.dY, factor, out=self.dY, casting="same_kind")
+
+    def joined(self, *others: ReferenceBagGradient) -> ReferenceBagGradient:
+        """A copy of this gradient and those of other batches, as that of one batch of all."""
+        every = (self, *others)
+        bags = join_bags([gradient.lookups for gradient in every])
+        return ReferenceBagGradient(bags, np.concatenate([g.dY for g in every]))
 
     def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from dlrmjit import load
+from dlrmjit.checkpoint import open_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -164,16 +167,55 @@ def test_a_processed_file_is_written_and_then_read(
     assert losses(run(*without_text)[1]) == losses(first)
 
 
+@pytest.mark.parametrize(
+    "how", ["--precision=fp32", "--precision=bf16", "--mlperf-grad-accum-iter=2"]
+)
 @pytest.mark.parametrize("name", ["model", "model.pt"])
-def test_a_kept_run_goes_on_where_it_stood(name: str, run: Run, tmp_path: Path) -> None:
+def test_a_kept_run_goes_on_where_it_stood(name: str, how: str, run: Run, tmp_path: Path) -> None:
     path = tmp_path / name
-    words = ["--mini-batch-size=2", "--data-size=5", "--learning-rate=0.1"]
+    words = ["--mini-batch-size=2", "--data-size=5", "--learning-rate=0.1", how]
     whole = losses(run(*words, "--nepochs=2")[1])
     first = run(*words, f"--save-model={path}")[1]
     assert f"Saving model to {path}" in first
     second = run(*words, "--nepochs=2", f"--load-model={path}")[1]
     assert "Saved at: epoch = 0/1, batch = 3/3, ntbatch = 3" in second
     assert losses(first) + losses(second) == whole
+
+
+def test_a_killed_run_in_halves_goes_on_with_the_same_bits(
+    run: Run, tmp_path: Path, dataset_flags: list[str]
+) -> None:
+    path = tmp_path / "model"
+    words = [*dataset_flags, "--precision=bf16", "--optimizer=adagrad", "--print-freq=1"]
+    words += ["--test-freq=3", "--nepochs=100"]
+    command = [sys.executable, "-m", "dlrmjit.train", *words, f"--save-model={path}"]
+    command.append("--backend=reference")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Testing at" in line and path.is_dir():
+                break
+        process.kill()
+    kept = open_checkpoint(path).progress
+    words[words.index("--nepochs=100")] = "--nepochs=3"
+    whole = losses(run(*words)[1])
+    rest = losses(run(*words, f"--resume={path}")[1])
+    assert rest == whole[int(kept["step"]) :]
+    assert len(rest) > 3
+
+
+def test_updates_from_several_batches(run: Run, dataset_flags: list[str]) -> None:
+    words = [*dataset_flags, "--print-freq=1", "--mini-batch-size=8"]
+    apart = losses(run(*words)[1])
+    summed = losses(run(*words, "--mlperf-grad-accum-iter=2")[1])
+    assert summed[0] == apart[0]
+    assert summed[1] != apart[1]  # nothing has moved yet
+    assert len(summed) == len(apart)
+    held = [*words, "--mlperf-grad-accum-iter=2"]
+    assert "multiple" in run(*held, "--test-freq=3")[2]
+    code, _, error = run(*held, "--reproducible=8")
+    assert code == 2
+    assert "one process" in error
 
 
 def test_resume_goes_on_saving_to_the_same_place(run: Run, tmp_path: Path) -> None:

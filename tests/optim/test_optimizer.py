@@ -128,9 +128,6 @@ def test_sparse_kernels_against_float64(config, rows, dim, n, seed):
             gradient = bag_gradient(backend, tables, *lookups, dY.astype(np.float32))
             optimizer.apply(tables, gradient, 0.1)
         found.append([np.array(tables.data.table(s)) for s in range(len(rows))])
-    looked_up = [
-        np.concatenate([_rows(lookups, s) for lookups, _ in steps]) for s in range(len(rows))
-    ]
     for s, (ours, exact) in enumerate(zip(*found, strict=True)):
         np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4)
         looked_up = np.concatenate([_rows(lookups, s) for lookups, _ in steps])

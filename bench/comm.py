@@ -62,20 +62,21 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
         chosen = case(name, None, options.max_rows)
         if options.weak:
             chosen = case(name, chosen.batch * comm.size, options.max_rows)
-        if comm.size > 1:
-            rows += exchange_rows(name, chosen, comm, repeats)
-            rows += sum_rows(name, chosen, comm, repeats)
-        rows += step_rows(name, chosen, comm, repeats)
-    if comm.rank == 0:
-        for row in rows:
-            print(_line(row), flush=True)
-        if options.json:
-            report = {
-                "machine": harness.describe_machine(threads, ceilings(threads, 0.5)),
-                "ranks": comm.size,
-                "rows": rows,
-            }
-            Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+        for part in (exchange_rows, sum_rows, step_rows) if comm.size > 1 else (step_rows,):
+            rows += _told(part(name, chosen, comm, repeats), comm)
+    if comm.rank == 0 and options.json:
+        report = {
+            "machine": harness.describe_machine(threads, ceilings(threads, 0.5)),
+            "ranks": comm.size,
+            "rows": rows,
+        }
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _told(rows: list[Row], comm: Comm) -> list[Row]:
+    for row in rows if comm.rank == 0 else ():
+        print(_line(row), flush=True)
+    return rows
 
 
 def exchange_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:

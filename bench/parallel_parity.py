@@ -1,6 +1,6 @@
 """Whether any number of ranks trains as one process does.
 
-    python -m bench.parallel_parity [--ranks 1,2,3,4,7] [--steps 50] [--part losses|bits] [--json FILE]
+    python -m bench.parallel_parity [--ranks 1,2,3,4,7] [--steps 50] [--part losses|bits]
 
 A small model of 5 tables is trained by one process, then by each number of ranks with every kind
 of plan, every way to exchange embeddings, blocking, overlapped and by a thread, with sgd, adagrad

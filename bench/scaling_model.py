@@ -4,9 +4,11 @@
     python -m bench.scaling_model --measured one.json,two.json,four.json [--json FILE] [--plot PNG]
 
 A rank's compute is its roofline over the fraction of it that one process reached; messages cost
-a latency and a bandwidth; the exchanges hide behind the bottom MLP, the sum of gradients behind
-the backward pass. Without measurements, half the roofline and the network's nominal rates.
-Speed-ups of the paper stand beside those predicted; they are recalled, not read.
+a latency and a bandwidth; the exchanges may hide behind the bottom MLP, the sum of gradients behind
+the backward pass, and a measured share of what may does. Ranks wait for the slowest: of R compute
+times that scatter by ``skew`` it is about sqrt(2 ln R) skews above the mean. Without measurements
+half the roofline, everything hidden, and no skew. Speed-ups of the paper stand beside those
+predicted; they are recalled, not read.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,20 @@ class Cost:
         return self.compute + self.exposed
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured: the network here, and of each model the share of the roofline.
+
+    ``hides`` is the share of the communication that could hide and does, ``skew`` how far the
+    compute times of ranks scatter, relative to their mean.
+    """
+
+    network: Network
+    efficiency: dict[str, float]
+    hides: float = 1.0
+    skew: float = 0.0
+
+
 def step_cost(
     config: ModelConfig,
     n: int,
@@ -93,42 +109,88 @@ def step_cost(
     ranks: int,
     cluster: Cluster,
     efficiency: float,
-    overlaps: bool = True,
+    hides: float = 1.0,
+    skew: float = 0.0,
 ) -> Cost:
     """Cost of a step of ``n`` samples in all, with ``lookups`` indices per bag."""
     work = step_work(config, n, lookups * n * config.tables)
     time = {name: w.bound(cluster.socket) / ranks / efficiency for name, w in work.items()}
-    compute = sum(time.values())
+    compute = sum(time.values()) * (1 + skew * _slowest(ranks))
     if ranks == 1:
         return Cost(compute, 0.0, 0.0, 0.0)
     alltoall = cluster.network.alltoall(4.0 * n * config.tables * config.embedding_dim, ranks)
     allreduce = cluster.network.allreduce(4.0 * config.mlp_parameters, ranks)
-    if not overlaps:
-        return Cost(compute, 2 * alltoall, allreduce, 2 * alltoall + allreduce)
     backward = sum(time[f"{part} backward"] for part in ("interaction", "bottom", "embedding"))
     window = backward + time["top backward"] * (1 - 1 / len(config.top_layers))
-    exposed = max(0.0, alltoall - time["bottom forward"])
-    exposed += max(0.0, alltoall - time["bottom backward"])
-    exposed += max(0.0, allreduce - window)
+    hidden = min(alltoall, time["bottom forward"]) + min(alltoall, time["bottom backward"])
+    hidden += min(allreduce, window)
+    exposed = 2 * alltoall + allreduce - hides * hidden
     return Cost(compute, 2 * alltoall, allreduce, exposed)
 
 
-def calibrate(reports: Sequence[Row]) -> tuple[Network, dict[str, float]]:
-    """Network between ranks of this machine, and the share of the roofline each model reaches."""
+def _slowest(ranks: int) -> float:
+    """How many standard deviations the largest of so many normal numbers lies above the mean."""
+    return math.sqrt(2 * math.log(ranks))
+
+
+def calibrate(reports: Sequence[Row]) -> Calibration:
+    """From the reports of one and of several ranks, as far as there are any."""
     points = [(*_messages(row), row["median_s"]) for row in _rows(reports, ("exchange", "sum"))]
     network = _fit(points) if points else CLUSTERS["OPA"].network
-    efficiency = {}
-    for report in reports:
-        for row in report["rows"]:
-            if row["op"] == "step" and report["ranks"] == 1:
-                name = row["shape"]["config"]
-                found = preset(name)
-                work = step_work(
-                    found.model, row["samples"], found.lookups * row["samples"] * found.model.tables
-                )
-                bound = sum(w.bound(_ceilings(report)) for w in work.values())
-                efficiency[name] = bound / row["median_s"]
-    return network, efficiency
+    single = [report for report in reports if report["ranks"] == 1]
+    efficiency = {
+        row["shape"]["config"]: _bound(row, _ceilings(report)) / row["median_s"]
+        for report in single
+        for row in report["rows"]
+    }
+    found = Calibration(network, efficiency)
+    return replace(found, hides=_hides(reports), skew=_skew(reports, found)) if single else found
+
+
+def _bound(row: Row, ceilings: Ceilings) -> float:
+    found, n = preset(row["shape"]["config"]), row["samples"]
+    work = step_work(found.model, n, found.lookups * n * found.model.tables)
+    return sum(w.bound(ceilings) for w in work.values())
+
+
+def _steps(reports: Sequence[Row], way: str) -> list[Row]:
+    every = [row for report in reports for row in report["rows"]]
+    return [row for row in every if row["op"] == "step" and row["variant"] == way]
+
+
+def _hides(reports: Sequence[Row]) -> float:
+    """The share of what blocking exposes that overlapping does not; the median of all."""
+    pairs = zip(_steps(reports, "overlap"), _steps(reports, "blocking"), strict=True)
+    shares = [1 - a["exposed_ms"]["all"] / b["exposed_ms"]["all"] for a, b in pairs]
+    return float(np.clip(np.median(shares), 0.0, 1.0)) if shares else 1.0
+
+
+def _skew(reports: Sequence[Row], found: Calibration) -> float:
+    """What blocking steps took beyond compute and messages, as scatter of the ranks' compute."""
+    beyond = []
+    for row in _steps(reports, "blocking"):
+        cost, ranks = _cost_here(row, reports, replace(found, hides=0.0)), row["shape"]["R"]
+        beyond.append((row["median_s"] - cost.step) / cost.compute / _slowest(ranks))
+    return max(0.0, float(np.mean(beyond))) if beyond else 0.0
+
+
+def _cost_here(row: Row, reports: Sequence[Row], found: Calibration) -> Cost:
+    """The cost of a step measured here, each rank having its share of this machine."""
+    whole = _ceilings(next(report for report in reports if report["ranks"] == 1))
+    name, ranks = row["shape"]["config"], row["shape"]["R"]
+    share = Ceilings(whole.fma_peak_gflops / ranks, whole.triad_gbs / ranks)
+    chosen, here = preset(name), Cluster("here", share, found.network)
+    hides = 0.0 if row["variant"] == "blocking" else found.hides
+    return step_cost(
+        chosen.model,
+        row["samples"],
+        chosen.lookups,
+        ranks,
+        here,
+        found.efficiency[name],
+        hides,
+        found.skew,
+    )
 
 
 def _messages(row: Row) -> tuple[float, float]:
@@ -160,35 +222,23 @@ def _ceilings(report: Row) -> Ceilings:
     return Ceilings(machine["fma_peak_gflops"], machine["triad_gbs"])
 
 
-def check(reports: Sequence[Row], network: Network, efficiency: dict[str, float]) -> list[Row]:
+def check(reports: Sequence[Row], found: Calibration) -> list[Row]:
     """Steps that were measured beside what the model says of them."""
-    single = next(report for report in reports if report["ranks"] == 1)
-    rows = []
-    for report in reports:
-        for row in report["rows"]:
-            name, ranks = row["shape"]["config"], report["ranks"]
-            if row["op"] != "step" or name not in efficiency:
-                continue
-            whole = _ceilings(single)
-            share = Ceilings(whole.fma_peak_gflops / ranks, whole.triad_gbs / ranks)
-            found, n = preset(name), row["samples"]
-            here = Cluster("here", Ceilings(share.fma_peak_gflops, share.triad_gbs), network)
-            overlaps = row["variant"] != "blocking"
-            args = (found.model, n, found.lookups, ranks, here, efficiency[name], overlaps)
-            predicted = step_cost(*args).step
-            rows.append(
-                {
-                    "op": "check",
-                    "shape": {"config": name, "R": ranks},
-                    "variant": row["variant"],
-                    "measured_s": row["median_s"],
-                    "predicted_s": predicted,
-                }
-            )
-    return rows
+    return [
+        {
+            "op": "check",
+            "shape": row["shape"],
+            "variant": row["variant"],
+            "measured_s": row["median_s"],
+            "predicted_s": _cost_here(row, reports, found).step,
+        }
+        for report in reports
+        for row in report["rows"]
+        if row["op"] == "step" and row["shape"]["config"] in found.efficiency
+    ]
 
 
-def predict(efficiency: dict[str, float]) -> list[Row]:
+def predict(found: Calibration) -> list[Row]:
     """Both clusters, all configurations, strong and weak scaling."""
     rows = []
     for (name, mode), (first, last, recalled) in _PAPER.items():
@@ -198,7 +248,7 @@ def predict(efficiency: dict[str, float]) -> list[Row]:
             steps = sorted(
                 {first, last, *(r for r in (1, 2, 4, 8, 16, 26, 64) if first < r < last)}
             )
-            costs = {r: _predicted(name, mode, r, CLUSTERS[key], efficiency) for r in steps}
+            costs = {r: _predicted(name, mode, r, CLUSTERS[key], found) for r in steps}
             for ranks, cost in costs.items():
                 speedup = costs[first].step / cost.step
                 speedup *= ranks / first if mode == "weak" else 1.0
@@ -220,13 +270,12 @@ def predict(efficiency: dict[str, float]) -> list[Row]:
     return rows
 
 
-def _predicted(
-    name: str, mode: str, ranks: int, cluster: Cluster, efficiency: dict[str, float]
-) -> Cost:
+def _predicted(name: str, mode: str, ranks: int, cluster: Cluster, found: Calibration) -> Cost:
     n = _STRONG[name] if mode == "strong" else _WEAK[name] * ranks
-    found = preset(name)
-    reached = efficiency.get(name, _DEFAULT_EFFICIENCY)
-    return step_cost(found.model, n, found.lookups, ranks, cluster, reached)
+    chosen = preset(name)
+    reached = found.efficiency.get(name, _DEFAULT_EFFICIENCY)
+    args = (chosen.model, n, chosen.lookups, ranks, cluster, reached)
+    return step_cost(*args, found.hides, found.skew)
 
 
 def main() -> None:
@@ -237,19 +286,21 @@ def main() -> None:
     parser.add_argument("--plot", metavar="PNG", help="draw the speed-ups")
     options = parser.parse_args()
     reports = [json.loads(Path(p).read_text()) for p in options.measured.split(",") if p]
-    network, efficiency = calibrate(reports)
-    checks = check(reports, network, efficiency) if efficiency else []
-    rows = predict(efficiency)
+    found = calibrate(reports)
+    checks = check(reports, found) if found.efficiency else []
+    rows = predict(found)
+    network = found.network
     if reports:
         print(f"here: {1e6 * network.latency:.1f} us a message, {network.bandwidth / 1e9:.2f} GB/s")
-    for name, reached in efficiency.items():
+        print(f"{100 * found.hides:.0f} % of what can hide does; ranks scatter by {found.skew:.3f}")
+    for name, reached in found.efficiency.items():
         print(f"{name}: one process reaches {reached:.2f} of its roofline")
     for row in checks:
         print(_check_line(row))
     for row in rows:
         print(_line(row))
     if options.json:
-        report = {"rows": [*checks, *rows], "network": vars(network), "reached": efficiency}
+        report = {"rows": [*checks, *rows], **asdict(found)}
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:
         from bench.plots import scaling
@@ -261,7 +312,8 @@ def _check_line(row: Row) -> str:
     shape = row["shape"]
     return (
         f"check  {shape['config']:7} R={shape['R']:<3} {row['variant']:12} measured "
-        f"{1e3 * row['measured_s']:8.1f} ms, predicted {1e3 * row['predicted_s']:8.1f} ms"
+        f"{1e3 * row['measured_s']:8.1f} ms, predicted {1e3 * row['predicted_s']:8.1f} ms "
+        f"({100 * (row['predicted_s'] / row['measured_s'] - 1):+.1f} %)"
     )
 
 

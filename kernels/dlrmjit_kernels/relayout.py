@@ -14,7 +14,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
-from dlrmjit_kernels.axes import Axis, View
+from dlrmjit_kernels.axes import Axis, View, common_tile
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
@@ -71,8 +71,7 @@ def _plan(source: View, target: View, lanes: int) -> NDArray[np.void]:
 
 def _tile(source: Axis, target: Axis) -> int:
     """Elements handled at a time: no block border of either side lies within."""
-    fixed = [axis.block for axis in (source, target) if not axis.uniform]
-    return int(np.gcd.reduce(fixed)) if fixed else max(1, min(_LONGEST, target.extent))
+    return common_tile((source, target), min(_LONGEST, target.extent))
 
 
 @parallel_jit

@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,6 +248,7 @@ def test_resuming_gives_the_same_bytes(
 
 KILLED = """
 import sys
+import zlib
 from pathlib import Path
 from dlrmjit.data.prepare import arranging, chunks, pieces
 pieces.PIECE_BYTES, chunks.CHUNK_ROWS, arranging._SORTING_BYTES = 10_000, 100, 1 << 20
@@ -353,10 +355,26 @@ def test_line_ends_of_windows_and_a_missing_last_one(text: Path, tmp_path: Path)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_truncated_gzip(text: Path, tmp_path: Path) -> None:
+def test_truncated_gzip(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line is that up to which it is whole, be it less than a piece or more."""
     path = tmp_path / "train.txt.gz"
-    path.write_bytes(gzip.compress(text.read_bytes())[:-50])
-    with pytest.raises(DataError, match=r"train\.txt\.gz ends in the middle"):
+    whole = gzip.compress(text.read_bytes())
+    for size in (len(whole) // 3, len(whole) - 50):
+        path.write_bytes(whole[:size])
+        lines = zlib.decompressobj(31).decompress(whole[:size]).count(b"\n")
+        for piece in (40_000, 1 << 20):
+            monkeypatch.setattr(pieces, "PIECE_BYTES", piece)
+            said = rf"train\.txt\.gz ends in the middle .* after line {lines};"
+            with pytest.raises(DataError, match=said):
+                prepare(options(path, tmp_path / "set"))
+
+
+def test_damaged_gzip(text: Path, tmp_path: Path) -> None:
+    path = tmp_path / "train.txt.gz"
+    whole = bytearray(gzip.compress(text.read_bytes()))
+    whole[-8:-4] = bytes(4)  # the checksum
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"damaged compressed data after line 3001 "):
         prepare(options(path, tmp_path / "set"))
 
 

@@ -43,7 +43,8 @@ class Buffer:
         self.filled = len(rest)
         with memoryview(self.raw) as view:
             while self.filled < size:
-                got: int = source.readinto(view[self.filled : size])  # type: ignore[attr-defined]
+                # what is read before an error counts: so one read of the source at a time
+                got: int = source.readinto1(view[self.filled : size])  # type: ignore[attr-defined]
                 if not got:
                     break
                 self.filled += got
@@ -114,7 +115,7 @@ class PieceReader:
                 buffer = self._free.get()
                 try:
                     buffer.fill(source, rest, self._size)
-                except EOFError:
+                except (EOFError, zlib.error, gzip.BadGzipFile):
                     walk.lines += buffer.raw.count(b"\n", 0, buffer.filled)
                     raise
                 is_last = buffer.filled < self._size

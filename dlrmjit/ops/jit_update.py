@@ -85,7 +85,8 @@ class BagGradient:
         """A copy of this gradient and those of other batches, as that of one batch of all."""
         every = (self, *others)
         bags = join_bags([(g.lookups.indices, g.lookups.offsets) for g in every])
-        return BagGradient(Lookups(*bags), np.concatenate([g.dY for g in every]))
+        lookups = Lookups(*bags, self.lookups.numbers)
+        return BagGradient(lookups, np.concatenate([g.dY for g in every]))
 
     def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""

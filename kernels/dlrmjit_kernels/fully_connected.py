@@ -10,7 +10,6 @@ biases and results are float32 always.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -49,14 +48,15 @@ def fc_forward(
     """
     target = _target(rounded)
     product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)
-    at = Addresses(x.address, 0, y.address, bias=_vector(b, y.cols))
+    bias = _vector(b, y.cols)
     if isinstance(w, SplitWeights):
         found = word_products.forward(
             x.layout, w.upper.layout, y.layout, product.finish, rounded, target
         )
         if found is not None:
+            at = Addresses(x.address, 0, y.address, bias)
             return found.run(x.address, w.upper.address, at)
-    run(product, replace(at, b=_float_address(w)))
+    run(product, Addresses(x.address, _float_address(w), y.address, bias))
 
 
 def fc_backward_data(
@@ -79,14 +79,14 @@ def fc_backward_data(
     """
     target, masked = _target(rounded), mask.layout if mask else None
     product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
-    at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
+    where = mask.address if mask else 0
     if isinstance(w, SplitWeights):
         found = word_products.backward_data(
             dz.layout, w.float_layout, dx.layout, masked, rounded, target
         )
         if found is not None:
-            return found.run(dz.address, w, at)
-    run(product, replace(at, b=_float_address(w)))
+            return found.run(dz.address, w, Addresses(dz.address, 0, dx.address, mask=where))
+    run(product, Addresses(dz.address, _float_address(w), dx.address, mask=where))
 
 
 def fc_backward_weights(

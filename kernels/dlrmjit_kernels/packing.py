@@ -71,7 +71,8 @@ def packed_plan(product: Product, packed: list[str], target: Target, threads: in
         product = replace(product, b=_pack_b(product.b, target, blocking, sides[1]))
     plan = make_plan(product, target, threads, blocking)
     n = plan.numbers[0]
-    n["grid_cols"], n["grid_rows"] = grid(int(n["panels"]), int(n["row_blocks"]), threads)
+    down, across = (int(n["rows"]), int(n["row_block"])), (product.shape.cols, target.nr)
+    n["grid_cols"], n["grid_rows"] = grid(across, down, threads)
     most = target.l3 // 4 // threads // (4 * blocking.kc * target.nr)
     panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)

@@ -6,6 +6,8 @@ register tiles are needed, how is C dealt out to the threads. Calls with the sam
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.axes import Axis, View, common_block
 from dlrmjit_kernels.blocking import Blocking, Shape
+from dlrmjit_kernels.buffers import round_up
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
 from dlrmjit_kernels.codegen.outer import Outer
@@ -23,6 +26,7 @@ from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
 SMALL = 1 << 19  # multiply-adds: some microseconds of one core
+_UNEVEN = 0.05  # of the work, for threads that write to pages of their own
 _SUMS = 12  # of vectors, under way at once: two units, a latency of four, and some to spare
 _ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # one, and a word of two
 
@@ -60,7 +64,7 @@ class Product:
         """Address of an element of A that is one."""
         return int(_ONES.ctypes.data) + 4 * (self.operands is Operands.BF16)
 
-    @property
+    @functools.cached_property
     def shape(self) -> Shape:
         """Extents of the three axes."""
         down = self.a.cols.step > self.a.rows.step
@@ -230,7 +234,10 @@ def _numbers(
     n["c_row"] = product.c.rows.step
     n["mask_row"] = product.mask.rows.step if product.mask else 0
     n["sigmoid"] = product.finish.sigmoid
-    n["grid_rows"], n["grid_cols"] = grid(int(n["row_blocks"]), int(n["panels"]), threads)
+    cols = round_up(shape.cols, nr // 2)  # a vector costs the same however many lanes are used
+    blocks = (shape.rows, strides.row_block), (cols, nr)
+    slack = _UNEVEN if _is_outer(product) else 0.0
+    n["grid_rows"], n["grid_cols"] = grid(*blocks, threads, slack)
     return numbers
 
 
@@ -240,18 +247,30 @@ def _is_outer(product: Product) -> bool:
     return product.shape.length == 1 and fp32 and not product.accumulate
 
 
-def grid(row_blocks: int, panels: int, threads: int) -> tuple[int, int]:
+def grid(
+    rows: tuple[int, int], cols: tuple[int, int], threads: int, slack: float = 0.0
+) -> tuple[int, int]:
     """How many rectangles down and across C gives ``threads`` threads the most equal work.
 
-    Among equals the one that cuts the rows most wins: its threads share B and write apart.
+    ``rows`` and ``cols`` are how many there are, and of a block, which is not cut. Among those
+    within ``slack`` of the best the grid that cuts the rows most wins: its threads share B and
+    write apart.
     """
 
     def heaviest(down: int) -> int:
-        return -(-row_blocks // down) * -(-panels // (threads // down))
+        return _largest_part(*rows, down) * _largest_part(*cols, threads // down)
 
     splits = [down for down in range(threads, 0, -1) if threads % down == 0]
-    best = min(splits, key=heaviest)
+    limit = (1 + slack) * min(map(heaviest, splits))
+    best = next(down for down in splits if heaviest(down) <= limit)
     return best, threads // best
+
+
+def _largest_part(extent: int, block: int, parts: int) -> int:
+    """Elements of the largest of the parts that blocks are dealt out in, as the loops do it."""
+    blocks = -(-extent // block)
+    ends = [min(extent, block * (blocks * part // parts)) for part in range(parts + 1)]
+    return max(after - before for before, after in itertools.pairwise(ends))
 
 
 def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:

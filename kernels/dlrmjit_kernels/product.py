@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlrmjit_kernels.axes import View, common_block, view_of
 from dlrmjit_kernels.codegen.tile import Operands
@@ -26,8 +26,7 @@ _FAR = 1024  # elements: rows that start on the same cache set, and each on a pa
 _OFTEN = 8  # tiles that read the same rows
 
 
-@dataclass(frozen=True)
-class Addresses:
+class Addresses(NamedTuple):
     """Where the operands of a product start; zero for what it does not have."""
 
     a: int
@@ -53,7 +52,7 @@ def run(product: Product, at: Addresses) -> None:
         return
     prepared = _prepare(product, current_target(), get_threads())
     if not prepared.copies:
-        prepared.plan.run(at.a, at.b, at.c, at.bias, at.mask, at.sums)
+        prepared.plan.run(*at)
     else:
         _run_on_copies(prepared, product, at)
 
@@ -61,11 +60,11 @@ def run(product: Product, at: Addresses) -> None:
 def _run_on_copies(prepared: _Prepared, product: Product, at: Addresses) -> None:
     address, moved = _scratch.address("copies", sum(prepared.spans)), at
     for (name, original, copied), span in zip(prepared.copies, prepared.spans, strict=True):
-        moved = replace(moved, **{name: address})
+        moved = moved._replace(**{name: address})
         if name != "c" or product.accumulate:
             relayout(original, getattr(at, name), copied, address)
         address += 4 * span
-    prepared.plan.run(moved.a, moved.b, moved.c, moved.bias, moved.mask, moved.sums)
+    prepared.plan.run(*moved)
     for name, original, copied in prepared.copies:
         if name == "c":
             relayout(copied, moved.c, original, at.c)

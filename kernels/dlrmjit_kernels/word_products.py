@@ -75,7 +75,7 @@ class WordProduct:
         """Run on operands as the layer has them; ``at`` says where the others are."""
         a = self._copied("a", self.a, a)
         b = self._copied("b", self.b, b)
-        run(self.product, replace(at, a=a, b=b))
+        run(self.product, at._replace(a=a, b=b))
 
     def _copied(self, name: str, words: _Words | None, source: Any) -> int:
         if words is None:

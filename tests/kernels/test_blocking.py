@@ -35,12 +35,22 @@ def test_a_broken_limit_is_named(blocking, limit):
 
 
 @given(extents, extents, st.integers(1, 64))
-def test_the_grid_uses_all_threads_and_never_more(row_blocks, panels, threads):
-    down, across = grid(row_blocks, panels, threads)
+def test_the_grid_uses_all_threads_and_never_more(rows, cols, threads):
+    down, across = grid((rows, 48), (cols, 16), threads)
     assert down * across == threads
 
 
 def test_the_grid_divides_evenly_where_it_can():
-    assert grid(43, 16, 2) == (1, 2)
-    assert grid(44, 16, 2) == (2, 1)
-    assert grid(1, 16, 4) == (1, 4)
+    assert grid((43, 1), (16, 1), 2) == (1, 2)
+    assert grid((44, 1), (16, 1), 2) == (2, 1)
+    assert grid((1, 1), (16, 1), 4) == (1, 4)
+
+
+def test_the_grid_knows_that_last_blocks_are_smaller():
+    assert grid((2048, 48), (112, 32), 2) == (2, 1)  # four panels, but 64 and 48 columns
+    assert grid((100, 32), (1024, 32), 2) == (1, 2)  # four blocks, but 64 and 36 rows
+
+
+def test_a_grid_may_be_a_little_uneven_to_cut_the_rows():
+    assert grid((2048, 48), (256, 32), 2) == (1, 2)
+    assert grid((2048, 48), (256, 32), 2, slack=0.05) == (2, 1)

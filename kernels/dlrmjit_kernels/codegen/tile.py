@@ -14,9 +14,9 @@ long, the others ``length``. Nothing outside these elements is touched, no align
 float's is assumed, and C is not read unless ``accumulate``. C may not overlap A or B.
 Accumulators stay in registers from the first block to the last; small tiles have several per
 element, which are added at the end. Every ``UNROLL`` steps the cache
-line ``ahead`` bytes behind the row of B is prefetched, part of what a later tile reads first, and
-where A is read along its rows, lines of its next block, or after the last of the tile below: each
-block is elsewhere, and the processor does not guess where.
+line ``ahead`` bytes behind the row of B is prefetched, part of what a later tile reads first, by
+tiles of one row all such lines, and where A is read along its rows, lines of its next block, or
+after the last of the tile below: each block is elsewhere, and the processor does not guess where.
 
 ``operands`` says what the elements of A and B are. Other than with ``FP32``, an element of the
 reduction is a word of two neighbouring steps (see :mod:`ir`): ``length`` and ``last`` count
@@ -105,6 +105,8 @@ class _TileEmitter(Emitter):
         self.chains = max(1, min(UNROLL, -(-_CHAINS // (spec.rows * self.vectors))))
         read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A, if its rows lie one by one
         self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
+        lone = spec.rows == 1 and spec.a_step > 0  # no other tile shares its prefetches
+        self.ahead_in_b = 4 * UNROLL * spec.cols if lone else CACHE_LINE
         self.halves = (0, 1) if spec.operands is Operands.WIDENED else (0,)
 
     def emit(self) -> None:
@@ -172,7 +174,9 @@ class _TileEmitter(Emitter):
         whole = self.builder.sdiv(length, integer(UNROLL))
         with self.loop(whole, [a, b, after, *sums]) as loop:
             a, b, after, *sums = loop.values
-            self.prefetch(self.offset(b, self["ahead"], size=1))
+            ahead = self.offset(b, self["ahead"], size=1)
+            for line in range(0, self.ahead_in_b, CACHE_LINE):
+                self.prefetch(self.offset(ahead, line, size=1))
             for line in range(0, self.ahead_in_a, CACHE_LINE):
                 self.prefetch(self.offset(after, line, size=1))
             after = self.offset(after, self.ahead_in_a, size=1)

@@ -56,7 +56,7 @@ def fc_forward(
         if found is not None:
             at = Addresses(x.address, 0, y.address, bias)
             return found.run(x.address, w.upper.address, at)
-    run(product, Addresses(x.address, _float_address(w), y.address, bias))
+    run(product, Addresses(x.address, _float_address(w), y.address, bias), target)
 
 
 def fc_backward_data(
@@ -86,7 +86,7 @@ def fc_backward_data(
         )
         if found is not None:
             return found.run(dz.address, w, Addresses(dz.address, 0, dx.address, mask=where))
-    run(product, Addresses(dz.address, _float_address(w), dx.address, mask=where))
+    run(product, Addresses(dz.address, _float_address(w), dx.address, mask=where), target)
 
 
 def fc_backward_weights(
@@ -110,11 +110,11 @@ def fc_backward_weights(
         if found is not None:
             return found.run(x.address, dz.address, Addresses(0, 0, dw.address, sums=sums))
     if dz.cols > 1:
-        run(product, Addresses(x.address, dz.address, dw.address, sums=sums))
+        run(product, Addresses(x.address, dz.address, dw.address, sums=sums), target)
         return
-    run(product, Addresses(dz.address, x.address, dw.address))
+    run(product, Addresses(dz.address, x.address, dw.address), target)
     if db is not None:
-        run(_sum(dz.layout), Addresses(_ONE_ADDRESS, dz.address, sums))
+        run(_sum(dz.layout), Addresses(_ONE_ADDRESS, dz.address, sums), target)
 
 
 def _target(rounded: bool) -> Target:

@@ -46,11 +46,14 @@ class _Prepared:
     spans: tuple[int, ...]
 
 
-def run(product: Product, at: Addresses) -> None:
-    """Compute ``product`` on operands at ``at``; reduction and C may be empty."""
+def run(product: Product, at: Addresses, target: Target | None = None) -> None:
+    """Compute ``product`` on operands at ``at``; reduction and C may be empty.
+
+    ``target`` is the current one, given by whoever knows it already.
+    """
     if product.shape.rows == 0 or product.shape.cols == 0:
         return
-    prepared = _prepare(product, current_target(), get_threads())
+    prepared = _prepare(product, target or current_target(), get_threads())
     if not prepared.copies:
         prepared.plan.run(*at)
     else:

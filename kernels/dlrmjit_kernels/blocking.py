@@ -76,8 +76,8 @@ def choose_blocking(target: Target, shape: Shape) -> Blocking:
 
     The ``mc`` rows of A that meet a panel of B fill a quarter of the second cache. Where traffic
     decides and not arithmetic, memory is walked in order instead: with few rows all of B passes
-    once, a few blocks at a time; a B that stays in the second cache as a whole lets A and C pass once,
-    row block by row block.
+    once, a few blocks at a time; a B that stays in the second cache as a whole lets A and C pass
+    once, row block by row block.
     """
     kc = _equal_parts(shape.length, _reduction_in_cache(target, shape.down))
     if 2 * shape.rows < target.mr:

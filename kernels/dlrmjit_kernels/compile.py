@@ -38,10 +38,14 @@ except ImportError:  # pragma: no cover - not a POSIX system: caching goes unloc
 
 
 @functools.cache
-def sources_digest() -> str:
-    """Hash of every kernel source and of the compilers' versions: the identity of the cache."""
+def sources_digest(patterns: tuple[str, ...] = ("**/*.py",)) -> str:
+    """Hash of kernel sources, of all by default, and of the compilers' versions.
+
+    Of all of them it is the identity of the cache.
+    """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    folder = Path(__file__).parent
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

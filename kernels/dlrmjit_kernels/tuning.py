@@ -1,7 +1,8 @@
 """Blockings measured on this machine: found by :func:`tune`, kept in a file, used when present.
 
 The file lies in the cache folder, one per processor and instruction set, and may be deleted at
-any time: the rule of :mod:`blocking` then decides again.
+any time: the rule of :mod:`blocking` then decides again. It also decides against winners that
+were measured with other kernels, or against another rule, than those of today.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from pathlib import Path
 from dlrmjit import knobs
 from dlrmjit.errors import BlockingError
 from dlrmjit_kernels.blocking import Blocking, Shape, check_blocking, choose_blocking
+from dlrmjit_kernels.compile import sources_digest
 from dlrmjit_kernels.target import Target
 
 Winners = dict[Shape, Blocking]
+_DECISIVE = ("blocking.py", "plan.py", "split.py", "sweep.py", "target.py", "codegen/*.py")
 
 
 def blocking_for(target: Target, shape: Shape) -> Blocking:
@@ -77,13 +80,14 @@ def fastest(
 
 
 def store(target: Target, winners: Winners) -> Path:
-    """Add winners to the file of a processor, replacing those of the same shapes."""
+    """Add winners to the file of a processor, replacing stale ones and those of the same shapes."""
     path = store_path(target)
     merged = {**_read(path), **winners}
     entries = [{**asdict(shape), **asdict(blocking)} for shape, blocking in merged.items()]
+    content = {"kernels": measured_kernels(), "winners": entries}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as handle:
-        json.dump(entries, handle, indent=1)
+        json.dump(content, handle, indent=1)
     os.replace(handle.name, path)
     _stored.cache_clear()
     return path
@@ -95,9 +99,10 @@ def _stored(path: Path) -> Winners:
 
 
 def _read(path: Path) -> Winners:
-    """Winners in a file; none if it is missing or not what we wrote."""
+    """Winners in a file; none if it is missing, stale, or not what we wrote."""
     try:
-        entries = json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        entries = content["winners"] if content["kernels"] == measured_kernels() else []
         return {
             Shape(*(e[field.name] for field in fields(Shape))): Blocking(
                 *(e[field.name] for field in fields(Blocking))
@@ -106,3 +111,9 @@ def _read(path: Path) -> Winners:
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+@functools.cache
+def measured_kernels() -> str:
+    """Identity of what a winner depends on: the rule, the loops, the tile, and their compiler."""
+    return sources_digest(_DECISIVE)

@@ -1,5 +1,7 @@
 """The store of measured blockings: used when present, ignored when broken, safe to delete."""
 
+import json
+
 import pytest
 from dlrmjit_kernels import tuner, tuning
 from dlrmjit_kernels.blocking import Blocking, Shape, check_blocking, choose_blocking
@@ -28,6 +30,30 @@ def test_later_winners_are_added_and_a_deleted_file_is_no_loss():
         tuning.store(target, {Shape(1, 1, kc): Blocking(target.mr, target.nr, kc, 64)})
     assert tuning.blocking_for(target, Shape(1, 1, 128)).kc == 128
     tuning.store_path(target).unlink()
+    tuning._stored.cache_clear()
+    assert tuning.blocking_for(target, SHAPE) == choose_blocking(target, SHAPE)
+
+
+def test_winners_of_other_kernels_are_ignored_and_replaced(monkeypatch):
+    target = current_target()
+    old, new = (Blocking(target.mr, target.nr, kc, 64) for kc in (64, 128))
+    with monkeypatch.context() as then:
+        then.setattr(tuning, "measured_kernels", lambda: "others")
+        tuning.store(target, {SHAPE: old})
+        assert tuning.blocking_for(target, SHAPE) == old
+    tuning._stored.cache_clear()
+    assert tuning.blocking_for(target, SHAPE) == choose_blocking(target, SHAPE)
+    other = Shape(100, 64, 701)
+    tuning.store(target, {other: new})
+    assert tuning.blocking_for(target, other) == new
+    assert tuning.blocking_for(target, SHAPE) == choose_blocking(target, SHAPE)
+
+
+def test_a_file_from_before_kernels_were_named_is_ignored():
+    target = current_target()
+    tuning.store(target, {SHAPE: Blocking(target.mr, target.nr, 64, 64)})
+    path = tuning.store_path(target)
+    path.write_text(json.dumps(json.loads(path.read_text())["winners"]))
     tuning._stored.cache_clear()
     assert tuning.blocking_for(target, SHAPE) == choose_blocking(target, SHAPE)
 

@@ -126,18 +126,23 @@ def _map_private(nbytes: int) -> Buffer:
     size = max(round_up(nbytes, mmap.PAGESIZE), mmap.PAGESIZE)
     slack = HUGE_PAGE if nbytes >= HUGE_PAGE else 0
     mapping = mmap.mmap(-1, size + slack, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    huge = bool(slack) and _advise_huge(mapping)
     data = np.frombuffer(mapping, dtype=np.uint8)
     start = -int(data.ctypes.data) % HUGE_PAGE if slack else 0
+    huge = bool(slack) and _advise_huge(mapping, start, nbytes // HUGE_PAGE * HUGE_PAGE)
     return Buffer(data[start : start + nbytes], "huge" if huge else "plain")
 
 
-def _advise_huge(mapping: mmap.mmap) -> bool:
-    """Ask for huge pages; False where the system has none or refuses."""
+def _advise_huge(mapping: mmap.mmap, start: int, nbytes: int) -> bool:
+    """Ask for huge pages for whole ones alone; False where the system has none or refuses.
+
+    What is left at the end would take a whole page too: up to 2 MiB of nothing, for every
+    activation of a step.
+    """
     if not hasattr(mmap, "MADV_HUGEPAGE") or not huge_pages_enabled():
         return False
     try:
-        mapping.madvise(mmap.MADV_HUGEPAGE)
+        mapping.madvise(mmap.MADV_HUGEPAGE, start, nbytes)
+        mapping.madvise(mmap.MADV_NOHUGEPAGE, start + nbytes)
     except OSError:
         return False
     return True

@@ -1,5 +1,7 @@
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +35,19 @@ def test_a_large_buffer_starts_on_a_huge_page_if_there_are_any():
     buffer = buffers.allocate(5 << 20)
     assert buffer.address % buffers.HUGE_PAGE == 0
     assert (buffer.pages == "huge") == buffers.huge_pages_enabled()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the pages in use from /proc")
+def test_the_end_of_a_large_buffer_takes_no_huge_page():
+    def resident():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
+
+    size, before = buffers.HUGE_PAGE + (64 << 10), resident()
+    held = [buffers.allocate(size) for _ in range(20)]
+    for buffer in held:
+        buffer.data[:] = 1
+    assert resident() - before < 1.2 * len(held) * size
 
 
 def test_without_huge_pages_the_buffer_is_plain(monkeypatch):

@@ -15,6 +15,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 import llvmlite
@@ -153,3 +154,12 @@ def jit(function: F) -> F:
 def parallel_jit(function: F) -> F:
     """Compile a kernel whose ``prange`` loops run on all threads."""
     return _compile(function, parallel=True)
+
+
+def alone(kernel: F) -> F:
+    """A parallel kernel once more, on the calling thread: for work done before others wake up."""
+    function: Any = kernel.py_func  # type: ignore[attr-defined]
+    name = f"{function.__name__}_alone"  # of its own in the cache
+    twin = FunctionType(function.__code__, function.__globals__, name)
+    twin.__qualname__, twin.__module__ = name, function.__module__
+    return jit(twin)  # type: ignore[return-value]

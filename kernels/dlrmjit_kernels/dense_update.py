@@ -7,6 +7,7 @@ are those of float32 weights to the bit.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from dlrmjit.errors import ShapeError
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.halves import Halves
-from dlrmjit_kernels.compile import jit, parallel_jit
-from dlrmjit_kernels.elementwise import RUN, check_flat
+from dlrmjit_kernels.compile import alone, jit, parallel_jit
+from dlrmjit_kernels.elementwise import RUN, SMALL, check_flat
 from dlrmjit_kernels.split_weights import SplitWeights
 from dlrmjit_kernels.target import current_target
 
@@ -76,10 +77,11 @@ def _step(
 ) -> None:
     """One step of a rule; raises ShapeError for arrays that are not flat or not as long as p."""
     first, second = (*states, g, g)[:2]  # a rule reads no more states than it has
-    k = np.array(constants, np.float32)
+    k = _rounded(constants)
     if not isinstance(p, SplitWeights):
         check_flat(p, g, *states)
-        return _move_all(rule, p, g, first, second, k)
+        loop = _move_all_alone if g.size < SMALL else _move_all
+        return loop(rule, p, g, first, second, k)
     check_flat(g, *states)
     at = p.upper.layout
     if g.size != p.float_layout.span:
@@ -91,11 +93,20 @@ def _step(
     _move_halves(rule, halves, (join, split), shape, g, first, second, k)
 
 
+@functools.lru_cache(maxsize=64)
+def _rounded(constants: tuple[float, ...]) -> F32:
+    """The constants of a step as kernels read them; most steps have those of the one before."""
+    return np.array(constants, np.float32)
+
+
 @parallel_jit
 def _move_all(rule: int, p: F32, g: F32, a: F32, b: F32, k: F32) -> None:
     for task in prange((p.size + RUN - 1) // RUN):
         part = slice(task * RUN, min(p.size, (task + 1) * RUN))
         _move(rule, p[part], g[part], a[part], b[part], k)
+
+
+_move_all_alone = alone(_move_all)
 
 
 @parallel_jit

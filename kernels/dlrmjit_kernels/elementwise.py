@@ -13,7 +13,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import alone, jit, parallel_jit
 from dlrmjit_kernels.matrix import Matrix
 from dlrmjit_kernels.rows import Strides, position, run_length, strides_of
 
@@ -23,11 +23,15 @@ Real = Any  # a Python float or a NumPy scalar, which are one to a compiled kern
 RUN = 4096
 """Elements per task of a flat kernel: 16 KiB, so that an operand's piece stays in the L1 cache."""
 
+SMALL = 4 * RUN
+"""Elements below which the calling thread is done before it could share the work."""
+
 
 def scale(x: F32, factor: float) -> None:
     """``x *= factor``; x flat float32."""
     check_flat(x)
-    _scale(x, np.float32(factor))
+    loop = _scale_alone if x.size < SMALL else _scale
+    loop(x, np.float32(factor))
 
 
 def sum_of_squares(x: Matrix) -> float:
@@ -41,7 +45,8 @@ def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
     """``dx = dy * (y > 0)`` from the output y of the forward; dx may be dy."""
     _check_matrices(y, dy, dx)
     ys, dys, dxs = strides_of(y.layout), strides_of(dy.layout), strides_of(dx.layout)
-    _relu_backward(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
+    loop = _relu_backward_alone if y.rows * y.cols < SMALL else _relu_backward
+    loop(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
 
 
 def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
@@ -53,11 +58,14 @@ def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 def check_flat(*arrays: F32) -> None:
     """Raise ShapeError unless all are flat, contiguous float32 arrays of one length."""
-    if any(a.ndim != 1 or a.dtype != np.float32 or not a.flags.c_contiguous for a in arrays):
-        found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
-        raise ShapeError(f"flat, contiguous float32 arrays are wanted here, not {found}")
-    if len({a.size for a in arrays}) != 1:
-        raise ShapeError(f"arrays of one length are wanted here, not {[a.size for a in arrays]}")
+    size = arrays[0].size
+    for a in arrays:  # a plain loop: it runs at every call
+        if a.ndim != 1 or a.dtype != np.float32 or not a.flags.c_contiguous:
+            found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
+            raise ShapeError(f"flat, contiguous float32 arrays are wanted here, not {found}")
+        if a.size != size:
+            sizes = [a.size for a in arrays]
+            raise ShapeError(f"arrays of one length are wanted here, not {sizes}")
 
 
 def _check_matrices(*matrices: Matrix) -> None:
@@ -71,6 +79,9 @@ def _scale(x: F32, factor: np.float32) -> None:
     for task in prange((x.size + RUN - 1) // RUN):
         for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
             x[i] *= factor
+
+
+_scale_alone = alone(_scale)
 
 
 @parallel_jit
@@ -107,6 +118,9 @@ def _relu_backward(
                 gradient = dy[b + k]  # read in either case, so that no branch is needed
                 dx[c + k] = gradient if y[a + k] > 0 else np.float32(0)
             column += run
+
+
+_relu_backward_alone = alone(_relu_backward)
 
 
 @parallel_jit

@@ -14,7 +14,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ConfigError, ShapeError
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import alone, jit, parallel_jit
 from dlrmjit_kernels.elementwise import Real, sigmoid
 from dlrmjit_kernels.matrix import Matrix
 from dlrmjit_kernels.rows import Strides, row_start, strides_of
@@ -42,7 +42,8 @@ def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
     """
     data, strides, rows = _column(logits)
     _check_samples("probabilities", p, rows)
-    _probabilities(data, strides, p, _clamp_range(threshold))
+    loop = _probabilities if rows > SAMPLES_PER_TASK else _probabilities_alone
+    loop(data, strides, p, _clamp_range(threshold))
 
 
 def loss_forward(
@@ -114,8 +115,9 @@ def _run(
         raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
     count = float(rows if samples is None else samples)
     pair, limits = (float(weights[0]), float(weights[1])), _clamp_range(threshold)
+    loop = _loss if rows > SAMPLES_PER_TASK else _loss_alone
     return float(
-        _loss(_kind(kind), z, z_strides, targets, pair, limits, count, p, dz, dz_strides, gradient)
+        loop(_kind(kind), z, z_strides, targets, pair, limits, count, p, dz, dz_strides, gradient)
     )
 
 
@@ -156,6 +158,9 @@ def _probabilities(z: F32, strides: Strides, p: F32, limits: Pair) -> None:
         p[n] = _clamp(sigmoid(z[row_start(strides, n)]), limits[0], limits[1])
 
 
+_probabilities_alone = alone(_probabilities)
+
+
 @parallel_jit
 def _loss(
     kind: int,
@@ -187,6 +192,9 @@ def _loss(
                 dz[row_start(dz_strides, n)] = np.float32(0.0 if clamped else slope)
         partial[task] = total
     return _ordered_sum(partial) / count
+
+
+_loss_alone = alone(_loss)
 
 
 @jit

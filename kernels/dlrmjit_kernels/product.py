@@ -51,7 +51,7 @@ def run(product: Product, at: Addresses, target: Target | None = None) -> None:
 
     ``target`` is the current one, given by whoever knows it already.
     """
-    if product.shape.rows == 0 or product.shape.cols == 0:
+    if product.c.rows.extent == 0 or product.c.cols.extent == 0:
         return
     prepared = _prepare(product, target or current_target(), get_threads())
     if not prepared.copies:

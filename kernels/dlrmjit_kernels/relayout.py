@@ -18,7 +18,7 @@ from dlrmjit_kernels.axes import Axis, View, common_tile
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import alone, jit, parallel_jit
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.threads import get_threads
 
@@ -80,10 +80,7 @@ def _copy(plan: Numbers, source: int, target: int) -> None:
         _copy_tile(plan[0], source, target, tile)
 
 
-@jit
-def _copy_alone(plan: Numbers, source: int, target: int) -> None:
-    for tile in range(_tiles(plan[0])):
-        _copy_tile(plan[0], source, target, tile)
+_copy_alone = alone(_copy)
 
 
 @jit

@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 import numpy as np
 from dlrmjit_kernels import Matrix, dense_update, fc_forward
-p = np.ones(5000, np.float32)
+p = np.ones(50_000, np.float32)  # more than one thread does alone
 dense_update.sgd_step(p, p.copy(), 0.5)
 x, w, y = (Matrix.empty_blocked(20, 13), Matrix.empty_panels(13, 33), Matrix.empty_blocked(20, 33))
 x.assign(np.ones((20, 13))), w.assign(np.ones((13, 33)))

@@ -5,13 +5,20 @@
 Peers are torch ``nn`` as the reference program builds it, and FBGEMM's table-batched embeddings
 with torch MLPs, all starting from the same parameters; their losses are compared before
 anything is timed. Rows of tables are cut at ``--max-rows`` so that three copies fit.
+
+A ratio is bounded by the peer: "at best" is what a step exactly on the roofline would reach, the
+peer's best time over the bound. ``--markdown`` writes the results as a section of a document.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +30,7 @@ from dlrmjit.precision import Precision
 RATE = 0.01
 BATCHES = 3
 SAME_LOSS = 1e-4
+_BREAKDOWN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,6 @@ def main() -> None:
     options = _options()
     threads = harness.prepare(options.threads)
     from bench import roofline
-    from dlrmjit.profile import fraction_of_roofline
     from dlrmjit.roofline import Ceilings, step_work
 
     chosen = case(options.config, options.batch, options.max_rows)
@@ -147,7 +154,7 @@ def main() -> None:
     ceilings = Ceilings(**found)
     lookups = chosen.batch * chosen.lookups * chosen.model.tables
     work = step_work(chosen.model, chosen.batch, lookups)
-    flops = sum(w.flops for name, w in work.items() if not options.forward or "forward" in name)
+    flops = sum(w.flops for name, w in work.items() if counted(name, options.forward))
     row = report.add(
         f"{options.config} {'forward' if options.forward else 'step'}",
         {"N": chosen.batch, "P": chosen.lookups},
@@ -156,18 +163,69 @@ def main() -> None:
         unit="gflops",
         ceiling=ceilings.fma_peak_gflops,
     )
+    ours = samples["dlrmjit"]
+    bound = sum(w.bound(ceilings) for name, w in work.items() if counted(name, options.forward))
+    row["of_ceiling"] = bound / ours.best
+    share, median = 100 * row["of_ceiling"], 1e3 * ours.median
+    print(f"of the roofline: {share:.1f} % (best); {median:.2f} ms (median)")
+    row["at_best"] = {name: best / bound for name, best in row["peers_best_s"].items()}
+    for name, ratio in row["at_best"].items():
+        print(f"exactly on the roofline ({1e3 * bound:.2f} ms): {ratio:.2f}x {name}")
     if not options.forward:
-        ours = samples["dlrmjit"]
-        share = fraction_of_roofline(chosen.model, chosen.batch, lookups, ours.best, ceilings)
-        row["of_ceiling"] = share
-        print(
-            f"roofline of the step: {100 * share:.1f} % (best), {1e3 * ours.median:.1f} ms (median)"
-        )
         del actions
-        row["breakdown"] = [vars(line) for line in breakdown(chosen, 5, ceilings)]
+        steps = max(5, min(200, int(_BREAKDOWN_SECONDS / ours.median)))
+        row["breakdown"] = [vars(line) for line in breakdown(chosen, steps, ceilings)]
     if options.plot:
         plot(row, options.plot)
+    if options.markdown:
+        command = shlex.join(["python", "-m", "bench.step", *sys.argv[1:]])
+        Path(options.markdown).write_text(markdown(report.machine, row, command))
     report.write(options.json)
+
+
+def counted(name: str, forward: bool) -> bool:
+    """Whether an operation of a step's work belongs to what is timed."""
+    return not forward or name.endswith("forward")
+
+
+def markdown(machine: Mapping[str, Any], row: Mapping[str, Any], command: str) -> str:
+    """The result as Markdown: command, machine, contenders, and the breakdown of our step."""
+    known = ("python", "numpy", "numba", "llvmlite", "torch", "fbgemm-gpu-cpu")
+    versions = ", ".join(f"{name} {machine[name]}" for name in known if name in machine)
+    shape = ", ".join(f"{name} {value}" for name, value in row["shape"].items())
+    lines = [
+        f"### {row['op']}, {shape}",
+        "",
+        f"    {command}",
+        "",
+        f"{date.today()}; {machine['cpu']}, {machine['isa']}, {machine['threads']} threads, "
+        f"{machine['fma_peak_gflops']:.0f} GF/s, {machine['triad_gbs']:.1f} GB/s; {versions}.",
+        "",
+        "| | best | median | of the roofline | ours is | on the roofline it were |",
+        "|---|---|---|---|---|---|",
+        f"| dlrmjit | {1e3 * row['best_s']:.2f} ms | {1e3 * row['median_s']:.2f} ms | "
+        f"{100 * row['of_ceiling']:.1f} % | | |",
+    ]
+    for name, ratio in row["peers"].items():
+        best, bound = row["peers_best_s"][name], row["at_best"][name]
+        lines.append(f"| {name} | {1e3 * best:.2f} ms | | | {ratio:.2f}x | {bound:.2f}x |")
+    return "\n".join([*lines, *_breakdown_table(row.get("breakdown", []))]) + "\n"
+
+
+def _breakdown_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every operation of a step as rows of Markdown."""
+    if not lines:
+        return []
+
+    def cell(value: float | None, unit: str = "", scale: float = 1.0) -> str:
+        return "" if value is None else f"{scale * value:.1f}{unit}"
+
+    head = ["", "| operation | ms | GF/s | GB/s | of its ceiling |", "|---|---|---|---|---|"]
+    return head + [
+        f"| {line['name']} | {line['ms']:.3f} | {cell(line['gflops'])} | {cell(line['gbs'])} | "
+        f"{cell(line['of_ceiling'], ' %', 100)} |"
+        for line in lines
+    ]
 
 
 def plot(row: dict[str, Any], path: str) -> None:
@@ -191,7 +249,7 @@ def plot(row: dict[str, Any], path: str) -> None:
 def _versions(peers: Sequence[str]) -> dict[str, str]:
     from importlib.metadata import version
 
-    return {"torch": version("torch")} if peers else {}
+    return {name: version(name) for name in ("torch", "fbgemm-gpu-cpu")} if peers else {}
 
 
 def _options() -> argparse.Namespace:
@@ -208,6 +266,7 @@ def _options() -> argparse.Namespace:
         help="names of peers; none: ours alone",
     )
     parser.add_argument("--plot", metavar="PNG", help="draw the breakdown")
+    parser.add_argument("--markdown", metavar="FILE", help="write the results as Markdown")
     return parser.parse_args()
 
 

@@ -485,6 +485,22 @@ def test_parquet_resumes(
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
+def test_parquet_leaves_no_memory_in_arrows_pool(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlrmjit.data.prepare.parquet_format._ROWS", 150)
+    path = write_parquet(tmp_path / "log.parquet", rows)
+    given_back = []
+
+    class Pool:
+        def release_unused(self) -> None:
+            given_back.append(True)
+
+    monkeypatch.setattr(pytest.importorskip("pyarrow"), "default_memory_pool", Pool)
+    prepare(options(path, tmp_path / "set", schema=LISTS))
+    assert len(given_back) >= len(rows) / 150
+
+
 def test_parquet_rows_that_are_bad(rows: list[Row], tmp_path: Path) -> None:
     some = [dict(row) for row in rows[:500]]
     some[450]["price"] = "inf"

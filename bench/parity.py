@@ -43,6 +43,9 @@ _CRITEO = (
     "--arch-embedding-size=1460-583-3-27-5652-10-105 --loss-function=bce --round-targets=True "
     "--learning-rate=0.1 --mini-batch-size=128 --num-batches=20 --num-indices-per-lookup=1"
 )
+_MIXED = "--md-flag --md-threshold=2 --num-indices-per-lookup=5"
+"""The reference runs mixed dimensions only where every table has more rows than the threshold,
+and not rounded to powers of two, which it leaves as floats."""
 COMMANDS = (
     f"--mini-batch-size=1 --data-size=1 --nepochs=1 {_TEST}",
     f"--mini-batch-size=2 --data-size=4 --nepochs=1 {_TEST}",
@@ -71,6 +74,10 @@ COMMANDS = (
     f"{_BENCH} --num-indices-per-lookup=20 --optimizer=rwsadagrad --learning-rate=0.001 "
     "--num-batches=6",
     "--mini-batch-size=2 --data-size=40 --optimizer=rwsadagrad",
+    f"{_CRITEO} {_MIXED}",
+    f"{_CRITEO} {_MIXED} --md-temperature=0.5 --arch-interaction-op=cat",
+    f"{_CRITEO} {_MIXED} --optimizer=adagrad --learning-rate=0.01 --num-batches=8",
+    "--mini-batch-size=2 --data-size=40 --md-flag --md-threshold=1 --md-temperature=0.9",
     "--rand-data-dist=gaussian --rand-data-max=6.5 --arch-embedding-size=9-8-7 "
     "--mini-batch-size=4 --data-size=80",
 )

@@ -4,7 +4,8 @@
 
 Needs an interpreter with torch and the reference's requirements. The file holds the batches,
 the initial parameters, every gradient of the first step, all losses and the final parameters
-of a few steps of SGD on a small model, so that the tests need no torch.
+of a few steps of SGD on a small model, so that the tests need no torch. The models are one per
+interaction, and one with tables of mixed widths.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ TOP = (19, 1)
 BATCH = 21
 LOOKUPS = 5
 SEED = 123
+DIMS = (2, 8, 3, 1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the reference for both interactions and store its state."""
+    """Run the reference for all models and store its state."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", type=Path, required=True, help="checkout of the reference")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
     options = parser.parse_args(argv)
     sys.path.insert(0, str(options.reference))
     state: dict[str, Any] = {}
-    for kind in ("dot", "cat"):
+    for kind in ("dot", "cat", "mixed"):
         state.update({f"{kind}/{name}": value for name, value in _run(kind).items()})
     np.savez_compressed(options.out, **state)
     return 0
@@ -46,7 +48,7 @@ def _run(kind: str) -> dict[str, Any]:
     torch = importlib.import_module("torch")
     model = _model(kind)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    state = {f"initial/{k}": v.detach().numpy().copy() for k, v in model.state_dict().items()}
+    state = {f"initial/{k}": v.copy() for k, v in _arrays(model).items()}
     np.random.seed(SEED)
     losses = []
     for step in range(STEPS):
@@ -58,23 +60,35 @@ def _run(kind: str) -> dict[str, Any]:
             state.update(_gradients(model))
         optimizer.step()
         losses.append(loss.item())
-    state.update({f"final/{k}": v.detach().numpy() for k, v in model.state_dict().items()})
+    state.update({f"final/{k}": v for k, v in _arrays(model).items()})
     state["losses"] = np.array(losses)
     return state
+
+
+def _arrays(model: Any) -> dict[str, Any]:
+    return {_name(k): v.detach().numpy() for k, v in model.state_dict().items()}
+
+
+def _name(name: str) -> str:
+    """Mixed tables are called like others here."""
+    return name.replace(".embs.weight", ".weight")
 
 
 def _model(kind: str) -> Any:
     program = importlib.import_module("dlrm_s_pytorch")
     features = len(ROWS) + 1
     pairs = features * (features - 1) // 2
-    width = BOTTOM[-1] + pairs if kind == "dot" else features * BOTTOM[-1]
+    width = features * BOTTOM[-1] if kind == "cat" else BOTTOM[-1] + pairs
     np.random.seed(SEED)
+    importlib.import_module("torch").manual_seed(SEED)
     return program.DLRM_Net(
-        BOTTOM[-1],
+        list(DIMS) if kind == "mixed" else BOTTOM[-1],
         np.array(ROWS),
         np.array(BOTTOM),
         np.array((width, *TOP)),
-        arch_interaction_op=kind,
+        arch_interaction_op="cat" if kind == "cat" else "dot",
+        md_flag=kind == "mixed",
+        md_threshold=0,
         sigmoid_top=len(TOP) - 1,
         loss_function="bce",
     )
@@ -93,7 +107,7 @@ def _gradients(model: Any) -> dict[str, Any]:
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         dense = gradient.to_dense() if gradient.is_sparse else gradient
-        found[f"gradient/{name}"] = dense.detach().numpy().copy()
+        found[f"gradient/{_name(name)}"] = dense.detach().numpy().copy()
     return found
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dlrmjit.data.batch import Batch
     from dlrmjit.errors import DlrmjitError
     from dlrmjit.fitting import evaluate, fit
+    from dlrmjit.mixed_dimensions import mixed_dimensions
     from dlrmjit.model import DLRM
     from dlrmjit.optimizer_config import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
     from dlrmjit.persistence import load, save
@@ -46,6 +47,7 @@ _HOME = {
     "evaluate": "dlrmjit.fitting",
     "fit": "dlrmjit.fitting",
     "load": "dlrmjit.persistence",
+    "mixed_dimensions": "dlrmjit.mixed_dimensions",
     "preset": "dlrmjit.presets",
     "save": "dlrmjit.persistence",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "mixed_dimensions",
     "preset",
     "save",
 ]

@@ -37,6 +37,8 @@ class ModelConfig:
     dropout : share of the outputs of hidden layers that training sets to zero; an MLP's last
         layer is not hidden
     batch_norm : whether hidden layers are normalised over the batch before their ReLU
+    table_dims : width of each table, at most E; a narrower one is followed by a projection to E.
+        Empty, as it is stored too where all are E, for E everywhere
     """
 
     table_rows: tuple[int, ...]
@@ -47,11 +49,13 @@ class ModelConfig:
     interaction_itself: bool = False
     dropout: float = 0.0
     batch_norm: bool = False
+    table_dims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("table_rows", "mlp_bottom", "mlp_top"):
+        for name in ("table_rows", "mlp_bottom", "mlp_top", "table_dims"):
             object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
         self._check_sizes()
+        self._check_dims()
         self._check_widths()
 
     def _check_sizes(self) -> None:
@@ -68,6 +72,20 @@ class ModelConfig:
             raise ConfigError(f"interaction must be dot or cat, not {self.interaction!r}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+
+    def _check_dims(self) -> None:
+        """The widths of tables, which are dropped where they say nothing."""
+        dims, most = self.table_dims, self.embedding_dim
+        if dims and len(dims) != self.tables:
+            raise ConfigError(f"{len(dims)} table widths are given for {self.tables} tables")
+        for table, dim in enumerate(dims):
+            if not 1 <= dim <= most:
+                raise ConfigError(
+                    f"table {table} has width {dim}, but widths must be 1 to "
+                    f"arch-sparse-feature-size {most}"
+                )
+        if all(dim == most for dim in dims):
+            object.__setattr__(self, "table_dims", ())
 
     def _check_widths(self) -> None:
         if len(self.mlp_bottom) == 1:
@@ -104,6 +122,16 @@ class ModelConfig:
         return len(self.table_rows)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each table."""
+        return self.table_dims or (self.embedding_dim,) * self.tables
+
+    @property
+    def projections(self) -> dict[int, int]:
+        """Widths of the tables narrower than E, by their numbers."""
+        return {s: dim for s, dim in enumerate(self.table_dims) if dim < self.embedding_dim}
+
+    @property
     def features(self) -> int:
         """F, the vectors that interact: one per table, and that of the dense features."""
         return self.tables + int(self.has_dense)
@@ -130,15 +158,17 @@ class ModelConfig:
 
     @property
     def mlp_parameters(self) -> int:
-        """Weights and biases of both MLPs, and of their normalisation."""
+        """Weights and biases of both MLPs, of their normalisation, and projections of tables."""
         hidden = self.bottom_layers[:-1] + self.top_layers[:-1]
         norms = 2 * sum(k for _, k in hidden) if self.batch_norm else 0
-        return norms + sum(c * k + k for c, k in self.bottom_layers + self.top_layers)
+        projections = self.embedding_dim * sum(self.projections.values())
+        layers = self.bottom_layers + self.top_layers
+        return norms + projections + sum(c * k + k for c, k in layers)
 
     @property
     def table_parameters(self) -> int:
         """Elements of all embedding tables."""
-        return sum(self.table_rows) * self.embedding_dim
+        return sum(rows * dim for rows, dim in zip(self.table_rows, self.widths, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; :meth:`from_dict` reads it back."""
@@ -320,7 +350,8 @@ def estimate_memory(
     of their rows, take no memory of their own.
     """
     widths = [*config.mlp_bottom, config.interaction_width, *config.mlp_top]
-    per_sample = 2 * (sum(widths) + config.features * config.embedding_dim) * FLOAT_BYTES
+    widths += [config.features * config.embedding_dim, *config.projections.values()]
+    per_sample = 2 * sum(widths) * FLOAT_BYTES
     indices = 2 * 8 * config.tables * lookups
     update = update or UpdateConfig()
     tables = config.table_parameters * FLOAT_BYTES

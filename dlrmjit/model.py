@@ -1,7 +1,8 @@
 """The DLRM itself: parameters, the graph of a batch, predictions.
 
 Bottom MLP over the dense features, one embedding bag per table, their interaction, top MLP to
-one logit (Naumov et al., arXiv 1906.00091). Without dense features there is no bottom MLP.
+one logit (Naumov et al., arXiv 1906.00091). Without dense features there is no bottom MLP;
+tables narrower than E are projected to it (Ginart et al., arXiv 1909.11810).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Backend, Features, FloatArray, Origin, StoredArray
 from dlrmjit.precision import Precision, check_precision, split_if
 from dlrmjit.profile import Profile
+from dlrmjit.torch_stream import TorchStream
 
 _INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
 _PLANS_KEPT = 4
@@ -41,6 +43,7 @@ class DLRM:
         in order, bottom MLP, top MLP. By default ``RandomState(123)``, the reference's seed
     init : ``reference`` draws tables from ``rng`` one number after the other; ``counter`` takes
         a seed from it, and makes any part of any table from that alone: quickly, and by many
+    seed : of the projections of narrow tables, which the reference draws from PyTorch's stream
     precision : ``fp32``, or ``bf16``: tables and the MLPs' weights lie in halves, of which
         forward and backward read the upper and optimisers both, see :mod:`dlrmjit.precision`
     tables : where the tables are kept, and what they do with an index outside them
@@ -63,23 +66,31 @@ class DLRM:
         init: str = "reference",
         precision: Precision = "fp32",
         tables: TableConfig = IN_MEMORY,
+        seed: int = 123,
     ) -> None:
         check_precision(precision)
         self.config, self.precision, self.init = config, precision, _known_init(init)
         self.table_config = tables
         self.backend = get_backend(backend)
         self.tables = Parameter(self._make_tables(), "emb_l")
+        self.projections = {s: self._make_projection(s) for s in config.projections}
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
         self.top = self._make_mlp("top_l", config.top_layers)
         self.bottom_norms = self._make_norms("bot_l", config.bottom_layers)
         self.top_norms = self._make_norms("top_l", config.top_layers)
         self._predictions: dict[int, Graph] = {}
         if initialise:
-            self.initialise(rng or np.random.RandomState(123))
+            self.initialise(rng or np.random.RandomState(123), seed)
 
     def _make_tables(self) -> Any:
-        rows, dim = self.config.table_rows, self.config.embedding_dim
-        return self.backend.tables(rows, dim, self.precision, self.table_config)
+        config = self.config
+        dims = config.table_dims or config.embedding_dim
+        return self.backend.tables(config.table_rows, dims, self.precision, self.table_config)
+
+    def _make_projection(self, table: int) -> Parameter:
+        shape = (self.config.embedding_dim, self.config.projections[table])
+        weight = self.backend.weight(np.zeros(shape, np.float32), self.precision)
+        return Parameter(weight, f"emb_l.{table}.proj.weight")
 
     def _make_mlp(self, name: str, layers: tuple[tuple[int, int], ...]) -> tuple[Parameter, ...]:
         parameters = []
@@ -100,9 +111,13 @@ class DLRM:
         """Of both MLPs."""
         return self.bottom_norms + self.top_norms
 
-    def initialise(self, rng: np.random.RandomState) -> None:
-        """Draw all parameters anew from ``rng``, in the reference program's order."""
+    def initialise(self, rng: np.random.RandomState, seed: int = 123) -> None:
+        """Draw all parameters anew from ``rng``, in the reference program's order.
+
+        Projections of tables come from PyTorch's stream of that ``seed`` instead.
+        """
         self._initialise_tables(rng)
+        self._initialise_projections(TorchStream(seed))
         for weight, bias in self._layers():
             k, c = self.backend.weight_to_numpy(weight.data).shape
             values = rng.normal(0.0, np.sqrt(2 / (c + k)), (k, c)).astype(np.float32)
@@ -118,8 +133,8 @@ class DLRM:
             self._draw_tables(rng)
 
     def _count_tables(self, seed: int) -> None:
-        dim = self.config.embedding_dim
-        whole = [Origin(s, rows, dim) for s, rows in enumerate(self.config.table_rows)]
+        shapes = zip(self.config.table_rows, self.config.widths, strict=True)
+        whole = [Origin(s, rows, dim) for s, (rows, dim) in enumerate(shapes)]
         self.backend.initialise(self.tables.data, seed, whole)
 
     def _draw_tables(self, rng: np.random.RandomState) -> None:
@@ -142,38 +157,71 @@ class DLRM:
         """Tables (M, E), or the parts of them that are here."""
         return (self.tables.data.table(s) for s in range(self.config.tables))
 
+    def _initialise_projections(self, stream: TorchStream) -> None:
+        """As the reference, which first has PyTorch draw what it then replaces."""
+        if not self.projections:
+            return
+        E = self.config.embedding_dim
+        shapes = zip(self.config.table_rows, self.config.widths, strict=True)
+        for s, (rows, dim) in enumerate(shapes):
+            stream.skip_normal(rows * dim)
+            stream.skip_uniform(rows * dim)
+            if s in self.projections:
+                stream.skip_uniform(E * dim)
+                values = stream.xavier_uniform(E, dim)
+                self.backend.assign_weight(self.projections[s].data, values)
+
     def _layers(self) -> Iterator[tuple[Parameter, Parameter]]:
         for mlp in (self.bottom, self.top):
             yield from zip(mlp[::2], mlp[1::2], strict=True)
 
     def parameters(self) -> tuple[Parameter, ...]:
-        """Everything that training changes: all tables as one, then the MLPs."""
+        """Everything that training changes: all tables as one, then what is dense."""
+        return (self.tables, *self.dense_parameters())
+
+    def dense_parameters(self) -> tuple[Parameter, ...]:
+        """Projections of narrow tables, then the MLPs."""
         norms = (p for norm in self.norms for p in (norm.gamma, norm.beta))
-        return (self.tables, *self.bottom, *self.top, *norms)
+        return (*self.projections.values(), *self.bottom, *self.top, *norms)
 
     def state_dict(self) -> dict[str, FloatArray]:
         """All parameters under the reference program's names, as arrays of whole numbers.
 
         Tables are views of the model's memory, copies where they lie in halves; weights (K, C)
-        and biases (K,) are copies.
+        and biases (K,) are copies. A table is ``emb_l.s.weight`` also where the reference, given
+        mixed dimensions, calls it ``emb_l.s.embs.weight``; its projection (E, d) is
+        ``emb_l.s.proj.weight``.
         """
         return {name: np.asarray(array) for name, array in self.stored().items()}
 
     def stored(self) -> dict[str, StoredArray]:
         """As :meth:`state_dict`, but in halves what the model keeps in halves; no table copied."""
-        state = {f"emb_l.{s}.weight": self.tables.data.table(s) for s in range(self.config.tables)}
-        return state | self.mlp_state()
+        return self._in_order({s: self.tables.data.table(s) for s in range(self.config.tables)})
+
+    def _in_order(self, tables: Mapping[int, StoredArray]) -> dict[str, StoredArray]:
+        """All parameters as the reference numbers them, given the tables."""
+        dense, state = self.mlp_state(), {}
+        for s, table in tables.items():
+            state[f"emb_l.{s}.weight"] = table
+            if s in self.projections:
+                name = self.projections[s].name
+                state[name] = dense.pop(name)
+        return state | dense
 
     def mlp_state(self) -> dict[str, StoredArray]:
-        """Copies of the MLPs' parameters, as in :meth:`stored`."""
+        """Copies of all parameters but the tables, as in :meth:`stored`."""
         state: dict[str, StoredArray] = {}
+        for projection in self.projections.values():
+            state[projection.name] = self._weight_copy(projection)
         for weight, bias in self._layers():
-            values = self.backend.weight_to_numpy(weight.data)
-            state[weight.name] = split_if(self.precision, values)
+            state[weight.name] = self._weight_copy(weight)
             state[bias.name] = bias.data.copy()
         for norm in self.norms:
             state.update(norm.state())
         return state
+
+    def _weight_copy(self, weight: Parameter) -> StoredArray:
+        return split_if(self.precision, self.backend.weight_to_numpy(weight.data))
 
     def load_state(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite all parameters from arrays named and shaped as in :meth:`state_dict`.
@@ -197,7 +245,9 @@ class DLRM:
             self.tables.data.table(s)[...] = state[f"emb_l.{s}.weight"]
 
     def load_mlps(self, state: Mapping[str, StoredArray]) -> None:
-        """Overwrite the MLPs' parameters, of fitting shapes, and leave the tables."""
+        """Overwrite all parameters but the tables, which are left; shapes must fit."""
+        for projection in self.projections.values():
+            self.backend.assign_weight(projection.data, np.asarray(state[projection.name]))
         for weight, bias in self._layers():
             self.backend.assign_weight(weight.data, np.asarray(state[weight.name]))
             bias.data[...] = np.asarray(state[bias.name])
@@ -247,10 +297,11 @@ class Graph:
         self._training, self._dropped = loss is not None, 0
         room = backend.features(n, config.features, config.embedding_dim, config.has_dense)
         vectors = [self._record_bottom(room)] if config.has_dense else []
+        pooled = self._record_projected(self._record_pooled(room))
         joined = self.tape.record(
             rules["interaction"],
             *vectors,
-            self._record_pooled(room),
+            pooled,
             kind=config.interaction,
             itself=config.interaction_itself,
             room=room,
@@ -323,6 +374,14 @@ class Graph:
         return self.tape.record(
             bag, self.model.tables, self.lookups, out=room.pooled, label="embedding"
         )
+
+    def _record_projected(self, pooled: Variable) -> Variable:
+        """The same vectors, those of narrow tables projected to width E."""
+        projections = self.model.projections
+        if not projections:
+            return pooled
+        rule, numbers = self.rules["projection"], tuple(projections)
+        return self.tape.record(rule, pooled, *projections.values(), tables=numbers)
 
     def load(self, batch: Batch) -> None:
         """Make ``batch`` the input of the next replay; raises for one that does not fit."""

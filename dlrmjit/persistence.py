@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from dlrmjit.checkpoint import (
     save_checkpoint,
     write_torch_file,
 )
+from dlrmjit.checkpoint.torch_file import MIXED_NAME
 from dlrmjit.checkpoint.torch_optimizer import from_torch, to_torch
 from dlrmjit.checkpoint.torch_writer import sgd_state
 from dlrmjit.config import IN_MEMORY, ModelConfig, TableConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model import DLRM
+from dlrmjit.ops.backend import StoredArray
 from dlrmjit.optim import Optimizer
 from dlrmjit.optimizer_config import UpdateConfig
 from dlrmjit.parallel.keeping import (
@@ -55,7 +58,8 @@ def save(
         if isinstance(model, ShardedDLRM) and model.comm.rank > 0:
             return
         rate = progress.pop("learning_rate", 0.0)
-        write_torch_file(path, state, progress, _nested(optimizer, list(state), rate))
+        nested = _nested(optimizer, list(state), rate)
+        write_torch_file(path, _named_as_reference(model, state), progress, nested)
     elif isinstance(model, ShardedDLRM):
         save_sharded(model, path, progress | _described(optimizer), optimizer)
     else:
@@ -67,6 +71,14 @@ def save(
             progress=progress,
             optimizer=optimizer.state_dict() if optimizer else None,
         )
+
+
+def _named_as_reference(model: DLRM, state: Mapping[str, StoredArray]) -> Mapping[str, StoredArray]:
+    """With tables of several widths, the reference calls each of them otherwise."""
+    if not model.projections:
+        return state
+    ending = re.compile(r"^(emb_l\.\d+)\.weight$")
+    return {ending.sub(rf"\1{MIXED_NAME}", name): array for name, array in state.items()}
 
 
 def _described(optimizer: Optimizer | None) -> dict[str, Any]:
@@ -201,12 +213,15 @@ def _config_by_width(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     tables = [s for name, s in _numbered(shapes, "emb_l")]
     bottom = [s for name, s in _numbered(shapes, "bot_l")]
     top = [s for name, s in _numbered(shapes, "top_l")]
+    dims = tuple(dim for _, dim in tables)
+    wide = {shape[0] for name, shape in shapes.items() if name.endswith(".proj.weight")}
     kinds = (("dot", False), ("cat", False), ("dot", True))
     alone = len(tables) + bool(bottom) == 1  # has no pairs, but may meet itself
     for kind, itself in kinds[1:] if alone else kinds:
         config = ModelConfig(
             table_rows=tuple(rows for rows, _ in tables),
-            embedding_dim=tables[0][1],
+            embedding_dim=max(dims, default=0) if not wide else max(wide),
+            table_dims=dims,
             mlp_bottom=(bottom[0][1], *(k for k, _ in bottom)) if bottom else (),
             mlp_top=tuple(k for k, _ in top),
             interaction=kind,  # type: ignore[arg-type]

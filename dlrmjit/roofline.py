@@ -46,18 +46,20 @@ def step_work(config: ModelConfig, n: int, lookups: int) -> dict[str, Work]:
     lookups : indices of all tables together
 
     The keys are ``"<operation> forward"`` and ``"<operation> backward"`` of ``bottom``,
-    ``embedding``, ``interaction`` and ``top``. Backward includes gradients by data and by
-    weights, except by data of the first bottom layer, which nobody needs; that of the embedding
-    is fused with its update and moves every row twice. The interaction counts full F x F
-    products, forward once and backward twice.
+    ``embedding``, ``interaction`` and ``top``, and of ``projection`` where tables are narrower
+    than E; lookups count as spread evenly over the tables then. Backward includes gradients by
+    data and by weights, except by data of the first bottom layer, which nobody needs; that of
+    the embedding is fused with its update and moves every row twice. The interaction counts
+    full F x F products, forward once and backward twice.
     """
     bottom = _products(config.bottom_layers, n)
     top = _products(config.top_layers, n)
     unneeded = _products(config.bottom_layers[:1], n)
     square = 2.0 * n * config.features**2 * config.embedding_dim
     pairs = square if config.interaction == "dot" else 0.0
-    rows = float(lookups) * config.embedding_dim * FLOAT_BYTES
-    return {
+    rows = float(lookups) * sum(config.widths) / config.tables * FLOAT_BYTES
+    projected = 2.0 * n * config.embedding_dim * sum(config.projections.values())
+    work = {
         "bottom forward": Work(flops=bottom),
         "embedding forward": Work(bytes=rows),
         "interaction forward": Work(flops=pairs),
@@ -67,6 +69,10 @@ def step_work(config: ModelConfig, n: int, lookups: int) -> dict[str, Work]:
         "embedding backward": Work(bytes=2 * rows),
         "bottom backward": Work(flops=2 * bottom - unneeded),
     }
+    if projected:
+        work["projection forward"] = Work(flops=projected)
+        work["projection backward"] = Work(flops=2 * projected)
+    return work
 
 
 def step_bound(config: ModelConfig, n: int, lookups: int, ceilings: Ceilings) -> float:

@@ -23,7 +23,7 @@ LAYERS = [  # from the top; a module may import from its own layer and from thos
     {"step", "checkpoint", "metrics", "parallel"},
     {"model", "norm", "optim", "data", "gradcheck"},
     {"ops", "profile"},
-    {"autograd", "roofline"},
+    {"autograd", "mixed_dimensions", "roofline", "torch_stream"},
     {"dlrmjit_kernels"},
 ]
 MAY_USE_KERNELS = {"ops", "optim", "data", "metrics", "dlrmjit_kernels", "tune", "cli", "train"}

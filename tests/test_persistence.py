@@ -1,6 +1,8 @@
 """Models that come back from disk as they went."""
 
 import json
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def _same(model, other):
 
 @pytest.mark.parametrize("name", ["model", "model.pt"])
 @pytest.mark.parametrize("backend", ["jit", "reference"])
-@pytest.mark.parametrize("change", [{}, {"mlp_bottom": ()}], ids=repr)
+@pytest.mark.parametrize("change", [{}, {"mlp_bottom": ()}, {"table_dims": (2, 6, 5)}], ids=repr)
 def test_a_model_comes_back(tmp_path, name, backend, change):
     model = DLRM(small_config(**change), rng=np.random.RandomState(3), backend=backend)
     dlrmjit.save(model, tmp_path / name)
@@ -65,6 +67,16 @@ def test_a_manifest_with_another_model_is_refused(tmp_path):
         dlrmjit.load(tmp_path / "m")
 
 
+def test_the_reference_has_its_own_names_for_mixed_tables(tmp_path):
+    save(DLRM(small_config(table_dims=(2, 6, 5))), tmp_path / "m.pt")
+    with zipfile.ZipFile(tmp_path / "m.pt") as archive:
+        content = archive.read("m/data.pkl")
+    found = re.findall(rb"emb_l\.\d+\.[a-z.]*weight", content)
+    tables = [b"emb_l.0.embs.weight", b"emb_l.1.embs.weight", b"emb_l.2.embs.weight"]
+    projections = [b"emb_l.0.proj.weight", b"emb_l.2.proj.weight"]
+    assert sorted(found) == sorted(tables + projections)
+
+
 _SHAPES = [
     {},
     {"interaction": "cat"},
@@ -72,6 +84,8 @@ _SHAPES = [
     {"mlp_bottom": ()},
     {"mlp_bottom": (), "interaction": "cat"},
     {"mlp_bottom": (), "interaction": "cat", "table_rows": (9,)},
+    {"table_dims": (2, 6, 5)},
+    {"table_dims": (1, 1, 1), "mlp_bottom": (), "interaction": "cat"},
 ]
 
 
@@ -110,13 +124,15 @@ def _trained(model, update, steps, path=None):
 @pytest.mark.parametrize("name", ["m", "m.pt"])
 @pytest.mark.parametrize("backend", ["jit", "reference"])
 @pytest.mark.parametrize("update", OPTIMIZERS, ids=repr)
-def test_training_goes_on_with_the_same_bits(tmp_path, name, backend, update):
-    model = DLRM(small_config(), backend=backend)
+@pytest.mark.parametrize("dims", [(), (2, 6, 5)], ids=["one width", "mixed"])
+def test_training_goes_on_with_the_same_bits(tmp_path, name, backend, update, dims):
+    config = small_config(table_dims=dims)
+    model = DLRM(config, backend=backend)
     optimizer = _trained(model, update, range(3))
     save(model, tmp_path / name, optimizer=optimizer)
-    whole = DLRM(small_config(), backend=backend)
+    whole = DLRM(config, backend=backend)
     _trained(whole, update, range(6))
-    again = DLRM(small_config(), backend=backend, rng=np.random.RandomState(9))
+    again = DLRM(config, backend=backend, rng=np.random.RandomState(9))
     restore(again, tmp_path / name)
     _trained(again, update, range(3, 6), tmp_path / name)
     _same(again, whole)

@@ -6,6 +6,7 @@ shards can take only what it needs. All else is small and shares one file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from dlrmjit.precision import SplitArray
 
 Array = NDArray[Any] | SplitArray
 
-TABLE_PREFIX = "emb_l."
+TABLE_NAME = re.compile(r"emb_l\.\d+\.weight")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ Plan = dict[str, list[Slice]]
 
 def plan_state(state: Mapping[str, Array], chunk_bytes: int) -> Plan:
     """Files of the model: ``table-TTTTT-CCCCC`` for tables, ``mlp`` for all other parameters."""
-    tables = [name for name in state if name.startswith(TABLE_PREFIX)]
+    tables = [name for name in state if TABLE_NAME.fullmatch(name)]
     plan: Plan = {}
     for table, name in enumerate(tables):
         for chunk, piece in enumerate(_slices(name, state[name], chunk_bytes)):

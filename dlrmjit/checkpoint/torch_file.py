@@ -18,6 +18,9 @@ from dlrmjit.errors import CheckpointError
 PARALLEL_PREFIX = "module."
 """What PyTorch's data-parallel wrapper puts before every name."""
 
+MIXED_NAME = ".embs.weight"
+"""How the reference ends a table's name under ``--md-flag``; here all end in ``.weight``."""
+
 
 @dataclass(frozen=True)
 class TorchCheckpoint:
@@ -76,4 +79,9 @@ def _parameters(source: Path, state: Mapping[Any, Any]) -> dict[str, NDArray[np.
         if not isinstance(value, np.ndarray) or value.dtype.name != "float32":
             found = getattr(value, "dtype", type(value).__name__)
             raise CheckpointError(f"{source}: the parameter {name} is {found}, not float32")
-    return {str(name).removeprefix(PARALLEL_PREFIX): value for name, value in state.items()}
+    return {_name(str(name)): value for name, value in state.items()}
+
+
+def _name(name: str) -> str:
+    plain = name.removeprefix(PARALLEL_PREFIX)
+    return plain.replace(MIXED_NAME, ".weight") if plain.endswith(MIXED_NAME) else plain

@@ -22,11 +22,9 @@ def print_model(config: ModelConfig) -> None:
     print(np.array(config.mlp_bottom))
     print(f"# of features (sparse and dense)\n{config.features}")
     print(f"dense feature size\n{config.dense_features}")
-    print(f"sparse feature size\n{config.embedding_dim}")
-    print(
-        f"# of embeddings (= # of sparse features) {config.tables}, "
-        f"with dimensions {config.embedding_dim}x:"
-    )
+    width = list(config.table_dims) or config.embedding_dim
+    print(f"sparse feature size\n{width}")
+    print(f"# of embeddings (= # of sparse features) {config.tables}, with dimensions {width}x:")
     print(np.array(config.table_rows))
 
 

@@ -24,7 +24,8 @@ def _run(argv: Sequence[str]) -> None:
     parser = ArgumentParser(
         "export_embeddings",
         "Write NAME.npy (rows, E) for each table, and with --vocabulary NAME.values.npy (or .csv, "
-        "for text), the raw value that each row stands for.",
+        "for text), the raw value that each row stands for. A table of width d < E comes with "
+        "NAME.projection.npy (E, d): its rows times the transpose of that have width E.",
     )
     parser.add_argument(
         "model", type=Path, help="a saved model: a directory, or the reference's .pt"
@@ -43,12 +44,15 @@ def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
     from dlrmjit.persistence import load
 
     model = load(model_path)
-    rows, width = model.config.table_rows, model.config.embedding_dim
+    rows, widths = model.config.table_rows, model.config.widths
     names, values = _names(vocabulary, rows)
     try:
         out.mkdir(parents=True)
         for s, name in enumerate(names):
             np.save(out / f"{name}.npy", model.tables.data.table(s))
+            if s in model.projections:
+                projection = model.backend.weight_to_numpy(model.projections[s].data)
+                np.save(out / f"{name}.projection.npy", projection)
             source = values[s]
             if source is not None and source.suffix == ".npz":
                 _write_texts(out / f"{name}.values.csv", source)
@@ -56,7 +60,12 @@ def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
                 shutil.copyfile(source, out / f"{name}.values.npy")
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
-    print(f"{out}: {len(rows)} tables, {sum(rows):,} rows of {width}")
+    print(f"{out}: {len(rows)} tables, {sum(rows):,} rows of {_span(widths)}")
+
+
+def _span(widths: Sequence[int]) -> str:
+    least, most = min(widths), max(widths)
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _write_texts(path: Path, source: Path) -> None:

@@ -209,6 +209,8 @@ def _check_together(options: Options) -> None:
         )
     if options.resume and options.load_model:
         raise ConfigError("give --resume or --load-model, not both: each names the model to load")
+    if options.md_flag and options.table_dims:
+        raise ConfigError("give --md-flag or --table-dims, not both: each says how wide tables are")
     if options.train_fraction is not None and not 0 < options.train_fraction < 1:
         raise ConfigError(
             f"--train-fraction must lie between 0 and 1, not {options.train_fraction}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlrmjit.cli.flags import Effect, Flag, FlagGroup, switch
+from dlrmjit.cli.flags import Effect, Flag, FlagGroup, dashed_ints, switch
 
 OWN = FlagGroup(
     "dlrmjit",
@@ -36,6 +36,13 @@ OWN = FlagGroup(
             None,
             "compiled kernels, or NumPy alone (default: jit)",
             values=("jit", "reference"),
+        ),
+        Flag(
+            "table-dims",
+            dashed_ints,
+            (),
+            "width of each table, at most --arch-sparse-feature-size, to which narrower ones are "
+            "projected (default: all of that width)",
         ),
         Flag(
             "test-split",

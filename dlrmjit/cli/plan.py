@@ -17,6 +17,7 @@ from dlrmjit.config import (
     estimate_memory,
 )
 from dlrmjit.errors import ConfigError, MemoryLimitError
+from dlrmjit.mixed_dimensions import mixed_dimensions
 from dlrmjit.optimizer_config import OptimizerConfig, Sgd, UpdateConfig, optimizer_named
 
 
@@ -40,6 +41,19 @@ def model_config(
         interaction_itself=options.arch_interaction_itself,
         dropout=options.dropout,
         batch_norm=options.batch_norm,
+        table_dims=_table_dims(options, table_rows),
+    )
+
+
+def _table_dims(options: Options, table_rows: Sequence[int]) -> tuple[int, ...]:
+    if not options.md_flag:
+        return tuple(options.table_dims)
+    return mixed_dimensions(
+        table_rows,
+        options.arch_sparse_feature_size,
+        temperature=options.md_temperature,
+        threshold=options.md_threshold,
+        powers_of_two=options.md_round_dims,
     )
 
 

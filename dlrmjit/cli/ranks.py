@@ -119,6 +119,7 @@ def make_model(
         "initialise": initialise,
         "init": options.init,
         "precision": options.precision,
+        "seed": options.numpy_rand_seed,
     }
     tables = table_config(options)
     if not is_sharded(options, comm):

@@ -14,7 +14,6 @@ from dlrmjit.cli.flags import (
 )
 
 _IGNORED, _REFUSED = Effect.IGNORED, Effect.REFUSED
-_NO_MD = "it only matters with --md-flag, which is not supported"
 _NO_QR = "it only matters with --qr-flag, which is not supported"
 _FULL_TABLES = "train full tables, and bound their rows with --max-ind-range"
 _NO_QUANTIZATION = "models run in 32 bits; leave the flag out"
@@ -53,10 +52,21 @@ MODEL = FlagGroup(
             note="learned pooling weights are not implemented; leave the flag out",
             supported=("fixed",),
         ),
-        Flag("md-flag", switch, False, "mixed-dimension tables", _REFUSED, _FULL_TABLES),
-        Flag("md-threshold", int, 200, "mixed dimensions: least rows", _IGNORED, _NO_MD),
-        Flag("md-temperature", float, 0.3, "mixed dimensions: exponent", _IGNORED, _NO_MD),
-        Flag("md-round-dims", switch, False, "mixed dimensions: round", _IGNORED, _NO_MD),
+        Flag(
+            "md-flag",
+            switch,
+            False,
+            "mixed dimensions: tables of more rows are narrower, and projected to the common width",
+        ),
+        Flag("md-threshold", int, 200, "mixed dimensions: tables of so many rows keep the width"),
+        Flag(
+            "md-temperature",
+            float,
+            0.3,
+            "mixed dimensions: widths fall with this power of the rows",
+            minimum=0,
+        ),
+        Flag("md-round-dims", switch, False, "mixed dimensions: round widths to powers of two"),
         Flag("qr-flag", switch, False, "quotient-remainder tables", _REFUSED, _FULL_TABLES),
         Flag("qr-threshold", int, 200, "quotient-remainder: least rows", _IGNORED, _NO_QR),
         Flag("qr-operation", str, "mult", "quotient-remainder: combination", _IGNORED, _NO_QR),

@@ -26,7 +26,7 @@ Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # merged (indices, offsets (S,
 
 
 class Tables(Protocol):
-    """Storage of S embedding tables of one width."""
+    """Storage of S embedding tables, which may differ in width."""
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -34,14 +34,14 @@ class Tables(Protocol):
 
     @property
     def dim(self) -> int:
-        """Width E of every row."""
+        """Columns of the widest table."""
 
     @property
     def placement(self) -> str:
         """In words, what the tables lie on."""
 
     def table(self, number: int) -> StoredArray:
-        """A writable view of one table (M, E), in halves where precision is ``bf16``."""
+        """A writable view of one table (M, its width), in halves where precision is ``bf16``."""
 
 
 class Features(Protocol):
@@ -95,7 +95,7 @@ class SparseGradient(Protocol):
         """A copy of this gradient and those of other batches, as that of one batch of all."""
 
     def to_dense(self, tables: Any) -> list[FloatArray]:
-        """The same gradient as full arrays (M, E), one per table; for checks."""
+        """The same gradient as full arrays, one shaped like each table; for checks."""
 
 
 class Backend(Protocol):
@@ -120,11 +120,14 @@ class Backend(Protocol):
     def tables(
         self,
         rows: Sequence[int],
-        dim: int,
+        dims: int | Sequence[int],
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
     ) -> Any:
-        """Allocate zeroed tables; in ``bf16`` as halves, of which lookups read the upper."""
+        """Allocate zeroed tables of one width or of one each.
+
+        In ``bf16`` as halves, of which lookups read the upper.
+        """
 
     def initialise(self, tables: Any, seed: int, origins: Sequence[Origin]) -> None:
         """Draw tables uniformly; an element depends on ``seed`` and its place in the model alone.

@@ -27,15 +27,15 @@ from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.loss import loss_gradient, probabilities
 from dlrmjit_kernels.matrix import Matrix
 from dlrmjit_kernels.split_weights import SplitWeights
-from dlrmjit_kernels.target import current_target
 from numpy.typing import NDArray
 
-from dlrmjit import knobs
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import IN_MEMORY, LossConfig, TableConfig
-from dlrmjit.ops import jit_regularise, jit_update
+from dlrmjit.ops import jit_projection, jit_regularise, jit_update
 from dlrmjit.ops.backend import DenseState, FloatArray, Origin
+from dlrmjit.ops.jit_mixed import MixedBagGradient, MixedTables
 from dlrmjit.ops.jit_update import BagGradient, flat
+from dlrmjit.ops.jit_weights import is_rounded
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.precision import Precision
 
@@ -72,22 +72,11 @@ def _mlp_forward(step: Step) -> Matrix:
     for i, activation in enumerate(activations):
         weight, bias = parameters[2 * i : 2 * i + 2]
         y = _layer_output(step, i, x.rows, weight.cols)
-        fc_forward(layers[-1], weight, bias, y, activation, _is_rounded(weight))
+        fc_forward(layers[-1], weight, bias, y, activation, is_rounded(weight))
         layers.append(y)
     step.memory["layers"] = layers
     result: Matrix = layers[-1]
     return result
-
-
-def _is_rounded(weight: Matrix | SplitWeights) -> bool:
-    """Whether what meets this weight, or makes its gradient, is rounded to BF16 before.
-
-    With a single row or column that would cost more than it gains.
-    """
-    if not isinstance(weight, SplitWeights) or 1 in (weight.rows, weight.cols):
-        return False
-    asked = knobs.activations()
-    return current_target().bf16 if asked is None else asked == "bf16"
 
 
 def _layer_output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
@@ -108,7 +97,7 @@ def _mlp_backward(step: Step, gradient: Matrix) -> Gradients:
         if i > 0 or step.wants(0):
             dx = _input_gradient(step, i, x)
             mask = x if i > 0 and activations[i - 1] == "relu" else None
-            fc_backward_data(dz, weight, dx, mask, _is_rounded(weight))
+            fc_backward_data(dz, weight, dx, mask, is_rounded(weight))
         yield from _parameter_gradients(step, i, x, dz)
         if dx is not None:
             dz = dx
@@ -119,7 +108,7 @@ def _mlp_backward(step: Step, gradient: Matrix) -> Gradients:
 def _parameter_gradients(step: Step, layer: int, x: Matrix, dz: Matrix) -> Gradients:
     dw = step.keep(f"dw{layer}", lambda: Matrix.empty_panels(x.cols, dz.cols))
     db = step.keep(f"db{layer}", lambda: aligned_empty(dz.cols))
-    rounded = _is_rounded(step.values[1 + 2 * layer])
+    rounded = is_rounded(step.values[1 + 2 * layer])
     fc_backward_weights(x, dz, dw, db, rounded)
     yield 2 * layer + 1, dw
     yield 2 * layer + 2, db
@@ -146,12 +135,23 @@ def _bag_forward(step: Step) -> NDArray[np.float32]:
     if pooled is None:
         shape = (lookups.offsets.shape[1] - 1, len(tables), tables.dim)
         pooled = step.keep("pooled", lambda: aligned_empty(shape))
-    embedding_lookup.pool(tables, lookups, pooled, "sum", None)
+    if not isinstance(tables, MixedTables):
+        embedding_lookup.pool(tables, lookups, pooled, "sum", None)
+        return pooled
+    parts = tables.split(lookups, step.keep("offsets", lambda: tables.offsets(lookups.samples)))
+    for own, part in parts:
+        embedding_lookup.pool(own, part, pooled, "sum", None)
+    step.memory["parts"] = [part for _, part in parts]
     return pooled
 
 
 def _bag_backward(step: Step, gradient: NDArray[np.float32]) -> Gradients:
-    yield 0, BagGradient(step.values[1], gradient)
+    tables, lookups = step.values
+    if isinstance(tables, MixedTables):
+        parts = step.memory["parts"]
+        yield 0, MixedBagGradient(tuple(BagGradient(part, gradient) for part in parts))
+    else:
+        yield 0, BagGradient(lookups, gradient)
 
 
 def _interaction_forward(step: Step) -> Matrix:
@@ -196,6 +196,7 @@ _RULES = (
     Rule("embedding_bag", _bag_forward, _bag_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
+    *jit_projection.RULES,
     *jit_regularise.RULES,
 )
 
@@ -229,19 +230,26 @@ class JitBackend:
     def tables(
         self,
         rows: Sequence[int],
-        dim: int,
+        dims: int | Sequence[int],
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
-    ) -> EmbeddingTables:
+    ) -> EmbeddingTables | MixedTables:
         """Tables on huge pages where the system grants them, or in a file."""
-        return EmbeddingTables(rows, dim, config.directory, config.bounds, precision)
+        if isinstance(dims, int):
+            return EmbeddingTables(rows, dims, config.directory, config.bounds, precision)
+        return MixedTables.zeros(rows, dims, precision, config)
 
-    def initialise(self, tables: EmbeddingTables, seed: int, origins: Sequence[Origin]) -> None:
+    def initialise(
+        self, tables: EmbeddingTables | MixedTables, seed: int, origins: Sequence[Origin]
+    ) -> None:
         """On all threads."""
         tables.initialise_uniform(seed, origins)
 
     def lookups(
-        self, tables: EmbeddingTables, indices: NDArray[Any], offsets: NDArray[np.int64]
+        self,
+        tables: EmbeddingTables | MixedTables,
+        indices: NDArray[Any],
+        offsets: NDArray[np.int64],
     ) -> Lookups:
         """Lookups of the right layout; the kernels find indices to be refused on the way."""
         lookups = Lookups(indices, offsets)

@@ -91,13 +91,15 @@ class BagGradient:
     def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""
         dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
-        tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, self.dY, dense)
+        numbers = self.lookups.numbers or range(len(tables))
+        dY = self.dY[:, list(numbers), : tables.dim]
+        tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, dY, dense)
         return dense
 
 
-def new_state(stored: Any, config: OptimizerConfig) -> RowState | DenseState:
+def new_state(stored: Any, config: OptimizerConfig) -> Any:
     """Fresh memory of an optimiser for tables or for a dense parameter."""
-    if isinstance(stored, EmbeddingTables):
+    if hasattr(stored, "new_state"):
         return stored.new_state(row_rule(config, 0.0))
     return DenseState(tuple(_like(stored, config.initial_state) for _ in config.states))
 

@@ -89,13 +89,36 @@ def _bag_forward(step: Step) -> FloatArray:
     pooled = np.zeros((n, count, tables.dim), tables.table(0).dtype)
     for s in range(count):
         samples = np.repeat(np.arange(n), np.diff(offsets[s]))
-        part = indices[offsets[s, 0] : offsets[s, -1]]
-        np.add.at(pooled[:, s], samples, _read(tables.table(s)[part]))
+        part, width = indices[offsets[s, 0] : offsets[s, -1]], tables.dims[s]
+        np.add.at(pooled[:, s, :width], samples, _read(tables.table(s)[part]))
     return pooled
 
 
 def _bag_backward(step: Step, gradient: FloatArray) -> Gradients:
     yield 0, ReferenceBagGradient(step.values[1], gradient)
+
+
+def _projection_forward(step: Step) -> FloatArray:
+    pooled, *weights = step.values
+    n, count, width = pooled.shape
+    projected = np.zeros((n, count, max(width, len(weights[0]))), pooled.dtype)
+    projected[:, :, :width] = pooled
+    for s, weight in zip(step.options["tables"], weights, strict=True):
+        narrow = _met(pooled[:, s, : weight.shape[1]], weight)
+        projected[:, s] = narrow @ _read(weight).T
+    return projected
+
+
+def _projection_backward(step: Step, gradient: FloatArray) -> Gradients:
+    pooled, *weights = step.values
+    dpooled = gradient[:, :, : pooled.shape[2]].copy()
+    for i, (s, weight) in enumerate(zip(step.options["tables"], weights, strict=True)):
+        width = weight.shape[1]
+        narrow, dy = _met(pooled[:, s, :width], weight), _met(gradient[:, s], weight)
+        dpooled[:, s] = 0
+        dpooled[:, s, :width] = dy @ _read(weight)
+        yield 1 + i, dy.T @ narrow
+    yield 0, dpooled
 
 
 def _pairs(features: int, itself: bool) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -183,6 +206,7 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
 _RULES = (
     Rule("mlp", _mlp_forward, _mlp_backward),
     Rule("embedding_bag", _bag_forward, _bag_backward),
+    Rule("projection", _projection_forward, _projection_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
     *reference_regularise.RULES,
@@ -229,13 +253,14 @@ class ReferenceBackend:
     def tables(
         self,
         rows: Sequence[int],
-        dim: int,
+        dims: int | Sequence[int],
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
     ) -> ReferenceTables:
-        """Zeroed tables."""
+        """Zeroed tables of one width or of several."""
         zeros = partial(self._zeros, precision=precision, directory=config.directory)
-        return ReferenceTables([zeros((m, dim)) for m in rows], config)
+        widths = [dims] * len(rows) if isinstance(dims, int) else dims
+        return ReferenceTables([zeros(shape) for shape in zip(rows, widths, strict=True)], config)
 
     def initialise(self, tables: ReferenceTables, seed: int, origins: Sequence[Origin]) -> None:
         """Some rows at a time."""

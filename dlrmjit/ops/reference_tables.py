@@ -14,7 +14,7 @@ from dlrmjit.ops.backend import Lookups, StoredArray
 
 
 class ReferenceTables:
-    """Embedding tables as a list of arrays (M, E)."""
+    """Embedding tables as a list of arrays (M, E), or narrower ones."""
 
     def __init__(self, arrays: Sequence[StoredArray], config: TableConfig = IN_MEMORY) -> None:
         self.arrays, self.config = list(arrays), config
@@ -25,9 +25,14 @@ class ReferenceTables:
         return tuple(array.shape[0] for array in self.arrays)
 
     @property
+    def dims(self) -> tuple[int, ...]:
+        """Columns of each table."""
+        return tuple(array.shape[1] for array in self.arrays)
+
+    @property
     def dim(self) -> int:
-        """Width E."""
-        return int(self.arrays[0].shape[1])
+        """Columns of the widest table."""
+        return max(self.dims)
 
     @property
     def placement(self) -> str:
@@ -38,10 +43,10 @@ class ReferenceTables:
         """The array of one table."""
         return self.arrays[number]
 
-    def beside(self, dim: int, value: float) -> ReferenceTables:
+    def beside(self, dims: Sequence[int], value: float) -> ReferenceTables:
         """Tables of as many rows, full of ``value``, whole, kept where these are."""
         made = []
-        for array in self.arrays:
+        for array, dim in zip(self.arrays, dims, strict=True):
             made.append(zeros((array.shape[0], dim), array.dtype, self.config.directory))
             made[-1][...] = value
         return ReferenceTables(made, self.config)

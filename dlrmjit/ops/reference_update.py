@@ -56,7 +56,7 @@ class ReferenceBagGradient:
         """One step of an optimiser on the touched rows and their states."""
         state.steps += 1
         move = _row_move(config)
-        for s, (rows, gradient) in enumerate(self._rows()):
+        for s, (rows, gradient) in enumerate(self._rows(tables)):
             old = [table.arrays[s][rows] for table in state.tables]
             w = np.asarray(tables.arrays[s][rows])
             decayed = _decayed(gradient, w, config)
@@ -66,13 +66,13 @@ class ReferenceBagGradient:
 
     def square(self, tables: ReferenceTables, memory: dict[str, Any]) -> float:
         """Sum of the squares of all elements."""
-        return sum(float(np.sum(np.square(g, dtype=np.float64))) for _, g in self._rows())
+        return sum(float(np.sum(np.square(g, dtype=np.float64))) for _, g in self._rows(tables))
 
     def mean_squares(
         self, tables: ReferenceTables, means: ReferenceTables, weight_decay: float
     ) -> None:
         """One value per row that was looked up."""
-        for s, (rows, gradient) in enumerate(self._rows()):
+        for s, (rows, gradient) in enumerate(self._rows(tables)):
             w = np.asarray(tables.arrays[s][rows])
             g = gradient + _typed(weight_decay, w) * w
             means.arrays[s][rows] = np.mean(g * g, axis=1, keepdims=True)
@@ -90,18 +90,18 @@ class ReferenceBagGradient:
     def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""
         dense = [np.zeros(array.shape, array.dtype) for array in tables.arrays]
-        for gradient, (rows, values) in zip(dense, self._rows(), strict=True):
+        for gradient, (rows, values) in zip(dense, self._rows(tables), strict=True):
             gradient[rows] = values
         return dense
 
-    def _rows(self) -> Iterator[tuple[NDArray[Any], FloatArray]]:
+    def _rows(self, tables: ReferenceTables) -> Iterator[tuple[NDArray[Any], FloatArray]]:
         """Rows looked up in each table, and the sum of the gradients of each."""
         indices, offsets = self.lookups
-        for s in range(len(offsets)):
-            part = indices[offsets[s, 0] : offsets[s, -1]]
+        for s, width in enumerate(tables.dims):
+            part, dY = indices[offsets[s, 0] : offsets[s, -1]], self.dY[:, s, :width]
             rows, numbers = np.unique(part, return_inverse=True)
-            summed = np.zeros((len(rows), self.dY.shape[2]), self.dY.dtype)
-            np.add.at(summed, numbers, np.repeat(self.dY[:, s], np.diff(offsets[s]), axis=0))
+            summed = np.zeros((len(rows), width), self.dY.dtype)
+            np.add.at(summed, numbers, np.repeat(dY, np.diff(offsets[s]), axis=0))
             yield rows, summed
 
 
@@ -110,8 +110,9 @@ def new_state(stored: Any, config: OptimizerConfig) -> DenseState | ReferenceTab
     start = config.initial_state
     if not isinstance(stored, ReferenceTables):
         return DenseState(tuple(_full(stored, start) for _ in config.states))
-    widths = [stored.dim] * len(config.table_states) + [1] * len(config.row_states)
-    return ReferenceTableState(tuple(stored.beside(width, start) for width in widths))
+    thin = (1,) * len(stored.rows)
+    widths = [stored.dims] * len(config.table_states) + [thin] * len(config.row_states)
+    return ReferenceTableState(tuple(stored.beside(dims, start) for dims in widths))
 
 
 def _full(like: StoredArray, value: float) -> FloatArray:

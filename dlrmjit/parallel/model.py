@@ -29,7 +29,8 @@ class ShardedDLRM(DLRM):
 
     Parameters
     ----------
-    config, backend, rng, initialise, init, precision : as of a DLRM; every rank gives the same
+    config, backend, rng, initialise, init, precision, seed : as of a DLRM; every rank gives the
+        same
     comm : the ranks
     plan : where tables live
     strategy : how pooled embeddings travel, see :class:`PooledExchange`
@@ -51,6 +52,7 @@ class ShardedDLRM(DLRM):
         strategy: str = "alltoall",
         shares: int | None = None,
         precision: Precision = "fp32",
+        seed: int = 123,
     ) -> None:
         _check_fits(config, comm, plan)
         self.comm, self.plan, self.strategy = comm, plan, strategy
@@ -64,6 +66,7 @@ class ShardedDLRM(DLRM):
             initialise=initialise,
             init=init,
             precision=precision,
+            seed=seed,
         )
 
     @property
@@ -193,6 +196,8 @@ class ShardedGraph(PortGraph):
 def _check_fits(config: ModelConfig, comm: Comm, plan: Plan) -> None:
     if config.dropout or config.batch_norm:
         raise ConfigError("dropout and batch normalisation need one process and no --reproducible")
+    if config.table_dims:
+        raise ConfigError("tables of several widths need one process and no --reproducible")
     if plan.ranks != comm.size:
         raise ConfigError(f"the plan is for {plan.ranks} ranks, but there are {comm.size}")
     if (plan.table_rows, plan.dim) != (config.table_rows, config.embedding_dim):

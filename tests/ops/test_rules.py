@@ -95,7 +95,8 @@ def bags(backend, indices, offsets, rows):
     """Pooled lookups as a function of the tables."""
 
     def function(arrays):
-        storage = backend.tables(rows, arrays[0].shape[1])
+        dims = [a.shape[1] for a in arrays]
+        storage = backend.tables(rows, dims if len(set(dims)) > 1 else dims[0])
         for s, array in enumerate(arrays):
             storage.table(s)[...] = array
         tables = Parameter(storage, "tables")
@@ -103,12 +104,15 @@ def bags(backend, indices, offsets, rows):
         tape = Tape()
         y = tape.record(backend.rules["embedding_bag"], tables, lookups)
         tape.forward()
+        pooled = np.array(y.data)
+        for s, dim in enumerate(dims):
+            pooled[:, s, dim:] = 0  # what stands behind a narrow table's vectors is nobody's
 
         def pullback(v):
             ((_, gradient),) = tape.backward(y, v.astype(backend.dtype))
             return gradient.to_dense(storage)
 
-        return np.array(y.data), pullback
+        return pooled, pullback
 
     return function
 
@@ -116,14 +120,17 @@ def bags(backend, indices, offsets, rows):
 @backends
 @given(
     n=st.integers(1, 20),
-    dim=sizes,
+    dims=st.lists(sizes, min_size=1, max_size=3),
     rows=st.lists(st.sampled_from([1, 2, 50]), min_size=1, max_size=4),
     seed=st.integers(0, 1000),
 )
-def test_embedding_bag(name, n, dim, rows, seed):
+def test_embedding_bag(name, n, dims, rows, seed):
     rng = np.random.default_rng(seed)
     indices, offsets = jagged(rng, rows, n)
-    arrays = [rng.standard_normal((m, dim)).astype(np.float32) for m in rows]
+    widths = [dims[s % len(dims)] for s in range(len(rows))]
+    arrays = [
+        rng.standard_normal((m, e)).astype(np.float32) for m, e in zip(rows, widths, strict=True)
+    ]
     backend, tolerance = BACKENDS[name]
     check_gradients(
         bags(backend, indices, offsets, rows),
@@ -154,6 +161,51 @@ def test_the_bag_gradient_applies_itself(name):
         np.testing.assert_allclose(
             tables.table(s), before[s] - 0.5 * dense[s], rtol=1e-5, atol=1e-5
         )
+
+
+def projected(backend, narrow):
+    """Pooled vectors (N, S, E) with narrow ones in their first columns, and the projections."""
+
+    def function(arrays):
+        pooled = Parameter(np.array(arrays[0], backend.dtype), "pooled")
+        weights = [Parameter(backend.weight(np.asarray(a)), "w") for a in arrays[1:]]
+        tape = Tape()
+        y = tape.record(backend.rules["projection"], pooled, *weights, tables=narrow)
+        tape.forward()
+        values = np.array(y.data)
+
+        def pullback(v):
+            found = dict(tape.backward(y, v.astype(backend.dtype)))
+            dpooled = np.array(found[pooled])
+            for s, a in zip(narrow, arrays[1:], strict=True):
+                dpooled[:, s, a.shape[1] :] = 0  # what stands there is nobody's
+            return [dpooled, *(backend.weight_to_numpy(found[w]) for w in weights)]
+
+        return values, pullback
+
+    return function
+
+
+@backends
+@given(
+    n=sizes,
+    dims=st.lists(st.sampled_from([1, 2, 4, 7, 16, 33]), min_size=1, max_size=5),
+    seed=st.integers(0, 100),
+)
+def test_projection(name, n, dims, seed):
+    rng, wide = np.random.default_rng(seed), max(dims) + seed % 2
+    narrow = tuple(s for s, dim in enumerate(dims) if dim < wide)
+    if not narrow:
+        return
+    pooled = rng.standard_normal((n, len(dims), wide)).astype(np.float32)
+    for s, dim in enumerate(dims):
+        pooled[:, s, dim:] = 0
+    weights = [rng.standard_normal((wide, dims[s])).astype(np.float32) for s in narrow]
+    backend, tolerance = BACKENDS[name]
+    function, oracle = projected(backend, narrow), projected(ORACLE, narrow)
+    arrays = [pooled, *weights]
+    np.testing.assert_allclose(function(arrays)[0], oracle(arrays)[0], atol=1e-4)
+    check_gradients(function, arrays, oracle=oracle, tolerance=tolerance)
 
 
 def interaction(backend, kind, itself, has_dense):

@@ -1,0 +1,40 @@
+"""Widths of tables by their sizes: large tables of rarely seen rows need fewer columns.
+
+The power rule of Ginart et al. (arXiv 1909.11810), with the roundings of the reference program,
+which computes it in single precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def mixed_dimensions(
+    table_rows: Sequence[int],
+    embedding_dim: int,
+    *,
+    temperature: float = 0.3,
+    threshold: int = 200,
+    powers_of_two: bool = False,
+) -> tuple[int, ...]:
+    """A width for each table: ``E * (least rows / rows) ** temperature``, rounded, at least 1.
+
+    Parameters
+    ----------
+    table_rows : rows of each table
+    embedding_dim : E, of the smallest table and the most of any
+    temperature : 0 gives all tables E; the larger, the narrower are large tables
+    threshold : tables of at most so many rows keep E
+    powers_of_two : round on to the nearest power of two, E at most
+    """
+    rows = np.asarray(table_rows, np.float32)
+    exponent = np.float32(temperature)
+    budget = np.float32(embedding_dim) * rows.min() ** exponent
+    dims = np.round(np.maximum(budget * rows**-exponent, np.float32(1)))
+    dims[rows == rows.min()] = embedding_dim
+    if powers_of_two:
+        dims = np.exp2(np.round(np.log2(dims)))
+    dims[rows <= threshold] = embedding_dim
+    return tuple(int(dim) for dim in np.minimum(dims, embedding_dim))

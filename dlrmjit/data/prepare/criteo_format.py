@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +25,15 @@ from dlrmjit.errors import DataError
 _DIGITS = hex_digits()
 
 
-class CriteoFormat:
+class CriteoFormat(PieceReader):
     """Tab-separated lines of a label, 13 whole numbers and 26 hashes."""
 
     layout = CRITEO
     expected = f"lines of {FIELDS} columns"
 
     def __init__(self, paths: tuple[Path, ...], skip_bad: bool, buffers: int) -> None:
-        self._paths, self._skip_bad = paths, skip_bad
-        self._reader = PieceReader(paths, buffers)
-
-    def sizes(self) -> list[int] | None:
-        """Bytes of plain files; what is compressed says nothing of its contents."""
-        return self._reader.sizes()
-
-    def pieces(self, file: int, offset: int, lines: int) -> Iterator[Piece]:
-        """Pieces from a byte on."""
-        return self._reader.pieces(file, offset, lines)
-
-    def release(self, piece: Piece) -> None:
-        """Let the piece's buffer be filled again."""
-        self._reader.give_back(piece)
+        super().__init__(paths, buffers)
+        self._skip_bad = skip_bad
 
     def parse(self, piece: Piece) -> Parsed:
         """The columns of a piece."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ _END = 10
 _SHOWN = 40
 
 
-class CsvFormat:
+class CsvFormat(PieceReader):
     """Lines of fields, of which those that the schema names are read.
 
     Raises DataError for a file whose header lacks one of them.
@@ -46,27 +46,15 @@ class CsvFormat:
     def __init__(
         self, paths: tuple[Path, ...], schema: Schema, skip_bad: bool, buffers: int
     ) -> None:
+        super().__init__(paths, buffers)
         self.layout = layout_of(schema)
         self.expected = f"lines of columns {', '.join(schema.names)}"
-        self._paths, self._schema, self._skip_bad = paths, schema, skip_bad
-        self._reader = PieceReader(paths, buffers)
+        self._schema, self._skip_bad = schema, skip_bad
         self._columns = [schema.columns or _header(path, schema.delimiter) for path in paths]
         self._kinds = [
             _kinds(columns, schema, path)
             for columns, path in zip(self._columns, paths, strict=True)
         ]
-
-    def sizes(self) -> list[int] | None:
-        """Bytes of plain files; what is compressed says nothing of its contents."""
-        return self._reader.sizes()
-
-    def pieces(self, file: int, offset: int, lines: int) -> Iterator[Piece]:
-        """Pieces from a byte on."""
-        return self._reader.pieces(file, offset, lines)
-
-    def release(self, piece: Piece) -> None:
-        """Let the piece's buffer be filled again."""
-        self._reader.give_back(piece)
 
     def parse(self, piece: Piece) -> Parsed:
         """The columns of a piece."""

@@ -76,7 +76,10 @@ class Piece:
 
 
 class PieceReader:
-    """Yields the pieces of many files from a position on; pieces are given back when parsed."""
+    """Yields the pieces of many files from a position on; pieces are released when parsed.
+
+    The formats of text are this and a ``parse``.
+    """
 
     def __init__(self, paths: tuple[Path, ...], buffers: int) -> None:
         self._paths, self._size = paths, PIECE_BYTES
@@ -90,7 +93,7 @@ class PieceReader:
             return None
         return [path.stat().st_size for path in self._paths]
 
-    def give_back(self, piece: Piece) -> None:
+    def release(self, piece: Piece) -> None:
         """Let the piece's buffer be filled again."""
         self._free.put(piece.buffer)
 

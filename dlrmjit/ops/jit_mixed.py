@@ -98,10 +98,12 @@ class MixedTables:
         tables, i = self._places[number]
         return tables.table(i)
 
-    def initialise_uniform(self, seed: int, origins: Sequence[Origin]) -> None:
+    def initialise_uniform(self, seed: int, origins: Sequence[Origin] | None = None) -> None:
         """Draw every table as :meth:`EmbeddingTables.initialise_uniform` does."""
+        shapes = zip(self.rows, self.dims, strict=True)
+        given = origins or [Origin(s, *shape) for s, shape in enumerate(shapes)]
         for group in self.groups:
-            group.tables.initialise_uniform(seed, [origins[s] for s in group.numbers])
+            group.tables.initialise_uniform(seed, [given[s] for s in group.numbers])
 
     def offsets(self, samples: int) -> list[NDArray[np.int64]]:
         """Room for the offsets (S, N + 1) of each group's bags."""

@@ -227,8 +227,9 @@ class EmbeddingTables:
         weights: Float32 | None = None,
     ) -> None:
         """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed."""
-        Lookups(indices, offsets).check(self.row_counts)
-        scale = _lookup_scale(offsets, len(indices), pooling, weights)
+        lookups = Lookups(indices, offsets)
+        lookups.check(self.row_counts)
+        scale = _lookup_scale(lookups, pooling, weights)
         for s, gradient in enumerate(dense):
             start, end = offsets[s, 0], offsets[s, -1]
             bags = np.repeat(np.arange(offsets.shape[1] - 1), np.diff(offsets[s]))
@@ -244,13 +245,12 @@ def _table_starts(rows: Sequence[int], row_bytes: int) -> list[int]:
     return starts
 
 
-def _lookup_scale(
-    offsets: NDArray[np.int64], count: int, pooling: str, weights: Float32 | None
-) -> Float32:
+def _lookup_scale(lookups: Lookups, pooling: str, weights: Float32 | None) -> Float32:
     """What each lookup's row is multiplied by before it is summed."""
+    count = len(lookups.indices)
     scale = np.ones(count, np.float32) if weights is None else weights.astype(np.float32)
     if pooling == "mean":
-        lengths = np.diff(offsets).ravel()
-        first, last = offsets[0, 0], offsets[-1, -1]
-        scale[first:last] /= np.repeat(lengths, lengths).astype(np.float32)
+        lengths = np.diff(lookups.offsets).ravel()
+        used, _ = lookups.packed()
+        scale[used] /= np.repeat(lengths, lengths).astype(np.float32)
     return scale

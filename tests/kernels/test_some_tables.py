@@ -59,6 +59,17 @@ def test_they_move_as_they_do_among_all(chosen, rule, pooling):
         np.testing.assert_array_equal(tables.table(s), whole.table(t))
 
 
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+def test_the_gradient_in_full_leaves_out_what_lies_between(pooling):
+    bags, rows = make_bags((50, 7, 9), 16, 30, 5), [np.zeros((m, 16), np.float32) for m in (50, 9)]
+    tables, lookups = some_of(bags, (0, 2))
+    dY = bags.pooled_like()[:, [0, 2]]
+    tables.accumulate_gradient(lookups.indices, lookups.offsets, dY, rows, pooling)
+    expected = bags.dense_gradient(bags.pooled_like(), pooling)
+    for found, t in zip(rows, (0, 2), strict=True):
+        np.testing.assert_allclose(found, expected[t], rtol=0, atol=1e-5)
+
+
 def test_the_square_of_the_gradient_is_theirs():
     bags = make_bags((50, 7, 9), 16, 30, 5)
     tables, lookups = some_of(bags, (0, 2))

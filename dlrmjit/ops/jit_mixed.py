@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.config import IN_MEMORY, TableConfig
 from dlrmjit.ops.backend import FloatArray, Origin
-from dlrmjit.ops.jit_update import BagGradient
+from dlrmjit.ops.jit_update import BagGradient, joined_lookups
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.precision import Precision, SplitArray
 
@@ -183,6 +183,14 @@ class MixedBagGradient:
         """One value per touched row of every group."""
         for part, group, own in zip(self.parts, tables.groups, means.groups, strict=True):
             part.mean_squares(group.tables, own.tables, weight_decay)
+
+    def joined(self, *others: MixedBagGradient) -> MixedBagGradient:
+        """A copy of this gradient and those of other batches, again over one dY."""
+        every = (self, *others)
+        dY = np.concatenate([gradient.parts[0].dY for gradient in every])
+        groups = zip(*(gradient.parts for gradient in every), strict=True)
+        lookups = [joined_lookups([part.lookups for part in parts]) for parts in groups]
+        return MixedBagGradient(tuple(BagGradient(own, dY) for own in lookups))
 
     def scale(self, factor: float) -> None:
         """Scale the one dY in place."""

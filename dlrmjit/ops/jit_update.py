@@ -6,7 +6,7 @@ never read into a result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,7 @@ class BagGradient:
     def joined(self, *others: BagGradient) -> BagGradient:
         """A copy of this gradient and those of other batches, as that of one batch of all."""
         every = (self, *others)
-        bags = join_bags([(g.lookups.indices, g.lookups.offsets) for g in every])
-        lookups = Lookups(*bags, self.lookups.numbers)
+        lookups = joined_lookups([gradient.lookups for gradient in every])
         return BagGradient(lookups, np.concatenate([g.dY for g in every]))
 
     def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
@@ -95,6 +94,12 @@ class BagGradient:
         dY = self.dY[:, list(numbers), : tables.dim]
         tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, dY, dense)
         return dense
+
+
+def joined_lookups(batches: Sequence[Lookups]) -> Lookups:
+    """Those of several batches in the same tables as those of one, copied."""
+    bags = join_bags([(lookups.indices, lookups.offsets) for lookups in batches])
+    return Lookups(*bags, batches[0].numbers)
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> Any:

@@ -101,7 +101,7 @@ def sort_lookups(
     _place(offsets, plan, histogram, begin, tables)
     _largest_first(begin[: buckets + 1], order)
     pooling = (weights, mean, scaled)
-    _scatter(indices, offsets, *pooling, plan, histogram, entries, scales, *work)
+    _scatter(indices, offsets, *pooling, plan, histogram, begin, entries, scales, *work)
     return Buckets(entries, scales, begin, order, tables, plan, buckets, scaled)
 
 
@@ -216,10 +216,9 @@ def _place(
 ) -> None:
     """Turn counts into the position of every chunk's first entry of every bucket."""
     S = offsets.shape[0]
-    base = offsets[0, 0] if S else 0
     position = 0
     for s in range(S):
-        start = offsets[s, 0] - base
+        start = position
         for b in range(1 << plan[s, BITS]):
             bucket = plan[s, FIRST_BUCKET] + b
             begin[bucket] = position
@@ -255,6 +254,7 @@ def _scatter(
     scaled: bool,
     plan: NDArray[np.int64],
     histogram: NDArray[np.int32],
+    begin: NDArray[np.int64],
     entries: NDArray[np.uint64],
     scales: NDArray[np.float32],
     chunks: int,
@@ -270,7 +270,7 @@ def _scatter(
             if task >= chunks:
                 break
             s, first, last, cell = _chunk(plan, N, task)
-            start = offsets[s, 0] - offsets[0, 0]
+            start = begin[plan[s, FIRST_BUCKET]]
             bits = plan[s, BITS]
             cursor = histogram[cell : cell + (1 << plan[s, BITS])]
             bags = offsets[s, first : last + 1]

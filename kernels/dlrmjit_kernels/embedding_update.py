@@ -54,6 +54,7 @@ def apply(
 ) -> None:
     """Move every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
 
+    Of lookups with numbers, table ``s`` has its gradient in ``dY[:, numbers[s], :E]``.
     The layout of the lookups must have been checked; their indices are checked here.
 
     Raises
@@ -74,9 +75,9 @@ def apply(
         return
     state.steps += 1
     if isinstance(rule, SgdRows) and rule.l2 == 0.0:
-        _scatter_rows(tables, buckets, dY, rule)
+        _scatter_rows(tables, lookups, buckets, dY, rule)
     else:
-        _update_rows(tables, buckets, dY, rule, state)
+        _update_rows(tables, lookups, buckets, dY, rule, state)
 
 
 def _state_for(rule: RowRule, state: RowState | None) -> RowState:
@@ -90,6 +91,7 @@ def _state_for(rule: RowRule, state: RowState | None) -> RowState:
 
 def _scatter_rows(
     tables: EmbeddingTables,
+    lookups: Lookups,
     buckets: Buckets,
     dY: NDArray[np.float32],
     rule: RowRule,
@@ -111,7 +113,8 @@ def _scatter_rows(
         tables.lower_addresses,
         tables.row_bytes,
         dY.ctypes.data,
-        np.array(dY.strides, np.int64),
+        dY.strides[0],
+        lookups.places(dY),
         factor,
         prefetch_distance(4 * tables.dim),
         get_num_threads(),
@@ -131,7 +134,8 @@ def _scatter_kernel(
     lower: NDArray[np.int64],
     row_bytes: int,
     gradient: int,
-    strides: NDArray[np.int64],
+    stride: int,
+    places: NDArray[np.int64],
     factor: NDArray[np.float32],
     ahead: int,
     threads: int,
@@ -156,8 +160,8 @@ def _scatter_kernel(
                         addresses[s],
                         lower[s],
                         row_bytes,
-                        gradient + s * strides[1],
-                        strides[0],
+                        gradient + places[s],
+                        stride,
                         factor.ctypes.data,
                         scales.ctypes.data,
                         ahead,
@@ -177,7 +181,7 @@ class _Place(NamedTuple):
     row_bytes: NDArray[np.int64]
     gradient: int
     bag_stride: int
-    table_stride: int
+    gradients: NDArray[np.int64]
 
 
 class _Scratch(NamedTuple):
@@ -189,6 +193,7 @@ class _Scratch(NamedTuple):
 
 def _update_rows(
     tables: EmbeddingTables,
+    lookups: Lookups,
     buckets: Buckets,
     dY: NDArray[np.float32],
     rule: RowRule,
@@ -208,7 +213,7 @@ def _update_rows(
         buckets.order,
         buckets.tables,
         buckets.plan,
-        _placed(tables, dY, state),
+        _placed(tables, lookups, dY, state),
         _scratch(tables, buckets, threads),
         scalars,
         prefetch_distance(4 * tables.dim),
@@ -217,7 +222,9 @@ def _update_rows(
     )
 
 
-def _placed(tables: EmbeddingTables, dY: NDArray[np.float32], state: RowState) -> _Place:
+def _placed(
+    tables: EmbeddingTables, lookups: Lookups, dY: NDArray[np.float32], state: RowState
+) -> _Place:
     arrays = [(tables.addresses, tables.row_bytes)]
     arrays.append((tables.lower_addresses, tables.row_bytes if tables.split else 0))
     arrays += [(kept.addresses, kept.row_bytes) for kept in state.tables]
@@ -229,7 +236,7 @@ def _placed(tables: EmbeddingTables, dY: NDArray[np.float32], state: RowState) -
         np.array(row_bytes, np.int64),
         dY.ctypes.data,
         dY.strides[0],
-        dY.strides[1],
+        lookups.places(dY),
     )
 
 
@@ -329,7 +336,7 @@ def _move_bucket(
             arrays[2],
             arrays[3],
             row_bytes[2],
-            place.gradient + s * place.table_stride,
+            place.gradient + place.gradients[s],
             place.bag_stride,
             common[0],
             common[1],

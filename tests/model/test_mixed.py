@@ -94,6 +94,20 @@ def test_backends_agree_with_every_optimiser(update):
         np.testing.assert_allclose(model.state_dict()[name], value, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.parametrize("update", [UPDATES[0], UPDATES[3], UPDATES[-1]], ids=repr)
+def test_backends_agree_on_updates_from_several_batches(update):
+    found = []
+    for backend in ("jit", "reference"):
+        model = DLRM(mixed_config(), backend=backend, rng=np.random.RandomState(7))
+        step, rng = TrainingStep(model, update), np.random.default_rng(1)
+        for n in (12, 12, 5):
+            step.hold(random_batch(rng, model.config, n))
+        step(random_batch(rng, model.config, 12), 0.3)
+        found.append(model.state_dict())
+    for name, value in found[1].items():
+        np.testing.assert_allclose(found[0][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("update", [Sgd(), Adam()], ids=repr)
 def test_backends_agree_in_halves(update, monkeypatch):
     monkeypatch.setenv("DLRMJIT_ACTIVATIONS", "fp32")

@@ -75,11 +75,11 @@ class Profile:
         def forward(step: Step) -> Any:
             began = self._now()
             value = rule.forward(step)
-            self._clock(f"{_label(step)} forward").add(self._now() - began)
+            self._clock(_label(step) + " forward").add(self._now() - began)
             return value
 
         def backward(step: Step, gradient: Any) -> Iterator[tuple[int, Any]]:
-            clock = self._clock(f"{_label(step)} backward")
+            clock = self._clock(_label(step) + " backward")
             return self._timed_items(rule.backward(step, gradient), clock)
 
         return Rule(rule.name, forward, backward)
@@ -138,10 +138,14 @@ class Profile:
 
     def _now(self) -> float:
         """A clock that stands still while communication is waited for."""
-        return time.perf_counter() - sum(self.waited.values())
+        now = time.perf_counter()
+        return now - sum(self.waited.values()) if self.waited else now
 
     def _clock(self, name: str) -> Clock:
-        return self.clocks.setdefault(name, Clock())
+        clock = self.clocks.get(name)
+        if clock is None:
+            clock = self.clocks[name] = Clock()
+        return clock
 
     def lines(self, config: ModelConfig, ceilings: Ceilings) -> list[Line]:
         """Every operation in the order of a step, and the whole last; per step on average."""

@@ -84,8 +84,8 @@ class ArraySource:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ...; the same in every epoch."""
         for first in range(start * self.batch_size, self.num_samples, self.batch_size):
-            start, stop = self._share.bounds(min(self.batch_size, self.num_samples - first))
-            yield self._batch(first + start, first + stop)
+            low, high = self._share.bounds(min(self.batch_size, self.num_samples - first))
+            yield self._batch(first + low, first + high)
 
     def _batch(self, first: int, last: int) -> Batch:
         chosen = slice(first, last) if self._order is None else self._order[first:last]

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from dlrmjit.config import ModelConfig
+from dlrmjit.config import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.model import DLRM, Graph
 
 
 def jagged(rng, rows, n, longest=4):
@@ -50,3 +51,22 @@ def named_gradients(model, graph):
         else:
             found[parameter.name] = np.array(gradient)
     return found
+
+
+def loss_of(config, backend, batch, names):
+    """The model's loss as a function of all its parameters."""
+
+    def function(arrays):
+        model = DLRM(config, backend=backend, initialise=False)
+        model.load_state(dict(zip(names, arrays, strict=True)))
+        graph = Graph(model, batch.n, LossConfig("bce"))
+        graph.load(batch)
+        graph.tape.forward()
+
+        def pullback(v):
+            found = named_gradients(model, graph)
+            return [float(v) * found[name] for name in names]
+
+        return np.float64(graph.loss.data), pullback
+
+    return function

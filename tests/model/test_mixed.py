@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from dlrmjit_kernels import threads
 
-from dlrmjit.config import LossConfig, TableConfig
+from dlrmjit.config import TableConfig
 from dlrmjit.errors import ConfigError, IndexRangeError, MemoryLimitError
 from dlrmjit.gradcheck import check_gradients
 from dlrmjit.model import DLRM, Graph
 from dlrmjit.ops.reference import ReferenceBackend
 from dlrmjit.optimizer_config import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.step import TrainingStep
-from tests.builders import named_gradients, random_batch, small_config
+from tests.builders import loss_of, random_batch, small_config
 
 ORACLE = ReferenceBackend(np.float64)
 ROWS, DIMS = (7, 40, 1, 30, 25), (3, 6, 1, 3, 6)
@@ -39,25 +39,6 @@ def mixed_config(**changes):
     return small_config(**{"table_rows": ROWS, "table_dims": DIMS, **changes})
 
 
-def _loss_of(config, backend, batch, names):
-    """The model's loss as a function of all its parameters."""
-
-    def function(arrays):
-        model = DLRM(config, backend=backend, initialise=False)
-        model.load_state(dict(zip(names, arrays, strict=True)))
-        graph = Graph(model, batch.n, LossConfig("bce"))
-        graph.load(batch)
-        graph.tape.forward()
-
-        def pullback(v):
-            found = named_gradients(model, graph)
-            return [float(v) * found[name] for name in names]
-
-        return np.float64(graph.loss.data), pullback
-
-    return function
-
-
 @shapes
 @pytest.mark.parametrize(("backend", "tolerance"), [(ORACLE, 1e-6), ("jit", 2e-5)])
 def test_gradients_of_the_whole_model(changes, backend, tolerance):
@@ -66,9 +47,9 @@ def test_gradients_of_the_whole_model(changes, backend, tolerance):
     batch = random_batch(np.random.default_rng(2), config, 11)
     names, arrays = list(state), list(state.values())
     check_gradients(
-        _loss_of(config, backend, batch, names),
+        loss_of(config, backend, batch, names),
         arrays,
-        oracle=_loss_of(config, ORACLE, batch, names),
+        oracle=loss_of(config, ORACLE, batch, names),
         names=names,
         tolerance=tolerance,
     )

@@ -5,34 +5,14 @@ import pytest
 from dlrmjit_kernels import threads
 
 from dlrmjit.autograd import Tape
-from dlrmjit.config import LossConfig
 from dlrmjit.errors import CheckpointError, IndexRangeError, ShapeError
 from dlrmjit.gradcheck import check_gradients
-from dlrmjit.model import DLRM, Graph
+from dlrmjit.model import DLRM
 from dlrmjit.ops.reference import ReferenceBackend
 from dlrmjit.step import TrainingStep
-from tests.builders import named_gradients, random_batch, small_config
+from tests.builders import loss_of, random_batch, small_config
 
 ORACLE = ReferenceBackend(np.float64)
-
-
-def _loss_of(config, backend, batch, names):
-    """The model's loss as a function of all its parameters."""
-
-    def function(arrays):
-        model = DLRM(config, backend=backend, initialise=False)
-        model.load_state(dict(zip(names, arrays, strict=True)))
-        graph = Graph(model, batch.n, LossConfig("bce"))
-        graph.load(batch)
-        graph.tape.forward()
-
-        def pullback(v):
-            found = named_gradients(model, graph)
-            return [float(v) * found[name] for name in names]
-
-        return np.float64(graph.loss.data), pullback
-
-    return function
 
 
 @pytest.mark.parametrize("kind", ["dot", "cat"])
@@ -45,9 +25,9 @@ def test_gradients_of_the_whole_model(kind, itself, bottom, backend, tolerance):
     batch = random_batch(np.random.default_rng(2), config, 11)
     names, arrays = list(state), list(state.values())
     check_gradients(
-        _loss_of(config, backend, batch, names),
+        loss_of(config, backend, batch, names),
         arrays,
-        oracle=_loss_of(config, ORACLE, batch, names),
+        oracle=loss_of(config, ORACLE, batch, names),
         names=names,
         tolerance=tolerance,
     )

@@ -28,6 +28,7 @@ _BURST = 5  # samples of a turn at most,
 _TURN = 0.05  # and the seconds they may take
 _SETTLE = 0.2  # seconds: a BLAS keeps its idle threads spinning for up to a tenth
 _WAKING = 0.03  # seconds: longer than the scheduler leaves two new threads on one processor
+_WARMING = 0.01  # seconds in which operands come back that others pushed out of a shared cache
 
 
 @dataclass(frozen=True)
@@ -90,25 +91,27 @@ def alternate(
 
     Before every turn there is a pause, so that the threads of the contender before cease to
     spin, and some untimed runs, so that its own threads are awake and the caches hold what a
-    call of one's own leaves. One thread alone needs no pause and one untimed run. A turn has
-    several samples of what is short. ``ceiling``, an action on our own threads, is sampled some
-    times behind every sample of the first contender, ours: a clock that drifts drifts for both.
+    call of one's own leaves. One thread alone needs no pause. A turn has several samples of what
+    is short. ``ceiling``, an action on our own threads, is sampled more often than the others,
+    behind every turn of the first contender, ours: a clock that drifts drifts for both.
     """
     from dlrmjit_kernels.threads import get_threads
 
-    rest = _Rest(_SETTLE, _WAKING) if get_threads() > 1 else _Rest(0.0, 0.0)
+    rest = _Rest(_SETTLE, _WAKING) if get_threads() > 1 else _Rest(0.0, _WARMING)
     timers = {name: _Timer(action, rest) for name, action in contenders.items()}
-    ours = next(iter(timers.values()))
-    if ceiling is not None:
-        ours.followed_by = _Timer(ceiling, rest)
+    ours, *peers = timers.values()
+    peak = _Timer(ceiling, _Rest(0.0, 0.0)) if ceiling else None
     burst = max(1, min(_BURST, int(_TURN / ours.took)))
     end, rounds = time.perf_counter() + budget, 0
     while rounds < 3 or (time.perf_counter() < end and rounds * burst < most):
-        for timer in timers.values():
+        ours.take_turn(burst)
+        if peak:
+            peak.take_turn(burst * _BURST)
+        for timer in peers:
             timer.take_turn(burst)
         rounds += 1
-    if ours.followed_by:
-        timers[CEILING] = ours.followed_by
+    if peak:
+        timers[CEILING] = peak
     return {name: Samples(tuple(timer.seconds)) for name, timer in timers.items()}
 
 
@@ -126,22 +129,15 @@ class _Timer:
     def __init__(self, action: Action, rest: _Rest) -> None:
         self.action, self.rest = action, rest
         self.seconds: list[float] = []
-        self.followed_by: _Timer | None = None
         _wake(action, rest.waking)
         self.took = max(self._time(1), 1e-9)
 
     def take_turn(self, burst: int) -> None:
-        """Pause, wake up, and take ``burst`` samples, each with those of what follows it."""
+        """Pause, wake up, and take ``burst`` samples."""
         time.sleep(self.rest.pause)
         _wake(self.action, self.rest.waking)
-        for _ in range(burst):
-            self._sample(1)
-            if self.followed_by:
-                self.followed_by._sample(_BURST)
-
-    def _sample(self, count: int) -> None:
         repeats = max(1, min(1000, int(_SHORTEST / self.took)))
-        self.seconds += [self._time(repeats) for _ in range(count)]
+        self.seconds += [self._time(repeats) for _ in range(burst)]
 
     def _time(self, repeats: int) -> float:
         start = time.perf_counter()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -74,6 +75,17 @@ class Step:
         if name not in self.memory:
             self.memory[name] = make()
         found: T = self.memory[name]
+        return found
+
+    def keep_for(self, name: str, operands: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """As :meth:`keep`, made anew for other ``operands``: what was made is good for these only.
+
+        They are compared by identity; a name always has the same number of them.
+        """
+        kept = self.memory.get(name)
+        if kept is None or not all(map(is_, kept[0], operands)):
+            kept = self.memory[name] = operands, make()
+        found: T = kept[1]
         return found
 
 

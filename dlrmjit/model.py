@@ -397,7 +397,7 @@ class Graph:
             )
         self._load_lookups(batch)
         if config.has_dense:
-            self.dense.data = self.model.backend.matrix(batch.dense)
+            self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)
         self.targets.data = batch.labels
 
     def _load_lookups(self, batch: Batch) -> None:

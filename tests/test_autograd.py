@@ -89,6 +89,30 @@ def test_memory_of_a_step_is_made_once():
     assert made == [1]
 
 
+def test_what_is_kept_for_operands_is_made_anew_for_others():
+    made = []
+
+    def join(step):
+        made.append(1)
+        return [*step.values[0], *step.values[1]]
+
+    def forward(step):
+        return step.keep_for("joined", step.values, lambda: join(step))
+
+    tape, a, b = Tape(), Variable([1]), Variable([2])
+    result = tape.record(Rule("keep", forward, None), a, b)
+    for _ in range(2):
+        tape.forward()
+    assert result.data == [1, 2]
+    assert made == [1]
+    b.data = [2]  # equal, but another
+    tape.forward()
+    assert made == [1, 1]
+    b.data = [3]
+    tape.forward()
+    assert result.data == [1, 3]
+
+
 def test_the_checker_accepts_a_right_and_refuses_a_wrong_gradient():
     def function(factor):
         return lambda arrays: (arrays[0] ** 3, lambda v: [factor * v * arrays[0] ** 2])

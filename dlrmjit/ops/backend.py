@@ -144,6 +144,12 @@ class Backend(Protocol):
     def matrix(self, values: FloatArray) -> Any:
         """Wrap an activation (N, C), without a copy where possible."""
 
+    def refill(self, held: Any, values: FloatArray) -> Any:
+        """An activation (N, C) of these values, that a tape takes one batch after the other.
+
+        ``held`` is what this returned for the batch before, of the same shape, else None.
+        """
+
     def to_numpy(self, value: Any) -> FloatArray:
         """A copy of an activation (N, C) or of a vector."""
 

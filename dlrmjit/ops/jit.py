@@ -15,9 +15,7 @@ import numpy as np
 from dlrmjit_kernels import embedding_lookup
 from dlrmjit_kernels.buffers import aligned_empty
 from dlrmjit_kernels.denormals import denormals_flushed
-from dlrmjit_kernels.elementwise import relu_backward, sigmoid_backward
 from dlrmjit_kernels.embedding import EmbeddingTables
-from dlrmjit_kernels.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
 from dlrmjit_kernels.interaction import (
     interaction_backward,
     interaction_forward,
@@ -31,11 +29,10 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd import Rule, Step
 from dlrmjit.config import IN_MEMORY, LossConfig, TableConfig
-from dlrmjit.ops import jit_projection, jit_regularise, jit_update
+from dlrmjit.ops import jit_mlp, jit_projection, jit_regularise, jit_update
 from dlrmjit.ops.backend import DenseState, FloatArray, Origin
 from dlrmjit.ops.jit_mixed import MixedBagGradient, MixedTables
 from dlrmjit.ops.jit_update import BagGradient, flat
-from dlrmjit.ops.jit_weights import is_rounded
 from dlrmjit.optimizer_config import OptimizerConfig
 from dlrmjit.precision import Precision
 
@@ -63,70 +60,6 @@ class FeatureBlock:
         """The gradient as the matrix (N, F * E) that ``cat`` hands to the top MLP."""
         gradient = self.need_gradient()
         return Matrix.view(gradient.reshape(self.joined.rows, self.joined.cols))
-
-
-def _mlp_forward(step: Step) -> Matrix:
-    x, *parameters = step.values
-    activations = step.options["activations"]
-    layers = [x]
-    for i, activation in enumerate(activations):
-        weight, bias = parameters[2 * i : 2 * i + 2]
-        y = _layer_output(step, i, x.rows, weight.cols)
-        fc_forward(layers[-1], weight, bias, y, activation, is_rounded(weight))
-        layers.append(y)
-    step.memory["layers"] = layers
-    result: Matrix = layers[-1]
-    return result
-
-
-def _layer_output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
-    placed: Matrix | None = step.options.get("out")
-    if placed is not None and layer + 1 == len(step.options["activations"]):
-        return placed
-    return step.keep(f"y{layer}", lambda: Matrix.empty_blocked(rows, cols))
-
-
-def _mlp_backward(step: Step, gradient: Matrix) -> Gradients:
-    _, *parameters = step.values
-    layers, activations = step.memory["layers"], step.options["activations"]
-    dz = gradient
-    _through_activation(layers[-1], dz, activations[-1])
-    for i in reversed(range(len(activations))):
-        weight, x = parameters[2 * i], layers[i]
-        dx = None
-        if i > 0 or step.wants(0):
-            dx = _input_gradient(step, i, x)
-            mask = x if i > 0 and activations[i - 1] == "relu" else None
-            fc_backward_data(dz, weight, dx, mask, is_rounded(weight))
-        yield from _parameter_gradients(step, i, x, dz)
-        if dx is not None:
-            dz = dx
-    if step.wants(0):
-        yield 0, dz
-
-
-def _parameter_gradients(step: Step, layer: int, x: Matrix, dz: Matrix) -> Gradients:
-    dw = step.keep(f"dw{layer}", lambda: Matrix.empty_panels(x.cols, dz.cols))
-    db = step.keep(f"db{layer}", lambda: aligned_empty(dz.cols))
-    rounded = is_rounded(step.values[1 + 2 * layer])
-    fc_backward_weights(x, dz, dw, db, rounded)
-    yield 2 * layer + 1, dw
-    yield 2 * layer + 2, db
-
-
-def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:
-    place = step.options.get("input_gradient")
-    if layer == 0 and place is not None:
-        placed: Matrix = step.keep("dx0", place)
-        return placed
-    return step.keep(f"dx{layer}", lambda: Matrix.empty_blocked(x.rows, x.cols))
-
-
-def _through_activation(y: Matrix, dy: Matrix, activation: str) -> None:
-    if activation == "relu":
-        relu_backward(y, dy, dy)
-    elif activation == "sigmoid":
-        sigmoid_backward(y, dy, dy)
 
 
 def _bag_forward(step: Step) -> NDArray[np.float32]:
@@ -192,7 +125,7 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
 
 
 _RULES = (
-    Rule("mlp", _mlp_forward, _mlp_backward),
+    *jit_mlp.RULES,
     Rule("embedding_bag", _bag_forward, _bag_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
@@ -261,6 +194,13 @@ class JitBackend:
     def matrix(self, values: FloatArray) -> Matrix:
         """A view of a row-major float32 array."""
         return Matrix.view(np.ascontiguousarray(values, np.float32))
+
+    def refill(self, held: Matrix | None, values: FloatArray) -> Matrix:
+        """A row-major matrix in memory of its own, so that kernels stay bound to it."""
+        if held is None:
+            held = Matrix.view(aligned_empty(values.shape))
+        np.copyto(held.data.reshape(values.shape), values)
+        return held
 
     def to_numpy(self, value: Any) -> FloatArray:
         """A copy of a matrix or array."""

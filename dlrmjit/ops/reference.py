@@ -277,6 +277,10 @@ class ReferenceBackend:
         """The array itself, in this backend's float type."""
         return np.asarray(values, self.dtype)
 
+    def refill(self, held: FloatArray | None, values: FloatArray) -> FloatArray:
+        """As :meth:`matrix`: nothing is kept."""
+        return self.matrix(values)
+
     def to_numpy(self, value: FloatArray) -> FloatArray:
         """A copy."""
         return np.array(value)

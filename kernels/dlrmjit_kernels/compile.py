@@ -31,6 +31,8 @@ if not os.environ.get("NUMBA_USE_LLVMLITE_MEMORY_MANAGER"):
     numba.config.USE_LLVMLITE_MEMORY_MANAGER = 1
 
 F = TypeVar("F", bound=Callable[..., Any])
+Call = Callable[[], object]
+"""A kernel with its operands: calling it checks nothing, looks nothing up, and computes."""
 
 try:
     import fcntl

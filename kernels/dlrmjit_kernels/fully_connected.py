@@ -10,6 +10,7 @@ biases and results are float32 always.
 from __future__ import annotations
 
 import functools
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,9 +18,10 @@ import numpy as np
 from dlrmjit.errors import ShapeError, TargetError
 from dlrmjit_kernels import word_products
 from dlrmjit_kernels.axes import Axis, View, view_of
+from dlrmjit_kernels.compile import Call
 from dlrmjit_kernels.matrix import Floats, Layout, Matrix
 from dlrmjit_kernels.plan import Finish, Product
-from dlrmjit_kernels.product import Addresses, run
+from dlrmjit_kernels.product import Addresses, bind, run
 from dlrmjit_kernels.split_weights import SplitWeights
 from dlrmjit_kernels.target import Target, current_target
 
@@ -46,17 +48,31 @@ def fc_forward(
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
+    bind_forward(x, w, b, y, activation, rounded)()
+
+
+def bind_forward(
+    x: Matrix,
+    w: Matrix | SplitWeights,
+    b: Floats | None,
+    y: Matrix,
+    activation: Activation = "none",
+    rounded: bool = False,
+) -> Call:
+    """:func:`fc_forward` checked and made ready, to be called as often as wanted.
+
+    Buffers must stay where they are; their contents may change. Threads are those set now.
+    """
     target = _target(rounded)
     product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)
-    bias = _vector(b, y.cols)
+    at = Addresses(x.address, 0, y.address, _vector(b, y.cols))
     if isinstance(w, SplitWeights):
         found = word_products.forward(
             x.layout, w.upper.layout, y.layout, product.finish, rounded, target
         )
         if found is not None:
-            at = Addresses(x.address, 0, y.address, bias)
-            return found.run(x.address, w.upper.address, at)
-    run(product, Addresses(x.address, _float_address(w), y.address, bias), target)
+            return partial(found.run, x.address, w.upper.address, at)
+    return _with_weights(product, at, w, target)
 
 
 def fc_backward_data(
@@ -77,16 +93,27 @@ def fc_backward_data(
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
+    bind_backward_data(dz, w, dx, mask, rounded)()
+
+
+def bind_backward_data(
+    dz: Matrix,
+    w: Matrix | SplitWeights,
+    dx: Matrix,
+    mask: Matrix | None = None,
+    rounded: bool = False,
+) -> Call:
+    """:func:`fc_backward_data` made ready as by :func:`bind_forward`."""
     target, masked = _target(rounded), mask.layout if mask else None
     product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
-    where = mask.address if mask else 0
+    at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
     if isinstance(w, SplitWeights):
         found = word_products.backward_data(
             dz.layout, w.float_layout, dx.layout, masked, rounded, target
         )
         if found is not None:
-            return found.run(dz.address, w, Addresses(dz.address, 0, dx.address, mask=where))
-    run(product, Addresses(dz.address, _float_address(w), dx.address, mask=where), target)
+            return partial(found.run, dz.address, w, at)
+    return _with_weights(product, at, w, target)
 
 
 def fc_backward_weights(
@@ -101,6 +128,13 @@ def fc_backward_weights(
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
+    bind_backward_weights(x, dz, dw, db, rounded)()
+
+
+def bind_backward_weights(
+    x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
+) -> Call:
+    """:func:`fc_backward_weights` made ready as by :func:`bind_forward`."""
     target, sums = _target(rounded), _vector(db, dz.cols)
     product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
     if rounded:
@@ -108,13 +142,29 @@ def fc_backward_weights(
             x.layout, dz.layout, dw.layout, db is not None, target
         )
         if found is not None:
-            return found.run(x.address, dz.address, Addresses(0, 0, dw.address, sums=sums))
+            at = Addresses(0, 0, dw.address, sums=sums)
+            return partial(found.run, x.address, dz.address, at)
     if dz.cols > 1:
-        run(product, Addresses(x.address, dz.address, dw.address, sums=sums), target)
-        return
-    run(product, Addresses(dz.address, x.address, dw.address), target)
-    if db is not None:
-        run(_sum(dz.layout), Addresses(_ONE_ADDRESS, dz.address, sums), target)
+        return bind(product, Addresses(x.address, dz.address, dw.address, sums=sums), target)
+    weights = bind(product, Addresses(dz.address, x.address, dw.address), target)
+    if db is None:
+        return weights
+    at = Addresses(_ONE_ADDRESS, dz.address, sums)
+    return partial(_both, weights, bind(_sum(dz.layout), at, target))
+
+
+def _both(first: Call, second: Call) -> None:
+    first()
+    second()
+
+
+def _with_weights(
+    product: Product, at: Addresses, w: Matrix | SplitWeights, target: Target
+) -> Call:
+    """The product with B the weights in float32; of split ones, a copy of their upper halves."""
+    if isinstance(w, Matrix):
+        return bind(product, at._replace(b=w.address), target)
+    return lambda: run(product, at._replace(b=word_products.widened(w).address), target)
 
 
 def _target(rounded: bool) -> Target:
@@ -127,11 +177,6 @@ def _target(rounded: bool) -> Target:
 
 def _layout(w: Matrix | SplitWeights) -> Layout:
     return w.float_layout if isinstance(w, SplitWeights) else w.layout
-
-
-def _float_address(w: Matrix | SplitWeights) -> int:
-    """Address of weights in float32; those of split ones are a copy of their upper halves."""
-    return (word_products.widened(w) if isinstance(w, SplitWeights) else w).address
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ what its own rectangle of C needs, into buffers of its own that later calls reus
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numba import prange
@@ -21,7 +22,7 @@ from dlrmjit_kernels.blocking import Blocking, choose_packed_blocking
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import Call, jit, parallel_jit
 from dlrmjit_kernels.plan import Product, grid, make_plan
 from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.sweep import Ints, Numbers, chunk_of_panel, rectangle_of
@@ -59,6 +60,10 @@ class PackedPlan:
         loops = _sweep_alone if self.alone else _sweep
         part = (self.panels, *self.spans)
         loops(self.numbers, self.sides, self.kernels, (a, b, c, bias), buffers, part)
+
+    def bind(self, *at: int) -> Call:
+        """:meth:`run` with operands at these addresses; buffers are found anew at every call."""
+        return partial(self.run, *at)
 
 
 def packed_plan(product: Product, packed: list[str], target: Target, threads: int) -> PackedPlan:

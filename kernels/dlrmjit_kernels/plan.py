@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.dots import Dots
 from dlrmjit_kernels.codegen.outer import Outer
 from dlrmjit_kernels.codegen.tile import CACHE_LINE, Operands, Tile
+from dlrmjit_kernels.compile import Call
 from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep, sweep_alone
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
@@ -92,8 +94,12 @@ class Plan:
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses."""
+        self.bind(a, b, c, bias, mask, sums)()
+
+    def bind(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> Call:
+        """The compiled loops with operands at these addresses."""
         loops = sweep_alone if self.alone else sweep
-        loops(self.numbers, self.kernels, a, b, c, bias, mask, sums, self.one)
+        return partial(loops, self.numbers, self.kernels, a, b, c, bias, mask, sums, self.one)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from dlrmjit_kernels.axes import View, common_block, view_of
 from dlrmjit_kernels.codegen.tile import Operands
+from dlrmjit_kernels.compile import Call
 from dlrmjit_kernels.matrix import Layout
 from dlrmjit_kernels.packing import PackedPlan, packed_plan
 from dlrmjit_kernels.plan import Plan, Product, misfits
-from dlrmjit_kernels.relayout import relayout
+from dlrmjit_kernels.relayout import Copying, copying
 from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.split import SplitPlan, plan_of
 from dlrmjit_kernels.target import Target, current_target
@@ -37,13 +39,23 @@ class Addresses(NamedTuple):
     sums: int = 0
 
 
+class _Copy(NamedTuple):
+    """A copy of an operand: its number among the addresses, bytes from the start of the scratch,
+    and how to make the copy and to write it back, where that is needed."""
+
+    operand: int
+    offset: int
+    fetch: Copying | None
+    store: Copying | None
+
+
 @dataclass(frozen=True)
 class _Prepared:
-    """A product whose operands all fit, and the copies it takes: original and copied views."""
+    """A product whose operands all fit, the copies it takes, and the floats these take."""
 
     plan: Plan | SplitPlan | PackedPlan
-    copies: tuple[tuple[str, View, View], ...]
-    spans: tuple[int, ...]
+    copies: tuple[_Copy, ...] = ()
+    span: int = 0
 
 
 def run(product: Product, at: Addresses, target: Target | None = None) -> None:
@@ -51,41 +63,58 @@ def run(product: Product, at: Addresses, target: Target | None = None) -> None:
 
     ``target`` is the current one, given by whoever knows it already.
     """
+    bind(product, at, target)()
+
+
+def bind(product: Product, at: Addresses, target: Target | None = None) -> Call:
+    """A call that computes ``product`` on operands at ``at``, as often as wanted.
+
+    Operands must stay where they are. It runs on as many threads as are set now, or fewer.
+    """
     if product.c.rows.extent == 0 or product.c.cols.extent == 0:
-        return
+        return _nothing
     prepared = _prepare(product, target or current_target(), get_threads())
     if not prepared.copies:
-        prepared.plan.run(*at)
-    else:
-        _run_on_copies(prepared, product, at)
+        return prepared.plan.bind(*at)
+    return partial(_run_on_copies, prepared, at)
 
 
-def _run_on_copies(prepared: _Prepared, product: Product, at: Addresses) -> None:
-    address, moved = _scratch.address("copies", sum(prepared.spans)), at
-    for (name, original, copied), span in zip(prepared.copies, prepared.spans, strict=True):
-        moved = moved._replace(**{name: address})
-        if name != "c" or product.accumulate:
-            relayout(original, getattr(at, name), copied, address)
-        address += 4 * span
+def _nothing() -> None:
+    """C is empty."""
+
+
+def _run_on_copies(prepared: _Prepared, at: Addresses) -> None:
+    address, moved = _scratch.address("copies", prepared.span), list(at)
+    for operand, offset, fetch, _ in prepared.copies:
+        moved[operand] = address + offset
+        if fetch is not None:
+            fetch(at[operand], moved[operand])
     prepared.plan.run(*moved)
-    for name, original, copied in prepared.copies:
-        if name == "c":
-            relayout(copied, moved.c, original, at.c)
+    for operand, _, _, store in prepared.copies:
+        if store is not None:
+            store(moved[operand], at[operand])
 
 
 @functools.lru_cache(maxsize=4096)
 def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
     moved = sorted({*misfits(product, target), *far_apart(product, target)})
     if moved and _is_packed(product, moved, target):
-        return _Prepared(packed_plan(product, moved, target, threads), (), ())
-    copies, spans = [], []
-    fitting = product
+        return _Prepared(packed_plan(product, moved, target, threads))
+    copies, span, fitting = [], 0, product
     for name in moved:
-        copied, span = _COPIED[name](fitting, target)
-        copies.append((name, getattr(product, name), copied))
-        spans.append(-(-span // 16) * 16)
+        copied, size = _COPIED[name](fitting, target)
+        copies.append(_copy(product, name, copied, 4 * span))
+        span += -(-size // 16) * 16
         fitting = _with_view(fitting, name, copied)
-    return _Prepared(plan_of(fitting, target, threads), tuple(copies), tuple(spans))
+    return _Prepared(plan_of(fitting, target, threads), tuple(copies), span)
+
+
+def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
+    original = getattr(product, name)
+    is_read = name != "c" or product.accumulate
+    fetch = copying(original, copied) if is_read else None
+    store = copying(copied, original) if name == "c" else None
+    return _Copy(Addresses._fields.index(name), offset, fetch, store)
 
 
 def _is_packed(product: Product, moved: list[str], target: Target) -> bool:

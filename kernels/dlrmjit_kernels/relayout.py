@@ -7,6 +7,8 @@ parallel over such rectangles of the target.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,8 @@ PLAN = np.dtype(
 _LONGEST = 256
 _SMALL = 1 << 14  # elements: some microseconds of one core
 Numbers = Any  # a PLAN, or an array of one
+Copying = Callable[[int, int], object]
+"""A compiled copy between two layouts, given the addresses of source and target."""
 
 
 def relayout(source: View, source_address: int, target: View, target_address: int) -> None:
@@ -45,11 +49,16 @@ def relayout(source: View, source_address: int, target: View, target_address: in
 
     Columns, or rows, of ``target`` must be adjacent in memory within a block.
     """
+    copying(source, target)(source_address, target_address)
+
+
+def copying(source: View, target: View) -> Copying:
+    """The compiled copy from one layout to another, which takes both addresses."""
     if target.cols.step != 1:
         source, target = source.transposed, target.transposed
     small = target.rows.extent * target.cols.extent < _SMALL
     copy = _copy_alone if small or get_threads() == 1 else _copy
-    copy(_plan(source, target, current_target().lanes), source_address, target_address)
+    return partial(copy, _plan(source, target, current_target().lanes))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ a C of its own, and these are added in order: the same bits for any number of th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numba import prange
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import view_of
 from dlrmjit_kernels.blocking import Blocking
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import Call, jit, parallel_jit
 from dlrmjit_kernels.matrix import Layout
 from dlrmjit_kernels.plan import SMALL, Plan, Product, make_plan
 from dlrmjit_kernels.scratch import Scratch
@@ -46,6 +47,10 @@ class SplitPlan:
         at = _scratch.address("partial", len(self.parts) * width)
         _products(self.parts, self.kernels, a, b, at, self.span, width, sums != 0, self.one)
         _add_up(self.whole, self.parts, at, self.span, width, c, sums)
+
+    def bind(self, *at: int) -> Call:
+        """:meth:`run` with operands at these addresses; buffers are found anew at every call."""
+        return partial(self.run, *at)
 
 
 def plan_of(product: Product, target: Target, threads: int) -> Plan | SplitPlan:

@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
+from dlrmjit_kernels.fully_connected import (
+    bind_backward_data,
+    bind_backward_weights,
+    bind_forward,
+    fc_backward_data,
+    fc_backward_weights,
+    fc_forward,
+)
 from dlrmjit_kernels.matrix import Layout, Matrix
 from dlrmjit_kernels.threads import get_threads, set_threads
 from hypothesis import given
@@ -112,6 +119,32 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape):
     for other in results[1:]:
         for first, second in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("kind", ["plain", "blocked"])
+@pytest.mark.parametrize("shape", [(20, 30, 50), (600, 13, 1), (4000, 14, 16), (200, 1100, 300)])
+def test_bound_layers_compute_from_what_their_buffers_hold_when_called(kind, shape):
+    n, c, k = shape
+    x, y, dx = (empty(kind, n, width) for width in (c, k, c))
+    w, dw = (empty("panels", c, k) for _ in range(2))
+    b, db = np.empty(k, np.float32), np.empty(k, np.float32)
+    bound = [
+        bind_forward(x, w, b, y, "relu"),
+        bind_backward_data(y, w, dx, x),
+        bind_backward_weights(x, y, dw, db),
+    ]
+    for seed in range(2):
+        x.assign(random_array(seed, n, c))
+        w.assign(random_array(seed + 2, c, k))
+        b[:] = random_array(seed + 4, 1, k)[0]
+        for call in bound:
+            call()
+        found = [m.to_numpy() for m in (y, dx, dw)] + [db.copy()]
+        fc_forward(x, w, b, y, "relu")
+        fc_backward_data(y, w, dx, x)
+        fc_backward_weights(x, y, dw, db)
+        expected = [m.to_numpy() for m in (y, dx, dw)] + [db]
+        assert all(a.tobytes() == e.tobytes() for a, e in zip(found, expected, strict=True))
 
 
 def test_long_reductions_are_done_in_chunks():

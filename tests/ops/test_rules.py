@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from dlrmjit_kernels.threads import get_threads, set_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +69,41 @@ def test_mlp(name, n, widths, last):
     check_gradients(
         mlp(backend, activations), arrays, oracle=mlp(ORACLE, activations), tolerance=tolerance
     )
+
+
+@backends
+def test_a_replayed_mlp_follows_its_operands_and_the_threads(name):
+    backend, _ = BACKENDS[name]
+    rng = np.random.default_rng(0)
+
+    def arrays(*shapes):
+        return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+    inputs, weights = arrays((40, 13), (40, 13)), arrays((20, 13), (20, 13))
+    (bias,), (v,) = arrays(20), arrays((40, 20))
+    function = mlp(backend, ("relu",))
+    x, weight = Variable(), Parameter(None, "w")
+    tape = Tape()
+    own = (weight, Parameter(bias.astype(backend.dtype), "b"))
+    y = tape.record(backend.rules["mlp"], x, *own, activations=("relu",))
+    for i, j, threads in [(0, 0, 1), (0, 0, 2), (1, 0, 2), (1, 1, 2), (0, 0, 1)]:
+        x.data, weight.data = backend.matrix(inputs[i]), backend.weight(weights[j])
+        with_threads(threads, tape.forward)
+        expected, pullback = function([inputs[i], weights[j], bias])
+        assert np.array_equal(backend.to_numpy(y.data), expected)
+        dw, db = (g for _, g in tape.backward(y, backend.matrix(v.astype(backend.dtype))))
+        _, *gradients = pullback(v)
+        assert np.array_equal(backend.weight_to_numpy(dw), gradients[0])
+        assert np.array_equal(np.array(db), gradients[1])
+
+
+def with_threads(count, action):
+    before = get_threads()
+    set_threads(count)
+    try:
+        action()
+    finally:
+        set_threads(before)
 
 
 def _skip_near_kinks(arrays, activations):

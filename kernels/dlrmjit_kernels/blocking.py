@@ -14,6 +14,7 @@ from dlrmjit_kernels.target import Target
 _LINE_FLOATS = 16
 _LONGEST_PACKED = 1024
 _FEW_BLOCKS = 3
+_ROW_BLOCKS = 4  # that share a panel of B where B is near anyway
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ def choose_blocking(target: Target, shape: Shape) -> Blocking:
     The ``mc`` rows of A that meet a panel of B fill a quarter of the second cache. Where traffic
     decides and not arithmetic, memory is walked in order instead: with few rows all of B passes
     once, a few blocks at a time; a B that stays in the second cache as a whole lets A and C pass
-    once, row block by row block.
+    once, a few row blocks at a time.
     """
     kc = _equal_parts(shape.length, _reduction_in_cache(target, shape.down))
     if 2 * shape.rows < target.mr:
         kc = min(kc, _FEW_BLOCKS * target.row_block)
     mc = _rows_in_cache(target, shape, kc)
     if not shape.down and 4 * kc * shape.cols <= target.l2 // 4:
-        mc = min(mc, target.row_block)
+        mc = min(mc, _ROW_BLOCKS * target.row_block)
     return Blocking(target.mr, target.nr, kc, mc)
 
 

@@ -66,7 +66,7 @@ def _is_split(product: Product, target: Target, plan: Plan) -> bool:
     finish = product.finish
     plain = not (finish.bias or finish.relu or finish.sigmoid or product.mask or product.accumulate)
     plain = plain and not product.odd
-    worth = shape.rows * shape.cols * shape.length >= SMALL
+    worth = shape.rows * shape.cols * shape.length >= 2 * SMALL  # or adding up costs what it wins
     return plain and worth and tiles <= MOST_TILES and int(n["blocks"]) > int(n["chunk"])
 
 

@@ -52,6 +52,11 @@ class Target:
         return 3 * self.registers // 8
 
     @property
+    def masks(self) -> bool:
+        """Whether masks of vectors lie in registers of their own."""
+        return self.isa.startswith("avx512")
+
+    @property
     def row_block(self) -> int:
         """Rows of a block of activations: whole register tiles, about four dozen rows."""
         return -(-48 // self.mr) * self.mr

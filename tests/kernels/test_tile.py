@@ -39,7 +39,7 @@ def operands(rows, cols, blocks, length):
 
 nr = current_target().nr
 rows = st.sampled_from([1, 2, current_target().mr - 1, current_target().mr])
-cols = st.sampled_from([1, nr // 2 - 1, nr // 2, nr // 2 + 1, nr - 1, nr])
+cols = st.sampled_from([1, 3, 4, 5, nr // 2 - 1, nr // 2, nr // 2 + 1, nr - 1, nr])
 flags = st.tuples(*[st.booleans()] * 4)
 
 
@@ -205,6 +205,29 @@ def test_inner_loop_is_multiply_adds_loads_prefetches_and_loop_control(isa, stri
     )
     register = "%zmm" if isa == "avx512" else "%ymm"
     assert all(register in x for x in body if x.startswith("vfmadd"))
+
+
+@pytest.mark.parametrize(
+    ("isa", "cols", "vectors", "register"),
+    [
+        ("avx2", 4, 1, "%xmm"),
+        ("avx2", 7, 2, "%xmm"),
+        ("avx2", 8, 1, "%ymm"),
+        ("avx2", 13, 2, "%ymm"),
+        ("avx512", 4, 1, "%xmm"),
+        ("avx512", 7, 1, "%ymm"),
+        ("avx512", 15, 1, "%zmm"),
+        ("avx512", 31, 2, "%zmm"),
+    ],
+)
+def test_narrow_rows_take_vectors_that_fit_them(isa, cols, vectors, register):
+    target = named_target(isa)
+    spec = Tile(target.mr, cols, target.nr, 1, target.nr)
+    body = inner_loop(engine.assembly(spec, target))
+    products = [x for x in body if x.startswith("vfmadd")]
+    assert len(products) == UNROLL * vectors * target.mr
+    assert all(register in x for x in products)
+    assert not any("vmaskmov" in x or "%rsp" in x for x in body), "masks, or registers spilled"
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])

@@ -94,14 +94,23 @@ class Tile:
         _TileEmitter(self, module, target).emit()
 
 
+def _lanes(cols: int, target: Target) -> int:
+    """Lanes of the vectors of a row of ``cols``.
+
+    Where no registers are set aside for masks, a masked vector costs one that sums: there the
+    widest vectors that a row fills, else the narrowest that holds it.
+    """
+    widest = cols.bit_length() - 1 if not target.masks else (cols - 1).bit_length()
+    return min(target.lanes, max(4, 1 << widest))
+
+
 class _TileEmitter(Emitter):
     """Emits one :class:`Tile`: reduction over blocks, over a block, then the epilogue."""
 
     def __init__(self, spec: Tile, module: ir.Module, target: Target) -> None:
-        super().__init__(module, spec.symbol, ARGUMENTS, target.lanes)
+        super().__init__(module, spec.symbol, ARGUMENTS, _lanes(spec.cols, target))
         self.spec = spec
         self.vectors = -(-spec.cols // self.lanes)
-        self.edge = spec.cols - (self.vectors - 1) * self.lanes
         self.chains = max(1, min(UNROLL, -(-_CHAINS // (spec.rows * self.vectors))))
         read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A, if its rows lie one by one
         self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
@@ -235,17 +244,24 @@ class _TileEmitter(Emitter):
         return self.multiply_add(factor, x, total)
 
     def _load_row(self, pointer: Value, vector: int) -> Value:
-        return self.load(self.offset(pointer, vector * self.lanes), self._active(vector))
+        return self.load(self.offset(pointer, self._first(vector)), self._active)
 
-    def _active(self, vector: int) -> int:
-        return self.edge if vector == self.vectors - 1 else self.lanes
+    def _first(self, vector: int) -> int:
+        """Column of a vector's first lane: the last vector ends with the row, over another."""
+        return max(0, min(vector * self.lanes, self.spec.cols - self.lanes))
+
+    @property
+    def _active(self) -> int:
+        """Lanes in use, which are all unless the only vector is wider than the row."""
+        return min(self.lanes, self.spec.cols)
 
     def _finish(self, sums: list[Value]) -> None:
         c, mask = self["c"], self["mask"]
         for r in range(self.spec.rows):
-            for v in range(self.vectors):
-                value = self._epilogue(sums[r * self.vectors + v], c, mask, v)
-                self.store(value, self.offset(c, v * self.lanes), self._active(v))
+            row = sums[r * self.vectors : (r + 1) * self.vectors]
+            row = [self._epilogue(value, c, mask, v) for v, value in enumerate(row)]
+            for v, value in enumerate(row):
+                self.store(value, self.offset(c, self._first(v)), self._active)
             c, mask = self.offset(c, self["c_row"]), self.offset(mask, self["mask_row"])
 
     def _epilogue(self, value: Value, c: Value, mask: Value, v: int) -> Value:

@@ -107,14 +107,14 @@ def _rows_in_cache(target: Target, shape: Shape, kc: int) -> int:
 def _reduction_in_cache(target: Target, down: bool) -> int:
     """How long a part of the reduction lets its panel of B be read from a near cache.
 
-    With up to 8 lanes that is the first cache, of which three eighths leave room for A and C.
-    A tile that reads A down its columns touches whole lines for a few of their elements, and
-    they must last until the other tiles of the block have used them: room for as much again.
-    With 16 lanes a step takes long enough to come from the second.
+    A sixteenth of the second cache: panels come early enough from there, and a long part means
+    that C passes seldom. Tiles of up to 8 lanes that read A down its columns touch whole lines
+    for a few of their elements, which must last in the first cache until the other tiles of the
+    block have used them: of it the panel takes three sixteenths.
     """
-    if target.lanes >= _LINE_FLOATS:
-        return max(256, target.l2 // 16 // (4 * target.nr))
-    return max(96, target.l1 * 3 // 8 // (4 * target.nr) // (2 if down else 1))
+    if down and target.lanes < _LINE_FLOATS:
+        return max(96, target.l1 * 3 // 16 // (4 * target.nr))
+    return max(256, target.l2 // 16 // (4 * target.nr))
 
 
 def _equal_parts(length: int, longest: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from dlrmjit_kernels.buffers import aligned_empty
 from dlrmjit_kernels.denormals import denormals_flushed
 from dlrmjit_kernels.embedding import EmbeddingTables
 from dlrmjit_kernels.interaction import (
-    interaction_backward,
-    interaction_forward,
+    bind_interaction_backward,
+    bind_interaction_forward,
     interaction_width,
 )
 from dlrmjit_kernels.lookups import Lookups
@@ -95,7 +96,8 @@ def _interaction_forward(step: Step) -> Matrix:
     itself = step.options["itself"]
     width = interaction_width(features, dim, itself, room.has_dense)
     out = step.keep("out", lambda: Matrix.empty_blocked(n, width))
-    interaction_forward(room.values, out, itself, room.has_dense)
+    bind = partial(bind_interaction_forward, room.values, out, itself, room.has_dense)
+    step.keep("forward", bind)()
     return out
 
 
@@ -103,8 +105,9 @@ def _interaction_backward(step: Step, gradient: Matrix) -> Gradients:
     room: FeatureBlock = step.options["room"]
     dT = room.need_gradient()
     if step.options["kind"] == "dot":
-        itself = step.options["itself"]
-        interaction_backward(room.values, gradient, dT, itself, head=room.has_dense)
+        itself, head = step.options["itself"], room.has_dense
+        bind = partial(bind_interaction_backward, room.values, gradient, dT, itself, head)
+        step.keep_for("backward", (gradient,), bind)()
     if room.has_dense:
         yield 0, step.keep("dx", lambda: Matrix.view(dT[:, 0]))
     yield int(room.has_dense), dT[:, int(room.has_dense) :]

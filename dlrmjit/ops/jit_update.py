@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from dlrmjit_kernels import dense_update, elementwise, embedding_norm, embedding_update
-from dlrmjit_kernels.dense_update import Parameters
+from dlrmjit_kernels.dense_update import BoundStep
 from dlrmjit_kernels.embedding import EmbeddingTables
 from dlrmjit_kernels.embedding_update import RowState
 from dlrmjit_kernels.lookups import Lookups
@@ -106,7 +106,7 @@ def new_state(stored: Any, config: OptimizerConfig) -> Any:
     """Fresh memory of an optimiser for tables or for a dense parameter."""
     if hasattr(stored, "new_state"):
         return stored.new_state(row_rule(config, 0.0))
-    return DenseState(tuple(_like(stored, config.initial_state) for _ in config.states))
+    return BoundState(tuple(_like(stored, config.initial_state) for _ in config.states))
 
 
 def _like(stored: Any, value: float) -> Any:
@@ -153,33 +153,44 @@ _ROW_RULES: Mapping[type[OptimizerConfig], Callable[[Any, float], RowRule]] = {
 }
 
 
-def update(
-    stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
-) -> None:
-    """One step of a dense parameter."""
+class BoundState(DenseState):
+    """States beside the step that is bound to them, to their parameter and to a gradient."""
+
+    _operands: tuple[Any, ...] = (None, None)
+    _step: BoundStep
+
+    def step(self, stored: Any, gradient: Any) -> BoundStep:
+        """The bound step; a tape replays into one gradient, so it is rarely bound anew."""
+        before = self._operands
+        if before[0] is not stored or before[1] is not gradient:
+            values = (flat(value) for value in self.values)
+            self._step = BoundStep(flat(stored), flat(gradient), *values)
+            self._operands = stored, gradient
+        return self._step
+
+
+def update(stored: Any, gradient: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
+    """One step of a dense parameter, whose BoundState :func:`new_state` made."""
     state.steps += 1
-    values = [flat(value) for value in state.values]
-    _DENSE[type(config)](flat(stored), flat(gradient), values, config, rate, state.steps)
+    _DENSE[type(config)](state.step(stored, gradient), config, rate, state.steps)
 
 
-def _sgd(p: Parameters, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+def _sgd(bound: BoundStep, config: Any, rate: float, step: int) -> None:
     if config.momentum:
-        momentum, decay = config.momentum, config.weight_decay
-        dense_update.momentum_step(p, g, values[0], rate, momentum, decay)
+        bound.momentum(rate, config.momentum, config.weight_decay)
     else:
-        dense_update.sgd_step(p, g, rate, config.weight_decay)
+        bound.sgd(rate, config.weight_decay)
 
 
-def _adagrad(p: Parameters, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+def _adagrad(bound: BoundStep, config: Any, rate: float, step: int) -> None:
     rate /= 1.0 + (step - 1) * config.lr_decay
-    dense_update.adagrad_step(p, g, values[0], rate, config.eps, config.weight_decay)
+    bound.adagrad(rate, config.eps, config.weight_decay)
 
 
-def _adam(p: Parameters, g: F32, values: list[F32], config: Any, rate: float, step: int) -> None:
+def _adam(bound: BoundStep, config: Any, rate: float, step: int) -> None:
     root = (1.0 - config.beta2**step) ** 0.5
     size = rate * root / (1.0 - config.beta1**step)
-    moments, betas = (values[0], values[1]), (config.beta1, config.beta2)
-    dense_update.adam_step(p, g, moments, size, betas, config.eps * root, config.weight_decay)
+    bound.adam(size, (config.beta1, config.beta2), config.eps * root, config.weight_decay)
 
 
 _DENSE: Mapping[type[OptimizerConfig], Callable[..., None]] = {

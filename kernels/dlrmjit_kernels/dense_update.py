@@ -8,6 +8,8 @@ are those of float32 weights to the bit.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,51 @@ Parameters = F32 | SplitWeights
 _SGD, _DECAYED_SGD, _MOMENTUM, _ADAGRAD, _ADAM = range(5)
 
 
+class BoundStep:
+    """A parameter, its gradient and states, checked once: steps look nothing up.
+
+    All are flat float32 in the order of the parameter, which may lie in halves; buffers must
+    stay where they are. Raises ShapeError for arrays that are not flat or not as long.
+    """
+
+    def __init__(self, p: Parameters, g: F32, *states: F32) -> None:
+        first, second = (*states, g, g)[:2]  # a rule reads no more states than it has
+        if not isinstance(p, SplitWeights):
+            check_flat(p, g, *states)
+            loop = _move_all_alone if g.size < SMALL else _move_all
+            self._move: Callable[[int, F32], None] = partial(loop, p, g, first, second)
+            return
+        check_flat(g, *states)
+        at = p.upper.layout
+        if g.size != p.float_layout.span:
+            raise ShapeError(f"{p.rows} x {p.cols} weights do not move by {g.size} numbers")
+        halves = (p.upper.address, p.lower.address)
+        shape = (p.rows, at.col_blocks, at.block_cols)
+        target = current_target()
+        kernels = tuple(engine.address(Halves(at.block_cols, s), target) for s in (False, True))
+        self._move = partial(_move_halves, halves, kernels, shape, g, first, second)
+
+    def sgd(self, lr: float, l2: float = 0.0) -> None:
+        """As :func:`sgd_step`."""
+        self._move(_DECAYED_SGD if l2 else _SGD, _rounded((lr, l2)))
+
+    def momentum(self, lr: float, momentum: float, l2: float = 0.0) -> None:
+        """As :func:`momentum_step`, of one state."""
+        self._move(_MOMENTUM, _rounded((lr, l2, momentum)))
+
+    def adagrad(self, lr: float, eps: float, l2: float = 0.0) -> None:
+        """As :func:`adagrad_step`, of one state."""
+        self._move(_ADAGRAD, _rounded((lr, l2, eps)))
+
+    def adam(self, size: float, betas: tuple[float, float], eps: float, l2: float = 0.0) -> None:
+        """As :func:`adam_step`, of two states."""
+        rests = [1.0 - beta for beta in betas]
+        self._move(_ADAM, _rounded((size, l2, eps, betas[0], rests[0], betas[1], rests[1])))
+
+
 def sgd_step(p: Parameters, g: F32, lr: float, l2: float = 0.0) -> None:
     """``p -= lr * (g + l2 * p)``; g flat float32, in the order of p."""
-    _step(_DECAYED_SGD if l2 else _SGD, p, g, (), (lr, l2))
+    BoundStep(p, g).sgd(lr, l2)
 
 
 def momentum_step(
@@ -41,7 +85,7 @@ def momentum_step(
 
     Flat float32 in the order of p; ``m`` is the running gradient.
     """
-    _step(_MOMENTUM, p, g, (m,), (lr, l2, momentum))
+    BoundStep(p, g, m).momentum(lr, momentum, l2)
 
 
 def adagrad_step(p: Parameters, g: F32, state: F32, lr: float, eps: float, l2: float = 0.0) -> None:
@@ -50,7 +94,7 @@ def adagrad_step(p: Parameters, g: F32, state: F32, lr: float, eps: float, l2: f
     Flat float32 in the order of p; ``state`` is the running sum of squares, and ``l2 * p`` is
     added to ``g`` before.
     """
-    _step(_ADAGRAD, p, g, (state,), (lr, l2, eps))
+    BoundStep(p, g, state).adagrad(lr, eps, l2)
 
 
 def adam_step(
@@ -68,29 +112,7 @@ def adam_step(
     2015). The correction of the bias is the caller's, in ``size`` and ``eps``; ``l2 * p`` is
     added to ``g`` before.
     """
-    rests = [1.0 - beta for beta in betas]
-    _step(_ADAM, p, g, moments, (size, l2, eps, betas[0], rests[0], betas[1], rests[1]))
-
-
-def _step(
-    rule: int, p: Parameters, g: F32, states: tuple[F32, ...], constants: tuple[float, ...]
-) -> None:
-    """One step of a rule; raises ShapeError for arrays that are not flat or not as long as p."""
-    first, second = (*states, g, g)[:2]  # a rule reads no more states than it has
-    k = _rounded(constants)
-    if not isinstance(p, SplitWeights):
-        check_flat(p, g, *states)
-        loop = _move_all_alone if g.size < SMALL else _move_all
-        return loop(rule, p, g, first, second, k)
-    check_flat(g, *states)
-    at = p.upper.layout
-    if g.size != p.float_layout.span:
-        raise ShapeError(f"{p.rows} x {p.cols} weights do not move by {g.size} numbers")
-    halves = (p.upper.address, p.lower.address)
-    shape = (p.rows, at.col_blocks, at.block_cols)
-    target = current_target()
-    join, split = (engine.address(Halves(at.block_cols, s), target) for s in (False, True))
-    _move_halves(rule, halves, (join, split), shape, g, first, second, k)
+    BoundStep(p, g, *moments).adam(size, betas, eps, l2)
 
 
 @functools.lru_cache(maxsize=64)
@@ -100,7 +122,7 @@ def _rounded(constants: tuple[float, ...]) -> F32:
 
 
 @parallel_jit
-def _move_all(rule: int, p: F32, g: F32, a: F32, b: F32, k: F32) -> None:
+def _move_all(p: F32, g: F32, a: F32, b: F32, rule: int, k: F32) -> None:
     for task in prange((p.size + RUN - 1) // RUN):
         part = slice(task * RUN, min(p.size, (task + 1) * RUN))
         _move(rule, p[part], g[part], a[part], b[part], k)
@@ -111,7 +133,7 @@ _move_all_alone = alone(_move_all)
 
 @parallel_jit
 def _move_halves(
-    rule: int, halves: Any, kernels: Any, shape: Any, g: F32, a: F32, b: F32, k: F32
+    halves: Any, kernels: Any, shape: Any, g: F32, a: F32, b: F32, rule: int, k: F32
 ) -> None:
     rows, blocks, width = shape
     pairs = (rows + 1) // 2

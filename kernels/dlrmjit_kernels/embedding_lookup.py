@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.codegen.row_gather import GatherSpec
 from dlrmjit_kernels.compile import parallel_jit
 from dlrmjit_kernels.lookups import Lookups, any_outside
-from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.tasks import take_task
 from dlrmjit_kernels.unsafe import call
 
@@ -45,10 +46,15 @@ def pool(
     """
     check_pooled(tables, lookups, out, pooling, weights)
     indices = lookups.indices
-    bits = 8 * indices.dtype.itemsize
-    spec = GatherSpec(tables.dim, bits, weights is not None, pooling == "mean", tables.split)
     outside = _pool(
-        address(spec, current_target()),
+        _gather(
+            current_target(),
+            tables.dim,
+            8 * indices.dtype.itemsize,
+            weights is not None,
+            pooling == "mean",
+            tables.split,
+        ),
         tables.addresses,
         tables.row_counts,
         tables.row_bytes,
@@ -66,6 +72,13 @@ def pool(
     if outside:
         lookups, weights = lookups.admit(tables.row_counts, tables.bounds, weights)
         pool(tables, lookups, out, pooling, weights)
+
+
+@functools.lru_cache(maxsize=256)
+def _gather(
+    target: Target, dim: int, index_bits: int, weighted: bool, mean: bool, split: bool
+) -> int:
+    return address(GatherSpec(dim, index_bits, weighted, mean, split), target)
 
 
 def prefetch_distance(row_bytes: int) -> int:

@@ -7,6 +7,7 @@ occurrence: no atomics, no scan by every thread, the same bits for any number of
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +26,7 @@ from dlrmjit_kernels.embedding_lookup import check_pooled, prefetch_distance
 from dlrmjit_kernels.lookups import Lookups
 from dlrmjit_kernels.row_groups import group_rows, table_size
 from dlrmjit_kernels.row_rules import RowRule, SgdRows
-from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.tasks import take_task
 from dlrmjit_kernels.unsafe import call
 
@@ -98,7 +99,7 @@ def _scatter_rows(
 ) -> None:
     """Plain SGD: rows move lookup by lookup, which needs no grouping."""
     workspace, scaled = tables.workspace, buckets.scaled
-    kernel = address(ScatterSpec(tables.dim, scaled, tables.split), current_target())
+    kernel = _scatter(current_target(), tables.dim, scaled, tables.split)
     factor = workspace.get("scalars", 16, np.float32)
     factor[0] = -rule.lr
     counter = workspace.get("counter", 1, np.int64)
@@ -120,6 +121,11 @@ def _scatter_rows(
         get_num_threads(),
         counter,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _scatter(target: Target, dim: int, scaled: bool, split: bool) -> int:
+    return address(ScatterSpec(dim, scaled, split), target)
 
 
 @parallel_jit

@@ -7,10 +7,13 @@ F x F products exist at a time, in a scratch of the thread that works on it.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.compile import Call
 from dlrmjit_kernels.interaction_loops import backward, forward
 from dlrmjit_kernels.interaction_plan import sample_plan
 from dlrmjit_kernels.matrix import Matrix
@@ -51,11 +54,18 @@ def interaction_forward(
     ShapeError
         If the shapes do not fit each other.
     """
+    bind_interaction_forward(features, out, itself, head)()
+
+
+def bind_interaction_forward(
+    features: F32, out: Matrix, itself: bool = False, head: bool = True
+) -> Call:
+    """:func:`interaction_forward` checked and made ready, to be called as often as wanted."""
     _check(features, out, itself, head)
     plan = sample_plan(*features.shape[1:], itself, current_target())
     calls = (plan.squares, plan.forward, plan.fold)
-    leading = features.shape[2] if head else 0
-    forward(features, out.data, strides_of(out.layout), out.cols, leading, calls, plan.sizes)
+    layout = (strides_of(out.layout), out.cols, features.shape[2] if head else 0)
+    return partial(forward, features, out.data, *layout, calls, plan.sizes)
 
 
 def interaction_backward(
@@ -76,6 +86,17 @@ def interaction_backward(
     ShapeError
         If the shapes do not fit each other.
     """
+    bind_interaction_backward(features, dout, dfeatures, itself, head)()
+
+
+def bind_interaction_backward(
+    features: F32,
+    dout: Matrix,
+    dfeatures: F32,
+    itself: bool = False,
+    head: bool = True,
+) -> Call:
+    """:func:`interaction_backward` checked and made ready, to be called as often as wanted."""
     _check(features, dout, itself, head)
     _check_block(dfeatures)
     if dfeatures.shape != features.shape:
@@ -85,7 +106,7 @@ def interaction_backward(
     plan = sample_plan(*features.shape[1:], itself, current_target())
     layout = (strides_of(dout.layout), dout.cols, features.shape[2] if head else 0)
     calls = (plan.unfold, plan.backward)
-    backward(features, dout.data, *layout, dfeatures, calls, plan.sizes)
+    return partial(backward, features, dout.data, *layout, dfeatures, calls, plan.sizes)
 
 
 def _check_block(features: F32) -> None:

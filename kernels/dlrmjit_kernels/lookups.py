@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +42,7 @@ class Lookups:
     def places(self, pooled: NDArray[np.float32]) -> NDArray[np.int64]:
         """Bytes from the start of pooled vectors (N, F, E) to the first one of every table."""
         numbers = range(self.tables) if self.numbers is None else self.numbers
-        return np.array(numbers, np.int64) * pooled.strides[1]
+        return _places(numbers, pooled.strides[1])
 
     def check(self, rows: NDArray[np.int64]) -> None:
         """Refuse lookups that leave the tables of ``rows`` rows, or themselves.
@@ -143,6 +145,11 @@ class Lookups:
         return ShapeError(
             f"table {s}, sample {n}: offset {flat[at]}{before} must ascend within 0 to {count}"
         )
+
+
+@functools.lru_cache(maxsize=256)
+def _places(numbers: Sequence[int], stride: int) -> NDArray[np.int64]:
+    return np.array(numbers, np.int64) * stride
 
 
 @jit

@@ -243,8 +243,17 @@ def _numbers(
     cols = round_up(shape.cols, nr // 2)  # a vector costs the same however many lanes are used
     blocks = (shape.rows, strides.row_block), (cols, nr)
     slack = _UNEVEN if _is_outer(product) else 0.0
-    n["grid_rows"], n["grid_cols"] = grid(*blocks, threads, slack)
+    n["grid_rows"], n["grid_cols"] = grid(*blocks, threads, slack, _in_whole_panels(product.c))
     return numbers
+
+
+def _in_whole_panels(c: View) -> bool:
+    """Whether C lies panel after panel, as weights: threads then take panels of their own.
+
+    Its update, its copies and the products that read it are dealt out in the same order, so
+    that most of it stays in the caches of one thread.
+    """
+    return c.cols.block_stride > c.rows.block_stride
 
 
 def _is_outer(product: Product) -> bool:
@@ -254,13 +263,17 @@ def _is_outer(product: Product) -> bool:
 
 
 def grid(
-    rows: tuple[int, int], cols: tuple[int, int], threads: int, slack: float = 0.0
+    rows: tuple[int, int],
+    cols: tuple[int, int],
+    threads: int,
+    slack: float = 0.0,
+    by_cols: bool = False,
 ) -> tuple[int, int]:
     """How many rectangles down and across C gives ``threads`` threads the most equal work.
 
     ``rows`` and ``cols`` are how many there are, and of a block, which is not cut. Among those
     within ``slack`` of the best the grid that cuts the rows most wins: its threads share B and
-    write apart.
+    write apart. With ``by_cols`` the one that cuts the columns most.
     """
 
     def heaviest(down: int) -> int:
@@ -268,7 +281,8 @@ def grid(
 
     splits = [down for down in range(threads, 0, -1) if threads % down == 0]
     limit = (1 + slack) * min(map(heaviest, splits))
-    best = next(down for down in splits if heaviest(down) <= limit)
+    order = reversed(splits) if by_cols else splits
+    best = next(down for down in order if heaviest(down) <= limit)
     return best, threads // best
 
 

@@ -53,4 +53,11 @@ def test_the_grid_knows_that_last_blocks_are_smaller():
 
 def test_a_grid_may_be_a_little_uneven_to_cut_the_rows():
     assert grid((2048, 48), (256, 32), 2) == (1, 2)
+
     assert grid((2048, 48), (256, 32), 2, slack=0.05) == (2, 1)
+
+
+def test_grids_that_share_out_alike_cut_rows_or_columns_as_asked():
+    assert grid((256, 1), (512, 32), 2) == (2, 1)
+    assert grid((256, 1), (512, 32), 2, by_cols=True) == (1, 2)
+    assert grid((256, 1), (96, 32), 2, by_cols=True) == (2, 1)  # three panels are not two halves

@@ -1,10 +1,10 @@
 """Fully connected layer: forward and both gradients, each one product over matrices of any layout.
 
 With activations and weights in the layouts of :class:`Matrix`'s ``empty_*`` constructors nothing
-is copied, except that the gradient by data packs the transpose of the weights once. Of split
-weights the upper halves are read. ``rounded`` says that activations and gradients are rounded to
-BF16 before they are multiplied, which only a processor with BF16 instructions does; sums,
-biases and results are float32 always.
+is copied, except that the gradient by data turns the weights, part by part where they are used.
+Of split weights the upper halves are read. ``rounded`` says that activations and gradients are
+rounded to BF16 before they are multiplied, which only a processor with BF16 instructions does;
+sums, biases and results are float32 always.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ pages hold a part of it. Here the loops are those of Goto and van de Geijn (2008
 part of B, ``kc`` by ``nc``, is packed into panels that stay in the last cache, then a part of A,
 ``mc`` by ``kc``, that stays in the second, and every tile reads from these. Each thread packs
 what its own rectangle of C needs, into buffers of its own that later calls reuse: nobody waits.
+Weights whose transpose is multiplied lie in panels, but of the wrong axis; they are turned here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import Axis, View
 from dlrmjit_kernels.blocking import Blocking, choose_packed_blocking
+from dlrmjit_kernels.buffers import round_up
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
@@ -27,17 +29,19 @@ from dlrmjit_kernels.plan import Product, grid, make_plan
 from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.sweep import Ints, Numbers, chunk_of_panel, rectangle_of
 from dlrmjit_kernels.target import Target
+from dlrmjit_kernels.tuning import blocking_for
 
 AS_IT_LIES, ROWS, PANELS, TRANSPOSED = range(4)
-# How a side of the product is packed. Steps between neighbours across and along the reduction;
-# from packed row, or panel, to the next; width of a panel; the kernels: for rows of a panel and
-# what is left of the last, for pieces of a packed row and its rest, for squares and their edges.
-SIDE = np.dtype(
-    [(name, np.int64) for name in ("kind", "across", "along", "stride", "width", "copy", "rest")]
-    + [(name, np.int64) for name in ("square", "cut_along", "cut_across", "cut_both", "lanes")]
-)
+# How a side of the product is packed. Steps between neighbours across and along the reduction,
+# which may be in blocks; from packed row, or panel, to the next; width of a panel; the kernels:
+# for rows of a panel and what is left of the last, for pieces of a packed row and its rest, for
+# squares and their edges.
+_NUMBERS = ("kind", "across", "along", "block", "block_stride", "stride", "width", "lanes")
+_KERNELS = ("copy", "rest", "square", "cut_along", "cut_across", "cut_both")
+SIDE = np.dtype([(name, np.int64) for name in _NUMBERS + _KERNELS])
 _LINES = 8  # rows of the source copied at once: no more than a set of the first cache has ways
 _PAD = 16  # elements: neighbours in a packed part start on different sets
+_FEW = 2  # groups of rows: a part of B that so few use is gone from the second cache soon enough
 
 _scratch = Scratch()
 
@@ -54,12 +58,12 @@ class PackedPlan:
     alone: bool
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
-        """Run on operands at these addresses; there is neither a mask nor sums."""
+        """Run on operands at these addresses; there are no sums."""
         tasks = int(self.numbers[0]["grid_rows"] * self.numbers[0]["grid_cols"])
         buffers = _scratch.address("parts", tasks * sum(self.spans))
         loops = _sweep_alone if self.alone else _sweep
         part = (self.panels, *self.spans)
-        loops(self.numbers, self.sides, self.kernels, (a, b, c, bias), buffers, part)
+        loops(self.numbers, self.sides, self.kernels, (a, b, c, bias, mask), buffers, part)
 
     def bind(self, *at: int) -> Call:
         """:meth:`run` with operands at these addresses; buffers are found anew at every call."""
@@ -67,8 +71,8 @@ class PackedPlan:
 
 
 def packed_plan(product: Product, packed: list[str], target: Target, threads: int) -> PackedPlan:
-    """Plan of a product of evenly spaced operands of which those in ``packed`` are packed."""
-    blocking = choose_packed_blocking(target, product.shape)
+    """Plan of a product of which the operands in ``packed`` are packed; see :func:`can_pack`."""
+    blocking = _blocking(product, target)
     sides = np.zeros(2, dtype=SIDE)
     if "a" in packed:
         product = replace(product, a=_pack_a(product.a, target, blocking, sides[0]))
@@ -78,11 +82,34 @@ def packed_plan(product: Product, packed: list[str], target: Target, threads: in
     n = plan.numbers[0]
     down, across = (int(n["rows"]), int(n["row_block"])), (product.shape.cols, target.nr)
     n["grid_cols"], n["grid_rows"] = grid(across, down, threads)
-    most = target.l3 // 4 // threads // (4 * blocking.kc * target.nr)
+    near = int(n["row_blocks"]) <= _FEW * int(n["group"])
+    room = target.l2 // 4 if near else target.l3 // 4 // threads
+    most = room // (4 * blocking.kc * target.nr)
     panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)
     spans = (rows * int(sides[0]["stride"]), panels * int(sides[1]["stride"]))
     return PackedPlan(plan.numbers, sides, plan.kernels, panels, spans, plan.alone)
+
+
+def can_pack(product: Product, packed: list[str], target: Target) -> bool:
+    """Whether the loops here can pack these operands, and the rest can stay as it lies.
+
+    What is packed is evenly spaced, or it is B and lies in panels that are to be turned.
+    """
+    a, b = product.a, product.b
+    even = {name: v.rows.uniform and v.cols.uniform for name, v in (("a", a), ("b", b))}
+    panels = b.cols.uniform and b.cols.step > 1 and b.rows.block == target.nr
+    even["b"] = even["b"] or panels
+    in_step = a.cols.uniform or a.cols.block == target.nr
+    return in_step and not product.sums and all(even.get(name, False) for name in packed)
+
+
+def _blocking(product: Product, target: Target) -> Blocking:
+    """That of a C in rows, or the usual one with the reduction in whole panels."""
+    if product.c.rows.uniform:
+        return choose_packed_blocking(target, product.shape)
+    usual = blocking_for(target, product.shape)
+    return replace(usual, kc=round_up(usual.kc, target.nr))
 
 
 def _pack_a(a: View, target: Target, blocking: Blocking, side: np.void) -> View:
@@ -123,6 +150,7 @@ def _fill(
     target: Target,
 ) -> None:
     side["kind"], side["across"], side["along"] = kind, across.step, along.step
+    side["block"], side["block_stride"] = along.block, along.block_stride
     side["width"], side["stride"], side["lanes"] = width, stride, target.lanes
     if kind != TRANSPOSED:
         side["copy"] = engine.address(CopyRows(width), target)
@@ -179,48 +207,50 @@ def _rectangle(
     bounds: Ints,
 ) -> None:
     """The tiles of C between bounds in blocks of rows and panels; ``part`` panels at a time."""
-    a, b, c, bias = operands
+    a, b, c, bias, mask = operands
     for first in range(bounds[2], bounds[3], part):
         last = min(first + part, bounds[3])
-        for chunk in range(p.blocks):
-            part_b = _part_of_b(p, right, b, buffers[1], (first, last), chunk)
+        for start in range(0, p.blocks, p.chunk):
+            part_b = _part_of_b(p, right, b, buffers[1], (first, last), start)
             for group in range(bounds[0], bounds[1], p.group):
                 rows = (group, min(group + p.group, bounds[1]))
-                part_a = _part_of_a(p, left, a, buffers[0], rows, chunk)
-                at = (part_a, part_b, c, bias, 0, 0, 0)
+                part_a = _part_of_a(p, left, a, buffers[0], rows, start)
+                at = (part_a, part_b, c, bias, mask, 0, 0)
                 for panel in range(first, last):
-                    chunk_of_panel(p, kernels, at, rows, chunk, panel)
+                    chunk_of_panel(p, kernels, at, rows, start, panel)
 
 
 @jit
-def _part_of_a(p: Numbers, side: Numbers, a: int, buffer: int, rows: Ints, chunk: int) -> int:
+def _part_of_a(p: Numbers, side: Numbers, a: int, buffer: int, rows: Ints, start: int) -> int:
     """Pack a group of rows; returns where A would start if all of it were packed like this."""
     if side.kind == AS_IT_LIES:
         return a
     first = rows[0] * p.row_block
     count = min(rows[1] * p.row_block, p.rows) - first
-    _pack(p, side, a, buffer, (first, count), chunk)
-    start: int = buffer - 4 * (rows[0] * p.a_row_block + chunk * p.a_block)
-    return start
+    _pack(p, side, a, buffer, (first, count), start)
+    whole: int = buffer - 4 * (rows[0] * p.a_row_block + start * p.a_block)
+    return whole
 
 
 @jit
-def _part_of_b(p: Numbers, side: Numbers, b: int, buffer: int, panels: Ints, chunk: int) -> int:
+def _part_of_b(p: Numbers, side: Numbers, b: int, buffer: int, panels: Ints, start: int) -> int:
     """Pack some panels; returns where B would start if all of it were packed like this."""
     if side.kind == AS_IT_LIES:
         return b
     first = panels[0] * p.nr
     count = min(panels[1] * p.nr, (p.panels - 1) * p.nr + p.edge) - first
-    _pack(p, side, b, buffer, (first, count), chunk)
-    start: int = buffer - 4 * (panels[0] * p.b_panel + chunk * p.b_block)
-    return start
+    _pack(p, side, b, buffer, (first, count), start)
+    whole: int = buffer - 4 * (panels[0] * p.b_panel + start * p.b_block)
+    return whole
 
 
 @jit
-def _pack(p: Numbers, side: Numbers, source: int, target: int, across: Ints, chunk: int) -> None:
-    """Copy (first, count) elements across the reduction of a chunk along it."""
-    length = p.last if chunk == p.blocks - 1 else p.length
-    source += 4 * (across[0] * side.across + chunk * p.length * side.along)
+def _pack(p: Numbers, side: Numbers, source: int, target: int, across: Ints, start: int) -> None:
+    """Copy (first, count) elements across the reduction, of the chunk that starts at a block."""
+    first, end = start * p.length, (p.blocks - 1) * p.length + p.last
+    length = min(p.chunk * p.length, end - first)
+    along = first // side.block * side.block_stride + first % side.block * side.along
+    source += 4 * (across[0] * side.across + along)
     if side.kind == ROWS:
         _pack_rows(side, source, target, across[1], length)
     elif side.kind == PANELS:
@@ -259,13 +289,15 @@ def _pack_panels(s: Numbers, source: int, target: int, count: int, length: int) 
 
 @jit
 def _pack_transposed(s: Numbers, source: int, target: int, count: int, length: int) -> None:
-    """Squares of a vector by a vector; at the edges what there is of one."""
-    for c in range(0, count, s.lanes):
-        whole = c + s.lanes <= count
-        square = s.square if whole else s.cut_across
-        cut = s.cut_along if whole else s.cut_both
-        a = source + 4 * c * s.across
-        b = target + 4 * (c // s.width * s.stride + c % s.width)
-        for l in range(0, length, s.lanes):  # noqa: E741 - the reduction index
-            kernel = square if l + s.lanes <= length else cut
-            unsafe.call(kernel, (a + 4 * l, b + 4 * l * s.width, s.across, s.width))
+    """Squares of a vector by a vector, block by block of the source; at the edges what there is."""
+    for block in range(0, length, s.block):
+        width = min(s.block, length - block)
+        for c in range(0, count, s.lanes):
+            whole = c + s.lanes <= count
+            square = s.square if whole else s.cut_across
+            cut = s.cut_along if whole else s.cut_both
+            a = source + 4 * (block // s.block * s.block_stride + c * s.across)
+            b = target + 4 * (c // s.width * s.stride + c % s.width + block * s.width)
+            for l in range(0, width, s.lanes):  # noqa: E741 - the reduction index
+                kernel = square if l + s.lanes <= width else cut
+                unsafe.call(kernel, (a + 4 * l, b + 4 * l * s.width, s.across, s.width))

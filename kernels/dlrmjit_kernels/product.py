@@ -15,7 +15,7 @@ from dlrmjit_kernels.axes import View, common_block, view_of
 from dlrmjit_kernels.codegen.tile import Operands
 from dlrmjit_kernels.compile import Call
 from dlrmjit_kernels.matrix import Layout
-from dlrmjit_kernels.packing import PackedPlan, packed_plan
+from dlrmjit_kernels.packing import PackedPlan, can_pack, packed_plan
 from dlrmjit_kernels.plan import Plan, Product, misfits
 from dlrmjit_kernels.relayout import Copying, copying
 from dlrmjit_kernels.scratch import Scratch
@@ -118,13 +118,10 @@ def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
 
 
 def _is_packed(product: Product, moved: list[str], target: Target) -> bool:
-    """Whether parts of A and B are packed where they are used: they must be evenly spaced."""
+    """Whether operands are packed part by part where they are used: they must be worth it."""
     shape = product.shape
-    even = all(axis.uniform for v in (product.a, product.b, product.c) for axis in (v.rows, v.cols))
-    large = (
-        product.operands is Operands.FP32 and shape.rows >= target.mr and shape.cols >= target.nr
-    )
-    return large and even and {*moved} <= {"a", "b"} and not (product.mask or product.sums)
+    large = shape.rows >= target.mr and shape.cols >= target.nr
+    return large and product.operands is Operands.FP32 and can_pack(product, moved, target)
 
 
 def far_apart(product: Product, target: Target) -> list[str]:

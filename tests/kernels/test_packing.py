@@ -9,8 +9,8 @@ from dlrmjit_kernels.axes import view_of
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.gemm import gemm
-from dlrmjit_kernels.matrix import Layout
-from dlrmjit_kernels.packing import PackedPlan, packed_plan
+from dlrmjit_kernels.matrix import Layout, Matrix
+from dlrmjit_kernels.packing import PackedPlan, can_pack, packed_plan
 from dlrmjit_kernels.plan import Product
 from dlrmjit_kernels.product import _prepare
 from dlrmjit_kernels.target import current_target, named_target
@@ -57,6 +57,32 @@ def test_against_float64(m, n, k, gap, trans_a, trans_b, accumulate):
     gemm(a, b, out, trans_a=trans_a, trans_b=trans_b, accumulate=accumulate)
     check(out, left, right, before)
     assert np.all(np.isnan(out.base[:, n:]))
+
+
+@given(
+    st.sampled_from([97, 150]),
+    st.sampled_from([37, 131]),
+    st.sampled_from([16, 130, 700]),
+    st.booleans(),
+)
+@settings(max_examples=12, deadline=None)
+def test_weights_in_panels_are_turned_where_they_are_used(n, c, k, masked):
+    target = replace(current_target(), l2=64 << 10, l3=256 << 10)
+    rng = np.random.default_rng(n + c + k)
+    dz, w, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, k), (c, k), (n, c)))
+    left, right = Matrix.empty_blocked(n, k).assign(dz), Matrix.empty_panels(c, k).assign(w)
+    out, mask = Matrix.empty_blocked(n, c), Matrix.empty_blocked(n, c).assign(x)
+    views = [view_of(left.layout), view_of(right.layout).transposed, view_of(out.layout)]
+    product = Product(*views, mask=view_of(mask.layout) if masked else None)
+    assert can_pack(product, ["b"], target)
+    plan = packed_plan(product, ["b"], target, 1)
+    assert k < 700 or plan.numbers[0]["blocks"] > plan.numbers[0]["chunk"] > 1
+    addresses = (left.address, right.address, out.address, 0, mask.address if masked else 0)
+    plan.run(*addresses)
+    whole = dz.astype(np.float64) @ w.T.astype(np.float64)
+    expected = np.where(x > 0, whole, 0) if masked else whole
+    bound = tolerance(k) * (np.abs(dz).astype(np.float64) @ np.abs(w.T))
+    assert np.all(np.abs(out.to_numpy() - expected) <= bound)
 
 
 @pytest.mark.parametrize("trans_a", [False, True])

@@ -16,6 +16,7 @@ from dlrmjit.roofline import Ceilings, Work, step_bound, step_work
 
 UPDATE = "MLP update"
 REST = "between operations"
+NOTHING_WAITED: Mapping[str, float] = {}
 
 
 @dataclass
@@ -53,17 +54,23 @@ class Profile:
     communicator counts them; they get lines of their own and are left out of all others.
     """
 
-    waited: Mapping[str, float] = field(default_factory=dict)
+    waited: Mapping[str, float] = field(default_factory=lambda: NOTHING_WAITED)
     clocks: dict[str, Clock] = field(default_factory=dict)
     steps: int = 0
     samples: int = 0
     lookups: int = 0
     _seconds: float = 0.0
     _waited_before: Mapping[str, float] = field(default_factory=dict)
+    _now: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        if self.waited is not NOTHING_WAITED:
+            self._now = self._now_but_waiting
 
     def reset(self) -> None:
         """Start again: as if no step had been done."""
-        self.clocks.clear()
+        for clock in self.clocks.values():
+            clock.seconds, clock.calls = 0.0, 0
         self.steps = self.samples = self.lookups = 0
         self._seconds = 0.0
 
@@ -72,10 +79,13 @@ class Profile:
         return {name: self._timed(rule) for name, rule in rules.items()}
 
     def _timed(self, rule: Rule) -> Rule:
+        now = self._now
+
         def forward(step: Step) -> Any:
-            began = self._now()
+            began = now()
             value = rule.forward(step)
-            self._clock(_label(step) + " forward").add(self._now() - began)
+            seconds = now() - began
+            self._clock(_label(step) + " forward").add(seconds)
             return value
 
         def backward(step: Step, gradient: Any) -> Iterator[tuple[int, Any]]:
@@ -88,36 +98,42 @@ class Profile:
         self, items: Iterable[tuple[int, Any]], clock: Clock
     ) -> Iterator[tuple[int, Any]]:
         """The same items; ``clock`` runs only while they are made, not while they are used."""
-        source, seconds = iter(items), 0.0
-        while True:
-            began = self._now()
-            item = next(source, None)
-            seconds += self._now() - began
-            if item is None:
-                clock.add(seconds)
-                return
+        now, seconds = self._now, 0.0
+        began = now()
+        for item in items:
+            seconds += now() - began
             yield item
+            began = now()
+        clock.add(seconds + now() - began)
 
     def timed_update(
         self, apply: Callable[[Variable, Any, float], None]
     ) -> Callable[[Variable, Any, float], None]:
         """The same update, timed: with the embedding where it is fused with its backward."""
+        now, clocks = self._now, dict[type, Clock]()
 
         def timed(parameter: Variable, gradient: Any, rate: float) -> None:
-            name = "embedding backward" if hasattr(gradient, "descend") else UPDATE
-            began = self._now()
+            began = now()
             apply(parameter, gradient, rate)
-            self._clock(name).add(self._now() - began)
+            seconds, kind = now() - began, type(gradient)
+            clock = clocks.get(kind)
+            if clock is None:
+                sparse = hasattr(kind, "descend")
+                clock = clocks[kind] = self._clock("embedding backward" if sparse else UPDATE)
+            clock.seconds += seconds  # not by a call: there are many updates in a step
+            clock.calls += 1
 
         return timed
 
     def timed(self, name: str, action: Callable[..., None]) -> Callable[..., None]:
         """The same action, timed under ``name``."""
 
+        now = self._now
+
         def timed(*arguments: Any) -> None:
-            began = self._now()
+            began = now()
             action(*arguments)
-            self._clock(name).add(self._now() - began)
+            self._clock(name).add(now() - began)
 
         return timed
 
@@ -126,20 +142,17 @@ class Profile:
         self._waited_before = dict(self.waited)
 
     def count(self, samples: int, lookups: int, seconds: float) -> None:
-        """Note that one step has been done, in ``seconds``; what no operation took is the rest."""
+        """Note that one step has been done, in ``seconds``."""
         for name, waited in self.waited.items():
             self._clock(f"waiting: {name}").add(waited - self._waited_before.get(name, 0.0))
-        timed = sum(clock.seconds for clock in self.clocks.values())
         self._seconds += seconds
-        self._clock(REST).add(self._seconds - timed)
         self.steps += 1
         self.samples += samples
         self.lookups += lookups
 
-    def _now(self) -> float:
+    def _now_but_waiting(self) -> float:
         """A clock that stands still while communication is waited for."""
-        now = time.perf_counter()
-        return now - sum(self.waited.values()) if self.waited else now
+        return time.perf_counter() - sum(self.waited.values())
 
     def _clock(self, name: str) -> Clock:
         clock = self.clocks.get(name)
@@ -148,14 +161,19 @@ class Profile:
         return clock
 
     def lines(self, config: ModelConfig, ceilings: Ceilings) -> list[Line]:
-        """Every operation in the order of a step, and the whole last; per step on average."""
+        """Every operation in the order of a step, what none of them took, and the whole.
+
+        Per step on average.
+        """
         steps = max(self.steps, 1)
         work = step_work(config, self.samples // steps, self.lookups // steps)
-        found = []
-        for name, clock in self.clocks.items():
-            found.append(_line(name, clock.seconds / steps, work.get(name, Work()), ceilings))
-        total = sum(clock.seconds for clock in self.clocks.values()) / steps
-        return [*found, _line("step", total, sum(work.values(), Work()), ceilings)]
+        spent = {name: clock.seconds for name, clock in self.clocks.items() if clock.calls}
+        if self.steps:
+            spent[REST] = self._seconds - sum(spent.values())
+        found = [
+            _line(name, s / steps, work.get(name, Work()), ceilings) for name, s in spent.items()
+        ]
+        return [*found, _line("step", self._seconds / steps, sum(work.values(), Work()), ceilings)]
 
     def table(self, config: ModelConfig, ceilings: Ceilings) -> str:
         """The lines as aligned text."""

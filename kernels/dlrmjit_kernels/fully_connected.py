@@ -61,7 +61,8 @@ def bind_forward(
 ) -> Call:
     """:func:`fc_forward` checked and made ready, to be called as often as wanted.
 
-    Buffers must stay where they are; their contents may change. Threads are those set now.
+    The call holds addresses only: the caller keeps the operands, where they are, as long as it may
+    be called. Their contents may change. Threads are those set now.
     """
     target = _target(rounded)
     product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)

@@ -70,9 +70,19 @@ class PackedPlan:
         return partial(self.run, *at)
 
 
-def packed_plan(product: Product, packed: list[str], target: Target, threads: int) -> PackedPlan:
-    """Plan of a product of which the operands in ``packed`` are packed; see :func:`can_pack`."""
-    blocking = _blocking(product, target)
+def packed_plan(
+    product: Product,
+    packed: list[str],
+    target: Target,
+    threads: int,
+    blocking: Blocking | None = None,
+) -> PackedPlan:
+    """Plan of a product of which the operands in ``packed`` are packed; see :func:`can_pack`.
+
+    The blocking is the one given, else that of :mod:`blocking`, or the tuned one.
+    """
+    blocking = blocking or _blocking(product, target)
+    blocking = replace(blocking, kc=round_up(blocking.kc, target.nr))
     sides = np.zeros(2, dtype=SIDE)
     if "a" in packed:
         product = replace(product, a=_pack_a(product.a, target, blocking, sides[0]))
@@ -105,11 +115,9 @@ def can_pack(product: Product, packed: list[str], target: Target) -> bool:
 
 
 def _blocking(product: Product, target: Target) -> Blocking:
-    """That of a C in rows, or the usual one with the reduction in whole panels."""
     if product.c.rows.uniform:
         return choose_packed_blocking(target, product.shape)
-    usual = blocking_for(target, product.shape)
-    return replace(usual, kc=round_up(usual.kc, target.nr))
+    return blocking_for(target, product.shape)
 
 
 def _pack_a(a: View, target: Target, blocking: Blocking, side: np.void) -> View:

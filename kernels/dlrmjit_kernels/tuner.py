@@ -11,7 +11,8 @@ from dlrmjit_kernels import tuning
 from dlrmjit_kernels.axes import view_of
 from dlrmjit_kernels.blocking import Blocking, Shape
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.plan import Finish, Product, make_plan
+from dlrmjit_kernels.packing import PackedPlan, packed_plan
+from dlrmjit_kernels.plan import Finish, Plan, Product, make_plan, misfits
 from dlrmjit_kernels.product import Addresses
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.threads import get_threads
@@ -35,11 +36,11 @@ def tune_layer(n: int, c: int, k: int, seconds: float = 1.0) -> Iterator[Tuned]:
     """
     x, w = _random(Matrix.empty_blocked(n, c)), _random(Matrix.empty_panels(c, k))
     y, dw = _random(Matrix.empty_blocked(n, k)), _random(Matrix.empty_panels(c, k))
-    wt, dx = _random(Matrix.empty_panels(k, c)), _random(Matrix.empty_blocked(n, c))
+    dx = _random(Matrix.empty_blocked(n, c))
     xs, ws, ys = view_of(x.layout), view_of(w.layout), view_of(y.layout)
     products = {
         "forward": (Product(xs, ws, ys, finish=Finish(relu=True)), (x, w, y)),
-        "backward_data": (Product(ys, view_of(wt.layout), view_of(dx.layout)), (y, wt, dx)),
+        "backward_data": (Product(ys, ws.transposed, view_of(dx.layout)), (y, w, dx)),
         "backward_weights": (Product(xs.transposed, ys, view_of(dw.layout)), (x, y, dw)),
     }
     for name, (product, operands) in products.items():
@@ -51,10 +52,19 @@ def _random(matrix: Matrix) -> Matrix:
     return matrix.assign(np.random.default_rng(0).random((matrix.rows, matrix.cols)) - 0.5)
 
 
+def _plan(product: Product, blocking: Blocking) -> Plan | PackedPlan:
+    """What a layer would run with this blocking."""
+    target, threads = current_target(), get_threads()
+    turned = misfits(product, target)
+    if turned:
+        return packed_plan(product, turned, target, threads, blocking)
+    return make_plan(product, target, threads, blocking)
+
+
 def _tune(name: str, product: Product, at: Addresses, seconds: float) -> Tuned:
     target, shape = current_target(), product.shape
     choices = tuning.candidates(target, shape)
-    plans = {b: make_plan(product, target, get_threads(), b) for b in choices}
+    plans = {b: _plan(product, b) for b in choices}
     winner, best = tuning.fastest(
         choices, lambda blocking: plans[blocking].run(at.a, at.b, at.c), seconds
     )

@@ -24,7 +24,10 @@ from dlrmjit_kernels.compile import sources_digest
 from dlrmjit_kernels.target import Target
 
 Winners = dict[Shape, Blocking]
-_DECISIVE = ("blocking.py", "plan.py", "split.py", "sweep.py", "target.py", "codegen/*.py")
+_DECISIVE = (
+    *("blocking.py", "packing.py", "plan.py", "split.py", "sweep.py", "target.py"),
+    "codegen/*.py",
+)
 
 
 def blocking_for(target: Target, shape: Shape) -> Blocking:

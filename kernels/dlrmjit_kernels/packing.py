@@ -63,7 +63,7 @@ class PackedPlan:
         buffers = _scratch.address("parts", tasks * sum(self.spans))
         loops = _sweep_alone if self.alone else _sweep
         part = (self.panels, *self.spans)
-        loops(self.numbers, self.sides, self.kernels, (a, b, c, bias, mask), buffers, part)
+        loops(self.numbers, self.sides, self.kernels, (a, b, c, bias, mask, sums, 0), buffers, part)
 
     def bind(self, *at: int) -> Call:
         """:meth:`run` with operands at these addresses; buffers are found anew at every call."""
@@ -215,7 +215,7 @@ def _rectangle(
     bounds: Ints,
 ) -> None:
     """The tiles of C between bounds in blocks of rows and panels; ``part`` panels at a time."""
-    a, b, c, bias, mask = operands
+    a, b, c, bias, mask, sums, one = operands
     for first in range(bounds[2], bounds[3], part):
         last = min(first + part, bounds[3])
         for start in range(0, p.blocks, p.chunk):
@@ -223,7 +223,7 @@ def _rectangle(
             for group in range(bounds[0], bounds[1], p.group):
                 rows = (group, min(group + p.group, bounds[1]))
                 part_a = _part_of_a(p, left, a, buffers[0], rows, start)
-                at = (part_a, part_b, c, bias, mask, 0, 0)
+                at = (part_a, part_b, c, bias, mask, sums, one)  # constants would compile it again
                 for panel in range(first, last):
                     chunk_of_panel(p, kernels, at, rows, start, panel)
 

@@ -48,19 +48,22 @@ _scratch = Scratch()
 
 @dataclass(frozen=True)
 class PackedPlan:
-    """A product made ready, like ``Plan``; ``sides`` say how parts of A and B are packed."""
+    """A product made ready, like ``Plan``; ``sides`` say how parts of A and B are packed.
+
+    ``spans`` are the floats of a thread's parts of A and of B, ``room`` those of all threads.
+    """
 
     numbers: NDArray[np.void]
     sides: NDArray[np.void]
     kernels: NDArray[np.int64]
     panels: int
     spans: tuple[int, int]
+    room: int
     alone: bool
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses; there are no sums."""
-        tasks = int(self.numbers[0]["grid_rows"] * self.numbers[0]["grid_cols"])
-        buffers = _scratch.address("parts", tasks * sum(self.spans))
+        buffers = _scratch.address("parts", self.room)
         loops = _sweep_alone if self.alone else _sweep
         part = (self.panels, *self.spans)
         loops(self.numbers, self.sides, self.kernels, (a, b, c, bias, mask, sums, 0), buffers, part)
@@ -93,12 +96,13 @@ def packed_plan(
     down, across = (int(n["rows"]), int(n["row_block"])), (product.shape.cols, target.nr)
     n["grid_cols"], n["grid_rows"] = grid(across, down, threads)
     near = int(n["row_blocks"]) <= _FEW * int(n["group"])
-    room = target.l2 // 4 if near else target.l3 // 4 // threads
-    most = room // (4 * blocking.kc * target.nr)
+    cache = target.l2 // 4 if near else target.l3 // 4 // threads
+    most = cache // (4 * blocking.kc * target.nr)
     panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)
     spans = (rows * int(sides[0]["stride"]), panels * int(sides[1]["stride"]))
-    return PackedPlan(plan.numbers, sides, plan.kernels, panels, spans, plan.alone)
+    room = int(n["grid_rows"] * n["grid_cols"]) * sum(spans)
+    return PackedPlan(plan.numbers, sides, plan.kernels, panels, spans, room, plan.alone)
 
 
 def can_pack(product: Product, packed: list[str], target: Target) -> bool:
@@ -107,14 +111,17 @@ def can_pack(product: Product, packed: list[str], target: Target) -> bool:
     What is packed is evenly spaced, or it is B and lies in panels that are to be turned.
     """
     a, b = product.a, product.b
-    even = {name: v.rows.uniform and v.cols.uniform for name, v in (("a", a), ("b", b))}
-    panels = b.cols.uniform and b.cols.step > 1 and b.rows.block == target.nr
-    even["b"] = even["b"] or panels
+    turned = b.cols.step > 1 and b.rows.block == target.nr
+    packable = {
+        "a": a.rows.uniform and a.cols.uniform,
+        "b": b.cols.uniform and (b.rows.uniform or turned),
+    }
     in_step = a.cols.uniform or a.cols.block == target.nr
-    return in_step and not product.sums and all(even.get(name, False) for name in packed)
+    return in_step and not product.sums and all(packable.get(name, False) for name in packed)
 
 
 def _blocking(product: Product, target: Target) -> Blocking:
+    """That of a C in rows, which is visited seldom, or the usual one."""
     if product.c.rows.uniform:
         return choose_packed_blocking(target, product.shape)
     return blocking_for(target, product.shape)

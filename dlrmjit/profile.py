@@ -127,7 +127,6 @@ class Profile:
 
     def timed(self, name: str, action: Callable[..., None]) -> Callable[..., None]:
         """The same action, timed under ``name``."""
-
         now = self._now
 
         def timed(*arguments: Any) -> None:

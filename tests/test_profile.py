@@ -33,6 +33,17 @@ def test_every_operation_of_the_work_model_is_timed_once_a_step():
     assert (profile.steps, profile.samples) == (3, 48)
 
 
+def test_after_a_reset_a_running_step_is_counted_anew():
+    profile = Profile()
+    step, rng = TrainingStep(DLRM(CONFIG), profile=profile), np.random.default_rng(0)
+    step(random_batch(rng, CONFIG, 16), 0.1)
+    before = {line.name for line in profile.lines(CONFIG, CEILINGS)}
+    profile.reset()
+    step(random_batch(rng, CONFIG, 16), 0.1)
+    assert {line.name for line in profile.lines(CONFIG, CEILINGS)} == before
+    assert profile.clocks["MLP update"].calls == 2 * 5
+
+
 def test_lines_relate_time_to_work():
     profile, _ = _profiled(2)
     lines = {line.name: line for line in profile.lines(CONFIG, CEILINGS)}

@@ -1,7 +1,7 @@
 """Fully connected layers and gemm against torch and NumPy, as fractions of the FMA peak.
 
 Operations of layers are forward (with bias and ReLU fused), backward by data and backward by
-weights (with the bias gradient). The peak is measured between the samples of every operation,
+weights (with the bias gradient). The peak is measured between the turns of every operation,
 because a processor's clock moves. ``--precision bf16`` measures split weights, of which layers
 read the upper halves, beside our own float32.
 

@@ -27,6 +27,7 @@ from bench import harness
 from dlrmjit.config import ModelConfig
 from dlrmjit.precision import Precision
 
+PEERS = ("torch nn", "fbgemm")
 RATE = 0.01
 BATCHES = 3
 SAME_LOSS = 1e-4
@@ -99,7 +100,7 @@ def _peer(
 ) -> Callable[[], Any]:
     from bench.torch_dlrm import FbgemmStep, TorchBatch, TorchStep
 
-    kind = FbgemmStep if name.startswith("fbgemm") else TorchStep
+    kind = FbgemmStep if name == "fbgemm" else TorchStep
     step = kind(case.model, state, RATE)
     return _walk(step.predict if forward else step, [TorchBatch(batch) for batch in batches])
 
@@ -262,8 +263,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         nargs="*",
-        default=["torch nn", "fbgemm"],
-        help="names of peers; none: ours alone",
+        choices=PEERS,
+        default=list(PEERS),
+        help="which peers; given without any: ours alone",
     )
     parser.add_argument("--plot", metavar="PNG", help="draw the breakdown")
     parser.add_argument("--markdown", metavar="FILE", help="write the results as Markdown")

@@ -12,14 +12,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 
 _BUCKETS = 1 << 16
 _LOWS = 1 << 16
 _BLOCKS = 16  # tasks of a pass over all rows
+_MOST_TASKS = 64  # of a pass over buckets, each with counts of 1 MiB
 MEMORY = 512 << 20
 """Bytes of rows held at one time, by default."""
 
@@ -113,19 +114,32 @@ def _sortable(bits: Integer) -> Integer:
     return bits | np.uint32(0x80000000)
 
 
-@parallel_jit
+@jit
+def _own_rows(scores: NDArray[np.float32], block: int) -> Any:
+    """First row and the one behind the last of a block."""
+    return scores.size * block // _BLOCKS, scores.size * (block + 1) // _BLOCKS
+
+
+@jit
 def _count_buckets(
     scores: NDArray[np.float32], positive: NDArray[np.bool_], counts: NDArray[np.int64]
 ) -> None:
-    bits = scores.view(np.uint32)
-    n = bits.size
-    for block in prange(_BLOCKS):
-        own = counts[block]
-        for i in range(n * block // _BLOCKS, n * (block + 1) // _BLOCKS):
-            own[_sortable(bits[i]) >> np.uint32(16), np.int64(positive[i])] += 1
+    run_tasks(_count_buckets_of_block, _BLOCKS, (scores, positive, counts), False)
 
 
-@parallel_jit
+@task_jit
+def _count_buckets_of_block(
+    block: int,
+    scores: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    counts: NDArray[np.int64],
+) -> None:
+    bits, own = scores.view(np.uint32), counts[block]
+    for i in range(*_own_rows(scores, block)):
+        own[_sortable(bits[i]) >> np.uint32(16), np.int64(positive[i])] += 1
+
+
+@jit
 def _deal(
     scores: NDArray[np.float32],
     positive: NDArray[np.bool_],
@@ -135,21 +149,31 @@ def _deal(
     rows: U32,
 ) -> None:
     """Write (lower half, label) of rows of buckets ``first`` to ``last``, bucket by bucket."""
-    bits = scores.view(np.uint32)
-    n = bits.size
-    for block in prange(_BLOCKS):
-        own = places[block]
-        for i in range(n * block // _BLOCKS, n * (block + 1) // _BLOCKS):
-            key = _sortable(bits[i])
-            bucket = np.int64(key >> np.uint32(16))
-            if first <= bucket < last:
-                at = own[bucket - first]
-                own[bucket - first] = at + 1
-                low = (key & np.uint32(0xFFFF)) << np.uint32(1)
-                rows[at] = low | np.uint32(positive[i])
+    run_tasks(_deal_block, _BLOCKS, (scores, positive, first, last, places, rows), False)
 
 
-@parallel_jit
+@task_jit
+def _deal_block(
+    block: int,
+    scores: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    first: Integer,
+    last: Integer,
+    places: NDArray[np.int64],
+    rows: U32,
+) -> None:
+    bits, own = scores.view(np.uint32), places[block]
+    for i in range(*_own_rows(scores, block)):
+        key = _sortable(bits[i])
+        bucket = np.int64(key >> np.uint32(16))
+        if first <= bucket < last:
+            at = own[bucket - first]
+            own[bucket - first] = at + 1
+            low = (key & np.uint32(0xFFFF)) << np.uint32(1)
+            rows[at] = low | np.uint32(positive[i])
+
+
+@jit
 def _count_lows(
     scores: NDArray[np.float32],
     positive: NDArray[np.bool_],
@@ -157,17 +181,25 @@ def _count_lows(
     lows: NDArray[np.int64],
 ) -> None:
     """Count the lower halves of one bucket's rows, by label."""
-    bits = scores.view(np.uint32)
-    n = bits.size
-    for block in prange(_BLOCKS):
-        own = lows[block]
-        for i in range(n * block // _BLOCKS, n * (block + 1) // _BLOCKS):
-            key = _sortable(bits[i])
-            if np.int64(key >> np.uint32(16)) == bucket:
-                own[np.int64(key & np.uint32(0xFFFF)), np.int64(positive[i])] += 1
+    run_tasks(_count_lows_of_block, _BLOCKS, (scores, positive, bucket, lows), False)
 
 
-@parallel_jit
+@task_jit
+def _count_lows_of_block(
+    block: int,
+    scores: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    bucket: Integer,
+    lows: NDArray[np.int64],
+) -> None:
+    bits, own = scores.view(np.uint32), lows[block]
+    for i in range(*_own_rows(scores, block)):
+        key = _sortable(bits[i])
+        if np.int64(key >> np.uint32(16)) == bucket:
+            own[np.int64(key & np.uint32(0xFFFF)), np.int64(positive[i])] += 1
+
+
+@jit
 def _count_and_finish(
     rows: U32,
     used: NDArray[np.int64],
@@ -178,21 +210,37 @@ def _count_and_finish(
     precision: NDArray[np.float64],
 ) -> None:
     """Count the lower halves of each bucket's rows and add up what they contribute."""
-    tasks = min(used.size, 64)
-    for task in prange(tasks):
-        lows = np.zeros((_LOWS, 2), np.int64)
-        for u in range(used.size * task // tasks, used.size * (task + 1) // tasks):
-            bucket = used[u]
-            start, end = starts[bucket - first], starts[bucket - first + 1]
-            if end - start < _LOWS // 32:
-                part = np.sort(rows[start:end])
-                _finish_few(part, bucket, above, twice_wins, precision)
-                continue
-            for i in range(start, end):
-                row = rows[i]
-                lows[np.int64(row >> np.uint32(1)), np.int64(row & np.uint32(1))] += 1
-            _finish_bucket(lows, bucket, above, twice_wins, precision)
-            lows[:] = 0
+    tasks = min(used.size, _MOST_TASKS)
+    operands = (tasks, rows, used, starts, first, above, twice_wins, precision)
+    run_tasks(_finish_some, tasks, operands, False)
+
+
+@task_jit
+def _finish_some(
+    task: int,
+    tasks: int,
+    rows: U32,
+    used: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    first: Integer,
+    above: NDArray[np.int64],
+    twice_wins: NDArray[np.uint64],
+    precision: NDArray[np.float64],
+) -> None:
+    """One of ``tasks`` runs of buckets."""
+    lows = np.zeros((_LOWS, 2), np.int64)
+    for u in range(used.size * task // tasks, used.size * (task + 1) // tasks):
+        bucket = used[u]
+        start, end = starts[bucket - first], starts[bucket - first + 1]
+        if end - start < _LOWS // 32:
+            part = np.sort(rows[start:end])
+            _finish_few(part, bucket, above, twice_wins, precision)
+            continue
+        for i in range(start, end):
+            row = rows[i]
+            lows[np.int64(row >> np.uint32(1)), np.int64(row & np.uint32(1))] += 1
+        _finish_bucket(lows, bucket, above, twice_wins, precision)
+        lows[:] = 0
 
 
 @jit

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import buffers
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.lookups import Lookups
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.tasks import take_task
 
 BUCKET_LOOKUPS = 8192
@@ -93,7 +94,7 @@ def sort_lookups(
     entries = workspace.get("entries", size, np.uint64)
     scaled = mean or len(weights) > 0
     scales = workspace.get("scales", size if scaled else 0, np.float32)
-    counter = workspace.get("counter", 1, np.int64)
+    counter = workspace.get("counter", 2, np.int64)
     work = (chunks, get_num_threads(), counter)
     indices, offsets = lookups.indices, lookups.offsets
     if _count(indices, offsets, rows, plan, histogram, *work):
@@ -162,7 +163,7 @@ def _chunk(plan: NDArray[np.int64], N: int, task: int) -> tuple[int, int, int, i
     return s, chunk * N // chunks, (chunk + 1) * N // chunks, cell
 
 
-@parallel_jit
+@jit
 def _count(
     indices: NDArray[Any],
     offsets: NDArray[np.int64],
@@ -174,24 +175,38 @@ def _count(
     counter: NDArray[np.int64],
 ) -> bool:
     """Histogram of every chunk; whether a lookup is outside its table."""
-    counter[0] = 0
-    N = offsets.shape[1] - 1
-    bad = 0
-    for _ in prange(threads):
-        outside = 0
-        while True:
-            task = take_task(counter.ctypes.data)
-            if task >= chunks:
-                break
-            s, first, last, cell = _chunk(plan, N, task)
-            outside |= _count_chunk(
-                indices[offsets[s, first] : offsets[s, last]],
-                rows[s],
-                plan[s, BITS],
-                histogram[cell : cell + (1 << plan[s, BITS])],
-            )
-        bad += outside
-    return bad > 0
+    counter[:2] = 0
+    operands = (indices, offsets, rows, plan, histogram, chunks, counter)
+    run_tasks(_count_chunks, threads, operands, False)
+    return bool(counter[1] != 0)
+
+
+@task_jit
+def _count_chunks(
+    thread: int,
+    indices: NDArray[Any],
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    plan: NDArray[np.int64],
+    histogram: NDArray[np.int32],
+    chunks: int,
+    counter: NDArray[np.int64],
+) -> None:
+    """Take chunk after chunk; the second counter says whether a lookup was outside."""
+    outside = 0
+    while True:
+        task = take_task(counter.ctypes.data)
+        if task >= chunks:
+            break
+        s, first, last, cell = _chunk(plan, offsets.shape[1] - 1, task)
+        outside |= _count_chunk(
+            indices[offsets[s, first] : offsets[s, last]],
+            rows[s],
+            plan[s, BITS],
+            histogram[cell : cell + (1 << plan[s, BITS])],
+        )
+    if outside:
+        counter[1] = 1
 
 
 @jit
@@ -245,7 +260,7 @@ def _largest_first(begin: NDArray[np.int64], order: NDArray[np.int32]) -> None:
                 at += 1
 
 
-@parallel_jit
+@jit
 def _scatter(
     indices: NDArray[Any],
     offsets: NDArray[np.int64],
@@ -263,20 +278,35 @@ def _scatter(
 ) -> None:
     """Write every lookup's entry, and scale, to its place."""
     counter[0] = 0
-    N = offsets.shape[1] - 1
-    for _ in prange(threads):
-        while True:
-            task = take_task(counter.ctypes.data)
-            if task >= chunks:
-                break
-            s, first, last, cell = _chunk(plan, N, task)
-            start = begin[plan[s, FIRST_BUCKET]]
-            bits = plan[s, BITS]
-            cursor = histogram[cell : cell + (1 << plan[s, BITS])]
-            bags = offsets[s, first : last + 1]
-            if scaled:
-                _scatter_scales(indices, bags, bits, weights, mean, cursor.copy(), scales[start:])
-            _scatter_chunk(indices, bags, bits, first, cursor, entries[start:])
+    pooling, places = (weights, mean, scaled), (plan, histogram, begin, entries, scales)
+    operands = (indices, offsets, pooling, places, chunks, counter)
+    run_tasks(_scatter_chunks, threads, operands, False)
+
+
+@task_jit
+def _scatter_chunks(
+    thread: int,
+    indices: NDArray[Any],
+    offsets: NDArray[np.int64],
+    pooling: Any,
+    places: Any,
+    chunks: int,
+    counter: NDArray[np.int64],
+) -> None:
+    weights, mean, scaled = pooling
+    plan, histogram, begin, entries, scales = places
+    while True:
+        task = take_task(counter.ctypes.data)
+        if task >= chunks:
+            break
+        s, first, last, cell = _chunk(plan, offsets.shape[1] - 1, task)
+        start = begin[plan[s, FIRST_BUCKET]]
+        bits = plan[s, BITS]
+        cursor = histogram[cell : cell + (1 << plan[s, BITS])]
+        bags = offsets[s, first : last + 1]
+        if scaled:
+            _scatter_scales(indices, bags, bits, weights, mean, cursor.copy(), scales[start:])
+        _scatter_chunk(indices, bags, bits, first, cursor, entries[start:])
 
 
 @jit

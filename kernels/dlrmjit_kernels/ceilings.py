@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.ir import I64, POINTER, Emitter
-from dlrmjit_kernels.compile import parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.target import Target, current_target
 
 _TURNS = 200_000
@@ -73,7 +73,7 @@ def triad(threads: int, seconds: float = 0.5) -> float:
     """GB/s of ``a = b + s * c`` over arrays far larger than the caches, 12 bytes an element."""
     count = max(1 << 24, 4 * current_target().l3 // 4)
     a, b, c = (np.ones(count, dtype=np.float32) for _ in range(3))
-    return 12.0 * count / _best_time(lambda: _triad(a, b, c, np.float32(3)), seconds) / 1e9
+    return 12.0 * count / _best_time(lambda: _triad(a, b, c, np.float32(3), threads), seconds) / 1e9
 
 
 def ceilings(threads: int, seconds: float = 0.5) -> dict[str, float]:
@@ -91,13 +91,24 @@ def _best_time(action: Callable[[], object], seconds: float) -> float:
     return best
 
 
-@parallel_jit
+@jit
 def _on_all(kernel: Any, out: Any, turns: Any) -> None:
-    for thread in numba.prange(out.shape[0]):
-        unsafe.call(kernel, (out[thread].ctypes.data, turns))
+    run_tasks(_on_one, len(out), (kernel, out, turns), False)
 
 
-@parallel_jit
-def _triad(a: Any, b: Any, c: Any, s: Any) -> None:
-    for i in numba.prange(a.size):
-        a[i] = b[i] + s * c[i]
+@task_jit
+def _on_one(thread: Any, kernel: Any, out: Any, turns: Any) -> None:
+    unsafe.call(kernel, (out[thread].ctypes.data, turns))
+
+
+@jit
+def _triad(a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
+    run_tasks(_triad_part, threads, (a, b, c, s, threads), False)
+
+
+@task_jit
+def _triad_part(thread: Any, a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
+    part = slice(a.size * thread // threads, a.size * (thread + 1) // threads)
+    own, first, second = a[part], b[part], c[part]
+    for i in range(own.size):
+        own[i] = first[i] + s * second[i]

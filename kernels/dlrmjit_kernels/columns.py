@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
@@ -16,8 +15,9 @@ from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import common_tile, view_of
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.columns import Columns, Step
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.rows import Strides, row_start, run_start, strides_of
 from dlrmjit_kernels.target import current_target
 
@@ -59,19 +59,34 @@ def _walk_all(step: Step, matrices: tuple[Matrix, ...], constants: NDArray[Any],
     _walk((edge, whole), shape, addresses, *strides)
 
 
-@parallel_jit
+@jit
 def _walk(
     kernels: tuple[int, int], shape: Five, addresses: Five, x: Strides, y: Strides, dy: Strides
 ) -> None:
     rows, cols, tile_rows, run, lanes = shape
     of_run = (run + lanes - 1) // lanes
     across = (cols // run) * of_run + (cols % run + lanes - 1) // lanes
-    for task in prange((rows + tile_rows - 1) // tile_rows * across):
-        tile, vector = task // across, task % across
-        begin = vector // of_run * run
-        column = begin + vector % of_run * lanes
-        active = min(lanes, min(cols, begin + run) - column)
-        _do(kernels, shape, addresses, (x, y, dy), tile, column, active)
+    operands = (kernels, shape, (of_run, across), addresses, (x, y, dy))
+    run_tasks(_walk_tile, (rows + tile_rows - 1) // tile_rows * across, operands, False)
+
+
+@task_jit
+def _walk_tile(
+    task: int,
+    kernels: tuple[int, int],
+    shape: Five,
+    vectors: tuple[int, int],
+    addresses: Five,
+    strides: tuple[Strides, Strides, Strides],
+) -> None:
+    """One vector of columns, of so many in a run and in a row, in a tile of rows."""
+    _, cols, _, run, lanes = shape
+    of_run, across = vectors
+    tile, vector = task // across, task % across
+    begin = vector // of_run * run
+    column = begin + vector % of_run * lanes
+    active = min(lanes, min(cols, begin + run) - column)
+    _do(kernels, shape, addresses, strides, tile, column, active)
 
 
 @jit

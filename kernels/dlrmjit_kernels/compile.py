@@ -15,7 +15,6 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FunctionType
 from typing import Any, TypeVar
 
 import llvmlite
@@ -143,7 +142,9 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 def _compile(function: F, **options: Any) -> F:
-    dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(
+        function
+    )
     dispatcher._cache = _KernelCache(function)
     return dispatcher  # type: ignore[no-any-return]
 
@@ -153,15 +154,11 @@ def jit(function: F) -> F:
     return _compile(function)
 
 
+def task_jit(function: F) -> F:
+    """Compile a task of :func:`~dlrmjit_kernels.parallel.run_tasks`; Python cannot call it."""
+    return _compile(function, no_cpython_wrapper=True)
+
+
 def parallel_jit(function: F) -> F:
-    """Compile a kernel whose ``prange`` loops run on all threads."""
+    """Compile a function whose ``prange`` loops run on all threads."""
     return _compile(function, parallel=True)
-
-
-def alone(kernel: F) -> F:
-    """A parallel kernel once more, on the calling thread: for work done before others wake up."""
-    function: Any = kernel.py_func  # type: ignore[attr-defined]
-    name = f"{function.__name__}_alone"  # of its own in the cache
-    twin = FunctionType(function.__code__, function.__globals__, name)
-    twin.__qualname__, twin.__module__ = name, function.__module__
-    return jit(twin)  # type: ignore[return-value]

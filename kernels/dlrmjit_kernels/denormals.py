@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.codegen.float_mode import FloatMode
-from dlrmjit_kernels.compile import parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.threads import get_threads
 from dlrmjit_kernels.unsafe import call
@@ -63,8 +63,12 @@ def _flush_pool(threads: int) -> None:
         _caller.threads = threads
 
 
-@parallel_jit
+@jit
 def _flush_all(flush: int, places: NDArray[np.int64]) -> None:
     """Each thread of the pool sets its own mode."""
-    for thread in prange(len(places)):
-        call(flush, (places[thread:].ctypes.data,))
+    run_tasks(_flush, len(places), (flush, places), False)
+
+
+@task_jit
+def _flush(thread: int, flush: int, places: NDArray[np.int64]) -> None:
+    call(flush, (places[thread:].ctypes.data,))

@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.halves import Halves
-from dlrmjit_kernels.compile import alone, jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.elementwise import RUN, SMALL, check_flat
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.split_weights import SplitWeights
 from dlrmjit_kernels.target import current_target
 
@@ -42,8 +42,7 @@ class BoundStep:
         first, second = (*states, g, g)[:2]  # a rule reads no more states than it has
         if not isinstance(p, SplitWeights):
             check_flat(p, g, *states)
-            loop = _move_all_alone if g.size < SMALL else _move_all
-            self._move: Callable[[int, F32], None] = partial(loop, p, g, first, second)
+            self._move: Callable[[int, F32], None] = partial(_move_all, p, g, first, second)
             return
         check_flat(g, *states)
         at = p.upper.layout
@@ -121,17 +120,18 @@ def _rounded(constants: tuple[float, ...]) -> F32:
     return np.array(constants, np.float32)
 
 
-@parallel_jit
+@jit
 def _move_all(p: F32, g: F32, a: F32, b: F32, rule: int, k: F32) -> None:
-    for task in prange((p.size + RUN - 1) // RUN):
-        part = slice(task * RUN, min(p.size, (task + 1) * RUN))
-        _move(rule, p[part], g[part], a[part], b[part], k)
+    run_tasks(_move_run, (p.size + RUN - 1) // RUN, (p, g, a, b, rule, k), p.size < SMALL)
 
 
-_move_all_alone = alone(_move_all)
+@task_jit
+def _move_run(task: int, p: F32, g: F32, a: F32, b: F32, rule: int, k: F32) -> None:
+    part = slice(task * RUN, min(p.size, (task + 1) * RUN))
+    _move(rule, p[part], g[part], a[part], b[part], k)
 
 
-@parallel_jit
+@jit
 def _move_halves(
     halves: Any, kernels: Any, shape: Any, g: F32, a: F32, b: F32, rule: int, k: F32
 ) -> None:
@@ -139,18 +139,29 @@ def _move_halves(
     pairs = (rows + 1) // 2
     run = max(1, RUN // (2 * width))
     runs = (pairs + run - 1) // run
-    for task in prange(blocks * runs):
-        block, first = task // runs, task % runs * run
-        count = min(run, pairs - first)
-        words = 4 * (block * pairs + first) * width
-        start = (block * rows + 2 * first) * width
-        size = min(2 * count, rows - 2 * first) * width
-        p = np.empty(2 * count * width, np.float32)
-        at = (halves[0] + words, halves[1] + words, p.ctypes.data, count)
-        unsafe.call(kernels[0], at)
-        part = slice(start, start + size)
-        _move(rule, p[:size], g[part], a[part], b[part], k)
-        unsafe.call(kernels[1], at)
+    run_tasks(
+        _move_pairs, blocks * runs, (halves, kernels, (*shape, run, runs), g, a, b, rule, k), False
+    )
+
+
+@task_jit
+def _move_pairs(
+    task: int, halves: Any, kernels: Any, shape: Any, g: F32, a: F32, b: F32, rule: int, k: F32
+) -> None:
+    """Join, move and split a run of pairs of rows of one block of columns."""
+    rows, _, width, run, runs = shape
+    pairs = (rows + 1) // 2
+    block, first = task // runs, task % runs * run
+    count = min(run, pairs - first)
+    words = 4 * (block * pairs + first) * width
+    start = (block * rows + 2 * first) * width
+    size = min(2 * count, rows - 2 * first) * width
+    p = np.empty(2 * count * width, np.float32)
+    at = (halves[0] + words, halves[1] + words, p.ctypes.data, count)
+    unsafe.call(kernels[0], at)
+    part = slice(start, start + size)
+    _move(rule, p[:size], g[part], a[part], b[part], k)
+    unsafe.call(kernels[1], at)
 
 
 @jit

@@ -9,12 +9,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit_kernels.compile import alone, jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.rows import Strides, position, run_length, strides_of
 
 F32 = NDArray[np.float32]
@@ -30,8 +30,7 @@ SMALL = 4 * RUN
 def scale(x: F32, factor: float) -> None:
     """``x *= factor``; x flat float32."""
     check_flat(x)
-    loop = _scale_alone if x.size < SMALL else _scale
-    loop(x, np.float32(factor))
+    _scale(x, np.float32(factor))
 
 
 def sum_of_squares(x: Matrix) -> float:
@@ -45,8 +44,7 @@ def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
     """``dx = dy * (y > 0)`` from the output y of the forward; dx may be dy."""
     _check_matrices(y, dy, dx)
     ys, dys, dxs = strides_of(y.layout), strides_of(dy.layout), strides_of(dx.layout)
-    loop = _relu_backward_alone if y.rows * y.cols < SMALL else _relu_backward
-    loop(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
+    _relu_backward(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
 
 
 def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
@@ -74,19 +72,27 @@ def _check_matrices(*matrices: Matrix) -> None:
         raise ShapeError(f"matrices of one shape are wanted here, not {shapes}")
 
 
-@parallel_jit
+@jit
 def _scale(x: F32, factor: np.float32) -> None:
-    for task in prange((x.size + RUN - 1) // RUN):
-        for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
-            x[i] *= factor
+    run_tasks(_scale_run, (x.size + RUN - 1) // RUN, (x, factor), x.size < SMALL)
 
 
-_scale_alone = alone(_scale)
+@task_jit
+def _scale_run(task: int, x: F32, factor: np.float32) -> None:
+    for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
+        x[i] *= factor
 
 
-@parallel_jit
+@jit
 def _row_squares(x: F32, xs: Strides, cols: int, partial: NDArray[np.float64]) -> None:
-    for row in prange(len(partial)):
+    run_tasks(_squares_of_rows, _runs_of_rows(len(partial), cols), (x, xs, cols, partial), False)
+
+
+@task_jit
+def _squares_of_rows(
+    task: int, x: F32, xs: Strides, cols: int, partial: NDArray[np.float64]
+) -> None:
+    for row in range(*_rows_of(task, len(partial), cols)):
         total, column = 0.0, 0
         while column < cols:
             run = run_length(xs, column, cols - column)
@@ -104,38 +110,99 @@ def sigmoid(x: Real) -> Real:
     return np.float32(1.0 / (1.0 + math.exp(-np.float64(x))))
 
 
-@parallel_jit
+@jit
 def _relu_backward(
     y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
 ) -> None:
-    for row in prange(rows):
+    operands = (y, ys, dy, dys, dx, dxs, rows, cols)
+    run_tasks(_relu_backward_rows, _runs_of_rows(rows, cols), operands, rows * cols < SMALL)
+
+
+@task_jit
+def _relu_backward_rows(
+    task: int,
+    y: F32,
+    ys: Strides,
+    dy: F32,
+    dys: Strides,
+    dx: F32,
+    dxs: Strides,
+    rows: int,
+    cols: int,
+) -> None:
+    for row in range(*_rows_of(task, rows, cols)):
         column = 0
         while column < cols:
             run = _common_run(ys, dys, dxs, column, cols - column)
-            a, b = position(ys, row, column), position(dys, row, column)
-            c = position(dxs, row, column)
+            kept, given, made = _parts(y, ys, dy, dys, dx, dxs, row, column, run)
             for k in range(run):
-                gradient = dy[b + k]  # read in either case, so that no branch is needed
-                dx[c + k] = gradient if y[a + k] > 0 else np.float32(0)
+                gradient = given[k]  # read in either case, so that no branch is needed
+                made[k] = gradient if kept[k] > 0 else np.float32(0)
             column += run
 
 
-_relu_backward_alone = alone(_relu_backward)
-
-
-@parallel_jit
+@jit
 def _sigmoid_backward(
     y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
 ) -> None:
-    for row in prange(rows):
+    operands = (y, ys, dy, dys, dx, dxs, rows, cols)
+    run_tasks(_sigmoid_backward_rows, _runs_of_rows(rows, cols), operands, rows * cols < SMALL)
+
+
+@task_jit
+def _sigmoid_backward_rows(
+    task: int,
+    y: F32,
+    ys: Strides,
+    dy: F32,
+    dys: Strides,
+    dx: F32,
+    dxs: Strides,
+    rows: int,
+    cols: int,
+) -> None:
+    for row in range(*_rows_of(task, rows, cols)):
         column = 0
         while column < cols:
             run = _common_run(ys, dys, dxs, column, cols - column)
-            a, b = position(ys, row, column), position(dys, row, column)
-            c = position(dxs, row, column)
+            kept, given, made = _parts(y, ys, dy, dys, dx, dxs, row, column, run)
             for k in range(run):
-                dx[c + k] = dy[b + k] * (y[a + k] * (np.float32(1) - y[a + k]))
+                made[k] = given[k] * (kept[k] * (np.float32(1) - kept[k]))
             column += run
+
+
+@jit
+def _parts(
+    y: F32,
+    ys: Strides,
+    dy: F32,
+    dys: Strides,
+    dx: F32,
+    dxs: Strides,
+    row: int,
+    column: int,
+    run: int,
+) -> tuple[F32, F32, F32]:
+    """``run`` elements of three matrices from a place on."""
+    a, b, c = position(ys, row, column), position(dys, row, column), position(dxs, row, column)
+    return y[a : a + run], dy[b : b + run], dx[c : c + run]
+
+
+@jit
+def _rows_of_run(cols: int) -> int:
+    return max(1, RUN // cols)
+
+
+@jit
+def _runs_of_rows(rows: int, cols: int) -> int:
+    """Tasks of a matrix, of about ``RUN`` elements in whole rows."""
+    return (rows + _rows_of_run(cols) - 1) // _rows_of_run(cols)
+
+
+@jit
+def _rows_of(task: int, rows: int, cols: int) -> tuple[int, int]:
+    first = task * _rows_of_run(cols)
+    return first, min(rows, first + _rows_of_run(cols))
 
 
 @jit

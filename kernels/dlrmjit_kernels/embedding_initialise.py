@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit.precision import SplitArray
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.counter import draw, mix
+from dlrmjit_kernels.parallel import run_tasks
 
 _PAGE = (2 << 20) // 4  # elements of a huge page
 _SMALL_PAGE = 4096  # bytes
@@ -72,7 +73,7 @@ def _drawn(stream: Any, i: int, bound: Any) -> Any:
     return np.float32(centred) * (bound * np.float32(2.0**-24))
 
 
-@parallel_jit
+@jit
 def _uniform(
     values: NDArray[np.float32],
     stream: Any,
@@ -83,19 +84,33 @@ def _uniform(
     threads: int,
 ) -> None:
     """Row r of ``width`` elements are those from ``first + r * step`` on of the whole table."""
+    operands = (values, stream, bound, first, width, step, threads)
+    run_tasks(_uniform_pages, threads, operands, False)
+
+
+@task_jit
+def _uniform_pages(
+    thread: int,
+    values: NDArray[np.float32],
+    stream: Any,
+    bound: Any,
+    first: int,
+    width: int,
+    step: int,
+    threads: int,
+) -> None:
     pages = (len(values) + _PAGE - 1) // _PAGE
-    for thread in prange(threads):
-        for page in range(thread, pages, threads):
-            at, end = page * _PAGE, min((page + 1) * _PAGE, len(values))
-            while at < end:
-                row = at // width
-                stop, shift = min((row + 1) * width, end), first + row * (step - width)
-                for i in range(at, stop):
-                    values[i] = _drawn(stream, i + shift, bound)
-                at = stop
+    for page in range(thread, pages, threads):
+        at, end = page * _PAGE, min((page + 1) * _PAGE, len(values))
+        while at < end:
+            row = at // width
+            stop, shift = min((row + 1) * width, end), first + row * (step - width)
+            for i in range(at, stop):
+                values[i] = _drawn(stream, i + shift, bound)
+            at = stop
 
 
-@parallel_jit
+@jit
 def _uniform_halves(
     upper: NDArray[np.uint16],
     lower: NDArray[np.uint16],
@@ -106,30 +121,53 @@ def _uniform_halves(
     step: int,
     threads: int,
 ) -> None:
+    operands = (upper, lower, stream, bound, first, width, step, threads)
+    run_tasks(_uniform_pages_of_halves, threads, operands, False)
+
+
+@task_jit
+def _uniform_pages_of_halves(
+    thread: int,
+    upper: NDArray[np.uint16],
+    lower: NDArray[np.uint16],
+    stream: Any,
+    bound: Any,
+    first: int,
+    width: int,
+    step: int,
+    threads: int,
+) -> None:
     pages = (len(upper) + _PAGE - 1) // _PAGE
-    for thread in prange(threads):
-        number = np.empty(1, np.float32)
-        bits = number.view(np.uint32)
-        for page in range(thread, pages, threads):
-            for i in range(page * _PAGE, min((page + 1) * _PAGE, len(upper))):
-                number[0] = _drawn(stream, first + i + i // width * (step - width), bound)
-                upper[i], lower[i] = bits[0] >> 16, bits[0] & 0xFFFF
+    number = np.empty(1, np.float32)
+    bits = number.view(np.uint32)
+    for page in range(thread, pages, threads):
+        for i in range(page * _PAGE, min((page + 1) * _PAGE, len(upper))):
+            number[0] = _drawn(stream, first + i + i // width * (step - width), bound)
+            upper[i], lower[i] = bits[0] >> 16, bits[0] & 0xFFFF
 
 
-@parallel_jit
+@jit
 def _fill(values: NDArray[Any], value: Any, threads: int) -> None:
+    run_tasks(_fill_pages, threads, (values, value, threads), False)
+
+
+@task_jit
+def _fill_pages(thread: int, values: NDArray[Any], value: Any, threads: int) -> None:
     pages = (len(values) + _PAGE - 1) // _PAGE
-    for thread in prange(threads):
-        for page in range(thread, pages, threads):
-            values[page * _PAGE : min((page + 1) * _PAGE, len(values))] = value
+    for page in range(thread, pages, threads):
+        values[page * _PAGE : min((page + 1) * _PAGE, len(values))] = value
 
 
-@parallel_jit
+@jit
 def _touch(data: NDArray[np.uint8], threads: int) -> None:
+    run_tasks(_touch_pages, threads, (data, threads), False)
+
+
+@task_jit
+def _touch_pages(thread: int, data: NDArray[np.uint8], threads: int) -> None:
     page_bytes = 4 * _PAGE
     pages = (len(data) + page_bytes - 1) // page_bytes
-    for thread in prange(threads):
-        for page in range(thread, pages, threads):
-            end = min((page + 1) * page_bytes, len(data))
-            for at in range(page * page_bytes, end, _SMALL_PAGE):
-                data[at] = 0
+    for page in range(thread, pages, threads):
+        end = min((page + 1) * page_bytes, len(data))
+        for at in range(page * page_bytes, end, _SMALL_PAGE):
+            data[at] = 0

@@ -6,14 +6,15 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.codegen.row_gather import GatherSpec
-from dlrmjit_kernels.compile import parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.lookups import Lookups, any_outside
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.tasks import take_task
 from dlrmjit_kernels.unsafe import call
@@ -67,7 +68,7 @@ def pool(
         prefetch_distance(tables.row_bytes),
         _chunks(lookups),
         get_num_threads(),
-        tables.workspace.get("counter", 1, np.int64),
+        tables.workspace.get("counter", 2, np.int64),
     )
     if outside:
         lookups, weights = lookups.admit(tables.row_counts, tables.bounds, weights)
@@ -127,7 +128,7 @@ def _around(lookups: Lookups, least: tuple[int, ...], found: tuple[int, ...]) ->
     return least[0], max(found[1], 1 + max(numbers)), max(found[2], least[2])
 
 
-@parallel_jit
+@jit
 def _pool(
     kernel: int,
     addresses: NDArray[np.int64],
@@ -145,35 +146,52 @@ def _pool(
     counter: NDArray[np.int64],
 ) -> bool:
     """Threads take runs of bags of one table until none is left; whether an index was outside."""
-    counter[0] = 0
+    counter[:2] = 0
+    tables, pooled = (addresses, rows, row_bytes), (out, stride, places)
+    operands = (kernel, tables, indices, offsets, scales, pooled, ahead, chunks, counter)
+    run_tasks(_pool_runs, threads, operands, False)
+    return bool(counter[1] != 0)
+
+
+@task_jit
+def _pool_runs(
+    thread: int,
+    kernel: int,
+    tables: Any,
+    indices: NDArray[Any],
+    offsets: NDArray[np.int64],
+    scales: NDArray[np.float32],
+    pooled: Any,
+    ahead: int,
+    chunks: int,
+    counter: NDArray[np.int64],
+) -> None:
+    """Take run after run; the second counter says whether an index was outside."""
+    addresses, rows, row_bytes = tables
+    out, stride, places = pooled
     S, N = offsets.shape[0], offsets.shape[1] - 1
-    bad = 0
-    for _ in prange(threads):
-        found = False
-        while True:
-            task = take_task(counter.ctypes.data)
-            if task >= S * chunks:
-                break
-            s, chunk = task // chunks, task % chunks
-            first, last = chunk * N // chunks, (chunk + 1) * N // chunks
-            if any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s]):
-                found = True
-                continue
-            call(
-                kernel,
-                (
-                    out + places[s],
-                    stride,
-                    addresses[s],
-                    row_bytes,
-                    indices.ctypes.data,
-                    offsets[s].ctypes.data,
-                    first,
-                    last,
-                    offsets[s, N] - 1,
-                    ahead,
-                    scales.ctypes.data,
-                ),
-            )
-        bad += found
-    return bad > 0
+    while True:
+        task = take_task(counter.ctypes.data)
+        if task >= S * chunks:
+            break
+        s, chunk = task // chunks, task % chunks
+        first, last = chunk * N // chunks, (chunk + 1) * N // chunks
+        if any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s]):
+            counter[1] = 1
+            continue
+        call(
+            kernel,
+            (
+                out + places[s],
+                stride,
+                addresses[s],
+                row_bytes,
+                indices.ctypes.data,
+                offsets[s].ctypes.data,
+                first,
+                last,
+                offsets[s, N] - 1,
+                ahead,
+                scales.ctypes.data,
+            ),
+        )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ConfigError
@@ -21,9 +21,10 @@ from dlrmjit_kernels.buckets import BITS, Buckets, sort_lookups
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.codegen.row_scatter import ScatterSpec
 from dlrmjit_kernels.codegen.row_update import UpdateSpec
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.embedding_lookup import check_pooled, prefetch_distance
 from dlrmjit_kernels.lookups import Lookups
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.row_groups import group_rows, table_size
 from dlrmjit_kernels.row_rules import RowRule, SgdRows
 from dlrmjit_kernels.target import Target, current_target
@@ -102,7 +103,7 @@ def _scatter_rows(
     kernel = _scatter(current_target(), tables.dim, scaled, tables.split)
     factor = workspace.get("scalars", 16, np.float32)
     factor[0] = -rule.lr
-    counter = workspace.get("counter", 1, np.int64)
+    counter = workspace.get("counter", 2, np.int64)
     _scatter_kernel(
         kernel,
         buckets.entries,
@@ -128,7 +129,7 @@ def _scatter(target: Target, dim: int, scaled: bool, split: bool) -> int:
     return address(ScatterSpec(dim, scaled, split), target)
 
 
-@parallel_jit
+@jit
 def _scatter_kernel(
     kernel: int,
     entries: NDArray[np.uint64],
@@ -149,30 +150,36 @@ def _scatter_kernel(
 ) -> None:
     """Threads take buckets until none is left; one micro-kernel call per bucket."""
     counter[0] = 0
-    for _ in prange(threads):
-        while True:
-            task = take_task(counter.ctypes.data)
-            if task >= len(begin) - 1:
-                break
-            b = np.int64(order[task])
-            if begin[b + 1] > begin[b]:
-                s = np.int64(bucket_tables[b])
-                call(
-                    kernel,
-                    (
-                        entries.ctypes.data,
-                        begin[b],
-                        begin[b + 1],
-                        addresses[s],
-                        lower[s],
-                        row_bytes,
-                        gradient + places[s],
-                        stride,
-                        factor.ctypes.data,
-                        scales.ctypes.data,
-                        ahead,
-                    ),
-                )
+    buckets, rows = (begin, order, bucket_tables), (addresses, lower, row_bytes)
+    common = (entries.ctypes.data, factor.ctypes.data, scales.ctypes.data, ahead)
+    operands = (kernel, buckets, rows, (gradient, stride, places), common, counter)
+    run_tasks(_scatter_buckets, threads, operands, False)
+
+
+@task_jit
+def _scatter_buckets(
+    thread: int,
+    kernel: int,
+    buckets: Any,
+    rows: Any,
+    gradients: Any,
+    common: tuple[int, int, int, int],
+    counter: NDArray[np.int64],
+) -> None:
+    begin, order, bucket_tables = buckets
+    addresses, lower, row_bytes = rows
+    gradient, stride, places = gradients
+    entries, factor, scales, ahead = common
+    while True:
+        task = take_task(counter.ctypes.data)
+        if task >= len(begin) - 1:
+            break
+        b = np.int64(order[task])
+        if begin[b + 1] > begin[b]:
+            s = np.int64(bucket_tables[b])
+            part = (entries, begin[b], begin[b + 1])
+            row = (addresses[s], lower[s], row_bytes)
+            call(kernel, (*part, *row, gradient + places[s], stride, factor, scales, ahead))
 
 
 class _Place(NamedTuple):
@@ -224,7 +231,7 @@ def _update_rows(
         scalars,
         prefetch_distance(4 * tables.dim),
         threads,
-        workspace.get("counter", 1, np.int64),
+        workspace.get("counter", 2, np.int64),
     )
 
 
@@ -276,7 +283,7 @@ def _group_space(
     return most
 
 
-@parallel_jit
+@jit
 def _update_kernel(
     kernel: int,
     entries: NDArray[np.uint64],
@@ -294,19 +301,34 @@ def _update_kernel(
 ) -> None:
     """Threads take buckets until none is left."""
     counter[0] = 0
-    for thread in prange(threads):
-        gradient = scratch.gradients[thread].ctypes.data
-        while True:
-            task = take_task(counter.ctypes.data)
-            if task >= len(begin) - 1:
-                break
-            b = np.int64(order[task])
-            first, last = begin[b], begin[b + 1]
-            s = np.int64(bucket_tables[b])
-            part = scales[first:last] if len(scales) else scales
-            groups = scratch.groups[thread]
-            common = (scalars.ctypes.data, gradient, ahead)
-            _move_bucket(kernel, entries[first:last], part, s, plan[s, BITS], place, groups, common)
+    buckets = (entries, scales, begin, order, bucket_tables, plan)
+    operands = (kernel, buckets, place, scratch, scalars.ctypes.data, ahead, counter)
+    run_tasks(_update_buckets, threads, operands, False)
+
+
+@task_jit
+def _update_buckets(
+    thread: int,
+    kernel: int,
+    buckets: Any,
+    place: _Place,
+    scratch: _Scratch,
+    scalars: int,
+    ahead: int,
+    counter: NDArray[np.int64],
+) -> None:
+    entries, scales, begin, order, bucket_tables, plan = buckets
+    common = (scalars, scratch.gradients[thread].ctypes.data, ahead)
+    while True:
+        task = take_task(counter.ctypes.data)
+        if task >= len(begin) - 1:
+            break
+        b = np.int64(order[task])
+        first, last = begin[b], begin[b + 1]
+        s = np.int64(bucket_tables[b])
+        part = scales[first:last] if len(scales) else scales
+        groups = scratch.groups[thread]
+        _move_bucket(kernel, entries[first:last], part, s, plan[s, BITS], place, groups, common)
 
 
 @jit

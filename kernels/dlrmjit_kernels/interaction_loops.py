@@ -6,12 +6,12 @@ Kernels and offsets are those of a :class:`SamplePlan`; here they are only calle
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.interaction_plan import LINE, Sizes
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.rows import Strides, load_row, row_start, store_row
 
 F32 = NDArray[np.float32]
@@ -21,7 +21,7 @@ SAMPLES_PER_TASK = 16
 """Samples that share one scratch: fixed, so that tasks do not depend on the thread count."""
 
 
-@parallel_jit
+@jit
 def forward(
     T: F32,
     out: F32,
@@ -32,14 +32,27 @@ def forward(
     sizes: Sizes,
 ) -> None:
     """``out = [x, lower triangle of T @ T.T]`` of every sample; x are ``head`` elements."""
-    N = T.shape[0]
+    operands = (T, out, strides, cols, head, calls, sizes)
+    run_tasks(_forward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, False)
+
+
+@task_jit
+def _forward(
+    task: int,
+    T: F32,
+    out: F32,
+    strides: Strides,
+    cols: int,
+    head: int,
+    calls: tuple[I64, I64, int],
+    sizes: Sizes,
+) -> None:
     panels, _, matrix, _, row = sizes
-    for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
-        scratch = np.empty(row + panels + matrix + LINE, np.float32)
-        begin = _aligned(scratch)
-        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
-            _sample_forward(T[n], scratch, begin, head, calls, sizes)
-            store_row(out, row_start(strides, n), strides, cols, scratch, begin)
+    scratch = np.empty(row + panels + matrix + LINE, np.float32)
+    begin = _aligned(scratch)
+    for n in range(task * SAMPLES_PER_TASK, min(len(T), (task + 1) * SAMPLES_PER_TASK)):
+        _sample_forward(T[n], scratch, begin, head, calls, sizes)
+        store_row(out, row_start(strides, n), strides, cols, scratch, begin)
 
 
 @jit
@@ -61,7 +74,7 @@ def _sample_forward(
         scratch[begin + e] = T[0, e]
 
 
-@parallel_jit
+@jit
 def backward(
     T: F32,
     dout: F32,
@@ -73,13 +86,27 @@ def backward(
     sizes: Sizes,
 ) -> None:
     """``dT = A @ T; dT[0] += dx`` of every sample."""
-    N = T.shape[0]
-    for task in prange((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK):
-        scratch = np.empty(sizes[4] + sizes[2] + LINE, np.float32)
-        begin = _aligned(scratch)
-        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
-            load_row(dout, row_start(strides, n), strides, cols, scratch, begin)
-            _sample_backward(T[n], dT[n], scratch, begin, head, calls, sizes)
+    operands = (T, dout, strides, cols, head, dT, calls, sizes)
+    run_tasks(_backward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, False)
+
+
+@task_jit
+def _backward(
+    task: int,
+    T: F32,
+    dout: F32,
+    strides: Strides,
+    cols: int,
+    head: int,
+    dT: F32,
+    calls: tuple[int, I64],
+    sizes: Sizes,
+) -> None:
+    scratch = np.empty(sizes[4] + sizes[2] + LINE, np.float32)
+    begin = _aligned(scratch)
+    for n in range(task * SAMPLES_PER_TASK, min(len(T), (task + 1) * SAMPLES_PER_TASK)):
+        load_row(dout, row_start(strides, n), strides, cols, scratch, begin)
+        _sample_backward(T[n], dT[n], scratch, begin, head, calls, sizes)
 
 
 @jit

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import IndexRangeError, ShapeError
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 
 _CHUNK = 1 << 14
 
@@ -161,19 +161,31 @@ def any_outside(indices: NDArray[Any], rows: int) -> bool:
     return outside != 0
 
 
-@parallel_jit
+@jit
 def _any_outside(
     indices: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> bool:
     """Whether any lookup is outside its table."""
-    S, N = offsets.shape[0], offsets.shape[1] - 1
+    S = offsets.shape[0]
     chunks = 1 + len(indices) // (_CHUNK * max(1, S))
-    bad = 0
-    for task in prange(S * chunks):
-        s, chunk = task // chunks, task % chunks
-        first, last = chunk * N // chunks, (chunk + 1) * N // chunks
-        bad += any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s])
-    return bad > 0
+    found = np.zeros(S * chunks, np.bool_)
+    run_tasks(_check_chunk, S * chunks, (indices, offsets, rows, chunks, found), False)
+    return bool(found.any())
+
+
+@task_jit
+def _check_chunk(
+    task: int,
+    indices: NDArray[Any],
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    chunks: int,
+    found: NDArray[np.bool_],
+) -> None:
+    N = offsets.shape[1] - 1
+    s, chunk = task // chunks, task % chunks
+    first, last = chunk * N // chunks, (chunk + 1) * N // chunks
+    found[task] = any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s])
 
 
 @jit

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ConfigError, ShapeError
-from dlrmjit_kernels.compile import alone, jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.elementwise import Real, sigmoid
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.rows import Strides, row_start, strides_of
 
 F32 = NDArray[np.float32]
@@ -42,8 +42,7 @@ def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
     """
     data, strides, rows = _column(logits)
     _check_samples("probabilities", p, rows)
-    loop = _probabilities if rows > SAMPLES_PER_TASK else _probabilities_alone
-    loop(data, strides, p, _clamp_range(threshold))
+    _probabilities(data, strides, p, _clamp_range(threshold))
 
 
 def loss_forward(
@@ -115,9 +114,8 @@ def _run(
         raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
     count = float(rows if samples is None else samples)
     pair, limits = (float(weights[0]), float(weights[1])), _clamp_range(threshold)
-    loop = _loss if rows > SAMPLES_PER_TASK else _loss_alone
     return float(
-        loop(_kind(kind), z, z_strides, targets, pair, limits, count, p, dz, dz_strides, gradient)
+        _loss(_kind(kind), z, z_strides, targets, pair, limits, count, p, dz, dz_strides, gradient)
     )
 
 
@@ -152,16 +150,23 @@ def _clamp_range(threshold: float) -> Pair:
     return np.float32(-np.inf), np.float32(np.inf)
 
 
-@parallel_jit
+@jit
+def _tasks(samples: int) -> int:
+    return (samples + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK
+
+
+@jit
 def _probabilities(z: F32, strides: Strides, p: F32, limits: Pair) -> None:
-    for n in prange(p.size):
+    run_tasks(_some_probabilities, _tasks(p.size), (z, strides, p, limits), False)
+
+
+@task_jit
+def _some_probabilities(task: int, z: F32, strides: Strides, p: F32, limits: Pair) -> None:
+    for n in range(task * SAMPLES_PER_TASK, min(p.size, (task + 1) * SAMPLES_PER_TASK)):
         p[n] = _clamp(sigmoid(z[row_start(strides, n)]), limits[0], limits[1])
 
 
-_probabilities_alone = alone(_probabilities)
-
-
-@parallel_jit
+@jit
 def _loss(
     kind: int,
     z: F32,
@@ -175,26 +180,38 @@ def _loss(
     dz_strides: Strides,
     gradient: bool,
 ) -> Real:
-    N = targets.size
-    low, high = limits
-    partial = np.zeros((N + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, np.float64)
-    for task in prange(partial.size):
-        total = 0.0
-        for n in range(task * SAMPLES_PER_TASK, min(N, (task + 1) * SAMPLES_PER_TASK)):
-            t = targets[n]
-            free = sigmoid(z[row_start(z_strides, n)])
-            p[n] = _clamp(free, low, high)
-            weight = weights[int(t >= 1)] if kind == WBCE else 1.0
-            total += weight * _sample_loss(kind, p[n], t)
-            if gradient:
-                slope = weight / count * _sample_gradient(kind, p[n], t)
-                clamped = free < low or free > high
-                dz[row_start(dz_strides, n)] = np.float32(0.0 if clamped else slope)
-        partial[task] = total
-    return _ordered_sum(partial) / count
+    sums = np.zeros(_tasks(targets.size), np.float64)
+    rule = (kind, weights, limits, count, gradient)
+    operands = (z, z_strides, targets, p, dz, dz_strides, rule, sums)
+    run_tasks(_some_losses, len(sums), operands, False)
+    return _ordered_sum(sums) / count
 
 
-_loss_alone = alone(_loss)
+@task_jit
+def _some_losses(
+    task: int,
+    z: F32,
+    z_strides: Strides,
+    targets: F32,
+    p: F32,
+    dz: F32,
+    dz_strides: Strides,
+    rule: tuple[int, Pair, Pair, Real, bool],
+    sums: NDArray[np.float64],
+) -> None:
+    kind, weights, (low, high), count, gradient = rule
+    total = 0.0
+    for n in range(task * SAMPLES_PER_TASK, min(targets.size, (task + 1) * SAMPLES_PER_TASK)):
+        t = targets[n]
+        free = sigmoid(z[row_start(z_strides, n)])
+        p[n] = _clamp(free, low, high)
+        weight = weights[int(t >= 1)] if kind == WBCE else 1.0
+        total += weight * _sample_loss(kind, p[n], t)
+        if gradient:
+            slope = weight / count * _sample_gradient(kind, p[n], t)
+            clamped = free < low or free > high
+            dz[row_start(dz_strides, n)] = np.float32(0.0 if clamped else slope)
+    sums[task] = total
 
 
 @jit

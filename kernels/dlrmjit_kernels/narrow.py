@@ -10,14 +10,14 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import Axis, View
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.narrow import Narrow
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.threads import get_threads
 
@@ -55,8 +55,8 @@ def narrow(source: View, source_address: int, words: View, address: int, down: b
     With ``down`` it is (ceil(rows / 2), cols). Its columns must be adjacent in blocks of whole
     vectors, and ``source`` one that :func:`can_narrow`.
     """
-    loops = _narrow_alone if _alone(source) else _narrow
-    loops(_plan(source, words, down, current_target()), source_address, address)
+    plan = _plan(source, words, down, current_target())
+    _narrow(plan, source_address, address, _alone(source))
 
 
 def _alone(source: View) -> bool:
@@ -86,16 +86,9 @@ def _tile_rows(source: Axis, words: Axis, of_source: int) -> int:
     return int(np.gcd.reduce(fixed)) if fixed else max(1, min(_LONGEST, words.extent))
 
 
-@parallel_jit
-def _narrow(plan: Numbers, source: int, target: int) -> None:
-    for tile in prange(_tiles(plan[0])):
-        _narrow_tile(plan[0], source, target, tile)
-
-
 @jit
-def _narrow_alone(plan: Numbers, source: int, target: int) -> None:
-    for tile in range(_tiles(plan[0])):
-        _narrow_tile(plan[0], source, target, tile)
+def _narrow(plan: Numbers, source: int, target: int, alone: bool) -> None:
+    run_tasks(_narrow_tile, _tiles(plan[0]), (plan, source, target), alone)
 
 
 @jit
@@ -110,9 +103,10 @@ def _tiles(p: Numbers) -> int:
     return tiles
 
 
-@jit
-def _narrow_tile(p: Numbers, source: int, target: int, tile: int) -> None:
+@task_jit
+def _narrow_tile(tile: int, plan: Numbers, source: int, target: int) -> None:
     """One vector of words in some rows."""
+    p = plan[0]
     row, vector = tile // p.vectors * p.tile_rows, tile % p.vectors
     rows = min(p.tile_rows, _word_rows(p) - row)
     b = target + 4 * _target_offset(p, row, vector * p.lanes)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
@@ -24,8 +23,9 @@ from dlrmjit_kernels.buffers import round_up
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
-from dlrmjit_kernels.compile import Call, jit, parallel_jit
-from dlrmjit_kernels.plan import Product, grid, make_plan
+from dlrmjit_kernels.compile import Call, jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
+from dlrmjit_kernels.plan import Product, grid, make_plan, useful_threads
 from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.sweep import Ints, Numbers, chunk_of_panel, rectangle_of
 from dlrmjit_kernels.target import Target
@@ -59,14 +59,13 @@ class PackedPlan:
     panels: int
     spans: tuple[int, int]
     room: int
-    alone: bool
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses; there are no sums."""
         buffers = _scratch.address("parts", self.room)
-        loops = _sweep_alone if self.alone else _sweep
         part = (self.panels, *self.spans)
-        loops(self.numbers, self.sides, self.kernels, (a, b, c, bias, mask, sums, 0), buffers, part)
+        operands = (a, b, c, bias, mask, sums, 0)
+        _sweep(self.numbers, self.sides, self.kernels, operands, buffers, part)
 
     def bind(self, *at: int) -> Call:
         """:meth:`run` with operands at these addresses; buffers are found anew at every call."""
@@ -91,6 +90,7 @@ def packed_plan(
         product = replace(product, a=_pack_a(product.a, target, blocking, sides[0]))
     if "b" in packed:
         product = replace(product, b=_pack_b(product.b, target, blocking, sides[1]))
+    threads = useful_threads(product.shape, threads)
     plan = make_plan(product, target, threads, blocking)
     n = plan.numbers[0]
     down, across = (int(n["rows"]), int(n["row_block"])), (product.shape.cols, target.nr)
@@ -102,7 +102,7 @@ def packed_plan(
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)
     spans = (rows * int(sides[0]["stride"]), panels * int(sides[1]["stride"]))
     room = int(n["grid_rows"] * n["grid_cols"]) * sum(spans)
-    return PackedPlan(plan.numbers, sides, plan.kernels, panels, spans, room, plan.alone)
+    return PackedPlan(plan.numbers, sides, plan.kernels, panels, spans, room)
 
 
 def can_pack(product: Product, packed: list[str], target: Target) -> bool:
@@ -176,7 +176,7 @@ def _even(extent: int, step: int) -> Axis:
     return Axis(extent, max(extent, 1), 0, step)
 
 
-@parallel_jit
+@jit
 def _sweep(
     plan: Numbers,
     sides: Numbers,
@@ -185,17 +185,13 @@ def _sweep(
     buffers: int,
     part: Ints,
 ) -> None:
-    for task in prange(plan[0].grid_rows * plan[0].grid_cols):
-        own = buffers + 4 * task * (part[1] + part[2])
-        own_buffers = (own, own + 4 * part[1])
-        bounds = rectangle_of(plan[0], task)
-        _rectangle(
-            plan[0], sides[0], sides[1], kernels.ctypes.data, operands, own_buffers, part[0], bounds
-        )
+    given = (plan, sides, kernels, operands, buffers, part)
+    run_tasks(_sweep_rectangle, plan[0].grid_rows * plan[0].grid_cols, given, False)
 
 
-@jit
-def _sweep_alone(
+@task_jit
+def _sweep_rectangle(
+    task: int,
     plan: Numbers,
     sides: Numbers,
     kernels: NDArray[np.int64],
@@ -203,8 +199,9 @@ def _sweep_alone(
     buffers: int,
     part: Ints,
 ) -> None:
-    own_buffers = (buffers, buffers + 4 * part[1])
-    bounds = (0, plan[0].row_blocks, 0, plan[0].panels)
+    own = buffers + 4 * task * (part[1] + part[2])
+    own_buffers = (own, own + 4 * part[1])
+    bounds = rectangle_of(plan[0], task)
     _rectangle(
         plan[0], sides[0], sides[1], kernels.ctypes.data, operands, own_buffers, part[0], bounds
     )

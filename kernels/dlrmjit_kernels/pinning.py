@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit import knobs
 from dlrmjit_kernels import numa, threads
-from dlrmjit_kernels.compile import parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.unsafe import call
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -60,11 +60,15 @@ def _masks(cpus: Sequence[int]) -> NDArray[np.uint8]:
     return np.packbits(bits, axis=1, bitorder="little")
 
 
-@parallel_jit
+@jit
 def _pin_all(setter: int, masks: NDArray[np.uint8]) -> None:
     """Each thread of the pool gives itself the CPUs of its row."""
-    for thread in prange(len(masks)):
-        call(setter, (0, masks.shape[1], masks[thread].ctypes.data))
+    run_tasks(_pin, len(masks), (setter, masks), False)
+
+
+@task_jit
+def _pin(thread: int, setter: int, masks: NDArray[np.uint8]) -> None:
+    call(setter, (0, masks.shape[1], masks[thread].ctypes.data))
 
 
 def cores_first(

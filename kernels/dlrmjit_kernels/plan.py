@@ -23,7 +23,7 @@ from dlrmjit_kernels.codegen.dots import Dots
 from dlrmjit_kernels.codegen.outer import Outer
 from dlrmjit_kernels.codegen.tile import CACHE_LINE, Operands, Tile
 from dlrmjit_kernels.compile import Call
-from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep, sweep_alone
+from dlrmjit_kernels.sweep import FIRST, LAST, PLAN, sweep
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
@@ -89,7 +89,6 @@ class Plan:
 
     numbers: NDArray[np.void]
     kernels: NDArray[np.int64]
-    alone: bool
     one: int
 
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
@@ -98,8 +97,7 @@ class Plan:
 
     def bind(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> Call:
         """The compiled loops with operands at these addresses."""
-        loops = sweep_alone if self.alone else sweep
-        return partial(loops, self.numbers, self.kernels, a, b, c, bias, mask, sums, self.one)
+        return partial(sweep, self.numbers, self.kernels, a, b, c, bias, mask, sums, self.one)
 
 
 @dataclass(frozen=True)
@@ -152,14 +150,13 @@ def make_plan(
     """
     blocking = blocking or blocking_for(target, product.shape)
     strides = _strides(product, target, blocking)
-    numbers = _numbers(product, blocking, strides, threads)
-    kernels = _kernels(product, target, numbers[0])
-    return Plan(numbers, kernels, _alone(product.shape, threads), product.one)
+    numbers = _numbers(product, blocking, strides, useful_threads(product.shape, threads))
+    return Plan(numbers, _kernels(product, target, numbers[0]), product.one)
 
 
-def _alone(shape: Shape, threads: int) -> bool:
-    """Whether one thread does it: there is no other, or the work is less than waking it up."""
-    return threads == 1 or shape.rows * shape.cols * max(1, shape.length) < SMALL
+def useful_threads(shape: Shape, threads: int) -> int:
+    """Of so many threads, those worth the work: one, where waking up others would take longer."""
+    return 1 if shape.rows * shape.cols * max(1, shape.length) < SMALL else threads
 
 
 def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:

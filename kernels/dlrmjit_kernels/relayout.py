@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
@@ -20,7 +19,8 @@ from dlrmjit_kernels.axes import Axis, View, common_tile
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
-from dlrmjit_kernels.compile import alone, jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.threads import get_threads
 
@@ -57,8 +57,8 @@ def copying(source: View, target: View) -> Copying:
     if target.cols.step != 1:
         source, target = source.transposed, target.transposed
     small = target.rows.extent * target.cols.extent < _SMALL
-    copy = _copy_alone if small or get_threads() == 1 else _copy
-    return partial(copy, _plan(source, target, current_target().lanes))
+    plan = _plan(source, target, current_target().lanes)
+    return partial(_copy, small or get_threads() == 1, plan)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -83,13 +83,9 @@ def _tile(source: Axis, target: Axis) -> int:
     return common_tile((source, target), min(_LONGEST, target.extent))
 
 
-@parallel_jit
-def _copy(plan: Numbers, source: int, target: int) -> None:
-    for tile in prange(_tiles(plan[0])):
-        _copy_tile(plan[0], source, target, tile)
-
-
-_copy_alone = alone(_copy)
+@jit
+def _copy(alone: bool, plan: Numbers, source: int, target: int) -> None:
+    run_tasks(_copy_tile, _tiles(plan[0]), (plan, source, target), alone)
 
 
 @jit
@@ -99,8 +95,9 @@ def _tiles(p: Numbers) -> int:
     return tiles
 
 
-@jit
-def _copy_tile(p: Numbers, source: int, target: int, tile: int) -> None:
+@task_jit
+def _copy_tile(tile: int, plan: Numbers, source: int, target: int) -> None:
+    p = plan[0]
     across = (p.cols + p.tile_cols - 1) // p.tile_cols
     row, col = tile // across * p.tile_rows, tile % across * p.tile_cols
     height, width = min(p.tile_rows, p.rows - row), min(p.tile_cols, p.cols - col)

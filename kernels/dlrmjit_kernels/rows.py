@@ -30,7 +30,8 @@ def strides_of(layout: Layout) -> Strides:
 @jit
 def row_start(strides: Strides, row: int) -> int:
     """Position of element (row, 0)."""
-    return (row // strides[0]) * strides[2] + (row % strides[0]) * strides[4]
+    block, within = divmod(row, strides[0])
+    return block * strides[2] + within * strides[4]
 
 
 @jit
@@ -42,14 +43,14 @@ def run_length(strides: Strides, column: int, count: int) -> int:
 @jit
 def position(strides: Strides, row: int, column: int) -> int:
     """Position of element (row, column)."""
-    within = (column // strides[1]) * strides[3] + column % strides[1]
-    return row_start(strides, row) + within
+    return run_start(strides, row_start(strides, row), column)
 
 
 @jit
 def run_start(strides: Strides, start: int, column: int) -> int:
     """Position of a column in the row that starts at ``start``."""
-    return start + column // strides[1] * strides[3] + column % strides[1]
+    block, within = divmod(column, strides[1])
+    return start + block * strides[3] + within
 
 
 @jit

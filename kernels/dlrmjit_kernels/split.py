@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import view_of
 from dlrmjit_kernels.blocking import Blocking
-from dlrmjit_kernels.compile import Call, jit, parallel_jit
+from dlrmjit_kernels.compile import Call, jit, task_jit
 from dlrmjit_kernels.matrix import Layout
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.plan import SMALL, Plan, Product, make_plan
 from dlrmjit_kernels.scratch import Scratch
-from dlrmjit_kernels.sweep import Numbers, rectangle
+from dlrmjit_kernels.sweep import Ints, Numbers, rectangle
 from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
@@ -45,7 +45,7 @@ class SplitPlan:
         """Run on operands at these addresses; there is neither bias nor mask."""
         width = self.span + int(self.whole[0]["panels"] * self.whole[0]["nr"])
         at = _scratch.address("partial", len(self.parts) * width)
-        _products(self.parts, self.kernels, a, b, at, self.span, width, sums != 0, self.one)
+        _products(self.parts, self.kernels, (a, b, at, self.span, width, sums, self.one))
         _add_up(self.whole, self.parts, at, self.span, width, c, sums)
 
     def bind(self, *at: int) -> Call:
@@ -92,32 +92,21 @@ def _one_chunk(product: Product, parts: NDArray[np.void]) -> Product:
     return replace(product, a=a, b=b)
 
 
-@parallel_jit
-def _products(
-    parts: Numbers,
-    kernels: NDArray[np.int64],
-    a: int,
-    b: int,
-    partial: int,
-    span: int,
-    width: int,
-    summed: bool,
-    one: int,
-) -> None:
-    for part in prange(len(parts)):
-        p = parts[part]
-        first = part * p.chunk
-        c = partial + 4 * part * width
-        operands = (
-            a + 4 * first * p.a_block,
-            b + 4 * first * p.b_block,
-            c,
-            0,
-            0,
-            c + 4 * span if summed else 0,
-            one,
-        )
-        rectangle(p, kernels.ctypes.data, operands, (0, p.row_blocks, 0, p.panels))
+@jit
+def _products(parts: Numbers, kernels: NDArray[np.int64], at: Ints) -> None:
+    run_tasks(_product, len(parts), (parts, kernels, at), False)
+
+
+@task_jit
+def _product(part: int, parts: Numbers, kernels: NDArray[np.int64], at: Ints) -> None:
+    """The product of one chunk, and the sums of its columns if they are asked for."""
+    a, b, partial, span, width, sums, one = at
+    p = parts[part]
+    first = part * p.chunk
+    c = partial + 4 * part * width
+    own_sums = c + 4 * span if sums != 0 else 0
+    operands = (a + 4 * first * p.a_block, b + 4 * first * p.b_block, c, 0, 0, own_sums, one)
+    rectangle(p, kernels.ctypes.data, operands, (0, p.row_blocks, 0, p.panels))
 
 
 @jit

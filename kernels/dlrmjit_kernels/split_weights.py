@@ -8,12 +8,12 @@ as ``[Kb][C/2][bk][2]``: a *word* holds two neighbours along C, which is what th
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit_kernels.compile import parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.matrix import Floats, Layout, Matrix
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.target import current_target
 
 Words = NDArray[np.uint32]
@@ -87,14 +87,18 @@ class SplitWeights:
         _widen(words, into.data.view(np.uint32), self.rows, blocks, width)
 
 
-@parallel_jit
+@jit
 def _widen(words: Words, into: Words, rows: int, blocks: int, width: int) -> None:
+    run_tasks(_widen_pair, blocks * ((rows + 1) // 2), (words, into, rows, width), False)
+
+
+@task_jit
+def _widen_pair(pair: int, words: Words, into: Words, rows: int, width: int) -> None:
     pairs = (rows + 1) // 2
-    for pair in prange(blocks * pairs):
-        block, row = pair // pairs, 2 * (pair % pairs)
-        target = (block * rows + row) * width
+    block, row = pair // pairs, 2 * (pair % pairs)
+    target = (block * rows + row) * width
+    for k in range(width):
+        into[target + k] = words[pair * width + k] << _HALF
+    if row + 1 < rows:
         for k in range(width):
-            into[target + k] = words[pair * width + k] << _HALF
-        if row + 1 < rows:
-            for k in range(width):
-                into[target + width + k] = words[pair * width + k] & UPPER
+            into[target + width + k] = words[pair * width + k] & UPPER

@@ -12,12 +12,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.codegen.tile import CACHE_LINE, UNROLL
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.parallel import run_tasks
 
 # Everything the loops need to know, in elements; see plan.py for where the numbers come from.
 FIELDS = (
@@ -44,7 +44,7 @@ _ONE = np.float32(1)
 FIRST, LAST = 1, 2  # bits of a kernel's variant: C is written, not added to; C is finished
 
 
-@parallel_jit
+@jit
 def sweep(
     plan: Numbers,
     kernels: NDArray[np.int64],
@@ -62,27 +62,14 @@ def sweep(
     zero, the sums of the columns of B are written there, by the kernels at ``rows`` 0: they
     multiply B by one row of A whose every element is at ``one``.
     """
-    for task in prange(plan[0].grid_rows * plan[0].grid_cols):
-        # the record and an address, because arrays would be counted at every call below
-        operands = (a, b, c, bias, mask, sums, one)
-        rectangle(plan[0], kernels.ctypes.data, operands, rectangle_of(plan[0], task))
+    operands = (plan, kernels, (a, b, c, bias, mask, sums, one))
+    run_tasks(_sweep, plan[0].grid_rows * plan[0].grid_cols, operands, False)
 
 
-@jit
-def sweep_alone(
-    plan: Numbers,
-    kernels: NDArray[np.int64],
-    a: int,
-    b: int,
-    c: int,
-    bias: int,
-    mask: int,
-    sums: int,
-    one: int,
-) -> None:
-    """The same on the calling thread: for products that are done before others would wake up."""
-    bounds = (0, plan[0].row_blocks, 0, plan[0].panels)
-    rectangle(plan[0], kernels.ctypes.data, (a, b, c, bias, mask, sums, one), bounds)
+@task_jit
+def _sweep(task: int, plan: Numbers, kernels: NDArray[np.int64], operands: Ints) -> None:
+    # the record and an address, because arrays would be counted at every call below
+    rectangle(plan[0], kernels.ctypes.data, operands, rectangle_of(plan[0], task))
 
 
 @jit

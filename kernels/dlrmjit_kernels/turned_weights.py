@@ -10,14 +10,14 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.transpose import Transpose
-from dlrmjit_kernels.compile import jit, parallel_jit
+from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.matrix import Layout
+from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.split_weights import SplitWeights
 from dlrmjit_kernels.target import Target, current_target
 
@@ -53,17 +53,19 @@ def _plan(rows: int, cols: int, to_words: bool, target: Target) -> NDArray[np.vo
     return numbers
 
 
-@parallel_jit
+@jit
 def _turn(plan: Numbers, source: int, target: int) -> None:
     p = plan[0]
     across = (p.cols + p.width - 1) // p.width
-    for task in prange((p.rows + p.width - 1) // p.width * across):
-        _turn_block(plan[0], source, target, task // across, task % across)
+    tasks = (p.rows + p.width - 1) // p.width * across
+    run_tasks(_turn_block, tasks, (plan, source, target, across), False)
 
 
-@jit
-def _turn_block(p: Numbers, source: int, target: int, down: int, across: int) -> None:
+@task_jit
+def _turn_block(task: int, plan: Numbers, source: int, target: int, panels: int) -> None:
     """What lies in both panel ``across`` of the weights and panel ``down`` of the transpose."""
+    p = plan[0]
+    down, across = task // panels, task % panels
     width, lanes = p.width, p.lanes
     source += 4 * width * across * ((p.rows + 1) // 2)
     target += 4 * width * down * ((p.cols + 1) // 2 if p.to_words else p.cols)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.axes import view_of
-from dlrmjit_kernels.matrix import Floats, Layout, Matrix, aligned_floats
+from dlrmjit_kernels.matrix import Floats, Layout, aligned_floats, layout_of
 from dlrmjit_kernels.plan import Product
 from dlrmjit_kernels.product import Addresses, run
 
@@ -46,11 +46,11 @@ def gemm(
             raise ShapeError("gemm was asked to accumulate, but out was not given")
         rows, cols = a.shape[1 if trans_a else 0], b.shape[0 if trans_b else 1]
         out = aligned_floats(rows * cols).reshape(rows, cols)
-    left, right, result = Matrix.view(a), Matrix.view(b), Matrix.view(out)
-    product = _product(left.layout, right.layout, result.layout, trans_a, trans_b, accumulate)
+    layouts = layout_of(a), layout_of(b), layout_of(out)
+    product = _product(*layouts, trans_a, trans_b, accumulate)
     if np.may_share_memory(out, a) or np.may_share_memory(out, b):
         raise ShapeError("gemm cannot write its result over one of its operands; copy it first")
-    run(product, Addresses(left.address, right.address, result.address))
+    run(product, Addresses(a.ctypes.data, b.ctypes.data, out.ctypes.data))
     return out
 
 

@@ -139,14 +139,7 @@ class Matrix:
         ShapeError
             For another rank, dtype or inner stride, or rows that are not whole elements apart.
         """
-        if not _is_row_major(array):
-            raise ShapeError(
-                "a matrix view needs a 2-D float32 array whose rows are contiguous, not "
-                f"{array.dtype} of shape {array.shape} with strides {array.strides}"
-            )
-        rows, cols = array.shape
-        leading = array.strides[0] // 4 if rows > 1 else cols
-        layout = Layout.plain(rows, cols, leading)
+        layout = layout_of(array)
         flat = np.lib.stride_tricks.as_strided(array, (layout.span,), (4,))
         return cls(flat, layout)
 
@@ -184,12 +177,33 @@ class Matrix:
         return view
 
 
-def _is_row_major(array: NDArray[Any]) -> bool:
-    if array.ndim != 2 or array.dtype != np.float32:
+def layout_of(array: NDArray[Any]) -> Layout:
+    """Where the elements of an ordinary 2-D float32 array lie, whose rows are contiguous.
+
+    Raises
+    ------
+    ShapeError
+        For another rank, dtype or inner stride, or rows that are not whole elements apart.
+    """
+    return _layout(array.shape, array.strides, array.dtype)
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]) -> Layout:
+    if dtype != np.float32 or not _is_row_major(shape, strides):
+        raise ShapeError(
+            "a matrix view needs a 2-D float32 array whose rows are contiguous, not "
+            f"{dtype} of shape {shape} with strides {strides}"
+        )
+    rows, cols = shape
+    return Layout.plain(rows, cols, strides[0] // 4 if rows > 1 else cols)
+
+
+def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    if len(shape) != 2:
         return False
-    row, col = map(int, array.strides)
-    rows, cols = map(int, array.shape)
-    return array.size == 0 or (
+    (rows, cols), (row, col) = shape, strides
+    return rows * cols == 0 or (
         (col == 4 or cols <= 1) and (rows <= 1 or (row % 4 == 0 and row >= 4 * cols))
     )
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.matrix import Layout, Matrix
+from dlrmjit_kernels.matrix import Layout, Matrix, layout_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,3 +78,12 @@ def test_a_short_buffer_is_refused():
 def test_buffers_are_aligned_to_cache_lines():
     assert Matrix.empty_blocked(100, 100).address % 64 == 0
     assert Matrix.empty_panels(1000, 1000).address % 64 == 0
+
+
+def test_a_layout_is_not_taken_for_that_of_another_dtype():
+    array = np.zeros((3, 5), np.float32)
+    assert layout_of(array) == Layout.plain(3, 5)
+    with pytest.raises(ShapeError, match="float64 of shape"):
+        layout_of(np.zeros((3, 10))[:, ::2].astype(np.float64))
+    with pytest.raises(ShapeError, match="int32"):
+        layout_of(array.view(np.int32))

@@ -8,6 +8,7 @@ are left out. Backward, ``dT = A @ T`` finds T as it needs it.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def _forward_tiles(
 ) -> Iterator[tuple[int, int, int, int]]:
     lanes, nr = target.lanes, target.nr
     stride = -(-features // nr) * nr
-    for first, last in _tile_rows(features, target.mr):
+    for first, last in _triangle_rows(features, itself, target):
         wanted = last if itself else last - 1
         for column in range(0, wanted, nr):
             cols = min(nr, -(-(wanted - column) // lanes) * lanes)
@@ -114,6 +115,21 @@ def _backward_tiles(
             spec = Tile(last - first, cols, stride, 1, width)
             address = engine.address(spec, target)
             yield first * stride, column, first * width + column, address
+
+
+def _triangle_rows(features: int, itself: bool, target: Target) -> list[tuple[int, int]]:
+    """Tiles of rows that want equally many vectors of columns, where those are not more tiles.
+
+    Rows want another vector after as many rows as it has lanes.
+    """
+    first_of_next = range(target.lanes + (not itself), features, target.lanes)
+    borders = [0, *first_of_next, features]
+    cut = [
+        (top + first, top + last)
+        for top, bottom in itertools.pairwise(borders)
+        for first, last in _tile_rows(bottom - top, target.mr)
+    ]
+    return min(cut, list(_tile_rows(features, target.mr)), key=len)
 
 
 def _tile_rows(rows: int, limit: int) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.compile import jit
 from dlrmjit_kernels.matrix import Layout
 
@@ -57,8 +58,8 @@ def run_start(strides: Strides, start: int, column: int) -> int:
 def store_row(data: F32, start: int, strides: Strides, cols: int, source: F32, begin: int) -> None:
     """Copy ``source[begin : begin + cols]`` into the row at ``start``."""
     for column in range(0, cols, strides[1]):
-        for k in range(min(strides[1], cols - column)):
-            data[start + k] = source[begin + column + k]
+        count = min(strides[1], cols - column)
+        unsafe.copy(data[start:].ctypes.data, source[begin + column :].ctypes.data, count)
         start += strides[3]
 
 
@@ -66,6 +67,6 @@ def store_row(data: F32, start: int, strides: Strides, cols: int, source: F32, b
 def load_row(data: F32, start: int, strides: Strides, cols: int, target: F32, begin: int) -> None:
     """Copy the row at ``start`` into ``target[begin : begin + cols]``."""
     for column in range(0, cols, strides[1]):
-        for k in range(min(strides[1], cols - column)):
-            target[begin + column + k] = data[start + k]
+        count = min(strides[1], cols - column)
+        unsafe.copy(target[begin + column :].ctypes.data, data[start:].ctypes.data, count)
         start += strides[3]

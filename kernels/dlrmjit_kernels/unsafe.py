@@ -9,6 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core.cgutils import raw_memcpy
 from numba.extending import intrinsic
 
 _I64 = ir.IntType(64)
@@ -57,6 +58,18 @@ def load_integer(typingctx: Any, address: Any) -> Any:
         return builder.load(_pointer(builder, values[0], _I64))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy ``count`` float32 between addresses of places that do not overlap."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, source = (_pointer(builder, value, _F32) for value in values[:2])
+        raw_memcpy(builder, target, source, values[2], 4)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -1,6 +1,9 @@
+import ctypes
+
 import numpy as np
 import pytest
-from dlrmjit_kernels import interaction, threads
+from dlrmjit_kernels import interaction, interaction_loops, threads
+from dlrmjit_kernels.codegen.tile import ARGUMENTS
 from dlrmjit_kernels.matrix import Matrix
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +108,18 @@ def test_wrong_shapes_are_named():
     dout = Matrix.view(np.empty((3, 14), np.float32))
     with pytest.raises(ShapeError, match="gradient"):
         interaction.interaction_backward(T, dout, np.empty((3, 4, 7), np.float32))
+
+
+def test_tiles_get_every_argument_they_take():
+    """The last says where to prefetch: left out, tiles would fetch whatever lies there."""
+    passed = []
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(ARGUMENTS))
+    kernel = kind(lambda *arguments: passed.append(arguments))
+    address = ctypes.cast(kernel, ctypes.c_void_p).value
+    tiles = np.array([[1, 2, 3, address]], np.int64)
+    place = np.zeros(64, np.float32).ctypes.data
+    interaction_loops._run_tiles(tiles, (100, 200, 300), 7, 9, (place, place), 256)
+    named = dict(zip(ARGUMENTS, *passed, strict=True))
+    assert (named["a"], named["b"], named["c"]) == (104, 208, 312)
+    assert (named["blocks"], named["length"], named["last"], named["c_row"]) == (1, 7, 7, 9)
+    assert named["ahead"] == 0

@@ -135,12 +135,13 @@ class _TileEmitter(Emitter):
         return sums
 
     def _prefetch_tile(self) -> None:
-        """Ask for the lines of C now, so that they are here when the reduction is done."""
-        c = self["c"]
-        for _ in range(self.spec.rows):
-            for line in range(0, 4 * self.spec.cols, CACHE_LINE):
-                self.prefetch(self.offset(c, line, size=1), for_write=True)
-            c = self.offset(c, self["c_row"])
+        """Ask for the lines of C and the mask now: they are here when the reduction is done."""
+        for name in ("c", "mask")[: 1 + self.spec.mask]:
+            row = self[name]
+            for _ in range(self.spec.rows):
+                for line in range(0, 4 * self.spec.cols, CACHE_LINE):
+                    self.prefetch(self.offset(row, line, size=1), for_write=name == "c")
+                row = self.offset(row, self[f"{name}_row"])
 
     def _reduce(self, sums: list[Value]) -> list[Value]:
         final = self.builder.sub(self["blocks"], integer(1))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dlrmjit_kernels.buffers import aligned_empty
 from dlrmjit_kernels.compile import Call
-from dlrmjit_kernels.elementwise import relu_backward, sigmoid_backward
+from dlrmjit_kernels.elementwise import bind_relu_backward, bind_sigmoid_backward
 from dlrmjit_kernels.fully_connected import (
     bind_backward_data,
     bind_backward_weights,
@@ -117,8 +117,8 @@ def _bind_layer_backward(
 
 def _through_activation(y: Matrix, dy: Matrix, activation: str) -> list[Call]:
     if activation == "relu":
-        return [partial(relu_backward, y, dy, dy)]
-    return [partial(sigmoid_backward, y, dy, dy)] if activation == "sigmoid" else []
+        return [bind_relu_backward(y, dy, dy)]
+    return [bind_sigmoid_backward(y, dy, dy)] if activation == "sigmoid" else []
 
 
 def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:

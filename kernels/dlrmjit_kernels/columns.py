@@ -5,6 +5,7 @@ A task is one vector of columns in some rows; which tasks there are follows from
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,27 +16,29 @@ from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.axes import common_tile, view_of
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.columns import Columns, Step
-from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.compile import Call, jit, task_jit
 from dlrmjit_kernels.matrix import Matrix
 from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.rows import Strides, row_start, run_start, strides_of
 from dlrmjit_kernels.target import current_target
 
 _ROWS = 64  # of a task in matrices that are not in blocks
+_SMALL = 1 << 14  # elements: some microseconds of one core
+_NOTHING = np.empty(0)
 F64 = NDArray[np.float64]
 Five = tuple[int, int, int, int, int]
 
 
 def walk(step: Step, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> None:
     """Do a step to the matrices x, y and dy, as many as it has; ``constants`` as it wants them."""
-    _walk_all(step, matrices, constants, np.empty((1, 2, 0)))
+    bind(step, matrices, constants)()
 
 
 def sums(step: Step, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> F64:
     """What a step sums, (2, cols): tiles of rows are added up from the first to the last."""
     x = matrices[0]
     found = np.empty((-(-x.rows // _tile_rows(matrices)), 2, x.cols))
-    _walk_all(step, matrices, constants, found)
+    bind(step, matrices, constants, found)()
     total: F64 = found.sum(axis=0)
     return total
 
@@ -44,7 +47,13 @@ def _tile_rows(matrices: tuple[Matrix, ...]) -> int:
     return common_tile((view_of(m.layout).rows for m in matrices), _ROWS)
 
 
-def _walk_all(step: Step, matrices: tuple[Matrix, ...], constants: NDArray[Any], sums: F64) -> None:
+def bind(
+    step: Step,
+    matrices: tuple[Matrix, ...],
+    constants: NDArray[Any] = _NOTHING,
+    sums: F64 = _NOTHING,
+) -> Call:
+    """A call of :func:`walk`, as often as wanted; what it works on must stay where it is."""
     x = matrices[0]
     if any((m.rows, m.cols) != (x.rows, x.cols) for m in matrices):
         found = [(m.rows, m.cols) for m in matrices]
@@ -55,19 +64,23 @@ def _walk_all(step: Step, matrices: tuple[Matrix, ...], constants: NDArray[Any],
     edge, whole = (engine.address(Columns(step, full), target) for full in (False, True))
     x, y, dy = (*matrices, *matrices[-1:] * 2)[:3]
     addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
-    strides = (strides_of(m.layout) for m in (x, y, dy))
-    _walk((edge, whole), shape, addresses, *strides)
+    strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
+    return partial(_walk, (edge, whole), shape, addresses, strides, x.rows * x.cols < _SMALL)
 
 
 @jit
 def _walk(
-    kernels: tuple[int, int], shape: Five, addresses: Five, x: Strides, y: Strides, dy: Strides
+    kernels: tuple[int, int],
+    shape: Five,
+    addresses: Five,
+    strides: tuple[Strides, Strides, Strides],
+    alone: bool,
 ) -> None:
     rows, cols, tile_rows, run, lanes = shape
     of_run = (run + lanes - 1) // lanes
     across = (cols // run) * of_run + (cols % run + lanes - 1) // lanes
-    operands = (kernels, shape, (of_run, across), addresses, (x, y, dy))
-    run_tasks(_walk_tile, (rows + tile_rows - 1) // tile_rows * across, operands, False)
+    operands = (kernels, shape, (of_run, across), addresses, strides)
+    run_tasks(_walk_tile, (rows + tile_rows - 1) // tile_rows * across, operands, alone)
 
 
 @task_jit

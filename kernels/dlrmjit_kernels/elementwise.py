@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit_kernels.compile import jit, task_jit
+from dlrmjit_kernels.codegen.columns import Step
+from dlrmjit_kernels.columns import bind
+from dlrmjit_kernels.compile import Call, jit, task_jit
 from dlrmjit_kernels.matrix import Matrix
 from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.rows import Strides, position, run_length, strides_of
@@ -42,16 +44,22 @@ def sum_of_squares(x: Matrix) -> float:
 
 def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
     """``dx = dy * (y > 0)`` from the output y of the forward; dx may be dy."""
-    _check_matrices(y, dy, dx)
-    ys, dys, dxs = strides_of(y.layout), strides_of(dy.layout), strides_of(dx.layout)
-    _relu_backward(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
+    bind_relu_backward(y, dy, dx)()
+
+
+def bind_relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
+    """:func:`relu_backward` checked and made ready, to be called as often as wanted."""
+    return bind(Step.RELU_SLOPE, (dy, y, dx))
 
 
 def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
     """``dx = dy * y * (1 - y)`` from the output y of the forward; dx may be dy."""
-    _check_matrices(y, dy, dx)
-    ys, dys, dxs = strides_of(y.layout), strides_of(dy.layout), strides_of(dx.layout)
-    _sigmoid_backward(y.data, ys, dy.data, dys, dx.data, dxs, y.rows, y.cols)
+    bind_sigmoid_backward(y, dy, dx)()
+
+
+def bind_sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
+    """:func:`sigmoid_backward` checked and made ready, to be called as often as wanted."""
+    return bind(Step.SIGMOID_SLOPE, (dy, y, dx))
 
 
 def check_flat(*arrays: F32) -> None:
@@ -64,12 +72,6 @@ def check_flat(*arrays: F32) -> None:
         if a.size != size:
             sizes = [a.size for a in arrays]
             raise ShapeError(f"arrays of one length are wanted here, not {sizes}")
-
-
-def _check_matrices(*matrices: Matrix) -> None:
-    shapes = [(m.rows, m.cols) for m in matrices]
-    if len(set(shapes)) != 1:
-        raise ShapeError(f"matrices of one shape are wanted here, not {shapes}")
 
 
 @jit
@@ -111,84 +113,6 @@ def sigmoid(x: Real) -> Real:
 
 
 @jit
-def _relu_backward(
-    y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
-) -> None:
-    operands = (y, ys, dy, dys, dx, dxs, rows, cols)
-    run_tasks(_relu_backward_rows, _runs_of_rows(rows, cols), operands, rows * cols < SMALL)
-
-
-@task_jit
-def _relu_backward_rows(
-    task: int,
-    y: F32,
-    ys: Strides,
-    dy: F32,
-    dys: Strides,
-    dx: F32,
-    dxs: Strides,
-    rows: int,
-    cols: int,
-) -> None:
-    for row in range(*_rows_of(task, rows, cols)):
-        column = 0
-        while column < cols:
-            run = _common_run(ys, dys, dxs, column, cols - column)
-            kept, given, made = _parts(y, ys, dy, dys, dx, dxs, row, column, run)
-            for k in range(run):
-                gradient = given[k]  # read in either case, so that no branch is needed
-                made[k] = gradient if kept[k] > 0 else np.float32(0)
-            column += run
-
-
-@jit
-def _sigmoid_backward(
-    y: F32, ys: Strides, dy: F32, dys: Strides, dx: F32, dxs: Strides, rows: int, cols: int
-) -> None:
-    operands = (y, ys, dy, dys, dx, dxs, rows, cols)
-    run_tasks(_sigmoid_backward_rows, _runs_of_rows(rows, cols), operands, rows * cols < SMALL)
-
-
-@task_jit
-def _sigmoid_backward_rows(
-    task: int,
-    y: F32,
-    ys: Strides,
-    dy: F32,
-    dys: Strides,
-    dx: F32,
-    dxs: Strides,
-    rows: int,
-    cols: int,
-) -> None:
-    for row in range(*_rows_of(task, rows, cols)):
-        column = 0
-        while column < cols:
-            run = _common_run(ys, dys, dxs, column, cols - column)
-            kept, given, made = _parts(y, ys, dy, dys, dx, dxs, row, column, run)
-            for k in range(run):
-                made[k] = given[k] * (kept[k] * (np.float32(1) - kept[k]))
-            column += run
-
-
-@jit
-def _parts(
-    y: F32,
-    ys: Strides,
-    dy: F32,
-    dys: Strides,
-    dx: F32,
-    dxs: Strides,
-    row: int,
-    column: int,
-    run: int,
-) -> tuple[F32, F32, F32]:
-    """``run`` elements of three matrices from a place on."""
-    a, b, c = position(ys, row, column), position(dys, row, column), position(dxs, row, column)
-    return y[a : a + run], dy[b : b + run], dx[c : c + run]
-
-
-@jit
 def _rows_of_run(cols: int) -> int:
     return max(1, RUN // cols)
 
@@ -203,10 +127,3 @@ def _runs_of_rows(rows: int, cols: int) -> int:
 def _rows_of(task: int, rows: int, cols: int) -> tuple[int, int]:
     first = task * _rows_of_run(cols)
     return first, min(rows, first + _rows_of_run(cols))
-
-
-@jit
-def _common_run(first: Strides, second: Strides, third: Strides, column: int, count: int) -> int:
-    """How many of ``count`` elements from ``column`` on are adjacent in all three matrices."""
-    count = min(run_length(first, column, count), run_length(second, column, count))
-    return min(count, run_length(third, column, count))

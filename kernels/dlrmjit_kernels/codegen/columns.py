@@ -1,4 +1,4 @@
-"""Walks down the rows of one vector of columns: batch normalisation and dropout.
+"""Walks down the rows of one vector of columns: batch normalisation, dropout, activations.
 
 What belongs to a column, and what is summed over rows, stays in registers meanwhile. A kernel
 does one :class:`Step`; in NumPy, for float32 x, y and dy of (rows, columns)::
@@ -9,6 +9,8 @@ does one :class:`Step`; in NumPy, for float32 x, y and dy of (rows, columns)::
                     sums = [dy.sum(0), (dy * (x - c[0])).sum(0)]               in float64
     INPUT_GRADIENT  dy = c[1] * where(y > 0, dy, 0) - c[2] - c[3] * (x - c[0])
     DROPOUT         y = where(draw >= least, x * scale, 0)
+    RELU_SLOPE      dy = where(y > 0, x, 0)
+    SIGMOID_SLOPE   dy = x * (y * (1 - y))
 
 Contract. Row r of x starts at ``x + r * x_row`` (strides in elements), and so on; matrices may
 be the same. Columns ``column`` to ``column + active`` of ``cols`` are touched, at most one
@@ -20,12 +22,13 @@ first row being number ``row``. A whole kernel ignores ``active``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from llvmlite import ir
 
-from dlrmjit_kernels.codegen.ir import I32, I64, POINTER, Emitter, Value, integer
+from dlrmjit_kernels.codegen.ir import F32, I32, I64, POINTER, Emitter, Value, integer
 from dlrmjit_kernels.counter import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 from dlrmjit_kernels.target import Target
 
@@ -45,6 +48,8 @@ class Step(Enum):
     GRADIENT_SUMS = "gradient_sums"
     INPUT_GRADIENT = "input_gradient"
     DROPOUT = "dropout"
+    RELU_SLOPE = "relu_slope"
+    SIGMOID_SLOPE = "sigmoid_slope"
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Columns:
             Step.GRADIENT_SUMS: emit.gradient_sums,
             Step.INPUT_GRADIENT: emit.input_gradient,
             Step.DROPOUT: emit.dropout,
+            Step.RELU_SLOPE: emit.relu_slope,
+            Step.SIGMOID_SLOPE: emit.sigmoid_slope,
         }[self.step]()
         emit.finish()
 
@@ -125,6 +132,19 @@ class _ColumnEmitter(Emitter):
             self._write(self.builder.select(kept, scaled, self.zero()), y)
             following = self.builder.add(counters, stride)
             loop.carry([self._below("x", x), self._below("y", y), following])
+
+    def relu_slope(self) -> None:
+        self._slope(self.keep_where_positive)
+
+    def sigmoid_slope(self) -> None:
+        builder, one = self.builder, self.broadcast(ir.Constant(F32, 1.0))
+        self._slope(lambda x, y: builder.fmul(x, builder.fmul(y, builder.fsub(one, y))))
+
+    def _slope(self, gradient: Callable[[Value, Value], Value]) -> None:
+        with self.loop(self["rows"], self._matrices()) as loop:
+            at = loop.values
+            self._write(gradient(self._read(at[0]), self._read(at[1])), at[2])
+            loop.carry(self._all_below(at))
 
     def _matrices(self) -> list[Value]:
         return [self["x"], self["y"], self["dy"]]

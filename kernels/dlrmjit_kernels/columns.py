@@ -18,12 +18,11 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.columns import Columns, Step
 from dlrmjit_kernels.compile import Call, jit, task_jit
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.parallel import run_tasks
+from dlrmjit_kernels.parallel import SMALL, run_tasks
 from dlrmjit_kernels.rows import Strides, row_start, run_start, strides_of
 from dlrmjit_kernels.target import current_target
 
 _ROWS = 64  # of a task in matrices that are not in blocks
-_SMALL = 1 << 14  # elements: some microseconds of one core
 _NOTHING = np.empty(0)
 F64 = NDArray[np.float64]
 Five = tuple[int, int, int, int, int]
@@ -65,7 +64,7 @@ def bind(
     x, y, dy = (*matrices, *matrices[-1:] * 2)[:3]
     addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
     strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
-    return partial(_walk, (edge, whole), shape, addresses, strides, x.rows * x.cols < _SMALL)
+    return partial(_walk, (edge, whole), shape, addresses, strides, x.rows * x.cols < SMALL)
 
 
 @jit

@@ -59,7 +59,8 @@ def _flush_pool(threads: int) -> None:
     """See to the mode of the pool, once for each size it has."""
     if _caller.threads != threads:
         flush = address(FloatMode(flush=True), current_target())
-        _flush_all(flush, np.zeros(threads, np.int64))
+        # two at least: a single task would run here, and not on the one thread of some pools
+        _flush_all(flush, np.zeros(max(2, threads), np.int64))
         _caller.threads = threads
 
 

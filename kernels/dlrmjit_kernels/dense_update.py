@@ -20,8 +20,8 @@ from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.halves import Halves
 from dlrmjit_kernels.compile import jit, task_jit
-from dlrmjit_kernels.elementwise import RUN, SMALL, check_flat
-from dlrmjit_kernels.parallel import run_tasks
+from dlrmjit_kernels.elementwise import RUN, check_flat
+from dlrmjit_kernels.parallel import SMALL, run_tasks
 from dlrmjit_kernels.split_weights import SplitWeights
 from dlrmjit_kernels.target import current_target
 

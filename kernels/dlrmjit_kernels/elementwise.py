@@ -16,7 +16,7 @@ from dlrmjit_kernels.codegen.columns import Step
 from dlrmjit_kernels.columns import bind
 from dlrmjit_kernels.compile import Call, jit, task_jit
 from dlrmjit_kernels.matrix import Matrix
-from dlrmjit_kernels.parallel import run_tasks
+from dlrmjit_kernels.parallel import SMALL, run_tasks
 from dlrmjit_kernels.rows import Strides, position, run_length, strides_of
 
 F32 = NDArray[np.float32]
@@ -24,9 +24,6 @@ Real = Any  # a Python float or a NumPy scalar, which are one to a compiled kern
 
 RUN = 4096
 """Elements per task of a flat kernel: 16 KiB, so that an operand's piece stays in the L1 cache."""
-
-SMALL = 4 * RUN
-"""Elements below which the calling thread is done before it could share the work."""
 
 
 def scale(x: F32, factor: float) -> None:

@@ -17,7 +17,7 @@ from dlrmjit_kernels.axes import Axis, View
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.narrow import Narrow
 from dlrmjit_kernels.compile import jit, task_jit
-from dlrmjit_kernels.parallel import run_tasks
+from dlrmjit_kernels.parallel import SMALL, run_tasks
 from dlrmjit_kernels.target import Target, current_target
 from dlrmjit_kernels.threads import get_threads
 
@@ -33,7 +33,6 @@ PLAN = np.dtype(
     ]
 )
 _LONGEST = 64
-_SMALL = 1 << 14  # numbers: some microseconds of one core
 Numbers = Any  # a PLAN, or an array of one
 
 
@@ -60,7 +59,7 @@ def narrow(source: View, source_address: int, words: View, address: int, down: b
 
 
 def _alone(source: View) -> bool:
-    return source.rows.extent * source.cols.extent < _SMALL or get_threads() == 1
+    return source.rows.extent * source.cols.extent < SMALL or get_threads() == 1
 
 
 @functools.lru_cache(maxsize=4096)

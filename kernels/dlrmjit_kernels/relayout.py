@@ -20,7 +20,7 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
 from dlrmjit_kernels.compile import jit, task_jit
-from dlrmjit_kernels.parallel import run_tasks
+from dlrmjit_kernels.parallel import SMALL, run_tasks
 from dlrmjit_kernels.target import current_target
 from dlrmjit_kernels.threads import get_threads
 
@@ -38,7 +38,6 @@ PLAN = np.dtype(
     ]
 )
 _LONGEST = 256
-_SMALL = 1 << 14  # elements: some microseconds of one core
 Numbers = Any  # a PLAN, or an array of one
 Copying = Callable[[int, int], object]
 """A compiled copy between two layouts, given the addresses of source and target."""
@@ -56,7 +55,7 @@ def copying(source: View, target: View) -> Copying:
     """The compiled copy from one layout to another, which takes both addresses."""
     if target.cols.step != 1:
         source, target = source.transposed, target.transposed
-    small = target.rows.extent * target.cols.extent < _SMALL
+    small = target.rows.extent * target.cols.extent < SMALL
     plan = _plan(source, target, current_target().lanes)
     return partial(_copy, small or get_threads() == 1, plan)
 

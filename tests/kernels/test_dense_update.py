@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels import dense_update, threads
-from dlrmjit_kernels.elementwise import SMALL
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.parallel import SMALL
 from dlrmjit_kernels.split_weights import SplitWeights
 from hypothesis import given
 from hypothesis import strategies as st

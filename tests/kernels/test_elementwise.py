@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels import elementwise
-from dlrmjit_kernels.elementwise import SMALL
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.parallel import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 

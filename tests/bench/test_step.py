@@ -1,4 +1,4 @@
-"""The step's benchmark takes the peers it knows, and no others for one of them."""
+"""The benchmark of steps takes the peers it knows, and refuses other names."""
 
 import sys
 

@@ -23,10 +23,13 @@ print(len(dense_update._move_all.stats.cache_hits))
 """
 
 
-def _start(folder):
+def _path():
     root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), str(root / "kernels")])
-    env = {**os.environ, "DLRMJIT_CACHE_DIR": str(folder), "PYTHONPATH": path}
+    return os.pathsep.join([str(root), str(root / "kernels")])
+
+
+def _start(folder):
+    env = {**os.environ, "DLRMJIT_CACHE_DIR": str(folder), "PYTHONPATH": _path()}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -43,6 +46,21 @@ def test_two_processes_fill_an_empty_cache_and_a_third_uses_it(tmp_path):
     for process in together:
         _finish(process)
     assert _finish(_start(tmp_path)) == 1, "the third process compiled again"
+
+
+_FIRST = {
+    "a product": "x = np.ones((64, 64), np.float32); assert (gemm(x, x) == 64).all()",
+    "an update": "p = np.ones(50_000, np.float32); sgd_step(p, p.copy(), 0.5); assert p[-1] == 0.5",
+}
+
+
+def test_a_kernel_that_met_a_stored_loop_can_be_the_first_of_a_process(tmp_path):
+    """The loop that all kernels share comes from the first process, the update from the second."""
+    for first in ("a product", "an update", "an update"):
+        program = f"import numpy as np\nfrom dlrmjit_kernels import gemm, sgd_step\n{_FIRST[first]}"
+        env = {**os.environ, "DLRMJIT_CACHE_DIR": str(tmp_path), "PYTHONPATH": _path()}
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_cache_that_cannot_be_written_is_only_slower(tmp_path):

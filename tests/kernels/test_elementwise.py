@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels import elementwise
-from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.matrix import Layout, Matrix
 from dlrmjit_kernels.parallel import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,3 +66,27 @@ def test_wrong_shapes_are_named():
     y, dy = stored(normal((2, 3), 0), False), stored(normal((3, 2), 0), False)
     with pytest.raises(ShapeError, match=r"\(2, 3\), \(3, 2\)"):
         elementwise.relu_backward(y, dy, dy)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (200, 129), (3, 6000)])
+@pytest.mark.parametrize("slope", ["relu", "sigmoid"])
+def test_gradients_of_large_and_empty_matrices_in_three_layouts(shape, slope):
+    y, gradient = np.random.default_rng(0).random(shape, np.float32) - 0.25, normal(shape, 1)
+    layouts = Layout.plain(*shape, shape[1] + 3), Layout.blocked(*shape, 7, 16)
+    of_y, of_dy = (
+        Matrix.empty(layout).assign(v) for layout, v in zip(layouts, (y, gradient), strict=True)
+    )
+    dx = Matrix.empty_blocked(*shape)
+    bind = getattr(elementwise, f"bind_{slope}_backward")(of_y, of_dy, dx)
+    bind()
+    expected = gradient * (y > 0) if slope == "relu" else gradient * (y * (1 - y))
+    assert np.array_equal(dx.to_numpy(), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (50, 479), (3, 6000), (1000, 13), (0, 3)])
+@pytest.mark.parametrize("blocked", [False, True])
+def test_sum_of_squares(shape, blocked):
+    values = normal(shape, 0)
+    expected = float((values.astype(np.float64) ** 2).sum())
+    found = elementwise.sum_of_squares(stored(values, blocked))
+    assert abs(found - expected) <= values.size * 2.0**-53 * expected

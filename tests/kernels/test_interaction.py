@@ -2,9 +2,10 @@ import ctypes
 
 import numpy as np
 import pytest
-from dlrmjit_kernels import interaction, interaction_loops, threads
+from dlrmjit_kernels import interaction, interaction_loops, interaction_plan, threads
 from dlrmjit_kernels.codegen.tile import ARGUMENTS
 from dlrmjit_kernels.matrix import Matrix
+from dlrmjit_kernels.target import named_target
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,3 +124,20 @@ def test_tiles_get_every_argument_they_take():
     assert (named["a"], named["b"], named["c"]) == (104, 208, 312)
     assert (named["blocks"], named["length"], named["last"], named["c_row"]) == (1, 7, 7, 9)
     assert named["ahead"] == 0
+
+
+@pytest.mark.parametrize("isa", ["sse", "avx2", "avx512"])
+@pytest.mark.parametrize("itself", [False, True])
+def test_tiles_of_the_triangle_cover_all_rows_and_waste_no_more_than_equal_ones(isa, itself):
+    target = named_target(isa)
+
+    def vectors(tiles):
+        return sum((b - a) * -(-(b - (not itself)) // target.lanes) for a, b in tiles)
+
+    for features in range(1, 71):
+        tiles = interaction_plan._triangle_rows(features, itself, target)
+        equal = list(interaction_plan._tile_rows(features, target.mr))
+        assert [row for a, b in tiles for row in range(a, b)] == list(range(features))
+        assert all(0 < b - a <= target.mr for a, b in tiles)
+        assert len(tiles) <= len(equal)
+        assert vectors(tiles) <= vectors(equal)

@@ -84,6 +84,6 @@ def test_a_layout_is_not_taken_for_that_of_another_dtype():
     array = np.zeros((3, 5), np.float32)
     assert layout_of(array) == Layout.plain(3, 5)
     with pytest.raises(ShapeError, match="float64 of shape"):
-        layout_of(np.zeros((3, 10))[:, ::2].astype(np.float64))
+        layout_of(np.zeros((3, 5)))
     with pytest.raises(ShapeError, match="int32"):
         layout_of(array.view(np.int32))

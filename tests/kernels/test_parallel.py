@@ -8,6 +8,7 @@ from dlrmjit_kernels.compile import jit, task_jit
 from dlrmjit_kernels.parallel import run_tasks
 from dlrmjit_kernels.threads import get_threads, set_threads
 from numba import get_thread_id
+from numba.core import errors
 
 THREE = 3  # a literal to the compiler
 
@@ -24,6 +25,28 @@ def _note_all(count, counts, who, names, alone):
     run_tasks(_note, count, (counts, who, ((THREE, names), 2.0)), alone)
 
 
+@task_jit
+def _ask(task, sizes, seen):
+    seen[task] = 1
+    room = np.empty(sizes[task], np.float32)
+    room[0] = 1
+
+
+@jit
+def _ask_all(sizes, seen):
+    run_tasks(_ask, len(sizes), (sizes, seen), False)
+
+
+@task_jit
+def _answer(task, x):
+    return x[task]
+
+
+@jit
+def _answer_all(x):
+    run_tasks(_answer, len(x), (x,), False)
+
+
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
     before = get_threads()
@@ -34,10 +57,11 @@ def threads(request):
 
 def noted(count, alone):
     counts, who = np.zeros(count + 1), np.full(count + 1, -1)
-    names = np.arange(count + 1, dtype=np.int32)
+    names = np.arange(1, count + 2, dtype=np.int32)
     _note_all(count, counts, who, names, alone)
     assert (counts[count], who[count]) == (0, -1), "a task too many"
     assert np.array_equal(counts[:count], 6.0 * names[:count])
+    assert np.all(who[:count] >= 0)
     return who[:count]
 
 
@@ -64,3 +88,19 @@ def test_operands_are_neither_kept_nor_given_away():
     for _ in range(10):
         _note_all(8, counts, who, names, False)
     assert [sys.getrefcount(x) for x in (counts, who, names)] == before
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_a_task_without_memory_is_told_of(threads, failing):
+    sizes, seen = np.ones(4, np.int64), np.zeros(4)
+    _ask_all(sizes, seen)
+    sizes[failing] = 1 << 60
+    seen[:] = 0
+    with pytest.raises(MemoryError, match="no memory"):
+        _ask_all(sizes, seen)
+    assert np.all(seen == 1), "the other tasks are done"
+
+
+def test_a_task_that_returns_something_is_refused():
+    with pytest.raises(errors.TypingError, match="returns nothing, not float64"):
+        _answer_all(np.ones(3))

@@ -41,13 +41,13 @@ def gemm(
         If an operand is not such an array, the shapes do not fit, or there is nothing to
         accumulate into.
     """
+    of_a, of_b = layout_of(a), layout_of(b)
     if out is None:
         if accumulate:
             raise ShapeError("gemm was asked to accumulate, but out was not given")
-        rows, cols = a.shape[1 if trans_a else 0], b.shape[0 if trans_b else 1]
+        rows, cols = of_a.cols if trans_a else of_a.rows, of_b.rows if trans_b else of_b.cols
         out = aligned_floats(rows * cols).reshape(rows, cols)
-    layouts = layout_of(a), layout_of(b), layout_of(out)
-    product = _product(*layouts, trans_a, trans_b, accumulate)
+    product = _product(of_a, of_b, layout_of(out), trans_a, trans_b, accumulate)
     if np.may_share_memory(out, a) or np.may_share_memory(out, b):
         raise ShapeError("gemm cannot write its result over one of its operands; copy it first")
     run(product, Addresses(a.ctypes.data, b.ctypes.data, out.ctypes.data))

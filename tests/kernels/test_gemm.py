@@ -56,6 +56,8 @@ def test_what_does_not_fit_is_named():
         gemm(a, b)
     with pytest.raises(ShapeError, match="out was not given"):
         gemm(a, b, accumulate=True)
+    with pytest.raises(ShapeError, match=r"2-D float32 array .* not float32 of shape \(3,\)"):
+        gemm(np.zeros(3, np.float32), b)
     square = np.zeros((4, 4), np.float32)
     with pytest.raises(ShapeError, match="over one of its operands"):
         gemm(square, square[:, :], square)

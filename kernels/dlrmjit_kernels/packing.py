@@ -41,7 +41,6 @@ _KERNELS = ("copy", "rest", "square", "cut_along", "cut_across", "cut_both")
 SIDE = np.dtype([(name, np.int64) for name in _NUMBERS + _KERNELS])
 _LINES = 8  # rows of the source copied at once: no more than a set of the first cache has ways
 _PAD = 16  # elements: neighbours in a packed part start on different sets
-_FEW = 2  # groups of rows: a part of B that so few use is gone from the second cache soon enough
 
 _scratch = Scratch()
 
@@ -95,8 +94,8 @@ def packed_plan(
     n = plan.numbers[0]
     down, across = (int(n["rows"]), int(n["row_block"])), (product.shape.cols, target.nr)
     n["grid_cols"], n["grid_rows"] = grid(across, down, threads)
-    near = int(n["row_blocks"]) <= _FEW * int(n["group"])
-    cache = target.l2 // 4 if near else target.l3 // 4 // threads
+    once = int(n["row_blocks"]) <= int(n["group"])  # all rows meet a part of B, then it is done
+    cache = target.l2 // 4 if once else target.l3 // 4 // threads
     most = cache // (4 * blocking.kc * target.nr)
     panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)

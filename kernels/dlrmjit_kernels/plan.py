@@ -201,7 +201,8 @@ def _joined(product: Product, rows: int, mr: int) -> int:
 
 
 def _default_rows(product: Product, target: Target) -> int:
-    return max(1, min(target.row_block, product.shape.rows))
+    """Of a block where no operand has any: whole tiles."""
+    return max(1, min(round_up(target.row_block, target.mr), product.shape.rows))
 
 
 def _stride(axis: Axis, block: int) -> int:

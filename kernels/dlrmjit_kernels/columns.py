@@ -52,7 +52,16 @@ def bind(
     constants: NDArray[Any] = _NOTHING,
     sums: F64 = _NOTHING,
 ) -> Call:
-    """A call of :func:`walk`, as often as wanted; what it works on must stay where it is."""
+    """A call of :func:`walk`, as often as wanted.
+
+    It holds addresses: matrices, constants and sums must live, and stay where they are, as long
+    as it is called.
+
+    Raises
+    ------
+    ShapeError
+        If the matrices are not of one shape.
+    """
     x = matrices[0]
     if any((m.rows, m.cols) != (x.rows, x.cols) for m in matrices):
         found = [(m.rows, m.cols) for m in matrices]

@@ -1,4 +1,4 @@
-"""How kernels are compiled and cached: two decorators over Numba and the cache they share.
+"""How kernels are compiled and cached: three decorators over Numba and the cache they share.
 
 Numba's own on-disk cache keys a function on its source file alone, so a kernel that calls a
 helper from another file runs stale code after the helper changes, and two processes that fill

@@ -45,7 +45,7 @@ def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 
 def bind_relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
-    """:func:`relu_backward` checked and made ready, to be called as often as wanted."""
+    """:func:`relu_backward` as a call to repeat; the matrices must stay where they are."""
     return bind(Step.RELU_SLOPE, (dy, y, dx))
 
 
@@ -55,7 +55,7 @@ def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 
 def bind_sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
-    """:func:`sigmoid_backward` checked and made ready, to be called as often as wanted."""
+    """:func:`sigmoid_backward` as a call to repeat; the matrices must stay where they are."""
     return bind(Step.SIGMOID_SLOPE, (dy, y, dx))
 
 

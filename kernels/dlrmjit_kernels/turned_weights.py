@@ -63,7 +63,7 @@ def _turn(plan: Numbers, source: int, target: int) -> None:
 
 @task_jit
 def _turn_block(task: int, plan: Numbers, source: int, target: int, panels: int) -> None:
-    """What lies in both panel ``across`` of the weights and panel ``down`` of the transpose."""
+    """What lies in one of the ``panels`` of the weights and in one of the transpose."""
     p = plan[0]
     down, across = task // panels, task % panels
     width, lanes = p.width, p.lanes

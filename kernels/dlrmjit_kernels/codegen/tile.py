@@ -17,6 +17,7 @@ element, which are added at the end. Every ``UNROLL`` steps the cache
 line ``ahead`` bytes behind the row of B is prefetched, part of what a later tile reads first, by
 tiles of one row all such lines, and where A is read along its rows, lines of its next block, or
 after the last of the tile below: each block is elsewhere, and the processor does not guess where.
+The lines of C and of the mask are prefetched before the first step.
 
 ``operands`` says what the elements of A and B are. Other than with ``FP32``, an element of the
 reduction is a word of two neighbouring steps (see :mod:`ir`): ``length`` and ``last`` count

@@ -75,7 +75,7 @@ def _limits(blocking: Blocking, target: Target) -> list[tuple[str, int, int]]:
 def choose_blocking(target: Target, shape: Shape) -> Blocking:
     """Blocking for ``shape`` from the sizes of the caches alone, for operands in blocks.
 
-    The ``mc`` rows of A that meet a panel of B fill half of the second cache. Where traffic
+    The ``mc`` rows of A that meet a panel of B fill 3/8 of the second cache. Where traffic
     decides and not arithmetic, memory is walked in order instead: with few rows all of B passes
     once, a few blocks at a time; a B that stays in the second cache as a whole lets A and C pass
     once, a few row blocks at a time.
@@ -101,7 +101,7 @@ def choose_packed_blocking(target: Target, shape: Shape) -> Blocking:
 
 
 def _rows_in_cache(target: Target, shape: Shape, kc: int) -> int:
-    return max(target.mr, min(shape.rows, target.l2 // 2 // (4 * kc)))
+    return max(target.mr, min(shape.rows, target.l2 * 3 // 8 // (4 * kc)))
 
 
 def _reduction_in_cache(target: Target, down: bool) -> int:

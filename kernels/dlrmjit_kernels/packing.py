@@ -94,9 +94,7 @@ def packed_plan(
     n = plan.numbers[0]
     down, across = (int(n["rows"]), int(n["row_block"])), (product.shape.cols, target.nr)
     n["grid_cols"], n["grid_rows"] = grid(across, down, threads)
-    once = int(n["row_blocks"]) <= int(n["group"])  # all rows meet a part of B, then it is done
-    cache = target.l2 // 4 if once else target.l3 // 4 // threads
-    most = cache // (4 * blocking.kc * target.nr)
+    most = target.l3 // 4 // threads // (4 * blocking.kc * target.nr)
     panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)
     spans = (rows * int(sides[0]["stride"]), panels * int(sides[1]["stride"]))

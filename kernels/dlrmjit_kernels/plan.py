@@ -28,6 +28,7 @@ from dlrmjit_kernels.target import Target
 from dlrmjit_kernels.tuning import blocking_for
 
 SMALL = 1 << 19  # multiply-adds: some microseconds of one core
+_BLOCK_ROWS = 48  # where no operand has blocks: whole tiles of every processor
 _UNEVEN = 0.05  # of the work, for threads that write to pages of their own
 _SUMS = 12  # of vectors, under way at once: two units, a latency of four, and some to spare
 _ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # one, and a word of two
@@ -160,7 +161,7 @@ def useful_threads(shape: Shape, threads: int) -> int:
 
 
 def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
-    rows = common_block(product.row_axes, _default_rows(product, target))
+    rows = common_block(product.row_axes, max(1, min(_BLOCK_ROWS, product.shape.rows)))
     length = common_block([product.a.cols, product.b.rows], blocking.kc)
     of_a, rows = rows, rows * _joined(product, rows, blocking.mr)
     a_row_block = _stride(product.a.rows, of_a)
@@ -198,11 +199,6 @@ def _joined(product: Product, rows: int, mr: int) -> int:
     if not fits or _is_outer(product) or 2 * lowest >= _SUMS:
         return 1
     return math.lcm(rows, mr) // rows
-
-
-def _default_rows(product: Product, target: Target) -> int:
-    """Of a block where no operand has any: whole tiles."""
-    return max(1, min(round_up(target.row_block, target.mr), product.shape.rows))
 
 
 def _stride(axis: Axis, block: int) -> int:

@@ -77,7 +77,7 @@ def _sample_forward(
         _fetch_share(ahead, half, i, len(squares))
         at = (source + 4 * squares[i, 0], packed + 4 * squares[i, 1])
         unsafe.call(squares[i, 2], (at[0], at[1], E, panel_row))
-    later = (ahead + half, ahead + half + half // 2)
+    later = (ahead + half, ahead + half + half // 2)  # the transposes fetched the first half
     _run_tiles(tiles, (source, packed, Z), E, matrix_row, later, half // 2)
     unsafe.call(fold, (Z, target + 4 * head))
     for e in range(head):

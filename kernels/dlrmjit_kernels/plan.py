@@ -271,7 +271,7 @@ def grid(
     """
 
     def heaviest(down: int) -> int:
-        return _largest_part(*rows, down) * _largest_part(*cols, threads // down)
+        return largest_part(*rows, down) * largest_part(*cols, threads // down)
 
     splits = [down for down in range(threads, 0, -1) if threads % down == 0]
     limit = (1 + slack) * min(map(heaviest, splits))
@@ -280,7 +280,7 @@ def grid(
     return best, threads // best
 
 
-def _largest_part(extent: int, block: int, parts: int) -> int:
+def largest_part(extent: int, block: int, parts: int) -> int:
     """Elements of the largest of the parts that blocks are dealt out in, as the loops do it."""
     blocks = -(-extent // block)
     ends = [min(extent, block * (blocks * part // parts)) for part in range(parts + 1)]

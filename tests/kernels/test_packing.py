@@ -130,6 +130,24 @@ def test_only_what_lies_far_apart_is_packed():
     assert list(plan(512).sides["kind"] != 0) == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("m", "n", "threads", "packed", "grid"),
+    [
+        (1152, 1152, 2, "ab", (1, 2)),
+        (1152, 1152, 16, "ab", (4, 4)),
+        (4608, 1152, 2, "ab", (2, 1)),
+        (128, 1152, 4, "ab", (1, 4)),
+        (4608, 1152, 4, "b", (1, 4)),
+        (1152, 4608, 4, "a", (4, 1)),
+    ],
+)
+def test_threads_share_c_so_that_each_packs_little(m, n, threads, packed, grid):
+    b = Layout.plain(FAR, n, 8192) if "b" in packed else Layout.panels(FAR, n, current_target().nr)
+    product = Product(*map(view_of, (Layout.plain(m, FAR), b, Layout.plain(m, n))))
+    numbers = packed_plan(product, list(packed), current_target(), threads).numbers[0]
+    assert (numbers["grid_rows"], numbers["grid_cols"]) == grid
+
+
 @pytest.mark.parametrize("cols", [1, 6, 12, 16, 31])
 def test_rows_of_any_width_are_copied_and_no_more(cols):
     source = np.arange(200, dtype=np.float32).reshape(4, 50)

@@ -63,6 +63,14 @@ def _product(
     result = view_of(c)
     shapes = [(v.rows.extent, v.cols.extent) for v in (left, right, result)]
     (m, k), (k_right, n), written = shapes
-    if k != k_right or written != (m, n):
-        raise ShapeError(f"gemm of {m} x {k} and {k_right} x {n} does not give {written}")
+    if k != k_right:
+        raise ShapeError(
+            f"gemm of {m} x {k} and {k_right} x {n}: the first has {k} columns, the second "
+            f"{k_right} rows; trans_a and trans_b transpose"
+        )
+    if written != (m, n):
+        raise ShapeError(
+            f"gemm of {m} x {k} and {k_right} x {n} gives {m} x {n}, but out is "
+            f"{written[0]} x {written[1]}"
+        )
     return Product(left, right, result, accumulate=accumulate)

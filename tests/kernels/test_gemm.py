@@ -52,8 +52,10 @@ def test_an_empty_reduction_gives_zeros():
 
 def test_what_does_not_fit_is_named():
     a, b = np.zeros((2, 3), np.float32), np.zeros((4, 5), np.float32)
-    with pytest.raises(ShapeError, match="2 x 3 and 4 x 5"):
+    with pytest.raises(ShapeError, match="2 x 3 and 4 x 5: the first has 3 columns, the second 4"):
         gemm(a, b)
+    with pytest.raises(ShapeError, match="2 x 3 and 3 x 2 gives 2 x 2, but out is 4 x 5"):
+        gemm(a, a, b, trans_b=True)
     with pytest.raises(ShapeError, match="out was not given"):
         gemm(a, b, accumulate=True)
     with pytest.raises(ShapeError, match=r"2-D float32 array .* not float32 of shape \(3,\)"):

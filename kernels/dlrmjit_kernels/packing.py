@@ -25,7 +25,7 @@ from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.codegen.transpose import Transpose
 from dlrmjit_kernels.compile import Call, jit, task_jit
 from dlrmjit_kernels.parallel import run_tasks
-from dlrmjit_kernels.plan import Product, largest_part, make_plan, useful_threads
+from dlrmjit_kernels.plan import Product, grid, make_plan, useful_threads
 from dlrmjit_kernels.scratch import Scratch
 from dlrmjit_kernels.sweep import Ints, Numbers, chunk_of_panel, rectangle_of
 from dlrmjit_kernels.target import Target
@@ -40,7 +40,7 @@ _NUMBERS = ("kind", "across", "along", "block", "block_stride", "stride", "width
 _KERNELS = ("copy", "rest", "square", "cut_along", "cut_across", "cut_both")
 SIDE = np.dtype([(name, np.int64) for name in _NUMBERS + _KERNELS])
 _LINES = 8  # rows of the source copied at once: no more than a set of the first cache has ways
-_EVEN = 1.05  # times the least work of the busiest thread
+_PACKING = 20  # multiply-adds that take as long as packing an element
 _PAD = 16  # elements: neighbours in a packed part start on different sets
 
 _scratch = Scratch()
@@ -94,33 +94,15 @@ def packed_plan(
     plan = make_plan(product, target, threads, blocking)
     n = plan.numbers[0]
     down, across = (int(n["rows"]), int(n["row_block"])), (product.shape.cols, target.nr)
-    n["grid_rows"], n["grid_cols"] = _grid(down, across, threads, packed)
-    most = max(target.l3 // 4 // threads, 2 * target.l2) // (4 * blocking.kc * target.nr)
+    borders = _PACKING * ("a" in packed), _PACKING * ("b" in packed)
+    n["grid_rows"], n["grid_cols"] = grid(down, across, threads, by_cols=True, borders=borders)
+    cache = max(target.l3 // 4 // threads, 2 * target.l2)  # or A is packed again too often
+    most = cache // (4 * blocking.kc * target.nr)
     panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)
     spans = (rows * int(sides[0]["stride"]), panels * int(sides[1]["stride"]))
     room = int(n["grid_rows"] * n["grid_cols"]) * sum(spans)
     return PackedPlan(plan.numbers, sides, plan.kernels, panels, spans, room)
-
-
-def _grid(
-    down: tuple[int, int], across: tuple[int, int], threads: int, packed: list[str]
-) -> tuple[int, int]:
-    """How many rectangles down and across: of the most equal ones, those that are packed for least.
-
-    A thread packs the rows of A and the columns of B it multiplies, where these are packed. If it
-    makes no difference columns are cut, because A is cheaper to pack twice than B. ``down`` and
-    ``across`` are as for :func:`~dlrmjit_kernels.plan.grid`.
-    """
-    sides = {
-        (rows, threads // rows): (largest_part(*down, rows), largest_part(*across, threads // rows))
-        for rows in range(1, threads + 1)
-        if threads % rows == 0
-    }
-    most = _EVEN * min(height * width for height, width in sides.values())
-    fair = [split for split, (height, width) in sides.items() if height * width <= most]
-    of_a, of_b = "a" in packed, "b" in packed
-    return min(fair, key=lambda split: of_a * sides[split][0] + of_b * sides[split][1])
 
 
 def can_pack(product: Product, packed: list[str], target: Target) -> bool:

@@ -262,16 +262,19 @@ def grid(
     threads: int,
     slack: float = 0.0,
     by_cols: bool = False,
+    borders: tuple[int, int] = (0, 0),
 ) -> tuple[int, int]:
     """How many rectangles down and across C gives ``threads`` threads the most equal work.
 
     ``rows`` and ``cols`` are how many there are, and of a block, which is not cut. Among those
     within ``slack`` of the best the grid that cuts the rows most wins: its threads share B and
-    write apart. With ``by_cols`` the one that cuts the columns most.
+    write apart. With ``by_cols`` the one that cuts the columns most. ``borders`` are what a row and
+    a column of a rectangle cost beside its elements, in multiply-adds for a step of the reduction.
     """
 
     def heaviest(down: int) -> int:
-        return largest_part(*rows, down) * largest_part(*cols, threads // down)
+        height, width = _largest_part(*rows, down), _largest_part(*cols, threads // down)
+        return height * width + borders[0] * height + borders[1] * width
 
     splits = [down for down in range(threads, 0, -1) if threads % down == 0]
     limit = (1 + slack) * min(map(heaviest, splits))
@@ -280,7 +283,7 @@ def grid(
     return best, threads // best
 
 
-def largest_part(extent: int, block: int, parts: int) -> int:
+def _largest_part(extent: int, block: int, parts: int) -> int:
     """Elements of the largest of the parts that blocks are dealt out in, as the loops do it."""
     blocks = -(-extent // block)
     ends = [min(extent, block * (blocks * part // parts)) for part in range(parts + 1)]

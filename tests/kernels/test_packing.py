@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dlrmjit_kernels.axes import view_of
+from dlrmjit_kernels.blocking import Blocking
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.copy import CopyRows
 from dlrmjit_kernels.gemm import gemm
 from dlrmjit_kernels.matrix import Layout, Matrix
 from dlrmjit_kernels.packing import PackedPlan, can_pack, packed_plan
-from dlrmjit_kernels.plan import Product
+from dlrmjit_kernels.plan import _BLOCK_ROWS, Product
 from dlrmjit_kernels.product import _prepare
 from dlrmjit_kernels.target import current_target, named_target
 from dlrmjit_kernels.threads import get_threads, set_threads
@@ -146,6 +147,20 @@ def test_threads_share_c_so_that_each_packs_little(m, n, threads, packed, grid):
     product = Product(*map(view_of, (Layout.plain(m, FAR), b, Layout.plain(m, n))))
     numbers = packed_plan(product, list(packed), current_target(), threads).numbers[0]
     assert (numbers["grid_rows"], numbers["grid_cols"]) == grid
+
+
+@pytest.mark.parametrize(("m", "threads", "panels"), [(2048, 2, 32), (128, 2, 32), (2048, 64, 16)])
+def test_parts_of_b_are_large_for_few_rows_and_many_threads(m, threads, panels):
+    target = replace(current_target(), l2=1 << 20, l3=32 << 20)
+    layouts = Layout.plain(m, 4096), Layout.plain(4096, 1 << 18), Layout.plain(m, 1 << 18)
+    product = Product(*map(view_of, layouts))
+    blocking = Blocking(target.mr, target.nr, (32 << 10) // target.nr, 96)
+    assert packed_plan(product, ["a", "b"], target, threads, blocking).panels == panels
+
+
+def test_rows_without_blocks_are_cut_into_whole_tiles():
+    names = ("sse", "avx2", "avx512", "avx512_bf16", "neon")
+    assert {_BLOCK_ROWS % named_target(name).mr for name in names} == {0}
 
 
 @pytest.mark.parametrize("cols", [1, 6, 12, 16, 31])

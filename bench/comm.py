@@ -26,17 +26,17 @@ from typing import Any
 
 import numpy as np
 
-from bench import harness
 from bench.roofline import ceilings
 from bench.step import Case, case, make_batch, make_model
-from dlrmjit.data.share import share_sizes
+from bench.support import harness
+from dlrmjit.data.batch_shard import share_sizes
 from dlrmjit.parallel.comm import Comm, blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.proposing import propose
+from dlrmjit.parallel.planner import propose
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.step import ShardedStep
-from dlrmjit.step import TrainingStep
+from dlrmjit.training.step import TrainingStep
 
 RATE = 0.01
 OPERATIONS = ("allreduce", "alltoall", "loss")
@@ -249,7 +249,7 @@ def _line(row: Row) -> str:
 
 def pin(comm: Comm, threads: int | None) -> int:
     """A share of the CPUs for each rank of this host."""
-    from dlrmjit_kernels.threads import available_cpus
+    from dlrmjit_kernels.runtime.threads import available_cpus
 
     number, count = comm.local_ranks()
     cpus = sorted(os.sched_getaffinity(0))

@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import criteo_text
-from bench.harness import Report, Samples, alternate, describe_machine, options, prepare
+from bench.support import criteo_text
+from bench.support.harness import Report, Samples, alternate, describe_machine, options, prepare
+from dlrmjit.config.presets import preset
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.formats.prepared_set import write_set
 from dlrmjit.data.loader import Loader
-from dlrmjit.data.manifest import sha256_of
-from dlrmjit.data.prepared import PreparedSet
-from dlrmjit.data.table import Table
-from dlrmjit.model import DLRM
-from dlrmjit.presets import preset
-from dlrmjit.step import TrainingStep
+from dlrmjit.data.prepared.manifest import sha256_of
+from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.prepared.writer import write_set
+from dlrmjit.data.rows import Table
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.training.step import TrainingStep
 
 _BATCH = 2048
 _LEVELS = 1 << 22

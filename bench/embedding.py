@@ -17,12 +17,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels import buffers
-from dlrmjit_kernels.embedding import EmbeddingTables
-from dlrmjit_kernels.row_rules import AdagradRows, RowRule, RowwiseAdagradRows, SgdRows
+from dlrmjit_kernels.embedding.row_optimizers import (
+    AdagradRows,
+    RowRule,
+    RowwiseAdagradRows,
+    SgdRows,
+)
+from dlrmjit_kernels.embedding.tables import EmbeddingTables
+from dlrmjit_kernels.runtime import buffers
 
-from bench import embedding_peers, gather, harness, roofline
-from bench.embedding_cases import Batch, Case, cases, draw_batches
+from bench import gather, roofline
+from bench.support import embedding_peers, harness
+from bench.support.embedding_cases import Batch, Case, cases, draw_batches
 from dlrmjit.precision import Precision
 
 LR = embedding_peers.LR

@@ -7,7 +7,7 @@ tqdm); FILE is Criteo text, plain or gzip, by default 8,000 generated rows. Both
 the rows without shuffling, as Kaggle's set of 7 days and as Terabyte's of 24 files. Then every
 file is compared byte for byte, and every batch that the reference's loaders yield from our files
 with that of our own loader. The digests printed are over the arrays that the reference wrote;
-``tests/data/test_formats.py`` keeps those of the first 8,000 rows of Criteo Kaggle.
+``tests/data/formats/test_formats.py`` keeps those of the first 8,000 rows of Criteo Kaggle.
 
 Where TorchRec can be imported, its arrays of a day and its loader of them are compared as well, and
 MLPerf version 2's lookups with those of DIR/torchrec_dlrm.
@@ -30,19 +30,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import criteo_text
-from dlrmjit.cli.converting import main as convert
-from dlrmjit.data.criteo import load_criteo_text
-from dlrmjit.data.formats.day_files import DayNames, read_days
+from bench.support import criteo_text
+from dlrmjit.cli.commands.convert import main as convert
+from dlrmjit.data.formats.criteo import load_criteo_text
+from dlrmjit.data.formats.dlrm_days import DayNames, read_days
+from dlrmjit.data.formats.dlrm_npz import read_processed, write_processed
 from dlrmjit.data.formats.mlperf_bin import open_bin
+from dlrmjit.data.formats.text_blocks import open_text
 from dlrmjit.data.formats.torchrec import MultiHotTables, open_day
 from dlrmjit.data.loader import Loader
-from dlrmjit.data.npz import read_processed, write_processed
 from dlrmjit.data.prepare.options import PrepareOptions
-from dlrmjit.data.prepare.run import prepare
-from dlrmjit.data.prepared import PreparedSet
-from dlrmjit.data.table import Table
-from dlrmjit.data.text_blocks import open_text
+from dlrmjit.data.prepare.pipeline import prepare
+from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.rows import Table
 
 LIMIT = 10_000_000
 """Bound on categorical values: above 2**31 the reference's own arrays overflow."""

@@ -15,13 +15,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from dlrmjit_kernels import buffers, unsafe
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.codegen.row_gather import GatherSpec
-from dlrmjit_kernels.codegen.row_scatter import ScatterSpec
-from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.microkernels.row_gather import GatherSpec
+from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
+from dlrmjit_kernels.runtime import buffers, unsafe
+from dlrmjit_kernels.runtime.target import current_target
 
-from bench import harness
+from bench.support import harness
 
 _TOUCHED_BYTES = 1 << 29  # far more than a cache keeps from one run to the next
 _TABLE_BYTES = 1 << 30

@@ -16,10 +16,19 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from dlrmjit_kernels.ceilings import multiply_adds
+from dlrmjit_kernels.machine_peaks import multiply_adds
 
-from bench import gemm_cases, harness, plots, roofline
-from bench.gemm_cases import GEMM_GROUPS, GROUPS, LAYER_GROUPS, MODELS, OPERATIONS, Case, Layer
+from bench import roofline
+from bench.support import gemm_cases, harness, plots
+from bench.support.gemm_cases import (
+    GEMM_GROUPS,
+    GROUPS,
+    LAYER_GROUPS,
+    MODELS,
+    OPERATIONS,
+    Case,
+    Layer,
+)
 
 _BUDGETS = {True: 0.5, False: 1.5}  # seconds for a case, by --quick
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import harness
+from bench.support import harness
 
 E, N, P = 64, 2048, 50
 
@@ -27,9 +27,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     harness.prepare(options.threads)
-    from dlrmjit_kernels.embedding import EmbeddingTables
+    from dlrmjit_kernels.embedding.tables import EmbeddingTables
 
-    from dlrmjit.cli.machine import peak_rss_bytes
+    from dlrmjit.cli.report.machine import peak_rss_bytes
 
     rows = int(options.gigabytes * 1e9) // (4 * E)
     began = time.perf_counter()
@@ -45,7 +45,7 @@ def main() -> None:
 
 def train(tables: Any, steps: int) -> None:
     """Look up random rows and move them; raises ArithmeticError if a step moved them wrongly."""
-    from dlrmjit_kernels.row_rules import SgdRows
+    from dlrmjit_kernels.embedding.row_optimizers import SgdRows
 
     rng = np.random.default_rng(1)
     offsets = np.arange(0, N * P + 1, P, dtype=np.int64)[None]

@@ -40,7 +40,7 @@ def forget_peak() -> None:
 def train(chosen: object, batch: object) -> None:
     """Build the model of a case and train it."""
     from bench.step import RATE, Case, make_model
-    from dlrmjit.step import TrainingStep
+    from dlrmjit.training.step import TrainingStep
 
     assert isinstance(chosen, Case)
     step = TrainingStep(make_model(chosen.model, np.random.default_rng(1)))
@@ -51,7 +51,7 @@ def train(chosen: object, batch: object) -> None:
 def main() -> int:
     """Print what was foreseen and what was taken; 1 when that is more than allowed."""
     from bench.step import case, make_batch
-    from dlrmjit.config import estimate_memory
+    from dlrmjit.config.model import estimate_memory
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="small", help="preset, or large-slice")

@@ -3,7 +3,7 @@
     python -m bench.mixed [--config kaggle] [--batch N] [--max-rows M] [--threads T] [--quick]
 
 All models have the preset's layers, and its tables cut to so many rows: ``full`` with the preset's
-width everywhere, ``rule`` with the widths of ``dlrmjit.mixed_dimensions`` at the reference's
+width everywhere, ``rule`` with the widths of ``dlrmjit.config.mixed_dimensions`` at the reference's
 defaults, ``quarter`` with a quarter of the width everywhere. Their steps are alternated; a ratio
 above 1 says that the step is faster than the full one.
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bench import harness
+from bench.support import harness
 
 
 def models(config: Any) -> dict[str, Any]:
     """The preset's model with each set of widths."""
-    from dlrmjit.mixed_dimensions import mixed_dimensions
+    from dlrmjit.config.mixed_dimensions import mixed_dimensions
 
     wide = config.embedding_dim
     widths = {

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import harness
+from bench.support import harness
 
 FRAPPE = Path(__file__).parents[2] / "shared" / "data" / "frappe"
 FRAPPE_FIELDS = 10
@@ -71,7 +71,7 @@ class RoundedStep:
     """A training step, and what is left of the weights that it moved."""
 
     def __init__(self, model: Any, optimizer: Any, rounding: Round | None, seed: int) -> None:
-        from dlrmjit.step import TrainingStep
+        from dlrmjit.training.step import TrainingStep
 
         self._model, self._round = model, rounding
         self._step, self._rng = TrainingStep(model, optimizer), np.random.default_rng(seed)
@@ -139,8 +139,8 @@ def settings(quick: bool, epochs: int) -> Iterator[Setting]:
 
 
 def _criteo_like(quick: bool, epochs: int) -> Iterator[Setting]:
-    from dlrmjit.data.synthetic import SyntheticSource
-    from dlrmjit.presets import preset
+    from dlrmjit.config.presets import preset
+    from dlrmjit.data.generate.synthetic import SyntheticSource
 
     config, size = preset("demo").model, 256
     count = 200 if quick else 1600
@@ -154,7 +154,7 @@ def _criteo_like(quick: bool, epochs: int) -> Iterator[Setting]:
 
 
 def _frappe(quick: bool, epochs: int) -> Iterator[Setting]:
-    from dlrmjit.config import ModelConfig
+    from dlrmjit.config.model import ModelConfig
     from dlrmjit.data.arrays import ArraySource
 
     parts = {name: _read_frappe(FRAPPE / f"{name}.csv.gz") for name in ("train_rebuilt", "test")}
@@ -188,7 +188,7 @@ def _read_frappe(path: Path) -> tuple[NDArray[np.int64], F32]:
 
 def run(setting: Setting, variant: str, seed: int, backend: str | None) -> list[tuple[int, float]]:
     """(steps, AUC on the test rows) along one training."""
-    from dlrmjit.model import DLRM
+    from dlrmjit.model.dlrm import DLRM
 
     model = DLRM(
         setting.config,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import harness
+from bench.support import harness
 
 NARROW = 8
 
@@ -32,7 +32,7 @@ def skeleton(config: Any) -> Any:
 def stepping(case: Any, profile: Any = None) -> harness.Action:
     """An action that trains on one batch of ``case`` again and again."""
     from bench.step import RATE, make_batch, make_model
-    from dlrmjit.step import TrainingStep
+    from dlrmjit.training.step import TrainingStep
 
     rng = np.random.default_rng(1)
     step = TrainingStep(make_model(case.model, rng), profile=profile)
@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     threads = harness.prepare(options.threads)
     from bench.step import Case, case
-    from dlrmjit.profile import Profile
+    from dlrmjit.perf.profile import Profile
 
     chosen = case(options.config, options.batch, options.max_rows)
     bare = Case(skeleton(chosen.model), 1, 1)

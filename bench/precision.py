@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import gather, harness
+from bench import gather
+from bench.support import harness
 from dlrmjit.precision import Precision, SplitArray
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
@@ -29,7 +30,7 @@ DIFFERENCE = 2e-2  # of losses: weights are cut to 8 bits, which moves a loss by
 def tables(arguments: argparse.Namespace, threads: int, report: harness.Report) -> None:
     """Lookups and updates of every width."""
     from bench.embedding import OurBags
-    from bench.embedding_cases import base, draw_batches
+    from bench.support.embedding_cases import base, draw_batches
 
     rules = ("sgd",) if arguments.quick else ("sgd", "rowwise_adagrad", "adagrad")
     rules = ("sgd",) if arguments.only == "lookup" else rules
@@ -99,9 +100,9 @@ def step(name: str, arguments: argparse.Namespace, report: harness.Report) -> No
     """Whole training steps of one model."""
     from bench import step as steps
     from bench.embedding import rotating
-    from dlrmjit.config import FLOAT_BYTES
-    from dlrmjit.roofline import step_work
-    from dlrmjit.step import TrainingStep
+    from dlrmjit.config.model import FLOAT_BYTES
+    from dlrmjit.perf.roofline import step_work
+    from dlrmjit.training.step import TrainingStep
 
     case = steps.case(name, arguments.batch, arguments.max_rows)
     batches = [steps.make_batch(case, np.random.default_rng(i)) for i in range(steps.BATCHES)]

@@ -5,9 +5,9 @@ Run alone it prints them; other benchmarks measure them in their own run and div
 
 from __future__ import annotations
 
-from dlrmjit_kernels.ceilings import ceilings, fma_peak, triad
+from dlrmjit_kernels.machine_peaks import ceilings, fma_peak, triad
 
-from bench import harness
+from bench.support import harness
 
 __all__ = ["ceilings", "fma_peak", "triad"]
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from dlrmjit.config import ModelConfig
-from dlrmjit.presets import preset
-from dlrmjit.roofline import Ceilings, step_work
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.presets import preset
+from dlrmjit.perf.roofline import Ceilings, step_work
 
 Row = dict[str, Any]
 _DEFAULT_EFFICIENCY = 0.5
@@ -303,7 +303,7 @@ def main() -> None:
         report = {"rows": [*checks, *rows], **asdict(found)}
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:
-        from bench.plots import scaling
+        from bench.support.plots import scaling
 
         scaling(rows, options.plot)
 

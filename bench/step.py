@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import harness
-from dlrmjit.config import ModelConfig
+from bench.support import harness
+from dlrmjit.config.model import ModelConfig
 from dlrmjit.precision import Precision
 
 PEERS = ("torch nn", "fbgemm")
@@ -45,7 +45,7 @@ class Case:
 
 def case(name: str, batch: int | None, max_rows: int) -> Case:
     """The case called ``name``: a preset, or the slice of ``large`` that one machine holds."""
-    from dlrmjit.presets import preset
+    from dlrmjit.config.presets import preset
 
     if name == "large-slice":
         large = preset("large").model
@@ -69,7 +69,7 @@ def make_batch(case: Case, rng: np.random.Generator) -> Any:
 
 def make_model(config: ModelConfig, rng: np.random.Generator, precision: Precision = "fp32") -> Any:
     """A model with parameters of the usual sizes, drawn faster than the reference draws them."""
-    from dlrmjit.model import DLRM
+    from dlrmjit.model.dlrm import DLRM
 
     model = DLRM(config, initialise=False, precision=precision)
     model.tables.data.initialise_uniform(7)
@@ -83,7 +83,7 @@ def make_model(config: ModelConfig, rng: np.random.Generator, precision: Precisi
 
 def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Callable[[], Any]]:
     """One action per contender, each walking through the same batches with its own parameters."""
-    from dlrmjit.step import TrainingStep
+    from dlrmjit.training.step import TrainingStep
 
     rng = np.random.default_rng(1)
     model = make_model(case.model, rng)
@@ -98,7 +98,7 @@ def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Cal
 def _peer(
     name: str, case: Case, state: Any, batches: Sequence[Any], forward: bool
 ) -> Callable[[], Any]:
-    from bench.torch_dlrm import FbgemmStep, TorchBatch, TorchStep
+    from bench.support.torch_dlrm import FbgemmStep, TorchBatch, TorchStep
 
     kind = FbgemmStep if name == "fbgemm" else TorchStep
     step = kind(case.model, state, RATE)
@@ -124,8 +124,8 @@ def check(actions: dict[str, Callable[[], Any]]) -> None:
 
 def breakdown(case: Case, steps: int, ceilings: Any) -> Any:
     """A profile of our step, per operation."""
-    from dlrmjit.profile import Profile
-    from dlrmjit.step import TrainingStep
+    from dlrmjit.perf.profile import Profile
+    from dlrmjit.training.step import TrainingStep
 
     rng = np.random.default_rng(1)
     warm = Profile()
@@ -144,7 +144,7 @@ def main() -> None:
     options = _options()
     threads = harness.prepare(options.threads)
     from bench import roofline
-    from dlrmjit.roofline import Ceilings, step_work
+    from dlrmjit.perf.roofline import Ceilings, step_work
 
     chosen = case(options.config, options.batch, options.max_rows)
     found = roofline.ceilings(threads, 0.3 if options.quick else 1.0)

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from bench import comm as measured
-from bench import harness
 from bench.step import case
+from bench.support import harness
 from dlrmjit.parallel.comm import Comm, fail_together, world
 
 STEPS = 3  # of a turn, the first uncounted

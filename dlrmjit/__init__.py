@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from dlrmjit.version import __version__
 
 if TYPE_CHECKING:
-    from dlrmjit.config import (
+    from dlrmjit.config.mixed_dimensions import mixed_dimensions
+    from dlrmjit.config.model import (
         LossConfig,
         ModelConfig,
         PlateauConfig,
@@ -20,36 +21,35 @@ if TYPE_CHECKING:
         TableConfig,
         TrainConfig,
     )
+    from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
+    from dlrmjit.config.presets import preset
     from dlrmjit.data.batch import Batch
     from dlrmjit.errors import DlrmjitError
-    from dlrmjit.fitting import evaluate, fit
-    from dlrmjit.mixed_dimensions import mixed_dimensions
-    from dlrmjit.model import DLRM
-    from dlrmjit.optimizer_config import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
-    from dlrmjit.persistence import load, save
-    from dlrmjit.presets import preset
+    from dlrmjit.model.dlrm import DLRM
+    from dlrmjit.training.fit import evaluate, fit
+    from dlrmjit.training.persistence import load, save
 
 _HOME = {
-    "Adagrad": "dlrmjit.optimizer_config",
-    "Adam": "dlrmjit.optimizer_config",
+    "Adagrad": "dlrmjit.config.optimizer",
+    "Adam": "dlrmjit.config.optimizer",
     "Batch": "dlrmjit.data.batch",
-    "DLRM": "dlrmjit.model",
+    "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
-    "LossConfig": "dlrmjit.config",
-    "ModelConfig": "dlrmjit.config",
-    "PlateauConfig": "dlrmjit.config",
-    "RowwiseAdagrad": "dlrmjit.optimizer_config",
-    "ScheduleConfig": "dlrmjit.config",
-    "Sgd": "dlrmjit.optimizer_config",
-    "TableConfig": "dlrmjit.config",
-    "TrainConfig": "dlrmjit.config",
-    "UpdateConfig": "dlrmjit.optimizer_config",
-    "evaluate": "dlrmjit.fitting",
-    "fit": "dlrmjit.fitting",
-    "load": "dlrmjit.persistence",
-    "mixed_dimensions": "dlrmjit.mixed_dimensions",
-    "preset": "dlrmjit.presets",
-    "save": "dlrmjit.persistence",
+    "LossConfig": "dlrmjit.config.model",
+    "ModelConfig": "dlrmjit.config.model",
+    "PlateauConfig": "dlrmjit.config.model",
+    "RowwiseAdagrad": "dlrmjit.config.optimizer",
+    "ScheduleConfig": "dlrmjit.config.model",
+    "Sgd": "dlrmjit.config.optimizer",
+    "TableConfig": "dlrmjit.config.model",
+    "TrainConfig": "dlrmjit.config.model",
+    "UpdateConfig": "dlrmjit.config.optimizer",
+    "evaluate": "dlrmjit.training.fit",
+    "fit": "dlrmjit.training.fit",
+    "load": "dlrmjit.training.persistence",
+    "mixed_dimensions": "dlrmjit.config.mixed_dimensions",
+    "preset": "dlrmjit.config.presets",
+    "save": "dlrmjit.training.persistence",
 }
 
 __all__ = [

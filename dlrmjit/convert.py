@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.converting import main
+from dlrmjit.cli.commands.convert import main
 
 __all__ = ["main"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.evaluating import main
+from dlrmjit.cli.commands.evaluate import main
 
 __all__ = ["main"]
 

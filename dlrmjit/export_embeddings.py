@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.exporting import main
+from dlrmjit.cli.commands.export_embeddings import main
 
 __all__ = ["main"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.planning import main
+from dlrmjit.cli.commands.plan import main
 
 __all__ = ["main"]
 

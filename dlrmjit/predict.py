@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.predicting import main
+from dlrmjit.cli.commands.predict import main
 
 __all__ = ["main"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.preparing import main
+from dlrmjit.cli.commands.prepare import main
 
 __all__ = ["main"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.main import main
+from dlrmjit.cli.commands.train import main
 
 __all__ = ["main"]
 

@@ -11,11 +11,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from dlrmjit import knobs
+from dlrmjit.config.presets import PRESETS, preset
 from dlrmjit.errors import DlrmjitError
-from dlrmjit.presets import PRESETS, preset
 
 if TYPE_CHECKING:
-    from dlrmjit_kernels.tuner import Tuned
+    from dlrmjit_kernels.matmul.autotune import Tuned
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,17 +40,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tune(options: argparse.Namespace) -> None:
     knobs.reserve_threads(options.threads or 1)
-    from dlrmjit_kernels import tuner, tuning
-    from dlrmjit_kernels.target import current_target
-    from dlrmjit_kernels.threads import available_cpus, set_threads
+    from dlrmjit_kernels.matmul import autotune, tuning_cache
+    from dlrmjit_kernels.runtime.target import current_target
+    from dlrmjit_kernels.runtime.threads import available_cpus, set_threads
 
     set_threads(options.threads or available_cpus())
     chosen = preset(options.config)
     n = options.batch_size or chosen.batch_size
     for c, k in dict.fromkeys(chosen.model.bottom_layers + chosen.model.top_layers):
-        for found in tuner.tune_layer(n, c, k, options.seconds):
+        for found in autotune.tune_layer(n, c, k, options.seconds):
             print(_line(found, n, c, k), flush=True)  # noqa: T201 - this is a command
-    print(f"stored in {tuning.store_path(current_target())}")  # noqa: T201
+    print(f"stored in {tuning_cache.store_path(current_target())}")  # noqa: T201
 
 
 def _line(found: Tuned, n: int, c: int, k: int) -> str:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dlrmjit.config import LossConfig, ModelConfig
+from dlrmjit.config.model import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.model import DLRM, Graph
+from dlrmjit.model.dlrm import DLRM, Graph
 
 
 def jagged(rng, rows, n, longest=4):

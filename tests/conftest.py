@@ -12,7 +12,7 @@ os.environ["DLRMJIT_PIN"] = "0"
 
 knobs.reserve_threads(7)
 
-from dlrmjit_kernels import threads  # noqa: E402
+from dlrmjit_kernels.runtime import threads  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 threads.set_threads(threads.available_cpus())

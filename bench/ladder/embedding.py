@@ -19,14 +19,15 @@ from typing import Any
 
 import numba
 import numpy as np
-from dlrmjit_kernels.embedding import EmbeddingTables
-from dlrmjit_kernels.row_rules import SgdRows
+from dlrmjit_kernels.embedding.row_optimizers import SgdRows
+from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-from bench import gather, harness, roofline
-from bench.embedding_cases import Case, draw_batches
+from bench import gather, roofline
+from bench.support import harness
+from bench.support.embedding_cases import Case, draw_batches
 
 Update = Callable[[Any, Any, Any, Any, int], None]  # table, indices, bags, dY, threads
 STEP = np.float32(-0.25)  # minus the learning rate: exact

@@ -11,15 +11,16 @@ from typing import Any
 
 import numba
 import numpy as np
-from dlrmjit_kernels import unsafe
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.codegen.tile import Tile
-from dlrmjit_kernels.fully_connected import fc_forward
-from dlrmjit_kernels.gemm import gemm
-from dlrmjit_kernels.matrix import Floats, Matrix
-from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.layers.fully_connected import fc_forward
+from dlrmjit_kernels.matmul.gemm import gemm
+from dlrmjit_kernels.matrix.matrix import Floats, Matrix
+from dlrmjit_kernels.microkernels.gemm_tile import Tile
+from dlrmjit_kernels.runtime import unsafe
+from dlrmjit_kernels.runtime.target import current_target
 
-from bench import harness, roofline
+from bench import roofline
+from bench.support import harness
 
 Rung = Callable[[Floats, Floats, Floats], harness.Action]
 _jit: Any = numba.njit(nogil=True)

@@ -1,8 +1,8 @@
 """Saved training states: our own directories of safetensors, and the reference program's files."""
 
 from dlrmjit.checkpoint.reader import Checkpoint, open_checkpoint
-from dlrmjit.checkpoint.torch_file import TorchCheckpoint, read_torch_file
-from dlrmjit.checkpoint.torch_writer import write_torch_file
+from dlrmjit.checkpoint.torch_format.reader import TorchCheckpoint, read_torch_file
+from dlrmjit.checkpoint.torch_format.writer import write_torch_file
 from dlrmjit.checkpoint.writer import check_destination, save_checkpoint
 
 __all__ = [

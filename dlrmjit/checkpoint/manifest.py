@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.checkpoint.tensor_file import DTYPES, FileRecord
+from dlrmjit.checkpoint.safetensors_file import DTYPES, FileRecord
 from dlrmjit.errors import CheckpointError
 from dlrmjit.version import __version__
 

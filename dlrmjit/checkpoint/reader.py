@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.checkpoint.atomic_directory import locate
 from dlrmjit.checkpoint.manifest import NAME, ArrayRecord, Part, read_manifest
-from dlrmjit.checkpoint.overlap import copy_overlap, overlap_of
-from dlrmjit.checkpoint.swap import locate
-from dlrmjit.checkpoint.tensor_file import (
+from dlrmjit.checkpoint.reshard import copy_overlap, overlap_of
+from dlrmjit.checkpoint.safetensors_file import (
     FileRecord,
     Storable,
     check_file,

@@ -10,10 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
-from dlrmjit.checkpoint.files import Plan, plan_optimizer, plan_state, records_of
+from dlrmjit.checkpoint.atomic_directory import replacing
+from dlrmjit.checkpoint.file_layout import Plan, plan_optimizer, plan_state, records_of
 from dlrmjit.checkpoint.manifest import Manifest
-from dlrmjit.checkpoint.swap import replacing
-from dlrmjit.checkpoint.tensor_file import DTYPES, FileRecord, write_tensors
+from dlrmjit.checkpoint.safetensors_file import DTYPES, FileRecord, write_tensors
 from dlrmjit.errors import CheckpointError
 from dlrmjit.precision import SplitArray
 

@@ -2,17 +2,17 @@
 
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.criteo import (
+from dlrmjit.data.formats.criteo import (
     CriteoData,
     Split,
     load_criteo_text,
     split_by_days,
     split_by_fraction,
 )
-from dlrmjit.data.npz import read_day_counts, read_processed, write_processed
-from dlrmjit.data.random import RandomOptions, RandomSource
+from dlrmjit.data.formats.dlrm_npz import read_day_counts, read_processed, write_processed
+from dlrmjit.data.generate.random import RandomOptions, RandomSource
+from dlrmjit.data.generate.synthetic import SyntheticSource, criteo_like_rows
 from dlrmjit.data.source import SizedSource, Source, take
-from dlrmjit.data.synthetic import SyntheticSource, criteo_like_rows
 
 __all__ = [
     "ArraySource",

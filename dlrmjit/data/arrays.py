@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.data.batch import Batch, as_dense, as_labels
-from dlrmjit.data.share import Share
+from dlrmjit.data.batch_shard import Share
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.validate import (
     check_finite,

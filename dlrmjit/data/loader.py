@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-from dlrmjit_kernels.permutation import half_width, row_key
-from dlrmjit_kernels.records import (
+from dlrmjit_kernels.data.permutation import half_width, row_key
+from dlrmjit_kernels.data.records import (
     gather_dense,
     gather_ids,
     gather_labels,
@@ -22,15 +22,15 @@ from dlrmjit_kernels.records import (
     rows_of,
     small_logarithms,
 )
-from dlrmjit_kernels.threads import run_anywhere
+from dlrmjit_kernels.runtime.threads import run_anywhere
 from numpy.typing import NDArray
 
+from dlrmjit.data.array_pool import Pool
 from dlrmjit.data.arrays import one_hot_offsets
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.multi_hot import BagGatherer
-from dlrmjit.data.pool import Pool
-from dlrmjit.data.share import Share
-from dlrmjit.data.table import Table
+from dlrmjit.data.batch_shard import Share
+from dlrmjit.data.multi_hot_gather import BagGatherer
+from dlrmjit.data.rows import Table
 from dlrmjit.data.validate import check_index_range, check_positive
 from dlrmjit.errors import ConfigError
 

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.share import Share
+from dlrmjit.data.batch_shard import Share
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from dlrmjit.errors import ConfigError
 if TYPE_CHECKING:
     from dlrmjit.ops.backend import Backend
 
-_MODULES = {"jit": "dlrmjit.ops.jit", "reference": "dlrmjit.ops.reference"}
+_MODULES = {"jit": "dlrmjit.ops.jit.backend", "reference": "dlrmjit.ops.reference.backend"}
 
 
 def get_backend(name: str | Backend | None = None) -> Backend:

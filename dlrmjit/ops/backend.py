@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from dlrmjit_kernels.embedding_initialise import Origin as Origin
+from dlrmjit_kernels.embedding.init import Origin as Origin
 from numpy.typing import NDArray
 
-from dlrmjit.autograd import Rule
-from dlrmjit.config import IN_MEMORY, TableConfig
-from dlrmjit.optimizer_config import OptimizerConfig
+from dlrmjit.autograd.tape import Rule
+from dlrmjit.config.model import IN_MEMORY, TableConfig
+from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.precision import Precision, SplitArray
 
 FloatArray = NDArray[Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dlrmjit.autograd import Variable
+from dlrmjit.autograd.tape import Variable
 from dlrmjit.ops.backend import Backend
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dlrmjit.autograd import Variable
+from dlrmjit.autograd.tape import Variable
 from dlrmjit.ops.backend import Backend
 
 Gradients = Sequence[tuple[Variable, Any]]

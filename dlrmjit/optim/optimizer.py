@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dlrmjit.autograd import Variable
+from dlrmjit.autograd.tape import Variable
+from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.ops.backend import Backend, FloatArray
-from dlrmjit.optimizer_config import OptimizerConfig, UpdateConfig
 
 STEP = "step"
 """Name of the count of steps among a parameter's states."""

@@ -19,10 +19,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.share import starts_of
+from dlrmjit.data.batch_shard import starts_of
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm import Comm, Request
-from dlrmjit.parallel.sharding import Plan, Shard
+from dlrmjit.parallel.plan import Plan, Shard
 
 Strategy = Literal["alltoall", "scatter", "scatter_list"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.autograd import Parameter, Rule, Step, Tape, Variable
+from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
 from dlrmjit.ops.backend import Backend, FloatArray
 from dlrmjit.parallel.exchange import PooledExchange
+from dlrmjit.parallel.plan import Shard
 from dlrmjit.parallel.routing import ShardedBatch
-from dlrmjit.parallel.sharding import Shard
 from dlrmjit.parallel.tables import ShardedTables
 
 Gradients = Iterator[tuple[Parameter, Any]]

@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.autograd import Parameter, Variable
-from dlrmjit.config import LossConfig, ModelConfig
+from dlrmjit.autograd.tape import Parameter, Variable
+from dlrmjit.config.model import LossConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
-from dlrmjit.model import DLRM, Graph, remember
+from dlrmjit.model.dlrm import DLRM, Graph, remember
 from dlrmjit.ops.backend import Backend, Features, Origin, StoredArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
+from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.parallel.routing import Router, ShardedBatch
-from dlrmjit.parallel.sharding import Plan, Shard
 from dlrmjit.parallel.tables import ShardedTables
+from dlrmjit.perf.profile import Profile
 from dlrmjit.precision import Precision
-from dlrmjit.profile import Profile
 
 
 class ShardedDLRM(DLRM):
-    """A :class:`~dlrmjit.model.DLRM` that all ranks of ``comm`` make up together.
+    """A :class:`~dlrmjit.model.dlrm.DLRM` that all ranks of ``comm`` make up together.
 
     Parameters
     ----------

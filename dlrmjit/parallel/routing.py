@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.random import RandomSource
-from dlrmjit.data.share import Share, rank_sizes
+from dlrmjit.data.batch_shard import Share, rank_sizes
+from dlrmjit.data.generate.random import RandomSource
 from dlrmjit.data.source import SizedSource, Source
 from dlrmjit.parallel.comm import Comm, Request
-from dlrmjit.parallel.sharding import Plan, Shard
+from dlrmjit.parallel.plan import Plan, Shard
 
 Integers = NDArray[Any]
 

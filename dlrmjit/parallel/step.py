@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from dlrmjit.autograd import Parameter, Variable
-from dlrmjit.config import LossConfig
+from dlrmjit.autograd.tape import Parameter, Variable
+from dlrmjit.config.model import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.model import remember
-from dlrmjit.parallel.copies import CopiesGradient
+from dlrmjit.model.dlrm import remember
+from dlrmjit.parallel.gradient_allreduce import GradientReducer
 from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
-from dlrmjit.parallel.reduce import GradientReducer
+from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedUpdates
+from dlrmjit.parallel.replicated import CopiesGradient
 from dlrmjit.parallel.routing import ShardedBatch
-from dlrmjit.parallel.updates import AnyOptimizer, ShardedUpdates
-from dlrmjit.profile import Profile
+from dlrmjit.perf.profile import Profile
 
 
 class ShardedStep:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dlrmjit.autograd import Parameter
+from dlrmjit.autograd.tape import Parameter
 from dlrmjit.ops.backend import Backend, FloatArray, StoredArray
-from dlrmjit.parallel.sharding import Plan, Shard
+from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.precision import Precision
 
 _DRAWN = 1 << 20  # elements drawn at a time

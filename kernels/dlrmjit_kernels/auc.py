@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.compile import jit, task_jit
-from dlrmjit_kernels.parallel import run_tasks
+from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.parallel import run_tasks
 
 _BUCKETS = 1 << 16
 _LOWS = 1 << 16

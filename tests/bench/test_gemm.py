@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from bench import gemm, gemm_cases, harness
-from dlrmjit.presets import PRESETS
+from bench import gemm
+from bench.support import gemm_cases, harness
+from dlrmjit.config.presets import PRESETS
 
 
 def test_groups_and_minibatches_are_chosen_by_name():

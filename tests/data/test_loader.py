@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlrmjit.data.array_pool import Pool
 from dlrmjit.data.loader import Loader
-from dlrmjit.data.pool import Pool
-from dlrmjit.data.table import MultiHot, Table
+from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.errors import ConfigError, IndexRangeError, ShapeError
 
 SHUFFLES = ["none", "block", "total"]

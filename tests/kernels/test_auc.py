@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from dlrmjit_kernels import threads
 from dlrmjit_kernels.auc import ranking_metrics
+from dlrmjit_kernels.runtime import threads
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrmjit.config import LossConfig, ModelConfig
-from dlrmjit.data.random import RandomOptions, RandomSource
-from dlrmjit.model import DLRM
-from dlrmjit.step import TrainingStep
+from dlrmjit.config.model import LossConfig, ModelConfig
+from dlrmjit.data.generate.random import RandomOptions, RandomSource
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.training.step import TrainingStep
 from tests.builders import named_gradients
 
 FILE = Path(__file__).parent.parent / "golden" / "debug_state.npz"

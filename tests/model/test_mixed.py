@@ -4,15 +4,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from dlrmjit_kernels import threads
+from dlrmjit_kernels.runtime import threads
 
-from dlrmjit.config import TableConfig
+from dlrmjit.autograd.gradcheck import check_gradients
+from dlrmjit.config.model import TableConfig
+from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.errors import ConfigError, IndexRangeError, MemoryLimitError
-from dlrmjit.gradcheck import check_gradients
-from dlrmjit.model import DLRM, Graph
-from dlrmjit.ops.reference import ReferenceBackend
-from dlrmjit.optimizer_config import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
-from dlrmjit.step import TrainingStep
+from dlrmjit.model.dlrm import DLRM, Graph
+from dlrmjit.ops.reference.backend import ReferenceBackend
+from dlrmjit.training.step import TrainingStep
 from tests.builders import loss_of, random_batch, small_config
 
 ORACLE = ReferenceBackend(np.float64)

@@ -7,11 +7,11 @@ import pytest
 
 import dlrmjit
 from dlrmjit.errors import ConfigError
-from dlrmjit.model import DLRM
-from dlrmjit.ops.reference import ReferenceBackend
-from dlrmjit.persistence import restore, restore_optimizer
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.precision import SplitArray
-from dlrmjit.step import TrainingStep
+from dlrmjit.training.persistence import restore, restore_optimizer
+from dlrmjit.training.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 BACKENDS = ["reference", "jit"]

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from dlrmjit_kernels import threads
+from dlrmjit_kernels.runtime import threads
 
-from dlrmjit.config import ModelConfig
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.optimizer import Adam
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, IndexRangeError
-from dlrmjit.model import DLRM
-from dlrmjit.optimizer_config import Adam
-from dlrmjit.persistence import infer_config, load, restore, restore_optimizer, save
-from dlrmjit.step import TrainingStep
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.training.persistence import infer_config, load, restore, restore_optimizer, save
+from dlrmjit.training.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 CHANGES = [{"dropout": 0.4}, {"batch_norm": True}, {"dropout": 0.2, "batch_norm": True}]

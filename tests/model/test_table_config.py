@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import dlrmjit
-from dlrmjit.config import IN_MEMORY, MemoryEstimate, TableConfig, estimate_memory
+from dlrmjit.config.model import IN_MEMORY, MemoryEstimate, TableConfig, estimate_memory
+from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, IndexRangeError
-from dlrmjit.model import DLRM
-from dlrmjit.optimizer_config import UpdateConfig
-from dlrmjit.persistence import restore_optimizer
-from dlrmjit.step import TrainingStep
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.training.persistence import restore_optimizer
+from dlrmjit.training.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 BACKENDS = ["reference", "jit"]

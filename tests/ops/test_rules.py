@@ -4,16 +4,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.threads import get_threads, set_threads
+from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrmjit.autograd import Parameter, Tape, Variable
-from dlrmjit.config import LossConfig
-from dlrmjit.gradcheck import check_gradients
+from dlrmjit.autograd.gradcheck import check_gradients
+from dlrmjit.autograd.tape import Parameter, Tape, Variable
+from dlrmjit.config.model import LossConfig
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.reference import ReferenceBackend
-from dlrmjit.ops.regularise import RunningMoments
+from dlrmjit.ops.random_masks import RunningMoments
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from tests.builders import jagged
 
 ORACLE = ReferenceBackend(np.float64)

@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.target import current_target
+from dlrmjit_kernels.runtime.target import current_target
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import TargetError
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.precision import nearest_bf16
 from tests.bf16 import rounded, truncated
 from tests.ops.test_rules import mlp

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.lookups import Lookups
+from dlrmjit_kernels.embedding.lookups import Lookups
 
-from dlrmjit.config import TrainConfig
+from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.errors import ConfigError, IndexRangeError
-from dlrmjit.fitting import NullObserver, fit
-from dlrmjit.model import DLRM
-from dlrmjit.ops.bags import join_bags
-from dlrmjit.ops.jit_update import BagGradient
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.ops.jit.optimizers import BagGradient
+from dlrmjit.ops.merge_bags import join_bags
 from dlrmjit.optim.accumulation import Accumulator
-from dlrmjit.optimizer_config import UpdateConfig
-from dlrmjit.step import TrainingStep
+from dlrmjit.training.fit import NullObserver, fit
+from dlrmjit.training.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 SIZES = (12, 12, 5)

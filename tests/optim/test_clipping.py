@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from dlrmjit.autograd import Parameter
-from dlrmjit.config import LossConfig
-from dlrmjit.model import DLRM, Graph
+from dlrmjit.autograd.tape import Parameter
+from dlrmjit.config.model import LossConfig
+from dlrmjit.config.optimizer import UpdateConfig
+from dlrmjit.model.dlrm import DLRM, Graph
 from dlrmjit.ops import get_backend
 from dlrmjit.optim.clipping import Clipper
-from dlrmjit.optimizer_config import UpdateConfig
-from dlrmjit.step import TrainingStep
+from dlrmjit.training.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrmjit.autograd import Parameter, Tape, Variable
+from dlrmjit.autograd.tape import Parameter, Tape, Variable
+from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.optim import Optimizer, make_optimizer
-from dlrmjit.optimizer_config import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
 from tests.builders import jagged
 from tests.tolerance import tolerance
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from dlrmjit.config import PlateauConfig, ScheduleConfig
+from dlrmjit.config.model import PlateauConfig, ScheduleConfig
+from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.ops import get_backend
 from dlrmjit.optim import Plateau, learning_rate, make_optimizer
-from dlrmjit.optimizer_config import UpdateConfig
 
 
 def _rates(steps, **schedule):

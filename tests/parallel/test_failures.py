@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from dlrmjit import persistence
 from dlrmjit.parallel.comm import SelfComm, fail_together
+from dlrmjit.training import persistence
 from tests.parallel.launch import PROGRAMS, ROOT, environment, mpiexec, needs_mpi, run_ranks
 
 SMALL = (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dlrmjit.errors import ConfigError
-from dlrmjit.model import DLRM, INITS
-from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.model.dlrm import DLRM, INITS
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import SelfComm
 from dlrmjit.parallel.model import ShardedDLRM
 from tests.builders import small_config

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from dlrmjit.ops.reference import ReferenceBackend
-from dlrmjit.optimizer_config import RowwiseAdagrad
+from dlrmjit.config.optimizer import RowwiseAdagrad
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import SelfComm
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.sharding import Placement, Plan
+from dlrmjit.parallel.plan import Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
 from tests.builders import random_batch, small_config
 from tests.parallel.launch import needs_mpi, run_program

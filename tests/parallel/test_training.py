@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dlrmjit.cli import preparing
-from tests.cli.test_data_commands import write_text
+from dlrmjit.cli.commands import prepare
+from tests.cli.commands.test_data_commands import write_text
 from tests.parallel.launch import needs_mpi, run_ranks
 
 MODEL = (
@@ -42,7 +42,7 @@ def prepared(tmp_path_factory):
     """A set of 600 rows to train on and 100 to test on."""
     folder = tmp_path_factory.mktemp("data")
     text = write_text(folder / "train.txt")
-    assert preparing.main([str(text), "--out", str(folder / "set"), "--workers=1"]) == 0
+    assert prepare.main([str(text), "--out", str(folder / "set"), "--workers=1"]) == 0
     return folder
 
 

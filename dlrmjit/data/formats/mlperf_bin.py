@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.criteo_text import FIELDS, HASHES, INTEGERS
-from dlrmjit.data.npz import load_npz
-from dlrmjit.data.table import Table
+from dlrmjit.data.formats.criteo_text import FIELDS, HASHES, INTEGERS
+from dlrmjit.data.formats.dlrm_npz import load_npz
+from dlrmjit.data.rows import Table
 from dlrmjit.errors import DataError
 
 RECORD_BYTES = 4 * FIELDS

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.criteo_text import CriteoRows
-from dlrmjit.data.table import MultiHot, Table
+from dlrmjit.data.formats.criteo_text import CriteoRows
+from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.errors import DataError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")

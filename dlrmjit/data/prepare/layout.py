@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlrmjit.data.criteo_text import COLUMNS, INTEGERS
+from dlrmjit.data.formats.criteo_text import COLUMNS, INTEGERS
 from dlrmjit.data.schema import CategoricalColumn, Schema
 
 

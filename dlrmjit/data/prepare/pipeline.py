@@ -1,32 +1,203 @@
-"""Work spread over threads whose results come back in order, a bounded number at a time."""
+"""A preparation from beginning to end: parse, number, arrange, publish."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+import os
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-T = TypeVar("T")
-R = TypeVar("R")
+from dlrmjit.data.prepare.check_inputs import check_inputs, describe_inputs
+from dlrmjit.data.prepare.files.column_file import write_error
+from dlrmjit.data.prepare.files.split_files import SplitFiles
+from dlrmjit.data.prepare.files.staging import Staging
+from dlrmjit.data.prepare.journal import Journal
+from dlrmjit.data.prepare.layout import layout_of
+from dlrmjit.data.prepare.options import PrepareOptions
+from dlrmjit.data.prepare.ordered_map import ordered_map
+from dlrmjit.data.prepare.stages.encode import number_columns, rule_of
+from dlrmjit.data.prepare.stages.parse import ParseState, parse_inputs
+from dlrmjit.data.prepare.stages.shuffle import Arranger
+from dlrmjit.data.prepare.stages.split import Splitter
+from dlrmjit.data.prepare.stages.statistics import Measures
+from dlrmjit.data.prepare.work_dir import Place
+from dlrmjit.data.prepared.manifest import NAME, CategoricalColumn, Manifest, file_facts
+
+Report = Callable[[str, int, int, int], None]
+"""Told of progress: the step's name, what is done, what there is (0: unknown), rows so far."""
+
+_PROGRAM_BYTES = 320 << 20  # interpreter, compiler, kernels and small buffers
+_WORKER_BYTES = 64 << 20  # text of short lines, parsed, takes about as much
 
 
-def ordered_map(
-    work: Callable[[T], R], items: Iterable[T], workers: int, ahead: int = 2
-) -> Iterator[R]:
-    """``work`` of each item in order; at most ``workers + ahead`` items are under way.
+def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
+    """Make a set of ``options.inputs`` at ``options.out``; what is there stays until it is whole.
 
-    Compiled kernels and file operations release the interpreter, so threads suffice.
+    Raises DataError naming file and line for bad input or a full disk, ConfigError for options
+    that do not fit, MemoryLimitError for vocabularies beyond the memory. After any of these, or
+    a kill, the same call with ``resume`` goes on where it stopped.
     """
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[R]] = deque()
+    check_inputs(options.inputs)
+    finished = _finished(options) if options.resume else None
+    if finished is not None:
+        return finished
+    options = _affordable(options)
+    plan = {"inputs": describe_inputs(options.inputs), "options": options.determining()}
+    with Place(options.out, replace=options.replace) as place:
+        journal = place.begin(plan, options.checkpoint_seconds, resume=options.resume)
         try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) >= workers + ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+            return _Preparation(options, place, journal, report or _silent).run()
+        except OSError as error:  # whichever work file it was that found no room
+            raise write_error(Path(error.filename or place.work), error) from None
+
+
+def _affordable(options: PrepareOptions) -> PrepareOptions:
+    """The same with no more workers than the memory has room for."""
+    most = max(1, _working_memory(options.memory) // _WORKER_BYTES)
+    return replace(options, workers=min(options.workers, most))
+
+
+def _finished(options: PrepareOptions) -> Manifest | None:
+    """The set itself, where the run to resume was killed after it was in place."""
+    if not (options.out / NAME).is_file():
+        return None
+    manifest = Manifest.read(options.out)
+    names = [os.path.basename(path) for path in options.inputs]
+    is_same = manifest.origin.get("options") == options.determining() and names == [
+        entry["name"] for entry in manifest.origin.get("inputs", [])
+    ]
+    return manifest if is_same else None
+
+
+def _silent(step: str, done: int, total: int, rows: int) -> None:
+    """Report to nobody."""
+
+
+def _working_memory(memory: int) -> int:
+    """What ``memory`` leaves for vocabularies and buckets."""
+    return max(memory - _PROGRAM_BYTES, memory // 4)
+
+
+class _Preparation:
+    """One run of the steps."""
+
+    def __init__(
+        self, options: PrepareOptions, place: Place, journal: Journal, report: Report
+    ) -> None:
+        self._options, self._place, self._journal, self._report = options, place, journal, report
+        self._layout = layout_of(options.schema)
+        self._staging = Staging(place.work, self._layout)
+        self._memory = _working_memory(options.memory)
+
+    def run(self) -> Manifest:
+        parsed = parse_inputs(
+            self._options,
+            self._staging,
+            self._journal,
+            lambda done, total, rows: self._report("parse", done, total, rows),
+        )
+        tables = len(self._layout.categorical)
+        splitter = Splitter(self._options, parsed.file_rows)
+        table_rows = number_columns(
+            self._options,
+            self._staging,
+            self._journal,
+            splitter,
+            self._memory,
+            lambda done: self._report("number", done, tables, parsed.rows),
+        )
+        measures = Measures(self._options, self._staging, self._journal, splitter)
+        self._arrange(splitter, measures)
+        manifest = self._describe(parsed, table_rows, measures)
+        self._place.publish(manifest)
+        return manifest
+
+    @property
+    def _dense_type(self) -> str:
+        """Type of dense values in the set; those of a schema are transformed already."""
+        return "float32" if self._layout.is_own else self._options.dense
+
+    def _arrange(self, splitter: Splitter, measures: Measures) -> None:
+        options, shapes, fresh = self._options, measures.shapes(), self._place.fresh
+        with ExitStack() as stack:
+            outputs = {
+                name: stack.enter_context(
+                    SplitFiles(fresh / name, shape, self._dense_type, options.indices)
+                )
+                for name, shape in shapes.items()
+            }
+            arranger = Arranger(
+                options, self._staging, self._journal, shapes, outputs, self._memory
+            )
+            rows, train = sum(shape.rows for shape in shapes.values()), shapes["train"].rows
+            arranger.deal(
+                splitter, measures.moments, lambda done: self._report("deal", done, rows, done)
+            )
+            arranger.sort(lambda done: self._report("sort", done, train, done))
+            for output in outputs.values():
+                output.sync()
+
+    def _describe(self, parsed: ParseState, table_rows: list[int], measures: Measures) -> Manifest:
+        vocabularies = self._keep_vocabularies()
+        self._report("check", 0, 0, parsed.rows)
+        fresh = self._place.fresh
+        paths = sorted(path for path in fresh.rglob("*.np[yz]"))
+        facts = ordered_map(file_facts, paths, self._options.workers)
+        names = [path.relative_to(fresh).as_posix() for path in paths]
+        origin = self._origin(parsed)
+        if self._layout.is_own:
+            origin["moments"] = measures.moments
+        return Manifest(
+            dense=self._layout.dense,
+            transform="log1p" if self._dense_type == "int32" else "none",
+            categorical=tuple(
+                CategoricalColumn(
+                    column.name,
+                    table_rows[j],
+                    vocabularies.get(j, ""),
+                    is_multi=column.is_multi,
+                    shares_row=rule_of(column, self._options).prunes,
+                )
+                for j, column in enumerate(self._layout.categorical)
+            ),
+            splits={name: shape.rows for name, shape in measures.shapes().items()},
+            files=dict(zip(names, facts, strict=True)),
+            origin=origin,
+        )
+
+    def _keep_vocabularies(self) -> dict[int, str]:
+        """Copy the values by id into the set; their paths by column."""
+        folder = self._place.fresh / "vocabulary"
+        kept = {}
+        names = _file_names([column.name for column in self._layout.categorical])
+        for j, name in enumerate(names):
+            source = self._staging.vocabulary(j)
+            if source.exists():  # not that of a hashed column
+                folder.mkdir(exist_ok=True)
+                shutil.copyfile(source, folder / f"{name}{source.suffix}")
+                kept[j] = f"vocabulary/{name}{source.suffix}"
+        return kept
+
+    def _origin(self, parsed: ParseState) -> dict[str, Any]:
+        inputs = [
+            {"name": os.path.basename(path), "rows": rows}
+            for path, rows in zip(map(Path, self._options.inputs), parsed.file_rows, strict=True)
+        ]
+        return {
+            "kind": "own" if self._layout.is_own else "criteo",
+            "inputs": inputs,
+            "skipped_lines": parsed.skipped,
+            "first_skipped": parsed.first_skipped,
+            "options": self._options.determining(),
+        }
+
+
+def _file_names(names: list[str]) -> list[str]:
+    """The names themselves, or numbers where one of them is no name for a file."""
+    if all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names):
+        return names
+    return [str(j) for j in range(len(names))]

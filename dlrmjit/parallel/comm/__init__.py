@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dlrmjit import knobs
 from dlrmjit.errors import ConfigError
-from dlrmjit.parallel.comm.alone import SelfComm
+from dlrmjit.parallel.comm.abort import fail_together, let_lower_ranks_speak
 from dlrmjit.parallel.comm.blocking import Blocking, blocking
-from dlrmjit.parallel.comm.failing import fail_together, let_lower_ranks_speak
+from dlrmjit.parallel.comm.json_exchange import exchange_json
 from dlrmjit.parallel.comm.mpi import MpiComm
+from dlrmjit.parallel.comm.progress_thread import threaded
 from dlrmjit.parallel.comm.protocol import DONE, Buffer, Comm, Counts, Request
-from dlrmjit.parallel.comm.thread import threaded
-from dlrmjit.parallel.comm.values import exchange_json
+from dlrmjit.parallel.comm.self_comm import SelfComm
 
 __all__ = [
     "DONE",

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dlrmjit_kernels.threads import available_cpus, granted_cpus
+from dlrmjit_kernels.runtime.threads import available_cpus, granted_cpus
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from llvmlite import binding, ir
 
-from dlrmjit_kernels.compile import cache_path
-from dlrmjit_kernels.target import Target
+from dlrmjit_kernels.runtime.compile import cache_path
+from dlrmjit_kernels.runtime.target import Target
 
 
 class Spec(Protocol):

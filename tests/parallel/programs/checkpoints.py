@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from dlrmjit_kernels import threads
+from dlrmjit_kernels.runtime import threads
 
-from dlrmjit import persistence
 from dlrmjit.parallel.comm import exchange_json, fail_together, world
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.training import persistence
 from tests.parallel.programs.losses import CONFIG, RATES, plans, train
 
 OPTIMIZERS = {

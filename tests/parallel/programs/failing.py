@@ -10,9 +10,9 @@ import signal
 import sys
 
 from dlrmjit import knobs
-from dlrmjit.checkpoint import shards
-from dlrmjit.cli.main import main
-from dlrmjit.data.synthetic import SyntheticSource
+from dlrmjit.checkpoint import sharded_writer
+from dlrmjit.cli.commands.train import main
+from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import DataError
 from dlrmjit.parallel.exchange import PooledExchange
 
@@ -31,13 +31,13 @@ def fail_to_read():
 
 
 def fail_to_write():
-    write = shards.write_tensors
+    write = sharded_writer.write_tensors
 
     def limited(*arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
         return write(*arguments)
 
-    shards.write_tensors = limited
+    sharded_writer.write_tensors = limited
 
 
 def die():

@@ -8,17 +8,17 @@ import json
 import sys
 
 import numpy as np
-from dlrmjit_kernels import threads
+from dlrmjit_kernels.runtime import threads
 
-from dlrmjit.model import DLRM
+from dlrmjit.model.dlrm import DLRM
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.sharding import KINDS, Placement, Plan
+from dlrmjit.parallel.plan import KINDS, Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
-from dlrmjit.step import TrainingStep
+from dlrmjit.training.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 CONFIG = small_config(table_rows=(7, 1, 30, 12, 100), mlp_bottom=(13, 150, 6))

@@ -7,7 +7,7 @@ import json
 import sys
 
 import numpy as np
-from dlrmjit_kernels import threads
+from dlrmjit_kernels.runtime import threads
 
 from dlrmjit import metrics as metrics_of
 from dlrmjit.metrics import compute_metrics
@@ -20,8 +20,8 @@ from dlrmjit.parallel.comm import (
     threaded,
     world,
 )
-from dlrmjit.parallel.measuring import gathered_metrics
-from dlrmjit.parallel.virtual import tree_sum
+from dlrmjit.parallel.metrics import gathered_metrics
+from dlrmjit.parallel.reproducible_step import tree_sum
 
 
 def cell(source, target):

@@ -7,12 +7,12 @@ import hashlib
 import json
 import sys
 
-from dlrmjit_kernels import threads
+from dlrmjit_kernels.runtime import threads
 
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.virtual import VirtualStep
+from dlrmjit.parallel.reproducible_step import VirtualStep
 from tests.parallel.programs.losses import CONFIG, RATES, plans, train
 
 SHARES = 12

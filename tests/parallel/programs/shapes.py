@@ -7,15 +7,15 @@ import json
 import sys
 
 import numpy as np
-from dlrmjit_kernels import threads
+from dlrmjit_kernels.runtime import threads
 
-from dlrmjit.model import DLRM
-from dlrmjit.ops.reference import ReferenceBackend
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.sharding import Placement, Plan
+from dlrmjit.parallel.plan import Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
-from dlrmjit.step import TrainingStep
+from dlrmjit.training.step import TrainingStep
 from tests.builders import random_batch, small_config
 
 ROWS = (7, 1, 30, 12)

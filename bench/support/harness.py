@@ -1,0 +1,248 @@
+"""What every benchmark shares: options, alternated timing, the machine's description, the report.
+
+Peers are alternated with ours, sample by sample, so that both see the same disturbances: a
+ratio is the median over alternated pairs, a fraction of a ceiling is best against best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Action = Callable[[], object]
+CEILING = "ceiling"
+"""Name of the samples of a ceiling that was measured beside ours."""
+
+_SHORTEST = 2e-3  # seconds of a sample: shorter actions are repeated within one
+_BURST = 5  # samples of a turn at most,
+_TURN = 0.05  # and the seconds they may take
+_SETTLE = 0.2  # seconds: a BLAS keeps its idle threads spinning for up to a tenth
+_WAKING = 0.03  # seconds: longer than the scheduler leaves two new threads on one processor
+_WARMING = 0.01  # seconds in which operands come back that others pushed out of a shared cache
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds per call of one contender, in the order they were taken."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle sample."""
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        """The shortest sample."""
+        return min(self.seconds)
+
+    def ratio(self, ours: Samples) -> float:
+        """How many times longer this takes than ``ours``: median over alternated pairs."""
+        pairs = zip(self.seconds, ours.seconds, strict=True)
+        return statistics.median(theirs / mine for theirs, mine in pairs)
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Parser with the options every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
+    parser.add_argument("--threads", type=int, metavar="T", help="default: all CPUs")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes and samples")
+    return parser
+
+
+def prepare(threads: int | None) -> int:
+    """Set the threads of our kernels and of the peers; call it before peers are imported.
+
+    OpenMP threads, ours and theirs, are bound to processors: two that meet on one would be
+    timed as a slow kernel.
+    """
+    from dlrmjit_kernels.runtime.threads import available_cpus, set_threads
+
+    os.environ.setdefault("OMP_PROC_BIND", "true")
+    count = threads or available_cpus()
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)
+    set_threads(count)
+    with contextlib.suppress(ImportError):
+        blas = importlib.import_module("threadpoolctl")
+        blas.threadpool_limits(count, user_api="blas")
+    return count
+
+
+def alternate(
+    contenders: Mapping[str, Action],
+    budget: float,
+    most: int = 50,
+    ceiling: Action | None = None,
+) -> dict[str, Samples]:
+    """Time all contenders in turn, for about ``budget`` seconds in all, after a warm-up each.
+
+    Before every turn there is a pause, so that the threads of the contender before cease to
+    spin, and some untimed runs, so that its own threads are awake and the caches hold what a
+    call of one's own leaves. One thread alone needs no pause. A turn has several samples of what
+    is short. ``ceiling``, an action on our own threads, is sampled more often than the others,
+    behind every turn of the first contender, ours: a clock that drifts drifts for both.
+    """
+    from dlrmjit_kernels.runtime.threads import get_threads
+
+    rest = _Rest(_SETTLE, _WAKING) if get_threads() > 1 else _Rest(0.0, _WARMING)
+    timers = {name: _Timer(action, rest) for name, action in contenders.items()}
+    ours, *peers = timers.values()
+    peak = _Timer(ceiling, _Rest(0.0, 0.0)) if ceiling else None
+    burst = max(1, min(_BURST, int(_TURN / ours.took)))
+    end, rounds = time.perf_counter() + budget, 0
+    while rounds < 3 or (time.perf_counter() < end and rounds * burst < most):
+        ours.take_turn(burst)
+        if peak:
+            peak.take_turn(burst * _BURST)
+        for timer in peers:
+            timer.take_turn(burst)
+        rounds += 1
+    if peak:
+        timers[CEILING] = peak
+    return {name: Samples(tuple(timer.seconds)) for name, timer in timers.items()}
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Seconds to pause, and to run untimed, before a turn."""
+
+    pause: float
+    waking: float
+
+
+class _Timer:
+    """Takes and keeps the samples of one contender."""
+
+    def __init__(self, action: Action, rest: _Rest) -> None:
+        self.action, self.rest = action, rest
+        self.seconds: list[float] = []
+        _wake(action, rest.waking)
+        self.took = max(self._time(1), 1e-9)
+
+    def take_turn(self, burst: int) -> None:
+        """Pause, wake up, and take ``burst`` samples."""
+        time.sleep(self.rest.pause)
+        _wake(self.action, self.rest.waking)
+        repeats = max(1, min(1000, int(_SHORTEST / self.took)))
+        self.seconds += [self._time(repeats) for _ in range(burst)]
+
+    def _time(self, repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self.action()
+        return (time.perf_counter() - start) / repeats
+
+
+def _wake(action: Action, seconds: float) -> None:
+    """Run untimed until caches are warm and every thread of the contender has a processor."""
+    end = time.perf_counter() + seconds
+    action()
+    while time.perf_counter() < end:
+        action()
+
+
+@dataclass
+class Report:
+    """Rows of a benchmark, printed as they come and written as JSON at the end."""
+
+    machine: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self,
+        op: str,
+        shape: Mapping[str, int],
+        samples: Mapping[str, Samples],
+        *,
+        work: float,
+        unit: str,
+        ceiling: float,
+        variant: str = "",
+    ) -> dict[str, Any]:
+        """Add the row of one operation; the first of ``samples`` is ours, the rest are peers.
+
+        ``work`` is in units of 1e9 (flops for ``gflops``, bytes for ``gbs``), ``ceiling`` in
+        ``unit`` too.
+        """
+        (_, ours), *peers = samples.items()
+        row = {
+            "op": op,
+            "shape": dict(shape),
+            "variant": variant,
+            "threads": self.machine["threads"],
+            "median_s": ours.median,
+            "best_s": ours.best,
+            unit: work / ours.best,
+            "of_ceiling": work / ours.best / ceiling,
+            "peers": {name: theirs.ratio(ours) for name, theirs in peers},
+            "peers_best_s": {name: theirs.best for name, theirs in peers},
+        }
+        self.append(row, unit)
+        return row
+
+    def append(self, row: dict[str, Any], unit: str) -> None:
+        """Add a finished row and print it."""
+        self.rows.append(row)
+        print(_line(row, unit), flush=True)
+
+    def write(self, path: str | None) -> None:
+        """Write the report to ``path``, if there is one."""
+        if path:
+            content = {"machine": self.machine, "rows": self.rows}
+            Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _line(row: Mapping[str, Any], unit: str) -> str:
+    shape = " ".join(f"{key}={value}" for key, value in row["shape"].items())
+    peers = "  ".join(f"{name} {ratio:.2f}x" for name, ratio in row["peers"].items())
+    label = f"{row['op']} {row['variant']}".strip()
+    rate = f"{row[unit]:8.1f} {unit}  {100 * row['of_ceiling']:5.1f} %"
+    return f"{label:24} {shape:28} {1e3 * row['best_s']:9.3f} ms {rate}  {peers}"
+
+
+def describe_machine(threads: int, ceilings: Mapping[str, float]) -> dict[str, Any]:
+    """Processor, versions and load, beside the measured ceilings."""
+    import llvmlite
+    import numba
+    import numpy as np
+    from dlrmjit_kernels.runtime.target import current_target
+
+    target = current_target()
+    return {
+        "cpu": f"{_cpu_model()} ({target.cpu})",
+        "isa": target.isa,
+        "threads": threads,
+        **ceilings,
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The mean for ratios."""
+    return statistics.geometric_mean(values)

@@ -1,0 +1,139 @@
+"""The peers of the step benchmark: the same DLRM in torch, with two kinds of embeddings.
+
+``nn.EmbeddingBag`` with sparse gradients is what the reference program trains with;
+FBGEMM's table-batched embeddings with a fused update are what TorchRec puts under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.data.batch import Batch
+
+
+class _Interaction:
+    """Dot interaction as the reference computes it: one batched product, then its triangle."""
+
+    def __init__(self, features: int, kind: str) -> None:
+        self.kind = kind
+        self.rows, self.columns = map(torch.from_numpy, np.tril_indices(features, -1))
+
+    def __call__(self, x: Any, pooled: list[Any]) -> Any:
+        joined = torch.cat([x, *pooled], dim=1)
+        if self.kind == "cat":
+            return joined
+        stacked = joined.view(x.shape[0], -1, x.shape[1])
+        products = torch.bmm(stacked, stacked.transpose(1, 2))
+        return torch.cat([x, products[:, self.rows, self.columns]], dim=1)
+
+
+class TorchStep:
+    """A training step, and a forward pass, of a torch DLRM with the parameters of ``state``."""
+
+    def __init__(self, config: ModelConfig, state: Mapping[str, Any], rate: float) -> None:
+        self.config = config
+        self.bottom = _mlp(config.bottom_layers, state, "bot_l", sigmoid=False)
+        self.top = _mlp(config.top_layers, state, "top_l", sigmoid=True)
+        self.interaction = _Interaction(config.features, config.interaction)
+        self.loss = nn.BCELoss()
+        parameters = [*self.bottom.parameters(), *self.top.parameters()]
+        self.lookup, sparse = self._embeddings(state, rate)
+        self.optimizer = torch.optim.SGD(parameters + sparse, lr=rate)
+
+    def _embeddings(
+        self, state: Mapping[str, Any], rate: float
+    ) -> tuple[Callable[[Any], list[Any]], list[Any]]:
+        bags = []
+        for s in range(self.config.tables):
+            weight = torch.from_numpy(state[f"emb_l.{s}.weight"].copy())
+            bags.append(
+                nn.EmbeddingBag.from_pretrained(weight, freeze=False, mode="sum", sparse=True)
+            )
+
+        def lookup(batch: TorchBatch) -> list[Any]:
+            return [bag(i, o) for bag, i, o in zip(bags, batch.indices, batch.offsets, strict=True)]
+
+        return lookup, [bag.weight for bag in bags]
+
+    def forward(self, batch: TorchBatch) -> Any:
+        """Probabilities (N,)."""
+        x = self.bottom(batch.dense)
+        return self.top(self.interaction(x, self.lookup(batch))).view(-1)
+
+    def predict(self, batch: TorchBatch) -> Any:
+        """The forward pass alone."""
+        with torch.no_grad():
+            return self.forward(batch)
+
+    def __call__(self, batch: TorchBatch) -> float:
+        """Forward, loss, backward, update; the loss."""
+        loss = self.loss(self.forward(batch), batch.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+class FbgemmStep(TorchStep):
+    """The same with FBGEMM's table-batched embeddings, whose backward updates the rows."""
+
+    def _embeddings(
+        self, state: Mapping[str, Any], rate: float
+    ) -> tuple[Callable[[Any], list[Any]], list[Any]]:
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+            ComputeDevice,
+            SplitTableBatchedEmbeddingBagsCodegen,
+        )
+
+        dim = self.config.embedding_dim
+        host = (EmbeddingLocation.HOST, ComputeDevice.CPU)
+        tables = SplitTableBatchedEmbeddingBagsCodegen(
+            [(rows, dim, *host) for rows in self.config.table_rows],
+            optimizer=EmbOptimType.EXACT_SGD,
+            learning_rate=rate,
+            device=torch.device("cpu"),
+        )
+        for s, weights in enumerate(tables.split_embedding_weights()):
+            weights.copy_(torch.from_numpy(state[f"emb_l.{s}.weight"]))
+
+        def lookup(batch: TorchBatch) -> list[Any]:
+            return [tables(batch.merged_indices, batch.merged_offsets)]
+
+        return lookup, []
+
+
+class TorchBatch:
+    """A batch as tensors that share its memory, per table and merged."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.dense = torch.from_numpy(batch.dense)
+        self.labels = torch.from_numpy(batch.labels)
+        offsets = batch.offsets
+        self.indices = [
+            torch.from_numpy(batch.indices[row[0] : row[-1]].astype(np.int64)) for row in offsets
+        ]
+        self.offsets = [torch.from_numpy(row[:-1] - row[0]) for row in offsets]
+        self.merged_indices = torch.from_numpy(batch.indices.astype(np.int64))
+        ends = np.append(offsets[:, :-1].reshape(-1), offsets[-1, -1])
+        self.merged_offsets = torch.from_numpy(ends)
+
+
+def _mlp(
+    layers: tuple[tuple[int, int], ...], state: Mapping[str, Any], name: str, *, sigmoid: bool
+) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for i, (c, k) in enumerate(layers):
+        linear = nn.Linear(c, k)
+        linear.weight = nn.Parameter(torch.from_numpy(state[f"{name}.{2 * i}.weight"].copy()))
+        linear.bias = nn.Parameter(torch.from_numpy(state[f"{name}.{2 * i}.bias"].copy()))
+        last = i + 1 == len(layers)
+        modules += [linear, nn.Sigmoid() if sigmoid and last else nn.ReLU()]
+    return nn.Sequential(*modules)

@@ -1,0 +1,1 @@
+"""The reference's `.pt` files, read and written without torch."""

@@ -1,0 +1,132 @@
+"""The zip archive of a PyTorch file: its pickle, and its storages mapped into memory.
+
+PyTorch stores elements uncompressed, so a storage is a window on the file and costs no
+memory until it is read. Compressed entries, which other tools make, are unpacked instead.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.checkpoint.torch_format.pickle import Storage
+from dlrmjit.errors import CheckpointError
+
+Array = NDArray[Any]
+
+LOCAL_HEADER = struct.Struct("<4s22sHH")
+"""Head of an entry: signature, what the directory repeats, lengths of name and extra field."""
+
+
+class TorchArchive:
+    """An open PyTorch file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, no zip archive, or one without a pickle in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip = _open_zip(path)
+        self._prefix = self._find_prefix()
+        self._big_endian = self._optional("byteorder") == b"big"
+
+    def __enter__(self) -> TorchArchive:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._zip.close()
+
+    def pickle(self) -> bytes:
+        """The bytes of the pickle."""
+        return self._read(self._zip.getinfo(f"{self._prefix}data.pkl"))
+
+    def storage(self, storage: Storage) -> Array:
+        """All elements of a storage, 1-D and read-only."""
+        info = self._entry(f"data/{storage.key}")
+        dtype = np.dtype(storage.dtype).newbyteorder(">" if self._big_endian else "<")
+        if info.file_size < storage.length * dtype.itemsize:
+            raise CheckpointError(
+                f"{self.path}: the storage {storage.key} has {info.file_size} bytes, "
+                f"too few for {storage.length} elements of {dtype.itemsize}"
+            )
+        if storage.length == 0:
+            return np.empty(0, dtype)
+        if info.compress_type != zipfile.ZIP_STORED:
+            return np.frombuffer(self._read(info), dtype, storage.length)
+        return np.memmap(self.path, dtype, "r", self._data_offset(info), (storage.length,))
+
+    def _find_prefix(self) -> str:
+        for name in self._zip.namelist():
+            if name.endswith("/data.pkl"):
+                return name.removesuffix("data.pkl")
+        raise CheckpointError(f"{self.path}: a zip archive, but without a PyTorch pickle in it")
+
+    def _optional(self, name: str) -> bytes | None:
+        try:
+            return self._read(self._zip.getinfo(self._prefix + name)).strip()
+        except KeyError:
+            return None
+
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        try:
+            return self._zip.getinfo(self._prefix + name)
+        except KeyError:
+            raise CheckpointError(f"{self.path}: the archive lacks {name}") from None
+
+    def _read(self, info: zipfile.ZipInfo) -> bytes:
+        try:
+            return self._zip.read(info)
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise CheckpointError(f"{self.path}: {info.filename}: {error}") from error
+
+    def _data_offset(self, info: zipfile.ZipInfo) -> int:
+        """Where an uncompressed entry's bytes begin, checked to lie within the file."""
+        with open(self.path, "rb") as handle:
+            handle.seek(info.header_offset)
+            head = handle.read(LOCAL_HEADER.size)
+        if len(head) < LOCAL_HEADER.size or not head.startswith(b"PK\x03\x04"):
+            raise CheckpointError(f"{self.path}: {info.filename} is damaged")
+        _, _, name, extra = LOCAL_HEADER.unpack(head)
+        start = info.header_offset + LOCAL_HEADER.size + int(name) + int(extra)
+        if start + info.file_size > self.path.stat().st_size:
+            raise CheckpointError(f"{self.path}: {info.filename} is cut off")
+        return start
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except zipfile.BadZipFile:
+        raise CheckpointError(f"{path}: {_what_else(path)}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _what_else(path: Path) -> str:
+    """What a file that is no zip archive seems to be."""
+    with open(path, "rb") as handle:
+        start = handle.read(2)
+    if start.startswith(b"\x80"):
+        return (
+            "a bare pickle, such as PyTorch saved before version 1.6; load it there and save "
+            "it again"
+        )
+    if start == b"PK":
+        return "a PyTorch file that is cut off or damaged"
+    return "not a file that PyTorch saved"

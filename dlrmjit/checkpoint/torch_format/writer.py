@@ -1,0 +1,212 @@
+"""Writing a model so that the reference program, or any PyTorch, loads it.
+
+The file is the zip archive of ``torch.save``: a pickle that names PyTorch's own rebuilding
+functions, and one uncompressed entry per tensor, which the arrays are streamed into.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.checkpoint.safetensors_file import row_blocks
+from dlrmjit.errors import CheckpointError
+from dlrmjit.precision import SplitArray
+
+Array = NDArray[Any] | SplitArray
+
+STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
+"""NumPy's names of the element types that can be written, and PyTorch's."""
+
+PROGRESS = (
+    *("iter", "epoch", "nepochs", "nbatches", "nbatches_test"),
+    *("train_loss", "total_loss", "test_acc"),
+)
+"""What the reference program reads of every file."""
+
+ALIGNMENT = 64
+"""Storages start on multiples of this, as PyTorch's do, so that they can be mapped."""
+
+ENTRY_HEAD = 30
+"""Bytes of a zip entry's head without its name and extra field."""
+
+ZIP64_FIELD = 20
+"""Bytes of the extra field for sizes above 4 GiB, which every storage gets."""
+
+
+def write_torch_file(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Array],
+    progress: Mapping[str, Any],
+    optimizer: Mapping[str, Any] | None = None,
+    *,
+    learning_rate: float = 0.01,
+) -> None:
+    """Write a ``.pt`` file that ``torch.load`` reads (``weights_only`` or not).
+
+    Parameters
+    ----------
+    path
+        The file; an old one is replaced when the new one is complete.
+    state
+        Parameters by their reference names; becomes ``state_dict``.
+    progress
+        ``iter``, ``epoch``, ``nepochs``, ``nbatches``, ``nbatches_test``, ``train_loss``,
+        ``total_loss``, ``test_acc``: what the reference program expects, 0 where missing; more
+        (``test_auc``) is kept.
+    optimizer
+        PyTorch's nested ``opt_state_dict``, arrays become tensors; by default that of plain SGD
+        over the parameters in the order of ``state``.
+    learning_rate
+        Of that default; the reference program goes on with it after loading.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written, or a value is no array, number, string or container.
+    """
+    target = Path(path)
+    content = {
+        **dict.fromkeys(PROGRESS, 0),
+        **_plain(progress),
+        "state_dict": OrderedDict(state),
+        "opt_state_dict": _plain(optimizer or sgd_state(len(state), learning_rate)),
+    }
+    fresh = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    try:
+        _write_archive(fresh, target.stem or "archive", content)
+        os.replace(fresh, target)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot be written: {error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def sgd_state(parameters: int, lr: float) -> dict[str, Any]:
+    """What ``torch.optim.SGD.state_dict`` gives for so many parameters without momentum."""
+    group = {
+        "lr": float(lr),
+        "momentum": 0,
+        "dampening": 0,
+        "weight_decay": 0,
+        "nesterov": False,
+        "maximize": False,
+        "foreach": None,
+        "differentiable": False,
+        "fused": None,
+        "params": list(range(parameters)),
+    }
+    return {"state": {}, "param_groups": [group]}
+
+
+def _plain(value: Any) -> Any:
+    """The same nest with Python's numbers for NumPy's, which PyTorch's safe reader refuses."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _write_archive(path: Path, root: str, content: Mapping[str, Any]) -> None:
+    data, storages = _dump(content)
+    with open(path, "wb") as handle:
+        with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_entry(f"{root}/data.pkl"), data)
+            archive.writestr(_entry(f"{root}/byteorder"), "little")
+            for key, array in enumerate(storages):
+                _write_storage(archive, handle.tell(), f"{root}/data/{key}", array)
+            archive.writestr(_entry(f"{root}/version"), "3\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """An entry without a date, so that the same model is the same bytes."""
+    return zipfile.ZipInfo(name)
+
+
+def _write_storage(archive: zipfile.ZipFile, at: int, name: str, array: Array) -> None:
+    info = _entry(name)
+    info.extra = _padding(at + ENTRY_HEAD + len(name.encode()) + ZIP64_FIELD)
+    with archive.open(info, "w", force_zip64=True) as entry:
+        for block in row_blocks(array):
+            entry.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+
+
+def _padding(start: int) -> bytes:
+    """An extra field that moves an entry's data from ``start`` to the next aligned position."""
+    fill = -(start + 4) % ALIGNMENT
+    return b"FB" + fill.to_bytes(2, "little") + b"Z" * fill
+
+
+def _dump(content: Mapping[str, Any]) -> tuple[bytes, list[Array]]:
+    """The pickle, and the arrays that it refers to by number."""
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer)
+    pickler.dump(dict(content))
+    return buffer.getvalue(), pickler.storages
+
+
+class _Name:
+    """A PyTorch function or class, pickled by name, as it need not exist here."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.code = b"c" + f"{module}\n{name}\n".encode()
+
+
+class _Storage:
+    """An array's elements, pickled as a reference to an entry of the archive."""
+
+    def __init__(self, key: int, array: Array) -> None:
+        kind = _Name("torch", STORAGES[array.dtype.name])
+        self.reference = ("storage", kind, str(key), "cpu", array.size)
+
+
+_Base: Any = pickle._Pickler
+"""Python's own pickler in Python, which alone can be taught to write a name that is not here."""
+
+
+class _Pickler(_Base):  # type: ignore[misc]
+    """Protocol 2, as PyTorch writes, and nothing beyond what its restricted reader takes."""
+
+    dispatch = _Base.dispatch.copy()
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=2)
+        self.storages: list[Array] = []
+
+    def persistent_id(self, obj: object) -> object:
+        return obj.reference if isinstance(obj, _Storage) else None
+
+    def reducer_override(self, obj: object) -> Any:
+        if type(obj) in self.dispatch or isinstance(obj, OrderedDict):
+            return NotImplemented
+        raise CheckpointError(f"a {type(obj).__name__} cannot be written for PyTorch")
+
+    def _save_name(self, obj: _Name) -> None:
+        self.write(obj.code)
+
+    def _save_array(self, obj: Array) -> None:
+        if obj.dtype.name not in STORAGES:
+            raise CheckpointError(f"an array of {obj.dtype} cannot be written for PyTorch")
+        storage = _Storage(len(self.storages), obj)
+        self.storages.append(obj)
+        strides = tuple(int(np.prod(obj.shape[axis + 1 :])) for axis in range(obj.ndim))
+        self.save(_Name("torch._utils", "_rebuild_tensor_v2"))
+        self.save((storage, 0, obj.shape, strides, False, OrderedDict()))
+        self.write(pickle.REDUCE)
+
+    dispatch[_Name] = _save_name
+    dispatch[np.ndarray] = _save_array
+    dispatch[np.memmap] = _save_array
+    dispatch[SplitArray] = _save_array

@@ -1,0 +1,196 @@
+"""From options to the library's own descriptions: the model and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dlrmjit.cli.options.parse import Options
+from dlrmjit.config.model import (
+    LossConfig,
+    MemoryEstimate,
+    ModelConfig,
+    PlateauConfig,
+    ScheduleConfig,
+    TableConfig,
+    TrainConfig,
+    estimate_memory,
+)
+from dlrmjit.errors import ConfigError, MemoryLimitError
+from dlrmjit.config.mixed_dimensions import mixed_dimensions
+from dlrmjit.config.optimizer import OptimizerConfig, Sgd, UpdateConfig, optimizer_named
+
+
+def model_config(
+    options: Options, table_rows: Sequence[int], dense_features: int | None = None
+) -> ModelConfig:
+    """The model that the options describe, over tables of ``table_rows``.
+
+    ``dense_features`` are those of a data set, which override the bottom MLP's input; without
+    any there is no bottom MLP. Raises ConfigError for sizes that do not fit each other.
+    """
+    bottom = tuple(options.arch_mlp_bot)
+    if dense_features is not None:
+        bottom = _bottom_over(dense_features, options)
+    return ModelConfig(
+        table_rows=tuple(table_rows),
+        embedding_dim=options.arch_sparse_feature_size,
+        mlp_bottom=bottom,
+        mlp_top=options.arch_mlp_top,
+        interaction=options.arch_interaction_op,
+        interaction_itself=options.arch_interaction_itself,
+        dropout=options.dropout,
+        batch_norm=options.batch_norm,
+        table_dims=_table_dims(options, table_rows),
+    )
+
+
+def _table_dims(options: Options, table_rows: Sequence[int]) -> tuple[int, ...]:
+    if not options.md_flag:
+        return tuple(options.table_dims)
+    return mixed_dimensions(
+        table_rows,
+        options.arch_sparse_feature_size,
+        temperature=options.md_temperature,
+        threshold=options.md_threshold,
+        powers_of_two=options.md_round_dims,
+    )
+
+
+def _bottom_over(dense_features: int, options: Options) -> tuple[int, ...]:
+    """Widths of the bottom MLP over data of so many dense features."""
+    asked = tuple(options.arch_mlp_bot)
+    if dense_features:
+        if not asked:
+            raise ConfigError(
+                f"the data have {dense_features} dense features, but --arch-mlp-bot asks for no "
+                "bottom MLP; give its widths, or prepare the data without them"
+            )
+        return (dense_features, *asked[1:])
+    if asked and "arch_mlp_bot" in options.given:
+        raise ConfigError("the data have no dense features for a bottom MLP; give --arch-mlp-bot=0")
+    return ()
+
+
+def table_config(options: Options) -> TableConfig:
+    """Where the options say that tables are kept."""
+    return TableConfig(options.embedding_dir, options.bounds)
+
+
+def train_config(options: Options) -> TrainConfig:
+    """How the options say to train."""
+    return TrainConfig(
+        epochs=options.nepochs,
+        learning_rate=options.learning_rate,
+        optimizer=update_config(options),
+        loss=LossConfig(options.loss_function, options.loss_weights, options.loss_threshold),
+        schedule=ScheduleConfig(
+            options.lr_num_warmup_steps, options.lr_decay_start_step, options.lr_num_decay_steps
+        ),
+        plateau=_plateau_config(options),
+        early_stopping=_early_stopping(options),
+        test_every=max(0, options.test_freq),
+        accuracy_threshold=options.mlperf_acc_threshold,
+        auc_threshold=options.mlperf_auc_threshold,
+        batches_per_update=options.mlperf_grad_accum_iter,
+    )
+
+
+def update_config(options: Options) -> UpdateConfig:
+    """Which optimisers the options ask for, with the constants that they give."""
+    return UpdateConfig(
+        mlps=_optimizer(options.optimizer, options, options.weight_decay),
+        tables=_optimizer(
+            options.sparse_optimizer or options.optimizer, options, _tables_decay(options)
+        ),
+        tables_rate=_tables_rate(options),
+        clip_norm=options.clip_norm,
+    )
+
+
+def _tables_decay(options: Options) -> float:
+    own = options.sparse_weight_decay
+    return float(options.weight_decay if own is None else own)
+
+
+def _optimizer(name: str, options: Options, weight_decay: float) -> OptimizerConfig:
+    """The optimiser of that name; an option that it does not know is not asked for."""
+    changes: dict[str, float] = {"weight_decay": weight_decay}
+    if name == "sgd":
+        return Sgd(momentum=options.momentum, **changes)
+    if options.optimizer_eps is not None:
+        changes["eps"] = options.optimizer_eps
+    return replace(optimizer_named(name), **changes)
+
+
+def _tables_rate(options: Options) -> float:
+    """The tables' learning rate as a multiple of the MLPs'."""
+    if options.sparse_learning_rate is None:
+        return 1.0
+    if options.learning_rate == 0:
+        raise ConfigError(
+            "--sparse-learning-rate follows the schedule of --learning-rate, which must not be 0"
+        )
+    return float(options.sparse_learning_rate / options.learning_rate)
+
+
+def _plateau_config(options: Options) -> PlateauConfig | None:
+    if not options.reduce_on_plateau:
+        return None
+    if not is_testing(options):
+        raise ConfigError("--reduce-on-plateau needs tests; give --test-freq")
+    return PlateauConfig(
+        options.reduce_on_plateau, options.plateau_patience, options.plateau_threshold
+    )
+
+
+def _early_stopping(options: Options) -> int:
+    if options.early_stopping and not is_testing(options):
+        raise ConfigError("--early-stopping needs tests; give --test-freq")
+    return int(options.early_stopping)
+
+
+def is_testing(options: Options) -> bool:
+    """Whether training is tested on the way.
+
+    As in the reference only when ``--test-freq`` is positive; but synthetic data, which the
+    reference does not have, are tested after each epoch unless told otherwise.
+    """
+    if options.test_freq > 0:
+        return True
+    return options.data_generation == "synthetic" and "test_freq" not in options.given
+
+
+def require_memory(config: ModelConfig, options: Options, available: int) -> None:
+    """Raise MemoryLimitError, with the figures, for a model that ``available`` bytes cannot hold.
+
+    Nothing is allocated before this has passed.
+    """
+    need = foreseen_memory(config, options)
+    if need.total > available:
+        raise MemoryLimitError(_memory_message(need, options, available))
+
+
+def foreseen_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
+    """What the model, a step of it and its optimiser are expected to take."""
+    lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
+    in_files = options.embedding_dir is not None
+    update = update_config(options)
+    return estimate_memory(config, options.mini_batch_size, lookups, update, in_files)
+
+
+def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:
+    states = f"{_gib(need.optimizer)} for the optimiser, " if need.optimizer else ""
+    name = f"--config={options.config}" if options.config else "the model"
+    return (
+        f"{name} needs {_gib(need.total)} of memory ({_gib(need.tables)} for the tables, "
+        f"{_gib(need.mlp)} for the MLPs, {states}{_gib(need.step)} for a batch of "
+        f"{options.mini_batch_size}), but {_gib(available)} are available; bound the rows of "
+        "its tables with --max-ind-range, give other tables with --arch-embedding-size, keep them "
+        "in files with --embedding-dir, or spread "
+        f"them over {-(-need.total // max(available, 1))} such machines with mpiexec"
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

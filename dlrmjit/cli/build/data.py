@@ -1,0 +1,151 @@
+"""From options to the batches to train and to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dlrmjit.cli.options.parse import Options
+from dlrmjit.cli.build.prepared_data import find_stored, stored_sources
+from dlrmjit.data.formats.criteo import (
+    CriteoData,
+    Split,
+    load_criteo_text,
+    split_by_days,
+    split_by_fraction,
+)
+from dlrmjit.data.formats.dlrm_npz import read_day_counts, read_processed, write_processed
+from dlrmjit.data.generate.random import RandomOptions, RandomSource
+from dlrmjit.data.source import Source, take
+from dlrmjit.data.generate.synthetic import SyntheticSource
+from dlrmjit.errors import ConfigError
+
+_TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on and what to test on; their tables and dense features agree."""
+
+    train: Source
+    test: Source
+
+
+def make_data(options: Options, rng: np.random.RandomState) -> Data:
+    """The data that the options ask for.
+
+    ``rng`` is the stream of the run: what random data and the shuffling of a data set draw
+    comes before the model's parameters, as in the reference. Raises ConfigError or DataError.
+    """
+    kinds = {"random": _random, "synthetic": _synthetic, "dataset": _dataset}
+    return kinds[options.data_generation](options, rng)
+
+
+def _random(options: Options, rng: np.random.RandomState) -> Data:
+    """Random batches; training and test share one stream, as in the reference."""
+    return Data(_random_source(options, rng), _random_source(options, rng))
+
+
+def _random_source(options: Options, rng: np.random.RandomState) -> RandomSource:
+    return RandomSource(
+        _dense_features(options),
+        options.arch_embedding_size,
+        options.mini_batch_size,
+        data_size=options.data_size,
+        num_batches=options.num_batches,
+        options=RandomOptions(
+            lookups=options.num_indices_per_lookup,
+            fixed_lookups=options.num_indices_per_lookup_fixed,
+            round_targets=options.round_targets,
+            distribution=options.rand_data_dist,
+            minimum=options.rand_data_min,
+            maximum=options.rand_data_max,
+            mu=options.rand_data_mu,
+            sigma=options.rand_data_sigma,
+        ),
+        seed=options.numpy_rand_seed,
+        rng=rng,
+    )
+
+
+def _dense_features(options: Options) -> int:
+    """Columns to generate: what the bottom MLP takes."""
+    return int(options.arch_mlp_bot[0]) if options.arch_mlp_bot else 0
+
+
+def _synthetic(options: Options, rng: np.random.RandomState) -> Data:
+    size = options.mini_batch_size
+    batches = options.num_batches or -(-options.data_size // size)
+    test_samples = -(-batches * size // _TRAIN_PER_TEST)
+    test_size = test_batch_size(options)
+    return Data(
+        _synthetic_source(options, "train", size, batches),
+        _synthetic_source(options, "test", test_size, -(-test_samples // test_size)),
+    )
+
+
+def _synthetic_source(options: Options, split: str, size: int, batches: int) -> SyntheticSource:
+    return SyntheticSource(
+        size,
+        batches,
+        table_rows=options.arch_embedding_size,
+        dense_features=_dense_features(options),
+        lookups=options.num_indices_per_lookup,
+        split=split,
+        seed=options.numpy_rand_seed,
+    )
+
+
+def _dataset(options: Options, rng: np.random.RandomState) -> Data:
+    stored = find_stored(options)
+    if stored is not None:
+        return Data(*stored_sources(stored, options, test_batch_size(options)))
+    if options.data_set == "terabyte":
+        raise ConfigError(
+            "the days of the Terabyte set are too large to be read as text for each run: make a "
+            "set of them with python -m dlrmjit.prepare, then give it as --processed-data-file=DIR"
+        )
+    data = _criteo(options, rng)
+    split = _split(data, options, rng)
+    everything = data.source(options.mini_batch_size, max_ind_range=options.max_ind_range)
+    train = everything.select(split.train)
+    test = everything.select(split.test, test_batch_size(options))
+    return Data(take(train, options.num_batches), take(test, options.num_batches))
+
+
+def _criteo(options: Options, rng: np.random.RandomState) -> CriteoData:
+    """The processed file where there is one, else the text, whose processed form is then kept."""
+    raw, processed = options.raw_data_file, options.processed_data_file
+    if processed and (Path(processed).exists() or not raw):
+        return read_processed(processed, read_day_counts(raw) if raw else None)
+    data = load_criteo_text(
+        raw,
+        max_ind_range=options.max_ind_range,
+        sub_sample_rate=options.data_sub_sample_rate,
+        rng=rng,
+    )
+    if processed:
+        write_processed(processed, data)
+    return data
+
+
+def _split(data: CriteoData, options: Options, rng: np.random.RandomState) -> Split:
+    """By days as the reference does, or as ``--train-fraction`` says."""
+    if options.train_fraction is None:
+        return split_by_days(data.day_counts, options.data_randomize, rng)
+    split = split_by_fraction(len(data), options.train_fraction)
+    if not split.train.size or not split.test.size:
+        raise ConfigError(
+            f"--train-fraction={options.train_fraction} of {len(data)} samples leaves none to "
+            "train on or none to test on"
+        )
+    is_shuffled = options.data_randomize == "total"
+    return replace(split, train=rng.permutation(split.train)) if is_shuffled else split
+
+
+def test_batch_size(options: Options) -> int:
+    """Samples of a test batch: as told, or as in training."""
+    size: int = options.test_mini_batch_size
+    return size if size > 0 else int(options.mini_batch_size)

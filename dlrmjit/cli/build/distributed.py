@@ -1,0 +1,227 @@
+"""One rank of several: its share of the machine, of the tables, and of what is said.
+
+Without a launcher there is one rank, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.runtime.buffers import available_memory
+from dlrmjit_kernels.runtime.threads import available_cpus
+
+from dlrmjit import knobs
+from dlrmjit.cli.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
+from dlrmjit.cli.options.parse import Options
+from dlrmjit.cli.build.configs import table_config, train_config
+from dlrmjit.config.model import IN_MEMORY, ModelConfig, TrainConfig, estimate_memory
+from dlrmjit.data.source import Source
+from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.training.fit import MeasureFunction
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.config.optimizer import OptimizerConfig
+from dlrmjit.parallel.comm import Comm, blocking, let_lower_ranks_speak, threaded
+from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.planner import NARROWEST, propose
+from dlrmjit.parallel.routing import ShardedSource
+from dlrmjit.parallel.plan import Plan, plan_from_dict
+from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.parallel.reproducible_step import VirtualStep
+from dlrmjit.perf.profile import Profile
+
+AnyShardedStep = ShardedStep | VirtualStep
+
+
+def settle(comm: Comm, options: Options) -> Comm:
+    """Take this rank's share of the host's CPUs; the communicator that the options ask for.
+
+    Raises ConfigError when communication would take all of the share.
+    """
+    if comm.size == 1:
+        return comm
+    own = _own_cpus(comm)
+    reserved = options.comm_cores if options.comm == "thread" else 0
+    if reserved and reserved >= len(own):
+        raise ConfigError(
+            f"--comm-cores={reserved} leaves none of a rank's {len(own)} CPUs to compute with; "
+            "start fewer ranks on this host"
+        )
+    computing, talking = own[: len(own) - reserved], own[len(own) - reserved :]
+    if computing:
+        os.sched_setaffinity(0, computing)
+    if options.comm == "thread":
+        return threaded(comm, talking)
+    return blocking(comm) if options.comm == "blocking" else comm
+
+
+def _own_cpus(comm: Comm) -> list[int]:
+    """This rank's CPUs among those of its host; none where they cannot be chosen."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    number, count = comm.local_ranks()
+    cpus = sorted(os.sched_getaffinity(0))
+    if count > len(cpus):
+        text = f"{count} ranks share {len(cpus)} CPUs of this host, and wait for each other"
+        print(f"dlrmjit: note: {text}", file=sys.stderr)
+    each = max(1, available_cpus() // count)
+    return [cpus[(number * each + i) % len(cpus)] for i in range(each)]
+
+
+def guarded_rank(action: Callable[[], None], comm: Comm) -> None:
+    """Run ``action``; if it fails here, tell why, once, and end all ranks.
+
+    What fails on every rank is told by the first: the others wait a moment, in which it ends
+    them. Does not return after a failure of one rank among several.
+    """
+    if comm.size == 1:
+        action()
+        return
+    try:
+        action()
+    except KeyboardInterrupt:
+        _end(comm, "dlrmjit: interrupted", INTERRUPTED)
+    except DlrmjitError as error:
+        _end(comm, f"dlrmjit: error: rank {comm.rank}: {error}", WRONG_INPUT)
+    except Exception:
+        _end(comm, f"dlrmjit: rank {comm.rank} failed\n{traceback.format_exc()}", FAILED)
+
+
+def _end(comm: Comm, message: str, code: int) -> None:
+    let_lower_ranks_speak(comm)
+    print(message, file=sys.__stderr__, flush=True)
+    comm.abort(code)
+
+
+def is_sharded(options: Options, comm: Comm) -> bool:
+    """Whether tables and batches are dealt out, which one rank does for ``--reproducible``."""
+    return comm.size > 1 or options.reproducible is not None
+
+
+def make_model(
+    architecture: ModelConfig,
+    options: Options,
+    comm: Comm,
+    rng: np.random.RandomState,
+    initialise: bool,
+) -> DLRM:
+    """The model of this rank; raises MemoryLimitError before anything is allocated."""
+    how = {
+        "backend": options.backend,
+        "rng": rng,
+        "initialise": initialise,
+        "init": options.init,
+        "precision": options.precision,
+        "seed": options.numpy_rand_seed,
+    }
+    tables = table_config(options)
+    if not is_sharded(options, comm):
+        return DLRM(architecture, **how, tables=tables)
+    if tables != IN_MEMORY:
+        raise ConfigError("--embedding-dir and --bounds need one process and no --reproducible")
+    return ShardedDLRM(
+        architecture,
+        comm,
+        make_plan(architecture, options, comm),
+        **how,
+        strategy=knobs.alltoall(),
+        shares=options.reproducible,
+    )
+
+
+def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
+    """The plan that the options name, a file or a kind, fitting this host's memory."""
+    shares = options.reproducible or comm.size
+    rows, dim = architecture.table_rows, architecture.embedding_dim
+    if Path(options.plan).suffix == ".json":
+        plan = read_plan(options.plan, architecture)
+        return plan if plan.ranks == comm.size else plan.fold(comm.size)
+    if shares % comm.size:
+        raise ConfigError(
+            f"--reproducible={shares} must be a multiple of the number of ranks, {comm.size}"
+        )
+    room = table_memory(architecture, options, comm)
+    lookups = [options.num_indices_per_lookup] * len(rows)
+    each = room * comm.size // shares
+    narrowest = dim if _table_rule(options).row_states else NARROWEST
+    plan = propose(
+        rows,
+        dim,
+        shares,
+        kind=options.plan,
+        lookups=lookups,
+        memory=each,
+        narrowest=narrowest,
+    )
+    return plan.fold(comm.size)
+
+
+def read_plan(path: str, architecture: ModelConfig) -> Plan:
+    """The plan in a JSON file; raises ConfigError naming the file."""
+    try:
+        description: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        return plan_from_dict(description, architecture.table_rows, architecture.embedding_dim)
+    except (OSError, ValueError, ConfigError) as error:
+        raise ConfigError(f"--plan: {path}: {error}") from error
+
+
+def table_memory(architecture: ModelConfig, options: Options, comm: Comm) -> int:
+    """Bytes of this host that one rank may fill with tables."""
+    _, count = comm.local_ranks()
+    share = -(-options.mini_batch_size // comm.size)
+    lookups = options.num_indices_per_lookup
+    need = estimate_memory(architecture, share, lookups, train_config(options).update)
+    left = available_memory() // count - need.mlp - need.step
+    return max(0, left) // (1 + len(_table_rule(options).table_states))
+
+
+def _table_rule(options: Options) -> OptimizerConfig:
+    return train_config(options).update.tables
+
+
+def sharded_source(model: DLRM, source: Source) -> Source:
+    """This rank's part of a source."""
+    if isinstance(model, ShardedDLRM):
+        return ShardedSource(source, model.router)
+    return source
+
+
+def profile_of(model: DLRM) -> Profile:
+    """A profile that also tells what communication costs."""
+    return Profile(model.comm.waited) if isinstance(model, ShardedDLRM) else Profile()
+
+
+def training_step(
+    model: DLRM, options: Options, config: TrainConfig, profile: Profile | None
+) -> AnyShardedStep | None:
+    """The step of all ranks; None where the ordinary one will do."""
+    if not isinstance(model, ShardedDLRM):
+        return None
+    if options.reproducible is None:
+        return ShardedStep(model, config.optimizer, config.loss, profile)
+    if profile:
+        raise ConfigError("--enable-profiling does not go with --reproducible; leave one out")
+    return VirtualStep(model, config.optimizer, config.loss)
+
+
+def measure_function(model: DLRM) -> MeasureFunction | None:
+    """How all ranks evaluate; None where the ordinary way will do."""
+    return evaluate_sharded if isinstance(model, ShardedDLRM) else None
+
+
+def speaks(model: DLRM) -> bool:
+    """Whether this rank is the one that talks."""
+    return not isinstance(model, ShardedDLRM) or model.comm.rank == 0
+
+
+def waiting_line(comm: Comm, steps: int) -> str:
+    """How long a step of this rank waited for others, by operation."""
+    parts = [f"{name} {1000 * s / max(steps, 1):.2f}" for name, s in sorted(comm.waited.items())]
+    return f"Communication exposed per step of {comm.size} ranks, in ms: " + ", ".join(parts)

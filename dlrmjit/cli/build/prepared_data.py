@@ -1,0 +1,125 @@
+"""From options to data that were prepared before: which files, which order, which batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlrmjit.cli.options.parse import Options
+from dlrmjit.data.formats.dlrm_days import has_days, read_days
+from dlrmjit.data.formats.mlperf_bin import open_bin, read_counts
+from dlrmjit.data.source import Source, take
+from dlrmjit.data.rows import Table
+from dlrmjit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dlrmjit.data.loader import Shuffle
+
+
+@dataclass(frozen=True)
+class StoredSplits:
+    """Rows to train on and to test on."""
+
+    train: Table
+    test: Table
+
+
+def find_stored(options: Options) -> StoredSplits | None:
+    """Prepared data that the options name, or None where they name text or one ``.npz``.
+
+    Raises DataError for data that are not whole, ConfigError for options that do not fit them.
+    """
+    found = _find(options)
+    if options.test_split != "test" and not _is_prepared(options):
+        raise ConfigError(
+            "--test-split=validation needs a prepared set as --processed-data-file=DIR"
+        )
+    if found is not None and options.train_fraction is not None:
+        raise ConfigError(
+            "--train-fraction splits text; prepared data are split already: prepare them with "
+            "--split fraction"
+        )
+    return found
+
+
+def _find(options: Options) -> StoredSplits | None:
+    processed = options.processed_data_file
+    if options.mlperf_bin_loader:
+        return _bin(options)
+    if options.memory_map and has_days(Path(options.raw_data_file), options.data_set == "kaggle"):
+        return _days(options)
+    if processed and Path(processed).is_dir():
+        return _prepared(processed, options.test_split)
+    return None
+
+
+def _is_prepared(options: Options) -> bool:
+    processed = options.processed_data_file
+    return not options.mlperf_bin_loader and bool(processed) and Path(processed).is_dir()
+
+
+def _prepared(path: str, test: str) -> StoredSplits:
+    from dlrmjit.data.prepared.reader import PreparedSet
+
+    found = PreparedSet(path)
+    if test == "test" and test not in found.manifest.splits:
+        train = found.table("train")
+        return StoredSplits(train, train.cut(0, 0))
+    return StoredSplits(found.table("train"), found.table(test))
+
+
+def _bin(options: Options) -> StoredSplits:
+    """``NAME_train.bin`` and ``NAME_test.bin`` beside --processed-data-file=NAME.npz."""
+    if not (options.processed_data_file and options.raw_data_file):
+        raise ConfigError(
+            "--mlperf-bin-loader needs --processed-data-file=DIR/NAME.npz, beside which "
+            "NAME_train.bin and NAME_test.bin lie, and --raw-data-file=DIR/day, beside which "
+            "day_fea_count.npz lies"
+        )
+    name = Path(options.processed_data_file)
+    stem = name.with_name(name.name.split(".")[0])
+    rows = read_counts(Path(f"{options.raw_data_file}_fea_count.npz"))
+    return StoredSplits(
+        open_bin(stem.with_name(f"{stem.name}_train.bin"), rows),
+        open_bin(stem.with_name(f"{stem.name}_test.bin"), rows),
+    )
+
+
+def _days(options: Options) -> StoredSplits:
+    """The reference's memory-map set: one ``_reordered.npz`` per day."""
+    return StoredSplits(
+        *read_days(Path(options.raw_data_file), kaggle=options.data_set == "kaggle")
+    )
+
+
+def stored_sources(splits: StoredSplits, options: Options, test_size: int) -> tuple[Source, Source]:
+    """Batches to train and to test on.
+
+    Stored data are in a shuffled order already, so they are read as they lie unless
+    ``--data-randomize`` was given: ``total`` shuffles all rows each epoch, ``day`` blocks of
+    neighbouring ones. ``--mlperf-bin-shuffle`` shuffles whole batches, as the reference does.
+    """
+    from dlrmjit.data.loader import Loader
+
+    size, limit = options.mini_batch_size, options.num_batches
+    train, test = (
+        replace(rows.limited(options.max_ind_range), bounds=options.bounds)
+        for rows in (splits.train, splits.test)
+    )
+    shuffle, block = _shuffle(options)
+    return (
+        take(
+            Loader(train, size, shuffle=shuffle, block_rows=block, seed=options.numpy_rand_seed),
+            limit,
+        ),
+        take(Loader(test, test_size), limit),
+    )
+
+
+def _shuffle(options: Options) -> tuple[Shuffle, int]:
+    if options.mlperf_bin_shuffle:
+        return "block", int(options.mini_batch_size)
+    asked = options.data_randomize if "data_randomize" in options.given else "none"
+    names: dict[str, Shuffle] = {"total": "total", "day": "block", "none": "none"}
+    return names[asked], 1 << 16

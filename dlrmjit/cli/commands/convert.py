@@ -1,0 +1,137 @@
+"""The command ``convert``: data of one format into another."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dlrmjit.cli.exit_codes import guarded
+from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.data.formats.criteo_text import read_criteo_text
+from dlrmjit.data.formats.dlrm_days import DayNames, read_days, write_days
+from dlrmjit.data.formats.mlperf_bin import open_bin, write_bin
+from dlrmjit.data.formats.torchrec import open_day, write_day, write_multi_hot_day
+from dlrmjit.data.prepared.reader import PreparedSet, is_prepared_set
+from dlrmjit.data.prepared.writer import days_of, dictionaries_of, joined, write_set
+from dlrmjit.data.rows import Table
+from dlrmjit.errors import ConfigError
+
+_DESCRIPTION = (
+    "Convert data. SOURCE: a prepared set, NAME_train.bin (with its _test and _val), the raw file "
+    "or prefix that the reference's files of days are called after, a folder of TorchRec days, or "
+    "Criteo text. OUT: for set a new directory; for bin the name before _train.bin; for days the "
+    "name before _0_reordered.npz; for torchrec (of text) and multi-hot (of a set) a folder."
+)
+_TARGETS = ("set", "bin", "days", "torchrec", "multi-hot")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = ArgumentParser("convert", _DESCRIPTION)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--to", choices=_TARGETS, required=True)
+    parser.add_argument(
+        "--data-set",
+        choices=("kaggle", "terabyte"),
+        default="kaggle",
+        help="how the reference calls its files of days",
+    )
+    arguments = parser.parse_args(argv)
+    kaggle = arguments.data_set == "kaggle"
+    if not arguments.out.absolute().parent.is_dir():
+        raise ConfigError(f"the folder {arguments.out.absolute().parent} does not exist; create it")
+    if arguments.to == "torchrec":
+        _to_torchrec(arguments.source, arguments.out)
+    elif arguments.to == "multi-hot":
+        _to_multi_hot(PreparedSet(arguments.source), arguments.out)
+    elif arguments.to == "days":
+        prepared = PreparedSet(arguments.source)
+        names = DayNames(arguments.out, kaggle)
+        write_days(names, days_of(prepared), dictionaries_of(prepared))
+    else:
+        splits = _splits(arguments.source, kaggle)
+        if arguments.to == "set":
+            write_set(arguments.out, splits, f"converted from {arguments.source.name}")
+        else:
+            _to_bin(splits, arguments.out)
+    print(f"{arguments.out}: written")
+
+
+def _splits(source: Path, kaggle: bool) -> Mapping[str, Table]:
+    """Tables of the splits of any source that has ids."""
+    if is_prepared_set(source):
+        prepared = PreparedSet(source)
+        return {name: prepared.table(name) for name in prepared.manifest.splits}
+    if source.suffix == ".bin":
+        return _splits_of_bin(source)
+    if source.is_dir():
+        days = sorted(source.glob("day_*_labels.npy"), key=_day_number)
+        return _splits_of_torchrec(source, [_day_number(path) for path in days])
+    train, test = read_days(source, kaggle=kaggle)
+    return {"train": train, "test": test}
+
+
+def _splits_of_bin(source: Path) -> Mapping[str, Table]:
+    """``NAME_train.bin`` and its neighbours, under the rows that all of them need."""
+    stem = source.name.removesuffix("_train.bin")
+    paths = {
+        "train": source,
+        "test": source.with_name(f"{stem}_test.bin"),
+        "validation": source.with_name(f"{stem}_val.bin"),
+    }
+    found = {name: open_bin(path) for name, path in paths.items() if path.exists()}
+    if not found:
+        raise ConfigError(f"{source} does not exist")
+    rows = np.max([table.table_rows for table in found.values()], axis=0).tolist()
+    return {name: open_bin(paths[name], rows) for name in found}
+
+
+def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Table]:
+    """Every day but the last to train on; its halves as TorchRec has them: validation first."""
+    if len(days) != 2:
+        raise ConfigError(
+            f"{folder} has {len(days)} days; TorchRec folders of two, one to train on and one to "
+            "test on, can be converted"
+        )
+    train, last = open_day(folder, days[0]), open_day(folder, days[1])
+    rows = np.maximum(train.table_rows, last.table_rows).tolist()
+    train, last = open_day(folder, days[0], rows), open_day(folder, days[1], rows)
+    half = len(last) // 2
+    return {"train": train, "validation": last.cut(0, half), "test": last.cut(half, len(last))}
+
+
+def _day_number(path: Path) -> int:
+    return int(path.name.split("_")[1])
+
+
+def _to_bin(splits: Mapping[str, Table], out: Path) -> None:
+    names = {"train": "train", "test": "test", "validation": "val"}
+    for name, table in splits.items():
+        write_bin(out.with_name(f"{out.name}_{names[name]}.bin"), table)
+    rows = np.array(next(iter(splits.values())).table_rows, np.int32)
+    np.savez_compressed(out.with_name("day_fea_count.npz"), counts=rows)
+
+
+def _to_torchrec(source: Path, out: Path) -> None:
+    """Text, as the arrays that TorchRec makes of it: raw hashes, shifted logarithms."""
+    rows = read_criteo_text(source)
+    out.mkdir(exist_ok=True)
+    number = source.name.split(".")[0].rpartition("_")[2]
+    write_day(out, int(number) if number.isdigit() else 0, rows)
+
+
+def _to_multi_hot(prepared: PreparedSet, out: Path) -> None:
+    """MLPerf version 2's days: one to train on, and one of validation, then test."""
+    out.mkdir(exist_ok=True)
+    write_multi_hot_day(out, 0, prepared.table("train"))
+    held = [name for name in ("validation", "test") if name in prepared.manifest.splits]
+    if held:
+        write_multi_hot_day(out, 1, joined([prepared.table(name) for name in held]))

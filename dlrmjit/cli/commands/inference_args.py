@@ -1,0 +1,125 @@
+"""What the commands after training share: a model, and data that fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.config.model import Bounds, TableConfig
+from dlrmjit.data.rows import Table
+from dlrmjit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from dlrmjit.model.dlrm import DLRM
+
+BATCH = 4096
+_SPLITS = ("train", "test", "validation")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model and the rows to score with it."""
+
+    model: DLRM
+    rows: Table
+
+
+def add_data_options(parser: ArgumentParser) -> None:
+    """The options of every command that scores rows."""
+    parser.add_argument(
+        "model", type=Path, help="a saved model: a directory, or the reference's .pt"
+    )
+    parser.add_argument(
+        "data", type=Path, help="a prepared set, or text or Parquet (then --vocabulary is needed)"
+    )
+    add = parser.add_argument
+    add("--split", choices=_SPLITS, default="test", help="which rows of a prepared set")
+    add("--vocabulary", type=Path, metavar="DIR", help="the set that the model was trained on")
+    add("--batch-size", type=int, default=BATCH, metavar="N", help="rows at a time")
+    add("--max-ind-range", type=int, default=0, metavar="N", help="as given in training")
+    add("--threads", type=int, metavar="N", help="threads to compute with (default: all CPUs)")
+    add("--backend", choices=("jit", "reference"), help="compiled kernels, or NumPy alone")
+    add("--embedding-dir", metavar="DIR", help="keep the model's tables in files in this directory")
+    add(
+        "--bounds",
+        choices=get_args(Bounds),
+        default="raise",
+        help="ids beyond the model's tables: refuse, take the nearest row, or leave them out",
+    )
+
+
+def load_given(arguments: Any) -> Given:
+    """The model and the rows that the options name.
+
+    Raises ConfigError, DataError or CheckpointError; among them for rows that do not fit the
+    model.
+    """
+    from dlrmjit.cli.report.machine import use_threads
+    from dlrmjit.training.persistence import load
+
+    if arguments.batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
+    use_threads(arguments.threads)
+    tables = TableConfig(arguments.embedding_dir, arguments.bounds)
+    rows = replace(_rows(arguments).limited(arguments.max_ind_range), bounds=tables.bounds)
+    model = load(arguments.model, backend=arguments.backend, tables=tables)
+    check_fits(rows, model.config.table_rows, model.config.dense_features, arguments.model)
+    return Given(model, rows)
+
+
+def _rows(arguments: Any) -> Table:
+    from dlrmjit.data.prepared.encode import read_with_vocabulary
+    from dlrmjit.data.prepared.reader import PreparedSet
+
+    if arguments.data.is_dir():
+        return PreparedSet(arguments.data).table(arguments.split)
+    if arguments.data.suffix == ".bin":
+        from dlrmjit.data.formats.mlperf_bin import open_bin
+
+        return open_bin(arguments.data)
+    if arguments.vocabulary is None:
+        raise ConfigError(
+            f"{arguments.data} is text, whose values have no ids yet: name the prepared set that "
+            "the model was trained on with --vocabulary DIR"
+        )
+    return read_with_vocabulary(arguments.data, PreparedSet(arguments.vocabulary))
+
+
+def check_fits(rows: Table, table_rows: Sequence[int], dense_features: int, model: object) -> None:
+    """Raise DataError for rows with other columns than the model's, or ids beyond its tables.
+
+    Whose bounds leave such ids to the model's tables may have them.
+    """
+    if rows.dense.shape[1] != dense_features or len(rows.table_rows) != len(table_rows):
+        raise DataError(
+            f"{rows.origin} has {rows.dense.shape[1]} dense and {len(rows.table_rows)} "
+            f"categorical columns, but {model} was trained on {dense_features} and "
+            f"{len(table_rows)}"
+        )
+    for s, (ours, theirs) in enumerate(zip(rows.table_rows, table_rows, strict=True)):
+        if ours > theirs and rows.bounds == "raise":
+            raise DataError(
+                f"{rows.origin}: categorical column {s} has {ours} rows, but its table in {model} "
+                f"has {theirs}; the model was trained on another set, or with another "
+                "--max-ind-range (--bounds says what else to do with ids beyond it)"
+            )
+
+
+def scores_of(given: Given, batch_size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Predicted probabilities and labels of all rows, in order."""
+    from dlrmjit.data.loader import Loader
+
+    scores = np.empty(len(given.rows), np.float32)
+    labels = np.empty(len(given.rows), np.float32)
+    at = 0
+    for batch in Loader(given.rows, batch_size).batches():
+        scores[at : at + batch.n] = given.model.predict_proba(batch)
+        labels[at : at + batch.n] = batch.labels
+        at += batch.n
+    return scores, labels

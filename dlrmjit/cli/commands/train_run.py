@@ -1,0 +1,242 @@
+"""One run of the program: build what the options ask for, train or test it, tell of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.machine_peaks import ceilings as measure_ceilings
+from dlrmjit_kernels.runtime.buffers import available_memory
+from dlrmjit_kernels.runtime.threads import get_threads
+
+from dlrmjit.cli.build import distributed
+from dlrmjit.cli.build.architecture import derived_line, fit_architecture
+from dlrmjit.cli.build.checkpointing import (
+    Keeper,
+    Restored,
+    check_save_path,
+    restore,
+    restore_optimizer,
+)
+from dlrmjit.cli.build.configs import (
+    foreseen_memory,
+    is_testing,
+    model_config,
+    require_memory,
+    train_config,
+)
+from dlrmjit.cli.build.data import Data, make_data
+from dlrmjit.cli.options.parse import Options
+from dlrmjit.cli.report import debug
+from dlrmjit.cli.report.console import ConsoleLines
+from dlrmjit.cli.report.json_log import JsonLog
+from dlrmjit.cli.report.machine import machine_facts, peak_rss_bytes, use_threads, warn_of_crowding
+from dlrmjit.cli.report.mllog import MlperfLog
+from dlrmjit.cli.report.progress import ProgressBar
+from dlrmjit.cli.report.summary import StepTimes, machine_line, metrics_summary, training_summary
+from dlrmjit.config.model import ModelConfig, TrainConfig
+from dlrmjit.data.generate.synthetic import SyntheticSource
+from dlrmjit.errors import ConfigError
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.perf.profile import Profile
+from dlrmjit.perf.roofline import Ceilings
+from dlrmjit.training.fit import Best, Observer, evaluate, fit
+from dlrmjit.training.step import TrainingStep
+
+_CEILING_SECONDS = 0.15  # each, at the end of a run: enough for the best of some tries
+
+
+def run(options: Options, comm: Comm) -> None:
+    """Do what the options ask for; raises DlrmjitError before anything is written or trained."""
+    _check_outputs(options)
+    config = train_config(options)
+    mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
+    if mlperf:
+        mlperf.setup()
+    use_threads(options.threads)
+    warn_of_crowding()
+    session = _build(options, comm)
+    with ExitStack() as stack:
+        is_told = options.log_json and comm.rank == 0
+        log = stack.enter_context(JsonLog(options.log_json)) if is_told else None
+        if log:
+            tables = {"tables": session.model.tables.data.placement}
+            log.start(_described(options, session.model.config), machine_facts() | tables)
+        if mlperf:
+            _announce(mlperf, options, config, session.data)
+        print("time/loss/accuracy (if enabled):", flush=True)
+        if options.inference_only:
+            _test(options, session, log)
+        else:
+            _train(options, config, session, [o for o in (log, mlperf) if o], stack)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run works on."""
+
+    model: DLRM
+    data: Data
+    start: Restored
+
+
+def _check_outputs(options: Options) -> None:
+    path = options.save_model or options.resume
+    if path:
+        check_save_path(path)
+    if options.log_json in (options.save_model, options.load_model) and options.log_json:
+        raise ConfigError(f"--log-json and the model cannot both be {options.log_json}")
+
+
+def _build(options: Options, comm: Comm) -> Session:
+    """Data, then model: both draw from one stream, in the reference's order."""
+    print("Using CPU...", flush=True)
+    sharded = distributed.is_sharded(options, comm)
+    if options.data_generation != "dataset" and not sharded:
+        early = model_config(options, options.arch_embedding_size)
+        require_memory(early, options, available_memory())
+    rng = np.random.RandomState(options.numpy_rand_seed)
+    data = make_data(options, rng)
+    fitted = fit_architecture(options, data.train)
+    if line := derived_line(options, fitted):
+        print(line, flush=True)
+    architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
+    if not sharded:
+        require_memory(architecture, options, available_memory())
+    if options.debug_mode:
+        _print_setup(options, architecture, data)
+    path = options.resume or options.load_model
+    model = distributed.make_model(architecture, options, comm, rng, initialise=not path)
+    if options.sparse_init_scale != 1 and not path:
+        model.scale_tables(options.sparse_init_scale)
+    start = restore(model, path, data.train.num_batches) if path else Restored()
+    if options.debug_mode:
+        debug.print_parameters(model, "initial")
+    return Session(model, data, start)
+
+
+def _print_setup(options: Options, architecture: ModelConfig, data: Data) -> None:
+    np.set_printoptions(precision=options.print_precision)
+    debug.print_model(architecture)
+    debug.print_data(data.train)
+
+
+def _described(options: Options, architecture: ModelConfig) -> dict[str, Any]:
+    """All options and the model, for the log."""
+    hidden = ("base", "given", "notes")
+    values = {name: value for name, value in vars(options).items() if name not in hidden}
+    return {"options": values, "given": sorted(options.given), "model": architecture.to_dict()}
+
+
+def _announce(mlperf: MlperfLog, options: Options, config: TrainConfig, data: Data) -> None:
+    mlperf.ready()
+    mlperf.hyperparameters(options.numpy_rand_seed, options.mini_batch_size, config)
+    mlperf.samples(data.train.num_samples, data.test.num_samples)
+
+
+def _train(
+    options: Options,
+    config: TrainConfig,
+    session: Session,
+    extra: list[Observer],
+    stack: ExitStack,
+) -> None:
+    times = StepTimes()
+    profile = distributed.profile_of(session.model) if options.enable_profiling else None
+    step = _training_step(options, config, session, profile)
+    observers: list[Observer] = [_console(options), times, *extra]
+    path = options.save_model or options.resume
+    if path:
+        observers.append(Keeper(path, session.model, session.data, config, step.optimizer))
+    if sys.stderr.isatty() and distributed.speaks(session.model):
+        observers.append(stack.enter_context(ProgressBar(session.start.position)))
+    result = fit(
+        session.model,
+        distributed.sharded_source(session.model, session.data.train),
+        config,
+        test=session.data.test if is_testing(options) else None,
+        observers=observers,
+        start=session.start.position,
+        best=session.start.best,
+        plateau=session.start.plateau,
+        step=step,
+        measure=distributed.measure_function(session.model),
+    )
+    stack.close()
+    if options.debug_mode:
+        debug.print_parameters(session.model, "updated")
+    foreseen = None
+    if not isinstance(session.model, ShardedDLRM):
+        foreseen = foreseen_memory(session.model.config, options).total
+    placement = session.model.tables.data.placement
+    print(training_summary(result, times, machine_facts(), peak_rss_bytes(), foreseen, placement))
+    if isinstance(session.data.test, SyntheticSource):
+        print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
+    if isinstance(session.model, ShardedDLRM):
+        print(distributed.waiting_line(session.model.comm, result.steps))
+        if profile and session.model.backend.name == "jit":
+            print(profile.table(session.model.config, _ceilings()))
+    elif session.model.backend.name == "jit":
+        _print_speed(times, profile, session.model.config)
+
+
+def _training_step(
+    options: Options, config: TrainConfig, session: Session, profile: Profile | None
+) -> TrainingStep | distributed.AnyShardedStep:
+    """What trains on a batch, with what the optimiser remembered when the model was kept."""
+    step = distributed.training_step(session.model, options, config, profile) or TrainingStep(
+        session.model,
+        config.optimizer,
+        config.loss,
+        profile,
+        seed=options.numpy_rand_seed,
+        first_step=session.start.position.step,
+    )
+    path = options.resume or options.load_model
+    if path:
+        restore_optimizer(step.optimizer, session.model, path, strict=bool(options.resume))
+    return step
+
+
+def _print_speed(times: StepTimes, profile: Profile | None, config: ModelConfig) -> None:
+    """What was reached of what this machine can do; the ceilings are measured here and now."""
+    ceilings = _ceilings()
+    if profile:
+        print(profile.table(config, ceilings))
+    line = times.roofline_line(config, ceilings)
+    if line:
+        print(line)
+
+
+def _ceilings() -> Ceilings:
+    return Ceilings(**measure_ceilings(get_threads(), _CEILING_SECONDS))
+
+
+def _console(options: Options) -> ConsoleLines:
+    return ConsoleLines(
+        options.print_freq,
+        is_testing=is_testing(options),
+        with_time=options.print_time,
+        with_clock=options.print_wall_time,
+        with_mlperf=options.mlperf_logging,
+    )
+
+
+def _test(options: Options, session: Session, log: JsonLog | None) -> None:
+    print("Testing for inference only", flush=True)
+    began = time.perf_counter()
+    measure = distributed.measure_function(session.model) or evaluate
+    metrics = measure(session.model, session.data.test, threshold=options.loss_threshold)
+    seconds = time.perf_counter() - began
+    _console(options).print_metrics(metrics, Best(metrics.accuracy, metrics.auc))
+    if log:
+        log.evaluated(session.start.position.step, metrics, seconds, {})
+        log.write("end", {"steps": 0, "seconds": seconds, "peak_rss_bytes": peak_rss_bytes()})
+    print(metrics_summary(metrics))
+    print(machine_line(machine_facts(), peak_rss_bytes()))

@@ -1,0 +1,1 @@
+"""Flags as data: how they are declared, parsed and documented."""

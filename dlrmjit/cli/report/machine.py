@@ -1,0 +1,97 @@
+"""Facts of the machine a run happens on, for the log and the summary."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from dlrmjit_kernels.runtime.affinity import pin_threads
+from dlrmjit_kernels.runtime.buffers import available_memory
+from dlrmjit_kernels.runtime.target import current_target
+from dlrmjit_kernels.runtime.threads import available_cpus, get_threads, set_threads
+
+_BUSY = 0.75  # share of the CPUs in others' use from which it is worth a word
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with ``count`` threads, by default with as many as this process has CPUs.
+
+    They are pinned where they fill those CPUs. Raises ThreadError when the pool, sized when
+    Numba was imported, is smaller than ``count``.
+    """
+    set_threads(count or min(available_cpus(), numba.config.NUMBA_NUM_THREADS))
+    pin_threads()
+
+
+def crowding(threads: int, cpus: int, load: float) -> str:
+    """What to tell of threads that will wait for each other, in one sentence; or nothing.
+
+    ``load`` is the system's average of runnable tasks over the last minute, before this
+    process computes.
+    """
+    if threads > cpus:
+        return (
+            f"{threads} threads share {cpus} CPUs, and every operation waits for the slowest; "
+            f"--threads {cpus} is faster"
+        )
+    if load > _BUSY * cpus:
+        return (
+            f"other programs keep about {load:.1f} of {cpus} CPUs busy, and every operation "
+            "waits for the slowest thread"
+        )
+    return ""
+
+
+def warn_of_crowding() -> None:
+    """Say on the error stream what :func:`crowding` finds here and now."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    note = crowding(get_threads(), available_cpus(), load)
+    if note:
+        print(f"dlrmjit: note: {note}", file=sys.stderr)
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, instruction set, CPUs, threads, memory in bytes, and versions."""
+    return {
+        "cpu": cpu_model(),
+        "isa": current_target().isa,
+        "cores": available_cpus(),
+        "threads": get_threads(),
+        "memory_bytes": available_memory(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+    }
+
+
+def cpu_model(listing: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor calls itself, or its architecture where it does not say."""
+    try:
+        lines = listing.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """The most memory this process has had in use, in bytes.
+
+    From /proc where there is one: the peak that ``getrusage`` tells on Linux begins with that of
+    the process which started this one.
+    """
+    try:
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT

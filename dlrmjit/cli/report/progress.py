@@ -1,0 +1,81 @@
+"""A progress bar on the standard error: rate, loss and remaining time of a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from dlrmjit.config.model import TrainConfig
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.training.fit import NullObserver, Position, StepRecord
+
+_REFRESH_SECONDS = 0.2
+
+
+class ProgressBar(NullObserver):
+    """Shows a run that starts at ``start``; a context manager that takes the bar away.
+
+    Lines printed meanwhile appear above the bar when they go to the same terminal; otherwise
+    the standard output is left alone.
+    """
+
+    def __init__(self, start: Position, console: Console | None = None) -> None:
+        self._start = start
+        self._shown = 0.0
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.0f} samples/s"),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._task = self._progress.add_task("", epoch="", rate=0.0, loss=float("nan"))
+        self._rate = 0.0
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+        """Set the length of the bar."""
+        done = self._start.epoch * batches + self._start.batch
+        self._progress.update(self._task, total=config.epochs * batches, completed=done)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Advance, and redraw a few times a second."""
+        now = record.samples / record.seconds if record.seconds else 0.0
+        self._rate = 0.9 * self._rate + 0.1 * now if self._rate else now
+        if time.monotonic() - self._shown < _REFRESH_SECONDS and not record.is_last_of_epoch:
+            return
+        self._shown = time.monotonic()
+        self._progress.update(
+            self._task,
+            completed=record.epoch * record.batches + record.batch + 1,
+            epoch=record.epoch,
+            rate=self._rate,
+            loss=record.loss,
+            refresh=True,
+        )

@@ -1,0 +1,377 @@
+"""What a model is and how it is trained, as frozen values that check themselves.
+
+Nothing here allocates or computes: a configuration can be printed, stored, compared, and
+refused before any memory is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
+from dlrmjit.errors import ConfigError
+
+Interaction = Literal["dot", "cat"]
+LossKind = Literal["bce", "wbce", "mse"]
+Bounds = Literal["raise", "clamp", "ignore"]
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a DLRM.
+
+    Parameters
+    ----------
+    table_rows : rows M of each of the S embedding tables
+    embedding_dim : E, the width of every table; must equal the last width of ``mlp_bottom``
+    mlp_bottom : widths of the bottom MLP, its input (the dense features) first; empty for a
+        model without dense features, in which embeddings alone interact
+    mlp_top : widths of the top MLP without its input, which the interaction determines; ends in 1
+    interaction : ``dot`` (pairwise dot products and x) or ``cat`` (concatenation)
+    interaction_itself : whether ``dot`` includes each feature's product with itself
+    dropout : share of the outputs of hidden layers that training sets to zero; an MLP's last
+        layer is not hidden
+    batch_norm : whether hidden layers are normalised over the batch before their ReLU
+    table_dims : width of each table, at most E; a narrower one is followed by a projection to E.
+        Empty, as it is stored too where all are E, for E everywhere
+    """
+
+    table_rows: tuple[int, ...]
+    embedding_dim: int
+    mlp_bottom: tuple[int, ...]
+    mlp_top: tuple[int, ...]
+    interaction: Interaction = "dot"
+    interaction_itself: bool = False
+    dropout: float = 0.0
+    batch_norm: bool = False
+    table_dims: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("table_rows", "mlp_bottom", "mlp_top", "table_dims"):
+            object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
+        self._check_sizes()
+        self._check_dims()
+        self._check_widths()
+
+    def _check_sizes(self) -> None:
+        named: Mapping[str, Sequence[int]] = {
+            "table_rows": self.table_rows,
+            "embedding_dim": (self.embedding_dim,),
+            "mlp_bottom": self.mlp_bottom or (1,),
+            "mlp_top": self.mlp_top,
+        }
+        for name, values in named.items():
+            if not values or min(values) < 1:
+                raise ConfigError(f"{name} must hold positive sizes, not {_dashed(values)!r}")
+        if self.interaction not in ("dot", "cat"):
+            raise ConfigError(f"interaction must be dot or cat, not {self.interaction!r}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+
+    def _check_dims(self) -> None:
+        """The widths of tables, which are dropped where they say nothing."""
+        dims, most = self.table_dims, self.embedding_dim
+        if dims and len(dims) != self.tables:
+            raise ConfigError(f"{len(dims)} table widths are given for {self.tables} tables")
+        for table, dim in enumerate(dims):
+            if not 1 <= dim <= most:
+                raise ConfigError(
+                    f"table {table} has width {dim}, but widths must be 1 to "
+                    f"arch-sparse-feature-size {most}"
+                )
+        if all(dim == most for dim in dims):
+            object.__setattr__(self, "table_dims", ())
+
+    def _check_widths(self) -> None:
+        if len(self.mlp_bottom) == 1:
+            raise ConfigError(
+                f"the bottom MLP needs an input and at least one layer, not {self.mlp_bottom}; "
+                "without dense features, leave it empty"
+            )
+        if self.has_dense and self.mlp_bottom[-1] != self.embedding_dim:
+            raise ConfigError(
+                f"arch-sparse-feature-size {self.embedding_dim} does not match last dim of "
+                f"bottom mlp {self.mlp_bottom[-1]}"
+            )
+        if self.mlp_top[-1] != 1:
+            raise ConfigError(f"the top MLP must end in one output, not {self.mlp_top[-1]}")
+        if not self.interaction_width:
+            raise ConfigError(
+                "one table alone has nothing to interact with: take the interaction cat, or dot "
+                "with itself"
+            )
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether there are dense features, and with them a bottom MLP."""
+        return bool(self.mlp_bottom)
+
+    @property
+    def dense_features(self) -> int:
+        """D, columns of the dense input."""
+        return self.mlp_bottom[0] if self.has_dense else 0
+
+    @property
+    def tables(self) -> int:
+        """S, the number of embedding tables."""
+        return len(self.table_rows)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each table."""
+        return self.table_dims or (self.embedding_dim,) * self.tables
+
+    @property
+    def projections(self) -> dict[int, int]:
+        """Widths of the tables narrower than E, by their numbers."""
+        return {s: dim for s, dim in enumerate(self.table_dims) if dim < self.embedding_dim}
+
+    @property
+    def features(self) -> int:
+        """F, the vectors that interact: one per table, and that of the dense features."""
+        return self.tables + int(self.has_dense)
+
+    @property
+    def interaction_width(self) -> int:
+        """Columns of the top MLP's input."""
+        if self.interaction == "cat":
+            return self.features * self.embedding_dim
+        pairs = self.features * (self.features - 1) // 2
+        x = self.embedding_dim if self.has_dense else 0
+        return x + pairs + (self.features if self.interaction_itself else 0)
+
+    @property
+    def bottom_layers(self) -> tuple[tuple[int, int], ...]:
+        """(C, K) of each fully connected layer of the bottom MLP."""
+        return tuple(pairwise(self.mlp_bottom))
+
+    @property
+    def top_layers(self) -> tuple[tuple[int, int], ...]:
+        """(C, K) of each fully connected layer of the top MLP."""
+        widths = (self.interaction_width, *self.mlp_top)
+        return tuple(pairwise(widths))
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights and biases of both MLPs, of their normalisation, and projections of tables."""
+        hidden = self.bottom_layers[:-1] + self.top_layers[:-1]
+        norms = 2 * sum(k for _, k in hidden) if self.batch_norm else 0
+        projections = self.embedding_dim * sum(self.projections.values())
+        layers = self.bottom_layers + self.top_layers
+        return norms + projections + sum(c * k + k for c, k in layers)
+
+    @property
+    def table_parameters(self) -> int:
+        """Elements of all embedding tables."""
+        return sum(rows * dim for rows, dim in zip(self.table_rows, self.widths, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; :meth:`from_dict` reads it back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> ModelConfig:
+        """Build from :meth:`to_dict`'s result; raises ConfigError for unknown or missing keys."""
+        try:
+            return cls(**description)
+        except TypeError as error:
+            raise ConfigError(f"not a model description: {error}") from error
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Where the embedding tables of a model are kept, and what they do with a wrong index.
+
+    None of it belongs to the architecture, so a checkpoint knows nothing of it.
+
+    Parameters
+    ----------
+    directory : keep the tables, and what optimisers remember of their rows, in files in this
+        folder in place of memory, which they may exceed. The system removes them when the
+        process ends: what is to last is a checkpoint
+    bounds : what to do with an index outside its table: ``raise`` refuses the batch, ``clamp``
+        takes the nearest row, ``ignore`` leaves the lookup out of its bag
+    """
+
+    directory: str | None = None
+    bounds: Bounds = "raise"
+
+    def __post_init__(self) -> None:
+        if self.bounds not in get_args(Bounds):
+            raise ConfigError(f"bounds must be raise, clamp or ignore, not {self.bounds!r}")
+        if self.directory is not None and not Path(self.directory).is_dir():
+            raise ConfigError(
+                f"tables cannot be kept in {self.directory}, which is not a folder; create it"
+            )
+
+
+IN_MEMORY = TableConfig()
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The training loss of predicted probabilities p against targets in [0, 1].
+
+    ``weights`` scale negative and positive samples of ``wbce``; with 0 < ``threshold`` < 1, p is
+    clamped to [threshold, 1 - threshold] before the loss, as the reference does.
+    """
+
+    kind: LossKind = "bce"
+    weights: tuple[float, float] = (1.0, 1.0)
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("bce", "wbce", "mse"):
+            raise ConfigError(f"loss must be mse, bce or wbce, not {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps: linear warm-up, then constant, then quadratic decay.
+
+    Raises ConfigError when the decay starts before the warm-up ends.
+    """
+
+    warmup_steps: int = 0
+    decay_start_step: int = 0
+    decay_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.decay_steps > 0 and self.decay_start_step < self.warmup_steps:
+            raise ConfigError(
+                f"the learning rate decay starts at step {self.decay_start_step}, before the "
+                f"warm-up of {self.warmup_steps} steps ends; start it later or shorten the warm-up"
+            )
+
+
+@dataclass(frozen=True)
+class PlateauConfig:
+    """Multiply the learning rate by ``factor`` when tests stop improving.
+
+    That is when more than ``patience`` tests in a row have not raised the best AUC (the best
+    accuracy, where there is no AUC) by more than ``threshold``.
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < 1:
+            raise ConfigError(
+                f"a reduction on a plateau must lie between 0 and 1, not {self.factor}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained: everything of a run that is neither model nor data.
+
+    ``optimizer`` is the name or the value of one for all parameters, or says more (see
+    :class:`~dlrmjit.config.optimizer.UpdateConfig`). ``test_every`` counts steps between tests
+    (0: only after the last step of an epoch, when there is a test set); a test at or above a
+    positive threshold ends training, and so do ``early_stopping`` tests in a row, where that is
+    positive, none of which raised the best AUC (the best accuracy, where there is no AUC).
+
+    The gradients of ``batches_per_update`` batches are summed before an update, those of an
+    epoch's last batches however few they are; ``schedule`` counts updates, tests batches.
+    """
+
+    epochs: int = 1
+    learning_rate: float = 0.01
+    optimizer: str | OptimizerConfig | UpdateConfig = "sgd"
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    plateau: PlateauConfig | None = None
+    test_every: int = 0
+    accuracy_threshold: float = 0.0
+    auc_threshold: float = 0.0
+    early_stopping: int = 0
+    batches_per_update: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batches_per_update < 1:
+            raise ConfigError(
+                f"the batches of an update must be at least 1, not {self.batches_per_update}"
+            )
+        if self.test_every % self.batches_per_update:
+            raise ConfigError(
+                f"a test every {self.test_every} batches would come between the "
+                f"{self.batches_per_update} batches of an update; take a multiple of these"
+            )
+        if self.early_stopping < 0:
+            raise ConfigError(
+                f"tests to wait before stopping must not be negative, not {self.early_stopping}"
+            )
+        if self.epochs < 0:
+            raise ConfigError(f"the number of epochs must not be negative, not {self.epochs}")
+        if not self.learning_rate >= 0.0:
+            raise ConfigError(f"the learning rate must not be negative, not {self.learning_rate}")
+
+    @property
+    def update(self) -> UpdateConfig:
+        """What ``optimizer`` means in full."""
+        return UpdateConfig.of(self.optimizer)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of memory a training process of one model needs, by what they are for; and of files."""
+
+    tables: int
+    mlp: int
+    step: int
+    optimizer: int = 0
+    files: int = 0
+
+    @property
+    def total(self) -> int:
+        """All that is to be in memory."""
+        return self.tables + self.mlp + self.step + self.optimizer
+
+
+def estimate_memory(
+    config: ModelConfig,
+    batch_size: int,
+    lookups: int = 1,
+    update: UpdateConfig | None = None,
+    in_files: bool = False,
+) -> MemoryEstimate:
+    """Bytes of tables, of MLP parameters with gradients, and of a step of ``batch_size`` samples.
+
+    The step counts activations and their gradients of every layer, the interacting features,
+    and ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them; the
+    optimiser what it remembers of every parameter. Tables ``in_files``, and what is remembered
+    of their rows, take no memory of their own.
+    """
+    widths = [*config.mlp_bottom, config.interaction_width, *config.mlp_top]
+    widths += [config.features * config.embedding_dim, *config.projections.values()]
+    per_sample = 2 * sum(widths) * FLOAT_BYTES
+    indices = 2 * 8 * config.tables * lookups
+    update = update or UpdateConfig()
+    tables = config.table_parameters * FLOAT_BYTES
+    of_rows = _row_state_elements(config, update) * FLOAT_BYTES
+    of_mlps = len(update.mlps.states) * config.mlp_parameters * FLOAT_BYTES
+    return MemoryEstimate(
+        tables=0 if in_files else tables,
+        mlp=2 * config.mlp_parameters * FLOAT_BYTES,
+        step=batch_size * (per_sample + indices),
+        optimizer=of_mlps + (0 if in_files else of_rows),
+        files=tables + of_rows if in_files else 0,
+    )
+
+
+def _row_state_elements(config: ModelConfig, update: UpdateConfig) -> int:
+    """Elements of the tables' optimiser states, and those that clipping needs."""
+    per_row = len(update.tables.row_states) + (update.clip_norm > 0)
+    per_element = len(update.tables.table_states)
+    return per_element * config.table_parameters + per_row * sum(config.table_rows)
+
+
+def _dashed(values: Sequence[int]) -> str:
+    return "-".join(str(v) for v in values)

@@ -1,0 +1,117 @@
+"""The reference program's files of days, as its ``--memory-map`` writes and reads them.
+
+Beside the text ``NAME`` it keeps, per day i, ``NAME_i_reordered.npz`` with X_int, X_cat and y
+(float64), and for all days ``NAME_fea_count.npz``, ``NAME_day_count.npz`` and one
+``NAME_fea_dict_j.npz`` per column. For the Kaggle set, days are called ``STEM_day_i``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.formats.criteo_text import HASHES
+from dlrmjit.data.formats.dlrm_npz import load_npz
+from dlrmjit.data.formats.mlperf_bin import read_counts
+from dlrmjit.data.rows import Table
+from dlrmjit.errors import DataError
+
+KAGGLE_DAYS, TERABYTE_DAYS = 7, 24
+
+
+@dataclass(frozen=True)
+class DayNames:
+    """What the reference calls its files for the text file, or prefix of days, ``raw``."""
+
+    raw: Path
+    kaggle: bool
+
+    @property
+    def stem(self) -> str:
+        """The name that all begin with."""
+        return self.raw.name.split(".")[0] if self.kaggle else self.raw.name
+
+    @property
+    def days(self) -> int:
+        """How many days there are."""
+        return KAGGLE_DAYS if self.kaggle else TERABYTE_DAYS
+
+    def day(self, i: int, kind: str = "_reordered") -> Path:
+        """The file of a day: raw (kind ""), ``_processed`` or ``_reordered``."""
+        middle = "_day" if self.kaggle else ""
+        return self.raw.with_name(f"{self.stem}{middle}_{i}{kind}.npz")
+
+    def beside(self, what: str) -> Path:
+        """A file about all days: ``fea_count``, ``day_count``, ``fea_dict_j``."""
+        return self.raw.with_name(f"{self.stem}_{what}.npz")
+
+
+def has_days(raw: Path, kaggle: bool) -> bool:
+    """Whether the reference's files of days lie beside ``raw``."""
+    names = DayNames(raw, kaggle)
+    return raw.name != "" and names.day(names.days - 1).exists()
+
+
+def read_days(raw: Path, *, kaggle: bool) -> tuple[Table, Table]:
+    """The rows to train on (all days but the last) and to test on (the last one's first half).
+
+    The files are compressed, so all of it is held in memory, as narrow as it fits.
+    """
+    names = DayNames(raw, kaggle)
+    rows = read_counts(names.beside("fea_count"))
+    *days, last = [_read_day(names.day(i)) for i in range(names.days)]
+    train = _table([np.concatenate(parts) for parts in zip(*days, strict=True)], rows, raw)
+    final = _table(last, rows, raw)
+    return train, final.cut(0, -(-len(final) // 2))
+
+
+def _table(parts: list[NDArray[Any]], rows: tuple[int, ...], raw: Path) -> Table:
+    labels, dense, ids = parts
+    return Table(labels, dense, ids, rows, takes_logarithms=True, origin=str(raw))
+
+
+def _read_day(path: Path) -> list[NDArray[Any]]:
+    arrays = load_npz(path, ("y", "X_int", "X_cat"))
+    labels, dense, ids = (arrays[key] for key in ("y", "X_int", "X_cat"))
+    if not len(labels) == len(dense) == len(ids) or ids.ndim != 2 or ids.shape[1] != HASHES:
+        raise DataError(
+            f"{path}: y, X_int and X_cat have shapes {labels.shape}, {dense.shape} and {ids.shape}"
+        )
+    return [_narrow(labels, np.uint8), _narrow(dense, np.int32), _narrow(ids, np.int32)]
+
+
+def _narrow(values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    return np.ascontiguousarray(values, dtype=dtype)
+
+
+def write_days(names: DayNames, days: list[Table], dictionaries: list[NDArray[np.uint32]]) -> None:
+    """Write a whole memory-map set in the order of ``days``.
+
+    ``dictionaries`` are the values of each column by id. Bytes equal the reference's own where
+    it does not shuffle (``--data-randomize none``).
+    """
+    counts = [len(day) for day in days]
+    try:
+        for i, day in enumerate(days):
+            _write_day(names.day(i), day)
+        np.savez_compressed(names.beside("day_count"), total_per_file=counts)
+        for j, values in enumerate(dictionaries):
+            unique = values.astype(np.uint32).view(np.int32)
+            np.savez_compressed(names.beside(f"fea_dict_{j}"), unique=unique)
+        rows = np.array([len(values) for values in dictionaries], np.int32)
+        np.savez_compressed(names.beside("fea_count"), counts=rows)
+    except OSError as error:
+        raise DataError(f"{names.raw}: days cannot be written: {error.strerror}") from None
+
+
+def _write_day(path: Path, day: Table) -> None:
+    np.savez_compressed(
+        path,
+        X_cat=np.ascontiguousarray(day.ids, np.float64),
+        X_int=np.ascontiguousarray(np.maximum(day.dense, 0), np.float64),
+        y=np.ascontiguousarray(day.labels, np.float64),
+    )

@@ -1,0 +1,1 @@
+"""The files that the stages hand to each other and leave behind."""

@@ -1,0 +1,127 @@
+"""Raw values of one categorical column, read from the work folder slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from dlrmjit_kernels.data.strings import hash_texts
+from dlrmjit_kernels.data.vocabulary import hash_values
+from numpy.typing import NDArray
+
+from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.staging import Staging, slices
+from dlrmjit.data.prepare.files.vocabularies import Texts, Words
+
+_SLICE = 1 << 18
+_SLICE_BYTES = 8 << 20
+
+
+class RawColumn(Protocol):
+    """A column's values, however they are kept."""
+
+    def __len__(self) -> int:
+        """How many values there are."""
+
+    def number(self, budget: int, ids: FlatFile) -> Words | Texts:
+        """Write the ids of all values in order of first appearance; the vocabulary.
+
+        Raises VocabularyFullError when it needs more than ``budget`` bytes.
+        """
+
+    def hash(self, rows: int, ids: FlatFile) -> None:
+        """Write a hash of every value, modulo ``rows``."""
+
+    def __enter__(self) -> RawColumn: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_raw(staging: Staging, column: int, max_ind_range: int) -> RawColumn:
+    """The raw values of a column; words are taken modulo ``max_ind_range`` where it is > 0."""
+    files = staging.raw_files(column)
+    if staging.layout.is_own:
+        return _TextColumn(*files)
+    return _WordColumn(files[0], max_ind_range)
+
+
+class _WordColumn:
+    def __init__(self, words: FlatFile, max_ind_range: int) -> None:
+        self._words, self._limit = words, max_ind_range
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def _slices(self, limit: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+        values = np.empty(_SLICE, np.uint32)
+        for start, end in slices(len(self), _SLICE):
+            part = values[: end - start]
+            self._words.read(start, part)
+            if limit:
+                part %= np.uint32(limit)
+            yield start, part
+
+    def number(self, budget: int, ids: FlatFile) -> Words:
+        vocabulary, numbers = Words(budget), np.empty(_SLICE, np.int32)
+        for start, part in self._slices(self._limit):
+            vocabulary.number(part, numbers[: len(part)])
+            ids.write(start, numbers[: len(part)])
+        return vocabulary
+
+    def hash(self, rows: int, ids: FlatFile) -> None:
+        numbers = np.empty(_SLICE, np.int32)
+        for start, part in self._slices(0):
+            hash_values(part, rows, numbers[: len(part)])
+            ids.write(start, numbers[: len(part)])
+
+    def __enter__(self) -> _WordColumn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._words.close()
+
+
+class _TextColumn:
+    def __init__(self, lengths: FlatFile, text: FlatFile) -> None:
+        self._lengths, self._text = lengths, text
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def _slices(self) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.uint8]]]:
+        """Runs of values of bounded bytes, or one longer value alone."""
+        lengths, first_byte = np.empty(_SLICE, np.int32), 0
+        for start, end in slices(len(self), _SLICE):
+            part = lengths[: end - start]
+            self._lengths.read(start, part)
+            ends = np.cumsum(part, dtype=np.int64)
+            done = 0
+            while done < len(part):
+                before = int(ends[done - 1]) if done else 0
+                last = int(np.searchsorted(ends, before + _SLICE_BYTES, side="right"))
+                last = max(last, done + 1)
+                text = np.empty(int(ends[last - 1]) - before, np.uint8)
+                self._text.read(first_byte, text)
+                yield start + done, part[done:last], text
+                first_byte, done = first_byte + len(text), last
+
+    def number(self, budget: int, ids: FlatFile) -> Texts:
+        vocabulary, numbers = Texts(budget), np.empty(_SLICE, np.int32)
+        for start, lengths, text in self._slices():
+            vocabulary.number(text, lengths, numbers[: len(lengths)])
+            ids.write(start, numbers[: len(lengths)])
+        return vocabulary
+
+    def hash(self, rows: int, ids: FlatFile) -> None:
+        numbers = np.empty(_SLICE, np.int32)
+        for start, lengths, text in self._slices():
+            hash_texts(text, lengths, rows, numbers[: len(lengths)])
+            ids.write(start, numbers[: len(lengths)])
+
+    def __enter__(self) -> _TextColumn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lengths.close()
+        self._text.close()

@@ -1,0 +1,121 @@
+"""Records: rows as a shuffle moves them, and back into the columns of a set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.data.bag_records import unpack_bags
+from dlrmjit_kernels.data.records import (
+    KEY_WORDS,
+    record_keys,
+    small_logarithms,
+    unpack_floats,
+    unpack_integers,
+    unpack_records,
+)
+from numpy.typing import NDArray
+
+from dlrmjit.data.prepare.files.split_files import SplitFiles
+from dlrmjit.data.prepare.files.staging import slices
+from dlrmjit.data.prepare.layout import Layout
+
+_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Records:
+    """``words`` (N, width) int32, a row each: key, label, dense, ids, sizes of bags; and the bags.
+
+    Row r's bags, column after column, are ``bags[offsets[r]:offsets[r + 1]]``.
+    """
+
+    words: NDArray[np.int32]
+    bags: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def keys(self) -> NDArray[np.uint64]:
+        """The key of each record."""
+        keys = np.empty(len(self), np.uint64)
+        record_keys(self.words, keys)
+        return keys
+
+    def cut(self, first: int, last: int) -> Records:
+        """Records ``first`` to ``last``, not copied."""
+        offsets = self.offsets[first : last + 1]
+        bags = self.bags[offsets[0] : offsets[-1]]
+        return Records(self.words[first:last], bags, offsets - offsets[0])
+
+
+class RecordShape:
+    """Where the columns of ``layout`` stand in a record."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.first_id = KEY_WORDS + 1 + len(layout.dense)
+        self.first_count = self.first_id + len(layout.single)
+        self.width = self.first_count + len(layout.multi)
+        self._logarithms = small_logarithms()
+
+    def of(self, words: NDArray[np.int32], bags: NDArray[np.int32]) -> Records:
+        """Records of words whose bags lie in their order."""
+        sizes = words[:, self.first_count :].sum(axis=1, dtype=np.int64)
+        return Records(words, bags, np.concatenate([[0], np.cumsum(sizes)]))
+
+    def bag_totals(self, records: Records) -> NDArray[np.int64]:
+        """Ids of all bags of each column of several."""
+        totals: NDArray[np.int64] = records.words[:, self.first_count :].sum(axis=0, dtype=np.int64)
+        return totals
+
+    def write(
+        self,
+        records: Records,
+        order: NDArray[np.int64],
+        output: SplitFiles,
+        row: int,
+        firsts: list[int],
+    ) -> None:
+        """Write records in ``order`` as the rows of a split from ``row`` on.
+
+        ``firsts`` are the ids before them in each column of several.
+        """
+        firsts = list(firsts)
+        for start, end in slices(len(order), _ROWS):
+            part = order[start:end]
+            labels, dense, ids = output.empty(end - start)
+            unpack_records(records.words, part, self.first_id, labels, ids)
+            self._unpack_dense(records.words, part, dense)
+            output.write(row + start, labels, dense, ids)
+            for m, table in enumerate(self.layout.multi):
+                sizes = records.words[part, self.first_count + m]
+                ends = np.empty(len(part), np.int64)
+                values = np.empty(int(sizes.sum(dtype=np.int64)), np.int32)
+                unpack_bags(
+                    records.words,
+                    part,
+                    self.first_count,
+                    m,
+                    records.offsets,
+                    records.bags,
+                    ends,
+                    values,
+                )
+                output.write_bags(table, row + start, firsts[m], ends, values)
+                firsts[m] += len(values)
+
+    def _unpack_dense(
+        self,
+        words: NDArray[np.int32],
+        order: NDArray[np.int64],
+        dense: NDArray[Any],
+    ) -> None:
+        first = KEY_WORDS + 1
+        if self.layout.is_own:
+            unpack_floats(words.view(np.float32), order, first, dense)
+        else:
+            takes_logarithms = dense.dtype == np.float32
+            unpack_integers(words, order, first, dense, self._logarithms, takes_logarithms)

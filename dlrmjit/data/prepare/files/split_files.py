@@ -1,0 +1,118 @@
+"""The files of a set while they are written: ``.npy`` arrays filled by position."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from dlrmjit.data.prepare.files.column_file import FlatFile
+
+
+@dataclass(frozen=True)
+class SplitShape:
+    """What one split holds: ``rows``, ``dense`` columns D, ``single`` columns of one id a row.
+
+    ``bags`` are the columns of several ids, by number of their table, with the ids of all rows.
+    """
+
+    rows: int
+    dense: int
+    single: int
+    bags: Mapping[int, int] = field(default_factory=dict)
+
+
+class SplitFiles:
+    """``labels.npy`` (N,) uint8, ``dense.npy`` (N, D) and ``ids.npy`` (N, S) of one split.
+
+    A column of several ids per row, that of table s, has files of its own: ``offsets_s.npy``
+    (N + 1,) int64 and ``values_s.npy``.
+    """
+
+    def __init__(self, folder: Path, shape: SplitShape, dense_type: str, id_type: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = shape.rows
+        self._dense = shape.dense, np.dtype(dense_type)
+        self._single = shape.single, np.dtype(id_type)
+        self._files = [
+            _npy(folder / "labels.npy", np.uint8, (rows,)),
+            _npy(folder / "dense.npy", dense_type, (rows, shape.dense)),
+            _npy(folder / "ids.npy", id_type, (rows, shape.single)),
+        ]
+        self._bags = {s: BagFiles(folder, s, rows, size, id_type) for s, size in shape.bags.items()}
+
+    def empty(self, n: int) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any]]:
+        """Uninitialised labels, dense values and ids of ``n`` rows, to be filled and written."""
+        (dense, dense_type), (single, id_type) = self._dense, self._single
+        return (
+            np.empty(n, np.uint8),
+            np.empty((n, dense), dense_type),
+            np.empty((n, single), id_type),
+        )
+
+    def write(self, row: int, *parts: NDArray[Any]) -> None:
+        """Write labels, dense values and ids of rows from ``row`` on."""
+        for file, part in zip(self._files, parts, strict=True):
+            file.write(row, part)
+
+    def write_bags(
+        self, table: int, row: int, first: int, ends: NDArray[np.int64], values: NDArray[Any]
+    ) -> None:
+        """Write bags of ``table`` from ``row`` on; their ``values`` are the split's ``first`` on.
+
+        ``ends`` (n,) counts from the first of ``values``.
+        """
+        self._bags[table].write(row, first, ends, values)
+
+    def sync(self) -> None:
+        """Return when the disk has it all."""
+        for file in self._all():
+            file.sync()
+
+    def _all(self) -> list[FlatFile]:
+        return [*self._files, *(file for bags in self._bags.values() for file in bags.files)]
+
+    def __enter__(self) -> SplitFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._all():
+            file.close()
+
+
+class BagFiles:
+    """Offsets and values of one column of several ids per row."""
+
+    def __init__(self, folder: Path, table: int, rows: int, size: int, id_type: str) -> None:
+        self._offsets = _npy(folder / f"offsets_{table}.npy", np.int64, (rows + 1,))
+        self._values = _npy(folder / f"values_{table}.npy", id_type, (size,))
+        self._offsets.write(0, np.zeros(1, np.int64))
+        self.files = [self._offsets, self._values]
+
+    def write(self, row: int, first: int, ends: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Write bags from ``row`` on whose ``values`` are the column's ``first`` on."""
+        self._offsets.write(row + 1, first + ends)
+        self._values.write(first, np.ascontiguousarray(values, self._values.dtype))
+
+
+def _npy(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> FlatFile:
+    """A ``.npy`` file of C-contiguous ``shape``, its header written."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header,
+        {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+            "fortran_order": False,
+            "shape": shape,
+        },
+    )
+    raw = header.getvalue()
+    width = shape[1] if len(shape) > 1 else 1
+    file = FlatFile(path, dtype, header=len(raw), width=width)
+    file.write_header(raw)
+    return file

@@ -1,0 +1,93 @@
+"""The work folder of a preparation: parsed columns in the order of the input, in flat files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.layout import Layout
+
+
+class Staging:
+    """Parsed columns, a row an element: labels uint8, dense int32 or float32, then categories.
+
+    A category is a word of 32 bits, or text: the length of each value (int32) and the bytes of
+    all; a column of several values per row also has how many each row has. Numbering turns
+    either into ids (int32), one per value.
+    """
+
+    def __init__(self, folder: Path, layout: Layout) -> None:
+        self.folder, self.layout = folder, layout
+
+    def parsed_files(self) -> list[FlatFile]:
+        """The columns as parsing gives them: labels, dense, and for each category its files."""
+        return [
+            self.labels(),
+            *(self.dense(i) for i in range(len(self.layout.dense))),
+            *(file for j in range(len(self.layout.categorical)) for file in self._category(j)),
+        ]
+
+    def _category(self, j: int) -> list[FlatFile]:
+        counts = [self.counts(j)] if self.layout.categorical[j].is_multi else []
+        return [*counts, *self.raw_files(j)]
+
+    def raw_files(self, j: int) -> list[FlatFile]:
+        """What is left to number of a category: words, or lengths and bytes of texts."""
+        if self.layout.is_own:
+            return [self._file(f"{j}.lengths", np.int32), self._file(f"{j}.bytes", np.uint8)]
+        return [self._file(f"{j}.words", np.uint32)]
+
+    def labels(self) -> FlatFile:
+        """The label column."""
+        return self._file("labels", np.uint8)
+
+    def dense(self, i: int) -> FlatFile:
+        """The ``i``-th dense column."""
+        return self._file(f"dense{i}", np.dtype(self.layout.dense_type))
+
+    def counts(self, j: int) -> FlatFile:
+        """How many values the rows of a category of several have."""
+        return self._file(f"{j}.counts", np.int32)
+
+    def ids(self, j: int) -> FlatFile:
+        """The ``j``-th categorical column, numbered."""
+        return self._file(f"{j}.ids", np.int32)
+
+    def vocabulary(self, j: int) -> Path:
+        """Where the values of a category are kept, by id."""
+        return self.folder / f"{j}.vocabulary.{'npz' if self.layout.is_own else 'npy'}"
+
+    def numbered_files(self) -> list[FlatFile]:
+        """The columns as they go into the set: labels, dense, ids, counts."""
+        return [
+            self.labels(),
+            *(self.dense(i) for i in range(len(self.layout.dense))),
+            *(self.ids(j) for j in range(len(self.layout.categorical))),
+            *(self.counts(j) for j in self.layout.multi),
+        ]
+
+    def drop_raw(self, j: int) -> None:
+        """Delete what was numbered."""
+        _drop(self.raw_files(j))
+
+    def drop_numbered(self) -> None:
+        """Delete the columns that have gone into the set."""
+        _drop(self.numbered_files())
+
+    def _file(self, name: str, dtype: type | np.dtype[np.generic]) -> FlatFile:
+        return FlatFile(self.folder / name, dtype)
+
+
+def _drop(files: list[FlatFile]) -> None:
+    for file in files:
+        file.close()
+        file.path.unlink()
+
+
+def slices(rows: int, size: int, first: int = 0) -> Iterator[tuple[int, int]]:
+    """(start, end) of consecutive slices of ``range(first, rows)``."""
+    for start in range(first, rows, size):
+        yield start, min(start + size, rows)

@@ -1,0 +1,1 @@
+"""The kinds of raw input, and how each is read."""

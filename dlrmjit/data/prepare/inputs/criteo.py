@@ -1,0 +1,67 @@
+"""Criteo's text as an input of a preparation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.data.criteo import (
+    HASHES,
+    INTEGERS,
+    PADDING,
+    SHORTEST_LINE,
+    hex_digits,
+    parse_lines,
+)
+from numpy.typing import NDArray
+
+from dlrmjit.data.formats.criteo_text import FIELDS, parse_block
+from dlrmjit.data.prepare.inputs.base import Parsed
+from dlrmjit.data.prepare.inputs.text_chunks import Piece, PieceReader, too_long
+from dlrmjit.data.prepare.layout import CRITEO
+from dlrmjit.errors import DataError
+
+_DIGITS = hex_digits()
+
+
+class CriteoFormat(PieceReader):
+    """Tab-separated lines of a label, 13 whole numbers and 26 hashes."""
+
+    layout = CRITEO
+    expected = f"lines of {FIELDS} columns"
+
+    def __init__(self, paths: tuple[Path, ...], skip_bad: bool, buffers: int) -> None:
+        super().__init__(paths, buffers)
+        self._skip_bad = skip_bad
+
+    def parse(self, piece: Piece) -> Parsed:
+        """The columns of a piece."""
+        room = piece.end // SHORTEST_LINE + 1
+        labels = np.empty(room, np.uint8)
+        integers = np.empty((INTEGERS, room), np.int32)
+        hashes = np.empty((HASHES, room), np.uint32)
+        bad = np.zeros(3, np.int64)
+        text = piece.buffer.text[: piece.end + PADDING]
+        lines, rows, skipped = parse_lines(
+            text, 0, piece.end, self._skip_bad, _DIGITS, labels, integers, hashes, bad
+        )
+        columns: list[NDArray[Any]] = [labels[:rows], *integers[:, :rows], *hashes[:, :rows]]
+        path = str(self._paths[piece.file])
+        if piece.is_too_long:
+            return Parsed(piece.file, piece.after, 1, 1, too_long(path), columns)
+        line = text[bad[1] : bad[2]].tobytes()
+
+        def explain(first_line: int) -> str:
+            return _what_is_wrong(line, path, first_line + int(bad[0]))
+
+        return Parsed(piece.file, piece.after, lines, skipped, explain, columns)
+
+
+def _what_is_wrong(line: bytes, path: str, number: int) -> str:
+    """In the words of the plain reader."""
+    try:
+        parse_block(line.replace(b"\r\n", b"\n"), path, number)
+    except DataError as error:
+        return str(error)
+    return f"{path}, line {number}: not a line of a Criteo set"

@@ -1,0 +1,176 @@
+"""Delimited text of any columns as an input of a preparation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.data.csv import (
+    ENCODING,
+    IGNORED_FIELD,
+    LABEL,
+    LABEL_FIELD,
+    NUMBER,
+    QUOTES,
+    parse_fields,
+)
+from dlrmjit_kernels.data.strings import lift_values
+from numpy.typing import NDArray
+
+from dlrmjit.data.formats.text_blocks import open_text
+from dlrmjit.data.prepare.inputs.base import Parsed
+from dlrmjit.data.prepare.inputs.text_chunks import (
+    Piece,
+    PieceReader,
+    line_limit,
+    reading,
+    too_long,
+)
+from dlrmjit.data.prepare.layout import layout_of
+from dlrmjit.data.schema import CategoricalColumn, Schema
+from dlrmjit.errors import DataError
+
+_END = 10
+_SHOWN = 40
+
+
+class CsvFormat(PieceReader):
+    """Lines of fields, of which those that the schema names are read.
+
+    Raises DataError for a file whose header lacks one of them.
+    """
+
+    def __init__(
+        self, paths: tuple[Path, ...], schema: Schema, skip_bad: bool, buffers: int
+    ) -> None:
+        super().__init__(paths, buffers)
+        self.layout = layout_of(schema)
+        self.expected = f"lines of columns {', '.join(schema.names)}"
+        self._schema, self._skip_bad = schema, skip_bad
+        self._columns = [schema.columns or _header(path, schema.delimiter) for path in paths]
+        self._kinds = [
+            _kinds(columns, schema, path)
+            for columns, path in zip(self._columns, paths, strict=True)
+        ]
+
+    def parse(self, piece: Piece) -> Parsed:
+        """The columns of a piece."""
+        schema, text = self._schema, piece.buffer.text
+        first = self._after_header(piece)
+        room = int(np.count_nonzero(text[first : piece.end] == _END))
+        labels = np.empty(room, np.uint8)
+        dense = np.empty((len(schema.dense), room), np.float32)
+        places = np.empty((len(schema.categorical), 2, room), np.int32)
+        bad = np.zeros(6, np.int64)
+        threshold = np.nan if schema.threshold is None else float(schema.threshold)
+        lines, rows, skipped = parse_fields(
+            text,
+            first,
+            piece.end,
+            self._skip_bad,
+            ord(schema.delimiter),
+            self._kinds[piece.file],
+            threshold,
+            labels,
+            dense,
+            places,
+            bad,
+        )
+        columns: list[NDArray[Any]] = [labels[:rows], *dense[:, :rows]]
+        for column, (firsts, stops) in zip(schema.categorical, places[:, :, :rows], strict=True):
+            columns += lifted(text, firsts, stops, column)
+        if piece.is_too_long:
+            path = str(self._paths[piece.file])
+            return Parsed(piece.file, piece.after, 1, 1, too_long(path), columns)
+        lines_before = int(first > 0)
+        line = text[bad[1] : bad[2]].tobytes()
+
+        def explain(first_line: int) -> str:
+            return self._what_is_wrong(
+                piece.file, line, first_line + lines_before + int(bad[0]), bad[3:].tolist()
+            )
+
+        return Parsed(piece.file, piece.after, lines + lines_before, skipped, explain, columns)
+
+    def _after_header(self, piece: Piece) -> int:
+        """Where the rows of a piece start: behind the header of a file's first piece."""
+        if self._schema.columns or piece.start or piece.is_too_long:
+            return 0
+        return piece.buffer.raw.find(b"\n", 0, piece.end) + 1
+
+    def _what_is_wrong(self, file: int, line: bytes, number: int, bad: Sequence[int]) -> str:
+        field, reason, found = bad
+        where, columns = f"{self._paths[file]}, line {number}", self._columns[file]
+        if reason == ENCODING:
+            return f"{where}: not UTF-8 text"
+        if reason not in (QUOTES, NUMBER, LABEL):
+            return f"{where}: {found} columns, expected {len(columns)} ({', '.join(columns)})"
+        name = columns[field] if field < len(columns) else str(field + 1)
+        if reason == QUOTES:
+            return (
+                f"{where}, column {name}: a quoted field does not end where it should; line ends "
+                "within quotes are not supported"
+            )
+        shown = _field(line, field, self._schema.delimiter)
+        return f"{where}, column {name}: {shown!r} found, expected {self._wanted(reason)}"
+
+    def _wanted(self, reason: int) -> str:
+        if reason == NUMBER:
+            return "a number or nothing"
+        return "0 or 1" if self._schema.threshold is None else "a number"
+
+
+def lifted(
+    text: NDArray[np.uint8],
+    firsts: NDArray[Any],
+    stops: NDArray[Any],
+    column: CategoricalColumn,
+) -> list[NDArray[Any]]:
+    """A category's columns as they are staged, of the fields between ``firsts`` and ``stops``."""
+    ends = np.where(stops < 0, -1 - stops, stops)
+    size = int((ends - firsts).sum())
+    separator = ord(column.separator) if column.separator else -1
+    most = size // 2 + len(firsts) + 1 if column.separator else len(firsts)
+    counts = np.empty(len(firsts), np.int32)
+    lengths, out = np.empty(most, np.int32), np.empty(size, np.uint8)
+    values, size = lift_values(text, firsts, stops, separator, counts, lengths, out)
+    return [*([counts] if column.is_multi else []), lengths[:values], out[:size]]
+
+
+def _header(path: Path, delimiter: str) -> tuple[str, ...]:
+    """Names of the columns in the first line of a file."""
+    with reading(path), open_text(path) as file:
+        line = file.readline(line_limit())
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}, line 1: not UTF-8 text") from None
+    if len(line) == line_limit():
+        raise DataError(f"{path}, line 1: longer than {line_limit() >> 20} MiB")
+    names = next(csv.reader([text.rstrip("\r\n")], delimiter=delimiter), [])
+    return tuple(names)
+
+
+def _kinds(columns: Sequence[str], schema: Schema, path: Path) -> NDArray[np.int64]:
+    """What each field of a line is, as the kernel counts them."""
+    for name in schema.names:
+        if columns.count(name) != 1:
+            times = columns.count(name) or "no"
+            raise DataError(
+                f"{path}, line 1: {times} columns called {name!r} among {', '.join(columns)}; the "
+                "schema needs one"
+            )
+    kinds = np.full(len(columns), IGNORED_FIELD, np.int64)
+    for kind, name in enumerate(schema.names, LABEL_FIELD):
+        kinds[columns.index(name)] = kind
+    return kinds
+
+
+def _field(line: bytes, field: int, delimiter: str) -> str:
+    """One field of a line for a message."""
+    fields = next(csv.reader([line.decode("utf-8", "replace")], delimiter=delimiter), [])
+    shown = fields[field] if field < len(fields) else ""
+    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."

@@ -1,0 +1,50 @@
+"""Which format the inputs of a preparation have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dlrmjit.data.prepare.inputs.base import RowFormat
+from dlrmjit.data.prepare.inputs.criteo import CriteoFormat
+from dlrmjit.data.prepare.inputs.csv import CsvFormat
+from dlrmjit.data.prepare.inputs.parquet import ParquetFormat
+from dlrmjit.data.prepare.options import PrepareOptions
+from dlrmjit.data.schema import Schema
+from dlrmjit.errors import ConfigError
+
+_PARQUET_MAGIC = b"PAR1"
+
+
+def open_inputs(options: PrepareOptions, buffers: int) -> RowFormat:
+    """A reader of ``options.inputs`` that holds ``buffers`` pieces of text at a time.
+
+    Raises ConfigError for formats that do not mix or lack a schema, DataError for inputs
+    without the columns that the schema names.
+    """
+    skip_bad = options.on_error == "skip"
+    return open_format(options.inputs, options.schema, skip_bad, buffers)
+
+
+def open_format(
+    paths: tuple[Path, ...], schema: Schema | None, skip_bad: bool, buffers: int
+) -> RowFormat:
+    """The same for any paths."""
+    parquet = [path for path in paths if is_parquet(path)]
+    if parquet and len(parquet) < len(paths):
+        other = next(path for path in paths if path not in parquet)
+        raise ConfigError(f"{parquet[0]} is Parquet, {other} is not; prepare them apart")
+    if schema is None:
+        if parquet or paths[0].name.endswith((".csv", ".csv.gz")):
+            raise ConfigError(
+                f"{paths[0]} is not Criteo text: say what its columns are with --schema FILE"
+            )
+        return CriteoFormat(paths, skip_bad, buffers)
+    if parquet:
+        return ParquetFormat(paths, schema, skip_bad)
+    return CsvFormat(paths, schema, skip_bad, buffers)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins like Parquet."""
+    with open(path, "rb") as file:
+        return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC

@@ -1,0 +1,164 @@
+"""Numbered columns into chunks of records, grouped by where they go next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+from dlrmjit_kernels.data.bag_gather import bag_ends, gather_bags
+from dlrmjit_kernels.data.bag_records import place_bags
+from dlrmjit_kernels.data.permutation import row_keys
+from dlrmjit_kernels.data.records import pack_records
+from numpy.typing import NDArray
+
+from dlrmjit.data.dense_transform import transform_dense
+from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.records import Records, RecordShape
+from dlrmjit.data.prepare.files.staging import Staging, slices
+from dlrmjit.data.prepare.options import PrepareOptions
+from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+
+CHUNK_ROWS = 1 << 16
+_CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Records of rows up to ``end``, grouped by bucket; bucket b ends at ``ends[b]``."""
+
+    end: int
+    records: Records
+    ends: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Rows ``start`` to ``end``, with the sizes of their bags and the ids before them."""
+
+    start: int
+    end: int
+    counts: NDArray[np.int32]
+    firsts: list[int]
+
+
+class ChunkReader:
+    """Reads chunks; rows to train on go to one of ``buckets`` by key, others behind them.
+
+    ``moments`` are those of the columns that are standardised, by name.
+    """
+
+    def __init__(
+        self,
+        options: PrepareOptions,
+        staging: Staging,
+        splitter: Splitter,
+        buckets: int,
+        moments: Mapping[str, Sequence[float]],
+    ) -> None:
+        self._staging, self._splitter, self._moments = staging, splitter, moments
+        self._seed, self._buckets = options.seed, buckets
+        self._transforms = options.schema.dense if options.schema else ()
+        self._shape = RecordShape(staging.layout)
+        with ExitStack() as stack:
+            layout = staging.layout
+            labels = stack.enter_context(staging.labels())
+            ids = [stack.enter_context(staging.ids(j)) for j in layout.multi]
+            self.rows = len(labels)
+            values = sum(len(file) for file in ids)
+        row_bytes = 4 * (self._shape.width + values // max(self.rows, 1))
+        self._chunk_rows = max(1, min(CHUNK_ROWS, _CHUNK_BYTES * 4 // row_bytes))
+
+    def __enter__(self) -> ChunkReader:
+        layout, stack = self._staging.layout, ExitStack()
+        self._stack = stack
+        enter = stack.enter_context
+        self._labels = enter(self._staging.labels())
+        self._dense = [enter(self._staging.dense(i)) for i in range(len(layout.dense))]
+        self._single = [enter(self._staging.ids(j)) for j in layout.single]
+        self._multi = [enter(self._staging.ids(j)) for j in layout.multi]
+        self._counts = [enter(self._staging.counts(j)) for j in layout.multi]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def places(self, first: int) -> Iterator[_Place]:
+        """Chunks from row ``first`` on."""
+        firsts = [total(counts, 0, first) for counts in self._counts]
+        for start, end in slices(self.rows, self._chunk_rows, first):
+            counts = np.empty((len(self._counts), end - start), np.int32)
+            for file, row in zip(self._counts, counts, strict=True):
+                file.read(start, row)
+            yield _Place(start, end, counts, firsts)
+            sizes = counts.sum(axis=1, dtype=np.int64).tolist()
+            firsts = [first + size for first, size in zip(firsts, sizes, strict=True)]
+
+    def read(self, place: _Place) -> Dealt:
+        """The records of a chunk."""
+        n = place.end - place.start
+        labels = np.empty(n, np.uint8)
+        self._labels.read(place.start, labels)
+        keys = np.empty(n, np.uint64)
+        row_keys(self._seed, place.start, keys)
+        buckets = self._buckets_of(keys, self._splitter.codes(place.start, place.end))
+        order = np.argsort(buckets, kind="stable")
+        words = np.empty((n, self._shape.width), np.int32)
+        ids = np.concatenate([self._ids(place), place.counts])
+        pack_records(order, keys, labels, self._dense_words(place), ids, words)
+        sizes = np.bincount(buckets, minlength=self._buckets + len(SPLITS))
+        return Dealt(place.end, self._with_bags(words, order, place), np.cumsum(sizes))
+
+    def _ids(self, place: _Place) -> NDArray[np.int32]:
+        ids = np.empty((len(self._single), place.end - place.start), np.int32)
+        for file, column in zip(self._single, ids, strict=True):
+            file.read(place.start, column)
+        return ids
+
+    def _dense_words(self, place: _Place) -> NDArray[np.int32]:
+        """Dense values (D, n), transformed, as words."""
+        dense_type = self._staging.layout.dense_type
+        dense = np.empty((len(self._dense), place.end - place.start), dense_type)
+        for file, column in zip(self._dense, dense, strict=True):
+            file.read(place.start, column)
+        for column, own in zip(dense, self._transforms, strict=False):
+            column[:] = transform_dense(own, column, self._moments.get(own.name))
+        return dense.view(np.int32)
+
+    def _with_bags(
+        self, words: NDArray[np.int32], order: NDArray[np.int64], place: _Place
+    ) -> Records:
+        """Records with the bags of their rows, in their order."""
+        offsets = np.concatenate([[0], np.cumsum(place.counts.sum(axis=0, dtype=np.int64))])
+        merged = np.empty(int(offsets[-1]), np.int32)
+        for m, file in enumerate(self._multi):
+            values = np.empty(int(place.counts[m].sum(dtype=np.int64)), np.int32)
+            file.read(place.firsts[m], values)
+            place_bags(place.counts, m, offsets, values, merged)
+        ends = np.empty(len(order) + 1, np.int64)
+        bag_ends(order, offsets, len(merged), 0, 0, ends)
+        bags = np.empty_like(merged)
+        gather_bags(order, offsets, merged, 0, 0, ends, bags)
+        return Records(words, bags, ends)
+
+    def _buckets_of(
+        self, keys: NDArray[np.uint64], codes: NDArray[np.uint8]
+    ) -> NDArray[np.uint16] | NDArray[np.uint32]:
+        """Buckets of shuffled rows; the numbers behind them stand for the unshuffled splits."""
+        narrow = np.uint16 if self._buckets < 60000 else np.uint32
+        buckets = codes + np.uint32(self._buckets)
+        if self._buckets:
+            high = keys >> np.uint64(32)
+            dealt = (high * np.uint64(self._buckets)) >> np.uint64(32)
+            buckets[codes == TRAIN] = dealt[codes == TRAIN]
+        return np.asarray(buckets, narrow)  # the fewer bits, the faster it sorts
+
+
+def total(file: FlatFile, start: int, end: int) -> int:
+    """Sum of an int32 column's elements ``start`` to ``end``."""
+    part, found = np.empty(CHUNK_ROWS, np.int32), 0
+    for first, last in slices(end, CHUNK_ROWS, start):
+        file.read(first, part[: last - first])
+        found += int(part[: last - first].sum(dtype=np.int64))
+    return found

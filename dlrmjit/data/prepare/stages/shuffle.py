@@ -1,0 +1,174 @@
+"""Third step: numbered columns into the files of the set, shuffled on the way.
+
+The order of a shuffle is that of a 64-bit key per row, a function of the seed and the row's
+place in the input. Rows are first dealt into buckets by the key's upper bits, so that each
+bucket fits into memory, then each bucket is sorted: the result does not depend on the number
+of buckets, that is, on the memory there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.records import RecordShape
+from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
+from dlrmjit.data.prepare.files.staging import Staging
+from dlrmjit.data.prepare.journal import Journal
+from dlrmjit.data.prepare.options import PrepareOptions
+from dlrmjit.data.prepare.ordered_map import ordered_map
+from dlrmjit.data.prepare.stages.record_reader import ChunkReader, Dealt
+from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+
+DEAL, SORT = "deal", "sort"
+_SORTING_BYTES = 24  # of a row: its key, its place, room to sort in
+
+
+class Arranger:
+    """Writes the splits of one set; ``memory`` bounds what is held at one time.
+
+    ``shapes`` say what each split will hold, ``outputs`` are its files.
+    """
+
+    def __init__(
+        self,
+        options: PrepareOptions,
+        staging: Staging,
+        journal: Journal,
+        shapes: Mapping[str, SplitShape],
+        outputs: Mapping[str, SplitFiles],
+        memory: int,
+    ) -> None:
+        self._options, self._staging, self._journal = options, staging, journal
+        self._outputs = outputs
+        self._shape = RecordShape(staging.layout)
+        self._buckets = journal.stage(DEAL).get("buckets") or self._buckets_for(memory, shapes)
+
+    def _buckets_for(self, memory: int, shapes: Mapping[str, SplitShape]) -> int:
+        """Buckets of the shuffled split, each small enough for every worker to hold one."""
+        if self._options.shuffle == "none":
+            return 0
+        train = shapes[SPLITS[TRAIN]]
+        ids = sum(train.bags.values())
+        size = train.rows * (4 * self._shape.width + _SORTING_BYTES) + ids * 8
+        # keys spread evenly; an eighth more room than the mean is beyond any deviation
+        return -(-size * 9 // (8 * (memory // self._options.workers)))
+
+    def deal(
+        self,
+        splitter: Splitter,
+        moments: Mapping[str, Sequence[float]],
+        progress: Callable[[int], None],
+    ) -> None:
+        """Write unshuffled splits to their files, and shuffled rows to their buckets."""
+        places = self._buckets + len(SPLITS)
+        state = self._journal.stage(DEAL) or {
+            "row": 0,
+            "buckets": self._buckets,
+            "sizes": [0] * places,
+            "bags": [[0] * len(self._staging.layout.multi) for _ in range(places)],
+        }
+        if state.get("is_done"):
+            return
+        reader = ChunkReader(self._options, self._staging, splitter, self._buckets, moments)
+        with ExitStack() as stack:
+            stack.enter_context(reader)
+            spills = [stack.enter_context(self._spill(b)) for b in range(self._buckets)]
+            for chunk in ordered_map(
+                reader.read, reader.places(state["row"]), self._options.workers, ahead=1
+            ):
+                self._store(chunk, spills, state["sizes"], state["bags"])
+                state["row"] = chunk.end
+                self._journal.note(DEAL, state)
+                progress(chunk.end)
+        state["is_done"] = True
+        self._journal.note(DEAL, state, now=True)
+        self._staging.drop_numbered()  # at once: what the disk has not seen need not be written
+
+    def _store(
+        self, chunk: Dealt, spills: list[_Spill], sizes: list[int], bags: list[list[int]]
+    ) -> None:
+        first = 0
+        for b, last in enumerate(chunk.ends.tolist()):
+            if last == first:
+                continue
+            part = chunk.records.cut(first, last)
+            if b < self._buckets:
+                spills[b].write(sizes[b], sum(bags[b]), part.words, part.bags)
+            else:
+                output = self._outputs[SPLITS[b - self._buckets]]
+                self._shape.write(part, np.arange(len(part)), output, sizes[b], bags[b])
+            sizes[b] += len(part)
+            totals = self._shape.bag_totals(part).tolist()
+            bags[b] = [held + more for held, more in zip(bags[b], totals, strict=True)]
+            first = last
+
+    def sort(self, progress: Callable[[int], None]) -> None:
+        """Sort each bucket by key into its place in the shuffled split."""
+        state = self._journal.stage(DEAL)
+        sizes, bags = state["sizes"][: self._buckets], state["bags"][: self._buckets]
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
+        firsts = np.cumsum([[0] * len(self._staging.layout.multi), *bags], axis=0).tolist()
+        done = set(self._journal.stage(SORT).get("done", []))
+        left = [b for b in range(self._buckets) if b not in done]
+        results = ordered_map(
+            lambda b: self._sort_bucket(b, sizes[b], sum(bags[b]), starts[b], firsts[b]),
+            left,
+            self._options.workers,
+            ahead=0,
+        )
+        for b in left:
+            next(results)
+            done.add(b)
+            self._journal.note(SORT, {"done": sorted(done)}, now=True)
+            self._spill(b).drop()
+            progress(sum(sizes[b] for b in done))
+
+    def _sort_bucket(
+        self, bucket: int, rows: int, bags: int, first_row: int, firsts: list[int]
+    ) -> None:
+        with self._spill(bucket) as spill:
+            records = self._shape.of(*spill.read(rows, bags))
+        order = np.argsort(records.keys())
+        self._shape.write(records, order, self._outputs[SPLITS[TRAIN]], first_row, firsts)
+
+    def _spill(self, bucket: int) -> _Spill:
+        return _Spill(self._staging, bucket, self._shape.width)
+
+
+class _Spill:
+    """A bucket on disk: records, and the bags of rows that have some."""
+
+    def __init__(self, staging: Staging, bucket: int, width: int) -> None:
+        path = staging.folder / f"bucket{bucket:05}.records"
+        self._width = width
+        self._files = [FlatFile(path, np.int32, width=width)]
+        if staging.layout.multi:
+            self._files.append(FlatFile(path.with_suffix(".bags"), np.int32))
+
+    def write(self, row: int, first: int, *parts: NDArray[np.int32]) -> None:
+        for file, at, part in zip(self._files, (row, first), parts, strict=False):
+            file.write(at, part)
+
+    def read(self, rows: int, bags: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        parts = np.empty((rows, self._width), np.int32), np.empty(bags, np.int32)
+        for file, part in zip(self._files, parts, strict=False):
+            file.read(0, part)
+        return parts
+
+    def drop(self) -> None:
+        """Delete it."""
+        with self:
+            for file in self._files:
+                file.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> _Spill:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()

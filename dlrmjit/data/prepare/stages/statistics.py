@@ -1,0 +1,105 @@
+"""What must be known of whole columns before rows are dealt: moments, and sizes of bags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.split_files import SplitShape
+from dlrmjit.data.prepare.files.staging import Staging, slices
+from dlrmjit.data.prepare.journal import Journal
+from dlrmjit.data.prepare.options import PrepareOptions
+from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+from dlrmjit.data.schema import DenseColumn
+
+STAGE = "measure"
+_SLICE = 1 << 18
+
+
+class Measures:
+    """``moments`` (mean, deviation) of standardised columns over the rows to train on, by name.
+
+    Measured once and kept in the journal: the columns they come from are deleted later.
+    """
+
+    def __init__(
+        self, options: PrepareOptions, staging: Staging, journal: Journal, splitter: Splitter
+    ) -> None:
+        self._layout, self._counts = staging.layout, splitter.counts()
+        noted = journal.stage(STAGE)
+        if not noted:
+            dense = options.schema.dense if options.schema else ()
+            noted = {
+                "moments": {
+                    column.name: _moments(staging.dense(i), column, splitter)
+                    for i, column in enumerate(dense)
+                    if column.transform == "standardise"
+                },
+                "bags": {
+                    str(j): _bag_totals(staging.counts(j), splitter) for j in staging.layout.multi
+                },
+            }
+            journal.note(STAGE, noted, now=True)
+        self.moments: dict[str, list[float]] = noted["moments"]
+        self._bags: dict[str, list[int]] = noted["bags"]
+
+    def shapes(self) -> dict[str, SplitShape]:
+        """What each split that has rows will hold."""
+        dense, single = len(self._layout.dense), len(self._layout.single)
+        return {
+            name: SplitShape(
+                rows, dense, single, {int(j): totals[s] for j, totals in self._bags.items()}
+            )
+            for s, (name, rows) in enumerate(zip(SPLITS, self._counts, strict=True))
+            if rows
+        }
+
+
+def _moments(file: FlatFile, column: DenseColumn, splitter: Splitter) -> list[float]:
+    """Mean and deviation of the values there are; 0 and 1 of none.
+
+    Slices do not depend on workers or memory, so neither do the sums' roundings.
+    """
+    with file:
+        count, total = 0, 0.0
+        for values in _known(file, column, splitter):
+            count, total = count + len(values), total + float(values.sum())
+        if not count:
+            return [0.0, 1.0]
+        mean = total / count
+        squares = sum(float(((v - mean) ** 2).sum()) for v in _known(file, column, splitter))
+        return [mean, float(np.sqrt(squares / count)) or 1.0]
+
+
+def _known(
+    file: FlatFile, column: DenseColumn, splitter: Splitter
+) -> Iterator[NDArray[np.float64]]:
+    """Values of rows to train on, slice by slice, what is missing replaced or left out."""
+    part = np.empty(_SLICE, np.float32)
+    for start, end in slices(len(file), _SLICE):
+        raw = part[: end - start]
+        file.read(start, raw)
+        values = raw[splitter.codes(start, end) == TRAIN].astype(np.float64)
+        missing = np.isnan(values)
+        if column.missing is None:
+            yield values[~missing]
+        else:
+            yield np.where(missing, column.missing, values)
+
+
+def _bag_totals(file: FlatFile, splitter: Splitter) -> list[int]:
+    """Ids of a column of several, in each split."""
+    totals: NDArray[Any] = np.zeros(len(SPLITS), np.int64)
+    part = np.empty(_SLICE, np.int32)
+    with file:
+        for start, end in slices(len(file), _SLICE):
+            file.read(start, part[: end - start])
+            codes = splitter.codes(start, end)
+            totals += [
+                int(part[: end - start][codes == s].sum(dtype=np.int64)) for s in range(len(SPLITS))
+            ]
+    return [int(total) for total in totals]

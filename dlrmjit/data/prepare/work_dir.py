@@ -1,0 +1,100 @@
+"""Where a preparation works, and how its result takes its place at once.
+
+Everything happens in a folder beside the output, which alone is needed to resume. The finished
+set is renamed into place, so whoever looks finds the old set, the new one, or none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from dlrmjit.data.prepare.files.column_file import write_error
+from dlrmjit.data.prepare.journal import Journal
+from dlrmjit.data.prepared.manifest import NAME, Manifest
+from dlrmjit.errors import ConfigError, DataError
+
+_ASIDE = "replaced"
+
+
+class Place:
+    """The output, the folder ``work`` beside it, and in that the ``fresh`` set.
+
+    Raises ConfigError for an output that exists, unless it is a set and ``replace`` is true.
+    """
+
+    def __init__(self, out: Path, *, replace: bool) -> None:
+        self._out = out.absolute()
+        self.work = self._out.with_name(f".{self._out.name}.preparing")
+        self.fresh = self.work / "set"
+        self._lock: IO[str] | None = None
+        if self._out.exists() and not self._is_replaceable(replace):
+            raise ConfigError(
+                f"{out} exists; choose another --out, or replace a prepared set with --replace"
+            )
+
+    def _is_replaceable(self, replace: bool) -> bool:
+        if not self._out.is_dir():
+            return False
+        is_empty = not any(self._out.iterdir())
+        return is_empty or (replace and (self._out / NAME).is_file())
+
+    def begin(self, plan: Mapping[str, Any], every: float, *, resume: bool) -> Journal:
+        """The journal to go on from, or a new one in an empty work folder."""
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            self._put_back()
+            journal = Journal.reopen(self.work, plan, every) if resume else None
+            if journal is None:
+                self._clear()
+                journal = Journal(self.work, plan, every)
+            self.fresh.mkdir(exist_ok=True)
+        except OSError as error:
+            raise write_error(self.work, error) from None
+        return journal
+
+    def _take_lock(self) -> None:
+        """Refuse to work where another process does; the system releases a dead one's lock."""
+        self._lock = open(self.work / "lock", "w")  # noqa: SIM115 - held while we work
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"another process is preparing {self._out}") from None
+
+    def _put_back(self) -> None:
+        """Undo the first half of an exchange that was killed before its second."""
+        aside = self.work / _ASIDE
+        if aside.exists() and not self._out.exists():
+            os.rename(aside, self._out)
+
+    def _clear(self) -> None:
+        for entry in self.work.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+    def publish(self, manifest: Manifest) -> None:
+        """Complete the fresh set with its manifest and put it in place; clear the work folder."""
+        try:
+            manifest.write(self.fresh)
+            aside = self.work / _ASIDE
+            if self._out.exists():
+                os.rename(self._out, aside)
+            os.rename(self.fresh, self._out)
+        except OSError as error:
+            raise write_error(self._out, error) from None
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let another process work here."""
+        if self._lock is not None:
+            self._lock.close()

@@ -1,0 +1,1 @@
+"""Prepared sets: their manifest, reader and writer."""

@@ -1,0 +1,132 @@
+"""Rows whose values take the ids that another set gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.data.strings import hash_texts
+from dlrmjit_kernels.data.vocabulary import hash_values
+from numpy.typing import NDArray
+
+from dlrmjit.data.dense_transform import transform_dense
+from dlrmjit.data.formats.criteo_text import HASHES, read_criteo_text
+from dlrmjit.data.prepare.files.vocabularies import find_text_ids, find_words
+from dlrmjit.data.prepare.inputs.open import open_format
+from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.rows import MultiHot, Table
+from dlrmjit.data.schema import Schema
+from dlrmjit.errors import DataError
+
+
+def read_with_vocabulary(path: Path, known: PreparedSet) -> Table:
+    """The rows of a file like those that the set ``known`` was made of, with the ids of that set.
+
+    A value that the set has not met takes id 0. Raises DataError for a file that cannot be read,
+    or when every value of a column is unknown: then the set is not of these data.
+    """
+    if known.manifest.origin.get("kind") == "own":
+        return _read_own(path, known)
+    options = known.manifest.origin.get("options", {})
+    limit = int(options.get("max_ind_range", 0))
+    rows = read_criteo_text(path)
+    ids = np.empty((len(rows), HASHES), np.int32)
+    for column in range(HASHES):
+        values = np.ascontiguousarray(rows.hashes[:, column])
+        vocabulary = known.vocabulary(column)
+        if vocabulary is None:
+            hash_values(values, known.manifest.table_rows[column], ids[:, column])
+            continue
+        values = values % np.uint32(limit) if limit else values
+        shares_row = known.manifest.categorical[column].shares_row
+        found = find_words(vocabulary, values, shares_row=shares_row)
+        _check_met(found, bool((values != 0).any()), path, known, column)
+        ids[:, column] = np.maximum(found, 0)
+    return Table(
+        rows.labels,
+        np.maximum(rows.integers, 0),
+        ids,
+        known.manifest.table_rows,
+        takes_logarithms=True,
+        origin=str(path),
+    )
+
+
+def _read_own(path: Path, known: PreparedSet) -> Table:
+    """CSV or Parquet, by the schema of the set."""
+    origin = known.manifest.origin
+    schema = Schema.from_dict(origin["options"]["schema"], str(known.folder))
+    columns = _columns(path, schema)
+    labels = next(columns)
+    dense = np.empty((len(labels), len(schema.dense)), np.float32)
+    for i, column in enumerate(schema.dense):
+        dense[:, i] = transform_dense(column, next(columns), origin["moments"].get(column.name))
+    ids, multi = [], []
+    for j, category in enumerate(schema.categorical):
+        counts = next(columns) if category.is_multi else None
+        found = _text_ids(next(columns), next(columns), path, known, j)
+        if counts is None:
+            ids.append(found)
+        else:
+            offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+            multi.append((j, MultiHot(found, offsets)))
+    return Table(
+        labels,
+        dense,
+        np.stack(ids, axis=1) if ids else np.empty((len(labels), 0), np.int32),
+        known.manifest.table_rows,
+        multi=tuple(multi),
+        origin=str(path),
+    )
+
+
+def _columns(path: Path, schema: Schema) -> Iterator[NDArray[Any]]:
+    """The columns of a whole file, as a preparation stages them."""
+    try:
+        source = open_format((path,), schema, skip_bad=False, buffers=1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    parts, lines = [], 0
+    for piece in source.pieces(0, 0, 0):
+        parsed = source.parse(piece)
+        if parsed.skipped:
+            raise DataError(parsed.explain(lines + 1))
+        parts.append(parsed.columns)
+        lines += parsed.lines
+        source.release(piece)
+    if not any(len(part[0]) for part in parts):
+        raise DataError(f"{path} has no usable line; expected {source.expected}")
+    return (np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _text_ids(
+    lengths: NDArray[np.int32],
+    text: NDArray[np.uint8],
+    path: Path,
+    known: PreparedSet,
+    column: int,
+) -> NDArray[np.int32]:
+    facts = known.manifest.categorical[column]
+    vocabulary = known.text_vocabulary(column)
+    if vocabulary is None:
+        found = np.empty(len(lengths), np.int32)
+        hash_texts(text, lengths, facts.rows, found)
+        return found
+    found = find_text_ids(vocabulary, text, lengths, shares_row=facts.shares_row)
+    _check_met(found, len(text) > 0, path, known, column)
+    return np.maximum(found, 0)
+
+
+def _check_met(
+    found: NDArray[np.int32], has_values: bool, path: Path, known: PreparedSet, column: int
+) -> None:
+    if has_values and len(found) > 1 and (found < 0).all():
+        facts = known.manifest.categorical[column]
+        if facts.shares_row and facts.rows == 1:  # all of them were rare
+            return
+        raise DataError(
+            f"no value of column {facts.name} of {path} is in the vocabulary of {known.folder}; "
+            "that vocabulary is of another set"
+        )

@@ -1,0 +1,121 @@
+"""Writes tables of any origin as a prepared set, and cuts a set into the days it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.formats.criteo import equal_days
+from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
+from dlrmjit.data.prepare.files.staging import slices
+from dlrmjit.data.prepared.manifest import CategoricalColumn, Manifest, file_facts
+from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.rows import MultiHot, Table
+from dlrmjit.errors import ConfigError, DataError
+
+_ROWS = 1 << 16
+
+
+def write_set(folder: Path, splits: Mapping[str, Table], origin: str) -> Manifest:
+    """Write a new set of the rows of ``splits``; raises ConfigError where ``folder`` exists."""
+    if folder.exists():
+        raise ConfigError(f"{folder} exists; choose another place for the set")
+    first = next(iter(splits.values()))
+    for name, table in splits.items():
+        _write_split(folder / name, table)
+    paths = sorted(folder.rglob("*.npy"))
+    manifest = Manifest(
+        dense=tuple(f"I{i + 1}" for i in range(first.dense.shape[1])),
+        transform="log1p" if first.takes_logarithms else "none",
+        categorical=tuple(
+            CategoricalColumn(f"C{s + 1}", rows, is_multi=s in dict(first.multi))
+            for s, rows in enumerate(first.table_rows)
+        ),
+        splits={name: len(table) for name, table in splits.items()},
+        files={path.relative_to(folder).as_posix(): file_facts(path) for path in paths},
+        origin={"kind": origin},
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def _write_split(folder: Path, table: Table) -> None:
+    dense_type = "int32" if table.takes_logarithms else "float32"
+    id_type = "int64" if max(table.table_rows) > 2**31 else "int32"
+    bags = {s: column.size for s, column in table.multi}
+    shape = SplitShape(len(table), table.dense.shape[1], table.ids.shape[1], bags)
+    with SplitFiles(folder, shape, dense_type, id_type) as files:
+        for start, end in slices(len(table), _ROWS):
+            labels, dense, ids = files.empty(end - start)
+            labels[:] = table.labels[start:end]
+            dense[:] = table.dense[start:end]
+            ids[:] = table.ids[start:end]
+            files.write(start, labels, dense, ids)
+        for s, column in table.multi:
+            _write_bags(files, s, column)
+        files.sync()
+
+
+def _write_bags(files: SplitFiles, table: int, column: MultiHot) -> None:
+    first = 0
+    for start, end in slices(len(column), _ROWS):
+        values, ends = column.cut(start, end).bags()
+        files.write_bags(table, start, first, ends, values)
+        first += len(values)
+
+
+def days_of(prepared: PreparedSet) -> list[Table]:
+    """The set cut into as many days as it was made of, the last one its test and validation rows.
+
+    Raises DataError for a set that was not split by days.
+    """
+    origin = prepared.manifest.origin
+    split = origin.get("options", {}).get("split", {})
+    if split.get("kind") != "days":
+        raise DataError(f"{prepared.folder} was not split by days: prepare it with --split days")
+    rows = [entry["rows"] for entry in origin["inputs"]]
+    sizes = rows if len(rows) > 1 else list(equal_days(rows[0], split["days"]))
+    train, start, days = prepared.table("train"), 0, []
+    for size in sizes[:-1]:
+        days.append(train.cut(start, start + size))
+        start += size
+    return [*days, joined([prepared.table("test"), prepared.table("validation")])]
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """One table of the rows of several, in memory."""
+    first = tables[0]
+    multi = zip(*([column for _, column in table.multi] for table in tables), strict=True)
+    return Table(
+        np.concatenate([table.labels for table in tables]),
+        np.concatenate([table.dense for table in tables]),
+        np.concatenate([table.ids for table in tables]),
+        first.table_rows,
+        takes_logarithms=first.takes_logarithms,
+        multi=tuple(
+            (s, _joined_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
+        ),
+        origin=first.origin,
+    )
+
+
+def _joined_bags(columns: Sequence[MultiHot]) -> MultiHot:
+    """One column of the rows of several."""
+    values, ends = zip(*(column.bags() for column in columns), strict=True)
+    bases = np.cumsum([0, *(len(part) for part in values)])
+    offsets = [np.zeros(1, np.int64), *(base + end for base, end in zip(bases, ends, strict=False))]
+    return MultiHot(np.concatenate(values), np.concatenate(offsets))
+
+
+def dictionaries_of(prepared: PreparedSet) -> list[NDArray[np.uint32]]:
+    """The values of every column by id; raises DataError for a set of hashed values."""
+    found = []
+    for column in range(len(prepared.manifest.categorical)):
+        values = prepared.vocabulary(column)
+        if values is None:
+            raise DataError(f"{prepared.folder} keeps no vocabulary; its values were hashed")
+        found.append(values)
+    return found

@@ -1,0 +1,1 @@
+"""The DLRM: its parameters and the graph of a batch."""

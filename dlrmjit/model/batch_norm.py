@@ -1,0 +1,44 @@
+"""Batch normalisation of one hidden layer: what is learned, and what is averaged over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dlrmjit.autograd.tape import Parameter
+from dlrmjit.ops.backend import FloatArray, StoredArray
+from dlrmjit.ops.random_masks import RunningMoments
+
+
+class Norm:
+    """Scale and shift of ``columns`` outputs, and the moments that predictions normalise by."""
+
+    def __init__(self, name: str, columns: int, dtype: Any) -> None:
+        self.gamma = Parameter(np.ones(columns, dtype), f"{name}.weight")
+        self.beta = Parameter(np.zeros(columns, dtype), f"{name}.bias")
+        self.running = RunningMoments.of(columns)
+        self._name = name
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.gamma.data[...], self.beta.data[...] = 1, 0
+        self.running.mean[...], self.running.variance[...] = 0, 1
+
+    def _arrays(self) -> dict[str, FloatArray]:
+        return {
+            self.gamma.name: self.gamma.data,
+            self.beta.name: self.beta.data,
+            f"{self._name}.running_mean": self.running.mean,
+            f"{self._name}.running_var": self.running.variance,
+        }
+
+    def state(self) -> dict[str, FloatArray]:
+        """Copies of everything, under PyTorch's names."""
+        return {name: array.copy() for name, array in self._arrays().items()}
+
+    def load(self, state: Mapping[str, StoredArray]) -> None:
+        """Overwrite everything."""
+        for name, array in self._arrays().items():
+            array[...] = state[name]

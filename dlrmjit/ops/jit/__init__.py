@@ -1,0 +1,1 @@
+"""The compiled backend: every rule on the kernels."""

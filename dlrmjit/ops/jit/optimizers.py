@@ -1,0 +1,229 @@
+"""Optimiser steps of the compiled backend: which kernel a configuration means.
+
+Dense parameters move over their flat buffers, padding of blocks included; what is there is
+never read into a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.embedding import grad_norm
+from dlrmjit_kernels.embedding import update as embedding_update
+from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.embedding.row_optimizers import (
+    AdagradRows,
+    AdamRows,
+    MomentumRows,
+    RowRule,
+    RowwiseAdagradRows,
+    SgdRows,
+    SharedRowwiseAdagradRows,
+)
+from dlrmjit_kernels.embedding.tables import EmbeddingTables
+from dlrmjit_kernels.embedding.update import RowState
+from dlrmjit_kernels.layers import dense_optimizers, elementwise
+from dlrmjit_kernels.layers.dense_optimizers import BoundStep
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from numpy.typing import NDArray
+
+from dlrmjit.config.optimizer import (
+    Adagrad,
+    Adam,
+    OptimizerConfig,
+    RowwiseAdagrad,
+    Sgd,
+    SharedRowwiseAdagrad,
+)
+from dlrmjit.ops.backend import DenseState, FloatArray
+from dlrmjit.ops.merge_bags import join_bags
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BagGradient:
+    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
+
+    lookups: Lookups
+    dY: F32
+
+    def descend(self, tables: EmbeddingTables, rate: float) -> None:
+        """SGD on the touched rows, fused with the backward pass of the lookup."""
+        rule = SgdRows(rate)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
+
+    def update(
+        self, tables: EmbeddingTables, state: RowState, config: OptimizerConfig, rate: float
+    ) -> None:
+        """Any optimiser on the touched rows, fused with the backward pass of the lookup."""
+        rule = row_rule(config, rate)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
+
+    def square(self, tables: EmbeddingTables, memory: dict[str, Any]) -> float:
+        """Sum of the squares of the rows' gradients; ``memory`` keeps one float per row."""
+        if "squares" not in memory:
+            memory["squares"] = tables.new_state(grad_norm.SquareRows())
+        squares = memory["squares"]
+        return grad_norm.gradient_square(tables, self.lookups, self.dY, squares)
+
+    def mean_squares(
+        self, tables: EmbeddingTables, means: EmbeddingTables, weight_decay: float
+    ) -> None:
+        """One value per row: a pass of the update kernel that moves nothing."""
+        rule = grad_norm.SquareRows(l2=weight_decay)
+        state = RowState((means,))
+        embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
+
+    def scale(self, factor: float) -> None:
+        """Scale dY in place."""
+        np.multiply(self.dY, np.float32(factor), out=self.dY)
+
+    def joined(self, *others: BagGradient) -> BagGradient:
+        """A copy of this gradient and those of other batches, as that of one batch of all."""
+        every = (self, *others)
+        lookups = joined_lookups([gradient.lookups for gradient in every])
+        return BagGradient(lookups, np.concatenate([g.dY for g in every]))
+
+    def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
+        """Full arrays (M, E), one per table."""
+        dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
+        numbers = self.lookups.numbers or range(len(tables))
+        dY = self.dY[:, list(numbers), : tables.dim]
+        tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, dY, dense)
+        return dense
+
+
+def joined_lookups(batches: Sequence[Lookups]) -> Lookups:
+    """Those of several batches in the same tables as those of one, copied."""
+    bags = join_bags([(lookups.indices, lookups.offsets) for lookups in batches])
+    return Lookups(*bags, batches[0].numbers)
+
+
+def new_state(stored: Any, config: OptimizerConfig) -> Any:
+    """Fresh memory of an optimiser for tables or for a dense parameter."""
+    if hasattr(stored, "new_state"):
+        return stored.new_state(row_rule(config, 0.0))
+    return BoundState(tuple(_like(stored, config.initial_state) for _ in config.states))
+
+
+def _like(stored: Any, value: float) -> Any:
+    if isinstance(stored, np.ndarray):
+        return np.full_like(stored, value)
+    layout = stored.float_layout if isinstance(stored, SplitWeights) else stored.layout
+    made = Matrix.empty(layout)
+    made.data[...] = value
+    return made
+
+
+def row_rule(config: OptimizerConfig, rate: float) -> RowRule:
+    """The rule for touched rows."""
+    return _ROW_RULES[type(config)](config, rate)
+
+
+def _sgd_rows(config: Any, rate: float) -> RowRule:
+    if config.momentum:
+        return MomentumRows(rate, config.weight_decay, config.momentum)
+    return SgdRows(rate, config.weight_decay)
+
+
+def _adagrad_rows(config: Any, rate: float) -> RowRule:
+    return _ADAGRAD_ROWS[type(config)](
+        rate, config.weight_decay, config.eps, config.lr_decay, config.initial_accumulator
+    )
+
+
+def _adam_rows(config: Any, rate: float) -> RowRule:
+    return AdamRows(rate, config.weight_decay, config.beta1, config.beta2, config.eps)
+
+
+_ADAGRAD_ROWS: Mapping[type[OptimizerConfig], type[AdagradRows]] = {
+    Adagrad: AdagradRows,
+    RowwiseAdagrad: RowwiseAdagradRows,
+    SharedRowwiseAdagrad: SharedRowwiseAdagradRows,
+}
+_ROW_RULES: Mapping[type[OptimizerConfig], Callable[[Any, float], RowRule]] = {
+    Sgd: _sgd_rows,
+    Adagrad: _adagrad_rows,
+    RowwiseAdagrad: _adagrad_rows,
+    SharedRowwiseAdagrad: _adagrad_rows,
+    Adam: _adam_rows,
+}
+
+
+class BoundState(DenseState):
+    """States beside the step that is bound to them, to their parameter and to a gradient."""
+
+    _operands: tuple[Any, ...] = (None, None)
+    _step: BoundStep
+
+    def step(self, stored: Any, gradient: Any) -> BoundStep:
+        """The bound step; a tape replays into one gradient, so it is rarely bound anew."""
+        before = self._operands
+        if before[0] is not stored or before[1] is not gradient:
+            values = (flat(value) for value in self.values)
+            self._step = BoundStep(flat(stored), flat(gradient), *values)
+            self._operands = stored, gradient
+        return self._step
+
+
+def update(stored: Any, gradient: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
+    """One step of a dense parameter, whose BoundState :func:`new_state` made."""
+    state.steps += 1
+    _DENSE[type(config)](state.step(stored, gradient), config, rate, state.steps)
+
+
+def _sgd(bound: BoundStep, config: Any, rate: float, step: int) -> None:
+    if config.momentum:
+        bound.momentum(rate, config.momentum, config.weight_decay)
+    else:
+        bound.sgd(rate, config.weight_decay)
+
+
+def _adagrad(bound: BoundStep, config: Any, rate: float, step: int) -> None:
+    rate /= 1.0 + (step - 1) * config.lr_decay
+    bound.adagrad(rate, config.eps, config.weight_decay)
+
+
+def _adam(bound: BoundStep, config: Any, rate: float, step: int) -> None:
+    root = (1.0 - config.beta2**step) ** 0.5
+    size = rate * root / (1.0 - config.beta1**step)
+    bound.adam(size, (config.beta1, config.beta2), config.eps * root, config.weight_decay)
+
+
+_DENSE: Mapping[type[OptimizerConfig], Callable[..., None]] = {
+    Sgd: _sgd,
+    Adagrad: _adagrad,
+    RowwiseAdagrad: _adagrad,
+    Adam: _adam,
+}
+
+
+def square(gradient: Any) -> float:
+    """Sum of squares of a dense gradient."""
+    matrix = gradient if isinstance(gradient, Matrix) else Matrix.view(gradient[None])
+    return elementwise.sum_of_squares(matrix)
+
+
+def scale(gradient: Any, factor: float) -> None:
+    """Scale a dense gradient in place."""
+    elementwise.scale(flat(gradient), factor)
+
+
+def add(total: Any, gradient: Any) -> Any:
+    """Add a dense gradient to ``total``, or make a copy of it if there is none."""
+    if total is not None:
+        dense_optimizers.sgd_step(flat(total), flat(gradient), -1.0)
+        return total
+    if isinstance(gradient, np.ndarray):
+        return gradient.copy()
+    return Matrix(gradient.data.copy(), gradient.layout)
+
+
+def flat(value: Any) -> Any:
+    """The buffer of a matrix or a vector; weights in halves as they are."""
+    return value.data if isinstance(value, Matrix) else value

@@ -1,0 +1,331 @@
+"""The reference backend: each rule in plain NumPy, in whatever float type its inputs have.
+
+It defines what the compiled kernels must compute. In float64 it is the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit import knobs
+from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.config.model import IN_MEMORY, LossConfig, TableConfig
+from dlrmjit.config.optimizer import OptimizerConfig
+from dlrmjit.errors import ConfigError
+from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, Origin, StoredArray
+from dlrmjit.ops.reference import optimizers, regularise
+from dlrmjit.ops.reference.init import fill_uniform
+from dlrmjit.ops.reference.optimizers import ReferenceBagGradient
+from dlrmjit.ops.reference.tables import ReferenceTables, zeros
+from dlrmjit.precision import Precision, SplitArray, check_precision, nearest_bf16
+
+Gradients = Iterator[tuple[int, Any]]
+
+
+def _activate(z: FloatArray, activation: str) -> FloatArray:
+    if activation == "relu":
+        return np.maximum(z, 0)
+    return _sigmoid(z) if activation == "sigmoid" else z
+
+
+def _sigmoid(z: FloatArray) -> FloatArray:
+    e = np.exp(-np.abs(z))
+    result: FloatArray = np.where(z >= 0, 1 / (1 + e), e / (1 + e)).astype(z.dtype)
+    return result
+
+
+def _through_activation(dy: FloatArray, y: FloatArray, activation: str) -> FloatArray:
+    """Gradient before an activation, from the gradient dy after it and its output y."""
+    if activation == "relu":
+        return dy * (y > 0)
+    return dy * y * (1 - y) if activation == "sigmoid" else dy
+
+
+def _read(stored: StoredArray) -> FloatArray:
+    """What forward and backward see of a parameter: of halves, the upper."""
+    return stored.rounded() if isinstance(stored, SplitArray) else stored
+
+
+def _met(values: FloatArray, stored: StoredArray) -> FloatArray:
+    """Activations or gradients as they are multiplied where there is this weight (K, C)."""
+    wanted = isinstance(stored, SplitArray) and 1 not in stored.shape
+    return nearest_bf16(values) if wanted and knobs.activations() == "bf16" else values
+
+
+def _mlp_forward(step: Step) -> FloatArray:
+    x, *parameters = step.values
+    layers = [x]
+    for i, activation in enumerate(step.options["activations"]):
+        weight, bias = parameters[2 * i : 2 * i + 2]
+        z = _met(layers[-1], weight) @ _read(weight).T + bias
+        layers.append(_activate(z, activation))
+    step.memory["layers"] = layers
+    result: FloatArray = layers[-1]
+    return result
+
+
+def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
+    _, *parameters = step.values
+    layers, dy = step.memory["layers"], gradient
+    for i in reversed(range(len(step.options["activations"]))):
+        dz = _through_activation(dy, layers[i + 1], step.options["activations"][i])
+        x, dz = (_met(values, parameters[2 * i]) for values in (layers[i], dz))
+        dy = dz @ _read(parameters[2 * i])
+        yield 2 * i + 1, dz.T @ x
+        yield 2 * i + 2, dz.sum(axis=0)
+    yield 0, dy
+
+
+def _bag_forward(step: Step) -> FloatArray:
+    tables, (indices, offsets) = step.values
+    count, n = offsets.shape[0], offsets.shape[1] - 1
+    pooled = np.zeros((n, count, tables.dim), tables.table(0).dtype)
+    for s in range(count):
+        samples = np.repeat(np.arange(n), np.diff(offsets[s]))
+        part, width = indices[offsets[s, 0] : offsets[s, -1]], tables.dims[s]
+        np.add.at(pooled[:, s, :width], samples, _read(tables.table(s)[part]))
+    return pooled
+
+
+def _bag_backward(step: Step, gradient: FloatArray) -> Gradients:
+    yield 0, ReferenceBagGradient(step.values[1], gradient)
+
+
+def _projection_forward(step: Step) -> FloatArray:
+    pooled, *weights = step.values
+    n, count, width = pooled.shape
+    projected = np.zeros((n, count, max(width, len(weights[0]))), pooled.dtype)
+    projected[:, :, :width] = pooled
+    for s, weight in zip(step.options["tables"], weights, strict=True):
+        narrow = _met(pooled[:, s, : weight.shape[1]], weight)
+        projected[:, s] = narrow @ _read(weight).T
+    return projected
+
+
+def _projection_backward(step: Step, gradient: FloatArray) -> Gradients:
+    pooled, *weights = step.values
+    dpooled = gradient[:, :, : pooled.shape[2]].copy()
+    for i, (s, weight) in enumerate(zip(step.options["tables"], weights, strict=True)):
+        width = weight.shape[1]
+        narrow, dy = _met(pooled[:, s, :width], weight), _met(gradient[:, s], weight)
+        dpooled[:, s] = 0
+        dpooled[:, s, :width] = dy @ _read(weight)
+        yield 1 + i, dy.T @ narrow
+    yield 0, dpooled
+
+
+def _pairs(features: int, itself: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    return np.tril_indices(features, 0 if itself else -1)
+
+
+def _joined(step: Step) -> FloatArray:
+    """The interacting vectors (N, F, E): x first, where there are dense features."""
+    *dense, pooled = step.values
+    joined: FloatArray = np.concatenate([*(x[:, None] for x in dense), pooled], axis=1)
+    return joined
+
+
+def _interaction_forward(step: Step) -> FloatArray:
+    joined = _joined(step)
+    if step.options["kind"] == "cat":
+        n, features, dim = joined.shape  # n may be 0, so no dimension can be left open
+        return joined.reshape(n, features * dim)
+    i, j = _pairs(joined.shape[1], step.options["itself"])
+    products = joined @ joined.transpose(0, 2, 1)
+    return np.concatenate([*step.values[:-1], products[:, i, j]], axis=1)
+
+
+def _interaction_backward(step: Step, gradient: FloatArray) -> Gradients:
+    joined, has_dense = _joined(step), len(step.inputs) > 1
+    n, features, dim = joined.shape
+    if step.options["kind"] == "cat":
+        djoined = gradient.reshape(joined.shape)
+    else:
+        head = dim if has_dense else 0
+        i, j = _pairs(features, step.options["itself"])
+        dproducts = np.zeros((n, features, features), gradient.dtype)
+        dproducts[:, i, j] = gradient[:, head:]
+        djoined = (dproducts + dproducts.transpose(0, 2, 1)) @ joined
+        if has_dense:
+            djoined[:, 0] += gradient[:, :dim]
+    if has_dense:
+        yield 0, djoined[:, 0]
+    yield int(has_dense), djoined[:, int(has_dense) :]
+
+
+def _clamp(p: FloatArray, threshold: float) -> FloatArray:
+    clamped: FloatArray = np.clip(p, threshold, 1 - threshold) if 0 < threshold < 1 else p
+    return clamped
+
+
+def _sample_weights(loss: LossConfig, targets: FloatArray) -> FloatArray:
+    if loss.kind != "wbce":
+        return np.ones_like(targets)
+    return np.asarray(loss.weights, targets.dtype)[targets.astype(np.int64)]
+
+
+def _loss_forward(step: Step) -> float:
+    z, targets = step.values
+    loss: LossConfig = step.options["loss"]
+    p = _clamp(_sigmoid(z.reshape(-1)), loss.threshold)
+    step.memory["p"] = p
+    samples = _samples(step)
+    if loss.kind == "mse":
+        return float(np.sum((p - targets) ** 2, dtype=np.float64)) / samples
+    with np.errstate(divide="ignore"):
+        positive, negative = np.maximum(np.log(p), -100), np.maximum(np.log1p(-p), -100)
+    terms = -(targets * positive + (1 - targets) * negative)
+    return float(np.sum(_sample_weights(loss, targets) * terms, dtype=np.float64)) / samples
+
+
+def _samples(step: Step) -> int:
+    """What a mean over the batch divides by."""
+    return step.options.get("samples") or max(1, len(step.values[1]))
+
+
+def _loss_backward(step: Step, gradient: float) -> Gradients:
+    z, targets = step.values
+    loss: LossConfig = step.options["loss"]
+    p, raw = step.memory["p"], _sigmoid(z.reshape(-1))
+    slope = p * (1 - p)
+    if loss.kind == "mse":
+        dz = 2 * (p - targets) * slope
+    else:
+        dz = _sample_weights(loss, targets) * (p - targets) * slope / np.maximum(slope, 1e-12)
+    scale = gradient / _samples(step)
+    yield 0, (dz * (p == raw) * scale).astype(z.dtype).reshape(z.shape)
+
+
+_RULES = (
+    Rule("mlp", _mlp_forward, _mlp_backward),
+    Rule("embedding_bag", _bag_forward, _bag_backward),
+    Rule("projection", _projection_forward, _projection_backward),
+    Rule("interaction", _interaction_forward, _interaction_backward),
+    Rule("loss", _loss_forward, _loss_backward),
+    *regularise.RULES,
+)
+
+
+class ReferenceBackend:
+    """NumPy alone; ``dtype`` is that of the parameters it allocates."""
+
+    name = "reference"
+    rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
+
+    def __init__(self, dtype: Any = np.float32) -> None:
+        self.dtype = dtype
+
+    def flush_denormals(self) -> AbstractContextManager[None]:
+        """Nothing: NumPy keeps denormal numbers."""
+        return nullcontext()
+
+    def weight(self, values: FloatArray, precision: Precision = "fp32") -> StoredArray:
+        """A copy (K, C)."""
+        stored = self._zeros(np.shape(values), precision)
+        stored[...] = values
+        return stored
+
+    def _zeros(
+        self, shape: tuple[int, ...], precision: Precision, directory: str | None = None
+    ) -> StoredArray:
+        check_precision(precision)
+        if precision == "fp32":
+            return zeros(shape, self.dtype, directory)
+        if self.dtype != np.float32:
+            raise ConfigError(f"bf16 splits float32 numbers, not {np.dtype(self.dtype)}")
+        return SplitArray(zeros(shape, np.uint16, directory), zeros(shape, np.uint16, directory))
+
+    def weight_to_numpy(self, stored: StoredArray) -> FloatArray:
+        """A copy (K, C)."""
+        return np.array(stored)
+
+    def assign_weight(self, stored: StoredArray, values: FloatArray) -> None:
+        """Overwrite in place."""
+        stored[...] = values
+
+    def tables(
+        self,
+        rows: Sequence[int],
+        dims: int | Sequence[int],
+        precision: Precision = "fp32",
+        config: TableConfig = IN_MEMORY,
+    ) -> ReferenceTables:
+        """Zeroed tables of one width or of several."""
+        zeros = partial(self._zeros, precision=precision, directory=config.directory)
+        widths = [dims] * len(rows) if isinstance(dims, int) else dims
+        return ReferenceTables([zeros(shape) for shape in zip(rows, widths, strict=True)], config)
+
+    def initialise(self, tables: ReferenceTables, seed: int, origins: Sequence[Origin]) -> None:
+        """Some rows at a time."""
+        for s, origin in enumerate(origins):
+            fill_uniform(tables.table(s), seed, origin)
+
+    def lookups(
+        self, tables: ReferenceTables, indices: NDArray[Any], offsets: NDArray[np.int64]
+    ) -> Lookups:
+        """The same two arrays, if all is inside; else as the tables' bounds say."""
+        return tables.within(indices, offsets)
+
+    def matrix(self, values: FloatArray) -> FloatArray:
+        """The array itself, in this backend's float type."""
+        return np.asarray(values, self.dtype)
+
+    def refill(self, held: FloatArray | None, values: FloatArray) -> FloatArray:
+        """As :meth:`matrix`: nothing is kept."""
+        return self.matrix(values)
+
+    def to_numpy(self, value: FloatArray) -> FloatArray:
+        """A copy."""
+        return np.array(value)
+
+    def probabilities(self, logits: FloatArray, threshold: float) -> FloatArray:
+        """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold]."""
+        return _clamp(_sigmoid(logits.reshape(-1)), threshold)
+
+    def features(self, n: int, features: int, dim: int, dense: bool = True) -> Features:
+        """Nothing to prepare: each rule allocates its own result."""
+        return SimpleNamespace(dense=None, pooled=None, joined_gradient=None)
+
+    def flat(self, stored: FloatArray) -> FloatArray:
+        """The array in one dimension."""
+        return stored.reshape(-1)
+
+    def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
+        """Fresh memory of an optimiser."""
+        return optimizers.new_state(stored, config)
+
+    def update(
+        self,
+        stored: StoredArray,
+        gradient: FloatArray,
+        state: DenseState,
+        config: OptimizerConfig,
+        rate: float,
+    ) -> None:
+        """One step of an optimiser, in place."""
+        optimizers.update(stored, gradient, state, config, rate)
+
+    def square(self, gradient: FloatArray) -> float:
+        """Sum of the squares of all elements."""
+        return float(np.sum(np.square(gradient, dtype=np.float64)))
+
+    def add(self, total: FloatArray | None, gradient: FloatArray) -> FloatArray:
+        """``total`` plus a dense gradient, in place; a copy where there is no total yet."""
+        if total is None:
+            return np.array(gradient)
+        total += gradient
+        return total
+
+    def scale(self, gradient: FloatArray, factor: float) -> None:
+        """Multiply by ``factor``, in place."""
+        gradient *= factor
+
+
+BACKEND = ReferenceBackend()

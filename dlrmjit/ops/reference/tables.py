@@ -1,0 +1,89 @@
+"""Embedding tables of the reference backend: arrays, in memory or in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from dlrmjit.config.model import IN_MEMORY, TableConfig
+from dlrmjit.errors import IndexRangeError
+from dlrmjit.ops.backend import Lookups, StoredArray
+
+
+class ReferenceTables:
+    """Embedding tables as a list of arrays (M, E), or narrower ones."""
+
+    def __init__(self, arrays: Sequence[StoredArray], config: TableConfig = IN_MEMORY) -> None:
+        self.arrays, self.config = list(arrays), config
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows M of each table."""
+        return tuple(array.shape[0] for array in self.arrays)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Columns of each table."""
+        return tuple(array.shape[1] for array in self.arrays)
+
+    @property
+    def dim(self) -> int:
+        """Columns of the widest table."""
+        return max(self.dims)
+
+    @property
+    def placement(self) -> str:
+        """In words, what the tables lie on."""
+        return "plain pages" if self.config.directory is None else "a file"
+
+    def table(self, number: int) -> StoredArray:
+        """The array of one table."""
+        return self.arrays[number]
+
+    def beside(self, dims: Sequence[int], value: float) -> ReferenceTables:
+        """Tables of as many rows, full of ``value``, whole, kept where these are."""
+        made = []
+        for array, dim in zip(self.arrays, dims, strict=True):
+            made.append(zeros((array.shape[0], dim), array.dtype, self.config.directory))
+            made[-1][...] = value
+        return ReferenceTables(made, self.config)
+
+    def within(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Lookups:
+        """Lookups with all indices inside their tables: as given, clamped, or without the others.
+
+        Raises IndexRangeError for the first lookup outside its table, if that is the bounds' way.
+        """
+        if self.config.bounds == "raise":
+            self.check(indices, offsets)
+            return indices, offsets
+        first, last = offsets[0, 0], offsets[-1, -1]
+        indices, offsets = indices[first:last], offsets - first
+        limits = np.repeat(self.rows, offsets[:, -1] - offsets[:, 0])
+        if self.config.bounds == "clamp":
+            return np.clip(indices, 0, limits - 1), offsets
+        inside = (indices >= 0) & (indices < limits)
+        kept_before = np.concatenate([[0], np.cumsum(inside)])
+        return indices[inside], kept_before[offsets]
+
+    def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+        """Raise IndexRangeError for the first lookup outside its table."""
+        for s, rows in enumerate(self.rows):
+            part = indices[offsets[s, 0] : offsets[s, -1]]
+            bad = np.flatnonzero((part < 0) | (part >= rows))
+            if bad.size:
+                position = offsets[s, 0] + bad[0]
+                sample = int(np.searchsorted(offsets[s], position, side="right")) - 1
+                raise IndexRangeError(s, sample, int(indices[position]), rows)
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike, directory: str | None) -> NDArray[Any]:
+    """An array of zeros in memory, or in a file in ``directory`` that goes with the process."""
+    if directory is None:
+        return np.zeros(shape, dtype)
+    from dlrmjit_kernels.runtime.buffers import allocate  # NumPy alone does without the kernels
+
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return allocate(size, directory).data.view(dtype).reshape(shape)

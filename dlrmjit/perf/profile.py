@@ -1,0 +1,211 @@
+"""Where the time of a training step goes: per operation, beside the work and the ceilings.
+
+A profile wraps the rules of a graph in clocks, so a graph that is not profiled pays nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlrmjit.autograd.tape import Rule, Step, Variable
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.perf.roofline import Ceilings, Work, step_bound, step_work
+
+UPDATE = "MLP update"
+REST = "between operations"
+NOTHING_WAITED: Mapping[str, float] = {}
+
+
+@dataclass
+class Clock:
+    """Seconds spent under one name, and how often."""
+
+    seconds: float = 0.0
+    calls: int = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one more call."""
+        self.seconds += seconds
+        self.calls += 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation of a profile, per step: milliseconds, rates, and bound / time.
+
+    Rates and ``of_ceiling`` are None where the roofline counts no such work.
+    """
+
+    name: str
+    ms: float
+    gflops: float | None
+    gbs: float | None
+    of_ceiling: float | None
+
+
+@dataclass
+class Profile:
+    """Collects the time of steps; ``lines`` and ``table`` report it.
+
+    ``waited`` are the seconds that communication has kept this process, by name, as a
+    communicator counts them; they get lines of their own and are left out of all others.
+    """
+
+    waited: Mapping[str, float] = field(default_factory=lambda: NOTHING_WAITED)
+    clocks: dict[str, Clock] = field(default_factory=dict)
+    steps: int = 0
+    samples: int = 0
+    lookups: int = 0
+    _seconds: float = 0.0
+    _waited_before: Mapping[str, float] = field(default_factory=dict)
+    _now: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        if self.waited is not NOTHING_WAITED:
+            self._now = self._now_but_waiting
+
+    def reset(self) -> None:
+        """Start again: as if no step had been done."""
+        for clock in self.clocks.values():
+            clock.seconds, clock.calls = 0.0, 0
+        self.steps = self.samples = self.lookups = 0
+        self._seconds = 0.0
+
+    def rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+        """The same rules, timed under the label of the step that applies them."""
+        return {name: self._timed(rule) for name, rule in rules.items()}
+
+    def _timed(self, rule: Rule) -> Rule:
+        now = self._now
+
+        def forward(step: Step) -> Any:
+            began = now()
+            value = rule.forward(step)
+            seconds = now() - began
+            self._clock(_label(step) + " forward").add(seconds)
+            return value
+
+        def backward(step: Step, gradient: Any) -> Iterator[tuple[int, Any]]:
+            clock = self._clock(_label(step) + " backward")
+            return self._timed_items(rule.backward(step, gradient), clock)
+
+        return Rule(rule.name, forward, backward)
+
+    def _timed_items(
+        self, items: Iterable[tuple[int, Any]], clock: Clock
+    ) -> Iterator[tuple[int, Any]]:
+        """The same items; ``clock`` runs only while they are made, not while they are used."""
+        now, seconds = self._now, 0.0
+        began = now()
+        for item in items:
+            seconds += now() - began
+            yield item
+            began = now()
+        clock.add(seconds + now() - began)
+
+    def timed_update(
+        self, apply: Callable[[Variable, Any, float], None]
+    ) -> Callable[[Variable, Any, float], None]:
+        """The same update, timed: with the embedding where it is fused with its backward."""
+        now, clocks = self._now, dict[type, Clock]()
+
+        def timed(parameter: Variable, gradient: Any, rate: float) -> None:
+            began = now()
+            apply(parameter, gradient, rate)
+            seconds, kind = now() - began, type(gradient)
+            clock = clocks.get(kind)
+            if clock is None:
+                sparse = hasattr(kind, "descend")
+                clock = clocks[kind] = self._clock("embedding backward" if sparse else UPDATE)
+            clock.seconds += seconds  # not by a call: there are many updates in a step
+            clock.calls += 1
+
+        return timed
+
+    def timed(self, name: str, action: Callable[..., None]) -> Callable[..., None]:
+        """The same action, timed under ``name``."""
+        now = self._now
+
+        def timed(*arguments: Any) -> None:
+            began = now()
+            action(*arguments)
+            self._clock(name).add(now() - began)
+
+        return timed
+
+    def start(self) -> None:
+        """Note that a step begins, where communication is to be told of."""
+        self._waited_before = dict(self.waited)
+
+    def count(self, samples: int, lookups: int, seconds: float) -> None:
+        """Note that one step has been done, in ``seconds``."""
+        for name, waited in self.waited.items():
+            self._clock(f"waiting: {name}").add(waited - self._waited_before.get(name, 0.0))
+        self._seconds += seconds
+        self.steps += 1
+        self.samples += samples
+        self.lookups += lookups
+
+    def _now_but_waiting(self) -> float:
+        """A clock that stands still while communication is waited for."""
+        return time.perf_counter() - sum(self.waited.values())
+
+    def _clock(self, name: str) -> Clock:
+        clock = self.clocks.get(name)
+        if clock is None:
+            clock = self.clocks[name] = Clock()
+        return clock
+
+    def lines(self, config: ModelConfig, ceilings: Ceilings) -> list[Line]:
+        """Every operation in the order of a step, what none of them took, and the whole.
+
+        Per step on average.
+        """
+        steps = max(self.steps, 1)
+        work = step_work(config, self.samples // steps, self.lookups // steps)
+        spent = {name: clock.seconds for name, clock in self.clocks.items() if clock.calls}
+        if self.steps:
+            spent[REST] = self._seconds - sum(spent.values())
+        found = [
+            _line(name, s / steps, work.get(name, Work()), ceilings) for name, s in spent.items()
+        ]
+        return [*found, _line("step", self._seconds / steps, sum(work.values(), Work()), ceilings)]
+
+    def table(self, config: ModelConfig, ceilings: Ceilings) -> str:
+        """The lines as aligned text."""
+        rows = [f"{'operation':24}{'ms':>10}{'GF/s':>10}{'GB/s':>10}{'of ceiling':>12}"]
+        for line in self.lines(config, ceilings):
+            rates = f"{_cell(line.gflops, 1)}{_cell(line.gbs, 1)}"
+            share = f"{100 * line.of_ceiling:.1f} %" if line.of_ceiling is not None else ""
+            rows.append(f"{line.name:24}{line.ms:10.3f}{rates}{share:>12}")
+        return "\n".join(rows)
+
+
+def fraction_of_roofline(
+    config: ModelConfig, n: int, lookups: int, seconds: float, ceilings: Ceilings
+) -> float:
+    """Share of the step's least time in the time it took."""
+    return step_bound(config, n, lookups, ceilings) / seconds
+
+
+def _label(step: Step) -> str:
+    label: str = step.options.get("label", step.rule.name)
+    return label
+
+
+def _line(name: str, seconds: float, work: Work, ceilings: Ceilings) -> Line:
+    bound = work.bound(ceilings)
+    return Line(
+        name=name,
+        ms=1e3 * seconds,
+        gflops=work.flops / seconds / 1e9 if work.flops else None,
+        gbs=work.bytes / seconds / 1e9 if work.bytes else None,
+        of_ceiling=bound / seconds if bound else None,
+    )
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return f"{value:10.{digits}f}" if value is not None else " " * 10

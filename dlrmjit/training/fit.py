@@ -1,0 +1,345 @@
+"""The loops around a training step: epochs, tests, thresholds, and who is told of them.
+
+``fit`` prints nothing and writes nothing. Observers do: the command line's console lines, its
+progress bar, the JSON log and the checkpoints are each one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from dlrmjit.config.model import TrainConfig
+from dlrmjit.data.batch import Batch
+from dlrmjit.data.source import Source
+from dlrmjit.errors import ConfigError
+from dlrmjit.metrics import Metrics, compute_metrics
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.optim import Plateau, learning_rate
+from dlrmjit.perf.profile import Profile
+from dlrmjit.training.step import TrainingStep
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stands: the next batch to train on, and the steps taken so far."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One training step: ``batch`` of ``batches`` in ``epoch``; ``step`` counts from the start.
+
+    ``loss`` is the mean over the batch; ``lookups`` the indices of all its bags; ``seconds`` the
+    time of the step without its data.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    batches: int
+    samples: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    lookups: int = 0
+
+    @property
+    def is_last_of_epoch(self) -> bool:
+        """Whether the epoch ends with this step."""
+        return self.batch + 1 == self.batches
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best test results of a run so far."""
+
+    accuracy: float = 0.0
+    auc: float = 0.0
+
+
+@dataclass(frozen=True)
+class TestRecord:
+    """One test after ``step`` steps.
+
+    ``best`` includes this test; ``improved`` says that it raised the best accuracy or, where
+    it is defined, the best AUC. ``position`` is where training would resume, ``plateau`` what
+    tests have done to the learning rate.
+    """
+
+    __test__ = False  # the name is the field's; pytest must not collect it
+
+    step: int
+    epoch: int
+    batch: int
+    batches: int
+    metrics: Metrics
+    best: Best
+    improved: bool
+    position: Position
+    seconds: float
+    plateau: Plateau = field(default_factory=Plateau)
+
+
+@dataclass
+class FitResult:
+    """What a run did: steps taken, samples seen, the last and the best tests, why it ended."""
+
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    last_loss: float = float("nan")
+    position: Position = field(default_factory=Position)
+    test: Metrics | None = None
+    best: Best = field(default_factory=Best)
+    reached_threshold: bool = False
+    stopped_early: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a test has ended the run before its last epoch."""
+        return self.reached_threshold or self.stopped_early
+
+
+StepFunction = Callable[[Any, float], float]
+
+
+class MeasureFunction(Protocol):
+    """How a model is evaluated on a source."""
+
+    def __call__(self, model: Any, source: Any, *, threshold: float) -> Metrics:
+        """As :func:`evaluate`."""
+
+
+class Observer(Protocol):
+    """Told of a run as it happens; each method may do nothing."""
+
+    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+        """Before the first step of a run."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """After every training step."""
+
+    def on_test(self, record: TestRecord) -> None:
+        """After every test."""
+
+    def on_end(self, result: FitResult) -> None:
+        """After the last step, or when a threshold is reached; not after an exception."""
+
+
+class NullObserver:
+    """An observer that does nothing: the base of those that need only some of the events."""
+
+    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+        """Ignore the start."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """Ignore a step."""
+
+    def on_test(self, record: TestRecord) -> None:
+        """Ignore a test."""
+
+    def on_end(self, result: FitResult) -> None:
+        """Ignore the end."""
+
+
+def fit(
+    model: DLRM,
+    train: Source,
+    config: TrainConfig | None = None,
+    *,
+    test: Source | None = None,
+    observers: Sequence[Observer] = (),
+    start: Position = Position(),
+    best: Best = Best(),
+    plateau: Plateau | None = None,
+    profile: Profile | None = None,
+    step: StepFunction | None = None,
+    measure: MeasureFunction | None = None,
+) -> FitResult:
+    """Train ``model`` on ``train`` in place.
+
+    Parameters
+    ----------
+    model : the model; its parameters change
+    train, test : sources of batches; the test set is evaluated every ``config.test_every``
+        steps and after the last step of each epoch
+    observers : told of every step and test, in order
+    start, best, plateau : where an interrupted run stopped, its best results, and what tests had
+        done to its learning rate, to continue from there
+    profile : collects the time of every operation
+    step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
+        a :class:`TrainingStep`, which can also hold the gradients of a batch for the next
+    measure : evaluates on ``test``; by default :func:`evaluate`
+
+    Returns
+    -------
+    FitResult, also when a threshold or the patience of ``config`` ended the run early.
+    """
+    config = config or TrainConfig()
+    step = step or TrainingStep(
+        model, config.optimizer, config.loss, profile, first_step=start.step
+    )
+    if config.batches_per_update > 1 and not hasattr(step, "hold"):
+        raise ConfigError("updates from several batches need one process and no --reproducible")
+    run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
+    run.plateau = plateau or run.plateau
+    return run.execute(start)
+
+
+class _Run:
+    """State of one call of :func:`fit`."""
+
+    def __init__(
+        self,
+        model: DLRM,
+        train: Source,
+        config: TrainConfig,
+        test: Source | None,
+        observers: Sequence[Observer],
+        best: Best,
+        step: StepFunction,
+        measure: MeasureFunction,
+    ) -> None:
+        self.model, self.train, self.config, self.test = model, train, config, test
+        self.observers = observers
+        self.training_step, self.measure = step, measure
+        self.hold: Callable[..., float] = getattr(step, "hold", step)
+        self.result = FitResult(best=best)
+        self.plateau = Plateau()
+        self._waited = 0
+
+    def execute(self, start: Position) -> FitResult:
+        began = time.perf_counter()
+        self.result.position = start
+        for observer in self.observers:
+            observer.on_start(self.model, self.train.num_batches, self.config)
+        for epoch in range(start.epoch, self.config.epochs):
+            first = start.batch if epoch == start.epoch else 0
+            self._run_epoch(epoch, first)
+            if self.result.is_over:
+                break
+        self.result.seconds = time.perf_counter() - began
+        for observer in self.observers:
+            observer.on_end(self.result)
+        return self.result
+
+    def _run_epoch(self, epoch: int, first: int) -> None:
+        for number, batch in enumerate(self.train.batches(epoch, first), first):
+            record = self._train_on(batch, epoch, number)
+            for observer in self.observers:
+                observer.on_step(record)
+            if self._is_test_due(record):
+                self._run_test(record)
+            if self.result.is_over:
+                return
+
+    def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord:
+        step = self.result.position.step
+        together, batches = self.config.batches_per_update, self.train.num_batches
+        is_last = number + 1 == batches
+        rate = learning_rate(self.config.learning_rate, self.config.schedule, step // together)
+        rate *= self.plateau.factor
+        began = time.perf_counter()
+        with self.model.backend.flush_denormals():
+            if is_last or (number + 1) % together == 0:
+                loss = self.training_step(batch, rate)
+            else:
+                loss = self.hold(batch)
+        seconds = time.perf_counter() - began
+        self.result.position = Position(
+            epoch + 1 if is_last else epoch, 0 if is_last else number + 1, step + 1
+        )
+        self.result.steps += 1
+        self.result.samples += batch.n
+        self.result.step_seconds += seconds
+        self.result.last_loss = loss
+        return StepRecord(
+            step=step + 1,
+            epoch=epoch,
+            batch=number,
+            batches=batches,
+            samples=batch.n,
+            lookups=len(batch.indices),
+            loss=loss,
+            learning_rate=rate,
+            seconds=seconds,
+        )
+
+    def _is_test_due(self, record: StepRecord) -> bool:
+        if self.test is None:
+            return False
+        every = self.config.test_every
+        return record.is_last_of_epoch or (every > 0 and (record.batch + 1) % every == 0)
+
+    def _run_test(self, step: StepRecord) -> None:
+        assert self.test is not None
+        began = time.perf_counter()
+        metrics = self.measure(self.model, self.test, threshold=self.config.loss.threshold)
+        seconds = time.perf_counter() - began
+        improved = self._note_best(metrics)
+        self._count_wait(improved)
+        self._watch_plateau(metrics)
+        self.result.test = metrics
+        record = TestRecord(
+            step=step.step,
+            epoch=step.epoch,
+            batch=step.batch,
+            batches=step.batches,
+            metrics=metrics,
+            best=self.result.best,
+            improved=improved,
+            position=self.result.position,
+            seconds=seconds,
+            plateau=self.plateau,
+        )
+        for observer in self.observers:
+            observer.on_test(record)
+
+    def _count_wait(self, improved: bool) -> None:
+        """Tests since the best one; a run that goes on from a kept model starts at that one."""
+        self._waited = 0 if improved else self._waited + 1
+        self.result.stopped_early = 0 < self.config.early_stopping <= self._waited
+
+    def _watch_plateau(self, metrics: Metrics) -> None:
+        if self.config.plateau is not None:
+            metric = metrics.accuracy if math.isnan(metrics.auc) else metrics.auc
+            self.plateau = self.plateau.after(metric, self.config.plateau)
+
+    def _note_best(self, metrics: Metrics) -> bool:
+        best, config = self.result.best, self.config
+        better_accuracy = metrics.accuracy > best.accuracy
+        better_auc = metrics.auc > best.auc  # False when the AUC is undefined (NaN)
+        if better_accuracy:
+            best = replace(best, accuracy=metrics.accuracy)
+        if better_auc:
+            best = replace(best, auc=metrics.auc)
+        self.result.best = best
+        self.result.reached_threshold = (
+            0 < config.accuracy_threshold <= metrics.accuracy
+            or 0 < config.auc_threshold <= metrics.auc
+        )
+        return better_accuracy if math.isnan(metrics.auc) else better_auc
+
+
+def evaluate(model: DLRM, source: Source, *, threshold: float = 0.0) -> Metrics:
+    """Metrics of ``model`` on all of ``source``.
+
+    ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.model.LossConfig` says.
+    """
+    scores, targets = [], []
+    for batch in source.batches():
+        scores.append(model.predict_proba(batch, threshold=threshold))
+        targets.append(batch.labels)
+    if not scores:
+        return compute_metrics(np.empty(0, np.float32), np.empty(0, np.float32))
+    return compute_metrics(np.concatenate(scores), np.concatenate(targets))

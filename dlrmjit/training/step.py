@@ -1,0 +1,97 @@
+"""One training step: forward, loss, backward, and the update of every parameter as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
+
+from dlrmjit.autograd.tape import Variable
+from dlrmjit.config.model import LossConfig
+from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
+from dlrmjit.data.batch import Batch
+from dlrmjit.model.dlrm import DLRM, Graph, remember
+from dlrmjit.optim import Optimizer
+from dlrmjit.optim.accumulation import Accumulator
+from dlrmjit.optim.clipping import Clipper
+from dlrmjit.perf.profile import Profile
+
+Gradients: TypeAlias = Iterable[tuple[Variable, Any]]
+
+
+class TrainingStep:
+    """Trains one model; keeps the recorded graph and its buffers for each batch size met.
+
+    With a ``profile`` every operation is timed into it. What dropout drops follows from
+    ``seed`` and from the number of the step, counted from ``first_step``.
+    """
+
+    def __init__(
+        self,
+        model: DLRM,
+        optimizer: str | OptimizerConfig | UpdateConfig = "sgd",
+        loss: LossConfig | None = None,
+        profile: Profile | None = None,
+        *,
+        seed: int = 0,
+        first_step: int = 0,
+    ) -> None:
+        self._model = model
+        self._loss = loss or LossConfig()
+        self._profile = profile
+        config = UpdateConfig.of(optimizer)
+        self.optimizer = Optimizer(model.backend, config)
+        self.optimizer.prepare(model.parameters())
+        self._clip = Clipper(model.backend, config.clip_norm) if config.clip_norm else None
+        update = self.optimizer.apply
+        self._update = profile.timed_update(update) if profile else update
+        self._moment = (seed, first_step)
+        self._held = Accumulator(model.backend)
+        self._graphs: dict[int, Graph] = {}
+
+    def graph(self, n: int) -> Graph:
+        """The recorded graph for batches of ``n`` samples."""
+        if n not in self._graphs:
+            graph = Graph(self._model, n, self._loss, profile=self._profile)
+            remember(self._graphs, n, graph)
+        return self._graphs[n]
+
+    def __call__(self, batch: Batch, rate: float) -> float:
+        """Train on ``batch`` with learning rate ``rate``; the loss before the update.
+
+        Raises IndexRangeError or ShapeError for a batch that does not fit the model, which is
+        unchanged then.
+        """
+        return self._run(batch, partial(self._move, rate))
+
+    def hold(self, batch: Batch) -> float:
+        """Add the gradients of ``batch`` to those of the next that is trained on; its loss.
+
+        No parameter moves. Raises as a call does.
+        """
+        return self._run(batch, self._held.add)
+
+    def _run(self, batch: Batch, use: Callable[[Gradients], None]) -> float:
+        """Forward and backward over a batch whose gradients ``use`` uses; the loss."""
+        began = time.perf_counter()
+        graph = self.graph(batch.n)
+        graph.load(batch)
+        graph.moment.data = self._moment
+        graph.tape.forward()
+        use(graph.tape.backward(graph.loss))
+        self._moment = (self._moment[0], self._moment[1] + 1)
+        if self._profile:
+            self._profile.count(batch.n, len(batch.indices), time.perf_counter() - began)
+        return float(graph.loss.data)
+
+    def _move(self, rate: float, gradients: Gradients) -> None:
+        """Apply every gradient as it comes; those held or to be clipped, all at once."""
+        if self._held:
+            self._held.add(gradients)
+            gradients = self._held.take()
+        if self._clip is not None:
+            gradients = list(gradients)
+            self._clip(gradients)
+        for parameter, gradient in gradients:
+            self._update(parameter, gradient, rate)

@@ -1,0 +1,1 @@
+"""Kernels that read text and arrange records; they know nothing of matrices."""

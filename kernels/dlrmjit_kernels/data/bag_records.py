@@ -1,0 +1,66 @@
+"""Bags beside records: what a shuffle moves of rows whose columns hold any number of ids.
+
+The bags of a row, one per column, lie one after another; the record of the row says how many
+ids each has, in its last words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.runtime.compile import jit
+
+Integer = Any
+
+
+@jit
+def place_bags(
+    counts: NDArray[np.int32],
+    column: Integer,
+    offsets: NDArray[np.int64],
+    values: NDArray[np.int32],
+    merged: NDArray[np.int32],
+) -> None:
+    """Copy one column's ``values`` of all rows to where they belong among the rows' bags.
+
+    ``counts`` (M, N) ids of each column and row; row r's bags are ``merged[offsets[r]:]``.
+    """
+    at = 0
+    for r in range(counts.shape[1]):
+        to = offsets[r]
+        for m in range(column):
+            to += counts[m, r]
+        for i in range(counts[column, r]):
+            merged[to + i] = values[at + i]
+        at += counts[column, r]
+
+
+@jit
+def unpack_bags(
+    records: NDArray[np.int32],
+    order: NDArray[np.int64],
+    first_count: Integer,
+    column: Integer,
+    offsets: NDArray[np.int64],
+    merged: NDArray[np.int32],
+    ends: NDArray[np.int64],
+    values: NDArray[np.int32],
+) -> None:
+    """Write one column's bags of records ``order`` to ``values`` and where each ends to ``ends``.
+
+    Word ``first_count + m`` of a record counts the ids of its column m; the bags of record r are
+    ``merged[offsets[r]:]``.
+    """
+    to = 0
+    for k in range(order.size):
+        record = order[k]
+        at = offsets[record]
+        for m in range(column):
+            at += records[record, first_count + m]
+        for i in range(records[record, first_count + column]):
+            values[to + i] = merged[at + i]
+        to += records[record, first_count + column]
+        ends[k] = to

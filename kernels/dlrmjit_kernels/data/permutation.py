@@ -1,0 +1,70 @@
+"""Random orders that need no memory: keys of rows, and permutations computed point by point.
+
+Both are functions of a seed alone, so an order is the same whatever the number of workers, the
+memory, or the place where an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.runtime.compile import jit
+
+Integer = Any
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 6
+
+
+@jit
+def mix(x: Integer) -> Integer:
+    """A bijection of 64-bit words that scatters them (SplitMix64's output; Steele et al. 2014)."""
+    x = np.uint64(x)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@jit
+def row_key(seed: Integer, row: Integer) -> Integer:
+    """A 64-bit key of a row; two rows never share one under one seed."""
+    return mix(mix(np.uint64(seed) * _STEP + _STEP) + (np.uint64(row) + np.uint64(1)) * _STEP)
+
+
+@jit
+def row_keys(seed: Integer, first: Integer, keys: NDArray[np.uint64]) -> None:
+    """Keys of rows ``first``, ``first + 1``, ...; sorting by key is the order of ``seed``."""
+    for i in range(keys.size):
+        keys[i] = row_key(seed, first + i)
+
+
+@jit
+def half_width(n: Integer) -> int:
+    """Bits of half a word that reaches every number below ``n``."""
+    half = 1
+    while (1 << (2 * half)) < n:
+        half += 1
+    return half
+
+
+@jit
+def permuted(i: Integer, n: Integer, seed: Integer, half: Integer) -> Integer:
+    """Where a random permutation of ``range(n)`` sends ``i``; ``half`` is half_width(n).
+
+    A Feistel network on the smallest even number of bits, walked until it lands below ``n``
+    (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    """
+    mask = np.uint64((1 << half) - 1)
+    bits = np.uint64(half)
+    x = np.uint64(i)
+    while True:
+        left, right = x >> bits, x & mask
+        for r in range(_ROUNDS):
+            word = mix(np.uint64(seed) + (right + np.uint64(r + 1) * (mask + np.uint64(1))) * _STEP)
+            left, right = right, left ^ (word & mask)
+        x = (left << bits) | right
+        if x < np.uint64(n):
+            return x

@@ -1,0 +1,205 @@
+"""Values that are text: lifted out of lines, hashed, and numbered by first appearance.
+
+A run of values is all their bytes one after another and the length of each. A vocabulary keeps
+its values the same way, with the place at which each ends, and an open-addressing table of
+(32 bits of the hash, number + 1); bytes are compared, so no two values are ever taken for one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.data.permutation import mix
+from dlrmjit_kernels.runtime.compile import jit
+
+Integer = Any
+
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_QUOTE = 34
+_FNV_BASIS, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+
+
+@jit
+def lift_values(
+    text: NDArray[np.uint8],
+    firsts: NDArray[Any],
+    stops: NDArray[Any],
+    separator: Integer,
+    counts: NDArray[np.int32],
+    lengths: NDArray[np.int32],
+    out: NDArray[np.uint8],
+) -> tuple[int, int]:
+    """Copy the values of fields ``text[firsts[r]:stops[r]]``; how many, and their bytes.
+
+    A negative stop stands for -1 - stop of a quoted field, in which doubled quotes become one.
+    With ``separator`` >= 0 it cuts a field into values, empty ones left out. ``counts`` (rows,)
+    takes the values of each row, ``lengths`` and ``out`` lengths and bytes of all.
+    """
+    values, size = 0, 0
+    for r in range(firsts.size):
+        at, stop = firsts[r], stops[r]
+        quoted = stop < 0
+        if quoted:
+            stop = -1 - stop
+        before, begin = values, size
+        while at < stop:
+            byte = text[at]
+            at += 1
+            if quoted and byte == _QUOTE:
+                at += 1
+            if byte == separator:
+                if size > begin:
+                    lengths[values] = size - begin
+                    values += 1
+                    begin = size
+                continue
+            out[size] = byte
+            size += 1
+        if separator < 0 or size > begin:
+            lengths[values] = size - begin
+            values += 1
+        counts[r] = values - before
+    return values, size
+
+
+@jit
+def _hashed(text: NDArray[np.uint8], first: Integer, end: Integer) -> Integer:
+    """64 well-mixed bits of ``text[first:end]`` (FNV-1a, then SplitMix64's finaliser)."""
+    h = _FNV_BASIS
+    for i in range(first, end):
+        h = (h ^ np.uint64(text[i])) * _FNV_PRIME
+    return mix(h)
+
+
+@jit
+def hash_texts(
+    text: NDArray[np.uint8], lengths: NDArray[np.int32], rows: Integer, ids: NDArray[np.int32]
+) -> None:
+    """``ids`` = hash of each value modulo ``rows``."""
+    at = 0
+    for i in range(lengths.size):
+        ids[i] = np.int32(_hashed(text, at, at + lengths[i]) % np.uint64(rows))
+        at += lengths[i]
+
+
+@jit
+def _slot_of(
+    text: NDArray[np.uint8],
+    first: Integer,
+    end: Integer,
+    slots: NDArray[np.uint64],
+    heap: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+) -> tuple[int, Integer]:
+    """The slot of a value, free or its own, and the upper half of its hash."""
+    h = _hashed(text, first, end)
+    mask = np.uint64(slots.size - 1)
+    at, upper = h & mask, h >> _SHIFT
+    while slots[at] != np.uint64(0):
+        if (slots[at] >> _SHIFT) == upper:
+            number = np.int64(slots[at] & _LOW) - 1
+            start = ends[number - 1] if number else 0
+            if ends[number] - start == end - first:
+                same = True
+                for i in range(end - first):
+                    if heap[start + i] != text[first + i]:
+                        same = False
+                        break
+                if same:
+                    break
+        at = (at + np.uint64(1)) & mask
+    return np.int64(at), upper
+
+
+@jit
+def find_or_add_texts(
+    text: NDArray[np.uint8],
+    lengths: NDArray[np.int32],
+    slots: NDArray[np.uint64],
+    heap: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    count: Integer,
+    limit: Integer,
+    ids: NDArray[np.int32],
+) -> tuple[int, int, int]:
+    """Write the number of each value to ``ids``, adding new values to ``heap`` and ``ends``.
+
+    ``slots`` has a power of two of entries, of which ``limit`` may be used. Returns the values
+    numbered and their bytes, fewer than all when the next one is new and finds no room, and the
+    count of known values.
+    """
+    at = 0
+    for i in range(lengths.size):
+        end = at + lengths[i]
+        place, upper = _slot_of(text, at, end, slots, heap, ends)
+        slot = slots[place]
+        if slot == np.uint64(0):
+            start = ends[count - 1] if count else 0
+            if count >= limit or start + lengths[i] > heap.size:
+                return i, at, count
+            for k in range(lengths[i]):
+                heap[start + k] = text[at + k]
+            ends[count] = start + lengths[i]
+            count += 1
+            slot = (upper << _SHIFT) | np.uint64(count)
+            slots[place] = slot
+        ids[i] = np.int32(slot & _LOW) - np.int32(1)
+        at = end
+    return lengths.size, at, count
+
+
+@jit
+def find_texts(
+    text: NDArray[np.uint8],
+    lengths: NDArray[np.int32],
+    slots: NDArray[np.uint64],
+    heap: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    missing: Integer,
+    ids: NDArray[np.int32],
+) -> None:
+    """Write the number of each value to ``ids``, ``missing`` for unknown ones."""
+    at = 0
+    for i in range(lengths.size):
+        place, _ = _slot_of(text, at, at + lengths[i], slots, heap, ends)
+        slot = slots[place]
+        ids[i] = missing if slot == np.uint64(0) else np.int32(slot & _LOW) - np.int32(1)
+        at += lengths[i]
+
+
+@jit
+def insert_texts(
+    heap: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    first: Integer,
+    count: Integer,
+    slots: NDArray[np.uint64],
+) -> None:
+    """Fill the empty table ``slots`` with known values ``first`` to ``count``."""
+    for number in range(first, count):
+        start = ends[number - 1] if number else 0
+        place, upper = _slot_of(heap, start, ends[number], slots, heap, ends)
+        slots[place] = (upper << _SHIFT) | np.uint64(number + 1)
+
+
+@jit
+def select_texts(
+    heap: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    out_ends: NDArray[np.int64],
+) -> None:
+    """Copy the values ``chosen`` to ``out``; ``out_ends`` says where each ends."""
+    at = 0
+    for k in range(chosen.size):
+        number = chosen[k]
+        start = ends[number - 1] if number else 0
+        for i in range(start, ends[number]):
+            out[at] = heap[i]
+            at += 1
+        out_ends[k] = at

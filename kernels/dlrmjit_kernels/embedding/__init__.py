@@ -1,0 +1,1 @@
+"""Embedding tables: storage, lookups forward, gradients and updates of their rows."""

@@ -1,0 +1,1 @@
+"""What a network calls: layers, interaction, loss, and the updates of dense parameters."""

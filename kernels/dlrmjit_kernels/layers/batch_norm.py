@@ -1,0 +1,60 @@
+"""Batch normalisation of the columns of a matrix, and ReLU (Ioffe and Szegedy 2015).
+
+What is summed over rows is summed in double precision, and in an order that layouts alone
+decide: the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.layers.column_ops import sums, walk
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.row_access import load_row, strides_of
+from dlrmjit_kernels.microkernels.column_ops import Step
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+def column_moments(x: Matrix, mean: F64, variance: F64) -> None:
+    """Mean and biased variance of every column of ``x`` (N, C), N > 0, into float64 (C,)."""
+    _check(x, mean, variance)
+    first = np.empty(x.cols, np.float32)
+    load_row(x.data, 0, strides_of(x.layout), x.cols, first, 0)
+    # Of x - x[0]: small numbers where the spread is small.
+    moved, squares = sums(Step.MOMENTS, (x,), first) / x.rows
+    np.maximum(squares - moved * moved, 0.0, out=variance)
+    np.add(first, moved, out=mean)
+
+
+def normalise_relu(x: Matrix, y: Matrix, scale: F32, shift: F32) -> None:
+    """``y = max(x * scale + shift, 0)`` by column; may be in place."""
+    _check(x, scale, shift)
+    walk(Step.NORMALISE, (x, y), np.stack([scale, shift]))
+
+
+def batch_norm_backward(
+    x: Matrix, y: Matrix, dy: Matrix, mean: F64, inverse: F64, gamma: F32, dgamma: F32, dbeta: F32
+) -> None:
+    """Gradients of ``y = relu(gamma * (x - mean) * inverse + beta)`` with moments of x's columns.
+
+    ``inverse`` is ``1 / sqrt(variance + eps)``. Writes dgamma and dbeta, and dx over dy.
+    """
+    _check(x, mean, inverse, gamma, dgamma, dbeta)
+    middle = mean.astype(np.float32)
+    dbeta[...], by_x = plain, _ = sums(Step.GRADIENT_SUMS, (x, y, dy), middle)
+    dgamma[...] = by_x * inverse
+    factor = gamma * inverse
+    parts = (middle, factor, factor * plain / x.rows, factor * inverse**2 * by_x / x.rows)
+    walk(Step.INPUT_GRADIENT, (x, y, dy), np.array(parts, np.float32))
+
+
+def _check(x: Matrix, *vectors: NDArray[Any]) -> None:
+    if any(vector.shape != (x.cols,) for vector in vectors):
+        found = [vector.shape for vector in vectors]
+        raise ShapeError(f"vectors of {x.cols} columns are wanted here, not {found}")

@@ -1,0 +1,126 @@
+"""Operations that touch each element once: on flat arrays, and on matrices of any layout.
+
+Forward, activations are fused with matrix products; backward, the last layer's has none.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.layers.column_ops import bind
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.row_access import Strides, position, run_length, strides_of
+from dlrmjit_kernels.microkernels.column_ops import Step
+from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
+from dlrmjit_kernels.runtime.parallel import SMALL, run_tasks
+
+F32 = NDArray[np.float32]
+Real = Any  # a Python float or a NumPy scalar, which are one to a compiled kernel
+
+RUN = 4096
+"""Elements per task of a flat kernel: 16 KiB, so that an operand's piece stays in the L1 cache."""
+
+
+def scale(x: F32, factor: float) -> None:
+    """``x *= factor``; x flat float32."""
+    check_flat(x)
+    _scale(x, np.float32(factor))
+
+
+def sum_of_squares(x: Matrix) -> float:
+    """Sum of the squares of all elements, padding excluded, in double precision."""
+    partial = np.empty(x.rows)
+    _row_squares(x.data, strides_of(x.layout), x.cols, partial)
+    return float(partial.sum())
+
+
+def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
+    """``dx = dy * (y > 0)`` from the output y of the forward; dx may be dy."""
+    bind_relu_backward(y, dy, dx)()
+
+
+def bind_relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
+    """:func:`relu_backward` as a call to repeat; the matrices must stay where they are."""
+    return bind(Step.RELU_SLOPE, (dy, y, dx))
+
+
+def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
+    """``dx = dy * y * (1 - y)`` from the output y of the forward; dx may be dy."""
+    bind_sigmoid_backward(y, dy, dx)()
+
+
+def bind_sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
+    """:func:`sigmoid_backward` as a call to repeat; the matrices must stay where they are."""
+    return bind(Step.SIGMOID_SLOPE, (dy, y, dx))
+
+
+def check_flat(*arrays: F32) -> None:
+    """Raise ShapeError unless all are flat, contiguous float32 arrays of one length."""
+    size = arrays[0].size
+    for a in arrays:  # a plain loop: it runs at every call
+        if a.ndim != 1 or a.dtype != np.float32 or not a.flags.c_contiguous:
+            found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
+            raise ShapeError(f"flat, contiguous float32 arrays are wanted here, not {found}")
+        if a.size != size:
+            sizes = [a.size for a in arrays]
+            raise ShapeError(f"arrays of one length are wanted here, not {sizes}")
+
+
+@jit
+def _scale(x: F32, factor: np.float32) -> None:
+    run_tasks(_scale_run, (x.size + RUN - 1) // RUN, (x, factor), x.size < SMALL)
+
+
+@task_jit
+def _scale_run(task: int, x: F32, factor: np.float32) -> None:
+    for i in range(task * RUN, min(x.size, (task + 1) * RUN)):
+        x[i] *= factor
+
+
+@jit
+def _row_squares(x: F32, xs: Strides, cols: int, partial: NDArray[np.float64]) -> None:
+    run_tasks(_squares_of_rows, _runs_of_rows(len(partial), cols), (x, xs, cols, partial), False)
+
+
+@task_jit
+def _squares_of_rows(
+    task: int, x: F32, xs: Strides, cols: int, partial: NDArray[np.float64]
+) -> None:
+    for row in range(*_rows_of(task, len(partial), cols)):
+        total, column = 0.0, 0
+        while column < cols:
+            run = run_length(xs, column, cols - column)
+            start = position(xs, row, column)
+            for k in range(run):
+                value = np.float64(x[start + k])
+                total += value * value
+            column += run
+        partial[row] = total
+
+
+@jit
+def sigmoid(x: Real) -> Real:
+    """The logistic function of one float32, rounded once from double precision."""
+    return np.float32(1.0 / (1.0 + math.exp(-np.float64(x))))
+
+
+@jit
+def _rows_of_run(cols: int) -> int:
+    return max(1, RUN // cols)
+
+
+@jit
+def _runs_of_rows(rows: int, cols: int) -> int:
+    """Tasks of a matrix, of about ``RUN`` elements in whole rows."""
+    return (rows + _rows_of_run(cols) - 1) // _rows_of_run(cols)
+
+
+@jit
+def _rows_of(task: int, rows: int, cols: int) -> tuple[int, int]:
+    first = task * _rows_of_run(cols)
+    return first, min(rows, first + _rows_of_run(cols))

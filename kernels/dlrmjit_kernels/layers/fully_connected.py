@@ -1,0 +1,233 @@
+"""Fully connected layer: forward and both gradients, each one product over matrices of any layout.
+
+With activations and weights in the layouts of :class:`Matrix`'s ``empty_*`` constructors nothing
+is copied, except that the gradient by data turns the weights, part by part where they are used.
+Of split weights the upper halves are read. ``rounded`` says that activations and gradients are
+rounded to BF16 before they are multiplied, which only a processor with BF16 instructions does;
+sums, biases and results are float32 always.
+"""
+
+from __future__ import annotations
+
+import functools
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from dlrmjit.errors import ShapeError, TargetError
+from dlrmjit_kernels.layers import bf16_gemm
+from dlrmjit_kernels.matmul.dispatch import Addresses, bind, run
+from dlrmjit_kernels.matmul.plan import Finish, Product
+from dlrmjit_kernels.matrix.axes import Axis, View, view_of
+from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix
+from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.target import Target, current_target
+
+_ONE = np.ones(1, dtype=np.float32)
+_ONE_ADDRESS = int(_ONE.ctypes.data)
+
+Activation = Literal["none", "relu", "sigmoid"]
+
+
+def fc_forward(
+    x: Matrix,
+    w: Matrix | SplitWeights,
+    b: Floats | None,
+    y: Matrix,
+    activation: Activation = "none",
+    rounded: bool = False,
+) -> None:
+    """``y = act(x @ w + b)`` for x (N, C), w (C, K), b (K,) and y (N, K).
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit, or ``b`` is not K contiguous float32 numbers.
+    TargetError
+        If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
+    """
+    bind_forward(x, w, b, y, activation, rounded)()
+
+
+def bind_forward(
+    x: Matrix,
+    w: Matrix | SplitWeights,
+    b: Floats | None,
+    y: Matrix,
+    activation: Activation = "none",
+    rounded: bool = False,
+) -> Call:
+    """:func:`fc_forward` checked and made ready, to be called as often as wanted.
+
+    The call holds addresses only: the caller keeps the operands, where they are, as long as it may
+    be called. Their contents may change. Threads are those set now.
+    """
+    target = _target(rounded)
+    product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)
+    at = Addresses(x.address, 0, y.address, _vector(b, y.cols))
+    if isinstance(w, SplitWeights):
+        found = bf16_gemm.forward(
+            x.layout, w.upper.layout, y.layout, product.finish, rounded, target
+        )
+        if found is not None:
+            return partial(found.run, x.address, w.upper.address, at)
+    return _with_weights(product, at, w, target)
+
+
+def fc_backward_data(
+    dz: Matrix,
+    w: Matrix | SplitWeights,
+    dx: Matrix,
+    mask: Matrix | None = None,
+    rounded: bool = False,
+) -> None:
+    """``dx = dz @ w.T`` where ``mask > 0``, else 0; dz (N, K), w (C, K), dx and mask (N, C).
+
+    ``mask`` is the ReLU output of the layer below, whose gradient is thereby applied.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit.
+    TargetError
+        If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
+    """
+    bind_backward_data(dz, w, dx, mask, rounded)()
+
+
+def bind_backward_data(
+    dz: Matrix,
+    w: Matrix | SplitWeights,
+    dx: Matrix,
+    mask: Matrix | None = None,
+    rounded: bool = False,
+) -> Call:
+    """:func:`fc_backward_data` made ready as by :func:`bind_forward`."""
+    target, masked = _target(rounded), mask.layout if mask else None
+    product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
+    at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
+    if isinstance(w, SplitWeights):
+        found = bf16_gemm.backward_data(
+            dz.layout, w.float_layout, dx.layout, masked, rounded, target
+        )
+        if found is not None:
+            return partial(found.run, dz.address, w, at)
+    return _with_weights(product, at, w, target)
+
+
+def fc_backward_weights(
+    x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
+) -> None:
+    """``dw = x.T @ dz; db = dz.sum(0)`` for x (N, C), dz (N, K), dw (C, K) and db (K,).
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit, or ``db`` is not K contiguous float32 numbers.
+    TargetError
+        If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
+    """
+    bind_backward_weights(x, dz, dw, db, rounded)()
+
+
+def bind_backward_weights(
+    x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
+) -> Call:
+    """:func:`fc_backward_weights` made ready as by :func:`bind_forward`."""
+    target, sums = _target(rounded), _vector(db, dz.cols)
+    product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
+    if rounded:
+        found = bf16_gemm.backward_weights(x.layout, dz.layout, dw.layout, db is not None, target)
+        if found is not None:
+            at = Addresses(0, 0, dw.address, sums=sums)
+            return partial(found.run, x.address, dz.address, at)
+    if dz.cols > 1:
+        return bind(product, Addresses(x.address, dz.address, dw.address, sums=sums), target)
+    weights = bind(product, Addresses(dz.address, x.address, dw.address), target)
+    if db is None:
+        return weights
+    at = Addresses(_ONE_ADDRESS, dz.address, sums)
+    return partial(_both, weights, bind(_sum(dz.layout), at, target))
+
+
+def _both(first: Call, second: Call) -> None:
+    first()
+    second()
+
+
+def _with_weights(
+    product: Product, at: Addresses, w: Matrix | SplitWeights, target: Target
+) -> Call:
+    """The product with B the weights in float32; of split ones, a copy of their upper halves."""
+    if isinstance(w, Matrix):
+        return bind(product, at._replace(b=w.address), target)
+    return lambda: run(product, at._replace(b=bf16_gemm.widened(w).address), target)
+
+
+def _target(rounded: bool) -> Target:
+    """The processor; raises TargetError if it is to multiply BF16 numbers and cannot."""
+    target = current_target()
+    if rounded and not target.bf16:
+        raise TargetError(f"{target.isa} does not multiply BF16 numbers: use rounded=False")
+    return target
+
+
+def _layout(w: Matrix | SplitWeights) -> Layout:
+    return w.float_layout if isinstance(w, SplitWeights) else w.layout
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward(x: Layout, w: Layout, y: Layout, bias: bool, activation: Activation) -> Product:
+    _expect(x.rows == y.rows and x.cols == w.rows and w.cols == y.cols, x, w, y)
+    if activation not in ("none", "relu", "sigmoid"):
+        raise ShapeError(f"the activation {activation!r} is unknown; use none, relu or sigmoid")
+    finish = Finish(bias, activation == "relu", activation == "sigmoid")
+    return Product(view_of(x), view_of(w), view_of(y), finish=finish)
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward_data(dz: Layout, w: Layout, dx: Layout, mask: Layout | None) -> Product:
+    fits = dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols
+    _expect(fits and (mask is None or _shape(mask) == _shape(dx)), dz, w, dx, mask)
+    masked = view_of(mask) if mask else None
+    return Product(view_of(dz), view_of(w).transposed, view_of(dx), mask=masked)
+
+
+@functools.lru_cache(maxsize=4096)
+def _backward_weights(x: Layout, dz: Layout, dw: Layout, sums: bool) -> Product:
+    _expect(x.rows == dz.rows and x.cols == dw.rows and dz.cols == dw.cols, x, dz, dw)
+    if dz.cols == 1:  # a row of C is a vector, a column is not: compute the transpose
+        return Product(view_of(dz).transposed, view_of(x), view_of(dw).transposed)
+    return Product(view_of(x).transposed, view_of(dz), view_of(dw), sums=sums)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sum(dz: Layout) -> Product:
+    """The sum of a single column, as its product with a row of ones that is one number."""
+    ones = View(Axis(1, 1, 0, 0), Axis(dz.rows, max(dz.rows, 1), 0, 0))
+    return Product(ones, view_of(dz), view_of(Layout.plain(1, 1)))
+
+
+def _vector(values: Floats | None, length: int) -> int:
+    """Address of a vector of ``length``, 0 for none."""
+    if values is None:
+        return 0
+    good = values.dtype == np.float32 and values.shape == (length,)
+    if not good or not values.flags.c_contiguous:
+        raise ShapeError(
+            f"{length} contiguous float32 numbers are needed, not {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    return int(values.ctypes.data)
+
+
+def _shape(layout: Layout) -> tuple[int, int]:
+    return layout.rows, layout.cols
+
+
+def _expect(consistent: bool, *operands: Layout | None) -> None:
+    if not consistent:
+        shapes = ", ".join(f"{m.rows} x {m.cols}" for m in operands if m is not None)
+        raise ShapeError(f"the matrices of a fully connected layer do not fit: {shapes}")

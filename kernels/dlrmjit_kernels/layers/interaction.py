@@ -1,0 +1,128 @@
+"""Dot interaction: every pair of feature vectors of a sample meets in one inner product.
+
+The kernels read the feature block that the bottom MLP and the lookups wrote, and write the
+(blocked) input of the top MLP, so nothing is copied between the three. Only one sample's
+F x F products exist at a time, in a scratch of the thread that works on it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.layers.interaction_loops import backward, forward
+from dlrmjit_kernels.layers.interaction_plan import sample_plan
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.row_access import strides_of
+from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.target import current_target
+
+F32 = NDArray[np.float32]
+
+
+def interaction_width(features: int, width: int, itself: bool = False, head: bool = True) -> int:
+    """Columns of the output: one per pair of the F features (with itself, or without).
+
+    With ``head`` also E, for the first feature as it is.
+    """
+    pairs = features * (features + 1) // 2 if itself else features * (features - 1) // 2
+    return (width if head else 0) + pairs
+
+
+def interaction_forward(
+    features: F32, out: Matrix, itself: bool = False, head: bool = True
+) -> None:
+    """Write ``[x, Z[i > j]]`` of every sample, where ``Z = T @ T.T`` and ``x = T[0]``.
+
+    Parameters
+    ----------
+    features
+        T, shape (N, F, E), C-contiguous float32.
+    out
+        (N, interaction_width(F, E, itself, head)); pairs are in row-major order of the lower
+        triangle.
+    itself
+        Take the diagonal into the triangle (``i >= j``).
+    head
+        Put x in front; without, T holds embeddings alone, and the pairs are all.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit each other.
+    """
+    bind_interaction_forward(features, out, itself, head)()
+
+
+def bind_interaction_forward(
+    features: F32, out: Matrix, itself: bool = False, head: bool = True
+) -> Call:
+    """:func:`interaction_forward` checked and made ready, to be called as often as wanted."""
+    _check(features, out, itself, head)
+    plan = sample_plan(*features.shape[1:], itself, current_target())
+    calls = (plan.squares, plan.forward, plan.fold)
+    layout = (strides_of(out.layout), out.cols, features.shape[2] if head else 0)
+    return partial(forward, features, out.data, *layout, calls, plan.sizes)
+
+
+def interaction_backward(
+    features: F32,
+    dout: Matrix,
+    dfeatures: F32,
+    itself: bool = False,
+    head: bool = True,
+) -> None:
+    """Write ``dT = A @ T`` and, with ``head``, add ``dx`` into ``dT[0]``; the forward's inverse.
+
+    A is symmetric with ``A[i, j] = A[j, i] = dZ[i > j]`` and, with ``itself``, twice ``dZ[i, i]``
+    on its diagonal. Shapes are those of :func:`interaction_forward`; ``dfeatures`` is written in
+    full and must not overlap ``features``.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit each other.
+    """
+    bind_interaction_backward(features, dout, dfeatures, itself, head)()
+
+
+def bind_interaction_backward(
+    features: F32,
+    dout: Matrix,
+    dfeatures: F32,
+    itself: bool = False,
+    head: bool = True,
+) -> Call:
+    """:func:`interaction_backward` checked and made ready, to be called as often as wanted."""
+    _check(features, dout, itself, head)
+    _check_block(dfeatures)
+    if dfeatures.shape != features.shape:
+        raise ShapeError(
+            f"the features are {features.shape}, but their gradient is {dfeatures.shape}"
+        )
+    plan = sample_plan(*features.shape[1:], itself, current_target())
+    layout = (strides_of(dout.layout), dout.cols, features.shape[2] if head else 0)
+    calls = (plan.unfold, plan.backward)
+    return partial(backward, features, dout.data, *layout, dfeatures, calls, plan.sizes)
+
+
+def _check_block(features: F32) -> None:
+    if features.ndim != 3 or features.dtype != np.float32 or not features.flags.c_contiguous:
+        raise ShapeError(
+            "the interaction takes features as a C-contiguous float32 block (N, F, E), "
+            f"not {features.dtype} {features.shape}"
+        )
+
+
+def _check(features: F32, out: Matrix, itself: bool, head: bool) -> None:
+    _check_block(features)
+    samples, count, width = features.shape
+    expected = (samples, interaction_width(count, width, itself, head))
+    if (out.rows, out.cols) != expected:
+        raise ShapeError(
+            f"features {features.shape} interact into {expected} (rows, columns), "
+            f"but the matrix given is {(out.rows, out.cols)}"
+        )

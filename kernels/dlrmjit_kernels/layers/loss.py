@@ -1,0 +1,249 @@
+"""The last sigmoid, the loss and its gradient with respect to the logits, in one pass.
+
+Meanings and corner cases are those of PyTorch's ``BCELoss``, ``MSELoss`` and ``clamp``, which
+the reference program composes: probabilities are float32 and logarithms see them rounded, so
+that a saturated sample costs and learns here what it does there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import ConfigError, ShapeError
+from dlrmjit_kernels.layers.elementwise import Real, sigmoid
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.row_access import Strides, row_start, strides_of
+from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.parallel import run_tasks
+
+F32 = NDArray[np.float32]
+Pair = tuple[Real, Real]
+
+BCE, WBCE, MSE = 0, 1, 2
+KINDS = {"bce": BCE, "wbce": WBCE, "mse": MSE}
+
+SAMPLES_PER_TASK = 512
+"""Samples per partial sum: fixed, so that the loss has the same bits for any thread count."""
+
+LOG_FLOOR = -100.0
+"""Lowest logarithm in a cross entropy, which keeps the loss of a saturated sample finite."""
+
+SLOPE_FLOOR = 1e-12
+"""Lowest p * (1 - p) that the gradient of a cross entropy divides by."""
+
+
+def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
+    """``p = sigmoid(logits)``, clamped to [threshold, 1 - threshold] if 0 < threshold < 1.
+
+    ``logits`` is (N,) or a matrix (N, 1); ``p`` is (N,) float32 and is written.
+    """
+    data, strides, rows = _column(logits)
+    _check_samples("probabilities", p, rows)
+    _probabilities(data, strides, p, _clamp_range(threshold))
+
+
+def loss_forward(
+    kind: str,
+    logits: F32 | Matrix,
+    targets: F32,
+    weights: tuple[float, float] = (1.0, 1.0),
+    threshold: float = 0.0,
+    samples: int | None = None,
+) -> tuple[float, F32]:
+    """Mean loss (summed in double precision in a fixed order) and the probabilities (N,)."""
+    p = np.empty(targets.shape, np.float32)
+    return _run(kind, logits, targets, weights, threshold, samples, p, p, False), p
+
+
+def loss_gradient(
+    kind: str,
+    logits: F32 | Matrix,
+    targets: F32,
+    p: F32,
+    dlogits: F32 | Matrix,
+    weights: tuple[float, float] = (1.0, 1.0),
+    threshold: float = 0.0,
+    samples: int | None = None,
+) -> float:
+    """Mean loss; writes the probabilities into ``p`` and the gradient into ``dlogits``.
+
+    Parameters
+    ----------
+    kind
+        ``bce``: mean of ``-t log p - (1 - t) log(1 - p)``, each logarithm at least -100.
+        ``wbce``: the same, each sample times ``weights[int(t)]``. ``mse``: mean of ``(p - t)**2``.
+    logits, dlogits
+        (N,) float32 or matrices (N, 1); ``dlogits`` may be ``logits``.
+    targets
+        (N,) float32, in [0, 1], not necessarily 0 or 1.
+    threshold
+        Where ``0 < threshold < 1``, p is clamped to [threshold, 1 - threshold], and a clamped
+        sample has no gradient.
+    samples
+        What the sum is divided by; N unless this is a part of a larger batch.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown.
+    ShapeError
+        If lengths differ.
+    """
+    return _run(kind, logits, targets, weights, threshold, samples, p, dlogits, True)
+
+
+def _run(
+    kind: str,
+    logits: F32 | Matrix,
+    targets: F32,
+    weights: tuple[float, float],
+    threshold: float,
+    samples: int | None,
+    p: F32,
+    dlogits: F32 | Matrix,
+    gradient: bool,
+) -> float:
+    z, z_strides, rows = _column(logits)
+    dz, dz_strides, gradient_rows = _column(dlogits)
+    _check_samples("targets", targets, rows)
+    _check_samples("probabilities", p, rows)
+    if gradient_rows != rows:
+        raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
+    count = float(rows if samples is None else samples)
+    pair, limits = (float(weights[0]), float(weights[1])), _clamp_range(threshold)
+    return float(
+        _loss(_kind(kind), z, z_strides, targets, pair, limits, count, p, dz, dz_strides, gradient)
+    )
+
+
+def _kind(name: str) -> int:
+    if name not in KINDS:
+        raise ConfigError(f"the loss {name!r} is unknown; there are {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def _column(values: F32 | Matrix) -> tuple[F32, Strides, int]:
+    """Data, strides and length of a column, however it is stored."""
+    if isinstance(values, Matrix):
+        if values.cols != 1:
+            raise ShapeError(f"the loss takes one column of logits, not {values.cols}")
+        return values.data, strides_of(values.layout), values.rows
+    if values.ndim != 1 or values.dtype != np.float32 or not values.flags.c_contiguous:
+        raise ShapeError(f"logits are (N,) float32, not {values.dtype} {values.shape}")
+    return values, (max(1, values.size), 1, 0, 0, 1), values.size
+
+
+def _check_samples(name: str, values: F32, rows: int) -> None:
+    if values.shape != (rows,) or values.dtype != np.float32 or not values.flags.c_contiguous:
+        raise ShapeError(
+            f"for {rows} logits, {name} are ({rows},) float32, not {values.dtype} {values.shape}"
+        )
+
+
+def _clamp_range(threshold: float) -> Pair:
+    """Limits of p, rounded to float32 as p is; infinite ones switch the clamp off."""
+    if 0.0 < threshold < 1.0:
+        return np.float32(threshold), np.float32(1.0 - threshold)
+    return np.float32(-np.inf), np.float32(np.inf)
+
+
+@jit
+def _tasks(samples: int) -> int:
+    return (samples + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK
+
+
+@jit
+def _probabilities(z: F32, strides: Strides, p: F32, limits: Pair) -> None:
+    run_tasks(_some_probabilities, _tasks(p.size), (z, strides, p, limits), False)
+
+
+@task_jit
+def _some_probabilities(task: int, z: F32, strides: Strides, p: F32, limits: Pair) -> None:
+    for n in range(task * SAMPLES_PER_TASK, min(p.size, (task + 1) * SAMPLES_PER_TASK)):
+        p[n] = _clamp(sigmoid(z[row_start(strides, n)]), limits[0], limits[1])
+
+
+@jit
+def _loss(
+    kind: int,
+    z: F32,
+    z_strides: Strides,
+    targets: F32,
+    weights: Pair,
+    limits: Pair,
+    count: Real,
+    p: F32,
+    dz: F32,
+    dz_strides: Strides,
+    gradient: bool,
+) -> Real:
+    sums = np.zeros(_tasks(targets.size), np.float64)
+    rule = (kind, weights, limits, count, gradient)
+    operands = (z, z_strides, targets, p, dz, dz_strides, rule, sums)
+    run_tasks(_some_losses, len(sums), operands, False)
+    return _ordered_sum(sums) / count
+
+
+@task_jit
+def _some_losses(
+    task: int,
+    z: F32,
+    z_strides: Strides,
+    targets: F32,
+    p: F32,
+    dz: F32,
+    dz_strides: Strides,
+    rule: tuple[int, Pair, Pair, Real, bool],
+    sums: NDArray[np.float64],
+) -> None:
+    kind, weights, (low, high), count, gradient = rule
+    total = 0.0
+    for n in range(task * SAMPLES_PER_TASK, min(targets.size, (task + 1) * SAMPLES_PER_TASK)):
+        t = targets[n]
+        free = sigmoid(z[row_start(z_strides, n)])
+        p[n] = _clamp(free, low, high)
+        weight = weights[int(t >= 1)] if kind == WBCE else 1.0
+        total += weight * _sample_loss(kind, p[n], t)
+        if gradient:
+            slope = weight / count * _sample_gradient(kind, p[n], t)
+            clamped = free < low or free > high
+            dz[row_start(dz_strides, n)] = np.float32(0.0 if clamped else slope)
+    sums[task] = total
+
+
+@jit
+def _clamp(value: Real, low: Real, high: Real) -> Real:
+    """As ``min(max(value, low), high)``, but NaN stays NaN: a broken model must not look fine."""
+    if value < low:
+        return low
+    return high if value > high else value
+
+
+@jit
+def _ordered_sum(values: NDArray[np.float64]) -> Real:
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@jit
+def _sample_loss(kind: int, p: Real, t: Real) -> Real:
+    if kind == MSE:
+        return (np.float64(p) - t) ** 2
+    log_p = _clamp(math.log(np.float64(p)), LOG_FLOOR, 0.0)
+    log_not_p = _clamp(math.log1p(-np.float64(p)), LOG_FLOOR, 0.0)
+    return -t * log_p - (1.0 - t) * log_not_p
+
+
+@jit
+def _sample_gradient(kind: int, p: Real, t: Real) -> Real:
+    """Of one sample's loss with respect to its logit, for p in double precision."""
+    difference = np.float64(p) - t
+    slope = np.float64(p) * (1.0 - np.float64(p))
+    if kind == MSE:
+        return 2.0 * difference * slope
+    return difference * (slope / SLOPE_FLOOR if slope < SLOPE_FLOOR else 1.0)

@@ -1,0 +1,114 @@
+"""What this machine can do at best, measured: multiply-adds in registers, and the STREAM triad.
+
+The roofline of a training step, and every benchmark, divides by these.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter
+from dlrmjit_kernels.runtime import unsafe
+from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.target import Target, current_target
+
+_TURNS = 200_000
+_PER_TURN = 4
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """A loop of ``accumulators`` independent chains of fused multiply-adds, all in registers."""
+
+    accumulators: int
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function."""
+        return f"multiply_adds_{self.accumulators}"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel: ``turns`` times four multiply-adds per chain, results to ``out``."""
+        arguments = {"out": POINTER, "turns": I64}
+        emit = Emitter(module, self.symbol, arguments, target.lanes)
+        factor = emit.load(emit["out"])
+        with emit.loop(emit["turns"], [emit.zero()] * self.accumulators) as loop:
+            sums = loop.values
+            for _ in range(_PER_TURN):
+                sums = [emit.multiply_add(factor, factor, s) for s in sums]
+            loop.carry(sums)
+        for i, value in enumerate(loop.values):
+            emit.store(value, emit.offset(emit["out"], i * target.lanes))
+        emit.finish()
+
+
+def multiply_adds(threads: int, chains: int = 12) -> tuple[Callable[[], None], float]:
+    """An action that keeps ``threads`` threads busy for a millisecond, and its Gflop."""
+    target = current_target()
+    out = np.zeros((threads, 64 * target.lanes), dtype=np.float32)
+    kernel = engine.address(MultiplyAdds(chains), target)
+    gflop = 2e-9 * threads * _TURNS * _PER_TURN * chains * target.lanes
+    return functools.partial(_on_all, kernel, out, _TURNS), gflop
+
+
+def fma_peak(threads: int, seconds: float = 0.5) -> float:
+    """Most Gflop/s of ``threads`` threads at once, over several numbers of chains."""
+    best = 0.0
+    for chains in (10, 12, current_target().registers - 6):
+        action, gflop = multiply_adds(threads, chains)
+        best = max(best, gflop / _best_time(action, seconds / 3))
+    return best
+
+
+def triad(threads: int, seconds: float = 0.5) -> float:
+    """GB/s of ``a = b + s * c`` over arrays far larger than the caches, 12 bytes an element."""
+    count = max(1 << 24, 4 * current_target().l3 // 4)
+    a, b, c = (np.ones(count, dtype=np.float32) for _ in range(3))
+    return 12.0 * count / _best_time(lambda: _triad(a, b, c, np.float32(3), threads), seconds) / 1e9
+
+
+def ceilings(threads: int, seconds: float = 0.5) -> dict[str, float]:
+    """The ceilings under the names they have in every report."""
+    return {"fma_peak_gflops": fma_peak(threads, seconds), "triad_gbs": triad(threads, seconds)}
+
+
+def _best_time(action: Callable[[], object], seconds: float) -> float:
+    action()
+    end, best = time.perf_counter() + seconds, float("inf")
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        action()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+@jit
+def _on_all(kernel: Any, out: Any, turns: Any) -> None:
+    run_tasks(_on_one, len(out), (kernel, out, turns), False)
+
+
+@task_jit
+def _on_one(thread: Any, kernel: Any, out: Any, turns: Any) -> None:
+    unsafe.call(kernel, (out[thread].ctypes.data, turns))
+
+
+@jit
+def _triad(a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
+    run_tasks(_triad_part, threads, (a, b, c, s, threads), False)
+
+
+@task_jit
+def _triad_part(thread: Any, a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
+    part = slice(a.size * thread // threads, a.size * (thread + 1) // threads)
+    own, first, second = a[part], b[part], c[part]
+    for i in range(own.size):
+        own[i] = first[i] + s * second[i]

@@ -1,0 +1,1 @@
+"""The loops around the register tile: dispatch, plan, packing, split reductions, tuning."""

@@ -1,0 +1,167 @@
+"""Runs a product on matrices of any layout, copying first what the loops cannot use as it lies.
+
+Also copied is what they could use, but only slowly: rows that lie pages apart, when they will be
+read many times. Copies live in a scratch buffer that later calls reuse.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from dlrmjit_kernels.matmul.packing import PackedPlan, can_pack, packed_plan
+from dlrmjit_kernels.matmul.plan import Plan, Product, misfits
+from dlrmjit_kernels.matmul.split_k import SplitPlan, plan_of
+from dlrmjit_kernels.matrix.axes import View, common_block, view_of
+from dlrmjit_kernels.matrix.matrix import Layout
+from dlrmjit_kernels.matrix.relayout import Copying, copying
+from dlrmjit_kernels.matrix.scratch import Scratch
+from dlrmjit_kernels.microkernels.gemm_tile import Operands
+from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.target import Target, current_target
+from dlrmjit_kernels.runtime.threads import get_threads
+
+_scratch = Scratch()
+_FAR = 1024  # elements: rows that start on the same cache set, and each on a page of its own
+_OFTEN = 8  # tiles that read the same rows
+
+
+class Addresses(NamedTuple):
+    """Where the operands of a product start; zero for what it does not have."""
+
+    a: int
+    b: int
+    c: int
+    bias: int = 0
+    mask: int = 0
+    sums: int = 0
+
+
+class _Copy(NamedTuple):
+    """A copy of an operand: its number among the addresses, bytes from the start of the scratch,
+    and how to make the copy and to write it back, where that is needed."""
+
+    operand: int
+    offset: int
+    fetch: Copying | None
+    store: Copying | None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A product whose operands all fit, the copies it takes, and the floats these take."""
+
+    plan: Plan | SplitPlan | PackedPlan
+    copies: tuple[_Copy, ...] = ()
+    span: int = 0
+
+
+def run(product: Product, at: Addresses, target: Target | None = None) -> None:
+    """Compute ``product`` on operands at ``at``; reduction and C may be empty.
+
+    ``target`` is the current one, given by whoever knows it already.
+    """
+    bind(product, at, target)()
+
+
+def bind(product: Product, at: Addresses, target: Target | None = None) -> Call:
+    """A call that computes ``product`` on operands at ``at``, as often as wanted.
+
+    Operands must stay where they are. It runs on as many threads as are set now, or fewer.
+    """
+    if product.c.rows.extent == 0 or product.c.cols.extent == 0:
+        return _nothing
+    prepared = _prepare(product, target or current_target(), get_threads())
+    if not prepared.copies:
+        return prepared.plan.bind(*at)
+    return partial(_run_on_copies, prepared, at)
+
+
+def _nothing() -> None:
+    """C is empty."""
+
+
+def _run_on_copies(prepared: _Prepared, at: Addresses) -> None:
+    address, moved = _scratch.address("copies", prepared.span), list(at)
+    for operand, offset, fetch, _ in prepared.copies:
+        moved[operand] = address + offset
+        if fetch is not None:
+            fetch(at[operand], moved[operand])
+    prepared.plan.run(*moved)
+    for operand, _, _, store in prepared.copies:
+        if store is not None:
+            store(moved[operand], at[operand])
+
+
+@functools.lru_cache(maxsize=4096)
+def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
+    moved = sorted({*misfits(product, target), *far_apart(product, target)})
+    if moved and _is_packed(product, moved, target):
+        return _Prepared(packed_plan(product, moved, target, threads))
+    copies, span, fitting = [], 0, product
+    for name in moved:
+        copied, size = _COPIED[name](fitting, target)
+        copies.append(_copy(product, name, copied, 4 * span))
+        span += -(-size // 16) * 16
+        fitting = _with_view(fitting, name, copied)
+    return _Prepared(plan_of(fitting, target, threads), tuple(copies), span)
+
+
+def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
+    original = getattr(product, name)
+    is_read = name != "c" or product.accumulate
+    fetch = copying(original, copied) if is_read else None
+    store = copying(copied, original) if name == "c" else None
+    return _Copy(Addresses._fields.index(name), offset, fetch, store)
+
+
+def _is_packed(product: Product, moved: list[str], target: Target) -> bool:
+    """Whether operands are packed part by part where they are used: they must be worth it."""
+    shape = product.shape
+    large = shape.rows >= target.mr and shape.cols >= target.nr
+    return large and product.operands is Operands.FP32 and can_pack(product, moved, target)
+
+
+def far_apart(product: Product, target: Target) -> list[str]:
+    """Operands whose neighbouring rows share few cache sets or pages, and are read often."""
+    shape, a, b = product.shape, product.a, product.b
+    far = []
+    if max(a.rows.step, a.cols.step) >= _FAR and shape.cols >= _OFTEN * target.nr:
+        far.append("a")
+    if b.rows.step >= _FAR // 4 and shape.rows >= _OFTEN * target.mr:
+        far.append("b")
+    return far
+
+
+def _copied_a(product: Product, target: Target) -> tuple[View, int]:
+    """Blocks as the other operands have them; what was contiguous stays so."""
+    a, b = product.a, product.b
+    by_rows = a.cols.step == 1
+    others = product.row_axes[:1] + product.row_axes[2:]
+    rows = common_block(others, target.row_block if by_rows else target.nr)
+    length = common_block([b.rows], target.nr if by_rows else target.row_block)
+    if by_rows:
+        layout = Layout.blocked(a.rows.extent, a.cols.extent, rows, length)
+        return view_of(layout), layout.span
+    layout = Layout.blocked(a.cols.extent, a.rows.extent, length, rows)
+    return view_of(layout).transposed, layout.span
+
+
+def _copied_b(product: Product, target: Target) -> tuple[View, int]:
+    layout = Layout.panels(product.b.rows.extent, product.b.cols.extent, target.nr)
+    return view_of(layout), layout.span
+
+
+def _copied_c(product: Product, target: Target) -> tuple[View, int]:
+    layout = Layout.plain(product.c.rows.extent, product.c.cols.extent)
+    return view_of(layout), layout.span
+
+
+_COPIED = {"a": _copied_a, "b": _copied_b, "c": _copied_c, "mask": _copied_c}
+
+
+def _with_view(product: Product, name: str, view: View) -> Product:
+    changed: dict[str, Any] = {name: view}
+    return replace(product, **changed)

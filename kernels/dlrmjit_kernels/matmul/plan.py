@@ -1,0 +1,362 @@
+"""From the layouts of three operands to everything one run of the loops needs, made once.
+
+A plan is the answer to: do the operands agree on blocks, which must be copied first, which
+register tiles are needed, how is C dealt out to the threads. Calls with the same layouts reuse it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.matmul.blocking import Blocking, Shape
+from dlrmjit_kernels.matmul.loops import FIRST, LAST, PLAN, sweep
+from dlrmjit_kernels.matmul.tuning_cache import blocking_for
+from dlrmjit_kernels.matrix.axes import Axis, View, common_block
+from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, Operands, Tile
+from dlrmjit_kernels.microkernels.gemv_tile import Dots
+from dlrmjit_kernels.microkernels.rank1_tile import Outer
+from dlrmjit_kernels.runtime.buffers import round_up
+from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.target import Target
+
+SMALL = 1 << 19  # multiply-adds: some microseconds of one core
+_BLOCK_ROWS = 48  # where no operand has blocks: whole tiles of every processor
+_UNEVEN = 0.05  # of the work, for threads that write to pages of their own
+_SUMS = 12  # of vectors, under way at once: two units, a latency of four, and some to spare
+_ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # one, and a word of two
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What happens to C behind the reduction."""
+
+    bias: bool = False
+    relu: bool = False
+    sigmoid: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """``C = finish(A @ B)`` by layouts alone; ``mask`` keeps C where it is positive.
+
+    With ``sums`` the sums of the columns of B are wanted as well. ``operands`` says what the
+    elements of A and B are, and whether the last has only an ``odd`` half, as :mod:`tile` does.
+    Products are compared by identity, because plans are looked up by product at every call.
+    """
+
+    a: View
+    b: View
+    c: View
+    mask: View | None = None
+    finish: Finish = Finish()
+    accumulate: bool = False
+    sums: bool = False
+    operands: Operands = Operands.FP32
+    odd: bool = False
+
+    @property
+    def one(self) -> int:
+        """Address of an element of A that is one."""
+        return int(_ONES.ctypes.data) + 4 * (self.operands is Operands.BF16)
+
+    @functools.cached_property
+    def shape(self) -> Shape:
+        """Extents of the three axes."""
+        down = self.a.cols.step > self.a.rows.step
+        return Shape(self.c.rows.extent, self.c.cols.extent, self.a.cols.extent, down)
+
+    @property
+    def row_axes(self) -> list[Axis]:
+        """Axes that must agree on blocks of rows; C decides."""
+        return [self.c.rows, self.a.rows, *([self.mask.rows] if self.mask else [])]
+
+    @property
+    def col_axes(self) -> list[Axis]:
+        """Axes that must be stored in whole panels."""
+        return [self.c.cols, self.b.cols, *([self.mask.cols] if self.mask else [])]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A product made ready: numbers for the loops and addresses of the tiles."""
+
+    numbers: NDArray[np.void]
+    kernels: NDArray[np.int64]
+    one: int
+
+    def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
+        """Run on operands at these addresses."""
+        self.bind(a, b, c, bias, mask, sums)()
+
+    def bind(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> Call:
+        """The compiled loops with operands at these addresses."""
+        return partial(sweep, self.numbers, self.kernels, a, b, c, bias, mask, sums, self.one)
+
+
+@dataclass(frozen=True)
+class _Strides:
+    """Block strides of the operands once rows, reduction and columns are cut alike."""
+
+    row_block: int
+    length: int
+    a_row_block: int
+    a_block: int
+    b_panel: int
+    b_block: int
+    c_row_block: int
+    c_panel: int
+    mask_row_block: int = 0
+    mask_panel: int = 0
+    a_rows: int = 0
+    a_skip: int = 0
+
+
+def misfits(product: Product, target: Target) -> list[str]:
+    """Operands (``"a"``, ``"b"``, ``"c"``, ``"mask"``) the loops cannot use as they lie.
+
+    C decides the blocks of rows, A those of the reduction; panels are ``target.nr`` wide and
+    contiguous along the columns.
+    """
+    rows = common_block(product.row_axes, target.row_block)
+    length = common_block([product.a.cols, product.b.rows], 1)
+    named = {"a": product.a, "b": product.b, "c": product.c, "mask": product.mask}
+    fits = {
+        "a": lambda v: v.rows.stride(rows) is not None and v.cols.stride(length) is not None,
+        "b": lambda v: v.rows.stride(length) is not None and _in_panels(v.cols, target),
+        "c": lambda v: v.rows.stride(rows) is not None and _in_panels(v.cols, target),
+        "mask": lambda v: v.rows.stride(rows) is not None and _in_panels(v.cols, target),
+    }
+    return [name for name, view in named.items() if view is not None and not fits[name](view)]
+
+
+def _in_panels(axis: Axis, target: Target) -> bool:
+    return axis.stride(target.nr) is not None and (axis.step == 1 or axis.extent == 1)
+
+
+def make_plan(
+    product: Product, target: Target, threads: int, blocking: Blocking | None = None
+) -> Plan:
+    """Plan of a product without misfits, for a number of threads.
+
+    The blocking is the one given, else the tuned one for this processor if there is one, else
+    the chosen one.
+    """
+    blocking = blocking or blocking_for(target, product.shape)
+    strides = _strides(product, target, blocking)
+    numbers = _numbers(product, blocking, strides, useful_threads(product.shape, threads))
+    return Plan(numbers, _kernels(product, target, numbers[0]), product.one)
+
+
+def useful_threads(shape: Shape, threads: int) -> int:
+    """Of so many threads, those worth the work: one, where waking up others would take longer."""
+    return 1 if shape.rows * shape.cols * max(1, shape.length) < SMALL else threads
+
+
+def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
+    rows = common_block(product.row_axes, max(1, min(_BLOCK_ROWS, product.shape.rows)))
+    length = common_block([product.a.cols, product.b.rows], blocking.kc)
+    of_a, rows = rows, rows * _joined(product, rows, blocking.mr)
+    a_row_block = _stride(product.a.rows, of_a)
+    found = _Strides(
+        row_block=rows,
+        length=length,
+        a_row_block=rows // of_a * a_row_block,
+        a_rows=of_a,
+        a_skip=a_row_block - of_a * product.a.rows.step,
+        a_block=_stride(product.a.cols, length),
+        b_panel=_stride(product.b.cols, target.nr),
+        b_block=_stride(product.b.rows, length),
+        c_row_block=_stride(product.c.rows, rows),
+        c_panel=_stride(product.c.cols, target.nr),
+    )
+    if product.mask is None:
+        return found
+    return replace(
+        found,
+        mask_row_block=_stride(product.mask.rows, rows),
+        mask_panel=_stride(product.mask.cols, target.nr),
+    )
+
+
+def _joined(product: Product, rows: int, mr: int) -> int:
+    """How many blocks of rows of A are cut into tiles as one, so that all tiles are ``mr`` high.
+
+    A lower tile has fewer sums under way, and with less than a dozen a multiply-add waits for the
+    one before it now and then. Only A may be in blocks, and no tile may cross two borders; where
+    A is read along its rows its blocks are high, and nothing is won.
+    """
+    others = (axis for axis in product.row_axes if axis is not product.a.rows)
+    fits = product.shape.down and rows >= mr and all(axis.uniform for axis in others)
+    lowest = rows // -(-rows // mr)
+    if not fits or _is_outer(product) or 2 * lowest >= _SUMS:
+        return 1
+    return math.lcm(rows, mr) // rows
+
+
+def _stride(axis: Axis, block: int) -> int:
+    stride = axis.stride(block)
+    if stride is None:
+        raise ValueError(f"an axis of blocks of {axis.block} cannot be cut into blocks of {block}")
+    return stride
+
+
+def _numbers(
+    product: Product, blocking: Blocking, strides: _Strides, threads: int
+) -> NDArray[np.void]:
+    shape, nr = product.shape, blocking.nr
+    numbers = np.zeros(1, dtype=PLAN)
+    n = numbers[0]
+    n["rows"], n["row_block"] = shape.rows, strides.row_block
+    n["mr"] = strides.row_block if _is_outer(product) else blocking.mr
+    n["row_blocks"] = -(-shape.rows // strides.row_block)
+    n["group"] = max(1, -(-blocking.mc // strides.row_block))
+    n["panels"], n["nr"] = -(-shape.cols // nr), nr
+    n["edge"] = shape.cols - (int(n["panels"]) - 1) * nr
+    n["line_bits"] = max(1, 4 * nr // CACHE_LINE).bit_length() - 1
+    n["length"] = strides.length
+    n["blocks"] = max(1, -(-shape.length // strides.length))
+    n["last"] = shape.length - (int(n["blocks"]) - 1) * strides.length
+    n["chunk"] = max(1, -(-blocking.kc // strides.length))
+    for name in ("a_row_block", "a_block", "b_panel", "b_block", "c_row_block", "c_panel"):
+        n[name] = getattr(strides, name)
+    n["a_rows"], n["a_skip"] = strides.a_rows, strides.a_skip
+    n["splits"] = n["mr"] if strides.a_rows < strides.row_block else 1
+    n["mask_row_block"], n["mask_panel"] = strides.mask_row_block, strides.mask_panel
+    n["a_row"], n["b_row"] = product.a.rows.step, product.b.rows.step
+    n["c_row"] = product.c.rows.step
+    n["mask_row"] = product.mask.rows.step if product.mask else 0
+    n["sigmoid"] = product.finish.sigmoid
+    cols = round_up(shape.cols, nr // 2)  # a vector costs the same however many lanes are used
+    blocks = (shape.rows, strides.row_block), (cols, nr)
+    slack = _UNEVEN if _is_outer(product) else 0.0
+    n["grid_rows"], n["grid_cols"] = grid(*blocks, threads, slack, _in_whole_panels(product.c))
+    return numbers
+
+
+def _in_whole_panels(c: View) -> bool:
+    """Whether C lies panel after panel, as weights: threads then take panels of their own.
+
+    Its update, its copies and the products that read it are dealt out in the same order, so
+    that most of it stays in the caches of one thread.
+    """
+    return c.cols.block_stride > c.rows.block_stride
+
+
+def _is_outer(product: Product) -> bool:
+    """Whether nothing is summed, so that registers do not bound the height of a tile."""
+    fp32 = product.operands is Operands.FP32
+    return product.shape.length == 1 and fp32 and not product.accumulate
+
+
+def grid(
+    rows: tuple[int, int],
+    cols: tuple[int, int],
+    threads: int,
+    slack: float = 0.0,
+    by_cols: bool = False,
+    borders: tuple[int, int] = (0, 0),
+) -> tuple[int, int]:
+    """How many rectangles down and across C gives ``threads`` threads the most equal work.
+
+    ``rows`` and ``cols`` are how many there are, and of a block, which is not cut. Among those
+    within ``slack`` of the best the grid that cuts the rows most wins: its threads share B and
+    write apart. With ``by_cols`` the one that cuts the columns most. ``borders`` are what a row and
+    a column of a rectangle cost beside its elements, in multiply-adds for a step of the reduction.
+    """
+
+    def heaviest(down: int) -> int:
+        height, width = _largest_part(*rows, down), _largest_part(*cols, threads // down)
+        return height * width + borders[0] * height + borders[1] * width
+
+    splits = [down for down in range(threads, 0, -1) if threads % down == 0]
+    limit = (1 + slack) * min(map(heaviest, splits))
+    order = reversed(splits) if by_cols else splits
+    best = next(down for down in order if heaviest(down) <= limit)
+    return best, threads // best
+
+
+def _largest_part(extent: int, block: int, parts: int) -> int:
+    """Elements of the largest of the parts that blocks are dealt out in, as the loops do it."""
+    blocks = -(-extent // block)
+    ends = [min(extent, block * (blocks * part // parts)) for part in range(parts + 1)]
+    return max(after - before for before, after in itertools.pairwise(ends))
+
+
+def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
+    """Addresses ``[variant, is_edge, rows, split]`` of the tiles the loops will call, else zero."""
+    table = np.zeros((4, 2, int(n["mr"]) + 1, int(n["splits"])), dtype=np.int64)
+    for variant in _variants(n):
+        for edge, cols in _widths(n):
+            for rows, split in _cuts(n):
+                crossing = (split, int(n["a_skip"]) * bool(split))
+                spec = _tile(product, rows, cols, variant, crossing)
+                table[variant, edge, rows, split] = engine.address(spec, target)
+            if product.sums:
+                ones = _ones(product, cols, variant)
+                table[variant & FIRST, edge, 0, 0] = engine.address(ones, target)
+    return table
+
+
+def _ones(product: Product, cols: int, variant: int) -> Tile:
+    """Specification of the tile that sums columns of B: one row of A that is all ones."""
+    step, accumulate = product.b.rows.step, not variant & FIRST
+    return Tile(1, cols, 0, 0, step, accumulate, operands=product.operands)
+
+
+def _tile(
+    product: Product, rows: int, cols: int, variant: int, crossing: tuple[int, int]
+) -> engine.Spec:
+    """Specification of a tile: of sums, of a lone column's dot products, or of no sum at all."""
+    finished = bool(variant & LAST)
+    a_row, a_step, b_row = product.a.rows.step, product.a.cols.step, product.b.rows.step
+    accumulate = not variant & FIRST or product.accumulate
+    finish = (
+        finished and product.finish.bias,
+        finished and product.finish.relu,
+        finished and product.mask is not None,
+    )
+    if _is_outer(product):
+        return Outer(rows, cols, a_row, *finish)
+    if cols == a_step == b_row == 1:
+        return Dots(rows, a_row, accumulate, *finish)
+    odd = finished and product.odd
+    return Tile(
+        rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *crossing
+    )
+
+
+def _variants(n: np.void) -> set[int]:
+    chunks = -(-int(n["blocks"]) // int(n["chunk"]))
+    if chunks == 1:
+        return {FIRST | LAST}
+    return {FIRST, LAST} | ({0} if chunks > 2 else set())
+
+
+def _widths(n: np.void) -> list[tuple[int, int]]:
+    """Pairs of (is edge, columns) among the panels."""
+    full = n["panels"] > 1 or n["edge"] == n["nr"]
+    edge = n["edge"] != n["nr"]
+    return [(0, int(n["nr"]))] * bool(full) + [(1, int(n["edge"]))] * bool(edge)
+
+
+def _cuts(n: np.void) -> set[tuple[int, int]]:
+    """Rows and splits of the tiles that full blocks and the last block are cut into."""
+    mr, whole, of_a = int(n["mr"]), int(n["row_block"]), int(n["a_rows"])
+    last = int(n["rows"]) - (int(n["row_blocks"]) - 1) * whole
+    cuts: set[tuple[int, int]] = set()
+    for count in {last, whole} if n["row_blocks"] > 1 else {last}:
+        tiles, first = -(-count // mr), 0
+        for tile in range(tiles):
+            rows = count // tiles + (tile < count % tiles)
+            left = of_a - first % of_a
+            cuts.add((rows, left if left < rows else 0))
+            first += rows
+    return cuts

@@ -1,0 +1,122 @@
+"""Blockings measured on this machine: found by :func:`tune`, kept in a file, used when present.
+
+The file lies in the cache folder, one per processor and instruction set, and may be deleted at
+any time: the rule of :mod:`blocking` then decides again. It also decides against winners that
+were measured with other kernels, or against another rule, than those of today.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from dlrmjit import knobs
+from dlrmjit.errors import BlockingError
+from dlrmjit_kernels.matmul.blocking import Blocking, Shape, check_blocking, choose_blocking
+from dlrmjit_kernels.runtime.compile import sources_digest
+from dlrmjit_kernels.runtime.target import Target
+
+Winners = dict[Shape, Blocking]
+_DECISIVE = (
+    *(f"matmul/{name}.py" for name in ("blocking", "loops", "packing", "plan", "split_k")),
+    *("runtime/target.py", "codegen/*.py", "microkernels/*.py"),
+)
+
+
+def blocking_for(target: Target, shape: Shape) -> Blocking:
+    """The measured blocking for exactly this shape, else the chosen one."""
+    winner = _stored(store_path(target)).get(shape)
+    if winner is not None and _legal(winner, target):
+        return winner
+    return check_blocking(choose_blocking(target, shape), target)
+
+
+def store_path(target: Target) -> Path:
+    """The file of winners of a processor."""
+    processor = hashlib.sha256(f"{target.cpu} {target.l1} {target.l2} {target.l3}".encode())
+    return knobs.cache_dir() / "tuning" / f"{target.isa}-{processor.hexdigest()[:12]}.json"
+
+
+def candidates(target: Target, shape: Shape) -> list[Blocking]:
+    """The chosen blocking and its legal neighbours: other parts of the reduction and of A."""
+    found = {choose_blocking(target, shape): None}
+    for kc in sorted({min(k, max(shape.length, 1)) for k in (192, 256, 384, 512, 768, 1024, 2048)}):
+        for share in (8, 4, 2):
+            mc = max(target.mr, min(shape.rows, target.l2 // share // (4 * kc)))
+            found[Blocking(target.mr, target.nr, kc, mc)] = None
+    return [blocking for blocking in found if _legal(blocking, target)]
+
+
+def _legal(blocking: Blocking, target: Target) -> bool:
+    try:
+        check_blocking(blocking, target)
+    except BlockingError:
+        return False
+    return True
+
+
+def fastest(
+    choices: Iterable[Blocking], run: Callable[[Blocking], object], seconds: float
+) -> tuple[Blocking, dict[Blocking, float]]:
+    """The choice whose best run was shortest, and the best run of each; they take turns.
+
+    ``run(blocking)`` performs the product once; its first call is not timed.
+    """
+    best = {choice: float("inf") for choice in choices}
+    for choice in best:
+        run(choice)
+    end = time.perf_counter() + seconds
+    while True:
+        for choice in best:
+            start = time.perf_counter()
+            run(choice)
+            best[choice] = min(best[choice], time.perf_counter() - start)
+        if time.perf_counter() >= end:
+            return min(best, key=best.__getitem__), best
+
+
+def store(target: Target, winners: Winners) -> Path:
+    """Add winners to the file of a processor, replacing stale ones and those of the same shapes."""
+    path = store_path(target)
+    merged = {**_read(path), **winners}
+    entries = [{**asdict(shape), **asdict(blocking)} for shape, blocking in merged.items()]
+    content = {"kernels": measured_kernels(), "winners": entries}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as handle:
+        json.dump(content, handle, indent=1)
+    os.replace(handle.name, path)
+    _stored.cache_clear()
+    return path
+
+
+@functools.cache
+def _stored(path: Path) -> Winners:
+    return _read(path)
+
+
+def _read(path: Path) -> Winners:
+    """Winners in a file; none if it is missing, stale, or not what we wrote."""
+    try:
+        content = json.loads(path.read_text())
+        entries = content["winners"] if content["kernels"] == measured_kernels() else []
+        return {
+            Shape(*(e[field.name] for field in fields(Shape))): Blocking(
+                *(e[field.name] for field in fields(Blocking))
+            )
+            for e in entries
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+@functools.cache
+def measured_kernels() -> str:
+    """Identity of what a winner depends on: the rule, the loops, the tile, and their compiler."""
+    return sources_digest(_DECISIVE)

@@ -1,0 +1,1 @@
+"""Layouts of matrices, and copies between them."""

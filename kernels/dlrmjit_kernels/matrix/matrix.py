@@ -1,0 +1,217 @@
+"""Two-dimensional float32 matrices, plain or in blocks, behind one description by strides.
+
+Kernels read four strides and never ask how a matrix is stored, so one kernel serves ordinary
+row-major arrays, blocked activations ``X[Nb][Cb][bn][bc]`` and weights ``W[Kb][Cb][bc][bk]``.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.runtime.buffers import HUGE_PAGE, aligned_empty, allocate
+from dlrmjit_kernels.runtime.target import current_target
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the elements of a (rows, cols) matrix lie; all strides count elements.
+
+    Element (r, c) is at ``(r // block_rows) * block_row_stride +
+    (c // block_cols) * block_col_stride + (r % block_rows) * row_stride + c % block_cols``.
+    """
+
+    rows: int
+    cols: int
+    block_rows: int
+    block_cols: int
+    block_row_stride: int
+    block_col_stride: int
+    row_stride: int
+
+    @classmethod
+    @functools.lru_cache(maxsize=4096)
+    def blocked(cls, rows: int, cols: int, block_rows: int, block_cols: int) -> Layout:
+        """Blocks in row-major order, as activations ``X[Nb][Cb][bn][bc]``; last ones padded.
+
+        Rows of eight, sixteen, ... blocks get one more for padding: otherwise blocks below
+        each other would fall on the same few sets of the caches.
+        """
+        block = block_rows * block_cols
+        across = -(-cols // block_cols)
+        across += across % 8 == 0
+        return cls(rows, cols, block_rows, block_cols, across * block, block, block_cols)
+
+    @classmethod
+    @functools.lru_cache(maxsize=4096)
+    def panels(cls, rows: int, cols: int, block_cols: int) -> Layout:
+        """Column panels one after the other, as weights ``W[Kb][Cb][bc][bk]``; last one padded."""
+        panel = rows * block_cols
+        return cls(rows, cols, max(rows, 1), block_cols, 0, panel, block_cols)
+
+    @classmethod
+    @functools.lru_cache(maxsize=4096)
+    def plain(cls, rows: int, cols: int, leading: int | None = None) -> Layout:
+        """Row-major with ``leading`` elements from row to row (default: ``cols``)."""
+        stride = cols if leading is None else leading
+        return cls(rows, cols, max(rows, 1), max(cols, 1), 0, 0, stride)
+
+    @property
+    def row_blocks(self) -> int:
+        """Blocks down the matrix."""
+        return -(-self.rows // self.block_rows)
+
+    @property
+    def col_blocks(self) -> int:
+        """Blocks across the matrix."""
+        return -(-self.cols // self.block_cols)
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to behind the last, padding of the last blocks included."""
+        if self.rows == 0 or self.cols == 0:
+            return 0
+        last_block = (self.row_blocks - 1) * self.block_row_stride
+        last_block += (self.col_blocks - 1) * self.block_col_stride
+        return last_block + (self.block_rows - 1) * self.row_stride + self.block_cols
+
+
+class Matrix:
+    """A float32 matrix over a buffer: ``data`` starts at element (0, 0), ``layout`` says the rest.
+
+    Padding of the last blocks holds anything, and no kernel lets it reach a result.
+    """
+
+    __slots__ = ("address", "data", "layout")
+
+    def __init__(self, data: Floats, layout: Layout) -> None:
+        if data.dtype != np.float32 or data.ndim != 1 or data.size < layout.span:
+            raise ShapeError(
+                f"a {layout.rows} x {layout.cols} matrix of this layout needs a flat float32 "
+                f"buffer of {layout.span} elements, not {data.dtype} of shape {data.shape}"
+            )
+        self.data = data
+        self.layout = layout
+        self.address = int(data.ctypes.data)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.layout.rows
+
+    @property
+    def cols(self) -> int:
+        """Number of columns."""
+        return self.layout.cols
+
+    @classmethod
+    def empty(cls, layout: Layout) -> Matrix:
+        """Uninitialised matrix of a layout on a 64-byte boundary."""
+        return cls(aligned_floats(layout.span), layout)
+
+    @classmethod
+    def empty_blocked(
+        cls, rows: int, cols: int, block_rows: int | None = None, block_cols: int | None = None
+    ) -> Matrix:
+        """Uninitialised activations; blocks default to what suits this machine's kernels."""
+        target = current_target()
+        block_rows = min(block_rows or target.row_block, max(rows, 1))
+        return cls.empty(Layout.blocked(rows, cols, block_rows, block_cols or target.panel(cols)))
+
+    @classmethod
+    def empty_panels(cls, rows: int, cols: int, block_cols: int | None = None) -> Matrix:
+        """Uninitialised weights, C rows and K columns, as panels ``W[Kb][C][bk]``."""
+        return cls.empty(Layout.panels(rows, cols, block_cols or current_target().panel(cols)))
+
+    @classmethod
+    def view(cls, array: NDArray[Any]) -> Matrix:
+        """Wrap a 2-D float32 array of unit inner stride without copying it.
+
+        Raises
+        ------
+        ShapeError
+            For another rank, dtype or inner stride, or rows that are not whole elements apart.
+        """
+        layout = layout_of(array)
+        flat = np.lib.stride_tricks.as_strided(array, (layout.span,), (4,))
+        return cls(flat, layout)
+
+    def to_numpy(self) -> Floats:
+        """Copy into an ordinary (rows, cols) array."""
+        if self.rows == 0 or self.cols == 0:
+            return np.empty((self.rows, self.cols), dtype=np.float32)
+        blocks = self._blocks()
+        down, height, across, width = blocks.shape
+        full = blocks.reshape(down * height, across * width)
+        result: Floats = full[: self.rows, : self.cols].copy()
+        return result
+
+    def assign(self, array: ArrayLike) -> Matrix:
+        """Copy a (rows, cols) array in; padding becomes zero. Returns the matrix itself."""
+        source = np.asarray(array, dtype=np.float32)
+        if source.shape != (self.rows, self.cols):
+            raise ShapeError(
+                f"an array of shape {source.shape} does not fill a {self.rows} x {self.cols} matrix"
+            )
+        if source.size == 0:
+            return self
+        blocks = self._blocks()
+        down, height, across, width = blocks.shape
+        padding = ((0, down * height - self.rows), (0, across * width - self.cols))
+        blocks[...] = np.pad(source, padding).reshape(blocks.shape)
+        return self
+
+    def _blocks(self) -> Floats:
+        """Strided view (row block, row, column block, column) of the buffer, padding included."""
+        at = self.layout
+        shape = (at.row_blocks, at.block_rows, at.col_blocks, at.block_cols)
+        strides = (4 * at.block_row_stride, 4 * at.row_stride, 4 * at.block_col_stride, 4)
+        view: Floats = np.lib.stride_tricks.as_strided(self.data, shape, strides)
+        return view
+
+
+def layout_of(array: NDArray[Any]) -> Layout:
+    """Where the elements of an ordinary 2-D float32 array lie, whose rows are contiguous.
+
+    Raises
+    ------
+    ShapeError
+        For another rank, dtype or inner stride, or rows that are not whole elements apart.
+    """
+    return _layout(array.shape, array.strides, array.dtype)
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]) -> Layout:
+    if dtype != np.float32 or not _is_row_major(shape, strides):
+        raise ShapeError(
+            "a matrix view needs a 2-D float32 array whose rows are contiguous, not "
+            f"{dtype} of shape {shape} with strides {strides}"
+        )
+    rows, cols = shape
+    return Layout.plain(rows, cols, strides[0] // 4 if rows > 1 else cols)
+
+
+def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    if len(shape) != 2:
+        return False
+    (rows, cols), (row, col) = shape, strides
+    return rows * cols == 0 or (
+        (col == 4 or cols <= 1) and (rows <= 1 or (row % 4 == 0 and row >= 4 * cols))
+    )
+
+
+def aligned_floats(count: int) -> Floats:
+    """Uninitialised floats, on huge pages when there are enough to fill one."""
+    if 4 * count >= HUGE_PAGE:
+        large: Floats = allocate(4 * count).data.view(np.float32)
+        return large
+    small: Floats = aligned_empty(count)
+    return small

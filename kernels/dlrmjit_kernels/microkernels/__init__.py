@@ -1,0 +1,1 @@
+"""What is emitted: one module per micro-kernel, with its specification, emitter and contract."""

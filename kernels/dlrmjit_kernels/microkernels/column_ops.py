@@ -1,0 +1,231 @@
+"""Walks down the rows of one vector of columns: batch normalisation, dropout, activations.
+
+What belongs to a column, and what is summed over rows, stays in registers meanwhile. A kernel
+does one :class:`Step`; in NumPy, for float32 x, y and dy of (rows, columns)::
+
+    MOMENTS         sums = [(x - c[0]).sum(0), ((x - c[0])**2).sum(0)]         in float64
+    NORMALISE       y = max(x * c[0] + c[1], 0)
+    GRADIENT_SUMS   dy = where(y > 0, dy, 0)
+                    sums = [dy.sum(0), (dy * (x - c[0])).sum(0)]               in float64
+    INPUT_GRADIENT  dy = c[1] * where(y > 0, dy, 0) - c[2] - c[3] * (x - c[0])
+    DROPOUT         y = where(draw >= least, x * scale, 0)
+    RELU_SLOPE      dy = where(y > 0, x, 0)
+    SIGMOID_SLOPE   dy = x * (y * (1 - y))
+
+Contract. Row r of x starts at ``x + r * x_row`` (strides in elements), and so on; matrices may
+be the same. Columns ``column`` to ``column + active`` of ``cols`` are touched, at most one
+vector. ``constants`` are float32 (number, cols) and ``sums`` float64 (2, cols); for dropout
+``constants`` are the 64-bit integers stream and least and, as one more, the bits of the float32
+scale, and ``draw`` is the upper 24 bits of number ``row * cols + column`` of the stream, the
+first row being number ``row``. A whole kernel ignores ``active``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen.emitter import F32, I32, I64, POINTER, Emitter, Value, integer
+from dlrmjit_kernels.runtime.splitmix import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
+from dlrmjit_kernels.runtime.target import Target
+
+_ARGUMENTS: dict[str, ir.Type] = (
+    dict.fromkeys(("x", "y", "dy"), POINTER)
+    | dict.fromkeys(("x_row", "y_row", "dy_row", "rows", "active", "row", "column", "cols"), I64)
+    | dict.fromkeys(("constants", "sums"), POINTER)
+)
+_F64 = ir.DoubleType()
+
+
+class Step(Enum):
+    """What is done to the columns."""
+
+    MOMENTS = "moments"
+    NORMALISE = "normalise"
+    GRADIENT_SUMS = "gradient_sums"
+    INPUT_GRADIENT = "input_gradient"
+    DROPOUT = "dropout"
+    RELU_SLOPE = "relu_slope"
+    SIGMOID_SLOPE = "sigmoid_slope"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The kernel of one step, for whole vectors or for fewer columns."""
+
+    step: Step
+    whole: bool
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function."""
+        return f"columns_{self.step.value}_{int(self.whole)}"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        emit = _ColumnEmitter(self, module, target)
+        {
+            Step.MOMENTS: emit.moments,
+            Step.NORMALISE: emit.normalise,
+            Step.GRADIENT_SUMS: emit.gradient_sums,
+            Step.INPUT_GRADIENT: emit.input_gradient,
+            Step.DROPOUT: emit.dropout,
+            Step.RELU_SLOPE: emit.relu_slope,
+            Step.SIGMOID_SLOPE: emit.sigmoid_slope,
+        }[self.step]()
+        emit.finish()
+
+
+class _ColumnEmitter(Emitter):
+    """Emits one :class:`Columns`."""
+
+    def __init__(self, spec: Columns, module: ir.Module, target: Target) -> None:
+        super().__init__(module, spec.symbol, _ARGUMENTS, target.lanes)
+        self.mask = None if spec.whole else self.first(self["active"])
+        self.doubles = ir.VectorType(_F64, self.lanes)
+
+    def moments(self) -> None:
+        (first,) = self._constants(1)
+        with self.loop(self["rows"], [self["x"], *self._no_sums()]) as loop:
+            x, plain, squares = loop.values
+            moved = self.builder.fsub(self._double(self._read(x)), self._double(first))
+            loop.carry([self._below("x", x), *self._added(plain, squares, moved, moved)])
+        self._write_sums(loop.values[1:])
+
+    def normalise(self) -> None:
+        scale, shift = self._constants(2)
+        with self.loop(self["rows"], [self["x"], self["y"]]) as loop:
+            x, y = loop.values
+            self._write(self.relu(self.multiply_add(self._read(x), scale, shift)), y)
+            loop.carry([self._below("x", x), self._below("y", y)])
+
+    def gradient_sums(self) -> None:
+        (mean,) = self._constants(1)
+        with self.loop(self["rows"], [*self._matrices(), *self._no_sums()]) as loop:
+            *at, plain, by_x = loop.values
+            moved, gradient = self._centred_and_gradient(at, mean)
+            added = self._added(plain, by_x, self._double(gradient), self._double(moved))
+            loop.carry([*self._all_below(at), *added])
+        self._write_sums(loop.values[3:])
+
+    def input_gradient(self) -> None:
+        mean, factor, plain, by_x = self._constants(4)
+        with self.loop(self["rows"], self._matrices()) as loop:
+            at = loop.values
+            moved, gradient = self._centred_and_gradient(at, mean)
+            along = self.builder.fsub(self.builder.fmul(factor, gradient), plain)
+            self._write(self.builder.fsub(along, self.builder.fmul(by_x, moved)), at[2])
+            loop.carry(self._all_below(at))
+
+    def dropout(self) -> None:
+        stream, least = (self._constant_integer(k) for k in range(2))
+        scale = self.broadcast(self.load_scalar(self.offset(self["constants"], 2, 8)))
+        counters, stride = self._counters(stream)
+        with self.loop(self["rows"], [self["x"], self["y"], counters]) as loop:
+            x, y, counters = loop.values
+            drawn = self.builder.lshr(self._mixed(counters), self._every(integer(40)))
+            kept = self.builder.icmp_unsigned(">=", drawn, self._every(least))
+            scaled = self.builder.fmul(self._read(x), scale)
+            self._write(self.builder.select(kept, scaled, self.zero()), y)
+            following = self.builder.add(counters, stride)
+            loop.carry([self._below("x", x), self._below("y", y), following])
+
+    def relu_slope(self) -> None:
+        self._slope(self.keep_where_positive)
+
+    def sigmoid_slope(self) -> None:
+        builder, one = self.builder, self.broadcast(ir.Constant(F32, 1.0))
+        self._slope(lambda x, y: builder.fmul(x, builder.fmul(y, builder.fsub(one, y))))
+
+    def _slope(self, gradient: Callable[[Value, Value], Value]) -> None:
+        with self.loop(self["rows"], self._matrices()) as loop:
+            at = loop.values
+            self._write(gradient(self._read(at[0]), self._read(at[1])), at[2])
+            loop.carry(self._all_below(at))
+
+    def _matrices(self) -> list[Value]:
+        return [self["x"], self["y"], self["dy"]]
+
+    def _below(self, name: str, pointer: Value) -> Value:
+        return self.offset(pointer, self[f"{name}_row"])
+
+    def _all_below(self, at: list[Value]) -> list[Value]:
+        return [self._below(name, p) for name, p in zip(("x", "y", "dy"), at, strict=True)]
+
+    def _read(self, pointer: Value) -> Value:
+        return self.load(pointer) if self.mask is None else self.load_masked(pointer, self.mask)
+
+    def _write(self, value: Value, pointer: Value) -> None:
+        if self.mask is None:
+            self.store(value, pointer)
+        else:
+            self.store_masked(value, pointer, self.mask)
+
+    def _constants(self, count: int) -> list[Value]:
+        at = self.offset(self["constants"], self["column"])
+        starts = [self.builder.mul(integer(k), self["cols"]) for k in range(count)]
+        return [self._read(self.offset(at, start)) for start in starts]
+
+    def _constant_integer(self, number: int) -> Value:
+        pointer = self.offset(self["constants"], number, 8)
+        return self.builder.load(pointer, align=8, typ=I64)
+
+    def _centred_and_gradient(self, at: list[Value], mean: Value) -> tuple[Value, Value]:
+        """``x - mean``, and the gradient in front of the ReLU."""
+        x, y, dy = (self._read(pointer) for pointer in at)
+        return self.builder.fsub(x, mean), self.keep_where_positive(dy, y)
+
+    def _double(self, value: Value) -> Value:
+        return self.builder.fpext(value, self.doubles)
+
+    def _no_sums(self) -> list[Value]:
+        return [ir.Constant(self.doubles, [0.0] * self.lanes)] * 2
+
+    def _added(self, plain: Value, products: Value, value: Value, other: Value) -> list[Value]:
+        """Two sums one row further: of ``value``, and of ``value * other``."""
+        product = self.builder.fmul(value, other)
+        return [self.builder.fadd(plain, value), self.builder.fadd(products, product)]
+
+    def _write_sums(self, sums: list[Value]) -> None:
+        at = self.offset(self["sums"], self["column"], 8)
+        for value, start in zip(sums, (integer(0), self["cols"]), strict=True):
+            self._write_doubles(value, self.offset(at, start, 8))
+
+    def _write_doubles(self, value: Value, pointer: Value) -> None:
+        if self.mask is None:
+            self.builder.store(value, pointer, align=8)
+            return
+        kind = ir.FunctionType(ir.VoidType(), [self.doubles, POINTER, I32, self.mask.type])
+        function = self._declared(f"llvm.masked.store.v{self.lanes}f64.p0", kind)
+        self.builder.call(function, [value, pointer, ir.Constant(I32, 8), self.mask])
+
+    def _counters(self, stream: Value) -> tuple[Value, Value]:
+        """What is mixed for the numbers of the first row, and how far the next row's are."""
+        golden = integer(int(GOLDEN))
+        number = self.builder.add(
+            self.builder.mul(self["row"], self["cols"]), self.builder.add(self["column"], I64(1))
+        )
+        first = self.builder.add(stream, self.builder.mul(number, golden))
+        lanes = ir.VectorType(I64, self.lanes)
+        ahead = ir.Constant(lanes, [lane * int(GOLDEN) % 2**64 for lane in range(self.lanes)])
+        counters = self.builder.add(self._every(first), ahead)
+        return counters, self._every(self.builder.mul(self["cols"], golden))
+
+    def _mixed(self, bits: Value) -> Value:
+        """The output function of splitmix64, as :func:`dlrmjit_kernels.runtime.splitmix.mix`."""
+        for shift, factor in ((30, FIRST_FACTOR), (27, SECOND_FACTOR)):
+            bits = self.builder.mul(self._folded(bits, shift), self._every(integer(int(factor))))
+        return self._folded(bits, 31)
+
+    def _folded(self, bits: Value, shift: int) -> Value:
+        return self.builder.xor(bits, self.builder.lshr(bits, self._every(integer(shift))))
+
+    def _every(self, value: Value) -> Value:
+        """A vector of one 64-bit integer."""
+        kind = ir.VectorType(I64, self.lanes)
+        one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
+        lanes = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(one, one, lanes)

@@ -1,0 +1,86 @@
+"""Sets how the calling thread treats denormal numbers: a control register no Python code reaches.
+
+Contract: ``flush`` stores the mode as it was in the 64-bit integer at ``place``, then makes
+results and operands below the smallest normal number count as zero; ``restore`` takes the mode
+at ``place`` back. On x86 the mode is MXCSR (bits FTZ and DAZ), on arm64 FPCR (bit FZ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen.emitter import I32, I64, POINTER, Emitter, Value
+from dlrmjit_kernels.runtime.target import Target
+
+_FTZ_DAZ = (1 << 15) | (1 << 6)
+_FZ = 1 << 24
+
+
+@dataclass(frozen=True)
+class FloatMode:
+    """The kernel that flushes denormals, or the one that ends it."""
+
+    flush: bool
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function."""
+        return "denormals_flush" if self.flush else "denormals_restore"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        emit = Emitter(module, self.symbol, {"place": POINTER}, target.lanes)
+        mode = _Fpcr(emit) if target.triple.startswith("aarch64") else _Mxcsr(emit)
+        if self.flush:
+            mode.save(emit["place"])
+            mode.set(emit.builder.or_(mode.load(emit["place"]), mode.flags))
+        else:
+            mode.set(mode.load(emit["place"]))
+        emit.finish()
+
+
+class _Mxcsr:
+    """The register of SSE and its successors; it moves through memory only."""
+
+    flags = ir.Constant(I32, _FTZ_DAZ)
+
+    def __init__(self, emit: Emitter) -> None:
+        self._builder, self._module = emit.builder, emit.module
+        self._kind = ir.FunctionType(ir.VoidType(), [POINTER])
+        self._scratch = self._builder.alloca(I32)
+
+    def save(self, place: Value) -> None:
+        store = ir.Function(self._module, self._kind, "llvm.x86.sse.stmxcsr")
+        self._builder.call(store, [place])
+
+    def load(self, place: Value) -> Value:
+        return self._builder.load(place, typ=I32)
+
+    def set(self, value: Value) -> None:
+        self._builder.store(value, self._scratch)
+        load = ir.Function(self._module, self._kind, "llvm.x86.sse.ldmxcsr")
+        self._builder.call(load, [self._scratch])
+
+
+class _Fpcr:
+    """The register of arm64."""
+
+    flags = ir.Constant(I64, _FZ)
+
+    def __init__(self, emit: Emitter) -> None:
+        self._builder, self._module = emit.builder, emit.module
+
+    def save(self, place: Value) -> None:
+        kind = ir.FunctionType(I64, [])
+        read = ir.Function(self._module, kind, "llvm.aarch64.get.fpcr")
+        self._builder.store(self._builder.call(read, []), place)
+
+    def load(self, place: Value) -> Value:
+        return self._builder.load(place, typ=I64)
+
+    def set(self, value: Value) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [I64])
+        write = ir.Function(self._module, kind, "llvm.aarch64.set.fpcr")
+        self._builder.call(write, [value])

@@ -1,0 +1,279 @@
+"""The one GEMM micro-kernel: a register tile of C from a batch of block products.
+
+In NumPy, with ``a[i]`` of shape (rows, length) and ``b[i]`` of shape (length, cols)::
+
+    c = finish((c if accumulate else 0) + sum(a[i] @ b[i] for i in range(blocks)))
+
+where ``finish`` adds ``bias[cols]`` and applies ReLU, or keeps what lies where ``mask > 0``.
+
+Contract. All strides count elements. Element (r, l) of ``a[i]`` is at ``a + i * a_block +
+r * a_row + l * a_step``, ``skip`` further for rows from ``split`` on if that is not zero, element
+(l, c) of ``b[i]`` at ``b + i * b_block + l * b_row + c``, element (r, c) of C at ``c + r * c_row
++ c``, and of the mask alike. The last block is ``last``
+long, the others ``length``. Nothing outside these elements is touched, no alignment beyond a
+float's is assumed, and C is not read unless ``accumulate``. C may not overlap A or B.
+Accumulators stay in registers from the first block to the last; small tiles have several per
+element, which are added at the end. Every ``UNROLL`` steps the cache
+line ``ahead`` bytes behind the row of B is prefetched, part of what a later tile reads first, by
+tiles of one row all such lines, and where A is read along its rows, lines of its next block, or
+after the last of the tile below: each block is elsewhere, and the processor does not guess where.
+The lines of C and of the mask are prefetched before the first step.
+
+``operands`` says what the elements of A and B are. Other than with ``FP32``, an element of the
+reduction is a word of two neighbouring steps (see :mod:`ir`): ``length`` and ``last`` count
+words, an element of B is a word. With ``BF16`` so is an element of A, both are multiplied as
+they are, and denormals count as zero. With ``WIDENED`` numbers of A are float32, the second of
+a word ``a_step // 2`` behind the first; with ``odd`` the very last word has no second number in
+A, and A is not read there. Sums are float32 always.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter, Value, integer
+from dlrmjit_kernels.runtime.buffers import round_up
+from dlrmjit_kernels.runtime.target import Target
+
+UNROLL = 4
+CACHE_LINE = 64
+_CHAINS = 8  # sums that must be under way at once to hide the latency of a multiply-add
+
+ARGUMENTS: dict[str, ir.Type] = {
+    "a": POINTER,
+    "b": POINTER,
+    "c": POINTER,
+    "bias": POINTER,
+    "mask": POINTER,
+    "a_block": I64,
+    "b_block": I64,
+    "blocks": I64,
+    "length": I64,
+    "last": I64,
+    "c_row": I64,
+    "mask_row": I64,
+    "ahead": I64,
+}
+
+
+class Operands(IntEnum):
+    """Types of A and B: float32 both, float32 and BF16, or BF16 both."""
+
+    FP32 = 0
+    WIDENED = 1
+    BF16 = 2
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a tile kernel is specialised to; see the module's contract for the strides."""
+
+    rows: int
+    cols: int
+    a_row: int
+    a_step: int
+    b_row: int
+    accumulate: bool = False
+    bias: bool = False
+    relu: bool = False
+    mask: bool = False
+    operands: Operands = Operands.FP32
+    odd: bool = False
+    split: int = 0
+    skip: int = 0
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function: every field, in order."""
+        return "tile_" + "_".join(str(int(getattr(self, f.name))) for f in fields(self))
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        _TileEmitter(self, module, target).emit()
+
+
+def _lanes(cols: int, target: Target) -> int:
+    """Lanes of the vectors of a row of ``cols``.
+
+    Where no registers are set aside for masks, a masked vector costs one that sums: there the
+    widest vectors that a row fills, else the narrowest that holds it.
+    """
+    widest = cols.bit_length() - 1 if not target.masks else (cols - 1).bit_length()
+    return min(target.lanes, max(4, 1 << widest))
+
+
+class _TileEmitter(Emitter):
+    """Emits one :class:`Tile`: reduction over blocks, over a block, then the epilogue."""
+
+    def __init__(self, spec: Tile, module: ir.Module, target: Target) -> None:
+        super().__init__(module, spec.symbol, ARGUMENTS, _lanes(spec.cols, target))
+        self.spec = spec
+        self.vectors = -(-spec.cols // self.lanes)
+        self.chains = max(1, min(UNROLL, -(-_CHAINS // (spec.rows * self.vectors))))
+        read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A, if its rows lie one by one
+        self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
+        lone = spec.rows == 1 and spec.a_step > 0  # no other tile shares its prefetches
+        self.ahead_in_b = 4 * UNROLL * spec.cols if lone else CACHE_LINE
+        self.halves = (0, 1) if spec.operands is Operands.WIDENED else (0,)
+
+    def emit(self) -> None:
+        self._prefetch_tile()
+        tile = self.spec.rows * self.vectors
+        sums = self._reduce([self.zero()] * (tile * self.chains))
+        if self.spec.odd:
+            sums = self._add_last_half(sums)
+        self._finish(self._join(sums, tile))
+        self.finish()
+
+    def _join(self, sums: list[Value], tile: int) -> list[Value]:
+        """Add the chains of every element of the tile."""
+        for _ in range(self.chains - 1):
+            pairs = zip(sums[:tile], sums[tile : 2 * tile], strict=True)
+            sums = [self.builder.fadd(x, y) for x, y in pairs] + sums[2 * tile :]
+        return sums
+
+    def _prefetch_tile(self) -> None:
+        """Ask for the lines of C and the mask now: they are here when the reduction is done."""
+        for name in ("c", "mask")[: 1 + self.spec.mask]:
+            row = self[name]
+            for _ in range(self.spec.rows):
+                for line in range(0, 4 * self.spec.cols, CACHE_LINE):
+                    self.prefetch(self.offset(row, line, size=1), for_write=name == "c")
+                row = self.offset(row, self[f"{name}_row"])
+
+    def _reduce(self, sums: list[Value]) -> list[Value]:
+        final = self.builder.sub(self["blocks"], integer(1))
+        with self.loop(self["blocks"], [self["a"], self["b"], *sums]) as blocks:
+            a, b, *sums = blocks.values
+            is_last = self.builder.icmp_signed("==", blocks.index, final)
+            length = self.builder.select(is_last, self._whole_steps(), self["length"])
+            following = self.offset(a, self["a_block"])
+            after = self.builder.select(is_last, self._next_tile(), following)
+            sums = self._reduce_block(a, b, after, length, sums)
+            a, b = following, self.offset(b, self["b_block"])
+            blocks.carry([a, b, *sums])
+        return blocks.values[2:]
+
+    def _whole_steps(self) -> Value:
+        """Steps of the last block, but for a word of which A has only half."""
+        last = self["last"]
+        return self.builder.sub(last, integer(1)) if self.spec.odd else last
+
+    def _add_last_half(self, sums: list[Value]) -> list[Value]:
+        """Add the product of the first numbers of the very last word, in the first chain."""
+        a, b = self._last_step("a", self.spec.a_step), self._last_step("b", self.spec.b_row)
+        tile = self.spec.rows * self.vectors
+        return self._half_product(a, b, 0, sums[:tile]) + sums[tile:]
+
+    def _last_step(self, operand: str, step: int) -> Value:
+        """Where an operand's part in the very last word is."""
+        before = self.builder.sub(self["blocks"], integer(1))
+        blocks = self.builder.mul(before, self[f"{operand}_block"])
+        steps = self.builder.mul(self._whole_steps(), integer(step))
+        return self.offset(self[operand], self.builder.add(blocks, steps))
+
+    def _next_tile(self) -> Value:
+        """Where the tile below starts in A, if it lies in the same block."""
+        return self.offset(self["a"], self.spec.rows * self.spec.a_row)
+
+    def _reduce_block(
+        self, a: Value, b: Value, after: Value, length: Value, sums: list[Value]
+    ) -> list[Value]:
+        whole = self.builder.sdiv(length, integer(UNROLL))
+        with self.loop(whole, [a, b, after, *sums]) as loop:
+            a, b, after, *sums = loop.values
+            ahead = self.offset(b, self["ahead"], size=1)
+            for line in range(0, self.ahead_in_b, CACHE_LINE):
+                self.prefetch(self.offset(ahead, line, size=1))
+            for line in range(0, self.ahead_in_a, CACHE_LINE):
+                self.prefetch(self.offset(after, line, size=1))
+            after = self.offset(after, self.ahead_in_a, size=1)
+            loop.carry([*self._steps(a, b, UNROLL), after, *self._sums(a, b, UNROLL, sums)])
+        a, b, _, *sums = loop.values
+        with self.loop(self.builder.srem(length, integer(UNROLL)), [a, b, *sums]) as loop:
+            a, b, *sums = loop.values
+            loop.carry([*self._steps(a, b, 1), *self._sums(a, b, 1, sums)])
+        return loop.values[2:]
+
+    def _steps(self, a: Value, b: Value, steps: int) -> list[Value]:
+        """A and B behind ``steps`` of the reduction."""
+        return [self.offset(a, steps * self.spec.a_step), self.offset(b, steps * self.spec.b_row)]
+
+    def _sums(self, a: Value, b: Value, steps: int, sums: list[Value]) -> list[Value]:
+        """The sums after ``steps`` of the reduction, which the chains take in turn."""
+        tile = self.spec.rows * self.vectors
+        for l in range(steps):  # noqa: E741 - the reduction index of the contract
+            first = l % self.chains * tile
+            changed = self._outer_product(a, b, l, sums[first : first + tile])
+            sums = sums[:first] + changed + sums[first + tile :]
+        return sums
+
+    def _outer_product(self, a: Value, b: Value, l: int, sums: list[Value]) -> list[Value]:  # noqa: E741
+        """``sums += a[:, l] * b[l, :]``."""
+        a = self.offset(a, l * self.spec.a_step)
+        b = self.offset(b, l * self.spec.b_row)
+        for half in self.halves:
+            sums = self._half_product(a, b, half, sums)
+        return sums
+
+    def _half_product(self, a: Value, b: Value, half: int, sums: list[Value]) -> list[Value]:
+        """The same for a column of A and a row of B; of words, the numbers at ``half``."""
+        a = self.offset(a, half * (self.spec.a_step // 2))
+        b = self.opaque(b) if half else b  # words that are loaded again need no registers
+        row = [self._factors(b, v, half) for v in range(self.vectors)]
+        following: list[Value] = []
+        for r in range(self.spec.rows):
+            factor = self.broadcast(self.load_scalar(self.offset(a, self._row_of_a(r))))
+            old = sums[r * self.vectors : (r + 1) * self.vectors]
+            following += [self._product(x, factor, s) for x, s in zip(row, old, strict=True)]
+        return following
+
+    def _row_of_a(self, r: int) -> int:
+        """Elements from the first row of A to another."""
+        behind = self.spec.skip if 0 < self.spec.split <= r else 0
+        return r * self.spec.a_row + behind
+
+    def _factors(self, b: Value, vector: int, half: int) -> Value:
+        loaded = self._load_row(b, vector)
+        return self.widen(loaded, half) if self.spec.operands is Operands.WIDENED else loaded
+
+    def _product(self, x: Value, factor: Value, total: Value) -> Value:
+        if self.spec.operands is Operands.BF16:
+            return self.dot_words(x, factor, total)
+        return self.multiply_add(factor, x, total)
+
+    def _load_row(self, pointer: Value, vector: int) -> Value:
+        return self.load(self.offset(pointer, self._first(vector)), self._active)
+
+    def _first(self, vector: int) -> int:
+        """Column of a vector's first lane: the last vector ends with the row, over another."""
+        return max(0, min(vector * self.lanes, self.spec.cols - self.lanes))
+
+    @property
+    def _active(self) -> int:
+        """Lanes in use, which are all unless the only vector is wider than the row."""
+        return min(self.lanes, self.spec.cols)
+
+    def _finish(self, sums: list[Value]) -> None:
+        c, mask = self["c"], self["mask"]
+        for r in range(self.spec.rows):
+            row = sums[r * self.vectors : (r + 1) * self.vectors]
+            row = [self._epilogue(value, c, mask, v) for v, value in enumerate(row)]
+            for v, value in enumerate(row):
+                self.store(value, self.offset(c, self._first(v)), self._active)
+            c, mask = self.offset(c, self["c_row"]), self.offset(mask, self["mask_row"])
+
+    def _epilogue(self, value: Value, c: Value, mask: Value, v: int) -> Value:
+        spec = self.spec
+        if spec.accumulate:
+            value = self.builder.fadd(value, self._load_row(c, v))
+        if spec.bias:
+            value = self.builder.fadd(value, self._load_row(self["bias"], v))
+        if spec.relu:
+            value = self.relu(value)
+        if spec.mask:
+            value = self.keep_where_positive(value, self._load_row(mask, v))
+        return value

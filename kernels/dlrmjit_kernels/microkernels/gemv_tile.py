@@ -1,0 +1,113 @@
+"""The register tile for a single column of C: dot products of several rows of A with one column.
+
+The tile of :mod:`tile` would use one lane of its vectors here, so this one runs along the
+reduction instead. Its contract and its arguments are those of ``Tile`` with ``cols``, ``a_step``
+and ``b_row`` 1; the lanes of a row's sum are added pairwise at the end, then what did not fill
+a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen.emitter import Emitter, Value, integer
+from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
+from dlrmjit_kernels.runtime.target import Target
+
+_BLOCKS_AHEAD = 4  # memory is the limit here, and blocks of A lie too far apart for the hardware
+_Load = Callable[[Value], Value]
+_MultiplyAdd = Callable[[Value, Value, Value], Value]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """What a kernel of dot products is specialised to; fields as in ``Tile``."""
+
+    rows: int
+    a_row: int
+    accumulate: bool = False
+    bias: bool = False
+    relu: bool = False
+    mask: bool = False
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function: every field, in order."""
+        return "dots_" + "_".join(str(int(getattr(self, f.name))) for f in fields(self))
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        _DotsEmitter(self, module, target).emit()
+
+
+class _DotsEmitter(Emitter):
+    """Emits one :class:`Dots`: a vector and a scalar sum per row, joined in the epilogue."""
+
+    def __init__(self, spec: Dots, module: ir.Module, target: Target) -> None:
+        super().__init__(module, spec.symbol, ARGUMENTS, target.lanes)
+        self.spec = spec
+
+    def emit(self) -> None:
+        rows = self.spec.rows
+        sums = self._reduce([self.zero()] * rows + [self.scalar(0)] * rows)
+        c, mask = self["c"], self["mask"]
+        for vector, rest in zip(sums[:rows], sums[rows:], strict=True):
+            value = self.builder.fadd(self.total(vector), rest)
+            self.store_scalar(self._epilogue(value, c, mask), c)
+            c, mask = self.offset(c, self["c_row"]), self.offset(mask, self["mask_row"])
+        self.finish()
+
+    def _reduce(self, sums: list[Value]) -> list[Value]:
+        final = self.builder.sub(self["blocks"], integer(1))
+        with self.loop(self["blocks"], [self["a"], self["b"], *sums]) as blocks:
+            a, b, *sums = blocks.values
+            is_last = self.builder.icmp_signed("==", blocks.index, final)
+            length = self.builder.select(is_last, self["last"], self["length"])
+            sums = self._reduce_block(a, b, length, sums)
+            a, b = self.offset(a, self["a_block"]), self.offset(b, self["b_block"])
+            blocks.carry([a, b, *sums])
+        return blocks.values[2:]
+
+    def _reduce_block(self, a: Value, b: Value, length: Value, sums: list[Value]) -> list[Value]:
+        rows = self.spec.rows
+        whole = self.builder.sdiv(length, integer(self.lanes))
+        distance = self.builder.mul(self["a_block"], integer(_BLOCKS_AHEAD))
+        with self.loop(whole, [a, b, *sums[:rows]]) as loop:
+            a, b, *vectors = loop.values
+            for p in self._rows(a):
+                self.prefetch(self.offset(p, distance))
+            vectors = self._add_products(a, b, vectors, self.load, self.multiply_add)
+            loop.carry([self.offset(a, self.lanes), self.offset(b, self.lanes), *vectors])
+        a, b, *vectors = loop.values
+        with self.loop(
+            self.builder.srem(length, integer(self.lanes)), [a, b, *sums[rows:]]
+        ) as loop:
+            a, b, *rests = loop.values
+            rests = self._add_products(a, b, rests, self.load_scalar, self.multiply_add_scalar)
+            loop.carry([self.offset(a, 1), self.offset(b, 1), *rests])
+        return vectors + loop.values[2:]
+
+    def _add_products(
+        self, a: Value, b: Value, sums: list[Value], load: _Load, multiply_add: _MultiplyAdd
+    ) -> list[Value]:
+        factor = load(b)
+        return [multiply_add(load(p), factor, s) for p, s in zip(self._rows(a), sums, strict=True)]
+
+    def _rows(self, a: Value) -> list[Value]:
+        return [self.offset(a, r * self.spec.a_row) for r in range(self.spec.rows)]
+
+    def _epilogue(self, value: Value, c: Value, mask: Value) -> Value:
+        zero = self.scalar(0)
+        if self.spec.accumulate:
+            value = self.builder.fadd(value, self.load_scalar(c))
+        if self.spec.bias:
+            value = self.builder.fadd(value, self.load_scalar(self["bias"]))
+        if self.spec.relu:
+            value = self.builder.select(self.builder.fcmp_ordered("<", value, zero), zero, value)
+        if self.spec.mask:
+            positive = self.builder.fcmp_ordered(">", self.load_scalar(mask), zero)
+            value = self.builder.select(positive, value, zero)
+        return value

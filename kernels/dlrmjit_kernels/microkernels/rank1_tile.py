@@ -1,0 +1,88 @@
+"""The tile of a reduction of one: rows of A times a row of B, as many as lie evenly spaced.
+
+Nothing is summed here, so no accumulator bounds the height of a tile; what costs is writing C,
+and every call. The contract and the arguments are those of ``Tile`` with one block of length
+one; nothing is prefetched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen.emitter import Emitter, Value, integer
+from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
+from dlrmjit_kernels.runtime.target import Target
+
+_UNROLL = 4
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What a kernel of outer products is specialised to; fields as in ``Tile``."""
+
+    rows: int
+    cols: int
+    a_row: int
+    bias: bool = False
+    relu: bool = False
+    mask: bool = False
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function: every field, in order."""
+        return "outer_" + "_".join(str(int(getattr(self, f.name))) for f in fields(self))
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        _OuterEmitter(self, module, target).emit()
+
+
+class _OuterEmitter(Emitter):
+    """Emits one :class:`Outer`: a loop over rows, the row of B in registers."""
+
+    def __init__(self, spec: Outer, module: ir.Module, target: Target) -> None:
+        super().__init__(module, spec.symbol, ARGUMENTS, target.lanes)
+        self.spec = spec
+        self.vectors = -(-spec.cols // self.lanes)
+        self.edge = spec.cols - (self.vectors - 1) * self.lanes
+
+    def emit(self) -> None:
+        row = [self._load_row(self["b"], v) for v in range(self.vectors)]
+        bias = [self._load_row(self["bias"], v) for v in range(self.vectors * self.spec.bias)]
+        pointers = [self["a"], self["c"], self["mask"]]
+        for height in (_UNROLL, 1):
+            turns = self.spec.rows // _UNROLL if height > 1 else self.spec.rows % _UNROLL
+            with self.loop(integer(turns), pointers) as loop:
+                pointers = loop.values
+                for _ in range(height):
+                    self._write_row(pointers, row, bias)
+                    pointers = self._next_row(pointers)
+                loop.carry(pointers)
+            pointers = loop.values
+        self.finish()
+
+    def _next_row(self, pointers: list[Value]) -> list[Value]:
+        a, c, mask = pointers
+        following = [self.offset(a, self.spec.a_row), self.offset(c, self["c_row"])]
+        return [*following, self.offset(mask, self["mask_row"])]
+
+    def _write_row(self, pointers: list[Value], row: list[Value], bias: list[Value]) -> None:
+        a, c, mask = pointers
+        factor = self.broadcast(self.load_scalar(a))
+        for v in range(self.vectors):
+            value = self.builder.fmul(factor, row[v])
+            if self.spec.bias:
+                value = self.builder.fadd(value, bias[v])
+            if self.spec.relu:
+                value = self.relu(value)
+            if self.spec.mask:
+                value = self.keep_where_positive(value, self._load_row(mask, v))
+            self.store(value, self.offset(c, v * self.lanes), self._active(v))
+
+    def _load_row(self, pointer: Value, vector: int) -> Value:
+        return self.load(self.offset(pointer, vector * self.lanes), self._active(vector))
+
+    def _active(self, vector: int) -> int:
+        return self.edge if vector == self.vectors - 1 else self.lanes

@@ -1,0 +1,66 @@
+"""Joins words of upper and of lower halves to float32 numbers, and splits them again.
+
+In NumPy, for one row of ``upper`` and ``lower`` and two rows of ``numbers``, all uint32::
+
+    numbers[0] = upper << 16 | lower & 0xFFFF
+    numbers[1] = upper & 0xFFFF0000 | lower >> 16
+
+Contract. ``rows`` rows of ``width`` words follow each other in both arrays of halves, twice as
+many rows of numbers in the third; none overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from dlrmjit_kernels.codegen.emitter import I32, I64, POINTER, Emitter, Value
+from dlrmjit_kernels.runtime.target import Target
+
+_ARGUMENTS: dict[str, ir.Type] = {
+    "upper": POINTER,
+    "lower": POINTER,
+    "numbers": POINTER,
+    "rows": I64,
+}
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The kernel that joins, or splits, rows of ``width`` words: whole vectors, or below one."""
+
+    width: int
+    split: bool
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function."""
+        return f"halves_{self.width}_{int(self.split)}"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        emit = Emitter(module, self.symbol, _ARGUMENTS, min(target.lanes, self.width))
+        pointers = [emit[name] for name in ("upper", "lower", "numbers")]
+        with emit.loop(emit["rows"], pointers) as loop:
+            for start in range(0, self.width, emit.lanes):
+                upper, lower, first = (emit.offset(p, start) for p in loop.values)
+                second = emit.offset(first, self.width)
+                if self.split:
+                    _exchange(emit, (second, first), (lower, upper))
+                else:
+                    _exchange(emit, (upper, lower), (first, second))
+            steps = (self.width, self.width, 2 * self.width)
+            loop.carry([emit.offset(p, n) for p, n in zip(loop.values, steps, strict=True)])
+        emit.finish()
+
+
+def _exchange(emit: Emitter, source: tuple[Value, Value], into: tuple[Value, Value]) -> None:
+    """From vectors x, y: ``x << 16 | y & 0xFFFF`` and ``x & 0xFFFF0000 | y >> 16``."""
+    build, kind = emit.builder, ir.VectorType(I32, emit.lanes)
+    x, y = (build.bitcast(emit.load(pointer), kind) for pointer in source)
+    half, low, high = (ir.Constant(kind, [n] * emit.lanes) for n in (16, 0xFFFF, 0xFFFF0000))
+    first = build.or_(build.shl(x, half), build.and_(y, low))
+    second = build.or_(build.and_(x, high), build.lshr(y, half))
+    for value, pointer in zip((first, second), into, strict=True):
+        emit.store(build.bitcast(value, emit.vector), pointer)

@@ -1,0 +1,196 @@
+"""Memory the kernels can rely on: aligned, on huge pages where the system has them, never too much.
+
+Random rows of a large table miss the TLB on 4 KiB pages, so large buffers ask for 2 MiB pages.
+A request that memory cannot hold is refused with figures before a page is touched, because the
+system would rather kill the process later than refuse the mapping now.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from dlrmjit.errors import ConfigError, MemoryLimitError
+from dlrmjit_kernels.runtime.cgroups import control_groups
+
+ALIGNMENT = 64
+HUGE_PAGE = 2 << 20
+_FILES = ("inactive_file", "active_file")  # in a control group's memory.stat
+_RESERVE = 64 << 20  # left for the interpreter and the batch in hand
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes of a mapping, and what kind of pages were asked for and granted."""
+
+    data: NDArray[np.uint8]
+    pages: str  # "huge", "plain" or "file"
+
+    @property
+    def address(self) -> int:
+        """Address of the first byte."""
+        return int(self.data.ctypes.data)
+
+
+def aligned_empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Uninitialised C-contiguous array whose first element is on a 64-byte boundary."""
+    shape = (shape,) if isinstance(shape, int) else shape
+    nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
+    start = -int(raw.ctypes.data) % ALIGNMENT
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Smallest multiple of ``multiple`` that is at least ``value``."""
+    return -(-value // multiple) * multiple
+
+
+def allocate(nbytes: int, path: str | os.PathLike[str] | None = None) -> Buffer:
+    """Map ``nbytes`` zeroed bytes: private memory on huge pages, or the file ``path``.
+
+    A file is created or lengthened as needed and keeps what it holds; the system pages it in
+    and out, so it may be larger than memory. In place of a directory stands a file in it that
+    has no name: the system removes it when the process ends, however it ends.
+
+    Raises
+    ------
+    MemoryLimitError
+        If private memory is asked for and less than ``nbytes`` is available, or the disk is full.
+    ConfigError
+        If there can be no such file.
+    """
+    if path is not None:
+        return Buffer(_map_file(nbytes, Path(path)), "file")
+    require_memory(nbytes)
+    return _map_private(nbytes)
+
+
+def require_memory(nbytes: int, purpose: str = "buffers") -> None:
+    """Refuse ``nbytes`` that this machine cannot give now.
+
+    Raises
+    ------
+    MemoryLimitError
+        With the bytes needed and found.
+    """
+    free = available_memory()
+    if nbytes + min(_RESERVE, nbytes) > free:
+        raise MemoryLimitError(
+            f"{purpose} need {nbytes / 2**30:.2f} GiB of memory, but {free / 2**30:.2f} GiB are "
+            "available; use fewer or smaller tables, tables in files, or more processes"
+        )
+
+
+def _map_file(nbytes: int, path: Path) -> NDArray[np.uint8]:
+    size = max(nbytes, mmap.PAGESIZE)
+    try:
+        with _open_file(path) as handle:
+            _reserve(handle.fileno(), size, path)
+            mapping = mmap.mmap(handle.fileno(), size)
+    except OSError as error:
+        raise ConfigError(f"tables cannot be kept in {path}: {error.strerror or error}") from None
+    return np.frombuffer(mapping, dtype=np.uint8)[:nbytes]
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=path) if path.is_dir() else open(path, "a+b")
+
+
+def _reserve(handle: int, size: int, path: Path) -> None:
+    """Lengthen a file to ``size`` bytes that the disk has: one it lacks would end the process."""
+    found = os.fstat(handle).st_size
+    if found >= size:
+        return
+    free = shutil.disk_usage(path if path.is_dir() else path.absolute().parent).free
+    if size - found > free:
+        raise MemoryLimitError(
+            f"tables need {size / 2**30:.2f} GiB in {path}, but {free / 2**30:.2f} GiB are free "
+            "there; use fewer or smaller tables, or another disk"
+        )
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, found, size - found)
+    else:  # pragma: no cover - not on Linux
+        os.truncate(handle, size)
+
+
+def _map_private(nbytes: int) -> Buffer:
+    size = max(round_up(nbytes, mmap.PAGESIZE), mmap.PAGESIZE)
+    slack = HUGE_PAGE if nbytes >= HUGE_PAGE else 0
+    mapping = mmap.mmap(-1, size + slack, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    data = np.frombuffer(mapping, dtype=np.uint8)
+    start = -int(data.ctypes.data) % HUGE_PAGE if slack else 0
+    huge = bool(slack) and _advise_huge(mapping, start, nbytes // HUGE_PAGE * HUGE_PAGE)
+    return Buffer(data[start : start + nbytes], "huge" if huge else "plain")
+
+
+def _advise_huge(mapping: mmap.mmap, start: int, nbytes: int) -> bool:
+    """Ask for huge pages for whole ones alone; False where the system has none or refuses.
+
+    What is left at the end would take a whole page too: up to 2 MiB of nothing, for every
+    activation of a step.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE") or not huge_pages_enabled():
+        return False
+    try:
+        mapping.madvise(mmap.MADV_HUGEPAGE, start, nbytes)
+        mapping.madvise(mmap.MADV_NOHUGEPAGE, start + nbytes)
+    except OSError:
+        return False
+    return True
+
+
+def huge_pages_enabled() -> bool:
+    """Whether the system hands out transparent huge pages to those who ask."""
+    try:
+        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return False
+    return "[never]" not in setting
+
+
+def available_memory() -> int:
+    """Bytes this process may still use: the system's estimate, lowered by its control groups."""
+    return min([_system_available(), *_cgroup_available()])
+
+
+def _system_available() -> int:
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_PHYS_PAGES"))
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _cgroup_available() -> list[int]:
+    """Room left under every memory limit between this process's group and the root."""
+    folders = control_groups("memory")
+    rooms = [_room(folder, "memory.max", "memory.current") for folder in folders]
+    rooms += [_room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes") for folder in folders]
+    return [room for room in rooms if room is not None]
+
+
+def _room(folder: Path, limit_name: str, usage_name: str) -> int | None:
+    """Limit minus use of one control group, or None where it sets no limit.
+
+    Files cached on its behalf count as used, but are given up before anything fails.
+    """
+    try:
+        limit = (folder / limit_name).read_text().strip()
+        usage = int((folder / usage_name).read_text())
+        stat = (folder / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    files = sum(int(line.split()[1]) for line in stat if line.split()[0] in _FILES)
+    return max(0, int(limit) - usage + files)

@@ -1,0 +1,36 @@
+"""Where training goes on, from what either program kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dlrmjit.cli.build import checkpointing
+from dlrmjit.training.fit import Best, Position
+
+CASES: list[tuple[dict[str, Any], Position]] = [
+    ({}, Position(0, 0, 0)),
+    ({"epoch": 0, "iter": 3, "nbatches": 10}, Position(0, 3, 3)),
+    ({"epoch": 2, "iter": 3, "nbatches": 10}, Position(2, 3, 23)),
+    ({"epoch": 2, "iter": 10, "nbatches": 10}, Position(3, 0, 30)),
+    ({"epoch": 2, "iter": 3, "nbatches": 10, "step": 99}, Position(2, 3, 99)),
+    ({"epoch": 0, "iter": 5, "nbatches": 5}, Position(0, 5, 5)),
+]
+
+
+@pytest.mark.parametrize(("progress", "position"), CASES)
+def test_position(
+    progress: dict[str, Any], position: Position, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing.persistence, "restore", lambda model, path: progress)
+    restored = checkpointing.restore(None, "x", 10)  # type: ignore[arg-type]
+    assert restored.position == position
+
+
+def test_best_results_of_either_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"test_acc": 0.5, "test_auc": 0.6}
+    monkeypatch.setattr(checkpointing.persistence, "restore", lambda model, path: kept)
+    assert checkpointing.restore(None, "x", 10).best == Best(0.5, 0.6)  # type: ignore[arg-type]
+    kept |= {"best_accuracy": 0.7, "best_auc": 0.8}
+    assert checkpointing.restore(None, "x", 10).best == Best(0.7, 0.8)  # type: ignore[arg-type]

@@ -1,0 +1,128 @@
+"""Files that take the ids of a set: those of the rows that the set was made of are its own."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlrmjit.data.prepare.options import PrepareOptions, SplitRule
+from dlrmjit.data.prepare.pipeline import prepare
+from dlrmjit.data.prepared.encode import read_with_vocabulary
+from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.schema import CategoricalColumn
+from dlrmjit.errors import DataError
+from tests.data.prepare.test_pipeline import lines
+from tests.data.prepare.test_pipeline_own import (
+    COLUMNS,
+    LISTS,
+    SCHEMA,
+    csv_text,
+    options,
+    some_rows,
+    write_parquet,
+)
+
+PRUNED = replace(
+    SCHEMA,
+    categorical=(
+        CategoricalColumn("user", min_count=2),
+        CategoricalColumn("genres", "|", max_rows=3),
+        CategoricalColumn("note", hash_rows=7),
+    ),
+)
+
+
+def same(found, kept) -> None:
+    assert (found.labels == kept.labels).all()
+    assert (found.dense == kept.dense).all()
+    assert (found.ids == kept.ids).all()
+    for (s, ours), (t, theirs) in zip(found.multi, kept.multi, strict=True):
+        assert s == t
+        for a, b in zip(ours.bags(), theirs.bags(), strict=True):
+            assert (a == b).all()
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, PRUNED], ids=["all", "pruned"])
+def test_own_text_takes_the_ids_of_its_set(tmp_path: Path, schema) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(csv_text(some_rows(500)))
+    whole = SplitRule("none")
+    prepare(options(path, tmp_path / "set", schema=schema, shuffle="none", split=whole))
+    known = PreparedSet(tmp_path / "set")
+    same(read_with_vocabulary(path, known), known.table("train"))
+
+
+def test_parquet_takes_the_ids_of_its_set(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "log.parquet", some_rows(500))
+    whole = SplitRule("none")
+    prepare(options(path, tmp_path / "set", schema=LISTS, shuffle="none", split=whole))
+    known = PreparedSet(tmp_path / "set")
+    same(read_with_vocabulary(path, known), known.table("train"))
+
+
+def test_criteo_text_takes_the_ids_of_its_set_even_where_nothing_is_frequent(
+    tmp_path: Path,
+) -> None:
+    """A missing value counts as hash 0, which is not the rare values' row 0."""
+    rng = random.Random(1)
+    shown = [
+        line if rng.random() < 0.5 else line.rstrip(b"\n").rpartition(b"\t")[0] + b"\t\n"
+        for line in lines(400, 2)
+    ]
+    (tmp_path / "train.txt").write_bytes(b"".join(shown))
+    asked = PrepareOptions(
+        (tmp_path / "train.txt",),
+        tmp_path / "set",
+        min_count=3,
+        shuffle="none",
+        split=SplitRule("none"),
+    )
+    prepare(asked)
+    known = PreparedSet(tmp_path / "set")
+    kept = known.table("train")
+    missing = [line.endswith(b"\t\n") for line in shown]
+    assert (kept.ids[missing, 25] > 0).all()
+    same(read_with_vocabulary(tmp_path / "train.txt", known), kept)
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> PreparedSet:
+    path = tmp_path / "log.csv"
+    path.write_bytes(csv_text(some_rows(200)))
+    prepare(options(path, tmp_path / "set"))
+    return PreparedSet(tmp_path / "set")
+
+
+def test_values_never_met_take_row_0(known: PreparedSet, tmp_path: Path) -> None:
+    rows = some_rows(2)
+    rows[1]["user"] = "somebody new"
+    (tmp_path / "new.csv").write_bytes(csv_text(rows))
+    assert read_with_vocabulary(tmp_path / "new.csv", known).ids[:, 0].tolist() == [0, 0]
+    rows[0]["user"] = "nor met"
+    (tmp_path / "new.csv").write_bytes(csv_text(rows))
+    with pytest.raises(DataError, match=r"column user of .*new\.csv is in the vocabulary of"):
+        read_with_vocabulary(tmp_path / "new.csv", known)
+
+
+def test_vocabularies_put_in_place_of_the_sets_own(known: PreparedSet, tmp_path: Path) -> None:
+    path = known.folder / "vocabulary" / "user.npz"
+    np.savez(path, bytes=np.zeros(3, np.uint8), ends=np.arange(3))
+    with pytest.raises(DataError, match=r"user\.npz has \d+ bytes, but"):
+        PreparedSet(known.folder)
+    with pytest.raises(DataError, match=r"user\.npz is damaged, or of another set"):
+        read_with_vocabulary(tmp_path / "log.csv", known)
+
+
+def test_files_that_cannot_be_read(known: PreparedSet, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        read_with_vocabulary(tmp_path / "none.csv", known)
+    (tmp_path / "bad.csv").write_bytes(csv_text(some_rows(3)) + b"1,2\n")
+    with pytest.raises(DataError, match=r"bad\.csv, line 5: 2 columns"):
+        read_with_vocabulary(tmp_path / "bad.csv", known)
+    (tmp_path / "head.csv").write_text(",".join(COLUMNS) + "\n")
+    with pytest.raises(DataError, match="no usable line"):
+        read_with_vocabulary(tmp_path / "head.csv", known)

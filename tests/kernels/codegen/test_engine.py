@@ -1,0 +1,73 @@
+"""Compiled kernels: once per process, from disk afterwards, shared by processes without harm."""
+
+import ctypes
+import functools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.microkernels.transpose import Transpose
+from dlrmjit_kernels.runtime.target import current_target
+
+_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache folder, and an engine that has compiled nothing yet."""
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(tmp_path))
+    start_afresh(monkeypatch)
+    return tmp_path
+
+
+def start_afresh(monkeypatch):
+    """Forget what was loaded, but leave it loaded: others hold its addresses."""
+    monkeypatch.setattr(engine, "_addresses", {})
+    monkeypatch.setattr(engine, "_engine", functools.cache(engine._engine.__wrapped__))
+
+
+def transposed(address: int) -> bool:
+    lanes = current_target().lanes
+    source = np.arange(lanes * (lanes + 1), dtype=np.float32).reshape(lanes, lanes + 1)
+    target = np.zeros((lanes, lanes), np.float32)
+    _SIGNATURE(address)(source.ctypes.data, target.ctypes.data, lanes + 1, lanes)
+    return bool(np.all(target == source[:, :lanes].T))
+
+
+def test_the_second_request_gets_the_first_address():
+    first = engine.address(Transpose(), current_target())
+    assert engine.address(Transpose(), current_target()) == first
+    assert transposed(first)
+
+
+def test_an_object_on_disk_is_loaded_instead_of_compiled(own_cache, monkeypatch):
+    engine.address(Transpose(), current_target())
+    assert len(list(own_cache.rglob("transpose.kernel"))) == 1
+    monkeypatch.setattr(engine, "_optimised", None)
+    start_afresh(monkeypatch)
+    assert transposed(engine.address(Transpose(), current_target()))
+
+
+def test_a_cache_that_cannot_be_written_is_only_slower(own_cache, monkeypatch):
+    (own_cache / "file").write_text("in the way")
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(own_cache / "file"))
+    assert transposed(engine.address(Transpose(), current_target()))
+
+
+_PROGRAM = """
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.microkernels.gemm_tile import Tile
+from dlrmjit_kernels.runtime.target import current_target
+for rows in range(1, 6):
+    assert engine.address(Tile(rows, 4, 4, 1, 4), current_target())
+"""
+
+
+def test_processes_that_start_together_share_a_cache(tmp_path):
+    environment = {"DLRMJIT_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", _PROGRAM]
+    running = [subprocess.Popen(command, env=environment) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert not list(tmp_path.rglob("tmp*"))

@@ -1,0 +1,58 @@
+"""Lookups grouped by row, and buckets in the order that threads take them."""
+
+import numpy as np
+from dlrmjit_kernels.embedding.lookup_sort import Workspace, bucket_lookups, sort_lookups
+from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
+from dlrmjit_kernels.runtime import threads
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.lists(st.integers(0, 40), max_size=60), st.sampled_from([1, 7, 3000]), st.integers(0, 3))
+def test_every_row_has_a_chain_of_its_lookups_in_order(keys, spread, shift):
+    rows = spread * np.array(keys, np.uint64) << np.uint64(shift)
+    entries = rows << np.uint64(32) | np.arange(len(rows), dtype=np.uint64)
+    most = 40 * spread + 1
+    slots = np.full(table_size(len(rows), most), 9, np.int32)
+    heads, links = (np.full(len(rows) + 1, 9, np.int32) for _ in range(2))
+    unique = group_rows(entries, shift, most, slots, heads, links)
+    wanted = {}
+    for number, row in enumerate(rows.tolist(), 1):
+        wanted.setdefault(row, []).append(number)
+    found = []
+    for number in heads[:unique].tolist():
+        found.append([])
+        while number:
+            found[-1].append(number)
+            number = int(links[number])
+    assert found == list(wanted.values())
+
+
+def _sorted(indices, rows, count):
+    before = threads.get_threads()
+    threads.set_threads(count)
+    lookups = Lookups(indices, np.array([[0, len(indices)]]))
+    empty = np.empty(0, np.float32)
+    found = sort_lookups(lookups, np.array([rows]), Workspace(), empty, False)
+    threads.set_threads(before)
+    return found
+
+
+def test_large_buckets_come_first_and_none_is_left_out():
+    rng = np.random.default_rng(1)
+    indices = rng.permutation(np.r_[rng.integers(0, 5000, 20_000), np.full(20_000, 4321)])
+    buckets = _sorted(indices, 5000, 2)
+    sizes = np.diff(buckets.begin[: buckets.count + 1])
+    order = buckets.order[: buckets.count]
+    assert sizes.sum() == len(indices)
+    assert sorted(order) == list(range(buckets.count))
+    assert sizes[order[0]] == sizes.max() > 20_000
+    assert (np.diff(order[1:]) > 0).all()
+
+
+def test_more_threads_have_more_buckets_to_share():
+    indices = np.arange(100_000) % 7919
+    assert _sorted(indices, 7919, 1).count < _sorted(indices, 7919, 7).count
+    assert bucket_lookups(10**9, 1) == bucket_lookups(10**9, 64) == 8192
+    assert bucket_lookups(100, 4) == 256

@@ -1,0 +1,113 @@
+"""Batch normalisation and dropout over sizes and layouts, against NumPy in float64."""
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.layers.batch_norm import batch_norm_backward, column_moments, normalise_relu
+from dlrmjit_kernels.layers.dropout import dropout
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.microkernels.column_ops import Columns, Step
+from dlrmjit_kernels.runtime.splitmix import draw
+from dlrmjit_kernels.runtime.target import named_target
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrmjit.errors import ShapeError
+from tests.kernels.layers.test_fully_connected import empty, filled, kinds, random_array, sizes
+from tests.tolerance import tolerance
+
+EPS = np.finfo(np.float32).eps
+
+
+@given(sizes, sizes, kinds, st.floats(-1e4, 1e4))
+def test_moments_are_those_of_the_columns_however_far_from_zero(n, c, kind, middle):
+    x = random_array(n, n, c) + np.float32(middle)
+    mean, variance = np.empty(c), np.empty(c)
+    column_moments(filled(kind, x), mean, variance)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean(0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(variance, wide.var(0), rtol=1e-11, atol=1e-11)
+
+
+@given(sizes, sizes, kinds, kinds)
+def test_normalise_relu(n, c, x_kind, y_kind):
+    x, scale, shift = random_array(1, n, c), random_array(2, 1, c)[0], random_array(3, 1, c)[0]
+    y = empty(y_kind, n, c)
+    normalise_relu(filled(x_kind, x), y, scale, shift)
+    product = x.astype(np.float64) * scale
+    error = np.abs(y.to_numpy() - np.maximum(product + shift, 0))
+    assert np.all(error <= 2 * EPS * (np.abs(product) + np.abs(shift)))
+
+
+def test_a_nan_is_not_hidden():
+    x = Matrix.view(np.full((1, 1), np.nan, np.float32))
+    normalise_relu(x, x, np.ones(1, np.float32), np.ones(1, np.float32))
+    assert np.isnan(x.to_numpy()[0, 0])
+
+
+@given(sizes, sizes, kinds, kinds, kinds)
+def test_gradients_of_batch_norm(n, c, x_kind, y_kind, dy_kind):
+    x, y, given_dy = (random_array(seed, n, c) for seed in (1, 2, 3))
+    gamma = random_array(4, 1, c)[0]
+    mean, inverse = x.mean(0, dtype=np.float64), 1 / np.sqrt(x.var(0, dtype=np.float64) + 1e-5)
+    dy, dgamma, dbeta = filled(dy_kind, given_dy), np.empty_like(gamma), np.empty_like(gamma)
+    batch_norm_backward(
+        filled(x_kind, x), filled(y_kind, y), dy, mean, inverse, gamma, dgamma, dbeta
+    )
+    g, moved = np.where(y > 0, given_dy, 0).astype(np.float64), x - mean
+    plain, by_x = g.sum(0), (g * moved).sum(0)
+    # Differences x - mean are rounded to float32, once for x and once for the mean.
+    rough = (np.abs(g) * (np.abs(x) + np.abs(mean))).sum(0) * 4 * EPS + 1e-30
+    np.testing.assert_allclose(dbeta, plain, rtol=2 * EPS, atol=1e-12)
+    assert np.all(np.abs(dgamma - by_x * inverse) <= (rough + EPS * np.abs(by_x)) * inverse)
+    parts = (g, -plain / n, -moved * inverse**2 * by_x / n)
+    sizes_of = sum(np.abs(part) for part in (g, plain / n)) + inverse**2 / n * (
+        np.abs(moved * by_x) + np.abs(x) * rough / EPS + (np.abs(x) + np.abs(mean)) * np.abs(by_x)
+    )
+    error = np.abs(dy.to_numpy() - gamma * inverse * sum(parts))
+    assert np.all(error <= tolerance(4) * np.abs(gamma) * inverse * sizes_of + 1e-30)
+
+
+@given(sizes, sizes, kinds, kinds, st.sampled_from([0.0, 0.3, 0.9]))
+def test_dropout_is_decided_by_the_number_of_an_element(n, c, x_kind, y_kind, rate):
+    x, y, stream = random_array(1, n, c), empty(y_kind, n, c), 0xFEDCBA9876543210
+    dropout(filled(x_kind, x), y, rate, stream)
+    scale, least = np.float32(1 / (1 - rate)), int(rate * 2**24)
+    found = y.to_numpy()
+    np.testing.assert_array_equal(found[found != 0], (x * scale)[found != 0])
+    for r, k in {(0, 0), (n - 1, c - 1), (n // 2, c // 3), (n - 1, 0)}:
+        kept = int(draw(np.uint64(stream), r * c + k)) >> 40 >= least
+        assert (found[r, k] != 0) == kept
+
+
+@pytest.mark.parametrize("step", [Step.NORMALISE, Step.DROPOUT])
+def test_what_is_around_a_matrix_stays(step):
+    data = np.full((20, 3, 40), 7, np.float32)
+    x = Matrix.view(data[:, 1, 2:37])
+    if step is Step.DROPOUT:
+        dropout(x, x, 0.5, 3)
+    else:
+        normalise_relu(x, x, np.zeros(35, np.float32), np.ones(35, np.float32))
+    outside = np.ones(data.shape, bool)
+    outside[:, 1, 2:37] = False
+    assert np.all(data[outside] == 7)
+    assert np.all(data[:, 1, 2:37] != 7)
+
+
+def test_wrong_shapes_are_refused():
+    x, other = Matrix.empty_blocked(3, 5), Matrix.empty_blocked(3, 6)
+    with pytest.raises(ShapeError, match="one shape"):
+        dropout(x, other, 0.5, 0)
+    with pytest.raises(ShapeError, match="5 columns"):
+        column_moments(x, np.empty(6), np.empty(6))
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "sse", "neon"])
+@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize("whole", [True, False])
+def test_every_target_gets_vectors_and_no_calls(isa, step, whole):
+    text = engine.assembly(Columns(step, whole), named_target(isa))
+    register = {"avx512": "%zmm", "avx2": "%ymm", "sse": "%xmm", "neon": ".4s"}[isa]
+    assert register in text
+    assert "call" not in text
+    assert "\tbl\t" not in text

@@ -1,0 +1,93 @@
+"""Optimiser steps: against float64, and on halves against whole numbers to the bit."""
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.layers import dense_optimizers
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from dlrmjit_kernels.runtime import threads
+from dlrmjit_kernels.runtime.parallel import SMALL
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlrmjit.errors import ShapeError
+from tests.tolerance import tolerance
+
+LENGTHS = st.sampled_from([0, 1, 15, 17, 479, 4095, 4097, SMALL - 1, SMALL, SMALL + 1])
+EPS32 = float(np.finfo(np.float32).eps)
+
+
+def normal(shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@given(LENGTHS, st.floats(-2, 2))
+def test_sgd_moves_against_the_gradient(length, lr):
+    p, g = normal(length, 0), normal(length, 1)
+    expected = p.astype(np.float64) - np.float64(np.float32(lr)) * g
+    bound = 2 * EPS32 * (np.abs(p) + abs(lr) * np.abs(g)) + 1e-37
+    dense_optimizers.sgd_step(p, g, lr)
+    assert np.all(np.abs(p - expected) <= bound)
+
+
+@given(LENGTHS)
+def test_adagrad_divides_by_the_root_of_the_running_sum(length):
+    p, g = normal(length, 0), normal(length, 1)
+    state = np.abs(normal(length, 2))
+    new_state = state.astype(np.float64) + g.astype(np.float64) ** 2
+    expected = p - 0.1 * g / (np.sqrt(new_state) + 1e-8)
+    dense_optimizers.adagrad_step(p, g, state, 0.1, 1e-8)
+    np.testing.assert_allclose(state, new_state, rtol=tolerance(2))
+    np.testing.assert_allclose(p, expected, rtol=0, atol=tolerance(4) * (np.abs(p).max(initial=1)))
+
+
+STEPS = {
+    "sgd": lambda p, g, a, b, lr: dense_optimizers.sgd_step(p, g, lr),
+    "decayed sgd": lambda p, g, a, b, lr: dense_optimizers.sgd_step(p, g, lr, 0.01),
+    "momentum": lambda p, g, a, b, lr: dense_optimizers.momentum_step(p, g, a, lr, 0.9, 0.01),
+    "adagrad": lambda p, g, a, b, lr: dense_optimizers.adagrad_step(p, g, a, lr, 1e-10),
+    "adam": lambda p, g, a, b, lr: dense_optimizers.adam_step(p, g, (a, b), lr, (0.9, 0.999), 1e-8),
+}
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1e-2, 1.0, 10.0])
+@pytest.mark.parametrize("rule", STEPS)
+@pytest.mark.parametrize("shape", [(13, 512), (479, 33), (64, 1), (1, 5), (300, 100)])
+def test_halves_move_as_whole_numbers_do(rule, rate, shape):
+    """Small rates change lower halves only, so a swapped or stale half would show."""
+    whole, halves = Matrix.empty_panels(*shape).assign(normal(shape, 0)), SplitWeights(*shape)
+    halves.assign(whole.to_numpy())
+    assert halves.float_layout == whole.layout
+    states = [[np.zeros(whole.data.size, np.float32) for _ in range(2)] for _ in range(2)]
+    for k in range(10):
+        gradient = Matrix.empty(whole.layout)
+        gradient.data[:] = np.nan
+        gradient.assign(normal(shape, 10 + k))
+        STEPS[rule](whole.data, gradient.data, *states[0], rate)
+        STEPS[rule](halves, gradient.data, *states[1], rate)
+        assert halves.to_numpy().tobytes() == whole.to_numpy().tobytes()
+    assert states[0][0].tobytes() == states[1][0].tobytes()
+    assert not np.array_equal(whole.to_numpy(), normal(shape, 0))
+    odd = halves.upper.to_numpy()[-1].view(np.uint32) | halves.lower.to_numpy()[-1].view(np.uint32)
+    assert shape[0] % 2 == 0 or not np.any(odd >> np.uint32(16)), "the partner of an odd row"
+
+
+def test_bits_do_not_depend_on_the_threads():
+    results = []
+    for count in (1, 2, 4):
+        threads.set_threads(count)
+        p, g, state = normal(20_000, 0), normal(20_000, 1), np.zeros(20_000, np.float32)
+        halves = SplitWeights(479, 130).assign(normal((479, 130), 2))
+        dense_optimizers.sgd_step(p, g, 0.1)
+        dense_optimizers.adagrad_step(p, g, state, 0.1, 1e-8)
+        dense_optimizers.sgd_step(halves, normal(halves.float_layout.span, 3), 0.1)
+        results.append(p.tobytes() + halves.to_numpy().tobytes())
+    threads.set_threads(threads.available_cpus())
+    assert len(set(results)) == 1
+
+
+def test_wrong_lengths_are_named():
+    with pytest.raises(ShapeError, match=r"\[3, 4\]"):
+        dense_optimizers.sgd_step(np.zeros(3, np.float32), np.zeros(4, np.float32), 0.1)
+    with pytest.raises(ShapeError, match="3 x 4 weights do not move by 7 numbers"):
+        dense_optimizers.sgd_step(SplitWeights(3, 4), np.zeros(7, np.float32), 0.1)

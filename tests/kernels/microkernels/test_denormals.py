@@ -1,0 +1,83 @@
+"""Denormal numbers count as zero in every thread of the kernels, and only there."""
+
+import threading
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.microkernels.denormals import denormals_flushed
+from dlrmjit_kernels.microkernels.float_mode import FloatMode
+from dlrmjit_kernels.runtime.compile import parallel_jit
+from dlrmjit_kernels.runtime.target import named_target
+from dlrmjit_kernels.runtime.threads import get_threads, set_threads
+from numba import prange
+
+SMALL = np.float32(1e-30)  # its square is far below the least normal number, 2**-126
+
+
+@parallel_jit
+def _products(factors, results):
+    """One product per thread."""
+    for i in prange(len(factors)):
+        results[i] = factors[i] * SMALL
+
+
+def computed(threads):
+    results = np.full(threads, -1, np.float32)
+    _products(np.full(threads, 1e-9, np.float32), results)
+    return results
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = get_threads()
+    set_threads(request.param)
+    yield request.param
+    set_threads(before)
+
+
+def test_every_thread_flushes_results(threads):
+    with denormals_flushed():
+        assert np.all(computed(threads) == 0)
+
+
+def test_the_calling_thread_gets_its_mode_back():
+    with denormals_flushed():
+        assert SMALL * np.float32(1e-9) == 0
+    assert SMALL * np.float32(1e-9) > 0
+
+
+def test_it_comes_back_after_an_exception():
+    with pytest.raises(KeyError), denormals_flushed():
+        raise KeyError
+    assert SMALL * np.float32(1e-9) > 0
+
+
+def test_the_mode_nests():
+    with denormals_flushed():
+        with denormals_flushed():
+            pass
+        assert SMALL * np.float32(1e-9) == 0
+    assert SMALL * np.float32(1e-9) > 0
+
+
+def test_a_second_calling_thread_has_its_own_pool():
+    found = []
+
+    def work():
+        with denormals_flushed():
+            found.append(computed(get_threads()))
+
+    with denormals_flushed():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert np.all(found[0] == 0)
+
+
+@pytest.mark.parametrize(
+    ("isa", "instruction"), [("avx2", "vldmxcsr"), ("sse", "ldmxcsr"), ("neon", "FPCR")]
+)
+def test_every_target_sets_its_register(isa, instruction):
+    for flush in (True, False):
+        assert instruction in engine.assembly(FloatMode(flush), named_target(isa))

@@ -1,0 +1,277 @@
+"""The GEMM tile by itself: its arithmetic by calling it, its quality by reading its assembly."""
+
+import ctypes
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, UNROLL, Operands, Tile
+from dlrmjit_kernels.microkernels.gemv_tile import Dots
+from dlrmjit_kernels.runtime.target import current_target, named_target
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.bf16 import truncated
+from tests.tolerance import tolerance
+
+_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)
+
+
+def call(spec, a, b, c, bias, mask, blocks, last):
+    """Run a tile over blocks (i, rows, length) of A and (i, length, cols) of B."""
+    function = _SIGNATURE(engine.address(spec, current_target()))
+    addresses = [x.ctypes.data for x in (a[0], b, c, bias, mask)]
+    length = b.shape[1]
+    strides = [c.strides[0] // 4, mask.strides[0] // 4]
+    function(*addresses, a[0].size, b[0].size, blocks, length, last, *strides, 0)
+
+
+def operands(rows, cols, blocks, length):
+    rng = np.random.default_rng(rows * cols + length)
+    a = rng.standard_normal((blocks, rows, length)).astype(np.float32)
+    b = rng.standard_normal((blocks, length, cols)).astype(np.float32)
+    bias = rng.standard_normal(cols).astype(np.float32)
+    mask = rng.standard_normal((rows, cols + 3)).astype(np.float32)
+    return a, b, bias, mask
+
+
+nr = current_target().nr
+rows = st.sampled_from([1, 2, current_target().mr - 1, current_target().mr])
+cols = st.sampled_from([1, 3, 4, 5, nr // 2 - 1, nr // 2, nr // 2 + 1, nr - 1, nr])
+flags = st.tuples(*[st.booleans()] * 4)
+
+
+@given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
+def test_tile_is_its_numpy_line(rows, cols, blocks, length, flags):
+    accumulate, bias_on, relu, mask_on = flags
+    a, b, bias, mask = operands(rows, cols, blocks, length)
+    c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
+    last = max(1, length - 3)
+    spec = Tile(rows, cols, length, 1, cols, accumulate, bias_on, relu, mask_on)
+    if cols == 1:
+        spec = Dots(rows, length, accumulate, bias_on, relu, mask_on)
+    outside = c[:, cols:].copy()
+    call(spec, a, b, c, bias, mask, blocks, last)
+    a[-1, :, last:] = 0
+    products = np.einsum("irl,ilc->rc", a.astype(np.float64), b.astype(np.float64))
+    expected = products + (1.5 if accumulate else 0) + (bias if bias_on else 0)
+    if relu:
+        expected = np.maximum(expected, 0)
+    if mask_on:
+        expected = expected * (mask[:, :cols] > 0)
+    magnitude = np.einsum("irl,ilc->rc", np.abs(a), np.abs(b)) + 1.5 + np.abs(bias)
+    assert np.all(np.abs(c[:, :cols] - expected) <= tolerance(blocks * length + 2) * magnitude)
+    np.testing.assert_array_equal(c[:, cols:], outside)
+
+
+def test_reduction_may_run_down_the_rows_of_a():
+    rows, cols, length = 3, nr, 9
+    a, b, bias, mask = operands(rows, cols, 2, length)
+    c = np.full((rows, cols), np.nan, np.float32)
+    turned = np.ascontiguousarray(a.transpose(0, 2, 1))
+    call(Tile(rows, cols, 1, rows, cols), turned, b, c, bias, mask, 2, length)
+    expected = np.einsum("irl,ilc->rc", a.astype(np.float64), b.astype(np.float64))
+    assert np.allclose(c, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("split", range(1, 6))
+def test_a_tile_may_cross_from_one_block_of_rows_of_a_to_the_next(split):
+    rows, cols, length = min(6, current_target().mr), nr, 9
+    a, b, bias, mask = operands(2 * rows, cols, 1, length)
+    c = np.full((rows, cols), np.nan, np.float32)
+    wide = np.ascontiguousarray(a[0].reshape(2, rows, length).transpose(0, 2, 1))
+    first = rows - split  # of A, so that ``split`` rows are left of its first block
+    spec = Tile(rows, cols, 1, rows, cols, split=split, skip=rows * length - rows)
+    start = wide.reshape(-1)[first:]
+    call(spec, [start], b, c, bias, mask, 1, length)
+    expected = a[0, first : first + rows].astype(np.float64) @ b[0]
+    assert np.allclose(c, expected, atol=1e-4)
+
+
+def test_every_field_is_in_the_name():
+    spec = Tile(2, 3, 4, 5, 6)
+    changed = [
+        replace(spec, **{field: value})
+        for field, value in [
+            ("rows", 9),
+            ("cols", 9),
+            ("a_row", 9),
+            ("a_step", 9),
+            ("b_row", 9),
+            ("accumulate", True),
+            ("bias", True),
+            ("relu", True),
+            ("mask", True),
+            ("operands", Operands.BF16),
+            ("odd", True),
+            ("split", 1),
+            ("skip", 9),
+        ]
+    ]
+    assert len({spec.symbol, *(other.symbol for other in changed)}) == 14
+
+
+def words(pairs: np.ndarray) -> np.ndarray:
+    """Upper halves of float32 numbers (..., 2) as one word each, which looks like a float32."""
+    upper = (np.ascontiguousarray(pairs).view(np.uint32) >> 16).astype(np.uint16)
+    return upper.view(np.float32)[..., 0]
+
+
+multiplied = [Operands.WIDENED] + [Operands.BF16] * current_target().bf16
+
+
+@pytest.mark.parametrize("operands_", multiplied)
+@pytest.mark.parametrize("odd", [False, True])
+@given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
+def test_tile_of_words_is_its_numpy_line(operands_, odd, rows, cols, blocks, length, flags):
+    accumulate, bias_on, relu, mask_on = flags
+    a, b, bias, mask = operands(rows, cols, blocks, 2 * length)
+    last = max(1, length - 3)
+    if odd:  # what has no partner must not be read, or meet a zero
+        a[-1, :, 2 * last - 1] = np.nan if operands_ is Operands.WIDENED else 0
+        b[-1, 2 * last - 1] = 0
+    a = truncated(a) if operands_ is Operands.BF16 else a
+    left = words(a.reshape(blocks, rows, length, 2)) if operands_ is Operands.BF16 else a
+    right = words(b.reshape(blocks, length, 2, cols).transpose(0, 1, 3, 2))
+    c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
+    step = left.shape[-1] // length
+    half = odd and operands_ is Operands.WIDENED
+    finish = (accumulate, bias_on, relu, mask_on)
+    spec = Tile(rows, cols, left.shape[-1], step, cols, *finish, operands_, half)
+    outside = c[:, cols:].copy()
+    call(spec, left, right, c, bias, mask, blocks, last)
+    a[-1, :, 2 * last - odd :] = 0
+    wide_a, wide_b = a.astype(np.float64), truncated(b).astype(np.float64)
+    expected = np.einsum("irl,ilc->rc", wide_a, wide_b) + 1.5 * accumulate + bias * bias_on
+    expected = np.maximum(expected, 0) if relu else expected
+    expected = expected * (mask[:, :cols] > 0) if mask_on else expected
+    magnitude = np.einsum("irl,ilc->rc", np.abs(wide_a), np.abs(wide_b)) + 1.5 + np.abs(bias)
+    assert np.all(np.abs(c[:, :cols] - expected) <= tolerance(2 * blocks * length + 2) * magnitude)
+    np.testing.assert_array_equal(c[:, cols:], outside)
+
+
+@pytest.mark.skipif(not current_target().bf16, reason="this processor does not multiply BF16")
+def test_products_of_bf16_take_denormals_for_zero():
+    tiny, one = np.float32(2.0**-127), np.float32(1)
+    a = words(np.array([[[tiny, one]]], np.float32))[None]
+    b = words(np.full((1, 1, nr, 2), one, np.float32))
+    c, unused = np.full((1, nr), np.nan, np.float32), np.zeros((1, nr), np.float32)
+    call(Tile(1, nr, 1, 1, nr, operands=Operands.BF16), a, b, c, unused, unused, 1, 1)
+    np.testing.assert_array_equal(c, np.ones((1, nr), np.float32))
+
+
+def is_product(line: str) -> bool:
+    return any(name in line for name in ("fmadd", "fmla", "vdpbf16ps"))
+
+
+def inner_loop(text: str) -> list[str]:
+    """Instructions of the loop with most multiply-adds: from its label to its backward jump."""
+    best: list[str] = []
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    for start, line in enumerate(lines):
+        if not line.endswith(":"):
+            continue
+        label = line[:-1]
+        for end in range(start + 1, len(lines)):
+            if lines[end].endswith(":"):
+                break
+            if re.match(rf"(j\w+|b\.\w+)\s+{re.escape(label)}$", lines[end]):
+                body = [x for x in lines[start + 1 : end + 1] if x and not x.startswith(".")]
+                best = max(best, body, key=lambda b: sum(map(is_product, b)))
+    return best
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("strides", ["forward", "weights", "crossing"])
+def test_inner_loop_is_multiply_adds_loads_prefetches_and_loop_control(isa, strides):
+    target = named_target(isa)
+    a_row, a_step = (target.nr, 1) if strides == "forward" else (1, target.nr)
+    spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, bias=True, relu=True)
+    if strides == "crossing":
+        spec = replace(spec, split=2, skip=752)
+    body = inner_loop(engine.assembly(spec, target))
+    count = {name: sum(re.match(name, x) is not None for x in body) for name in _ALLOWED}
+    assert count["vfmadd"] == UNROLL * 2 * target.mr
+    assert count["vbroadcastss"] == UNROLL * target.mr
+    assert count["vmov[ua]ps"] <= UNROLL * 2
+    lines = -(-4 * UNROLL * target.mr // CACHE_LINE) if strides == "forward" else 0
+    assert count["prefetch"] == 1 + lines
+    assert sum(count.values()) == len(body), body
+    assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
+    assert not any(re.match(r"vmov[ua]ps\s+%[xyz]mm", x) for x in body), (
+        "vectors are stored or moved"
+    )
+    register = "%zmm" if isa == "avx512" else "%ymm"
+    assert all(register in x for x in body if x.startswith("vfmadd"))
+
+
+@pytest.mark.parametrize(
+    ("isa", "cols", "vectors", "register"),
+    [
+        ("avx2", 4, 1, "%xmm"),
+        ("avx2", 7, 2, "%xmm"),
+        ("avx2", 8, 1, "%ymm"),
+        ("avx2", 13, 2, "%ymm"),
+        ("avx512", 4, 1, "%xmm"),
+        ("avx512", 7, 1, "%ymm"),
+        ("avx512", 15, 1, "%zmm"),
+        ("avx512", 31, 2, "%zmm"),
+    ],
+)
+def test_narrow_rows_take_vectors_that_fit_them(isa, cols, vectors, register):
+    target = named_target(isa)
+    spec = Tile(target.mr, cols, target.nr, 1, target.nr)
+    body = inner_loop(engine.assembly(spec, target))
+    products = [x for x in body if x.startswith("vfmadd")]
+    assert len(products) == UNROLL * vectors * target.mr
+    assert all(register in x for x in products)
+    assert not any("vmaskmov" in x or "%rsp" in x for x in body), "masks, or registers spilled"
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_widening_adds_one_instruction_per_vector_of_numbers(isa):
+    target = named_target(isa)
+    spec = Tile(target.mr, target.nr, target.nr, 2, target.nr, operands=Operands.WIDENED)
+    body = inner_loop(engine.assembly(spec, target))
+    wanted = {"vfmadd": UNROLL * 4 * target.mr, "vbroadcastss": UNROLL * 2 * target.mr}
+    wanted |= {"vpslld": UNROLL * 2, "vpblendw|vp?and": UNROLL * 2}
+    wanted |= {"prefetch": 1 - (-4 * UNROLL * 2 * target.mr // CACHE_LINE)}
+    for name, count in wanted.items():
+        assert sum(re.match(name, x) is not None for x in body) == count, name
+    assert len(body) <= sum(wanted.values()) + 20  # loads of words and the loop's own
+    assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
+
+
+@pytest.mark.parametrize("strides", ["rows", "columns"])
+def test_bf16_is_multiplied_by_its_own_instruction(strides):
+    target = named_target("avx512_bf16")
+    a_row, a_step = (target.nr, 1) if strides == "rows" else (1, target.nr)
+    spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, operands=Operands.BF16)
+    body = inner_loop(engine.assembly(spec, target))
+    count = {name: sum(re.match(name, x) is not None for x in body) for name in _ALLOWED}
+    assert count.pop("vfmadd") == 0
+    assert sum("vdpbf16ps" in x for x in body) == UNROLL * 2 * target.mr
+    assert sum(count.values()) + UNROLL * 2 * target.mr == len(body), body
+    assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
+
+
+_ALLOWED = (
+    "vfmadd",
+    "vbroadcastss",
+    "vmov[ua]ps",
+    "prefetch",
+    "add|sub|inc|dec|lea",
+    "cmp|test",
+    "j[a-z]+",
+)
+
+
+@pytest.mark.parametrize("isa", ["sse", "neon"])
+def test_lesser_and_foreign_targets_compile(isa):
+    target = named_target(isa)
+    spec = Tile(target.mr, target.nr, target.nr, 1, target.nr)
+    text = engine.assembly(spec, target)
+    wanted = r"\bfmla\b" if isa == "neon" else r"\bmulps\b"
+    assert len(re.findall(wanted, text)) >= UNROLL * 2 * target.mr

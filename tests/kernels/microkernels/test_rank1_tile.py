@@ -1,0 +1,57 @@
+"""The tile of a reduction of one, by itself and as the gradient of a layer with one output."""
+
+import ctypes
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.layers.fully_connected import fc_backward_data
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.microkernels.rank1_tile import Outer
+from dlrmjit_kernels.runtime.target import current_target, named_target
+from hypothesis import given
+from hypothesis import strategies as st
+
+nr = current_target().nr
+heights = st.sampled_from([1, 3, 4, 5, 48])
+widths = st.sampled_from([1, nr // 2 - 1, nr // 2 + 1, nr])
+
+
+def random(*shape):
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+@given(heights, widths, st.booleans(), st.booleans(), st.booleans())
+def test_it_is_its_numpy_line(rows, cols, biased, relu, masked):
+    a, b, bias, mask = random(rows, 3), random(cols), random(cols + 1)[1:], random(rows, cols + 2)
+    c = np.full((rows, cols + 1), np.nan, np.float32)
+    spec = Outer(rows, cols, 3, biased, relu, masked)
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)(
+        engine.address(spec, current_target())
+    )
+    addresses = [x.ctypes.data for x in (a, b, c, bias, mask)]
+    function(*addresses, 0, 0, 1, 1, 1, cols + 1, cols + 2, 0)
+    expected = a[:, :1] * b + (bias if biased else np.float32(0))
+    expected = np.maximum(expected, 0) if relu else expected
+    expected = np.where(mask[:, :cols] > 0, expected, 0) if masked else expected
+    np.testing.assert_allclose(c[:, :cols], expected, rtol=1e-6, atol=1e-6)
+    assert np.all(np.isnan(c[:, cols:]))
+
+
+@pytest.mark.parametrize("n", [1, 47, 48, 50, 2000])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_gradient_by_data_of_one_output_is_exact(n, masked):
+    dz, w, below = random(n, 1), random(101, 1), np.maximum(random(n, 101), 0)
+    dx = Matrix.empty_blocked(n, 101)
+    dx.data[:] = np.nan
+    mask = Matrix.empty_blocked(n, 101).assign(below) if masked else None
+    blocked, panels = Matrix.empty_blocked(n, 1), Matrix.empty_panels(101, 1)
+    fc_backward_data(blocked.assign(dz), panels.assign(w), dx, mask)
+    expected = dz * w.T * ((below > 0) if masked else 1)
+    np.testing.assert_array_equal(dx.to_numpy(), expected.astype(np.float32))
+
+
+def test_it_only_loads_multiplies_and_stores():
+    text = engine.assembly(Outer(48, 16, 1), named_target("avx2"))
+    assert text.count("vmulps") == 2 * 4
+    assert "%rsp" not in text.split("vmulps", 1)[1].rsplit("vmulps", 1)[0]

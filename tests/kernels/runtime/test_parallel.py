@@ -1,0 +1,106 @@
+"""Tasks run once each, on all threads or on the calling one, and leave their operands alone."""
+
+import sys
+
+import numpy as np
+import pytest
+from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.threads import get_threads, set_threads
+from numba import get_thread_id
+from numba.core import errors
+
+THREE = 3  # a literal to the compiler
+
+
+@task_jit
+def _note(task, counts, who, nested):
+    (step, names), factor = nested
+    counts[task] += step * names[task] * factor
+    who[task] = get_thread_id()
+
+
+@jit
+def _note_all(count, counts, who, names, alone):
+    run_tasks(_note, count, (counts, who, ((THREE, names), 2.0)), alone)
+
+
+@task_jit
+def _ask(task, sizes, seen):
+    seen[task] = 1
+    room = np.empty(sizes[task], np.float32)
+    room[0] = 1
+
+
+@jit
+def _ask_all(sizes, seen):
+    run_tasks(_ask, len(sizes), (sizes, seen), False)
+
+
+@task_jit
+def _answer(task, x):
+    return x[task]
+
+
+@jit
+def _answer_all(x):
+    run_tasks(_answer, len(x), (x,), False)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = get_threads()
+    set_threads(request.param)
+    yield request.param
+    set_threads(before)
+
+
+def noted(count, alone):
+    counts, who = np.zeros(count + 1), np.full(count + 1, -1)
+    names = np.arange(1, count + 2, dtype=np.int32)
+    _note_all(count, counts, who, names, alone)
+    assert (counts[count], who[count]) == (0, -1), "a task too many"
+    assert np.array_equal(counts[:count], 6.0 * names[:count])
+    assert np.all(who[:count] >= 0)
+    return who[:count]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 100])
+@pytest.mark.parametrize("alone", [False, True])
+def test_every_task_runs_once(threads, count, alone):
+    noted(count, alone)
+
+
+def test_tasks_are_dealt_out_in_even_runs(threads):
+    who = noted(12, False)
+    runs = who.reshape(threads, -1)
+    assert np.all(runs == runs[:, :1]), "a thread's tasks are adjacent"
+    assert len(np.unique(runs[:, 0])) == threads
+
+
+def test_one_task_or_alone_stays_on_the_calling_thread(threads):
+    assert set(noted(9, True)) == set(noted(1, False))
+
+
+def test_operands_are_neither_kept_nor_given_away():
+    counts, who, names = np.zeros(8), np.zeros(8, np.int64), np.ones(8, np.int32)
+    before = [sys.getrefcount(x) for x in (counts, who, names)]
+    for _ in range(10):
+        _note_all(8, counts, who, names, False)
+    assert [sys.getrefcount(x) for x in (counts, who, names)] == before
+
+
+@pytest.mark.parametrize("failing", [0, 3])
+def test_a_task_without_memory_is_told_of(threads, failing):
+    sizes, seen = np.ones(4, np.int64), np.zeros(4)
+    _ask_all(sizes, seen)
+    sizes[failing] = 1 << 60
+    seen[:] = 0
+    with pytest.raises(MemoryError, match="no memory"):
+        _ask_all(sizes, seen)
+    assert np.all(seen == 1), "the other tasks are done"
+
+
+def test_a_task_that_returns_something_is_refused():
+    with pytest.raises(errors.TypingError, match="returns nothing, not float64"):
+        _answer_all(np.ones(3))

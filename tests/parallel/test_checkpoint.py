@@ -1,0 +1,56 @@
+"""What some ranks save, any other number of ranks loads, into any plan."""
+
+import numpy as np
+import pytest
+
+from dlrmjit.checkpoint.manifest import Part
+from dlrmjit.checkpoint.reshard import overlap_of
+from dlrmjit.training import persistence
+from tests.parallel.launch import needs_mpi, run_program
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("savers", "loaders", "saved", "loaded"),
+    [
+        (1, 2, "fp32", "fp32"),
+        (3, 2, "fp32", "bf16"),
+        (2, 3, "bf16", "fp32"),
+        (1, 3, "bf16", "bf16"),
+    ],
+)
+def test_any_number_of_ranks_loads_what_others_saved(tmp_path, savers, loaders, saved, loaded):
+    run_program(savers, "checkpoints", "save", tmp_path, saved)
+    assert run_program(loaders, "checkpoints", "load", tmp_path, loaded) is True
+    for kind in ("whole", "columns", "rows", "replicated", "mixed"):
+        expected = np.load(tmp_path / f"{kind}.npz")
+        model = persistence.load(tmp_path / kind, backend="reference")
+        assert model.precision == saved
+        state = model.state_dict()
+        assert set(state) == set(expected)
+        for name, value in state.items():
+            np.testing.assert_array_equal(value, expected[name], err_msg=f"{kind} {name}")
+
+
+@pytest.mark.parametrize("stored_step", [1, 2, 3, 5])
+@pytest.mark.parametrize("wanted_step", [1, 2, 4])
+def test_overlaps_are_the_rows_that_both_have(stored_step, wanted_step):
+    rows = 23
+    for p in range(stored_step):
+        for q in range(wanted_step):
+            part, wanted = Part("f", p, rows, stored_step), Part("", q, rows, wanted_step)
+            stored, own = list(range(rows)[p::stored_step]), list(range(rows)[q::wanted_step])
+            both = sorted(set(stored) & set(own))
+            found = overlap_of(part, wanted, 4)
+            if found is None:
+                assert not both
+                continue
+            assert stored[found.stored :: found.period][: found.count] == both
+            assert own[found.own :: found.step][: found.count] == both
+
+
+def test_columns_overlap_where_both_have_them():
+    part, wanted = Part("f", 0, 5, 1, 2, 6), Part("", 0, 5, 1, 4, None)
+    found = overlap_of(part, wanted, 8)
+    assert (found.stored_cols, found.own_cols) == (slice(2, 4), slice(0, 2))
+    assert overlap_of(part, Part("", 0, 5, 1, 6, 8), 8) is None

@@ -1,7 +1,7 @@
 """dlrmjit: trains deep learning recommendation models on CPUs with kernels generated at run time.
 
 Names are imported when first used, so that the command line can set up threads before Numba
-loads, and ``dlrmjit_kernels`` can use ``dlrmjit.errors`` without loading the product.
+loads.
 """
 
 from __future__ import annotations

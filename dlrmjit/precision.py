@@ -1,108 +1,14 @@
-"""Split-BF16: float32 numbers kept as two arrays of 16-bit halves.
-
-The upper half of a float32's bits *is* a bfloat16, the number truncated; forward and backward
-read only that. The lower half lies elsewhere and is read by the optimiser alone, which joins
-the two and so computes exactly as with float32 (Kalamkar et al., arXiv 2005.04680).
-"""
+"""Split-BF16 arrays and what precisions there are, as the kernels define them."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from dlrmjit_kernels.precision import (
+    U16,
+    Precision,
+    SplitArray,
+    check_precision,
+    nearest_bf16,
+    split_if,
+)
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
-from dlrmjit.errors import ConfigError
-
-Precision = Literal["fp32", "bf16"]
-U16 = NDArray[np.uint16]
-
-
-def check_precision(precision: str) -> None:
-    """Raise ConfigError unless ``precision`` is one that parameters can have."""
-    known = get_args(Precision)
-    if precision not in known:
-        raise ConfigError(f"precision must be one of {', '.join(known)}, not {precision!r}")
-
-
-class SplitArray:
-    """A float32 array in two halves: ``upper`` and ``lower``, uint16 arrays of its shape.
-
-    Slices are views of both halves; assigning splits float32 values, and ``np.asarray`` makes
-    a joined float32 copy. Both are exact, whatever the bits.
-    """
-
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, upper: U16, lower: U16) -> None:
-        self.upper, self.lower = upper, lower
-
-    @classmethod
-    def of(cls, values: Any) -> SplitArray:
-        """New halves of float32 ``values``."""
-        made = cls.zeros(np.shape(values))
-        made[...] = values
-        return made
-
-    @classmethod
-    def zeros(cls, shape: tuple[int, ...]) -> SplitArray:
-        """New halves of zeros."""
-        return cls(np.zeros(shape, np.uint16), np.zeros(shape, np.uint16))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of either half, and of the joined array."""
-        return self.upper.shape
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return self.upper.ndim
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.upper.size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both halves together: as many as of the joined array."""
-        return self.upper.nbytes + self.lower.nbytes
-
-    def __len__(self) -> int:
-        return len(self.upper)
-
-    def __getitem__(self, key: Any) -> SplitArray:
-        return SplitArray(self.upper[key], self.lower[key])
-
-    def __setitem__(self, key: Any, values: Any) -> None:
-        bits = np.asarray(values, np.float32).view(np.uint32)
-        self.upper[key] = bits >> 16
-        self.lower[key] = bits & 0xFFFF
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("two halves cannot be joined without a copy")
-        joined = (np.asarray(self.upper, np.uint32) << 16 | self.lower).view(np.float32)
-        return joined if dtype is None else joined.astype(dtype, copy=False)
-
-    def reshape(self, *shape: int) -> SplitArray:
-        """The same elements in another shape; views where NumPy's are."""
-        return SplitArray(self.upper.reshape(*shape), self.lower.reshape(*shape))
-
-    def rounded(self) -> NDArray[np.float32]:
-        """What forward and backward read: the upper halves as float32, a copy."""
-        return (np.asarray(self.upper, np.uint32) << 16).view(np.float32)
-
-
-def nearest_bf16(values: NDArray[Any]) -> NDArray[np.float32]:
-    """The BF16 number nearest to each float32 value, the even one of two; NaN stays NaN."""
-    bits = np.asarray(values, np.float32).view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
-    result: NDArray[np.float32] = np.where(np.isnan(values), np.float32(np.nan), rounded)
-    return result
-
-
-def split_if(precision: str, values: NDArray[np.float32]) -> NDArray[np.float32] | SplitArray:
-    """``values`` as they are stored in that precision."""
-    return SplitArray.of(values) if precision == "bf16" else values
+__all__ = ["U16", "Precision", "SplitArray", "check_precision", "nearest_bf16", "split_if"]

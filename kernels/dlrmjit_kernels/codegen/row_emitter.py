@@ -3,8 +3,8 @@
 A row of any width is a list of pieces: full vectors, then halves down to one element, so no
 kernel reads or writes past a row's end and neighbouring rows may belong to other threads.
 
-The weights of a table lie whole, or as halves in two arrays (:mod:`dlrmjit.precision`); what
-computes with them sees float32 either way.
+The weights of a table are stored as float32, or as Split-BF16 in two arrays
+(:mod:`dlrmjit_kernels.precision`); what computes with them sees float32 either way.
 """
 
 from __future__ import annotations

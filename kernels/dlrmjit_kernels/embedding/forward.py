@@ -9,9 +9,9 @@ import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.embedding.lookups import Lookups, any_outside
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.microkernels.row_gather import GatherSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks

@@ -13,7 +13,7 @@ import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from dlrmjit.precision import SplitArray
+from dlrmjit_kernels.precision import SplitArray
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks
 from dlrmjit_kernels.runtime.splitmix import draw, mix

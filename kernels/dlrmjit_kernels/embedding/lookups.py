@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import IndexRangeError, ShapeError
+from dlrmjit_kernels.errors import IndexRangeError, ShapeError
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks
 

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ConfigError, ShapeError
-from dlrmjit.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels.embedding import forward as lookup
 from dlrmjit_kernels.embedding import init as initialise
 from dlrmjit_kernels.embedding import update
@@ -25,6 +23,8 @@ from dlrmjit_kernels.embedding.lookup_sort import Workspace
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.update import RowState
+from dlrmjit_kernels.errors import ConfigError, ShapeError
+from dlrmjit_kernels.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels.runtime import buffers, numa, threads
 
 Float32 = NDArray[np.float32]
@@ -51,7 +51,7 @@ class EmbeddingTables:
         What to do with an index outside its table: refuse the batch, take the nearest row, or
         leave the lookup out of its bag.
     precision : {"fp32", "bf16"}
-        Whether numbers lie whole or in halves, see :mod:`dlrmjit.precision`.
+        Whether numbers lie whole or in halves, see :mod:`dlrmjit_kernels.precision`.
 
     Raises
     ------

@@ -15,13 +15,13 @@ import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ConfigError
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.embedding.forward import check_pooled, prefetch_distance
 from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, sort_lookups
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
 from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
+from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.runtime import buffers

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.column_ops import sums, walk
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import load_row, strides_of

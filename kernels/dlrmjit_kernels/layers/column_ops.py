@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matrix.axes import common_tile, view_of
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, run_start, strides_of

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ShapeError
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.elementwise import RUN, check_flat
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.split_bf16 import Halves

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlrmjit.errors import ShapeError, TargetError
+from dlrmjit_kernels.errors import ShapeError, TargetError
 from dlrmjit_kernels.layers import bf16_gemm
 from dlrmjit_kernels.matmul.dispatch import Addresses, bind, run
 from dlrmjit_kernels.matmul.plan import Finish, Product

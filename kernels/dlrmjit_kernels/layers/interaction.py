@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.interaction_loops import backward, forward
 from dlrmjit_kernels.layers.interaction_plan import sample_plan
 from dlrmjit_kernels.matrix.matrix import Matrix

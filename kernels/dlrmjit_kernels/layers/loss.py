@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ConfigError, ShapeError
+from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.layers.elementwise import Real, sigmoid
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, strides_of

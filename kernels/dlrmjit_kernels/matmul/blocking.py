@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlrmjit.errors import BlockingError
+from dlrmjit_kernels.errors import BlockingError
 from dlrmjit_kernels.runtime.target import Target
 
 _LINE_FLOATS = 16

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matmul.dispatch import Addresses, run
 from dlrmjit_kernels.matmul.plan import Product
 from dlrmjit_kernels.matrix.axes import view_of

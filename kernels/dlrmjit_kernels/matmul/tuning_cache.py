@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from dlrmjit import knobs
-from dlrmjit.errors import BlockingError
+from dlrmjit_kernels import knobs
+from dlrmjit_kernels.errors import BlockingError
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape, check_blocking, choose_blocking
 from dlrmjit_kernels.runtime.compile import sources_digest
 from dlrmjit_kernels.runtime.target import Target

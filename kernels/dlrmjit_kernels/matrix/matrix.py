@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.runtime.buffers import HUGE_PAGE, aligned_empty, allocate
 from dlrmjit_kernels.runtime.target import current_target
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dlrmjit.errors import ShapeError
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit import knobs
+from dlrmjit_kernels import knobs
 from dlrmjit_kernels.runtime import numa, threads
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from dlrmjit.errors import ConfigError, MemoryLimitError
+from dlrmjit_kernels.errors import ConfigError, MemoryLimitError
 from dlrmjit_kernels.runtime.cgroups import control_groups
 
 ALIGNMENT = 64

@@ -21,7 +21,7 @@ import llvmlite
 import numba
 from numba.core import caching
 
-from dlrmjit import knobs
+from dlrmjit_kernels import knobs
 from dlrmjit_kernels.runtime.file_lock import Turn
 
 # As for our own loader (codegen/engine.py): sections of a kernel must lie near each other,

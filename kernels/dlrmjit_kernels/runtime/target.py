@@ -12,8 +12,8 @@ from pathlib import Path
 
 from llvmlite import binding
 
-from dlrmjit import knobs
-from dlrmjit.errors import TargetError
+from dlrmjit_kernels import knobs
+from dlrmjit_kernels.errors import TargetError
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 

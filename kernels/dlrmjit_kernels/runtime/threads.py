@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numba
 
-from dlrmjit.errors import ThreadError
+from dlrmjit_kernels.errors import ThreadError
 from dlrmjit_kernels.runtime.cgroups import control_groups
 
 _granted: frozenset[int] = frozenset()

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.embedding.lookup_sort import Workspace
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from dlrmjit_kernels.embedding.update import RowState
+from dlrmjit_kernels.runtime.workspace import Workspace
 from numpy.typing import NDArray
 
 from dlrmjit.config.model import IN_MEMORY, TableConfig

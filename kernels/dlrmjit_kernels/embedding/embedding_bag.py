@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.embedding.lookup_sort import Workspace
 from dlrmjit_kernels.embedding.tables import EmbeddingTables, Float32
 from dlrmjit_kernels.errors import ShapeError
+from dlrmjit_kernels.runtime.workspace import Workspace
 
 
 class BorrowedTables(EmbeddingTables):

@@ -9,7 +9,7 @@ Each lookup becomes an entry, a uint64 with its row in the high and its bag in t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding.lookups import Lookups
-from dlrmjit_kernels.runtime import buffers
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks
 from dlrmjit_kernels.runtime.tasks import take_task
+from dlrmjit_kernels.runtime.workspace import Workspace
 
 BUCKET_LOOKUPS = 8192
 BUCKETS_PER_THREAD = 16  # at least, of all tables together
@@ -31,26 +31,6 @@ FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL, BITS = range(4)  # columns of a plan
 
 
 _U = np.uint64
-
-
-@dataclass
-class Workspace:
-    """Arrays of the sort and of the update, kept between steps and only ever grown."""
-
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    def get(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
-        """An array of at least ``size`` elements, its contents left over from before."""
-        found = self.arrays.get(name)
-        if found is None or found.size < size:
-            found = buffers.allocate(_grown(size) * np.dtype(dtype).itemsize).data.view(dtype)
-            self.arrays[name] = found
-        return found
-
-
-def _grown(size: int) -> int:
-    """Room for a bit more than asked, so that slowly growing batches rarely reallocate."""
-    return size + size // 4 + 64
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from dlrmjit_kernels.embedding import forward as lookup
 from dlrmjit_kernels.embedding import init as initialise
 from dlrmjit_kernels.embedding import update
 from dlrmjit_kernels.embedding.init import Origin
-from dlrmjit_kernels.embedding.lookup_sort import Workspace
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels.runtime import buffers, numa, threads
+from dlrmjit_kernels.runtime.workspace import Workspace
 
 Float32 = NDArray[np.float32]
 _MOST_ROWS = 1 << 31  # rows and bags are numbered in 32 bits where lookups are sorted

@@ -1,10 +1,11 @@
 """Lookups grouped by row, and buckets in the order that threads take them."""
 
 import numpy as np
-from dlrmjit_kernels.embedding.lookup_sort import Workspace, bucket_lookups, sort_lookups
+from dlrmjit_kernels.embedding.lookup_sort import bucket_lookups, sort_lookups
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
 from dlrmjit_kernels.runtime import threads
+from dlrmjit_kernels.runtime.workspace import Workspace
 from hypothesis import given
 from hypothesis import strategies as st
 

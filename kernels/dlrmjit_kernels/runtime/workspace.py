@@ -1,0 +1,34 @@
+"""Arrays that a repeated call reuses: they grow with the largest batch and are never shrunk.
+
+Fresh pages cost a fault each, and a training step needs the same few arrays every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.runtime import buffers
+
+
+@dataclass
+class Workspace:
+    """Named arrays that are kept between calls."""
+
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def get(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
+        """Return an array of at least ``size`` elements, whose contents are undefined."""
+        array = self.arrays.get(name)
+        if array is None or array.size < size:
+            array = buffers.allocate(_capacity(size) * np.dtype(dtype).itemsize).data.view(dtype)
+            self.arrays[name] = array
+        return array
+
+
+def _capacity(size: int) -> int:
+    """Allocate a quarter more than asked, so that slowly growing batches rarely reallocate."""
+    return size + size // 4 + 64

@@ -49,7 +49,7 @@ def train(chosen: object, batch: object) -> None:
 
 
 def main() -> int:
-    """Print what was foreseen and what was taken; 1 when that is more than allowed."""
+    """Print what was estimated and what was taken; 1 when that is more than allowed."""
     from bench.step import case, make_batch
     from dlrmjit.config.model import estimate_memory
 
@@ -77,13 +77,13 @@ def main() -> int:
         "N": chosen.batch,
         "tables_bytes": need.tables,
         "rest_bytes": rest,
-        "foreseen_bytes": estimate_memory(model, chosen.batch, chosen.lookups).total,
+        "estimated_bytes": estimate_memory(model, chosen.batch, chosen.lookups).total,
         "taken_bytes": taken,
         "of_the_rest": (taken - need.tables) / rest,
     }
     print(
         f"{options.config} N={chosen.batch}: {taken / 2**20:,.1f} MiB taken, "
-        f"{figures['foreseen_bytes'] / 2**20:,.1f} foreseen; tables {need.tables / 2**20:,.1f}, "
+        f"{figures['estimated_bytes'] / 2**20:,.1f} estimated; tables {need.tables / 2**20:,.1f}, "
         f"and {figures['of_the_rest']:.2f} times the rest's {rest / 2**20:,.1f} "
         f"(allowed: {ALLOWED})"
     )

@@ -11,7 +11,7 @@ from dlrmjit.errors import DlrmjitError
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def guarded(action: Callable[[], None]) -> int:
+def exit_code_of(action: Callable[[], None]) -> int:
     """Run ``action``; the exit code.
 
     0 when done, 2 for wrong usage or input with one sentence on the standard error, 130 when

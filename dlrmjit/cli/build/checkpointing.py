@@ -105,7 +105,7 @@ def _print_progress(progress: Mapping[str, Any]) -> None:
         print(f"Testing state: accuracy = {progress['test_acc'] * 100:3.3f} %{auc}", flush=True)
 
 
-class Keeper(NullObserver):
+class Checkpointer(NullObserver):
     """Saves the model to ``path`` after every test that improves, or at the end without tests."""
 
     def __init__(

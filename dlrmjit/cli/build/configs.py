@@ -166,12 +166,12 @@ def require_memory(config: ModelConfig, options: Options, available: int) -> Non
 
     Nothing is allocated before this has passed.
     """
-    need = foreseen_memory(config, options)
+    need = estimated_memory(config, options)
     if need.total > available:
         raise MemoryLimitError(_memory_message(need, options, available))
 
 
-def foreseen_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
+def estimated_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
     """What the model, a step of it and its optimiser are expected to take."""
     lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
     in_files = options.embedding_dir is not None

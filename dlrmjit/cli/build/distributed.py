@@ -27,7 +27,7 @@ from dlrmjit.errors import ConfigError, DlrmjitError
 from dlrmjit.training.fit import MeasureFunction
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.config.optimizer import OptimizerConfig
-from dlrmjit.parallel.comm import Comm, blocking, let_lower_ranks_speak, threaded
+from dlrmjit.parallel.comm import Comm, blocking, yield_to_lower_ranks, threaded
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.planner import NARROWEST, propose
@@ -40,14 +40,14 @@ from dlrmjit.perf.profile import Profile
 AnyShardedStep = ShardedStep | VirtualStep
 
 
-def settle(comm: Comm, options: Options) -> Comm:
+def bind_to_cpus(comm: Comm, options: Options) -> Comm:
     """Take this rank's share of the host's CPUs; the communicator that the options ask for.
 
     Raises ConfigError when communication would take all of the share.
     """
     if comm.size == 1:
         return comm
-    own = _own_cpus(comm)
+    own = _cpus_of_rank(comm)
     reserved = options.comm_cores if options.comm == "thread" else 0
     if reserved and reserved >= len(own):
         raise ConfigError(
@@ -62,7 +62,7 @@ def settle(comm: Comm, options: Options) -> Comm:
     return blocking(comm) if options.comm == "blocking" else comm
 
 
-def _own_cpus(comm: Comm) -> list[int]:
+def _cpus_of_rank(comm: Comm) -> list[int]:
     """This rank's CPUs among those of its host; none where they cannot be chosen."""
     if not hasattr(os, "sched_setaffinity"):
         return []
@@ -75,7 +75,7 @@ def _own_cpus(comm: Comm) -> list[int]:
     return [cpus[(number * each + i) % len(cpus)] for i in range(each)]
 
 
-def guarded_rank(action: Callable[[], None], comm: Comm) -> None:
+def abort_on_error(action: Callable[[], None], comm: Comm) -> None:
     """Run ``action``; if it fails here, tell why, once, and end all ranks.
 
     What fails on every rank is told by the first: the others wait a moment, in which it ends
@@ -95,7 +95,7 @@ def guarded_rank(action: Callable[[], None], comm: Comm) -> None:
 
 
 def _end(comm: Comm, message: str, code: int) -> None:
-    let_lower_ranks_speak(comm)
+    yield_to_lower_ranks(comm)
     print(message, file=sys.__stderr__, flush=True)
     comm.abort(code)
 
@@ -216,7 +216,7 @@ def measure_function(model: DLRM) -> MeasureFunction | None:
     return evaluate_sharded if isinstance(model, ShardedDLRM) else None
 
 
-def speaks(model: DLRM) -> bool:
+def is_main_rank(model: DLRM) -> bool:
     """Whether this rank is the one that talks."""
     return not isinstance(model, ShardedDLRM) or model.comm.rank == 0
 

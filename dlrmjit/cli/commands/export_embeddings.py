@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrmjit.cli.exit_codes import guarded
+from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.subparser import ArgumentParser
 from dlrmjit.errors import ConfigError, DataError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (by default the program's own); the exit code."""
-    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+    return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlrmjit.cli.exit_codes import guarded
+from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.subparser import ArgumentParser
 from dlrmjit.config.presets import preset
 from dlrmjit.parallel.planner import propose
@@ -15,7 +15,7 @@ from dlrmjit.parallel.planner import propose
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (by default the program's own); the exit code."""
-    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+    return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:

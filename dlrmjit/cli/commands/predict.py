@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.cli.commands.inference_args import add_data_options, load_given, scores_of
-from dlrmjit.cli.exit_codes import guarded
+from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.subparser import ArgumentParser
 from dlrmjit.data.formats.arrow import require_arrow
 from dlrmjit.errors import ConfigError, DataError
@@ -21,7 +21,7 @@ Scores = NDArray[np.float32]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (by default the program's own); the exit code."""
-    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+    return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:

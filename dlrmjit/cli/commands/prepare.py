@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlrmjit.cli.exit_codes import guarded
+from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.subparser import ArgumentParser
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule, parse_size
 from dlrmjit.data.prepared.manifest import Manifest
@@ -32,7 +32,7 @@ _STEPS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (by default the program's own); the exit code."""
-    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+    return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 from dlrmjit import knobs
-from dlrmjit.cli.exit_codes import guarded
+from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.parse import Options, parse
 
 
@@ -19,9 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(parse(sys.argv[1:] if argv is None else argv))
 
     if knobs.launched_rank() == 0:
-        return guarded(action)
+        return exit_code_of(action)
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
-        return guarded(action)
+        return exit_code_of(action)
 
 
 def _run(options: Options) -> None:
@@ -30,9 +30,9 @@ def _run(options: Options) -> None:
         print(f"dlrmjit: note: {note}", file=sys.stderr)
     if options.threads:
         knobs.reserve_threads(options.threads)
-    from dlrmjit.cli.build.distributed import guarded_rank, settle
+    from dlrmjit.cli.build.distributed import abort_on_error, bind_to_cpus
     from dlrmjit.cli.commands.train_run import run
     from dlrmjit.parallel.comm import world
 
     comm = world()
-    guarded_rank(lambda: run(options, settle(comm, options)), comm)
+    abort_on_error(lambda: run(options, bind_to_cpus(comm, options)), comm)

@@ -16,14 +16,14 @@ from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit.cli.build import distributed
 from dlrmjit.cli.build.architecture import derived_line, fit_architecture
 from dlrmjit.cli.build.checkpointing import (
-    Keeper,
+    Checkpointer,
     Restored,
     check_save_path,
     restore,
     restore_optimizer,
 )
 from dlrmjit.cli.build.configs import (
-    foreseen_memory,
+    estimated_memory,
     is_testing,
     model_config,
     require_memory,
@@ -34,7 +34,12 @@ from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
 from dlrmjit.cli.report.console import ConsoleLines
 from dlrmjit.cli.report.json_log import JsonLog
-from dlrmjit.cli.report.machine import machine_facts, peak_rss_bytes, use_threads, warn_of_crowding
+from dlrmjit.cli.report.machine import (
+    machine_facts,
+    peak_rss_bytes,
+    use_threads,
+    warn_if_oversubscribed,
+)
 from dlrmjit.cli.report.mllog import MlperfLog
 from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.cli.report.summary import StepTimes, machine_line, metrics_summary, training_summary
@@ -60,11 +65,11 @@ def run(options: Options, comm: Comm) -> None:
     if mlperf:
         mlperf.setup()
     use_threads(options.threads)
-    warn_of_crowding()
+    warn_if_oversubscribed()
     session = _build(options, comm)
     with ExitStack() as stack:
-        is_told = options.log_json and comm.rank == 0
-        log = stack.enter_context(JsonLog(options.log_json)) if is_told else None
+        logs_here = options.log_json and comm.rank == 0
+        log = stack.enter_context(JsonLog(options.log_json)) if logs_here else None
         if log:
             tables = {"tables": session.model.tables.data.placement}
             log.start(_described(options, session.model.config), machine_facts() | tables)
@@ -153,8 +158,8 @@ def _train(
     observers: list[Observer] = [_console(options), times, *extra]
     path = options.save_model or options.resume
     if path:
-        observers.append(Keeper(path, session.model, session.data, config, step.optimizer))
-    if sys.stderr.isatty() and distributed.speaks(session.model):
+        observers.append(Checkpointer(path, session.model, session.data, config, step.optimizer))
+    if sys.stderr.isatty() and distributed.is_main_rank(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
     result = fit(
         session.model,
@@ -171,11 +176,11 @@ def _train(
     stack.close()
     if options.debug_mode:
         debug.print_parameters(session.model, "updated")
-    foreseen = None
+    estimated = None
     if not isinstance(session.model, ShardedDLRM):
-        foreseen = foreseen_memory(session.model.config, options).total
+        estimated = estimated_memory(session.model.config, options).total
     placement = session.model.tables.data.placement
-    print(training_summary(result, times, machine_facts(), peak_rss_bytes(), foreseen, placement))
+    print(training_summary(result, times, machine_facts(), peak_rss_bytes(), estimated, placement))
     if isinstance(session.data.test, SyntheticSource):
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
     if isinstance(session.model, ShardedDLRM):

@@ -31,7 +31,7 @@ def use_threads(count: int | None) -> None:
     pin_threads()
 
 
-def crowding(threads: int, cpus: int, load: float) -> str:
+def oversubscription(threads: int, cpus: int, load: float) -> str:
     """What to tell of threads that will wait for each other, in one sentence; or nothing.
 
     ``load`` is the system's average of runnable tasks over the last minute, before this
@@ -50,10 +50,10 @@ def crowding(threads: int, cpus: int, load: float) -> str:
     return ""
 
 
-def warn_of_crowding() -> None:
-    """Say on the error stream what :func:`crowding` finds here and now."""
+def warn_if_oversubscribed() -> None:
+    """Say on the error stream what :func:`oversubscription` finds here and now."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    note = crowding(get_threads(), available_cpus(), load)
+    note = oversubscription(get_threads(), available_cpus(), load)
     if note:
         print(f"dlrmjit: note: {note}", file=sys.stderr)
 

@@ -59,7 +59,7 @@ def training_summary(
     times: StepTimes,
     machine: Mapping[str, Any],
     peak_rss: int,
-    foreseen: int | None = None,
+    estimated: int | None = None,
     placement: str = "",
 ) -> str:
     """Steps, speed, loss, test result and machine of a training run, one line each."""
@@ -69,7 +69,7 @@ def training_summary(
     if result.test is not None:
         lines.append(metrics_summary(result.test) + _best_text(result))
     tables = f"; tables on {placement}" if placement else ""
-    return "\n".join([*lines, machine_line(machine, peak_rss, foreseen) + tables])
+    return "\n".join([*lines, machine_line(machine, peak_rss, estimated) + tables])
 
 
 def metrics_summary(metrics: Metrics) -> str:
@@ -83,12 +83,12 @@ def metrics_summary(metrics: Metrics) -> str:
     return f"Test on {metrics.samples:,} samples: {found}"
 
 
-def machine_line(machine: Mapping[str, Any], peak_rss: int, foreseen: int | None = None) -> str:
+def machine_line(machine: Mapping[str, Any], peak_rss: int, estimated: int | None = None) -> str:
     """What computed, with how many threads, and the most memory it took.
 
-    ``foreseen`` are the bytes of the model and a step, without interpreter, compiler and data.
+    ``estimated`` are the bytes of the model and a step, without interpreter, compiler and data.
     """
-    expected = f" (foreseen for model and step: {_mib(foreseen)})" if foreseen else ""
+    expected = f" (estimated for model and step: {_mib(estimated)})" if estimated else ""
     return (
         f"{machine['cpu']}, {machine['isa']}, {machine['threads']} of {machine['cores']} CPUs; "
         f"peak memory {_mib(peak_rss)}{expected}"

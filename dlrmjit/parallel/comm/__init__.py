@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dlrmjit import knobs
 from dlrmjit.errors import ConfigError
-from dlrmjit.parallel.comm.abort import fail_together, let_lower_ranks_speak
+from dlrmjit.parallel.comm.abort import fail_together, yield_to_lower_ranks
 from dlrmjit.parallel.comm.blocking import Blocking, blocking
 from dlrmjit.parallel.comm.json_exchange import exchange_json
 from dlrmjit.parallel.comm.mpi import MpiComm
@@ -24,9 +24,9 @@ __all__ = [
     "blocking",
     "exchange_json",
     "fail_together",
-    "let_lower_ranks_speak",
     "threaded",
     "world",
+    "yield_to_lower_ranks",
 ]
 
 

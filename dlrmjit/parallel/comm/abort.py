@@ -14,7 +14,7 @@ FAILED, INTERRUPTED = 1, 130  # exit codes
 _LOWER_RANKS_FIRST = 0.5  # seconds in which lower ranks may say the same
 
 
-def let_lower_ranks_speak(comm: Comm) -> None:
+def yield_to_lower_ranks(comm: Comm) -> None:
     """Wait a moment: what fails on every rank is told by the first, which then ends the others."""
     if comm.rank > 0:
         time.sleep(_LOWER_RANKS_FIRST + 0.02 * comm.rank)
@@ -34,7 +34,7 @@ def fail_together(comm: Comm) -> Comm:
 
 def _ending(report: Callable[..., Any], comm: Comm) -> Callable[..., None]:
     def report_and_end(*found: Any) -> None:
-        let_lower_ranks_speak(comm)
+        yield_to_lower_ranks(comm)
         report(*found)
         kind = getattr(found[0], "exc_type", found[0])
         comm.abort(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else FAILED)

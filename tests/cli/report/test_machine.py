@@ -13,24 +13,24 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.runtime import threads
 
-from dlrmjit.cli.report.machine import crowding, peak_rss_bytes
+from dlrmjit.cli.report.machine import oversubscription, peak_rss_bytes
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 def test_more_threads_than_cpus_are_told_what_is_faster() -> None:
-    assert crowding(8, 2, 0.0) == (
+    assert oversubscription(8, 2, 0.0) == (
         "8 threads share 2 CPUs, and every operation waits for the slowest; --threads 2 is faster"
     )
 
 
 def test_a_busy_machine_is_told_of() -> None:
-    assert "other programs keep about 3.5 of 4 CPUs busy" in crowding(4, 4, 3.5)
+    assert "other programs keep about 3.5 of 4 CPUs busy" in oversubscription(4, 4, 3.5)
 
 
 @pytest.mark.parametrize(("count", "cpus", "load"), [(2, 2, 0.0), (1, 2, 1.0), (4, 4, 2.9)])
 def test_an_idle_machine_is_not(count: int, cpus: int, load: float) -> None:
-    assert crowding(count, cpus, load) == ""
+    assert oversubscription(count, cpus, load) == ""
 
 
 def test_a_run_says_it_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def test_summary_of_a_run() -> None:
     assert "median step 200.00 ms" in text
     assert "AUC 1.0000" in text
     assert (
-        "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB (foreseen for model and step: 2 MiB)"
+        "Some CPU, avx2, 2 of 4 CPUs; peak memory 3 MiB (estimated for model and step: 2 MiB)"
         "; tables on huge pages" in text
     )
 

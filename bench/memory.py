@@ -51,7 +51,7 @@ def train(chosen: object, batch: object) -> None:
 def main() -> int:
     """Print what was estimated and what was taken; 1 when that is more than allowed."""
     from bench.step import case, make_batch
-    from dlrmjit.config.model import estimate_memory
+    from dlrmjit.config.memory import estimate_memory
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="small", help="preset, or large-slice")

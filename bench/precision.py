@@ -100,7 +100,7 @@ def step(name: str, arguments: argparse.Namespace, report: harness.Report) -> No
     """Whole training steps of one model."""
     from bench import step as steps
     from bench.embedding import rotating
-    from dlrmjit.config.model import FLOAT_BYTES
+    from dlrmjit.config.memory import FLOAT_BYTES
     from dlrmjit.perf.roofline import step_work
     from dlrmjit.training.step import TrainingStep
 

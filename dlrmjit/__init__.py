@@ -13,16 +13,10 @@ from dlrmjit.version import __version__
 
 if TYPE_CHECKING:
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
-    from dlrmjit.config.model import (
-        LossConfig,
-        ModelConfig,
-        PlateauConfig,
-        ScheduleConfig,
-        TableConfig,
-        TrainConfig,
-    )
+    from dlrmjit.config.model import ModelConfig, TableConfig
     from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
     from dlrmjit.config.presets import preset
+    from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
     from dlrmjit.data.batch import Batch
     from dlrmjit.errors import DlrmjitError
     from dlrmjit.model.dlrm import DLRM
@@ -35,14 +29,14 @@ _HOME = {
     "Batch": "dlrmjit.data.batch",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
-    "LossConfig": "dlrmjit.config.model",
+    "LossConfig": "dlrmjit.config.training",
     "ModelConfig": "dlrmjit.config.model",
-    "PlateauConfig": "dlrmjit.config.model",
+    "PlateauConfig": "dlrmjit.config.training",
     "RowwiseAdagrad": "dlrmjit.config.optimizer",
-    "ScheduleConfig": "dlrmjit.config.model",
+    "ScheduleConfig": "dlrmjit.config.training",
     "Sgd": "dlrmjit.config.optimizer",
     "TableConfig": "dlrmjit.config.model",
-    "TrainConfig": "dlrmjit.config.model",
+    "TrainConfig": "dlrmjit.config.training",
     "UpdateConfig": "dlrmjit.config.optimizer",
     "evaluate": "dlrmjit.training.fit",
     "fit": "dlrmjit.training.fit",

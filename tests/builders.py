@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from dlrmjit.config.model import LossConfig, ModelConfig
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.model.dlrm import DLRM, Graph
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.graph import Graph
 
 
 def jagged(rng, rows, n, longest=4):

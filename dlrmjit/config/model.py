@@ -1,4 +1,4 @@
-"""What a model is and how it is trained, as frozen values that check themselves.
+"""The architecture of a model and the storage of its tables, as values that check themselves.
 
 Nothing here allocates or computes: a configuration can be printed, stored, compared, and
 refused before any memory is touched.
@@ -7,18 +7,15 @@ refused before any memory is touched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.errors import ConfigError
 
 Interaction = Literal["dot", "cat"]
-LossKind = Literal["bce", "wbce", "mse"]
 Bounds = Literal["raise", "clamp", "ignore"]
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -211,166 +208,6 @@ class TableConfig:
 
 
 IN_MEMORY = TableConfig()
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The training loss of predicted probabilities p against targets in [0, 1].
-
-    ``weights`` scale negative and positive samples of ``wbce``; with 0 < ``threshold`` < 1, p is
-    clamped to [threshold, 1 - threshold] before the loss, as the reference does.
-    """
-
-    kind: LossKind = "bce"
-    weights: tuple[float, float] = (1.0, 1.0)
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("bce", "wbce", "mse"):
-            raise ConfigError(f"loss must be mse, bce or wbce, not {self.kind!r}")
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Learning rate over steps: linear warm-up, then constant, then quadratic decay.
-
-    Raises ConfigError when the decay starts before the warm-up ends.
-    """
-
-    warmup_steps: int = 0
-    decay_start_step: int = 0
-    decay_steps: int = 0
-
-    def __post_init__(self) -> None:
-        if self.decay_steps > 0 and self.decay_start_step < self.warmup_steps:
-            raise ConfigError(
-                f"the learning rate decay starts at step {self.decay_start_step}, before the "
-                f"warm-up of {self.warmup_steps} steps ends; start it later or shorten the warm-up"
-            )
-
-
-@dataclass(frozen=True)
-class PlateauConfig:
-    """Multiply the learning rate by ``factor`` when tests stop improving.
-
-    That is when more than ``patience`` tests in a row have not raised the best AUC (the best
-    accuracy, where there is no AUC) by more than ``threshold``.
-    """
-
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor < 1:
-            raise ConfigError(
-                f"a reduction on a plateau must lie between 0 and 1, not {self.factor}"
-            )
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained: everything of a run that is neither model nor data.
-
-    ``optimizer`` is the name or the value of one for all parameters, or says more (see
-    :class:`~dlrmjit.config.optimizer.UpdateConfig`). ``test_every`` counts steps between tests
-    (0: only after the last step of an epoch, when there is a test set); a test at or above a
-    positive threshold ends training, and so do ``early_stopping`` tests in a row, where that is
-    positive, none of which raised the best AUC (the best accuracy, where there is no AUC).
-
-    The gradients of ``batches_per_update`` batches are summed before an update, those of an
-    epoch's last batches however few they are; ``schedule`` counts updates, tests batches.
-    """
-
-    epochs: int = 1
-    learning_rate: float = 0.01
-    optimizer: str | OptimizerConfig | UpdateConfig = "sgd"
-    loss: LossConfig = field(default_factory=LossConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    plateau: PlateauConfig | None = None
-    test_every: int = 0
-    accuracy_threshold: float = 0.0
-    auc_threshold: float = 0.0
-    early_stopping: int = 0
-    batches_per_update: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batches_per_update < 1:
-            raise ConfigError(
-                f"the batches of an update must be at least 1, not {self.batches_per_update}"
-            )
-        if self.test_every % self.batches_per_update:
-            raise ConfigError(
-                f"a test every {self.test_every} batches would come between the "
-                f"{self.batches_per_update} batches of an update; take a multiple of these"
-            )
-        if self.early_stopping < 0:
-            raise ConfigError(
-                f"tests to wait before stopping must not be negative, not {self.early_stopping}"
-            )
-        if self.epochs < 0:
-            raise ConfigError(f"the number of epochs must not be negative, not {self.epochs}")
-        if not self.learning_rate >= 0.0:
-            raise ConfigError(f"the learning rate must not be negative, not {self.learning_rate}")
-
-    @property
-    def update(self) -> UpdateConfig:
-        """What ``optimizer`` means in full."""
-        return UpdateConfig.of(self.optimizer)
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes of memory a training process of one model needs, by what they are for; and of files."""
-
-    tables: int
-    mlp: int
-    step: int
-    optimizer: int = 0
-    files: int = 0
-
-    @property
-    def total(self) -> int:
-        """All that is to be in memory."""
-        return self.tables + self.mlp + self.step + self.optimizer
-
-
-def estimate_memory(
-    config: ModelConfig,
-    batch_size: int,
-    lookups: int = 1,
-    update: UpdateConfig | None = None,
-    in_files: bool = False,
-) -> MemoryEstimate:
-    """Bytes of tables, of MLP parameters with gradients, and of a step of ``batch_size`` samples.
-
-    The step counts activations and their gradients of every layer, the interacting features,
-    and ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them; the
-    optimiser what it remembers of every parameter. Tables ``in_files``, and what is remembered
-    of their rows, take no memory of their own.
-    """
-    widths = [*config.mlp_bottom, config.interaction_width, *config.mlp_top]
-    widths += [config.features * config.embedding_dim, *config.projections.values()]
-    per_sample = 2 * sum(widths) * FLOAT_BYTES
-    indices = 2 * 8 * config.tables * lookups
-    update = update or UpdateConfig()
-    tables = config.table_parameters * FLOAT_BYTES
-    of_rows = _row_state_elements(config, update) * FLOAT_BYTES
-    of_mlps = len(update.mlps.states) * config.mlp_parameters * FLOAT_BYTES
-    return MemoryEstimate(
-        tables=0 if in_files else tables,
-        mlp=2 * config.mlp_parameters * FLOAT_BYTES,
-        step=batch_size * (per_sample + indices),
-        optimizer=of_mlps + (0 if in_files else of_rows),
-        files=tables + of_rows if in_files else 0,
-    )
-
-
-def _row_state_elements(config: ModelConfig, update: UpdateConfig) -> int:
-    """Elements of the tables' optimiser states, and those that clipping needs."""
-    per_row = len(update.tables.row_states) + (update.clip_norm > 0)
-    per_element = len(update.tables.table_states)
-    return per_element * config.table_parameters + per_row * sum(config.table_rows)
 
 
 def _dashed(values: Sequence[int]) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dlrmjit.config.model import LossKind, ModelConfig
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.training import LossKind
 from dlrmjit.errors import ConfigError
 
 

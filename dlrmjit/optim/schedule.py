@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from dlrmjit.config.model import PlateauConfig, ScheduleConfig
+from dlrmjit.config.training import PlateauConfig, ScheduleConfig
 
 _LOWEST_DECAYED_RATE = 1e-7
 

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Parameter, Variable
-from dlrmjit.config.model import LossConfig, ModelConfig
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
-from dlrmjit.model.dlrm import DLRM, Graph, remember
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.ops.backend import Backend, Features, Origin, StoredArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
@@ -131,7 +133,7 @@ class ShardedDLRM(DLRM):
         graph = self._answers.get(batch.n)
         if not isinstance(graph, ShardedGraph):
             graph = ShardedGraph(self, batch.n)
-            remember(self._answers, batch.n, graph)
+            cache_graph(self._answers, batch.n, graph)
         graph.start(batch)
         graph.tape.forward()
         return self.backend.probabilities(graph.logits.data, threshold)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from dlrmjit.config.model import FLOAT_BYTES
+from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.data.batch_shard import share_sizes, starts_of
 from dlrmjit.errors import ConfigError
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlrmjit.config.model import FLOAT_BYTES
+from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.errors import ConfigError, MemoryLimitError
 from dlrmjit.parallel.plan import KINDS, Placement, Plan
 

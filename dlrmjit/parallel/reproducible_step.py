@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.config.model import LossConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import cut, share_sizes, starts_of
 from dlrmjit.errors import ConfigError
-from dlrmjit.model.dlrm import remember
+from dlrmjit.model.graph import cache_graph
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import Bags, ShardedLookup, selected
@@ -51,7 +51,7 @@ class VirtualStep:
         if isinstance(batch, Batch):
             batch = model.router.route(batch)
         if batch.n not in self._batches:
-            remember(self._batches, batch.n, _Shares(model, batch.n, self._loss))
+            cache_graph(self._batches, batch.n, _Shares(model, batch.n, self._loss))
         shares: _Shares = self._batches[batch.n]
         shares.receive(batch)
         done = [self._one(shares, share) for share in range(shares.count)]

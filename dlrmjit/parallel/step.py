@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dlrmjit.autograd.tape import Parameter, Variable
-from dlrmjit.config.model import LossConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.model.dlrm import remember
+from dlrmjit.model.graph import cache_graph
 from dlrmjit.parallel.gradient_allreduce import GradientReducer
 from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedUpdates
@@ -52,7 +52,7 @@ class ShardedStep:
     def graph(self, n: int) -> ShardedGraph:
         """The recorded graph for batches of ``n`` samples in all."""
         if n not in self._graphs:
-            remember(self._graphs, n, ShardedGraph(self._model, n, self._loss, self._profile))
+            cache_graph(self._graphs, n, ShardedGraph(self._model, n, self._loss, self._profile))
         graph: ShardedGraph = self._graphs[n]
         return graph
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlrmjit.config.model import FLOAT_BYTES, ModelConfig
+from dlrmjit.config.memory import FLOAT_BYTES
+from dlrmjit.config.model import ModelConfig
 
 
 @dataclass(frozen=True)

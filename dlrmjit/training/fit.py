@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError
@@ -334,7 +334,7 @@ class _Run:
 def evaluate(model: DLRM, source: Source, *, threshold: float = 0.0) -> Metrics:
     """Metrics of ``model`` on all of ``source``.
 
-    ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.model.LossConfig` says.
+    ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says.
     """
     scores, targets = [], []
     for batch in source.batches():

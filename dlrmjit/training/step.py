@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from dlrmjit.autograd.tape import Variable
-from dlrmjit.config.model import LossConfig
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.model.dlrm import DLRM, Graph, remember
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.optim import Optimizer
 from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.optim.clipping import Clipper
@@ -54,7 +55,7 @@ class TrainingStep:
         """The recorded graph for batches of ``n`` samples."""
         if n not in self._graphs:
             graph = Graph(self._model, n, self._loss, profile=self._profile)
-            remember(self._graphs, n, graph)
+            cache_graph(self._graphs, n, graph)
         return self._graphs[n]
 
     def __call__(self, batch: Batch, rate: float) -> float:

@@ -4,15 +4,11 @@ import json
 
 import pytest
 
-from dlrmjit.config.model import (
-    LossConfig,
-    ModelConfig,
-    ScheduleConfig,
-    TrainConfig,
-    estimate_memory,
-)
+from dlrmjit.config.memory import estimate_memory
+from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.optimizer import Adam, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.config.presets import PRESETS, preset
+from dlrmjit.config.training import LossConfig, ScheduleConfig, TrainConfig
 from dlrmjit.errors import ConfigError
 from tests.builders import small_config
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrmjit.config.model import LossConfig, ModelConfig
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.training.step import TrainingStep

@@ -10,7 +10,8 @@ from dlrmjit.autograd.gradcheck import check_gradients
 from dlrmjit.config.model import TableConfig
 from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.errors import ConfigError, IndexRangeError, MemoryLimitError
-from dlrmjit.model.dlrm import DLRM, Graph
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.graph import Graph
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.training.step import TrainingStep
 from tests.builders import loss_of, random_batch, small_config

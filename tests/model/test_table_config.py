@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import dlrmjit
-from dlrmjit.config.model import IN_MEMORY, MemoryEstimate, TableConfig, estimate_memory
+from dlrmjit.config.memory import MemoryEstimate, estimate_memory
+from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, IndexRangeError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dlrmjit.autograd.gradcheck import check_gradients
 from dlrmjit.autograd.tape import Parameter, Tape, Variable
-from dlrmjit.config.model import LossConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.random_masks import RunningMoments
 from dlrmjit.ops.reference.backend import ReferenceBackend

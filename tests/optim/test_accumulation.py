@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.embedding.lookups import Lookups
 
-from dlrmjit.config.model import TrainConfig
 from dlrmjit.config.optimizer import UpdateConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import ConfigError, IndexRangeError
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.ops.jit.optimizers import BagGradient

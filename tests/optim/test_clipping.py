@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from dlrmjit.autograd.tape import Parameter
-from dlrmjit.config.model import LossConfig
 from dlrmjit.config.optimizer import UpdateConfig
-from dlrmjit.model.dlrm import DLRM, Graph
+from dlrmjit.config.training import LossConfig
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.graph import Graph
 from dlrmjit.ops import get_backend
 from dlrmjit.optim.clipping import Clipper
 from dlrmjit.training.step import TrainingStep

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dlrmjit.config.model import PlateauConfig, ScheduleConfig
 from dlrmjit.config.optimizer import UpdateConfig
+from dlrmjit.config.training import PlateauConfig, ScheduleConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.ops import get_backend
 from dlrmjit.optim import Plateau, learning_rate, make_optimizer

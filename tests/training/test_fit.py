@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlrmjit import DLRM, TrainConfig, evaluate, fit
-from dlrmjit.config.model import PlateauConfig
+from dlrmjit.config.training import PlateauConfig
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
 from dlrmjit.training.fit import NullObserver, Position
 from tests.builders import small_config

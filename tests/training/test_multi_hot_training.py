@@ -7,7 +7,8 @@ knows no batches, offsets or blocks.
 import numpy as np
 import pytest
 
-from dlrmjit.config.model import LossConfig, ModelConfig
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.prepared.writer import write_set

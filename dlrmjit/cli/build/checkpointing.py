@@ -16,7 +16,7 @@ from typing import Any
 from dlrmjit.training import persistence
 from dlrmjit.checkpoint import check_destination
 from dlrmjit.cli.build.data import Data
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.training.fit import Best, FitResult, NullObserver, Position, StepRecord, TestRecord
 from dlrmjit.metrics import Metrics

@@ -6,16 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dlrmjit.cli.options.parse import Options
-from dlrmjit.config.model import (
-    LossConfig,
-    MemoryEstimate,
-    ModelConfig,
-    PlateauConfig,
-    ScheduleConfig,
-    TableConfig,
-    TrainConfig,
-    estimate_memory,
-)
+from dlrmjit.config.memory import MemoryEstimate, estimate_memory
+from dlrmjit.config.model import ModelConfig, TableConfig
+from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
 from dlrmjit.errors import ConfigError, MemoryLimitError
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
 from dlrmjit.config.optimizer import OptimizerConfig, Sgd, UpdateConfig, optimizer_named

@@ -21,7 +21,9 @@ from dlrmjit import knobs
 from dlrmjit.cli.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.build.configs import table_config, train_config
-from dlrmjit.config.model import IN_MEMORY, ModelConfig, TrainConfig, estimate_memory
+from dlrmjit.config.memory import estimate_memory
+from dlrmjit.config.model import IN_MEMORY, ModelConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
 from dlrmjit.training.fit import MeasureFunction

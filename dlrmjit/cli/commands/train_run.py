@@ -43,7 +43,8 @@ from dlrmjit.cli.report.machine import (
 from dlrmjit.cli.report.mllog import MlperfLog
 from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.cli.report.summary import StepTimes, machine_line, metrics_summary, training_summary
-from dlrmjit.config.model import ModelConfig, TrainConfig
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 from dlrmjit.model.dlrm import DLRM

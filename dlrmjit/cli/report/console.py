@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.metrics import Metrics
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.training.fit import Best, FitResult, NullObserver, StepRecord, TestRecord

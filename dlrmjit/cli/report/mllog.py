@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.training.fit import NullObserver, Position, StepRecord
 

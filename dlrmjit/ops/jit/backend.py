@@ -29,8 +29,9 @@ from dlrmjit_kernels.runtime.buffers import aligned_empty
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Rule, Step
-from dlrmjit.config.model import IN_MEMORY, LossConfig, TableConfig
+from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.ops.backend import DenseState, FloatArray, Origin
 from dlrmjit.ops.jit import mlp, optimizers, projection, regularise
 from dlrmjit.ops.jit.mixed_tables import MixedBagGradient, MixedTables

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from dlrmjit import knobs
 from dlrmjit.autograd.tape import Rule, Step
-from dlrmjit.config.model import IN_MEMORY, LossConfig, TableConfig
+from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
+from dlrmjit.config.training import LossConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, Origin, StoredArray
 from dlrmjit.ops.reference import optimizers, regularise

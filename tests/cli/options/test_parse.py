@@ -6,8 +6,8 @@ import pytest
 
 from dlrmjit.cli.build.configs import train_config, update_config
 from dlrmjit.cli.options.parse import parse
-from dlrmjit.config.model import PlateauConfig
 from dlrmjit.config.presets import PRESETS
+from dlrmjit.config.training import PlateauConfig
 from dlrmjit.errors import ConfigError
 
 

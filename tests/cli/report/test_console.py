@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dlrmjit.cli.report.console import ConsoleLines
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.metrics import Metrics
 from dlrmjit.training.fit import Best, FitResult, Position, StepRecord, TestRecord
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dlrmjit.cli.report.mllog import MlperfLog
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.metrics import compute_metrics
 from dlrmjit.training.fit import Best, FitResult, Position, StepRecord, TestRecord
 

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from dlrmjit.cli.report.progress import ProgressBar
-from dlrmjit.config.model import TrainConfig
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.training.fit import Position, StepRecord
 
 

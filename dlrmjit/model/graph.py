@@ -1,0 +1,161 @@
+"""The operations of a model on a batch, recorded on a tape once per batch size and replayed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dlrmjit.autograd.tape import Parameter, Tape, Variable
+from dlrmjit.config.training import LossConfig
+from dlrmjit.data.batch import Batch
+from dlrmjit.errors import ShapeError
+from dlrmjit.model.batch_norm import Norm
+from dlrmjit.ops.backend import Features
+from dlrmjit.perf.profile import Profile
+
+if TYPE_CHECKING:
+    from dlrmjit.model.dlrm import DLRM
+
+_MOST_GRAPHS = 4
+G = TypeVar("G")
+
+
+class Graph:
+    """The operations of one model on batches of one size, recorded once and replayed.
+
+    With a ``loss`` the tape ends in it, and ``loss`` is its variable; without, in the logits.
+    The loss is a mean over ``samples``: these n, unless they are a part of a larger batch.
+    With a loss, hidden layers are dropped as ``moment``, a seed and a step, decides, and
+    normalised by the batch. A ``profile`` times every rule.
+    """
+
+    def __init__(
+        self,
+        model: DLRM,
+        n: int,
+        loss: LossConfig | None = None,
+        samples: int | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        self.model = model
+        config, backend = model.config, model.backend
+        self.rules = profile.rules(backend.rules) if profile else backend.rules
+        rules = self.rules
+        self.tape = Tape()
+        self.dense, self.lookups, self.targets = Variable(), Variable(), Variable()
+        self.moment = Variable((0, 0))
+        self._training, self._dropped = loss is not None, 0
+        room = backend.features(n, config.features, config.embedding_dim, config.has_dense)
+        vectors = [self._record_bottom(room)] if config.has_dense else []
+        pooled = self._record_projected(self._record_pooled(room))
+        joined = self.tape.record(
+            rules["interaction"],
+            *vectors,
+            pooled,
+            kind=config.interaction,
+            itself=config.interaction_itself,
+            room=room,
+            label="interaction",
+        )
+        place = room.joined_gradient if config.interaction == "cat" else None
+        self.logits = self._record_mlp(
+            joined, model.top, model.top_norms, "top", last="none", input_gradient=place
+        )
+        self.loss = self.logits
+        if loss is not None:
+            self.loss = self.tape.record(
+                rules["loss"], self.logits, self.targets, loss=loss, samples=samples
+            )
+
+    def _record_bottom(self, room: Features) -> Variable:
+        model = self.model
+        parameters, norms = model.bottom, model.bottom_norms
+        return self._record_mlp(
+            self.dense, parameters, norms, "bottom", last="relu", out=room.dense
+        )
+
+    def _record_mlp(
+        self,
+        x: Variable,
+        parameters: tuple[Parameter, ...],
+        norms: tuple[Norm, ...],
+        label: str,
+        *,
+        last: str,
+        out: Any = None,
+        input_gradient: Any = None,
+    ) -> Variable:
+        """One operation, or, where hidden layers are dropped or normalised, one and more each."""
+        rule, hidden = self.rules["mlp"], len(parameters) // 2 - 1
+        first = 0
+        if norms or (self._training and self.model.config.dropout):
+            first = hidden
+        for i in range(first):
+            own, activation = parameters[2 * i : 2 * i + 2], "none" if norms else "relu"
+            place = input_gradient if i == 0 else None
+            x = self.tape.record(
+                rule, x, *own, activations=(activation,), input_gradient=place, label=label
+            )
+            x = self._record_regularised(x, norms[i] if norms else None)
+        return self.tape.record(
+            rule,
+            x,
+            *parameters[2 * first :],
+            activations=("relu",) * (hidden - first) + (last,),
+            out=out,
+            input_gradient=None if first else input_gradient,
+            label=label,
+        )
+
+    def _record_regularised(self, x: Variable, norm: Norm | None) -> Variable:
+        config, training = self.model.config, self._training
+        if norm is not None:
+            rule, running = self.rules["batch_norm"], norm.running
+            x = self.tape.record(rule, x, norm.gamma, norm.beta, running=running, training=training)
+        if not (training and config.dropout):
+            return x
+        self._dropped += 1
+        rule = self.rules["dropout"]
+        return self.tape.record(rule, x, self.moment, rate=config.dropout, layer=self._dropped)
+
+    def _record_pooled(self, room: Features) -> Variable:
+        """The pooled embeddings; a model whose tables lie elsewhere has another way to them."""
+        bag = self.rules["embedding_bag"]
+        return self.tape.record(
+            bag, self.model.tables, self.lookups, out=room.pooled, label="embedding"
+        )
+
+    def _record_projected(self, pooled: Variable) -> Variable:
+        """The same vectors, those of narrow tables projected to width E."""
+        projections = self.model.projections
+        if not projections:
+            return pooled
+        rule, numbers = self.rules["projection"], tuple(projections)
+        return self.tape.record(rule, pooled, *projections.values(), tables=numbers)
+
+    def load(self, batch: Batch) -> None:
+        """Make ``batch`` the input of the next replay; raises for one that does not fit."""
+        config = self.model.config
+        if batch.dense.shape[1] != config.dense_features:
+            raise ShapeError(
+                f"the batch has {batch.dense.shape[1]} dense features, the model "
+                f"{config.dense_features}"
+            )
+        if batch.tables != config.tables:
+            raise ShapeError(
+                f"the batch has lookups for {batch.tables} tables, the model has {config.tables}"
+            )
+        self._load_lookups(batch)
+        if config.has_dense:
+            self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)
+        self.targets.data = batch.labels
+
+    def _load_lookups(self, batch: Batch) -> None:
+        backend, tables = self.model.backend, self.model.tables.data
+        self.lookups.data = backend.lookups(tables, batch.indices, batch.offsets)
+
+
+def cache_graph(graphs: dict[int, G], n: int, graph: G) -> None:
+    """Keep ``graph`` for batches of ``n`` samples, dropping the oldest beyond a few sizes."""
+    graphs[n] = graph
+    if len(graphs) > _MOST_GRAPHS:
+        del graphs[next(iter(graphs))]

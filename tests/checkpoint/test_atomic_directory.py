@@ -79,11 +79,11 @@ def dying(function):
         return function(*arguments, **options)
     return run
 
-from dlrmjit.checkpoint import swap
-from tests.checkpoint import test_swap
+from dlrmjit.checkpoint import atomic_directory
+from tests.checkpoint import test_atomic_directory as test
 os.rename, os.fsync = dying(os.rename), dying(os.fsync)
-swap.shutil.rmtree = dying(swap.shutil.rmtree)
-test_swap.save(test_swap.Path(sys.argv[2]), 2)
+atomic_directory.shutil.rmtree = dying(atomic_directory.shutil.rmtree)
+test.save(test.Path(sys.argv[2]), 2)
 """
 
 

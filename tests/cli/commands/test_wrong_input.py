@@ -11,7 +11,7 @@ import pytest
 
 from dlrmjit.data.formats.dlrm_npz import read_processed
 
-from .conftest import SMALL_MODEL
+from tests.cli.conftest import SMALL_MODEL
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -245,8 +245,9 @@ KILLED = """
 import sys
 import zlib
 from pathlib import Path
-from dlrmjit.data.prepare import arranging, chunks, pieces
-pieces.PIECE_BYTES, chunks.CHUNK_ROWS, arranging._SORTING_BYTES = 10_000, 100, 1 << 20
+from dlrmjit.data.prepare.inputs import text_chunks
+from dlrmjit.data.prepare.stages import record_reader, shuffle
+text_chunks.PIECE_BYTES, record_reader.CHUNK_ROWS, shuffle._SORTING_BYTES = 10_000, 100, 1 << 20
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.pipeline import prepare
 def tell(step, *_):

@@ -16,7 +16,7 @@ PROGRAM = """
 import os, sys, threading
 import numpy as np
 from numba import prange
-from dlrmjit_kernels import pinning, threads
+from dlrmjit_kernels.runtime import affinity, threads
 from dlrmjit_kernels.runtime.compile import parallel_jit
 from dlrmjit_kernels.runtime.unsafe import call
 
@@ -27,7 +27,7 @@ def masks_of_threads(getter, masks):
 
 def allowed(count):
     masks = np.zeros((count, 128), np.uint8)
-    masks_of_threads(pinning._address("sched_getaffinity"), masks)
+    masks_of_threads(affinity._address("sched_getaffinity"), masks)
     return [list(np.flatnonzero(np.unpackbits(m, bitorder="little"))) for m in masks]
 
 def of_a_new_thread():
@@ -43,7 +43,7 @@ def of_a_new_thread():
 before = sorted(os.sched_getaffinity(0))
 count = int(sys.argv[1])
 threads.set_threads(count)
-pinned = pinning.pin_threads()
+pinned = affinity.pin_threads()
 own = allowed(count)
 if pinned:
     assert sorted(own) == [[cpu] for cpu in before], own

@@ -12,14 +12,15 @@ from dlrmjit_kernels.runtime import compile as compiling
 PROGRAM = """
 import sys
 import numpy as np
-from dlrmjit_kernels import Matrix, dense_update, fc_forward
+from dlrmjit_kernels import Matrix, fc_forward
+from dlrmjit_kernels.layers import dense_optimizers
 p = np.ones(50_000, np.float32)  # more than one thread does alone
-dense_update.sgd_step(p, p.copy(), 0.5)
+dense_optimizers.sgd_step(p, p.copy(), 0.5)
 x, w, y = (Matrix.empty_blocked(20, 13), Matrix.empty_panels(13, 33), Matrix.empty_blocked(20, 33))
 x.assign(np.ones((20, 13))), w.assign(np.ones((13, 33)))
 fc_forward(x, w, None, y, "relu")
 assert (p == 0.5).all() and (y.to_numpy() == 13).all()
-print(len(dense_update._move_all.stats.cache_hits))
+print(len(dense_optimizers._move_all.stats.cache_hits))
 """
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from dlrmjit.data.formats.dlrm_npz import read_processed
-
 from tests.cli.conftest import SMALL_MODEL
 
 Run = Callable[..., tuple[int, str, str]]

@@ -35,32 +35,32 @@ class Slice:
         return array[self.start : self.stop] if array.ndim else array
 
 
-Plan = dict[str, list[Slice]]
+FileLayout = dict[str, list[Slice]]
 """Slices by the name of the file that holds them."""
 
 
-def plan_state(state: Mapping[str, Array], chunk_bytes: int) -> Plan:
+def layout_of_state(state: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
     """Files of the model: ``table-TTTTT-CCCCC`` for tables, ``mlp`` for all other parameters."""
     tables = [name for name in state if TABLE_NAME.fullmatch(name)]
-    plan: Plan = {}
+    layout: FileLayout = {}
     for table, name in enumerate(tables):
-        for chunk, piece in enumerate(_slices(name, state[name], chunk_bytes)):
-            plan[f"table-{table:05d}-{chunk:05d}.safetensors"] = [piece]
+        for chunk, rows in enumerate(_slices(name, state[name], chunk_bytes)):
+            layout[f"table-{table:05d}-{chunk:05d}.safetensors"] = [rows]
     rest = {name: array for name, array in state.items() if name not in set(tables)}
-    return {**plan, **_plan_shared("mlp", rest, chunk_bytes)}
+    return {**layout, **_shared_layout("mlp", rest, chunk_bytes)}
 
 
-def plan_optimizer(optimizer: Mapping[str, Array], chunk_bytes: int) -> Plan:
+def layout_of_optimizer(optimizer: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
     """Files of the optimiser: one, ``optimizer``, and numbered ones where that would be too big."""
-    return _plan_shared("optimizer", optimizer, chunk_bytes)
+    return _shared_layout("optimizer", optimizer, chunk_bytes)
 
 
-def records_of(arrays: Mapping[str, Array], plan: Plan) -> dict[str, ArrayRecord]:
+def records_of(arrays: Mapping[str, Array], layout: FileLayout) -> dict[str, ArrayRecord]:
     """The arrays as the manifest lists them."""
     parts: dict[str, list[Part]] = {name: [] for name in arrays}
-    for file, slices in plan.items():
-        for piece in slices:
-            parts[piece.name].append(Part(file, piece.start, piece.stop))
+    for file, slices in layout.items():
+        for rows in slices:
+            parts[rows.name].append(Part(file, rows.start, rows.stop))
     return {
         name: ArrayRecord(
             tuple(array.shape),
@@ -72,13 +72,13 @@ def records_of(arrays: Mapping[str, Array], plan: Plan) -> dict[str, ArrayRecord
     }
 
 
-def _plan_shared(stem: str, arrays: Mapping[str, Array], chunk_bytes: int) -> Plan:
-    pieces = (
-        (piece, piece.of(array).nbytes)
+def _shared_layout(stem: str, arrays: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
+    slices = (
+        (rows, rows.of(array).nbytes)
         for name, array in arrays.items()
-        for piece in _slices(name, array, chunk_bytes)
+        for rows in _slices(name, array, chunk_bytes)
     )
-    groups = list(_grouped(pieces, chunk_bytes))
+    groups = list(_grouped(slices, chunk_bytes))
     names = [f"{stem}.safetensors", *(f"{stem}-{i:05d}.safetensors" for i in range(1, len(groups)))]
     return dict(zip(names, groups, strict=False))
 
@@ -91,16 +91,16 @@ def _slices(name: str, array: Array, chunk_bytes: int) -> Iterator[Slice]:
         yield Slice(name, start, stop)
 
 
-def _grouped(pieces: Iterable[tuple[Slice, int]], chunk_bytes: int) -> Iterator[list[Slice]]:
-    """Consecutive pieces, as many as fit into a file of ``chunk_bytes``."""
+def _grouped(slices: Iterable[tuple[Slice, int]], chunk_bytes: int) -> Iterator[list[Slice]]:
+    """Consecutive slices, as many as fit into a file of ``chunk_bytes``."""
     group: list[Slice] = []
     size = 0
-    for piece, nbytes in pieces:
-        repeated = any(piece.name == other.name for other in group)
+    for rows, nbytes in slices:
+        repeated = any(rows.name == other.name for other in group)
         if group and (repeated or size + nbytes > chunk_bytes):
             yield group
             group, size = [], 0
-        group.append(piece)
+        group.append(rows)
         size += nbytes
     if group:
         yield group

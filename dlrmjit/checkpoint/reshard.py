@@ -16,15 +16,19 @@ from dlrmjit.checkpoint.safetensors_file import Storable, tensor_blocks
 
 @dataclass(frozen=True)
 class Overlap:
-    """Rows ``stored, stored + period, ...`` of a file are ``own, own + step, ...`` of a target."""
+    """Rows and columns that a stored part and a wanted shard have in common.
 
-    stored: int
-    period: int
+    Rows ``stored_start, stored_start + stored_step, ...`` of the part are rows ``target_start,
+    target_start + target_step, ...`` of the shard, ``count`` of them.
+    """
+
+    stored_start: int
+    stored_step: int
     count: int
-    own: int
-    step: int
+    target_start: int
+    target_step: int
     stored_cols: slice
-    own_cols: slice
+    target_cols: slice
 
 
 def overlap_of(part: Part, wanted: Part, width: int) -> Overlap | None:
@@ -37,13 +41,13 @@ def overlap_of(part: Part, wanted: Part, width: int) -> Overlap | None:
     if first >= last or not rows:
         return None
     return Overlap(
-        stored=(rows[0] - part.start) // part.step,
-        period=rows.step // part.step,
+        stored_start=(rows[0] - part.start) // part.step,
+        stored_step=rows.step // part.step,
         count=len(rows),
-        own=(rows[0] - wanted.start) // wanted.step,
-        step=rows.step // wanted.step,
+        target_start=(rows[0] - wanted.start) // wanted.step,
+        target_step=rows.step // wanted.step,
         stored_cols=slice(first - part.first_col, last - part.first_col),
-        own_cols=slice(first - wanted.first_col, last - wanted.first_col),
+        target_cols=slice(first - wanted.first_col, last - wanted.first_col),
     )
 
 
@@ -52,12 +56,12 @@ def copy_overlap(path: Path, name: str, target: Storable, overlap: Overlap) -> N
     target = target.reshape(len(target), -1)
     for start, values in tensor_blocks(path, name):
         block = values.reshape(len(values), -1)
-        skipped = max(0, -(-(start - overlap.stored) // overlap.period))
-        first = overlap.stored + skipped * overlap.period - start
-        found = block[first :: overlap.period, overlap.stored_cols][: overlap.count - skipped]
+        skipped = max(0, -(-(start - overlap.stored_start) // overlap.stored_step))
+        first = overlap.stored_start + skipped * overlap.stored_step - start
+        found = block[first :: overlap.stored_step, overlap.stored_cols][: overlap.count - skipped]
         if first < len(block) and len(found):
-            own = overlap.own + skipped * overlap.step
-            target[own :: overlap.step, overlap.own_cols][: len(found)] = found
+            target_start = overlap.target_start + skipped * overlap.target_step
+            target[target_start :: overlap.target_step, overlap.target_cols][: len(found)] = found
 
 
 def _last(part: Part, width: int) -> int:

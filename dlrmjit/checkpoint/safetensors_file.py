@@ -63,9 +63,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Storable]) -> FileRecord:
     """Write arrays (views are fine) as a safetensors file, durable when this returns."""
     digest = hashlib.sha256()
     with open(path, "xb") as handle:
-        for piece in _pieces(_as_tensors(tensors)):
-            digest.update(piece)
-            handle.write(piece)
+        for chunk in _chunks(_as_tensors(tensors)):
+            digest.update(chunk)
+            handle.write(chunk)
         handle.flush()
         os.fsync(handle.fileno())
         return FileRecord(handle.tell(), digest.hexdigest())
@@ -82,7 +82,7 @@ def _as_tensors(arrays: Mapping[str, Storable]) -> dict[str, Array]:
     return tensors
 
 
-def _pieces(tensors: dict[str, Array]) -> Iterator[bytes | memoryview]:
+def _chunks(tensors: dict[str, Array]) -> Iterator[bytes | memoryview]:
     header = _header(tensors)
     yield len(header).to_bytes(8, "little")
     yield header
@@ -126,8 +126,8 @@ def check_file(path: Path, record: FileRecord) -> None:
     check_size(path, record)
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        for piece in _file_pieces(handle):
-            digest.update(piece)
+        for chunk in _file_chunks(handle):
+            digest.update(chunk)
     if digest.hexdigest() != record.sha256:
         raise CheckpointError(
             f"{path}: the checksum is not the one in the manifest, so the file was damaged or "
@@ -144,7 +144,7 @@ def check_size(path: Path, record: FileRecord) -> None:
         raise CheckpointError(f"{path}: {size} bytes, but the manifest says {record.bytes}")
 
 
-def _file_pieces(handle: BinaryIO) -> Iterator[memoryview]:
+def _file_chunks(handle: BinaryIO) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(1 << 22))
     while count := handle.readinto(buffer):  # type: ignore[attr-defined]
         yield buffer[:count]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
 from dlrmjit.checkpoint.atomic_directory import replacing
-from dlrmjit.checkpoint.file_layout import plan_optimizer, plan_state, records_of
+from dlrmjit.checkpoint.file_layout import layout_of_optimizer, layout_of_state, records_of
 from dlrmjit.checkpoint.manifest import ArrayRecord, Manifest, Part
 from dlrmjit.checkpoint.safetensors_file import FileRecord, block_ranges, write_tensors
 from dlrmjit.checkpoint.writer import (
@@ -33,12 +33,12 @@ Array = NDArray[Any] | SplitArray
 def new_checkpoint(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A directory to fill, which becomes the checkpoint ``path`` when the block ends well."""
     check_destination(path)
-    with told(path), replacing(Path(path), is_ours) as fresh:
+    with checkpoint_errors(path), replacing(Path(path), is_ours) as fresh:
         yield fresh
 
 
 @contextmanager
-def told(path: str | os.PathLike[str]) -> Iterator[None]:
+def checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the system refuses into a CheckpointError that names the checkpoint."""
     try:
         yield
@@ -86,11 +86,14 @@ def finish_checkpoint(
 ) -> None:
     """Write what is not sharded, and the manifest of everything."""
     files = {entry["part"]["file"]: FileRecord(**entry["file"]) for entry in written}
-    plans = plan_state(state.whole, CHUNK_BYTES), plan_optimizer(optimizer.whole, CHUNK_BYTES)
+    layouts = (
+        layout_of_state(state.whole, CHUNK_BYTES),
+        layout_of_optimizer(optimizer.whole, CHUNK_BYTES),
+    )
     records = []
-    for section, plan in zip((state, optimizer), plans, strict=True):
-        files |= write_files(directory, section.whole, plan)
-        records.append({**_sharded(section, written), **records_of(section.whole, plan)})
+    for section, layout in zip((state, optimizer), layouts, strict=True):
+        files |= write_files(directory, section.whole, layout)
+        records.append({**_sharded(section, written), **records_of(section.whole, layout)})
     whole = Manifest(model_config, progress, records[0], records[1], files)
     write_manifest(directory / manifest.NAME, whole)
 

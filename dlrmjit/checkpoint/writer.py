@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
 from dlrmjit.checkpoint.atomic_directory import replacing
-from dlrmjit.checkpoint.file_layout import Plan, plan_optimizer, plan_state, records_of
+from dlrmjit.checkpoint.file_layout import (
+    FileLayout,
+    layout_of_optimizer,
+    layout_of_state,
+    records_of,
+)
 from dlrmjit.checkpoint.manifest import Manifest
 from dlrmjit.checkpoint.safetensors_file import DTYPES, FileRecord, write_tensors
 from dlrmjit.errors import CheckpointError
@@ -103,26 +108,28 @@ def _write(
     progress: Mapping[str, Any],
     chunk_bytes: int,
 ) -> None:
-    model_plan = plan_state(state, chunk_bytes)
-    optimizer_plan = plan_optimizer(optimizer, chunk_bytes)
+    state_layout = layout_of_state(state, chunk_bytes)
+    optimizer_layout = layout_of_optimizer(optimizer, chunk_bytes)
     whole = Manifest(
         model_config=model_config,
         progress=progress,
-        state=records_of(state, model_plan),
-        optimizer=records_of(optimizer, optimizer_plan),
+        state=records_of(state, state_layout),
+        optimizer=records_of(optimizer, optimizer_layout),
         files={
-            **write_files(directory, state, model_plan),
-            **write_files(directory, optimizer, optimizer_plan),
+            **write_files(directory, state, state_layout),
+            **write_files(directory, optimizer, optimizer_layout),
         },
     )
     write_manifest(directory / manifest.NAME, whole)
 
 
-def write_files(directory: Path, arrays: Mapping[str, Array], plan: Plan) -> dict[str, FileRecord]:
-    """Write the files of a plan; what the manifest says of them."""
+def write_files(
+    directory: Path, arrays: Mapping[str, Array], layout: FileLayout
+) -> dict[str, FileRecord]:
+    """Write the files of a layout; what the manifest says of them."""
     return {
         file: write_tensors(directory / file, {s.name: s.of(arrays[s.name]) for s in slices})
-        for file, slices in plan.items()
+        for file, slices in layout.items()
     }
 
 

@@ -10,18 +10,18 @@ from typing import Any
 from dlrmjit.checkpoint import Checkpoint, open_checkpoint
 from dlrmjit.checkpoint.sharded_writer import (
     Section,
+    checkpoint_errors,
     finish_checkpoint,
     new_checkpoint,
-    told,
     write_shards,
 )
 from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.checkpoint_parts import (
-    state_pieces,
     state_shapes,
+    state_shards,
     steps_by_parameter,
-    table_pieces,
     table_shapes,
+    table_shards,
     table_steps,
 )
 from dlrmjit.parallel.comm import exchange_json
@@ -43,12 +43,12 @@ def save_sharded(
     comm = model.comm
     steps = {} if optimizer is None else table_steps(model, optimizer)
     if comm.rank > 0:
-        _write_own(model, optimizer, Path(exchange_json(comm, None)[0]), path)
+        _write_shards(model, optimizer, Path(exchange_json(comm, None)[0]), path)
         comm.barrier()
         return
     with new_checkpoint(path) as fresh:
         exchange_json(comm, str(fresh.resolve()))
-        written = _write_own(model, optimizer, fresh, path)
+        written = _write_shards(model, optimizer, fresh, path)
         remembered = Section({}, {})
         if optimizer is not None:
             whole = {**optimizer.dense_state_dict(), **steps}
@@ -75,7 +75,7 @@ def restore_sharded(model: ShardedDLRM, path: str | os.PathLike[str]) -> dict[st
     state.check(table_shapes(model))
     state.read_into(mlps)
     model.load_mlps(mlps)
-    for piece in table_pieces(model):
+    for piece in table_shards(model):
         state.read_shard(piece.name, piece.values, piece.part)
     return dict(checkpoint.progress)
 
@@ -88,20 +88,20 @@ def restore_sharded_optimizer(
     steps = table_steps(model, optimizer)
     kept.check(state_shapes(model, optimizer))
     kept.read_into({**dense, **steps})
-    for piece in state_pieces(model, optimizer):
+    for piece in state_shards(model, optimizer):
         kept.read_shard(piece.name, piece.values, piece.part)
     counted = max((int(count) for count in steps.values()), default=0)
     optimizer.take({**dense, **steps_by_parameter(model, counted)})
 
 
-def _write_own(
+def _write_shards(
     model: ShardedDLRM,
     optimizer: Optimizer | None,
     fresh: Path,
     path: str | os.PathLike[str],
 ) -> list[Any]:
     """Write this rank's pieces, the first rank those that all have; records of all ranks."""
-    pieces = [*table_pieces(model), *(state_pieces(model, optimizer) if optimizer else ())]
+    pieces = [*table_shards(model), *(state_shards(model, optimizer) if optimizer else ())]
     own = [(p.name, p.part, p.values) for p in pieces if p.writer == model.comm.rank]
-    with told(path):
+    with checkpoint_errors(path):
         return exchange_json(model.comm, write_shards(fresh, model.comm.rank, own))

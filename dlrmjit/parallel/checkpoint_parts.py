@@ -14,11 +14,11 @@ from dlrmjit.optim import STEP, Optimizer
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.plan import Shard
 
-NOBODY = -1  # writes what another rank has too
+NOT_WRITTEN = -1  # writes what another rank has too
 
 
 @dataclass(frozen=True)
-class Piece:
+class ArrayShard:
     """A part of an array that is spread over ranks: its values here, and who writes them."""
 
     name: str
@@ -32,11 +32,11 @@ def table_shapes(model: ShardedDLRM) -> dict[str, tuple[int, ...]]:
     return {_name(t): (m, model.plan.dim) for t, m in enumerate(model.plan.table_rows)}
 
 
-def table_pieces(model: ShardedDLRM) -> list[Piece]:
+def table_shards(model: ShardedDLRM) -> list[ArrayShard]:
     """This rank's parts of the tables."""
     return [
-        Piece(_name(shard.table), _part(model, shard), values, max(shard.rank, 0))
-        for shard, values in model.sharded.pieces()
+        ArrayShard(_name(shard.table), _part(model, shard), values, max(shard.rank, 0))
+        for shard, values in model.sharded.shard_values()
     ]
 
 
@@ -50,7 +50,7 @@ def state_shapes(model: ShardedDLRM, optimizer: Optimizer) -> dict[str, tuple[in
     return shapes
 
 
-def state_pieces(model: ShardedDLRM, optimizer: Optimizer) -> Iterator[Piece]:
+def state_shards(model: ShardedDLRM, optimizer: Optimizer) -> Iterator[ArrayShard]:
     """This rank's parts of those states; holders of columns all have the values per row."""
     wide, thin = _state_names(optimizer)
     for parameter, shards in model.sharded.parameters():
@@ -58,12 +58,12 @@ def state_pieces(model: ShardedDLRM, optimizer: Optimizer) -> Iterator[Piece]:
         for i, shard in enumerate(shards):
             part, writer = _part(model, shard), max(shard.rank, 0)
             for name, tables in zip(wide, state.tables, strict=False):
-                yield Piece(f"{_name(shard.table)}.{name}", part, tables.table(i), writer)
+                yield ArrayShard(f"{_name(shard.table)}.{name}", part, tables.table(i), writer)
             rows = Part("", part.start, part.stop, part.step)
-            writer = writer if shard.first_col == 0 else NOBODY
+            writer = writer if shard.first_col == 0 else NOT_WRITTEN
             for name, tables in zip(thin, state.tables[len(wide) :], strict=False):
                 values = tables.table(i).reshape(-1)
-                yield Piece(f"{_name(shard.table)}.{name}", rows, values, writer)
+                yield ArrayShard(f"{_name(shard.table)}.{name}", rows, values, writer)
 
 
 def table_steps(model: ShardedDLRM, optimizer: Optimizer) -> dict[str, NDArray[np.int64]]:

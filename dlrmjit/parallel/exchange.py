@@ -138,20 +138,28 @@ class PooledExchange:
     def _forward(self) -> Iterator[Request]:
         if self._at_once:
             counts = self._counts()
-            yield self._comm.alltoallv(self._pooled, counts[0], self._seen, counts[1], own=False)
+            yield self._comm.alltoallv(
+                self._pooled, counts[0], self._seen, counts[1], include_self=False
+            )
             return
         for block, part, own in self._each_block():
             sent = [size * block.width for size in self._sizes]
-            yield self._comm.scatterv(own, sent, part, block.rank, name="alltoall", own=False)
+            yield self._comm.scatterv(
+                own, sent, part, block.rank, name="alltoall", include_self=False
+            )
 
     def _backward(self) -> Iterator[Request]:
         if self._at_once:
             counts = self._counts()
-            yield self._comm.alltoallv(self._seen, counts[1], self._pooled, counts[0], own=False)
+            yield self._comm.alltoallv(
+                self._seen, counts[1], self._pooled, counts[0], include_self=False
+            )
             return
         for block, part, own in self._each_block():
             received = [size * block.width for size in self._sizes]
-            yield self._comm.gatherv(part, own, received, block.rank, name="alltoall", own=False)
+            yield self._comm.gatherv(
+                part, own, received, block.rank, name="alltoall", include_self=False
+            )
 
     def _counts(self) -> tuple[list[int], list[int]]:
         """Elements to and from each rank in the forward direction."""

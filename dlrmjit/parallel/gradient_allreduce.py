@@ -26,7 +26,7 @@ class GradientReducer:
 
     def __init__(self, comm: Comm) -> None:
         self._comm = comm
-        self._under_way: deque[tuple[Request, Arrived]] = deque()
+        self._in_flight: deque[tuple[Request, Arrived]] = deque()
         self._small: list[tuple[FloatArray, Arrived]] = []
 
     def add(self, gradient: FloatArray, arrived: Arrived) -> None:
@@ -34,19 +34,19 @@ class GradientReducer:
         if gradient.size < SMALL:
             self._small.append((gradient, arrived))
         else:
-            self._under_way.append((self._comm.allreduce(gradient), arrived))
+            self._in_flight.append((self._comm.allreduce(gradient), arrived))
         self.poll()
 
     def poll(self) -> None:
         """Call back for what has arrived, in order, without waiting."""
-        while self._under_way and self._under_way[0][0].test():
-            self._under_way.popleft()[1]()
+        while self._in_flight and self._in_flight[0][0].test():
+            self._in_flight.popleft()[1]()
 
     def finish(self) -> None:
         """Wait for all that is under way."""
         self.flush()
-        while self._under_way:
-            request, arrived = self._under_way.popleft()
+        while self._in_flight:
+            request, arrived = self._in_flight.popleft()
             request.wait()
             arrived()
 
@@ -56,7 +56,7 @@ class GradientReducer:
             return
         small, self._small = self._small, []
         bucket = np.concatenate([gradient for gradient, _ in small])
-        self._under_way.append((self._comm.allreduce(bucket), lambda: _unpack(bucket, small)))
+        self._in_flight.append((self._comm.allreduce(bucket), lambda: _unpack(bucket, small)))
 
 
 def _unpack(bucket: Any, small: list[tuple[FloatArray, Arrived]]) -> None:

@@ -19,7 +19,7 @@ from dlrmjit.parallel.tables import ShardedTables
 Gradients = Iterator[tuple[Parameter, Any]]
 
 
-class Bags:
+class RecordedLookup:
     """A recorded lookup in one parameter, replayed with new lookups."""
 
     def __init__(self, backend: Backend, parameter: Parameter, out: FloatArray | None) -> None:
@@ -61,24 +61,24 @@ class ShardedLookup:
         self._shards = [shard for group in tables.groups for shard in group.shards]
         self._views = [view for _, view in exchange.group_views()]
         self._bags = [
-            Bags(backend, group.parameter, view)
+            RecordedLookup(backend, group.parameter, view)
             for group, view in zip(tables.groups, self._views, strict=True)
         ]
-        self._ends = np.cumsum([0, *(group.number for group in tables.groups)])
-        self._copies = None
-        if tables.copies is not None:
-            self._copies = Bags(backend, tables.copies, None)
-        self._copies_gradient: Any = None
-        self.copies_lookups: Any = None
+        self._ends = np.cumsum([0, *(group.count for group in tables.groups)])
+        self._replicated = None
+        if tables.replicated is not None:
+            self._replicated = RecordedLookup(backend, tables.replicated, None)
+        self._replicated_gradient: Any = None
+        self.replicated_lookups: Any = None
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the lookups of the next replay."""
         self._batch = batch
         for bags, a, b in zip(self._bags, self._ends, self._ends[1:], strict=False):
             bags.load(batch.indices, batch.offsets[a:b])
-        if self._copies is not None:
-            self.copies_lookups = selected(batch.local, self._plan.replicated)
-            self._copies.load(*self.copies_lookups)
+        if self._replicated is not None:
+            self.replicated_lookups = selected(batch.local, self._plan.replicated)
+            self._replicated.load(*self.replicated_lookups)
 
     def rows(self) -> dict[Shard, NDArray[Any]]:
         """What the whole batch looks up in each of this rank's shards, bag after bag."""
@@ -89,7 +89,7 @@ class ShardedLookup:
     def rows_read(self) -> int:
         """Lookups of the batch on this rank, in rows of the tables' full width."""
         read = sum(len(rows) * shard.width for shard, rows in self.rows().items())
-        own = 0 if self.copies_lookups is None else len(self.copies_lookups[0])
+        own = 0 if self.replicated_lookups is None else len(self.replicated_lookups[0])
         return own + read // self._plan.dim
 
     def post(self) -> None:
@@ -100,21 +100,21 @@ class ShardedLookup:
 
     def finish(self, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with the pooled vectors of this rank's samples."""
-        if self._copies is not None:
-            out[:, list(self._plan.replicated)] = self._copies.pool()
+        if self._replicated is not None:
+            out[:, list(self._plan.replicated)] = self._replicated.pool()
         self._exchange.finish(out)
         return out
 
     def post_gradient(self, gradient: FloatArray) -> None:
         """Send the gradient (n, S, E) of :meth:`finish`'s result on its way."""
         self._exchange.post_gradient(gradient)
-        if self._copies is not None:
+        if self._replicated is not None:
             own = np.ascontiguousarray(gradient[:, list(self._plan.replicated)])
-            self._copies_gradient = self._copies.gradient(own)
+            self._replicated_gradient = self._replicated.gradient(own)
 
-    def copies_gradient(self) -> Any:
+    def replicated_gradient(self) -> Any:
         """Gradient of the replicated tables from this rank's samples, or None."""
-        return self._copies_gradient
+        return self._replicated_gradient
 
     def gradients(self) -> Gradients:
         """Gradients of this rank's shards from all samples; waits for them."""

@@ -52,14 +52,14 @@ class ShardedDLRM(DLRM):
         initialise: bool = True,
         init: str = "reference",
         strategy: str = "alltoall",
-        shares: int | None = None,
+        micro_batches: int | None = None,
         precision: Precision = "fp32",
         seed: int = 123,
     ) -> None:
         _check_fits(config, comm, plan)
         self.comm, self.plan, self.strategy = comm, plan, strategy
-        self.shares = shares or comm.size
-        self.router = Router(comm, plan, self.shares)
+        self.micro_batches = micro_batches or comm.size
+        self.router = Router(comm, plan, self.micro_batches)
         self._answers: dict[int, Graph] = {}
         super().__init__(
             config,
@@ -92,7 +92,7 @@ class ShardedDLRM(DLRM):
         self.sharded.draw(rng)
 
     def _table_values(self) -> Iterable[StoredArray]:
-        return (values for _, values in self.sharded.pieces())
+        return (values for _, values in self.sharded.shard_values())
 
     def stored(self) -> dict[str, StoredArray]:
         """As :meth:`DLRM.state_dict`, gathered on every rank: for models that one can hold."""
@@ -100,16 +100,16 @@ class ShardedDLRM(DLRM):
             f"emb_l.{t}.weight": np.zeros((rows, self.plan.dim), self.backend.dtype)
             for t, rows in enumerate(self.plan.table_rows)
         }
-        for shard, values in self.sharded.pieces():
+        for shard, values in self.sharded.shard_values():
             if shard.rank == self.comm.rank or self.comm.rank == 0:
-                shard.of(state[f"emb_l.{shard.table}.weight"])[...] = values
+                shard.view_of(state[f"emb_l.{shard.table}.weight"])[...] = values
         for table in state.values():
             self.comm.allreduce(table.reshape(-1), name="gather").wait()
         return {**state, **self.mlp_state()}
 
     def _load_tables(self, state: Mapping[str, StoredArray]) -> None:
-        for shard, values in self.sharded.pieces():
-            values[...] = shard.of(state[f"emb_l.{shard.table}.weight"])
+        for shard, values in self.sharded.shard_values():
+            values[...] = shard.view_of(state[f"emb_l.{shard.table}.weight"])
 
     def parameters(self) -> tuple[Parameter, ...]:
         """What this rank trains: its shards, its copies of small tables, the MLPs."""

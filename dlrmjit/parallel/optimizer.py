@@ -33,7 +33,7 @@ AnyOptimizer = str | OptimizerConfig | UpdateConfig
 Rows = NDArray[Any]
 
 
-class ShardedUpdates:
+class ShardedOptimizer:
     """The optimiser of a sharded model; what it remembers is allocated at once."""
 
     def __init__(self, model: ShardedDLRM, optimizer: AnyOptimizer) -> None:

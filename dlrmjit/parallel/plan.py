@@ -52,7 +52,7 @@ class Shard:
         """Rows it has of a table of ``rows`` rows."""
         return -(-(rows - self.first_row) // self.row_step)
 
-    def of(self, table: Any) -> Any:
+    def view_of(self, table: Any) -> Any:
         """The view of its part of an array (M, E)."""
         return table[self.first_row :: self.row_step, self.first_col : self.last_col]
 

@@ -16,7 +16,7 @@ from dlrmjit.parallel.plan import KINDS, Placement, Plan
 SMALL_TABLE = 2048
 """Rows below which a table is replicated: its gradient is then smaller than its exchange."""
 
-NARROWEST = 16  # columns: one vector, and one cache line
+MIN_SHARD_COLUMNS = 16  # columns: one vector, and one cache line
 _IMBALANCE = 1.25  # of the mean load, that no cut is made for
 
 
@@ -28,7 +28,7 @@ def propose(
     kind: str = "auto",
     lookups: Sequence[int] | None = None,
     memory: int | None = None,
-    narrowest: int = NARROWEST,
+    min_columns: int = MIN_SHARD_COLUMNS,
 ) -> Plan:
     """A plan for tables of ``table_rows`` rows and ``dim`` columns.
 
@@ -37,7 +37,7 @@ def propose(
     kind : ``auto``, or one way for all tables: ``whole``, ``columns``, ``rows``, ``replicated``
     lookups : per bag of each table, 1 by default: the load that is balanced
     memory : bytes of one rank for tables, unlimited by default
-    narrowest : least columns of a piece; ``dim`` for optimisers that need whole rows
+    min_columns : least columns of a piece; ``dim`` for optimisers that need whole rows
 
     Raises
     ------
@@ -49,7 +49,7 @@ def propose(
     rows = tuple(table_rows)
     check_memory(rows, dim, ranks, memory)
     if kind == "auto":
-        plan = _automatic(rows, dim, ranks, lookups or [1] * len(rows), memory, narrowest)
+        plan = _automatic(rows, dim, ranks, lookups or [1] * len(rows), memory, min_columns)
     elif kind in KINDS:
         plan = Plan(rows, dim, ranks, tuple(_uniform(kind, t, ranks) for t in range(len(rows))))
     else:
@@ -96,13 +96,13 @@ def _automatic(
     ranks: int,
     lookups: Sequence[int],
     memory: int | None,
-    narrowest: int,
+    min_columns: int,
 ) -> Plan:
     if ranks == 1:
         return Plan(rows, dim, 1, (Placement("whole", (0,)),) * len(rows))
     cuts = {t: 1 for t, m in enumerate(rows) if m >= SMALL_TABLE}
     while True:
-        plan, worst, fits = _deal(rows, dim, ranks, cuts, lookups, memory, narrowest)
+        plan, worst, fits = _deal(rows, dim, ranks, cuts, lookups, memory, min_columns)
         uncut = [t for t in cuts if _can_cut(t, rows, ranks, cuts)]
         if (fits and worst <= _IMBALANCE) or not uncut:
             return plan
@@ -128,7 +128,7 @@ def _deal(
     cuts: dict[int, int],
     lookups: Sequence[int],
     memory: int | None,
-    narrowest: int,
+    min_columns: int,
 ) -> tuple[Plan, float, bool]:
     """A plan with tables in so many pieces, the largest load over the mean, whether it fits."""
     load, used = [0.0] * ranks, [0.0] * ranks
@@ -141,7 +141,7 @@ def _deal(
             load[rank] += lookups[t] / cuts[t]
             used[rank] += rows[t] * dim * FLOAT_BYTES / cuts[t]
             holders.append(rank)
-        placements[t] = _placement(tuple(holders), dim // narrowest)
+        placements[t] = _placement(tuple(holders), dim // min_columns)
     plan = Plan(rows, dim, ranks, tuple(placements))
     mean = sum(load) / ranks
     fits = memory is None or all(plan.bytes_of(r) <= memory for r in range(ranks))

@@ -9,25 +9,25 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Parameter
 from dlrmjit.ops.backend import Backend, FloatArray
-from dlrmjit.parallel.lookup import Bags
+from dlrmjit.parallel.lookup import RecordedLookup
 
 Lookups = tuple[NDArray[Any], NDArray[np.int64]]
 
 
-class CopiesGradient:
+class ReplicatedGradient:
     """The gradient of small tables as full arrays, and as one that an optimiser can apply.
 
     Beside the sums it carries which rows any rank looked up, since optimisers leave others
     alone.
     """
 
-    def __init__(self, backend: Backend, copies: Parameter) -> None:
-        self.parameter = copies
-        rows = copies.data.rows
-        self._sums: Any = backend.tables(rows, copies.data.dim)
+    def __init__(self, backend: Backend, replicated: Parameter) -> None:
+        self.parameter = replicated
+        rows = replicated.data.rows
+        self._sums: Any = backend.tables(rows, replicated.data.dim)
         self._arrays: list[FloatArray] = [self._sums.table(i) for i in range(len(rows))]
         self._touched = [np.zeros(m, backend.dtype) for m in rows]
-        self._rows = Bags(backend, copies, None)
+        self._rows = RecordedLookup(backend, replicated, None)
 
     def accumulate(self, gradient: Any, lookups: Lookups) -> None:
         """Sum this rank's sparse gradient, of these merged lookups, into the arrays."""

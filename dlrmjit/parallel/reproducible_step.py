@@ -1,7 +1,7 @@
 """A training step whose bits do not depend on the number of ranks.
 
-A batch is always dealt to V virtual shares, each rank computing V / R of them one by one, so
-every kernel sees the same shapes for any R. The gradients of all shares are summed over one
+A batch is always dealt to V virtual micro, each rank computing V / R of them one by one, so
+every kernel sees the same shapes for any R. The gradients of all micro are summed over one
 fixed tree: each rank sums a part of the elements for all V, then the parts are gathered.
 """
 
@@ -20,29 +20,31 @@ from dlrmjit.errors import ConfigError
 from dlrmjit.model.graph import cache_graph
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.parallel.comm import Comm
-from dlrmjit.parallel.lookup import Bags, ShardedLookup, selected
+from dlrmjit.parallel.lookup import RecordedLookup, ShardedLookup, selected
 from dlrmjit.parallel.model import PortGraph, ShardedDLRM
-from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedUpdates
-from dlrmjit.parallel.replicated import CopiesGradient
+from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
+from dlrmjit.parallel.replicated import ReplicatedGradient
 from dlrmjit.parallel.routing import ShardedBatch
 
 
-class VirtualStep:
-    """As :class:`~dlrmjit.parallel.step.ShardedStep`, over the shares of ``model.shares``."""
+class ReproducibleStep:
+    """As :class:`~dlrmjit.parallel.step.ShardedStep`, over the micro of ``model.micro_batches``."""
 
     def __init__(
         self, model: ShardedDLRM, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
     ) -> None:
-        if model.shares % model.comm.size:
+        if model.micro_batches % model.comm.size:
             raise ConfigError(
-                f"{model.shares} virtual shards cannot be dealt evenly to {model.comm.size} "
+                f"{model.micro_batches} virtual shards cannot be dealt evenly to {model.comm.size} "
                 "ranks; give a multiple"
             )
         self._model, self._loss = model, loss or LossConfig()
-        self._updates = ShardedUpdates(model, optimizer)
+        self._updates = ShardedOptimizer(model, optimizer)
         self.optimizer = self._updates.optimizer
-        copies = model.sharded.copies
-        self._copies = None if copies is None else CopiesGradient(model.backend, copies)
+        replicated = model.sharded.replicated
+        self._replicated = (
+            None if replicated is None else ReplicatedGradient(model.backend, replicated)
+        )
         self._batches: dict[int, Any] = {}
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
@@ -51,53 +53,53 @@ class VirtualStep:
         if isinstance(batch, Batch):
             batch = model.router.route(batch)
         if batch.n not in self._batches:
-            cache_graph(self._batches, batch.n, _Shares(model, batch.n, self._loss))
-        shares: _Shares = self._batches[batch.n]
-        shares.receive(batch)
-        done = [self._one(shares, share) for share in range(shares.count)]
-        shares.lookup.post_gradient(shares.gradient)
-        self._update(shares, np.stack([leaf for _, leaf in done]), rate)
+            cache_graph(self._batches, batch.n, _MicroBatches(model, batch.n, self._loss))
+        micro: _MicroBatches = self._batches[batch.n]
+        micro.receive(batch)
+        done = [self._forward_backward(micro, share) for share in range(micro.count)]
+        micro.lookup.post_gradient(micro.gradient)
+        self._update(micro, np.stack([leaf for _, leaf in done]), rate)
         losses = np.array([[loss] for loss, _ in done], np.float64)
         return float(tree_sum(losses, model.comm)[0])
 
-    def _one(self, shares: _Shares, share: int) -> tuple[float, FloatArray]:
+    def _forward_backward(self, micro: _MicroBatches, share: int) -> tuple[float, FloatArray]:
         """Loss of one share, and all gradients of replicated parameters side by side."""
-        graph = shares.graph(share)
+        graph = micro.graph(share)
         graph.tape.forward()
         flat = []
-        shares.dense = []
+        micro.dense = []
         for variable, gradient in graph.tape.backward(graph.loss):
             if variable is not graph.arrival:
-                shares.dense.append((variable, gradient))
+                micro.dense.append((variable, gradient))
                 flat.append(self._model.backend.flat(gradient).copy())
-        if self._copies is not None:
-            self._copies.accumulate(*shares.copies_gradient(share))
-            flat += [array.copy() for array in self._copies.flat()]
+        if self._replicated is not None:
+            self._replicated.accumulate(*micro.replicated_gradient(share))
+            flat += [array.copy() for array in self._replicated.flat()]
         return float(graph.loss.data), np.concatenate(flat)
 
-    def _update(self, shares: _Shares, leaves: FloatArray, rate: float) -> None:
+    def _update(self, micro: _MicroBatches, leaves: FloatArray, rate: float) -> None:
         summed = tree_sum(leaves, self._model.comm)
-        flat = [self._model.backend.flat(gradient) for _, gradient in shares.dense]
-        flat += [] if self._copies is None else self._copies.flat()
+        flat = [self._model.backend.flat(gradient) for _, gradient in micro.dense]
+        flat += [] if self._replicated is None else self._replicated.flat()
         start = 0
         for array in flat:
             array[...] = summed[start : start + array.size]
             start += array.size
-        for parameter, gradient in shares.dense:
+        for parameter, gradient in micro.dense:
             self._updates.apply(parameter, gradient, rate)
-        if self._copies is not None:
-            self._updates.apply(self._copies.parameter, self._copies.sparse(), rate)
-        self._updates.apply_shards(shares.lookup, rate)
+        if self._replicated is not None:
+            self._updates.apply(self._replicated.parameter, self._replicated.sparse(), rate)
+        self._updates.apply_shards(micro.lookup, rate)
 
 
-class _Shares:
-    """One rank's virtual shares of batches of ``n`` samples."""
+class _MicroBatches:
+    """One rank's virtual micro of batches of ``n`` samples."""
 
     def __init__(self, model: ShardedDLRM, n: int, loss: LossConfig) -> None:
         self._model, self._n, self._loss = model, n, loss
-        self.count = model.shares // model.comm.size
+        self.count = model.micro_batches // model.comm.size
         first = model.comm.rank * self.count
-        self._starts = starts_of(share_sizes(n, model.shares)[first : first + self.count])
+        self._starts = starts_of(share_sizes(n, model.micro_batches)[first : first + self.count])
         self.lookup: ShardedLookup = model.lookup(n)
         shape = (self._starts[-1], model.config.tables, model.config.embedding_dim)
         self._pooled = np.empty(shape, model.backend.dtype)
@@ -105,8 +107,10 @@ class _Shares:
         self.dense: list[tuple[Any, Any]] = []
         self._graphs: dict[int, PortGraph] = {}
         self._bounds = (0, 0)
-        copies = model.sharded.copies
-        self._copies = None if copies is None else Bags(model.backend, copies, None)
+        replicated = model.sharded.replicated
+        self._replicated = (
+            None if replicated is None else RecordedLookup(model.backend, replicated, None)
+        )
 
     def receive(self, batch: ShardedBatch) -> None:
         """Make ``batch`` the next, and fetch its pooled embeddings."""
@@ -136,15 +140,15 @@ class _Shares:
         """The port of a graph: keep the share's gradient until all are there."""
         self.gradient[slice(*self._bounds)] = gradient
 
-    def copies_gradient(self, share: int) -> tuple[Any, Any]:
+    def replicated_gradient(self, share: int) -> tuple[Any, Any]:
         """Gradient of the replicated tables from one share, and the share's lookups in them."""
-        assert self._copies is not None
+        assert self._replicated is not None
         start, stop = self._starts[share], self._starts[share + 1]
         tables = self._model.plan.replicated
         lookups = selected(cut(self._local, start, stop), tables)
-        self._copies.load(*lookups)
+        self._replicated.load(*lookups)
         gradient = np.ascontiguousarray(self.gradient[start:stop, list(tables)])
-        return self._copies.gradient(gradient), lookups
+        return self._replicated.gradient(gradient), lookups
 
 
 def tree_sum(leaves: NDArray[Any], comm: Comm) -> NDArray[Any]:

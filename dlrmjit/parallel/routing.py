@@ -47,20 +47,20 @@ class ShardedBatch:
 class Router:
     """Exchanges lookups of batches; ``shares`` (a multiple of the ranks) are dealt in runs."""
 
-    def __init__(self, comm: Comm, plan: Plan, shares: int | None = None) -> None:
+    def __init__(self, comm: Comm, plan: Plan, micro_batches: int | None = None) -> None:
         self._comm, self._plan = comm, plan
-        self._shares = shares or comm.size
+        self._micro_batches = micro_batches or comm.size
         self._shards = [plan.of_rank(rank) for rank in range(comm.size)]
         self._dtype = np.int32 if max(plan.table_rows) < 2**31 else np.int64
 
     @property
     def share(self) -> Share:
         """What this rank has of every batch."""
-        return Share(self._comm.rank, self._comm.size, self._shares)
+        return Share(self._comm.rank, self._comm.size, self._micro_batches)
 
     def sizes(self, n: int) -> tuple[int, ...]:
         """Samples of each rank in a batch of ``n``."""
-        return rank_sizes(n, self._comm.size, self._shares)
+        return rank_sizes(n, self._comm.size, self._micro_batches)
 
     def post(self, share: Batch, n: int) -> PendingBatch:
         """Send the lookups of this rank's ``share`` of a batch of ``n`` samples on their way.
@@ -128,13 +128,13 @@ class ShardedSource:
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """Sharded batches ``start``, ``start + 1``, ... of an epoch."""
         ahead = 0 if isinstance(self._source, RandomSource) else 1
-        under_way: deque[PendingBatch] = deque()
+        in_flight: deque[PendingBatch] = deque()
         for share, n in self._shares(epoch, start):
-            under_way.append(self._router.post(share, n))
-            if len(under_way) > ahead:
-                yield under_way.popleft().wait()
-        while under_way:
-            yield under_way.popleft().wait()
+            in_flight.append(self._router.post(share, n))
+            if len(in_flight) > ahead:
+                yield in_flight.popleft().wait()
+        while in_flight:
+            yield in_flight.popleft().wait()
 
     def _shares(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
         """This rank's share of every batch, and the samples of the whole."""

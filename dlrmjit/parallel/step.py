@@ -14,8 +14,8 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.model.graph import cache_graph
 from dlrmjit.parallel.gradient_allreduce import GradientReducer
 from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
-from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedUpdates
-from dlrmjit.parallel.replicated import CopiesGradient
+from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
+from dlrmjit.parallel.replicated import ReplicatedGradient
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.perf.profile import Profile
 
@@ -37,7 +37,7 @@ class ShardedStep:
     ) -> None:
         self._model = model
         self._loss = loss or LossConfig()
-        updates = ShardedUpdates(model, optimizer)
+        updates = ShardedOptimizer(model, optimizer)
         self.optimizer = updates.optimizer
         self._profile = profile
         self._apply = profile.timed_update(updates.apply) if profile else updates.apply
@@ -46,8 +46,10 @@ class ShardedStep:
             self._apply_shards = profile.timed("embedding backward", updates.apply_shards)
         self._reducer = GradientReducer(model.comm)
         self._graphs: dict[int, Any] = {}
-        copies = model.sharded.copies
-        self._copies = None if copies is None else CopiesGradient(model.backend, copies)
+        replicated = model.sharded.replicated
+        self._replicated = (
+            None if replicated is None else ReplicatedGradient(model.backend, replicated)
+        )
 
     def graph(self, n: int) -> ShardedGraph:
         """The recorded graph for batches of ``n`` samples in all."""
@@ -78,7 +80,7 @@ class ShardedStep:
     def _backward(self, graph: ShardedGraph, rate: float) -> None:
         for variable, gradient in graph.tape.backward(graph.loss):
             if variable is graph.arrival:
-                self._reduce_copies(graph, rate)
+                self._reduce_replicated(graph, rate)
             else:
                 flat = self._model.backend.flat(gradient)
                 self._reducer.add(flat, self._update(variable, gradient, rate))
@@ -89,22 +91,22 @@ class ShardedStep:
     def _update(self, parameter: Variable, gradient: Any, rate: float) -> Callable[[], None]:
         return lambda: self._apply(parameter, gradient, rate)
 
-    def _reduce_copies(self, graph: ShardedGraph, rate: float) -> None:
+    def _reduce_replicated(self, graph: ShardedGraph, rate: float) -> None:
         """Sum gradients of replicated tables, and apply them when the last has arrived."""
-        copies = self._copies
-        if copies is None:
+        replicated = self._replicated
+        if replicated is None:
             return
-        copies.accumulate(graph.lookup.copies_gradient(), graph.lookup.copies_lookups)
-        missing = copies.flat()
+        replicated.accumulate(graph.lookup.replicated_gradient(), graph.lookup.replicated_lookups)
+        missing = replicated.flat()
 
         def arrived() -> None:
             missing.pop()
             if not missing:
-                self._apply_copies(copies, rate)
+                self._apply_replicated(replicated, rate)
 
-        for array in copies.flat():
+        for array in replicated.flat():
             self._reducer.add(array, arrived)
 
-    def _apply_copies(self, copies: CopiesGradient, rate: float) -> None:
-        parameter: Parameter = copies.parameter
-        self._apply(parameter, copies.sparse(), rate)
+    def _apply_replicated(self, replicated: ReplicatedGradient, rate: float) -> None:
+        parameter: Parameter = replicated.parameter
+        self._apply(parameter, replicated.sparse(), rate)

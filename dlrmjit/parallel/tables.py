@@ -14,19 +14,19 @@ from dlrmjit.ops.backend import Backend, FloatArray, StoredArray
 from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.precision import Precision
 
-_DRAWN = 1 << 20  # elements drawn at a time
+_ELEMENTS_PER_DRAW = 1 << 20  # elements drawn at a time
 
 
 @dataclass(frozen=True)
-class Group:
+class ShardGroup:
     """Shards of one width, stored together, and the parameter that they are."""
 
     shards: tuple[Shard, ...]
     parameter: Parameter
 
     @property
-    def number(self) -> int:
-        """Shards."""
+    def count(self) -> int:
+        """Number of shards."""
         return len(self.shards)
 
 
@@ -38,13 +38,15 @@ class ShardedTables:
     ) -> None:
         self.plan = plan
         self.groups = tuple(
-            _group(backend, plan, tuple(shards), precision)
+            _make_group(backend, plan, tuple(shards), precision)
             for _, shards in groupby(plan.of_rank(rank), key=lambda shard: shard.width)
         )
-        self.copies: Parameter | None = None
+        self.replicated: Parameter | None = None
         if plan.replicated:
             rows = [plan.table_rows[t] for t in plan.replicated]
-            self.copies = Parameter(backend.tables(rows, plan.dim, precision), "emb_l.replicated")
+            self.replicated = Parameter(
+                backend.tables(rows, plan.dim, precision), "emb_l.replicated"
+            )
 
     @property
     def placement(self) -> str:
@@ -54,12 +56,12 @@ class ShardedTables:
     def parameters(self) -> list[tuple[Parameter, tuple[Shard, ...]]]:
         """What this rank trains of the tables, with the shards in it; copies as of rank -1."""
         found = [(group.parameter, group.shards) for group in self.groups]
-        if self.copies is not None:
+        if self.replicated is not None:
             whole = (Shard(t, -1, 0, 1, 0, self.plan.dim) for t in self.plan.replicated)
-            found.append((self.copies, tuple(whole)))
+            found.append((self.replicated, tuple(whole)))
         return found
 
-    def pieces(self) -> list[tuple[Shard, StoredArray]]:
+    def shard_values(self) -> list[tuple[Shard, StoredArray]]:
         """Every shard of this rank with its values (rows, width), replicated tables included."""
         return [
             (shard, parameter.data.table(i))
@@ -69,31 +71,31 @@ class ShardedTables:
 
     def draw(self, rng: np.random.RandomState) -> None:
         """Draw all tables as one process would, and keep what is here."""
-        pieces = self.pieces()
+        pieces = self.shard_values()
         for table, rows in enumerate(self.plan.table_rows):
             own = [(shard, values) for shard, values in pieces if shard.table == table]
             if own:
-                _draw_table(rng, own, rows, self.plan.dim)
+                _draw_rows_of(rng, own, rows, self.plan.dim)
             else:
-                _pass_over(rng, rows * self.plan.dim)
+                _skip(rng, rows * self.plan.dim)
 
 
-def _draw_table(
+def _draw_rows_of(
     rng: np.random.RandomState, own: Sequence[tuple[Shard, StoredArray]], rows: int, dim: int
 ) -> None:
-    bound, step = np.sqrt(1 / rows), max(1, _DRAWN // dim)
+    bound, step = np.sqrt(1 / rows), max(1, _ELEMENTS_PER_DRAW // dim)
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        _keep(own, rng.uniform(-bound, bound, (count, dim)), first)
+        _copy_rows(own, rng.uniform(-bound, bound, (count, dim)), first)
 
 
-def _pass_over(rng: np.random.RandomState, count: int) -> None:
+def _skip(rng: np.random.RandomState, count: int) -> None:
     """Move the stream on by ``count`` numbers, each made of two of the generator's words."""
     bits: Any = rng._bit_generator
     bits.random_raw(2 * count, output=False)
 
 
-def _keep(own: Sequence[tuple[Shard, StoredArray]], drawn: FloatArray, first: int) -> None:
+def _copy_rows(own: Sequence[tuple[Shard, StoredArray]], drawn: FloatArray, first: int) -> None:
     """Copy rows ``first``, ... of a table into the shards that hold some of them."""
     for shard, values in own:
         skipped = (
@@ -106,7 +108,9 @@ def _keep(own: Sequence[tuple[Shard, StoredArray]], drawn: FloatArray, first: in
         values[start : start + len(part)] = part
 
 
-def _group(backend: Backend, plan: Plan, shards: tuple[Shard, ...], precision: Precision) -> Group:
+def _make_group(
+    backend: Backend, plan: Plan, shards: tuple[Shard, ...], precision: Precision
+) -> ShardGroup:
     rows = [shard.rows_of(plan.table_rows[shard.table]) for shard in shards]
     data: Any = backend.tables(rows, shards[0].width, precision)
-    return Group(shards, Parameter(data, f"emb_l.width{shards[0].width}"))
+    return ShardGroup(shards, Parameter(data, f"emb_l.width{shards[0].width}"))

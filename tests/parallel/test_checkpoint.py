@@ -45,12 +45,12 @@ def test_overlaps_are_the_rows_that_both_have(stored_step, wanted_step):
             if found is None:
                 assert not both
                 continue
-            assert stored[found.stored :: found.period][: found.count] == both
-            assert own[found.own :: found.step][: found.count] == both
+            assert stored[found.stored_start :: found.stored_step][: found.count] == both
+            assert own[found.target_start :: found.target_step][: found.count] == both
 
 
 def test_columns_overlap_where_both_have_them():
     part, wanted = Part("f", 0, 5, 1, 2, 6), Part("", 0, 5, 1, 4, None)
     found = overlap_of(part, wanted, 8)
-    assert (found.stored_cols, found.own_cols) == (slice(2, 4), slice(0, 2))
+    assert (found.stored_cols, found.target_cols) == (slice(2, 4), slice(0, 2))
     assert overlap_of(part, Part("", 0, 5, 1, 6, 8), 8) is None

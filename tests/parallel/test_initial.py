@@ -29,8 +29,8 @@ def test_every_rank_starts_with_its_part_of_the_model(init, ranks, precision):
     for plan in plans(ranks).values():
         for rank in range(ranks):
             model = ShardedDLRM(CONFIG, Rank(rank, ranks), plan, **how)
-            for shard, values in model.sharded.pieces():
-                expected = shard.of(whole[f"emb_l.{shard.table}.weight"])
+            for shard, values in model.sharded.shard_values():
+                expected = shard.view_of(whole[f"emb_l.{shard.table}.weight"])
                 np.testing.assert_array_equal(np.asarray(values), expected)
             for name, value in model.mlp_state().items():
                 np.testing.assert_array_equal(np.asarray(value), whole[name])

@@ -19,7 +19,7 @@ def _coverage(plan):
     """How often each element of each table is held, replicated tables by one rank."""
     tables = [np.zeros((m, plan.dim), int) for m in plan.table_rows]
     for shard in plan.shards:
-        part = shard.of(tables[shard.table])
+        part = shard.view_of(tables[shard.table])
         assert part.shape == (shard.rows_of(plan.table_rows[shard.table]), shard.width)
         assert part.size
         part += 1

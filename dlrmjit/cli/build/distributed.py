@@ -32,14 +32,14 @@ from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.parallel.comm import Comm, blocking, yield_to_lower_ranks, threaded
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.planner import NARROWEST, propose
+from dlrmjit.parallel.planner import MIN_SHARD_COLUMNS, propose
 from dlrmjit.parallel.routing import ShardedSource
 from dlrmjit.parallel.plan import Plan, plan_from_dict
 from dlrmjit.parallel.step import ShardedStep
-from dlrmjit.parallel.reproducible_step import VirtualStep
+from dlrmjit.parallel.reproducible_step import ReproducibleStep
 from dlrmjit.perf.profile import Profile
 
-AnyShardedStep = ShardedStep | VirtualStep
+AnyShardedStep = ShardedStep | ReproducibleStep
 
 
 def bind_to_cpus(comm: Comm, options: Options) -> Comm:
@@ -134,7 +134,7 @@ def make_model(
         make_plan(architecture, options, comm),
         **how,
         strategy=knobs.alltoall(),
-        shares=options.reproducible,
+        micro_batches=options.reproducible,
     )
 
 
@@ -152,7 +152,7 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
     room = table_memory(architecture, options, comm)
     lookups = [options.num_indices_per_lookup] * len(rows)
     each = room * comm.size // shares
-    narrowest = dim if _table_rule(options).row_states else NARROWEST
+    min_columns = dim if _table_rule(options).row_states else MIN_SHARD_COLUMNS
     plan = propose(
         rows,
         dim,
@@ -160,7 +160,7 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
         kind=options.plan,
         lookups=lookups,
         memory=each,
-        narrowest=narrowest,
+        min_columns=min_columns,
     )
     return plan.fold(comm.size)
 
@@ -210,7 +210,7 @@ def training_step(
         return ShardedStep(model, config.optimizer, config.loss, profile)
     if profile:
         raise ConfigError("--enable-profiling does not go with --reproducible; leave one out")
-    return VirtualStep(model, config.optimizer, config.loss)
+    return ReproducibleStep(model, config.optimizer, config.loss)
 
 
 def measure_function(model: DLRM) -> MeasureFunction | None:

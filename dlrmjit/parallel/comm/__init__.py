@@ -5,7 +5,7 @@ from __future__ import annotations
 from dlrmjit import knobs
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm.abort import fail_together, yield_to_lower_ranks
-from dlrmjit.parallel.comm.blocking import Blocking, blocking
+from dlrmjit.parallel.comm.blocking import BlockingComm, blocking
 from dlrmjit.parallel.comm.json_exchange import exchange_json
 from dlrmjit.parallel.comm.mpi import MpiComm
 from dlrmjit.parallel.comm.progress_thread import threaded
@@ -14,7 +14,7 @@ from dlrmjit.parallel.comm.self_comm import SelfComm
 
 __all__ = [
     "DONE",
-    "Blocking",
+    "BlockingComm",
     "Buffer",
     "Comm",
     "Counts",

@@ -6,10 +6,10 @@ from typing import Any
 
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request
 
-_AT_ONCE = ("barrier", "abort", "duplicate", "local_ranks")
+_SYNCHRONOUS = ("barrier", "abort", "duplicate", "local_ranks")
 
 
-class Blocking:
+class BlockingComm:
     """A communicator whose operations are complete when they return."""
 
     def __init__(self, comm: Comm) -> None:
@@ -17,7 +17,7 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._comm, name)
-        if name in _AT_ONCE or not callable(found):
+        if name in _SYNCHRONOUS or not callable(found):
             return found
 
         def complete(*args: Any, **options: Any) -> Request:
@@ -29,6 +29,6 @@ class Blocking:
 
 def blocking(comm: Comm) -> Comm:
     """The same ranks; every operation is complete when it returns."""
-    complete: Any = Blocking(comm)
+    complete: Any = BlockingComm(comm)
     found: Comm = complete
     return found

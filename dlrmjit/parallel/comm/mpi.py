@@ -14,7 +14,7 @@ from dlrmjit_kernels.runtime.threads import available_cpus, granted_cpus
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, Request, count
+from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, Request, add_wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -55,7 +55,7 @@ class MpiComm:
     def _host(self) -> tuple[int, int, int]:
         """This rank among those of its host, how many those are, and the CPUs they have."""
         local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        mask = _own_cpus()
+        mask = _cpu_mask()
         total = int(mask.sum())
         local.Allreduce(self._mpi.IN_PLACE, mask, self._mpi.MAX)
         number, neighbours = local.Get_rank(), local.Get_size()
@@ -68,8 +68,8 @@ class MpiComm:
         return self._post(
             name,
             lambda: [
-                self._comm.Iallreduce(self._mpi.IN_PLACE, piece)
-                for piece in _pieces(buffer, self._largest)
+                self._comm.Iallreduce(self._mpi.IN_PLACE, chunk)
+                for chunk in _chunks(buffer, self._largest)
             ],
         )
 
@@ -103,13 +103,13 @@ class MpiComm:
         receive: Buffer,
         receive_counts: Counts,
         name: str = "alltoall",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """One MPI operation, or messages from each to each."""
         _check(send, sum(send_counts))
         _check(receive, sum(receive_counts))
         outgoing, incoming = _parts(send, send_counts), _parts(receive, receive_counts)
-        copied = (incoming[self.rank], outgoing[self.rank]) if own else None
+        copied = (incoming[self.rank], outgoing[self.rank]) if include_self else None
         if self._largest is not None:
             return self._post(name, lambda: self._pairwise(outgoing, incoming), copied)
         sent, received = self._vector(send, send_counts), self._vector(receive, receive_counts)
@@ -128,12 +128,12 @@ class MpiComm:
         receive: Buffer,
         root: int,
         name: str = "scatter",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """One MPI operation, or messages from the root."""
         nothing, is_root = receive[:0], self.rank == root
         parts = _parts(send, counts) if is_root and send is not None else [nothing] * self.size
-        copied = (receive, parts[root]) if is_root and own else None
+        copied = (receive, parts[root]) if is_root and include_self else None
         if self._largest is not None:
             incoming = [receive if r == root else nothing for r in range(self.size)]
             return self._post(name, lambda: self._pairwise(parts, incoming), copied)
@@ -148,13 +148,13 @@ class MpiComm:
         counts: Counts,
         root: int,
         name: str = "gather",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """One MPI operation, or messages to the root."""
         nothing, is_root = send[:0], self.rank == root
         whole = receive if is_root else None
         parts = [nothing] * self.size if whole is None else _parts(whole, counts)
-        copied = (parts[root], send) if is_root and own else None
+        copied = (parts[root], send) if is_root and include_self else None
         if self._largest is not None:
             outgoing = [send if r == root else nothing for r in range(self.size)]
             return self._post(name, lambda: self._pairwise(outgoing, parts), copied)
@@ -184,8 +184,8 @@ class MpiComm:
         """
         others = [r for r in range(self.size) if r != self.rank]
         return [
-            *(self._comm.Irecv(p, r) for r in others for p in _pieces(receive[r], self._largest)),
-            *(self._comm.Isend(p, r) for r in others for p in _pieces(parts[r], self._largest)),
+            *(self._comm.Irecv(p, r) for r in others for p in _chunks(receive[r], self._largest)),
+            *(self._comm.Isend(p, r) for r in others for p in _chunks(parts[r], self._largest)),
         ]
 
     def _post(
@@ -202,7 +202,7 @@ class MpiComm:
         if copied is not None:
             copied[0][...] = copied[1]
         request = _MpiRequest(self._mpi, start(), name, self.waited, self._pause)
-        count(self.waited, name, began)
+        add_wait(self.waited, name, began)
         return request
 
 
@@ -226,17 +226,17 @@ class _MpiRequest:
         while self._pause and not self._mpi.Request.Testall(self._requests):
             time.sleep(self._pause)
         self._mpi.Request.Waitall(self._requests)
-        count(self._waited, self._name, began)
+        add_wait(self._waited, self._name, began)
 
     def test(self) -> bool:
         """Ask MPI, which also moves all other operations on."""
         began = time.perf_counter()
         complete = bool(self._mpi.Request.Testall(self._requests))
-        count(self._waited, self._name, began)
+        add_wait(self._waited, self._name, began)
         return complete
 
 
-def _own_cpus() -> NDArray[np.int64]:
+def _cpu_mask() -> NDArray[np.int64]:
     """1 for every CPU of this machine that this process may run on."""
     mask = np.zeros(os.cpu_count() or 1, np.int64)
     mask[[cpu for cpu in granted_cpus() if cpu < len(mask)]] = 1
@@ -248,7 +248,7 @@ def _parts(buffer: Buffer, counts: Counts) -> list[Buffer]:
     return [buffer[a:b] for a, b in pairwise(ends)]
 
 
-def _pieces(buffer: Buffer, largest: int | None) -> list[Buffer]:
+def _chunks(buffer: Buffer, largest: int | None) -> list[Buffer]:
     """The buffer in runs of at most ``largest`` elements; at least one when all ranks take part."""
     if largest is None:
         return [buffer]

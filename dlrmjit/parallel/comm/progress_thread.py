@@ -18,19 +18,19 @@ from typing import Any
 
 from dlrmjit_kernels.runtime.threads import run_anywhere
 
-from dlrmjit.parallel.comm.protocol import DONE, Comm, Request, count
+from dlrmjit.parallel.comm.protocol import DONE, Comm, Request, add_wait
 
-_SHARED_PAUSE = 2e-4  # seconds between two looks of a thread that shares its CPU
-_OWN_PAUSE = 2e-5  # of one that has a CPU to itself
+_SHARED_CPU_PAUSE = 2e-4  # seconds between two looks of a thread that shares its CPU
+_DEDICATED_CPU_PAUSE = 2e-5  # of one that has a CPU to itself
 
-_LOOKS = 16  # one moves some kilobytes
+_POLLS = 16  # one moves some kilobytes
 
-_AT_ONCE = ("abort", "duplicate", "local_ranks")
+_SYNCHRONOUS = ("abort", "duplicate", "local_ranks")
 _LABELS = {"alltoallv": "alltoall", "allgatherv": "allgather", "scatterv": "scatter"}
 
 
 @dataclass
-class _Order:
+class _Operation:
     """An operation on its way through the thread."""
 
     start: Callable[[], Request]
@@ -46,7 +46,7 @@ class _Order:
         began = time.perf_counter()
         self.is_awaited = True
         self.done.wait()
-        count(self.waited, self.name, began)
+        add_wait(self.waited, self.name, began)
         if self.error is not None:
             raise self.error
 
@@ -70,23 +70,23 @@ class ThreadedComm:
         self._comm = comm
         self.rank, self.size = comm.rank, comm.size
         self.waited: dict[str, float] = {}
-        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
-        run = _Progress(comm, self._orders, tuple(cpus)).run
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        run = _Progress(comm, self._queue, tuple(cpus)).run
         self._thread = threading.Thread(target=run, daemon=True, name="communication")
         self._thread.start()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._comm, name)
-        if name in _AT_ONCE or not callable(found):
+        if name in _SYNCHRONOUS or not callable(found):
             return found
 
-        def hand_over(*args: Any, **options: Any) -> Request:
+        def enqueue(*args: Any, **options: Any) -> Request:
             label = options.get("name", _LABELS.get(name, name))
-            order = _Order(lambda: found(*args, **options) or DONE, label, self.waited)
-            self._orders.put(order)
-            return order
+            operation = _Operation(lambda: found(*args, **options) or DONE, label, self.waited)
+            self._queue.put(operation)
+            return operation
 
-        return hand_over
+        return enqueue
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -94,7 +94,7 @@ class ThreadedComm:
 
     def close(self) -> None:
         """Complete everything and end the thread."""
-        self._orders.put(None)
+        self._queue.put(None)
         self._thread.join()
 
 
@@ -109,11 +109,11 @@ class _Progress:
     """What the thread does."""
 
     def __init__(
-        self, comm: Comm, orders: queue.SimpleQueue[_Order | None], cpus: tuple[int, ...]
+        self, comm: Comm, operations: queue.SimpleQueue[_Operation | None], cpus: tuple[int, ...]
     ) -> None:
-        self._orders, self._cpus = orders, cpus
-        self._pause = _OWN_PAUSE if cpus else _SHARED_PAUSE
-        self._under_way: list[_Order] = []
+        self._queue, self._cpus = operations, cpus
+        self._pause = _DEDICATED_CPU_PAUSE if cpus else _SHARED_CPU_PAUSE
+        self._in_flight: list[_Operation] = []
         self._ends = False
 
     def run(self) -> None:
@@ -122,44 +122,46 @@ class _Progress:
             os.sched_setaffinity(0, self._cpus)  # of this thread alone
         else:
             run_anywhere()
-        while self._under_way or not self._ends:
-            self._take()
-            self._look()
+        while self._in_flight or not self._ends:
+            self._post_new()
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Push everything on, a while where somebody waits, then leave the CPU to others."""
-        for _ in range(_LOOKS):
-            self._under_way = [order for order in self._under_way if not _is_done(order)]
-        if self._under_way and not any(order.is_awaited for order in self._under_way):
+        for _ in range(_POLLS):
+            self._in_flight = [
+                operation for operation in self._in_flight if not _is_done(operation)
+            ]
+        if self._in_flight and not any(o.is_awaited for o in self._in_flight):
             time.sleep(self._pause)
 
-    def _take(self) -> None:
+    def _post_new(self) -> None:
         """Post what was handed over; without anything under way, sleep until something is."""
         while not self._ends:
             try:
-                order = self._orders.get(block=not self._under_way)
+                operation = self._queue.get(block=not self._in_flight)
             except queue.Empty:
                 return
-            if order is None:
+            if operation is None:
                 self._ends = True
             else:
-                self._post(order)
+                self._post(operation)
 
-    def _post(self, order: _Order) -> None:
+    def _post(self, operation: _Operation) -> None:
         try:
-            order.request = order.start()
-            self._under_way.append(order)
+            operation.request = operation.start()
+            self._in_flight.append(operation)
         except BaseException as error:  # handed to whoever waits
-            order.error = error
-            order.done.set()
+            operation.error = error
+            operation.done.set()
 
 
-def _is_done(order: _Order) -> bool:
+def _is_done(operation: _Operation) -> bool:
     try:
-        assert order.request is not None
-        if not order.request.test():
+        assert operation.request is not None
+        if not operation.request.test():
             return False
     except BaseException as error:  # handed to whoever waits
-        order.error = error
-    order.done.set()
+        operation.error = error
+    operation.done.set()
     return True

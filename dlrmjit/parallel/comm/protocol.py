@@ -55,7 +55,7 @@ class Comm(Protocol):
         receive: Buffer,
         receive_counts: Counts,
         name: str = "alltoall",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """Send each rank its part, receive one from each.
 
@@ -70,7 +70,7 @@ class Comm(Protocol):
         receive: Buffer,
         root: int,
         name: str = "scatter",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """Rank ``root`` sends each rank its part."""
 
@@ -81,7 +81,7 @@ class Comm(Protocol):
         counts: Counts,
         root: int,
         name: str = "gather",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """Rank ``root`` receives a part from each rank."""
 
@@ -112,6 +112,6 @@ class _Done:
 DONE = _Done()
 
 
-def count(waited: dict[str, float], name: str, began: float) -> None:
+def add_wait(waited: dict[str, float], name: str, began: float) -> None:
     """Add the seconds since ``began`` to those of the operation ``name``."""
     waited[name] = waited.get(name, 0.0) + time.perf_counter() - began

@@ -35,10 +35,10 @@ class SelfComm:
         receive: Buffer,
         receive_counts: Counts,
         name: str = "alltoall",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """Copy."""
-        return _copied(send, receive) if own else DONE
+        return _copied(send, receive) if include_self else DONE
 
     def scatterv(
         self,
@@ -47,10 +47,10 @@ class SelfComm:
         receive: Buffer,
         root: int,
         name: str = "scatter",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """Copy."""
-        return _copied(send, receive) if own and send is not None else DONE
+        return _copied(send, receive) if include_self and send is not None else DONE
 
     def gatherv(
         self,
@@ -59,10 +59,10 @@ class SelfComm:
         counts: Counts,
         root: int,
         name: str = "gather",
-        own: bool = True,
+        include_self: bool = True,
     ) -> Request:
         """Copy."""
-        return _copied(send, receive) if own and receive is not None else DONE
+        return _copied(send, receive) if include_self and receive is not None else DONE
 
     def barrier(self) -> None:
         """There is nobody to wait for."""

@@ -20,7 +20,7 @@ from dlrmjit.parallel.comm import (
     threaded,
     world,
 )
-from dlrmjit.parallel.metrics import gathered_metrics
+from dlrmjit.parallel.metrics import metrics_over_ranks
 from dlrmjit.parallel.reproducible_step import tree_sum
 
 
@@ -69,16 +69,16 @@ def own_left_alone(comm):
     received = np.full(sum(len(cell(r, me)) for r in ranks), mark)
     counts = [len(cell(me, r)) for r in ranks], [len(cell(r, me)) for r in ranks]
     sent = np.concatenate([cell(me, r) for r in ranks])
-    comm.alltoallv(sent, counts[0], received, counts[1], own=False).wait()
+    comm.alltoallv(sent, counts[0], received, counts[1], include_self=False).wait()
     yield "alltoallv without own", received, np.concatenate(cells)
     sizes = [r + 1 for r in ranks]
     for root in ranks:
         send = np.repeat(np.arange(comm.size, dtype=np.float32), sizes) if me == root else None
         piece = np.full(me + 1, mark)
-        comm.scatterv(send, sizes, piece, root, own=False).wait()
+        comm.scatterv(send, sizes, piece, root, include_self=False).wait()
         yield "scatterv without own", piece, np.full(me + 1, mark if me == root else me)
         back = np.full(sum(sizes), mark) if me == root else None
-        comm.gatherv(np.full(me + 1, np.float32(me)), back, sizes, root, own=False).wait()
+        comm.gatherv(np.full(me + 1, np.float32(me)), back, sizes, root, include_self=False).wait()
         if me == root:
             expected = np.repeat([mark if r == root else r for r in ranks], sizes)
             yield "gatherv without own", back, expected
@@ -100,7 +100,7 @@ def metrics(comm, sizes=((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5))):
         targets = rng.integers(0, 2, n).astype(np.float32)
         ends = (n * np.linspace(0, 1, comm.size + 1) ** 2).astype(int)  # some have many more
         own = slice(ends[comm.rank], ends[comm.rank + 1])
-        found = gathered_metrics(scores[own], targets[own], comm)
+        found = metrics_over_ranks(scores[own], targets[own], comm)
         expected = compute_metrics(scores, targets)
         yield "metrics", np.array(list(vars(found).values())), list(vars(expected).values())
 

@@ -12,15 +12,15 @@ from dlrmjit_kernels.runtime import threads
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.reproducible_step import VirtualStep
+from dlrmjit.parallel.reproducible_step import ReproducibleStep
 from tests.parallel.programs.losses import CONFIG, RATES, plans, train
 
-SHARES = 12
+MICRO_BATCHES = 12
 
 
 def bits(comm, plan, optimizer, steps, how):
-    model = ShardedDLRM(CONFIG, comm, plan.fold(comm.size), shares=SHARES, **how)
-    losses = train(VirtualStep(model, optimizer), steps, RATES[optimizer])
+    model = ShardedDLRM(CONFIG, comm, plan.fold(comm.size), micro_batches=MICRO_BATCHES, **how)
+    losses = train(ReproducibleStep(model, optimizer), steps, RATES[optimizer])
     state = b"".join(value.tobytes() for value in model.state_dict().values())
     return [loss.hex() for loss in losses], hashlib.sha256(state).hexdigest()
 
@@ -32,7 +32,7 @@ def main(steps, backend="jit", precision="fp32", *optimizers):
         how = {"backend": backend, "precision": precision}
         found = {
             f"{kind}/{optimizer}": bits(comm, plan, optimizer, int(steps), how)
-            for kind, plan in plans(SHARES).items()
+            for kind, plan in plans(MICRO_BATCHES).items()
             for optimizer in optimizers or RATES
         }
     except ConfigError as error:

@@ -28,11 +28,11 @@ from bench.support import criteo_text
 from bench.support.harness import Report, Samples, alternate, describe_machine, options, prepare
 from dlrmjit.config.presets import preset
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepared.manifest import sha256_of
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.prepared.writer import write_set
-from dlrmjit.data.rows import Table
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.training.step import TrainingStep
 
@@ -138,7 +138,7 @@ def _load(report: Report, folder: Path, name: str, steps: int) -> None:
     chosen = preset(name, 200_000 if steps < 20 else 500_000 if name == "mlperf" else 0)
     rows = chosen.model.table_rows
     write_set(folder, {"train": _table(rows, _BATCH * steps)}, "generated")
-    table = PreparedSet(folder).table("train")
+    table = PreparedSet(folder).dataset("train")
     model = DLRM(chosen.model, initialise=False)
     model.initialise(np.random.RandomState(1))
     step = TrainingStep(model)
@@ -172,14 +172,14 @@ def _walk(loader: Loader) -> None:
         assert batch.n == _BATCH
 
 
-def _table(table_rows: tuple[int, ...], n: int) -> Table:
+def _table(table_rows: tuple[int, ...], n: int) -> Dataset:
     """Rows of skewed ids, as click logs have them."""
     rng = np.random.default_rng(1)
     ids = np.empty((n, len(table_rows)), np.int32)
     for s, rows in enumerate(table_rows):
         ids[:, s] = np.minimum(rows ** rng.random(n), rows) - 1
     dense = np.exp(rng.random((n, 13)) * 6).astype(np.int32)
-    return Table((rng.random(n) < 0.25).astype(np.uint8), dense, ids, table_rows, True)
+    return Dataset((rng.random(n) < 0.25).astype(np.uint8), dense, ids, table_rows, True)
 
 
 def _rank(report: Report, n: int) -> None:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from bench.support import criteo_text
 from dlrmjit.cli.commands.convert import main as convert
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo import load_criteo_text
 from dlrmjit.data.formats.dlrm_days import DayNames, read_days
 from dlrmjit.data.formats.dlrm_npz import read_processed, write_processed
@@ -42,7 +43,6 @@ from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.data.rows import Table
 
 LIMIT = 10_000_000
 """Bound on categorical values: above 2**31 the reference's own arrays overflow."""
@@ -101,10 +101,10 @@ def _compare(ours: Path, theirs: Path, kaggle: bool) -> None:
     _compare_files(what, names)
     _read_theirs(names[1], made)
     for split, name in _SPLITS.items():
-        expected = list(Loader(made.table(name), _BATCH).batches())
+        expected = list(Loader(made.dataset(name), _BATCH).batches())
         for loader, batches in _their_batches(names[0], split, made.manifest.table_rows):
             rows = _compare_batches(batches, expected, f"{what}, {split}, {loader}")
-            assert rows == len(made.table(name))
+            assert rows == len(made.dataset(name))
             print(f"{what}: {loader} reads our {rows} {split} rows")
 
 
@@ -149,9 +149,9 @@ def _compare_files(what: str, names: Sequence[DayNames]) -> None:
 
 
 def _day_files(names: DayNames) -> list[Path]:
-    columns = [names.beside(f"fea_dict_{j}") for j in range(26)]
+    columns = [names.shared_file(f"fea_dict_{j}") for j in range(26)]
     days = [names.day(i) for i in range(names.days)]
-    return [*days, *columns, names.beside("fea_count"), names.beside("day_count")]
+    return [*days, *columns, names.shared_file("fea_count"), names.shared_file("day_count")]
 
 
 def _bin_files(names: DayNames) -> list[Path]:
@@ -177,18 +177,18 @@ def _read_theirs(names: DayNames, made: PreparedSet) -> None:
     """What the reference wrote, read by us, holds the rows of our set."""
     train, test = read_days(names.raw, kaggle=names.kaggle)
     for split, table in (("train", train), ("test", test)):
-        _assert_same(table, made.table(split), f"{names.raw}, {split}")
+        _assert_same(table, made.dataset(split), f"{names.raw}, {split}")
     for split, path in zip(_SPLITS.values(), _bin_files(names), strict=True):
-        _assert_same(open_bin(path), made.table(split), str(path))
+        _assert_same(open_bin(path), made.dataset(split), str(path))
     if names.kaggle:
         data = read_processed(names.raw.with_name("processed.npz"))
-        whole = [made.table(split) for split in _SPLITS.values()]
+        whole = [made.dataset(split) for split in _SPLITS.values()]
         assert (data.ids == np.concatenate([t.ids for t in whole])).all()
         assert (data.integers == np.concatenate([t.dense for t in whole])).all()
         assert data.counts == made.manifest.table_rows
 
 
-def _assert_same(found: Table, expected: Table, where: str) -> None:
+def _assert_same(found: Dataset, expected: Dataset, where: str) -> None:
     for name in ("labels", "dense", "ids"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), f"{where}: {name}"
 
@@ -215,7 +215,7 @@ def _their_batches(
             yield _as_numpy(data.collate_wrapper_criteo_offset(part))
 
     def records() -> Iterator[Arrays]:
-        counts = names.beside("fea_count")
+        counts = names.shared_file("fea_count")
         with contextlib.redirect_stdout(io.StringIO()):
             found = binary.CriteoBinDataset(out / f"x_{split}.bin", counts, _BATCH, LIMIT)
         assert tuple(found.counts) == tuple(rows)
@@ -281,7 +281,7 @@ def _compare_torchrec(lines: Sequence[bytes], folder: Path, reference: Path) -> 
     _compare_multi_hot(ours, reference, table)
 
 
-def _compare_multi_hot(folder: Path, reference: Path, table: Table) -> None:
+def _compare_multi_hot(folder: Path, reference: Path, table: Dataset) -> None:
     """Lookups of hashed ids, as TorchRec's script for MLPerf version 2 makes them."""
     sys.path.insert(0, str(reference / "torchrec_dlrm"))
     made = importlib.import_module("multi_hot")

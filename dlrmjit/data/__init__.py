@@ -2,6 +2,7 @@
 
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo import (
     CriteoData,
     Split,
@@ -14,16 +15,21 @@ from dlrmjit.data.generate.random import RandomOptions, RandomSource
 from dlrmjit.data.generate.synthetic import SyntheticSource, criteo_like_rows
 from dlrmjit.data.source import SizedSource, Source, take
 
+Table = Dataset
+"""Deprecated name of :class:`Dataset`."""
+
 __all__ = [
     "ArraySource",
     "Batch",
     "CriteoData",
+    "Dataset",
     "RandomOptions",
     "RandomSource",
     "SizedSource",
     "Source",
     "Split",
     "SyntheticSource",
+    "Table",
     "criteo_like_rows",
     "load_criteo_text",
     "read_day_counts",

@@ -34,10 +34,10 @@ class Pool:
 
 
 def _first_free(known: list[NDArray[Any]]) -> int:
-    """The place of the first array that ``known`` alone holds, or the end of the list."""
-    for place in range(len(known)):
-        if sys.getrefcount(known[place]) == _FREE_REFERENCES:
-            return place
+    """Return the index of the first array that ``known`` alone holds, or the list's length."""
+    for i in range(len(known)):
+        if sys.getrefcount(known[i]) == _FREE_REFERENCES:
+            return i
     return len(known)
 
 

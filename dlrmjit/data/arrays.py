@@ -47,7 +47,7 @@ class ArraySource:
         check_finite(self._dense)
         rows = _rows_needed(self._categorical) if table_rows is None else table_rows
         self.table_rows = check_table_rows(rows)
-        self._categorical = _narrowed(self._categorical, self.table_rows)
+        self._categorical = _checked_ids(self._categorical, self.table_rows)
         self.batch_size = check_positive(batch_size, "batch size")
         self._order = None if order is None else _as_order(order, len(self._dense))
         self._share = Share()
@@ -115,7 +115,7 @@ def _rows_needed(categorical: NDArray[Any]) -> list[int]:
     return [int(column) + 1 for column in categorical.max(axis=0)]
 
 
-def _narrowed(categorical: NDArray[Any], table_rows: tuple[int, ...]) -> NDArray[Any]:
+def _checked_ids(categorical: NDArray[Any], table_rows: tuple[int, ...]) -> NDArray[Any]:
     """Check every column against its table, then store it no wider than it must be."""
     if categorical.shape[1] != len(table_rows):
         raise ShapeError(f"{categorical.shape[1]} categorical columns for {len(table_rows)} tables")

@@ -147,8 +147,8 @@ def _integers(values: ArrayLike, name: str) -> Lookups:
         raise ShapeError(
             f"{name} must be integers in one dimension, not {array.dtype} of shape {array.shape}"
         )
-    narrow = array.dtype in (np.int32, np.int16, np.int8)
-    return np.ascontiguousarray(array, dtype=np.int32 if narrow else np.int64)
+    fits_int32 = array.dtype in (np.int32, np.int16, np.int8)
+    return np.ascontiguousarray(array, dtype=np.int32 if fits_int32 else np.int64)
 
 
 def _merge(
@@ -160,22 +160,24 @@ def _merge(
     merged = np.empty((len(per_table), n + 1), dtype=np.int64)
     base = 0
     for s, table in enumerate(per_table):
-        merged[s] = base + _closed(_integers(offsets[s], f"offsets of table {s}"), n, s, table.size)
+        merged[s] = base + _complete_offsets(
+            _integers(offsets[s], f"offsets of table {s}"), n, s, table.size
+        )
         base += table.size
     return _concatenated(per_table), merged
 
 
-def _closed(offsets: Lookups, n: int, s: int, size: int) -> NDArray[np.int64]:
+def _complete_offsets(offsets: Lookups, n: int, s: int, size: int) -> NDArray[np.int64]:
     """One table's offsets with N + 1 entries, checked at both ends."""
     if offsets.size not in (n, n + 1):
         raise ShapeError(f"table {s}: {n} samples need {n} or {n + 1} offsets, not {offsets.size}")
-    closed = np.append(offsets[:n], size).astype(np.int64)
-    if closed[0] != 0 or (offsets.size > n and offsets[n] != size):
+    complete = np.append(offsets[:n], size).astype(np.int64)
+    if complete[0] != 0 or (offsets.size > n and offsets[n] != size):
         raise ShapeError(
             f"table {s}: offsets must run from 0 to its {size} indices, "
             f"not from {offsets[0]} to {offsets[-1]}"
         )
-    return closed
+    return complete
 
 
 def _concatenated(per_table: list[Lookups]) -> Lookups:

@@ -29,8 +29,8 @@ from dlrmjit.data.array_pool import Pool
 from dlrmjit.data.arrays import one_hot_offsets
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.multi_hot_gather import BagGatherer
-from dlrmjit.data.rows import Table
 from dlrmjit.data.validate import check_index_range, check_positive
 from dlrmjit.errors import ConfigError
 
@@ -40,7 +40,7 @@ _AHEAD = 2
 
 
 class Loader:
-    """A source of batches over ``table``.
+    """A source of batches over ``dataset``.
 
     ``shuffle`` ``total`` permutes all rows anew each epoch, ``block`` the order of blocks of
     ``block_rows`` and the rows in each, which keeps reads near each other. The last batch may be
@@ -51,7 +51,7 @@ class Loader:
 
     def __init__(
         self,
-        table: Table,
+        dataset: Dataset,
         batch_size: int,
         *,
         shuffle: Shuffle = "none",
@@ -61,34 +61,34 @@ class Loader:
     ) -> None:
         if shuffle not in ("none", "block", "total"):
             raise ConfigError(f"shuffle must be none, block or total, not {shuffle!r}")
-        self._table, self._shuffle, self._seed = table, shuffle, seed
+        self._dataset, self._shuffle, self._seed = dataset, shuffle, seed
         self._share, self._ahead = Share(), ahead
         check_positive(block_rows, "rows of a block")
         self.batch_size = check_positive(batch_size, "batch size")
-        self._block = {"none": 0, "block": block_rows, "total": max(len(table), 1)}[shuffle]
-        permuted = len(table) // block_rows if shuffle == "block" else len(table)
-        self._halves = half_width(max(permuted, 1)), half_width(block_rows)
-        self._assembler = _Assembler(table)
+        self._block = {"none": 0, "block": block_rows, "total": max(len(dataset), 1)}[shuffle]
+        permuted = len(dataset) // block_rows if shuffle == "block" else len(dataset)
+        self._half_widths = half_width(max(permuted, 1)), half_width(block_rows)
+        self._assembler = _Assembler(dataset)
 
     @property
     def table_rows(self) -> tuple[int, ...]:
         """Rows of every table."""
-        return self._table.table_rows
+        return self._dataset.table_rows
 
     @property
     def dense_features(self) -> int:
         """Dense features D of a sample."""
-        return int(self._table.dense.shape[1])
+        return int(self._dataset.dense.shape[1])
 
     @property
     def num_samples(self) -> int:
         """Samples of one epoch."""
-        return len(self._table)
+        return len(self._dataset)
 
     @property
     def num_batches(self) -> int:
         """Batches of one epoch, the short last one included."""
-        return -(-len(self._table) // self.batch_size)
+        return -(-len(self._dataset) // self.batch_size)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch, assembled while others are used."""
@@ -114,42 +114,42 @@ class Loader:
     def rows_of_batch(self, epoch: int, number: int) -> NDArray[np.int64]:
         """The rows of batch ``number`` of an epoch, or of our share of it, in order."""
         first = number * self.batch_size
-        low, high = self._share.bounds(min(self.batch_size, len(self._table) - first))
+        low, high = self._share.bounds(min(self.batch_size, len(self._dataset) - first))
         chosen = np.empty(high - low, np.int64)
         seed = int(row_key(self._seed, epoch)) >> 2  # small enough for signed arithmetic
-        rows_of(first + low, len(self._table), self._block, seed, *self._halves, chosen)
+        rows_of(first + low, len(self._dataset), self._block, seed, *self._half_widths, chosen)
         return chosen
 
 
 class _Assembler:
     """Makes batches of given rows, in buffers that nobody holds."""
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._rows = np.array(table.table_rows, np.int64)
-        self._index_type = table.index_dtype
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._rows = np.array(dataset.table_rows, np.int64)
+        self._index_type = dataset.index_dtype
         self._logarithms = small_logarithms()
         self._pool = Pool()
-        self._bags = BagGatherer(table, self._index_type, self._pool)
+        self._bags = BagGatherer(dataset, self._index_type, self._pool)
         self._offsets: dict[int, NDArray[np.int64]] = {}
 
     def batch(self, chosen: NDArray[np.int64]) -> Batch:
         """The batch of rows ``chosen``."""
-        table, n = self._table, len(chosen)
-        dense = self._pool.take((n, table.dense.shape[1]), np.float32)
+        dataset, n = self._dataset, len(chosen)
+        dense = self._pool.take((n, dataset.dense.shape[1]), np.float32)
         labels = self._pool.take((n,), np.float32)
-        gather_dense(chosen, table.dense, dense, self._logarithms, table.takes_logarithms)
-        gather_labels(chosen, table.labels, labels)
-        if table.multi:
+        gather_dense(chosen, dataset.dense, dense, self._logarithms, dataset.log_transform)
+        gather_labels(chosen, dataset.labels, labels)
+        if dataset.multi:
             indices, offsets = self._bags.gather(chosen)
             return Batch.unchecked(dense, indices, offsets, labels)
-        ids = self._pool.take((len(table.table_rows), n), self._index_type)
-        gather_ids(chosen, table.ids, table.max_ind_range, ids)
+        ids = self._pool.take((len(dataset.table_rows), n), self._index_type)
+        gather_ids(chosen, dataset.ids, dataset.max_ind_range, ids)
         self._check(ids, n)
         return Batch.unchecked(dense, ids.reshape(-1), self._one_hot(n), labels)
 
     def _check(self, ids: NDArray[np.int32] | NDArray[np.int64], n: int) -> None:
-        bad = range_of(ids, self._rows) if self._table.bounds == "raise" else -1
+        bad = range_of(ids, self._rows) if self._dataset.bounds == "raise" else -1
         if bad >= 0:
             check_index_range(bad, ids[bad], np.arange(n + 1), int(self._rows[bad]))
 
@@ -158,7 +158,7 @@ class _Assembler:
         if n not in self._offsets:
             if len(self._offsets) > 3:
                 self._offsets.clear()
-            self._offsets[n] = one_hot_offsets(len(self._table.table_rows), n)
+            self._offsets[n] = one_hot_offsets(len(self._dataset.table_rows), n)
             self._offsets[n].flags.writeable = False
         return self._offsets[n]
 

@@ -10,7 +10,7 @@ from dlrmjit_kernels.data.records import gather_ids
 from numpy.typing import DTypeLike, NDArray
 
 from dlrmjit.data.array_pool import Pool
-from dlrmjit.data.rows import MultiHot, Table
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.validate import check_index_range
 from dlrmjit.errors import DataError
 
@@ -18,12 +18,12 @@ _NO_OFFSETS = np.empty(0, np.int64)
 
 
 class BagGatherer:
-    """Gathers merged indices and offsets of rows of ``table`` into arrays of ``pool``."""
+    """Gathers merged indices and offsets of rows of ``dataset`` into arrays of ``pool``."""
 
-    def __init__(self, table: Table, dtype: DTypeLike, pool: Pool) -> None:
-        self._table, self._dtype, self._pool = table, dtype, pool
-        self._multi = {s: _Column(column) for s, column in table.multi}
-        self._single = [s for s in range(len(table.table_rows)) if s not in self._multi]
+    def __init__(self, dataset: Dataset, dtype: DTypeLike, pool: Pool) -> None:
+        self._dataset, self._dtype, self._pool = dataset, dtype, pool
+        self._multi = {s: _Column(column) for s, column in dataset.multi}
+        self._single = [s for s in range(len(dataset.table_rows)) if s not in self._multi]
 
     def gather(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Indices (NS,) and offsets (S, N + 1) of rows ``chosen``.
@@ -31,19 +31,19 @@ class BagGatherer:
         Raises IndexRangeError for an id outside its table, if the table's bounds do, DataError
         for offsets that cannot be.
         """
-        offsets = self._pool.take((len(self._table.table_rows), len(chosen) + 1), np.int64)
-        self._place(chosen, offsets)
-        indices = self._room(int(offsets[-1, -1]))
-        self._copy_singles(chosen, offsets, indices)
+        offsets = self._pool.take((len(self._dataset.table_rows), len(chosen) + 1), np.int64)
+        self._fill_offsets(chosen, offsets)
+        indices = self._index_buffer(int(offsets[-1, -1]))
+        self._gather_single_valued(chosen, offsets, indices)
         for s, column in self._multi.items():
-            rows, limit = self._table.table_rows[s], self._table.max_ind_range
+            rows, limit = self._dataset.table_rows[s], self._dataset.max_ind_range
             offset = column.offsets
             fits = gather_bags(chosen, offset, column.values, limit, rows, offsets[s], indices)
-            if not fits and self._table.bounds == "raise":
-                self._refuse(s, offsets[s], indices)
+            if not fits and self._dataset.bounds == "raise":
+                self._raise_out_of_range(s, offsets[s], indices)
         return indices, offsets
 
-    def _place(self, chosen: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+    def _fill_offsets(self, chosen: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
         base = 0
         for s in range(len(offsets)):
             column = self._multi.get(s)
@@ -54,30 +54,33 @@ class BagGatherer:
                 bad = bag_ends(chosen, column.offsets, size, column.lookups, base, offsets[s])
                 if bad >= 0:
                     raise DataError(
-                        f"{self._table.origin}: the offsets of categorical column {s} are damaged "
-                        f"at row {bad}; check the set with python -m dlrmjit.prepare --verify"
+                        f"{self._dataset.origin}: the offsets of categorical column {s} are "
+                        f"damaged at row {bad}; check the set with "
+                        "python -m dlrmjit.prepare --verify"
                     )
             base = int(offsets[s, -1])
 
-    def _room(self, lookups: int) -> NDArray[Any]:
+    def _index_buffer(self, lookups: int) -> NDArray[Any]:
         """An array of ``lookups``; sizes vary from batch to batch, so one serves many of them."""
         capacity = 1 << max(lookups - 1, 0).bit_length()
         return self._pool.take((capacity,), self._dtype)[:lookups]
 
-    def _copy_singles(
+    def _gather_single_valued(
         self, chosen: NDArray[np.int64], offsets: NDArray[np.int64], indices: NDArray[Any]
     ) -> None:
         """Columns of one id a row: gathered together, for they lie side by side."""
         together = self._pool.take((len(self._single), len(chosen)), self._dtype)
-        gather_ids(chosen, self._table.ids, self._table.max_ind_range, together)
+        gather_ids(chosen, self._dataset.ids, self._dataset.max_ind_range, together)
         for ids, s in zip(together, self._single, strict=True):
-            if self._table.bounds == "raise":
-                check_index_range(s, ids, np.arange(len(ids) + 1), self._table.table_rows[s])
+            if self._dataset.bounds == "raise":
+                check_index_range(s, ids, np.arange(len(ids) + 1), self._dataset.table_rows[s])
             indices[offsets[s, 0] : offsets[s, -1]] = ids
 
-    def _refuse(self, s: int, offsets: NDArray[np.int64], indices: NDArray[Any]) -> None:
+    def _raise_out_of_range(
+        self, s: int, offsets: NDArray[np.int64], indices: NDArray[Any]
+    ) -> None:
         bags = indices[offsets[0] : offsets[-1]]
-        check_index_range(s, bags, offsets - offsets[0], self._table.table_rows[s])
+        check_index_range(s, bags, offsets - offsets[0], self._dataset.table_rows[s])
 
 
 class _Column:

@@ -87,11 +87,11 @@ class Schema:
         values = dict(content)
         for key, kind in (("dense", DenseColumn), ("categorical", CategoricalColumn)):
             values[key] = tuple(
-                _of(kind, {"name": one} if isinstance(one, str) else one, f"{origin}: {key}")
-                for one in _list(values.get(key, ()), f"{origin}: {key}")
+                _build(kind, {"name": one} if isinstance(one, str) else one, f"{origin}: {key}")
+                for one in _as_list(values.get(key, ()), f"{origin}: {key}")
             )
-        values["columns"] = tuple(_list(values.get("columns", ()), f"{origin}: columns"))
-        schema = _of(cls, values, origin)
+        values["columns"] = tuple(_as_list(values.get("columns", ()), f"{origin}: columns"))
+        schema = _build(cls, values, origin)
         _check(schema, origin)
         return schema
 
@@ -127,7 +127,7 @@ def _toml() -> Any:
     return importlib.import_module("tomllib")
 
 
-def _list(value: Any, where: str) -> list[Any]:
+def _as_list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{where} must be a list, not {value!r}")
     return list(value)
@@ -141,7 +141,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _of(kind: type[T], content: Any, where: str) -> T:
+def _build(kind: type[T], content: Any, where: str) -> T:
     """An instance of a dataclass, its keys and plain types checked."""
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: {content!r} is neither a name nor a table of keys")

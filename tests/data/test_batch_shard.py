@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch_shard import Share, cut, rank_sizes, share_sizes
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
-from dlrmjit.data.generate.rng_skip import Run, skip, uniform
+from dlrmjit.data.generate.rng_skip import SampleRange, skip, uniform
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.source import SizedSource, take
@@ -113,7 +113,9 @@ def test_parts_of_a_run_are_those_of_the_whole(kinds, runs, each, seed):
     whole, part = (np.random.Generator(np.random.PCG64DXSM(seed)) for _ in range(2))
     for kind in kinds:
         expected = whole.random(n * each, dtype=kind)[first * each : last * each]
-        np.testing.assert_array_equal(uniform(part, Run(first, last, n), each, kind), expected)
+        np.testing.assert_array_equal(
+            uniform(part, SampleRange(first, last, n), each, kind), expected
+        )
     for kind in (np.float32, np.float64):
         assert part.random(dtype=kind) == whole.random(dtype=kind)
 

@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.data.array_pool import Pool
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.loader import Loader
-from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.errors import ConfigError, IndexRangeError, ShapeError
 
 SHUFFLES = ["none", "block", "total"]
 
 
-def table(n: int = 103, tables: int = 3) -> Table:
+def table(n: int = 103, tables: int = 3) -> Dataset:
     ids = np.arange(n * tables, dtype=np.int32).reshape(n, tables)
-    return Table(
+    return Dataset(
         labels=(np.arange(n) % 2).astype(np.uint8),
         dense=np.arange(2 * n, dtype=np.int32).reshape(n, 2) - 3,
         ids=ids,
         table_rows=(n * tables,) * tables,
-        takes_logarithms=True,
+        log_transform=True,
     )
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.training import LossConfig
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.prepared.writer import write_set
-from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.training.step import TrainingStep
 
@@ -39,7 +39,7 @@ def written(tmp_path):
     labels = (rng.random(SAMPLES) < 0.4).astype(np.uint8)
     dense = rng.normal(size=(SAMPLES, D)).astype(np.float32)
     multi = ((0, _column(bags[0])), (2, _column(bags[2])))
-    table = Table(labels, dense, np.array(bags[1], np.int32), ROWS, multi=multi)
+    table = Dataset(labels, dense, np.array(bags[1], np.int32), ROWS, multi=multi)
     write_set(tmp_path / "set", {"train": table, "test": table}, "test")
     return tmp_path / "set", bags, dense.astype(np.float64), labels.astype(np.float64)
 
@@ -98,7 +98,7 @@ def test_bags_of_a_set_train_as_their_rows_say(written, backend, dims):
     model = DLRM(config, backend=backend)
     oracle = Oracle(model.state_dict())
     step = TrainingStep(model, loss=LossConfig("bce"))
-    loader = Loader(PreparedSet(folder).table("train"), SIZE)
+    loader = Loader(PreparedSet(folder).dataset("train"), SIZE)
     for epoch in range(2):
         for number, batch in enumerate(loader.batches(epoch)):
             part = slice(number * SIZE, (number + 1) * SIZE)

@@ -10,7 +10,7 @@ from dlrmjit.cli.options.parse import Options
 from dlrmjit.data.formats.dlrm_days import has_days, read_days
 from dlrmjit.data.formats.mlperf_bin import open_bin, read_counts
 from dlrmjit.data.source import Source, take
-from dlrmjit.data.rows import Table
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class StoredSplits:
     """Rows to train on and to test on."""
 
-    train: Table
-    test: Table
+    train: Dataset
+    test: Dataset
 
 
 def find_stored(options: Options) -> StoredSplits | None:
@@ -64,9 +64,9 @@ def _prepared(path: str, test: str) -> StoredSplits:
 
     found = PreparedSet(path)
     if test == "test" and test not in found.manifest.splits:
-        train = found.table("train")
+        train = found.dataset("train")
         return StoredSplits(train, train.cut(0, 0))
-    return StoredSplits(found.table("train"), found.table(test))
+    return StoredSplits(found.dataset("train"), found.dataset(test))
 
 
 def _bin(options: Options) -> StoredSplits:

@@ -10,13 +10,13 @@ import numpy as np
 
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo_text import read_criteo_text
 from dlrmjit.data.formats.dlrm_days import DayNames, read_days, write_days
 from dlrmjit.data.formats.mlperf_bin import open_bin, write_bin
 from dlrmjit.data.formats.torchrec import open_day, write_day, write_multi_hot_day
 from dlrmjit.data.prepared.reader import PreparedSet, is_prepared_set
-from dlrmjit.data.prepared.writer import days_of, dictionaries_of, joined, write_set
-from dlrmjit.data.rows import Table
+from dlrmjit.data.prepared.writer import concatenate, days_of, dictionaries_of, write_set
 from dlrmjit.errors import ConfigError
 
 _DESCRIPTION = (
@@ -65,11 +65,11 @@ def _run(argv: Sequence[str]) -> None:
     print(f"{arguments.out}: written")
 
 
-def _splits(source: Path, kaggle: bool) -> Mapping[str, Table]:
+def _splits(source: Path, kaggle: bool) -> Mapping[str, Dataset]:
     """Tables of the splits of any source that has ids."""
     if is_prepared_set(source):
         prepared = PreparedSet(source)
-        return {name: prepared.table(name) for name in prepared.manifest.splits}
+        return {name: prepared.dataset(name) for name in prepared.manifest.splits}
     if source.suffix == ".bin":
         return _splits_of_bin(source)
     if source.is_dir():
@@ -79,7 +79,7 @@ def _splits(source: Path, kaggle: bool) -> Mapping[str, Table]:
     return {"train": train, "test": test}
 
 
-def _splits_of_bin(source: Path) -> Mapping[str, Table]:
+def _splits_of_bin(source: Path) -> Mapping[str, Dataset]:
     """``NAME_train.bin`` and its neighbours, under the rows that all of them need."""
     stem = source.name.removesuffix("_train.bin")
     paths = {
@@ -94,7 +94,7 @@ def _splits_of_bin(source: Path) -> Mapping[str, Table]:
     return {name: open_bin(paths[name], rows) for name in found}
 
 
-def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Table]:
+def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Dataset]:
     """Every day but the last to train on; its halves as TorchRec has them: validation first."""
     if len(days) != 2:
         raise ConfigError(
@@ -112,7 +112,7 @@ def _day_number(path: Path) -> int:
     return int(path.name.split("_")[1])
 
 
-def _to_bin(splits: Mapping[str, Table], out: Path) -> None:
+def _to_bin(splits: Mapping[str, Dataset], out: Path) -> None:
     names = {"train": "train", "test": "test", "validation": "val"}
     for name, table in splits.items():
         write_bin(out.with_name(f"{out.name}_{names[name]}.bin"), table)
@@ -131,7 +131,7 @@ def _to_torchrec(source: Path, out: Path) -> None:
 def _to_multi_hot(prepared: PreparedSet, out: Path) -> None:
     """MLPerf version 2's days: one to train on, and one of validation, then test."""
     out.mkdir(exist_ok=True)
-    write_multi_hot_day(out, 0, prepared.table("train"))
+    write_multi_hot_day(out, 0, prepared.dataset("train"))
     held = [name for name in ("validation", "test") if name in prepared.manifest.splits]
     if held:
-        write_multi_hot_day(out, 1, joined([prepared.table(name) for name in held]))
+        write_multi_hot_day(out, 1, concatenate([prepared.dataset(name) for name in held]))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.cli.options.subparser import ArgumentParser
 from dlrmjit.config.model import Bounds, TableConfig
-from dlrmjit.data.rows import Table
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Given:
     """A model and the rows to score with it."""
 
     model: DLRM
-    rows: Table
+    rows: Dataset
 
 
 def add_data_options(parser: ArgumentParser) -> None:
@@ -73,12 +73,12 @@ def load_given(arguments: Any) -> Given:
     return Given(model, rows)
 
 
-def _rows(arguments: Any) -> Table:
+def _rows(arguments: Any) -> Dataset:
     from dlrmjit.data.prepared.encode import read_with_vocabulary
     from dlrmjit.data.prepared.reader import PreparedSet
 
     if arguments.data.is_dir():
-        return PreparedSet(arguments.data).table(arguments.split)
+        return PreparedSet(arguments.data).dataset(arguments.split)
     if arguments.data.suffix == ".bin":
         from dlrmjit.data.formats.mlperf_bin import open_bin
 
@@ -91,7 +91,9 @@ def _rows(arguments: Any) -> Table:
     return read_with_vocabulary(arguments.data, PreparedSet(arguments.vocabulary))
 
 
-def check_fits(rows: Table, table_rows: Sequence[int], dense_features: int, model: object) -> None:
+def check_fits(
+    rows: Dataset, table_rows: Sequence[int], dense_features: int, model: object
+) -> None:
     """Raise DataError for rows with other columns than the model's, or ids beyond its tables.
 
     Whose bounds leave such ids to the model's tables may have them.

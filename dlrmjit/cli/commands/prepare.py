@@ -23,8 +23,8 @@ _DESCRIPTION = (
 )
 _STEPS = {
     "parse": "1/4 parsing",
-    "number": "2/4 numbering columns",
-    "deal": "3/4 dealing rows",
+    "encode": "2/4 encoding columns",
+    "partition": "3/4 partitioning rows",
     "sort": "4/4 sorting",
     "check": "computing checksums",
 }

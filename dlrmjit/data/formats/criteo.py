@@ -86,7 +86,7 @@ def load_criteo_text(
     rows = read_criteo_text(path)
     day_counts = equal_days(len(rows), days)
     if check_fraction(sub_sample_rate, "sub-sample rate") > 0:
-        rows, day_counts = sub_sample(rows, day_counts, sub_sample_rate, _needed(rng))
+        rows, day_counts = sub_sample(rows, day_counts, sub_sample_rate, _require_rng(rng))
     return prepare(rows, day_counts, max_ind_range)
 
 
@@ -99,13 +99,13 @@ def prepare(rows: CriteoRows, day_counts: Sequence[int], max_ind_range: int = -1
     hashes = rows.hashes % np.uint32(max_ind_range) if max_ind_range > 0 else rows.hashes
     ids = np.empty(hashes.shape, dtype=np.int32)
     counts = [
-        _number_column(hashes[:, column], ids[:, column]) for column in range(hashes.shape[1])
+        _encode_column(hashes[:, column], ids[:, column]) for column in range(hashes.shape[1])
     ]
     integers = np.maximum(rows.integers, 0)
     return CriteoData(rows.labels, integers, ids, tuple(counts), tuple(day_counts))
 
 
-def _number_column(values: NDArray[np.uint32], out: NDArray[np.int32]) -> int:
+def _encode_column(values: NDArray[np.uint32], out: NDArray[np.int32]) -> int:
     """Write each value's rank of first appearance to ``out``; return the number of ranks."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     rank = np.empty(first.size, dtype=np.int32)
@@ -160,13 +160,13 @@ def _shuffled(
 ) -> NDArray[np.int64]:
     if randomize == "none":
         return np.concatenate(days)
-    rng = _needed(rng)
+    rng = _require_rng(rng)
     if randomize == "day":
         return np.concatenate([rng.permutation(day) for day in days])
     return rng.permutation(np.concatenate(days))
 
 
-def _needed(rng: np.random.RandomState | None) -> np.random.RandomState:
+def _require_rng(rng: np.random.RandomState | None) -> np.random.RandomState:
     if rng is None:
         raise ConfigError("shuffling and sub-sampling need a random stream: pass rng")
     return rng

@@ -67,7 +67,7 @@ def parse_block(block: bytes, path: str, first_line: int) -> CriteoRows:
     hashes, bad_hash = _hexadecimals(fields.part(1 + INTEGERS, FIELDS))
     bad = np.concatenate([bad_label, bad_integer, bad_hash], axis=1)
     if bad.any():
-        _refuse_field(fields, bad, path, first_line)
+        _raise_for_field(fields, bad, path, first_line)
     return CriteoRows(labels, integers, hashes)
 
 
@@ -93,12 +93,12 @@ def _cut(text: NDArray[np.uint8], path: str, first_line: int) -> _Fields:
     ends = np.flatnonzero(is_end | (text == _TAB))
     lines = int(is_end.sum())
     if ends.size != lines * FIELDS or not is_end[ends[FIELDS - 1 :: FIELDS]].all():
-        _refuse_line(is_end[ends], path, first_line)
+        _raise_for_line(is_end[ends], path, first_line)
     starts = np.append(0, ends[:-1] + 1)
     return _Fields(text, starts.reshape(lines, FIELDS), ends.reshape(lines, FIELDS))
 
 
-def _refuse_line(is_line_end: NDArray[np.bool_], path: str, first_line: int) -> None:
+def _raise_for_line(is_line_end: NDArray[np.bool_], path: str, first_line: int) -> None:
     """Raise for the first line with another number of fields than a line has."""
     found = np.diff(np.flatnonzero(is_line_end), prepend=-1)
     line = int(np.flatnonzero(found != FIELDS)[0])
@@ -108,7 +108,7 @@ def _refuse_line(is_line_end: NDArray[np.bool_], path: str, first_line: int) -> 
     )
 
 
-def _refuse_field(fields: _Fields, bad: NDArray[np.bool_], path: str, first_line: int) -> None:
+def _raise_for_field(fields: _Fields, bad: NDArray[np.bool_], path: str, first_line: int) -> None:
     """Raise for the first bad field in reading order."""
     line, column = (int(at) for at in np.argwhere(bad)[0])
     name = COLUMNS[column]
@@ -134,7 +134,7 @@ def _decimals(fields: _Fields) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     negative = first == _MINUS
     signed = (negative | (first == _PLUS)) & (fields.ends > fields.starts)
     unsigned = _Fields(fields.text, fields.starts + signed, fields.ends)
-    size, bad = _number(unsigned, base=10, places=10)
+    size, bad = _parse_digits(unsigned, base=10, max_digits=10)
     values = np.where(negative, -size, size)
     bad |= signed & (unsigned.starts == unsigned.ends)
     bad |= (values < -(2**31)) | (values >= 2**31)
@@ -142,20 +142,22 @@ def _decimals(fields: _Fields) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
 
 
 def _hexadecimals(fields: _Fields) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    values, bad = _number(fields, base=16, places=8)
+    values, bad = _parse_digits(fields, base=16, max_digits=8)
     return values.astype(np.uint32), bad
 
 
-def _number(fields: _Fields, base: int, places: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _parse_digits(
+    fields: _Fields, base: int, max_digits: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Read digits from the last to the first; nothing at all reads as 0.
 
-    Returns the values and which fields are longer than ``places`` or hold another character.
+    Returns the values and which fields are longer than ``max_digits`` or hold another character.
     """
     digit_of = _digit_table(base)
     lengths = fields.ends - fields.starts
     values = np.zeros(lengths.shape, dtype=np.int64)
-    bad = lengths > places
-    for place in range(min(places, int(lengths.max()))):
+    bad = lengths > max_digits
+    for place in range(min(max_digits, int(lengths.max()))):
         digits = digit_of[fields.text[fields.ends - (place + 1)]]
         digits *= lengths > place  # what stands before a shorter field counts as 0
         bad |= digits == _NO_DIGIT

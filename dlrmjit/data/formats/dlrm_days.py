@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo_text import HASHES
 from dlrmjit.data.formats.dlrm_npz import load_npz
 from dlrmjit.data.formats.mlperf_bin import read_counts
-from dlrmjit.data.rows import Table
 from dlrmjit.errors import DataError
 
 KAGGLE_DAYS, TERABYTE_DAYS = 7, 24
@@ -45,7 +45,7 @@ class DayNames:
         middle = "_day" if self.kaggle else ""
         return self.raw.with_name(f"{self.stem}{middle}_{i}{kind}.npz")
 
-    def beside(self, what: str) -> Path:
+    def shared_file(self, what: str) -> Path:
         """A file about all days: ``fea_count``, ``day_count``, ``fea_dict_j``."""
         return self.raw.with_name(f"{self.stem}_{what}.npz")
 
@@ -56,22 +56,22 @@ def has_days(raw: Path, kaggle: bool) -> bool:
     return raw.name != "" and names.day(names.days - 1).exists()
 
 
-def read_days(raw: Path, *, kaggle: bool) -> tuple[Table, Table]:
+def read_days(raw: Path, *, kaggle: bool) -> tuple[Dataset, Dataset]:
     """The rows to train on (all days but the last) and to test on (the last one's first half).
 
     The files are compressed, so all of it is held in memory, as narrow as it fits.
     """
     names = DayNames(raw, kaggle)
-    rows = read_counts(names.beside("fea_count"))
+    rows = read_counts(names.shared_file("fea_count"))
     *days, last = [_read_day(names.day(i)) for i in range(names.days)]
-    train = _table([np.concatenate(parts) for parts in zip(*days, strict=True)], rows, raw)
-    final = _table(last, rows, raw)
+    train = _dataset([np.concatenate(parts) for parts in zip(*days, strict=True)], rows, raw)
+    final = _dataset(last, rows, raw)
     return train, final.cut(0, -(-len(final) // 2))
 
 
-def _table(parts: list[NDArray[Any]], rows: tuple[int, ...], raw: Path) -> Table:
+def _dataset(parts: list[NDArray[Any]], rows: tuple[int, ...], raw: Path) -> Dataset:
     labels, dense, ids = parts
-    return Table(labels, dense, ids, rows, takes_logarithms=True, origin=str(raw))
+    return Dataset(labels, dense, ids, rows, log_transform=True, origin=str(raw))
 
 
 def _read_day(path: Path) -> list[NDArray[Any]]:
@@ -81,14 +81,16 @@ def _read_day(path: Path) -> list[NDArray[Any]]:
         raise DataError(
             f"{path}: y, X_int and X_cat have shapes {labels.shape}, {dense.shape} and {ids.shape}"
         )
-    return [_narrow(labels, np.uint8), _narrow(dense, np.int32), _narrow(ids, np.int32)]
+    return [_cast(labels, np.uint8), _cast(dense, np.int32), _cast(ids, np.int32)]
 
 
-def _narrow(values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:
+def _cast(values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:
     return np.ascontiguousarray(values, dtype=dtype)
 
 
-def write_days(names: DayNames, days: list[Table], dictionaries: list[NDArray[np.uint32]]) -> None:
+def write_days(
+    names: DayNames, days: list[Dataset], dictionaries: list[NDArray[np.uint32]]
+) -> None:
     """Write a whole memory-map set in the order of ``days``.
 
     ``dictionaries`` are the values of each column by id. Bytes equal the reference's own where
@@ -98,17 +100,17 @@ def write_days(names: DayNames, days: list[Table], dictionaries: list[NDArray[np
     try:
         for i, day in enumerate(days):
             _write_day(names.day(i), day)
-        np.savez_compressed(names.beside("day_count"), total_per_file=counts)
+        np.savez_compressed(names.shared_file("day_count"), total_per_file=counts)
         for j, values in enumerate(dictionaries):
             unique = values.astype(np.uint32).view(np.int32)
-            np.savez_compressed(names.beside(f"fea_dict_{j}"), unique=unique)
+            np.savez_compressed(names.shared_file(f"fea_dict_{j}"), unique=unique)
         rows = np.array([len(values) for values in dictionaries], np.int32)
-        np.savez_compressed(names.beside("fea_count"), counts=rows)
+        np.savez_compressed(names.shared_file("fea_count"), counts=rows)
     except OSError as error:
         raise DataError(f"{names.raw}: days cannot be written: {error.strerror}") from None
 
 
-def _write_day(path: Path, day: Table) -> None:
+def _write_day(path: Path, day: Dataset) -> None:
     np.savez_compressed(
         path,
         X_cat=np.ascontiguousarray(day.ids, np.float64),

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo_text import FIELDS, HASHES, INTEGERS
 from dlrmjit.data.formats.dlrm_npz import load_npz
-from dlrmjit.data.rows import Table
 from dlrmjit.errors import DataError
 
 RECORD_BYTES = 4 * FIELDS
 _ROWS = 1 << 18
 
 
-def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Table:
+def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Dataset:
     """The rows of a ``.bin`` file, mapped.
 
     ``table_rows`` default to one more than each column's largest id, for which all is read.
@@ -39,47 +39,47 @@ def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Table:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     records = mapped.reshape(-1, FIELDS)
     ids = records[:, 1 + INTEGERS :]
-    return Table(
+    return Dataset(
         labels=records[:, 0],
         dense=records[:, 1 : 1 + INTEGERS],
         ids=ids,
         table_rows=tuple(table_rows) if table_rows is not None else _largest(ids),
-        takes_logarithms=True,
+        log_transform=True,
         origin=str(path),
     )
 
 
-def write_bin(path: Path, table: Table) -> None:
-    """Write ``table``, whose dense values must be whole numbers, as records.
+def write_bin(path: Path, dataset: Dataset) -> None:
+    """Write ``dataset``, whose dense values must be whole numbers, as records.
 
     Raises DataError for dense values that are logarithms already, and for other columns than
     the format has.
     """
-    if table.multi or (table.dense.shape[1], table.ids.shape[1]) != (INTEGERS, HASHES):
+    if dataset.multi or (dataset.dense.shape[1], dataset.ids.shape[1]) != (INTEGERS, HASHES):
         raise DataError(
-            f"{table.origin} has {table.dense.shape[1]} dense columns, {table.ids.shape[1]} of one "
-            f"id per row and {len(table.multi)} of several; the .bin format holds {INTEGERS} and "
-            f"{HASHES} of one"
+            f"{dataset.origin} has {dataset.dense.shape[1]} dense, {dataset.ids.shape[1]} "
+            f"single-valued and {len(dataset.multi)} multi-valued columns; the .bin format holds "
+            f"{INTEGERS} dense and {HASHES} single-valued ones"
         )
-    if not table.takes_logarithms:
+    if not dataset.log_transform:
         raise DataError(
-            f"{table.origin} holds logarithms; the .bin format needs the whole numbers they "
+            f"{dataset.origin} holds logarithms; the .bin format needs the whole numbers they "
             "were taken of: prepare the data with --dense int32"
         )
     try:
         with open(path, "wb") as file:
-            for first in range(0, len(table), _ROWS):
-                file.write(records_of(table.cut(first, min(first + _ROWS, len(table)))).data)
+            for first in range(0, len(dataset), _ROWS):
+                file.write(records_of(dataset.cut(first, min(first + _ROWS, len(dataset)))).data)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def records_of(table: Table) -> NDArray[np.int32]:
+def records_of(dataset: Dataset) -> NDArray[np.int32]:
     """All of a small table as records (N, 40)."""
-    records = np.empty((len(table), 1 + table.dense.shape[1] + table.ids.shape[1]), np.int32)
-    records[:, 0] = table.labels
-    records[:, 1 : 1 + table.dense.shape[1]] = np.maximum(table.dense, 0)
-    records[:, 1 + table.dense.shape[1] :] = table.ids
+    records = np.empty((len(dataset), 1 + dataset.dense.shape[1] + dataset.ids.shape[1]), np.int32)
+    records[:, 0] = dataset.labels
+    records[:, 1 : 1 + dataset.dense.shape[1]] = np.maximum(dataset.dense, 0)
+    records[:, 1 + dataset.dense.shape[1] :] = dataset.ids
     return records
 
 

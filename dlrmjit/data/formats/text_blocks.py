@@ -36,8 +36,8 @@ class TextBlocks:
 
     def _whole_lines(self) -> Iterator[bytes]:
         rest = b""
-        for piece in self._pieces():
-            head, found, tail = (rest + piece).rpartition(b"\n")
+        for block in self._read_blocks():
+            head, found, tail = (rest + block).rpartition(b"\n")
             if found:
                 yield (head + found).replace(b"\r\n", b"\n")
             rest = tail
@@ -48,11 +48,11 @@ class TextBlocks:
         if rest:
             yield rest.removesuffix(b"\r") + b"\n"
 
-    def _pieces(self) -> Iterator[bytes]:
+    def _read_blocks(self) -> Iterator[bytes]:
         try:
             with open_text(self._path) as file:
-                while piece := file.read(_BLOCK_BYTES):
-                    yield piece
+                while block := file.read(_BLOCK_BYTES):
+                    yield block
         except EOFError:
             raise DataError(
                 f"{self._path} ends in the middle of its compressed data, after line "

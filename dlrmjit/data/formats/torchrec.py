@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.formats.criteo_text import CriteoRows
-from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.errors import DataError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
-def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) -> Table:
+def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) -> Dataset:
     """The rows of one day, mapped; ``table_rows`` default to one more than the largest ids.
 
     Raises DataError for arrays that are missing or do not belong together.
@@ -37,12 +37,12 @@ def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) ->
         return _multi_hot_day(multi, labels, dense, table_rows)
     ids = _mapped(folder / f"day_{day}_sparse.npy")
     rows = tuple(table_rows) if table_rows is not None else _rows_needed(ids)
-    return Table(labels, dense, ids, rows, origin=str(name))
+    return Dataset(labels, dense, ids, rows, origin=str(name))
 
 
 def _multi_hot_day(
     path: Path, labels: NDArray[Any], dense: NDArray[Any], table_rows: Sequence[int] | None
-) -> Table:
+) -> Dataset:
     columns = mapped_members(path)
     names = [str(s) for s in range(len(columns))]
     if not set(names) <= set(columns):
@@ -50,7 +50,7 @@ def _multi_hot_day(
     per_table = [columns[name] for name in names]
     if table_rows is None:
         table_rows = [int(ids.max()) + 1 for ids in per_table]
-    return Table(
+    return Dataset(
         labels,
         dense,
         np.empty((len(labels), 0), np.int32),
@@ -69,32 +69,32 @@ def write_day(folder: Path, day: int, rows: CriteoRows) -> None:
     _save(folder / f"day_{day}_labels.npy", rows.labels.astype(np.int32).reshape(-1, 1))
 
 
-def write_multi_hot_day(folder: Path, day: int, table: Table) -> None:
+def write_multi_hot_day(folder: Path, day: int, dataset: Dataset) -> None:
     """Write rows as MLPerf version 2 keeps a day: dense values as the model sees them.
 
     Raises DataError for a column whose rows do not all have as many ids.
     """
-    multi = dict(table.multi)
-    singles = iter(table.ids.T)
+    multi = dict(dataset.multi)
+    singles = iter(dataset.ids.T)
     columns = {}
-    for s in range(len(table.table_rows)):
-        ids = _rectangular(multi[s], s, table) if s in multi else next(singles)[:, None]
+    for s in range(len(dataset.table_rows)):
+        ids = _rectangular(multi[s], s, dataset) if s in multi else next(singles)[:, None]
         columns[str(s)] = np.asarray(ids, np.int32)
-    dense = np.asarray(table.dense, np.float32)
-    dense = np.log(np.maximum(dense, 0) + 1) if table.takes_logarithms else dense
+    dense = np.asarray(dataset.dense, np.float32)
+    dense = np.log(np.maximum(dense, 0) + 1) if dataset.log_transform else dense
     _save(folder / f"day_{day}_dense.npy", dense)
-    _save(folder / f"day_{day}_labels.npy", table.labels.astype(np.int32).reshape(-1, 1))
+    _save(folder / f"day_{day}_labels.npy", dataset.labels.astype(np.int32).reshape(-1, 1))
     _save_multi_hot(folder, day, columns)
 
 
-def _rectangular(column: MultiHot, s: int, table: Table) -> NDArray[Any]:
+def _rectangular(column: MultiHot, s: int, dataset: Dataset) -> NDArray[Any]:
     values, ends = column.bags()
     sizes = np.diff(ends, prepend=0)
     other = np.flatnonzero(sizes != sizes[0])
     if other.size:
         raise DataError(
-            f"{table.origin}: row {other[0]} of categorical column {s} has {sizes[other[0]]} ids, "
-            f"row 0 has {sizes[0]}; the multi-hot format needs as many in every row"
+            f"{dataset.origin}, categorical column {s}: row 0 has {sizes[0]} ids, row {other[0]} "
+            f"has {sizes[other[0]]}; the multi-hot format needs the same number in every row"
         )
     return values.reshape(len(column), -1)
 

@@ -70,7 +70,7 @@ class RandomSource:
 
     ``num_batches`` > 0 overrides ``data_size``; otherwise the last batch may be short. Pass the
     same ``rng`` to a training and a test source to have them share one stream as in the
-    reference; without it the source has its own.
+    reference; without it the source makes a stream from ``seed``.
     """
 
     def __init__(
@@ -116,18 +116,18 @@ class RandomSource:
                 yield batch
 
     def _draw(self, n: int) -> Batch:
-        own = slice(*self._share.bounds(n))
-        dense = self.rng.random_sample((n, self.dense_features))[own].astype(np.float32)
-        bags = [self._draw_bags(n, s, rows, own) for s, rows in enumerate(self.table_rows)]
-        labels = self.rng.random_sample(n)[own].astype(np.float32)
+        samples = slice(*self._share.bounds(n))
+        dense = self.rng.random_sample((n, self.dense_features))[samples].astype(np.float32)
+        bags = [self._draw_bags(n, s, rows, samples) for s, rows in enumerate(self.table_rows)]
+        labels = self.rng.random_sample(n)[samples].astype(np.float32)
         if self.options.round_targets:
             labels = np.round(labels)
         return Batch.unchecked(dense, *self._merge(bags, len(labels)), labels)
 
-    def _draw_bags(self, n: int, s: int, rows: int, own: slice) -> Bags:
+    def _draw_bags(self, n: int, s: int, rows: int, samples: slice) -> Bags:
         if self.options.distribution == "uniform":
-            return uniform_bags(self.rng, n, rows, self.options, own)
-        bags = gaussian_bags(self.rng, n, rows, self.options, own)
+            return uniform_bags(self.rng, n, rows, self.options, samples)
+        bags = gaussian_bags(self.rng, n, rows, self.options, samples)
         check_index_range(s, bags.indices, np.append(0, np.cumsum(bags.lengths)), rows)
         return bags
 
@@ -151,15 +151,15 @@ class Bags:
 
 
 def uniform_bags(
-    rng: np.random.RandomState, n: int, rows: int, options: RandomOptions, own: slice
+    rng: np.random.RandomState, n: int, rows: int, options: RandomOptions, samples: slice
 ) -> Bags:
     """Draw ``n`` bags of distinct rows, each uniform up to rounding at both ends of the table.
 
-    Those of the samples ``own`` are returned.
+    Return those of ``samples``.
     """
     lengths, draws = _uniform_draws(rng, n, rows, options)
     ends = np.append(0, np.cumsum(lengths))
-    lengths, draws = lengths[own], draws[ends[own.start] : ends[own.stop]]
+    lengths, draws = lengths[samples], draws[ends[samples.start] : ends[samples.stop]]
     rounded = np.rint(draws * (rows - 1)).astype(np.int64)
     bag = np.repeat(np.arange(lengths.size), lengths)
     keys = _distinct(np.sort(bag * rows + rounded))
@@ -208,14 +208,14 @@ def _walk(length_if_head: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64],
 
 
 def gaussian_bags(
-    rng: np.random.RandomState, n: int, rows: int, options: RandomOptions, own: slice
+    rng: np.random.RandomState, n: int, rows: int, options: RandomOptions, samples: slice
 ) -> Bags:
-    """Draw ``n`` bags from a clipped normal distribution; return those of the samples ``own``.
+    """Draw ``n`` bags from a clipped normal distribution; return those of ``samples``.
 
     As in the reference, values are made distinct before they are truncated to whole rows, so a
     row may repeat within a bag.
     """
-    drawn = [_gaussian_draws(rng, rows, options) for _ in range(n)][own]
+    drawn = [_gaussian_draws(rng, rows, options) for _ in range(n)][samples]
     bags = [_gaussian_bag(values, options) for values in drawn]
     lengths = np.array([bag.size for bag in bags], dtype=np.int64)
     return Bags(np.concatenate([np.empty(0, np.int64), *bags]), lengths)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Run:
+class SampleRange:
     """Samples ``first`` to ``last`` of ``n``."""
 
     first: int
@@ -22,15 +22,17 @@ class Run:
     n: int
 
 
-def uniform(rng: np.random.Generator, own: Run, each: int = 1, kind: Any = np.float32) -> Any:
-    """Numbers in [0, 1) of the samples ``own``, ``each`` of them, in one dimension.
+def uniform(
+    rng: np.random.Generator, samples: SampleRange, each: int = 1, kind: Any = np.float32
+) -> Any:
+    """Return ``each`` numbers in [0, 1) for each of ``samples``, in one dimension.
 
     ``rng``, over a PCG64 or PCG64DXSM, ends where it would after the numbers of all n samples;
     ``kind`` is float32 or float64.
     """
-    skip(rng, own.first * each, kind)
-    drawn: NDArray[Any] = rng.random((own.last - own.first) * each, dtype=kind)
-    skip(rng, (own.n - own.last) * each, kind)
+    skip(rng, samples.first * each, kind)
+    drawn: NDArray[Any] = rng.random((samples.last - samples.first) * each, dtype=kind)
+    skip(rng, (samples.n - samples.last) * each, kind)
     return drawn
 
 

@@ -2,7 +2,7 @@
 
 Dense features are heavy-tailed counts with missing values, lookups follow Zipf's law, and a
 planted :class:`~dlrmjit.data.generate.teacher.Teacher` draws the labels. The best AUC possible is
-known, so how near a model comes tells a sound one from a broken one. Each batch has its own
+known, so a broken model shows in the distance to it. Each batch has its own
 generator, keyed by (seed, split, batch), so any batch, and of uniform numbers any part of one, can
 be made at any time by any worker.
 """
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share
-from dlrmjit.data.generate.rng_skip import Run, uniform
+from dlrmjit.data.generate.rng_skip import SampleRange, uniform
 from dlrmjit.data.generate.teacher import Teacher, expected_auc, probability
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.validate import check_not_negative, check_positive, check_table_rows
 from dlrmjit.errors import ConfigError
 
-#: The splits of a set; ``calibration`` is for the teacher's own use.
+#: The splits of a set; ``calibration`` serves to calibrate the teacher.
 SPLITS = ("train", "test", "calibration")
 _CALIBRATION_SAMPLES = 1 << 14
 
@@ -92,7 +92,7 @@ class SyntheticSource:
 
     @functools.cached_property
     def teacher_auc(self) -> float:
-        """AUC a perfect model reaches, measured on samples of their own; about 0.80."""
+        """AUC a perfect model reaches, measured on samples of the calibration split; about 0.80."""
         chunks = [self._calibration_parts(number) for number in range(1, 6)]
         return expected_auc(self.teacher.logits(np.concatenate(chunks, axis=1)))
 
@@ -109,11 +109,11 @@ class SyntheticSource:
 
     def batch(self, number: int) -> Batch:
         """Batch ``number`` alone."""
-        own = Run(*self._share.bounds(self.batch_size), self.batch_size)
+        samples = SampleRange(*self._share.bounds(self.batch_size), self.batch_size)
         rng = self._generator(self.split, number)
-        dense, rows = self._features(rng, own)
+        dense, rows = self._features(rng, samples)
         logits = self.teacher.logits(self.teacher.parts(dense, rows))
-        clicks = uniform(rng, own) < probability(logits)
+        clicks = uniform(rng, samples) < probability(logits)
         indices = np.concatenate([table.ravel() for table in rows])
         indices = indices.astype(self._index_dtype, copy=False)
         offsets = self._offsets(len(dense))
@@ -121,15 +121,15 @@ class SyntheticSource:
 
     def _calibration_parts(self, number: int) -> NDArray[np.float32]:
         rng = self._generator("calibration", number)
-        everything = Run(0, _CALIBRATION_SAMPLES, _CALIBRATION_SAMPLES)
+        everything = SampleRange(0, _CALIBRATION_SAMPLES, _CALIBRATION_SAMPLES)
         return self._teacher.parts(*self._features(rng, everything))
 
     def _features(
-        self, rng: np.random.Generator, own: Run
+        self, rng: np.random.Generator, samples: SampleRange
     ) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
-        dense = self._shape.sample(rng, own)
+        dense = self._shape.sample(rng, samples)
         tables = zip(self.table_rows, self.lookups, strict=True)
-        return dense, [zipf(rng, rows, own, count) for rows, count in tables]
+        return dense, [zipf(rng, rows, samples, count) for rows, count in tables]
 
     def _offsets(self, n: int) -> NDArray[np.int64]:
         if n not in self._known_offsets:
@@ -157,25 +157,29 @@ class DenseShape:
         spread = rng.uniform(0.8, 1.6, columns).astype(np.float32)
         return cls(location, spread, np.resize(np.array(_MISSING, dtype=np.float32), columns))
 
-    def sample(self, rng: np.random.Generator, own: Run) -> NDArray[np.float32]:
-        """Return rows ``own`` of log(count + 1), where a missing count is 0.
+    def sample(self, rng: np.random.Generator, samples: SampleRange) -> NDArray[np.float32]:
+        """Return rows ``samples`` of log(count + 1), where a missing count is 0.
 
         A normal number takes the generator an unknown number of steps, so none can be skipped.
         """
         columns = len(self.location)
-        normal = rng.standard_normal((own.n, columns), dtype=np.float32)[own.first : own.last]
+        normal = rng.standard_normal((samples.n, columns), dtype=np.float32)[
+            samples.first : samples.last
+        ]
         counts = np.floor(np.exp(normal * self.spread + self.location))
-        counts[uniform(rng, own, columns).reshape(counts.shape) < self.missing] = 0
+        counts[uniform(rng, samples, columns).reshape(counts.shape) < self.missing] = 0
         return np.asarray(np.log(counts + 1), dtype=np.float32)
 
 
-def zipf(rng: np.random.Generator, rows: int, own: Run, count: int) -> NDArray[np.int64]:
-    """``count`` rows for each of the samples ``own``: (len(own), count).
+def zipf(
+    rng: np.random.Generator, rows: int, samples: SampleRange, count: int
+) -> NDArray[np.int64]:
+    """Return ``count`` rows for each of ``samples``: (len(samples), count).
 
     Row r is drawn with probability log((r + 2) / (r + 1)) / log(rows + 1), close to 1 / (r + 1).
     """
     kind = np.float32 if rows <= 1 << 20 else np.float64  # float32 cannot reach every larger row
-    draws = uniform(rng, own, count, kind).reshape(-1, count)
+    draws = uniform(rng, samples, count, kind).reshape(-1, count)
     draws = np.exp(draws * kind(np.log(rows + 1.0))).astype(np.int64)
     return np.asarray(np.minimum(draws, rows) - 1, dtype=np.int64)
 

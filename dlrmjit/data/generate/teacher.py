@@ -48,13 +48,13 @@ class Teacher:
         as the mean of its rows.
         """
         total = np.zeros((1 + RANK, len(dense)), dtype=np.float32)
-        own = np.zeros_like(total)
+        squares = np.zeros_like(total)
         for effects, table in zip(self._effects, rows, strict=True):
             bag = np.einsum("enp->en", effects.take(table, axis=1, mode="clip"))
             bag /= np.float32(table.shape[1])
             total += bag
-            own += bag * bag
-        between = (total * total - own)[1:].sum(axis=0)
+            squares += bag * bag
+        between = (total * total - squares)[1:].sum(axis=0)
         return np.stack([np.einsum("nd,d->n", dense, self._dense), total[0], between])
 
     def calibrate(self, parts: NDArray[np.float32]) -> None:

@@ -18,12 +18,12 @@ class Layout:
 
     dense: tuple[str, ...]
     categorical: tuple[CategoricalColumn, ...]
-    is_own: bool
+    has_schema: bool
 
     @property
     def dense_type(self) -> str:
         """Type of dense columns as parsed."""
-        return "float32" if self.is_own else "int32"
+        return "float32" if self.has_schema else "int32"
 
     @property
     def single(self) -> list[int]:
@@ -39,7 +39,7 @@ class Layout:
 CRITEO = Layout(
     COLUMNS[1 : 1 + INTEGERS],
     tuple(CategoricalColumn(name) for name in COLUMNS[1 + INTEGERS :]),
-    is_own=False,
+    has_schema=False,
 )
 
 
@@ -47,4 +47,4 @@ def layout_of(schema: Schema | None) -> Layout:
     """The columns of ``schema``, or Criteo's without one."""
     if schema is None:
         return CRITEO
-    return Layout(tuple(c.name for c in schema.dense), schema.categorical, is_own=True)
+    return Layout(tuple(c.name for c in schema.dense), schema.categorical, has_schema=True)

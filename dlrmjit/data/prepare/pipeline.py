@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from dlrmjit.data.prepare.check_inputs import check_inputs, describe_inputs
-from dlrmjit.data.prepare.files.column_file import write_error
+from dlrmjit.data.prepare.files.column_file import cannot_write
 from dlrmjit.data.prepare.files.split_files import SplitFiles
 from dlrmjit.data.prepare.files.staging import Staging
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.layout import layout_of
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.ordered_map import ordered_map
-from dlrmjit.data.prepare.stages.encode import number_columns, rule_of
+from dlrmjit.data.prepare.stages.encode import encode_columns, encoding_rule
 from dlrmjit.data.prepare.stages.parse import ParseState, parse_inputs
-from dlrmjit.data.prepare.stages.shuffle import Arranger
+from dlrmjit.data.prepare.stages.shuffle import Shuffler
 from dlrmjit.data.prepare.stages.split import Splitter
-from dlrmjit.data.prepare.stages.statistics import Measures
-from dlrmjit.data.prepare.work_dir import Place
+from dlrmjit.data.prepare.stages.statistics import Statistics
+from dlrmjit.data.prepare.work_dir import WorkDir
 from dlrmjit.data.prepared.manifest import NAME, CategoricalColumn, Manifest, file_facts
 
 Report = Callable[[str, int, int, int], None]
@@ -45,17 +45,17 @@ def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
     finished = _finished(options) if options.resume else None
     if finished is not None:
         return finished
-    options = _affordable(options)
+    options = _limit_workers(options)
     plan = {"inputs": describe_inputs(options.inputs), "options": options.determining()}
-    with Place(options.out, replace=options.replace) as place:
-        journal = place.begin(plan, options.checkpoint_seconds, resume=options.resume)
+    with WorkDir(options.out, replace=options.replace) as work_dir:
+        journal = work_dir.open_journal(plan, options.checkpoint_seconds, resume=options.resume)
         try:
-            return _Preparation(options, place, journal, report or _silent).run()
+            return _Preparation(options, work_dir, journal, report or _silent).run()
         except OSError as error:  # whichever work file it was that found no room
-            raise write_error(Path(error.filename or place.work), error) from None
+            raise cannot_write(Path(error.filename or work_dir.work), error) from None
 
 
-def _affordable(options: PrepareOptions) -> PrepareOptions:
+def _limit_workers(options: PrepareOptions) -> PrepareOptions:
     """The same with no more workers than the memory has room for."""
     most = max(1, _working_memory(options.memory) // _WORKER_BYTES)
     return replace(options, workers=min(options.workers, most))
@@ -86,11 +86,12 @@ class _Preparation:
     """One run of the steps."""
 
     def __init__(
-        self, options: PrepareOptions, place: Place, journal: Journal, report: Report
+        self, options: PrepareOptions, work_dir: WorkDir, journal: Journal, report: Report
     ) -> None:
-        self._options, self._place, self._journal, self._report = options, place, journal, report
+        self._options, self._work_dir = options, work_dir
+        self._journal, self._report = journal, report
         self._layout = layout_of(options.schema)
-        self._staging = Staging(place.work, self._layout)
+        self._staging = Staging(work_dir.work, self._layout)
         self._memory = _working_memory(options.memory)
 
     def run(self) -> Manifest:
@@ -102,55 +103,59 @@ class _Preparation:
         )
         tables = len(self._layout.categorical)
         splitter = Splitter(self._options, parsed.file_rows)
-        table_rows = number_columns(
+        table_rows = encode_columns(
             self._options,
             self._staging,
             self._journal,
             splitter,
             self._memory,
-            lambda done: self._report("number", done, tables, parsed.rows),
+            lambda done: self._report("encode", done, tables, parsed.rows),
         )
-        measures = Measures(self._options, self._staging, self._journal, splitter)
-        self._arrange(splitter, measures)
-        manifest = self._describe(parsed, table_rows, measures)
-        self._place.publish(manifest)
+        statistics = Statistics(self._options, self._staging, self._journal, splitter)
+        self._write_splits(splitter, statistics)
+        manifest = self._describe(parsed, table_rows, statistics)
+        self._work_dir.publish(manifest)
         return manifest
 
     @property
     def _dense_type(self) -> str:
         """Type of dense values in the set; those of a schema are transformed already."""
-        return "float32" if self._layout.is_own else self._options.dense
+        return "float32" if self._layout.has_schema else self._options.dense
 
-    def _arrange(self, splitter: Splitter, measures: Measures) -> None:
-        options, shapes, fresh = self._options, measures.shapes(), self._place.fresh
+    def _write_splits(self, splitter: Splitter, statistics: Statistics) -> None:
+        options, shapes, new_set = self._options, statistics.shapes(), self._work_dir.new_set
         with ExitStack() as stack:
             outputs = {
                 name: stack.enter_context(
-                    SplitFiles(fresh / name, shape, self._dense_type, options.indices)
+                    SplitFiles(new_set / name, shape, self._dense_type, options.indices)
                 )
                 for name, shape in shapes.items()
             }
-            arranger = Arranger(
+            shuffler = Shuffler(
                 options, self._staging, self._journal, shapes, outputs, self._memory
             )
             rows, train = sum(shape.rows for shape in shapes.values()), shapes["train"].rows
-            arranger.deal(
-                splitter, measures.moments, lambda done: self._report("deal", done, rows, done)
+            shuffler.partition(
+                splitter,
+                statistics.moments,
+                lambda done: self._report("partition", done, rows, done),
             )
-            arranger.sort(lambda done: self._report("sort", done, train, done))
+            shuffler.sort(lambda done: self._report("sort", done, train, done))
             for output in outputs.values():
                 output.sync()
 
-    def _describe(self, parsed: ParseState, table_rows: list[int], measures: Measures) -> Manifest:
-        vocabularies = self._keep_vocabularies()
+    def _describe(
+        self, parsed: ParseState, table_rows: list[int], statistics: Statistics
+    ) -> Manifest:
+        vocabularies = self._copy_vocabularies()
         self._report("check", 0, 0, parsed.rows)
-        fresh = self._place.fresh
-        paths = sorted(path for path in fresh.rglob("*.np[yz]"))
+        new_set = self._work_dir.new_set
+        paths = sorted(path for path in new_set.rglob("*.np[yz]"))
         facts = ordered_map(file_facts, paths, self._options.workers)
-        names = [path.relative_to(fresh).as_posix() for path in paths]
+        names = [path.relative_to(new_set).as_posix() for path in paths]
         origin = self._origin(parsed)
-        if self._layout.is_own:
-            origin["moments"] = measures.moments
+        if self._layout.has_schema:
+            origin["moments"] = statistics.moments
         return Manifest(
             dense=self._layout.dense,
             transform="log1p" if self._dense_type == "int32" else "none",
@@ -160,18 +165,18 @@ class _Preparation:
                     table_rows[j],
                     vocabularies.get(j, ""),
                     is_multi=column.is_multi,
-                    shares_row=rule_of(column, self._options).prunes,
+                    has_rare_row=encoding_rule(column, self._options).prunes,
                 )
                 for j, column in enumerate(self._layout.categorical)
             ),
-            splits={name: shape.rows for name, shape in measures.shapes().items()},
+            splits={name: shape.rows for name, shape in statistics.shapes().items()},
             files=dict(zip(names, facts, strict=True)),
             origin=origin,
         )
 
-    def _keep_vocabularies(self) -> dict[int, str]:
+    def _copy_vocabularies(self) -> dict[int, str]:
         """Copy the values by id into the set; their paths by column."""
-        folder = self._place.fresh / "vocabulary"
+        folder = self._work_dir.new_set / "vocabulary"
         kept = {}
         names = _file_names([column.name for column in self._layout.categorical])
         for j, name in enumerate(names):
@@ -188,7 +193,7 @@ class _Preparation:
             for path, rows in zip(map(Path, self._options.inputs), parsed.file_rows, strict=True)
         ]
         return {
-            "kind": "own" if self._layout.is_own else "criteo",
+            "kind": "own" if self._layout.has_schema else "criteo",
             "inputs": inputs,
             "skipped_lines": parsed.skipped,
             "first_skipped": parsed.first_skipped,

@@ -11,24 +11,24 @@ from dlrmjit_kernels.data.strings import hash_texts
 from dlrmjit_kernels.data.vocabulary import hash_values
 from numpy.typing import NDArray
 
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.dense_transform import transform_dense
 from dlrmjit.data.formats.criteo_text import HASHES, read_criteo_text
-from dlrmjit.data.prepare.files.vocabularies import find_text_ids, find_words
+from dlrmjit.data.prepare.files.vocabularies import find_hash_ids, find_text_ids
 from dlrmjit.data.prepare.inputs.open import open_format
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.data.schema import Schema
 from dlrmjit.errors import DataError
 
 
-def read_with_vocabulary(path: Path, known: PreparedSet) -> Table:
+def read_with_vocabulary(path: Path, known: PreparedSet) -> Dataset:
     """The rows of a file like those that the set ``known`` was made of, with the ids of that set.
 
     A value that the set has not met takes id 0. Raises DataError for a file that cannot be read,
     or when every value of a column is unknown: then the set is not of these data.
     """
     if known.manifest.origin.get("kind") == "own":
-        return _read_own(path, known)
+        return _read_with_schema(path, known)
     options = known.manifest.origin.get("options", {})
     limit = int(options.get("max_ind_range", 0))
     rows = read_criteo_text(path)
@@ -40,21 +40,21 @@ def read_with_vocabulary(path: Path, known: PreparedSet) -> Table:
             hash_values(values, known.manifest.table_rows[column], ids[:, column])
             continue
         values = values % np.uint32(limit) if limit else values
-        shares_row = known.manifest.categorical[column].shares_row
-        found = find_words(vocabulary, values, shares_row=shares_row)
-        _check_met(found, bool((values != 0).any()), path, known, column)
+        has_rare_row = known.manifest.categorical[column].has_rare_row
+        found = find_hash_ids(vocabulary, values, has_rare_row=has_rare_row)
+        _check_any_known(found, bool((values != 0).any()), path, known, column)
         ids[:, column] = np.maximum(found, 0)
-    return Table(
+    return Dataset(
         rows.labels,
         np.maximum(rows.integers, 0),
         ids,
         known.manifest.table_rows,
-        takes_logarithms=True,
+        log_transform=True,
         origin=str(path),
     )
 
 
-def _read_own(path: Path, known: PreparedSet) -> Table:
+def _read_with_schema(path: Path, known: PreparedSet) -> Dataset:
     """CSV or Parquet, by the schema of the set."""
     origin = known.manifest.origin
     schema = Schema.from_dict(origin["options"]["schema"], str(known.folder))
@@ -66,13 +66,13 @@ def _read_own(path: Path, known: PreparedSet) -> Table:
     ids, multi = [], []
     for j, category in enumerate(schema.categorical):
         counts = next(columns) if category.is_multi else None
-        found = _text_ids(next(columns), next(columns), path, known, j)
+        found = _encode_texts(next(columns), next(columns), path, known, j)
         if counts is None:
             ids.append(found)
         else:
             offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
             multi.append((j, MultiHot(found, offsets)))
-    return Table(
+    return Dataset(
         labels,
         dense,
         np.stack(ids, axis=1) if ids else np.empty((len(labels), 0), np.int32),
@@ -89,19 +89,19 @@ def _columns(path: Path, schema: Schema) -> Iterator[NDArray[Any]]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     parts, lines = [], 0
-    for piece in source.pieces(0, 0, 0):
-        parsed = source.parse(piece)
+    for chunk in source.chunks(0, 0, 0):
+        parsed = source.parse(chunk)
         if parsed.skipped:
             raise DataError(parsed.explain(lines + 1))
         parts.append(parsed.columns)
         lines += parsed.lines
-        source.release(piece)
+        source.release(chunk)
     if not any(len(part[0]) for part in parts):
         raise DataError(f"{path} has no usable line; expected {source.expected}")
     return (np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def _text_ids(
+def _encode_texts(
     lengths: NDArray[np.int32],
     text: NDArray[np.uint8],
     path: Path,
@@ -114,17 +114,17 @@ def _text_ids(
         found = np.empty(len(lengths), np.int32)
         hash_texts(text, lengths, facts.rows, found)
         return found
-    found = find_text_ids(vocabulary, text, lengths, shares_row=facts.shares_row)
-    _check_met(found, len(text) > 0, path, known, column)
+    found = find_text_ids(vocabulary, text, lengths, has_rare_row=facts.has_rare_row)
+    _check_any_known(found, len(text) > 0, path, known, column)
     return np.maximum(found, 0)
 
 
-def _check_met(
+def _check_any_known(
     found: NDArray[np.int32], has_values: bool, path: Path, known: PreparedSet, column: int
 ) -> None:
     if has_values and len(found) > 1 and (found < 0).all():
         facts = known.manifest.categorical[column]
-        if facts.shares_row and facts.rows == 1:  # all of them were rare
+        if facts.has_rare_row and facts.rows == 1:  # all of them were rare
             return
         raise DataError(
             f"no value of column {facts.name} of {path} is in the vocabulary of {known.folder}; "

@@ -23,14 +23,14 @@ class CategoricalColumn:
     """One table's column: rows of its table, and where its values by id are kept, if they are.
 
     ``is_multi`` columns have any number of ids per sample, in files of their own. With
-    ``shares_row`` row 0 stands for rare values, and for those that are met later.
+    ``has_rare_row`` row 0 stands for rare values, and for those that are met later.
     """
 
     name: str
     rows: int
     vocabulary: str = ""
     is_multi: bool = False
-    shares_row: bool = False
+    has_rare_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, synced, with a digest over its contents."""
         content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content["categorical"] = [_to_json(column) for column in self.categorical]
         content["digest"] = _digest(content)
         path = folder / NAME
         with open(path, "w") as file:
@@ -82,7 +83,7 @@ class Manifest:
                 f"{path} was changed after it was written: its digest does not match; restore it "
                 "or prepare the data again"
             )
-        columns = tuple(CategoricalColumn(**column) for column in content["categorical"])
+        columns = tuple(_from_json(column) for column in content["categorical"])
         return cls(
             dense=tuple(content["dense"]),
             transform=content["transform"],
@@ -117,6 +118,18 @@ class Manifest:
                 f"{folder / name} is damaged, or of another set: its SHA-256 does not match "
                 f"{folder / NAME}"
             )
+
+
+def _to_json(column: CategoricalColumn) -> dict[str, Any]:
+    """Return the column's entry; the format calls ``has_rare_row`` ``shares_row``."""
+    entry = asdict(column)
+    entry["shares_row"] = entry.pop("has_rare_row")
+    return entry
+
+
+def _from_json(entry: Mapping[str, Any]) -> CategoricalColumn:
+    known = {("has_rare_row" if key == "shares_row" else key): entry[key] for key in entry}
+    return CategoricalColumn(**known)
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.prepare.files.vocabularies import texts_of
 from dlrmjit.data.prepared.manifest import NAME, Manifest
-from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.errors import DataError
 
 
@@ -27,19 +27,22 @@ class PreparedSet:
         self.manifest = Manifest.read(self.folder)
         self.manifest.check_sizes(self.folder)
 
-    def table(self, split: str) -> Table:
-        """The rows of ``train``, ``test`` or ``validation``, mapped, not read."""
+    def dataset(self, split: str) -> Dataset:
+        """Return the rows of ``train``, ``test`` or ``validation``, mapped into memory.
+
+        Raises DataError for a split that the set lacks, or a damaged file.
+        """
         if split not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
             raise DataError(f"{self.folder} has no {split} split, only {known}")
         rows = self.manifest.splits[split]
         single = sum(not column.is_multi for column in self.manifest.categorical)
-        return Table(
+        return Dataset(
             labels=self._array(split, "labels", rows),
             dense=self._array(split, "dense", rows, len(self.manifest.dense)),
             ids=self._array(split, "ids", rows, single),
             table_rows=self.manifest.table_rows,
-            takes_logarithms=self.manifest.transform == "log1p",
+            log_transform=self.manifest.transform == "log1p",
             multi=tuple(self._multi(split, rows)),
             origin=str(self.folder / split),
         )

@@ -8,33 +8,33 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.formats.criteo import equal_days
 from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
 from dlrmjit.data.prepare.files.staging import slices
 from dlrmjit.data.prepared.manifest import CategoricalColumn, Manifest, file_facts
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.errors import ConfigError, DataError
 
 _ROWS = 1 << 16
 
 
-def write_set(folder: Path, splits: Mapping[str, Table], origin: str) -> Manifest:
+def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:
     """Write a new set of the rows of ``splits``; raises ConfigError where ``folder`` exists."""
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose another place for the set")
     first = next(iter(splits.values()))
-    for name, table in splits.items():
-        _write_split(folder / name, table)
+    for name, dataset in splits.items():
+        _write_split(folder / name, dataset)
     paths = sorted(folder.rglob("*.npy"))
     manifest = Manifest(
         dense=tuple(f"I{i + 1}" for i in range(first.dense.shape[1])),
-        transform="log1p" if first.takes_logarithms else "none",
+        transform="log1p" if first.log_transform else "none",
         categorical=tuple(
             CategoricalColumn(f"C{s + 1}", rows, is_multi=s in dict(first.multi))
             for s, rows in enumerate(first.table_rows)
         ),
-        splits={name: len(table) for name, table in splits.items()},
+        splits={name: len(dataset) for name, dataset in splits.items()},
         files={path.relative_to(folder).as_posix(): file_facts(path) for path in paths},
         origin={"kind": origin},
     )
@@ -42,19 +42,19 @@ def write_set(folder: Path, splits: Mapping[str, Table], origin: str) -> Manifes
     return manifest
 
 
-def _write_split(folder: Path, table: Table) -> None:
-    dense_type = "int32" if table.takes_logarithms else "float32"
-    id_type = "int64" if max(table.table_rows) > 2**31 else "int32"
-    bags = {s: column.size for s, column in table.multi}
-    shape = SplitShape(len(table), table.dense.shape[1], table.ids.shape[1], bags)
+def _write_split(folder: Path, dataset: Dataset) -> None:
+    dense_type = "int32" if dataset.log_transform else "float32"
+    id_type = "int64" if max(dataset.table_rows) > 2**31 else "int32"
+    bags = {s: column.size for s, column in dataset.multi}
+    shape = SplitShape(len(dataset), dataset.dense.shape[1], dataset.ids.shape[1], bags)
     with SplitFiles(folder, shape, dense_type, id_type) as files:
-        for start, end in slices(len(table), _ROWS):
+        for start, end in slices(len(dataset), _ROWS):
             labels, dense, ids = files.empty(end - start)
-            labels[:] = table.labels[start:end]
-            dense[:] = table.dense[start:end]
-            ids[:] = table.ids[start:end]
+            labels[:] = dataset.labels[start:end]
+            dense[:] = dataset.dense[start:end]
+            ids[:] = dataset.ids[start:end]
             files.write(start, labels, dense, ids)
-        for s, column in table.multi:
+        for s, column in dataset.multi:
             _write_bags(files, s, column)
         files.sync()
 
@@ -67,7 +67,7 @@ def _write_bags(files: SplitFiles, table: int, column: MultiHot) -> None:
         first += len(values)
 
 
-def days_of(prepared: PreparedSet) -> list[Table]:
+def days_of(prepared: PreparedSet) -> list[Dataset]:
     """The set cut into as many days as it was made of, the last one its test and validation rows.
 
     Raises DataError for a set that was not split by days.
@@ -78,31 +78,31 @@ def days_of(prepared: PreparedSet) -> list[Table]:
         raise DataError(f"{prepared.folder} was not split by days: prepare it with --split days")
     rows = [entry["rows"] for entry in origin["inputs"]]
     sizes = rows if len(rows) > 1 else list(equal_days(rows[0], split["days"]))
-    train, start, days = prepared.table("train"), 0, []
+    train, start, days = prepared.dataset("train"), 0, []
     for size in sizes[:-1]:
         days.append(train.cut(start, start + size))
         start += size
-    return [*days, joined([prepared.table("test"), prepared.table("validation")])]
+    return [*days, concatenate([prepared.dataset("test"), prepared.dataset("validation")])]
 
 
-def joined(tables: Sequence[Table]) -> Table:
+def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     """One table of the rows of several, in memory."""
-    first = tables[0]
-    multi = zip(*([column for _, column in table.multi] for table in tables), strict=True)
-    return Table(
-        np.concatenate([table.labels for table in tables]),
-        np.concatenate([table.dense for table in tables]),
-        np.concatenate([table.ids for table in tables]),
+    first = datasets[0]
+    multi = zip(*([column for _, column in dataset.multi] for dataset in datasets), strict=True)
+    return Dataset(
+        np.concatenate([dataset.labels for dataset in datasets]),
+        np.concatenate([dataset.dense for dataset in datasets]),
+        np.concatenate([dataset.ids for dataset in datasets]),
         first.table_rows,
-        takes_logarithms=first.takes_logarithms,
+        log_transform=first.log_transform,
         multi=tuple(
-            (s, _joined_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
+            (s, _concatenate_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
         ),
         origin=first.origin,
     )
 
 
-def _joined_bags(columns: Sequence[MultiHot]) -> MultiHot:
+def _concatenate_bags(columns: Sequence[MultiHot]) -> MultiHot:
     """One column of the rows of several."""
     values, ends = zip(*(column.bags() for column in columns), strict=True)
     bases = np.cumsum([0, *(len(part) for part in values)])

@@ -12,7 +12,7 @@ from dlrmjit.cli.commands.train import main
 from dlrmjit.cli.options.parse import Options, parse
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.prepared.writer import write_set
-from dlrmjit.data.rows import Table
+from dlrmjit.data.dataset import Dataset
 
 
 def source(dense: int) -> ArraySource:
@@ -70,7 +70,7 @@ def test_a_set_trains_with_no_word_of_its_architecture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dense: int
 ) -> None:
     rng = np.random.default_rng(1)
-    table = Table(
+    table = Dataset(
         (rng.random(300) < 0.5).astype(np.uint8),
         rng.normal(size=(300, dense)).astype(np.float32),
         rng.integers(0, 7, (300, 4)).astype(np.int32),

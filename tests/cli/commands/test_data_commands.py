@@ -134,7 +134,7 @@ def test_evaluate_and_predict_agree(
     written = np.loadtxt(tmp_path / "scores.csv", delimiter=",", skiprows=1)
     assert (written[:, 0] == np.arange(600)).all()
     assert (written[:, 1].astype(np.float32) == scores).all()
-    labels = PreparedSet(home / "set").table("train").labels
+    labels = PreparedSet(home / "set").dataset("train").labels
     assert metrics["accuracy"] == pytest.approx(np.mean(np.round(scores) == labels))
 
 
@@ -200,7 +200,7 @@ def test_ids_beyond_the_models_tables_may_be_left_out(
     assert evaluate.main([model, str(other_set), "--bounds", "clamp", "--split", "train"]) == 0
     given = [model, str(other_set), "--split", "train", "--out", str(out)]
     assert predict.main([*given, "--bounds", "ignore", "--embedding-dir", str(tmp_path)]) == 0
-    rows = PreparedSet(other_set).table("train")
+    rows = PreparedSet(other_set).dataset("train")
     assert len(np.load(out)) == len(rows)
     capsys.readouterr()
     assert predict.main([*given, "--embedding-dir", str(tmp_path / "absent")]) == 2

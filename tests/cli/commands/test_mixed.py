@@ -11,8 +11,8 @@ import pytest
 
 from dlrmjit import load
 from dlrmjit.cli.commands import evaluate, export_embeddings, predict
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.prepared.writer import write_set
-from dlrmjit.data.rows import Table
 
 Run = Callable[..., tuple[int, str, str]]
 ROWS, ROWS_OF_SET = (300, 4, 50), 640
@@ -33,7 +33,7 @@ def words(tmp_path: Path) -> list[str]:
     ids = np.stack([rng.integers(0, m, ROWS_OF_SET) for m in ROWS], 1).astype(np.int32)
     labels = (rng.random(ROWS_OF_SET) < np.where(ids[:, 1] < 2, 0.9, 0.1)).astype(np.uint8)
     dense = rng.normal(size=(ROWS_OF_SET, 3)).astype(np.float32)
-    table = Table(labels, dense, ids, ROWS)
+    table = Dataset(labels, dense, ids, ROWS)
     write_set(tmp_path / "set", {"train": table, "test": table}, "test")
     data = ["--data-generation=dataset", f"--processed-data-file={tmp_path / 'set'}"]
     return [*data, *MODEL]

@@ -11,8 +11,8 @@ import pytest
 
 from dlrmjit import load
 from dlrmjit.cli.commands import train_run as running
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.prepared.writer import write_set
-from dlrmjit.data.rows import MultiHot, Table
 
 Run = Callable[..., tuple[int, str, str]]
 MODEL = ["--mini-batch-size=8", "--num-batches=6", "--optimizer=adagrad", "--numpy-rand-seed=3"]
@@ -82,7 +82,7 @@ def damaged_set(folder: Path, ids: tuple[int, ...], multi: bool) -> str:
     column = rng.choice(np.array(ids, np.int64), (96, 1))
     several = ((1, MultiHot(rng.choice(np.array(ids, np.int64), (96, 2)))),) if multi else ()
     dense, labels = rng.integers(0, 9, (96, 3)), rng.integers(0, 2, 96).astype(np.uint8)
-    table = Table(labels, dense, column, (4,) * (1 + multi), multi=several)
+    table = Dataset(labels, dense, column, (4,) * (1 + multi), multi=several)
     write_set(folder, {"train": table}, "test")
     return str(folder)
 

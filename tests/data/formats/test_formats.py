@@ -13,6 +13,7 @@ import pytest
 
 from dlrmjit.cli.commands.convert import main as convert
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.formats.criteo import load_criteo_text
 from dlrmjit.data.formats.criteo_text import read_criteo_text
 from dlrmjit.data.formats.dlrm_days import DayNames, has_days, read_days
@@ -23,7 +24,6 @@ from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.prepared.writer import write_set
-from dlrmjit.data.rows import MultiHot, Table
 from dlrmjit.errors import DataError
 
 ROWS = 701
@@ -77,10 +77,10 @@ def test_bin_round_trip(home: Path, whole: np.ndarray, tmp_path: Path) -> None:
     assert (np.concatenate(raw).reshape(-1, 40) == whole).all()
     rows = read_counts(tmp_path / "day_fea_count.npz")
     assert rows == PreparedSet(home / "set").manifest.table_rows
-    assert open_bin(tmp_path / "x_train.bin", rows).takes_logarithms
+    assert open_bin(tmp_path / "x_train.bin", rows).log_transform
     assert convert([str(tmp_path / "x_train.bin"), str(tmp_path / "back"), "--to", "set"]) == 0
     for split in ("train", "test", "validation"):
-        back, first = (PreparedSet(p).table(split) for p in (tmp_path / "back", home / "set"))
+        back, first = (PreparedSet(p).dataset(split) for p in (tmp_path / "back", home / "set"))
         assert (rows_of(back) == rows_of(first)).all()
 
 
@@ -102,7 +102,7 @@ def test_days_round_trip(home: Path, whole: np.ndarray, tmp_path: Path) -> None:
     assert (rows_of(test) == whole[len(train) : len(train) + len(test)]).all()
     with np.load(DayNames(raw, True).day(0)) as day:
         assert {day[name].dtype for name in day.files} == {np.dtype(np.float64)}
-    with np.load(DayNames(raw, True).beside("fea_dict_3")) as values:
+    with np.load(DayNames(raw, True).shared_file("fea_dict_3")) as values:
         hashes = read_criteo_text(home / "train.txt").hashes[:, 3]
         first = list(dict.fromkeys(hashes.tolist()))
         assert values["unique"].view(np.uint32).tolist() == first
@@ -159,22 +159,22 @@ def test_compressed_and_damaged_archives(tmp_path: Path) -> None:
 
 
 def test_sets_of_any_table(home: Path, tmp_path: Path) -> None:
-    table = PreparedSet(home / "set").table("test")
+    table = PreparedSet(home / "set").dataset("test")
     write_set(tmp_path / "new", {"train": table}, "test")
     again = PreparedSet(tmp_path / "new")
-    assert (rows_of(again.table("train")) == rows_of(table)).all()
+    assert (rows_of(again.dataset("train")) == rows_of(table)).all()
     with pytest.raises(DataError, match="not split by days"):
         convert_days(tmp_path)
 
 
-def own_table(n: int, rng: np.random.Generator, *, fixed: bool, dense: int = 2) -> Table:
+def own_table(n: int, rng: np.random.Generator, *, fixed: bool, dense: int = 2) -> Dataset:
     """Two columns of one id, and columns 1 and 3 of several."""
     sizes = np.full(n, 3) if fixed else rng.integers(0, 5, n)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     multi = tuple(
         (s, MultiHot(rng.integers(0, 9, offsets[-1]).astype(np.int32), offsets)) for s in (1, 3)
     )
-    return Table(
+    return Dataset(
         (rng.random(n) < 0.5).astype(np.uint8),
         rng.normal(size=(n, dense)).astype(np.float32),
         rng.integers(0, 9, (n, 2)).astype(np.int32),
@@ -183,7 +183,7 @@ def own_table(n: int, rng: np.random.Generator, *, fixed: bool, dense: int = 2) 
     )
 
 
-def batch_of(table: Table, first: int, last: int) -> tuple[list[list[int]], ...]:
+def batch_of(table: Dataset, first: int, last: int) -> tuple[list[list[int]], ...]:
     """Bags of each column of rows ``first`` to ``last``, read plainly."""
     multi = dict(table.multi)
     singles = iter(table.ids.T)
@@ -215,7 +215,7 @@ def test_sets_of_several_ids_a_row_and_of_no_dense_column(
     prepared = PreparedSet(tmp_path / "set")
     assert [column.is_multi for column in prepared.manifest.categorical] == [False, True] * 2
     for split, start in (("train", 0), ("test", n // 3)):
-        again = prepared.table(split)
+        again = prepared.dataset(split)
         assert again.dense.shape == (n - start, dense)
         assert batch_of(again, 0, len(again)) == batch_of(table, start, n)
         batches = list(Loader(again, 64).batches())
@@ -231,7 +231,7 @@ def test_damaged_offsets_are_refused(tmp_path: Path) -> None:
     offsets[7] = 10**9
     offsets.flush()
     with pytest.raises(DataError, match="offsets of categorical column 1 are damaged at row 6"):
-        list(Loader(PreparedSet(tmp_path / "set").table("train"), 16).batches())
+        list(Loader(PreparedSet(tmp_path / "set").dataset("train"), 16).batches())
 
 
 def test_multi_hot_round_trip(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_multi_hot_round_trip(tmp_path: Path) -> None:
     assert convert([str(tmp_path / "set"), str(tmp_path / "days"), "--to", "multi-hot"]) == 0
     assert convert([str(tmp_path / "days"), str(tmp_path / "back"), "--to", "set"]) == 0
     for name, table in splits.items():
-        back = PreparedSet(tmp_path / "back").table(name)
+        back = PreparedSet(tmp_path / "back").dataset(name)
         assert batch_of(back, 0, len(back)) == batch_of(table, 0, len(table))
         assert (back.dense == table.dense).all()
         assert (back.labels == table.labels).all()
@@ -256,8 +256,8 @@ def test_formats_that_cannot_hold_it_say_so(
 ) -> None:
     write_set(tmp_path / "set", {"train": own_table(9, np.random.default_rng(3), fixed=False)}, "")
     for target, said in (
-        ("bin", "2 of several; the .bin format holds 13 and 26"),
-        ("multi-hot", "as many in every row"),
+        ("bin", "2 multi-valued columns; the .bin format holds 13 dense and 26"),
+        ("multi-hot", "the same number in every row"),
         ("days", "not split by days"),
     ):
         given = [str(tmp_path / "set"), str(tmp_path / target), "--to", target]
@@ -305,8 +305,8 @@ def test_days_of_real_rows_equal_the_reference(tmp_path: Path, data_set: str) ->
     given = [str(tmp_path / "set"), str(names.raw), "--to", "days", "--data-set", data_set]
     assert convert(given) == 0
     written = [names.day(i) for i in range(names.days)]
-    written += [names.beside(f"fea_dict_{j}") for j in range(26)]
-    written += [names.beside("fea_count"), names.beside("day_count")]
+    written += [names.shared_file(f"fea_dict_{j}") for j in range(26)]
+    written += [names.shared_file("fea_count"), names.shared_file("day_count")]
     assert digest_of_arrays(written) == REAL_DAYS[data_set]
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from dlrmjit.data.generate.rng_skip import Run
+from dlrmjit.data.generate.rng_skip import SampleRange
 from dlrmjit.data.generate.synthetic import (
     CRITEO_KAGGLE_ROWS,
     SyntheticSource,
@@ -106,14 +106,14 @@ def test_batches_and_splits_differ():
 
 @given(rows=st.sampled_from([1, 2, 3, 1000, 1 << 20, 1 << 21, 40_000_000]), seed=st.integers(0, 99))
 def test_zipf_stays_within_the_table(rows, seed):
-    draws = zipf(np.random.default_rng(seed), rows, Run(0, 50, 50), 20)
+    draws = zipf(np.random.default_rng(seed), rows, SampleRange(0, 50, 50), 20)
     assert draws.min() >= 0
     assert draws.max() < rows
 
 
 @pytest.mark.parametrize("rows", [3, 1000, 1 << 21])
 def test_zipf_has_the_stated_law(rows):
-    draws = zipf(np.random.default_rng(1), rows, Run(0, 200_000, 200_000), 1)
+    draws = zipf(np.random.default_rng(1), rows, SampleRange(0, 200_000, 200_000), 1)
     rank = np.arange(3)
     expected = np.log((rank + 2) / (rank + 1)) / np.log(rows + 1)
     share = np.bincount(draws[:, 0], minlength=3)[:3] / draws.size

@@ -71,7 +71,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def rows_of(folder: Path, split: str) -> np.ndarray:
-    table = PreparedSet(folder).table(split)
+    table = PreparedSet(folder).dataset(split)
     return np.column_stack([table.labels, table.dense, table.ids])
 
 
@@ -81,8 +81,8 @@ def sorted_rows(rows: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_chunks, "PIECE_BYTES", 40_000)
-    monkeypatch.setattr(record_reader, "CHUNK_ROWS", 700)
+    monkeypatch.setattr(text_chunks, "CHUNK_BYTES", 40_000)
+    monkeypatch.setattr(record_reader, "READ_ROWS", 700)
     monkeypatch.setattr(encode, "_SLICE", 333)
     monkeypatch.setattr(raw_columns, "_SLICE", 333)
 
@@ -105,7 +105,7 @@ def test_vocabularies_are_the_raw_values_in_order_of_appearance(text: Path, tmp_
     prepare(options(text, tmp_path / "set", shuffle="none", split=SplitRule("none")))
     prepared = PreparedSet(tmp_path / "set")
     hashes = criteo.read_criteo_text(text).hashes
-    ids = prepared.table("train").ids
+    ids = prepared.dataset("train").ids
     for column in range(26):
         assert (prepared.vocabulary(column)[ids[:, column]] == hashes[:, column]).all()
 
@@ -141,7 +141,7 @@ def test_rare_values_share_a_row(text: Path, tmp_path: Path) -> None:
             split=SplitRule("none"),
         )
     )
-    ids = PreparedSet(tmp_path / "set").table("train").ids
+    ids = PreparedSet(tmp_path / "set").dataset("train").ids
     for column in range(26):
         counts = np.bincount(plain.ids[:, column])
         kept = [value for value in np.argsort(-counts, kind="stable")[:39] if counts[value] >= 3]
@@ -162,11 +162,11 @@ def test_hashing_needs_no_vocabulary(text: Path, tmp_path: Path) -> None:
 def test_logarithms_are_stored_where_asked_for(text: Path, tmp_path: Path) -> None:
     prepare(options(text, tmp_path / "a", dense="float32", indices="int64"))
     prepare(options(text, tmp_path / "b"))
-    a, b = PreparedSet(tmp_path / "a").table("train"), PreparedSet(tmp_path / "b").table("train")
+    a, b = (PreparedSet(tmp_path / name).dataset("train") for name in "ab")
     np.testing.assert_allclose(a.dense, np.log(b.dense.astype(np.float32) + 1), rtol=3e-7)
     assert a.ids.dtype == np.int64
     assert (a.ids == b.ids).all()
-    assert not a.takes_logarithms
+    assert not a.log_transform
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_sub_sampling_drops_rows_without_a_click(text: Path, tmp_path: Path) -> 
     rule = SplitRule("none")
     prepare(options(text, tmp_path / "all", split=rule))
     prepare(options(text, tmp_path / "some", split=rule, sub_sample_rate=0.5))
-    every, some = (PreparedSet(tmp_path / n).table("train").labels for n in ("all", "some"))
+    every, some = (PreparedSet(tmp_path / n).dataset("train").labels for n in ("all", "some"))
     assert some.sum() == every.sum()
     assert 0.4 < (some == 0).sum() / (every == 0).sum() < 0.6
 
@@ -247,7 +247,7 @@ import zlib
 from pathlib import Path
 from dlrmjit.data.prepare.inputs import text_chunks
 from dlrmjit.data.prepare.stages import record_reader, shuffle
-text_chunks.PIECE_BYTES, record_reader.CHUNK_ROWS, shuffle._SORTING_BYTES = 10_000, 100, 1 << 20
+text_chunks.CHUNK_BYTES, record_reader.READ_ROWS, shuffle._SORTING_BYTES = 10_000, 100, 1 << 20
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.pipeline import prepare
 def tell(step, *_):
@@ -259,7 +259,7 @@ prepare(PrepareOptions((Path(sys.argv[1]),), Path(sys.argv[2]), workers=2,
 """
 
 
-@pytest.mark.parametrize("step", ["parse", "number", "deal", "sort", "check"])
+@pytest.mark.parametrize("step", ["parse", "encode", "partition", "sort", "check"])
 def test_survives_kill(text: Path, tmp_path: Path, step: str) -> None:
     prepare(options(text, tmp_path / "whole"))
     command = [sys.executable, "-c", KILLED, str(text), str(tmp_path / "set"), step]
@@ -359,7 +359,7 @@ def test_truncated_gzip(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         path.write_bytes(whole[:size])
         lines = zlib.decompressobj(31).decompress(whole[:size]).count(b"\n")
         for piece in (40_000, 1 << 20):
-            monkeypatch.setattr(text_chunks, "PIECE_BYTES", piece)
+            monkeypatch.setattr(text_chunks, "CHUNK_BYTES", piece)
             said = rf"train\.txt\.gz ends in the middle .* after line {lines};"
             with pytest.raises(DataError, match=said):
                 prepare(options(path, tmp_path / "set"))
@@ -515,10 +515,10 @@ def test_vocabularies_beyond_the_memory(
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=300), st.integers(1, 40))
 def test_numbers_follow_first_appearance(values: list[int], step: int) -> None:
-    vocabulary = vocabularies.Words(1 << 20)
+    vocabulary = vocabularies.HashVocabulary(1 << 20)
     array, ids = np.array(values, np.uint32), np.empty(len(values), np.int32)
     for start in range(0, len(values), step):
-        vocabulary.number(array[start : start + step], ids[start : start + step])
+        vocabulary.encode(array[start : start + step], ids[start : start + step])
     first = {value: number for number, value in enumerate(dict.fromkeys(values))}
     assert ids.tolist() == [first[value] for value in values]
     assert vocabulary.values.tolist() == list(first)
@@ -538,5 +538,5 @@ def test_a_size_that_is_none() -> None:
 
 def test_no_more_workers_than_the_memory_has_room_for(text: Path, tmp_path: Path) -> None:
     asked = options(text, tmp_path / "set", workers=1000, memory=512 << 20)
-    assert 1 <= pipeline._affordable(asked).workers <= 3
-    assert pipeline._affordable(replace(asked, memory=8 << 30, workers=4)).workers == 4
+    assert 1 <= pipeline._limit_workers(asked).workers <= 3
+    assert pipeline._limit_workers(replace(asked, memory=8 << 30, workers=4)).workers == 4

@@ -84,8 +84,8 @@ def text(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_chunks, "PIECE_BYTES", 5_000)
-    monkeypatch.setattr(record_reader, "CHUNK_ROWS", 170)
+    monkeypatch.setattr(text_chunks, "CHUNK_BYTES", 5_000)
+    monkeypatch.setattr(record_reader, "READ_ROWS", 170)
     monkeypatch.setattr(raw_columns, "_SLICE", 133)
     monkeypatch.setattr(raw_columns, "_SLICE_BYTES", 300)
     monkeypatch.setattr(vocabularies, "_FIRST_SLOTS", 8)
@@ -124,7 +124,7 @@ def expected_dense(rows: Sequence[Row], train: int) -> np.ndarray:
 
 def bags_of(folder: Path, split: str, s: int) -> list[list[int]]:
     found = []
-    for batch in Loader(PreparedSet(folder).table(split), 100).batches():
+    for batch in Loader(PreparedSet(folder).dataset(split), 100).batches():
         indices, offsets = batch.table(s)
         found += [indices[offsets[b] : offsets[b + 1]].tolist() for b in range(batch.n)]
     return found
@@ -132,7 +132,7 @@ def bags_of(folder: Path, split: str, s: int) -> list[list[int]]:
 
 def order_of(folder: Path, split: str) -> list[int]:
     """The rows' places in the input, which the column ``when`` tells."""
-    return PreparedSet(folder).table(split).dense[:, 2].astype(int).tolist()
+    return PreparedSet(folder).dataset(split).dense[:, 2].astype(int).tolist()
 
 
 @pytest.mark.parametrize("shuffle", ["total", "none"])
@@ -150,7 +150,7 @@ def test_sets_hold_what_the_text_says(
     assert (order[0] == sorted(order[0])) == (shuffle == "none")
     ids = [expected_ids(rows, column) for column in SCHEMA.categorical]
     for split, places in zip(sizes, order, strict=True):
-        table = PreparedSet(tmp_path / "set").table(split)
+        table = PreparedSet(tmp_path / "set").dataset(split)
         assert table.labels.tolist() == [int(rows[r]["clicked"]) for r in places]
         np.testing.assert_allclose(table.dense, dense[places], rtol=2e-6, atol=2e-7)
         for s in range(3):
@@ -230,7 +230,7 @@ def test_a_vocabulary_of_the_rows_to_train_on(
                 for r in order_of(tmp_path / "set", split)
             ]
             assert bags_of(tmp_path / "set", split, s) == expected
-    assert [c.shares_row for c in found.manifest.categorical] == [True, True, False]
+    assert [c.has_rare_row for c in found.manifest.categorical] == [True, True, False]
     assert found.manifest.table_rows[2] == 5
 
 
@@ -246,7 +246,7 @@ def test_no_dense_column_a_threshold_and_no_header(tmp_path: Path) -> None:
     )
     asked = options(path, tmp_path / "set", schema=schema, shuffle="none", split=SplitRule("none"))
     prepare(asked)
-    table = PreparedSet(tmp_path / "set").table("train")
+    table = PreparedSet(tmp_path / "set").dataset("train")
     assert table.dense.shape == (3, 0)
     assert table.labels.tolist() == [1, 0, 0]
     assert table.ids.tolist() == [[0, 0], [1, 1], [0, 2]]
@@ -414,12 +414,12 @@ def test_utf8_is_what_python_takes_for_it(raw: bytes) -> None:
 
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=80), st.integers(1, 40))
 def test_texts_are_numbered_by_first_appearance(values: list[str], step: int) -> None:
-    vocabulary, found = vocabularies.Texts(1 << 20), []
+    vocabulary, found = vocabularies.TextVocabulary(1 << 20), []
     for start in range(0, len(values), step):
         part = [value.encode() for value in values[start : start + step]]
         ids = np.empty(len(part), np.int32)
         lengths = np.array([len(value) for value in part], np.int32)
-        vocabulary.number(np.frombuffer(b"".join(part), np.uint8), lengths, ids)
+        vocabulary.encode(np.frombuffer(b"".join(part), np.uint8), lengths, ids)
         found += ids.tolist()
     first = {value: number for number, value in enumerate(dict.fromkeys(values))}
     assert found == [first[value] for value in values]

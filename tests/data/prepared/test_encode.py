@@ -53,7 +53,7 @@ def test_own_text_takes_the_ids_of_its_set(tmp_path: Path, schema) -> None:
     whole = SplitRule("none")
     prepare(options(path, tmp_path / "set", schema=schema, shuffle="none", split=whole))
     known = PreparedSet(tmp_path / "set")
-    same(read_with_vocabulary(path, known), known.table("train"))
+    same(read_with_vocabulary(path, known), known.dataset("train"))
 
 
 def test_parquet_takes_the_ids_of_its_set(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_parquet_takes_the_ids_of_its_set(tmp_path: Path) -> None:
     whole = SplitRule("none")
     prepare(options(path, tmp_path / "set", schema=LISTS, shuffle="none", split=whole))
     known = PreparedSet(tmp_path / "set")
-    same(read_with_vocabulary(path, known), known.table("train"))
+    same(read_with_vocabulary(path, known), known.dataset("train"))
 
 
 def test_criteo_text_takes_the_ids_of_its_set_even_where_nothing_is_frequent(
@@ -83,7 +83,7 @@ def test_criteo_text_takes_the_ids_of_its_set_even_where_nothing_is_frequent(
     )
     prepare(asked)
     known = PreparedSet(tmp_path / "set")
-    kept = known.table("train")
+    kept = known.dataset("train")
     missing = [line.endswith(b"\t\n") for line in shown]
     assert (kept.ids[missing, 25] > 0).all()
     same(read_with_vocabulary(tmp_path / "train.txt", known), kept)

@@ -87,10 +87,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise write_error(path, error) from None
+        raise cannot_write(path, error) from None
 
 
-def write_error(path: Path, error: OSError) -> DataError:
+def cannot_write(path: Path, error: OSError) -> DataError:
     """An error for a file that could not be written, with what to do about it."""
     return DataError(
         f"{path} cannot be written: {error.strerror}; free some space or choose another --out, "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.staging import Staging, slices
-from dlrmjit.data.prepare.files.vocabularies import Texts, Words
+from dlrmjit.data.prepare.files.vocabularies import HashVocabulary, TextVocabulary
 
 _SLICE = 1 << 18
 _SLICE_BYTES = 8 << 20
@@ -24,7 +24,7 @@ class RawColumn(Protocol):
     def __len__(self) -> int:
         """How many values there are."""
 
-    def number(self, budget: int, ids: FlatFile) -> Words | Texts:
+    def encode(self, budget: int, ids: FlatFile) -> HashVocabulary | TextVocabulary:
         """Write the ids of all values in order of first appearance; the vocabulary.
 
         Raises VocabularyFullError when it needs more than ``budget`` bytes.
@@ -41,12 +41,12 @@ class RawColumn(Protocol):
 def open_raw(staging: Staging, column: int, max_ind_range: int) -> RawColumn:
     """The raw values of a column; words are taken modulo ``max_ind_range`` where it is > 0."""
     files = staging.raw_files(column)
-    if staging.layout.is_own:
+    if staging.layout.has_schema:
         return _TextColumn(*files)
-    return _WordColumn(files[0], max_ind_range)
+    return _HashColumn(files[0], max_ind_range)
 
 
-class _WordColumn:
+class _HashColumn:
     def __init__(self, words: FlatFile, max_ind_range: int) -> None:
         self._words, self._limit = words, max_ind_range
 
@@ -62,10 +62,10 @@ class _WordColumn:
                 part %= np.uint32(limit)
             yield start, part
 
-    def number(self, budget: int, ids: FlatFile) -> Words:
-        vocabulary, numbers = Words(budget), np.empty(_SLICE, np.int32)
+    def encode(self, budget: int, ids: FlatFile) -> HashVocabulary:
+        vocabulary, numbers = HashVocabulary(budget), np.empty(_SLICE, np.int32)
         for start, part in self._slices(self._limit):
-            vocabulary.number(part, numbers[: len(part)])
+            vocabulary.encode(part, numbers[: len(part)])
             ids.write(start, numbers[: len(part)])
         return vocabulary
 
@@ -75,7 +75,7 @@ class _WordColumn:
             hash_values(part, rows, numbers[: len(part)])
             ids.write(start, numbers[: len(part)])
 
-    def __enter__(self) -> _WordColumn:
+    def __enter__(self) -> _HashColumn:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,10 +106,10 @@ class _TextColumn:
                 yield start + done, part[done:last], text
                 first_byte, done = first_byte + len(text), last
 
-    def number(self, budget: int, ids: FlatFile) -> Texts:
-        vocabulary, numbers = Texts(budget), np.empty(_SLICE, np.int32)
+    def encode(self, budget: int, ids: FlatFile) -> TextVocabulary:
+        vocabulary, numbers = TextVocabulary(budget), np.empty(_SLICE, np.int32)
         for start, lengths, text in self._slices():
-            vocabulary.number(text, lengths, numbers[: len(lengths)])
+            vocabulary.encode(text, lengths, numbers[: len(lengths)])
             ids.write(start, numbers[: len(lengths)])
         return vocabulary
 

@@ -26,29 +26,29 @@ _ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Records:
-    """``words`` (N, width) int32, a row each: key, label, dense, ids, sizes of bags; and the bags.
+    """``fields`` (N, width) int32, a row each: key, label, dense, ids, sizes of bags; and the bags.
 
     Row r's bags, column after column, are ``bags[offsets[r]:offsets[r + 1]]``.
     """
 
-    words: NDArray[np.int32]
+    fields: NDArray[np.int32]
     bags: NDArray[np.int32]
     offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.words)
+        return len(self.fields)
 
     def keys(self) -> NDArray[np.uint64]:
         """The key of each record."""
         keys = np.empty(len(self), np.uint64)
-        record_keys(self.words, keys)
+        record_keys(self.fields, keys)
         return keys
 
     def cut(self, first: int, last: int) -> Records:
         """Records ``first`` to ``last``, not copied."""
         offsets = self.offsets[first : last + 1]
         bags = self.bags[offsets[0] : offsets[-1]]
-        return Records(self.words[first:last], bags, offsets - offsets[0])
+        return Records(self.fields[first:last], bags, offsets - offsets[0])
 
 
 class RecordShape:
@@ -61,14 +61,16 @@ class RecordShape:
         self.width = self.first_count + len(layout.multi)
         self._logarithms = small_logarithms()
 
-    def of(self, words: NDArray[np.int32], bags: NDArray[np.int32]) -> Records:
-        """Records of words whose bags lie in their order."""
-        sizes = words[:, self.first_count :].sum(axis=1, dtype=np.int64)
-        return Records(words, bags, np.concatenate([[0], np.cumsum(sizes)]))
+    def of(self, fields: NDArray[np.int32], bags: NDArray[np.int32]) -> Records:
+        """Records of fields whose bags lie in their order."""
+        sizes = fields[:, self.first_count :].sum(axis=1, dtype=np.int64)
+        return Records(fields, bags, np.concatenate([[0], np.cumsum(sizes)]))
 
     def bag_totals(self, records: Records) -> NDArray[np.int64]:
         """Ids of all bags of each column of several."""
-        totals: NDArray[np.int64] = records.words[:, self.first_count :].sum(axis=0, dtype=np.int64)
+        totals: NDArray[np.int64] = records.fields[:, self.first_count :].sum(
+            axis=0, dtype=np.int64
+        )
         return totals
 
     def write(
@@ -87,15 +89,15 @@ class RecordShape:
         for start, end in slices(len(order), _ROWS):
             part = order[start:end]
             labels, dense, ids = output.empty(end - start)
-            unpack_records(records.words, part, self.first_id, labels, ids)
-            self._unpack_dense(records.words, part, dense)
+            unpack_records(records.fields, part, self.first_id, labels, ids)
+            self._unpack_dense(records.fields, part, dense)
             output.write(row + start, labels, dense, ids)
             for m, table in enumerate(self.layout.multi):
-                sizes = records.words[part, self.first_count + m]
+                sizes = records.fields[part, self.first_count + m]
                 ends = np.empty(len(part), np.int64)
                 values = np.empty(int(sizes.sum(dtype=np.int64)), np.int32)
                 unpack_bags(
-                    records.words,
+                    records.fields,
                     part,
                     self.first_count,
                     m,
@@ -109,13 +111,13 @@ class RecordShape:
 
     def _unpack_dense(
         self,
-        words: NDArray[np.int32],
+        fields: NDArray[np.int32],
         order: NDArray[np.int64],
         dense: NDArray[Any],
     ) -> None:
         first = KEY_WORDS + 1
-        if self.layout.is_own:
-            unpack_floats(words.view(np.float32), order, first, dense)
+        if self.layout.has_schema:
+            unpack_floats(fields.view(np.float32), order, first, dense)
         else:
-            takes_logarithms = dense.dtype == np.float32
-            unpack_integers(words, order, first, dense, self._logarithms, takes_logarithms)
+            log_transform = dense.dtype == np.float32
+            unpack_integers(fields, order, first, dense, self._logarithms, log_transform)

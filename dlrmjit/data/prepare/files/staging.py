@@ -12,7 +12,7 @@ from dlrmjit.data.prepare.layout import Layout
 
 
 class Staging:
-    """Parsed columns, a row an element: labels uint8, dense int32 or float32, then categories.
+    """ParsedChunk columns, a row an element: labels uint8, dense int32 or float32, then categories.
 
     A category is a word of 32 bits, or text: the length of each value (int32) and the bytes of
     all; a column of several values per row also has how many each row has. Numbering turns
@@ -36,7 +36,7 @@ class Staging:
 
     def raw_files(self, j: int) -> list[FlatFile]:
         """What is left to number of a category: words, or lengths and bytes of texts."""
-        if self.layout.is_own:
+        if self.layout.has_schema:
             return [self._file(f"{j}.lengths", np.int32), self._file(f"{j}.bytes", np.uint8)]
         return [self._file(f"{j}.words", np.uint32)]
 
@@ -58,9 +58,9 @@ class Staging:
 
     def vocabulary(self, j: int) -> Path:
         """Where the values of a category are kept, by id."""
-        return self.folder / f"{j}.vocabulary.{'npz' if self.layout.is_own else 'npy'}"
+        return self.folder / f"{j}.vocabulary.{'npz' if self.layout.has_schema else 'npy'}"
 
-    def numbered_files(self) -> list[FlatFile]:
+    def encoded_files(self) -> list[FlatFile]:
         """The columns as they go into the set: labels, dense, ids, counts."""
         return [
             self.labels(),
@@ -73,9 +73,9 @@ class Staging:
         """Delete what was numbered."""
         _drop(self.raw_files(j))
 
-    def drop_numbered(self) -> None:
+    def drop_encoded(self) -> None:
         """Delete the columns that have gone into the set."""
-        _drop(self.numbered_files())
+        _drop(self.encoded_files())
 
     def _file(self, name: str, dtype: type | np.dtype[np.generic]) -> FlatFile:
         return FlatFile(self.folder / name, dtype)

@@ -21,8 +21,8 @@ class VocabularyFullError(Exception):
     """A vocabulary outgrew its share of the memory; never seen by a caller."""
 
 
-class Words:
-    """Words of 32 bits, numbered in at most ``budget`` bytes."""
+class HashVocabulary:
+    """HashVocabulary of 32 bits, numbered in at most ``budget`` bytes."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -35,7 +35,7 @@ class Words:
         """The values known, by id."""
         return self._known[: self.count]
 
-    def number(self, values: NDArray[np.uint32], ids: NDArray[np.int32]) -> None:
+    def encode(self, values: NDArray[np.uint32], ids: NDArray[np.int32]) -> None:
         """Write the ids of ``values``, adding new ones; raises VocabularyFullError."""
         done = 0
         while True:
@@ -70,8 +70,8 @@ class Words:
             np.save(path, values)
 
 
-class Texts:
-    """Texts, numbered in at most ``budget`` bytes."""
+class TextVocabulary:
+    """TextVocabulary, numbered in at most ``budget`` bytes."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -90,7 +90,7 @@ class Texts:
         """The texts known, by id."""
         return texts_of(self._heap, self._ends[: self.count])
 
-    def number(
+    def encode(
         self, text: NDArray[np.uint8], lengths: NDArray[np.int32], ids: NDArray[np.int32]
     ) -> None:
         """Write the ids of texts, adding new ones; raises VocabularyFullError."""
@@ -109,9 +109,9 @@ class Texts:
             done, at = done + numbered, at + size
             if done == lengths.size:
                 return
-            self._make_room(int(lengths[done]))
+            self._grow_for(int(lengths[done]))
 
-    def _make_room(self, size: int) -> None:
+    def _grow_for(self, size: int) -> None:
         """Let one more text of ``size`` bytes fit."""
         if self.count == self._ends.size:
             self._grow_slots()
@@ -121,7 +121,7 @@ class Texts:
     def _grow_slots(self) -> None:
         slots = 2 * self._slots.size
         room = int(slots * _LOAD)
-        self._afford(8 * slots + 8 * (room + self._ends.size) + self._heap.size)
+        self._check_budget(8 * slots + 8 * (room + self._ends.size) + self._heap.size)
         self._slots = np.zeros(0, np.uint64)
         ends = np.empty(room, np.int64)
         ends[: self.count] = self._ends[: self.count]
@@ -131,12 +131,12 @@ class Texts:
 
     def _grow_heap(self, least: int) -> None:
         size = max(self._heap.size * 3 // 2, least)
-        self._afford(8 * (self._slots.size + self._ends.size) + self._heap.size + size)
+        self._check_budget(8 * (self._slots.size + self._ends.size) + self._heap.size + size)
         heap = np.empty(size, np.uint8)
         heap[: self.used] = self._heap[: self.used]
         self._heap = heap
 
-    def _afford(self, size: int) -> None:
+    def _check_budget(self, size: int) -> None:
         if size > self._budget:
             raise VocabularyFullError
 
@@ -156,19 +156,19 @@ class Texts:
             np.savez(path, bytes=heap, ends=ends)
 
 
-def find_words(
-    known: NDArray[np.uint32], values: NDArray[np.uint32], *, shares_row: bool
+def find_hash_ids(
+    known: NDArray[np.uint32], values: NDArray[np.uint32], *, has_rare_row: bool
 ) -> NDArray[np.int32]:
     """Ids of ``values`` in a saved vocabulary, -1 for unknown ones.
 
-    ``shares_row`` says that row 0 stands for others, so that its value is none.
+    ``has_rare_row`` says that row 0 stands for others, so that its value is none.
     """
     slots = _slots_for(len(known))
-    first = int(shares_row)
+    first = int(has_rare_row)
     insert_known(known[first:], len(known) - first, slots)
     found = np.empty(len(values), np.int32)
     find(values, slots, -1, found)
-    return _moved(found, first)
+    return _shift_ids(found, first)
 
 
 def find_text_ids(
@@ -176,21 +176,21 @@ def find_text_ids(
     text: NDArray[np.uint8],
     lengths: NDArray[np.int32],
     *,
-    shares_row: bool,
+    has_rare_row: bool,
 ) -> NDArray[np.int32]:
     """The same for texts."""
     heap, ends = known
-    first = int(shares_row)  # row 0 is empty then: to leave it out moves no byte
+    first = int(has_rare_row)  # row 0 is empty then: to leave it out moves no byte
     ends = ends[first:]
     slots = _slots_for(len(ends))
     insert_texts(heap, ends, 0, len(ends), slots)
     found = np.empty(len(lengths), np.int32)
     find_texts(text, lengths, slots, heap, ends, -1, found)
-    return _moved(found, first)
+    return _shift_ids(found, first)
 
 
 def texts_of(heap: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[bytes]:
-    """Texts as they are kept, one by one."""
+    """TextVocabulary as they are kept, one by one."""
     raw, starts = heap.tobytes(), [0, *ends.tolist()]
     return [raw[start:end] for start, end in pairwise(starts)]
 
@@ -199,6 +199,6 @@ def _slots_for(count: int) -> NDArray[np.uint64]:
     return np.zeros(1 << (2 * max(count, 1)).bit_length(), np.uint64)
 
 
-def _moved(found: NDArray[np.int32], by: int) -> NDArray[np.int32]:
+def _shift_ids(found: NDArray[np.int32], by: int) -> NDArray[np.int32]:
     found[found >= 0] += np.int32(by)
     return found

@@ -1,4 +1,4 @@
-"""What the first pass asks of an input format: pieces, and columns of the good rows of each."""
+"""What the first pass asks of an input format: chunks, and columns of the good rows of each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dlrmjit.data.prepare.layout import Layout
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """One piece of input ``file``, parsed; the next one starts at position ``after``.
+class ParsedChunk:
+    """One chunk of input ``file``, parsed; the next one starts at position ``after``.
 
     ``columns`` are those of ``Staging.parsed_files`` for the good ones of ``lines`` lines;
     ``skipped`` are bad, and ``explain`` tells what is wrong with the first of them, given the
-    number of the piece's first line.
+    number of the chunk's first line.
     """
 
     file: int
@@ -33,8 +33,8 @@ class Parsed:
         return len(self.columns[0])
 
 
-class RowFormat(Protocol):
-    """Reads inputs piece by piece; ``parse`` may be called from several threads.
+class InputFormat(Protocol):
+    """Reads inputs chunk by chunk; ``parse`` may be called from several threads.
 
     ``expected`` says in words what the inputs should hold.
     """
@@ -50,11 +50,11 @@ class RowFormat(Protocol):
     def sizes(self) -> list[int] | None:
         """Positions of each input, where they are known beforehand."""
 
-    def pieces(self, file: int, offset: int, lines: int) -> Iterator[Any]:
-        """Pieces from position ``offset`` of input ``file`` on, which ``lines`` precede there."""
+    def chunks(self, file: int, offset: int, lines: int) -> Iterator[Any]:
+        """Chunks from position ``offset`` of input ``file`` on, which ``lines`` precede there."""
 
-    def parse(self, piece: Any) -> Parsed:
-        """The columns of a piece."""
+    def parse(self, chunk: Any) -> ParsedChunk:
+        """The columns of a chunk."""
 
-    def release(self, piece: Any) -> None:
-        """Let a piece's memory be used again, once its columns were written."""
+    def release(self, chunk: Any) -> None:
+        """Let a chunk's memory be used again, once its columns were written."""

@@ -17,15 +17,15 @@ from dlrmjit_kernels.data.criteo import (
 from numpy.typing import NDArray
 
 from dlrmjit.data.formats.criteo_text import FIELDS, parse_block
-from dlrmjit.data.prepare.inputs.base import Parsed
-from dlrmjit.data.prepare.inputs.text_chunks import Piece, PieceReader, too_long
+from dlrmjit.data.prepare.inputs.base import ParsedChunk
+from dlrmjit.data.prepare.inputs.text_chunks import ChunkedText, TextChunk, too_long
 from dlrmjit.data.prepare.layout import CRITEO
 from dlrmjit.errors import DataError
 
 _DIGITS = hex_digits()
 
 
-class CriteoFormat(PieceReader):
+class CriteoFormat(ChunkedText):
     """Tab-separated lines of a label, 13 whole numbers and 26 hashes."""
 
     layout = CRITEO
@@ -35,30 +35,30 @@ class CriteoFormat(PieceReader):
         super().__init__(paths, buffers)
         self._skip_bad = skip_bad
 
-    def parse(self, piece: Piece) -> Parsed:
-        """The columns of a piece."""
-        room = piece.end // SHORTEST_LINE + 1
+    def parse(self, chunk: TextChunk) -> ParsedChunk:
+        """The columns of a chunk."""
+        room = chunk.end // SHORTEST_LINE + 1
         labels = np.empty(room, np.uint8)
         integers = np.empty((INTEGERS, room), np.int32)
         hashes = np.empty((HASHES, room), np.uint32)
         bad = np.zeros(3, np.int64)
-        text = piece.buffer.text[: piece.end + PADDING]
+        text = chunk.buffer.text[: chunk.end + PADDING]
         lines, rows, skipped = parse_lines(
-            text, 0, piece.end, self._skip_bad, _DIGITS, labels, integers, hashes, bad
+            text, 0, chunk.end, self._skip_bad, _DIGITS, labels, integers, hashes, bad
         )
         columns: list[NDArray[Any]] = [labels[:rows], *integers[:, :rows], *hashes[:, :rows]]
-        path = str(self._paths[piece.file])
-        if piece.is_too_long:
-            return Parsed(piece.file, piece.after, 1, 1, too_long(path), columns)
+        path = str(self._paths[chunk.file])
+        if chunk.is_too_long:
+            return ParsedChunk(chunk.file, chunk.after, 1, 1, too_long(path), columns)
         line = text[bad[1] : bad[2]].tobytes()
 
         def explain(first_line: int) -> str:
-            return _what_is_wrong(line, path, first_line + int(bad[0]))
+            return _describe_error(line, path, first_line + int(bad[0]))
 
-        return Parsed(piece.file, piece.after, lines, skipped, explain, columns)
+        return ParsedChunk(chunk.file, chunk.after, lines, skipped, explain, columns)
 
 
-def _what_is_wrong(line: bytes, path: str, number: int) -> str:
+def _describe_error(line: bytes, path: str, number: int) -> str:
     """In the words of the plain reader."""
     try:
         parse_block(line.replace(b"\r\n", b"\n"), path, number)

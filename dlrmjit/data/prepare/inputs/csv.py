@@ -21,10 +21,10 @@ from dlrmjit_kernels.data.strings import lift_values
 from numpy.typing import NDArray
 
 from dlrmjit.data.formats.text_blocks import open_text
-from dlrmjit.data.prepare.inputs.base import Parsed
+from dlrmjit.data.prepare.inputs.base import ParsedChunk
 from dlrmjit.data.prepare.inputs.text_chunks import (
-    Piece,
-    PieceReader,
+    ChunkedText,
+    TextChunk,
     line_limit,
     reading,
     too_long,
@@ -37,7 +37,7 @@ _END = 10
 _SHOWN = 40
 
 
-class CsvFormat(PieceReader):
+class CsvFormat(ChunkedText):
     """Lines of fields, of which those that the schema names are read.
 
     Raises DataError for a file whose header lacks one of them.
@@ -56,11 +56,11 @@ class CsvFormat(PieceReader):
             for columns, path in zip(self._columns, paths, strict=True)
         ]
 
-    def parse(self, piece: Piece) -> Parsed:
-        """The columns of a piece."""
-        schema, text = self._schema, piece.buffer.text
-        first = self._after_header(piece)
-        room = int(np.count_nonzero(text[first : piece.end] == _END))
+    def parse(self, chunk: TextChunk) -> ParsedChunk:
+        """The columns of a chunk."""
+        schema, text = self._schema, chunk.buffer.text
+        first = self._after_header(chunk)
+        room = int(np.count_nonzero(text[first : chunk.end] == _END))
         labels = np.empty(room, np.uint8)
         dense = np.empty((len(schema.dense), room), np.float32)
         places = np.empty((len(schema.categorical), 2, room), np.int32)
@@ -69,10 +69,10 @@ class CsvFormat(PieceReader):
         lines, rows, skipped = parse_fields(
             text,
             first,
-            piece.end,
+            chunk.end,
             self._skip_bad,
             ord(schema.delimiter),
-            self._kinds[piece.file],
+            self._kinds[chunk.file],
             threshold,
             labels,
             dense,
@@ -81,27 +81,27 @@ class CsvFormat(PieceReader):
         )
         columns: list[NDArray[Any]] = [labels[:rows], *dense[:, :rows]]
         for column, (firsts, stops) in zip(schema.categorical, places[:, :, :rows], strict=True):
-            columns += lifted(text, firsts, stops, column)
-        if piece.is_too_long:
-            path = str(self._paths[piece.file])
-            return Parsed(piece.file, piece.after, 1, 1, too_long(path), columns)
+            columns += stage_values(text, firsts, stops, column)
+        if chunk.is_too_long:
+            path = str(self._paths[chunk.file])
+            return ParsedChunk(chunk.file, chunk.after, 1, 1, too_long(path), columns)
         lines_before = int(first > 0)
         line = text[bad[1] : bad[2]].tobytes()
 
         def explain(first_line: int) -> str:
-            return self._what_is_wrong(
-                piece.file, line, first_line + lines_before + int(bad[0]), bad[3:].tolist()
+            return self._describe_error(
+                chunk.file, line, first_line + lines_before + int(bad[0]), bad[3:].tolist()
             )
 
-        return Parsed(piece.file, piece.after, lines + lines_before, skipped, explain, columns)
+        return ParsedChunk(chunk.file, chunk.after, lines + lines_before, skipped, explain, columns)
 
-    def _after_header(self, piece: Piece) -> int:
-        """Where the rows of a piece start: behind the header of a file's first piece."""
-        if self._schema.columns or piece.start or piece.is_too_long:
+    def _after_header(self, chunk: TextChunk) -> int:
+        """Where the rows of a chunk start: behind the header of a file's first chunk."""
+        if self._schema.columns or chunk.start or chunk.is_too_long:
             return 0
-        return piece.buffer.raw.find(b"\n", 0, piece.end) + 1
+        return chunk.buffer.raw.find(b"\n", 0, chunk.end) + 1
 
-    def _what_is_wrong(self, file: int, line: bytes, number: int, bad: Sequence[int]) -> str:
+    def _describe_error(self, file: int, line: bytes, number: int, bad: Sequence[int]) -> str:
         field, reason, found = bad
         where, columns = f"{self._paths[file]}, line {number}", self._columns[file]
         if reason == ENCODING:
@@ -123,7 +123,7 @@ class CsvFormat(PieceReader):
         return "0 or 1" if self._schema.threshold is None else "a number"
 
 
-def lifted(
+def stage_values(
     text: NDArray[np.uint8],
     firsts: NDArray[Any],
     stops: NDArray[Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrmjit.data.prepare.inputs.base import RowFormat
+from dlrmjit.data.prepare.inputs.base import InputFormat
 from dlrmjit.data.prepare.inputs.criteo import CriteoFormat
 from dlrmjit.data.prepare.inputs.csv import CsvFormat
 from dlrmjit.data.prepare.inputs.parquet import ParquetFormat
@@ -15,8 +15,8 @@ from dlrmjit.errors import ConfigError
 _PARQUET_MAGIC = b"PAR1"
 
 
-def open_inputs(options: PrepareOptions, buffers: int) -> RowFormat:
-    """A reader of ``options.inputs`` that holds ``buffers`` pieces of text at a time.
+def open_inputs(options: PrepareOptions, buffers: int) -> InputFormat:
+    """A reader of ``options.inputs`` that holds ``buffers`` chunks of text at a time.
 
     Raises ConfigError for formats that do not mix or lack a schema, DataError for inputs
     without the columns that the schema names.
@@ -27,7 +27,7 @@ def open_inputs(options: PrepareOptions, buffers: int) -> RowFormat:
 
 def open_format(
     paths: tuple[Path, ...], schema: Schema | None, skip_bad: bool, buffers: int
-) -> RowFormat:
+) -> InputFormat:
     """The same for any paths."""
     parquet = [path for path in paths if is_parquet(path)]
     if parquet and len(parquet) < len(paths):

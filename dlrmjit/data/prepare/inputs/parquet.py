@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.formats.arrow import require_arrow
-from dlrmjit.data.prepare.inputs.base import Parsed
-from dlrmjit.data.prepare.inputs.csv import lifted
+from dlrmjit.data.prepare.inputs.base import ParsedChunk
+from dlrmjit.data.prepare.inputs.csv import stage_values
 from dlrmjit.data.prepare.layout import layout_of
 from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
@@ -66,16 +66,16 @@ class ParquetFormat:
         """Rows of every file."""
         return self._rows
 
-    def pieces(self, file: int, offset: int, lines: int) -> Iterator[_Rows]:
+    def chunks(self, file: int, offset: int, lines: int) -> Iterator[_Rows]:
         """Batches from row ``offset`` of input ``file`` on."""
         for number in range(file, len(self._paths)):
             path = self._paths[number]
             try:
-                yield from self._pieces_of(number, offset if number == file else 0)
+                yield from self._chunks_of(number, offset if number == file else 0)
             except (OSError, self._arrow.ArrowException) as error:
                 raise DataError(f"{path} cannot be read: {_first_line(error)}") from None
 
-    def _pieces_of(self, number: int, offset: int) -> Iterator[_Rows]:
+    def _chunks_of(self, number: int, offset: int) -> Iterator[_Rows]:
         """Whole row groups before ``offset`` are passed over unread."""
         with self._open(self._paths[number]) as file:
             end = 0
@@ -90,22 +90,22 @@ class ParquetFormat:
                     if start > offset:
                         yield _Rows(number, batch, start)
 
-    def release(self, piece: _Rows) -> None:
+    def release(self, chunk: _Rows) -> None:
         """Give back what freed batches leave in Arrow's pool, which would keep it for itself."""
         self._arrow.default_memory_pool().release_unused()
 
-    def parse(self, piece: _Rows) -> Parsed:
+    def parse(self, chunk: _Rows) -> ParsedChunk:
         """The columns of a batch."""
-        schema, n = self._schema, piece.batch.num_rows
-        labels, bad_label = self._labels(piece)
+        schema, n = self._schema, chunk.batch.num_rows
+        labels, bad_label = self._labels(chunk)
         dense = np.empty((len(schema.dense), n), np.float32)
         bad = np.zeros((n, 1 + len(schema.dense)), np.bool_)
         bad[:, 0] = bad_label
         for i, column in enumerate(schema.dense):
-            dense[i] = self._numbers(piece, column.name)
+            dense[i] = self._numbers(chunk, column.name)
             bad[:, 1 + i] = np.isinf(dense[i])
         good = ~bad.any(axis=1)
-        batch = piece.batch if good.all() else piece.batch.filter(self._arrow.array(good))
+        batch = chunk.batch if good.all() else chunk.batch.filter(self._arrow.array(good))
         columns: list[NDArray[Any]] = [
             labels[good],
             *(np.ascontiguousarray(d[good]) for d in dense),
@@ -116,31 +116,31 @@ class ParquetFormat:
         def explain(first_row: int) -> str:
             row, at = (int(place) for place in np.argwhere(bad)[0])
             name = schema.names[at]
-            found = piece.batch.column(name)[row].as_py()
+            found = chunk.batch.column(name)[row].as_py()
             threshold = schema.threshold
             wanted = "a finite number" if at or threshold is not None else "0 or 1"
             return (
-                f"{self._paths[piece.file]}, row {first_row + row}, column {name}: {found!r} "
+                f"{self._paths[chunk.file]}, row {first_row + row}, column {name}: {found!r} "
                 f"found, expected {wanted}"
             )
 
-        return Parsed(piece.file, piece.after, n, int(n - good.sum()), explain, columns)
+        return ParsedChunk(chunk.file, chunk.after, n, int(n - good.sum()), explain, columns)
 
-    def _labels(self, piece: _Rows) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _labels(self, chunk: _Rows) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Labels, and which of them are none."""
-        values = self._numbers(piece, self._schema.label)
+        values = self._numbers(chunk, self._schema.label)
         threshold = self._schema.threshold
         if threshold is not None:
             return (values > threshold).astype(np.uint8), ~np.isfinite(values)
         return (values == 1).astype(np.uint8), (values != 0) & (values != 1)
 
-    def _numbers(self, piece: _Rows, name: str) -> NDArray[np.float32]:
+    def _numbers(self, chunk: _Rows, name: str) -> NDArray[np.float32]:
         """A column as float32, NaN where it is null. Raises DataError for one of no numbers."""
         try:
-            column = piece.batch.column(name).cast(self._arrow.float64())
+            column = chunk.batch.column(name).cast(self._arrow.float64())
         except self._arrow.ArrowException as error:
             raise DataError(
-                f"{self._paths[piece.file]}, column {name}: {_first_line(error)}; expected numbers"
+                f"{self._paths[chunk.file]}, column {name}: {_first_line(error)}; expected numbers"
             ) from None
         values = column.to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore"):
@@ -186,7 +186,7 @@ def _texts(arrow: Any, array: Any, column: CategoricalColumn) -> list[NDArray[An
     _, offsets, data = text.buffers()
     places = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
     raw = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    return lifted(raw, places[:-1], places[1:], column)
+    return stage_values(raw, places[:-1], places[1:], column)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A text file in pieces of whole lines, read into buffers that are used again."""
+"""A text file in chunks of whole lines, read into buffers that are used again."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from dlrmjit.data.formats.text_blocks import is_compressed, open_text
 from dlrmjit.errors import DataError
 
-PIECE_BYTES = 8 << 20
-"""Text held in one piece; no line may be longer."""
+CHUNK_BYTES = 8 << 20
+"""Text held in one chunk; no line may be longer."""
 _END = 10
 
 
 @dataclass
 class Buffer:
-    """Room for one piece of text, and how much of it is filled."""
+    """Room for one chunk of text, and how much of it is filled."""
 
     raw: bytearray
     text: NDArray[np.uint8]
@@ -33,7 +33,7 @@ class Buffer:
 
     @classmethod
     def of(cls, size: int) -> Buffer:
-        """A buffer for pieces of ``size`` bytes and what the parser may read behind them."""
+        """A buffer for chunks of ``size`` bytes and what the parser may read behind them."""
         raw = bytearray(size + PADDING)
         return cls(raw, np.frombuffer(raw, np.uint8))
 
@@ -57,7 +57,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextChunk:
     """Lines ``text[:end]`` of input ``file``, whose bytes ``start`` to ``after`` they are.
 
     ``end`` = 0 stands for one line that does not fit into a buffer and was passed over.
@@ -75,14 +75,14 @@ class Piece:
         return self.end == 0
 
 
-class PieceReader:
-    """Yields the pieces of many files from a position on; pieces are released when parsed.
+class ChunkedText:
+    """Yields the chunks of many files from a position on; chunks are released when parsed.
 
     The formats of text are this and a ``parse``.
     """
 
     def __init__(self, paths: tuple[Path, ...], buffers: int) -> None:
-        self._paths, self._size = paths, PIECE_BYTES
+        self._paths, self._size = paths, CHUNK_BYTES
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         for _ in range(buffers):
             self._free.put(Buffer.of(self._size))
@@ -93,12 +93,12 @@ class PieceReader:
             return None
         return [path.stat().st_size for path in self._paths]
 
-    def release(self, piece: Piece) -> None:
-        """Let the piece's buffer be filled again."""
-        self._free.put(piece.buffer)
+    def release(self, chunk: TextChunk) -> None:
+        """Let the chunk's buffer be filled again."""
+        self._free.put(chunk.buffer)
 
-    def pieces(self, file: int, offset: int, lines: int) -> Iterator[Piece]:
-        """All pieces from byte ``offset`` (decompressed) of input ``file`` on.
+    def chunks(self, file: int, offset: int, lines: int) -> Iterator[TextChunk]:
+        """All chunks from byte ``offset`` (decompressed) of input ``file`` on.
 
         ``lines`` precede it in that file. Raises DataError for what cannot be read, naming the
         line after which it is damaged.
@@ -107,9 +107,9 @@ class PieceReader:
             walk = _Walk(number, offset, lines) if number == file else _Walk(number)
             path = self._paths[number]
             with reading(path, lambda: walk.lines):  # noqa: B023 - used up within this turn
-                yield from self._pieces_of(path, walk)
+                yield from self._chunks_of(path, walk)
 
-    def _pieces_of(self, path: Path, walk: _Walk) -> Iterator[Piece]:
+    def _chunks_of(self, path: Path, walk: _Walk) -> Iterator[TextChunk]:
         counts = is_compressed(path)
         with open_text(path) as source:
             source.seek(walk.offset)
@@ -145,10 +145,10 @@ class _Walk:
     offset: int = 0
     lines: int = 0
 
-    def step(self, buffer: Buffer, end: int, size: int) -> Piece:
-        """The piece that takes the next ``size`` bytes of the file."""
+    def step(self, buffer: Buffer, end: int, size: int) -> TextChunk:
+        """The chunk that takes the next ``size`` bytes of the file."""
         start, self.offset = self.offset, self.offset + size
-        return Piece(self.file, buffer, end, start, self.offset)
+        return TextChunk(self.file, buffer, end, start, self.offset)
 
 
 def _pass_line(source: BinaryIO, size: int) -> tuple[bytes, int]:
@@ -164,12 +164,12 @@ def _pass_line(source: BinaryIO, size: int) -> tuple[bytes, int]:
 
 def line_limit() -> int:
     """Bytes that a line may have."""
-    return PIECE_BYTES
+    return CHUNK_BYTES
 
 
 def too_long(path: str) -> Callable[[int], str]:
     """Tells of a line that does not fit, given its number."""
-    limit = f"{PIECE_BYTES >> 20} MiB" if PIECE_BYTES >> 20 else f"{PIECE_BYTES} bytes"
+    limit = f"{CHUNK_BYTES >> 20} MiB" if CHUNK_BYTES >> 20 else f"{CHUNK_BYTES} bytes"
     return lambda line: f"{path}, line {line}: longer than {limit}"
 
 

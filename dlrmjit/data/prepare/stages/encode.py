@@ -31,30 +31,30 @@ _BAGS = 1 << 14  # rows of any number of values are looked at in smaller slices
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How the values of one column become ids; ``of_train`` counts those to train on alone."""
+class EncodingRule:
+    """How the values of one column become ids; ``train_only`` counts those to train on alone."""
 
     hash_rows: int
     min_count: int
     max_rows: int
-    of_train: bool
+    train_only: bool
 
     @property
     def prunes(self) -> bool:
         """Whether some values share row 0."""
-        return not self.hash_rows and (self.min_count > 1 or self.max_rows > 0 or self.of_train)
+        return not self.hash_rows and (self.min_count > 1 or self.max_rows > 0 or self.train_only)
 
 
-def rule_of(column: CategoricalColumn, options: PrepareOptions) -> Rule:
+def encoding_rule(column: CategoricalColumn, options: PrepareOptions) -> EncodingRule:
     """What the schema says of the column; what the command says where the schema is silent."""
     own = column.hash_rows, column.min_count, column.max_rows
-    of_train = options.vocabulary_of == "train"
+    train_only = options.vocabulary_of == "train"
     if any(value is not None for value in own):
-        return Rule(own[0] or 0, own[1] or 1, own[2] or 0, of_train)
-    return Rule(options.hash_rows, options.min_count, options.max_rows, of_train)
+        return EncodingRule(own[0] or 0, own[1] or 1, own[2] or 0, train_only)
+    return EncodingRule(options.hash_rows, options.min_count, options.max_rows, train_only)
 
 
-def number_columns(
+def encode_columns(
     options: PrepareOptions,
     staging: Staging,
     journal: Journal,
@@ -105,18 +105,18 @@ def _try_column(
     column: int, options: PrepareOptions, staging: Staging, splitter: Splitter, budget: int
 ) -> int | None:
     """Number one column; the rows of its table, or None when ``budget`` does not hold it."""
-    rule = rule_of(staging.layout.categorical[column], options)
+    rule = encoding_rule(staging.layout.categorical[column], options)
     try:
         with open_raw(staging, column, options.max_ind_range) as raw, staging.ids(column) as ids:
             if rule.hash_rows:
                 raw.hash(rule.hash_rows, ids)
                 return rule.hash_rows
-            vocabulary = raw.number(budget, ids)
+            vocabulary = raw.encode(budget, ids)
             kept = None
             if rule.prunes:
                 counted = (
                     _training_ids(ids, staging, column, splitter)
-                    if rule.of_train
+                    if rule.train_only
                     else _all_ids(ids, len(raw))
                 )
                 kept = _kept(_counts(counted, vocabulary.count), rule)
@@ -176,7 +176,7 @@ def _replace(ids: FlatFile, values: int, count: int, kept: NDArray[np.intp]) -> 
         at += len(part)
 
 
-def _kept(counts: NDArray[np.int64], rule: Rule) -> NDArray[np.intp]:
+def _kept(counts: NDArray[np.int64], rule: EncodingRule) -> NDArray[np.intp]:
     """Ids that keep a row of their own, in order of first appearance."""
     kept = np.flatnonzero(counts >= rule.min_count)
     room = rule.max_rows - 1

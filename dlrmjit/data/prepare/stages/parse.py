@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.staging import Staging
-from dlrmjit.data.prepare.inputs.base import Parsed, RowFormat
+from dlrmjit.data.prepare.inputs.base import InputFormat, ParsedChunk
 from dlrmjit.data.prepare.inputs.open import open_inputs
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
@@ -79,20 +79,20 @@ def parse_inputs(
     return state
 
 
-def _parsed(source: RowFormat, workers: int, state: ParseState) -> Iterator[Parsed]:
-    def work(piece: Any) -> tuple[Any, Parsed]:
-        return piece, source.parse(piece)
+def _parsed(source: InputFormat, workers: int, state: ParseState) -> Iterator[ParsedChunk]:
+    def work(chunk: Any) -> tuple[Any, ParsedChunk]:
+        return chunk, source.parse(chunk)
 
-    pieces = source.pieces(state.file, state.offset, state.lines)
-    for piece, parsed in ordered_map(work, pieces, workers, _AHEAD):
+    chunks = source.chunks(state.file, state.offset, state.lines)
+    for chunk, parsed in ordered_map(work, chunks, workers, _AHEAD):
         yield parsed
-        source.release(piece)
+        source.release(chunk)
 
 
 def _keep(
-    parsed: Parsed, files: list[FlatFile], state: ParseState, options: PrepareOptions
+    parsed: ParsedChunk, files: list[FlatFile], state: ParseState, options: PrepareOptions
 ) -> None:
-    """Write a piece's rows and move ``state`` behind it."""
+    """Write a chunk's rows and move ``state`` behind it."""
     while len(state.file_rows) <= parsed.file:
         state.file_rows.append(0)
     if parsed.file != state.file:
@@ -108,8 +108,8 @@ def _keep(
     state.offset = parsed.after
 
 
-def _note_bad(parsed: Parsed, state: ParseState, options: PrepareOptions) -> None:
-    """Count what is wrong with a piece, or raise for it."""
+def _note_bad(parsed: ParsedChunk, state: ParseState, options: PrepareOptions) -> None:
+    """Count what is wrong with a chunk, or raise for it."""
     if not parsed.skipped:
         return
     message = parsed.explain(state.lines + 1)
@@ -119,8 +119,8 @@ def _note_bad(parsed: Parsed, state: ParseState, options: PrepareOptions) -> Non
     state.first_skipped = state.first_skipped or message
 
 
-def _sub_sampled(parsed: Parsed, first: int, options: PrepareOptions) -> list[NDArray[Any]]:
-    """The piece's columns less the rows without a click that are dropped by chance."""
+def _sub_sampled(parsed: ParsedChunk, first: int, options: PrepareOptions) -> list[NDArray[Any]]:
+    """The chunk's columns less the rows without a click that are dropped by chance."""
     if not options.sub_sample_rate:
         return parsed.columns
     keys = np.empty(parsed.rows, np.uint64)

@@ -20,12 +20,12 @@ from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
 
-CHUNK_ROWS = 1 << 16
-_CHUNK_BYTES = 16 << 20
+READ_ROWS = 1 << 16
+_READ_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Dealt:
+class PartitionedRecords:
     """Records of rows up to ``end``, grouped by bucket; bucket b ends at ``ends[b]``."""
 
     end: int
@@ -34,7 +34,7 @@ class Dealt:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _RowRange:
     """Rows ``start`` to ``end``, with the sizes of their bags and the ids before them."""
 
     start: int
@@ -43,7 +43,7 @@ class _Place:
     firsts: list[int]
 
 
-class ChunkReader:
+class RecordReader:
     """Reads chunks; rows to train on go to one of ``buckets`` by key, others behind them.
 
     ``moments`` are those of the columns that are standardised, by name.
@@ -68,9 +68,9 @@ class ChunkReader:
             self.rows = len(labels)
             values = sum(len(file) for file in ids)
         row_bytes = 4 * (self._shape.width + values // max(self.rows, 1))
-        self._chunk_rows = max(1, min(CHUNK_ROWS, _CHUNK_BYTES * 4 // row_bytes))
+        self._read_rows = max(1, min(READ_ROWS, _READ_BYTES * 4 // row_bytes))
 
-    def __enter__(self) -> ChunkReader:
+    def __enter__(self) -> RecordReader:
         layout, stack = self._staging.layout, ExitStack()
         self._stack = stack
         enter = stack.enter_context
@@ -84,63 +84,63 @@ class ChunkReader:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def places(self, first: int) -> Iterator[_Place]:
+    def ranges(self, first: int) -> Iterator[_RowRange]:
         """Chunks from row ``first`` on."""
         firsts = [total(counts, 0, first) for counts in self._counts]
-        for start, end in slices(self.rows, self._chunk_rows, first):
+        for start, end in slices(self.rows, self._read_rows, first):
             counts = np.empty((len(self._counts), end - start), np.int32)
             for file, row in zip(self._counts, counts, strict=True):
                 file.read(start, row)
-            yield _Place(start, end, counts, firsts)
+            yield _RowRange(start, end, counts, firsts)
             sizes = counts.sum(axis=1, dtype=np.int64).tolist()
             firsts = [first + size for first, size in zip(firsts, sizes, strict=True)]
 
-    def read(self, place: _Place) -> Dealt:
+    def read(self, span: _RowRange) -> PartitionedRecords:
         """The records of a chunk."""
-        n = place.end - place.start
+        n = span.end - span.start
         labels = np.empty(n, np.uint8)
-        self._labels.read(place.start, labels)
+        self._labels.read(span.start, labels)
         keys = np.empty(n, np.uint64)
-        row_keys(self._seed, place.start, keys)
-        buckets = self._buckets_of(keys, self._splitter.codes(place.start, place.end))
+        row_keys(self._seed, span.start, keys)
+        buckets = self._buckets_of(keys, self._splitter.codes(span.start, span.end))
         order = np.argsort(buckets, kind="stable")
-        words = np.empty((n, self._shape.width), np.int32)
-        ids = np.concatenate([self._ids(place), place.counts])
-        pack_records(order, keys, labels, self._dense_words(place), ids, words)
+        fields = np.empty((n, self._shape.width), np.int32)
+        ids = np.concatenate([self._ids(span), span.counts])
+        pack_records(order, keys, labels, self._dense_fields(span), ids, fields)
         sizes = np.bincount(buckets, minlength=self._buckets + len(SPLITS))
-        return Dealt(place.end, self._with_bags(words, order, place), np.cumsum(sizes))
+        return PartitionedRecords(span.end, self._with_bags(fields, order, span), np.cumsum(sizes))
 
-    def _ids(self, place: _Place) -> NDArray[np.int32]:
-        ids = np.empty((len(self._single), place.end - place.start), np.int32)
+    def _ids(self, span: _RowRange) -> NDArray[np.int32]:
+        ids = np.empty((len(self._single), span.end - span.start), np.int32)
         for file, column in zip(self._single, ids, strict=True):
-            file.read(place.start, column)
+            file.read(span.start, column)
         return ids
 
-    def _dense_words(self, place: _Place) -> NDArray[np.int32]:
-        """Dense values (D, n), transformed, as words."""
+    def _dense_fields(self, span: _RowRange) -> NDArray[np.int32]:
+        """Dense values (D, n), transformed, as fields."""
         dense_type = self._staging.layout.dense_type
-        dense = np.empty((len(self._dense), place.end - place.start), dense_type)
+        dense = np.empty((len(self._dense), span.end - span.start), dense_type)
         for file, column in zip(self._dense, dense, strict=True):
-            file.read(place.start, column)
+            file.read(span.start, column)
         for column, own in zip(dense, self._transforms, strict=False):
             column[:] = transform_dense(own, column, self._moments.get(own.name))
         return dense.view(np.int32)
 
     def _with_bags(
-        self, words: NDArray[np.int32], order: NDArray[np.int64], place: _Place
+        self, fields: NDArray[np.int32], order: NDArray[np.int64], span: _RowRange
     ) -> Records:
         """Records with the bags of their rows, in their order."""
-        offsets = np.concatenate([[0], np.cumsum(place.counts.sum(axis=0, dtype=np.int64))])
+        offsets = np.concatenate([[0], np.cumsum(span.counts.sum(axis=0, dtype=np.int64))])
         merged = np.empty(int(offsets[-1]), np.int32)
         for m, file in enumerate(self._multi):
-            values = np.empty(int(place.counts[m].sum(dtype=np.int64)), np.int32)
-            file.read(place.firsts[m], values)
-            place_bags(place.counts, m, offsets, values, merged)
+            values = np.empty(int(span.counts[m].sum(dtype=np.int64)), np.int32)
+            file.read(span.firsts[m], values)
+            place_bags(span.counts, m, offsets, values, merged)
         ends = np.empty(len(order) + 1, np.int64)
         bag_ends(order, offsets, len(merged), 0, 0, ends)
         bags = np.empty_like(merged)
         gather_bags(order, offsets, merged, 0, 0, ends, bags)
-        return Records(words, bags, ends)
+        return Records(fields, bags, ends)
 
     def _buckets_of(
         self, keys: NDArray[np.uint64], codes: NDArray[np.uint8]
@@ -157,8 +157,8 @@ class ChunkReader:
 
 def total(file: FlatFile, start: int, end: int) -> int:
     """Sum of an int32 column's elements ``start`` to ``end``."""
-    part, found = np.empty(CHUNK_ROWS, np.int32), 0
-    for first, last in slices(end, CHUNK_ROWS, start):
+    part, found = np.empty(READ_ROWS, np.int32), 0
+    for first, last in slices(end, READ_ROWS, start):
         file.read(first, part[: last - first])
         found += int(part[: last - first].sum(dtype=np.int64))
     return found

@@ -21,14 +21,14 @@ from dlrmjit.data.prepare.files.staging import Staging
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.ordered_map import ordered_map
-from dlrmjit.data.prepare.stages.record_reader import ChunkReader, Dealt
+from dlrmjit.data.prepare.stages.record_reader import PartitionedRecords, RecordReader
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
 
-DEAL, SORT = "deal", "sort"
+PARTITION, SORT = "deal", "sort"
 _SORTING_BYTES = 24  # of a row: its key, its place, room to sort in
 
 
-class Arranger:
+class Shuffler:
     """Writes the splits of one set; ``memory`` bounds what is held at one time.
 
     ``shapes`` say what each split will hold, ``outputs`` are its files.
@@ -46,7 +46,7 @@ class Arranger:
         self._options, self._staging, self._journal = options, staging, journal
         self._outputs = outputs
         self._shape = RecordShape(staging.layout)
-        self._buckets = journal.stage(DEAL).get("buckets") or self._buckets_for(memory, shapes)
+        self._buckets = journal.stage(PARTITION).get("buckets") or self._buckets_for(memory, shapes)
 
     def _buckets_for(self, memory: int, shapes: Mapping[str, SplitShape]) -> int:
         """Buckets of the shuffled split, each small enough for every worker to hold one."""
@@ -58,39 +58,43 @@ class Arranger:
         # keys spread evenly; an eighth more room than the mean is beyond any deviation
         return -(-size * 9 // (8 * (memory // self._options.workers)))
 
-    def deal(
+    def partition(
         self,
         splitter: Splitter,
         moments: Mapping[str, Sequence[float]],
         progress: Callable[[int], None],
     ) -> None:
         """Write unshuffled splits to their files, and shuffled rows to their buckets."""
-        places = self._buckets + len(SPLITS)
-        state = self._journal.stage(DEAL) or {
+        buckets = self._buckets + len(SPLITS)
+        state = self._journal.stage(PARTITION) or {
             "row": 0,
             "buckets": self._buckets,
-            "sizes": [0] * places,
-            "bags": [[0] * len(self._staging.layout.multi) for _ in range(places)],
+            "sizes": [0] * buckets,
+            "bags": [[0] * len(self._staging.layout.multi) for _ in range(buckets)],
         }
         if state.get("is_done"):
             return
-        reader = ChunkReader(self._options, self._staging, splitter, self._buckets, moments)
+        reader = RecordReader(self._options, self._staging, splitter, self._buckets, moments)
         with ExitStack() as stack:
             stack.enter_context(reader)
             spills = [stack.enter_context(self._spill(b)) for b in range(self._buckets)]
             for chunk in ordered_map(
-                reader.read, reader.places(state["row"]), self._options.workers, ahead=1
+                reader.read, reader.ranges(state["row"]), self._options.workers, ahead=1
             ):
                 self._store(chunk, spills, state["sizes"], state["bags"])
                 state["row"] = chunk.end
-                self._journal.note(DEAL, state)
+                self._journal.note(PARTITION, state)
                 progress(chunk.end)
         state["is_done"] = True
-        self._journal.note(DEAL, state, now=True)
-        self._staging.drop_numbered()  # at once: what the disk has not seen need not be written
+        self._journal.note(PARTITION, state, now=True)
+        self._staging.drop_encoded()  # at once: what the disk has not seen need not be written
 
     def _store(
-        self, chunk: Dealt, spills: list[_Spill], sizes: list[int], bags: list[list[int]]
+        self,
+        chunk: PartitionedRecords,
+        spills: list[_Spill],
+        sizes: list[int],
+        bags: list[list[int]],
     ) -> None:
         first = 0
         for b, last in enumerate(chunk.ends.tolist()):
@@ -98,7 +102,7 @@ class Arranger:
                 continue
             part = chunk.records.cut(first, last)
             if b < self._buckets:
-                spills[b].write(sizes[b], sum(bags[b]), part.words, part.bags)
+                spills[b].write(sizes[b], sum(bags[b]), part.fields, part.bags)
             else:
                 output = self._outputs[SPLITS[b - self._buckets]]
                 self._shape.write(part, np.arange(len(part)), output, sizes[b], bags[b])
@@ -109,7 +113,7 @@ class Arranger:
 
     def sort(self, progress: Callable[[int], None]) -> None:
         """Sort each bucket by key into its place in the shuffled split."""
-        state = self._journal.stage(DEAL)
+        state = self._journal.stage(PARTITION)
         sizes, bags = state["sizes"][: self._buckets], state["bags"][: self._buckets]
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
         firsts = np.cumsum([[0] * len(self._staging.layout.multi), *bags], axis=0).tolist()

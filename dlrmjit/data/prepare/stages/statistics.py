@@ -20,7 +20,7 @@ STAGE = "measure"
 _SLICE = 1 << 18
 
 
-class Measures:
+class Statistics:
     """``moments`` (mean, deviation) of standardised columns over the rows to train on, by name.
 
     Measured once and kept in the journal: the columns they come from are deleted later.

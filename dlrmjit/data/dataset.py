@@ -50,11 +50,11 @@ class MultiHot:
 
 
 @dataclass(frozen=True)
-class Table:
+class Dataset:
     """N rows: ``labels`` (N,), ``dense`` (N, D), ``ids`` of any integer or real type.
 
     ``multi`` holds the columns of several ids per row, by number of their table; ``ids`` the
-    others, in order. ``takes_logarithms`` says that the model is to see log(max(x, 0) + 1) of
+    others, in order. ``log_transform`` says that the model is to see log(max(x, 0) + 1) of
     dense values. ``max_ind_range`` > 0 takes ids modulo it. An id outside its table is refused
     when a batch is made, unless ``bounds`` leave it to the model's tables.
     """
@@ -63,7 +63,7 @@ class Table:
     dense: NDArray[Any]
     ids: NDArray[Any]
     table_rows: tuple[int, ...]
-    takes_logarithms: bool = False
+    log_transform: bool = False
     multi: tuple[tuple[int, MultiHot], ...] = ()
     max_ind_range: int = 0
     origin: str = "the data"
@@ -85,7 +85,7 @@ class Table:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def cut(self, start: int, end: int) -> Table:
+    def cut(self, start: int, end: int) -> Dataset:
         """Rows ``start`` to ``end``, not copied."""
         if not 0 <= start <= end <= len(self):
             raise DataError(f"{self.origin} has {len(self)} rows, not {start} to {end}")
@@ -104,7 +104,7 @@ class Table:
         is_wide = self.max_ind_range <= 0 and any(a.dtype.itemsize > 4 for a in stored)
         return np.int64 if is_wide else index_dtype(self.table_rows)
 
-    def limited(self, max_ind_range: int) -> Table:
+    def limited(self, max_ind_range: int) -> Dataset:
         """The same rows with ids modulo ``max_ind_range``, where that is > 0."""
         if max_ind_range <= 0:
             return self

@@ -185,9 +185,9 @@ def test_what_cannot_be_summed_is_refused():
 def test_bags_of_some_tables_stay_theirs():
     """Tables 0 and 2 of three, whose indices lie with those of the other between."""
     indices, dY = np.arange(6), np.arange(18, dtype=np.float32).reshape(2, 3, 3)
-    lookups = Lookups(indices, np.array([[0, 1, 2], [4, 4, 6]]), numbers=(0, 2))
+    lookups = Lookups(indices, np.array([[0, 1, 2], [4, 4, 6]]), table_ids=(0, 2))
     joined = BagGradient(lookups, dY).joined(BagGradient(lookups, dY + 100))
-    assert joined.lookups.numbers == (0, 2)
+    assert joined.lookups.table_ids == (0, 2)
     np.testing.assert_array_equal(joined.lookups.indices, [0, 1, 0, 1, 4, 5, 4, 5])
     np.testing.assert_array_equal(joined.lookups.offsets, [[0, 1, 2, 3, 4], [4, 4, 6, 6, 8]])
     np.testing.assert_array_equal(joined.dY, np.concatenate([dY, dY + 100]))

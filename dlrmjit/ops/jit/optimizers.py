@@ -92,7 +92,7 @@ class BagGradient:
     def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""
         dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
-        numbers = self.lookups.numbers or range(len(tables))
+        numbers = self.lookups.table_ids or range(len(tables))
         dY = self.dY[:, list(numbers), : tables.dim]
         tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, dY, dense)
         return dense
@@ -101,7 +101,7 @@ class BagGradient:
 def joined_lookups(batches: Sequence[Lookups]) -> Lookups:
     """Those of several batches in the same tables as those of one, copied."""
     bags = join_bags([(lookups.indices, lookups.offsets) for lookups in batches])
-    return Lookups(*bags, batches[0].numbers)
+    return Lookups(*bags, batches[0].table_ids)
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> Any:

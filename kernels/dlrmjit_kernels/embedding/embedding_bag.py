@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.embedding.tables import EmbeddingTables, Float32
+from dlrmjit_kernels.embedding import forward
+from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.embedding.storage import Float32, TableStorage
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.runtime.workspace import Workspace
 
 
-class BorrowedTables(EmbeddingTables):
-    """Tables over C-contiguous float32 arrays (M, E) that somebody else allocated.
+class BorrowedTables(TableStorage):
+    """Tables over C-contiguous float32 arrays (M, E) that the caller allocated.
 
     Raises ShapeError for arrays of another dtype or layout, or of different widths.
     """
@@ -29,7 +31,7 @@ class BorrowedTables(EmbeddingTables):
             if array.shape[1] != arrays[0].shape[1]:
                 raise ShapeError(
                     f"table {s} has rows of {array.shape[1]} elements, table 0 of "
-                    f"{arrays[0].shape[1]}; look tables of different widths up apart"
+                    f"{arrays[0].shape[1]}; look tables of different widths up separately"
                 )
         self._arrays, self._path, self._nodes = list(arrays), None, 1
         self.rows = tuple(len(array) for array in arrays)
@@ -37,7 +39,7 @@ class BorrowedTables(EmbeddingTables):
         self.bounds, self.split = bounds, False
         self.workspace = Workspace()
         self.addresses = np.array([array.ctypes.data for array in arrays], np.int64)
-        self.lower_addresses = self.addresses
+        self.low_addresses = self.addresses
         self.row_counts = np.array(self.rows, np.int64)
 
     @property
@@ -47,11 +49,11 @@ class BorrowedTables(EmbeddingTables):
 
     @property
     def pages(self) -> str:
-        """Whatever their owner put them on."""
+        """``borrowed``: the caller chose the memory."""
         return "borrowed"
 
     def table(self, s: int) -> Float32:
-        """The array of table ``s``."""
+        """Return the array of table ``s``."""
         return self._arrays[s]
 
 
@@ -80,10 +82,12 @@ def embedding_bag(
     IndexRangeError
         For the first index outside its table.
     ShapeError
-        If shapes or dtypes do not fit.
+        If shapes or dtypes do not match.
     """
     borrowed = BorrowedTables(tables)
     if out is None:
         out = np.empty((offsets.shape[1] - 1, len(tables), borrowed.dim), np.float32)
-    borrowed.lookup(indices, offsets, out, pooling, weights)
+    lookups = Lookups(indices, offsets)
+    lookups.check_layout(len(borrowed))
+    forward.pool(borrowed, lookups, out, pooling, weights)
     return out

@@ -1,74 +1,72 @@
-"""The norm of the gradient of embedding tables, whose rows are never all there at once.
+"""The norm of the gradient of embedding tables, whose summed rows are never stored.
 
 The gradient of a row is the sum over its lookups, and the square of a sum needs the whole sum.
-So the update kernel runs with a rule that moves nothing and leaves the mean square of each
-touched row in a column of its own; those are then added and cleared.
+So the update kernel runs with a rule that changes no row and writes the mean square of each
+touched row's gradient to a table of one column; those are then added up and cleared.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.embedding import update as embedding_update
+from dlrmjit_kernels.embedding import update
 from dlrmjit_kernels.embedding.lookups import Lookups
-from dlrmjit_kernels.embedding.row_optimizers import Moved, RowRule
+from dlrmjit_kernels.embedding.row_optimizers import RowRule, Updated
+from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.runtime.compile import jit
-
-if TYPE_CHECKING:
-    from dlrmjit_kernels.embedding.tables import EmbeddingTables
 
 
 @dataclass(frozen=True)
 class SquareRows(RowRule):
-    """Notes the mean square of the gradient of every touched row, and leaves the row."""
+    """Stores the mean square of the gradient of every touched row, and leaves the row as it is."""
 
     lr: float = 0.0
     name: ClassVar[str] = "square"
     row_states: ClassVar[tuple[str, ...]] = ("mean_square",)
 
     @staticmethod
-    def row(mean_square: Any, states: Any, k: Any) -> Moved:
-        """Replace the state."""
+    def row(mean_square: Any, states: Any, k: Any) -> Updated:
+        """Return the mean square as the new state."""
         return mean_square, (mean_square,)
 
     @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Moved:
-        """Stay."""
+    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return the elements unchanged."""
         return w, ()
 
 
 def gradient_square(
-    tables: EmbeddingTables,
+    tables: TableStorage,
     lookups: Lookups,
     dY: NDArray[np.float32],
-    memory: embedding_update.RowState,
+    state: update.RowState,
 ) -> float:
-    """Sum of the squares of the summed gradient of every row, given ``dY`` (N, S, E).
+    """Return the sum of the squares of every row's summed gradient, given ``dY`` (N, S, E).
 
-    ``memory`` is what ``tables.new_state(SquareRows())`` makes; it comes back as it was, and
-    the tables keep their bits. Raises IndexRangeError for a lookup outside its table, if that is
-    what the tables do with it.
+    ``state`` is what ``new_state(tables, SquareRows())`` makes; it is zero again afterwards, and
+    the tables do not change. Raises IndexRangeError for a lookup outside its table, if the
+    tables' bounds say ``raise``.
     """
     lookups = lookups.within(tables.row_counts, tables.bounds)
-    embedding_update.apply(tables, lookups, dY, SquareRows(), memory, "sum", None)
-    (squares,) = memory.tables
+    update.apply(tables, lookups, dY, SquareRows(), state, "sum", None)
+    (squares,) = state.tables
     flat = [np.asarray(squares.table(s)).reshape(-1) for s in range(len(tables))]
     sums = [
-        _take(flat[s], lookups.indices[lookups.offsets[s, 0] : lookups.offsets[s, -1]])
+        _sum_and_clear(flat[s], lookups.indices[lookups.offsets[s, 0] : lookups.offsets[s, -1]])
         for s in range(len(tables))
     ]
     return tables.dim * float(np.sum(sums))
 
 
 @jit
-def _take(squares: NDArray[np.float32], indices: NDArray[Any]) -> float:
-    """Sum of what ``indices`` point at, every place once; all are zero afterwards."""
+def _sum_and_clear(squares: NDArray[np.float32], indices: NDArray[Any]) -> float:
+    """Return the sum of the elements at ``indices``, each counted once, and set them to zero."""
     total = 0.0
     for index in indices:
         total += squares[index]
-        squares[index] = 0
+        squares[index] = 0  # so that the next lookup of the row adds nothing
     return total

@@ -1,13 +1,13 @@
-"""First values of embedding tables: from a counter, so that any thread or rank can make any part.
+"""Initial values of embedding tables, from a counter: any thread or rank can make any part.
 
-Whoever writes a page first decides on which NUMA node it lies. Rows are looked up at random, so
-pages are dealt out to the threads in turn and every node serves its share of the lookups.
+The thread that first writes a page decides on which NUMA node it is. Rows are looked up at
+random, so threads alternate between pages and every node serves its share of the lookups.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import get_num_threads
@@ -21,17 +21,16 @@ from dlrmjit_kernels.runtime.splitmix import draw, mix
 _PAGE = (2 << 20) // 4  # elements of a huge page
 _SMALL_PAGE = 4096  # bytes
 
-
-def place(data: NDArray[np.uint8]) -> None:
-    """Touch the pages of fresh memory: who writes the first values may be one thread for all."""
-    _touch(data, get_num_threads())
+Float32 = NDArray[np.float32]
+UInt16 = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Of which table of a model some rows and columns are: ``number``, of shape (rows, dim).
+    """Which part of a model's table a stored table is.
 
-    They are its rows ``first_row``, ``first_row + row_step``, ... and columns from ``first_col``.
+    The model's table ``number`` has ``rows`` rows and ``dim`` columns; stored are its rows
+    ``first_row``, ``first_row + row_step``, ... and columns from ``first_col``.
     """
 
     number: int
@@ -42,8 +41,29 @@ class Origin:
     first_col: int = 0
 
 
-def uniform(table: NDArray[np.float32] | SplitArray, seed: int, origin: Origin) -> None:
-    """Fill ``table`` with draws from ``(-sqrt(1 / M), sqrt(1 / M))``, M the rows of the whole.
+class _Uniform(NamedTuple):
+    """A counter-based uniform distribution, and where the part to fill is in the whole table.
+
+    Row ``r`` of the part is the ``width`` elements from ``first + r * step`` on of the whole.
+    """
+
+    stream: Any  # uint64: chosen by seed and table
+    bound: Any  # float32: all values are between -bound and bound
+    first: int
+    width: int
+    step: int
+
+
+def touch_pages(data: NDArray[np.uint8]) -> None:
+    """Write zeros to fresh memory, with threads alternating between pages.
+
+    The initial values themselves may be written by a single thread, hence on one node.
+    """
+    _touch_pages(data, get_num_threads())
+
+
+def uniform(table: Float32 | SplitArray, seed: int, origin: Origin) -> None:
+    """Fill ``table`` uniformly from ``(-sqrt(1 / M), sqrt(1 / M))``, M the rows of the whole.
 
     Element ``i`` of the whole table, in row-major order, is splitmix64 of ``i`` (Steele, Lea,
     Flood 2014) in the stream that ``seed`` and the table's number choose.
@@ -55,119 +75,94 @@ def uniform(table: NDArray[np.float32] | SplitArray, seed: int, origin: Origin) 
     step = origin.row_step * origin.dim
     if step == width:  # a part without gaps is one long row
         width = step = max(flat.size, 1)
+    values = _Uniform(stream, bound, first, width, step)
     if isinstance(flat, SplitArray):
-        halves = flat.upper, flat.lower
-        _uniform_halves(*halves, stream, bound, first, width, step, get_num_threads())
+        _fill_uniform_split(flat.upper, flat.lower, values, get_num_threads())
     else:
-        _uniform(flat, stream, bound, first, width, step, get_num_threads())
+        _fill_uniform(flat, values, get_num_threads())
 
 
-def fill(values: NDArray[Any], value: float) -> None:
-    """Set all of a flat array."""
-    _fill(values, values.dtype.type(value), get_num_threads())
+def fill(array: NDArray[Any], value: float) -> None:
+    """Set all elements of a flat array."""
+    _fill(array, array.dtype.type(value), get_num_threads())
 
 
 @jit
-def _drawn(stream: Any, i: int, bound: Any) -> Any:
+def _value(stream: Any, i: int, bound: Any) -> Any:
+    # 24 random bits, centred: every float32 of the grid is exact, and so is its negative.
     centred = np.int64(draw(stream, i) >> np.uint64(40)) * 2 - 16777215
     return np.float32(centred) * (bound * np.float32(2.0**-24))
 
 
 @jit
-def _uniform(
-    values: NDArray[np.float32],
-    stream: Any,
-    bound: Any,
-    first: int,
-    width: int,
-    step: int,
-    threads: int,
-) -> None:
-    """Row r of ``width`` elements are those from ``first + r * step`` on of the whole table."""
-    operands = (values, stream, bound, first, width, step, threads)
-    run_tasks(_uniform_pages, threads, operands, False)
-
-
-@task_jit
-def _uniform_pages(
-    thread: int,
-    values: NDArray[np.float32],
-    stream: Any,
-    bound: Any,
-    first: int,
-    width: int,
-    step: int,
-    threads: int,
-) -> None:
-    pages = (len(values) + _PAGE - 1) // _PAGE
-    for page in range(thread, pages, threads):
-        at, end = page * _PAGE, min((page + 1) * _PAGE, len(values))
-        while at < end:
-            row = at // width
-            stop, shift = min((row + 1) * width, end), first + row * (step - width)
-            for i in range(at, stop):
-                values[i] = _drawn(stream, i + shift, bound)
-            at = stop
+def _fill_run(run: Float32, begin: int, values: _Uniform) -> None:
+    """Fill elements ``begin``, ``begin + 1``, ... of the part."""
+    i, end = begin, begin + len(run)
+    while i < end:
+        # Row by row, so that the division is not done for every element.
+        row = i // values.width
+        stop = min((row + 1) * values.width, end)
+        shift = values.first + row * (values.step - values.width)
+        for k in range(i, stop):
+            run[k - begin] = _value(values.stream, k + shift, values.bound)
+        i = stop
 
 
 @jit
-def _uniform_halves(
-    upper: NDArray[np.uint16],
-    lower: NDArray[np.uint16],
-    stream: Any,
-    bound: Any,
-    first: int,
-    width: int,
-    step: int,
-    threads: int,
-) -> None:
-    operands = (upper, lower, stream, bound, first, width, step, threads)
-    run_tasks(_uniform_pages_of_halves, threads, operands, False)
+def _fill_uniform(table: Float32, values: _Uniform, threads: int) -> None:
+    run_tasks(_fill_uniform_pages, threads, (table, values, threads), False)
 
 
 @task_jit
-def _uniform_pages_of_halves(
-    thread: int,
-    upper: NDArray[np.uint16],
-    lower: NDArray[np.uint16],
-    stream: Any,
-    bound: Any,
-    first: int,
-    width: int,
-    step: int,
-    threads: int,
-) -> None:
-    pages = (len(upper) + _PAGE - 1) // _PAGE
-    number = np.empty(1, np.float32)
-    bits = number.view(np.uint32)
+def _fill_uniform_pages(thread: int, table: Float32, values: _Uniform, threads: int) -> None:
+    pages = (len(table) + _PAGE - 1) // _PAGE
     for page in range(thread, pages, threads):
-        for i in range(page * _PAGE, min((page + 1) * _PAGE, len(upper))):
-            number[0] = _drawn(stream, first + i + i // width * (step - width), bound)
-            upper[i], lower[i] = bits[0] >> 16, bits[0] & 0xFFFF
+        begin = page * _PAGE
+        _fill_run(table[begin : begin + _PAGE], begin, values)
 
 
 @jit
-def _fill(values: NDArray[Any], value: Any, threads: int) -> None:
-    run_tasks(_fill_pages, threads, (values, value, threads), False)
+def _fill_uniform_split(high: UInt16, low: UInt16, values: _Uniform, threads: int) -> None:
+    run_tasks(_fill_uniform_split_pages, threads, (high, low, values, threads), False)
 
 
 @task_jit
-def _fill_pages(thread: int, values: NDArray[Any], value: Any, threads: int) -> None:
-    pages = (len(values) + _PAGE - 1) // _PAGE
+def _fill_uniform_split_pages(
+    thread: int, high: UInt16, low: UInt16, values: _Uniform, threads: int
+) -> None:
+    pages = (len(high) + _PAGE - 1) // _PAGE
+    scratch = np.empty(min(_PAGE, len(high)), np.float32)
     for page in range(thread, pages, threads):
-        values[page * _PAGE : min((page + 1) * _PAGE, len(values))] = value
+        begin, end = page * _PAGE, min((page + 1) * _PAGE, len(high))
+        run = scratch[: end - begin]
+        _fill_run(run, begin, values)
+        bits = run.view(np.uint32)
+        for i in range(len(run)):
+            high[begin + i], low[begin + i] = bits[i] >> 16, bits[i] & 0xFFFF
 
 
 @jit
-def _touch(data: NDArray[np.uint8], threads: int) -> None:
-    run_tasks(_touch_pages, threads, (data, threads), False)
+def _fill(array: NDArray[Any], value: Any, threads: int) -> None:
+    run_tasks(_fill_array_pages, threads, (array, value, threads), False)
 
 
 @task_jit
-def _touch_pages(thread: int, data: NDArray[np.uint8], threads: int) -> None:
+def _fill_array_pages(thread: int, array: NDArray[Any], value: Any, threads: int) -> None:
+    pages = (len(array) + _PAGE - 1) // _PAGE
+    for page in range(thread, pages, threads):
+        array[page * _PAGE : min((page + 1) * _PAGE, len(array))] = value
+
+
+@jit
+def _touch_pages(data: NDArray[np.uint8], threads: int) -> None:
+    run_tasks(_touch_some_pages, threads, (data, threads), False)
+
+
+@task_jit
+def _touch_some_pages(thread: int, data: NDArray[np.uint8], threads: int) -> None:
     page_bytes = 4 * _PAGE
     pages = (len(data) + page_bytes - 1) // page_bytes
     for page in range(thread, pages, threads):
         end = min((page + 1) * page_bytes, len(data))
-        for at in range(page * page_bytes, end, _SMALL_PAGE):
-            data[at] = 0
+        for offset in range(page * page_bytes, end, _SMALL_PAGE):
+            data[offset] = 0

@@ -1,22 +1,21 @@
-"""Sorts a batch's lookups by the rows they touch, so that every row has one owner.
+"""Sorts a batch's lookups by the rows they touch, so that a single thread updates each row.
 
 The low bits of a row choose its bucket, which spreads hot rows, whose numbers are often small
-and adjacent, over many buckets. A counting sort over fixed chunks of bags keeps the order of
-occurrence inside a bucket, so nothing depends on who does what when, or on how many buckets
-there are.
+and adjacent, over many buckets. A counting sort over fixed chunks of bags preserves the order of
+occurrence inside a bucket, so nothing depends on which thread does what when, or on the number
+of buckets.
 Each lookup becomes an entry, a uint64 with its row in the high and its bag in the low 32 bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.embedding.lookups import Bags
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks
 from dlrmjit_kernels.runtime.tasks import take_task
@@ -29,17 +28,18 @@ MAX_BUCKETS = 4096  # of one table: more streams than this thrash the scatter
 
 FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL, BITS = range(4)  # columns of a plan
 
-
+# Numba wraps negative indices at every access unless the index is unsigned, hence the casts of
+# the hot loops.
 _U = np.uint64
 
 
-@dataclass(frozen=True)
-class Buckets:
+class Buckets(NamedTuple):
     """Entries sorted into buckets: bucket ``b`` is ``entries[begin[b]:begin[b + 1]]``.
 
-    ``order`` is that in which threads should take them. ``plan`` (S + 1, 4) tells of every table
-    its first bucket, chunk and histogram cell and the number of low bits that make a bucket;
-    ``tables`` the table of every bucket.
+    ``order`` is the order in which threads should take them, ``tables`` the table of every
+    bucket. ``plan`` (S + 1, 4) holds every table's first bucket, first chunk, first histogram
+    cell, and number of low bits that choose a bucket. ``scales`` has a factor per entry if
+    ``scaled``, else anything.
     """
 
     entries: NDArray[np.uint64]
@@ -48,55 +48,60 @@ class Buckets:
     order: NDArray[np.int32]
     tables: NDArray[np.int32]
     plan: NDArray[np.int64]
-    count: int
     scaled: bool
 
 
-def sort_lookups(
-    lookups: Lookups,
-    rows: NDArray[np.int64],
-    workspace: Workspace,
-    weights: NDArray[np.float32],
-    mean: bool,
-) -> Buckets | None:
-    """Buckets of the lookups in tables of ``rows`` rows; None if one is outside its table.
+class _Sorted(NamedTuple):
+    """Arrays that the sort fills; ``histogram`` becomes the cursors of the scatter."""
 
-    ``weights`` is empty, or one per lookup; with it or ``mean`` every entry has a scale.
+    plan: NDArray[np.int64]
+    histogram: NDArray[np.int32]
+    begin: NDArray[np.int64]
+    entries: NDArray[np.uint64]
+    scales: NDArray[np.float32]
+
+
+def sort_lookups(
+    bags: Bags, rows: NDArray[np.int64], workspace: Workspace, mean: bool
+) -> Buckets | None:
+    """Return the lookups of tables of ``rows`` rows in buckets; None if one is outside its table.
+
+    With weights or ``mean`` every entry has a scale.
     """
-    S, size = lookups.tables, len(lookups.indices)
+    S, size, threads = len(bags.offsets), len(bags.indices), get_num_threads()
     plan = workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
-    _make_plan(lookups.offsets, rows, bucket_lookups(size, get_num_threads()), plan)
+    _make_plan(bags.offsets, rows, bucket_lookups(size, threads), plan)
     buckets, chunks, cells = (int(plan[S, c]) for c in (FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL))
-    histogram = workspace.get("histogram", cells, np.int32)
-    begin = workspace.get("begin", buckets + 1, np.int64)
-    tables = workspace.get("tables", buckets, np.int32)
-    order = workspace.get("order", buckets, np.int32)
-    entries = workspace.get("entries", size, np.uint64)
-    scaled = mean or len(weights) > 0
-    scales = workspace.get("scales", size if scaled else 0, np.float32)
+    scaled = mean or len(bags.weights) > 0
+    into = _Sorted(
+        plan,
+        workspace.get("histogram", cells, np.int32),
+        workspace.get("begin", buckets + 1, np.int64)[: buckets + 1],
+        workspace.get("entries", size, np.uint64),
+        workspace.get("scales", size if scaled else 0, np.float32),
+    )
+    tables = workspace.get("tables", buckets, np.int32)[:buckets]
+    order = workspace.get("order", buckets, np.int32)[:buckets]
     counter = workspace.get("counter", 2, np.int64)
-    work = (chunks, get_num_threads(), counter)
-    indices, offsets = lookups.indices, lookups.offsets
-    if _count(indices, offsets, rows, plan, histogram, *work):
+    if _count(bags, rows, into, chunks, threads, counter):
         return None
-    _place(offsets, plan, histogram, begin, tables)
-    _largest_first(begin[: buckets + 1], order)
-    pooling = (weights, mean, scaled)
-    _scatter(indices, offsets, *pooling, plan, histogram, begin, entries, scales, *work)
-    return Buckets(entries, scales, begin, order, tables, plan, buckets, scaled)
+    _find_positions(into, tables)
+    _largest_first(into.begin, order)
+    _scatter(bags, mean, scaled, into, chunks, threads, counter)
+    return Buckets(into.entries, into.scales, into.begin, order, tables, plan, scaled)
 
 
 def bucket_lookups(lookups: int, threads: int) -> int:
-    """Lookups a bucket should hold, of so many in all.
+    """Return how many lookups a bucket should have, given the number of all.
 
-    Many, for then several follow each other that read one gradient; few enough to share out.
+    Many, because entries in succession then read the same gradient; few enough to balance threads.
     """
     return max(256, min(BUCKET_LOOKUPS, lookups // (BUCKETS_PER_THREAD * threads)))
 
 
 @jit
 def _bucket_bits(lookups: int, rows: int, per_bucket: int) -> int:
-    """Low bits of a row that choose its bucket: about one bucket ``per_bucket`` lookups."""
+    """Return how many low bits of a row choose its bucket: about ``per_bucket`` lookups each."""
     bits = 0
     while (
         (per_bucket << bits) < lookups and (1 << (bits + 1)) <= rows and (1 << bits) < MAX_BUCKETS
@@ -107,10 +112,11 @@ def _bucket_bits(lookups: int, rows: int, per_bucket: int) -> int:
 
 @jit
 def _bucket_of(row: int, bits: int, mask: int) -> int:
-    """Bucket of a row: its low bits, stirred by the next ones.
+    """Return the bucket of a row: its low bits, XORed with the next ones.
 
-    Low bits alone would give a bucket rows at multiples of a power of two, which all fall into
-    the same few sets of every cache. Each value of the upper bits still adds at most one row.
+    With the low bits alone, the rows of a bucket would be multiples of a power of two apart, and
+    all map to the same few sets of every cache. The XOR permutes the buckets differently for each
+    value of the bits above, so a bucket still has at most one row for each such value.
     """
     return (row ^ (row >> bits)) & mask
 
@@ -133,7 +139,7 @@ def _make_plan(
 
 @jit
 def _chunk(plan: NDArray[np.int64], N: int, task: int) -> tuple[int, int, int, int]:
-    """Table, first and last bag, and first histogram cell of a chunk."""
+    """Return the table, the first and last bag, and the first histogram cell of a chunk."""
     s = 0
     while plan[s + 1, FIRST_CHUNK] <= task:
         s += 1
@@ -145,18 +151,16 @@ def _chunk(plan: NDArray[np.int64], N: int, task: int) -> tuple[int, int, int, i
 
 @jit
 def _count(
-    indices: NDArray[Any],
-    offsets: NDArray[np.int64],
+    bags: Bags,
     rows: NDArray[np.int64],
-    plan: NDArray[np.int64],
-    histogram: NDArray[np.int32],
+    into: _Sorted,
     chunks: int,
     threads: int,
     counter: NDArray[np.int64],
 ) -> bool:
-    """Histogram of every chunk; whether a lookup is outside its table."""
+    """Make the histogram of every chunk; return whether a lookup is outside its table."""
     counter[:2] = 0
-    operands = (indices, offsets, rows, plan, histogram, chunks, counter)
+    operands = (bags, rows, into.plan, into.histogram, chunks, counter)
     run_tasks(_count_chunks, threads, operands, False)
     return bool(counter[1] != 0)
 
@@ -164,23 +168,22 @@ def _count(
 @task_jit
 def _count_chunks(
     thread: int,
-    indices: NDArray[Any],
-    offsets: NDArray[np.int64],
+    bags: Bags,
     rows: NDArray[np.int64],
     plan: NDArray[np.int64],
     histogram: NDArray[np.int32],
     chunks: int,
     counter: NDArray[np.int64],
 ) -> None:
-    """Take chunk after chunk; the second counter says whether a lookup was outside."""
-    outside = 0
+    """Take chunk after chunk; ``counter[1]`` notes that a lookup was outside its table."""
+    outside, offsets = 0, bags.offsets
     while True:
         task = take_task(counter.ctypes.data)
         if task >= chunks:
             break
         s, first, last, cell = _chunk(plan, offsets.shape[1] - 1, task)
         outside |= _count_chunk(
-            indices[offsets[s, first] : offsets[s, last]],
+            bags.indices[offsets[s, first] : offsets[s, last]],
             rows[s],
             plan[s, BITS],
             histogram[cell : cell + (1 << plan[s, BITS])],
@@ -195,22 +198,21 @@ def _count_chunk(indices: NDArray[Any], rows: int, bits: int, histogram: NDArray
     outside = 0
     bits, mask = _U(bits), _U(len(histogram) - 1)
     for i in range(_U(len(indices))):
-        row = _U(indices[i])
+        row = _U(indices[i])  # a negative index becomes a huge one: one comparison finds both
         outside |= row >= _U(rows)
+        # the mask holds the bucket in range, so even an index outside is counted safely
         histogram[_bucket_of(row, bits, mask)] += 1
     return outside
 
 
 @jit
-def _place(
-    offsets: NDArray[np.int64],
-    plan: NDArray[np.int64],
-    histogram: NDArray[np.int32],
-    begin: NDArray[np.int64],
-    tables: NDArray[np.int32],
-) -> None:
-    """Turn counts into the position of every chunk's first entry of every bucket."""
-    S = offsets.shape[0]
+def _find_positions(into: _Sorted, tables: NDArray[np.int32]) -> None:
+    """Replace counts by the position of every chunk's first entry of every bucket.
+
+    Positions count from the first entry of the table, so that they fit into 32 bits.
+    """
+    plan, histogram, begin = into.plan, into.histogram, into.begin
+    S = len(plan) - 1
     position = 0
     for s in range(S):
         start = position
@@ -218,6 +220,7 @@ def _place(
             bucket = plan[s, FIRST_BUCKET] + b
             begin[bucket] = position
             tables[bucket] = s
+            # Chunk after chunk within a bucket: this is what preserves the order of occurrence.
             cell = plan[s, FIRST_CELL] + b
             while cell < plan[s + 1, FIRST_CELL]:
                 count = histogram[cell]
@@ -231,87 +234,79 @@ def _place(
 def _largest_first(begin: NDArray[np.int64], order: NDArray[np.int32]) -> None:
     """Order buckets so that no thread begins a large one, of a hot row, when others end."""
     count = len(begin) - 1
-    large = 2 * begin[count] // max(1, count)
-    at = 0
+    large = 2 * begin[count] // max(1, count)  # entries: twice the average
+    position = 0
     for wanted in (True, False):
         for b in range(count):
             if (begin[b + 1] - begin[b] > large) == wanted:
-                order[at] = b
-                at += 1
+                order[position] = b
+                position += 1
 
 
 @jit
 def _scatter(
-    indices: NDArray[Any],
-    offsets: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    bags: Bags,
     mean: bool,
     scaled: bool,
-    plan: NDArray[np.int64],
-    histogram: NDArray[np.int32],
-    begin: NDArray[np.int64],
-    entries: NDArray[np.uint64],
-    scales: NDArray[np.float32],
+    into: _Sorted,
     chunks: int,
     threads: int,
     counter: NDArray[np.int64],
 ) -> None:
-    """Write every lookup's entry, and scale, to its place."""
+    """Write every lookup's entry, and its scale if there are scales, to its position."""
     counter[0] = 0
-    pooling, places = (weights, mean, scaled), (plan, histogram, begin, entries, scales)
-    operands = (indices, offsets, pooling, places, chunks, counter)
-    run_tasks(_scatter_chunks, threads, operands, False)
+    run_tasks(_scatter_chunks, threads, (bags, mean, scaled, into, chunks, counter), False)
 
 
 @task_jit
 def _scatter_chunks(
     thread: int,
-    indices: NDArray[Any],
-    offsets: NDArray[np.int64],
-    pooling: Any,
-    places: Any,
+    bags: Bags,
+    mean: bool,
+    scaled: bool,
+    into: _Sorted,
     chunks: int,
     counter: NDArray[np.int64],
 ) -> None:
-    weights, mean, scaled = pooling
-    plan, histogram, begin, entries, scales = places
+    indices, plan = bags.indices, into.plan
     while True:
         task = take_task(counter.ctypes.data)
         if task >= chunks:
             break
-        s, first, last, cell = _chunk(plan, offsets.shape[1] - 1, task)
-        start = begin[plan[s, FIRST_BUCKET]]
+        s, first, last, cell = _chunk(plan, bags.offsets.shape[1] - 1, task)
+        start = into.begin[plan[s, FIRST_BUCKET]]
         bits = plan[s, BITS]
-        cursor = histogram[cell : cell + (1 << plan[s, BITS])]
-        bags = offsets[s, first : last + 1]
-        if scaled:
-            _scatter_scales(indices, bags, bits, weights, mean, cursor.copy(), scales[start:])
-        _scatter_chunk(indices, bags, bits, first, cursor, entries[start:])
+        cursor = into.histogram[cell : cell + (1 << bits)]
+        ends = bags.offsets[s, first : last + 1]
+        if scaled:  # in a pass of its own, on a copy of the cursors that the entries move
+            scales = into.scales[start:]
+            _scatter_scales(indices, ends, bits, bags.weights, mean, cursor.copy(), scales)
+        _scatter_chunk(indices, ends, bits, first, cursor, into.entries[start:])
 
 
 @jit
 def _scatter_chunk(
     indices: NDArray[Any],
-    bags: NDArray[np.int64],
+    ends: NDArray[np.int64],
     bits: int,
     first: int,
     cursor: NDArray[np.int32],
     entries: NDArray[np.uint64],
 ) -> None:
     bits, mask = _U(bits), _U(len(cursor) - 1)
-    for n in range(_U(len(bags) - 1)):
-        for i in range(_U(bags[n]), _U(bags[n + _U(1)])):
+    for n in range(_U(len(ends) - 1)):
+        for i in range(_U(ends[n]), _U(ends[n + _U(1)])):
             row = _U(indices[i])
             bucket = _bucket_of(row, bits, mask)
-            place = cursor[bucket]
-            cursor[bucket] = place + 1
-            entries[_U(place)] = row << _U(32) | (_U(first) + n)
+            position = cursor[bucket]
+            cursor[bucket] = position + 1
+            entries[_U(position)] = row << _U(32) | (_U(first) + n)
 
 
 @jit
 def _scatter_scales(
     indices: NDArray[Any],
-    bags: NDArray[np.int64],
+    ends: NDArray[np.int64],
     bits: int,
     weights: NDArray[np.float32],
     mean: bool,
@@ -319,11 +314,11 @@ def _scatter_scales(
     scales: NDArray[np.float32],
 ) -> None:
     mask = len(cursor) - 1
-    for n in range(len(bags) - 1):
+    for n in range(len(ends) - 1):
         share = np.float32(1)
-        if mean and bags[n + 1] > bags[n]:
-            share /= np.float32(bags[n + 1] - bags[n])
-        for i in range(bags[n], bags[n + 1]):
+        if mean and ends[n + 1] > ends[n]:
+            share /= np.float32(ends[n + 1] - ends[n])
+        for i in range(ends[n], ends[n + 1]):
             bucket = _bucket_of(_U(indices[i]), _U(bits), _U(mask))
             scales[cursor[bucket]] = share * weights[i] if len(weights) else share
             cursor[bucket] += 1

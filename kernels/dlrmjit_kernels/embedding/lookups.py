@@ -1,11 +1,11 @@
-"""A batch's lookups as kernels take them, and the checks that make it safe to do so."""
+"""A batch's lookups as kernels take them, and the checks that make raw addresses safe."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,38 +14,64 @@ from dlrmjit_kernels.errors import IndexRangeError, ShapeError
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import run_tasks
 
-_CHUNK = 1 << 14
+_CHUNK_LOOKUPS = 1 << 14
+_NO_WEIGHTS = np.empty(0, np.float32)
+
+
+class Bags(NamedTuple):
+    """Lookups as compiled loops take them; ``weights`` is empty, or has one float per index."""
+
+    indices: NDArray[Any]
+    offsets: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+class PooledVectors(NamedTuple):
+    """Pooled vectors of all bags, or their gradients, as compiled loops take them.
+
+    The vector of sample ``n`` in table ``s`` is at ``address + n * stride + offsets[s]`` bytes.
+    """
+
+    address: int
+    stride: int
+    offsets: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Lookups:
     """Merged lookups: ``indices`` (int32 or int64) and ``offsets`` int64 (S, N + 1).
 
-    ``numbers``, if given, are those of these tables among more: errors name them, and they say
-    where a table's vectors stand among those of all. There may then be other indices between.
+    ``table_ids`` are the positions of these tables among all of a model's, if they are only some:
+    errors name them, and pooled vectors of table ``s`` are in slot ``table_ids[s]``. The indices
+    of other tables may then stand between those of these.
     """
 
     indices: NDArray[Any]
     offsets: NDArray[np.int64]
-    numbers: tuple[int, ...] | None = None
+    table_ids: tuple[int, ...] | None = None
 
     @property
     def tables(self) -> int:
-        """Tables ``S``."""
+        """Number of tables, S."""
         return int(self.offsets.shape[0])
 
     @property
     def samples(self) -> int:
-        """Samples ``N``."""
+        """Number of samples, N."""
         return int(self.offsets.shape[1]) - 1
 
-    def places(self, pooled: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Bytes from the start of pooled vectors (N, F, E) to the first one of every table."""
-        numbers = range(self.tables) if self.numbers is None else self.numbers
-        return _places(numbers, pooled.strides[1])
+    def bags(self, weights: NDArray[np.float32] | None = None) -> Bags:
+        """Return the lookups, and one weight per index if given, for compiled loops."""
+        return Bags(self.indices, self.offsets, _NO_WEIGHTS if weights is None else weights)
+
+    def pooled_vectors(self, pooled: NDArray[np.float32]) -> PooledVectors:
+        """Return the address and strides of this lookup's vectors in ``pooled`` (N, F, E)."""
+        ids = range(self.tables) if self.table_ids is None else self.table_ids
+        stride, table_stride, _ = pooled.strides
+        return PooledVectors(pooled.ctypes.data, stride, _table_offsets(ids, table_stride))
 
     def check(self, rows: NDArray[np.int64]) -> None:
-        """Refuse lookups that leave the tables of ``rows`` rows, or themselves.
+        """Refuse indices outside tables of ``rows`` rows, and broken offsets.
 
         Raises
         ------
@@ -64,7 +90,7 @@ class Lookups:
         Raises
         ------
         ShapeError
-            With what was found.
+            Naming what is wrong, and what was found.
         """
         indices, offsets = self.indices, self.offsets
         if indices.ndim != 1 or indices.dtype not in (np.int32, np.int64):
@@ -81,7 +107,7 @@ class Lookups:
             raise self._broken_offsets()
 
     def first_outside(self, rows: NDArray[np.int64]) -> IndexRangeError:
-        """The error for the first lookup outside its table, which must exist."""
+        """Return the error for the first lookup outside its table, which must exist."""
         for s in range(self.tables):
             start, end = self.offsets[s, 0], self.offsets[s, -1]
             bag = self.indices[start:end]
@@ -89,23 +115,23 @@ class Lookups:
             if len(outside):
                 position = start + outside[0]
                 sample = int(np.searchsorted(self.offsets[s], position, side="right")) - 1
-                number = s if self.numbers is None else self.numbers[s]
-                return IndexRangeError(number, sample, int(self.indices[position]), int(rows[s]))
+                table = s if self.table_ids is None else self.table_ids[s]
+                return IndexRangeError(table, sample, int(self.indices[position]), int(rows[s]))
         raise AssertionError("every lookup is inside its table")
 
     def within(self, rows: NDArray[np.int64], bounds: str) -> Lookups:
-        """As :meth:`admit`; themselves where all are inside."""
+        """Return these lookups if all are inside their tables, else those of :meth:`apply_bounds`."""
         if not _any_outside(self.indices, self.offsets, rows):
             return self
-        return self.admit(rows, bounds, None)[0]
+        return self.apply_bounds(rows, bounds, None)[0]
 
-    def admit(
+    def apply_bounds(
         self, rows: NDArray[np.int64], bounds: str, weights: NDArray[np.float32] | None
     ) -> tuple[Lookups, NDArray[np.float32] | None]:
-        """Lookups and weights that are inside the tables, for lookups of which some are not.
+        """Return lookups that are inside their tables, and their weights.
 
-        ``bounds`` says how: ``clamp`` moves an index to the nearest row, ``ignore`` drops the
-        lookup from its bag, ``raise`` refuses.
+        ``bounds`` says what to do with those outside: ``clamp`` takes the nearest row, ``ignore``
+        drops the lookup from its bag, ``raise`` refuses.
 
         Raises
         ------
@@ -119,43 +145,44 @@ class Lookups:
         indices = self.indices[used]
         weights = None if weights is None else weights[used]
         if bounds == "clamp":
-            inside = np.clip(indices, 0, limits - 1).astype(indices.dtype)
-            return Lookups(inside, offsets, self.numbers), weights
-        keep = (indices >= 0) & (indices < limits)
-        kept_before = np.concatenate([[0], np.cumsum(keep)])
-        weights = None if weights is None else weights[keep]
-        return Lookups(indices[keep], kept_before[offsets], self.numbers), weights
+            nearest = np.clip(indices, 0, limits - 1).astype(indices.dtype)
+            return Lookups(nearest, offsets, self.table_ids), weights
+        inside = (indices >= 0) & (indices < limits)
+        inside_before = np.concatenate([[0], np.cumsum(inside)])
+        weights = None if weights is None else weights[inside]
+        return Lookups(indices[inside], inside_before[offsets], self.table_ids), weights
 
     def packed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of the indices that some bag has, and the offsets of bags among those."""
+        """Return the positions of indices that some bag has, and the bags' offsets among those."""
         ends = zip(self.offsets[:, 0], self.offsets[:, -1], strict=True)
         used = np.concatenate([np.arange(first, last) for first, last in ends])
         before = np.cumsum([0, *(self.offsets[:, -1] - self.offsets[:, 0])])[:-1]
         return used, self.offsets - self.offsets[:, :1] + before[:, None]
 
     def _broken_offsets(self) -> ShapeError:
-        """The error for the first offset that descends or leaves the indices."""
+        """Return the error for the first offset that descends or leaves the indices."""
         flat = self.offsets.ravel()
         count = len(self.indices)
         bad = (flat < 0) | (flat > count)
         bad[1:] |= flat[1:] < flat[:-1]
-        at = int(np.flatnonzero(bad)[0])
-        s, n = divmod(at, self.offsets.shape[1])
-        before = f" after {flat[at - 1]}" if at else ""
+        first = int(np.flatnonzero(bad)[0])
+        s, n = divmod(first, self.offsets.shape[1])
+        before = f" after {flat[first - 1]}" if first else ""
         return ShapeError(
-            f"table {s}, sample {n}: offset {flat[at]}{before} must ascend within 0 to {count}"
+            f"table {s}, sample {n}: offset {flat[first]}{before} must ascend within 0 to {count}"
         )
 
 
 @functools.lru_cache(maxsize=256)
-def _places(numbers: Sequence[int], stride: int) -> NDArray[np.int64]:
-    return np.array(numbers, np.int64) * stride
+def _table_offsets(ids: Sequence[int], stride: int) -> NDArray[np.int64]:
+    return np.array(ids, np.int64) * stride
 
 
 @jit
 def any_outside(indices: NDArray[Any], rows: int) -> bool:
-    """Whether any of a run of indices is outside a table of ``rows`` rows."""
+    """Return whether any of a run of indices is outside a table of ``rows`` rows."""
     outside = 0
+    # No early exit: a loop without branches is vectorised, and valid lookups are the rule.
     for i in range(len(indices)):
         outside |= (indices[i] < 0) | (indices[i] >= rows)
     return outside != 0
@@ -165,12 +192,12 @@ def any_outside(indices: NDArray[Any], rows: int) -> bool:
 def _any_outside(
     indices: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> bool:
-    """Whether any lookup is outside its table."""
+    """Return whether any lookup is outside its table."""
     S = offsets.shape[0]
-    chunks = 1 + len(indices) // (_CHUNK * max(1, S))
-    found = np.zeros(S * chunks, np.bool_)
-    run_tasks(_check_chunk, S * chunks, (indices, offsets, rows, chunks, found), False)
-    return bool(found.any())
+    chunks = 1 + len(indices) // (_CHUNK_LOOKUPS * max(1, S))
+    outside = np.zeros(S * chunks, np.bool_)
+    run_tasks(_check_chunk, S * chunks, (indices, offsets, rows, chunks, outside), False)
+    return bool(outside.any())
 
 
 @task_jit
@@ -180,17 +207,17 @@ def _check_chunk(
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
     chunks: int,
-    found: NDArray[np.bool_],
+    outside: NDArray[np.bool_],
 ) -> None:
     N = offsets.shape[1] - 1
     s, chunk = task // chunks, task % chunks
     first, last = chunk * N // chunks, (chunk + 1) * N // chunks
-    found[task] = any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s])
+    outside[task] = any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s])
 
 
 @jit
 def _ascending(flat: NDArray[np.int64], count: int) -> bool:
-    """Whether the offsets never descend, table after table, and stay within the indices."""
+    """Return whether offsets never descend, table after table, and stay within the indices."""
     descents = 0
     for i in range(1, len(flat)):
         descents |= flat[i] < flat[i - 1]

@@ -1,4 +1,8 @@
-"""Groups the lookups of a bucket by row: a list of rows, and of each the chain of its lookups."""
+"""Groups the lookups of a bucket by row: a list of rows, and for each the chain of its lookups.
+
+Rules other than plain SGD need the whole gradient of a row before they update it. Sorting the
+bucket would move every entry several times; chaining touches each once.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,14 @@ from dlrmjit_kernels.runtime.compile import jit
 
 _DIRECT = 16  # keys per lookup up to which clearing a slot per key is cheaper than hashing
 _U = np.uint64
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Fibonacci hashing
 
 
 @jit
 def table_size(lookups: int, keys: int) -> int:
-    """Slots to find the rows of a bucket again: one per key if that is few, else a hash table.
+    """Return the size of the table that finds a row again, for a bucket of ``lookups`` lookups.
 
-    A bucket has ``lookups`` lookups of rows with ``keys`` possible keys. The hash table is at
+    One slot for each of the ``keys`` possible keys if those are few, else a hash table that is at
     most half full.
     """
     if keys <= _DIRECT * lookups:
@@ -38,26 +42,29 @@ def group_rows(
     heads: NDArray[np.int32],
     links: NDArray[np.int32],
 ) -> int:
-    """Chain the lookups of every distinct row of ``entries``; how many such rows there are.
+    """Chain the lookups of every distinct row of ``entries``; return the number of such rows.
 
-    Entries are numbered from 1. ``heads[u]`` is the first lookup of row number ``u``, in order
-    of occurrence, and ``links[i]`` the next one of the row of entry ``i``, or 0; ``links[0]`` is
-    anything. ``slots`` is a table of :func:`table_size`, cleared here, ``keys`` as there; the
-    key of a row is what its ``shift`` low bits leave. ``heads`` needs room for one more than
-    there are.
+    Entries count from 1, so that 0 can mean none. ``heads[u]`` is the first lookup of the u-th
+    row, in order of occurrence, and ``links[i]`` the next lookup of the row of entry ``i``, or 0;
+    ``links[0]`` is undefined. ``slots`` has :func:`table_size` elements, whose contents do not
+    matter; ``keys`` is as there. The key of a row is what remains without its ``shift`` low bits,
+    which are the same throughout a bucket. ``heads`` needs one element more than there are rows.
     """
-    slots[:] = 0
+    slots[:] = 0  # slot -> last entry of the row so far
     mask, direct = _U(len(slots) - 1), len(slots) == keys
     unique, number = _U(0), _U(0)
-    while number < _U(len(entries)):  # unsigned throughout: no index is tested for its sign
+    while number < _U(len(entries)):  # unsigned throughout: Numba tests signed indices for < 0
         row = entries[number] >> _U(32)
         slot = row >> _U(shift)
         if not direct:
-            slot = _find(entries, row, ((slot * _GOLDEN) >> _U(40)) & mask, slots, mask)
+            slot = _find_slot(entries, row, ((slot * _GOLDEN) >> _U(40)) & mask, slots, mask)
         last = _U(slots[slot])
         number += _U(1)
         slots[slot] = np.int32(number)
         links[number] = 0
+        # No branch asks whether the row is new, because it could not be predicted. For a new row
+        # the link goes to links[0], which nothing reads; for a known one the head is overwritten
+        # by the next new row, or is the extra element behind the last head.
         links[last] = np.int32(number)
         heads[unique] = np.int32(number)
         unique += _U(last == 0)
@@ -65,10 +72,10 @@ def group_rows(
 
 
 @jit
-def _find(
+def _find_slot(
     entries: NDArray[np.uint64], row: Any, slot: Any, slots: NDArray[np.int32], mask: Any
 ) -> Any:
-    """The slot of a row in the hash table, or the free one that it may take."""
+    """Return the slot of a row in the hash table, or the free slot for it (linear probing)."""
     while slots[slot] != 0 and entries[_U(slots[slot]) - _U(1)] >> _U(32) != row:
         slot = (slot + _U(1)) & mask
     return slot

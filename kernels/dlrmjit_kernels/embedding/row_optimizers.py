@@ -1,7 +1,7 @@
-"""How a touched row of a table moves along its gradient: one small class per optimiser.
+"""How the gradient of a touched row updates it: one small class per optimizer.
 
 A rule is lazy: only rows that a batch looks up are read or written, their states included. Its
-arithmetic is written once, in ``element`` and ``row``, over values that know ``+ - * /`` and
+arithmetic is written once, in ``element`` and ``row``, over values that support ``+ - * /`` and
 :func:`sqrt`: vectors in registers when a kernel is generated, or NumPy arrays.
 """
 
@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-Moved = tuple[Any, Sequence[Any]]
+Updated = tuple[Any, Sequence[Any]]
 
 
 def sqrt(x: Any) -> Any:
-    """Square root of a vector of a kernel or of a NumPy value."""
+    """Return the square root of a vector of a kernel or of a NumPy value."""
     return x.sqrt() if hasattr(x, "sqrt") else np.sqrt(x)
 
 
@@ -26,7 +26,8 @@ class RowRule:
     """A learning rate, and L2 decay ``l2 * w`` added to the gradient of touched rows.
 
     ``element_states`` names the states of the table's shape, ``row_states`` those of one value
-    per row. ``scalars(step)`` are the values ``k`` of the step, counted from 1.
+    per row; a rule has at most two, of one kind. ``scalars(step)`` are the values ``k`` of the
+    step, counted from 1.
     """
 
     lr: float
@@ -37,22 +38,22 @@ class RowRule:
     row_states: ClassVar[tuple[str, ...]] = ()
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        """Values the arithmetic needs in this step."""
+        """Return the values ``k`` that the arithmetic needs in this step."""
         return (self.lr,)
 
     @property
     def initial_state(self) -> float:
-        """What every state starts from."""
+        """Initial value of every state."""
         return 0.0
 
     @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Moved:
-        """New elements and element states."""
+    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return new elements and element states."""
         raise NotImplementedError
 
     @staticmethod
-    def row(mean_square: Any, states: Any, k: Any) -> Moved:
-        """Factor handed to the elements, and new row states; only for rules with row states."""
+    def row(mean_square: Any, states: Any, k: Any) -> Updated:
+        """Return the factor passed to ``element``, and new row states; if there are any."""
         raise NotImplementedError
 
 
@@ -63,8 +64,8 @@ class SgdRows(RowRule):
     name: ClassVar[str] = "sgd"
 
     @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Moved:
-        """Plain descent."""
+    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved against the gradient."""
         return w - k[0] * g, ()
 
 
@@ -77,12 +78,12 @@ class MomentumRows(RowRule):
     element_states: ClassVar[tuple[str, ...]] = ("momentum",)
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        """Learning rate and momentum."""
+        """Return the learning rate and the momentum."""
         return (self.lr, self.momentum)
 
     @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Moved:
-        """Descent along the running gradient."""
+    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved against the running gradient, and that gradient."""
         m = k[1] * states[0] + g
         return w - k[0] * m, (m,)
 
@@ -99,16 +100,16 @@ class AdagradRows(RowRule):
 
     @property
     def initial_state(self) -> float:
-        """The initial accumulator."""
+        """Initial value of the accumulator."""
         return self.initial_accumulator
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        """Decayed learning rate and epsilon."""
+        """Return the decayed learning rate and epsilon."""
         return (self.lr / (1.0 + (step - 1) * self.lr_decay), self.eps)
 
     @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Moved:
-        """Every element by its own history."""
+    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved with a step size each, and their accumulators."""
         h = states[0] + g * g
         return w - k[0] * g / (sqrt(h) + k[1]), (h,)
 
@@ -122,27 +123,27 @@ class RowwiseAdagradRows(AdagradRows):
     row_states: ClassVar[tuple[str, ...]] = ("momentum",)
 
     @staticmethod
-    def row(mean_square: Any, states: Any, k: Any) -> Moved:
-        """One step size for the row."""
+    def row(mean_square: Any, states: Any, k: Any) -> Updated:
+        """Return the row's step size, and its accumulator."""
         h = states[0] + mean_square
         return k[0] / (sqrt(h) + k[1]), (h,)
 
     @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Moved:
-        """Descent with the row's step size."""
+    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved with the row's step size."""
         return w - factor * g, ()
 
 
 @dataclass(frozen=True)
 class SharedRowwiseAdagradRows(RowwiseAdagradRows):
-    """The same for some columns of a row: its mean square is the second state."""
+    """Row-wise Adagrad on some columns of a row, whose mean square over all is the second state."""
 
     name: ClassVar[str] = "shared_rowwise_adagrad"
     row_states: ClassVar[tuple[str, ...]] = ("momentum", "mean_square")
 
     @staticmethod
-    def row(mean_square: Any, states: Any, k: Any) -> Moved:
-        """One step size for the row, by all of its columns."""
+    def row(mean_square: Any, states: Any, k: Any) -> Updated:
+        """Return the step size of the whole row, and its accumulator; ignore this part's square."""
         h = states[0] + states[1]
         return k[0] / (sqrt(h) + k[1]), (h, states[1])
 
@@ -158,13 +159,13 @@ class AdamRows(RowRule):
     element_states: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
 
     def scalars(self, step: int) -> tuple[float, ...]:
-        """Bias-corrected step size, decay rates and their complements, epsilon."""
+        """Return the bias-corrected step size, decay rates and their complements, epsilon."""
         size = self.lr * (1.0 - self.beta2**step) ** 0.5 / (1.0 - self.beta1**step)
         return (size, self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps)
 
     @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Moved:
-        """Descent along the first moment, scaled by the second."""
+    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved against the first moment, scaled by the second, and both."""
         m = k[1] * states[0] + k[2] * g
         v = k[3] * states[1] + k[4] * (g * g)
         return w - k[0] * m / (sqrt(v) + k[5]), (m, v)

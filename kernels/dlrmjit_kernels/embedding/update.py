@@ -1,15 +1,16 @@
-"""Backward of the embedding bags fused with the optimiser step of the rows they touch.
+"""Backward of the embedding bags fused with the optimizer step of the rows they touch.
 
-No gradient of a lookup is ever written. Lookups are sorted into buckets of rows, threads take
-bucket after bucket, and within a bucket every row is moved by its gradients in order of
+The gradient of a single lookup is never written. Lookups are sorted into buckets of rows, threads
+take bucket after bucket, and within a bucket every row is updated by its gradients in order of
 occurrence: no atomics, no scan by every thread, the same bits for any number of threads.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import get_num_threads
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.embedding.forward import check_pooled, prefetch_distance
 from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, sort_lookups
-from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
 from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
+from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
@@ -31,58 +33,65 @@ from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.tasks import take_task
 from dlrmjit_kernels.runtime.unsafe import call
 
-if TYPE_CHECKING:
-    from dlrmjit_kernels.embedding.tables import EmbeddingTables
-
-_NO_WEIGHTS = np.empty(0, np.float32)
+Float32 = NDArray[np.float32]
 
 
 @dataclass
 class RowState:
-    """What a rule remembers: tables shaped like the model's, or of one column; steps taken."""
+    """Optimizer state of a rule: tables of the model's shape, or of one column; steps taken."""
 
-    tables: tuple[EmbeddingTables, ...]
+    tables: tuple[TableStorage, ...]
     steps: int = 0
 
 
+def new_state(tables: TableStorage, rule: RowRule) -> RowState:
+    """Return the initial state of ``rule`` for ``tables``."""
+    states = [tables.like(tables.dim) for _ in rule.element_states]
+    states += [tables.like(1) for _ in rule.row_states]
+    for state in states:
+        state.fill(rule.initial_state)
+    return RowState(tuple(states))
+
+
 def apply(
-    tables: EmbeddingTables,
+    tables: TableStorage,
     lookups: Lookups,
-    dY: NDArray[np.float32],
+    dY: Float32,
     rule: RowRule,
     state: RowState | None,
     pooling: str,
-    weights: NDArray[np.float32] | None,
+    weights: Float32 | None,
 ) -> None:
-    """Move every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
+    """Update every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
 
-    Of lookups with numbers, table ``s`` has its gradient in ``dY[:, numbers[s], :E]``.
+    If the lookups have ``table_ids``, the gradient of table ``s`` is ``dY[:, table_ids[s], :E]``.
     The layout of the lookups must have been checked; their indices are checked here.
 
     Raises
     ------
     ConfigError
-        If the rule has memory and ``state`` is not the one made for it.
+        If the rule has states and ``state`` is not the one made for it.
     IndexRangeError
-        For the first lookup outside its table, if that is what the tables do with it; then
-        no row has moved.
+        For the first lookup outside its table, if the tables' bounds say ``raise``; then no row
+        was updated.
     """
     check_pooled(tables, lookups, dY, pooling, weights)
-    state = _state_for(rule, state)
-    mean, scales = pooling == "mean", _NO_WEIGHTS if weights is None else weights
-    buckets = sort_lookups(lookups, tables.row_counts, tables.workspace, scales, mean)
+    state = _checked_state(rule, state)
+    bags, mean = lookups.bags(weights), pooling == "mean"
+    buckets = sort_lookups(bags, tables.row_counts, tables.workspace, mean)
     if buckets is None:
-        lookups, weights = lookups.admit(tables.row_counts, tables.bounds, weights)
+        lookups, weights = lookups.apply_bounds(tables.row_counts, tables.bounds, weights)
         apply(tables, lookups, dY, rule, state, pooling, weights)
         return
     state.steps += 1
+    gradients = lookups.pooled_vectors(dY)
     if isinstance(rule, SgdRows) and rule.l2 == 0.0:
-        _scatter_rows(tables, lookups, buckets, dY, rule)
+        _scatter_rows(tables, buckets, gradients, rule)
     else:
-        _update_rows(tables, lookups, buckets, dY, rule, state)
+        _update_rows(tables, buckets, gradients, rule, state)
 
 
-def _state_for(rule: RowRule, state: RowState | None) -> RowState:
+def _checked_state(rule: RowRule, state: RowState | None) -> RowState:
     needed = len(rule.element_states) + len(rule.row_states)
     if state is None and needed == 0:
         return RowState(())
@@ -92,35 +101,21 @@ def _state_for(rule: RowRule, state: RowState | None) -> RowState:
 
 
 def _scatter_rows(
-    tables: EmbeddingTables,
-    lookups: Lookups,
-    buckets: Buckets,
-    dY: NDArray[np.float32],
-    rule: RowRule,
+    tables: TableStorage, buckets: Buckets, gradients: PooledVectors, rule: RowRule
 ) -> None:
-    """Plain SGD: rows move lookup by lookup, which needs no grouping."""
-    workspace, scaled = tables.workspace, buckets.scaled
-    kernel = _scatter(current_target(), tables.dim, scaled, tables.split)
+    """Plain SGD: add to rows lookup by lookup, which needs no grouping."""
+    workspace = tables.workspace
     factor = workspace.get("scalars", 16, np.float32)
     factor[0] = -rule.lr
-    counter = workspace.get("counter", 2, np.int64)
     _scatter_kernel(
-        kernel,
-        buckets.entries,
-        buckets.scales,
-        buckets.begin[: buckets.count + 1],
-        buckets.order,
-        buckets.tables,
-        tables.addresses,
-        tables.lower_addresses,
-        tables.row_bytes,
-        dY.ctypes.data,
-        dY.strides[0],
-        lookups.places(dY),
+        _scatter(current_target(), tables.dim, buckets.scaled, tables.split),
+        buckets,
+        tables.for_kernels,
+        gradients,
         factor,
         prefetch_distance(4 * tables.dim),
         get_num_threads(),
-        counter,
+        workspace.get("counter", 2, np.int64),
     )
 
 
@@ -132,27 +127,17 @@ def _scatter(target: Target, dim: int, scaled: bool, split: bool) -> int:
 @jit
 def _scatter_kernel(
     kernel: int,
-    entries: NDArray[np.uint64],
-    scales: NDArray[np.float32],
-    begin: NDArray[np.int64],
-    order: NDArray[np.int32],
-    bucket_tables: NDArray[np.int32],
-    addresses: NDArray[np.int64],
-    lower: NDArray[np.int64],
-    row_bytes: int,
-    gradient: int,
-    stride: int,
-    places: NDArray[np.int64],
-    factor: NDArray[np.float32],
+    buckets: Buckets,
+    tables: TableAddresses,
+    gradients: PooledVectors,
+    factor: Float32,
     ahead: int,
     threads: int,
     counter: NDArray[np.int64],
 ) -> None:
-    """Threads take buckets until none is left; one micro-kernel call per bucket."""
+    """Let threads take buckets until none is left; one micro-kernel call per bucket."""
     counter[0] = 0
-    buckets, rows = (begin, order, bucket_tables), (addresses, lower, row_bytes)
-    common = (entries.ctypes.data, factor.ctypes.data, scales.ctypes.data, ahead)
-    operands = (kernel, buckets, rows, (gradient, stride, places), common, counter)
+    operands = (kernel, buckets, tables, gradients, factor.ctypes.data, ahead, counter)
     run_tasks(_scatter_buckets, threads, operands, False)
 
 
@@ -160,104 +145,102 @@ def _scatter_kernel(
 def _scatter_buckets(
     thread: int,
     kernel: int,
-    buckets: Any,
-    rows: Any,
-    gradients: Any,
-    common: tuple[int, int, int, int],
+    buckets: Buckets,
+    tables: TableAddresses,
+    gradients: PooledVectors,
+    factor: int,
+    ahead: int,
     counter: NDArray[np.int64],
 ) -> None:
-    begin, order, bucket_tables = buckets
-    addresses, lower, row_bytes = rows
-    gradient, stride, places = gradients
-    entries, factor, scales, ahead = common
+    begin = buckets.begin
     while True:
         task = take_task(counter.ctypes.data)
         if task >= len(begin) - 1:
             break
-        b = np.int64(order[task])
+        b = np.int64(buckets.order[task])
         if begin[b + 1] > begin[b]:
-            s = np.int64(bucket_tables[b])
-            part = (entries, begin[b], begin[b + 1])
-            row = (addresses[s], lower[s], row_bytes)
-            call(kernel, (*part, *row, gradient + places[s], stride, factor, scales, ahead))
+            s = np.int64(buckets.tables[b])
+            call(
+                kernel,
+                (
+                    buckets.entries.ctypes.data,
+                    begin[b],
+                    begin[b + 1],
+                    tables.table[s],
+                    tables.low[s],
+                    tables.row_bytes,
+                    gradients.address + gradients.offsets[s],
+                    gradients.stride,
+                    factor,
+                    buckets.scales.ctypes.data,
+                    ahead,
+                ),
+            )
 
 
-class _Place(NamedTuple):
-    """Where rows, states and gradients lie: addresses of every table, strides in bytes.
+class _StateAddresses(NamedTuple):
+    """Up to two states of a rule as compiled loops see them; kernels ignore absent ones.
 
-    ``arrays`` (4, S) and ``row_bytes`` (4,) are those of the tables, their lower halves and two
-    states; of what there is not, a row has no bytes.
+    ``first`` and ``second`` (S,) are each table's addresses of the states, whose rows are
+    ``row_bytes`` apart.
     """
 
-    rows: NDArray[np.int64]
-    arrays: NDArray[np.int64]
-    row_bytes: NDArray[np.int64]
-    gradient: int
-    bag_stride: int
-    gradients: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    row_bytes: int
 
 
 class _Scratch(NamedTuple):
     """Working memory of each thread."""
 
-    groups: NDArray[np.int32]  # (T, ...): slots, heads, links
-    gradients: NDArray[np.float32]  # (T, ...): the summed gradient of a row
+    groups: NDArray[np.int32]  # (T, ...): slots, links, heads
+    gradients: Float32  # (T, ...): the summed gradient of a row
+
+
+class _RuleOperands(NamedTuple):
+    """Operands of the micro-kernel that are the same for all buckets."""
+
+    kernel: int
+    scalars: int  # address
+    ahead: int
 
 
 def _update_rows(
-    tables: EmbeddingTables,
-    lookups: Lookups,
+    tables: TableStorage,
     buckets: Buckets,
-    dY: NDArray[np.float32],
+    gradients: PooledVectors,
     rule: RowRule,
     state: RowState,
 ) -> None:
-    """Any rule: the gradient of a row is summed before the row moves."""
+    """Any rule: sum the gradient of a row before updating it."""
     workspace = tables.workspace
     scalars = workspace.get("scalars", 16, np.float32)
     values = (rule.l2, *rule.scalars(state.steps))
     scalars[: len(values)] = values
     threads = get_num_threads()
+    kernel = address(update_spec(rule, tables, buckets.scaled), current_target())
     _update_kernel(
-        address(update_spec(rule, tables, buckets.scaled), current_target()),
-        buckets.entries,
-        buckets.scales if buckets.scaled else buckets.scales[:0],
-        buckets.begin[: buckets.count + 1],
-        buckets.order,
-        buckets.tables,
-        buckets.plan,
-        _placed(tables, lookups, dY, state),
+        _RuleOperands(kernel, scalars.ctypes.data, prefetch_distance(4 * tables.dim)),
+        buckets,
+        tables.for_kernels,
+        _state_addresses(tables, state),
+        gradients,
         _scratch(tables, buckets, threads),
-        scalars,
-        prefetch_distance(4 * tables.dim),
         threads,
         workspace.get("counter", 2, np.int64),
     )
 
 
-def _placed(
-    tables: EmbeddingTables, lookups: Lookups, dY: NDArray[np.float32], state: RowState
-) -> _Place:
-    arrays = [(tables.addresses, tables.row_bytes)]
-    arrays.append((tables.lower_addresses, tables.row_bytes if tables.split else 0))
-    arrays += [(kept.addresses, kept.row_bytes) for kept in state.tables]
-    arrays += [(tables.addresses, 0)] * (4 - len(arrays))
-    addresses, row_bytes = zip(*arrays, strict=True)
-    return _Place(
-        tables.row_counts,
-        np.array(addresses, np.int64),
-        np.array(row_bytes, np.int64),
-        dY.ctypes.data,
-        dY.strides[0],
-        lookups.places(dY),
-    )
+def _state_addresses(tables: TableStorage, state: RowState) -> _StateAddresses:
+    if not state.tables:
+        return _StateAddresses(tables.addresses, tables.addresses, 0)
+    first, last = state.tables[0], state.tables[-1]
+    return _StateAddresses(first.addresses, last.addresses, first.row_bytes)
 
 
-def _scratch(tables: EmbeddingTables, buckets: Buckets, threads: int) -> _Scratch:
+def _scratch(tables: TableStorage, buckets: Buckets, threads: int) -> _Scratch:
     workspace = tables.workspace
-    used = buckets.tables[: buckets.count]
-    space = _group_space(tables.row_counts, buckets.begin, buckets.plan, used)
-    per_thread = buffers.round_up(space, 64)
+    per_thread = buffers.round_up(_group_space(tables.row_counts, buckets), 64)
     width = buffers.round_up(tables.dim, 64)
     groups = workspace.get("groups", threads * per_thread, np.int32)
     gradients = workspace.get("gradients", threads * width, np.float32)
@@ -268,113 +251,99 @@ def _scratch(tables: EmbeddingTables, buckets: Buckets, threads: int) -> _Scratc
 
 
 @jit
-def _group_space(
-    rows: NDArray[np.int64],
-    begin: NDArray[np.int64],
-    plan: NDArray[np.int64],
-    bucket_tables: NDArray[np.int32],
-) -> int:
-    """Most int32 that grouping any of the buckets takes."""
+def _group_space(rows: NDArray[np.int64], buckets: Buckets) -> int:
+    """Return the most int32 elements that grouping any of the buckets takes."""
     most = 0
-    for b in range(len(bucket_tables)):
-        s = bucket_tables[b]
-        lookups, keys = begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1
+    for b in range(len(buckets.tables)):
+        s = buckets.tables[b]
+        lookups = buckets.begin[b + 1] - buckets.begin[b]
+        keys = (rows[s] >> buckets.plan[s, BITS]) + 1
         most = max(most, table_size(lookups, keys) + 2 * lookups + 2)
     return most
 
 
 @jit
 def _update_kernel(
-    kernel: int,
-    entries: NDArray[np.uint64],
-    scales: NDArray[np.float32],
-    begin: NDArray[np.int64],
-    order: NDArray[np.int32],
-    bucket_tables: NDArray[np.int32],
-    plan: NDArray[np.int64],
-    place: _Place,
+    rule: _RuleOperands,
+    buckets: Buckets,
+    tables: TableAddresses,
+    states: _StateAddresses,
+    gradients: PooledVectors,
     scratch: _Scratch,
-    scalars: NDArray[np.float32],
-    ahead: int,
     threads: int,
     counter: NDArray[np.int64],
 ) -> None:
-    """Threads take buckets until none is left."""
+    """Let threads take buckets until none is left."""
     counter[0] = 0
-    buckets = (entries, scales, begin, order, bucket_tables, plan)
-    operands = (kernel, buckets, place, scratch, scalars.ctypes.data, ahead, counter)
+    operands = (rule, buckets, tables, states, gradients, scratch, counter)
     run_tasks(_update_buckets, threads, operands, False)
 
 
 @task_jit
 def _update_buckets(
     thread: int,
-    kernel: int,
-    buckets: Any,
-    place: _Place,
+    rule: _RuleOperands,
+    buckets: Buckets,
+    tables: TableAddresses,
+    states: _StateAddresses,
+    gradients: PooledVectors,
     scratch: _Scratch,
-    scalars: int,
-    ahead: int,
     counter: NDArray[np.int64],
 ) -> None:
-    entries, scales, begin, order, bucket_tables, plan = buckets
-    common = (scalars, scratch.gradients[thread].ctypes.data, ahead)
+    groups, summed = scratch.groups[thread], scratch.gradients[thread].ctypes.data
     while True:
         task = take_task(counter.ctypes.data)
-        if task >= len(begin) - 1:
+        if task >= len(buckets.begin) - 1:
             break
-        b = np.int64(order[task])
-        first, last = begin[b], begin[b + 1]
-        s = np.int64(bucket_tables[b])
-        part = scales[first:last] if len(scales) else scales
-        groups = scratch.groups[thread]
-        _move_bucket(kernel, entries[first:last], part, s, plan[s, BITS], place, groups, common)
+        b = np.int64(buckets.order[task])
+        _update_bucket(b, rule, buckets, tables, states, gradients, groups, summed)
 
 
 @jit
-def _move_bucket(
-    kernel: int,
-    entries: NDArray[np.uint64],
-    scales: NDArray[np.float32],
-    s: int,
-    shift: int,
-    place: _Place,
+def _update_bucket(
+    b: int,
+    rule: _RuleOperands,
+    buckets: Buckets,
+    tables: TableAddresses,
+    states: _StateAddresses,
+    gradients: PooledVectors,
     groups: NDArray[np.int32],
-    common: tuple[int, int, int],
+    summed: int,
 ) -> None:
-    """Group the rows of one bucket of table ``s``, then move each once."""
-    keys = (place.rows[s] >> shift) + 1
+    """Group the lookups of bucket ``b`` by row, then update each row once."""
+    first, s = buckets.begin[b], np.int64(buckets.tables[b])
+    entries, shift = buckets.entries[first : buckets.begin[b + 1]], buckets.plan[s, BITS]
+    keys = (tables.rows[s] >> shift) + 1
     slots = groups[: table_size(len(entries), keys)]
     links = groups[len(slots) : len(slots) + len(entries) + 1]
     heads = groups[len(slots) + len(links) :]
-    arrays, row_bytes = place.arrays[:, s], place.row_bytes
     unique = group_rows(entries, shift, keys, slots, heads, links)
     call(
-        kernel,
+        rule.kernel,
         (
-            entries.ctypes.data - 8,  # entries are numbered from 1
+            entries.ctypes.data - 8,  # chains count entries from 1, so both pointers start
             heads.ctypes.data,
             links.ctypes.data,
-            scales.ctypes.data - 4,
+            buckets.scales.ctypes.data + 4 * first - 4,  # one element before the bucket
             0,
             unique,
-            arrays[0],
-            arrays[1],
-            row_bytes[0],
-            arrays[2],
-            arrays[3],
-            row_bytes[2],
-            place.gradient + place.gradients[s],
-            place.bag_stride,
-            common[0],
-            common[1],
-            common[2],
+            tables.table[s],
+            tables.low[s],
+            tables.row_bytes,
+            states.first[s],
+            states.second[s],
+            states.row_bytes,
+            gradients.address + gradients.offsets[s],
+            gradients.stride,
+            rule.scalars,
+            summed,
+            rule.ahead,
         ),
     )
 
 
-def update_spec(rule: RowRule, tables: EmbeddingTables, scaled: bool) -> UpdateSpec:
-    """Specification of the micro-kernel that applies a rule to such tables."""
+def update_spec(rule: RowRule, tables: TableStorage, scaled: bool) -> UpdateSpec:
+    """Return the specification of the micro-kernel that applies a rule to such tables."""
     return UpdateSpec(
         rule.name,
         tables.dim,
@@ -388,10 +357,33 @@ def update_spec(rule: RowRule, tables: EmbeddingTables, scaled: bool) -> UpdateS
     )
 
 
-def new_state(tables: EmbeddingTables, rule: RowRule) -> RowState:
-    """Fresh state of ``rule`` for ``tables``."""
-    kept = [tables.beside(tables.dim) for _ in rule.element_states]
-    kept += [tables.beside(1) for _ in rule.row_states]
-    for table in kept:
-        table.fill(rule.initial_state)
-    return RowState(tuple(kept))
+def accumulate_dense(
+    tables: TableStorage,
+    lookups: Lookups,
+    dY: Float32,
+    dense: Sequence[Float32],
+    pooling: str = "sum",
+    weights: Float32 | None = None,
+) -> None:
+    """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed.
+
+    ``dY`` is (N, S, E), its tables in the order of the lookups' tables.
+    """
+    lookups.check(tables.row_counts)
+    scale, offsets = _lookup_scale(lookups, pooling, weights), lookups.offsets
+    for s, gradient in enumerate(dense):
+        start, end = offsets[s, 0], offsets[s, -1]
+        bags = np.repeat(np.arange(lookups.samples), np.diff(offsets[s]))
+        rows = dY[bags, s] * scale[start:end, None]
+        np.add.at(gradient, lookups.indices[start:end], rows)
+
+
+def _lookup_scale(lookups: Lookups, pooling: str, weights: Float32 | None) -> Float32:
+    """Return the factor of each lookup's row in its bag's sum."""
+    count = len(lookups.indices)
+    scale = np.ones(count, np.float32) if weights is None else weights.astype(np.float32)
+    if pooling == "mean":
+        lengths = np.diff(lookups.offsets).ravel()
+        used, _ = lookups.packed()
+        scale[used] /= np.repeat(lengths, lengths).astype(np.float32)
+    return scale

@@ -52,7 +52,7 @@ def _train(bags, rule, precision, pooling="sum", weights=None):
     for step in range(STEPS):
         dY = bags.pooled_like(step)
         tables.apply_gradient(bags.indices, bags.offsets, dY, rule, state, pooling, weights)
-    return _bits(tables), [_bits(kept) for kept in state.tables]
+    return _bits(tables), [_bits(table) for table in state.tables]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -110,7 +110,7 @@ def test_halves_lie_apart_and_take_no_more_memory(tmp_path):
     split = EmbeddingTables([32, 64], 16, tmp_path / "tables", precision="bf16")
     assert split.nbytes == EmbeddingTables([32, 64], 16).nbytes
     assert split.row_bytes == 32
-    assert all(address % 64 == 0 for address in (*split.addresses, *split.lower_addresses))
+    assert all(address % 64 == 0 for address in (*split.addresses, *split.low_addresses))
     for s in range(2):
         split.table(s)[...] = s + 1 / 3
     again = EmbeddingTables([32, 64], 16, tmp_path / "tables", precision="bf16")

@@ -2,7 +2,7 @@ import os
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.embedding import init as initialise
+from dlrmjit_kernels.embedding import init
 from dlrmjit_kernels.embedding.init import Origin
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import AdagradRows
@@ -186,7 +186,7 @@ def test_what_is_remembered_of_tables_in_a_file_lies_beside_them(tmp_path):
 def test_pages_are_dealt_where_there_are_several_nodes(monkeypatch):
     touched = []
     monkeypatch.setattr(numa, "node_count", lambda cpus: 2)
-    monkeypatch.setattr(initialise, "place", lambda data: touched.append(len(data)))
+    monkeypatch.setattr(init, "touch_pages", lambda data: touched.append(len(data)))
     tables = EmbeddingTables([3000], 16)
     assert touched == [tables.nbytes]
     assert tables.placement == f"{tables.pages} pages dealt to 2 NUMA nodes"
@@ -194,12 +194,12 @@ def test_pages_are_dealt_where_there_are_several_nodes(monkeypatch):
 
 def test_placing_leaves_zeros():
     data = np.zeros(5 << 20, np.uint8)
-    initialise.place(data)
+    init.touch_pages(data)
     assert not data.any()
 
 
 def test_on_one_node_pages_lie_where_they_are_first_used(monkeypatch):
     monkeypatch.setattr(numa, "node_count", lambda cpus: 1)
-    monkeypatch.setattr(initialise, "place", lambda data: pytest.fail("touched"))
+    monkeypatch.setattr(init, "touch_pages", lambda data: pytest.fail("touched"))
     tables = EmbeddingTables([3000], 16)
     assert tables.placement == f"{tables.pages} pages"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.embedding import update
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
-from dlrmjit_kernels.embedding.tables import EmbeddingTables
+from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.runtime.workspace import Workspace
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Group:
     """The tables of one width, and their numbers among all."""
 
     numbers: tuple[int, ...]
-    tables: EmbeddingTables
+    tables: TableStorage
 
 
 class MixedTables:
@@ -55,7 +56,7 @@ class MixedTables:
         for width in sorted(set(dims)):
             numbers = tuple(s for s, dim in enumerate(dims) if dim == width)
             own = [rows[s] for s in numbers]
-            tables = EmbeddingTables(own, width, config.directory, config.bounds, precision)
+            tables = TableStorage(own, width, config.directory, config.bounds, precision)
             tables.workspace = workspace
             groups.append(Group(numbers, tables))
         return cls(groups)
@@ -99,7 +100,7 @@ class MixedTables:
         return tables.table(i)
 
     def initialise_uniform(self, seed: int, origins: Sequence[Origin] | None = None) -> None:
-        """Draw every table as :meth:`EmbeddingTables.initialise_uniform` does."""
+        """Draw every table as :meth:`TableStorage.initialise_uniform` does."""
         shapes = zip(self.rows, self.dims, strict=True)
         given = origins or [Origin(s, *shape) for s, shape in enumerate(shapes)]
         for group in self.groups:
@@ -111,7 +112,7 @@ class MixedTables:
 
     def split(
         self, lookups: Lookups, offsets: Sequence[NDArray[np.int64]]
-    ) -> list[tuple[EmbeddingTables, Lookups]]:
+    ) -> list[tuple[TableStorage, Lookups]]:
         """Each group's tables and its part of the lookups, whose offsets go to ``offsets``."""
         found = []
         for group, own in zip(self.groups, offsets, strict=True):
@@ -123,7 +124,7 @@ class MixedTables:
         """Fresh memory of an optimiser, of each group its own."""
         return MixedState(
             tuple(group.numbers for group in self.groups),
-            tuple(group.tables.new_state(rule) for group in self.groups),
+            tuple(update.new_state(group.tables, rule) for group in self.groups),
         )
 
 

@@ -23,7 +23,7 @@ from dlrmjit_kernels.embedding.row_optimizers import (
     SgdRows,
     SharedRowwiseAdagradRows,
 )
-from dlrmjit_kernels.embedding.tables import EmbeddingTables
+from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.layers import dense_optimizers, elementwise
 from dlrmjit_kernels.layers.dense_optimizers import BoundStep
@@ -52,28 +52,26 @@ class BagGradient:
     lookups: Lookups
     dY: F32
 
-    def descend(self, tables: EmbeddingTables, rate: float) -> None:
+    def descend(self, tables: TableStorage, rate: float) -> None:
         """SGD on the touched rows, fused with the backward pass of the lookup."""
         rule = SgdRows(rate)
         embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
 
     def update(
-        self, tables: EmbeddingTables, state: RowState, config: OptimizerConfig, rate: float
+        self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
     ) -> None:
         """Any optimiser on the touched rows, fused with the backward pass of the lookup."""
         rule = row_rule(config, rate)
         embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
 
-    def square(self, tables: EmbeddingTables, memory: dict[str, Any]) -> float:
+    def square(self, tables: TableStorage, memory: dict[str, Any]) -> float:
         """Sum of the squares of the rows' gradients; ``memory`` keeps one float per row."""
         if "squares" not in memory:
-            memory["squares"] = tables.new_state(grad_norm.SquareRows())
+            memory["squares"] = embedding_update.new_state(tables, grad_norm.SquareRows())
         squares = memory["squares"]
         return grad_norm.gradient_square(tables, self.lookups, self.dY, squares)
 
-    def mean_squares(
-        self, tables: EmbeddingTables, means: EmbeddingTables, weight_decay: float
-    ) -> None:
+    def mean_squares(self, tables: TableStorage, means: TableStorage, weight_decay: float) -> None:
         """One value per row: a pass of the update kernel that moves nothing."""
         rule = grad_norm.SquareRows(l2=weight_decay)
         state = RowState((means,))
@@ -89,12 +87,12 @@ class BagGradient:
         lookups = joined_lookups([gradient.lookups for gradient in every])
         return BagGradient(lookups, np.concatenate([g.dY for g in every]))
 
-    def to_dense(self, tables: EmbeddingTables) -> list[FloatArray]:
+    def to_dense(self, tables: TableStorage) -> list[FloatArray]:
         """Full arrays (M, E), one per table."""
         dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
         numbers = self.lookups.table_ids or range(len(tables))
         dY = self.dY[:, list(numbers), : tables.dim]
-        tables.accumulate_gradient(self.lookups.indices, self.lookups.offsets, dY, dense)
+        embedding_update.accumulate_dense(tables, self.lookups, dY, dense)
         return dense
 
 

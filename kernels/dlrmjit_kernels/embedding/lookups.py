@@ -120,7 +120,7 @@ class Lookups:
         raise AssertionError("every lookup is inside its table")
 
     def within(self, rows: NDArray[np.int64], bounds: str) -> Lookups:
-        """Return these lookups if all are inside their tables, else those of :meth:`apply_bounds`."""
+        """Return these lookups if all are inside their tables, else :meth:`apply_bounds`."""
         if not _any_outside(self.indices, self.offsets, rows):
             return self
         return self.apply_bounds(rows, bounds, None)[0]

@@ -101,9 +101,7 @@ class TableStorage:
     @property
     def for_kernels(self) -> TableAddresses:
         """The tables as compiled loops take them."""
-        return TableAddresses(
-            self.row_counts, self.addresses, self.low_addresses, self.row_bytes
-        )
+        return TableAddresses(self.row_counts, self.addresses, self.low_addresses, self.row_bytes)
 
     def _spread_over_nodes(self) -> int:
         """Spread the pages over the NUMA nodes if there are several; return how many there are."""

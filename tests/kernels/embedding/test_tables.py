@@ -189,7 +189,7 @@ def test_pages_are_dealt_where_there_are_several_nodes(monkeypatch):
     monkeypatch.setattr(init, "touch_pages", lambda data: touched.append(len(data)))
     tables = EmbeddingTables([3000], 16)
     assert touched == [tables.nbytes]
-    assert tables.placement == f"{tables.pages} pages dealt to 2 NUMA nodes"
+    assert tables.placement == f"{tables.pages} pages spread over 2 NUMA nodes"
 
 
 def test_placing_leaves_zeros():

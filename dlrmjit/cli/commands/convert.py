@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dlrmjit.cli.exit_codes import exit_code_of
-from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.cli.options.command_flags import CONVERT
+from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo_text import read_criteo_text
 from dlrmjit.data.formats.dlrm_days import DayNames, read_days, write_days
@@ -19,32 +20,14 @@ from dlrmjit.data.prepared.reader import PreparedSet, is_prepared_set
 from dlrmjit.data.prepared.writer import concatenate, days_of, dictionaries_of, write_set
 from dlrmjit.errors import ConfigError
 
-_DESCRIPTION = (
-    "Convert data. SOURCE: a prepared set, NAME_train.bin (with its _test and _val), the raw file "
-    "or prefix that the reference's files of days are called after, a folder of TorchRec days, or "
-    "Criteo text. OUT: for set a new directory; for bin the name before _train.bin; for days the "
-    "name before _0_reordered.npz; for torchrec (of text) and multi-hot (of a set) a folder."
-)
-_TARGETS = ("set", "bin", "days", "torchrec", "multi-hot")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    """Run the command line ``argv``, by default the program's own; return the exit code."""
     return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = ArgumentParser("convert", _DESCRIPTION)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--to", choices=_TARGETS, required=True)
-    parser.add_argument(
-        "--data-set",
-        choices=("kaggle", "terabyte"),
-        default="kaggle",
-        help="how the reference calls its files of days",
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parse_command(CONVERT, argv)
     kaggle = arguments.data_set == "kaggle"
     if not arguments.out.absolute().parent.is_dir():
         raise ConfigError(f"the folder {arguments.out.absolute().parent} does not exist; create it")

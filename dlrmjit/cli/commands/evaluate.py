@@ -7,21 +7,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from dlrmjit.cli.commands.inference_args import add_data_options, load_given, scores_of
+from dlrmjit.cli.commands.inference_args import load_given, scores_of
 from dlrmjit.cli.exit_codes import exit_code_of
-from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.cli.options.command_flags import EVALUATE
+from dlrmjit.cli.options.command_line import parse_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    """Run the command line ``argv``, by default the program's own; return the exit code."""
     return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = ArgumentParser("evaluate", "Print the metrics of a saved model on labelled data.")
-    add_data_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    arguments = parser.parse_args(argv)
+    arguments = parse_command(EVALUATE, argv)
     from dlrmjit.metrics import compute_metrics
 
     given = load_given(arguments)

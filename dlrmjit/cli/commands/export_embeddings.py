@@ -11,30 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from dlrmjit.cli.exit_codes import exit_code_of
-from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.cli.options.command_flags import EXPORT_EMBEDDINGS
+from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.errors import ConfigError, DataError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    """Run the command line ``argv``, by default the program's own; return the exit code."""
     return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = ArgumentParser(
-        "export_embeddings",
-        "Write NAME.npy (rows, E) for each table, and with --vocabulary NAME.values.npy (or .csv, "
-        "for text), the raw value that each row stands for. A table of width d < E comes with "
-        "NAME.projection.npy (E, d): its rows times the transpose of that have width E.",
-    )
-    parser.add_argument(
-        "model", type=Path, help="a saved model: a directory, or the reference's .pt"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory")
-    parser.add_argument(
-        "--vocabulary", type=Path, metavar="SET", help="the set that the model was trained on"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parse_command(EXPORT_EMBEDDINGS, argv)
     if arguments.out.exists():
         raise ConfigError(f"{arguments.out} exists; choose another --out")
     _export(arguments.model, arguments.out, arguments.vocabulary)
@@ -69,11 +57,11 @@ def _span(widths: Sequence[int]) -> str:
 
 
 def _write_texts(path: Path, source: Path) -> None:
-    """Texts by row, as CSV."""
+    """Write the texts of a vocabulary by row, as CSV."""
     from dlrmjit.data.prepare.files.vocabularies import texts_of
 
-    with np.load(source) as kept:
-        texts = texts_of(kept["bytes"], kept["ends"])
+    with np.load(source) as stored:
+        texts = texts_of(stored["bytes"], stored["ends"])
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("row", "value"))
@@ -81,7 +69,7 @@ def _write_texts(path: Path, source: Path) -> None:
 
 
 def _names(vocabulary: Path | None, rows: Sequence[int]) -> tuple[list[str], list[Path | None]]:
-    """Names of the tables, and the files of their values, if known.
+    """Return the names of the tables, and the files of their values where known.
 
     Raises DataError for a set whose tables are not the model's.
     """

@@ -1,25 +1,20 @@
-"""What the commands after training share: a model, and data that fit it."""
+"""The inputs of ``evaluate`` and ``predict``: a saved model, and data that fit it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.cli.options.subparser import ArgumentParser
-from dlrmjit.config.model import Bounds, TableConfig
+from dlrmjit.config.model import TableConfig
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from dlrmjit.model.dlrm import DLRM
-
-BATCH = 4096
-_SPLITS = ("train", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -28,30 +23,6 @@ class Given:
 
     model: DLRM
     rows: Dataset
-
-
-def add_data_options(parser: ArgumentParser) -> None:
-    """The options of every command that scores rows."""
-    parser.add_argument(
-        "model", type=Path, help="a saved model: a directory, or the reference's .pt"
-    )
-    parser.add_argument(
-        "data", type=Path, help="a prepared set, or text or Parquet (then --vocabulary is needed)"
-    )
-    add = parser.add_argument
-    add("--split", choices=_SPLITS, default="test", help="which rows of a prepared set")
-    add("--vocabulary", type=Path, metavar="DIR", help="the set that the model was trained on")
-    add("--batch-size", type=int, default=BATCH, metavar="N", help="rows at a time")
-    add("--max-ind-range", type=int, default=0, metavar="N", help="as given in training")
-    add("--threads", type=int, metavar="N", help="threads to compute with (default: all CPUs)")
-    add("--backend", choices=("jit", "reference"), help="compiled kernels, or NumPy alone")
-    add("--embedding-dir", metavar="DIR", help="keep the model's tables in files in this directory")
-    add(
-        "--bounds",
-        choices=get_args(Bounds),
-        default="raise",
-        help="ids beyond the model's tables: refuse, take the nearest row, or leave them out",
-    )
 
 
 def load_given(arguments: Any) -> Given:
@@ -63,8 +34,6 @@ def load_given(arguments: Any) -> Given:
     from dlrmjit.cli.report.machine import use_threads
     from dlrmjit.training.persistence import load
 
-    if arguments.batch_size < 1:
-        raise ConfigError(f"--batch-size must be at least 1, not {arguments.batch_size}")
     use_threads(arguments.threads)
     tables = TableConfig(arguments.embedding_dir, arguments.bounds)
     rows = replace(_rows(arguments).limited(arguments.max_ind_range), bounds=tables.bounds)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.cli.commands.inference_args import add_data_options, load_given, scores_of
+from dlrmjit.cli.commands.inference_args import load_given, scores_of
 from dlrmjit.cli.exit_codes import exit_code_of
-from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.cli.options.command_flags import PREDICT
+from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.data.formats.arrow import require_arrow
 from dlrmjit.errors import ConfigError, DataError
 
@@ -20,17 +21,12 @@ Scores = NDArray[np.float32]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    """Run the command line ``argv``, by default the program's own; return the exit code."""
     return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = ArgumentParser("predict", "Write the predicted probability of each row of data.")
-    add_data_options(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="scores.csv, .npy or .parquet"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parse_command(PREDICT, argv)
     write = _writer(arguments.out)
     scores, _ = scores_of(load_given(arguments), arguments.batch_size)
     try:
@@ -41,7 +37,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _writer(path: Path) -> Callable[[Path, Scores], None]:
-    """How to write a file of this name; known before anything is computed."""
+    """Return the function that writes a file of this name; raises ConfigError before any work."""
     writers = {".csv": _write_csv, ".npy": _write_npy, ".parquet": _write_parquet}
     if path.suffix not in writers:
         raise ConfigError(f"--out must end in .csv, .npy or .parquet, not {path.name!r}")

@@ -1,4 +1,4 @@
-"""The command ``prepare``: its options, its progress, what it says at the end."""
+"""The command ``prepare``: a prepared set from raw data, with progress and a summary."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from dlrmjit.cli.exit_codes import exit_code_of
-from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.cli.options.command_line import parse_command
+from dlrmjit.cli.options.prepare_flags import PREPARE
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule, parse_size
 from dlrmjit.data.prepared.manifest import Manifest
 from dlrmjit.data.schema import read_schema
-from dlrmjit.errors import ConfigError
 
-_DESCRIPTION = (
-    "Turn raw Criteo text (tab-separated, plain or gzip, any number of files in order), or CSV or "
-    "Parquet that a schema describes, into a set to train from: python -m dlrmjit.train "
-    "--data-generation=dataset --processed-data-file=DIR. Works in bounded memory; after a kill, "
-    "the same command with --resume goes on where it stopped and gives the same bytes."
-)
 _STEPS = {
     "parse": "1/4 parsing",
     "encode": "2/4 encoding columns",
@@ -31,19 +24,17 @@ _STEPS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    """Run the command line ``argv``, by default the program's own; return the exit code."""
     return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
 
 
 def _run(argv: Sequence[str]) -> None:
-    arguments = build_parser().parse_args(argv)
+    arguments = parse_command(PREPARE, argv)
     if arguments.verify:
         _verify(arguments)
         return
     options = options_of(arguments)
-    from dlrmjit.data.prepare.pipeline import (
-        prepare,  # loads the compiler, which a mistake needs not
-    )
+    from dlrmjit.data.prepare.pipeline import prepare  # loads the compiler: after the checks
 
     progress = Progress()
     began = time.perf_counter()
@@ -52,107 +43,8 @@ def _run(argv: Sequence[str]) -> None:
     _sum_up(manifest, options, time.perf_counter() - began)
 
 
-def build_parser() -> ArgumentParser:
-    """All options of the command."""
-    parser = ArgumentParser("prepare", _DESCRIPTION)
-    add = parser.add_argument
-    add("inputs", nargs="*", type=Path, metavar="INPUT", help="files, in their order in time")
-    add("--schema", type=Path, metavar="FILE", help="what the columns of CSV or Parquet are")
-    add("--out", type=Path, metavar="DIR", help="where the set goes")
-    add("--resume", action="store_true", help="go on with the same command that was interrupted")
-    add("--replace", action="store_true", help="replace a prepared set at --out when done")
-    add("--verify", action="store_true", help="check the set at --out against its checksums")
-    means = parser.add_argument_group("means")
-    means.add_argument("--memory", default="2G", metavar="SIZE", help="resident memory, at most")
-    means.add_argument("--workers", type=int, metavar="N", help="threads (default: all CPUs)")
-    means.add_argument(
-        "--on-error",
-        choices=("stop", "skip"),
-        default="stop",
-        help="stop at a bad line, or pass over it and count it",
-    )
-    _add_result_options(parser)
-    _add_split_options(parser)
-    return parser
-
-
-def _add_result_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what becomes of the values").add_argument
-    add(
-        "--max-ind-range",
-        type=int,
-        default=0,
-        metavar="N",
-        help="take categorical values modulo N before they are numbered",
-    )
-    add(
-        "--hash-rows",
-        type=int,
-        default=0,
-        metavar="N",
-        help="hash categorical values to N ids instead of numbering them",
-    )
-    add("--min-count", type=int, default=1, metavar="N", help="rarer values share id 0")
-    add(
-        "--max-rows",
-        type=int,
-        default=0,
-        metavar="N",
-        help="values beyond the N - 1 most frequent of a column share id 0",
-    )
-    add(
-        "--vocabulary-of",
-        choices=("all", "train"),
-        default="all",
-        help="train: count training rows alone, and let values that none of them has share id 0",
-    )
-    add(
-        "--sub-sample-rate",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="drop rows without a click with this probability",
-    )
-    add(
-        "--dense",
-        choices=("int32", "float32"),
-        default="int32",
-        help="store whole numbers, or the logarithms that the model sees",
-    )
-    add("--indices", choices=("int32", "int64"), default="int32", help="type of stored ids")
-    add("--shuffle", choices=("total", "none"), default="total", help="order of training rows")
-    add("--seed", type=int, default=123, metavar="N", help="of everything random")
-
-
-def _add_split_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what is kept for tests and for validation").add_argument
-    add(
-        "--split",
-        choices=("days", "fraction", "random", "files", "none"),
-        default="days",
-        help="days: the last day, half for each; fraction: the last rows; random: any rows; "
-        "files: the last files",
-    )
-    add(
-        "--days",
-        type=int,
-        default=7,
-        metavar="N",
-        help="equal parts that stand for days where there is one input",
-    )
-    add("--test-fraction", type=float, default=0.0, metavar="P", help="of fraction and random")
-    add(
-        "--validation-fraction", type=float, default=0.0, metavar="P", help="of fraction and random"
-    )
-    add("--test-files", type=int, default=0, metavar="N", help="inputs kept for tests")
-    add("--validation-files", type=int, default=0, metavar="N", help="inputs kept for validation")
-
-
 def options_of(arguments: argparse.Namespace) -> PrepareOptions:
-    """The preparation that parsed arguments describe; raises ConfigError."""
-    if arguments.out is None:
-        raise ConfigError("say where the set goes: --out DIR")
-    _check_numbers(arguments)
+    """Return the preparation that parsed arguments describe; raises ConfigError."""
     split = SplitRule(
         kind=arguments.split,
         days=arguments.days,
@@ -166,29 +58,13 @@ def options_of(arguments: argparse.Namespace) -> PrepareOptions:
         "sub_sample_rate dense indices shuffle seed"
     )
     return PrepareOptions(
-        inputs=tuple(arguments.inputs),
+        inputs=arguments.input,
         memory=parse_size(arguments.memory),
         workers=arguments.workers or _cpus(),
         split=split,
         schema=read_schema(arguments.schema) if arguments.schema else None,
         **{name: getattr(arguments, name) for name in names.split()},
     )
-
-
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name, least in (
-        ("workers", 1),
-        ("max_ind_range", 0),
-        ("hash_rows", 0),
-        ("min_count", 1),
-        ("max_rows", 0),
-        ("test_files", 0),
-        ("validation_files", 0),
-        ("seed", 0),
-    ):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
 
 
 def _cpus() -> int:
@@ -198,8 +74,6 @@ def _cpus() -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    if arguments.out is None:
-        raise ConfigError("say which set to verify: --out DIR")
     Manifest.read(arguments.out).check_contents(arguments.out)
     print(f"{arguments.out}: all files match their checksums")
 

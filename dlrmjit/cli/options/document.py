@@ -1,19 +1,31 @@
-"""The tables of options in ``docs/cli.md``; run as a program, this writes them anew."""
+"""The tables of options in ``docs/cli.md``; run as a program, this rewrites them."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from dlrmjit.cli.options.flag import Effect, Flag, switch
-from dlrmjit.cli.options.parse import all_groups
+from dlrmjit.cli.options.command_flags import (
+    CONVERT,
+    EVALUATE,
+    EXPORT_EMBEDDINGS,
+    PLAN,
+    PREDICT,
+    TUNE,
+)
+from dlrmjit.cli.options.flag import Command, Effect, Flag
+from dlrmjit.cli.options.kinds import switch
+from dlrmjit.cli.options.parse import TRAIN
+from dlrmjit.cli.options.prepare_flags import PREPARE
 
+COMMANDS = (TRAIN, PREPARE, EVALUATE, PREDICT, EXPORT_EMBEDDINGS, CONVERT, PLAN, TUNE)
 BEGIN = "<!-- options: written by python -m dlrmjit.cli.options.document -->"
 END = "<!-- end of options -->"
 _KINDS = {
     "int": "integer",
     "float": "number",
     "str": "text",
+    "Path": "path",
     "boolean": "True or False",
     "dashed_ints": "integers, dashed",
     "dashed_floats": "numbers, dashed",
@@ -23,13 +35,8 @@ _KINDS = {
 
 
 def flag_tables() -> str:
-    """One Markdown table of options per group."""
-    parts = []
-    for group in all_groups():
-        rows = [_row(flag) for flag in group.flags]
-        head = "| option | value | default | meaning |\n|---|---|---|---|"
-        parts.append("\n".join([f"### {group.title}", "", head, *rows]))
-    return "\n\n".join(parts)
+    """Return a Markdown section for each command, with a table of options for each group."""
+    return "\n\n".join(_section(command) for command in COMMANDS)
 
 
 def update(path: Path) -> None:
@@ -39,10 +46,30 @@ def update(path: Path) -> None:
     path.write_text(f"{before}{BEGIN}\n{flag_tables()}\n{END}{after}", encoding="utf-8")
 
 
+def _section(command: Command) -> str:
+    parts = [f"## Options of `{command.program}`", command.description]
+    head = "| option | value | default | meaning |\n|---|---|---|---|"
+    for group in command.groups:
+        rows = "\n".join(_row(flag) for flag in group.flags)
+        parts.append(f"### {group.title}\n\n{head}\n{rows}")
+    return "\n\n".join(parts)
+
+
 def _row(flag: Flag) -> str:
+    cells = (f"`{flag.label}`", _value(flag), _default(flag), _meaning(flag))
+    return f"| {' | '.join(cells)} |"
+
+
+def _value(flag: Flag) -> str:
     kind = ", ".join(flag.values) or _KINDS[flag.kind.__name__]
-    default = "off" if flag.kind is switch else flag.default_text or "none"
-    return f"| `--{flag.name}` | {kind} | {default} | {_meaning(flag)} |"
+    kind += "s" * flag.takes_many
+    return f"{kind}, {flag.domain.text}" if flag.domain else kind
+
+
+def _default(flag: Flag) -> str:
+    if flag.is_required:
+        return "required"
+    return "off" if flag.kind is switch else flag.default_text or "none"
 
 
 def _meaning(flag: Flag) -> str:

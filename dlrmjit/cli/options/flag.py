@@ -1,68 +1,54 @@
-"""What an option of the command line is, and the converters of its values.
+"""Flags and commands as data: the parser, the checks, the help and the documentation read them.
 
-Options are data: the parser, the checks, the help text and the documentation all read the same
-tables (:mod:`dlrmjit.cli.options.reference_flags`, :mod:`dlrmjit.cli.options.own_flags`).
+The tables are in :mod:`dlrmjit.cli.options.reference_flags`,
+:mod:`dlrmjit.cli.options.own_flags` and :mod:`dlrmjit.cli.options.command_flags`.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dlrmjit.cli.options.domain import Domain
+from dlrmjit.cli.options.kinds import switch
+
 
 class Effect(Enum):
-    """What giving an option does: it works, warns that it does nothing, or is refused."""
+    """What giving a flag does: it works, warns that it does nothing, or is refused."""
 
     WORKS = "works"
     IGNORED = "no effect"
     REFUSED = "refused"
 
 
-def switch(text: str) -> bool:
-    """Mark an option that takes no value; never called on one."""
-    raise NotImplementedError(text)
-
-
-def boolean(text: str) -> bool:
-    """True or False from ``True/False``, ``1/0``, ``yes/no``, in any case."""
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
-    return known[text.lower()]
-
-
-def dashed_ints(text: str) -> tuple[int, ...]:
-    """Integers separated by dashes: ``512-256-64``."""
-    return _dashed(text, int, "integers, such as 512-256-64")
-
-
-def mlp_widths(text: str) -> tuple[int, ...]:
-    """Widths of an MLP that may be absent: dashed integers, or ``0`` or nothing for none."""
-    return () if text in ("", "0") else dashed_ints(text)
-
-
-def dashed_floats(text: str) -> tuple[float, ...]:
-    """Numbers separated by dashes: ``1.0-1.5``."""
-    return _dashed(text, float, "numbers, such as 1.0-1.5")
-
-
-def _dashed(text: str, number: Callable[[str], Any], what: str) -> tuple[Any, ...]:
-    try:
-        return tuple(number(part) for part in text.split("-"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected dash-separated {what}, not {text!r}") from None
+_METAVARS = {
+    "int": "N",
+    "float": "X",
+    "str": "TEXT",
+    "Path": "PATH",
+    "boolean": "True|False",
+    "dashed_ints": "N-N-...",
+    "mlp_widths": "N-N-...",
+    "dashed_floats": "X-X-...",
+}
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One option.
+    """One option or operand of a command.
 
-    ``values`` restricts what may be written; ``supported`` is the part of it that works so far
-    (empty: all). ``note`` completes the sentence of a refusal or a warning: why, and what to do
-    instead. ``minimum`` is the least number accepted.
+    Parameters
+    ----------
+    values : the texts that are accepted; empty for all
+    supported : the values that work so far; empty for all
+    note : completes the sentence of a refusal or a warning: why, and what to do instead
+    domain : the numbers that are accepted, for each number of a list
+    metavar : what ``--help`` shows for the value, by default according to ``kind``
+    is_required : the command cannot run without it
+    is_operand : it is given by position, without its name
+    takes_many : an operand that takes all remaining words
     """
 
     name: str
@@ -73,12 +59,33 @@ class Flag:
     note: str = ""
     values: tuple[str, ...] = ()
     supported: tuple[Any, ...] = ()
-    minimum: float | None = None
+    domain: Domain | None = None
+    metavar: str = ""
+    is_required: bool = False
+    is_operand: bool = False
+    takes_many: bool = False
 
     @property
     def dest(self) -> str:
-        """The attribute that holds the option's value."""
+        """The attribute that holds the value."""
         return self.name.replace("-", "_")
+
+    @property
+    def label(self) -> str:
+        """The name as a message mentions it: ``--out``, or ``MODEL`` for an operand."""
+        return self.name.upper() if self.is_operand else f"--{self.name}"
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in the help."""
+        return self.metavar or "|".join(self.values) or _METAVARS.get(self.kind.__name__, "X")
+
+    @property
+    def usage(self) -> str:
+        """The flag as it is written: ``--out DIR``, ``MODEL``, ``INPUT...``."""
+        if self.is_operand:
+            return self.label + "..." * self.takes_many
+        return self.label if self.kind is switch else f"{self.label} {self.placeholder}"
 
     @property
     def default_text(self) -> str:
@@ -92,7 +99,35 @@ class Flag:
 
 @dataclass(frozen=True)
 class FlagGroup:
-    """Options that belong together, under the heading that ``--help`` shows."""
+    """Flags that belong together, under the heading that ``--help`` shows.
+
+    ``may_be_abbreviated`` says that an unambiguous beginning of a name stands for the name, as
+    it does in the reference program.
+    """
 
     title: str
     flags: tuple[Flag, ...]
+    may_be_abbreviated: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program ``python -m dlrmjit.NAME`` and all of its flags."""
+
+    name: str
+    description: str
+    groups: tuple[FlagGroup, ...]
+
+    @property
+    def program(self) -> str:
+        """How the command is started."""
+        return f"python -m dlrmjit.{self.name}"
+
+    def flags(self) -> Iterator[Flag]:
+        """Yield the flags of all groups, in the order of ``--help``."""
+        for group in self.groups:
+            yield from group.flags
+
+    def operands(self) -> list[Flag]:
+        """Return the flags that are given by position, in order."""
+        return [flag for flag in self.flags() if flag.is_operand]

@@ -1,8 +1,14 @@
-"""Options that the reference does not have: ours, and those that Intel's variants carry."""
+"""Flags of training that the reference does not have: ours, and those of Intel's variants."""
 
 from __future__ import annotations
 
-from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup, dashed_ints, switch
+from dlrmjit.cli.options.domain import BELOW_ONE, PROPER_FRACTION, at_least
+from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
+from dlrmjit.cli.options.kinds import dashed_ints, switch
+from dlrmjit.config.optimizer import OPTIMIZERS as RULES
+from dlrmjit.config.presets import PRESETS
+
+OPTIMIZER_NAMES = tuple(RULES)
 
 OWN = FlagGroup(
     "dlrmjit",
@@ -11,24 +17,37 @@ OWN = FlagGroup(
             "config",
             str,
             None,
-            "a named model with its training defaults, which explicit options override: "
-            "small, large, mlperf, kaggle, terabyte or demo",
+            "a named model with its training defaults, which explicit options override",
+            values=tuple(PRESETS),
         ),
-        Flag("threads", int, None, "threads to compute with (default: all CPUs)", minimum=1),
-        Flag("log-json", str, None, "write JSON Lines of every step and test to this file"),
+        Flag(
+            "threads",
+            int,
+            None,
+            "threads to compute with (default: all CPUs)",
+            domain=at_least(1),
+        ),
+        Flag(
+            "log-json",
+            str,
+            None,
+            "write every step and test to this file as JSON Lines",
+            metavar="FILE",
+        ),
         Flag(
             "precision",
             str,
             "fp32",
-            "how parameters are stored: bf16 reads the upper halves of float32 numbers and trains "
-            "both (Split-BF16)",
+            "precision of the parameters: bf16 computes with the high 16 bits of float32 values "
+            "and updates all 32 (Split-BF16)",
             values=("fp32", "bf16"),
         ),
         Flag(
             "resume",
             str,
             None,
-            "go on from the checkpoint in this directory, and keep saving there",
+            "continue from the checkpoint in this directory, and save later ones there",
+            metavar="DIR",
         ),
         Flag(
             "backend",
@@ -41,23 +60,27 @@ OWN = FlagGroup(
             "table-dims",
             dashed_ints,
             (),
-            "width of each table, at most --arch-sparse-feature-size, to which narrower ones are "
-            "projected (default: all of that width)",
+            "width of each table, at most --arch-sparse-feature-size, to which narrower tables "
+            "are projected (default: --arch-sparse-feature-size for all)",
+            domain=at_least(1),
         ),
         Flag(
             "test-split",
             str,
             "test",
-            "rows of a prepared set that tests during training look at",
+            "rows of a prepared set to test on during training",
             values=("test", "validation"),
         ),
         Flag(
             "train-fraction",
             float,
             None,
-            "train on this first part of a data set's rows and test on the rest, not by days",
+            "train on this first part of a data set's rows and test on the rest, instead of "
+            "splitting by day",
+            domain=PROPER_FRACTION,
         ),
     ),
+    may_be_abbreviated=True,
 )
 
 RANKS = FlagGroup(
@@ -67,39 +90,41 @@ RANKS = FlagGroup(
             "plan",
             str,
             "auto",
-            "where tables live under mpiexec: auto, whole, columns, rows, replicated, or a .json "
-            "file as python -m dlrmjit.plan writes",
+            "how tables are sharded over ranks: auto, whole, columns, rows, replicated, or a .json "
+            "file written by python -m dlrmjit.plan",
+            metavar="PLAN",
         ),
         Flag(
             "init",
             str,
             "reference",
-            "first values of the tables: reference draws the reference's numbers, one after the "
-            "other; counter makes any part of any table, on all threads, the same for any ranks",
+            "initial values of the tables: reference draws them from the reference's random "
+            "stream, one after the other; counter computes any part of any table on all threads, "
+            "with the same values for any number of ranks",
             values=("reference", "counter"),
         ),
         Flag(
             "comm",
             str,
             "overlap",
-            "whether ranks talk while they compute: overlap (MPI is called between operations), "
-            "thread (a thread calls it all the time), blocking",
+            "how ranks communicate while they compute: overlap calls MPI between operations, "
+            "thread calls it from a separate thread, blocking waits for every exchange",
             values=("overlap", "thread", "blocking"),
         ),
         Flag(
             "comm-cores",
             int,
             0,
-            "CPUs of each rank that the thread of --comm=thread has to itself (0: it shares them)",
-            minimum=0,
+            "CPUs of each rank reserved for the thread of --comm=thread (0: none, it shares them)",
+            domain=at_least(0),
         ),
         Flag(
             "reproducible",
             int,
             None,
-            "deal batches to this many virtual shards, a multiple of the ranks: the same bits for "
-            "any number of ranks",
-            minimum=1,
+            "divide batches among this many virtual shards, a multiple of the ranks, for results "
+            "with the same bits for any number of ranks",
+            domain=at_least(1),
         ),
     ),
 )
@@ -111,163 +136,171 @@ TABLES = FlagGroup(
             "embedding-dir",
             str,
             None,
-            "keep embedding tables, and what optimisers remember of their rows, in files in this "
-            "directory that end with the run; they may exceed memory",
+            "store embedding tables and their optimiser state in files in this directory, which "
+            "are removed when the run ends; they may exceed memory",
+            metavar="DIR",
         ),
         Flag(
             "bounds",
             str,
             "raise",
-            "a stored index outside its table: refuse the batch, take the nearest row, or leave "
-            "the lookup out",
+            "what to do with a stored index outside its table: refuse the batch, use the nearest "
+            "row, or ignore the lookup",
             values=("raise", "clamp", "ignore"),
         ),
     ),
 )
 
 OPTIMIZERS = FlagGroup(
-    "Optimisers and regularisers beyond the reference's",
+    "optimisers and regularisers beyond the reference's",
     (
-        Flag("dropout", float, 0.0, "share of outputs of hidden layers to drop", minimum=0),
-        Flag("batch-norm", switch, False, "normalise hidden layers over the batch"),
+        Flag(
+            "dropout",
+            float,
+            0.0,
+            "probability of dropping an output of a hidden layer",
+            domain=BELOW_ONE,
+        ),
+        Flag("batch-norm", switch, False, "normalise the outputs of hidden layers over the batch"),
         Flag(
             "sparse-optimizer",
             str,
             None,
-            "of the embedding tables (default: that of --optimizer)",
-            values=("sgd", "adagrad", "rwsadagrad", "adam"),
+            "optimiser of the embedding tables (default: that of --optimizer)",
+            values=OPTIMIZER_NAMES,
         ),
         Flag(
             "sparse-learning-rate",
             float,
             None,
-            "of the embedding tables, on the same schedule (default: --learning-rate)",
-            minimum=0,
+            "learning rate of the embedding tables, on the same schedule (default: "
+            "--learning-rate)",
+            domain=at_least(0),
         ),
         Flag(
             "sparse-init-scale",
             float,
             1.0,
-            "multiply the first weights of the embedding tables by this; 1: uniform within "
-            "sqrt(1 / rows), as the reference",
-            minimum=0,
+            "multiply the initial values of the embedding tables by this; 1: uniform within "
+            "sqrt(1 / rows), as in the reference",
+            domain=at_least(0),
         ),
-        Flag("momentum", float, 0.0, "of sgd; on tables, of the rows looked up", minimum=0),
-        Flag("optimizer-eps", float, None, "epsilon of adagrad, rwsadagrad and adam", minimum=0),
+        Flag(
+            "momentum",
+            float,
+            0.0,
+            "momentum of sgd; on tables only for the rows looked up",
+            domain=at_least(0),
+        ),
+        Flag(
+            "optimizer-eps",
+            float,
+            None,
+            "epsilon of adagrad, rwsadagrad and adam",
+            domain=at_least(0),
+        ),
         Flag(
             "weight-decay",
             float,
             0.0,
-            "L2: this times the weights is added to gradients, of tables where looked up",
-            minimum=0,
+            "L2: add this times the weights to the gradients, on tables only for the rows looked "
+            "up",
+            domain=at_least(0),
         ),
         Flag(
             "sparse-weight-decay",
             float,
             None,
             "L2 of the embedding tables (default: --weight-decay)",
-            minimum=0,
+            domain=at_least(0),
         ),
         Flag(
             "early-stopping",
             int,
             0,
-            "end after so many tests in a row without a better one (0: do not); with "
-            "--save-model the best model is kept",
-            minimum=0,
+            "stop after this many consecutive tests without improvement (0: never); --save-model "
+            "still saves the best model",
+            domain=at_least(0),
         ),
         Flag(
             "clip-norm",
             float,
             0.0,
-            "scale the gradients of a step down to this norm of all together (0: do not)",
-            minimum=0,
+            "scale all gradients of a step down to this Euclidean norm together (0: do not clip)",
+            domain=at_least(0),
         ),
         Flag(
             "reduce-on-plateau",
             float,
             0.0,
-            "multiply the learning rate by this when tests no longer improve (0: do not)",
-            minimum=0,
+            "multiply the learning rate by this when tests stop improving (0: do not)",
+            domain=at_least(0),
         ),
         Flag(
             "plateau-patience",
             int,
             10,
-            "tests without improvement before --reduce-on-plateau reduces",
-            minimum=0,
+            "tests without improvement before --reduce-on-plateau reduces the rate",
+            domain=at_least(0),
         ),
         Flag(
             "plateau-threshold",
             float,
             1e-4,
-            "by how much more than the best test so far one must be better to count as improvement "
-            "for --reduce-on-plateau",
-            minimum=0,
+            "least margin over the best test so far that --reduce-on-plateau counts as improvement",
+            domain=at_least(0),
         ),
     ),
 )
 
-_FASTEST = "the fastest way this CPU offers is always taken"
+_FASTEST = "the fastest implementation for this CPU is always used"
 _IGNORED = Effect.IGNORED
+_REPLICATED = "--plan chooses which tables are replicated"
+_STEP_TIMES = "--log-json FILE has the time of every step"
 
 INTEL = FlagGroup(
     "Intel's variants",
     (
-        Flag("bf16", switch, False, "BF16", _IGNORED, "give --precision=bf16"),
-        Flag("use-ipex", switch, False, "IPEX", _IGNORED, _FASTEST),
-        Flag("ipex-interaction", switch, False, "IPEX interaction", _IGNORED, _FASTEST),
-        Flag("ipex-merged-emb", switch, False, "merged tables", _IGNORED, _FASTEST),
-        Flag("enable-mlp-fusion", switch, False, "fused MLPs", _IGNORED, _FASTEST),
-        Flag("allreduce-wait", switch, False, "blocking", _IGNORED, "training is one process"),
+        Flag("bf16", switch, False, "train in BF16", _IGNORED, "give --precision=bf16"),
+        Flag("use-ipex", switch, False, "use IPEX", _IGNORED, _FASTEST),
+        Flag("ipex-interaction", switch, False, "use IPEX's interaction", _IGNORED, _FASTEST),
+        Flag("ipex-merged-emb", switch, False, "merge the tables", _IGNORED, _FASTEST),
+        Flag("enable-mlp-fusion", switch, False, "fuse the layers of MLPs", _IGNORED, _FASTEST),
         Flag(
-            "hybrid-gradient-emb",
+            "allreduce-wait",
             switch,
             False,
-            "replicate small tables",
+            "wait for every allreduce",
             _IGNORED,
-            "training is one process",
+            "--comm chooses how ranks communicate; blocking waits",
         ),
+        Flag("hybrid-gradient-emb", switch, False, "replicate small tables", _IGNORED, _REPLICATED),
         Flag(
             "sparse-dense-boundary",
             int,
             2048,
-            "rows of a small table",
+            "rows below which a table is small",
             _IGNORED,
-            "training is one process",
+            _REPLICATED,
         ),
-        Flag("lamblr", float, 0.01, "rate of LAMB", _IGNORED, "LAMB is not implemented"),
+        Flag("lamblr", float, 0.01, "learning rate of LAMB", _IGNORED, "LAMB is not implemented"),
         Flag(
             "padding-last-test-batch",
             switch,
             False,
             "pad the last test batch",
             _IGNORED,
-            "a last batch of any size is tested as it is",
+            "the last test batch may have any size",
         ),
-        Flag(
-            "profiling-start-iter",
-            int,
-            50,
-            "first step to profile",
-            _IGNORED,
-            "the time of every step is in --log-json FILE",
-        ),
-        Flag(
-            "profiling-num-iters",
-            int,
-            100,
-            "steps to profile",
-            _IGNORED,
-            "the time of every step is in --log-json FILE",
-        ),
+        Flag("profiling-start-iter", int, 50, "first step to profile", _IGNORED, _STEP_TIMES),
+        Flag("profiling-num-iters", int, 100, "steps to profile", _IGNORED, _STEP_TIMES),
         Flag(
             "out-dir",
             str,
             ".",
             "folder of profiles",
             _IGNORED,
-            "files are written where --log-json and --save-model say",
+            "--log-json and --save-model name the files to write",
         ),
     ),
 )

@@ -1,41 +1,45 @@
-"""All 76 options of the reference program, in its order, with what becomes of each here."""
+"""All 76 flags of the reference program, in its order, and what each does here."""
 
 from __future__ import annotations
 
-from dlrmjit.cli.options.flag import (
-    Effect,
-    Flag,
-    FlagGroup,
-    boolean,
-    dashed_floats,
-    dashed_ints,
-    mlp_widths,
-    switch,
-)
+from dlrmjit.cli.options.domain import PROBABILITY, at_least, between
+from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
+from dlrmjit.cli.options.kinds import boolean, dashed_floats, dashed_ints, mlp_widths, switch
+from dlrmjit.cli.options.own_flags import OPTIMIZER_NAMES
 
 _IGNORED, _REFUSED = Effect.IGNORED, Effect.REFUSED
 _NO_QR = "it only matters with --qr-flag, which is not supported"
 _FULL_TABLES = "train full tables, and bound their rows with --max-ind-range"
 _NO_QUANTIZATION = "models run in 32 bits; leave the flag out"
-_OWN_READER = "one process prepares the data"
+_READER = "one process prepares the data"
 
 MODEL = FlagGroup(
     "model",
     (
-        Flag("arch-sparse-feature-size", int, 2, "width of every embedding table", minimum=1),
+        Flag(
+            "arch-sparse-feature-size", int, 2, "width of every embedding table", domain=at_least(1)
+        ),
         Flag(
             "arch-embedding-size",
             dashed_ints,
             (4, 3, 2),
-            "rows of each embedding table (a dataset brings its own)",
+            "rows of each embedding table (those of a data set come with it)",
+            domain=at_least(1),
         ),
         Flag(
             "arch-mlp-bot",
             mlp_widths,
             (4, 3, 2),
             "widths of the bottom MLP, input first; 0: no dense features, no bottom MLP",
+            domain=at_least(1),
         ),
-        Flag("arch-mlp-top", dashed_ints, (4, 2, 1), "widths of the top MLP, without its input"),
+        Flag(
+            "arch-mlp-top",
+            dashed_ints,
+            (4, 2, 1),
+            "widths of the top MLP, without its input",
+            domain=at_least(1),
+        ),
         Flag(
             "arch-interaction-op",
             str,
@@ -56,15 +60,20 @@ MODEL = FlagGroup(
             "md-flag",
             switch,
             False,
-            "mixed dimensions: tables of more rows are narrower, and projected to the common width",
+            "mixed dimensions: the more rows, the narrower a table, projected to the common width",
         ),
-        Flag("md-threshold", int, 200, "mixed dimensions: tables of so many rows keep the width"),
+        Flag(
+            "md-threshold",
+            int,
+            200,
+            "mixed dimensions: tables of up to this many rows have full width",
+        ),
         Flag(
             "md-temperature",
             float,
             0.3,
-            "mixed dimensions: widths fall with this power of the rows",
-            minimum=0,
+            "mixed dimensions: widths fall with this power of the number of rows",
+            domain=at_least(0),
         ),
         Flag("md-round-dims", switch, False, "mixed dimensions: round widths to powers of two"),
         Flag("qr-flag", switch, False, "quotient-remainder tables", _REFUSED, _FULL_TABLES),
@@ -80,6 +89,7 @@ MODEL = FlagGroup(
             "hidden layers always use ReLU",
         ),
     ),
+    may_be_abbreviated=True,
 )
 
 LOSS = FlagGroup(
@@ -89,7 +99,7 @@ LOSS = FlagGroup(
             "loss-function",
             str,
             "mse",
-            "mean squared error, (weighted) binary cross entropy",
+            "mean squared error, or binary cross entropy, plain or weighted",
             values=("mse", "bce", "wbce"),
         ),
         Flag(
@@ -103,28 +113,29 @@ LOSS = FlagGroup(
             float,
             0.0,
             "clamp predictions to [t, 1-t] when 0 < t < 1",
-            minimum=0,
+            domain=at_least(0),
         ),
         Flag("round-targets", boolean, False, "round the targets to 0 or 1"),
     ),
+    may_be_abbreviated=True,
 )
 
 DATA = FlagGroup(
     "data",
     (
-        Flag("data-size", int, 1, "samples to generate", minimum=1),
+        Flag("data-size", int, 1, "samples to generate", domain=at_least(1)),
         Flag(
             "num-batches",
             int,
             0,
-            "mini-batches per epoch; overrides --data-size, cuts a dataset short",
-            minimum=0,
+            "mini-batches per epoch; overrides --data-size, and limits a data set",
+            domain=at_least(0),
         ),
         Flag(
             "data-generation",
             str,
             "random",
-            "where samples come from; synthetic is Criteo-like with something to learn",
+            "source of the samples; synthetic is Criteo-like data that a model can learn",
             values=("random", "synthetic", "dataset", "internal"),
             supported=("random", "synthetic", "dataset"),
             note="it needs libraries that were never published; use random, synthetic or dataset",
@@ -139,7 +150,13 @@ DATA = FlagGroup(
         Flag("rand-data-min", float, 0.0, "random data: gaussian, least value"),
         Flag("rand-data-max", float, 1.0, "random data: gaussian, greatest value"),
         Flag("rand-data-mu", float, -1.0, "random data: gaussian, mean (-1: the middle)"),
-        Flag("rand-data-sigma", float, 1.0, "random data: gaussian, standard deviation"),
+        Flag(
+            "rand-data-sigma",
+            float,
+            1.0,
+            "random data: gaussian, standard deviation",
+            domain=at_least(0),
+        ),
         Flag(
             "data-trace-file",
             str,
@@ -177,27 +194,29 @@ DATA = FlagGroup(
             _IGNORED,
             "traces are not replayed",
         ),
-        Flag("max-ind-range", int, -1, "bound the rows of a table; ids are taken modulo it"),
+        Flag(
+            "max-ind-range", int, -1, "limit the rows of every table to this, taking ids modulo it"
+        ),
         Flag(
             "data-sub-sample-rate",
             float,
             0.0,
             "probability of dropping a negative sample of the training set",
-            minimum=0,
+            domain=PROBABILITY,
         ),
-        Flag("num-indices-per-lookup", int, 10, "random data: lookups per bag", minimum=1),
+        Flag("num-indices-per-lookup", int, 10, "random data: lookups per bag", domain=at_least(1)),
         Flag(
             "num-indices-per-lookup-fixed",
             boolean,
             False,
-            "random data: as many in every bag, else up to as many",
+            "random data: exactly --num-indices-per-lookup in every bag, not up to that many",
         ),
-        Flag("num-workers", int, 0, "loader processes", _IGNORED, _OWN_READER),
+        Flag("num-workers", int, 0, "loader processes", _IGNORED, _READER),
         Flag(
             "memory-map",
             switch,
             False,
-            "read the reference's files of days where they are there",
+            "read the reference's files of days where they exist",
         ),
         Flag(
             "dataset-multiprocessing",
@@ -205,44 +224,52 @@ DATA = FlagGroup(
             False,
             "preprocess in several processes",
             _IGNORED,
-            _OWN_READER,
+            _READER,
         ),
     ),
+    may_be_abbreviated=True,
 )
 
 TRAINING = FlagGroup(
     "training",
     (
-        Flag("mini-batch-size", int, 1, "samples of one step, over all processes", minimum=1),
-        Flag("nepochs", int, 1, "passes over the training data", minimum=0),
-        Flag("learning-rate", float, 0.01, "of tables and MLPs alike", minimum=0),
-        Flag("print-precision", int, 5, "digits of --debug-mode's numbers", minimum=0),
-        Flag("numpy-rand-seed", int, 123, "seed of data and weights", minimum=0),
+        Flag("mini-batch-size", int, 1, "samples of a step, over all ranks", domain=at_least(1)),
+        Flag("nepochs", int, 1, "passes over the training data", domain=at_least(0)),
+        Flag("learning-rate", float, 0.01, "learning rate of MLPs and tables", domain=at_least(0)),
+        Flag("print-precision", int, 5, "digits of --debug-mode's numbers", domain=at_least(0)),
+        Flag(
+            "numpy-rand-seed",
+            int,
+            123,
+            "seed of data and weights",
+            domain=between(0, 2**32 - 1),
+        ),
         Flag(
             "sync-dense-params",
             boolean,
             True,
             "start all ranks from the same weights",
             _IGNORED,
-            "the weights follow from the seed",
+            "all ranks compute the same weights from the seed",
         ),
         Flag(
             "optimizer",
             str,
             "sgd",
-            "how gradients become updates",
-            values=("sgd", "adagrad", "rwsadagrad", "adam"),
+            "optimiser of MLPs and tables",
+            values=OPTIMIZER_NAMES,
         ),
-        Flag("lr-num-warmup-steps", int, 0, "steps of linear warm-up", minimum=0),
-        Flag("lr-decay-start-step", int, 0, "step at which the decay starts", minimum=0),
-        Flag("lr-num-decay-steps", int, 0, "steps of quadratic decay", minimum=0),
+        Flag("lr-num-warmup-steps", int, 0, "steps of linear warm-up", domain=at_least(0)),
+        Flag("lr-decay-start-step", int, 0, "step at which the decay starts", domain=at_least(0)),
+        Flag("lr-num-decay-steps", int, 0, "steps of quadratic decay", domain=at_least(0)),
     ),
+    may_be_abbreviated=True,
 )
 
 INFERENCE = FlagGroup(
     "inference",
     (
-        Flag("inference-only", switch, False, "test the model, do not train"),
+        Flag("inference-only", switch, False, "test the model without training it"),
         Flag(
             "quantize-mlp-with-bit",
             int,
@@ -261,6 +288,7 @@ INFERENCE = FlagGroup(
             "write the weights as safetensors with --save-model DIR instead",
         ),
     ),
+    may_be_abbreviated=True,
 )
 
 DEVICES = FlagGroup(
@@ -274,26 +302,20 @@ DEVICES = FlagGroup(
             _REFUSED,
             "dlrmjit trains on CPUs; leave the flag out",
         ),
-        Flag("local_rank", int, -1, "rank on this node", _IGNORED, "training is one process"),
-        Flag(
-            "dist-backend",
-            str,
-            "",
-            "communication library",
-            _IGNORED,
-            "training is one process",
-        ),
+        Flag("local_rank", int, -1, "rank on this node", _IGNORED, "mpiexec assigns ranks"),
+        Flag("dist-backend", str, "", "communication library", _IGNORED, "ranks use MPI"),
     ),
+    may_be_abbreviated=True,
 )
 
 OUTPUT = FlagGroup(
     "tests and output",
     (
-        Flag("print-freq", int, 1, "steps between lines on the output", minimum=1),
+        Flag("print-freq", int, 1, "steps between lines on the output", domain=at_least(1)),
         Flag("test-freq", int, -1, "steps between tests (-1: no tests)"),
         Flag("test-mini-batch-size", int, -1, "samples per test batch (-1: as in training)"),
-        Flag("test-num-workers", int, -1, "loader processes of tests", _IGNORED, _OWN_READER),
-        Flag("print-time", switch, False, "print real ms/it, not -1.00"),
+        Flag("test-num-workers", int, -1, "loader processes of tests", _IGNORED, _READER),
+        Flag("print-time", switch, False, "print the measured ms/it, not -1.00"),
         Flag("print-wall-time", switch, False, "end lines with the time of day"),
         Flag("debug-mode", switch, False, "print the model, the data and the weights"),
         Flag("enable-profiling", switch, False, "print the time of every operation at the end"),
@@ -317,18 +339,19 @@ OUTPUT = FlagGroup(
             "save-model",
             str,
             "",
-            "where to keep the best model: a directory, or a file ending in .pt",
+            "where to save the best model: a directory, or a file ending in .pt",
         ),
-        Flag("load-model", str, "", "start from such a model and its position in training"),
+        Flag("load-model", str, "", "start from a saved model and its position in training"),
     ),
+    may_be_abbreviated=True,
 )
 
 MLPERF = FlagGroup(
     "MLPerf",
     (
         Flag("mlperf-logging", switch, False, "print MLLOG lines and more test metrics"),
-        Flag("mlperf-acc-threshold", float, 0.0, "stop at this test accuracy", minimum=0),
-        Flag("mlperf-auc-threshold", float, 0.0, "stop at this test AUC", minimum=0),
+        Flag("mlperf-acc-threshold", float, 0.0, "stop at this test accuracy", domain=at_least(0)),
+        Flag("mlperf-auc-threshold", float, 0.0, "stop at this test AUC", domain=at_least(0)),
         Flag("mlperf-bin-loader", switch, False, "read MLPerf's .bin files"),
         Flag("mlperf-bin-shuffle", switch, False, "shuffle .bin batches, not their samples"),
         Flag(
@@ -336,9 +359,10 @@ MLPERF = FlagGroup(
             int,
             1,
             "mini-batches whose gradients are summed before an update",
-            minimum=1,
+            domain=at_least(1),
         ),
     ),
+    may_be_abbreviated=True,
 )
 
 REFERENCE_GROUPS = (MODEL, LOSS, DATA, TRAINING, INFERENCE, DEVICES, OUTPUT, MLPERF)

@@ -209,7 +209,7 @@ def test_ids_beyond_the_models_tables_may_be_left_out(
 
 WRONG = {
     "SET/none --out OUT": "No such file",
-    "TEXT": "--out DIR",
+    "TEXT": "--out DIR is required",
     "TEXT --out OUT --memory 1K": "at least",
     "TEXT --out OUT --memory lots": "like 2G",
     "TEXT --out OUT --workers 0": "--workers must be at least 1",

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from dlrmjit.cli.commands import evaluate, export_embeddings, inference_args, predict, prepare
+from dlrmjit.cli.commands import evaluate, export_embeddings, predict, prepare
 from dlrmjit.cli.commands.train import main
 from dlrmjit.cli.options import parse
-from dlrmjit.cli.options.subparser import ArgumentParser
+from dlrmjit.cli.options.command_flags import EVALUATE, EXPORT_EMBEDDINGS, PREDICT
+from dlrmjit.cli.options.command_line import parse_command
+from dlrmjit.cli.options.prepare_flags import PREPARE
 
 RECIPES = sorted((Path(__file__).parents[3] / "docs" / "recipes").glob("*.md"))
 
@@ -31,27 +33,12 @@ def commands(text: str) -> list[list[str]]:
 ALL = [(path.stem, words) for path in RECIPES for words in commands(path.read_text())]
 
 
-def parse_scoring(words: list[str]) -> None:
-    parser = ArgumentParser("predict", "")
-    inference_args.add_data_options(parser)
-    parser.add_argument("--out")
-    parser.parse_args(words)
-
-
-def parse_export(words: list[str]) -> None:
-    assert words[1::2] == ["--out", "--vocabulary"]
-
-
-def parse_prepare(words: list[str]) -> None:
-    prepare.options_of(prepare.build_parser().parse_args(words))
-
-
 PARSERS: dict[str, Callable[[list[str]], object]] = {
-    "dlrmjit.prepare": parse_prepare,
+    "dlrmjit.prepare": lambda words: prepare.options_of(parse_command(PREPARE, words)),
     "dlrmjit.train": parse.parse,
-    "dlrmjit.evaluate": parse_scoring,
-    "dlrmjit.predict": parse_scoring,
-    "dlrmjit.export_embeddings": parse_export,
+    "dlrmjit.evaluate": lambda words: parse_command(EVALUATE, words),
+    "dlrmjit.predict": lambda words: parse_command(PREDICT, words),
+    "dlrmjit.export_embeddings": lambda words: parse_command(EXPORT_EMBEDDINGS, words),
 }
 
 

@@ -1,17 +1,16 @@
-"""The tables of options against the reference program's, and against the documentation."""
+"""The tables of flags against the reference program's, and against the documentation."""
 
 from __future__ import annotations
 
-import argparse
-import itertools
 from pathlib import Path
 
 import pytest
 
-from dlrmjit.cli.options.document import BEGIN, END, flag_tables
-from dlrmjit.cli.options.flag import Effect, Flag, boolean, dashed_floats, dashed_ints, mlp_widths
+from dlrmjit.cli.options.document import BEGIN, COMMANDS, END, flag_tables
+from dlrmjit.cli.options.flag import Command, Effect, Flag
+from dlrmjit.cli.options.kinds import mlp_widths
 from dlrmjit.cli.options.own_flags import INTEL, OWN
-from dlrmjit.cli.options.parse import all_groups, parse
+from dlrmjit.cli.options.parse import TRAIN, parse
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
 
 REFERENCE = """
@@ -140,13 +139,22 @@ def test_abbreviations_that_the_reference_knows_are_not_ambiguous() -> None:
                 assert sum(other.startswith(prefix) for other in ours) == 1, prefix
 
 
-def test_no_option_appears_twice() -> None:
-    names = [flag.dest for group in all_groups() for flag in group.flags]
+@pytest.mark.parametrize("command", COMMANDS, ids=[command.name for command in COMMANDS])
+def test_no_option_appears_twice(command: Command) -> None:
+    names = [flag.dest for flag in command.flags()]
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=[command.name for command in COMMANDS])
+def test_defaults_are_in_their_own_domains(command: Command) -> None:
+    for flag in command.flags():
+        if flag.domain and flag.default is not None:
+            values = flag.default if isinstance(flag.default, tuple) else (flag.default,)
+            assert all(value in flag.domain for value in values), flag.name
+
+
 def test_every_option_without_effect_says_why() -> None:
-    for flag in itertools.chain.from_iterable(group.flags for group in all_groups()):
+    for flag in TRAIN.flags():
         assert flag.effect is Effect.WORKS or flag.note, flag.name
         assert not flag.supported or flag.note, flag.name
 
@@ -155,38 +163,6 @@ def test_intel_options_change_nothing() -> None:
     assert all(flag.effect is Effect.IGNORED for flag in INTEL.flags)
 
 
-@pytest.mark.parametrize("text", ["True", "true", "1", "yes", "YES"])
-def test_true(text: str) -> None:
-    assert boolean(text) is True
-
-
-@pytest.mark.parametrize("text", ["False", "false", "0", "no", "No"])
-def test_false_is_false(text: str) -> None:
-    assert boolean(text) is False
-
-
-@pytest.mark.parametrize("text", ["", "2", "maybe"])
-def test_other_words_are_no_booleans(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="True or False"):
-        boolean(text)
-
-
-def test_dashed_lists() -> None:
-    assert dashed_ints("512-256-1") == (512, 256, 1)
-    assert dashed_floats("1.0-2.5") == (1.0, 2.5)
-
-
-@pytest.mark.parametrize("text", ["", "3-", "-3", "4-x", "4,3", "1.5-2"])
-def test_malformed_lists(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="dash-separated"):
-        dashed_ints(text)
-
-
 def test_documentation_holds_these_tables() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert text.split(BEGIN)[1].split(END)[0].strip() == flag_tables().strip()
-
-
-@pytest.mark.parametrize("text", ["4-3-2", "13-512-256-64-16", "1-1"])
-def test_widths_of_an_mlp_read_as_the_references_do(text: str) -> None:
-    assert mlp_widths(text) == dashed_ints(text)

@@ -1,0 +1,220 @@
+"""Flags of the commands other than ``train`` and ``prepare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from dlrmjit.cli.options.domain import POSITIVE, at_least
+from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
+from dlrmjit.cli.options.kinds import switch
+from dlrmjit.config.model import Bounds
+from dlrmjit.config.presets import PRESETS
+
+_MODEL = Flag(
+    "model",
+    Path,
+    None,
+    "a saved model: a directory, or the reference's .pt",
+    is_operand=True,
+    is_required=True,
+)
+_VOCABULARY = Flag(
+    "vocabulary", Path, None, "the prepared set that the model was trained on", metavar="DIR"
+)
+_THREADS = Flag(
+    "threads", int, None, "threads to compute with (default: all CPUs)", domain=at_least(1)
+)
+
+SCORING = FlagGroup(
+    "model and data",
+    (
+        _MODEL,
+        Flag(
+            "data",
+            Path,
+            None,
+            "a prepared set, an MLPerf .bin file, or text or Parquet with --vocabulary",
+            is_operand=True,
+            is_required=True,
+        ),
+        Flag(
+            "split",
+            str,
+            "test",
+            "rows of a prepared set to read",
+            values=("train", "test", "validation"),
+        ),
+        _VOCABULARY,
+        Flag("batch-size", int, 4096, "rows of a batch", domain=at_least(1)),
+        Flag("max-ind-range", int, 0, "take ids modulo this, as in training (0: do not)"),
+        _THREADS,
+        Flag(
+            "backend",
+            str,
+            None,
+            "compiled kernels, or NumPy alone (default: jit)",
+            values=("jit", "reference"),
+        ),
+        Flag(
+            "embedding-dir",
+            str,
+            None,
+            "store the model's tables in files in this directory",
+            metavar="DIR",
+        ),
+        Flag(
+            "bounds",
+            str,
+            "raise",
+            "what to do with ids outside the model's tables: refuse the data, use the nearest "
+            "row, or ignore the lookup",
+            values=get_args(Bounds),
+        ),
+    ),
+)
+
+EVALUATE = Command(
+    "evaluate",
+    "Print the metrics of a saved model on labelled data.",
+    (
+        SCORING,
+        FlagGroup("output", (Flag("json", switch, False, "print one JSON object instead"),)),
+    ),
+)
+
+PREDICT = Command(
+    "predict",
+    "Write the predicted probability of each row of data.",
+    (
+        SCORING,
+        FlagGroup(
+            "output",
+            (
+                Flag(
+                    "out",
+                    Path,
+                    None,
+                    "the scores, as .csv, .npy or .parquet",
+                    metavar="FILE",
+                    is_required=True,
+                ),
+            ),
+        ),
+    ),
+)
+
+EXPORT_EMBEDDINGS = Command(
+    "export_embeddings",
+    "Write NAME.npy (rows, E) for each table, and with --vocabulary NAME.values.npy (or .csv, for "
+    "text), the raw value that each row stands for. A table of width d < E comes with "
+    "NAME.projection.npy (E, d): multiply its rows by the transpose to get vectors of width E.",
+    (
+        FlagGroup(
+            "model and files",
+            (
+                _MODEL,
+                Flag("out", Path, None, "a new directory", metavar="DIR", is_required=True),
+                _VOCABULARY,
+            ),
+        ),
+    ),
+)
+
+CONVERT = Command(
+    "convert",
+    "Convert data. SOURCE: a prepared set, NAME_train.bin (with its _test and _val), the raw file "
+    "or prefix that the reference's files of days are named after, a folder of TorchRec days, or "
+    "Criteo text. OUT: for set a new directory; for bin the name before _train.bin; for days the "
+    "name before _0_reordered.npz; for torchrec (of text) and multi-hot (of a set) a folder.",
+    (
+        FlagGroup(
+            "data",
+            (
+                Flag("source", Path, None, "what to read", is_operand=True, is_required=True),
+                Flag("out", Path, None, "what to write", is_operand=True, is_required=True),
+                Flag(
+                    "to",
+                    str,
+                    None,
+                    "format of the output",
+                    values=("set", "bin", "days", "torchrec", "multi-hot"),
+                    is_required=True,
+                ),
+                Flag(
+                    "data-set",
+                    str,
+                    "kaggle",
+                    "how the reference names its files of days",
+                    values=("kaggle", "terabyte"),
+                ),
+            ),
+        ),
+    ),
+)
+
+PLAN = Command(
+    "plan",
+    "Propose how to shard the tables of a model over many ranks; allocates nothing.",
+    (
+        FlagGroup(
+            "model and ranks",
+            (
+                Flag("config", str, None, "a named model", values=tuple(PRESETS), is_required=True),
+                Flag("ranks", int, None, "number of ranks", domain=at_least(1), is_required=True),
+                Flag(
+                    "memory",
+                    float,
+                    None,
+                    "memory of each rank for tables in GiB (default: unlimited)",
+                    domain=POSITIVE,
+                    metavar="GIB",
+                ),
+                Flag(
+                    "kind",
+                    str,
+                    "auto",
+                    "one way to shard all tables, or auto to choose for each",
+                    values=("auto", "whole", "columns", "rows", "replicated"),
+                ),
+                Flag("max-ind-range", int, 0, "limit the rows of every table (0: do not)"),
+                Flag(
+                    "json",
+                    str,
+                    None,
+                    "also write the plan to this file, for --plan of python -m dlrmjit.train",
+                    metavar="FILE",
+                ),
+            ),
+        ),
+    ),
+)
+
+TUNE = Command(
+    "tune",
+    "Measure cache blockings of the matrix products of a model on this machine, and save the "
+    "fastest in the cache folder, where later runs find them. They are safe to delete.",
+    (
+        FlagGroup(
+            "model and machine",
+            (
+                Flag("config", str, "small", "a named model", values=tuple(PRESETS)),
+                Flag(
+                    "batch-size",
+                    int,
+                    None,
+                    "samples of a batch (default: the configuration's)",
+                    domain=at_least(1),
+                ),
+                _THREADS,
+                Flag(
+                    "seconds",
+                    float,
+                    2.0,
+                    "time to spend on each product, in seconds",
+                    domain=POSITIVE,
+                ),
+            ),
+        ),
+    ),
+)

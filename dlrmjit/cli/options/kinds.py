@@ -1,0 +1,44 @@
+"""Converters from what is written on the command line to the value of a flag."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+def switch(text: str) -> bool:
+    """Mark a flag that takes no value; never called on one."""
+    raise NotImplementedError(text)
+
+
+def boolean(text: str) -> bool:
+    """Return the truth value of ``True/False``, ``1/0`` or ``yes/no``, in any case."""
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
+    return known[text.lower()]
+
+
+def dashed_ints(text: str) -> tuple[int, ...]:
+    """Return the integers of a dashed list such as ``512-256-64``."""
+    return _dashed(text, int, "integers, such as 512-256-64")
+
+
+def mlp_widths(text: str) -> tuple[int, ...]:
+    """Return the widths of an MLP that may be absent: ``0`` or nothing stands for no layers."""
+    return () if text in ("", "0") else dashed_ints(text)
+
+
+def dashed_floats(text: str) -> tuple[float, ...]:
+    """Return the numbers of a dashed list such as ``1.0-1.5``."""
+    return _dashed(text, float, "numbers, such as 1.0-1.5")
+
+
+def _dashed(text: str, number: Callable[[str], Any], expected: str) -> tuple[Any, ...]:
+    try:
+        return tuple(number(part) for part in text.split("-"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected dash-separated {expected}, not {text!r}"
+        ) from None

@@ -1,0 +1,59 @@
+"""The only way by which commands create, replace and remove files and folders.
+
+A command may run for hours next to other people's files. So what is there is replaced or
+removed only if its own manifest says that this product wrote it, links are not followed to
+places that nobody named, what is written appears as a whole or not at all, and a destination is
+tried before the work starts.
+"""
+
+from dlrmjit.files.create import create, make_folder, open_work_file, rewrite_work_file
+from dlrmjit.files.destination import (
+    check_differs,
+    check_new,
+    destination,
+    require_space,
+    try_destination,
+)
+from dlrmjit.files.listing import FileFacts, Listing
+from dlrmjit.files.lock import try_lock
+from dlrmjit.files.names import safe_names
+from dlrmjit.files.new_files import NewFiles, new_file, replaced_file
+from dlrmjit.files.replace_folder import (
+    check_replaceable,
+    locate,
+    publish,
+    recover,
+    replaced_folder,
+)
+from dlrmjit.files.sync import sync_directory, sync_file
+from dlrmjit.files.work_folder import Survey, WorkFolder, clear_abandoned, survey
+
+__all__ = [
+    "FileFacts",
+    "Listing",
+    "NewFiles",
+    "Survey",
+    "WorkFolder",
+    "check_differs",
+    "check_new",
+    "check_replaceable",
+    "clear_abandoned",
+    "create",
+    "destination",
+    "locate",
+    "make_folder",
+    "new_file",
+    "open_work_file",
+    "publish",
+    "recover",
+    "replaced_file",
+    "replaced_folder",
+    "require_space",
+    "rewrite_work_file",
+    "safe_names",
+    "survey",
+    "sync_directory",
+    "sync_file",
+    "try_destination",
+    "try_lock",
+]

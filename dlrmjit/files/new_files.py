@@ -1,0 +1,140 @@
+"""Files that appear whole or not at all: new ones, alone or together, and replaced ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from dlrmjit.errors import ConfigError
+from dlrmjit.files.create import create
+from dlrmjit.files.sync import sync_directory
+from dlrmjit.files.work_folder import WorkFolder, clear_abandoned, survey
+
+_KIND = "writing"
+_PUBLISHED = "published"
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class NewFiles:
+    """Files of one folder, written aside; all appear when the block ends well, or none does.
+
+    ``folder`` exists. Raises ConfigError where one of them exists already, before or by then.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder.resolve()
+        self._target = self._folder / name
+
+    def __enter__(self) -> NewFiles:
+        _undo_interrupted(self._target)
+        self._work = WorkFolder.create(self._target, _KIND)
+        os.mkdir(self._work.content)
+        return self
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """Give one of the files to write."""
+        refuse_existing(self._folder / name)
+        with create(self._work.content / name) as file:
+            yield file
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self._work.remove()
+
+    def _publish(self) -> None:
+        with ExitStack() as undo:
+            for entry in sorted(os.listdir(self._work.content)):
+                target = self._folder / entry
+                _place(self._work.content / entry, target)
+                undo.callback(os.unlink, target)
+            os.rename(self._work.content, self._work.path / _PUBLISHED)
+            undo.pop_all()
+        sync_directory(self._folder)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write, which appears at ``path`` when the block ends well.
+
+    Raises ConfigError where something is there already.
+    """
+    with NewFiles(path.parent, path.name) as files, files.open(path.name) as file:
+        yield file
+
+
+@contextmanager
+def replaced_file(path: Path, is_ours: Callable[[Path], bool]) -> Iterator[IO[bytes]]:
+    """Give a file to write, which takes the place of ``path`` when the block ends well.
+
+    Raises ConfigError where something else is there than a file that ``is_ours``.
+    """
+    check_file_replaceable(path, is_ours)
+    target = path.parent.resolve() / path.name
+    clear_abandoned(target, _KIND)
+    work = WorkFolder.create(target, _KIND)
+    try:
+        with create(work.content) as file:
+            yield file
+        check_file_replaceable(path, is_ours)
+        os.rename(work.content, target)
+        sync_directory(target.parent)
+    finally:
+        work.remove()
+
+
+def check_file_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Raise ConfigError where ``path`` is something else than a file that ``is_ours``."""
+    if not os.path.lexists(path):
+        return
+    is_file = path.is_file() and not path.is_symlink()
+    if not is_file or not (path.stat().st_size == 0 or is_ours(path)):
+        refuse_existing(path)
+
+
+def refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        kind = "a link" if path.is_symlink() else "a directory" if path.is_dir() else "a file"
+        raise ConfigError(
+            f"{path} exists already, {kind} that this command does not replace; choose another "
+            "name, or move it away"
+        )
+
+
+def _place(source: Path, target: Path) -> None:
+    """Give a file its final name, which nothing has."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+        return
+    except FileExistsError:
+        refuse_existing(target)
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    refuse_existing(target)
+    os.rename(source, target)
+
+
+def _undo_interrupted(target: Path) -> None:
+    """Clear what dead processes left; of files that did not all appear, none stays."""
+    for work in survey(target, _KIND).abandoned:
+        with suppress(OSError):
+            for entry in os.listdir(work.content):
+                placed = target.parent / entry
+                if os.path.lexists(placed) and placed.samefile(work.content / entry):
+                    os.unlink(placed)
+        work.remove()

@@ -1,0 +1,156 @@
+"""Replacing a folder so that at any moment an old or a new one is there, whatever fails.
+
+POSIX renames one name at a time. So the old folder is first put aside under a name that readers
+know (:func:`locate`), then the new one takes its place, then the files that the old one's own
+manifest lists are removed. Files of others in it move to the new folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.files.listing import Listing, ReadListing, changed, foreign, remove_listed
+from dlrmjit.files.lock import locked_directory
+from dlrmjit.files.names import stem_of
+from dlrmjit.files.sync import sync_directory
+from dlrmjit.files.work_folder import WorkFolder, clear_abandoned
+
+MANIFEST = "manifest.json"
+WRITING = "writing"
+_SHOWN = 3  # names of files in a message
+
+
+def previous_of(folder: Path) -> Path:
+    """Return where the old folder waits while the new one takes its place."""
+    return folder.with_name(f".{stem_of(folder)}.previous")
+
+
+def locate(folder: Path) -> Path:
+    """Return the folder, or the one put aside by a replacement that was killed halfway."""
+    previous = previous_of(folder)
+    is_aside = (previous / MANIFEST).is_file() and not previous.is_symlink()
+    return previous if is_aside and not folder.exists() else folder
+
+
+def check_replaceable(target: Path, read_listing: ReadListing) -> None:
+    """Refuse to replace what is not ours by its own manifest.
+
+    Raises ConfigError, or what ``read_listing`` raises for a folder without such a manifest.
+    """
+    previous = previous_of(target)
+    if os.path.lexists(previous):
+        try:
+            _listing_of(previous, read_listing)
+        except DlrmjitError:
+            raise ConfigError(
+                f"{previous} is in the way: the old {target.name} is put there while a new one "
+                "takes its place; move it away"
+            ) from None
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise ConfigError(f"{target} is a file; name a new or an empty directory")
+    listing = _listing_of(target, read_listing)
+    different = changed(target, listing)
+    if different:
+        raise ConfigError(
+            f"{target} has {_shown(different)} where its manifest lists other contents; move that "
+            "away, or name another directory"
+        )
+
+
+@contextmanager
+def replaced_folder(target: Path, read_listing: ReadListing) -> Iterator[Path]:
+    """Give an empty folder to fill; on success it takes the place of ``target``.
+
+    If the block raises, what it wrote is removed and ``target`` stays as it was. Files must be
+    synced by the block; folders and renames are synced here.
+    """
+    recover(target, read_listing)
+    clear_abandoned(target, WRITING)
+    work = WorkFolder.create(target, WRITING)
+    try:
+        os.mkdir(work.content)
+        yield work.content
+        publish(work.content, target, read_listing)
+    finally:
+        work.remove()
+
+
+def recover(target: Path, read_listing: ReadListing) -> None:
+    """Put back, or clear away, what a replacement left when it was killed."""
+    previous = previous_of(target)
+    if not previous.is_dir() or previous.is_symlink():
+        return
+    with locked_directory(target.parent), suppress(OSError, DlrmjitError):
+        listing = _listing_of(previous, read_listing)
+        if os.path.lexists(target):
+            _retire(previous, target, listing)
+        elif listing:
+            os.rename(previous, target)
+        else:
+            os.rmdir(previous)
+
+
+def publish(content: Path, target: Path, read_listing: ReadListing) -> None:
+    """Let ``content`` take the place of ``target``; raises before anything has changed.
+
+    ``content`` is on the same file system, its files are synced. Raises ConfigError for a target
+    that is not ours, or has a file of others under a name that ``content`` has too.
+    """
+    for folder, _, _ in os.walk(content):
+        sync_directory(Path(folder))
+    with locked_directory(target.parent):
+        check_replaceable(target, read_listing)
+        if not os.path.lexists(target):
+            os.rename(content, target)
+            sync_directory(target.parent)
+            return
+        listing = _listing_of(target, read_listing)
+        taken = [name for name in foreign(target, listing) if os.path.lexists(content / name)]
+        if taken:
+            raise ConfigError(
+                f"{target} has {_shown(taken)}, which the new one would replace but its manifest "
+                "does not list; move that away"
+            )
+        _exchange(content, target)
+        with suppress(OSError):  # the new one is in place
+            _retire(previous_of(target), target, listing)
+
+
+def _listing_of(folder: Path, read_listing: ReadListing) -> Listing:
+    """Return what is ours in a folder: nothing in an empty one."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise ConfigError(f"{folder} is no directory")
+    return read_listing(folder) if any(os.scandir(folder)) else {}
+
+
+def _exchange(content: Path, target: Path) -> None:
+    previous = previous_of(target)
+    os.rename(target, previous)
+    try:
+        os.rename(content, target)
+    except OSError:
+        with suppress(OSError):
+            os.rename(previous, target)
+        raise
+    sync_directory(target.parent)
+
+
+def _retire(previous: Path, target: Path, listing: Listing) -> None:
+    """Move the files of others to the new folder, then remove the old one's."""
+    for name in list(foreign(previous, listing)):
+        if os.path.lexists(target / name):
+            continue  # survives where it is
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.rename(previous / name, target / name)
+    remove_listed(previous, listing, last=MANIFEST)
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

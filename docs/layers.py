@@ -46,7 +46,10 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {"dlrmjit.data": "sources, formats, prepared sets", "dlrmjit.perf": "profile, roofline"},
     {"dlrmjit.ops": "operations of both backends"},
     {"dlrmjit.autograd": "the tape"},
-    {"dlrmjit.config": "settings as values"},
+    {
+        "dlrmjit.config": "settings as values",
+        "dlrmjit.files": "files created, replaced, removed",
+    },
     dict.fromkeys((f"dlrmjit.{name}" for name in ("errors", "knobs", "precision", "version")), ""),
     {"dlrmjit_kernels": "the public kernels"},
     {

@@ -1,14 +1,16 @@
 """Saved training states: our own directories of safetensors, and the reference program's files."""
 
+from dlrmjit.checkpoint.destination import check_destination
 from dlrmjit.checkpoint.reader import Checkpoint, open_checkpoint
 from dlrmjit.checkpoint.torch_format.reader import TorchCheckpoint, read_torch_file
-from dlrmjit.checkpoint.torch_format.writer import write_torch_file
-from dlrmjit.checkpoint.writer import check_destination, save_checkpoint
+from dlrmjit.checkpoint.torch_format.writer import check_torch_destination, write_torch_file
+from dlrmjit.checkpoint.writer import save_checkpoint
 
 __all__ = [
     "Checkpoint",
     "TorchCheckpoint",
     "check_destination",
+    "check_torch_destination",
     "open_checkpoint",
     "read_torch_file",
     "save_checkpoint",

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.checkpoint.atomic_directory import locate
-from dlrmjit.checkpoint.manifest import NAME, ArrayRecord, Part, read_manifest
+from dlrmjit.checkpoint.manifest import ArrayRecord, Part, read_manifest
 from dlrmjit.checkpoint.reshard import copy_overlap, overlap_of
 from dlrmjit.checkpoint.safetensors_file import (
     FileRecord,
@@ -22,6 +21,7 @@ from dlrmjit.checkpoint.safetensors_file import (
     read_rows,
 )
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import locate
 
 Array = NDArray[Any]
 
@@ -134,7 +134,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Che
     CheckpointError
         If there is no such directory, it is no whole checkpoint, or of another version.
     """
-    directory = locate(Path(path).resolve(), NAME)
+    directory = locate(Path(path).resolve())
     if not directory.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     if not directory.is_dir():

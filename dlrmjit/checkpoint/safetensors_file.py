@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import create
 from dlrmjit.precision import SplitArray
 
 Array = NDArray[Any]
@@ -62,7 +63,7 @@ class FileRecord:
 def write_tensors(path: Path, tensors: Mapping[str, Storable]) -> FileRecord:
     """Write arrays (views are fine) as a safetensors file, durable when this returns."""
     digest = hashlib.sha256()
-    with open(path, "xb") as handle:
+    with create(path) as handle:
         for chunk in _chunks(_as_tensors(tensors)):
             digest.update(chunk)
             handle.write(chunk)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,38 +10,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
-from dlrmjit.checkpoint.atomic_directory import replacing
 from dlrmjit.checkpoint.file_layout import layout_of_optimizer, layout_of_state, records_of
 from dlrmjit.checkpoint.manifest import ArrayRecord, Manifest, Part
 from dlrmjit.checkpoint.safetensors_file import FileRecord, block_ranges, write_tensors
-from dlrmjit.checkpoint.writer import (
-    CHUNK_BYTES,
-    check_destination,
-    is_ours,
-    write_files,
-    write_manifest,
-)
-from dlrmjit.errors import CheckpointError
+from dlrmjit.checkpoint.writer import CHUNK_BYTES, write_files, write_manifest
 from dlrmjit.precision import SplitArray
 
 Array = NDArray[Any] | SplitArray
-
-
-@contextmanager
-def new_checkpoint(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A directory to fill, which becomes the checkpoint ``path`` when the block ends well."""
-    check_destination(path)
-    with checkpoint_errors(path), replacing(Path(path), is_ours) as fresh:
-        yield fresh
-
-
-@contextmanager
-def checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system refuses into a CheckpointError that names the checkpoint."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{path}: the checkpoint cannot be written: {error}") from error
 
 
 def write_shards(

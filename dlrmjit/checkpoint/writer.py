@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
-from dlrmjit.checkpoint.atomic_directory import replacing
+from dlrmjit.checkpoint.destination import new_checkpoint
 from dlrmjit.checkpoint.file_layout import (
     FileLayout,
     layout_of_optimizer,
@@ -20,6 +20,7 @@ from dlrmjit.checkpoint.file_layout import (
 from dlrmjit.checkpoint.manifest import Manifest
 from dlrmjit.checkpoint.safetensors_file import DTYPES, FileRecord, write_tensors
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import create
 from dlrmjit.precision import SplitArray
 
 Array = NDArray[Any] | SplitArray
@@ -61,37 +62,10 @@ def save_checkpoint(
     CheckpointError
         If the directory is no checkpoint's, cannot be written, or a value cannot be stored.
     """
-    directory = Path(path)
     optimizer = optimizer or {}
-    check_destination(directory)
     _check_dtypes({**state, **optimizer})
-    try:
-        with replacing(directory, is_ours) as fresh:
-            _write(fresh, state, optimizer, model_config, progress, chunk_bytes)
-    except OSError as error:
-        raise CheckpointError(f"{directory}: the checkpoint cannot be written: {error}") from error
-
-
-def check_destination(path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError if saving to ``path`` would replace something else than a checkpoint.
-
-    Worth calling before a training that saves only at its end.
-    """
-    directory = Path(path)
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: a checkpoint is a directory, but this is a file")
-    if any(directory.iterdir()) and not (directory / manifest.NAME).is_file():
-        raise CheckpointError(
-            f"{directory}: holds files, but no checkpoint that a new one could replace; "
-            "name a new or an empty directory"
-        )
-
-
-def is_ours(name: str) -> bool:
-    """Whether a file of this name belongs to a checkpoint."""
-    return name == manifest.NAME or name.endswith(".safetensors")
+    with new_checkpoint(path) as fresh:
+        _write(fresh, state, optimizer, model_config, progress, chunk_bytes)
 
 
 def _check_dtypes(arrays: Mapping[str, Array]) -> None:
@@ -135,7 +109,9 @@ def write_files(
 
 def write_manifest(path: Path, whole: Manifest) -> None:
     """Write the manifest, durable when this returns; raises CheckpointError if it is no JSON."""
-    _write_text(path, _json(whole))
+    text = _json(whole).encode()
+    with create(path) as handle:
+        handle.write(text)
 
 
 def _json(whole: Manifest) -> str:
@@ -145,10 +121,3 @@ def _json(whole: Manifest) -> str:
         raise CheckpointError(
             f"the model's configuration or progress cannot be stored as JSON: {error}"
         ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    with open(path, "x", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())

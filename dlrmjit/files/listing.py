@@ -62,7 +62,7 @@ def changed(folder: Path, listing: Listing) -> list[str]:
 
 def foreign(folder: Path, listing: Listing, prefix: str = "") -> Iterator[str]:
     """Yield the paths in ``folder`` that are not listed; a folder without listed files is one."""
-    for entry in os.scandir(folder):
+    for entry in list(os.scandir(folder)):
         path = f"{prefix}{entry.name}"
         is_folder = entry.is_dir(follow_symlinks=False)
         if is_folder and any(name.startswith(f"{path}/") for name in listing):

@@ -106,6 +106,7 @@ def check_file_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
 
 
 def refuse_existing(path: Path) -> None:
+    """Raise ConfigError where anything, a link among it, has the name ``path``."""
     if os.path.lexists(path):
         kind = "a link" if path.is_symlink() else "a directory" if path.is_dir() else "a file"
         raise ConfigError(

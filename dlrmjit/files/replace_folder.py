@@ -72,6 +72,7 @@ def replaced_folder(target: Path, read_listing: ReadListing) -> Iterator[Path]:
     """
     recover(target, read_listing)
     clear_abandoned(target, WRITING)
+    target.parent.mkdir(parents=True, exist_ok=True)
     work = WorkFolder.create(target, WRITING)
     try:
         os.mkdir(work.content)
@@ -126,7 +127,7 @@ def _listing_of(folder: Path, read_listing: ReadListing) -> Listing:
     """Return what is ours in a folder: nothing in an empty one."""
     if folder.is_symlink() or not folder.is_dir():
         raise ConfigError(f"{folder} is no directory")
-    return read_listing(folder) if any(os.scandir(folder)) else {}
+    return read_listing(folder) if os.listdir(folder) else {}
 
 
 def _exchange(content: Path, target: Path) -> None:

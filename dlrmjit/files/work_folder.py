@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from dlrmjit.files.names import stem_of
 MARKER = "owner.json"
 FORMAT = "dlrmjit-work"
 _TRIES = 20
+_PAUSE = 0.005  # seconds
 _DIGITS = 8  # random bytes in a name
 _MOST_BYTES = 1 << 16  # of a marker
 _STATE_BYTES = 16
@@ -41,7 +43,6 @@ class WorkFolder:
     @classmethod
     def create(cls, target: Path, kind: str) -> WorkFolder:
         """Return a new one next to ``target``; raises OSError where none can be."""
-        target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_TRIES):
             path = target.with_name(f".{stem_of(target)}.{kind}-{secrets.token_hex(_DIGITS)}")
             os.mkdir(path, 0o700)
@@ -74,7 +75,7 @@ class WorkFolder:
             if self._marker >= 0:  # what is half removed must not be resumed
                 os.pwrite(self._marker, b" " * _STATE_BYTES, 0)
                 os.pwrite(self._marker, _REMOVING, 0)
-            for entry in os.scandir(self.path):
+            for entry in list(os.scandir(self.path)):
                 if entry.name == MARKER:
                     continue
                 if entry.is_dir(follow_symlinks=False):
@@ -92,7 +93,10 @@ _OURS: set[Path] = set()  # work folders this process has open, for systems with
 def _write_marker(path: Path, target: Path, kind: str) -> int | None:
     """Return the locked marker's descriptor, or None where another process removed it."""
     marker = open_new(path / MARKER, 0o600)
-    try_lock(marker)
+    for _ in range(_TRIES):  # another process may look at it just now
+        if try_lock(marker) is not False:
+            break
+        time.sleep(_PAUSE)
     owner = {"format": FORMAT, "version": 1, "kind": kind, "target": target.name, **_identity()}
     try:
         os.write(marker, b" " * _STATE_BYTES + json.dumps(owner).encode())

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dlrmjit.checkpoint import Checkpoint, open_checkpoint
+from dlrmjit.checkpoint.destination import checkpoint_errors, new_checkpoint
 from dlrmjit.checkpoint.sharded_writer import (
     Section,
-    checkpoint_errors,
     finish_checkpoint,
-    new_checkpoint,
     write_shards,
 )
 from dlrmjit.optim import Optimizer

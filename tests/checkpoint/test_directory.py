@@ -170,7 +170,7 @@ def test_only_a_checkpoint_is_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(CheckpointError, match="holds files"):
         save(tmp_path)
-    with pytest.raises(CheckpointError, match="this is a file"):
+    with pytest.raises(CheckpointError, match="is a file"):
         check_destination(tmp_path / "thesis.tex")
     check_destination(tmp_path / "new")
     assert (tmp_path / "thesis.tex").exists()

@@ -10,16 +10,20 @@ import io
 import os
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.checkpoint.destination import checkpoint_errors
 from dlrmjit.checkpoint.safetensors_file import row_blocks
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import replaced_file, try_destination
+from dlrmjit.files.new_files import check_file_replaceable
 from dlrmjit.precision import SplitArray
 
 Array = NDArray[Any] | SplitArray
@@ -35,6 +39,8 @@ PROGRESS = (
 
 ALIGNMENT = 64
 """Storages start on multiples of this, as PyTorch's do, so that they can be mapped."""
+
+_MOST_PICKLE_BYTES = 64 << 20  # of a model whose tensors are stored apart
 
 ENTRY_HEAD = 30
 """Bytes of a zip entry's head without its name and extra field."""
@@ -81,14 +87,28 @@ def write_torch_file(
         "state_dict": OrderedDict(state),
         "opt_state_dict": _plain(optimizer or sgd_state(len(state), learning_rate)),
     }
-    fresh = target.with_name(f".{target.name}.writing-{os.getpid()}")
+    with checkpoint_errors(path), replaced_file(target, is_reference_model) as handle:
+        _write_archive(handle, target.stem or "archive", content)
+
+
+def check_torch_destination(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless :func:`write_torch_file` can write ``path`` now."""
+    with checkpoint_errors(path):
+        check_file_replaceable(Path(path), is_reference_model)
+        try_destination(Path(path))
+
+
+def is_reference_model(path: Path) -> bool:
+    """Return whether ``path`` is a model that the reference program or this one has saved."""
     try:
-        _write_archive(fresh, target.stem or "archive", content)
-        os.replace(fresh, target)
-    except OSError as error:
-        raise CheckpointError(f"{target}: cannot be written: {error}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
+        with zipfile.ZipFile(path) as archive:
+            pickles = [i for i in archive.infolist() if i.filename.endswith("/data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLE_BYTES:
+                return False
+            content = archive.read(pickles[0])
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
+    return all(name.encode() in content for name in (*PROGRESS[:5], "opt_state_dict"))
 
 
 def sgd_state(parameters: int, lr: float) -> dict[str, Any]:
@@ -117,17 +137,14 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _write_archive(path: Path, root: str, content: Mapping[str, Any]) -> None:
+def _write_archive(handle: IO[bytes], root: str, content: Mapping[str, Any]) -> None:
     data, storages = _dump(content)
-    with open(path, "wb") as handle:
-        with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(_entry(f"{root}/data.pkl"), data)
-            archive.writestr(_entry(f"{root}/byteorder"), "little")
-            for key, array in enumerate(storages):
-                _write_storage(archive, handle.tell(), f"{root}/data/{key}", array)
-            archive.writestr(_entry(f"{root}/version"), "3\n")
-        handle.flush()
-        os.fsync(handle.fileno())
+    with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_entry(f"{root}/data.pkl"), data)
+        archive.writestr(_entry(f"{root}/byteorder"), "little")
+        for key, array in enumerate(storages):
+            _write_storage(archive, handle.tell(), f"{root}/data/{key}", array)
+        archive.writestr(_entry(f"{root}/version"), "3\n")
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

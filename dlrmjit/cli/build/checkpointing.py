@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrmjit.training import persistence
-from dlrmjit.checkpoint import check_destination
+from dlrmjit.checkpoint import check_destination, check_torch_destination
 from dlrmjit.cli.build.data import Data
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import CheckpointError, ConfigError
@@ -42,7 +42,9 @@ def check_save_path(path: str) -> None:
     parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise ConfigError(f"--save-model: the folder {parent} does not exist; create it")
-    if Path(path).suffix != persistence.TORCH_SUFFIX:
+    if Path(path).suffix == persistence.TORCH_SUFFIX:
+        check_torch_destination(path)
+    else:
         check_destination(path)
 
 

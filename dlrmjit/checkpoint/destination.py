@@ -1,0 +1,85 @@
+"""The directory that a checkpoint is saved to: tried, filled aside, replaced as a whole.
+
+What is there before is replaced only if its manifest says that it is a checkpoint, and of its
+files only those that the manifest lists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dlrmjit.checkpoint.manifest import FORMAT, NAME
+from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.files import (
+    FileFacts,
+    Listing,
+    check_replaceable,
+    clear_abandoned,
+    destination,
+    recover,
+    replaced_folder,
+    try_destination,
+)
+from dlrmjit.files.replace_folder import WRITING
+
+
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless a checkpoint can be saved to ``path``.
+
+    That is where nothing, an empty directory or an older checkpoint is, and where the file
+    system takes a small file now. Left-overs of a save that was killed are cleared. Worth
+    calling before a training that saves only at its end.
+    """
+    with checkpoint_errors(path):
+        target = destination(Path(path))
+        recover(target, listing_of)
+        clear_abandoned(target, WRITING)
+        check_replaceable(target, listing_of)
+        if target.parent.is_dir():
+            try_destination(Path(path))
+
+
+@contextmanager
+def new_checkpoint(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a directory to fill, which becomes the checkpoint ``path`` when the block ends well."""
+    with checkpoint_errors(path):
+        target = destination(Path(path))
+        check_replaceable(target, listing_of)
+        with replaced_folder(target, listing_of) as fresh:
+            yield fresh
+
+
+@contextmanager
+def checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system or the destination refuses into a CheckpointError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: the checkpoint cannot be written: {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: no checkpoint can be saved there: {error}") from error
+
+
+def listing_of(directory: Path) -> Listing:
+    """Return the files that a checkpoint's manifest lists, of any version, and the manifest.
+
+    Raises CheckpointError for a directory that has no such manifest.
+    """
+    try:
+        content = json.loads((directory / NAME).read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError
+        files = {
+            str(name): FileFacts(int(facts["bytes"]), str(facts["sha256"]))
+            for name, facts in content["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CheckpointError(
+            f"{directory}: holds files, but no checkpoint that a new one could replace; "
+            "name a new or an empty directory"
+        ) from None
+    return {NAME: FileFacts(None, None), **files}

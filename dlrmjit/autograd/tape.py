@@ -17,12 +17,21 @@ T = TypeVar("T")
 
 
 class Variable:
-    """A value on the tape; ``requires_grad`` says whether anybody wants its gradient."""
+    """A value on the tape.
 
-    __slots__ = ("data", "name", "requires_grad")
+    Attributes
+    ----------
+    requires_grad
+        Whether ``Tape.backward`` yields its gradient.
+    is_sparse
+        Whether it is a set of embedding tables, whose gradient is a ``SparseGradient``.
+    """
+
+    __slots__ = ("data", "is_sparse", "name", "requires_grad")
 
     def __init__(self, data: Any = None, *, name: str = "", requires_grad: bool = False) -> None:
         self.data = data
+        self.is_sparse = False
         self.name = name
         self.requires_grad = requires_grad
 
@@ -32,8 +41,9 @@ class Parameter(Variable):
 
     __slots__ = ()
 
-    def __init__(self, data: Any, name: str) -> None:
+    def __init__(self, data: Any, name: str, *, is_sparse: bool = False) -> None:
         super().__init__(data, name=name, requires_grad=True)
+        self.is_sparse = is_sparse
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class DLRM:
         self.config, self.precision, self.init = config, precision, _known_init(init)
         self.table_config = tables
         self.backend = get_backend(backend)
-        self.tables = Parameter(self._make_tables(), "emb_l")
+        self.tables = Parameter(self._make_tables(), "emb_l", is_sparse=True)
         self.projections = {s: self._make_projection(s) for s in config.projections}
         self.bottom = self._make_mlp("bot_l", config.bottom_layers)
         self.top = self._make_mlp("top_l", config.top_layers)

@@ -70,34 +70,6 @@ class TableState(Protocol):
         """One set of tables per state, first those of the tables' width, then those of 1."""
 
 
-class SparseGradient(Protocol):
-    """A gradient of tables that touches few rows and applies itself."""
-
-    def descend(self, tables: Any, rate: float) -> None:
-        """Move the touched rows against the gradient: ``W[i] -= rate * sum of dY over i``."""
-
-    def update(self, tables: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
-        """Move the touched rows and their states by one step of an optimiser."""
-
-    def square(self, tables: Any, memory: dict[str, Any]) -> float:
-        """Sum of the squares of all elements; ``tables`` keep their values.
-
-        ``memory``, a dictionary per tables that the caller keeps, holds what this needs.
-        """
-
-    def mean_squares(self, tables: Any, means: Any, weight_decay: float) -> None:
-        """Leave the mean square of each touched row, decay included, in ``means`` of width 1."""
-
-    def scale(self, factor: float) -> None:
-        """Multiply by ``factor``, in place."""
-
-    def joined(self, *others: Any) -> Any:
-        """A copy of this gradient and those of other batches, as that of one batch of all."""
-
-    def to_dense(self, tables: Any) -> list[FloatArray]:
-        """The same gradient as full arrays, one shaped like each table; for checks."""
-
-
 class Backend(Protocol):
     """Everything a model needs to run; see the module's docstring."""
 

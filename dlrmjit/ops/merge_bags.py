@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Bags = tuple[NDArray[Any], NDArray[np.int64]]
 
 
-def join_bags(batches: Sequence[Bags]) -> Bags:
+def merge_bags(batches: Sequence[Bags]) -> Bags:
     """``indices`` and ``offsets`` (S, N + 1) of all batches, samples one after another; copies."""
     tables = range(batches[0][1].shape[0])
     parts = [i[at[s, 0] : at[s, -1]] for s in tables for i, at in batches]

@@ -1,4 +1,4 @@
-"""Gradients of several batches, summed before anything moves: large batches in little memory."""
+"""Sums gradients of several batches before an update: large batches in little memory."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from dlrmjit.ops.backend import Backend
 
 
 class Accumulator:
-    """Holds gradients until they are taken; a batch's own buffers may be reused meanwhile."""
+    """Sums gradients until :meth:`pop`; the buffers of a batch may be reused in between."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._held: dict[int, tuple[Variable, Any]] = {}
+        self._sums: dict[int, tuple[Variable, Any]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._held)
+        return bool(self._sums)
 
     def add(self, gradients: Iterable[tuple[Variable, Any]]) -> None:
         """Add the gradients of one more batch."""
         for parameter, gradient in gradients:
-            _, total = self._held.get(id(parameter), (parameter, None))
-            if not hasattr(gradient, "descend"):
-                total = self._backend.add(total, gradient)
+            _, total = self._sums.get(id(parameter), (parameter, None))
+            if parameter.is_sparse:
+                total = [*(total or ()), gradient.merged()]
             else:
-                total = [*(total or ()), gradient.joined()]
-            self._held[id(parameter)] = (parameter, total)
+                total = self._backend.add(total, gradient)
+            self._sums[id(parameter)] = (parameter, total)
 
-    def take(self) -> list[tuple[Variable, Any]]:
-        """The sums of all gradients added since the last time, in the order they came."""
-        held, self._held = self._held, {}
-        return [(parameter, _sum(total)) for parameter, total in held.values()]
+    def pop(self) -> list[tuple[Variable, Any]]:
+        """Return the sums of all gradients added since the last call, in order of arrival."""
+        sums, self._sums = self._sums, {}
+        return [(parameter, _merge(total)) for parameter, total in sums.values()]
 
 
-def _sum(total: Any) -> Any:
-    """Of sparse gradients, one of all their lookups."""
-    return total[0].joined(*total[1:]) if isinstance(total, list) else total
+def _merge(total: Any) -> Any:
+    """Merge a list of sparse gradients into one; return a dense sum as it is."""
+    return total[0].merged(*total[1:]) if isinstance(total, list) else total

@@ -25,18 +25,18 @@ class Clipper:
         norm = math.sqrt(sum(self._square(*pair) for pair in gradients))
         factor = self._norm / (norm + _SMALL)
         if factor < 1.0:
-            for _, gradient in gradients:
-                self._scale(gradient, factor)
+            for parameter, gradient in gradients:
+                self._scale(parameter, gradient, factor)
         return norm
 
     def _square(self, parameter: Variable, gradient: Any) -> float:
-        if hasattr(gradient, "descend"):
+        if parameter.is_sparse:
             memory = self._memory.setdefault(id(parameter), {})
             return float(gradient.square(parameter.data, memory))
         return self._backend.square(gradient)
 
-    def _scale(self, gradient: Any, factor: float) -> None:
-        if hasattr(gradient, "descend"):
+    def _scale(self, parameter: Variable, gradient: Any, factor: float) -> None:
+        if parameter.is_sparse:
             gradient.scale(factor)
         else:
             self._backend.scale(gradient, factor)

@@ -36,7 +36,7 @@ class Optimizer:
     def apply(self, parameter: Variable, gradient: Any, rate: float) -> None:
         """Move ``parameter`` against ``gradient``, in place; ``rate`` is that of the MLPs."""
         state, config = self.state(parameter), self.config
-        if hasattr(gradient, "descend"):
+        if parameter.is_sparse:
             gradient.update(parameter.data, state, config.tables, rate * config.tables_rate)
         else:
             self._backend.update(parameter.data, gradient, state, config.mlps, rate)
@@ -50,7 +50,7 @@ class Optimizer:
         return self._states[key][1]
 
     def _rule(self, parameter: Variable) -> OptimizerConfig:
-        return self.config.tables if _is_tables(parameter) else self.config.mlps
+        return self.config.tables if parameter.is_sparse else self.config.mlps
 
     def state_dict(self) -> dict[str, FloatArray]:
         """All states as ``parameter.state``, with the parameters' names in the model's state.
@@ -60,7 +60,7 @@ class Optimizer:
         """
         found: dict[str, FloatArray] = {}
         for parameter, state in self._states.values():
-            entries = self._table_arrays if _is_tables(parameter) else self._dense_arrays
+            entries = self._table_arrays if parameter.is_sparse else self._dense_arrays
             found.update(entries(parameter, state))
         return found
 
@@ -69,7 +69,7 @@ class Optimizer:
         return {
             name: array
             for parameter, state in self._states.values()
-            if not _is_tables(parameter)
+            if not parameter.is_sparse
             for name, array in self._dense_arrays(parameter, state)
         }
 
@@ -107,15 +107,15 @@ class Optimizer:
                 )
         for name, array in own.items():
             array[...] = kept[name]
-        self.take(own)
+        self.write_back(own)
 
-    def take(self, filled: Mapping[str, FloatArray]) -> None:
+    def write_back(self, filled: Mapping[str, FloatArray]) -> None:
         """Take over :meth:`state_dict`'s result after its arrays have been filled.
 
         Those of tables are views and have changed already.
         """
         for parameter, state in self._states.values():
-            if _is_tables(parameter):
+            if parameter.is_sparse:
                 state.steps = int(filled.get(f"{parameter.name}.0.weight.{STEP}", state.steps))
                 continue
             for name, value in zip(self.config.mlps.states, state.values, strict=True):
@@ -127,10 +127,6 @@ class Optimizer:
             value[...] = array
         else:
             self._backend.assign_weight(value, array)
-
-
-def _is_tables(parameter: Variable) -> bool:
-    return hasattr(parameter.data, "table")
 
 
 def make_optimizer(what: str | OptimizerConfig | UpdateConfig, backend: Backend) -> Optimizer:

@@ -90,7 +90,7 @@ def restore_sharded_optimizer(
     for piece in state_shards(model, optimizer):
         kept.read_shard(piece.name, piece.values, piece.part)
     counted = max((int(count) for count in steps.values()), default=0)
-    optimizer.take({**dense, **steps_by_parameter(model, counted)})
+    optimizer.write_back({**dense, **steps_by_parameter(model, counted)})
 
 
 def _write_shards(

@@ -48,7 +48,7 @@ class ShardedOptimizer:
 
     def apply(self, parameter: Any, gradient: Any, rate: float) -> None:
         """Move a parameter of which this rank has the whole gradient."""
-        if self._shares and hasattr(gradient, "descend"):
+        if self._shares and parameter.is_sparse:
             self._note_squares(parameter, gradient)
         self.optimizer.apply(parameter, gradient, rate)
 

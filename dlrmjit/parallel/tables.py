@@ -44,9 +44,8 @@ class ShardedTables:
         self.replicated: Parameter | None = None
         if plan.replicated:
             rows = [plan.table_rows[t] for t in plan.replicated]
-            self.replicated = Parameter(
-                backend.tables(rows, plan.dim, precision), "emb_l.replicated"
-            )
+            tables = backend.tables(rows, plan.dim, precision)
+            self.replicated = Parameter(tables, "emb_l.replicated", is_sparse=True)
 
     @property
     def placement(self) -> str:
@@ -113,4 +112,4 @@ def _make_group(
 ) -> ShardGroup:
     rows = [shard.rows_of(plan.table_rows[shard.table]) for shard in shards]
     data: Any = backend.tables(rows, shards[0].width, precision)
-    return ShardGroup(shards, Parameter(data, f"emb_l.width{shards[0].width}"))
+    return ShardGroup(shards, Parameter(data, f"emb_l.width{shards[0].width}", is_sparse=True))

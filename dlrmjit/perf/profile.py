@@ -110,16 +110,16 @@ class Profile:
         self, apply: Callable[[Variable, Any, float], None]
     ) -> Callable[[Variable, Any, float], None]:
         """The same update, timed: with the embedding where it is fused with its backward."""
-        now, clocks = self._now, dict[type, Clock]()
+        now, clocks = self._now, dict[bool, Clock]()
 
         def timed(parameter: Variable, gradient: Any, rate: float) -> None:
             began = now()
             apply(parameter, gradient, rate)
-            seconds, kind = now() - began, type(gradient)
-            clock = clocks.get(kind)
+            seconds, is_sparse = now() - began, parameter.is_sparse
+            clock = clocks.get(is_sparse)
             if clock is None:
-                sparse = hasattr(kind, "descend")
-                clock = clocks[kind] = self._clock("embedding backward" if sparse else UPDATE)
+                name = "embedding backward" if is_sparse else UPDATE
+                clock = clocks[is_sparse] = self._clock(name)
             clock.seconds += seconds  # not by a call: there are many updates in a step
             clock.calls += 1
 

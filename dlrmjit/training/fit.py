@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -113,6 +113,17 @@ class FitResult:
 StepFunction = Callable[[Any, float], float]
 
 
+@runtime_checkable
+class AccumulatingStep(Protocol):
+    """A training step that can also leave the update to a later batch."""
+
+    def __call__(self, batch: Any, rate: float) -> float:
+        """Train on a batch and on those accumulated before; return its loss."""
+
+    def accumulate(self, batch: Any) -> float:
+        """Add the gradients of a batch to those of the next update; return its loss."""
+
+
 class MeasureFunction(Protocol):
     """How a model is evaluated on a source."""
 
@@ -178,7 +189,7 @@ def fit(
         done to its learning rate, to continue from there
     profile : collects the time of every operation
     step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
-        a :class:`TrainingStep`, which can also hold the gradients of a batch for the next
+        a :class:`TrainingStep`. Must be an :class:`AccumulatingStep` for ``batches_per_update`` > 1
     measure : evaluates on ``test``; by default :func:`evaluate`
 
     Returns
@@ -189,7 +200,7 @@ def fit(
     step = step or TrainingStep(
         model, config.optimizer, config.loss, profile, first_step=start.step
     )
-    if config.batches_per_update > 1 and not hasattr(step, "hold"):
+    if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep):
         raise ConfigError("updates from several batches need one process and no --reproducible")
     run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
     run.plateau = plateau or run.plateau
@@ -213,7 +224,6 @@ class _Run:
         self.model, self.train, self.config, self.test = model, train, config, test
         self.observers = observers
         self.training_step, self.measure = step, measure
-        self.hold: Callable[..., float] = getattr(step, "hold", step)
         self.result = FitResult(best=best)
         self.plateau = Plateau()
         self._waited = 0
@@ -254,7 +264,7 @@ class _Run:
             if is_last or (number + 1) % together == 0:
                 loss = self.training_step(batch, rate)
             else:
-                loss = self.hold(batch)
+                loss = self._accumulate(batch)
         seconds = time.perf_counter() - began
         self.result.position = Position(
             epoch + 1 if is_last else epoch, 0 if is_last else number + 1, step + 1
@@ -274,6 +284,11 @@ class _Run:
             learning_rate=rate,
             seconds=seconds,
         )
+
+    def _accumulate(self, batch: Batch) -> float:
+        step = self.training_step
+        assert isinstance(step, AccumulatingStep)  # fit refuses any other
+        return step.accumulate(batch)
 
     def _is_test_due(self, record: StepRecord) -> bool:
         if self.test is None:

@@ -164,7 +164,7 @@ def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None
     checkpoint = open_checkpoint(path, verify=False)
     _check_same_optimizer(optimizer, checkpoint)
     checkpoint.optimizer.read_into(own)
-    optimizer.take(own)
+    optimizer.write_back(own)
 
 
 def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedDLRM, path: PathLike) -> None:

@@ -48,7 +48,7 @@ class TrainingStep:
         update = self.optimizer.apply
         self._update = profile.timed_update(update) if profile else update
         self._moment = (seed, first_step)
-        self._held = Accumulator(model.backend)
+        self._accumulated = Accumulator(model.backend)
         self._graphs: dict[int, Graph] = {}
 
     def graph(self, n: int) -> Graph:
@@ -66,12 +66,12 @@ class TrainingStep:
         """
         return self._run(batch, partial(self._move, rate))
 
-    def hold(self, batch: Batch) -> float:
-        """Add the gradients of ``batch`` to those of the next that is trained on; its loss.
+    def accumulate(self, batch: Batch) -> float:
+        """Add the gradients of ``batch`` to those of the next update; return its loss.
 
-        No parameter moves. Raises as a call does.
+        No parameter changes. Raises as a call does.
         """
-        return self._run(batch, self._held.add)
+        return self._run(batch, self._accumulated.add)
 
     def _run(self, batch: Batch, use: Callable[[Gradients], None]) -> float:
         """Forward and backward over a batch whose gradients ``use`` uses; the loss."""
@@ -88,9 +88,9 @@ class TrainingStep:
 
     def _move(self, rate: float, gradients: Gradients) -> None:
         """Apply every gradient as it comes; those held or to be clipped, all at once."""
-        if self._held:
-            self._held.add(gradients)
-            gradients = self._held.take()
+        if self._accumulated:
+            self._accumulated.add(gradients)
+            gradients = self._accumulated.pop()
         if self._clip is not None:
             gradients = list(gradients)
             self._clip(gradients)

@@ -83,7 +83,7 @@ def test_backends_agree_on_updates_from_several_batches(update):
         model = DLRM(mixed_config(), backend=backend, rng=np.random.RandomState(7))
         step, rng = TrainingStep(model, update), np.random.default_rng(1)
         for n in (12, 12, 5):
-            step.hold(random_batch(rng, model.config, n))
+            step.accumulate(random_batch(rng, model.config, n))
         step(random_batch(rng, model.config, 12), 0.3)
         found.append(model.state_dict())
     for name, value in found[1].items():

@@ -135,7 +135,7 @@ def bags(backend, indices, offsets, rows):
         storage = backend.tables(rows, dims if len(set(dims)) > 1 else dims[0])
         for s, array in enumerate(arrays):
             storage.table(s)[...] = array
-        tables = Parameter(storage, "tables")
+        tables = Parameter(storage, "tables", is_sparse=True)
         lookups = Variable(backend.lookups(storage, indices, offsets))
         tape = Tape()
         y = tape.record(backend.rules["embedding_bag"], tables, lookups)
@@ -185,7 +185,10 @@ def test_the_bag_gradient_applies_itself(name):
     before = [rng.standard_normal((m, dim)).astype(np.float32) for m in rows]
     for s, array in enumerate(before):
         tables.table(s)[...] = array
-    variable, lookups = Parameter(tables, "t"), Variable(backend.lookups(tables, indices, offsets))
+    variable, lookups = (
+        Parameter(tables, "t", is_sparse=True),
+        Variable(backend.lookups(tables, indices, offsets)),
+    )
     tape = Tape()
     y = tape.record(backend.rules["embedding_bag"], variable, lookups)
     tape.forward()

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.embedding.lookups import Lookups
 
+from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import ConfigError, IndexRangeError
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.ops.jit.optimizers import BagGradient
-from dlrmjit.ops.merge_bags import join_bags
+from dlrmjit.ops.merge_bags import merge_bags
 from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.training.fit import NullObserver, fit
 from dlrmjit.training.step import TrainingStep
@@ -54,7 +55,7 @@ def test_an_update_moves_by_the_sum_of_all_gradients(backend, precision):
             expected[name] += value - before[name]
     step = TrainingStep(model)
     for batch in batches[:-1]:
-        step.hold(batch)
+        step.accumulate(batch)
         for name, value in state_of(model).items():
             np.testing.assert_array_equal(value, before[name])
     step(batches[-1], rate)
@@ -67,7 +68,7 @@ def test_an_update_moves_by_the_sum_of_all_gradients(backend, precision):
 def test_nothing_is_left_after_an_update(backend):
     model, fresh, batches = model_of(backend), model_of(backend), batches_of(small_config())
     step = TrainingStep(model)
-    step.hold(batches[0])
+    step.accumulate(batches[0])
     step(batches[1], 0.1)
     fresh.load_state(model.state_dict())
     assert step(batches[2], 0.1) == TrainingStep(fresh)(batches[2], 0.1)
@@ -90,7 +91,7 @@ def test_sums_are_those_of_dense_gradients(backend):
                 expected[key] = expected.get(key, 0) + array.astype(np.float64)
         held.add(gradients)
     assert held
-    for parameter, gradient in held.take():
+    for parameter, gradient in held.pop():
         for number, array in enumerate(dense(model, parameter, gradient)):
             wanted = expected.pop((parameter.name, number))
             np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-7)
@@ -99,7 +100,7 @@ def test_sums_are_those_of_dense_gradients(backend):
 
 
 def dense(model, parameter, gradient):
-    if hasattr(gradient, "to_dense"):
+    if isinstance(gradient, SparseGradient):
         return gradient.to_dense(parameter.data)
     is_vector = isinstance(gradient, np.ndarray) and gradient.ndim == 1
     return [gradient.copy() if is_vector else model.backend.weight_to_numpy(gradient)]
@@ -114,9 +115,9 @@ def test_clipping_and_every_rule_see_one_gradient(backend, optimizer):
     first, second = batches_of(small_config())[:2]
     models = [model_of(backend), model_of(backend)]
     step = TrainingStep(models[0], config)
-    step.hold(first)
+    step.accumulate(first)
     step(second, 0.01)
-    bags = join_bags([(b.indices, b.offsets) for b in (first, second)])
+    bags = merge_bags([(b.indices, b.offsets) for b in (first, second)])
     dense_features = np.concatenate([first.dense, second.dense])
     labels = np.concatenate([first.labels, second.labels])
     whole = type(first)(dense_features, *bags, labels)
@@ -135,11 +136,11 @@ def test_a_refused_batch_leaves_what_is_held(backend):
     first, second, _ = batches_of(model.config)
     bad = random_batch(np.random.default_rng(9), model.config, 12)
     bad.indices[0] = 10**6
-    step.hold(first)
+    step.accumulate(first)
     with pytest.raises(IndexRangeError):
-        step.hold(bad)
+        step.accumulate(bad)
     step(second, 0.1)
-    expected.hold(first)
+    expected.accumulate(first)
     expected(second, 0.1)
     for name, value in state_of(model).items():
         np.testing.assert_array_equal(value, state_of(whole)[name])
@@ -153,8 +154,8 @@ def test_fit_updates_after_every_so_many_batches_and_at_the_end_of_an_epoch():
             calls.append(("move", batch, rate))
             return 0.0
 
-        def hold(self, batch):
-            calls.append(("hold", batch))
+        def accumulate(self, batch):
+            calls.append(("accumulate", batch))
             return 0.0
 
     class Counter(NullObserver):
@@ -167,7 +168,7 @@ def test_fit_updates_after_every_so_many_batches_and_at_the_end_of_an_epoch():
     batches = [random_batch(np.random.default_rng(0), model.config, 2) for _ in range(5)]
     config = TrainConfig(epochs=2, batches_per_update=2)
     fit(model, Batches(batches), config, step=Step(), observers=[counter])
-    kinds = ["hold", "move", "hold", "move", "move"]
+    kinds = ["accumulate", "move", "accumulate", "move", "move"]
     assert [call[0] for call in calls] == 2 * kinds
     assert counter.steps == 10
 
@@ -186,8 +187,8 @@ def test_bags_of_some_tables_stay_theirs():
     """Tables 0 and 2 of three, whose indices lie with those of the other between."""
     indices, dY = np.arange(6), np.arange(18, dtype=np.float32).reshape(2, 3, 3)
     lookups = Lookups(indices, np.array([[0, 1, 2], [4, 4, 6]]), table_ids=(0, 2))
-    joined = BagGradient(lookups, dY).joined(BagGradient(lookups, dY + 100))
-    assert joined.lookups.table_ids == (0, 2)
-    np.testing.assert_array_equal(joined.lookups.indices, [0, 1, 0, 1, 4, 5, 4, 5])
-    np.testing.assert_array_equal(joined.lookups.offsets, [[0, 1, 2, 3, 4], [4, 4, 6, 6, 8]])
-    np.testing.assert_array_equal(joined.dY, np.concatenate([dY, dY + 100]))
+    merged = BagGradient(lookups, dY).merged(BagGradient(lookups, dY + 100))
+    assert merged.lookups.table_ids == (0, 2)
+    np.testing.assert_array_equal(merged.lookups.indices, [0, 1, 0, 1, 4, 5, 4, 5])
+    np.testing.assert_array_equal(merged.lookups.offsets, [[0, 1, 2, 3, 4], [4, 4, 6, 6, 8]])
+    np.testing.assert_array_equal(merged.dY, np.concatenate([dY, dY + 100]))

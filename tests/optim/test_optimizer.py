@@ -56,7 +56,7 @@ def tables_of(backend, arrays):
     tables = backend.tables([len(a) for a in arrays], arrays[0].shape[1])
     for s, array in enumerate(arrays):
         tables.table(s)[...] = array
-    return Parameter(tables, "emb_l")
+    return Parameter(tables, "emb_l", is_sparse=True)
 
 
 def bag_gradient(backend, tables, indices, offsets, dY):

@@ -20,10 +20,11 @@ from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.runtime.workspace import Workspace
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.ops.backend import FloatArray, Origin
-from dlrmjit.ops.jit.optimizers import BagGradient, joined_lookups
+from dlrmjit.ops.jit.optimizers import BagGradient, merge_lookups
 from dlrmjit.precision import Precision, SplitArray
 
 
@@ -156,7 +157,7 @@ class MixedState:
 
 
 @dataclass(frozen=True)
-class MixedBagGradient:
+class MixedBagGradient(SparseGradient):
     """Gradients of the groups' bags, which all lie in one dY (N, S, E)."""
 
     parts: tuple[BagGradient, ...]
@@ -185,12 +186,12 @@ class MixedBagGradient:
         for part, group, own in zip(self.parts, tables.groups, means.groups, strict=True):
             part.mean_squares(group.tables, own.tables, weight_decay)
 
-    def joined(self, *others: MixedBagGradient) -> MixedBagGradient:
+    def merged(self, *others: MixedBagGradient) -> MixedBagGradient:
         """A copy of this gradient and those of other batches, again over one dY."""
         every = (self, *others)
         dY = np.concatenate([gradient.parts[0].dY for gradient in every])
         groups = zip(*(gradient.parts for gradient in every), strict=True)
-        lookups = [joined_lookups([part.lookups for part in parts]) for parts in groups]
+        lookups = [merge_lookups([part.lookups for part in parts]) for parts in groups]
         return MixedBagGradient(tuple(BagGradient(own, dY) for own in lookups))
 
     def scale(self, factor: float) -> None:

@@ -31,6 +31,7 @@ from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.config.optimizer import (
     Adagrad,
     Adam,
@@ -40,13 +41,13 @@ from dlrmjit.config.optimizer import (
     SharedRowwiseAdagrad,
 )
 from dlrmjit.ops.backend import DenseState, FloatArray
-from dlrmjit.ops.merge_bags import join_bags
+from dlrmjit.ops.merge_bags import merge_bags
 
 F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class BagGradient:
+class BagGradient(SparseGradient):
     """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
 
     lookups: Lookups
@@ -81,10 +82,10 @@ class BagGradient:
         """Scale dY in place."""
         np.multiply(self.dY, np.float32(factor), out=self.dY)
 
-    def joined(self, *others: BagGradient) -> BagGradient:
+    def merged(self, *others: BagGradient) -> BagGradient:
         """A copy of this gradient and those of other batches, as that of one batch of all."""
         every = (self, *others)
-        lookups = joined_lookups([gradient.lookups for gradient in every])
+        lookups = merge_lookups([gradient.lookups for gradient in every])
         return BagGradient(lookups, np.concatenate([g.dY for g in every]))
 
     def to_dense(self, tables: TableStorage) -> list[FloatArray]:
@@ -96,15 +97,15 @@ class BagGradient:
         return dense
 
 
-def joined_lookups(batches: Sequence[Lookups]) -> Lookups:
+def merge_lookups(batches: Sequence[Lookups]) -> Lookups:
     """Those of several batches in the same tables as those of one, copied."""
-    bags = join_bags([(lookups.indices, lookups.offsets) for lookups in batches])
+    bags = merge_bags([(lookups.indices, lookups.offsets) for lookups in batches])
     return Lookups(*bags, batches[0].table_ids)
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> Any:
     """Fresh memory of an optimiser for tables or for a dense parameter."""
-    if hasattr(stored, "new_state"):
+    if not isinstance(stored, (np.ndarray, Matrix, SplitWeights)):  # embedding tables
         return stored.new_state(row_rule(config, 0.0))
     return BoundState(tuple(_like(stored, config.initial_state) for _ in config.states))
 

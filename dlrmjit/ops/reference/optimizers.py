@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.config.optimizer import (
     Adagrad,
     Adam,
@@ -21,7 +22,7 @@ from dlrmjit.config.optimizer import (
     SharedRowwiseAdagrad,
 )
 from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray
-from dlrmjit.ops.merge_bags import join_bags
+from dlrmjit.ops.merge_bags import merge_bags
 from dlrmjit.ops.reference.tables import ReferenceTables
 
 Moved = tuple[FloatArray, tuple[FloatArray, ...]]
@@ -36,7 +37,7 @@ class ReferenceTableState:
 
 
 @dataclass(frozen=True)
-class ReferenceBagGradient:
+class ReferenceBagGradient(SparseGradient):
     """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
 
     lookups: Lookups
@@ -81,10 +82,10 @@ class ReferenceBagGradient:
         """Scale dY in place."""
         np.multiply(self.dY, factor, out=self.dY, casting="same_kind")
 
-    def joined(self, *others: ReferenceBagGradient) -> ReferenceBagGradient:
+    def merged(self, *others: ReferenceBagGradient) -> ReferenceBagGradient:
         """A copy of this gradient and those of other batches, as that of one batch of all."""
         every = (self, *others)
-        bags = join_bags([gradient.lookups for gradient in every])
+        bags = merge_bags([gradient.lookups for gradient in every])
         return ReferenceBagGradient(bags, np.concatenate([g.dY for g in every]))
 
     def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:

@@ -1,0 +1,51 @@
+"""What every gradient of embedding tables can do, whichever backend made it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from dlrmjit.config.optimizer import OptimizerConfig
+
+G = TypeVar("G", bound="SparseGradient")
+
+
+class SparseGradient(ABC):
+    """A gradient of embedding tables that covers the looked-up rows only and applies itself.
+
+    It is the gradient of a parameter whose ``is_sparse`` is set. ``tables`` below are that
+    parameter's data.
+    """
+
+    @abstractmethod
+    def descend(self, tables: Any, rate: float) -> None:
+        """Plain SGD on the looked-up rows: ``W[i] -= rate * sum of dY over i``."""
+
+    @abstractmethod
+    def update(self, tables: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
+        """Apply one step of an optimiser to the looked-up rows and their states, in place."""
+
+    @abstractmethod
+    def square(self, tables: Any, memory: dict[str, Any]) -> float:
+        """Return the sum of the squares of all elements; ``tables`` do not change.
+
+        ``memory`` is a dictionary that the caller keeps for these tables; scratch goes there.
+        """
+
+    @abstractmethod
+    def mean_squares(self, tables: Any, means: Any, weight_decay: float) -> None:
+        """Write the mean square of each looked-up row, decay included, to ``means`` of width 1."""
+
+    @abstractmethod
+    def scale(self, factor: float) -> None:
+        """Multiply by ``factor``, in place."""
+
+    @abstractmethod
+    def merged(self: G, *others: G) -> G:
+        """Return a copy of this gradient and those of other batches as that of one large batch."""
+
+    @abstractmethod
+    def to_dense(self, tables: Any) -> list[NDArray[Any]]:
+        """Return the same gradient as full arrays, one shaped like each table; for checks."""

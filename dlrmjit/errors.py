@@ -16,6 +16,7 @@ from dlrmjit_kernels.errors import (
     ShapeError,
     TargetError,
     ThreadError,
+    format_gib,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ShapeError",
     "TargetError",
     "ThreadError",
+    "format_gib",
 ]
 
 

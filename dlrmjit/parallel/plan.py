@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.data.batch_shard import share_sizes, starts_of
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, format_gib
 
 Kind = Literal["whole", "columns", "rows", "replicated"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -131,7 +131,7 @@ class Plan:
             for t, rows in enumerate(self.table_rows)
         ]
         lines += [
-            f"rank {r}: {_gib(self.bytes_of(r))}, {self.columns_of(r):,} pooled columns per sample"
+            f"rank {r}: {format_gib(self.bytes_of(r))}, {self.columns_of(r):,} pooled columns per sample"
             for r in range(self.ranks)
         ]
         return "\n".join(lines)
@@ -188,7 +188,3 @@ def _listed(ranks: tuple[int, ...]) -> str:
     if len(ranks) > 2 and ranks == tuple(range(ranks[0], ranks[-1] + 1)):
         return f"ranks {ranks[0]} to {ranks[-1]}"
     return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

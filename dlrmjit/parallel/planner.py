@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlrmjit.config.memory import FLOAT_BYTES
-from dlrmjit.errors import ConfigError, MemoryLimitError
+from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 from dlrmjit.parallel.plan import KINDS, Placement, Plan
 
 SMALL_TABLE = 2048
@@ -64,8 +64,8 @@ def check_memory(rows: Sequence[int], dim: int, ranks: int, memory: int | None) 
     if memory is None or need <= ranks * memory:
         return
     raise MemoryLimitError(
-        f"the tables need {need / 2**30:.2f} GiB, but {ranks} rank{'s' * (ranks > 1)} with "
-        f"{memory / 2**30:.2f} GiB each for tables hold {ranks * memory / 2**30:.2f} GiB; "
+        f"the tables need {format_gib(need)}, but {ranks} rank{'s' * (ranks > 1)} with "
+        f"{format_gib(memory)} each for tables hold {format_gib(ranks * memory)}; "
         f"use at least {-(-need // max(memory, 1))} such ranks"
     )
 
@@ -76,8 +76,8 @@ def _check_ranks(plan: Plan, memory: int | None) -> None:
     for rank in range(plan.ranks):
         if plan.bytes_of(rank) > memory:
             raise MemoryLimitError(
-                f"this plan puts {plan.bytes_of(rank) / 2**30:.2f} GiB on rank {rank}, which has "
-                f"{memory / 2**30:.2f} GiB for tables; use more ranks, or cut tables by rows"
+                f"this plan puts {format_gib(plan.bytes_of(rank))} on rank {rank}, which has "
+                f"{format_gib(memory)} for tables; use more ranks, or cut tables by rows"
             )
 
 

@@ -41,6 +41,11 @@ class MemoryLimitError(DlrmjitError):
     """A model that this machine's memory cannot hold; says how much it needs and finds."""
 
 
+def format_gib(nbytes: float) -> str:
+    """Return ``nbytes`` as messages show memory: ``1.50 GiB``."""
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
 class BlockingError(DlrmjitError):
     """Block sizes that break a limit of the micro-kernel or the caches; names the limit."""
 

@@ -9,7 +9,7 @@ from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.memory import MemoryEstimate, estimate_memory
 from dlrmjit.config.model import ModelConfig, TableConfig
 from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
-from dlrmjit.errors import ConfigError, MemoryLimitError
+from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
 from dlrmjit.config.optimizer import OptimizerConfig, Sgd, UpdateConfig, optimizer_named
 
@@ -173,17 +173,13 @@ def estimated_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
 
 
 def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:
-    states = f"{_gib(need.optimizer)} for the optimiser, " if need.optimizer else ""
+    states = f"{format_gib(need.optimizer)} for the optimiser, " if need.optimizer else ""
     name = f"--config={options.config}" if options.config else "the model"
     return (
-        f"{name} needs {_gib(need.total)} of memory ({_gib(need.tables)} for the tables, "
-        f"{_gib(need.mlp)} for the MLPs, {states}{_gib(need.step)} for a batch of "
-        f"{options.mini_batch_size}), but {_gib(available)} are available; bound the rows of "
+        f"{name} needs {format_gib(need.total)} of memory ({format_gib(need.tables)} for the tables, "
+        f"{format_gib(need.mlp)} for the MLPs, {states}{format_gib(need.step)} for a batch of "
+        f"{options.mini_batch_size}), but {format_gib(available)} are available; bound the rows of "
         "its tables with --max-ind-range, give other tables with --arch-embedding-size, keep them "
         "in files with --embedding-dir, or spread "
         f"them over {-(-need.total // max(available, 1))} such machines with mpiexec"
     )
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

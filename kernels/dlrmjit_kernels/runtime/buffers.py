@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from dlrmjit_kernels.errors import ConfigError, MemoryLimitError
+from dlrmjit_kernels.errors import ConfigError, MemoryLimitError, format_gib
 from dlrmjit_kernels.runtime.cgroups import control_groups
 
 ALIGNMENT = 64
@@ -85,7 +85,7 @@ def require_memory(nbytes: int, purpose: str = "buffers") -> None:
     free = available_memory()
     if nbytes + min(_RESERVE, nbytes) > free:
         raise MemoryLimitError(
-            f"{purpose} need {nbytes / 2**30:.2f} GiB of memory, but {free / 2**30:.2f} GiB are "
+            f"{purpose} need {format_gib(nbytes)} of memory, but {format_gib(free)} are "
             "available; use fewer or smaller tables, tables in files, or more processes"
         )
 
@@ -113,7 +113,7 @@ def _reserve(handle: int, size: int, path: Path) -> None:
     free = shutil.disk_usage(path if path.is_dir() else path.absolute().parent).free
     if size - found > free:
         raise MemoryLimitError(
-            f"tables need {size / 2**30:.2f} GiB in {path}, but {free / 2**30:.2f} GiB are free "
+            f"tables need {format_gib(size)} in {path}, but {format_gib(free)} are free "
             "there; use fewer or smaller tables, or another disk"
         )
     if hasattr(os, "posix_fallocate"):

@@ -131,7 +131,8 @@ class Plan:
             for t, rows in enumerate(self.table_rows)
         ]
         lines += [
-            f"rank {r}: {format_gib(self.bytes_of(r))}, {self.columns_of(r):,} pooled columns per sample"
+            f"rank {r}: {format_gib(self.bytes_of(r))}, "
+            f"{self.columns_of(r):,} pooled columns per sample"
             for r in range(self.ranks)
         ]
         return "\n".join(lines)

@@ -7,8 +7,8 @@ from dlrmjit_kernels.precision import (
     Precision,
     SplitArray,
     check_precision,
-    nearest_bf16,
-    split_if,
+    round_to_bf16,
+    to_precision,
 )
 
-__all__ = ["U16", "Precision", "SplitArray", "check_precision", "nearest_bf16", "split_if"]
+__all__ = ["U16", "Precision", "SplitArray", "check_precision", "round_to_bf16", "to_precision"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import ConfigError
-from dlrmjit.precision import SplitArray, check_precision, split_if
+from dlrmjit.precision import SplitArray, check_precision, to_precision
 
 BITS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40)
 
@@ -21,7 +21,7 @@ def test_joining_the_halves_gives_every_bit_back(bits):
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_the_upper_half_is_the_number_cut_to_eight_bits(value):
-    rounded = SplitArray.of(np.float32([value])).rounded()[0]
+    rounded = SplitArray.of(np.float32([value])).truncated()[0]
     assert abs(rounded) <= abs(np.float32(value))
     assert abs(np.float64(value) - rounded) <= max(abs(value) * 2.0**-7, 2.0**-133)
     assert rounded.view(np.uint32) & 0xFFFF == 0
@@ -50,5 +50,5 @@ def test_other_precisions_are_refused():
     check_precision("bf16")
     with pytest.raises(ConfigError, match="'fp16'"):
         check_precision("fp16")
-    assert isinstance(split_if("bf16", np.ones(2, np.float32)), SplitArray)
-    assert isinstance(split_if("fp32", np.ones(2, np.float32)), np.ndarray)
+    assert isinstance(to_precision("bf16", np.ones(2, np.float32)), SplitArray)
+    assert isinstance(to_precision("fp32", np.ones(2, np.float32)), np.ndarray)

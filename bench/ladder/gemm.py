@@ -15,7 +15,7 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.layers.fully_connected import fc_forward
 from dlrmjit_kernels.matmul.gemm import gemm
 from dlrmjit_kernels.matrix.matrix import Floats, Matrix
-from dlrmjit_kernels.microkernels.gemm_tile import Tile
+from dlrmjit_kernels.microkernels.gemm_tile import GemmTile
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.target import current_target
 
@@ -88,7 +88,7 @@ def register_tile(a: Floats, b: Floats, c: Floats) -> harness.Action:
     """The generated tile: sums stay in registers over the whole reduction; nothing packed."""
     target = current_target()
     n, mr = len(a), max(m for m in range(1, target.mr + 1) if len(a) % m == 0)
-    kernel = engine.address(Tile(mr, target.nr, n, 1, n), target)
+    kernel = engine.address(GemmTile(mr, target.nr, n, 1, n), target)
     addresses = [x.ctypes.data for x in (a, b, c)]
     return lambda: _tiles(kernel, *addresses, (mr, target.nr, n, n))
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from dlrmjit_kernels.data.permutation import mix
 from dlrmjit_kernels.runtime.compile import jit
+from dlrmjit_kernels.runtime.splitmix import GOLDEN, mix
 from numpy.typing import NDArray
 
 ROWS_OF_COLUMN = (
@@ -24,7 +24,7 @@ _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 @jit
 def _uniform(state: NDArray[np.uint64]) -> float:
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    state[0] += GOLDEN
     return float(mix(state[0]) >> np.uint64(11)) / 9007199254740992.0
 
 

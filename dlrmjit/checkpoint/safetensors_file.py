@@ -77,7 +77,7 @@ def _as_tensors(arrays: Mapping[str, Storable]) -> dict[str, Array]:
     tensors: dict[str, Array] = {}
     for name, array in arrays.items():
         if isinstance(array, SplitArray):
-            tensors[name + UPPER], tensors[name + LOWER] = array.upper, array.lower
+            tensors[name + UPPER], tensors[name + LOWER] = array.high, array.low
         else:
             tensors[name] = array
     return tensors
@@ -195,8 +195,8 @@ def _halves(tensors: Any, name: str) -> _Halves | None:
 class _Halves:
     """Two tensors, read as the one that they are halves of."""
 
-    def __init__(self, upper: Any, lower: Any) -> None:
-        self._upper, self._lower = upper, lower
+    def __init__(self, high: Any, low: Any) -> None:
+        self._upper, self._lower = high, low
 
     def get_shape(self) -> list[int]:
         """As of the library's slices."""

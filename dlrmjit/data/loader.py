@@ -18,11 +18,11 @@ from dlrmjit_kernels.data.records import (
     gather_dense,
     gather_ids,
     gather_labels,
-    range_of,
-    rows_of,
-    small_logarithms,
+    log_table,
+    shuffled_rows,
+    table_out_of_range,
 )
-from dlrmjit_kernels.runtime.threads import run_anywhere
+from dlrmjit_kernels.runtime.threads import reset_affinity
 from numpy.typing import NDArray
 
 from dlrmjit.data.array_pool import Pool
@@ -117,7 +117,9 @@ class Loader:
         low, high = self._share.bounds(min(self.batch_size, len(self._dataset) - first))
         chosen = np.empty(high - low, np.int64)
         seed = int(row_key(self._seed, epoch)) >> 2  # small enough for signed arithmetic
-        rows_of(first + low, len(self._dataset), self._block, seed, *self._half_widths, chosen)
+        shuffled_rows(
+            first + low, len(self._dataset), self._block, seed, *self._half_widths, chosen
+        )
         return chosen
 
 
@@ -128,7 +130,7 @@ class _Assembler:
         self._dataset = dataset
         self._rows = np.array(dataset.table_rows, np.int64)
         self._index_type = dataset.index_dtype
-        self._logarithms = small_logarithms()
+        self._logarithms = log_table()
         self._pool = Pool()
         self._bags = BagGatherer(dataset, self._index_type, self._pool)
         self._offsets: dict[int, NDArray[np.int64]] = {}
@@ -149,7 +151,7 @@ class _Assembler:
         return Batch.unchecked(dense, ids.reshape(-1), self._one_hot(n), labels)
 
     def _check(self, ids: NDArray[np.int32] | NDArray[np.int64], n: int) -> None:
-        bad = range_of(ids, self._rows) if self._dataset.bounds == "raise" else -1
+        bad = table_out_of_range(ids, self._rows) if self._dataset.bounds == "raise" else -1
         if bad >= 0:
             check_index_range(bad, ids[bad], np.arange(n + 1), int(self._rows[bad]))
 
@@ -190,7 +192,7 @@ class _Prefetch:
                 self._thread.join(0.01)
 
     def _run(self) -> None:
-        run_anywhere()
+        reset_affinity()
         last: BaseException | None = None
         try:
             for item in self._source:

@@ -22,7 +22,7 @@ from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.model.torch_rng import TorchStream
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Backend, FloatArray, Origin, StoredArray
-from dlrmjit.precision import Precision, check_precision, split_if
+from dlrmjit.precision import Precision, check_precision, to_precision
 
 _INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
 INITS = ("reference", "counter")
@@ -218,7 +218,7 @@ class DLRM:
         return state
 
     def _weight_copy(self, weight: Parameter) -> StoredArray:
-        return split_if(self.precision, self.backend.weight_to_numpy(weight.data))
+        return to_precision(self.precision, self.backend.weight_to_numpy(weight.data))
 
     def load_state(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite all parameters from arrays named and shaped as in :meth:`state_dict`.

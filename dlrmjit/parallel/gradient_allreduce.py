@@ -11,7 +11,7 @@ import numpy as np
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.parallel.comm import Comm, Request
 
-SMALL = 1 << 14
+BUCKET_BELOW = 1 << 14
 """Elements below which gradients wait for each other and travel together."""
 
 Arrived = Callable[[], None]
@@ -31,7 +31,7 @@ class GradientReducer:
 
     def add(self, gradient: FloatArray, arrived: Arrived) -> None:
         """Sum the flat ``gradient`` in place over all ranks, then call ``arrived``."""
-        if gradient.size < SMALL:
+        if gradient.size < BUCKET_BELOW:
             self._small.append((gradient, arrived))
         else:
             self._in_flight.append((self._comm.allreduce(gradient), arrived))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 _BUCKETS = 1 << 16
 _LOWS = 1 << 16
@@ -124,7 +124,7 @@ def _own_rows(scores: NDArray[np.float32], block: int) -> Any:
 def _count_buckets(
     scores: NDArray[np.float32], positive: NDArray[np.bool_], counts: NDArray[np.int64]
 ) -> None:
-    run_tasks(_count_buckets_of_block, _BLOCKS, (scores, positive, counts), False)
+    run_tasks(_count_buckets_of_block, _BLOCKS, (scores, positive, counts), ALL_THREADS)
 
 
 @task_jit
@@ -149,7 +149,7 @@ def _deal(
     rows: U32,
 ) -> None:
     """Write (lower half, label) of rows of buckets ``first`` to ``last``, bucket by bucket."""
-    run_tasks(_deal_block, _BLOCKS, (scores, positive, first, last, places, rows), False)
+    run_tasks(_deal_block, _BLOCKS, (scores, positive, first, last, places, rows), ALL_THREADS)
 
 
 @task_jit
@@ -181,7 +181,7 @@ def _count_lows(
     lows: NDArray[np.int64],
 ) -> None:
     """Count the lower halves of one bucket's rows, by label."""
-    run_tasks(_count_lows_of_block, _BLOCKS, (scores, positive, bucket, lows), False)
+    run_tasks(_count_lows_of_block, _BLOCKS, (scores, positive, bucket, lows), ALL_THREADS)
 
 
 @task_jit
@@ -212,7 +212,7 @@ def _count_and_finish(
     """Count the lower halves of each bucket's rows and add up what they contribute."""
     tasks = min(used.size, _MOST_TASKS)
     operands = (tasks, rows, used, starts, first, above, twice_wins, precision)
-    run_tasks(_finish_some, tasks, operands, False)
+    run_tasks(_finish_some, tasks, operands, ALL_THREADS)
 
 
 @task_jit

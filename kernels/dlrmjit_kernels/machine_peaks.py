@@ -18,7 +18,7 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 
 _TURNS = 200_000
@@ -93,7 +93,7 @@ def _best_time(action: Callable[[], object], seconds: float) -> float:
 
 @jit
 def _on_all(kernel: Any, out: Any, turns: Any) -> None:
-    run_tasks(_on_one, len(out), (kernel, out, turns), False)
+    run_tasks(_on_one, len(out), (kernel, out, turns), ALL_THREADS)
 
 
 @task_jit
@@ -103,7 +103,7 @@ def _on_one(thread: Any, kernel: Any, out: Any, turns: Any) -> None:
 
 @jit
 def _triad(a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
-    run_tasks(_triad_part, threads, (a, b, c, s, threads), False)
+    run_tasks(_triad_part, threads, (a, b, c, s, threads), ALL_THREADS)
 
 
 @task_jit

@@ -26,7 +26,7 @@ def check_precision(precision: str) -> None:
 
 
 class SplitArray:
-    """A float32 array in two halves: ``upper`` and ``lower``, uint16 arrays of its shape.
+    """A float32 array in two halves: ``high`` and ``low``, uint16 arrays of its shape.
 
     Slices are views of both halves; assigning splits float32 values, and ``np.asarray`` makes
     a joined float32 copy. Both are exact, whatever the bits.
@@ -34,8 +34,8 @@ class SplitArray:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, upper: U16, lower: U16) -> None:
-        self.upper, self.lower = upper, lower
+    def __init__(self, high: U16, low: U16) -> None:
+        self.high, self.low = high, low
 
     @classmethod
     def of(cls, values: Any) -> SplitArray:
@@ -52,50 +52,50 @@ class SplitArray:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of either half, and of the joined array."""
-        return self.upper.shape
+        return self.high.shape
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return self.upper.ndim
+        return self.high.ndim
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self.upper.size
+        return self.high.size
 
     @property
     def nbytes(self) -> int:
         """Bytes of both halves together: as many as of the joined array."""
-        return self.upper.nbytes + self.lower.nbytes
+        return self.high.nbytes + self.low.nbytes
 
     def __len__(self) -> int:
-        return len(self.upper)
+        return len(self.high)
 
     def __getitem__(self, key: Any) -> SplitArray:
-        return SplitArray(self.upper[key], self.lower[key])
+        return SplitArray(self.high[key], self.low[key])
 
     def __setitem__(self, key: Any, values: Any) -> None:
         bits = np.asarray(values, np.float32).view(np.uint32)
-        self.upper[key] = bits >> 16
-        self.lower[key] = bits & 0xFFFF
+        self.high[key] = bits >> 16
+        self.low[key] = bits & 0xFFFF
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
             raise ValueError("two halves cannot be joined without a copy")
-        joined = (np.asarray(self.upper, np.uint32) << 16 | self.lower).view(np.float32)
+        joined = (np.asarray(self.high, np.uint32) << 16 | self.low).view(np.float32)
         return joined if dtype is None else joined.astype(dtype, copy=False)
 
     def reshape(self, *shape: int) -> SplitArray:
         """The same elements in another shape; views where NumPy's are."""
-        return SplitArray(self.upper.reshape(*shape), self.lower.reshape(*shape))
+        return SplitArray(self.high.reshape(*shape), self.low.reshape(*shape))
 
-    def rounded(self) -> NDArray[np.float32]:
+    def truncated(self) -> NDArray[np.float32]:
         """What forward and backward read: the upper halves as float32, a copy."""
-        return (np.asarray(self.upper, np.uint32) << 16).view(np.float32)
+        return (np.asarray(self.high, np.uint32) << 16).view(np.float32)
 
 
-def nearest_bf16(values: NDArray[Any]) -> NDArray[np.float32]:
+def round_to_bf16(values: NDArray[Any]) -> NDArray[np.float32]:
     """The BF16 number nearest to each float32 value, the even one of two; NaN stays NaN."""
     bits = np.asarray(values, np.float32).view(np.uint32)
     rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
@@ -103,6 +103,6 @@ def nearest_bf16(values: NDArray[Any]) -> NDArray[np.float32]:
     return result
 
 
-def split_if(precision: str, values: NDArray[np.float32]) -> NDArray[np.float32] | SplitArray:
+def to_precision(precision: str, values: NDArray[np.float32]) -> NDArray[np.float32] | SplitArray:
     """``values`` as they are stored in that precision."""
     return SplitArray.of(values) if precision == "bf16" else values

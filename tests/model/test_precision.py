@@ -43,7 +43,7 @@ def test_predictions_read_the_upper_halves_only(backend, monkeypatch):
     state = split.stored()
     for array in state.values():
         if isinstance(array, SplitArray):
-            array.lower[...] = 0
+            array.low[...] = 0
     cut.load_state({name: np.asarray(array) for name, array in state.items()})
     expected = cut.predict_proba(batch)
     np.testing.assert_allclose(split.predict_proba(batch), expected, rtol=1e-5)

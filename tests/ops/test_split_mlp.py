@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dlrmjit.errors import TargetError
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference.backend import ReferenceBackend
-from dlrmjit.precision import nearest_bf16
+from dlrmjit.precision import round_to_bf16
 from tests.bf16 import rounded, truncated
 from tests.ops.test_rules import mlp
 from tests.tolerance import tolerance
@@ -62,7 +62,7 @@ def test_layers_read_upper_halves_and_round_as_asked(kind, monkeypatch):
 def test_rounding_is_to_the_nearest_and_even():
     values = np.array([1 + 2**-8, 1 + 3 * 2**-8, -1.5, 3.4e38, np.nan, np.inf, 0], np.float32)
     np.testing.assert_array_equal(
-        nearest_bf16(values), np.array([1, 1 + 2**-6, -1.5, np.inf, np.nan, np.inf, 0], np.float32)
+        round_to_bf16(values), np.array([1, 1 + 2**-6, -1.5, np.inf, np.nan, np.inf, 0], np.float32)
     )
 
 

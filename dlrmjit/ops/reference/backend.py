@@ -25,7 +25,7 @@ from dlrmjit.ops.reference import optimizers, regularise
 from dlrmjit.ops.reference.init import fill_uniform
 from dlrmjit.ops.reference.optimizers import ReferenceBagGradient
 from dlrmjit.ops.reference.tables import ReferenceTables, zeros
-from dlrmjit.precision import Precision, SplitArray, check_precision, nearest_bf16
+from dlrmjit.precision import Precision, SplitArray, check_precision, round_to_bf16
 
 Gradients = Iterator[tuple[int, Any]]
 
@@ -51,13 +51,13 @@ def _through_activation(dy: FloatArray, y: FloatArray, activation: str) -> Float
 
 def _read(stored: StoredArray) -> FloatArray:
     """What forward and backward see of a parameter: of halves, the upper."""
-    return stored.rounded() if isinstance(stored, SplitArray) else stored
+    return stored.truncated() if isinstance(stored, SplitArray) else stored
 
 
 def _met(values: FloatArray, stored: StoredArray) -> FloatArray:
     """Activations or gradients as they are multiplied where there is this weight (K, C)."""
     wanted = isinstance(stored, SplitArray) and 1 not in stored.shape
-    return nearest_bf16(values) if wanted and knobs.activations() == "bf16" else values
+    return round_to_bf16(values) if wanted and knobs.activations() == "bf16" else values
 
 
 def _mlp_forward(step: Step) -> FloatArray:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dlrmjit_kernels.runtime.threads import available_cpus, granted_cpus
+from dlrmjit_kernels.runtime.threads import allowed_cpus, available_cpus
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
@@ -239,7 +239,7 @@ class _MpiRequest:
 def _cpu_mask() -> NDArray[np.int64]:
     """1 for every CPU of this machine that this process may run on."""
     mask = np.zeros(os.cpu_count() or 1, np.int64)
-    mask[[cpu for cpu in granted_cpus() if cpu < len(mask)]] = 1
+    mask[[cpu for cpu in allowed_cpus() if cpu < len(mask)]] = 1
     return mask
 
 

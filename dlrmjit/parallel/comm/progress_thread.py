@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dlrmjit_kernels.runtime.threads import run_anywhere
+from dlrmjit_kernels.runtime.threads import reset_affinity
 
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request, add_wait
 
@@ -121,7 +121,7 @@ class _Progress:
         if self._cpus:
             os.sched_setaffinity(0, self._cpus)  # of this thread alone
         else:
-            run_anywhere()
+            reset_affinity()
         while self._in_flight or not self._ends:
             self._post_new()
             self._poll()

@@ -155,7 +155,7 @@ class Emitter:
         """``a * b + c`` of float32 scalars."""
         return self._multiply_add("llvm.fmuladd.f32", F32, (a, b, c))
 
-    def widen(self, words: Value, half: int) -> Value:
+    def upcast_pair(self, words: Value, half: int) -> Value:
         """The first (``half`` 0) or second number of every word as float32, exactly."""
         kind = ir.VectorType(I32, self.lanes)
         bits = self.builder.bitcast(words, kind)
@@ -165,7 +165,7 @@ class Emitter:
             bits = self.builder.shl(bits, ir.Constant(kind, [16] * self.lanes))
         return self.builder.bitcast(bits, self.vector)
 
-    def paired(self, low: Value, high: Value | None = None) -> Value:
+    def pack_pairs(self, low: Value, high: Value | None = None) -> Value:
         """Words of numbers that are BF16 already; with zeros where there is no ``high``."""
         upper = self.zero() if high is None else high
         kind = ir.VectorType(I32, self.lanes)
@@ -174,7 +174,7 @@ class Emitter:
         second = self.builder.and_(second, ir.Constant(kind, [0xFFFF0000] * self.lanes))
         return self.builder.bitcast(self.builder.or_(first, second), self.vector)
 
-    def narrow(self, low: Value, high: Value, interleave: bool) -> Value:
+    def round_to_pairs(self, low: Value, high: Value, interleave: bool) -> Value:
         """Words of the numbers of ``low`` and ``high`` rounded to BF16, in order or in turn.
 
         For targets with BF16 instructions.
@@ -187,7 +187,7 @@ class Emitter:
             order = [lane // 2 + lane % 2 * self.lanes for lane in order]
         return self.builder.bitcast(self._shuffle(first, second, order), self.vector)
 
-    def dot_words(self, a: Value, b: Value, c: Value) -> Value:
+    def dot_pairs(self, a: Value, b: Value, c: Value) -> Value:
         """``c`` plus the dot product of each word of ``a`` and ``b``; AVX-512-BF16 only."""
         pairs = ir.VectorType(BF16, 2 * self.lanes)
         signature = ir.FunctionType(self.vector, [self.vector, pairs, pairs])
@@ -204,7 +204,7 @@ class Emitter:
         negative = self.builder.fcmp_ordered("<", value, self.zero())
         return self.builder.select(negative, self.zero(), value)
 
-    def keep_where_positive(self, value: Value, mask: Value) -> Value:
+    def where_positive(self, value: Value, mask: Value) -> Value:
         """``value`` in lanes where ``mask > 0``, zero elsewhere."""
         positive = self.builder.fcmp_ordered(">", mask, self.zero())
         return self.builder.select(positive, value, self.zero())

@@ -41,14 +41,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Weights:
-    """Addresses of a row of a table: of all of it, or of its upper and its lower halves.
+    """Addresses of a row of a table: of all of it, or of its high and its low halves.
 
-    ``size`` is that of an element there, in bytes; reading alone needs no ``lower``.
+    ``size`` is that of an element there, in bytes; reading alone needs no ``low``.
     """
 
     first: Value
     size: int = 4
-    lower: Value = None
+    low: Value = None
 
 
 def row_pieces(width: int, lanes: int) -> list[Piece]:
@@ -163,17 +163,15 @@ class RowEmitter(Emitter):
             where = self.builder.inttoptr(self.builder.add(row, I64(offset)), POINTER)
             self.prefetch(where, cache=cache)
 
-    def weights(self, number: Value, split: bool, lower: bool = True) -> Weights:
-        """Row ``number`` of the kernel's arguments ``table``, ``row_stride`` and ``lower``."""
+    def weights(self, number: Value, split: bool, low: bool = True) -> Weights:
+        """Row ``number`` of the kernel's arguments ``table``, ``row_stride`` and ``low``."""
         if not split:
             return Weights(self.row(self["table"], number, self["row_stride"]))
-        upper = self.row(self["table"], number, self["row_stride"])
-        return Weights(
-            upper, 2, self.row(self["lower"], number, self["row_stride"]) if lower else None
-        )
+        high = self.row(self["table"], number, self["row_stride"])
+        return Weights(high, 2, self.row(self["low"], number, self["row_stride"]) if low else None)
 
     def read_weights(self, row: Weights, piece: Piece) -> Value:
-        """What forward and backward see: of halves, the upper, widened by a shift."""
+        """What forward and backward see: of halves, the high, widened by a shift."""
         if row.size == 4:
             return self.fetch(piece.kind, self.at(row.first, piece))
         return self.builder.bitcast(self._half(row.first, piece, 16), piece.kind)
@@ -182,8 +180,8 @@ class RowEmitter(Emitter):
         """What optimisers see: of halves, both."""
         if row.size == 4:
             return self.read_weights(row, piece)
-        upper, lower = self._half(row.first, piece, 16), self._half(row.lower, piece, 0)
-        return self.builder.bitcast(self.builder.or_(upper, lower), piece.kind)
+        high, low = self._half(row.first, piece, 16), self._half(row.low, piece, 0)
+        return self.builder.bitcast(self.builder.or_(high, low), piece.kind)
 
     def put_weights(self, value: Value, row: Weights, piece: Piece) -> None:
         """Store a piece of a row, split where the row is."""
@@ -192,15 +190,15 @@ class RowEmitter(Emitter):
             return
         bits = self.builder.bitcast(value, piece.of(I32))
         shifted = self.builder.lshr(bits, self._integers(piece, 16))
-        for half, address in ((shifted, row.first), (bits, row.lower)):
+        for half, address in ((shifted, row.first), (bits, row.low)):
             words = self.builder.trunc(half, piece.of(I16))
             self.builder.store(words, self._half_pointer(address, piece), align=2)
 
     def prefetch_weights(self, row: Weights, pieces: Sequence[Piece]) -> None:
         """Start loading the pieces of a row, as far as its addresses are given."""
         self.prefetch_row(row.first, pieces, row.size)
-        if row.lower is not None:
-            self.prefetch_row(row.lower, pieces, row.size)
+        if row.low is not None:
+            self.prefetch_row(row.low, pieces, row.size)
 
     def _half(self, address: Value, piece: Piece, shift: int) -> Value:
         """A piece of halves as 32-bit integers, shifted to the left."""

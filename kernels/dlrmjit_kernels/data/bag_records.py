@@ -17,7 +17,7 @@ Integer = Any
 
 
 @jit
-def place_bags(
+def scatter_bags(
     counts: NDArray[np.int32],
     column: Integer,
     offsets: NDArray[np.int64],

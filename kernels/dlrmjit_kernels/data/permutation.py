@@ -12,26 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.runtime.compile import jit
+from dlrmjit_kernels.runtime.splitmix import GOLDEN, mix
 
 Integer = Any
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 6
-
-
-@jit
-def mix(x: Integer) -> Integer:
-    """A bijection of 64-bit words that scatters them (SplitMix64's output; Steele et al. 2014)."""
-    x = np.uint64(x)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 @jit
 def row_key(seed: Integer, row: Integer) -> Integer:
     """A 64-bit key of a row; two rows never share one under one seed."""
-    return mix(mix(np.uint64(seed) * _STEP + _STEP) + (np.uint64(row) + np.uint64(1)) * _STEP)
+    return mix(mix(np.uint64(seed) * GOLDEN + GOLDEN) + (np.uint64(row) + np.uint64(1)) * GOLDEN)
 
 
 @jit
@@ -63,7 +54,8 @@ def permuted(i: Integer, n: Integer, seed: Integer, half: Integer) -> Integer:
     while True:
         left, right = x >> bits, x & mask
         for r in range(_ROUNDS):
-            word = mix(np.uint64(seed) + (right + np.uint64(r + 1) * (mask + np.uint64(1))) * _STEP)
+            counter = right + np.uint64(r + 1) * (mask + np.uint64(1))
+            word = mix(np.uint64(seed) + counter * GOLDEN)
             left, right = right, left ^ (word & mask)
         x = (left << bits) | right
         if x < np.uint64(n):

@@ -17,7 +17,7 @@ KEY_WORDS = 2
 _LOGARITHMS = 4096
 
 
-def small_logarithms() -> NDArray[np.float32]:
+def log_table() -> NDArray[np.float32]:
     """float32 log(x + 1) of x = 0, 1, ..., which most dense values of click data are."""
     one_more = np.arange(1, _LOGARITHMS + 1, dtype=np.float32)
     return np.asarray(np.log(one_more), dtype=np.float32)
@@ -82,16 +82,16 @@ def unpack_integers(
     first: Integer,
     dense: NDArray[Any],
     logarithms: NDArray[np.float32],
-    take_logarithms: bool,
+    log_transform: bool,
 ) -> None:
     """Write words ``first``, ... of record ``order[k]`` as dense values (N, D) of row ``k``.
 
-    Negative ones become 0. With ``take_logarithms`` x is written as log(x + 1).
+    Negative ones become 0. With ``log_transform`` x is written as log(x + 1).
     """
     for k in range(order.size):
         for i in range(dense.shape[1]):
             x = max(records[order[k], first + i], 0)
-            dense[k, i] = _logarithm(x, logarithms) if take_logarithms else x
+            dense[k, i] = _logarithm(x, logarithms) if log_transform else x
 
 
 @jit
@@ -116,7 +116,7 @@ def _logarithm(x: Integer, logarithms: NDArray[np.float32]) -> Any:
 
 
 @jit
-def rows_of(
+def shuffled_rows(
     first: Integer,
     rows: Integer,
     block: Integer,
@@ -157,14 +157,14 @@ def gather_dense(
     source: NDArray[Any],
     dense: NDArray[np.float32],
     logarithms: NDArray[np.float32],
-    take_logarithms: bool,
+    log_transform: bool,
 ) -> None:
     """``dense[k] = source[chosen[k]]`` (N, D), or log(max(x, 0) + 1) of it."""
     for k in range(chosen.size):
         row = chosen[k]
         for i in range(dense.shape[1]):
             x = source[row, i]
-            if take_logarithms:
+            if log_transform:
                 x = max(x, 0)
                 dense[k, i] = _logarithm(x, logarithms)
             else:
@@ -197,7 +197,7 @@ def gather_ids(
 
 
 @jit
-def range_of(indices: NDArray[Any], rows: NDArray[np.int64]) -> int:
+def table_out_of_range(indices: NDArray[Any], rows: NDArray[np.int64]) -> int:
     """The first table with an index outside its rows, or -1; ``indices`` (S, N)."""
     for s in range(indices.shape[0]):
         low, high = np.int64(0), np.int64(-1)

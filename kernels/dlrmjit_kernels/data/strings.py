@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.data.permutation import mix
 from dlrmjit_kernels.runtime.compile import jit
+from dlrmjit_kernels.runtime.splitmix import mix
 
 Integer = Any
 
@@ -24,7 +24,7 @@ _FNV_BASIS, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
 
 @jit
-def lift_values(
+def extract_values(
     text: NDArray[np.uint8],
     firsts: NDArray[Any],
     stops: NDArray[Any],
@@ -98,9 +98,9 @@ def _slot_of(
     """The slot of a value, free or its own, and the upper half of its hash."""
     h = _hashed(text, first, end)
     mask = np.uint64(slots.size - 1)
-    at, upper = h & mask, h >> _SHIFT
+    at, high_bits = h & mask, h >> _SHIFT
     while slots[at] != np.uint64(0):
-        if (slots[at] >> _SHIFT) == upper:
+        if (slots[at] >> _SHIFT) == high_bits:
             number = np.int64(slots[at] & _LOW) - 1
             start = ends[number - 1] if number else 0
             if ends[number] - start == end - first:
@@ -112,7 +112,7 @@ def _slot_of(
                 if same:
                     break
         at = (at + np.uint64(1)) & mask
-    return np.int64(at), upper
+    return np.int64(at), high_bits
 
 
 @jit
@@ -135,7 +135,7 @@ def find_or_add_texts(
     at = 0
     for i in range(lengths.size):
         end = at + lengths[i]
-        place, upper = _slot_of(text, at, end, slots, heap, ends)
+        place, high_bits = _slot_of(text, at, end, slots, heap, ends)
         slot = slots[place]
         if slot == np.uint64(0):
             start = ends[count - 1] if count else 0
@@ -145,7 +145,7 @@ def find_or_add_texts(
                 heap[start + k] = text[at + k]
             ends[count] = start + lengths[i]
             count += 1
-            slot = (upper << _SHIFT) | np.uint64(count)
+            slot = (high_bits << _SHIFT) | np.uint64(count)
             slots[place] = slot
         ids[i] = np.int32(slot & _LOW) - np.int32(1)
         at = end
@@ -182,8 +182,8 @@ def insert_texts(
     """Fill the empty table ``slots`` with known values ``first`` to ``count``."""
     for number in range(first, count):
         start = ends[number - 1] if number else 0
-        place, upper = _slot_of(heap, start, ends[number], slots, heap, ends)
-        slots[place] = (upper << _SHIFT) | np.uint64(number + 1)
+        place, high_bits = _slot_of(heap, start, ends[number], slots, heap, ends)
+        slots[place] = (high_bits << _SHIFT) | np.uint64(number + 1)
 
 
 @jit

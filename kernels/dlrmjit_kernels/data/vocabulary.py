@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.runtime.compile import jit
+from dlrmjit_kernels.runtime.splitmix import GOLDEN
 
 Integer = Any
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio (Knuth, TAOCP 3, 6.4)
 
 
 @jit
@@ -39,7 +39,7 @@ def find_or_add(
     shift = np.uint64(64 - _bits(slots.size))
     for i in range(values.size):
         value = np.uint64(values[i])
-        at = (value * _SPREAD) >> shift
+        at = (value * GOLDEN) >> shift
         slot = slots[at]
         while slot != np.uint64(0) and (slot >> _SHIFT) != value:
             at = (at + np.uint64(1)) & mask
@@ -68,7 +68,7 @@ def find(
     unknown = 0
     for i in range(values.size):
         value = np.uint64(values[i])
-        at = (value * _SPREAD) >> shift
+        at = (value * GOLDEN) >> shift
         slot = slots[at]
         while slot != np.uint64(0) and (slot >> _SHIFT) != value:
             at = (at + np.uint64(1)) & mask
@@ -88,7 +88,7 @@ def insert_known(known: NDArray[np.uint32], count: Integer, slots: NDArray[np.ui
     shift = np.uint64(64 - _bits(slots.size))
     for i in range(count):
         value = np.uint64(known[i])
-        at = (value * _SPREAD) >> shift
+        at = (value * GOLDEN) >> shift
         while slots[at] != np.uint64(0):
             at = (at + np.uint64(1)) & mask
         slots[at] = (value << _SHIFT) | np.uint64(i + 1)

@@ -14,10 +14,9 @@ from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.microkernels.row_gather import GatherSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
-from dlrmjit_kernels.runtime.tasks import take_task
-from dlrmjit_kernels.runtime.unsafe import call
+from dlrmjit_kernels.runtime.unsafe import call, next_task
 
 _FLIGHT_BYTES = 64 << 10  # most bytes of rows in flight: a small part of the second cache
 _CHUNK_LOOKUPS = 4096
@@ -134,7 +133,7 @@ def _pool(
     """
     counter[:2] = 0
     operands = (kernel, tables, bags, pooled, ahead, chunks, counter)
-    run_tasks(_pool_chunks, threads, operands, False)
+    run_tasks(_pool_chunks, threads, operands, ALL_THREADS)
     return bool(counter[1] != 0)
 
 
@@ -153,7 +152,7 @@ def _pool_chunks(
     indices, offsets = bags.indices, bags.offsets
     S, N = offsets.shape[0], offsets.shape[1] - 1
     while True:
-        task = take_task(counter.ctypes.data)
+        task = next_task(counter.ctypes.data)
         if task >= S * chunks:
             break
         s, chunk = task // chunks, task % chunks

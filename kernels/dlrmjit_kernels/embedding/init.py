@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.precision import SplitArray
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.splitmix import draw, mix
 
 _PAGE = (2 << 20) // 4  # elements of a huge page
@@ -77,7 +77,7 @@ def uniform(table: Float32 | SplitArray, seed: int, origin: Origin) -> None:
         width = step = max(flat.size, 1)
     values = _Uniform(stream, bound, first, width, step)
     if isinstance(flat, SplitArray):
-        _fill_uniform_split(flat.upper, flat.lower, values, get_num_threads())
+        _fill_uniform_split(flat.high, flat.low, values, get_num_threads())
     else:
         _fill_uniform(flat, values, get_num_threads())
 
@@ -110,7 +110,7 @@ def _fill_run(run: Float32, begin: int, values: _Uniform) -> None:
 
 @jit
 def _fill_uniform(table: Float32, values: _Uniform, threads: int) -> None:
-    run_tasks(_fill_uniform_pages, threads, (table, values, threads), False)
+    run_tasks(_fill_uniform_pages, threads, (table, values, threads), ALL_THREADS)
 
 
 @task_jit
@@ -123,7 +123,7 @@ def _fill_uniform_pages(thread: int, table: Float32, values: _Uniform, threads: 
 
 @jit
 def _fill_uniform_split(high: UInt16, low: UInt16, values: _Uniform, threads: int) -> None:
-    run_tasks(_fill_uniform_split_pages, threads, (high, low, values, threads), False)
+    run_tasks(_fill_uniform_split_pages, threads, (high, low, values, threads), ALL_THREADS)
 
 
 @task_jit
@@ -143,7 +143,7 @@ def _fill_uniform_split_pages(
 
 @jit
 def _fill(array: NDArray[Any], value: Any, threads: int) -> None:
-    run_tasks(_fill_array_pages, threads, (array, value, threads), False)
+    run_tasks(_fill_array_pages, threads, (array, value, threads), ALL_THREADS)
 
 
 @task_jit
@@ -155,7 +155,7 @@ def _fill_array_pages(thread: int, array: NDArray[Any], value: Any, threads: int
 
 @jit
 def _touch_pages(data: NDArray[np.uint8], threads: int) -> None:
-    run_tasks(_touch_some_pages, threads, (data, threads), False)
+    run_tasks(_touch_some_pages, threads, (data, threads), ALL_THREADS)
 
 
 @task_jit

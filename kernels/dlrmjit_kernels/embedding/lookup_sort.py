@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding.lookups import Bags
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
-from dlrmjit_kernels.runtime.tasks import take_task
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
+from dlrmjit_kernels.runtime.unsafe import next_task
 from dlrmjit_kernels.runtime.workspace import Workspace
 
 BUCKET_LOOKUPS = 8192
@@ -161,7 +161,7 @@ def _count(
     """Make the histogram of every chunk; return whether a lookup is outside its table."""
     counter[:2] = 0
     operands = (bags, rows, into.plan, into.histogram, chunks, counter)
-    run_tasks(_count_chunks, threads, operands, False)
+    run_tasks(_count_chunks, threads, operands, ALL_THREADS)
     return bool(counter[1] != 0)
 
 
@@ -178,7 +178,7 @@ def _count_chunks(
     """Take chunk after chunk; ``counter[1]`` notes that a lookup was outside its table."""
     outside, offsets = 0, bags.offsets
     while True:
-        task = take_task(counter.ctypes.data)
+        task = next_task(counter.ctypes.data)
         if task >= chunks:
             break
         s, first, last, cell = _chunk(plan, offsets.shape[1] - 1, task)
@@ -255,7 +255,7 @@ def _scatter(
 ) -> None:
     """Write every lookup's entry, and its scale if there are scales, to its position."""
     counter[0] = 0
-    run_tasks(_scatter_chunks, threads, (bags, mean, scaled, into, chunks, counter), False)
+    run_tasks(_scatter_chunks, threads, (bags, mean, scaled, into, chunks, counter), ALL_THREADS)
 
 
 @task_jit
@@ -270,7 +270,7 @@ def _scatter_chunks(
 ) -> None:
     indices, plan = bags.indices, into.plan
     while True:
-        task = take_task(counter.ctypes.data)
+        task = next_task(counter.ctypes.data)
         if task >= chunks:
             break
         s, first, last, cell = _chunk(plan, bags.offsets.shape[1] - 1, task)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import IndexRangeError, ShapeError
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 _CHUNK_LOOKUPS = 1 << 14
 _NO_WEIGHTS = np.empty(0, np.float32)
@@ -196,7 +196,7 @@ def _any_outside(
     S = offsets.shape[0]
     chunks = 1 + len(indices) // (_CHUNK_LOOKUPS * max(1, S))
     outside = np.zeros(S * chunks, np.bool_)
-    run_tasks(_check_chunk, S * chunks, (indices, offsets, rows, chunks, outside), False)
+    run_tasks(_check_chunk, S * chunks, (indices, offsets, rows, chunks, outside), ALL_THREADS)
     return bool(outside.any())
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.runtime.compile import jit
+from dlrmjit_kernels.runtime.splitmix import GOLDEN
 
 _DIRECT = 16  # keys per lookup up to which clearing a slot per key is cheaper than hashing
 _U = np.uint64
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Fibonacci hashing
 
 
 @jit
@@ -57,7 +57,8 @@ def group_rows(
         row = entries[number] >> _U(32)
         slot = row >> _U(shift)
         if not direct:
-            slot = _find_slot(entries, row, ((slot * _GOLDEN) >> _U(40)) & mask, slots, mask)
+            start = ((slot * GOLDEN) >> _U(40)) & mask  # Fibonacci hashing (Knuth, TAOCP 3, 6.4)
+            slot = _find_slot(entries, row, start, slots, mask)
         last = _U(slots[slot])
         number += _U(1)
         slots[slot] = np.int32(number)

@@ -105,7 +105,7 @@ class TableStorage:
 
     def _spread_over_nodes(self) -> int:
         """Spread the pages over the NUMA nodes if there are several; return how many there are."""
-        nodes = numa.node_count(threads.granted_cpus()) if self._path is None else 1
+        nodes = numa.node_count(threads.allowed_cpus()) if self._path is None else 1
         if nodes > 1:
             init.touch_pages(self._buffer.data)
         return nodes
@@ -139,8 +139,8 @@ class TableStorage:
             return
         bits = SplitArray.of(value)
         high, low = np.split(self._buffer.data.view(np.uint16), 2)
-        init.fill(high, bits.upper.item())
-        init.fill(low, bits.lower.item())
+        init.fill(high, bits.high.item())
+        init.fill(low, bits.low.item())
 
     def initialise_uniform(self, seed: int, origins: Sequence[init.Origin] | None = None) -> None:
         """Fill table ``s`` uniformly from ``(-sqrt(1 / M), sqrt(1 / M))``, on all threads.

@@ -28,10 +28,9 @@ from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.runtime import buffers
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
-from dlrmjit_kernels.runtime.tasks import take_task
-from dlrmjit_kernels.runtime.unsafe import call
+from dlrmjit_kernels.runtime.unsafe import call, next_task
 
 Float32 = NDArray[np.float32]
 
@@ -138,7 +137,7 @@ def _scatter_kernel(
     """Let threads take buckets until none is left; one micro-kernel call per bucket."""
     counter[0] = 0
     operands = (kernel, buckets, tables, gradients, factor.ctypes.data, ahead, counter)
-    run_tasks(_scatter_buckets, threads, operands, False)
+    run_tasks(_scatter_buckets, threads, operands, ALL_THREADS)
 
 
 @task_jit
@@ -154,7 +153,7 @@ def _scatter_buckets(
 ) -> None:
     begin = buckets.begin
     while True:
-        task = take_task(counter.ctypes.data)
+        task = next_task(counter.ctypes.data)
         if task >= len(begin) - 1:
             break
         b = np.int64(buckets.order[task])
@@ -276,7 +275,7 @@ def _update_kernel(
     """Let threads take buckets until none is left."""
     counter[0] = 0
     operands = (rule, buckets, tables, states, gradients, scratch, counter)
-    run_tasks(_update_buckets, threads, operands, False)
+    run_tasks(_update_buckets, threads, operands, ALL_THREADS)
 
 
 @task_jit
@@ -292,7 +291,7 @@ def _update_buckets(
 ) -> None:
     groups, summed = scratch.groups[thread], scratch.gradients[thread].ctypes.data
     while True:
-        task = take_task(counter.ctypes.data)
+        task = next_task(counter.ctypes.data)
         if task >= len(buckets.begin) - 1:
             break
         b = np.int64(buckets.order[task])

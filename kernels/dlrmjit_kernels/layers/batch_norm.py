@@ -15,7 +15,7 @@ from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.column_ops import sums, walk
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import load_row, strides_of
-from dlrmjit_kernels.microkernels.column_ops import Step
+from dlrmjit_kernels.microkernels.column_ops import ColumnOp
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -27,7 +27,7 @@ def column_moments(x: Matrix, mean: F64, variance: F64) -> None:
     first = np.empty(x.cols, np.float32)
     load_row(x.data, 0, strides_of(x.layout), x.cols, first, 0)
     # Of x - x[0]: small numbers where the spread is small.
-    moved, squares = sums(Step.MOMENTS, (x,), first) / x.rows
+    moved, squares = sums(ColumnOp.MOMENTS, (x,), first) / x.rows
     np.maximum(squares - moved * moved, 0.0, out=variance)
     np.add(first, moved, out=mean)
 
@@ -35,7 +35,7 @@ def column_moments(x: Matrix, mean: F64, variance: F64) -> None:
 def normalise_relu(x: Matrix, y: Matrix, scale: F32, shift: F32) -> None:
     """``y = max(x * scale + shift, 0)`` by column; may be in place."""
     _check(x, scale, shift)
-    walk(Step.NORMALISE, (x, y), np.stack([scale, shift]))
+    walk(ColumnOp.NORMALISE, (x, y), np.stack([scale, shift]))
 
 
 def batch_norm_backward(
@@ -47,11 +47,11 @@ def batch_norm_backward(
     """
     _check(x, mean, inverse, gamma, dgamma, dbeta)
     middle = mean.astype(np.float32)
-    dbeta[...], by_x = plain, _ = sums(Step.GRADIENT_SUMS, (x, y, dy), middle)
+    dbeta[...], by_x = plain, _ = sums(ColumnOp.GRADIENT_SUMS, (x, y, dy), middle)
     dgamma[...] = by_x * inverse
     factor = gamma * inverse
     parts = (middle, factor, factor * plain / x.rows, factor * inverse**2 * by_x / x.rows)
-    walk(Step.INPUT_GRADIENT, (x, y, dy), np.array(parts, np.float32))
+    walk(ColumnOp.INPUT_GRADIENT, (x, y, dy), np.array(parts, np.float32))
 
 
 def _check(x: Matrix, *vectors: NDArray[Any]) -> None:

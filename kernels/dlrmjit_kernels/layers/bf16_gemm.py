@@ -15,10 +15,10 @@ from typing import Any, Protocol
 from dlrmjit_kernels.matmul.dispatch import Addresses, far_apart, run
 from dlrmjit_kernels.matmul.plan import Finish, Product, misfits
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block, view_of
-from dlrmjit_kernels.matrix.bf16_convert import can_narrow, narrow
+from dlrmjit_kernels.matrix.bf16_convert import can_round, round_to_pairs
 from dlrmjit_kernels.matrix.matrix import Layout, Matrix
 from dlrmjit_kernels.matrix.scratch import Scratch
-from dlrmjit_kernels.matrix.split_transpose import turn_weights, turned_layout
+from dlrmjit_kernels.matrix.split_transpose import transpose_weights, transposed_layout
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.gemm_tile import Operands
 from dlrmjit_kernels.runtime.target import Target
@@ -48,7 +48,7 @@ class _Narrowed:
 
     def write(self, source: int, address: int) -> None:
         """Round and write."""
-        narrow(view_of(self.source), source, view_of(self.layout), address, self.down)
+        round_to_pairs(view_of(self.source), source, view_of(self.layout), address, self.down)
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class _Transposed:
     """The transpose of weights (C, K), widened, or as words of pairs along K."""
 
     layout: Layout
-    to_words: bool
+    to_pairs: bool
 
     def write(self, source: SplitWeights, address: int) -> None:
         """Transpose and write."""
-        turn_weights(source, address, self.to_words)
+        transpose_weights(source, address, self.to_pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ def widened(weights: SplitWeights) -> Matrix:
     """The upper halves as float32 in this thread's scratch, until the next call."""
     layout = weights.float_layout
     made = Matrix(_scratch.floats("widened", layout.span), layout)
-    weights.widen(made)
+    weights.upcast(made)
     return made
 
 
@@ -108,7 +108,7 @@ def forward(
         return None
     odd = x.cols % 2 == 1
     product = Product(
-        pairs, view_of(w), view_of(y), finish=finish, operands=Operands.WIDENED, odd=odd
+        pairs, view_of(w), view_of(y), finish=finish, operands=Operands.MIXED, odd=odd
     )
     moved = misfits(product, target) + far_apart(product, target)
     return None if "a" in moved else WordProduct(product)
@@ -122,8 +122,8 @@ def backward_data(
     if 1 in (w.rows, w.cols):
         return None
     words = _in_rows(dz, dx, target) if rounded else None
-    to_words = words is not None
-    turned = _Transposed(turned_layout(w.rows, w.cols, to_words, target), to_words)
+    to_pairs = words is not None
+    turned = _Transposed(transposed_layout(w.rows, w.cols, to_pairs, target), to_pairs)
     if words is not None:
         return _on_words(words, turned, view_of(turned.layout), view_of(dx), mask=mask)
     masked = view_of(mask) if mask else None
@@ -137,7 +137,7 @@ def backward_weights(
     x: Layout, dz: Layout, dw: Layout, sums: bool, target: Target
 ) -> WordProduct | None:
     """``dw = x.T @ dz`` on words of both, pairs of rows."""
-    if dz.cols == 1 or not all(can_narrow(view_of(m), True, target) for m in (x, dz)):
+    if dz.cols == 1 or not all(can_round(view_of(m), True, target) for m in (x, dz)):
         return None
     a, b = (
         _Narrowed(m, Layout.panels(-(-m.rows // 2), m.cols, target.nr), down=True) for m in (x, dz)
@@ -162,7 +162,7 @@ def _on_words(
 
 def _in_rows(a: Layout, c: Layout, target: Target) -> _Narrowed | None:
     """Words of neighbours in the rows of A, in blocks of as many rows as C has."""
-    if not can_narrow(view_of(a), False, target):
+    if not can_round(view_of(a), False, target):
         return None
     rows = common_block([view_of(c).rows], min(target.row_block, a.rows))
     return _Narrowed(a, Layout.blocked(a.rows, -(-a.cols // 2), rows, target.nr), down=False)

@@ -16,10 +16,10 @@ from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matrix.axes import common_tile, view_of
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, run_start, strides_of
-from dlrmjit_kernels.microkernels.column_ops import Columns, Step
+from dlrmjit_kernels.microkernels.column_ops import ColumnKernel, ColumnOp
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
-from dlrmjit_kernels.runtime.parallel import SMALL, run_tasks
+from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 
 _ROWS = 64  # of a task in matrices that are not in blocks
@@ -28,12 +28,12 @@ F64 = NDArray[np.float64]
 Five = tuple[int, int, int, int, int]
 
 
-def walk(step: Step, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> None:
+def walk(step: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> None:
     """Do a step to the matrices x, y and dy, as many as it has; ``constants`` as it wants them."""
     bind(step, matrices, constants)()
 
 
-def sums(step: Step, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> F64:
+def sums(step: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> F64:
     """What a step sums, (2, cols): tiles of rows are added up from the first to the last."""
     x = matrices[0]
     found = np.empty((-(-x.rows // _tile_rows(matrices)), 2, x.cols))
@@ -47,7 +47,7 @@ def _tile_rows(matrices: tuple[Matrix, ...]) -> int:
 
 
 def bind(
-    step: Step,
+    step: ColumnOp,
     matrices: tuple[Matrix, ...],
     constants: NDArray[Any] = _NOTHING,
     sums: F64 = _NOTHING,
@@ -69,11 +69,13 @@ def bind(
     target = current_target()
     run = common_tile((view_of(m.layout).cols for m in matrices), x.cols)
     shape = (x.rows, x.cols, _tile_rows(matrices), run, target.lanes)
-    edge, whole = (engine.address(Columns(step, full), target) for full in (False, True))
+    edge, whole = (engine.address(ColumnKernel(step, full), target) for full in (False, True))
     x, y, dy = (*matrices, *matrices[-1:] * 2)[:3]
     addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
     strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
-    return partial(_walk, (edge, whole), shape, addresses, strides, x.rows * x.cols < SMALL)
+    return partial(
+        _walk, (edge, whole), shape, addresses, strides, x.rows * x.cols < PARALLEL_MIN_ELEMENTS
+    )
 
 
 @jit

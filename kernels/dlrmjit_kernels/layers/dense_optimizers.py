@@ -19,10 +19,10 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.elementwise import RUN, check_flat
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.microkernels.split_bf16 import Halves
+from dlrmjit_kernels.microkernels.split_bf16 import SplitBf16
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import SMALL, run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 
 F32 = NDArray[np.float32]
@@ -45,13 +45,13 @@ class BoundStep:
             self._move: Callable[[int, F32], None] = partial(_move_all, p, g, first, second)
             return
         check_flat(g, *states)
-        at = p.upper.layout
+        at = p.high.layout
         if g.size != p.float_layout.span:
             raise ShapeError(f"{p.rows} x {p.cols} weights do not move by {g.size} numbers")
-        halves = (p.upper.address, p.lower.address)
+        halves = (p.high.address, p.low.address)
         shape = (p.rows, at.col_blocks, at.block_cols)
         target = current_target()
-        kernels = tuple(engine.address(Halves(at.block_cols, s), target) for s in (False, True))
+        kernels = tuple(engine.address(SplitBf16(at.block_cols, s), target) for s in (False, True))
         self._move = partial(_move_halves, halves, kernels, shape, g, first, second)
 
     def sgd(self, lr: float, l2: float = 0.0) -> None:
@@ -122,7 +122,9 @@ def _rounded(constants: tuple[float, ...]) -> F32:
 
 @jit
 def _move_all(p: F32, g: F32, a: F32, b: F32, rule: int, k: F32) -> None:
-    run_tasks(_move_run, (p.size + RUN - 1) // RUN, (p, g, a, b, rule, k), p.size < SMALL)
+    run_tasks(
+        _move_run, (p.size + RUN - 1) // RUN, (p, g, a, b, rule, k), p.size < PARALLEL_MIN_ELEMENTS
+    )
 
 
 @task_jit
@@ -140,7 +142,10 @@ def _move_halves(
     run = max(1, RUN // (2 * width))
     runs = (pairs + run - 1) // run
     run_tasks(
-        _move_pairs, blocks * runs, (halves, kernels, (*shape, run, runs), g, a, b, rule, k), False
+        _move_pairs,
+        blocks * runs,
+        (halves, kernels, (*shape, run, runs), g, a, b, rule, k),
+        ALL_THREADS,
     )
 
 

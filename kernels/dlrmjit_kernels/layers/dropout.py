@@ -9,7 +9,7 @@ import numpy as np
 
 from dlrmjit_kernels.layers.column_ops import walk
 from dlrmjit_kernels.matrix.matrix import Matrix
-from dlrmjit_kernels.microkernels.column_ops import Step
+from dlrmjit_kernels.microkernels.column_ops import ColumnOp
 
 
 def dropout(x: Matrix, y: Matrix, rate: float, stream: int) -> None:
@@ -20,4 +20,4 @@ def dropout(x: Matrix, y: Matrix, rate: float, stream: int) -> None:
     """
     scale = np.float32(1.0 / (1.0 - rate)).view(np.uint32)
     constants = np.array([stream, int(rate * 2**24), scale], np.uint64)
-    walk(Step.DROPOUT, (x, y), constants)
+    walk(ColumnOp.DROPOUT, (x, y), constants)

@@ -15,9 +15,9 @@ from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.column_ops import bind
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, position, run_length, strides_of
-from dlrmjit_kernels.microkernels.column_ops import Step
+from dlrmjit_kernels.microkernels.column_ops import ColumnOp
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
-from dlrmjit_kernels.runtime.parallel import SMALL, run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
 
 F32 = NDArray[np.float32]
 Real = Any  # a Python float or a NumPy scalar, which are one to a compiled kernel
@@ -46,7 +46,7 @@ def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 def bind_relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
     """:func:`relu_backward` as a call to repeat; the matrices must stay where they are."""
-    return bind(Step.RELU_SLOPE, (dy, y, dx))
+    return bind(ColumnOp.RELU_SLOPE, (dy, y, dx))
 
 
 def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
@@ -56,7 +56,7 @@ def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 def bind_sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
     """:func:`sigmoid_backward` as a call to repeat; the matrices must stay where they are."""
-    return bind(Step.SIGMOID_SLOPE, (dy, y, dx))
+    return bind(ColumnOp.SIGMOID_SLOPE, (dy, y, dx))
 
 
 def check_flat(*arrays: F32) -> None:
@@ -73,7 +73,7 @@ def check_flat(*arrays: F32) -> None:
 
 @jit
 def _scale(x: F32, factor: np.float32) -> None:
-    run_tasks(_scale_run, (x.size + RUN - 1) // RUN, (x, factor), x.size < SMALL)
+    run_tasks(_scale_run, (x.size + RUN - 1) // RUN, (x, factor), x.size < PARALLEL_MIN_ELEMENTS)
 
 
 @task_jit
@@ -84,7 +84,9 @@ def _scale_run(task: int, x: F32, factor: np.float32) -> None:
 
 @jit
 def _row_squares(x: F32, xs: Strides, cols: int, partial: NDArray[np.float64]) -> None:
-    run_tasks(_squares_of_rows, _runs_of_rows(len(partial), cols), (x, xs, cols, partial), False)
+    run_tasks(
+        _squares_of_rows, _runs_of_rows(len(partial), cols), (x, xs, cols, partial), ALL_THREADS
+    )
 
 
 @task_jit

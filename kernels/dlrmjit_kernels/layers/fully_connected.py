@@ -69,10 +69,10 @@ def bind_forward(
     at = Addresses(x.address, 0, y.address, _vector(b, y.cols))
     if isinstance(w, SplitWeights):
         found = bf16_gemm.forward(
-            x.layout, w.upper.layout, y.layout, product.finish, rounded, target
+            x.layout, w.high.layout, y.layout, product.finish, rounded, target
         )
         if found is not None:
-            return partial(found.run, x.address, w.upper.address, at)
+            return partial(found.run, x.address, w.high.address, at)
     return _with_weights(product, at, w, target)
 
 

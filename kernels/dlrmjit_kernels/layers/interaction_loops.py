@@ -12,8 +12,8 @@ from dlrmjit_kernels.layers.interaction_plan import LINE, Sizes
 from dlrmjit_kernels.matrix.row_access import Strides, load_row, row_start, store_row
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
-from dlrmjit_kernels.runtime.tasks import prefetch_row
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
+from dlrmjit_kernels.runtime.unsafe import prefetch_row
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -34,7 +34,9 @@ def forward(
 ) -> None:
     """``out = [x, lower triangle of T @ T.T]`` of every sample; x are ``head`` elements."""
     operands = (T, out, strides, cols, head, calls, sizes)
-    run_tasks(_forward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, False)
+    run_tasks(
+        _forward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, ALL_THREADS
+    )
 
 
 @task_jit
@@ -97,7 +99,9 @@ def backward(
 ) -> None:
     """``dT = A @ T; dT[0] += dx`` of every sample."""
     operands = (T, dout, strides, cols, head, dT, calls, sizes)
-    run_tasks(_backward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, False)
+    run_tasks(
+        _backward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, ALL_THREADS
+    )
 
 
 @task_jit

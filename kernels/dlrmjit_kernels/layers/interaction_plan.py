@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.microkernels.gemm_tile import Tile
+from dlrmjit_kernels.microkernels.gemm_tile import GemmTile
 from dlrmjit_kernels.microkernels.transpose import Transpose
-from dlrmjit_kernels.microkernels.triangle import Fold, Unfold
+from dlrmjit_kernels.microkernels.triangle import PackTriangle, UnpackTriangle
 from dlrmjit_kernels.runtime.target import Target
 
 I64 = NDArray[np.int64]
@@ -64,8 +64,8 @@ def sample_plan(features: int, width: int, itself: bool, target: Target) -> Samp
         forward=_table(_forward_tiles(features, width, itself, target), 4),
         backward=_table(_backward_tiles(features, width, stride, target), 4),
         sizes=_sizes(features, width, stride, target),
-        fold=engine.address(Fold(features, stride, itself), target),
-        unfold=engine.address(Unfold(features, stride, itself), target),
+        fold=engine.address(PackTriangle(features, stride, itself), target),
+        unfold=engine.address(UnpackTriangle(features, stride, itself), target),
     )
 
 
@@ -97,7 +97,7 @@ def _forward_tiles(
         wanted = last if itself else last - 1
         for column in range(0, wanted, nr):
             cols = min(nr, -(-(wanted - column) // lanes) * lanes)
-            spec = Tile(last - first, cols, width, 1, nr)
+            spec = GemmTile(last - first, cols, width, 1, nr)
             yield (
                 first * width,
                 column * width,
@@ -112,7 +112,7 @@ def _backward_tiles(
     for column in range(0, width, target.nr):
         cols = min(target.nr, width - column)
         for first, last in _tile_rows(features, target.mr):
-            spec = Tile(last - first, cols, stride, 1, width)
+            spec = GemmTile(last - first, cols, stride, 1, width)
             address = engine.address(spec, target)
             yield first * stride, column, first * width + column, address
 

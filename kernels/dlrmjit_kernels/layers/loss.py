@@ -17,7 +17,7 @@ from dlrmjit_kernels.layers.elementwise import Real, sigmoid
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, strides_of
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 F32 = NDArray[np.float32]
 Pair = tuple[Real, Real]
@@ -157,7 +157,7 @@ def _tasks(samples: int) -> int:
 
 @jit
 def _probabilities(z: F32, strides: Strides, p: F32, limits: Pair) -> None:
-    run_tasks(_some_probabilities, _tasks(p.size), (z, strides, p, limits), False)
+    run_tasks(_some_probabilities, _tasks(p.size), (z, strides, p, limits), ALL_THREADS)
 
 
 @task_jit
@@ -183,7 +183,7 @@ def _loss(
     sums = np.zeros(_tasks(targets.size), np.float64)
     rule = (kind, weights, limits, count, gradient)
     operands = (z, z_strides, targets, p, dz, dz_strides, rule, sums)
-    run_tasks(_some_losses, len(sums), operands, False)
+    run_tasks(_some_losses, len(sums), operands, ALL_THREADS)
     return _ordered_sum(sums) / count
 
 

@@ -16,7 +16,7 @@ from dlrmjit_kernels.matmul.plan import Plan, Product, misfits
 from dlrmjit_kernels.matmul.split_k import SplitPlan, plan_of
 from dlrmjit_kernels.matrix.axes import View, common_block, view_of
 from dlrmjit_kernels.matrix.matrix import Layout
-from dlrmjit_kernels.matrix.relayout import Copying, copying
+from dlrmjit_kernels.matrix.relayout import BoundRelayout, bind_relayout
 from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.microkernels.gemm_tile import Operands
 from dlrmjit_kernels.runtime.compile import Call
@@ -45,8 +45,8 @@ class _Copy(NamedTuple):
 
     operand: int
     offset: int
-    fetch: Copying | None
-    store: Copying | None
+    fetch: BoundRelayout | None
+    store: BoundRelayout | None
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
 def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
     original = getattr(product, name)
     is_read = name != "c" or product.accumulate
-    fetch = copying(original, copied) if is_read else None
-    store = copying(copied, original) if name == "c" else None
+    fetch = bind_relayout(original, copied) if is_read else None
+    store = bind_relayout(copied, original) if name == "c" else None
     return _Copy(Addresses._fields.index(name), offset, fetch, store)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, UNROLL
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 # Everything the loops need to know, in elements; see plan.py for where the numbers come from.
 FIELDS = (
@@ -63,7 +63,7 @@ def sweep(
     multiply B by one row of A whose every element is at ``one``.
     """
     operands = (plan, kernels, (a, b, c, bias, mask, sums, one))
-    run_tasks(_sweep, plan[0].grid_rows * plan[0].grid_cols, operands, False)
+    run_tasks(_sweep, plan[0].grid_rows * plan[0].grid_cols, operands, ALL_THREADS)
 
 
 @task_jit
@@ -113,7 +113,7 @@ def chunk_of_panel(
         target = sums + 4 * panel * p.nr
         _column_sums(
             p,
-            unsafe.load_integer(_row(p, kernels, variant & FIRST, edge)),
+            unsafe.load_int64(_row(p, kernels, variant & FIRST, edge)),
             one,
             b,
             target,
@@ -152,7 +152,7 @@ def _tiles(p: Numbers, kernels: int, part: Ints, reduction: Ints, rows: Ints) ->
         height = least + (1 if tile < taller else 0)
         split = left if left < height else 0
         unsafe.call(
-            unsafe.load_integer(kernels + 8 * (height * p.splits + split)),
+            unsafe.load_int64(kernels + 8 * (height * p.splits + split)),
             (
                 a,
                 b,

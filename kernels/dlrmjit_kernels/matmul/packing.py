@@ -28,7 +28,7 @@ from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.buffers import round_up
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target
 
 AS_IT_LIES, ROWS, PANELS, TRANSPOSED = range(4)
@@ -186,7 +186,7 @@ def _sweep(
     part: Ints,
 ) -> None:
     given = (plan, sides, kernels, operands, buffers, part)
-    run_tasks(_sweep_rectangle, plan[0].grid_rows * plan[0].grid_cols, given, False)
+    run_tasks(_sweep_rectangle, plan[0].grid_rows * plan[0].grid_cols, given, ALL_THREADS)
 
 
 @task_jit

@@ -20,14 +20,14 @@ from dlrmjit_kernels.matmul.blocking import Blocking, Shape
 from dlrmjit_kernels.matmul.loops import FIRST, LAST, PLAN, sweep
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block
-from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, Operands, Tile
-from dlrmjit_kernels.microkernels.gemv_tile import Dots
-from dlrmjit_kernels.microkernels.rank1_tile import Outer
+from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, GemmTile, Operands
+from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
+from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
 from dlrmjit_kernels.runtime.buffers import round_up
 from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.target import Target
 
-SMALL = 1 << 19  # multiply-adds: some microseconds of one core
+PARALLEL_MIN_MULTIPLY_ADDS = 1 << 19  # some microseconds of one core
 _BLOCK_ROWS = 48  # where no operand has blocks: whole tiles of every processor
 _UNEVEN = 0.05  # of the work, for threads that write to pages of their own
 _SUMS = 12  # of vectors, under way at once: two units, a latency of four, and some to spare
@@ -157,7 +157,8 @@ def make_plan(
 
 def useful_threads(shape: Shape, threads: int) -> int:
     """Of so many threads, those worth the work: one, where waking up others would take longer."""
-    return 1 if shape.rows * shape.cols * max(1, shape.length) < SMALL else threads
+    multiply_adds = shape.rows * shape.cols * max(1, shape.length)
+    return 1 if multiply_adds < PARALLEL_MIN_MULTIPLY_ADDS else threads
 
 
 def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
@@ -305,10 +306,10 @@ def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
     return table
 
 
-def _ones(product: Product, cols: int, variant: int) -> Tile:
+def _ones(product: Product, cols: int, variant: int) -> GemmTile:
     """Specification of the tile that sums columns of B: one row of A that is all ones."""
     step, accumulate = product.b.rows.step, not variant & FIRST
-    return Tile(1, cols, 0, 0, step, accumulate, operands=product.operands)
+    return GemmTile(1, cols, 0, 0, step, accumulate, operands=product.operands)
 
 
 def _tile(
@@ -324,11 +325,11 @@ def _tile(
         finished and product.mask is not None,
     )
     if _is_outer(product):
-        return Outer(rows, cols, a_row, *finish)
+        return Rank1Tile(rows, cols, a_row, *finish)
     if cols == a_step == b_row == 1:
-        return Dots(rows, a_row, accumulate, *finish)
+        return GemvTile(rows, a_row, accumulate, *finish)
     odd = finished and product.odd
-    return Tile(
+    return GemmTile(
         rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *crossing
     )
 

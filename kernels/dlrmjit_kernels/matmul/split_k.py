@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.matmul.blocking import Blocking
 from dlrmjit_kernels.matmul.loops import Ints, Numbers, rectangle
-from dlrmjit_kernels.matmul.plan import SMALL, Plan, Product, make_plan
+from dlrmjit_kernels.matmul.plan import PARALLEL_MIN_MULTIPLY_ADDS, Plan, Product, make_plan
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import view_of
 from dlrmjit_kernels.matrix.matrix import Layout
 from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target
 
 MOST_TILES = 8
@@ -66,7 +66,8 @@ def _is_split(product: Product, target: Target, plan: Plan) -> bool:
     finish = product.finish
     plain = not (finish.bias or finish.relu or finish.sigmoid or product.mask or product.accumulate)
     plain = plain and not product.odd
-    worth = shape.rows * shape.cols * shape.length >= 2 * SMALL  # or adding up costs what it wins
+    # Of fewer multiply-adds, adding up the parts costs what splitting saves.
+    worth = shape.rows * shape.cols * shape.length >= 2 * PARALLEL_MIN_MULTIPLY_ADDS
     return plain and worth and tiles <= MOST_TILES and int(n["blocks"]) > int(n["chunk"])
 
 
@@ -94,7 +95,7 @@ def _one_chunk(product: Product, parts: NDArray[np.void]) -> Product:
 
 @jit
 def _products(parts: Numbers, kernels: NDArray[np.int64], at: Ints) -> None:
-    run_tasks(_product, len(parts), (parts, kernels, at), False)
+    run_tasks(_product, len(parts), (parts, kernels, at), ALL_THREADS)
 
 
 @task_jit

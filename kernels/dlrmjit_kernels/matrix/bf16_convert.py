@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.matrix.axes import Axis, View
-from dlrmjit_kernels.microkernels.round_bf16 import Narrow
+from dlrmjit_kernels.microkernels.round_bf16 import RoundBf16
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import SMALL, run_tasks
+from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 
@@ -36,8 +36,8 @@ _LONGEST = 64
 Numbers = Any  # a PLAN, or an array of one
 
 
-def can_narrow(source: View, down: bool, target: Target) -> bool:
-    """Whether :func:`narrow` can read a matrix, whose blocks must not cut vectors or pairs.
+def can_round(source: View, down: bool, target: Target) -> bool:
+    """Whether :func:`round_to_pairs` can read a matrix, whose blocks must not cut vectors or pairs.
 
     Only processors that multiply BF16 numbers round to them here.
     """
@@ -48,18 +48,20 @@ def can_narrow(source: View, down: bool, target: Target) -> bool:
     return target.bf16 and fits and (not down or rows.uniform or rows.block % 2 == 0)
 
 
-def narrow(source: View, source_address: int, words: View, address: int, down: bool) -> None:
+def round_to_pairs(
+    source: View, source_address: int, words: View, address: int, down: bool
+) -> None:
     """Write the words of ``source`` (rows, cols): ``words`` is (rows, ceil(cols / 2)).
 
     With ``down`` it is (ceil(rows / 2), cols). Its columns must be adjacent in blocks of whole
-    vectors, and ``source`` one that :func:`can_narrow`.
+    vectors, and ``source`` one that :func:`can_round`.
     """
     plan = _plan(source, words, down, current_target())
-    _narrow(plan, source_address, address, _alone(source))
+    _round(plan, source_address, address, _alone(source))
 
 
 def _alone(source: View) -> bool:
-    return source.rows.extent * source.cols.extent < SMALL or get_threads() == 1
+    return source.rows.extent * source.cols.extent < PARALLEL_MIN_ELEMENTS or get_threads() == 1
 
 
 @functools.lru_cache(maxsize=4096)
@@ -70,7 +72,7 @@ def _plan(source: View, words: View, down: bool, target: Target) -> NDArray[np.v
     n["lanes"], n["down"] = target.lanes, down
     n["tile_rows"] = _tile_rows(source.rows, words.rows, 1 + down)
     n["vectors"] = -(-words.cols.extent // target.lanes)
-    n["kernel"] = engine.address(Narrow(interleave=down), target)
+    n["kernel"] = engine.address(RoundBf16(interleave=down), target)
     for side, view in (("source", source), ("target", words)):
         for name, axis in (("row", view.rows), ("col", view.cols)):
             n[f"{side}_{name}_block"] = axis.block
@@ -86,8 +88,8 @@ def _tile_rows(source: Axis, words: Axis, of_source: int) -> int:
 
 
 @jit
-def _narrow(plan: Numbers, source: int, target: int, alone: bool) -> None:
-    run_tasks(_narrow_tile, _tiles(plan[0]), (plan, source, target), alone)
+def _round(plan: Numbers, source: int, target: int, alone: bool) -> None:
+    run_tasks(_round_tile, _tiles(plan[0]), (plan, source, target), alone)
 
 
 @jit
@@ -103,7 +105,7 @@ def _tiles(p: Numbers) -> int:
 
 
 @task_jit
-def _narrow_tile(tile: int, plan: Numbers, source: int, target: int) -> None:
+def _round_tile(tile: int, plan: Numbers, source: int, target: int) -> None:
     """One vector of words in some rows."""
     p = plan[0]
     row, vector = tile // p.vectors * p.tile_rows, tile % p.vectors

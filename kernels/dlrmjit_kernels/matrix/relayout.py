@@ -20,7 +20,7 @@ from dlrmjit_kernels.microkernels.copy_rows import CopyRows
 from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import SMALL, run_tasks
+from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 
@@ -39,7 +39,7 @@ PLAN = np.dtype(
 )
 _LONGEST = 256
 Numbers = Any  # a PLAN, or an array of one
-Copying = Callable[[int, int], object]
+BoundRelayout = Callable[[int, int], object]
 """A compiled copy between two layouts, given the addresses of source and target."""
 
 
@@ -48,14 +48,14 @@ def relayout(source: View, source_address: int, target: View, target_address: in
 
     Columns, or rows, of ``target`` must be adjacent in memory within a block.
     """
-    copying(source, target)(source_address, target_address)
+    bind_relayout(source, target)(source_address, target_address)
 
 
-def copying(source: View, target: View) -> Copying:
+def bind_relayout(source: View, target: View) -> BoundRelayout:
     """The compiled copy from one layout to another, which takes both addresses."""
     if target.cols.step != 1:
         source, target = source.transposed, target.transposed
-    small = target.rows.extent * target.cols.extent < SMALL
+    small = target.rows.extent * target.cols.extent < PARALLEL_MIN_ELEMENTS
     plan = _plan(source, target, current_target().lanes)
     return partial(_copy, small or get_threads() == 1, plan)
 

@@ -1,7 +1,7 @@
 """Walks down the rows of one vector of columns: batch normalisation, dropout, activations.
 
 What belongs to a column, and what is summed over rows, stays in registers meanwhile. A kernel
-does one :class:`Step`; in NumPy, for float32 x, y and dy of (rows, columns)::
+does one :class:`ColumnOp`; in NumPy, for float32 x, y and dy of (rows, columns)::
 
     MOMENTS         sums = [(x - c[0]).sum(0), ((x - c[0])**2).sum(0)]         in float64
     NORMALISE       y = max(x * c[0] + c[1], 0)
@@ -40,7 +40,7 @@ _ARGUMENTS: dict[str, ir.Type] = (
 _F64 = ir.DoubleType()
 
 
-class Step(Enum):
+class ColumnOp(Enum):
     """What is done to the columns."""
 
     MOMENTS = "moments"
@@ -53,10 +53,10 @@ class Step(Enum):
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnKernel:
     """The kernel of one step, for whole vectors or for fewer columns."""
 
-    step: Step
+    step: ColumnOp
     whole: bool
 
     @property
@@ -68,21 +68,21 @@ class Columns:
         """Define the kernel in ``module``."""
         emit = _ColumnEmitter(self, module, target)
         {
-            Step.MOMENTS: emit.moments,
-            Step.NORMALISE: emit.normalise,
-            Step.GRADIENT_SUMS: emit.gradient_sums,
-            Step.INPUT_GRADIENT: emit.input_gradient,
-            Step.DROPOUT: emit.dropout,
-            Step.RELU_SLOPE: emit.relu_slope,
-            Step.SIGMOID_SLOPE: emit.sigmoid_slope,
+            ColumnOp.MOMENTS: emit.moments,
+            ColumnOp.NORMALISE: emit.normalise,
+            ColumnOp.GRADIENT_SUMS: emit.gradient_sums,
+            ColumnOp.INPUT_GRADIENT: emit.input_gradient,
+            ColumnOp.DROPOUT: emit.dropout,
+            ColumnOp.RELU_SLOPE: emit.relu_slope,
+            ColumnOp.SIGMOID_SLOPE: emit.sigmoid_slope,
         }[self.step]()
         emit.finish()
 
 
 class _ColumnEmitter(Emitter):
-    """Emits one :class:`Columns`."""
+    """Emits one :class:`ColumnKernel`."""
 
-    def __init__(self, spec: Columns, module: ir.Module, target: Target) -> None:
+    def __init__(self, spec: ColumnKernel, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, _ARGUMENTS, target.lanes)
         self.mask = None if spec.whole else self.first(self["active"])
         self.doubles = ir.VectorType(_F64, self.lanes)
@@ -134,7 +134,7 @@ class _ColumnEmitter(Emitter):
             loop.carry([self._below("x", x), self._below("y", y), following])
 
     def relu_slope(self) -> None:
-        self._slope(self.keep_where_positive)
+        self._slope(self.where_positive)
 
     def sigmoid_slope(self) -> None:
         builder, one = self.builder, self.broadcast(ir.Constant(F32, 1.0))
@@ -176,7 +176,7 @@ class _ColumnEmitter(Emitter):
     def _centred_and_gradient(self, at: list[Value], mean: Value) -> tuple[Value, Value]:
         """``x - mean``, and the gradient in front of the ReLU."""
         x, y, dy = (self._read(pointer) for pointer in at)
-        return self.builder.fsub(x, mean), self.keep_where_positive(dy, y)
+        return self.builder.fsub(x, mean), self.where_positive(dy, y)
 
     def _double(self, value: Value) -> Value:
         return self.builder.fpext(value, self.doubles)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.microkernels.float_mode import FloatMode
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import call
@@ -67,7 +67,7 @@ def _flush_pool(threads: int) -> None:
 @jit
 def _flush_all(flush: int, places: NDArray[np.int64]) -> None:
     """Each thread of the pool sets its own mode."""
-    run_tasks(_flush, len(places), (flush, places), False)
+    run_tasks(_flush, len(places), (flush, places), ALL_THREADS)
 
 
 @task_jit

@@ -22,7 +22,7 @@ The lines of C and of the mask are prefetched before the first step.
 ``operands`` says what the elements of A and B are. Other than with ``FP32``, an element of the
 reduction is a word of two neighbouring steps (see :mod:`ir`): ``length`` and ``last`` count
 words, an element of B is a word. With ``BF16`` so is an element of A, both are multiplied as
-they are, and denormals count as zero. With ``WIDENED`` numbers of A are float32, the second of
+they are, and denormals count as zero. With ``MIXED`` numbers of A are float32, the second of
 a word ``a_step // 2`` behind the first; with ``odd`` the very last word has no second number in
 A, and A is not read there. Sums are float32 always.
 """
@@ -63,12 +63,12 @@ class Operands(IntEnum):
     """Types of A and B: float32 both, float32 and BF16, or BF16 both."""
 
     FP32 = 0
-    WIDENED = 1
+    MIXED = 1
     BF16 = 2
 
 
 @dataclass(frozen=True)
-class Tile:
+class GemmTile:
     """What a tile kernel is specialised to; see the module's contract for the strides."""
 
     rows: int
@@ -92,7 +92,7 @@ class Tile:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
-        _TileEmitter(self, module, target).emit()
+        _GemmTileEmitter(self, module, target).emit()
 
 
 def _lanes(cols: int, target: Target) -> int:
@@ -105,10 +105,10 @@ def _lanes(cols: int, target: Target) -> int:
     return min(target.lanes, max(4, 1 << widest))
 
 
-class _TileEmitter(Emitter):
-    """Emits one :class:`Tile`: reduction over blocks, over a block, then the epilogue."""
+class _GemmTileEmitter(Emitter):
+    """Emits one :class:`GemmTile`: reduction over blocks, over a block, then the epilogue."""
 
-    def __init__(self, spec: Tile, module: ir.Module, target: Target) -> None:
+    def __init__(self, spec: GemmTile, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, ARGUMENTS, _lanes(spec.cols, target))
         self.spec = spec
         self.vectors = -(-spec.cols // self.lanes)
@@ -117,7 +117,7 @@ class _TileEmitter(Emitter):
         self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
         lone = spec.rows == 1 and spec.a_step > 0  # no other tile shares its prefetches
         self.ahead_in_b = 4 * UNROLL * spec.cols if lone else CACHE_LINE
-        self.halves = (0, 1) if spec.operands is Operands.WIDENED else (0,)
+        self.halves = (0, 1) if spec.operands is Operands.MIXED else (0,)
 
     def emit(self) -> None:
         self._prefetch_tile()
@@ -238,11 +238,11 @@ class _TileEmitter(Emitter):
 
     def _factors(self, b: Value, vector: int, half: int) -> Value:
         loaded = self._load_row(b, vector)
-        return self.widen(loaded, half) if self.spec.operands is Operands.WIDENED else loaded
+        return self.upcast_pair(loaded, half) if self.spec.operands is Operands.MIXED else loaded
 
     def _product(self, x: Value, factor: Value, total: Value) -> Value:
         if self.spec.operands is Operands.BF16:
-            return self.dot_words(x, factor, total)
+            return self.dot_pairs(x, factor, total)
         return self.multiply_add(factor, x, total)
 
     def _load_row(self, pointer: Value, vector: int) -> Value:
@@ -275,5 +275,5 @@ class _TileEmitter(Emitter):
         if spec.relu:
             value = self.relu(value)
         if spec.mask:
-            value = self.keep_where_positive(value, self._load_row(mask, v))
+            value = self.where_positive(value, self._load_row(mask, v))
         return value

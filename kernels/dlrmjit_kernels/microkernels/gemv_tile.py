@@ -1,9 +1,9 @@
 """The register tile for a single column of C: dot products of several rows of A with one column.
 
 The tile of :mod:`tile` would use one lane of its vectors here, so this one runs along the
-reduction instead. Its contract and its arguments are those of ``Tile`` with ``cols``, ``a_step``
-and ``b_row`` 1; the lanes of a row's sum are added pairwise at the end, then what did not fill
-a vector.
+reduction instead. Its contract and its arguments are those of ``GemmTile`` with ``cols``,
+``a_step`` and ``b_row`` 1; the lanes of a row's sum are added pairwise at the end, then what did
+not fill a vector.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _MultiplyAdd = Callable[[Value, Value, Value], Value]
 
 
 @dataclass(frozen=True)
-class Dots:
-    """What a kernel of dot products is specialised to; fields as in ``Tile``."""
+class GemvTile:
+    """What a kernel of dot products is specialised to; fields as in ``GemmTile``."""
 
     rows: int
     a_row: int
@@ -40,13 +40,13 @@ class Dots:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
-        _DotsEmitter(self, module, target).emit()
+        _GemvTileEmitter(self, module, target).emit()
 
 
-class _DotsEmitter(Emitter):
-    """Emits one :class:`Dots`: a vector and a scalar sum per row, joined in the epilogue."""
+class _GemvTileEmitter(Emitter):
+    """Emits one :class:`GemvTile`: a vector and a scalar sum per row, joined in the epilogue."""
 
-    def __init__(self, spec: Dots, module: ir.Module, target: Target) -> None:
+    def __init__(self, spec: GemvTile, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, ARGUMENTS, target.lanes)
         self.spec = spec
 

@@ -1,7 +1,7 @@
 """The tile of a reduction of one: rows of A times a row of B, as many as lie evenly spaced.
 
 Nothing is summed here, so no accumulator bounds the height of a tile; what costs is writing C,
-and every call. The contract and the arguments are those of ``Tile`` with one block of length
+and every call. The contract and the arguments are those of ``GemmTile`` with one block of length
 one; nothing is prefetched.
 """
 
@@ -19,8 +19,8 @@ _UNROLL = 4
 
 
 @dataclass(frozen=True)
-class Outer:
-    """What a kernel of outer products is specialised to; fields as in ``Tile``."""
+class Rank1Tile:
+    """What a kernel of outer products is specialised to; fields as in ``GemmTile``."""
 
     rows: int
     cols: int
@@ -36,13 +36,13 @@ class Outer:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
-        _OuterEmitter(self, module, target).emit()
+        _Rank1TileEmitter(self, module, target).emit()
 
 
-class _OuterEmitter(Emitter):
-    """Emits one :class:`Outer`: a loop over rows, the row of B in registers."""
+class _Rank1TileEmitter(Emitter):
+    """Emits one :class:`Rank1Tile`: a loop over rows, the row of B in registers."""
 
-    def __init__(self, spec: Outer, module: ir.Module, target: Target) -> None:
+    def __init__(self, spec: Rank1Tile, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, ARGUMENTS, target.lanes)
         self.spec = spec
         self.vectors = -(-spec.cols // self.lanes)
@@ -78,7 +78,7 @@ class _OuterEmitter(Emitter):
             if self.spec.relu:
                 value = self.relu(value)
             if self.spec.mask:
-                value = self.keep_where_positive(value, self._load_row(mask, v))
+                value = self.where_positive(value, self._load_row(mask, v))
             self.store(value, self.offset(c, v * self.lanes), self._active(v))
 
     def _load_row(self, pointer: Value, vector: int) -> Value:

@@ -27,7 +27,7 @@ _ARGUMENTS: dict[str, ir.Type] = {"source": POINTER, "target": POINTER} | dict.f
 
 
 @dataclass(frozen=True)
-class Narrow:
+class RoundBf16:
     """The rounding kernel: words of neighbours in a row, or of two rows."""
 
     interleave: bool
@@ -46,7 +46,7 @@ class Narrow:
             source, words = loop.values
             low = emit.load_masked(source, low_mask)
             high = emit.load_masked(emit.offset(source, emit["high"]), high_mask)
-            emit.store_masked(emit.narrow(low, high, self.interleave), words, mask)
+            emit.store_masked(emit.round_to_pairs(low, high, self.interleave), words, mask)
             rows = (emit["source_row"], emit["target_row"])
             loop.carry([emit.offset(p, row) for p, row in zip(loop.values, rows, strict=True)])
         emit.finish()

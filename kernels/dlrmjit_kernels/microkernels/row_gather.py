@@ -5,7 +5,7 @@ In NumPy, for every bag ``n`` of ``first <= n < last``::
     out[n] = (scales[b, None] * table[indices[b]]).sum(0), b = slice(offsets[n], offsets[n + 1])
 
 divided by the length of the bag if ``mean``. Of a ``split`` table, ``table`` is the address of
-the upper halves, which are all that is read. Contract: all arguments are int64; ``table``,
+the high halves, which are all that is read. Contract: all arguments are int64; ``table``,
 ``indices``, ``offsets`` (int64), ``scales`` (float32, read if ``scaled``) and ``out`` are
 addresses, strides are bytes; ``indices[min(i + ahead, final)]`` is read to prefetch its row, so
 ``final`` is a valid position; ``out`` overlaps nothing.
@@ -77,7 +77,7 @@ def _prime(k: RowEmitter, spec: GatherSpec, target: Target) -> None:
     start = k.integer(64, k["offsets"], k["first"])
     end = k.minimum(k.builder.add(start, k["ahead"]), k["final"])
     with k.span(start, end) as (i, _):
-        row = k.weights(k.integer(spec.index_bits, k["indices"], i), spec.split, lower=False)
+        row = k.weights(k.integer(spec.index_bits, k["indices"], i), spec.split, low=False)
         k.prefetch_weights(row, row_pieces(spec.width, target.lanes))
 
 
@@ -88,9 +88,9 @@ def _sum_rows(
     bits = spec.index_bits
     with k.span(start, end, [k.zeros(piece) for piece in pieces]) as (i, sums):
         later = k.minimum(k.builder.add(i, k["ahead"]), k["final"])
-        later_row = k.weights(k.integer(bits, k["indices"], later), spec.split, lower=False)
+        later_row = k.weights(k.integer(bits, k["indices"], later), spec.split, low=False)
         k.prefetch_weights(later_row, pieces)
-        row = k.weights(k.integer(bits, k["indices"], i), spec.split, lower=False)
+        row = k.weights(k.integer(bits, k["indices"], i), spec.split, low=False)
         scale = k.item(F32, k["scales"], i) if spec.scaled else None
         for p, piece in enumerate(pieces):
             value = k.read_weights(row, piece)

@@ -7,7 +7,7 @@ In NumPy, for every ``i`` of ``first <= i < last``, with entry ``(row, bag) = en
 Contract: arguments are int64; ``entries`` is the address of uint64 with the row in the high and
 the bag in the low 32 bits, ``factor`` and ``scales`` (read if ``scaled``) of float32; strides
 are bytes; entries run in order, so a repeated row sees its gradients in order. Of a ``split``
-table, ``table`` and ``lower`` are the addresses of its halves, both ``row_stride`` apart.
+table, ``table`` and ``low`` are the addresses of its halves, both ``row_stride`` apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ARGUMENTS = (
     "first",
     "last",
     "table",
-    "lower",
+    "low",
     "row_stride",
     "dY",
     "bag_stride",

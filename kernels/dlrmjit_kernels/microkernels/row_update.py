@@ -13,7 +13,7 @@ arguments are int64; ``entries`` is the address of uint64 with the row in the hi
 the low 32 bits, ``heads`` and ``links`` of int32, and a link of 0 ends a group; ``scalars`` of the
 float32 values the rule names, ``l2`` first; ``scratch`` of ``width`` float32; element states lie
 ``state_stride`` bytes apart, row states one float32 per row. Of a ``split`` table, ``table`` and
-``lower`` are the addresses of its halves, both ``row_stride`` apart: they are joined, the rule
+``low`` are the addresses of its halves, both ``row_stride`` apart: they are joined, the rule
 runs as on float32, and what it returns is split again.
 """
 
@@ -36,7 +36,7 @@ ARGUMENTS = (
     "first",
     "last",
     "table",
-    "lower",
+    "low",
     "row_stride",
     "state0",
     "state1",

@@ -1,9 +1,9 @@
-"""Joins words of upper and of lower halves to float32 numbers, and splits them again.
+"""Joins words of high and of low halves to float32 numbers, and splits them again.
 
-In NumPy, for one row of ``upper`` and ``lower`` and two rows of ``numbers``, all uint32::
+In NumPy, for one row of ``high`` and ``low`` and two rows of ``numbers``, all uint32::
 
-    numbers[0] = upper << 16 | lower & 0xFFFF
-    numbers[1] = upper & 0xFFFF0000 | lower >> 16
+    numbers[0] = high << 16 | low & 0xFFFF
+    numbers[1] = high & 0xFFFF0000 | low >> 16
 
 Contract. ``rows`` rows of ``width`` words follow each other in both arrays of halves, twice as
 many rows of numbers in the third; none overlap.
@@ -19,15 +19,15 @@ from dlrmjit_kernels.codegen.emitter import I32, I64, POINTER, Emitter, Value
 from dlrmjit_kernels.runtime.target import Target
 
 _ARGUMENTS: dict[str, ir.Type] = {
-    "upper": POINTER,
-    "lower": POINTER,
+    "high": POINTER,
+    "low": POINTER,
     "numbers": POINTER,
     "rows": I64,
 }
 
 
 @dataclass(frozen=True)
-class Halves:
+class SplitBf16:
     """The kernel that joins, or splits, rows of ``width`` words: whole vectors, or below one."""
 
     width: int
@@ -41,15 +41,15 @@ class Halves:
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
         emit = Emitter(module, self.symbol, _ARGUMENTS, min(target.lanes, self.width))
-        pointers = [emit[name] for name in ("upper", "lower", "numbers")]
+        pointers = [emit[name] for name in ("high", "low", "numbers")]
         with emit.loop(emit["rows"], pointers) as loop:
             for start in range(0, self.width, emit.lanes):
-                upper, lower, first = (emit.offset(p, start) for p in loop.values)
+                high, low, first = (emit.offset(p, start) for p in loop.values)
                 second = emit.offset(first, self.width)
                 if self.split:
-                    _exchange(emit, (second, first), (lower, upper))
+                    _exchange(emit, (second, first), (low, high))
                 else:
-                    _exchange(emit, (upper, lower), (first, second))
+                    _exchange(emit, (high, low), (first, second))
             steps = (self.width, self.width, 2 * self.width)
             loop.carry([emit.offset(p, n) for p, n in zip(loop.values, steps, strict=True)])
         emit.finish()

@@ -30,19 +30,19 @@ _ARGUMENTS: dict[str, ir.Type] = {
 class Transpose:
     """The transposing kernel of a target, for whole squares or for an edge of so much source.
 
-    ``from_words`` and ``to_words`` say that the source and the target are words.
+    ``from_pairs`` and ``to_pairs`` say that the source and the target are words.
     """
 
     rows: int | None = None
     cols: int | None = None
-    from_words: bool = False
-    to_words: bool = False
+    from_pairs: bool = False
+    to_pairs: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the function."""
         whole = self.rows is None and self.cols is None
-        kind = "_words" * self.from_words + "_to_words" * self.to_words
+        kind = "_words" * self.from_pairs + "_to_words" * self.to_pairs
         return f"transpose{kind}" + ("" if whole else f"_{self.rows}_{self.cols}")
 
     def emit(self, module: ir.Module, target: Target) -> None:
@@ -51,8 +51,8 @@ class Transpose:
         rows = exchange(emit, _load(emit, self))
         pointer = emit["target"]
         rows = rows[: self.cols]
-        if self.to_words:
-            rows = [emit.paired(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
+        if self.to_pairs:
+            rows = [emit.pack_pairs(*rows[i : i + 2]) for i in range(0, len(rows), 2)]
         for row in rows:
             emit.store(row, pointer)
             pointer = emit.offset(pointer, emit["target_row"])
@@ -65,7 +65,7 @@ def _load(emit: Emitter, spec: Transpose) -> list[Value]:
     count = emit.lanes if spec.rows is None else spec.rows
     while len(rows) < count:
         row = emit.load(pointer, spec.cols)
-        rows += [emit.widen(row, half) for half in range(2)] if spec.from_words else [row]
+        rows += [emit.upcast_pair(row, half) for half in range(2)] if spec.from_pairs else [row]
         pointer = emit.offset(pointer, emit["source_row"])
     return rows + [emit.zero()] * (emit.lanes - len(rows))
 

@@ -48,7 +48,7 @@ class _Triangle:
 
 
 @dataclass(frozen=True)
-class Fold(_Triangle):
+class PackTriangle(_Triangle):
     """Arguments: addresses of the square and of the row."""
 
     def emit(self, module: ir.Module, target: Target) -> None:
@@ -63,7 +63,7 @@ class Fold(_Triangle):
 
 
 @dataclass(frozen=True)
-class Unfold(_Triangle):
+class UnpackTriangle(_Triangle):
     """Arguments: addresses of the row and of the square."""
 
     def emit(self, module: ir.Module, target: Target) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels import knobs
 from dlrmjit_kernels.runtime import numa, threads
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.unsafe import call
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -32,7 +32,7 @@ def pin_threads() -> bool:
     after :func:`~dlrmjit_kernels.runtime.threads.set_threads`.
     """
     count = threads.get_threads()
-    cpus = threads.granted_cpus()
+    cpus = threads.allowed_cpus()
     if not knobs.pin_threads() or len(cpus) != count or threads.available_cpus() != count:
         return False
     try:
@@ -40,7 +40,7 @@ def pin_threads() -> bool:
         os.sched_setaffinity(0, cpus)
     except (AttributeError, OSError):
         return False
-    threads.remember_granted(cpus)
+    threads.set_allowed_cpus(cpus)
     masks = _masks(cores_first(cpus))
     _pin_all(setter, masks)
     return True
@@ -63,7 +63,7 @@ def _masks(cpus: Sequence[int]) -> NDArray[np.uint8]:
 @jit
 def _pin_all(setter: int, masks: NDArray[np.uint8]) -> None:
     """Each thread of the pool gives itself the CPUs of its row."""
-    run_tasks(_pin, len(masks), (setter, masks), False)
+    run_tasks(_pin, len(masks), (setter, masks), ALL_THREADS)
 
 
 @task_jit

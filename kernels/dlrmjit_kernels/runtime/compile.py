@@ -22,7 +22,7 @@ import numba
 from numba.core import caching
 
 from dlrmjit_kernels import knobs
-from dlrmjit_kernels.runtime.file_lock import Turn
+from dlrmjit_kernels.runtime.file_lock import FileLock
 
 # As for our own loader (codegen/engine.py): sections of a kernel must lie near each other,
 # however large the tables between free pages are. Read when Numba first compiles.
@@ -103,19 +103,19 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
         super().__init__(py_func)
-        self._turn = Turn()
-        self._turn_path = cache_path() / f"{self._impl.filename_base}.turn"
+        self._lock = FileLock()
+        self._lock_path = cache_path() / f"{self._impl.filename_base}.lock"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The stored kernel; where there is none, whoever returns first compiles it for all."""
+        """Return the stored kernel, or None to the one process that compiles it for all."""
         found = self._load(sig, target_context)
         if found is not None:
             return found
         with suppress(OSError):
-            self._turn.take(self._turn_path)
+            self._lock.acquire(self._lock_path)
         found = self._load(sig, target_context)
         if found is not None:
-            self._turn.end()
+            self._lock.release()
         return found
 
     def _load(self, sig: Any, target_context: Any) -> Any:
@@ -131,7 +131,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         except OSError:
             self.disable()
         finally:
-            self._turn.end()
+            self._lock.release()
 
     def _save(self, sig: Any, data: Any) -> None:
         try:

@@ -1,7 +1,7 @@
-"""Taking turns at work that only one process of a host should do, such as compiling a kernel.
+"""A lock between the processes of a host, for work that one of them should do for all.
 
-A turn is an advisory lock that the system releases when its holder dies. Waiting for it is only
-an optimisation: after a while one goes on without.
+Compiling a kernel is such work. The lock is advisory, and the system releases it when its holder
+dies. Waiting for it is only an optimisation: after :data:`LONGEST_WAIT` a process goes on without.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from typing import IO
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - not a POSIX system: nobody waits
+except ImportError:  # pragma: no cover - not a POSIX system: no process waits
     fcntl = None  # type: ignore[assignment]
 
 LONGEST_WAIT = 120.0  # seconds: many times what the slowest kernel takes to compile
-_PAUSE = 0.01
+_PAUSE = 0.01  # seconds between two attempts
 
 
-class Turn:
-    """The right to do one thing, of which processes that name the same file have one."""
+class FileLock:
+    """An exclusive lock that processes share by naming the same file."""
 
     def __init__(self) -> None:
         self._handle: IO[str] | None = None
 
-    def take(self, path: Path) -> None:
-        """Return when it is this process's turn, which it may be already, or after a while."""
+    def acquire(self, path: Path) -> None:
+        """Return when this process has the lock of ``path``, or after :data:`LONGEST_WAIT`.
+
+        Does nothing if the lock is held already.
+        """
         if self._handle is not None or fcntl is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = open(path, "w")  # noqa: SIM115 - held until the turn ends
+        self._handle = open(path, "w")  # noqa: SIM115 - open as long as the lock is held
         end = time.monotonic() + LONGEST_WAIT
         while time.monotonic() < end:
             try:
@@ -39,8 +42,8 @@ class Turn:
             except BlockingIOError:
                 time.sleep(_PAUSE)
 
-    def end(self) -> None:
-        """Let the next one; does nothing out of turn."""
+    def release(self) -> None:
+        """Release the lock; does nothing if it is not held."""
         if self._handle is not None:
             self._handle.close()
             self._handle = None

@@ -27,13 +27,15 @@ from dlrmjit_kernels.runtime.compile import parallel_jit
 
 _I64 = ir.IntType(64)
 
-SMALL = 1 << 14
-"""Elements below which the calling thread is done before it could share work that adds or moves."""
+ALL_THREADS, CALLING_THREAD = False, True
+"""Values of the last argument of :func:`run_tasks`: which threads run the tasks."""
+PARALLEL_MIN_ELEMENTS = 1 << 14
+"""Elements from which adding or copying on all threads pays: waking them takes microseconds."""
 
 
 @parallel_jit
-def _deal(task: int, operands: int, count: int, alone: bool) -> None:
-    if alone or count < 2:
+def _deal(task: int, operands: int, count: int, serial: bool) -> None:
+    if serial or count < 2:
         for i in range(count):
             unsafe.call(task, (i, operands))
     else:
@@ -47,12 +49,12 @@ def _start_threads() -> None:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def run_tasks(typingctx: Any, task: Any, count: Any, operands: Any, alone: Any) -> Any:
+def run_tasks(typingctx: Any, task: Any, count: Any, operands: Any, serial: Any) -> Any:
     """Call ``task(i, *operands)`` for every ``i`` below ``count``.
 
     ``task`` is compiled by :func:`.compile.task_jit`, returns nothing and fails
     only for want of memory, as MemoryError here; ``operands`` are a tuple, whose arrays it must
-    not keep. All threads take part unless the boolean ``alone``, or there is one task only.
+    not keep. All threads take part unless the boolean ``serial``, or there is one task only.
     """
     if not isinstance(task, types.Dispatcher) or not isinstance(operands, types.BaseTuple):
         return None

@@ -16,7 +16,7 @@ from dlrmjit_kernels.runtime.cgroups import control_groups
 _granted: frozenset[int] = frozenset()
 
 
-def granted_cpus() -> frozenset[int]:
+def allowed_cpus() -> frozenset[int]:
     """Numbers of the CPUs this process may run on, whatever the calling thread is pinned to."""
     if _granted:
         return _granted
@@ -25,13 +25,13 @@ def granted_cpus() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def remember_granted(cpus: frozenset[int]) -> None:
+def set_allowed_cpus(cpus: frozenset[int]) -> None:
     """Note what the process may run on, before its threads give up part of it."""
     global _granted
     _granted = cpus
 
 
-def run_anywhere() -> None:
+def reset_affinity() -> None:
     """Let the calling thread run on every CPU of the process again.
 
     A thread inherits its maker's CPUs; one that works beside pinned threads must not sit on
@@ -45,7 +45,7 @@ def available_cpus() -> int:
     """CPUs this process may run on: its affinity mask, lowered by cgroup quotas, rounded down."""
     quotas = (_quota(group) for group in control_groups("cpu"))
     granted = [int(cpus) for cpus in quotas if cpus is not None]
-    return max(1, min([len(granted_cpus()), *granted]))
+    return max(1, min([len(allowed_cpus()), *granted]))
 
 
 def _quota(group: Path) -> float | None:

@@ -1,6 +1,6 @@
-"""Raw addresses inside compiled loops: calling generated kernels, reading and writing floats.
+"""Operations of compiled loops on raw addresses: calls, loads, stores, prefetches, a task counter.
 
-There is no safety net here: every address and stride must have been checked before.
+Nothing is checked here: the caller must have checked every address and stride.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.cgutils import raw_memcpy
+from numba.core.cgutils import get_or_insert_function, raw_memcpy
 from numba.extending import intrinsic
+
+from dlrmjit_kernels.runtime.compile import jit
 
 _I64 = ir.IntType(64)
 _F32 = ir.FloatType()
+_CACHE_LINE = 64  # bytes
 
 
 def _pointer(builder: Any, address: Any, element: Any) -> Any:
@@ -42,7 +45,7 @@ def call(typingctx: Any, address: Any, arguments: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load(typingctx: Any, address: Any) -> Any:
-    """The float32 at ``address``."""
+    """Return the float32 at ``address``."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.load(_pointer(builder, values[0], _F32))
@@ -51,8 +54,8 @@ def load(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def load_integer(typingctx: Any, address: Any) -> Any:
-    """The 64-bit integer at ``address``."""
+def load_int64(typingctx: Any, address: Any) -> Any:
+    """Return the int64 at ``address``."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.load(_pointer(builder, values[0], _I64))
@@ -62,7 +65,7 @@ def load_integer(typingctx: Any, address: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def copy(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
-    """Copy ``count`` float32 between addresses of places that do not overlap."""
+    """Copy ``count`` float32 from address ``source`` to ``target``; they must not overlap."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         target, source = (_pointer(builder, value, _F32) for value in values[:2])
@@ -81,3 +84,40 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.int64, types.float32), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def next_task(typingctx: Any, counter: Any) -> Any:
+    """Return the int64 at address ``counter`` and add one to it, atomically.
+
+    Threads that share a counter divide tasks of uneven length among themselves. Which thread
+    runs a task must not change a result: tasks write to disjoint memory, and what a task does
+    must not depend on the number of threads.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.atomic_rmw("add", _pointer(builder, values[0], _I64), _I64(1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Start loading the cache line at ``address`` into the second-level cache."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        i32, pointer = ir.IntType(32), ir.PointerType()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # Read access (0), locality 2 (the second-level cache), data cache (1).
+        builder.call(function, [builder.inttoptr(values[0], pointer), i32(0), i32(2), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@jit
+def prefetch_row(address: int, nbytes: int) -> None:
+    """Start loading the cache lines of a row of ``nbytes`` bytes."""
+    for offset in range(0, nbytes, _CACHE_LINE):
+        prefetch(address + offset)

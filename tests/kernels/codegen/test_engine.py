@@ -58,10 +58,10 @@ def test_a_cache_that_cannot_be_written_is_only_slower(own_cache, monkeypatch):
 
 _PROGRAM = """
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.microkernels.gemm_tile import Tile
+from dlrmjit_kernels.microkernels.gemm_tile import GemmTile
 from dlrmjit_kernels.runtime.target import current_target
 for rows in range(1, 6):
-    assert engine.address(Tile(rows, 4, 4, 1, 4), current_target())
+    assert engine.address(GemmTile(rows, 4, 4, 1, 4), current_target())
 """
 
 

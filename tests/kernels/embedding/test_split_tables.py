@@ -77,8 +77,8 @@ def test_hot_rows_have_the_bits_of_float32_at_any_rate(name, lr):
 def test_a_lookup_sees_the_upper_halves_alone(bags, pooling, weighted):
     split, cut = bags.tables(precision="bf16"), bags.tables()
     for s in range(len(split)):
-        cut.table(s)[...] = split.table(s).rounded()
-        split.table(s).lower[...] = 0x5A5A
+        cut.table(s)[...] = split.table(s).truncated()
+        split.table(s).low[...] = 0x5A5A
     weights = bags.weights if weighted else None
     found, want = bags.pooled_like(), bags.pooled_like()
     split.lookup(bags.indices, bags.offsets, found, pooling, weights)

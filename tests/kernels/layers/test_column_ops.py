@@ -6,7 +6,7 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.layers.batch_norm import batch_norm_backward, column_moments, normalise_relu
 from dlrmjit_kernels.layers.dropout import dropout
 from dlrmjit_kernels.matrix.matrix import Matrix
-from dlrmjit_kernels.microkernels.column_ops import Columns, Step
+from dlrmjit_kernels.microkernels.column_ops import ColumnKernel, ColumnOp
 from dlrmjit_kernels.runtime.splitmix import draw
 from dlrmjit_kernels.runtime.target import named_target
 from hypothesis import given
@@ -80,11 +80,11 @@ def test_dropout_is_decided_by_the_number_of_an_element(n, c, x_kind, y_kind, ra
         assert (found[r, k] != 0) == kept
 
 
-@pytest.mark.parametrize("step", [Step.NORMALISE, Step.DROPOUT])
+@pytest.mark.parametrize("step", [ColumnOp.NORMALISE, ColumnOp.DROPOUT])
 def test_what_is_around_a_matrix_stays(step):
     data = np.full((20, 3, 40), 7, np.float32)
     x = Matrix.view(data[:, 1, 2:37])
-    if step is Step.DROPOUT:
+    if step is ColumnOp.DROPOUT:
         dropout(x, x, 0.5, 3)
     else:
         normalise_relu(x, x, np.zeros(35, np.float32), np.ones(35, np.float32))
@@ -103,10 +103,10 @@ def test_wrong_shapes_are_refused():
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "sse", "neon"])
-@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize("step", ColumnOp)
 @pytest.mark.parametrize("whole", [True, False])
 def test_every_target_gets_vectors_and_no_calls(isa, step, whole):
-    text = engine.assembly(Columns(step, whole), named_target(isa))
+    text = engine.assembly(ColumnKernel(step, whole), named_target(isa))
     register = {"avx512": "%zmm", "avx2": "%ymm", "sse": "%xmm", "neon": ".4s"}[isa]
     assert register in text
     assert "call" not in text

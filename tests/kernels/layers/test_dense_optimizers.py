@@ -6,14 +6,15 @@ from dlrmjit_kernels.layers import dense_optimizers
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.runtime import threads
-from dlrmjit_kernels.runtime.parallel import SMALL
+from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import ShapeError
 from tests.tolerance import tolerance
 
-LENGTHS = st.sampled_from([0, 1, 15, 17, 479, 4095, 4097, SMALL - 1, SMALL, SMALL + 1])
+AROUND_THE_LIMIT = [PARALLEL_MIN_ELEMENTS + d for d in (-1, 0, 1)]
+LENGTHS = st.sampled_from([0, 1, 15, 17, 479, 4095, 4097, *AROUND_THE_LIMIT])
 EPS32 = float(np.finfo(np.float32).eps)
 
 
@@ -68,7 +69,7 @@ def test_halves_move_as_whole_numbers_do(rule, rate, shape):
         assert halves.to_numpy().tobytes() == whole.to_numpy().tobytes()
     assert states[0][0].tobytes() == states[1][0].tobytes()
     assert not np.array_equal(whole.to_numpy(), normal(shape, 0))
-    odd = halves.upper.to_numpy()[-1].view(np.uint32) | halves.lower.to_numpy()[-1].view(np.uint32)
+    odd = halves.high.to_numpy()[-1].view(np.uint32) | halves.low.to_numpy()[-1].view(np.uint32)
     assert shape[0] % 2 == 0 or not np.any(odd >> np.uint32(16)), "the partner of an odd row"
 
 

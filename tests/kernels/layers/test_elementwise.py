@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.layers import elementwise
 from dlrmjit_kernels.matrix.matrix import Layout, Matrix
-from dlrmjit_kernels.runtime.parallel import SMALL
+from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import ShapeError
 
-LENGTHS = st.sampled_from([0, 1, 15, 17, 479, 4095, 4097, SMALL - 1, SMALL, SMALL + 1])
+AROUND_THE_LIMIT = [PARALLEL_MIN_ELEMENTS + d for d in (-1, 0, 1)]
+LENGTHS = st.sampled_from([0, 1, 15, 17, 479, 4095, 4097, *AROUND_THE_LIMIT])
 SHAPES = st.tuples(*[st.sampled_from([1, 2, 13, 31, 33, 100, 129])] * 2)
 EPS32 = float(np.finfo(np.float32).eps)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels.matrix.axes import view_of
-from dlrmjit_kernels.matrix.bf16_convert import can_narrow, narrow
+from dlrmjit_kernels.matrix.bf16_convert import can_round, round_to_pairs
 from dlrmjit_kernels.matrix.matrix import Layout, Matrix
 from dlrmjit_kernels.runtime.target import current_target
 from hypothesis import given
@@ -25,7 +25,9 @@ def words_of(matrix: Matrix, down: bool) -> np.ndarray:
     shape = (-(-rows // 2), cols) if down else (rows, -(-cols // 2))
     words = Matrix.empty(Layout.blocked(*shape, 24, nr))
     words.data.view(np.uint32)[:] = 0xFFFFFFFF
-    narrow(view_of(matrix.layout), matrix.address, view_of(words.layout), words.address, down)
+    round_to_pairs(
+        view_of(matrix.layout), matrix.address, view_of(words.layout), words.address, down
+    )
     return words.to_numpy().view(np.uint32)
 
 
@@ -58,7 +60,7 @@ def test_blocks_that_cut_vectors_or_pairs_are_refused():
     target = current_target()
     narrow_blocks = view_of(Layout.blocked(64, 100, 32, target.lanes + 1))
     odd_rows = view_of(Layout.blocked(64, 100, 5, nr))
-    assert not can_narrow(narrow_blocks, False, target)
-    assert not can_narrow(odd_rows, True, target)
-    assert can_narrow(odd_rows, False, target)
-    assert not can_narrow(view_of(Layout.plain(9, 9)).transposed, False, target)
+    assert not can_round(narrow_blocks, False, target)
+    assert not can_round(odd_rows, True, target)
+    assert can_round(odd_rows, False, target)
+    assert not can_round(view_of(Layout.plain(9, 9)).transposed, False, target)

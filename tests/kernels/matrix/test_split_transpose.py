@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.matrix.matrix import Matrix
-from dlrmjit_kernels.matrix.split_transpose import turn_weights, turned_layout
+from dlrmjit_kernels.matrix.split_transpose import transpose_weights, transposed_layout
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.microkernels.split_bf16 import Halves
+from dlrmjit_kernels.microkernels.split_bf16 import SplitBf16
 from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
@@ -18,17 +18,17 @@ sizes = st.sampled_from([2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100])
 
 
 @given(sizes, sizes, st.booleans())
-def test_the_transpose_holds_the_upper_halves(c, k, to_words):
+def test_the_transpose_holds_the_upper_halves(c, k, to_pairs):
     weights = SplitWeights(c, k).assign(random_array(1, c, k))
-    for half in (weights.upper, weights.lower):  # what is behind the last column may be anything
+    for half in (weights.high, weights.low):  # what is behind the last column may be anything
         marks = Matrix(half.data.copy(), half.layout).assign(np.ones((half.rows, half.cols)))
         half.data[marks.data == 0] = np.nan
-    layout = turned_layout(c, k, to_words, current_target())
+    layout = transposed_layout(c, k, to_pairs, current_target())
     turned = Matrix.empty(layout)
     turned.data[:] = np.nan
-    turn_weights(weights, turned.address, to_words)
+    transpose_weights(weights, turned.address, to_pairs)
     expected = weights.truncated().T
-    if not to_words:
+    if not to_pairs:
         np.testing.assert_array_equal(turned.to_numpy(), expected)
         return
     bits = np.pad(expected, ((0, k % 2), (0, 0))).view(np.uint32)
@@ -40,18 +40,18 @@ def test_the_transpose_holds_the_upper_halves(c, k, to_words):
 @pytest.mark.parametrize(
     "spec",
     [
-        Transpose(from_words=True),
-        Transpose(from_words=True, to_words=True),
-        Halves(32, False),
-        Halves(32, True),
-        Halves(1, True),
+        Transpose(from_pairs=True),
+        Transpose(from_pairs=True, to_pairs=True),
+        SplitBf16(32, False),
+        SplitBf16(32, True),
+        SplitBf16(1, True),
     ],
     ids=lambda spec: spec.symbol,
 )
 def test_kernels_are_made_for_every_target(isa, spec):
     target = named_target(isa)
     text = engine.assembly(spec, target)
-    if isinstance(spec, Halves) and spec.width > 1:
+    if isinstance(spec, SplitBf16) and spec.width > 1:
         register = {"avx512": "%zmm", "avx2": "%ymm", "sse": "%xmm", "neon": ".4s"}[isa]
         assert register in text
     assert "call" not in text

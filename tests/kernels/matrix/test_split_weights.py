@@ -23,9 +23,9 @@ roundings = [False, True] if current_target().bf16 else [False]
 def split(array: np.ndarray) -> SplitWeights:
     """Split weights with NaN in all that no layer may read: lower halves, the rest of a panel."""
     weights = SplitWeights(*array.shape).assign(array)
-    weights.lower.data[:] = np.nan
-    at = weights.upper.layout
-    panels = weights.upper.data.reshape(at.col_blocks, at.rows, at.block_cols)
+    weights.low.data[:] = np.nan
+    at = weights.high.layout
+    panels = weights.high.data.reshape(at.col_blocks, at.rows, at.block_cols)
     panels[-1, :, array.shape[1] - (at.col_blocks - 1) * at.block_cols :] = np.nan
     return weights
 
@@ -42,7 +42,7 @@ def test_halves_join_to_the_same_bits(rows, cols):
     assert weights.to_numpy().tobytes() == array.tobytes()
     assert weights.truncated().tobytes() == truncated(array).tobytes()
     wide = Matrix.empty(weights.float_layout)
-    weights.widen(wide)
+    weights.upcast(wide)
     assert wide.to_numpy().tobytes() == truncated(array).tobytes()
 
 
@@ -55,7 +55,7 @@ def test_every_bit_pattern_survives():
 
 def test_halves_take_the_memory_of_float32():
     weights = SplitWeights(1024, 512)
-    assert weights.upper.data.nbytes + weights.lower.data.nbytes == 4 * 1024 * 512
+    assert weights.high.data.nbytes + weights.low.data.nbytes == 4 * 1024 * 512
 
 
 @pytest.mark.parametrize("is_rounded", roundings)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, UNROLL, Operands, Tile
-from dlrmjit_kernels.microkernels.gemv_tile import Dots
+from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, UNROLL, GemmTile, Operands
+from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,9 +49,9 @@ def test_tile_is_its_numpy_line(rows, cols, blocks, length, flags):
     a, b, bias, mask = operands(rows, cols, blocks, length)
     c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
     last = max(1, length - 3)
-    spec = Tile(rows, cols, length, 1, cols, accumulate, bias_on, relu, mask_on)
+    spec = GemmTile(rows, cols, length, 1, cols, accumulate, bias_on, relu, mask_on)
     if cols == 1:
-        spec = Dots(rows, length, accumulate, bias_on, relu, mask_on)
+        spec = GemvTile(rows, length, accumulate, bias_on, relu, mask_on)
     outside = c[:, cols:].copy()
     call(spec, a, b, c, bias, mask, blocks, last)
     a[-1, :, last:] = 0
@@ -71,7 +71,7 @@ def test_reduction_may_run_down_the_rows_of_a():
     a, b, bias, mask = operands(rows, cols, 2, length)
     c = np.full((rows, cols), np.nan, np.float32)
     turned = np.ascontiguousarray(a.transpose(0, 2, 1))
-    call(Tile(rows, cols, 1, rows, cols), turned, b, c, bias, mask, 2, length)
+    call(GemmTile(rows, cols, 1, rows, cols), turned, b, c, bias, mask, 2, length)
     expected = np.einsum("irl,ilc->rc", a.astype(np.float64), b.astype(np.float64))
     assert np.allclose(c, expected, atol=1e-4)
 
@@ -83,7 +83,7 @@ def test_a_tile_may_cross_from_one_block_of_rows_of_a_to_the_next(split):
     c = np.full((rows, cols), np.nan, np.float32)
     wide = np.ascontiguousarray(a[0].reshape(2, rows, length).transpose(0, 2, 1))
     first = rows - split  # of A, so that ``split`` rows are left of its first block
-    spec = Tile(rows, cols, 1, rows, cols, split=split, skip=rows * length - rows)
+    spec = GemmTile(rows, cols, 1, rows, cols, split=split, skip=rows * length - rows)
     start = wide.reshape(-1)[first:]
     call(spec, [start], b, c, bias, mask, 1, length)
     expected = a[0, first : first + rows].astype(np.float64) @ b[0]
@@ -91,7 +91,7 @@ def test_a_tile_may_cross_from_one_block_of_rows_of_a_to_the_next(split):
 
 
 def test_every_field_is_in_the_name():
-    spec = Tile(2, 3, 4, 5, 6)
+    spec = GemmTile(2, 3, 4, 5, 6)
     changed = [
         replace(spec, **{field: value})
         for field, value in [
@@ -119,7 +119,7 @@ def words(pairs: np.ndarray) -> np.ndarray:
     return upper.view(np.float32)[..., 0]
 
 
-multiplied = [Operands.WIDENED] + [Operands.BF16] * current_target().bf16
+multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16
 
 
 @pytest.mark.parametrize("operands_", multiplied)
@@ -130,16 +130,16 @@ def test_tile_of_words_is_its_numpy_line(operands_, odd, rows, cols, blocks, len
     a, b, bias, mask = operands(rows, cols, blocks, 2 * length)
     last = max(1, length - 3)
     if odd:  # what has no partner must not be read, or meet a zero
-        a[-1, :, 2 * last - 1] = np.nan if operands_ is Operands.WIDENED else 0
+        a[-1, :, 2 * last - 1] = np.nan if operands_ is Operands.MIXED else 0
         b[-1, 2 * last - 1] = 0
     a = truncated(a) if operands_ is Operands.BF16 else a
     left = words(a.reshape(blocks, rows, length, 2)) if operands_ is Operands.BF16 else a
     right = words(b.reshape(blocks, length, 2, cols).transpose(0, 1, 3, 2))
     c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
     step = left.shape[-1] // length
-    half = odd and operands_ is Operands.WIDENED
+    half = odd and operands_ is Operands.MIXED
     finish = (accumulate, bias_on, relu, mask_on)
-    spec = Tile(rows, cols, left.shape[-1], step, cols, *finish, operands_, half)
+    spec = GemmTile(rows, cols, left.shape[-1], step, cols, *finish, operands_, half)
     outside = c[:, cols:].copy()
     call(spec, left, right, c, bias, mask, blocks, last)
     a[-1, :, 2 * last - odd :] = 0
@@ -158,7 +158,7 @@ def test_products_of_bf16_take_denormals_for_zero():
     a = words(np.array([[[tiny, one]]], np.float32))[None]
     b = words(np.full((1, 1, nr, 2), one, np.float32))
     c, unused = np.full((1, nr), np.nan, np.float32), np.zeros((1, nr), np.float32)
-    call(Tile(1, nr, 1, 1, nr, operands=Operands.BF16), a, b, c, unused, unused, 1, 1)
+    call(GemmTile(1, nr, 1, 1, nr, operands=Operands.BF16), a, b, c, unused, unused, 1, 1)
     np.testing.assert_array_equal(c, np.ones((1, nr), np.float32))
 
 
@@ -188,7 +188,7 @@ def inner_loop(text: str) -> list[str]:
 def test_inner_loop_is_multiply_adds_loads_prefetches_and_loop_control(isa, strides):
     target = named_target(isa)
     a_row, a_step = (target.nr, 1) if strides == "forward" else (1, target.nr)
-    spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, bias=True, relu=True)
+    spec = GemmTile(target.mr, target.nr, a_row, a_step, target.nr, bias=True, relu=True)
     if strides == "crossing":
         spec = replace(spec, split=2, skip=752)
     body = inner_loop(engine.assembly(spec, target))
@@ -222,7 +222,7 @@ def test_inner_loop_is_multiply_adds_loads_prefetches_and_loop_control(isa, stri
 )
 def test_narrow_rows_take_vectors_that_fit_them(isa, cols, vectors, register):
     target = named_target(isa)
-    spec = Tile(target.mr, cols, target.nr, 1, target.nr)
+    spec = GemmTile(target.mr, cols, target.nr, 1, target.nr)
     body = inner_loop(engine.assembly(spec, target))
     products = [x for x in body if x.startswith("vfmadd")]
     assert len(products) == UNROLL * vectors * target.mr
@@ -233,7 +233,7 @@ def test_narrow_rows_take_vectors_that_fit_them(isa, cols, vectors, register):
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
 def test_widening_adds_one_instruction_per_vector_of_numbers(isa):
     target = named_target(isa)
-    spec = Tile(target.mr, target.nr, target.nr, 2, target.nr, operands=Operands.WIDENED)
+    spec = GemmTile(target.mr, target.nr, target.nr, 2, target.nr, operands=Operands.MIXED)
     body = inner_loop(engine.assembly(spec, target))
     wanted = {"vfmadd": UNROLL * 4 * target.mr, "vbroadcastss": UNROLL * 2 * target.mr}
     wanted |= {"vpslld": UNROLL * 2, "vpblendw|vp?and": UNROLL * 2}
@@ -248,7 +248,7 @@ def test_widening_adds_one_instruction_per_vector_of_numbers(isa):
 def test_bf16_is_multiplied_by_its_own_instruction(strides):
     target = named_target("avx512_bf16")
     a_row, a_step = (target.nr, 1) if strides == "rows" else (1, target.nr)
-    spec = Tile(target.mr, target.nr, a_row, a_step, target.nr, operands=Operands.BF16)
+    spec = GemmTile(target.mr, target.nr, a_row, a_step, target.nr, operands=Operands.BF16)
     body = inner_loop(engine.assembly(spec, target))
     count = {name: sum(re.match(name, x) is not None for x in body) for name in _ALLOWED}
     assert count.pop("vfmadd") == 0
@@ -271,7 +271,7 @@ _ALLOWED = (
 @pytest.mark.parametrize("isa", ["sse", "neon"])
 def test_lesser_and_foreign_targets_compile(isa):
     target = named_target(isa)
-    spec = Tile(target.mr, target.nr, target.nr, 1, target.nr)
+    spec = GemmTile(target.mr, target.nr, target.nr, 1, target.nr)
     text = engine.assembly(spec, target)
     wanted = r"\bfmla\b" if isa == "neon" else r"\bmulps\b"
     assert len(re.findall(wanted, text)) >= UNROLL * 2 * target.mr

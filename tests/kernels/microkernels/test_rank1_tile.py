@@ -7,7 +7,7 @@ import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.layers.fully_connected import fc_backward_data
 from dlrmjit_kernels.matrix.matrix import Matrix
-from dlrmjit_kernels.microkernels.rank1_tile import Outer
+from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ def random(*shape):
 def test_it_is_its_numpy_line(rows, cols, biased, relu, masked):
     a, b, bias, mask = random(rows, 3), random(cols), random(cols + 1)[1:], random(rows, cols + 2)
     c = np.full((rows, cols + 1), np.nan, np.float32)
-    spec = Outer(rows, cols, 3, biased, relu, masked)
+    spec = Rank1Tile(rows, cols, 3, biased, relu, masked)
     function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)(
         engine.address(spec, current_target())
     )
@@ -52,6 +52,6 @@ def test_the_gradient_by_data_of_one_output_is_exact(n, masked):
 
 
 def test_it_only_loads_multiplies_and_stores():
-    text = engine.assembly(Outer(48, 16, 1), named_target("avx2"))
+    text = engine.assembly(Rank1Tile(48, 16, 1), named_target("avx2"))
     assert text.count("vmulps") == 2 * 4
     assert "%rsp" not in text.split("vmulps", 1)[1].rsplit("vmulps", 1)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.microkernels.transpose import Transpose
-from dlrmjit_kernels.microkernels.triangle import Fold, Unfold
+from dlrmjit_kernels.microkernels.triangle import PackTriangle, UnpackTriangle
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ def test_fold_lines_the_triangle_up(size, itself):
     square = square_of(size)
     i, j = np.tril_indices(size, 0 if itself else -1)
     row = np.full(len(i) + 2 * LANES, 7, np.float32)
-    call(Fold(size, square.shape[1], itself), square, row)
+    call(PackTriangle(size, square.shape[1], itself), square, row)
     assert np.array_equal(row[: len(i)], square[i, j])
     assert np.all(row[len(i) + LANES :] == 7)
 
@@ -42,7 +42,7 @@ def test_unfold_is_symmetric(size, itself):
     square = np.full_like(square_of(size), np.nan)
     i, j = np.tril_indices(size, 0 if itself else -1)
     row = np.random.default_rng(size).standard_normal(len(i), np.float32)
-    call(Unfold(size, square.shape[1], itself), row, square)
+    call(UnpackTriangle(size, square.shape[1], itself), row, square)
     lower = np.zeros((size, size), np.float32)
     lower[i, j] = row
     assert np.array_equal(square[:, :size], lower + lower.T)
@@ -61,5 +61,5 @@ def test_an_edge_is_transposed_and_padded(rows, cols):
 
 @pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "sse", "neon"])
 def test_kernels_compile_for_every_target(isa):
-    for spec in (Fold(27, 32, False), Unfold(27, 32, True), Transpose(3, 2)):
+    for spec in (PackTriangle(27, 32, False), UnpackTriangle(27, 32, True), Transpose(3, 2)):
         assert spec.symbol in engine.assembly(spec, named_target(isa))

@@ -33,7 +33,7 @@ def allowed(count):
 def of_a_new_thread():
     found = []
     def work():
-        threads.run_anywhere()
+        threads.reset_affinity()
         found.append(sorted(os.sched_getaffinity(0)))
     thread = threading.Thread(target=work)
     thread.start()

@@ -1,4 +1,4 @@
-"""Kernels are compiled once per host: whoever comes second waits and loads."""
+"""Kernels are compiled once per host: a second process waits and loads."""
 
 import os
 import subprocess
@@ -38,16 +38,17 @@ def test_processes_that_start_together_compile_once(tmp_path):
     assert sum(counts) == int(alone.stdout)
 
 
-def test_a_turn_is_waited_for_until_it_ends(tmp_path, monkeypatch):
+def test_a_held_lock_is_waited_for_until_it_is_released(tmp_path, monkeypatch):
     monkeypatch.setattr(file_lock, "LONGEST_WAIT", 0.05)
-    first, second = file_lock.Turn(), file_lock.Turn()
-    first.take(tmp_path / "turn")
-    first.take(tmp_path / "turn")
+    path = tmp_path / "kernel.lock"
+    first, second = file_lock.FileLock(), file_lock.FileLock()
+    first.acquire(path)
+    first.acquire(path)
     began = file_lock.time.monotonic()
-    second.take(tmp_path / "turn")
+    second.acquire(path)
     assert file_lock.time.monotonic() - began >= 0.05
-    first.end()
-    third = file_lock.Turn()
-    second.end()
-    third.take(tmp_path / "turn")
-    third.end()
+    first.release()
+    third = file_lock.FileLock()
+    second.release()
+    third.acquire(path)
+    third.release()

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from dlrmjit_kernels.runtime.compile import jit, task_jit
-from dlrmjit_kernels.runtime.parallel import run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from numba import get_thread_id
 from numba.core import errors
@@ -34,7 +34,7 @@ def _ask(task, sizes, seen):
 
 @jit
 def _ask_all(sizes, seen):
-    run_tasks(_ask, len(sizes), (sizes, seen), False)
+    run_tasks(_ask, len(sizes), (sizes, seen), ALL_THREADS)
 
 
 @task_jit
@@ -44,7 +44,7 @@ def _answer(task, x):
 
 @jit
 def _answer_all(x):
-    run_tasks(_answer, len(x), (x,), False)
+    run_tasks(_answer, len(x), (x,), ALL_THREADS)
 
 
 @pytest.fixture(params=[1, 2, 3])

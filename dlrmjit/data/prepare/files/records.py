@@ -9,8 +9,8 @@ import numpy as np
 from dlrmjit_kernels.data.bag_records import unpack_bags
 from dlrmjit_kernels.data.records import (
     KEY_WORDS,
+    log_table,
     record_keys,
-    small_logarithms,
     unpack_floats,
     unpack_integers,
     unpack_records,
@@ -59,7 +59,7 @@ class RecordShape:
         self.first_id = KEY_WORDS + 1 + len(layout.dense)
         self.first_count = self.first_id + len(layout.single)
         self.width = self.first_count + len(layout.multi)
-        self._logarithms = small_logarithms()
+        self._logarithms = log_table()
 
     def of(self, fields: NDArray[np.int32], bags: NDArray[np.int32]) -> Records:
         """Records of fields whose bags lie in their order."""

@@ -17,7 +17,7 @@ from dlrmjit_kernels.data.csv import (
     QUOTES,
     parse_fields,
 )
-from dlrmjit_kernels.data.strings import lift_values
+from dlrmjit_kernels.data.strings import extract_values
 from numpy.typing import NDArray
 
 from dlrmjit.data.formats.text_blocks import open_text
@@ -136,7 +136,7 @@ def stage_values(
     most = size // 2 + len(firsts) + 1 if column.separator else len(firsts)
     counts = np.empty(len(firsts), np.int32)
     lengths, out = np.empty(most, np.int32), np.empty(size, np.uint8)
-    values, size = lift_values(text, firsts, stops, separator, counts, lengths, out)
+    values, size = extract_values(text, firsts, stops, separator, counts, lengths, out)
     return [*([counts] if column.is_multi else []), lengths[:values], out[:size]]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from dlrmjit_kernels.data.bag_gather import bag_ends, gather_bags
-from dlrmjit_kernels.data.bag_records import place_bags
+from dlrmjit_kernels.data.bag_records import scatter_bags
 from dlrmjit_kernels.data.permutation import row_keys
 from dlrmjit_kernels.data.records import pack_records
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ class RecordReader:
         for m, file in enumerate(self._multi):
             values = np.empty(int(span.counts[m].sum(dtype=np.int64)), np.int32)
             file.read(span.firsts[m], values)
-            place_bags(span.counts, m, offsets, values, merged)
+            scatter_bags(span.counts, m, offsets, values, merged)
         ends = np.empty(len(order) + 1, np.int64)
         bag_ends(order, offsets, len(merged), 0, 0, ends)
         bags = np.empty_like(merged)

@@ -1,4 +1,4 @@
-"""Saved training states: our own directories of safetensors, and the reference program's files."""
+"""Checkpoints: directories of safetensors files, and the reference program's ``.pt`` files."""
 
 from dlrmjit.checkpoint.destination import check_destination
 from dlrmjit.checkpoint.reader import Checkpoint, open_checkpoint

@@ -1,7 +1,7 @@
-"""The directory that a checkpoint is saved to: tried, filled aside, replaced as a whole.
+"""Replace the directory of a checkpoint atomically, and check beforehand that this can succeed.
 
-What is there before is replaced only if its manifest says that it is a checkpoint, and of its
-files only those that the manifest lists.
+An older directory is replaced only if its manifest is that of a checkpoint, and of its files only
+those that the manifest lists.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dlrmjit.files.replace_folder import WRITING
 def check_destination(path: str | os.PathLike[str]) -> None:
     """Raise CheckpointError unless a checkpoint can be saved to ``path``.
 
-    That is where nothing, an empty directory or an older checkpoint is, and where the file
-    system takes a small file now. Left-overs of a save that was killed are cleared. Worth
-    calling before a training that saves only at its end.
+    ``path`` must be new, an empty directory or an older checkpoint, and its file system must
+    accept a small file now. Directories that a killed save left are removed. Call this before a
+    long training that saves only at its end.
     """
     with checkpoint_errors(path):
         target = destination(Path(path))
@@ -45,7 +45,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def new_checkpoint(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a directory to fill, which becomes the checkpoint ``path`` when the block ends well."""
+    """Yield a directory to fill; it becomes the checkpoint ``path`` if the block succeeds."""
     with checkpoint_errors(path):
         target = destination(Path(path))
         check_replaceable(target, listing_of)
@@ -55,7 +55,7 @@ def new_checkpoint(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system or the destination refuses into a CheckpointError that names it."""
+    """Convert an OSError or ConfigError of the block to a CheckpointError that names ``path``."""
     try:
         yield
     except OSError as error:

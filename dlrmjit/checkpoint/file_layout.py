@@ -1,7 +1,7 @@
-"""Which rows of which array go into which file of a checkpoint.
+"""The layout of a checkpoint: which rows of which array each file contains.
 
-Tables dominate: each starts a file of its own and is cut by rows, so that a reader with other
-shards can take only what it needs. All else is small and shares one file.
+Tables dominate: each starts a new file and is split by rows, so that a reader with other shards
+opens only the files it needs. All other arrays are small and share one file.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class Slice:
     stop: int
 
     def of(self, array: Array) -> Array:
-        """The view of those rows."""
+        """Return the view of these rows of ``array``."""
         return array[self.start : self.stop] if array.ndim else array
 
 
 FileLayout = dict[str, list[Slice]]
-"""Slices by the name of the file that holds them."""
+"""Maps the name of each file to the slices that it contains."""
 
 
 def layout_of_state(state: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
-    """Files of the model: ``table-TTTTT-CCCCC`` for tables, ``mlp`` for all other parameters."""
+    """Lay out a model: ``table-TTTTT-CCCCC`` for tables, ``mlp`` for all other parameters."""
     tables = [name for name in state if TABLE_NAME.fullmatch(name)]
     layout: FileLayout = {}
     for table, name in enumerate(tables):
@@ -51,12 +51,12 @@ def layout_of_state(state: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
 
 
 def layout_of_optimizer(optimizer: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
-    """Files of the optimiser: one, ``optimizer``, and numbered ones where that would be too big."""
+    """Lay out optimizer state: ``optimizer``, and ``optimizer-NNNNN`` beyond ``chunk_bytes``."""
     return _shared_layout("optimizer", optimizer, chunk_bytes)
 
 
 def records_of(arrays: Mapping[str, Array], layout: FileLayout) -> dict[str, ArrayRecord]:
-    """The arrays as the manifest lists them."""
+    """Return the manifest entries of ``arrays``."""
     parts: dict[str, list[Part]] = {name: [] for name in arrays}
     for file, slices in layout.items():
         for rows in slices:
@@ -92,7 +92,7 @@ def _slices(name: str, array: Array, chunk_bytes: int) -> Iterator[Slice]:
 
 
 def _grouped(slices: Iterable[tuple[Slice, int]], chunk_bytes: int) -> Iterator[list[Slice]]:
-    """Consecutive slices, as many as fit into a file of ``chunk_bytes``."""
+    """Group consecutive slices into files of at most ``chunk_bytes``, with each array once."""
     group: list[Slice] = []
     size = 0
     for rows, nbytes in slices:

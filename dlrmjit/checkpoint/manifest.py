@@ -1,6 +1,6 @@
-"""The manifest of a checkpoint directory: what is stored, where, for which model, how far along.
+"""The manifest of a checkpoint: its arrays and files, the model's configuration, the progress.
 
-It is the last file written and the first one read, so a directory with a manifest is whole.
+It is the last file written and the first one read, so a directory with a manifest is complete.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Part:
-    """Rows ``start`` to ``stop`` of an array, and the file that holds them under its name.
+    """Rows ``start`` to ``stop`` of an array, and the file that contains them under its name.
 
-    A part of a table that was spread over ranks has every ``step``-th of these rows, or only the
-    columns ``first_col`` to ``last_col`` (None: the last).
+    A part of a sharded table has every ``step``-th of these rows, or only the columns
+    ``first_col`` to ``last_col`` (None: the last).
     """
 
     file: str
@@ -36,7 +36,7 @@ class Part:
     last_col: int | None = None
 
     def of(self, array: Any) -> Any:
-        """The view of these rows and columns of an array with one axis or more."""
+        """Return the view of these rows and columns of an array with at least one axis."""
         rows = array[self.start : self.stop : self.step]
         return rows if self._has_all_columns else rows[:, self.first_col : self.last_col]
 
@@ -47,9 +47,9 @@ class Part:
 
 @dataclass(frozen=True)
 class ArrayRecord:
-    """An array: its shape, its NumPy element type and its parts in the order of their rows.
+    """An array: its shape, its NumPy dtype and its parts in the order of their rows.
 
-    A ``split`` one is float32 and lies in its files as two halves.
+    If ``split``, it is float32 and its files store the high and low 16 bits as two tensors.
     """
 
     shape: tuple[int, ...]
@@ -59,13 +59,13 @@ class ArrayRecord:
 
     @property
     def rows(self) -> int:
-        """Length of the first axis; 1 of an array without axes."""
+        """Length of the first axis; 1 for an array without axes."""
         return self.shape[0] if self.shape else 1
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a checkpoint but the numbers themselves."""
+    """Everything about a checkpoint except the values of its arrays."""
 
     model_config: Mapping[str, Any]
     progress: Mapping[str, Any]
@@ -74,7 +74,7 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Text of the manifest file."""
+        """Return the text of the manifest file."""
         head = {"format": FORMAT, "version": VERSION, "writer": f"dlrmjit {__version__}"}
         return json.dumps({**head, **asdict(self)}, indent=1) + "\n"
 
@@ -85,20 +85,22 @@ def read_manifest(directory: Path) -> Manifest:
     Raises
     ------
     CheckpointError
-        If there is none, it is no JSON, of another format or version, or incomplete.
+        If it is missing, not JSON, of another format or version, or incomplete.
     """
     path = directory / NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{directory}: not a checkpoint, it has no {NAME}") from None
+        raise CheckpointError(
+            f"{directory}: not a checkpoint directory: it has no {NAME}"
+        ) from None
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: no readable JSON: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     _check_format(path, content)
     try:
         return _parse(content)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole manifest: {error!r}") from error
+        raise CheckpointError(f"{path}: an incomplete manifest: {error!r}") from error
 
 
 def _check_format(path: Path, content: object) -> None:
@@ -106,8 +108,8 @@ def _check_format(path: Path, content: object) -> None:
         raise CheckpointError(f"{path}: not the manifest of a dlrmjit checkpoint")
     if content.get("version") != VERSION:
         raise CheckpointError(
-            f"{path}: format version {content.get('version')!r}, but this program reads "
-            f"version {VERSION}; use the dlrmjit that wrote it ({content.get('writer')})"
+            f"{path}: format version {content.get('version')!r}, but this dlrmjit reads version "
+            f"{VERSION}; use the release that wrote it ({content.get('writer')})"
         )
 
 
@@ -131,7 +133,7 @@ def _file(value: Mapping[str, Any]) -> FileRecord:
 
 
 def _file_name(name: str) -> str:
-    """A manifest must not reach outside its directory."""
+    """Return ``name``; raise ValueError if it refers outside the manifest's directory."""
     if Path(name).name != name:
         raise ValueError(f"{name!r} is not a plain file name")
     return name
@@ -142,7 +144,7 @@ def _array(name: str, value: Mapping[str, Any]) -> ArrayRecord:
     shape, split = tuple(int(n) for n in value["shape"]), bool(value.get("split", False))
     record = ArrayRecord(shape, str(value["dtype"]), parts, split)
     if record.dtype not in DTYPES:
-        raise ValueError(f"{name} has the unknown element type {record.dtype!r}")
+        raise ValueError(f"{name} has the unknown dtype {record.dtype!r}")
     if min(record.shape, default=0) < 0 or not _covers(record):
         raise ValueError(f"the parts of {name} do not cover its {record.rows} rows")
     return record
@@ -161,7 +163,7 @@ def _part(value: Mapping[str, Any]) -> Part:
 
 
 def _covers(record: ArrayRecord) -> bool:
-    """Whether the parts are the whole array: run after run, or as many elements as it has."""
+    """Return whether the parts cover the array: consecutive rows, or as many elements as it has."""
     parts = record.parts
     if all(part == Part(part.file, part.start, part.stop) for part in parts):
         return [*(p.start for p in parts), record.rows] == [0, *(p.stop for p in parts)]

@@ -1,4 +1,4 @@
-"""Loading: a checkpoint opened as lazy arrays, or streamed into the ones a model already has."""
+"""Load checkpoints: as lazy arrays, or streamed into the arrays that a model already has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 
 
 class StoredArrays(Mapping[str, Array]):
-    """Arrays in a checkpoint's files: a mapping that reads an array whenever it is asked for."""
+    """The arrays of a checkpoint, as a mapping that reads an array on every access."""
 
     def __init__(self, directory: Path, records: Mapping[str, ArrayRecord]) -> None:
         self._directory = directory
@@ -55,14 +55,16 @@ class StoredArrays(Mapping[str, Array]):
 
     @property
     def split(self) -> bool:
-        """Whether some array is stored in halves."""
+        """Whether some array is stored as Split-BF16."""
         return any(record.split for record in self._records.values())
 
     def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise CheckpointError unless all wanted arrays are there, with the wanted shapes."""
+        """Raise CheckpointError unless all ``wanted`` arrays are stored with these shapes."""
         for name, shape in wanted.items():
             if name not in self._records:
-                raise CheckpointError(f"{self._directory}: the model has {name}, which is missing")
+                raise CheckpointError(
+                    f"{self._directory}: the model has {name}, but the checkpoint does not"
+                )
             stored = self._records[name].shape
             if stored != tuple(shape):
                 raise CheckpointError(
@@ -71,11 +73,12 @@ class StoredArrays(Mapping[str, Array]):
                 )
 
     def read_into(self, targets: Mapping[str, Storable]) -> None:
-        """Fill arrays (views too) from those of the same names, a block of rows at a time.
+        """Fill ``targets`` (arrays or views) by name, a block of rows at a time.
 
-        Halves are joined or made on the way, whichever side has them.
+        Values are converted between float32 and Split-BF16 where the two sides differ. All names
+        and shapes are checked before the first array is overwritten.
 
-        Names and shapes are all checked before the first array is touched.
+        Raises CheckpointError for a missing array, another shape or another dtype.
         """
         self.check({name: target.shape for name, target in targets.items()})
         for name, target in targets.items():
@@ -87,10 +90,10 @@ class StoredArrays(Mapping[str, Array]):
             self._read(name, target)
 
     def read_shard(self, name: str, target: Storable, wanted: Part) -> None:
-        """Fill ``target`` with the rows and columns of a table that ``wanted`` names.
+        """Fill ``target`` with the rows and columns ``wanted`` of a table.
 
-        Only files that hold some of them are read. The table's shape is not checked; one value
-        per row (M,) counts as one column.
+        Only files that contain some of them are read. The table's shape is not checked; an array
+        of one value per row (M,) counts as one column.
         """
         shape = self._records[name].shape
         width = shape[1] if len(shape) > 1 else 1
@@ -116,7 +119,7 @@ class Checkpoint:
     model_config, progress
         As they were saved, tuples as lists.
     state, optimizer
-        The arrays, not yet read.
+        Lazy mappings from names to arrays.
     """
 
     path: Path
@@ -127,16 +130,16 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
-    """Open a checkpoint directory; ``verify`` reads all of it to compare the checksums.
+    """Open a checkpoint directory; ``verify`` reads all files to compare their checksums.
 
     Raises
     ------
     CheckpointError
-        If there is no such directory, it is no whole checkpoint, or of another version.
+        If the directory is missing, not a complete checkpoint, or of another version.
     """
     directory = locate(Path(path).resolve())
     if not directory.exists():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise CheckpointError(f"{path}: no such checkpoint directory")
     if not directory.is_dir():
         raise CheckpointError(f"{path}: a checkpoint is a directory, but this is a file")
     content = read_manifest(directory)

@@ -1,7 +1,8 @@
-"""Reading one shard of a table from the parts of another sharding.
+"""Read a shard of a table from a checkpoint that was written with other shards.
 
-A part has rows p, p + s, ... and some columns, a shard rows q, q + t, ... and some others; what
-both have is again such a set, found by arithmetic instead of comparing rows.
+A stored part has rows p, p + s, ... and some columns; the wanted shard has rows q, q + t, ... and
+other columns. Their intersection has the same form, so it is computed by arithmetic, not by
+comparing row numbers.
 """
 
 from __future__ import annotations
@@ -32,11 +33,9 @@ class Overlap:
 
 
 def overlap_of(part: Part, wanted: Part, width: int) -> Overlap | None:
-    """What ``part`` holds of the rows and columns ``wanted`` of a table of ``width`` columns."""
-    first, last = (
-        max(part.first_col, wanted.first_col),
-        min(_last(part, width), _last(wanted, width)),
-    )
+    """Return the intersection of two parts of a table of ``width`` columns, or None if empty."""
+    first = max(part.first_col, wanted.first_col)
+    last = min(_last_col(part, width), _last_col(wanted, width))
     rows = _common_rows(part, wanted)
     if first >= last or not rows:
         return None
@@ -52,24 +51,26 @@ def overlap_of(part: Part, wanted: Part, width: int) -> Overlap | None:
 
 
 def copy_overlap(path: Path, name: str, target: Storable, overlap: Overlap) -> None:
-    """Copy what a file has of ``target``, a block of rows at a time."""
+    """Copy the rows and columns of ``overlap`` from a file to ``target``, in blocks of rows."""
     target = target.reshape(len(target), -1)
     for start, values in tensor_blocks(path, name):
         block = values.reshape(len(values), -1)
-        skipped = max(0, -(-(start - overlap.stored_start) // overlap.stored_step))
-        first = overlap.stored_start + skipped * overlap.stored_step - start
-        found = block[first :: overlap.stored_step, overlap.stored_cols][: overlap.count - skipped]
-        if first < len(block) and len(found):
-            target_start = overlap.target_start + skipped * overlap.target_step
-            target[target_start :: overlap.target_step, overlap.target_cols][: len(found)] = found
+        # Rows of the overlap in earlier blocks, and the first row of it in this block.
+        done = max(0, -(-(start - overlap.stored_start) // overlap.stored_step))
+        first = overlap.stored_start + done * overlap.stored_step - start
+        common = block[first :: overlap.stored_step, overlap.stored_cols][: overlap.count - done]
+        if first < len(block) and len(common):
+            target_first = overlap.target_start + done * overlap.target_step
+            rows = target[target_first :: overlap.target_step, overlap.target_cols]
+            rows[: len(common)] = common
 
 
-def _last(part: Part, width: int) -> int:
+def _last_col(part: Part, width: int) -> int:
     return width if part.last_col is None else part.last_col
 
 
 def _common_rows(part: Part, wanted: Part) -> range:
-    """Rows in both progressions, which are one progression of the steps' common multiple."""
+    """Return the rows of both parts: a progression by the least common multiple of the steps."""
     step = math.lcm(part.step, wanted.step)
     low, high = max(part.start, wanted.start), min(part.stop, wanted.stop)
     for row in range(low, min(high, low + step)):

@@ -1,10 +1,10 @@
-"""One safetensors file: written as a stream from views, read in slices.
+"""Read and write one safetensors file: streamed from views, read in slices.
 
-The library's own writer wants whole contiguous arrays and a second pass for the checksum. The
-format is a length, a JSON header and the bytes, so writing it here costs a few lines and
-saves a copy of a table; reading, where a file may be broken, is left to the library.
+The writer of the safetensors library needs contiguous arrays and a second pass for the checksum.
+The format is a length, a JSON header and the bytes, so that writing it here takes a few lines and
+saves a copy of a table. Reading, where a file may be damaged, is left to the library.
 
-An array in halves becomes two tensors, ``name.upper`` and ``name.lower``, and is read as one.
+A Split-BF16 array is stored as two tensors, ``name.upper`` and ``name.lower``, and read as one.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-"""NumPy's names of the element types that can be stored, and the format's."""
+"""Maps the NumPy dtypes that can be stored to the names of the format."""
 
 NAMES = {stored: name for name, stored in DTYPES.items()}
 
 UPPER, LOWER = ".upper", ".lower"
-"""What follows the name of an array in halves."""
+"""Suffixes of the tensors with the high and low 16 bits of a Split-BF16 array."""
 
 BLOCK_BYTES = 1 << 26
-"""Bytes moved at a time; the largest copy that saving or loading makes."""
+"""Bytes read or written at a time; the largest copy that saving or loading makes."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What the manifest knows of a file: its length and the SHA-256 of its bytes."""
+    """Length of a file in bytes, and the SHA-256 of its content in hexadecimal."""
 
     bytes: int
     sha256: str
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Storable]) -> FileRecord:
-    """Write arrays (views are fine) as a safetensors file, durable when this returns."""
+    """Write arrays or views as a safetensors file and sync it; return its length and checksum."""
     digest = hashlib.sha256()
     with create(path) as handle:
         for chunk in _chunks(_as_tensors(tensors)):
@@ -73,7 +73,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Storable]) -> FileRecord:
 
 
 def _as_tensors(arrays: Mapping[str, Storable]) -> dict[str, Array]:
-    """The same by the names of the file, halves apart."""
+    """Return the tensors of the file by name: two for a Split-BF16 array."""
     tensors: dict[str, Array] = {}
     for name, array in arrays.items():
         if isinstance(array, SplitArray):
@@ -93,21 +93,21 @@ def _chunks(tensors: dict[str, Array]) -> Iterator[bytes | memoryview]:
 
 
 def _header(tensors: dict[str, Array]) -> bytes:
-    """The JSON header, padded with blanks so that the data starts on a 64-byte boundary."""
-    entries, at = {}, 0
+    """Return the JSON header, padded with blanks so that the data starts at a multiple of 64."""
+    entries, offset = {}, 0
     for name, array in tensors.items():
         entries[name] = {
             "dtype": DTYPES[array.dtype.name],
             "shape": list(array.shape),
-            "data_offsets": [at, at + array.nbytes],
+            "data_offsets": [offset, offset + array.nbytes],
         }
-        at += array.nbytes
+        offset += array.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()
     return text + b" " * (-(len(text) + 8) % 64)
 
 
 def row_blocks(array: Storable) -> Iterator[Storable]:
-    """The array's rows, as views of at most about ``BLOCK_BYTES``."""
+    """Yield views of consecutive rows, of about ``BLOCK_BYTES`` each."""
     rows = array if array.ndim else np.atleast_1d(np.asarray(array))
     for start, stop in block_ranges(rows.shape[0], rows.nbytes):
         yield rows[start:stop]
@@ -116,14 +116,14 @@ def row_blocks(array: Storable) -> Iterator[Storable]:
 def block_ranges(
     rows: int, nbytes: int, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of rows of at most about ``block_bytes``, at least one row each."""
+    """Yield consecutive ranges (start, stop) of rows of about ``block_bytes``, at least one row."""
     step = max(1, block_bytes * rows // max(1, nbytes))
     for start in range(0, rows, step):
         yield start, min(rows, start + step)
 
 
 def check_file(path: Path, record: FileRecord) -> None:
-    """Raise CheckpointError unless the file is there with the recorded length and checksum."""
+    """Raise CheckpointError unless the file exists with the recorded length and checksum."""
     check_size(path, record)
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
@@ -131,18 +131,20 @@ def check_file(path: Path, record: FileRecord) -> None:
             digest.update(chunk)
     if digest.hexdigest() != record.sha256:
         raise CheckpointError(
-            f"{path}: the checksum is not the one in the manifest, so the file was damaged or "
-            "changed after it was saved"
+            f"{path}: the checksum differs from the manifest's: the file was damaged or changed "
+            "after it was saved; restore it from a copy, or use another checkpoint"
         )
 
 
 def check_size(path: Path, record: FileRecord) -> None:
-    """Raise CheckpointError unless the file is there with the recorded length."""
+    """Raise CheckpointError unless the file exists with the recorded length."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: the manifest names this file, but it is not there")
+        raise CheckpointError(f"{path}: the manifest lists this file, but it is missing")
     size = path.stat().st_size
     if size != record.bytes:
-        raise CheckpointError(f"{path}: {size} bytes, but the manifest says {record.bytes}")
+        raise CheckpointError(
+            f"{path}: the file has {size} bytes, but the manifest says {record.bytes}"
+        )
 
 
 def _file_chunks(handle: BinaryIO) -> Iterator[memoryview]:
@@ -152,12 +154,12 @@ def _file_chunks(handle: BinaryIO) -> Iterator[memoryview]:
 
 
 def read_rows(path: Path, name: str, target: Storable) -> None:
-    """Fill ``target`` with the tensor of that name and exactly that shape and element type."""
+    """Fill ``target`` with a tensor; raise CheckpointError for another shape or dtype."""
     with _opened(path, name) as tensor:
-        found = (tuple(tensor.get_shape()), tensor.get_dtype())
-        if found != (target.shape, DTYPES.get(target.dtype.name)):
+        shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
+        if (shape, dtype) != (target.shape, DTYPES.get(target.dtype.name)):
             raise CheckpointError(
-                f"{path}: {name} is stored as {found[1]} {found[0]}, but the manifest says "
+                f"{path}: {name} is stored as {dtype} {shape}, but the manifest says "
                 f"{target.dtype} {target.shape}"
             )
         if target.ndim == 0:
@@ -168,7 +170,7 @@ def read_rows(path: Path, name: str, target: Storable) -> None:
 
 
 def tensor_blocks(path: Path, name: str) -> Iterator[tuple[int, Array]]:
-    """The tensor of that name, a block of rows at a time: the first row's number, and the rows."""
+    """Yield blocks of rows of a tensor, each with the index of its first row."""
     with _opened(path, name) as tensor:
         shape = tuple(tensor.get_shape())
         nbytes = int(np.prod(shape)) * np.dtype(NAMES[tensor.get_dtype()]).itemsize
@@ -180,31 +182,31 @@ def tensor_blocks(path: Path, name: str) -> Iterator[tuple[int, Array]]:
 def _opened(path: Path, name: str) -> Iterator[Any]:
     try:
         with safe_open(os.fspath(path), framework="numpy") as tensors:
-            yield _halves(tensors, name) or tensors.get_slice(name)
+            yield _split_slice(tensors, name) or tensors.get_slice(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: {name} cannot be read: {error}") from error
 
 
-def _halves(tensors: Any, name: str) -> _Halves | None:
-    """The array of that name, if the file has it in halves."""
+def _split_slice(tensors: Any, name: str) -> _SplitSlice | None:
+    """Return the slice of a Split-BF16 array, or None if ``name`` is stored as one tensor."""
     if name + UPPER not in tensors.keys():  # noqa: SIM118 - not a mapping
         return None
-    return _Halves(tensors.get_slice(name + UPPER), tensors.get_slice(name + LOWER))
+    return _SplitSlice(tensors.get_slice(name + UPPER), tensors.get_slice(name + LOWER))
 
 
-class _Halves:
-    """Two tensors, read as the one that they are halves of."""
+class _SplitSlice:
+    """The tensors of a Split-BF16 array, with the methods of a slice of the library."""
 
     def __init__(self, high: Any, low: Any) -> None:
         self._upper, self._lower = high, low
 
     def get_shape(self) -> list[int]:
-        """As of the library's slices."""
+        """Return the shape of the array."""
         shape: list[int] = self._upper.get_shape()
         return shape
 
     def get_dtype(self) -> str:
-        """What the joined numbers are."""
+        """Return the dtype of the joined values."""
         return DTYPES["float32"]
 
     def __getitem__(self, key: Any) -> Array:

@@ -1,4 +1,4 @@
-"""Checkpoints that many processes write together: each its own files, the first the manifest."""
+"""Write a checkpoint from many processes: each writes its shards, the first one the manifest."""
 
 from __future__ import annotations
 
@@ -19,30 +19,46 @@ from dlrmjit.precision import SplitArray
 Array = NDArray[Any] | SplitArray
 
 
-def write_shards(
-    directory: Path, writer: int, shards: Sequence[tuple[str, Part, Array]]
-) -> list[dict[str, Any]]:
-    """Write pieces of tables, each a name, a part (its file is ignored) and its values.
+@dataclass(frozen=True)
+class ArrayShard:
+    """The values of a ``part`` of the array ``name``; the part has no file yet."""
 
-    Returns JSON-ready records, for :func:`finish_checkpoint`.
+    name: str
+    part: Part
+    values: Array
+
+
+def write_shards(directory: Path, rank: int, shards: Sequence[ArrayShard]) -> list[dict[str, Any]]:
+    """Write the shards of one rank, in files of about ``CHUNK_BYTES``.
+
+    Returns JSON-ready records for :func:`finish_checkpoint`.
     """
     written = []
-    for number, (name, part, values) in enumerate(shards):
-        for chunk, (start, stop) in enumerate(
-            block_ranges(len(values), values.nbytes, CHUNK_BYTES)
-        ):
-            file = f"rank-{writer:05d}-{number:05d}-{chunk:05d}.safetensors"
-            record = write_tensors(directory / file, {name: values[start:stop]})
-            rows = range(part.start, part.stop, part.step)[start:stop]
-            own = replace(part, file=file, start=rows[0], stop=rows[-1] + 1)
-            entry = {"name": name, "part": asdict(own), "file": asdict(record)}
-            written.append({**entry, "split": isinstance(values, SplitArray)})
+    for number, shard in enumerate(shards):
+        values = shard.values
+        ranges = block_ranges(len(values), values.nbytes, CHUNK_BYTES)
+        for chunk, (start, stop) in enumerate(ranges):
+            file = f"rank-{rank:05d}-{number:05d}-{chunk:05d}.safetensors"
+            record = write_tensors(directory / file, {shard.name: values[start:stop]})
+            entry = {
+                "name": shard.name,
+                "part": asdict(_rows_of(shard.part, start, stop, file)),
+                "file": asdict(record),
+                "split": isinstance(values, SplitArray),
+            }
+            written.append(entry)
     return written
+
+
+def _rows_of(part: Part, start: int, stop: int, file: str) -> Part:
+    """Return rows ``start`` to ``stop`` of a part, stored in ``file``."""
+    rows = range(part.start, part.stop, part.step)[start:stop]
+    return replace(part, file=file, start=rows[0], stop=rows[-1] + 1)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Arrays of a checkpoint: shapes of those that many write together, and all the others."""
+    """Arrays of a checkpoint: the shapes of the sharded ones, and the others ``whole``."""
 
     shapes: Mapping[str, tuple[int, ...]]
     whole: Mapping[str, Array]
@@ -57,7 +73,10 @@ def finish_checkpoint(
     model_config: Mapping[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
-    """Write what is not sharded, and the manifest of everything."""
+    """Write the arrays that are not sharded, then the manifest.
+
+    ``written`` are the records of :func:`write_shards` of all ranks.
+    """
     files = {entry["part"]["file"]: FileRecord(**entry["file"]) for entry in written}
     layouts = (
         layout_of_state(state.whole, CHUNK_BYTES),
@@ -72,7 +91,7 @@ def finish_checkpoint(
 
 
 def _sharded(section: Section, written: Sequence[Mapping[str, Any]]) -> dict[str, ArrayRecord]:
-    """The manifest's records of what many have written."""
+    """Return the manifest entries of the sharded arrays."""
     parts: dict[str, list[Part]] = {name: [] for name in section.shapes}
     split = {entry["name"] for entry in written if entry["split"]}
     for entry in written:

@@ -1,4 +1,4 @@
-"""Saving: the arrays are streamed into a new directory, which then replaces the old one."""
+"""Save a checkpoint: stream the arrays to a new directory, which then replaces the old one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dlrmjit.precision import SplitArray
 Array = NDArray[Any] | SplitArray
 
 CHUNK_BYTES = 1 << 30
-"""About the most that one file of a table holds."""
+"""Maximum size of a file of a table, approximately."""
 
 
 def save_checkpoint(
@@ -38,29 +38,30 @@ def save_checkpoint(
     optimizer: Mapping[str, Array] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> None:
-    """Save a training state as a checkpoint directory, replacing the one that is there.
+    """Save a training state as a checkpoint directory, replacing an older checkpoint.
 
-    Until the last moment the old checkpoint stays whole and in place; a program that is killed
-    at any time leaves one that :func:`open_checkpoint` reads.
+    The old checkpoint is replaced atomically: a program that is killed at any time leaves a
+    complete checkpoint that :func:`open_checkpoint` reads.
 
     Parameters
     ----------
     path
-        The directory: new, empty, or an older checkpoint. Other files in it are kept.
+        The directory: new, empty, or an older checkpoint. Other files in it stay.
     state
         Parameters by their reference names (``emb_l.0.weight``, ``bot_l.0.bias``, ...). Views are
-        written without a copy of the whole.
+        written in blocks, without a copy of the array.
     model_config, progress
-        What JSON can hold: the model's description; step, epoch, batch, best metrics.
+        JSON-ready mappings: the model's configuration; step, epoch, batch, best metrics.
     optimizer
-        The optimiser's arrays by any name.
+        Arrays of the optimizer's state, by any names.
     chunk_bytes
-        Size above which an array is cut by rows into several files.
+        Size above which an array is split by rows into several files.
 
     Raises
     ------
     CheckpointError
-        If the directory is no checkpoint's, cannot be written, or a value cannot be stored.
+        If the directory holds other files than a checkpoint, it cannot be written, or a value
+        cannot be stored.
     """
     optimizer = optimizer or {}
     _check_dtypes({**state, **optimizer})
@@ -71,7 +72,10 @@ def save_checkpoint(
 def _check_dtypes(arrays: Mapping[str, Array]) -> None:
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES:
-            raise CheckpointError(f"{name}: {array.dtype} cannot be stored in a checkpoint")
+            raise CheckpointError(
+                f"{name}: {array.dtype} cannot be stored in a checkpoint; known are "
+                f"{', '.join(DTYPES)}"
+            )
 
 
 def _write(
@@ -100,7 +104,7 @@ def _write(
 def write_files(
     directory: Path, arrays: Mapping[str, Array], layout: FileLayout
 ) -> dict[str, FileRecord]:
-    """Write the files of a layout; what the manifest says of them."""
+    """Write the files of ``layout``; return their lengths and checksums by name."""
     return {
         file: write_tensors(directory / file, {s.name: s.of(arrays[s.name]) for s in slices})
         for file, slices in layout.items()
@@ -108,7 +112,10 @@ def write_files(
 
 
 def write_manifest(path: Path, whole: Manifest) -> None:
-    """Write the manifest, durable when this returns; raises CheckpointError if it is no JSON."""
+    """Write the manifest and sync it.
+
+    Raises CheckpointError if the configuration or progress is not JSON-ready.
+    """
     text = _json(whole).encode()
     with create(path) as handle:
         handle.write(text)

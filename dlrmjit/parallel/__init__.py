@@ -1,1 +1,1 @@
-"""Training by many processes: tables spread over ranks, MLPs replicated, one result."""
+"""Training on many ranks: sharded tables, replicated MLPs, the same result for any number."""

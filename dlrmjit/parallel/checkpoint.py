@@ -1,4 +1,4 @@
-"""Checkpoints of a sharded model: every rank writes its own shards, and reads those it needs."""
+"""Checkpoints of a sharded model: every rank writes its shards, and reads those it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlrmjit.checkpoint.sharded_writer import (
     write_shards,
 )
 from dlrmjit.optim import Optimizer
-from dlrmjit.parallel.checkpoint_parts import (
+from dlrmjit.parallel.checkpoint_shards import (
     state_shapes,
     state_shards,
     steps_by_parameter,
@@ -33,30 +33,31 @@ def save_sharded(
     progress: Mapping[str, Any],
     optimizer: Optimizer | None = None,
 ) -> None:
-    """Keep ``model``, and what ``optimizer`` remembers, as the checkpoint directory ``path``.
+    """Save ``model``, and the state of ``optimizer``, as the checkpoint directory ``path``.
 
-    All ranks call this. The directory must be the same for all ranks. The old checkpoint there
-    stays whole until every rank has written its part. Raises CheckpointError on the rank that
-    cannot write.
+    All ranks call this with the same directory, on a file system that all of them see. An older
+    checkpoint there is replaced after every rank has written its shards. Raises CheckpointError on
+    the rank that cannot write.
     """
     comm = model.comm
     steps = {} if optimizer is None else table_steps(model, optimizer)
     if comm.rank > 0:
+        # The first rank sends the name of the new directory when it exists.
         _write_shards(model, optimizer, Path(exchange_json(comm, None)[0]), path)
         comm.barrier()
         return
     with new_checkpoint(path) as fresh:
         exchange_json(comm, str(fresh.resolve()))
         written = _write_shards(model, optimizer, fresh, path)
-        remembered = Section({}, {})
+        optimizer_state = Section({}, {})
         if optimizer is not None:
             whole = {**optimizer.dense_state_dict(), **steps}
-            remembered = Section(state_shapes(model, optimizer), whole)
+            optimizer_state = Section(state_shapes(model, optimizer), whole)
         finish_checkpoint(
             fresh,
             [entry for entries in written for entry in entries],
             Section(table_shapes(model), model.mlp_state()),
-            remembered,
+            optimizer_state,
             model_config=model.config.to_dict(),
             progress=progress,
         )
@@ -64,33 +65,33 @@ def save_sharded(
 
 
 def restore_sharded(model: ShardedDLRM, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Fill ``model`` from a checkpoint of any number of ranks; what was kept with it.
+    """Fill ``model`` from a checkpoint of any number of ranks; return its progress.
 
-    Raises CheckpointError as :func:`dlrmjit.training.persistence.restore`; the first rank compares
-    the checksums of all files.
+    Raises CheckpointError like :func:`dlrmjit.training.persistence.restore`; the first rank
+    compares the checksums of all files.
     """
     checkpoint = open_checkpoint(path, verify=model.comm.rank == 0)
     state, mlps = checkpoint.state, model.mlp_state()
     state.check(table_shapes(model))
     state.read_into(mlps)
     model.load_mlps(mlps)
-    for piece in table_shards(model):
-        state.read_shard(piece.name, piece.values, piece.part)
+    for shard in table_shards(model):
+        state.read_shard(shard.name, shard.values, shard.part)
     return dict(checkpoint.progress)
 
 
 def restore_sharded_optimizer(
     model: ShardedDLRM, optimizer: Optimizer, checkpoint: Checkpoint
 ) -> None:
-    """Overwrite what ``optimizer`` remembers by what a checkpoint of any plan keeps."""
-    kept, dense = checkpoint.optimizer, optimizer.dense_state_dict()
+    """Overwrite the state of ``optimizer`` by that of a checkpoint of any plan."""
+    stored, dense = checkpoint.optimizer, optimizer.dense_state_dict()
     steps = table_steps(model, optimizer)
-    kept.check(state_shapes(model, optimizer))
-    kept.read_into({**dense, **steps})
-    for piece in state_shards(model, optimizer):
-        kept.read_shard(piece.name, piece.values, piece.part)
-    counted = max((int(count) for count in steps.values()), default=0)
-    optimizer.write_back({**dense, **steps_by_parameter(model, counted)})
+    stored.check(state_shapes(model, optimizer))
+    stored.read_into({**dense, **steps})
+    for shard in state_shards(model, optimizer):
+        stored.read_shard(shard.name, shard.values, shard.part)
+    step = max((int(count) for count in steps.values()), default=0)
+    optimizer.write_back({**dense, **steps_by_parameter(model, step)})
 
 
 def _write_shards(
@@ -99,8 +100,8 @@ def _write_shards(
     fresh: Path,
     path: str | os.PathLike[str],
 ) -> list[Any]:
-    """Write this rank's pieces, the first rank those that all have; records of all ranks."""
-    pieces = [*table_shards(model), *(state_shards(model, optimizer) if optimizer else ())]
-    own = [(p.name, p.part, p.values) for p in pieces if p.writer == model.comm.rank]
+    """Write the shards of which this rank is the writer; return the records of all ranks."""
+    shards = [*table_shards(model), *(state_shards(model, optimizer) if optimizer else ())]
+    written = [shard for shard in shards if shard.writer == model.comm.rank]
     with checkpoint_errors(path):
-        return exchange_json(model.comm, write_shards(fresh, model.comm.rank, own))
+        return exchange_json(model.comm, write_shards(fresh, model.comm.rank, written))

@@ -1,4 +1,4 @@
-"""Checkpoint directories: what is saved comes back, and what is damaged is named."""
+"""Checkpoint directories: saved arrays are read back, and damaged files are reported."""
 
 import json
 import tempfile
@@ -45,7 +45,7 @@ def assert_same(stored, expected):
 
 
 @given(st.dictionaries(NAMES, MATRICES), st.sampled_from([1, 16, 100, 1 << 30]))
-def test_state_comes_back_from_files_of_any_size(state, chunk_bytes):
+def test_state_is_read_back_from_files_of_any_size(state, chunk_bytes):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         save_checkpoint(path, state, model_config={}, progress={}, chunk_bytes=chunk_bytes)
@@ -53,26 +53,26 @@ def test_state_comes_back_from_files_of_any_size(state, chunk_bytes):
 
 
 @given(st.lists(st.tuples(SHAPES, DTYPES), max_size=4), st.sampled_from([1, 64, 1 << 30]))
-def test_optimizer_takes_every_shape_and_type(kinds, chunk_bytes):
+def test_optimizer_state_of_any_shape_and_dtype_is_read_back(kinds, chunk_bytes):
     optimizer = {f"a{i}": np.ones(shape, dtype) for i, (shape, dtype) in enumerate(kinds)}
     with tempfile.TemporaryDirectory() as folder:
         path = save(Path(folder) / "checkpoint", optimizer=optimizer, chunk_bytes=chunk_bytes)
         assert_same(open_checkpoint(path).optimizer, optimizer)
 
 
-def test_description_comes_back(tmp_path):
+def test_model_config_and_progress_are_read_back(tmp_path):
     opened = open_checkpoint(save(tmp_path / "a"))
     assert opened.model_config == CONFIG
     assert opened.progress == PROGRESS
 
 
-def test_any_safetensors_reader_reads_a_table(tmp_path):
+def test_the_safetensors_library_reads_a_table(tmp_path):
     save(tmp_path / "a")
     table = load_file(tmp_path / "a" / "table-00001-00000.safetensors")["emb_l.1.weight"]
     np.testing.assert_array_equal(table, small_state()["emb_l.1.weight"])
 
 
-def test_views_are_saved_and_filled(tmp_path):
+def test_views_are_saved_and_read_into(tmp_path):
     table = np.arange(60, dtype=np.float32).reshape(6, 10)[::2, :4]
     save(tmp_path / "a", {"emb_l.0.weight": table}, chunk_bytes=16)
     memory = np.full((3, 9), -1, np.float32)
@@ -94,7 +94,7 @@ def test_a_wrong_shape_changes_nothing(tmp_path):
         opened.state.read_into({"emb_l.0.weight": np.zeros((7, 4))})
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_paths_without_a_checkpoint_are_refused(tmp_path):
     file = tmp_path / "file"
     file.write_text("x")
     for path, message in ((tmp_path, "no manifest"), (file, "a file"), (tmp_path / "b", "no such")):
@@ -112,29 +112,29 @@ def edit_manifest(path, **changes):
     [
         ({"version": 2}, "version 2, but"),
         ({"format": "other"}, "not the manifest"),
-        ({"files": {}}, "not a whole manifest"),
+        ({"files": {}}, "an incomplete manifest"),
         ({"state": {"w": {"shape": [2], "dtype": "float32", "parts": []}}}, "do not cover"),
         ({"state": {"w": {"shape": [0], "dtype": "object", "parts": []}}}, "object"),
         ({"files": {"../x": {"bytes": 0, "sha256": ""}}}, "plain file name"),
-        ({"progress": 3}, "not a whole manifest"),
+        ({"progress": 3}, "an incomplete manifest"),
     ],
 )
-def test_a_wrong_manifest_is_named(tmp_path, changes, message):
+def test_an_invalid_manifest_is_reported(tmp_path, changes, message):
     path = save(tmp_path / "a")
     edit_manifest(path, **changes)
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(path)
 
 
-def test_a_broken_manifest_is_named(tmp_path):
+def test_a_truncated_manifest_is_reported(tmp_path):
     path = save(tmp_path / "a")
     file = path / "manifest.json"
     file.write_text(file.read_text()[:-20])
-    with pytest.raises(CheckpointError, match=r"manifest\.json: no readable JSON"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json: cannot be read as JSON"):
         open_checkpoint(path)
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_damaged_files_are_reported(tmp_path):
     path = save(tmp_path / "a")
     file = path / "table-00000-00000.safetensors"
     whole = file.read_bytes()
@@ -146,11 +146,11 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=f"{len(whole) - 1} bytes.*{len(whole)}"):
         open_checkpoint(path, verify=False)
     file.unlink()
-    with pytest.raises(CheckpointError, match="not there"):
+    with pytest.raises(CheckpointError, match="is missing"):
         open_checkpoint(path)
 
 
-def test_a_file_that_is_no_safetensors_is_named(tmp_path):
+def test_a_file_that_is_not_safetensors_is_reported(tmp_path):
     path = save(tmp_path / "a")
     file = path / "mlp.safetensors"
     file.write_bytes(b"\xff" * file.stat().st_size)
@@ -158,7 +158,7 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path):
         open_checkpoint(path, verify=False).state["bot_l.0.weight"]
 
 
-def test_what_cannot_be_stored_is_refused_and_nothing_is_left(tmp_path):
+def test_values_that_cannot_be_stored_are_refused_and_leave_no_files(tmp_path):
     with pytest.raises(CheckpointError, match="w: complex128"):
         save(tmp_path / "a", {"w": np.zeros(2, complex)})
     with pytest.raises(CheckpointError, match="JSON"):

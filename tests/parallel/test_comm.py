@@ -40,7 +40,7 @@ def test_without_a_launcher_there_is_one_rank(monkeypatch):
 
 
 def test_buffers_that_are_too_short_are_refused():
-    with pytest.raises(ShapeError, match="4 elements needs a contiguous buffer"):
+    with pytest.raises(ShapeError, match="4 elements needs a contiguous buffer of at least 4"):
         mpi._check(np.empty(3), 4)
 
 

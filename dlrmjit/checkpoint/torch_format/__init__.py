@@ -1,1 +1,1 @@
-"""The reference's `.pt` files, read and written without torch."""
+"""The reference program's ``.pt`` files, read and written without PyTorch."""

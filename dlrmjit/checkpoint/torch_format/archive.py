@@ -1,7 +1,7 @@
 """The zip archive of a PyTorch file: its pickle, and its storages mapped into memory.
 
-PyTorch stores elements uncompressed, so a storage is a window on the file and costs no
-memory until it is read. Compressed entries, which other tools make, are unpacked instead.
+PyTorch stores elements uncompressed, so that a storage can be mapped and needs no memory until it
+is read. Compressed entries, which other tools write, are decompressed instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dlrmjit.errors import CheckpointError
 Array = NDArray[Any]
 
 LOCAL_HEADER = struct.Struct("<4s22sHH")
-"""Head of an entry: signature, what the directory repeats, lengths of name and extra field."""
+"""Head of an entry: signature, fields that the zip directory repeats, two name lengths."""
 
 
 class TorchArchive:
@@ -30,7 +30,7 @@ class TorchArchive:
     Raises
     ------
     CheckpointError
-        If the file is missing, no zip archive, or one without a pickle in it.
+        If the file is missing, not a zip archive, or contains no PyTorch pickle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,17 +51,20 @@ class TorchArchive:
         self._zip.close()
 
     def pickle(self) -> bytes:
-        """The bytes of the pickle."""
+        """Return the bytes of the pickle."""
         return self._read(self._zip.getinfo(f"{self._prefix}data.pkl"))
 
     def storage(self, storage: Storage) -> Array:
-        """All elements of a storage, 1-D and read-only."""
+        """Return all elements of a storage, one-dimensional and read-only.
+
+        Raises CheckpointError if the entry is missing, damaged or too short.
+        """
         info = self._entry(f"data/{storage.key}")
         dtype = np.dtype(storage.dtype).newbyteorder(">" if self._big_endian else "<")
         if info.file_size < storage.length * dtype.itemsize:
             raise CheckpointError(
-                f"{self.path}: the storage {storage.key} has {info.file_size} bytes, "
-                f"too few for {storage.length} elements of {dtype.itemsize}"
+                f"{self.path}: the storage {storage.key} has {info.file_size} bytes, too few for "
+                f"{storage.length} elements of {dtype.itemsize} bytes; the file is damaged"
             )
         if storage.length == 0:
             return np.empty(0, dtype)
@@ -73,7 +76,7 @@ class TorchArchive:
         for name in self._zip.namelist():
             if name.endswith("/data.pkl"):
                 return name.removesuffix("data.pkl")
-        raise CheckpointError(f"{self.path}: a zip archive, but without a PyTorch pickle in it")
+        raise CheckpointError(f"{self.path}: a zip archive without a PyTorch pickle")
 
     def _optional(self, name: str) -> bytes | None:
         try:
@@ -94,7 +97,7 @@ class TorchArchive:
             raise CheckpointError(f"{self.path}: {info.filename}: {error}") from error
 
     def _data_offset(self, info: zipfile.ZipInfo) -> int:
-        """Where an uncompressed entry's bytes begin, checked to lie within the file."""
+        """Return the offset of an uncompressed entry's bytes, checked to be within the file."""
         with open(self.path, "rb") as handle:
             handle.seek(info.header_offset)
             head = handle.read(LOCAL_HEADER.size)
@@ -103,7 +106,7 @@ class TorchArchive:
         _, _, name, extra = LOCAL_HEADER.unpack(head)
         start = info.header_offset + LOCAL_HEADER.size + int(name) + int(extra)
         if start + info.file_size > self.path.stat().st_size:
-            raise CheckpointError(f"{self.path}: {info.filename} is cut off")
+            raise CheckpointError(f"{self.path}: {info.filename} is truncated")
         return start
 
 
@@ -113,20 +116,20 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except zipfile.BadZipFile:
-        raise CheckpointError(f"{path}: {_what_else(path)}") from None
+        raise CheckpointError(f"{path}: {_description(path)}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
-def _what_else(path: Path) -> str:
-    """What a file that is no zip archive seems to be."""
+def _description(path: Path) -> str:
+    """Return what a file that is not a zip archive seems to be."""
     with open(path, "rb") as handle:
         start = handle.read(2)
     if start.startswith(b"\x80"):
         return (
-            "a bare pickle, such as PyTorch saved before version 1.6; load it there and save "
+            "a bare pickle, the format of PyTorch before version 1.6; load it in PyTorch and save "
             "it again"
         )
     if start == b"PK":
-        return "a PyTorch file that is cut off or damaged"
-    return "not a file that PyTorch saved"
+        return "a PyTorch file that is truncated or damaged"
+    return "not a file saved by PyTorch"

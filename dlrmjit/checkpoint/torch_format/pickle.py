@@ -1,7 +1,7 @@
-"""The pickle inside a PyTorch file, read without PyTorch and without running what it names.
+"""Read the pickle of a PyTorch file without PyTorch and without running its code.
 
-A pickle is a program that may call anything importable. This reader knows a dozen names
-that a training state consists of, answers them with harmless stand-ins, and refuses all others.
+A pickle is a program that may call anything importable. This reader knows the dozen names that a
+training state consists of, replaces them by harmless stand-ins, and refuses all others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a tensor's elements are: an entry of the archive, its element type and length."""
+    """The elements of a tensor: an entry of the archive, its dtype and its number of elements."""
 
     key: str
     dtype: str
@@ -33,7 +33,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as the pickle describes it: a strided window on a storage, in elements."""
+    """A tensor as the pickle describes it: a strided view of a storage, in units of elements."""
 
     storage: Storage
     offset: int
@@ -41,18 +41,20 @@ class StoredTensor:
     strides: Shape
 
     def __post_init__(self) -> None:
-        """Refuse a window that leaves its storage, which would read foreign memory."""
+        """Refuse a view that exceeds its storage, which would read other memory."""
         last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         values = (self.offset, *self.shape, *self.strides)
         if not all(isinstance(n, int) and n >= 0 for n in values):
-            raise pickle.UnpicklingError(f"a tensor of shape {self.shape} is not well formed")
+            raise pickle.UnpicklingError(
+                f"a tensor of shape {self.shape} has an invalid offset, shape or stride"
+            )
         if 0 not in self.shape and self.offset + last >= self.storage.length:
             raise pickle.UnpicklingError(
-                f"a tensor of shape {self.shape} reaches beyond its {self.storage.length} elements"
+                f"a tensor of shape {self.shape} exceeds its {self.storage.length} elements"
             )
 
     def window(self, storage: Array) -> Array:
-        """The tensor as a view of its storage's elements."""
+        """Return the tensor as a view of the elements of its storage."""
         if 0 in self.shape:
             return np.empty(self.shape, storage.dtype)
         strides = tuple(s * storage.itemsize for s in self.strides)
@@ -60,12 +62,14 @@ class StoredTensor:
 
 
 def load_pickle(data: bytes, source: str) -> object:
-    """The content of a PyTorch file's ``data.pkl``, tensors as :class:`StoredTensor`.
+    """Return the content of a PyTorch file's ``data.pkl``, tensors as :class:`StoredTensor`.
+
+    ``source`` is the file's name in errors.
 
     Raises
     ------
     CheckpointError
-        If it names anything that a training state of numbers does not need, or is damaged.
+        If the pickle names anything that a training state does not need, or is damaged.
     """
     try:
         return _Unpickler(io.BytesIO(data)).load()
@@ -81,26 +85,26 @@ class _Unpickler(pickle.Unpickler):
             return _KNOWN[module, name]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"holds {module}.{name}, which is no part of a training state of tensors and "
-                "numbers; nothing of it was loaded"
+                f"the file refers to {module}.{name}, which a training state does not need; "
+                "nothing was loaded"
             ) from None
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _device, length = pid
         if kind != "storage" or not isinstance(dtype, _StorageType):
-            raise pickle.UnpicklingError(f"holds an unknown reference {pid!r}")
+            raise pickle.UnpicklingError(f"the file has an unknown reference {pid!r}")
         return Storage(str(key), dtype.dtype, int(length))
 
 
 @dataclass(frozen=True)
 class _StorageType:
-    """Stands for torch.FloatStorage and its like."""
+    """Stands for torch.FloatStorage and similar classes."""
 
     dtype: str
 
 
 class _NumpyType:
-    """Stands for numpy.dtype, of which a number needs the name and the byte order."""
+    """Stands for numpy.dtype: the name and the byte order that a scalar needs."""
 
     def __init__(self, name: str, *_: object) -> None:
         self.name = name
@@ -112,14 +116,14 @@ class _NumpyType:
 def _numpy_scalar(kind: _NumpyType, data: bytes) -> bool | int | float:
     dtype = np.dtype(kind.name)
     if dtype.kind not in "biuf":
-        raise pickle.UnpicklingError(f"holds a NumPy scalar of type {kind.name}")
+        raise pickle.UnpicklingError(f"the file has a NumPy scalar of type {kind.name}")
     number: bool | int | float = np.frombuffer(data, dtype, 1)[0].item()
     return number
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"holds bytes encoded as {encoding}")
+        raise pickle.UnpicklingError(f"the file has bytes encoded as {encoding}")
     return text.encode(encoding)
 
 

@@ -1,4 +1,4 @@
-"""Reading the reference program's saved models (``dlrm_s_pytorch.py --save-model``)."""
+"""Read models saved by the reference program (``dlrm_s_pytorch.py --save-model``)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dlrmjit.checkpoint.torch_format.pickle import StoredTensor, load_pickle
 from dlrmjit.errors import CheckpointError
 
 PARALLEL_PREFIX = "module."
-"""What PyTorch's data-parallel wrapper puts before every name."""
+"""Prefix of every name under PyTorch's data-parallel wrapper."""
 
 MIXED_NAME = ".embs.weight"
-"""How the reference ends a table's name under ``--md-flag``; here all end in ``.weight``."""
+"""Suffix of a table's name in the reference under ``--md-flag``; here it is ``.weight``."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class TorchCheckpoint:
     Attributes
     ----------
     state
-        Parameters by name, float32, views of the mapped file: read-only, and read when used.
+        Parameters by name: float32, read-only views of the mapped file.
     optimizer
-        The optimiser's state as PyTorch nests it, tensors as arrays; None if there is none.
+        The optimizer's state in PyTorch's nested form, tensors as arrays; None if missing.
     progress
         ``iter``, ``epoch``, ``nepochs``, ``nbatches``, ``nbatches_test``, ``train_loss``,
-        ``total_loss``, ``test_acc``, ``test_auc``: those that the file has.
+        ``total_loss``, ``test_acc``, ``test_auc``: those in the file.
     """
 
     state: Mapping[str, NDArray[np.float32]]
@@ -43,19 +43,19 @@ class TorchCheckpoint:
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> TorchCheckpoint:
-    """Read a ``.pt`` file without PyTorch, and without running any code that it names.
+    """Read a ``.pt`` file without PyTorch and without running its code.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, not saved by PyTorch 1.6 or later, holds other things
-        than tensors and numbers, or a parameter is not float32.
+        If the file is missing, damaged, not saved by PyTorch 1.6 or later, contains anything but
+        tensors and numbers, or a parameter is not float32.
     """
     source = Path(path)
     with TorchArchive(source) as archive:
         content = _mapped(archive, load_pickle(archive.pickle(), os.fspath(source)))
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"{source}: no saved model, it has no state_dict")
+        raise CheckpointError(f"{source}: not a saved model: it has no state_dict")
     return TorchCheckpoint(
         state=_parameters(source, content.pop("state_dict")),
         optimizer=content.pop("opt_state_dict", None),
@@ -64,7 +64,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> TorchCheckpoint:
 
 
 def _mapped(archive: TorchArchive, value: object) -> Any:
-    """The same nest with arrays in place of tensors."""
+    """Return nested containers with arrays in place of tensors."""
     if isinstance(value, StoredTensor):
         return value.window(archive.storage(value.storage))
     if isinstance(value, dict):
@@ -77,8 +77,8 @@ def _mapped(archive: TorchArchive, value: object) -> Any:
 def _parameters(source: Path, state: Mapping[Any, Any]) -> dict[str, NDArray[np.float32]]:
     for name, value in state.items():
         if not isinstance(value, np.ndarray) or value.dtype.name != "float32":
-            found = getattr(value, "dtype", type(value).__name__)
-            raise CheckpointError(f"{source}: the parameter {name} is {found}, not float32")
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise CheckpointError(f"{source}: the parameter {name} is {kind}, not float32")
     return {_name(str(name)): value for name, value in state.items()}
 
 

@@ -1,7 +1,8 @@
-"""Writing a model so that the reference program, or any PyTorch, loads it.
+"""Write a model as a ``.pt`` file that the reference program, or any PyTorch, loads.
 
-The file is the zip archive of ``torch.save``: a pickle that names PyTorch's own rebuilding
-functions, and one uncompressed entry per tensor, which the arrays are streamed into.
+The file has the format of ``torch.save``: a zip archive with a pickle that names PyTorch's
+functions for rebuilding tensors, and one uncompressed entry per tensor, to which the array is
+streamed.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from dlrmjit.precision import SplitArray
 Array = NDArray[Any] | SplitArray
 
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "int64": "LongStorage"}
-"""NumPy's names of the element types that can be written, and PyTorch's."""
+"""Maps the NumPy dtypes that can be written to PyTorch's storage classes."""
 
 PROGRESS = (
     *("iter", "epoch", "nepochs", "nbatches", "nbatches_test"),
     *("train_loss", "total_loss", "test_acc"),
 )
-"""What the reference program reads of every file."""
+"""Keys that the reference program expects in every file."""
 
 ALIGNMENT = 64
-"""Storages start on multiples of this, as PyTorch's do, so that they can be mapped."""
+"""Storages start at multiples of this many bytes, as in PyTorch, so that they can be mapped."""
 
 _MOST_PICKLE_BYTES = 64 << 20  # of a model whose tensors are stored apart
 
 ENTRY_HEAD = 30
-"""Bytes of a zip entry's head without its name and extra field."""
+"""Bytes of the head of a zip entry without its name and extra field."""
 
 ZIP64_FIELD = 20
 """Bytes of the extra field for sizes above 4 GiB, which every storage gets."""
@@ -62,23 +63,23 @@ def write_torch_file(
     Parameters
     ----------
     path
-        The file; an old one is replaced when the new one is complete.
+        The file; an older one is replaced when the new one is complete.
     state
-        Parameters by their reference names; becomes ``state_dict``.
+        Parameters by their reference names, the content of ``state_dict``.
     progress
-        ``iter``, ``epoch``, ``nepochs``, ``nbatches``, ``nbatches_test``, ``train_loss``,
-        ``total_loss``, ``test_acc``: what the reference program expects, 0 where missing; more
-        (``test_auc``) is kept.
+        Further entries of the file. Those that the reference program expects (``iter``, ``epoch``,
+        ``nepochs``, ``nbatches``, ``nbatches_test``, ``train_loss``, ``total_loss``, ``test_acc``)
+        are 0 where missing.
     optimizer
-        PyTorch's nested ``opt_state_dict``, arrays become tensors; by default that of plain SGD
-        over the parameters in the order of ``state``.
+        ``opt_state_dict`` in PyTorch's nested form, where arrays become tensors. By default that
+        of plain SGD on the parameters in the order of ``state``.
     learning_rate
-        Of that default; the reference program goes on with it after loading.
+        Learning rate of this default; the reference program continues with it.
 
     Raises
     ------
     CheckpointError
-        If the file cannot be written, or a value is no array, number, string or container.
+        If the file cannot be written, or a value is not an array, number, string or container.
     """
     target = Path(path)
     content = {
@@ -112,7 +113,7 @@ def is_reference_model(path: Path) -> bool:
 
 
 def sgd_state(parameters: int, lr: float) -> dict[str, Any]:
-    """What ``torch.optim.SGD.state_dict`` gives for so many parameters without momentum."""
+    """Return ``torch.optim.SGD.state_dict()`` for a number of parameters, without momentum."""
     group = {
         "lr": float(lr),
         "momentum": 0,
@@ -129,7 +130,7 @@ def sgd_state(parameters: int, lr: float) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same nest with Python's numbers for NumPy's, which PyTorch's safe reader refuses."""
+    """Replace NumPy scalars by Python numbers: ``torch.load(weights_only=True)`` refuses them."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -148,26 +149,26 @@ def _write_archive(handle: IO[bytes], root: str, content: Mapping[str, Any]) -> 
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    """An entry without a date, so that the same model is the same bytes."""
+    """Return an entry without a date, so that the same model gives the same bytes."""
     return zipfile.ZipInfo(name)
 
 
-def _write_storage(archive: zipfile.ZipFile, at: int, name: str, array: Array) -> None:
+def _write_storage(archive: zipfile.ZipFile, offset: int, name: str, array: Array) -> None:
     info = _entry(name)
-    info.extra = _padding(at + ENTRY_HEAD + len(name.encode()) + ZIP64_FIELD)
+    info.extra = _padding(offset + ENTRY_HEAD + len(name.encode()) + ZIP64_FIELD)
     with archive.open(info, "w", force_zip64=True) as entry:
         for block in row_blocks(array):
             entry.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
 
 
 def _padding(start: int) -> bytes:
-    """An extra field that moves an entry's data from ``start`` to the next aligned position."""
+    """Return an extra field that pads an entry's data from ``start`` to an aligned offset."""
     fill = -(start + 4) % ALIGNMENT
     return b"FB" + fill.to_bytes(2, "little") + b"Z" * fill
 
 
 def _dump(content: Mapping[str, Any]) -> tuple[bytes, list[Array]]:
-    """The pickle, and the arrays that it refers to by number."""
+    """Return the pickle, and the arrays that it refers to by index."""
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
     pickler.dump(dict(content))
@@ -175,14 +176,14 @@ def _dump(content: Mapping[str, Any]) -> tuple[bytes, list[Array]]:
 
 
 class _Name:
-    """A PyTorch function or class, pickled by name, as it need not exist here."""
+    """A PyTorch function or class, pickled by name because PyTorch may be missing here."""
 
     def __init__(self, module: str, name: str) -> None:
         self.code = b"c" + f"{module}\n{name}\n".encode()
 
 
 class _Storage:
-    """An array's elements, pickled as a reference to an entry of the archive."""
+    """The elements of an array, pickled as a reference to an entry of the archive."""
 
     def __init__(self, key: int, array: Array) -> None:
         kind = _Name("torch", STORAGES[array.dtype.name])
@@ -190,11 +191,11 @@ class _Storage:
 
 
 _Base: Any = pickle._Pickler
-"""Python's own pickler in Python, which alone can be taught to write a name that is not here."""
+"""The pickler in pure Python: only this one can write the name of a missing module."""
 
 
 class _Pickler(_Base):  # type: ignore[misc]
-    """Protocol 2, as PyTorch writes, and nothing beyond what its restricted reader takes."""
+    """Writes protocol 2, like PyTorch, and only what ``weights_only=True`` accepts."""
 
     dispatch = _Base.dispatch.copy()
 
@@ -208,14 +209,17 @@ class _Pickler(_Base):  # type: ignore[misc]
     def reducer_override(self, obj: object) -> Any:
         if type(obj) in self.dispatch or isinstance(obj, OrderedDict):
             return NotImplemented
-        raise CheckpointError(f"a {type(obj).__name__} cannot be written for PyTorch")
+        raise CheckpointError(f"a {type(obj).__name__} cannot be written to a .pt file")
 
     def _save_name(self, obj: _Name) -> None:
         self.write(obj.code)
 
     def _save_array(self, obj: Array) -> None:
         if obj.dtype.name not in STORAGES:
-            raise CheckpointError(f"an array of {obj.dtype} cannot be written for PyTorch")
+            raise CheckpointError(
+                f"an array of {obj.dtype} cannot be written to a .pt file; "
+                f"known are {', '.join(STORAGES)}"
+            )
         storage = _Storage(len(self.storages), obj)
         self.storages.append(obj)
         strides = tuple(int(np.prod(obj.shape[axis + 1 :])) for axis in range(obj.ndim))

@@ -1,4 +1,4 @@
-"""Communicators: of one process, of an MPI job, blocking, or served by a thread of its own."""
+"""Communicators: of one process, of an MPI job, blocking, or driven by a progress thread."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
 
 
 def world() -> Comm:
-    """All ranks of this job: those of MPI under a launcher, else this process alone.
+    """Return the communicator of all ranks of this job, or of this process without a launcher.
 
-    Programs of one's own want :func:`fail_together` of it, lest a rank that fails leave the others
-    waiting.
+    A user program should pass it to :func:`fail_together`; otherwise the other ranks wait for a
+    rank that failed.
 
-    Raises ConfigError when a launcher started several ranks but mpi4py is missing.
+    Raises ConfigError if a launcher started several ranks but mpi4py is missing.
     """
     if knobs.launched_ranks() == 1:
         return SelfComm()
@@ -44,7 +44,7 @@ def world() -> Comm:
         from mpi4py import MPI
     except ImportError as error:
         raise ConfigError(
-            f"this is one of {knobs.launched_ranks()} ranks, but mpi4py cannot be loaded "
+            f"this process is one of {knobs.launched_ranks()} ranks, but mpi4py cannot be loaded "
             f"({error}); install it with: pip install 'dlrmjit[mpi]'"
         ) from None
     return MpiComm(MPI.COMM_WORLD)

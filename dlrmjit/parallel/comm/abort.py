@@ -1,4 +1,4 @@
-"""One rank that fails ends the job; the others would wait for it for ever."""
+"""End all ranks when one fails; otherwise the others would wait for it forever."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from typing import Any
 from dlrmjit.parallel.comm.protocol import Comm
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
-_LOWER_RANKS_FIRST = 0.5  # seconds in which lower ranks may say the same
+_LOWER_RANKS_FIRST = 0.5  # seconds in which lower ranks may report the same failure
 
 
 def yield_to_lower_ranks(comm: Comm) -> None:
-    """Wait a moment: what fails on every rank is told by the first, which then ends the others."""
+    """Wait briefly, so that the first rank reports a failure of all ranks and ends the others."""
     if comm.rank > 0:
         time.sleep(_LOWER_RANKS_FIRST + 0.02 * comm.rank)
 
 
 def fail_together(comm: Comm) -> Comm:
-    """From now on an exception that nothing catches on one rank ends all of them; ``comm``.
+    """Abort all ranks after an uncaught exception in any thread of one rank; return ``comm``.
 
-    It is reported first, by whatever does so now (``sys.excepthook``, ``threading.excepthook``).
-    Alone, a process needs no such thing, and nothing changes.
+    The exception is reported first, by the hooks that are installed now (``sys.excepthook``,
+    ``threading.excepthook``). With a single rank nothing is installed.
     """
     if comm.size > 1:
-        sys.excepthook = _ending(sys.excepthook, comm)
-        threading.excepthook = _ending(threading.excepthook, comm)
+        sys.excepthook = _aborting(sys.excepthook, comm)
+        threading.excepthook = _aborting(threading.excepthook, comm)
     return comm
 
 
-def _ending(report: Callable[..., Any], comm: Comm) -> Callable[..., None]:
-    def report_and_end(*found: Any) -> None:
+def _aborting(report: Callable[..., Any], comm: Comm) -> Callable[..., None]:
+    """Return an exception hook that calls ``report``, then aborts all ranks."""
+
+    def report_and_abort(*raised: Any) -> None:
         yield_to_lower_ranks(comm)
-        report(*found)
-        kind = getattr(found[0], "exc_type", found[0])
+        report(*raised)
+        # sys passes the exception's type first, threading a record that has it.
+        kind = getattr(raised[0], "exc_type", raised[0])
         comm.abort(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else FAILED)
 
-    return report_and_end
+    return report_and_abort

@@ -1,8 +1,8 @@
-"""Communication that hides behind nothing, to compare with."""
+"""Communication that overlaps with nothing, as a baseline."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request
 
@@ -16,19 +16,17 @@ class BlockingComm:
         self._comm = comm
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._comm, name)
-        if name in _SYNCHRONOUS or not callable(found):
-            return found
+        attribute = getattr(self._comm, name)
+        if name in _SYNCHRONOUS or not callable(attribute):
+            return attribute
 
         def complete(*args: Any, **options: Any) -> Request:
-            found(*args, **options).wait()
+            attribute(*args, **options).wait()
             return DONE
 
         return complete
 
 
 def blocking(comm: Comm) -> Comm:
-    """The same ranks; every operation is complete when it returns."""
-    complete: Any = BlockingComm(comm)
-    found: Comm = complete
-    return found
+    """Return a communicator of the same ranks whose operations complete before they return."""
+    return cast(Comm, BlockingComm(comm))

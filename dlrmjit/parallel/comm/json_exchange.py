@@ -1,4 +1,4 @@
-"""Small values of any kind, from every rank to every rank."""
+"""Exchange small JSON-ready values between all ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dlrmjit.parallel.comm.protocol import Comm
 
 
 def exchange_json(comm: Comm, value: Any, name: str = "values") -> list[Any]:
-    """What every rank gives, on every rank: anything that JSON can say."""
+    """Return the JSON-ready values of all ranks, on every rank, in the order of the ranks."""
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = np.empty(comm.size, np.int64)
     comm.allgatherv(np.array([text.size]), sizes, [1] * comm.size, name=name).wait()

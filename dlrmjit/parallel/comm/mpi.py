@@ -1,4 +1,4 @@
-"""The only place that knows MPI."""
+"""Communication over MPI; the only module that uses mpi4py."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dlrmjit_kernels.runtime.threads import allowed_cpus, available_cpus
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, Request, add_wait
+from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request, add_wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-_LARGEST_MESSAGE = 2**31 - 1  # elements that MPI before version 4 can count
-_LARGE_COUNTS = (4, 0)  # MPI version that counts further
-_PAUSE = 5e-5  # seconds that a rank sleeps between two looks where others need its CPU
+_LARGEST_MESSAGE = 2**31 - 1  # elements that MPI can count before version 4
+_LARGE_COUNTS = (4, 0)  # first MPI version with 64-bit counts
+_PAUSE = 5e-5  # seconds between two polls on an oversubscribed host
 
 
 class MpiComm:
@@ -29,12 +29,12 @@ class MpiComm:
 
     Parameters
     ----------
-    comm : an mpi4py communicator; duplicated, so that no other traffic can interfere
-    largest : most elements of one message. By default what the MPI library can count; longer
+    comm : an mpi4py communicator; it is duplicated, so that no other traffic interferes
+    largest : most elements of one message, by default what the MPI library can count; longer
         messages are split
 
-    MPI waits by asking again and again. Where a host has more ranks than CPUs, that would keep
-    those who are waited for from running, so ranks there sleep between two questions.
+    MPI waits by polling. On a host with more ranks than CPUs this would take the CPU from the
+    ranks that are waited for, so ranks sleep between two polls there.
     """
 
     def __init__(self, comm: MPI.Intracomm, largest: int | None = None) -> None:
@@ -42,29 +42,30 @@ class MpiComm:
 
         self._mpi, self._comm = MPI, comm.Dup()
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
-        counts_further = MPI.Get_version() >= _LARGE_COUNTS
-        self._largest = largest or (None if counts_further else _LARGEST_MESSAGE)
-        self._number, self._neighbours, cpus = self._host()
-        self._pause = _PAUSE if self._neighbours > cpus else 0.0
+        has_large_counts = MPI.Get_version() >= _LARGE_COUNTS
+        self._largest = largest or (None if has_large_counts else _LARGEST_MESSAGE)
+        self._local_ranks, cpus = self._host()
+        self._pause = _PAUSE if self._local_ranks.size > cpus else 0.0
         self.waited: dict[str, float] = {}
 
     def duplicate(self) -> MpiComm:
-        """The same ranks with traffic of their own."""
+        """Return a communicator of the same ranks with separate traffic."""
         return MpiComm(self._comm, self._largest)
 
-    def _host(self) -> tuple[int, int, int]:
-        """This rank among those of its host, how many those are, and the CPUs they have."""
+    def _host(self) -> tuple[HostRanks, int]:
+        """Return the ranks of this host, and the number of CPUs that they may use."""
         local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         mask = _cpu_mask()
         total = int(mask.sum())
         local.Allreduce(self._mpi.IN_PLACE, mask, self._mpi.MAX)
-        number, neighbours = local.Get_rank(), local.Get_size()
+        ranks = HostRanks(local.Get_rank(), local.Get_size())
         local.Free()
-        cpus = int(mask.sum())
-        return number, neighbours, min(cpus, available_cpus()) if available_cpus() < total else cpus
+        cpus, available = int(mask.sum()), available_cpus()
+        # Fewer available CPUs than the affinity mask has: a control group limits the host's ranks.
+        return ranks, min(cpus, available) if available < total else cpus
 
     def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
-        """In place, in pieces of at most ``largest`` elements."""
+        """Sum in place, in messages of at most ``largest`` elements."""
         return self._post(
             name,
             lambda: [
@@ -74,7 +75,7 @@ class MpiComm:
         )
 
     def reduce_scatter(self, send: Buffer, receive: Buffer, counts: Counts) -> Request:
-        """One MPI operation; buffers beyond ``largest`` elements are summed whole."""
+        """Sum in one MPI operation; longer buffers are summed on every rank."""
         if self._largest is not None and send.size > self._largest:
             whole = send.copy()
             self.allreduce(whole).wait()
@@ -89,7 +90,7 @@ class MpiComm:
     def allgatherv(
         self, send: Buffer, receive: Buffer, counts: Counts, name: str = "allgather"
     ) -> Request:
-        """One MPI operation, or messages from each to each."""
+        """Gather in one MPI operation, or in messages between all pairs of ranks."""
         if self._largest is not None:
             parts = _parts(receive, counts)
             copied = parts[self.rank], send
@@ -105,7 +106,7 @@ class MpiComm:
         name: str = "alltoall",
         include_self: bool = True,
     ) -> Request:
-        """One MPI operation, or messages from each to each."""
+        """Exchange in one MPI operation, or in messages between all pairs of ranks."""
         _check(send, sum(send_counts))
         _check(receive, sum(receive_counts))
         outgoing, incoming = _parts(send, send_counts), _parts(receive, receive_counts)
@@ -116,7 +117,7 @@ class MpiComm:
         return self._post(name, lambda: [self._comm.Ialltoallv(sent, received)], copied)
 
     def _vector(self, buffer: Buffer, counts: Counts) -> Any:
-        """A buffer as MPI takes it, with the part of this rank passed over."""
+        """Return a buffer in the form of MPI, without the part of this rank."""
         starts = np.cumsum([0, *counts])[:-1].tolist()
         others = [0 if r == self.rank else count for r, count in enumerate(counts)]
         return [buffer, (others, starts)]
@@ -130,12 +131,12 @@ class MpiComm:
         name: str = "scatter",
         include_self: bool = True,
     ) -> Request:
-        """One MPI operation, or messages from the root."""
-        nothing, is_root = receive[:0], self.rank == root
-        parts = _parts(send, counts) if is_root and send is not None else [nothing] * self.size
+        """Scatter in one MPI operation, or in messages from the root."""
+        empty, is_root = receive[:0], self.rank == root
+        parts = _parts(send, counts) if is_root and send is not None else [empty] * self.size
         copied = (receive, parts[root]) if is_root and include_self else None
         if self._largest is not None:
-            incoming = [receive if r == root else nothing for r in range(self.size)]
+            incoming = [receive if r == root else empty for r in range(self.size)]
             return self._post(name, lambda: self._pairwise(parts, incoming), copied)
         outgoing = [send, list(counts)] if is_root else None
         into = self._mpi.IN_PLACE if is_root else receive
@@ -150,37 +151,37 @@ class MpiComm:
         name: str = "gather",
         include_self: bool = True,
     ) -> Request:
-        """One MPI operation, or messages to the root."""
-        nothing, is_root = send[:0], self.rank == root
+        """Gather in one MPI operation, or in messages to the root."""
+        empty, is_root = send[:0], self.rank == root
         whole = receive if is_root else None
-        parts = [nothing] * self.size if whole is None else _parts(whole, counts)
+        parts = [empty] * self.size if whole is None else _parts(whole, counts)
         copied = (parts[root], send) if is_root and include_self else None
         if self._largest is not None:
-            outgoing = [send if r == root else nothing for r in range(self.size)]
+            outgoing = [send if r == root else empty for r in range(self.size)]
             return self._post(name, lambda: self._pairwise(outgoing, parts), copied)
         into = [receive, list(counts)] if is_root else None
         given = self._mpi.IN_PLACE if is_root else send
         return self._post(name, lambda: [self._comm.Igatherv(given, into, root)], copied)
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Block until all ranks have called this."""
         self._post("barrier", lambda: [self._comm.Ibarrier()]).wait()
 
     def abort(self, code: int) -> None:
-        """End the job with exit code ``code``; what was written before still comes out."""
+        """Flush the output and end the job with exit code ``code``."""
         sys.stdout.flush()
         sys.stderr.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where MPI would say again that it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides MPI's own message about the abort
         self._comm.Abort(code)
 
-    def local_ranks(self) -> tuple[int, int]:
-        """Number of this rank among those on this host, and how many those are."""
-        return self._number, self._neighbours
+    def local_ranks(self) -> HostRanks:
+        """Return the index of this rank on its host, and the number of ranks there."""
+        return self._local_ranks
 
     def _pairwise(self, parts: Sequence[Buffer], receive: Sequence[Buffer]) -> list[MPI.Request]:
-        """To and from each other rank messages of at most ``largest`` elements.
+        """Post messages of at most ``largest`` elements from and to each other rank.
 
-        MPI keeps those of a pair of ranks in order.
+        MPI delivers the messages of a pair of ranks in order.
         """
         others = [r for r in range(self.size) if r != self.rank]
         return [
@@ -194,9 +195,9 @@ class MpiComm:
         start: Callable[[], list[MPI.Request]],
         copied: tuple[Buffer, Buffer] | None = None,
     ) -> Request:
-        """Start an operation; ``copied`` is what this rank sends itself, (into, from).
+        """Start an operation; ``copied`` (target, source) is what this rank sends itself.
 
-        MPICH copies that at a tenth of the rate.
+        MPICH would copy that at a tenth of the rate of NumPy.
         """
         began = time.perf_counter()
         if copied is not None:
@@ -207,7 +208,7 @@ class MpiComm:
 
 
 class _MpiRequest:
-    """Requests of MPI that together make one operation."""
+    """The MPI requests of one operation."""
 
     def __init__(
         self,
@@ -221,7 +222,7 @@ class _MpiRequest:
         self._pause = pause
 
     def wait(self) -> None:
-        """Block; other threads run meanwhile."""
+        """Block until all are complete; other threads run meanwhile."""
         began = time.perf_counter()
         while self._pause and not self._mpi.Request.Testall(self._requests):
             time.sleep(self._pause)
@@ -229,7 +230,7 @@ class _MpiRequest:
         add_wait(self._waited, self._name, began)
 
     def test(self) -> bool:
-        """Ask MPI, which also moves all other operations on."""
+        """Return whether all are complete; MPI makes progress on every operation."""
         began = time.perf_counter()
         complete = bool(self._mpi.Request.Testall(self._requests))
         add_wait(self._waited, self._name, began)
@@ -237,7 +238,7 @@ class _MpiRequest:
 
 
 def _cpu_mask() -> NDArray[np.int64]:
-    """1 for every CPU of this machine that this process may run on."""
+    """Return 1 for every CPU of this host that this process may run on, 0 for the others."""
     mask = np.zeros(os.cpu_count() or 1, np.int64)
     mask[[cpu for cpu in allowed_cpus() if cpu < len(mask)]] = 1
     return mask
@@ -249,7 +250,7 @@ def _parts(buffer: Buffer, counts: Counts) -> list[Buffer]:
 
 
 def _chunks(buffer: Buffer, largest: int | None) -> list[Buffer]:
-    """The buffer in runs of at most ``largest`` elements; at least one when all ranks take part."""
+    """Split a buffer into chunks of at most ``largest`` elements."""
     if largest is None:
         return [buffer]
     return [buffer[i : i + largest] for i in range(0, buffer.size, largest)]
@@ -258,5 +259,6 @@ def _chunks(buffer: Buffer, largest: int | None) -> list[Buffer]:
 def _check(buffer: Buffer, count: int) -> None:
     if buffer.ndim != 1 or not buffer.flags.c_contiguous or buffer.size < count:
         raise ShapeError(
-            f"a message of {count} elements needs a contiguous buffer, not {buffer.shape}"
+            f"a message of {count} elements needs a contiguous buffer of at least {count} elements "
+            f"in one dimension, not one of shape {buffer.shape}"
         )

@@ -1,9 +1,9 @@
-"""Communication that a thread of this process drives while others compute.
+"""Communication driven by a progress thread while other threads compute.
 
-MPI moves messages only when it is called, and not much of a message in one call. Instead of
-calling it between operations, a thread may do nothing else; it has a communicator to itself, so
-that its traffic meets no other. It sleeps between two looks, for where it shares a CPU with a
-kernel, looking costs that kernel time; while somebody waits, it looks without a pause.
+MPI transfers messages only while it is called, and only some kilobytes per call. The progress
+thread polls it all the time, on a duplicated communicator, so that its traffic does not mix with
+other traffic. It sleeps between two polls, because where it shares a CPU with a kernel, polling
+costs the kernel time; while a thread waits for an operation, it polls without a pause.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from dlrmjit_kernels.runtime.threads import reset_affinity
 
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request, add_wait
 
-_SHARED_CPU_PAUSE = 2e-4  # seconds between two looks of a thread that shares its CPU
-_DEDICATED_CPU_PAUSE = 2e-5  # of one that has a CPU to itself
+_SHARED_CPU_PAUSE = 2e-4  # seconds between polls if the thread shares a CPU with kernels
+_DEDICATED_CPU_PAUSE = 2e-5  # seconds between polls if it has a CPU to itself
 
-_POLLS = 16  # one moves some kilobytes
+_POLLS = 16  # polls between two pauses; each transfers some kilobytes
 
 _SYNCHRONOUS = ("abort", "duplicate", "local_ranks")
 _LABELS = {"alltoallv": "alltoall", "allgatherv": "allgather", "scatterv": "scatter"}
@@ -31,7 +31,7 @@ _LABELS = {"alltoallv": "alltoall", "allgatherv": "allgather", "scatterv": "scat
 
 @dataclass
 class _Operation:
-    """An operation on its way through the thread."""
+    """An operation that the thread posts and completes."""
 
     start: Callable[[], Request]
     name: str
@@ -42,7 +42,7 @@ class _Operation:
     is_awaited: bool = False
 
     def wait(self) -> None:
-        """Sleep until the thread says it is done; raises what it met."""
+        """Block until the operation is complete; raises the exception that it raised."""
         began = time.perf_counter()
         self.is_awaited = True
         self.done.wait()
@@ -51,7 +51,7 @@ class _Operation:
             raise self.error
 
     def test(self) -> bool:
-        """Whether the thread has said so."""
+        """Return whether the operation is complete; raises the exception that it raised."""
         if self.done.is_set() and self.error is not None:
             raise self.error
         return self.done.is_set()
@@ -62,8 +62,8 @@ class ThreadedComm:
 
     Parameters
     ----------
-    comm : a communicator that nobody else uses
-    cpus : CPUs that the thread has to itself; by default it shares those of its process
+    comm : a communicator without other users
+    cpus : CPUs for the thread; by default it shares those of its process
     """
 
     def __init__(self, comm: Comm, cpus: Sequence[int] = ()) -> None:
@@ -76,37 +76,35 @@ class ThreadedComm:
         self._thread.start()
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._comm, name)
-        if name in _SYNCHRONOUS or not callable(found):
-            return found
+        attribute = getattr(self._comm, name)
+        if name in _SYNCHRONOUS or not callable(attribute):
+            return attribute
 
         def enqueue(*args: Any, **options: Any) -> Request:
             label = options.get("name", _LABELS.get(name, name))
-            operation = _Operation(lambda: found(*args, **options) or DONE, label, self.waited)
+            operation = _Operation(lambda: attribute(*args, **options) or DONE, label, self.waited)
             self._queue.put(operation)
             return operation
 
         return enqueue
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Block until all ranks have called this."""
         self.__getattr__("barrier")().wait()
 
     def close(self) -> None:
-        """Complete everything and end the thread."""
+        """Complete all operations and end the thread."""
         self._queue.put(None)
         self._thread.join()
 
 
 def threaded(comm: Comm, cpus: Sequence[int] = ()) -> Comm:
-    """The same ranks, their traffic driven by a thread on ``cpus``."""
-    driven: Any = ThreadedComm(comm.duplicate(), cpus)
-    found: Comm = driven
-    return found
+    """Return a communicator of the same ranks whose traffic a thread on ``cpus`` drives."""
+    return cast(Comm, ThreadedComm(comm.duplicate(), cpus))
 
 
 class _Progress:
-    """What the thread does."""
+    """The loop of the thread."""
 
     def __init__(
         self, comm: Comm, operations: queue.SimpleQueue[_Operation | None], cpus: tuple[int, ...]
@@ -114,20 +112,20 @@ class _Progress:
         self._queue, self._cpus = operations, cpus
         self._pause = _DEDICATED_CPU_PAUSE if cpus else _SHARED_CPU_PAUSE
         self._in_flight: list[_Operation] = []
-        self._ends = False
+        self._is_closed = False
 
     def run(self) -> None:
-        """Post and complete operations until told to end."""
+        """Post and complete operations until the queue is closed."""
         if self._cpus:
-            os.sched_setaffinity(0, self._cpus)  # of this thread alone
+            os.sched_setaffinity(0, self._cpus)  # 0 is this thread, not the process
         else:
             reset_affinity()
-        while self._in_flight or not self._ends:
+        while self._in_flight or not self._is_closed:
             self._post_new()
             self._poll()
 
     def _poll(self) -> None:
-        """Push everything on, a while where somebody waits, then leave the CPU to others."""
+        """Make progress on all operations; sleep afterwards unless a thread waits for one."""
         for _ in range(_POLLS):
             self._in_flight = [
                 operation for operation in self._in_flight if not _is_done(operation)
@@ -136,14 +134,14 @@ class _Progress:
             time.sleep(self._pause)
 
     def _post_new(self) -> None:
-        """Post what was handed over; without anything under way, sleep until something is."""
-        while not self._ends:
+        """Post the queued operations; block for the next one if none is in flight."""
+        while not self._is_closed:
             try:
                 operation = self._queue.get(block=not self._in_flight)
             except queue.Empty:
                 return
             if operation is None:
-                self._ends = True
+                self._is_closed = True
             else:
                 self._post(operation)
 
@@ -151,7 +149,7 @@ class _Progress:
         try:
             operation.request = operation.start()
             self._in_flight.append(operation)
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # raised in the thread that waits
             operation.error = error
             operation.done.set()
 
@@ -161,7 +159,7 @@ def _is_done(operation: _Operation) -> bool:
         assert operation.request is not None
         if not operation.request.test():
             return False
-    except BaseException as error:  # handed to whoever waits
+    except BaseException as error:  # raised in the thread that waits
         operation.error = error
     operation.done.set()
     return True

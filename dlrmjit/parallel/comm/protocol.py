@@ -1,15 +1,15 @@
-"""What a rank can say to the others.
+"""The operations of a communicator, as every module of this package sees them.
 
-Everything takes a communicator as its argument. Operations move one-dimensional buffers and
-return a request; waiting at once is the blocking form. Parts of a buffer that belong to
-different ranks lie one after the other, in the order of the ranks.
+Operations transfer one-dimensional buffers and return a request; waiting immediately is the
+blocking form. The parts of a buffer that belong to different ranks are contiguous and in the order
+of the ranks; ``counts`` are their numbers of elements.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -18,19 +18,26 @@ Counts = Sequence[int]
 
 
 class Request(Protocol):
-    """An operation under way."""
+    """An operation in flight."""
 
     def wait(self) -> None:
-        """Return when the operation is complete."""
+        """Block until the operation is complete."""
 
     def test(self) -> bool:
-        """Whether the operation is complete; pushes it on."""
+        """Return whether the operation is complete; makes progress on it."""
+
+
+class HostRanks(NamedTuple):
+    """The rank of this process among those of its host, and their number."""
+
+    rank: int
+    size: int
 
 
 class Comm(Protocol):
     """A group of ranks that call the same operations in the same order.
 
-    ``waited`` sums the seconds spent in posting, testing and waiting, by name of the operation.
+    ``waited`` has the total seconds spent in posting, testing and waiting, by operation ``name``.
     """
 
     rank: int
@@ -38,15 +45,15 @@ class Comm(Protocol):
     waited: dict[str, float]
 
     def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
-        """Replace ``buffer`` by the sum over all ranks."""
+        """Replace ``buffer`` by its sum over all ranks."""
 
     def reduce_scatter(self, send: Buffer, receive: Buffer, counts: Counts) -> Request:
-        """Sum ``send`` over all ranks; rank r receives its part of ``counts[r]`` elements."""
+        """Sum ``send`` over all ranks; rank r receives its ``counts[r]`` elements."""
 
     def allgatherv(
         self, send: Buffer, receive: Buffer, counts: Counts, name: str = "allgather"
     ) -> Request:
-        """Give every rank the parts ``send`` of all ranks."""
+        """Concatenate ``send`` of all ranks in ``receive`` on every rank."""
 
     def alltoallv(
         self,
@@ -57,10 +64,10 @@ class Comm(Protocol):
         name: str = "alltoall",
         include_self: bool = True,
     ) -> Request:
-        """Send each rank its part, receive one from each.
+        """Send each rank its part of ``send``; receive a part from each.
 
-        Without ``own`` what a rank has for itself stays where it is: its parts of both buffers are
-        passed over. So in the two operations below for the root.
+        Without ``include_self`` a rank sends itself nothing: its own parts of both buffers are
+        skipped. The same holds for the root in the two operations below.
         """
 
     def scatterv(
@@ -72,7 +79,7 @@ class Comm(Protocol):
         name: str = "scatter",
         include_self: bool = True,
     ) -> Request:
-        """Rank ``root`` sends each rank its part."""
+        """Send each rank its part of the root's ``send``, which is None elsewhere."""
 
     def gatherv(
         self,
@@ -83,29 +90,29 @@ class Comm(Protocol):
         name: str = "gather",
         include_self: bool = True,
     ) -> Request:
-        """Rank ``root`` receives a part from each rank."""
+        """Receive a part from each rank in the root's ``receive``, which is None elsewhere."""
 
     def barrier(self) -> None:
-        """Return when all ranks have called this."""
+        """Block until all ranks have called this."""
 
     def duplicate(self) -> Comm:
-        """The same ranks with traffic of their own; all ranks call this."""
+        """Return a communicator of the same ranks with separate traffic; all ranks call this."""
 
-    def local_ranks(self) -> tuple[int, int]:
-        """Number of this rank among those on this host, and how many those are."""
+    def local_ranks(self) -> HostRanks:
+        """Return the index of this rank on its host, and the number of ranks there."""
 
     def abort(self, code: int) -> None:
-        """End all ranks."""
+        """End all ranks with exit code ``code``."""
 
 
 class _Done:
-    """The request of an operation that was complete when it returned."""
+    """The request of an operation that is already complete."""
 
     def wait(self) -> None:
-        """Nothing is under way."""
+        """Return immediately."""
 
     def test(self) -> bool:
-        """Always complete."""
+        """Return True."""
         return True
 
 
@@ -113,5 +120,5 @@ DONE = _Done()
 
 
 def add_wait(waited: dict[str, float], name: str, began: float) -> None:
-    """Add the seconds since ``began`` to those of the operation ``name``."""
+    """Add the seconds since ``began`` (``time.perf_counter()``) to those of operation ``name``."""
     waited[name] = waited.get(name, 0.0) + time.perf_counter() - began

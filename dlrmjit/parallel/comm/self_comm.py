@@ -1,12 +1,12 @@
-"""The communicator of a single process, so that nothing else needs to ask whether it is alone."""
+"""The communicator of a single process, so that no other code needs a case for one rank."""
 
 from __future__ import annotations
 
-from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, Request
+from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request
 
 
 class SelfComm:
-    """The communicator of a single process: every operation is a copy, or nothing."""
+    """The communicator of a single process: every operation is a copy or does nothing."""
 
     rank = 0
     size = 1
@@ -15,17 +15,17 @@ class SelfComm:
         self.waited: dict[str, float] = {}
 
     def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
-        """The sum over one rank is there already."""
+        """Return: the buffer is the sum already."""
         return DONE
 
     def reduce_scatter(self, send: Buffer, receive: Buffer, counts: Counts) -> Request:
-        """Copy."""
+        """Copy ``send`` to ``receive``."""
         return _copied(send, receive)
 
     def allgatherv(
         self, send: Buffer, receive: Buffer, counts: Counts, name: str = "allgather"
     ) -> Request:
-        """Copy."""
+        """Copy ``send`` to ``receive``."""
         return _copied(send, receive)
 
     def alltoallv(
@@ -37,7 +37,7 @@ class SelfComm:
         name: str = "alltoall",
         include_self: bool = True,
     ) -> Request:
-        """Copy."""
+        """Copy ``send`` to ``receive``."""
         return _copied(send, receive) if include_self else DONE
 
     def scatterv(
@@ -49,7 +49,7 @@ class SelfComm:
         name: str = "scatter",
         include_self: bool = True,
     ) -> Request:
-        """Copy."""
+        """Copy ``send`` to ``receive``."""
         return _copied(send, receive) if include_self and send is not None else DONE
 
     def gatherv(
@@ -61,22 +61,22 @@ class SelfComm:
         name: str = "gather",
         include_self: bool = True,
     ) -> Request:
-        """Copy."""
+        """Copy ``send`` to ``receive``."""
         return _copied(send, receive) if include_self and receive is not None else DONE
 
     def barrier(self) -> None:
-        """There is nobody to wait for."""
+        """Return: no other rank exists."""
 
     def duplicate(self) -> SelfComm:
-        """Another of this process."""
+        """Return another communicator of this process."""
         return SelfComm()
 
-    def local_ranks(self) -> tuple[int, int]:
-        """This one."""
-        return 0, 1
+    def local_ranks(self) -> HostRanks:
+        """Return the only rank."""
+        return HostRanks(0, 1)
 
     def abort(self, code: int) -> None:
-        """There is nobody else to end."""
+        """Return: no other rank exists."""
 
 
 def _copied(send: Buffer, receive: Buffer) -> Request:

@@ -1,4 +1,4 @@
-"""PyTorch files without PyTorch: what the reference program wrote, and what we write for it."""
+"""``.pt`` files without PyTorch: reading the reference program's, and writing files for it."""
 
 import pickle
 import pickletools
@@ -19,7 +19,7 @@ from dlrmjit.errors import CheckpointError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REFERENCE = GOLDEN / "reference_adagrad.pt"  # written by dlrm_s_pytorch.py under torch 2.13
-OURS = GOLDEN / "written.pt"  # written by us, and loaded by torch 2.13 when it was stored
+OURS = GOLDEN / "written.pt"  # written by write_torch_file; torch 2.13 loaded it
 
 FLOATS = st.floats(width=32, allow_nan=False)
 MATRICES = arrays.arrays(
@@ -60,13 +60,13 @@ def test_parameters_are_mapped_not_read():
     assert not table.flags.writeable
 
 
-def test_what_is_written_has_not_changed_since_torch_read_it(tmp_path):
+def test_written_files_are_the_bytes_that_torch_loaded(tmp_path):
     write_torch_file(tmp_path / OURS.name, small_state(), PROGRESS)
     assert (tmp_path / OURS.name).read_bytes() == OURS.read_bytes()
 
 
 @given(st.dictionaries(st.sampled_from(["emb_l.0.weight", "top_l.0.weight", "x"]), MATRICES))
-def test_what_is_written_is_read(state):
+def test_written_files_are_read_back(state):
     path = GOLDEN.parent / ".written.pt"
     try:
         write_torch_file(path, state, PROGRESS, learning_rate=0.5)
@@ -80,7 +80,7 @@ def test_what_is_written_is_read(state):
         path.unlink()
 
 
-def test_a_nested_optimizer_is_kept(tmp_path):
+def test_nested_optimizer_state_is_read_back(tmp_path):
     nested = {"state": {0: {"sum": np.ones((3, 2), "f4"), "step": np.array(2.0)}}, "n": [1, None]}
     write_torch_file(tmp_path / "a.pt", small_state(), {}, nested)
     found = read_torch_file(tmp_path / "a.pt").optimizer
@@ -89,7 +89,7 @@ def test_a_nested_optimizer_is_kept(tmp_path):
     assert found["n"] == [1, None]
 
 
-def test_storages_are_aligned_and_named_as_pytorch_names_them(tmp_path):
+def test_storages_are_aligned_and_named_as_in_pytorch(tmp_path):
     write_torch_file(tmp_path / "a.pt", small_state(), {})
     with zipfile.ZipFile(tmp_path / "a.pt") as archive:
         names = archive.namelist()
@@ -153,12 +153,12 @@ def test_names_of_a_parallel_wrapper_are_shortened(tmp_path):
     ("content", "message"),
     [
         (b"\x80\x02}.", "bare pickle"),
-        (b"hello", "not a file that PyTorch saved"),
-        (b"", "not a file that PyTorch saved"),
-        (REFERENCE.read_bytes()[:3000], "cut off or damaged"),
+        (b"hello", "not a file saved by PyTorch"),
+        (b"", "not a file saved by PyTorch"),
+        (REFERENCE.read_bytes()[:3000], "truncated or damaged"),
     ],
 )
-def test_what_pytorch_did_not_save_is_refused(tmp_path, content, message):
+def test_files_that_pytorch_did_not_save_are_refused(tmp_path, content, message):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         read_torch_file(tmp_path / "a.pt")
@@ -197,13 +197,13 @@ def test_a_model_without_state_or_of_other_floats_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("function", [print, eval, np.load, np.zeros(2), Path])
-def test_a_pickle_that_calls_anything_is_refused(function):
+def test_a_pickle_that_calls_other_functions_is_refused(function):
     with pytest.raises(CheckpointError):
         load_pickle(pickle.dumps({"state_dict": function}, protocol=2), "a.pt")
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_do_more_than_fail(data):
+def test_any_other_bytes_raise_a_checkpoint_error(data):
     with suppress(CheckpointError):
         load_pickle(b"\x80\x02" + data, "a.pt")
 
@@ -212,7 +212,7 @@ INTEGERS = st.integers(-3, 12)
 
 
 @given(INTEGERS, st.lists(st.tuples(INTEGERS, INTEGERS), max_size=3))
-def test_a_tensor_never_leaves_its_storage(offset, axes):
+def test_a_tensor_never_exceeds_its_storage(offset, axes):
     shape, strides = tuple(n for n, _ in axes), tuple(s for _, s in axes)
     try:
         tensor = StoredTensor(Storage("0", "f4", 20), offset, shape, strides)
@@ -223,7 +223,7 @@ def test_a_tensor_never_leaves_its_storage(offset, axes):
         assert element == offset + sum(i * s for i, s in zip(index, strides, strict=True))
 
 
-def test_torch_itself_reads_what_is_written(tmp_path):
+def test_torch_reads_written_files(tmp_path):
     torch = pytest.importorskip("torch")
     write_torch_file(tmp_path / "a.pt", small_state(), PROGRESS)
     for weights_only in (True, False):

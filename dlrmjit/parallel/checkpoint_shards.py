@@ -1,0 +1,99 @@
+"""The sharded arrays of a checkpoint: tables, and the optimizer's state of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.checkpoint.manifest import Part
+from dlrmjit.checkpoint.sharded_writer import ArrayShard
+from dlrmjit.optim import STEP, Optimizer
+from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.plan import Shard
+
+NO_WRITER = -1  # of values that another rank has and writes
+
+
+@dataclass(frozen=True)
+class LocalShard(ArrayShard):
+    """A shard on this rank, and the rank that writes it; replicated tables have one writer."""
+
+    writer: int
+
+
+def table_shapes(model: ShardedDLRM) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tables, (M, E)."""
+    return {_name(t): (m, model.plan.dim) for t, m in enumerate(model.plan.table_rows)}
+
+
+def table_shards(model: ShardedDLRM) -> list[LocalShard]:
+    """Return this rank's shards of the tables."""
+    return [
+        LocalShard(_name(shard.table), _part(model, shard), values, max(shard.rank, 0))
+        for shard, values in model.sharded.shard_values()
+    ]
+
+
+def state_shapes(model: ShardedDLRM, optimizer: Optimizer) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all states of tables, (M, E) or (M,)."""
+    per_element, per_row = _state_names(optimizer)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for table, shape in table_shapes(model).items():
+        shapes |= {f"{table}.{name}": shape for name in per_element}
+        shapes |= {f"{table}.{name}": shape[:1] for name in per_row}
+    return shapes
+
+
+def state_shards(model: ShardedDLRM, optimizer: Optimizer) -> Iterator[LocalShard]:
+    """Yield this rank's shards of these states.
+
+    All ranks with columns of a table have the values per row; the one with the first column
+    writes them.
+    """
+    per_element, per_row = _state_names(optimizer)
+    for parameter, shards in model.sharded.parameters():
+        state = optimizer.state(parameter)
+        for i, shard in enumerate(shards):
+            part, writer = _part(model, shard), max(shard.rank, 0)
+            for name, tables in zip(per_element, state.tables, strict=False):
+                yield LocalShard(f"{_name(shard.table)}.{name}", part, tables.table(i), writer)
+            rows = Part("", part.start, part.stop, part.step)
+            writer = writer if shard.first_col == 0 else NO_WRITER
+            for name, tables in zip(per_row, state.tables[len(per_element) :], strict=False):
+                values = tables.table(i).reshape(-1)
+                yield LocalShard(f"{_name(shard.table)}.{name}", rows, values, writer)
+
+
+def table_steps(model: ShardedDLRM, optimizer: Optimizer) -> dict[str, NDArray[np.int64]]:
+    """Return the number of steps of every table by its name in a checkpoint: one for all."""
+    if not any(_state_names(optimizer)):
+        return {}
+    steps = [optimizer.state(p).steps for p, _ in model.sharded.parameters()]
+    here = np.array([max(steps, default=0)], np.int64)  # 0 on a rank without tables
+    everywhere = np.empty(model.comm.size, np.int64)
+    model.comm.allgatherv(here, everywhere, [1] * model.comm.size, name="checkpoint").wait()
+    return {f"{table}.{STEP}": np.array(everywhere.max()) for table in table_shapes(model)}
+
+
+def steps_by_parameter(model: ShardedDLRM, steps: int) -> dict[str, NDArray[np.int64]]:
+    """Return the number of steps by the optimizer's name of each parameter of tables."""
+    count = np.array(steps, np.int64)
+    return {f"{p.name}.0.weight.{STEP}": count for p, _ in model.sharded.parameters()}
+
+
+def _state_names(optimizer: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of states per element, and of those per row that outlive a step."""
+    rule = optimizer.config.tables
+    return rule.table_states, rule.row_states[:1]
+
+
+def _part(model: ShardedDLRM, shard: Shard) -> Part:
+    rows = model.plan.table_rows[shard.table]
+    return Part("", shard.first_row, rows, shard.row_step, shard.first_col, shard.last_col)
+
+
+def _name(table: int) -> str:
+    return f"emb_l.{table}.weight"

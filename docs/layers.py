@@ -95,21 +95,34 @@ def level_of(room: str) -> int:
 MODULES = {module_name(path) for path in SOURCES}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield the product's own modules that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(path: Path, for_types: bool = True) -> Iterator[str]:
+    """Yield the product's own modules that a file imports, also inside functions.
+
+    ``for_types`` includes those that only type checkers import.
+    """
+    tree = ast.parse(path.read_text())
+    skipped = set() if for_types else {id(node) for node in _type_checking(tree)}
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in MODULES else node.module for name in inner]
-        yield from (n for n in names if n.split(".")[0] in ("dlrmjit", "dlrmjit_kernels"))
+        if id(node) not in skipped:
+            yield from (n for n in names if n.split(".")[0] in ("dlrmjit", "dlrmjit_kernels"))
 
 
-def module_arrows() -> dict[str, set[str]]:
+def _type_checking(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the nodes below ``if TYPE_CHECKING``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from ast.walk(node)
+
+
+def module_arrows(for_types: bool = True) -> dict[str, set[str]]:
     """Return for every module the modules that it imports."""
-    return {module_name(path): set(imports(path)) for path in SOURCES}
+    return {module_name(path): set(imports(path, for_types)) for path in SOURCES}
 
 
 def room_arrows() -> dict[str, set[str]]:

@@ -18,6 +18,16 @@ def test_rooms_do_not_import_each_other_in_a_circle():
     assert layers.circles(layers.room_arrows()) == []
 
 
+def test_modules_do_not_import_each_other_in_a_circle():
+    packages = {layers.module_name(p) for p in layers.SOURCES if p.name == "__init__.py"}
+    arrows = {
+        module: imported - packages
+        for module, imported in layers.module_arrows(for_types=False).items()
+        if module not in packages
+    }
+    assert layers.circles(arrows) == []
+
+
 def test_no_import_points_upward():
     assert layers.upward(layers.room_arrows()) == []
 

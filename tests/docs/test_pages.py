@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.layers import ROOT
+from docs.layers import ROOT, SOURCES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 PAGES = [page for page in PAGES if page.exists()]
@@ -55,6 +55,14 @@ def test_source_files_that_a_page_names_exist(page):
 def test_folders_that_the_maps_name_exist(name):
     for folder in re.findall(r"`([\w/]+)/`", (ROOT / "docs" / name).read_text()):
         assert any(f"/{folder}/" in f"/{file}" for file in FILES), folder
+
+
+@pytest.mark.parametrize("name", ["layout.md", "kernels.md", "embedding.md"])
+def test_classes_that_the_maps_name_exist(name):
+    text = (ROOT / "docs" / name).read_text().replace("torch.optim.SparseAdam", "")
+    sources = "\n".join(path.read_text() for path in SOURCES)
+    for cls in set(re.findall(r"`([A-Z][a-z0-9]+[A-Z]\w+)[`(]", text)):
+        assert f"class {cls}" in sources, cls
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

@@ -14,6 +14,7 @@ from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.microkernels.row_gather import GatherSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.unsafe import call, next_task
@@ -76,7 +77,7 @@ def prefetch_distance(row_bytes: int) -> int:
 def _chunks(lookups: Lookups) -> int:
     """Return the number of chunks to cut each table's bags into, of about 4096 lookups each."""
     tasks = 1 + len(lookups.indices) // _CHUNK_LOOKUPS
-    return max(1, min(lookups.samples, -(-tasks // max(1, lookups.tables))))
+    return max(1, min(lookups.samples, ceil_div(tasks, max(1, lookups.tables))))
 
 
 def check_pooled(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.precision import SplitArray
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.splitmix import draw, mix
 
@@ -115,7 +116,7 @@ def _fill_uniform(table: Float32, values: _Uniform, threads: int) -> None:
 
 @task_jit
 def _fill_uniform_pages(thread: int, table: Float32, values: _Uniform, threads: int) -> None:
-    pages = (len(table) + _PAGE - 1) // _PAGE
+    pages = ceil_div(len(table), _PAGE)
     for page in range(thread, pages, threads):
         begin = page * _PAGE
         _fill_run(table[begin : begin + _PAGE], begin, values)
@@ -130,7 +131,7 @@ def _fill_uniform_split(high: UInt16, low: UInt16, values: _Uniform, threads: in
 def _fill_uniform_split_pages(
     thread: int, high: UInt16, low: UInt16, values: _Uniform, threads: int
 ) -> None:
-    pages = (len(high) + _PAGE - 1) // _PAGE
+    pages = ceil_div(len(high), _PAGE)
     scratch = np.empty(min(_PAGE, len(high)), np.float32)
     for page in range(thread, pages, threads):
         begin, end = page * _PAGE, min((page + 1) * _PAGE, len(high))
@@ -148,7 +149,7 @@ def _fill(array: NDArray[Any], value: Any, threads: int) -> None:
 
 @task_jit
 def _fill_array_pages(thread: int, array: NDArray[Any], value: Any, threads: int) -> None:
-    pages = (len(array) + _PAGE - 1) // _PAGE
+    pages = ceil_div(len(array), _PAGE)
     for page in range(thread, pages, threads):
         array[page * _PAGE : min((page + 1) * _PAGE, len(array))] = value
 
@@ -161,7 +162,7 @@ def _touch_pages(data: NDArray[np.uint8], threads: int) -> None:
 @task_jit
 def _touch_some_pages(thread: int, data: NDArray[np.uint8], threads: int) -> None:
     page_bytes = 4 * _PAGE
-    pages = (len(data) + page_bytes - 1) // page_bytes
+    pages = ceil_div(len(data), page_bytes)
     for page in range(thread, pages, threads):
         end = min((page + 1) * page_bytes, len(data))
         for offset in range(page * page_bytes, end, _SMALL_PAGE):

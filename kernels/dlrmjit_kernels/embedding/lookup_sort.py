@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding.lookups import Bags
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.unsafe import next_task
 from dlrmjit_kernels.runtime.workspace import Workspace
@@ -130,7 +131,7 @@ def _make_plan(
     for s in range(S):
         count = offsets[s, N] - offsets[s, 0]
         bits = _bucket_bits(count, rows[s], per_bucket)
-        chunks = max(1, min(N, (count + CHUNK_LOOKUPS - 1) // CHUNK_LOOKUPS))
+        chunks = max(1, min(N, ceil_div(count, CHUNK_LOOKUPS)))
         plan[s, BITS] = bits
         plan[s + 1, FIRST_BUCKET] = plan[s, FIRST_BUCKET] + (1 << bits)
         plan[s + 1, FIRST_CHUNK] = plan[s, FIRST_CHUNK] + chunks

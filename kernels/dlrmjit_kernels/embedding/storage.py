@@ -18,6 +18,7 @@ from dlrmjit_kernels.embedding import init
 from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels.runtime import buffers, numa, threads
+from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.workspace import Workspace
 
 Float32 = NDArray[np.float32]
@@ -157,5 +158,5 @@ def _table_starts(rows: Sequence[int], row_bytes: int) -> list[int]:
     """Return the byte offset of every table, and the end of the last."""
     starts = [0]
     for count in rows:
-        starts.append(starts[-1] + buffers.round_up(count * row_bytes, buffers.ALIGNMENT))
+        starts.append(starts[-1] + round_up(count * row_bytes, buffers.ALIGNMENT))
     return starts

@@ -26,8 +26,8 @@ from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
-from dlrmjit_kernels.runtime import buffers
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.unsafe import call, next_task
@@ -239,8 +239,8 @@ def _state_addresses(tables: TableStorage, state: RowState) -> _StateAddresses:
 
 def _scratch(tables: TableStorage, buckets: Buckets, threads: int) -> _Scratch:
     workspace = tables.workspace
-    per_thread = buffers.round_up(_group_space(tables.row_counts, buckets), 64)
-    width = buffers.round_up(tables.dim, 64)
+    per_thread = round_up(_group_space(tables.row_counts, buckets), 64)
+    width = round_up(tables.dim, 64)
     groups = workspace.get("groups", threads * per_thread, np.int32)
     gradients = workspace.get("gradients", threads * width, np.float32)
     return _Scratch(

@@ -21,6 +21,7 @@ from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.matrix.split_transpose import transpose_weights, transposed_layout
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.gemm_tile import Operands
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.target import Target
 
 _scratch = Scratch()
@@ -139,9 +140,8 @@ def backward_weights(
     """``dw = x.T @ dz`` on words of both, pairs of rows."""
     if dz.cols == 1 or not all(can_round(view_of(m), True, target) for m in (x, dz)):
         return None
-    a, b = (
-        _Narrowed(m, Layout.panels(-(-m.rows // 2), m.cols, target.nr), down=True) for m in (x, dz)
-    )
+    panels = [Layout.panels(ceil_div(m.rows, 2), m.cols, target.nr) for m in (x, dz)]
+    a, b = (_Narrowed(m, at, down=True) for m, at in zip((x, dz), panels, strict=True))
     product = _on_words(a, b, view_of(b.layout), view_of(dw))
     turned = replace(product.product, a=view_of(a.layout).transposed, sums=sums)
     return replace(product, product=turned)
@@ -165,12 +165,12 @@ def _in_rows(a: Layout, c: Layout, target: Target) -> _Narrowed | None:
     if not can_round(view_of(a), False, target):
         return None
     rows = common_block([view_of(c).rows], min(target.row_block, a.rows))
-    return _Narrowed(a, Layout.blocked(a.rows, -(-a.cols // 2), rows, target.nr), down=False)
+    return _Narrowed(a, Layout.blocked(a.rows, ceil_div(a.cols, 2), rows, target.nr), down=False)
 
 
 def _paired(view: View) -> View | None:
     """Float32 numbers as the tile that widens reads them: the first of every pair, if they pair."""
-    at, words = view.cols, -(-view.cols.extent // 2)
+    at, words = view.cols, ceil_div(view.cols.extent, 2)
     if at.uniform:
         return replace(view, cols=Axis(words, max(words, 1), 0, 2 * at.step))
     if at.block % 2:

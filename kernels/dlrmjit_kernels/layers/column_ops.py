@@ -19,6 +19,7 @@ from dlrmjit_kernels.matrix.row_access import Strides, row_start, run_start, str
 from dlrmjit_kernels.microkernels.column_ops import ColumnKernel, ColumnOp
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 
@@ -36,7 +37,7 @@ def walk(step: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) 
 def sums(step: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> F64:
     """What a step sums, (2, cols): tiles of rows are added up from the first to the last."""
     x = matrices[0]
-    found = np.empty((-(-x.rows // _tile_rows(matrices)), 2, x.cols))
+    found = np.empty((ceil_div(x.rows, _tile_rows(matrices)), 2, x.cols))
     bind(step, matrices, constants, found)()
     total: F64 = found.sum(axis=0)
     return total
@@ -87,10 +88,10 @@ def _walk(
     alone: bool,
 ) -> None:
     rows, cols, tile_rows, run, lanes = shape
-    of_run = (run + lanes - 1) // lanes
-    across = (cols // run) * of_run + (cols % run + lanes - 1) // lanes
+    of_run = ceil_div(run, lanes)
+    across = (cols // run) * of_run + ceil_div(cols % run, lanes)
     operands = (kernels, shape, (of_run, across), addresses, strides)
-    run_tasks(_walk_tile, (rows + tile_rows - 1) // tile_rows * across, operands, alone)
+    run_tasks(_walk_tile, ceil_div(rows, tile_rows) * across, operands, alone)
 
 
 @task_jit

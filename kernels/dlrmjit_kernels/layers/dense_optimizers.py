@@ -22,6 +22,7 @@ from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.split_bf16 import SplitBf16
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 
@@ -123,7 +124,7 @@ def _rounded(constants: tuple[float, ...]) -> F32:
 @jit
 def _move_all(p: F32, g: F32, a: F32, b: F32, rule: int, k: F32) -> None:
     run_tasks(
-        _move_run, (p.size + RUN - 1) // RUN, (p, g, a, b, rule, k), p.size < PARALLEL_MIN_ELEMENTS
+        _move_run, ceil_div(p.size, RUN), (p, g, a, b, rule, k), p.size < PARALLEL_MIN_ELEMENTS
     )
 
 
@@ -140,7 +141,7 @@ def _move_halves(
     rows, blocks, width = shape
     pairs = (rows + 1) // 2
     run = max(1, RUN // (2 * width))
-    runs = (pairs + run - 1) // run
+    runs = ceil_div(pairs, run)
     run_tasks(
         _move_pairs,
         blocks * runs,

@@ -17,6 +17,7 @@ from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, position, run_length, strides_of
 from dlrmjit_kernels.microkernels.column_ops import ColumnOp
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
 
 F32 = NDArray[np.float32]
@@ -73,7 +74,7 @@ def check_flat(*arrays: F32) -> None:
 
 @jit
 def _scale(x: F32, factor: np.float32) -> None:
-    run_tasks(_scale_run, (x.size + RUN - 1) // RUN, (x, factor), x.size < PARALLEL_MIN_ELEMENTS)
+    run_tasks(_scale_run, ceil_div(x.size, RUN), (x, factor), x.size < PARALLEL_MIN_ELEMENTS)
 
 
 @task_jit
@@ -119,7 +120,7 @@ def _rows_of_run(cols: int) -> int:
 @jit
 def _runs_of_rows(rows: int, cols: int) -> int:
     """Tasks of a matrix, of about ``RUN`` elements in whole rows."""
-    return (rows + _rows_of_run(cols) - 1) // _rows_of_run(cols)
+    return ceil_div(rows, _rows_of_run(cols))
 
 
 @jit

@@ -12,6 +12,7 @@ from dlrmjit_kernels.layers.interaction_plan import LINE, Sizes
 from dlrmjit_kernels.matrix.row_access import Strides, load_row, row_start, store_row
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.unsafe import prefetch_row
 
@@ -34,9 +35,7 @@ def forward(
 ) -> None:
     """``out = [x, lower triangle of T @ T.T]`` of every sample; x are ``head`` elements."""
     operands = (T, out, strides, cols, head, calls, sizes)
-    run_tasks(
-        _forward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, ALL_THREADS
-    )
+    run_tasks(_forward, ceil_div(T.shape[0], SAMPLES_PER_TASK), operands, ALL_THREADS)
 
 
 @task_jit
@@ -99,9 +98,7 @@ def backward(
 ) -> None:
     """``dT = A @ T; dT[0] += dx`` of every sample."""
     operands = (T, dout, strides, cols, head, dT, calls, sizes)
-    run_tasks(
-        _backward, (T.shape[0] + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK, operands, ALL_THREADS
-    )
+    run_tasks(_backward, ceil_div(T.shape[0], SAMPLES_PER_TASK), operands, ALL_THREADS)
 
 
 @task_jit
@@ -170,7 +167,7 @@ def _run_tiles(
 @jit
 def _fetch_share(address: int, nbytes: int, part: int, parts: int) -> None:
     """Start loading one of some parts: all at once would be waited for."""
-    share = (nbytes + 64 * parts - 1) // (64 * parts) * 64
+    share = ceil_div(nbytes, 64 * parts) * 64
     prefetch_row(address + part * share, share)
 
 

@@ -19,6 +19,7 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.microkernels.gemm_tile import GemmTile
 from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.microkernels.triangle import PackTriangle, UnpackTriangle
+from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
 I64 = NDArray[np.int64]
@@ -58,7 +59,7 @@ class SamplePlan:
 @functools.lru_cache(maxsize=256)
 def sample_plan(features: int, width: int, itself: bool, target: Target) -> SamplePlan:
     """Plan for samples of so many feature vectors of that width."""
-    stride = -(-features // target.nr) * target.nr
+    stride = round_up(features, target.nr)
     return SamplePlan(
         squares=_table(_squares(features, width, target), 3),
         forward=_table(_forward_tiles(features, width, itself, target), 4),
@@ -71,7 +72,7 @@ def sample_plan(features: int, width: int, itself: bool, target: Target) -> Samp
 
 def _sizes(features: int, width: int, stride: int, target: Target) -> Sizes:
     row = width + features * (features + 1) // 2 + target.lanes
-    return stride * width, target.nr, features * stride, stride, -(-row // LINE) * LINE
+    return stride * width, target.nr, features * stride, stride, round_up(row, LINE)
 
 
 def _table(rows: Iterator[tuple[int, ...]], columns: int) -> I64:
@@ -92,11 +93,11 @@ def _forward_tiles(
     features: int, width: int, itself: bool, target: Target
 ) -> Iterator[tuple[int, int, int, int]]:
     lanes, nr = target.lanes, target.nr
-    stride = -(-features // nr) * nr
+    stride = round_up(features, nr)
     for first, last in _triangle_rows(features, itself, target):
         wanted = last if itself else last - 1
         for column in range(0, wanted, nr):
-            cols = min(nr, -(-(wanted - column) // lanes) * lanes)
+            cols = min(nr, round_up(wanted - column, lanes))
             spec = GemmTile(last - first, cols, width, 1, nr)
             yield (
                 first * width,
@@ -134,6 +135,6 @@ def _triangle_rows(features: int, itself: bool, target: Target) -> list[tuple[in
 
 def _tile_rows(rows: int, limit: int) -> Iterator[tuple[int, int]]:
     """The fewest tiles of nearly equal height, none above ``limit``."""
-    tiles = -(-rows // limit)
+    tiles = ceil_div(rows, limit)
     for tile in range(tiles):
         yield rows * tile // tiles, rows * (tile + 1) // tiles

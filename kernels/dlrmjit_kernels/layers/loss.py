@@ -17,6 +17,7 @@ from dlrmjit_kernels.layers.elementwise import Real, sigmoid
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, strides_of
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 F32 = NDArray[np.float32]
@@ -152,7 +153,7 @@ def _clamp_range(threshold: float) -> Pair:
 
 @jit
 def _tasks(samples: int) -> int:
-    return (samples + SAMPLES_PER_TASK - 1) // SAMPLES_PER_TASK
+    return ceil_div(samples, SAMPLES_PER_TASK)
 
 
 @jit

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlrmjit_kernels.errors import BlockingError
+from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
 _LINE_FLOATS = 16
@@ -63,7 +64,7 @@ def check_blocking(blocking: Blocking, target: Target) -> Blocking:
 
 
 def _limits(blocking: Blocking, target: Target) -> list[tuple[str, int, int]]:
-    vectors = -(-blocking.nr // target.lanes)
+    vectors = ceil_div(blocking.nr, target.lanes)
     used = blocking.mr * vectors + vectors + 1 if blocking.mr > 0 else 0
     return [
         ("vector registers", used, target.registers),
@@ -118,9 +119,9 @@ def _reduction_in_cache(target: Target, down: bool) -> int:
 
 
 def _equal_parts(length: int, longest: int) -> int:
-    parts = -(-length // longest)
-    return -(-length // parts) if parts else 1
+    parts = ceil_div(length, longest)
+    return ceil_div(length, parts) if parts else 1
 
 
 def _whole(extent: int, block: int) -> int:
-    return -(-extent // block) * block
+    return round_up(extent, block)

@@ -20,6 +20,7 @@ from dlrmjit_kernels.matrix.relayout import BoundRelayout, bind_relayout
 from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.microkernels.gemm_tile import Operands
 from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 
@@ -104,7 +105,7 @@ def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
     for name in moved:
         copied, size = _COPIED[name](fitting, target)
         copies.append(_copy(product, name, copied, 4 * span))
-        span += -(-size // 16) * 16
+        span += round_up(size, 16)
         fitting = _with_view(fitting, name, copied)
     return _Prepared(plan_of(fitting, target, threads), tuple(copies), span)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, UNROLL
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 # Everything the loops need to know, in elements; see plan.py for where the numbers come from.
@@ -145,7 +146,7 @@ def _tiles(p: Numbers, kernels: int, part: Ints, reduction: Ints, rows: Ints) ->
     """A block of rows, cut into the fewest tiles of nearly equal height."""
     a, b, c, bias, mask = part
     block, count = rows
-    tiles = (count + p.mr - 1) // p.mr
+    tiles = ceil_div(count, p.mr)
     least, taller = count // tiles, count % tiles
     first, left = 0, p.a_rows
     for tile in range(tiles):

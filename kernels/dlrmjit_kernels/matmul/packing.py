@@ -26,8 +26,8 @@ from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.microkernels.copy_rows import CopyRows
 from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.runtime import unsafe
-from dlrmjit_kernels.runtime.buffers import round_up
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target
 
@@ -98,7 +98,7 @@ def packed_plan(
     n["grid_rows"], n["grid_cols"] = grid(down, across, threads, by_cols=True, borders=borders)
     cache = max(target.l3 // 4 // threads, 2 * target.l2)  # or A is packed again too often
     most = cache // (4 * blocking.kc * target.nr)
-    panels = max(1, min(most, -(-int(n["panels"]) // int(n["grid_cols"]))))
+    panels = max(1, min(most, ceil_div(int(n["panels"]), int(n["grid_cols"]))))
     rows = int(n["group"]) * (int(n["row_block"]) if sides[0]["kind"] == ROWS else 1)
     spans = (rows * int(sides[0]["stride"]), panels * int(sides[1]["stride"]))
     room = int(n["grid_rows"] * n["grid_cols"]) * sum(spans)

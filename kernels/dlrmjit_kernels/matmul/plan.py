@@ -23,8 +23,8 @@ from dlrmjit_kernels.matrix.axes import Axis, View, common_block
 from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
-from dlrmjit_kernels.runtime.buffers import round_up
 from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
 PARALLEL_MIN_MULTIPLY_ADDS = 1 << 19  # some microseconds of one core
@@ -196,7 +196,7 @@ def _joined(product: Product, rows: int, mr: int) -> int:
     """
     others = (axis for axis in product.row_axes if axis is not product.a.rows)
     fits = product.shape.down and rows >= mr and all(axis.uniform for axis in others)
-    lowest = rows // -(-rows // mr)
+    lowest = rows // ceil_div(rows, mr)
     if not fits or _is_outer(product) or 2 * lowest >= _SUMS:
         return 1
     return math.lcm(rows, mr) // rows
@@ -217,15 +217,15 @@ def _numbers(
     n = numbers[0]
     n["rows"], n["row_block"] = shape.rows, strides.row_block
     n["mr"] = strides.row_block if _is_outer(product) else blocking.mr
-    n["row_blocks"] = -(-shape.rows // strides.row_block)
-    n["group"] = max(1, -(-blocking.mc // strides.row_block))
-    n["panels"], n["nr"] = -(-shape.cols // nr), nr
+    n["row_blocks"] = ceil_div(shape.rows, strides.row_block)
+    n["group"] = max(1, ceil_div(blocking.mc, strides.row_block))
+    n["panels"], n["nr"] = ceil_div(shape.cols, nr), nr
     n["edge"] = shape.cols - (int(n["panels"]) - 1) * nr
     n["line_bits"] = max(1, 4 * nr // CACHE_LINE).bit_length() - 1
     n["length"] = strides.length
-    n["blocks"] = max(1, -(-shape.length // strides.length))
+    n["blocks"] = max(1, ceil_div(shape.length, strides.length))
     n["last"] = shape.length - (int(n["blocks"]) - 1) * strides.length
-    n["chunk"] = max(1, -(-blocking.kc // strides.length))
+    n["chunk"] = max(1, ceil_div(blocking.kc, strides.length))
     for name in ("a_row_block", "a_block", "b_panel", "b_block", "c_row_block", "c_panel"):
         n[name] = getattr(strides, name)
     n["a_rows"], n["a_skip"] = strides.a_rows, strides.a_skip
@@ -286,7 +286,7 @@ def grid(
 
 def _largest_part(extent: int, block: int, parts: int) -> int:
     """Elements of the largest of the parts that blocks are dealt out in, as the loops do it."""
-    blocks = -(-extent // block)
+    blocks = ceil_div(extent, block)
     ends = [min(extent, block * (blocks * part // parts)) for part in range(parts + 1)]
     return max(after - before for before, after in itertools.pairwise(ends))
 
@@ -335,7 +335,7 @@ def _tile(
 
 
 def _variants(n: np.void) -> set[int]:
-    chunks = -(-int(n["blocks"]) // int(n["chunk"]))
+    chunks = ceil_div(int(n["blocks"]), int(n["chunk"]))
     if chunks == 1:
         return {FIRST | LAST}
     return {FIRST, LAST} | ({0} if chunks > 2 else set())
@@ -354,7 +354,7 @@ def _cuts(n: np.void) -> set[tuple[int, int]]:
     last = int(n["rows"]) - (int(n["row_blocks"]) - 1) * whole
     cuts: set[tuple[int, int]] = set()
     for count in {last, whole} if n["row_blocks"] > 1 else {last}:
-        tiles, first = -(-count // mr), 0
+        tiles, first = ceil_div(count, mr), 0
         for tile in range(tiles):
             rows = count // tiles + (tile < count % tiles)
             left = of_a - first % of_a

@@ -22,6 +22,7 @@ from dlrmjit_kernels.matrix.matrix import Layout
 from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target
 
@@ -62,7 +63,7 @@ def plan_of(product: Product, target: Target, threads: int) -> Plan | SplitPlan:
 
 def _is_split(product: Product, target: Target, plan: Plan) -> bool:
     shape, n = product.shape, plan.numbers[0]
-    tiles = -(-shape.rows // target.mr) * int(n["panels"])
+    tiles = ceil_div(shape.rows, target.mr) * int(n["panels"])
     finish = product.finish
     plain = not (finish.bias or finish.relu or finish.sigmoid or product.mask or product.accumulate)
     plain = plain and not product.odd
@@ -76,7 +77,7 @@ def _split(product: Product, target: Target, plan: Plan, blocking: Blocking) -> 
     layout = Layout.panels(product.shape.rows, product.shape.cols, target.nr)
     own = make_plan(replace(product, c=view_of(layout)), target, 1, blocking)
     blocks, chunk, last = (int(own.numbers[0][name]) for name in ("blocks", "chunk", "last"))
-    parts = np.repeat(own.numbers, -(-blocks // chunk))
+    parts = np.repeat(own.numbers, ceil_div(blocks, chunk))
     parts["blocks"] = chunk
     parts["last"] = parts["length"]
     parts["blocks"][-1] = blocks - chunk * (len(parts) - 1)

@@ -17,6 +17,7 @@ from dlrmjit_kernels.matrix.axes import Axis, View
 from dlrmjit_kernels.microkernels.round_bf16 import RoundBf16
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
@@ -71,7 +72,7 @@ def _plan(source: View, words: View, down: bool, target: Target) -> NDArray[np.v
     n["rows"], n["cols"] = source.rows.extent, source.cols.extent
     n["lanes"], n["down"] = target.lanes, down
     n["tile_rows"] = _tile_rows(source.rows, words.rows, 1 + down)
-    n["vectors"] = -(-words.cols.extent // target.lanes)
+    n["vectors"] = ceil_div(words.cols.extent, target.lanes)
     n["kernel"] = engine.address(RoundBf16(interleave=down), target)
     for side, view in (("source", source), ("target", words)):
         for name, axis in (("row", view.rows), ("col", view.cols)):
@@ -100,7 +101,7 @@ def _word_rows(p: Numbers) -> int:
 
 @jit
 def _tiles(p: Numbers) -> int:
-    tiles: int = (_word_rows(p) + p.tile_rows - 1) // p.tile_rows * p.vectors
+    tiles: int = ceil_div(_word_rows(p), p.tile_rows) * p.vectors
     return tiles
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.runtime.buffers import HUGE_PAGE, aligned_empty, allocate
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.target import current_target
 
 Floats = NDArray[np.float32]
@@ -45,7 +46,7 @@ class Layout:
         each other would fall on the same few sets of the caches.
         """
         block = block_rows * block_cols
-        across = -(-cols // block_cols)
+        across = ceil_div(cols, block_cols)
         across += across % 8 == 0
         return cls(rows, cols, block_rows, block_cols, across * block, block, block_cols)
 
@@ -66,12 +67,12 @@ class Layout:
     @property
     def row_blocks(self) -> int:
         """Blocks down the matrix."""
-        return -(-self.rows // self.block_rows)
+        return ceil_div(self.rows, self.block_rows)
 
     @property
     def col_blocks(self) -> int:
         """Blocks across the matrix."""
-        return -(-self.cols // self.block_cols)
+        return ceil_div(self.cols, self.block_cols)
 
     @property
     def span(self) -> int:

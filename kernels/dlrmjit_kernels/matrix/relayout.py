@@ -20,6 +20,7 @@ from dlrmjit_kernels.microkernels.copy_rows import CopyRows
 from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import get_threads
@@ -97,7 +98,7 @@ def _tiles(p: Numbers) -> int:
 @task_jit
 def _copy_tile(tile: int, plan: Numbers, source: int, target: int) -> None:
     p = plan[0]
-    across = (p.cols + p.tile_cols - 1) // p.tile_cols
+    across = ceil_div(p.cols, p.tile_cols)
     row, col = tile // across * p.tile_rows, tile % across * p.tile_cols
     height, width = min(p.tile_rows, p.rows - row), min(p.tile_cols, p.cols - col)
     a = source + 4 * _source_offset(p, row, col)

@@ -18,6 +18,7 @@ from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 
@@ -30,7 +31,7 @@ Numbers = Any  # a PLAN, or an array of one
 
 def transposed_layout(rows: int, cols: int, to_pairs: bool, target: Target) -> Layout:
     """Layout of the transpose (K, C), or (ceil(K / 2), C) of words, of weights (C, K)."""
-    return Layout.panels(-(-cols // 2) if to_pairs else cols, rows, target.nr)
+    return Layout.panels(ceil_div(cols, 2) if to_pairs else cols, rows, target.nr)
 
 
 def transpose_weights(weights: SplitWeights, address: int, to_pairs: bool) -> None:
@@ -56,8 +57,8 @@ def _plan(rows: int, cols: int, to_pairs: bool, target: Target) -> NDArray[np.vo
 @jit
 def _transpose(plan: Numbers, source: int, target: int) -> None:
     p = plan[0]
-    across = (p.cols + p.width - 1) // p.width
-    tasks = (p.rows + p.width - 1) // p.width * across
+    across = ceil_div(p.cols, p.width)
+    tasks = ceil_div(p.rows, p.width) * across
     run_tasks(_transpose_block, tasks, (plan, source, target, across), ALL_THREADS)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 
@@ -32,7 +33,7 @@ class SplitWeights:
     __slots__ = ("high", "low", "rows")
 
     def __init__(self, rows: int, cols: int) -> None:
-        layout = Layout.panels(-(-rows // 2), cols, current_target().panel(cols))
+        layout = Layout.panels(ceil_div(rows, 2), cols, current_target().panel(cols))
         self.rows = rows
         self.high = Matrix.empty(layout)
         self.low = Matrix.empty(layout)

@@ -35,7 +35,7 @@ from enum import IntEnum
 from llvmlite import ir
 
 from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter, Value, integer
-from dlrmjit_kernels.runtime.buffers import round_up
+from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
 UNROLL = 4
@@ -111,8 +111,8 @@ class _GemmTileEmitter(Emitter):
     def __init__(self, spec: GemmTile, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, ARGUMENTS, _lanes(spec.cols, target))
         self.spec = spec
-        self.vectors = -(-spec.cols // self.lanes)
-        self.chains = max(1, min(UNROLL, -(-_CHAINS // (spec.rows * self.vectors))))
+        self.vectors = ceil_div(spec.cols, self.lanes)
+        self.chains = max(1, min(UNROLL, ceil_div(_CHAINS, spec.rows * self.vectors)))
         read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A, if its rows lie one by one
         self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
         lone = spec.rows == 1 and spec.a_step > 0  # no other tile shares its prefetches

@@ -13,6 +13,7 @@ from llvmlite import ir
 
 from dlrmjit_kernels.codegen.emitter import Emitter, Value, integer
 from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
+from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.target import Target
 
 _UNROLL = 4
@@ -45,7 +46,7 @@ class _Rank1TileEmitter(Emitter):
     def __init__(self, spec: Rank1Tile, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, ARGUMENTS, target.lanes)
         self.spec = spec
-        self.vectors = -(-spec.cols // self.lanes)
+        self.vectors = ceil_div(spec.cols, self.lanes)
         self.edge = spec.cols - (self.vectors - 1) * self.lanes
 
     def emit(self) -> None:

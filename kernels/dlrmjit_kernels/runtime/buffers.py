@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from dlrmjit_kernels.errors import ConfigError, MemoryLimitError, format_gib
 from dlrmjit_kernels.runtime.cgroups import control_groups
+from dlrmjit_kernels.runtime.integers import round_up
 
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
@@ -47,11 +48,6 @@ def aligned_empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -
     raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
     start = -int(raw.ctypes.data) % ALIGNMENT
     return raw[start : start + nbytes].view(dtype).reshape(shape)
-
-
-def round_up(value: int, multiple: int) -> int:
-    """Smallest multiple of ``multiple`` that is at least ``value``."""
-    return -(-value // multiple) * multiple
 
 
 def allocate(nbytes: int, path: str | os.PathLike[str] | None = None) -> Buffer:

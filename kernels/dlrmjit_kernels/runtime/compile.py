@@ -20,14 +20,20 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from numba.core import caching
+from numba.extending import register_jitable
 
 from dlrmjit_kernels import knobs
 from dlrmjit_kernels.runtime.file_lock import FileLock
+from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 
 # As for our own loader (codegen/engine.py): sections of a kernel must lie near each other,
 # however large the tables between free pages are. Read when Numba first compiles.
 if not os.environ.get("NUMBA_USE_LLVMLITE_MEMORY_MANAGER"):
     numba.config.USE_LLVMLITE_MEMORY_MANAGER = 1
+
+# Kernels call these too, but the module that defines them must not load Numba.
+for _function in (ceil_div, round_up):
+    register_jitable(_function)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Call = Callable[[], object]

@@ -14,6 +14,7 @@ from llvmlite import binding
 
 from dlrmjit_kernels import knobs
 from dlrmjit_kernels.errors import TargetError
+from dlrmjit_kernels.runtime.integers import round_up
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
@@ -59,7 +60,7 @@ class Target:
     @property
     def row_block(self) -> int:
         """Rows of a block of activations: whole register tiles, about four dozen rows."""
-        return -(-48 // self.mr) * self.mr
+        return round_up(48, self.mr)
 
     def panel(self, cols: int) -> int:
         """Width of the column panels of a matrix ``cols`` wide: ``nr``, or one lone column."""

@@ -1,4 +1,4 @@
-"""``python -m dlrmjit.convert``: turn data of one format into another."""
+"""``python -m dlrmjit.convert``: convert data from one format into another."""
 
 from __future__ import annotations
 

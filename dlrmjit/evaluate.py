@@ -1,4 +1,4 @@
-"""``python -m dlrmjit.evaluate``: measure a saved model on data."""
+"""``python -m dlrmjit.evaluate``: print the metrics of a saved model on data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m dlrmjit.plan``: print where the tables of a model would live on many ranks."""
+"""``python -m dlrmjit.plan``: propose how to shard the tables of a model over many ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m dlrmjit.predict``: write a saved model's scores of data."""
+"""``python -m dlrmjit.predict``: write the probabilities that a saved model predicts for data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m dlrmjit.train``: train, test and keep a model from the command line."""
+"""``python -m dlrmjit.train``: train, test and save a model."""
 
 from __future__ import annotations
 

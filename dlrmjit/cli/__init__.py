@@ -1,1 +1,1 @@
-"""The command line: parses options, builds data and model, and tells of the run."""
+"""The command line: parses options, builds data and model, and reports on the run."""

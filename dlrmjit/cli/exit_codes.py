@@ -1,4 +1,4 @@
-"""How every command ends: an exit code, and one sentence where something is wrong."""
+"""The exit codes of every command, and the one sentence that reports an error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def exit_code_of(action: Callable[[], None]) -> int:
-    """Run ``action``; the exit code.
+    """Run ``action`` and return the exit code of the process.
 
-    0 when done, 2 for wrong usage or input with one sentence on the standard error, 130 when
-    interrupted, 1 when whoever reads the output went away. Other errors are bugs and are raised.
+    The code is 0 when done, 2 for wrong usage or input, with one sentence on the standard error,
+    130 when interrupted, and 1 when the reader of the output has closed it. Other errors are
+    bugs and are raised.
     """
     try:
         action()
@@ -33,5 +34,5 @@ def exit_code_of(action: Callable[[], None]) -> int:
 
 
 def _silence_stdout() -> None:
-    """Let Python's flush at exit find somewhere to write to."""
+    """Redirect the closed output to the null device, to which Python's flush at exit can write."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

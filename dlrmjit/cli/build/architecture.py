@@ -1,4 +1,4 @@
-"""The parts of a model that nobody asked for, taken from the prepared set it is trained on."""
+"""Defaults of a model's architecture, derived from the prepared set it is trained on."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _HIDDEN, _TOP = (512, 256, 64), (512, 256, 1)
 
 
 def fit_architecture(options: Options, data: Source) -> Options:
-    """The same options with ``--arch-*`` that were not given derived from ``data``.
+    """Return the options with every ``--arch-*`` that was not given derived from ``data``.
 
-    Only for a prepared set without ``--config``, whose tables and dense columns are known; the
-    reference's defaults, of three columns and four rows, hold for everything else.
+    Applies to a prepared set without ``--config``, whose tables and dense columns are known;
+    everything else keeps the reference's defaults.
     """
     processed = options.processed_data_file
     is_set = options.data_generation == "dataset" and processed and Path(processed).is_dir()
     if not is_set or options.base is not None:
         return options
-    found, given = copy.copy(options), options.given
+    derived, given = copy.copy(options), options.given
     bottom_given = "arch_mlp_bot" in given and bool(options.arch_mlp_bot)
     if "arch_sparse_feature_size" not in given:
-        found.arch_sparse_feature_size = options.arch_mlp_bot[-1] if bottom_given else _WIDTH
+        derived.arch_sparse_feature_size = options.arch_mlp_bot[-1] if bottom_given else _WIDTH
     if "arch_mlp_bot" not in given:
-        dense, width = data.dense_features, found.arch_sparse_feature_size
-        found.arch_mlp_bot = (dense, *_HIDDEN, width) if dense else ()
+        dense, width = data.dense_features, derived.arch_sparse_feature_size
+        derived.arch_mlp_bot = (dense, *_HIDDEN, width) if dense else ()
     if "arch_mlp_top" not in given:
-        found.arch_mlp_top = _TOP
-    found.arch_embedding_size = tuple(data.table_rows)
-    return found
+        derived.arch_mlp_top = _TOP
+    derived.arch_embedding_size = tuple(data.table_rows)
+    return derived
 
 
 def derived_line(before: Options, after: Options) -> str:
-    """What was derived, as flags; empty where nothing was."""
+    """Return the derived options as flags, in one line; empty if none was derived."""
     names = ("arch_sparse_feature_size", "arch_mlp_bot", "arch_mlp_top")
     shown = [
         f"--{name.replace('_', '-')}={_dashed(getattr(after, name))}"

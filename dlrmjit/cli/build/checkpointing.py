@@ -1,7 +1,7 @@
-"""Keeping a model while it trains, and going on from one that was kept.
+"""Saving checkpoints during training, and resuming from one.
 
-What is kept beside the parameters goes by the reference's names (``epoch`` and ``iter`` are the
-epoch and the batches done in it), so either program goes on from a ``.pt`` of the other.
+The progress saved with the parameters has the reference's names (``epoch`` and ``iter`` are the
+epoch and the batches done in it), so either program resumes from a ``.pt`` of the other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dlrmjit.optim import Optimizer, Plateau
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a kept run stood, its best results, and how far its learning rate was reduced."""
+    """Progress of a checkpointed run: position, best results, reductions of the learning rate."""
 
     position: Position = field(default_factory=Position)
     best: Best = field(default_factory=Best)
@@ -34,10 +34,10 @@ class Restored:
 
 
 def check_save_path(path: str) -> None:
-    """Refuse, before hours of training, a path at which nothing could be saved.
+    """Refuse a path at which nothing can be saved, before hours of training.
 
-    Raises ConfigError for a folder that does not exist, CheckpointError for one that holds
-    something else than a checkpoint.
+    Raises ConfigError for a folder that does not exist, CheckpointError for a path that holds
+    anything but a checkpoint.
     """
     parent = Path(path).absolute().parent
     if not parent.is_dir():
@@ -49,10 +49,11 @@ def check_save_path(path: str) -> None:
 
 
 def restore(model: DLRM, path: str, batches: int) -> Restored:
-    """Load the parameters kept at ``path`` into ``model``, and say what was kept with them.
+    """Load the parameters at ``path`` into ``model``, and return the progress saved with them.
 
-    ``batches`` are those of an epoch now: a run that stood at their end goes on with the next
-    epoch. Raises CheckpointError when there is no checkpoint, or not one of this model.
+    ``batches`` is the number of batches of an epoch in this run: a run saved after the last of
+    them continues with the next epoch. Raises CheckpointError when there is no checkpoint, or
+    only one of another model.
     """
     print(f"Loading saved model {path}", flush=True)
     progress = persistence.restore(model, path)
@@ -61,17 +62,17 @@ def restore(model: DLRM, path: str, batches: int) -> Restored:
 
 
 def restore_optimizer(optimizer: Optimizer, model: DLRM, path: str, *, strict: bool) -> None:
-    """Load what the optimiser remembered at ``path``.
+    """Load the optimiser state at ``path``.
 
-    Going on with a run (``strict``) needs it; otherwise, where another optimiser was used, this
-    one starts anew with a note.
+    Resuming a run (``strict``) requires it and raises CheckpointError without it; otherwise the
+    optimiser starts from its initial state, with a note.
     """
     try:
         persistence.restore_optimizer(optimizer, model, path)
     except CheckpointError as error:
         if strict:
             raise
-        print(f"dlrmjit: note: the optimizer starts anew: {error}", file=sys.stderr)
+        print(f"dlrmjit: note: the optimiser state is not restored: {error}", file=sys.stderr)
 
 
 def _position(progress: Mapping[str, Any], batches: int) -> Position:
@@ -81,20 +82,20 @@ def _position(progress: Mapping[str, Any], batches: int) -> Position:
 
 
 def _best(progress: Mapping[str, Any]) -> Best:
-    """The best results, which the reference keeps as those of the test that it saved after."""
+    """Return the best results; the reference has them only as those of its last saved test."""
     accuracy = progress.get("best_accuracy", progress.get("test_acc", 0.0))
     auc = progress.get("best_auc", progress.get("test_auc", 0.0))
     return Best(float(accuracy), float(auc))
 
 
 def _plateau(progress: Mapping[str, Any]) -> Plateau:
-    """What was noted of tests that did not improve."""
-    kept = progress.get("plateau")
-    return Plateau(*kept) if kept else Plateau()
+    """Return the count of tests without improvement."""
+    saved = progress.get("plateau")
+    return Plateau(*saved) if saved else Plateau()
 
 
 def _print_progress(progress: Mapping[str, Any]) -> None:
-    """Print the reference's lines about a loaded model, as far as the file says."""
+    """Print the reference's lines about a loaded model, those whose values the file has."""
     if {"epoch", "nepochs", "iter", "nbatches", "nbatches_test"} <= set(progress):
         print(
             "Saved at: epoch = {epoch}/{nepochs}, batch = {iter}/{nbatches}, "
@@ -108,7 +109,7 @@ def _print_progress(progress: Mapping[str, Any]) -> None:
 
 
 class Checkpointer(NullObserver):
-    """Saves the model to ``path`` after every test that improves, or at the end without tests."""
+    """Saves a checkpoint at ``path`` after every test that improves; without tests, at the end."""
 
     def __init__(
         self,
@@ -129,19 +130,18 @@ class Checkpointer(NullObserver):
         self._has_tested = False
 
     def on_step(self, record: StepRecord) -> None:
-        """Remember where training is."""
+        """Record the position of training."""
         self._last = record
 
     def on_test(self, record: TestRecord) -> None:
-        """Save when the model has become better."""
+        """Save if the test improved."""
         self._has_tested = True
         if record.improved:
-            noted = astuple(record.plateau) if self._reduces else None
-            kept = {"plateau": list(noted)} if noted else {}
-            self._save({**_test_results(record.metrics, record.best), **kept})
+            plateau = {"plateau": list(astuple(record.plateau))} if self._reduces else {}
+            self._save({**_test_results(record.metrics, record.best), **plateau})
 
     def on_end(self, result: FitResult) -> None:
-        """Save what no test has judged."""
+        """Save the final model of a run without tests."""
         if not self._has_tested:
             self._save({"test_acc": 0.0})
 
@@ -149,7 +149,7 @@ class Checkpointer(NullObserver):
         if self._last is None:
             return
         print(f"Saving model to {self._path}", flush=True)
-        at = {
+        position = {
             "epoch": self._last.epoch,
             "iter": self._last.batch + 1,
             "step": self._last.step,
@@ -157,7 +157,7 @@ class Checkpointer(NullObserver):
             "total_loss": 0.0,
             "learning_rate": self._last.learning_rate,
         }
-        progress = {**self._lengths, **at, **results}
+        progress = {**self._lengths, **position, **results}
         persistence.save(self._model, self._path, progress=progress, optimizer=self._optimizer)
 
 

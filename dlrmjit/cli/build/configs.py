@@ -1,4 +1,4 @@
-"""From options to the library's own descriptions: the model and how it is trained."""
+"""The model and training configurations that the options describe."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from dlrmjit.config.optimizer import OptimizerConfig, Sgd, UpdateConfig, optimiz
 def model_config(
     options: Options, table_rows: Sequence[int], dense_features: int | None = None
 ) -> ModelConfig:
-    """The model that the options describe, over tables of ``table_rows``.
+    """Return the model that the options describe, over tables of ``table_rows``.
 
-    ``dense_features`` are those of a data set, which override the bottom MLP's input; without
-    any there is no bottom MLP. Raises ConfigError for sizes that do not fit each other.
+    ``dense_features`` is the number of dense columns of a data set, which overrides the input
+    width of the bottom MLP; if it is 0 there is no bottom MLP. Raises ConfigError for sizes that
+    contradict each other.
     """
     bottom = tuple(options.arch_mlp_bot)
     if dense_features is not None:
@@ -51,7 +52,7 @@ def _table_dims(options: Options, table_rows: Sequence[int]) -> tuple[int, ...]:
 
 
 def _bottom_over(dense_features: int, options: Options) -> tuple[int, ...]:
-    """Widths of the bottom MLP over data of so many dense features."""
+    """Return the widths of the bottom MLP over data with ``dense_features`` columns."""
     asked = tuple(options.arch_mlp_bot)
     if dense_features:
         if not asked:
@@ -66,12 +67,12 @@ def _bottom_over(dense_features: int, options: Options) -> tuple[int, ...]:
 
 
 def table_config(options: Options) -> TableConfig:
-    """Where the options say that tables are kept."""
+    """Return where tables are stored and how indices outside them are treated."""
     return TableConfig(options.embedding_dir, options.bounds)
 
 
 def train_config(options: Options) -> TrainConfig:
-    """How the options say to train."""
+    """Return the training configuration that the options describe."""
     return TrainConfig(
         epochs=options.nepochs,
         learning_rate=options.learning_rate,
@@ -90,7 +91,7 @@ def train_config(options: Options) -> TrainConfig:
 
 
 def update_config(options: Options) -> UpdateConfig:
-    """Which optimisers the options ask for, with the constants that they give."""
+    """Return the optimisers of MLPs and tables, with the constants that the options give."""
     return UpdateConfig(
         mlps=_optimizer(options.optimizer, options, options.weight_decay),
         tables=_optimizer(
@@ -102,12 +103,12 @@ def update_config(options: Options) -> UpdateConfig:
 
 
 def _tables_decay(options: Options) -> float:
-    own = options.sparse_weight_decay
-    return float(options.weight_decay if own is None else own)
+    decay = options.sparse_weight_decay
+    return float(options.weight_decay if decay is None else decay)
 
 
 def _optimizer(name: str, options: Options, weight_decay: float) -> OptimizerConfig:
-    """The optimiser of that name; an option that it does not know is not asked for."""
+    """Return the optimiser called ``name``, with the options that apply to it."""
     changes: dict[str, float] = {"weight_decay": weight_decay}
     if name == "sgd":
         return Sgd(momentum=options.momentum, **changes)
@@ -117,7 +118,7 @@ def _optimizer(name: str, options: Options, weight_decay: float) -> OptimizerCon
 
 
 def _tables_rate(options: Options) -> float:
-    """The tables' learning rate as a multiple of the MLPs'."""
+    """Return the tables' learning rate as a multiple of the MLPs'."""
     if options.sparse_learning_rate is None:
         return 1.0
     if options.learning_rate == 0:
@@ -144,10 +145,10 @@ def _early_stopping(options: Options) -> int:
 
 
 def is_testing(options: Options) -> bool:
-    """Whether training is tested on the way.
+    """Return whether there are tests during training.
 
-    As in the reference only when ``--test-freq`` is positive; but synthetic data, which the
-    reference does not have, are tested after each epoch unless told otherwise.
+    As in the reference, only if ``--test-freq`` is positive; but with synthetic data, which the
+    reference does not have, the model is tested after each epoch unless ``--test-freq`` is given.
     """
     if options.test_freq > 0:
         return True
@@ -157,7 +158,7 @@ def is_testing(options: Options) -> bool:
 def require_memory(config: ModelConfig, options: Options, available: int) -> None:
     """Raise MemoryLimitError, with the figures, for a model that ``available`` bytes cannot hold.
 
-    Nothing is allocated before this has passed.
+    Call it before anything is allocated.
     """
     need = estimated_memory(config, options)
     if need.total > available:
@@ -165,7 +166,7 @@ def require_memory(config: ModelConfig, options: Options, available: int) -> Non
 
 
 def estimated_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
-    """What the model, a step of it and its optimiser are expected to take."""
+    """Return the estimated bytes of the model, a training step and the optimiser state."""
     lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
     in_files = options.embedding_dir is not None
     update = update_config(options)
@@ -179,7 +180,7 @@ def _memory_message(need: MemoryEstimate, options: Options, available: int) -> s
         f"{name} needs {format_gib(need.total)} of memory ({format_gib(need.tables)} for the tables, "
         f"{format_gib(need.mlp)} for the MLPs, {states}{format_gib(need.step)} for a batch of "
         f"{options.mini_batch_size}), but {format_gib(available)} are available; bound the rows of "
-        "its tables with --max-ind-range, give other tables with --arch-embedding-size, keep them "
+        "its tables with --max-ind-range, give other tables with --arch-embedding-size, store them "
         "in files with --embedding-dir, or spread "
         f"them over {-(-need.total // max(available, 1))} such machines with mpiexec"
     )

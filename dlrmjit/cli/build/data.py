@@ -1,4 +1,4 @@
-"""From options to the batches to train and to test on."""
+"""The sources of batches to train and to test on, as the options describe them."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ _TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on and what to test on; their tables and dense features agree."""
+    """The sources to train and to test on, with the same tables and dense features."""
 
     train: Source
     test: Source
 
 
 def make_data(options: Options, rng: np.random.RandomState) -> Data:
-    """The data that the options ask for.
+    """Return the data that the options describe.
 
-    ``rng`` is the stream of the run: what random data and the shuffling of a data set draw
-    comes before the model's parameters, as in the reference. Raises ConfigError or DataError.
+    ``rng`` is the random stream of the run. Random data and the shuffling of a data set draw
+    from it before the model's parameters do, as in the reference. Raises ConfigError or
+    DataError.
     """
     kinds = {"random": _random, "synthetic": _synthetic, "dataset": _dataset}
     return kinds[options.data_generation](options, rng)
 
 
 def _random(options: Options, rng: np.random.RandomState) -> Data:
-    """Random batches; training and test share one stream, as in the reference."""
+    """Return random batches; training and test share one stream, as in the reference."""
     return Data(_random_source(options, rng), _random_source(options, rng))
 
 
@@ -71,7 +72,7 @@ def _random_source(options: Options, rng: np.random.RandomState) -> RandomSource
 
 
 def _dense_features(options: Options) -> int:
-    """Columns to generate: what the bottom MLP takes."""
+    """Return the number of dense columns to generate: the input width of the bottom MLP."""
     return int(options.arch_mlp_bot[0]) if options.arch_mlp_bot else 0
 
 
@@ -116,7 +117,7 @@ def _dataset(options: Options, rng: np.random.RandomState) -> Data:
 
 
 def _criteo(options: Options, rng: np.random.RandomState) -> CriteoData:
-    """The processed file where there is one, else the text, whose processed form is then kept."""
+    """Read the processed file if it exists, else the text, and write its processed form."""
     raw, processed = options.raw_data_file, options.processed_data_file
     if processed and (Path(processed).exists() or not raw):
         return read_processed(processed, read_day_counts(raw) if raw else None)
@@ -132,7 +133,7 @@ def _criteo(options: Options, rng: np.random.RandomState) -> CriteoData:
 
 
 def _split(data: CriteoData, options: Options, rng: np.random.RandomState) -> Split:
-    """By days as the reference does, or as ``--train-fraction`` says."""
+    """Split by days as the reference does, or at ``--train-fraction``."""
     if options.train_fraction is None:
         return split_by_days(data.day_counts, options.data_randomize, rng)
     split = split_by_fraction(len(data), options.train_fraction)
@@ -146,6 +147,6 @@ def _split(data: CriteoData, options: Options, rng: np.random.RandomState) -> Sp
 
 
 def test_batch_size(options: Options) -> int:
-    """Samples of a test batch: as told, or as in training."""
+    """Return the samples of a test batch: ``--test-mini-batch-size``, else as in training."""
     size: int = options.test_mini_batch_size
     return size if size > 0 else int(options.mini_batch_size)

@@ -1,6 +1,6 @@
-"""One rank of several: its share of the machine, of the tables, and of what is said.
+"""One rank of several: its share of the CPUs and of the tables, and how it reports errors.
 
-Without a launcher there is one rank, and nothing here does anything.
+Without a launcher there is one rank, and nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ AnyShardedStep = ShardedStep | ReproducibleStep
 
 
 def bind_to_cpus(comm: Comm, options: Options) -> Comm:
-    """Take this rank's share of the host's CPUs; the communicator that the options ask for.
+    """Bind this rank to its share of the host's CPUs; return the communicator to use.
 
-    Raises ConfigError when communication would take all of the share.
+    Raises ConfigError when ``--comm-cores`` leaves no CPU of the share to compute with.
     """
     if comm.size == 1:
         return comm
-    own = _cpus_of_rank(comm)
+    cpus = _cpus_of_rank(comm)
     reserved = options.comm_cores if options.comm == "thread" else 0
-    if reserved and reserved >= len(own):
+    if reserved and reserved >= len(cpus):
         raise ConfigError(
-            f"--comm-cores={reserved} leaves none of a rank's {len(own)} CPUs to compute with; "
+            f"--comm-cores={reserved} leaves none of a rank's {len(cpus)} CPUs to compute with; "
             "start fewer ranks on this host"
         )
-    computing, talking = own[: len(own) - reserved], own[len(own) - reserved :]
+    computing, communicating = cpus[: len(cpus) - reserved], cpus[len(cpus) - reserved :]
     if computing:
         os.sched_setaffinity(0, computing)
     if options.comm == "thread":
-        return threaded(comm, talking)
+        return threaded(comm, communicating)
     return blocking(comm) if options.comm == "blocking" else comm
 
 
 def _cpus_of_rank(comm: Comm) -> list[int]:
-    """This rank's CPUs among those of its host; none where they cannot be chosen."""
+    """Return this rank's CPUs among those of its host; none where the system cannot bind."""
     if not hasattr(os, "sched_setaffinity"):
         return []
     number, count = comm.local_ranks()
@@ -78,10 +78,10 @@ def _cpus_of_rank(comm: Comm) -> list[int]:
 
 
 def abort_on_error(action: Callable[[], None], comm: Comm) -> None:
-    """Run ``action``; if it fails here, tell why, once, and end all ranks.
+    """Run ``action``; if it fails on this rank, report the error and end all ranks.
 
-    What fails on every rank is told by the first: the others wait a moment, in which it ends
-    them. Does not return after a failure of one rank among several.
+    An error on every rank is reported once, by the first: the others wait until it ends them.
+    Does not return after a failure if there are several ranks.
     """
     if comm.size == 1:
         action()
@@ -103,7 +103,7 @@ def _end(comm: Comm, message: str, code: int) -> None:
 
 
 def is_sharded(options: Options, comm: Comm) -> bool:
-    """Whether tables and batches are dealt out, which one rank does for ``--reproducible``."""
+    """Return whether tables and batches are sharded; ``--reproducible`` does so on one rank too."""
     return comm.size > 1 or options.reproducible is not None
 
 
@@ -114,7 +114,7 @@ def make_model(
     rng: np.random.RandomState,
     initialise: bool,
 ) -> DLRM:
-    """The model of this rank; raises MemoryLimitError before anything is allocated."""
+    """Return the model of this rank; raises MemoryLimitError before anything is allocated."""
     how = {
         "backend": options.backend,
         "rng": rng,
@@ -139,7 +139,7 @@ def make_model(
 
 
 def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
-    """The plan that the options name, a file or a kind, fitting this host's memory."""
+    """Return the plan that the options name, a file or a kind, within this host's memory."""
     shares = options.reproducible or comm.size
     rows, dim = architecture.table_rows, architecture.embedding_dim
     if Path(options.plan).suffix == ".json":
@@ -149,9 +149,9 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
         raise ConfigError(
             f"--reproducible={shares} must be a multiple of the number of ranks, {comm.size}"
         )
-    room = table_memory(architecture, options, comm)
+    memory = table_memory(architecture, options, comm)
     lookups = [options.num_indices_per_lookup] * len(rows)
-    each = room * comm.size // shares
+    each = memory * comm.size // shares
     min_columns = dim if _table_rule(options).row_states else MIN_SHARD_COLUMNS
     plan = propose(
         rows,
@@ -166,7 +166,7 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
 
 
 def read_plan(path: str, architecture: ModelConfig) -> Plan:
-    """The plan in a JSON file; raises ConfigError naming the file."""
+    """Return the plan in a JSON file; raises ConfigError naming the file."""
     try:
         description: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         return plan_from_dict(description, architecture.table_rows, architecture.embedding_dim)
@@ -175,7 +175,7 @@ def read_plan(path: str, architecture: ModelConfig) -> Plan:
 
 
 def table_memory(architecture: ModelConfig, options: Options, comm: Comm) -> int:
-    """Bytes of this host that one rank may fill with tables."""
+    """Return the bytes of this host that one rank may fill with tables."""
     _, count = comm.local_ranks()
     share = -(-options.mini_batch_size // comm.size)
     lookups = options.num_indices_per_lookup
@@ -189,41 +189,43 @@ def _table_rule(options: Options) -> OptimizerConfig:
 
 
 def sharded_source(model: DLRM, source: Source) -> Source:
-    """This rank's part of a source."""
+    """Return this rank's part of a source."""
     if isinstance(model, ShardedDLRM):
         return ShardedSource(source, model.router)
     return source
 
 
 def profile_of(model: DLRM) -> Profile:
-    """A profile that also tells what communication costs."""
+    """Return a profile, which for many ranks includes the time of communication."""
     return Profile(model.comm.waited) if isinstance(model, ShardedDLRM) else Profile()
 
 
 def training_step(
     model: DLRM, options: Options, config: TrainConfig, profile: Profile | None
 ) -> AnyShardedStep | None:
-    """The step of all ranks; None where the ordinary one will do."""
+    """Return the training step of a sharded model; None for a model of one process."""
     if not isinstance(model, ShardedDLRM):
         return None
     if options.reproducible is None:
         return ShardedStep(model, config.optimizer, config.loss, profile)
     if profile:
-        raise ConfigError("--enable-profiling does not go with --reproducible; leave one out")
+        raise ConfigError(
+            "--enable-profiling cannot be combined with --reproducible; leave one out"
+        )
     return ReproducibleStep(model, config.optimizer, config.loss)
 
 
 def measure_function(model: DLRM) -> MeasureFunction | None:
-    """How all ranks evaluate; None where the ordinary way will do."""
+    """Return how all ranks evaluate together; None for a model of one process."""
     return evaluate_sharded if isinstance(model, ShardedDLRM) else None
 
 
 def is_main_rank(model: DLRM) -> bool:
-    """Whether this rank is the one that talks."""
+    """Return whether this rank prints and logs for all."""
     return not isinstance(model, ShardedDLRM) or model.comm.rank == 0
 
 
 def waiting_line(comm: Comm, steps: int) -> str:
-    """How long a step of this rank waited for others, by operation."""
+    """Return a line with the time per step that this rank waited for others, by operation."""
     parts = [f"{name} {1000 * s / max(steps, 1):.2f}" for name, s in sorted(comm.waited.items())]
     return f"Communication exposed per step of {comm.size} ranks, in ms: " + ", ".join(parts)

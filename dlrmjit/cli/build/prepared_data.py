@@ -1,4 +1,4 @@
-"""From options to data that were prepared before: which files, which order, which batches."""
+"""Data prepared before the run: which files, in which order, in which batches."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """Rows to train on and to test on."""
+    """The rows to train on and to test on."""
 
     train: Dataset
     test: Dataset
 
 
 def find_stored(options: Options) -> StoredSplits | None:
-    """Prepared data that the options name, or None where they name text or one ``.npz``.
+    """Return the prepared data that the options name, or None for text or a single ``.npz``.
 
-    Raises DataError for data that are not whole, ConfigError for options that do not fit them.
+    Raises DataError for data that are incomplete, ConfigError for options that contradict them.
     """
-    found = _find(options)
+    splits = _find(options)
     if options.test_split != "test" and not _is_prepared(options):
         raise ConfigError(
             "--test-split=validation needs a prepared set as --processed-data-file=DIR"
         )
-    if found is not None and options.train_fraction is not None:
+    if splits is not None and options.train_fraction is not None:
         raise ConfigError(
             "--train-fraction splits text; prepared data are split already: prepare them with "
             "--split fraction"
         )
-    return found
+    return splits
 
 
 def _find(options: Options) -> StoredSplits | None:
@@ -62,20 +62,19 @@ def _is_prepared(options: Options) -> bool:
 def _prepared(path: str, test: str) -> StoredSplits:
     from dlrmjit.data.prepared.reader import PreparedSet
 
-    found = PreparedSet(path)
-    if test == "test" and test not in found.manifest.splits:
-        train = found.dataset("train")
+    prepared = PreparedSet(path)
+    if test == "test" and test not in prepared.manifest.splits:
+        train = prepared.dataset("train")
         return StoredSplits(train, train.cut(0, 0))
-    return StoredSplits(found.dataset("train"), found.dataset(test))
+    return StoredSplits(prepared.dataset("train"), prepared.dataset(test))
 
 
 def _bin(options: Options) -> StoredSplits:
-    """``NAME_train.bin`` and ``NAME_test.bin`` beside --processed-data-file=NAME.npz."""
+    """Open ``NAME_train.bin`` and ``NAME_test.bin`` for --processed-data-file=NAME.npz."""
     if not (options.processed_data_file and options.raw_data_file):
         raise ConfigError(
-            "--mlperf-bin-loader needs --processed-data-file=DIR/NAME.npz, beside which "
-            "NAME_train.bin and NAME_test.bin lie, and --raw-data-file=DIR/day, beside which "
-            "day_fea_count.npz lies"
+            "--mlperf-bin-loader needs --processed-data-file=DIR/NAME.npz to find NAME_train.bin "
+            "and NAME_test.bin in DIR, and --raw-data-file=DIR/day to find day_fea_count.npz"
         )
     name = Path(options.processed_data_file)
     stem = name.with_name(name.name.split(".")[0])
@@ -87,16 +86,16 @@ def _bin(options: Options) -> StoredSplits:
 
 
 def _days(options: Options) -> StoredSplits:
-    """The reference's memory-map set: one ``_reordered.npz`` per day."""
+    """Read the reference's memory-map set: one ``_reordered.npz`` per day."""
     return StoredSplits(
         *read_days(Path(options.raw_data_file), kaggle=options.data_set == "kaggle")
     )
 
 
 def stored_sources(splits: StoredSplits, options: Options, test_size: int) -> tuple[Source, Source]:
-    """Batches to train and to test on.
+    """Return the sources to train and to test on.
 
-    Stored data are in a shuffled order already, so they are read as they lie unless
+    Stored data are shuffled already, so they are read in their order unless
     ``--data-randomize`` was given: ``total`` shuffles all rows each epoch, ``day`` blocks of
     neighbouring ones. ``--mlperf-bin-shuffle`` shuffles whole batches, as the reference does.
     """

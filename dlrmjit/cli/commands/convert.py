@@ -78,11 +78,11 @@ def _splits_of_bin(source: Path) -> Mapping[str, Dataset]:
 
 
 def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Dataset]:
-    """Every day but the last to train on; its halves as TorchRec has them: validation first."""
+    """Return a day to train on and a day in two parts, validation first, as in TorchRec."""
     if len(days) != 2:
         raise ConfigError(
-            f"{folder} has {len(days)} days; TorchRec folders of two, one to train on and one to "
-            "test on, can be converted"
+            f"{folder} has {len(days)} days, but only TorchRec folders of two can be converted: "
+            "one day to train on and one to test on"
         )
     train, last = open_day(folder, days[0]), open_day(folder, days[1])
     rows = np.maximum(train.table_rows, last.table_rows).tolist()
@@ -104,7 +104,7 @@ def _to_bin(splits: Mapping[str, Dataset], out: Path) -> None:
 
 
 def _to_torchrec(source: Path, out: Path) -> None:
-    """Text, as the arrays that TorchRec makes of it: raw hashes, shifted logarithms."""
+    """Write text as the arrays that TorchRec makes of it: raw hashes, shifted logarithms."""
     rows = read_criteo_text(source)
     out.mkdir(exist_ok=True)
     number = source.name.split(".")[0].rpartition("_")[2]
@@ -112,7 +112,7 @@ def _to_torchrec(source: Path, out: Path) -> None:
 
 
 def _to_multi_hot(prepared: PreparedSet, out: Path) -> None:
-    """MLPerf version 2's days: one to train on, and one of validation, then test."""
+    """Write MLPerf version 2's days: one to train on, and one of validation, then test."""
     out.mkdir(exist_ok=True)
     write_multi_hot_day(out, 0, prepared.dataset("train"))
     held = [name for name in ("validation", "test") if name in prepared.manifest.splits]

@@ -26,10 +26,9 @@ class Given:
 
 
 def load_given(arguments: Any) -> Given:
-    """The model and the rows that the options name.
+    """Return the model and the rows that the options name.
 
-    Raises ConfigError, DataError or CheckpointError; among them for rows that do not fit the
-    model.
+    Raises ConfigError, DataError or CheckpointError, also for rows that do not match the model.
     """
     from dlrmjit.cli.report.machine import use_threads
     from dlrmjit.training.persistence import load
@@ -54,8 +53,8 @@ def _rows(arguments: Any) -> Dataset:
         return open_bin(arguments.data)
     if arguments.vocabulary is None:
         raise ConfigError(
-            f"{arguments.data} is text, whose values have no ids yet: name the prepared set that "
-            "the model was trained on with --vocabulary DIR"
+            f"{arguments.data} is text, whose values have no ids: give the prepared set that the "
+            "model was trained on as --vocabulary DIR"
         )
     return read_with_vocabulary(arguments.data, PreparedSet(arguments.vocabulary))
 
@@ -63,9 +62,9 @@ def _rows(arguments: Any) -> Dataset:
 def check_fits(
     rows: Dataset, table_rows: Sequence[int], dense_features: int, model: object
 ) -> None:
-    """Raise DataError for rows with other columns than the model's, or ids beyond its tables.
+    """Raise DataError for rows with other columns than the model's, or ids outside its tables.
 
-    Whose bounds leave such ids to the model's tables may have them.
+    Rows whose bounds are ``clamp`` or ``ignore`` may have such ids.
     """
     if rows.dense.shape[1] != dense_features or len(rows.table_rows) != len(table_rows):
         raise DataError(
@@ -78,19 +77,20 @@ def check_fits(
             raise DataError(
                 f"{rows.origin}: categorical column {s} has {ours} rows, but its table in {model} "
                 f"has {theirs}; the model was trained on another set, or with another "
-                "--max-ind-range (--bounds says what else to do with ids beyond it)"
+                "--max-ind-range (--bounds clamp and ignore accept ids outside the tables)"
             )
 
 
 def scores_of(given: Given, batch_size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Predicted probabilities and labels of all rows, in order."""
+    """Return predicted probabilities and labels of all N rows in order, each float32 (N,)."""
     from dlrmjit.data.loader import Loader
 
     scores = np.empty(len(given.rows), np.float32)
     labels = np.empty(len(given.rows), np.float32)
-    at = 0
+    begin = 0
     for batch in Loader(given.rows, batch_size).batches():
-        scores[at : at + batch.n] = given.model.predict_proba(batch)
-        labels[at : at + batch.n] = batch.labels
-        at += batch.n
+        end = begin + batch.n
+        scores[begin:end] = given.model.predict_proba(batch)
+        labels[begin:end] = batch.labels
+        begin = end
     return scores, labels

@@ -79,7 +79,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 class Progress:
-    """One line on the standard error: rewritten on a terminal, now and then elsewhere."""
+    """Progress on the standard error: a line that a terminal rewrites, elsewhere one every 10 s."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -88,7 +88,7 @@ class Progress:
         self._shown = time.monotonic()
 
     def __call__(self, step: str, done: int, total: int, rows: int) -> None:
-        """Note that ``done`` of ``total`` (0: unknown) is done in ``step``."""
+        """Show that ``done`` of ``total`` (0: unknown) is done in ``step``."""
         now = time.monotonic()
         if step != self._step:
             self._step, self._began, self._first = step, now, done
@@ -111,7 +111,7 @@ class Progress:
         print(line.ljust(78) if self._terminal else line, end=end, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the line."""
+        """Clear the line."""
         if self._terminal:
             print(" " * 78, end="\r", file=sys.stderr, flush=True)
 

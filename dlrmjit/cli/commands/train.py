@@ -1,4 +1,4 @@
-"""The program: options in, exit code out."""
+"""The command ``train``: parse the options, then load what computes, and run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dlrmjit.cli.options.parse import Options, parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the program's own); the exit code."""
+    """Run the command line ``argv``, by default the program's own; return the exit code."""
 
     def action() -> None:
         _run(parse(sys.argv[1:] if argv is None else argv))
 
     if knobs.launched_rank() == 0:
         return exit_code_of(action)
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+    with open(os.devnull, "w") as null, redirect_stderr(null), redirect_stdout(null):
         return exit_code_of(action)
 
 
 def _run(options: Options) -> None:
-    """Load what computes, after the size of the thread pool is settled, and run."""
+    """Set the size of the thread pool, load the modules that compute, and run."""
     for note in options.notes:
         print(f"dlrmjit: note: {note}", file=sys.stderr)
     if options.threads:

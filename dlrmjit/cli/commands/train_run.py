@@ -1,4 +1,4 @@
-"""One run of the program: build what the options ask for, train or test it, tell of it."""
+"""A training run: build data and model, train or test, report the results."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ from dlrmjit.perf.roofline import Ceilings
 from dlrmjit.training.fit import Best, Observer, evaluate, fit
 from dlrmjit.training.step import TrainingStep
 
-_CEILING_SECONDS = 0.15  # each, at the end of a run: enough for the best of some tries
+_CEILING_SECONDS = 0.15  # for each ceiling at the end of a run: enough for the best of several
 
 
 def run(options: Options, comm: Comm) -> None:
-    """Do what the options ask for; raises DlrmjitError before anything is written or trained."""
+    """Run as the options ask; wrong input raises DlrmjitError before anything is written."""
     _check_outputs(options)
     config = train_config(options)
     mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
@@ -85,7 +85,7 @@ def run(options: Options, comm: Comm) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """What a run works on."""
+    """The model and the data of a run, and the progress it starts from."""
 
     model: DLRM
     data: Data
@@ -101,7 +101,7 @@ def _check_outputs(options: Options) -> None:
 
 
 def _build(options: Options, comm: Comm) -> Session:
-    """Data, then model: both draw from one stream, in the reference's order."""
+    """Build the data, then the model: both draw from one stream, in the reference's order."""
     print("Using CPU...", flush=True)
     sharded = distributed.is_sharded(options, comm)
     if options.data_generation != "dataset" and not sharded:
@@ -134,7 +134,7 @@ def _print_setup(options: Options, architecture: ModelConfig, data: Data) -> Non
 
 
 def _described(options: Options, architecture: ModelConfig) -> dict[str, Any]:
-    """All options and the model, for the log."""
+    """Return all options and the model, for the log."""
     hidden = ("base", "given", "notes")
     values = {name: value for name, value in vars(options).items() if name not in hidden}
     return {"options": values, "given": sorted(options.given), "model": architecture.to_dict()}
@@ -195,7 +195,7 @@ def _train(
 def _training_step(
     options: Options, config: TrainConfig, session: Session, profile: Profile | None
 ) -> TrainingStep | distributed.AnyShardedStep:
-    """What trains on a batch, with what the optimiser remembered when the model was kept."""
+    """Return the step that trains on a batch, with the optimiser state of a loaded model."""
     step = distributed.training_step(session.model, options, config, profile) or TrainingStep(
         session.model,
         config.optimizer,
@@ -211,7 +211,7 @@ def _training_step(
 
 
 def _print_speed(times: StepTimes, profile: Profile | None, config: ModelConfig) -> None:
-    """What was reached of what this machine can do; the ceilings are measured here and now."""
+    """Print the share of the roofline that was reached; measures the ceilings now."""
     ceilings = _ceilings()
     if profile:
         print(profile.table(config, ceilings))

@@ -1,1 +1,1 @@
-"""What a run tells: console lines, progress, logs."""
+"""Reports on a run: console lines, progress, logs, summary."""

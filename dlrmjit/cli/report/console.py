@@ -1,4 +1,4 @@
-"""The lines on the standard output that scripts around the reference program look for."""
+"""The lines on the standard output that scripts written for the reference program parse."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dlrmjit.training.fit import Best, FitResult, NullObserver, StepRecord, Test
 class ConsoleLines(NullObserver):
     """Prints the mean loss of every ``every`` steps, and the result of every test.
 
-    ``is_testing`` says that the run tests on the way, which ends an interval as well. Without
-    ``with_time`` the time per iteration reads -1.00, as in the reference.
+    With ``is_testing`` a test ends an interval as well. Without ``with_time`` the time per
+    iteration is shown as -1.00, as in the reference.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ConsoleLines(NullObserver):
         self._interval = _Interval()
 
     def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
-        """Remember after how many steps a test comes."""
+        """Record the number of steps between tests."""
         self._config = config
 
     def on_step(self, record: StepRecord) -> None:
@@ -54,7 +54,7 @@ class ConsoleLines(NullObserver):
         print(line, flush=True)
 
     def on_end(self, result: FitResult) -> None:
-        """Say which threshold ended the run, if one did."""
+        """Print which threshold ended the run, if one did."""
         if not result.reached_threshold or result.test is None:
             return
         by_accuracy = 0 < self._config.accuracy_threshold <= result.test.accuracy
@@ -78,7 +78,7 @@ class ConsoleLines(NullObserver):
 
 
 class _Interval:
-    """Steps since the last line."""
+    """The steps since the last line."""
 
     def __init__(self) -> None:
         self._steps, self._samples = 0, 0
@@ -96,17 +96,17 @@ class _Interval:
 
     @property
     def loss(self) -> float:
-        """Mean over the samples."""
+        """The mean loss over the samples."""
         return self._loss / self._samples
 
 
 def accuracy_line(metrics: Metrics, best: Best) -> str:
-    """The result of a test without ``--mlperf-logging``."""
+    """Return the line of a test without ``--mlperf-logging``."""
     return f" accuracy {metrics.accuracy * 100:3.3f} %, best {best.accuracy * 100:3.3f} %"
 
 
 def mlperf_line(metrics: Metrics, best: Best) -> str:
-    """The result of a test with ``--mlperf-logging``."""
+    """Return the line of a test with ``--mlperf-logging``."""
     return (
         f"recall {metrics.recall:.4f}, precision {metrics.precision:.4f}, "
         f"f1 {metrics.f1:.4f}, ap {metrics.average_precision:.4f}, "

@@ -31,8 +31,8 @@ def print_model(config: ModelConfig) -> None:
 def print_data(source: Source) -> None:
     """Print every batch of the first epoch.
 
-    The reference walks its random data before it draws the parameters, so they depend on
-    this walk, and ours must take it too.
+    The reference iterates over its random data before it draws the parameters, which advances
+    the random stream; reading the batches here does the same.
     """
     print("data (inputs and targets):")
     for number, batch in enumerate(source.batches()):

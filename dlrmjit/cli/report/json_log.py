@@ -50,14 +50,14 @@ class JsonLog(NullObserver):
         self._file.flush()
 
     def start(self, config: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
-        """The first line: what is run, and on what."""
+        """Write the first line: the configuration and the machine."""
         self.write(
             "start",
             {"version": __version__, "time": time.time(), "config": config, "machine": machine},
         )
 
     def on_step(self, record: StepRecord) -> None:
-        """One training step; ``ms`` without the time to get its data."""
+        """Write a training step; ``ms`` excludes the time to read its data."""
         self.write(
             "step",
             {
@@ -73,7 +73,7 @@ class JsonLog(NullObserver):
         )
 
     def on_test(self, record: TestRecord) -> None:
-        """One test."""
+        """Write the result of a test."""
         extra = {
             "epoch": record.epoch,
             "best_accuracy": record.best.accuracy,
@@ -84,11 +84,11 @@ class JsonLog(NullObserver):
     def evaluated(
         self, step: int, metrics: Metrics, seconds: float, extra: Mapping[str, Any]
     ) -> None:
-        """Metrics after ``step`` steps."""
+        """Write metrics after ``step`` steps."""
         self.write("eval", {"step": step, **asdict(metrics), "seconds": seconds, **extra})
 
     def on_end(self, result: FitResult) -> None:
-        """The last line of a run that was not interrupted."""
+        """Write the last line of a run that was not interrupted."""
         self.write(
             "end",
             {
@@ -106,7 +106,7 @@ class JsonLog(NullObserver):
 
 
 def _jsonable(value: Any) -> Any:
-    """``value`` with JSON's types alone; numbers that are not finite become None."""
+    """Return ``value`` in JSON's types; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(name): _jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

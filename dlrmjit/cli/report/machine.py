@@ -1,4 +1,4 @@
-"""Facts of the machine a run happens on, for the log and the summary."""
+"""Facts about the machine of a run, for the log and the summary."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dlrmjit_kernels.runtime.buffers import available_memory
 from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import available_cpus, get_threads, set_threads
 
-_BUSY = 0.75  # share of the CPUs in others' use from which it is worth a word
+_BUSY = 0.75  # share of the CPUs in use by other programs above which to warn
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def use_threads(count: int | None) -> None:
     """Compute with ``count`` threads, by default with as many as this process has CPUs.
 
-    They are pinned where they fill those CPUs. Raises ThreadError when the pool, sized when
+    Threads are pinned if there is one for each CPU. Raises ThreadError when the pool, sized when
     Numba was imported, is smaller than ``count``.
     """
     set_threads(count or min(available_cpus(), numba.config.NUMBA_NUM_THREADS))
@@ -32,9 +32,9 @@ def use_threads(count: int | None) -> None:
 
 
 def oversubscription(threads: int, cpus: int, load: float) -> str:
-    """What to tell of threads that will wait for each other, in one sentence; or nothing.
+    """Return a warning that threads will compete for CPUs, or nothing.
 
-    ``load`` is the system's average of runnable tasks over the last minute, before this
+    ``load`` is the system's average number of runnable tasks over the last minute, before this
     process computes.
     """
     if threads > cpus:
@@ -51,7 +51,7 @@ def oversubscription(threads: int, cpus: int, load: float) -> str:
 
 
 def warn_if_oversubscribed() -> None:
-    """Say on the error stream what :func:`oversubscription` finds here and now."""
+    """Print the warning of :func:`oversubscription`, if any, on the standard error."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     note = oversubscription(get_threads(), available_cpus(), load)
     if note:
@@ -59,7 +59,7 @@ def warn_if_oversubscribed() -> None:
 
 
 def machine_facts() -> dict[str, Any]:
-    """Processor, instruction set, CPUs, threads, memory in bytes, and versions."""
+    """Return processor, instruction set, CPUs, threads, memory in bytes, and versions."""
     return {
         "cpu": cpu_model(),
         "isa": current_target().isa,
@@ -75,7 +75,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def cpu_model(listing: Path = Path("/proc/cpuinfo")) -> str:
-    """What the processor calls itself, or its architecture where it does not say."""
+    """Return the processor's model name, or its architecture where the system has no name."""
     try:
         lines = listing.read_text().splitlines()
     except OSError:
@@ -85,10 +85,10 @@ def cpu_model(listing: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int:
-    """The most memory this process has had in use, in bytes.
+    """Return the peak of this process's resident memory, in bytes.
 
-    From /proc where there is one: the peak that ``getrusage`` tells on Linux begins with that of
-    the process which started this one.
+    It is read from /proc where that exists: the peak from ``getrusage`` on Linux includes that
+    of the parent process.
     """
     try:
         lines = status.read_text().splitlines()

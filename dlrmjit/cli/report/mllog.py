@@ -14,8 +14,8 @@ from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 class MlperfLog(NullObserver):
     """Prints the events of a run.
 
-    ``is_testing`` says that a test follows the last step of every epoch: the epoch ends after
-    it. An observer hears of an epoch by its first step and of a test by its result, so their
+    With ``is_testing`` a test follows the last step of every epoch, and the epoch ends after it.
+    An observer is notified of an epoch after its first step and of a test after its end, so their
     starts are dated back by the time they took.
     """
 
@@ -24,17 +24,17 @@ class MlperfLog(NullObserver):
         self._open_epoch: int | None = None
 
     def setup(self) -> None:
-        """Events before anything is built."""
+        """Print the events before anything is built."""
         self.event("cache_clear", True)
         self.start("init_start")
 
     def ready(self) -> None:
-        """Events between building and training."""
+        """Print the events between building and training."""
         self.stop("init_stop")
         self.start("run_start")
 
     def hyperparameters(self, seed: int, batch_size: int, config: TrainConfig) -> None:
-        """Events that state how the model is trained."""
+        """Print the events that describe how the model is trained."""
         schedule = config.schedule
         self.event("submission_benchmark", "dlrm")
         self.event("seed", seed)
@@ -48,7 +48,7 @@ class MlperfLog(NullObserver):
         self.event("sgd_opt_learning_rate_decay_poly_power", 2)
 
     def samples(self, train: int, test: int | None) -> None:
-        """Events that state the size of the data."""
+        """Print the events that describe the size of the data."""
         self.event("train_samples", train)
         if test is not None:
             self.event("eval_samples", test)
@@ -75,7 +75,7 @@ class MlperfLog(NullObserver):
             self._epoch_stops()
 
     def on_end(self, result: FitResult) -> None:
-        """Close what is open and say whether the target was met."""
+        """Close open intervals and print whether the target was reached."""
         self._epoch_stops()
         self.stop("run_stop", {"status": "success" if result.reached_threshold else "aborted"})
 

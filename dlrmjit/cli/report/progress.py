@@ -23,7 +23,7 @@ _REFRESH_SECONDS = 0.2
 
 
 class ProgressBar(NullObserver):
-    """Shows a run that starts at ``start``; a context manager that takes the bar away.
+    """Shows the progress of a run from ``start``; a context manager that removes the bar.
 
     Lines printed meanwhile appear above the bar when they go to the same terminal; otherwise
     the standard output is left alone.

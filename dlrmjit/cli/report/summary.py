@@ -1,4 +1,4 @@
-"""What a run came to, in a few sentences for people."""
+"""The results of a run, in a few sentences for people."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dlrmjit.training.fit import FitResult, NullObserver, StepRecord
 
 
 class StepTimes(NullObserver):
-    """Remembers how long each step took, to give their median.
+    """Records the time of each step to report the median.
 
-    The mean would mostly tell of the first step, in which kernels are compiled.
+    The mean would be dominated by the first step, in which kernels are compiled.
     """
 
     def __init__(self) -> None:
@@ -27,21 +27,21 @@ class StepTimes(NullObserver):
         self._lookups = 0
 
     def on_step(self, record: StepRecord) -> None:
-        """Remember a step."""
+        """Record a step."""
         self._seconds.append(record.seconds)
         self._samples += record.samples
         self._lookups += record.lookups
         self._rates.append(record.samples / record.seconds if record.seconds else 0.0)
 
     def describe(self) -> str:
-        """Median time and rate, or nothing without steps."""
+        """Return the median time and rate; empty without steps."""
         if not self._seconds:
             return ""
         ms, rate = 1000 * median(self._seconds), median(self._rates)
         return f"; median step {ms:.2f} ms, {rate:,.0f} samples/s"
 
     def roofline_line(self, config: ModelConfig, ceilings: Ceilings) -> str:
-        """The median step as a share of what this machine needs at least; nothing without steps."""
+        """Return the roofline time of a step as a share of the median step; empty without steps."""
         if not self._seconds:
             return ""
         steps = len(self._seconds)
@@ -62,7 +62,7 @@ def training_summary(
     estimated: int | None = None,
     placement: str = "",
 ) -> str:
-    """Steps, speed, loss, test result and machine of a training run, one line each."""
+    """Return steps, speed, loss, test result and machine of a training run, one line each."""
     lines = [_steps_line(result) + times.describe()]
     if result.steps:
         lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
@@ -73,20 +73,21 @@ def training_summary(
 
 
 def metrics_summary(metrics: Metrics) -> str:
-    """The result of a test in one line, without what is undefined for its labels."""
+    """Return the result of a test in one line, without metrics undefined for its labels."""
     values = {
         "AUC": f"{metrics.auc:.4f}",
         "log loss": f"{metrics.logloss:.4f}",
         "accuracy": f"{metrics.accuracy * 100:.3f} %",
     }
-    found = ", ".join(f"{name} {text}" for name, text in values.items() if "nan" not in text)
-    return f"Test on {metrics.samples:,} samples: {found}"
+    defined = ", ".join(f"{name} {text}" for name, text in values.items() if "nan" not in text)
+    return f"Test on {metrics.samples:,} samples: {defined}"
 
 
 def machine_line(machine: Mapping[str, Any], peak_rss: int, estimated: int | None = None) -> str:
-    """What computed, with how many threads, and the most memory it took.
+    """Return a line with the processor, its threads, and the peak memory of the run.
 
-    ``estimated`` are the bytes of the model and a step, without interpreter, compiler and data.
+    ``estimated`` is the memory of the model and a step in bytes, without interpreter, compiler
+    and data.
     """
     expected = f" (estimated for model and step: {_mib(estimated)})" if estimated else ""
     return (
@@ -104,6 +105,6 @@ def _steps_line(result: FitResult) -> str:
 
 
 def _best_text(result: FitResult) -> str:
-    """What to add where an earlier test was better than the last."""
+    """Return the best AUC as an addition, where an earlier test was better than the last."""
     is_best = result.test is None or not result.best.auc > result.test.auc
     return "" if is_best else f" (best AUC {result.best.auc:.4f})"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from dlrmjit_kernels.matmul.dispatch import Addresses, far_apart, run
-from dlrmjit_kernels.matmul.plan import Finish, Product, misfits
+from dlrmjit_kernels.matmul.plan import Finish, Product, incompatible_operands
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block, view_of
 from dlrmjit_kernels.matrix.bf16_convert import can_round, round_to_pairs
 from dlrmjit_kernels.matrix.matrix import Layout, Matrix
@@ -111,7 +111,7 @@ def forward(
     product = Product(
         pairs, view_of(w), view_of(y), finish=finish, operands=Operands.MIXED, odd=odd
     )
-    moved = misfits(product, target) + far_apart(product, target)
+    moved = incompatible_operands(product, target) + far_apart(product, target)
     return None if "a" in moved else WordProduct(product)
 
 

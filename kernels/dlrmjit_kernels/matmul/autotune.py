@@ -11,7 +11,7 @@ from dlrmjit_kernels.matmul import tuning_cache
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape
 from dlrmjit_kernels.matmul.dispatch import Addresses
 from dlrmjit_kernels.matmul.packing import PackedPlan, packed_plan
-from dlrmjit_kernels.matmul.plan import Finish, Plan, Product, make_plan, misfits
+from dlrmjit_kernels.matmul.plan import Finish, Plan, Product, incompatible_operands, make_plan
 from dlrmjit_kernels.matrix.axes import view_of
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.runtime.target import current_target
@@ -20,7 +20,7 @@ from dlrmjit_kernels.runtime.threads import get_threads
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found for one product: its name, the winner, and its gain over the rule's choice."""
+    """Result for one product: its name, the winner, and the speed-up over the rule's choice."""
 
     operation: str
     shape: Shape
@@ -53,20 +53,20 @@ def _random(matrix: Matrix) -> Matrix:
 
 
 def _plan(product: Product, blocking: Blocking) -> Plan | PackedPlan:
-    """What a layer would run with this blocking."""
+    """Return the plan that a layer would run with this blocking."""
     target, threads = current_target(), get_threads()
-    turned = misfits(product, target)
-    if turned:
-        return packed_plan(product, turned, target, threads, blocking)
+    packed = incompatible_operands(product, target)
+    if packed:
+        return packed_plan(product, packed, target, threads, blocking)
     return make_plan(product, target, threads, blocking)
 
 
-def _tune(name: str, product: Product, at: Addresses, seconds: float) -> Tuned:
+def _tune(name: str, product: Product, operands: Addresses, seconds: float) -> Tuned:
     target, shape = current_target(), product.shape
     choices = tuning_cache.candidates(target, shape)
     plans = {b: _plan(product, b) for b in choices}
     winner, best = tuning_cache.fastest(
-        choices, lambda blocking: plans[blocking].run(at.a, at.b, at.c), seconds
+        choices, lambda blocking: plans[blocking].run(*operands[:3]), seconds
     )
     tuning_cache.store(target, {shape: winner})
     work = 2e-9 * shape.rows * shape.cols * max(shape.length, 1)

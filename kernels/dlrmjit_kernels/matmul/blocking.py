@@ -1,7 +1,7 @@
 """How a product is cut for registers and caches: a value, its limits, and a rule that proposes it.
 
 The rule is pure: the same target and shape always give the same blocking. The tuner may replace
-its proposal by a measured one; whoever proposes, :func:`check_blocking` refuses what cannot work.
+its proposal by a measured one; :func:`check_blocking` refuses either if it cannot work.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
 _LINE_FLOATS = 16
-_LONGEST_PACKED = 1024
-_FEW_BLOCKS = 3
-_ROW_BLOCKS = 4  # that share a panel of B where B is near anyway
+_LONGEST_PACKED = 1024  # steps of the reduction in a kc block
+_FEW_BLOCKS = 3  # of the reduction in a kc block, where all of B passes once
+_ROW_BLOCKS = 4  # that share a panel of B where all of B is in the second cache
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A product ``C[rows, cols] = A[rows, length] B[length, cols]``.
+    """Extents of a product ``C[rows, cols] = A[rows, length] B[length, cols]``.
 
     ``down`` says that A is stored by columns: neighbours in a row of A are far apart.
     """
@@ -35,8 +35,8 @@ class Shape:
 class Blocking:
     """Sizes of the loops around the register tile.
 
-    ``mr`` by ``nr`` is the largest tile, ``kc`` the part of the reduction done before the next
-    panel of B is taken, ``mc`` the rows of A that are kept in the second cache meanwhile.
+    ``mr`` by ``nr`` is the largest tile, ``kc`` the steps of the reduction done before the next
+    panel of B, ``mc`` the rows of A that stay in the second cache meanwhile.
     """
 
     mr: int
@@ -51,7 +51,7 @@ def check_blocking(blocking: Blocking, target: Target) -> Blocking:
     Raises
     ------
     BlockingError
-        Naming the limit that is broken, what was asked and what there is.
+        Naming the limit that is exceeded, what was asked and what there is.
     """
     for name, asked, limit in _limits(blocking, target):
         if not 1 <= asked <= limit:
@@ -74,7 +74,7 @@ def _limits(blocking: Blocking, target: Target) -> list[tuple[str, int, int]]:
 
 
 def choose_blocking(target: Target, shape: Shape) -> Blocking:
-    """Blocking for ``shape`` from the sizes of the caches alone, for operands in blocks.
+    """Choose a blocking from the sizes of the caches alone, for operands in blocks.
 
     The ``mc`` rows of A that meet a panel of B fill 3/8 of the second cache. Where traffic
     decides and not arithmetic, memory is walked in order instead: with few rows all of B passes
@@ -91,13 +91,13 @@ def choose_blocking(target: Target, shape: Shape) -> Blocking:
 
 
 def choose_packed_blocking(target: Target, shape: Shape) -> Blocking:
-    """Blocking for a C in rows, and operands of which parts are packed.
+    """Choose a blocking for a C in rows, and operands of which parts are packed.
 
-    A tile of such a C lies on as many pages as it has rows, so it is visited seldom: chunks of
-    the reduction are long, of whole panels, and a panel of B comes from the second cache.
+    A tile of such a C is on as many pages as it has rows, so it is visited seldom: kc blocks
+    are long, of whole panels, and a panel of B comes from the second cache.
     """
     longest = min(_LONGEST_PACKED, max(256, target.l2 // 8 // (4 * target.nr)))
-    kc = _whole(_equal_parts(shape.length, longest), target.nr)
+    kc = round_up(_equal_parts(shape.length, longest), target.nr)
     return Blocking(target.mr, target.nr, kc, _rows_in_cache(target, shape, kc))
 
 
@@ -106,9 +106,9 @@ def _rows_in_cache(target: Target, shape: Shape, kc: int) -> int:
 
 
 def _reduction_in_cache(target: Target, down: bool) -> int:
-    """How long a part of the reduction lets its panel of B be read from a near cache.
+    """Return the longest kc block whose panel of B is read from a near cache.
 
-    A sixteenth of the second cache: panels come early enough from there, and a long part means
+    A sixteenth of the second cache: panels arrive in time from there, and a long block means
     that C passes seldom. Tiles of up to 8 lanes that read A down its columns touch whole lines
     for a few of their elements, which must last in the first cache until the other tiles of the
     block have used them: of it the panel takes three sixteenths.
@@ -121,7 +121,3 @@ def _reduction_in_cache(target: Target, down: bool) -> int:
 def _equal_parts(length: int, longest: int) -> int:
     parts = ceil_div(length, longest)
     return ceil_div(length, parts) if parts else 1
-
-
-def _whole(extent: int, block: int) -> int:
-    return round_up(extent, block)

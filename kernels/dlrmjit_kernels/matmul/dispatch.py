@@ -1,7 +1,7 @@
-"""Runs a product on matrices of any layout, copying first what the loops cannot use as it lies.
+"""Runs a product on matrices of any layout, copying first what the loops cannot use as stored.
 
-Also copied is what they could use, but only slowly: rows that lie pages apart, when they will be
-read many times. Copies live in a scratch buffer that later calls reuse.
+Also copied is what they could use, but only slowly: rows that are pages apart, when they will be
+read many times. Copies are made in a scratch buffer that later calls reuse.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dlrmjit_kernels.matmul.packing import PackedPlan, can_pack, packed_plan
-from dlrmjit_kernels.matmul.plan import Plan, Product, misfits
-from dlrmjit_kernels.matmul.split_k import SplitPlan, plan_of
+from dlrmjit_kernels.matmul.plan import Plan, Product, incompatible_operands
+from dlrmjit_kernels.matmul.split_k import SplitKPlan, choose_plan
 from dlrmjit_kernels.matrix.axes import View, common_block, view_of
 from dlrmjit_kernels.matrix.matrix import Layout
 from dlrmjit_kernels.matrix.relayout import BoundRelayout, bind_relayout
@@ -25,12 +25,13 @@ from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 
 _scratch = Scratch()
-_FAR = 1024  # elements: rows that start on the same cache set, and each on a page of its own
+_FAR = 1024  # elements: rows this far apart are on one cache set, and each on another page
 _OFTEN = 8  # tiles that read the same rows
+_LINE_FLOATS = 16
 
 
 class Addresses(NamedTuple):
-    """Where the operands of a product start; zero for what it does not have."""
+    """Addresses of the operands of a product; zero for what it does not have."""
 
     a: int
     b: int
@@ -41,8 +42,10 @@ class Addresses(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """A copy of an operand: its number among the addresses, bytes from the start of the scratch,
-    and how to make the copy and to write it back, where that is needed."""
+    """A copy of an operand in the scratch, and how to make it and write it back if needed.
+
+    ``operand`` is its index among :class:`Addresses`, ``offset`` in bytes.
+    """
 
     operand: int
     offset: int
@@ -52,9 +55,9 @@ class _Copy(NamedTuple):
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A product whose operands all fit, the copies it takes, and the floats these take."""
+    """A plan of compatible operands, the copies it needs, and the floats of these copies."""
 
-    plan: Plan | SplitPlan | PackedPlan
+    plan: Plan | SplitKPlan | PackedPlan
     copies: tuple[_Copy, ...] = ()
     span: int = 0
 
@@ -62,15 +65,15 @@ class _Prepared:
 def run(product: Product, at: Addresses, target: Target | None = None) -> None:
     """Compute ``product`` on operands at ``at``; reduction and C may be empty.
 
-    ``target`` is the current one, given by whoever knows it already.
+    Callers that have the current ``target`` pass it, to save looking it up.
     """
     bind(product, at, target)()
 
 
 def bind(product: Product, at: Addresses, target: Target | None = None) -> Call:
-    """A call that computes ``product`` on operands at ``at``, as often as wanted.
+    """Return a call that computes ``product`` on operands at ``at``, as often as wanted.
 
-    Operands must stay where they are. It runs on as many threads as are set now, or fewer.
+    Operands must not move in memory. It runs on as many threads as are set now, or fewer.
     """
     if product.c.rows.extent == 0 or product.c.cols.extent == 0:
         return _nothing
@@ -81,33 +84,33 @@ def bind(product: Product, at: Addresses, target: Target | None = None) -> Call:
 
 
 def _nothing() -> None:
-    """C is empty."""
+    """Compute an empty C."""
 
 
 def _run_on_copies(prepared: _Prepared, at: Addresses) -> None:
-    address, moved = _scratch.address("copies", prepared.span), list(at)
+    scratch, used = _scratch.address("copies", prepared.span), list(at)
     for operand, offset, fetch, _ in prepared.copies:
-        moved[operand] = address + offset
+        used[operand] = scratch + offset
         if fetch is not None:
-            fetch(at[operand], moved[operand])
-    prepared.plan.run(*moved)
+            fetch(at[operand], used[operand])
+    prepared.plan.run(*used)
     for operand, _, _, store in prepared.copies:
         if store is not None:
-            store(moved[operand], at[operand])
+            store(used[operand], at[operand])
 
 
 @functools.lru_cache(maxsize=4096)
 def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
-    moved = sorted({*misfits(product, target), *far_apart(product, target)})
-    if moved and _is_packed(product, moved, target):
-        return _Prepared(packed_plan(product, moved, target, threads))
-    copies, span, fitting = [], 0, product
-    for name in moved:
-        copied, size = _COPIED[name](fitting, target)
-        copies.append(_copy(product, name, copied, 4 * span))
-        span += round_up(size, 16)
-        fitting = _with_view(fitting, name, copied)
-    return _Prepared(plan_of(fitting, target, threads), tuple(copies), span)
+    names = sorted({*incompatible_operands(product, target), *far_apart(product, target)})
+    if names and _is_packed(product, names, target):
+        return _Prepared(packed_plan(product, names, target, threads))
+    copies, span, compatible = [], 0, product
+    for name in names:
+        view, size = _COPY_VIEWS[name](compatible, target)
+        copies.append(_copy(product, name, view, 4 * span))
+        span += round_up(size, _LINE_FLOATS)
+        compatible = _with_view(compatible, name, view)
+    return _Prepared(choose_plan(compatible, target, threads), tuple(copies), span)
 
 
 def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
@@ -118,15 +121,15 @@ def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
     return _Copy(Addresses._fields.index(name), offset, fetch, store)
 
 
-def _is_packed(product: Product, moved: list[str], target: Target) -> bool:
-    """Whether operands are packed part by part where they are used: they must be worth it."""
+def _is_packed(product: Product, names: list[str], target: Target) -> bool:
+    """Return whether to pack operands part by part instead: only large products gain by it."""
     shape = product.shape
     large = shape.rows >= target.mr and shape.cols >= target.nr
-    return large and product.operands is Operands.FP32 and can_pack(product, moved, target)
+    return large and product.operands is Operands.FP32 and can_pack(product, names, target)
 
 
 def far_apart(product: Product, target: Target) -> list[str]:
-    """Operands whose neighbouring rows share few cache sets or pages, and are read often."""
+    """Return the operands read often whose rows share few cache sets or are on many pages."""
     shape, a, b = product.shape, product.a, product.b
     far = []
     if max(a.rows.step, a.cols.step) >= _FAR and shape.cols >= _OFTEN * target.nr:
@@ -137,7 +140,7 @@ def far_apart(product: Product, target: Target) -> list[str]:
 
 
 def _copied_a(product: Product, target: Target) -> tuple[View, int]:
-    """Blocks as the other operands have them; what was contiguous stays so."""
+    """Return blocks as the other operands have them; what was contiguous stays so."""
     a, b = product.a, product.b
     by_rows = a.cols.step == 1
     others = product.row_axes[:1] + product.row_axes[2:]
@@ -160,7 +163,7 @@ def _copied_c(product: Product, target: Target) -> tuple[View, int]:
     return view_of(layout), layout.span
 
 
-_COPIED = {"a": _copied_a, "b": _copied_b, "c": _copied_c, "mask": _copied_c}
+_COPY_VIEWS = {"a": _copied_a, "b": _copied_b, "c": _copied_c, "mask": _copied_c}
 
 
 def _with_view(product: Product, name: str, view: View) -> Product:

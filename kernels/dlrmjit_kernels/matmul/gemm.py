@@ -1,4 +1,4 @@
-"""Matrix product of ordinary row-major arrays, packing included."""
+"""Matrix product of ordinary row-major arrays, packed where that is faster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def gemm(
     trans_b: bool = False,
     accumulate: bool = False,
 ) -> Floats:
-    """``out = op(a) @ op(b)``, or ``out += op(a) @ op(b)`` to accumulate; returns ``out``.
+    """Compute ``out = op(a) @ op(b)``, or ``out += op(a) @ op(b)`` to accumulate; return ``out``.
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ def gemm(
         ``trans_a`` or ``trans_b`` says so.
     out
         Array of the result's shape that overlaps neither ``a`` nor ``b``. It is not read
-        without ``accumulate``. A new one if not given.
+        without ``accumulate``. By default a new array.
 
     Raises
     ------
     ShapeError
-        If an operand is not such an array, the shapes do not fit, or there is nothing to
+        If an operand is not such an array, the shapes do not match, or there is nothing to
         accumulate into.
     """
     of_a, of_b = layout_of(a), layout_of(b)

@@ -1,7 +1,8 @@
 """From the layouts of three operands to everything one run of the loops needs, made once.
 
 A plan is the answer to: do the operands agree on blocks, which must be copied first, which
-register tiles are needed, how is C dealt out to the threads. Calls with the same layouts reuse it.
+register tiles are needed, how is C distributed to the threads. Calls with the same layouts reuse
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape
-from dlrmjit_kernels.matmul.loops import FIRST, LAST, PLAN, sweep
+from dlrmjit_kernels.matmul.loops import FIRST, GEMM_PLAN, LAST, gemm_loops
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block
 from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, GemmTile, Operands
@@ -30,13 +31,13 @@ from dlrmjit_kernels.runtime.target import Target
 PARALLEL_MIN_MULTIPLY_ADDS = 1 << 19  # some microseconds of one core
 _BLOCK_ROWS = 48  # where no operand has blocks: whole tiles of every processor
 _UNEVEN = 0.05  # of the work, for threads that write to pages of their own
-_SUMS = 12  # of vectors, under way at once: two units, a latency of four, and some to spare
+_ACCUMULATORS = 12  # independent vectors: two units, a latency of four, and some to spare
 _ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # one, and a word of two
 
 
 @dataclass(frozen=True)
 class Finish:
-    """What happens to C behind the reduction."""
+    """What is done to C after the reduction."""
 
     bias: bool = False
     relu: bool = False
@@ -45,11 +46,12 @@ class Finish:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """``C = finish(A @ B)`` by layouts alone; ``mask`` keeps C where it is positive.
+    """``C = finish(A @ B)`` by layouts alone; C is zero where ``mask`` is not positive.
 
-    With ``sums`` the sums of the columns of B are wanted as well. ``operands`` says what the
-    elements of A and B are, and whether the last has only an ``odd`` half, as :mod:`tile` does.
-    Products are compared by identity, because plans are looked up by product at every call.
+    With ``sums`` the sums of the columns of B are wanted as well. ``operands`` is the type of the
+    elements of A and B, and ``odd`` says that the last pair has one number only, as in
+    :mod:`.gemm_tile`. Products are compared by identity, because plans are looked up by product
+    at every call.
     """
 
     a: View
@@ -86,9 +88,9 @@ class Product:
 
 @dataclass(frozen=True)
 class Plan:
-    """A product made ready: numbers for the loops and addresses of the tiles."""
+    """A planned product: a ``GEMM_PLAN`` record for the loops and addresses of the tiles."""
 
-    numbers: NDArray[np.void]
+    record: NDArray[np.void]
     kernels: NDArray[np.int64]
     one: int
 
@@ -97,8 +99,8 @@ class Plan:
         self.bind(a, b, c, bias, mask, sums)()
 
     def bind(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> Call:
-        """The compiled loops with operands at these addresses."""
-        return partial(sweep, self.numbers, self.kernels, a, b, c, bias, mask, sums, self.one)
+        """Return the compiled loops with operands at these addresses."""
+        return partial(gemm_loops, self.record, self.kernels, a, b, c, bias, mask, sums, self.one)
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class _Strides:
     a_skip: int = 0
 
 
-def misfits(product: Product, target: Target) -> list[str]:
-    """Operands (``"a"``, ``"b"``, ``"c"``, ``"mask"``) the loops cannot use as they lie.
+def incompatible_operands(product: Product, target: Target) -> list[str]:
+    """Return the operands (``"a"``, ``"b"``, ``"c"``, ``"mask"``) the loops cannot use as stored.
 
     C decides the blocks of rows, A those of the reduction; panels are ``target.nr`` wide and
     contiguous along the columns.
@@ -128,13 +130,14 @@ def misfits(product: Product, target: Target) -> list[str]:
     rows = common_block(product.row_axes, target.row_block)
     length = common_block([product.a.cols, product.b.rows], 1)
     named = {"a": product.a, "b": product.b, "c": product.c, "mask": product.mask}
-    fits = {
+    compatible = {
         "a": lambda v: v.rows.stride(rows) is not None and v.cols.stride(length) is not None,
         "b": lambda v: v.rows.stride(length) is not None and _in_panels(v.cols, target),
         "c": lambda v: v.rows.stride(rows) is not None and _in_panels(v.cols, target),
         "mask": lambda v: v.rows.stride(rows) is not None and _in_panels(v.cols, target),
     }
-    return [name for name, view in named.items() if view is not None and not fits[name](view)]
+    operands = {name: view for name, view in named.items() if view is not None}
+    return [name for name, view in operands.items() if not compatible[name](view)]
 
 
 def _in_panels(axis: Axis, target: Target) -> bool:
@@ -144,19 +147,18 @@ def _in_panels(axis: Axis, target: Target) -> bool:
 def make_plan(
     product: Product, target: Target, threads: int, blocking: Blocking | None = None
 ) -> Plan:
-    """Plan of a product without misfits, for a number of threads.
+    """Plan a product of compatible operands for a number of threads.
 
-    The blocking is the one given, else the tuned one for this processor if there is one, else
-    the chosen one.
+    The blocking is the one given, else the tuned one for this processor, else the rule's.
     """
     blocking = blocking or blocking_for(target, product.shape)
     strides = _strides(product, target, blocking)
-    numbers = _numbers(product, blocking, strides, useful_threads(product.shape, threads))
-    return Plan(numbers, _kernels(product, target, numbers[0]), product.one)
+    record = _record(product, blocking, strides, useful_threads(product.shape, threads))
+    return Plan(record, _kernels(product, target, record[0]), product.one)
 
 
 def useful_threads(shape: Shape, threads: int) -> int:
-    """Of so many threads, those worth the work: one, where waking up others would take longer."""
+    """Return how many of ``threads`` to use: one, if waking the others would take longer."""
     multiply_adds = shape.rows * shape.cols * max(1, shape.length)
     return 1 if multiply_adds < PARALLEL_MIN_MULTIPLY_ADDS else threads
 
@@ -164,9 +166,9 @@ def useful_threads(shape: Shape, threads: int) -> int:
 def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
     rows = common_block(product.row_axes, max(1, min(_BLOCK_ROWS, product.shape.rows)))
     length = common_block([product.a.cols, product.b.rows], blocking.kc)
-    of_a, rows = rows, rows * _joined(product, rows, blocking.mr)
+    of_a, rows = rows, rows * _joined_blocks(product, rows, blocking.mr)
     a_row_block = _stride(product.a.rows, of_a)
-    found = _Strides(
+    strides = _Strides(
         row_block=rows,
         length=length,
         a_row_block=rows // of_a * a_row_block,
@@ -179,25 +181,25 @@ def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
         c_panel=_stride(product.c.cols, target.nr),
     )
     if product.mask is None:
-        return found
+        return strides
     return replace(
-        found,
+        strides,
         mask_row_block=_stride(product.mask.rows, rows),
         mask_panel=_stride(product.mask.cols, target.nr),
     )
 
 
-def _joined(product: Product, rows: int, mr: int) -> int:
-    """How many blocks of rows of A are cut into tiles as one, so that all tiles are ``mr`` high.
+def _joined_blocks(product: Product, rows: int, mr: int) -> int:
+    """Return how many blocks of rows of A to cut into tiles as one, so that all are ``mr`` high.
 
-    A lower tile has fewer sums under way, and with less than a dozen a multiply-add waits for the
-    one before it now and then. Only A may be in blocks, and no tile may cross two borders; where
-    A is read along its rows its blocks are high, and nothing is won.
+    A lower tile has fewer independent accumulators, and with less than a dozen a multiply-add
+    sometimes waits for the one before it. Only A may be in blocks, and no tile may cross two
+    borders; where A is read along its rows its blocks are high, and nothing is gained.
     """
     others = (axis for axis in product.row_axes if axis is not product.a.rows)
-    fits = product.shape.down and rows >= mr and all(axis.uniform for axis in others)
+    possible = product.shape.down and rows >= mr and all(axis.uniform for axis in others)
     lowest = rows // ceil_div(rows, mr)
-    if not fits or _is_outer(product) or 2 * lowest >= _SUMS:
+    if not possible or _is_outer(product) or 2 * lowest >= _ACCUMULATORS:
         return 1
     return math.lcm(rows, mr) // rows
 
@@ -209,27 +211,27 @@ def _stride(axis: Axis, block: int) -> int:
     return stride
 
 
-def _numbers(
+def _record(
     product: Product, blocking: Blocking, strides: _Strides, threads: int
 ) -> NDArray[np.void]:
     shape, nr = product.shape, blocking.nr
-    numbers = np.zeros(1, dtype=PLAN)
-    n = numbers[0]
+    record = np.zeros(1, dtype=GEMM_PLAN)
+    n = record[0]
     n["rows"], n["row_block"] = shape.rows, strides.row_block
     n["mr"] = strides.row_block if _is_outer(product) else blocking.mr
     n["row_blocks"] = ceil_div(shape.rows, strides.row_block)
-    n["group"] = max(1, ceil_div(blocking.mc, strides.row_block))
+    n["mc_row_blocks"] = max(1, ceil_div(blocking.mc, strides.row_block))
     n["panels"], n["nr"] = ceil_div(shape.cols, nr), nr
     n["edge"] = shape.cols - (int(n["panels"]) - 1) * nr
     n["line_bits"] = max(1, 4 * nr // CACHE_LINE).bit_length() - 1
     n["length"] = strides.length
     n["blocks"] = max(1, ceil_div(shape.length, strides.length))
     n["last"] = shape.length - (int(n["blocks"]) - 1) * strides.length
-    n["chunk"] = max(1, ceil_div(blocking.kc, strides.length))
+    n["kc_blocks"] = max(1, ceil_div(blocking.kc, strides.length))
     for name in ("a_row_block", "a_block", "b_panel", "b_block", "c_row_block", "c_panel"):
         n[name] = getattr(strides, name)
     n["a_rows"], n["a_skip"] = strides.a_rows, strides.a_skip
-    n["splits"] = n["mr"] if strides.a_rows < strides.row_block else 1
+    n["crossings"] = n["mr"] if strides.a_rows < strides.row_block else 1
     n["mask_row_block"], n["mask_panel"] = strides.mask_row_block, strides.mask_panel
     n["a_row"], n["b_row"] = product.a.rows.step, product.b.rows.step
     n["c_row"] = product.c.rows.step
@@ -238,21 +240,21 @@ def _numbers(
     cols = round_up(shape.cols, nr // 2)  # a vector costs the same however many lanes are used
     blocks = (shape.rows, strides.row_block), (cols, nr)
     slack = _UNEVEN if _is_outer(product) else 0.0
-    n["grid_rows"], n["grid_cols"] = grid(*blocks, threads, slack, _in_whole_panels(product.c))
-    return numbers
+    n["grid_rows"], n["grid_cols"] = grid(*blocks, threads, slack, _panel_after_panel(product.c))
+    return record
 
 
-def _in_whole_panels(c: View) -> bool:
-    """Whether C lies panel after panel, as weights: threads then take panels of their own.
+def _panel_after_panel(c: View) -> bool:
+    """Return whether C is stored panel after panel, as weights are: threads then share by panels.
 
-    Its update, its copies and the products that read it are dealt out in the same order, so
+    Its update, its copies and the products that read it are distributed in the same order, so
     that most of it stays in the caches of one thread.
     """
     return c.cols.block_stride > c.rows.block_stride
 
 
 def _is_outer(product: Product) -> bool:
-    """Whether nothing is summed, so that registers do not bound the height of a tile."""
+    """Return whether nothing is summed, so that registers do not bound the height of a tile."""
     fp32 = product.operands is Operands.FP32
     return product.shape.length == 1 and fp32 and not product.accumulate
 
@@ -263,19 +265,20 @@ def grid(
     threads: int,
     slack: float = 0.0,
     by_cols: bool = False,
-    borders: tuple[int, int] = (0, 0),
+    line_costs: tuple[int, int] = (0, 0),
 ) -> tuple[int, int]:
-    """How many rectangles down and across C gives ``threads`` threads the most equal work.
+    """Return the numbers of rectangles down and across C that balance ``threads`` threads best.
 
-    ``rows`` and ``cols`` are how many there are, and of a block, which is not cut. Among those
-    within ``slack`` of the best the grid that cuts the rows most wins: its threads share B and
-    write apart. With ``by_cols`` the one that cuts the columns most. ``borders`` are what a row and
-    a column of a rectangle cost beside its elements, in multiply-adds for a step of the reduction.
+    ``rows`` and ``cols`` are each the extent of C and that of a block, which is not cut. Among
+    the grids within ``slack`` of the best, the one that cuts the rows most wins: its threads share
+    B and write to different pages; with ``by_cols`` the one that cuts the columns most.
+    ``line_costs`` are the costs of a row and of a column of a rectangle, in addition to those of
+    its elements, in multiply-adds per step of the reduction.
     """
 
     def heaviest(down: int) -> int:
         height, width = _largest_part(*rows, down), _largest_part(*cols, threads // down)
-        return height * width + borders[0] * height + borders[1] * width
+        return height * width + line_costs[0] * height + line_costs[1] * width
 
     splits = [down for down in range(threads, 0, -1) if threads % down == 0]
     limit = (1 + slack) * min(map(heaviest, splits))
@@ -285,21 +288,21 @@ def grid(
 
 
 def _largest_part(extent: int, block: int, parts: int) -> int:
-    """Elements of the largest of the parts that blocks are dealt out in, as the loops do it."""
+    """Return the extent of the largest part when the loops distribute blocks to ``parts``."""
     blocks = ceil_div(extent, block)
     ends = [min(extent, block * (blocks * part // parts)) for part in range(parts + 1)]
     return max(after - before for before, after in itertools.pairwise(ends))
 
 
 def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
-    """Addresses ``[variant, is_edge, rows, split]`` of the tiles the loops will call, else zero."""
-    table = np.zeros((4, 2, int(n["mr"]) + 1, int(n["splits"])), dtype=np.int64)
+    """Return the addresses of the tiles in use by [variant, is_edge, rows, crossing], or 0."""
+    table = np.zeros((4, 2, int(n["mr"]) + 1, int(n["crossings"])), dtype=np.int64)
     for variant in _variants(n):
         for edge, cols in _widths(n):
-            for rows, split in _cuts(n):
-                crossing = (split, int(n["a_skip"]) * bool(split))
-                spec = _tile(product, rows, cols, variant, crossing)
-                table[variant, edge, rows, split] = engine.address(spec, target)
+            for rows, crossing in _tile_rows(n):
+                gap = (crossing, int(n["a_skip"]) * bool(crossing))
+                spec = _tile(product, rows, cols, variant, gap)
+                table[variant, edge, rows, crossing] = engine.address(spec, target)
             if product.sums:
                 ones = _ones(product, cols, variant)
                 table[variant & FIRST, edge, 0, 0] = engine.address(ones, target)
@@ -307,15 +310,18 @@ def _kernels(product: Product, target: Target, n: np.void) -> NDArray[np.int64]:
 
 
 def _ones(product: Product, cols: int, variant: int) -> GemmTile:
-    """Specification of the tile that sums columns of B: one row of A that is all ones."""
+    """Specify the tile that sums columns of B: one row of A that is all ones."""
     step, accumulate = product.b.rows.step, not variant & FIRST
     return GemmTile(1, cols, 0, 0, step, accumulate, operands=product.operands)
 
 
 def _tile(
-    product: Product, rows: int, cols: int, variant: int, crossing: tuple[int, int]
+    product: Product, rows: int, cols: int, variant: int, gap: tuple[int, int]
 ) -> engine.Spec:
-    """Specification of a tile: of sums, of a lone column's dot products, or of no sum at all."""
+    """Specify a tile: of sums, of a single column's dot products, or of no sum at all.
+
+    ``gap`` is the row from which A is further on, 0 for none, and by how much.
+    """
     finished = bool(variant & LAST)
     a_row, a_step, b_row = product.a.rows.step, product.a.cols.step, product.b.rows.step
     accumulate = not variant & FIRST or product.accumulate
@@ -330,34 +336,34 @@ def _tile(
         return GemvTile(rows, a_row, accumulate, *finish)
     odd = finished and product.odd
     return GemmTile(
-        rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *crossing
+        rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *gap
     )
 
 
 def _variants(n: np.void) -> set[int]:
-    chunks = ceil_div(int(n["blocks"]), int(n["chunk"]))
-    if chunks == 1:
+    kc_blocks = ceil_div(int(n["blocks"]), int(n["kc_blocks"]))
+    if kc_blocks == 1:
         return {FIRST | LAST}
-    return {FIRST, LAST} | ({0} if chunks > 2 else set())
+    return {FIRST, LAST} | ({0} if kc_blocks > 2 else set())
 
 
 def _widths(n: np.void) -> list[tuple[int, int]]:
-    """Pairs of (is edge, columns) among the panels."""
+    """Return the pairs of (is edge, columns) among the panels."""
     full = n["panels"] > 1 or n["edge"] == n["nr"]
     edge = n["edge"] != n["nr"]
     return [(0, int(n["nr"]))] * bool(full) + [(1, int(n["edge"]))] * bool(edge)
 
 
-def _cuts(n: np.void) -> set[tuple[int, int]]:
-    """Rows and splits of the tiles that full blocks and the last block are cut into."""
+def _tile_rows(n: np.void) -> set[tuple[int, int]]:
+    """Return the pairs of (rows, crossing) of the tiles, cut as the loops cut a block."""
     mr, whole, of_a = int(n["mr"]), int(n["row_block"]), int(n["a_rows"])
     last = int(n["rows"]) - (int(n["row_blocks"]) - 1) * whole
-    cuts: set[tuple[int, int]] = set()
+    pairs: set[tuple[int, int]] = set()
     for count in {last, whole} if n["row_blocks"] > 1 else {last}:
         tiles, first = ceil_div(count, mr), 0
         for tile in range(tiles):
             rows = count // tiles + (tile < count % tiles)
             left = of_a - first % of_a
-            cuts.add((rows, left if left < rows else 0))
+            pairs.add((rows, left if left < rows else 0))
             first += rows
-    return cuts
+    return pairs

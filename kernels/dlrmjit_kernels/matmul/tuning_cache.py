@@ -1,8 +1,8 @@
-"""Blockings measured on this machine: found by :func:`tune`, kept in a file, used when present.
+"""Blockings measured on this machine: made by :mod:`.autotune`, stored in a file, used if present.
 
-The file lies in the cache folder, one per processor and instruction set, and may be deleted at
-any time: the rule of :mod:`blocking` then decides again. It also decides against winners that
-were measured with other kernels, or against another rule, than those of today.
+There is one file per processor and instruction set in the cache folder, and it may be deleted at
+any time: the rule of :mod:`.blocking` then decides again. It also decides if winners were measured
+with other kernels, or against another rule, than the current ones.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from dlrmjit_kernels.runtime.compile import sources_digest
 from dlrmjit_kernels.runtime.target import Target
 
 Winners = dict[Shape, Blocking]
+# Sources that a winner depends on: rule, plans, loops, how they are measured, tiles, compiler.
 _DECISIVE = (
-    *(f"matmul/{name}.py" for name in ("blocking", "loops", "packing", "plan", "split_k")),
-    *("runtime/target.py", "codegen/*.py", "microkernels/*.py"),
+    *("matmul/*.py", "matrix/axes.py", "codegen/*.py", "microkernels/*.py"),
+    *("runtime/target.py", "runtime/parallel.py", "runtime/unsafe.py"),
 )
 
 
 def blocking_for(target: Target, shape: Shape) -> Blocking:
-    """The measured blocking for exactly this shape, else the chosen one."""
+    """Return the measured blocking for exactly this shape, else the rule's."""
     winner = _stored(store_path(target)).get(shape)
     if winner is not None and _legal(winner, target):
         return winner
@@ -39,19 +40,19 @@ def blocking_for(target: Target, shape: Shape) -> Blocking:
 
 
 def store_path(target: Target) -> Path:
-    """The file of winners of a processor."""
+    """Return the path of a processor's file of winners."""
     processor = hashlib.sha256(f"{target.cpu} {target.l1} {target.l2} {target.l3}".encode())
     return knobs.cache_dir() / "tuning" / f"{target.isa}-{processor.hexdigest()[:12]}.json"
 
 
 def candidates(target: Target, shape: Shape) -> list[Blocking]:
-    """The chosen blocking and its legal neighbours: other parts of the reduction and of A."""
-    found = {choose_blocking(target, shape): None}
+    """Return the rule's blocking, then its legal neighbours: other parts of the reduction and A."""
+    choices = {choose_blocking(target, shape): None}
     for kc in sorted({min(k, max(shape.length, 1)) for k in (192, 256, 384, 512, 768, 1024, 2048)}):
         for share in (8, 4, 2):
             mc = max(target.mr, min(shape.rows, target.l2 // share // (4 * kc)))
-            found[Blocking(target.mr, target.nr, kc, mc)] = None
-    return [blocking for blocking in found if _legal(blocking, target)]
+            choices[Blocking(target.mr, target.nr, kc, mc)] = None
+    return [blocking for blocking in choices if _legal(blocking, target)]
 
 
 def _legal(blocking: Blocking, target: Target) -> bool:
@@ -65,9 +66,10 @@ def _legal(blocking: Blocking, target: Target) -> bool:
 def fastest(
     choices: Iterable[Blocking], run: Callable[[Blocking], object], seconds: float
 ) -> tuple[Blocking, dict[Blocking, float]]:
-    """The choice whose best run was shortest, and the best run of each; they take turns.
+    """Return the choice whose best run was shortest, and the seconds of each one's best run.
 
-    ``run(blocking)`` performs the product once; its first call is not timed.
+    ``run(blocking)`` performs the product once; its first call is not timed. Choices alternate,
+    so that a change of the clock rate affects all alike.
     """
     best = {choice: float("inf") for choice in choices}
     for choice in best:
@@ -102,7 +104,7 @@ def _stored(path: Path) -> Winners:
 
 
 def _read(path: Path) -> Winners:
-    """Winners in a file; none if it is missing, stale, or not what we wrote."""
+    """Return the winners in a file; none if it is missing, stale, or of another form."""
     try:
         content = json.loads(path.read_text())
         entries = content["winners"] if content["kernels"] == measured_kernels() else []
@@ -118,5 +120,5 @@ def _read(path: Path) -> Winners:
 
 @functools.cache
 def measured_kernels() -> str:
-    """Identity of what a winner depends on: the rule, the loops, the tile, and their compiler."""
+    """Return the identity of the sources that a winner depends on."""
     return sources_digest(_DECISIVE)

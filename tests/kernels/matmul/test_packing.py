@@ -77,7 +77,7 @@ def test_weights_in_panels_are_turned_where_they_are_used(n, c, k, masked):
     product = Product(*views, mask=view_of(mask.layout) if masked else None)
     assert can_pack(product, ["b"], target)
     plan = packed_plan(product, ["b"], target, 1)
-    assert k < 700 or plan.numbers[0]["blocks"] > plan.numbers[0]["chunk"] > 1
+    assert k < 700 or plan.record[0]["blocks"] > plan.record[0]["kc_blocks"] > 1
     addresses = (left.address, right.address, out.address, 0, mask.address if masked else 0)
     plan.run(*addresses)
     whole = dz.astype(np.float64) @ w.T.astype(np.float64)
@@ -96,10 +96,10 @@ def test_caches_that_hold_a_fraction_of_either_side(trans_a, trans_b):
     views = [v.transposed if t else v for v, t in zip(views, (trans_a, trans_b), strict=True)]
     product = Product(*views, view_of(Layout.plain(m, n)))
     plan = packed_plan(product, ["a", "b"], target, 1)
-    numbers = plan.numbers[0]
-    assert numbers["blocks"] > 2
-    assert numbers["group"] < numbers["row_blocks"]
-    assert plan.panels < numbers["panels"]
+    record = plan.record[0]
+    assert record["blocks"] > 2
+    assert record["mc_row_blocks"] < record["row_blocks"]
+    assert plan.spans.panels < record["panels"]
     out = np.full((m, n), np.nan, np.float32)
     plan.run(a.ctypes.data, b.ctypes.data, out.ctypes.data)
     check(out, left, right)
@@ -145,8 +145,8 @@ def test_only_what_lies_far_apart_is_packed():
 def test_threads_share_c_so_that_each_packs_little(m, n, threads, packed, grid):
     b = Layout.plain(FAR, n, 8192) if "b" in packed else Layout.panels(FAR, n, current_target().nr)
     product = Product(*map(view_of, (Layout.plain(m, FAR), b, Layout.plain(m, n))))
-    numbers = packed_plan(product, list(packed), current_target(), threads).numbers[0]
-    assert (numbers["grid_rows"], numbers["grid_cols"]) == grid
+    record = packed_plan(product, list(packed), current_target(), threads).record[0]
+    assert (record["grid_rows"], record["grid_cols"]) == grid
 
 
 @pytest.mark.parametrize(("m", "threads", "panels"), [(2048, 2, 32), (128, 2, 32), (2048, 64, 16)])
@@ -155,7 +155,7 @@ def test_parts_of_b_are_large_for_few_rows_and_many_threads(m, threads, panels):
     layouts = Layout.plain(m, 4096), Layout.plain(4096, 1 << 18), Layout.plain(m, 1 << 18)
     product = Product(*map(view_of, layouts))
     blocking = Blocking(target.mr, target.nr, (32 << 10) // target.nr, 96)
-    assert packed_plan(product, ["a", "b"], target, threads, blocking).panels == panels
+    assert packed_plan(product, ["a", "b"], target, threads, blocking).spans.panels == panels
 
 
 def test_rows_without_blocks_are_cut_into_whole_tiles():

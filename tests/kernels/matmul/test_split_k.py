@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dlrmjit_kernels import Matrix, current_target, fc_backward_weights
 from dlrmjit_kernels.layers.fully_connected import _backward_weights
-from dlrmjit_kernels.matmul.split_k import SplitPlan, plan_of
+from dlrmjit_kernels.matmul.split_k import SplitKPlan, choose_plan
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ def _operands(n, c, k, plain):
 
 def _plan(x, dz, dw):
     product = _backward_weights(x.layout, dz.layout, dw.layout, True)
-    return plan_of(product, current_target(), get_threads())
+    return choose_plan(product, current_target(), get_threads())
 
 
 @given(
@@ -62,7 +62,7 @@ def test_the_same_bits_for_any_number_of_threads(c, k):
 def test_only_narrow_products_over_long_reductions_are_split():
     def is_split(n, c, k):
         _, _, x, dz = _operands(n, c, k, False)
-        return isinstance(_plan(x, dz, Matrix.empty_panels(c, k)), SplitPlan)
+        return isinstance(_plan(x, dz, Matrix.empty_panels(c, k)), SplitKPlan)
 
     few = (4 * current_target().mr, current_target().nr)
     assert is_split(4096, *few)

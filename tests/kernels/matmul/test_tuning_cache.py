@@ -78,14 +78,14 @@ def test_every_candidate_is_legal_and_the_rule_comes_first():
 def test_the_fastest_choice_wins():
     target = current_target()
     slow, fast = (Blocking(target.mr, target.nr, kc, 64) for kc in (64, 128))
-    turns = []
+    runs = []
 
     def run(choice):
-        turns.append(choice)
+        runs.append(choice)
         sum(range(200_000 if choice == slow else 10))
 
     assert tuning_cache.fastest([slow, fast], run, 0.0)[0] == fast
-    assert turns == [slow, fast] * 2
+    assert runs == [slow, fast] * 2
 
 
 def test_a_layer_is_tuned_and_its_winners_are_stored():

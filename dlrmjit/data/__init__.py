@@ -1,4 +1,4 @@
-"""Where batches come from: generated as the reference does, generated with a known answer, read."""
+"""Sources of batches: the reference's random data, synthetic data with known labels, and files."""
 
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch

@@ -1,4 +1,4 @@
-"""Arrays that are handed out again once nobody holds them."""
+"""Arrays that are reused once nothing else refers to them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _MOST = 32
 
 
 class Pool:
-    """Keeps what it has handed out, and hands it out again when the pool alone refers to it.
+    """Remembers the arrays it returns and returns one again when only the pool refers to it.
 
-    A view keeps its array, so an array that is still seen through any view is not free.
+    A view refers to its array, so an array with a live view is not free.
     """
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[tuple[int, ...], np.dtype[Any]], list[NDArray[Any]]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array of arbitrary contents that nobody else holds."""
+        """Return an array of arbitrary contents that nothing else refers to."""
         key = (shape, np.dtype(dtype))
         known = self._arrays.setdefault(key, [])
         free = _first_free(known)
@@ -42,7 +42,7 @@ def _first_free(known: list[NDArray[Any]]) -> int:
 
 
 def _references_of_free() -> int:
-    """What Python counts, looking as above, for an array that only a list holds."""
+    """Return the reference count that ``_first_free`` sees for an array held by the list alone."""
     known: list[NDArray[Any]] = [np.empty(1)]
     return sys.getrefcount(known[0])
 

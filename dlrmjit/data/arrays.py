@@ -1,4 +1,4 @@
-"""Batches cut from arrays in memory, one lookup per sample and table."""
+"""Batches of arrays in memory, one lookup per sample and table."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ArraySource:
     """Batches of ``dense`` (N, D), ``categorical`` (N, S) and ``labels`` (N,).
 
     ``table_rows`` defaults to one more than each column's largest value. ``order`` lists the
-    samples to walk, in order; by default all as they stand. The last batch may be short.
-    Raises :class:`ShapeError` for arrays that do not fit each other, :class:`DataError` naming
+    samples to yield, in order; by default all, as stored. The last batch may be short.
+    Raises :class:`ShapeError` for arrays of incompatible shapes, :class:`DataError` naming
     sample and column of a dense value that is not finite, and :class:`IndexRangeError` naming
     table, sample and value of an index outside its table.
     """
@@ -53,7 +53,7 @@ class ArraySource:
         self._share = Share()
 
     def select(self, order: ArrayLike, batch_size: int | None = None) -> ArraySource:
-        """Return a source over the same arrays that walks the samples ``order`` lists."""
+        """Return a source over the same arrays that yields the samples ``order`` lists."""
         part = copy.copy(self)
         part._order = _as_order(order, len(self._dense))
         if batch_size is not None:
@@ -61,28 +61,28 @@ class ArraySource:
         return part
 
     def sliced(self, share: Share) -> ArraySource:
-        """A source of ``share`` of each batch; the arrays are whole on every process."""
+        """Return a source of ``share`` of each batch; every process holds the whole arrays."""
         part = copy.copy(self)
         part._share = share
         return part
 
     @property
     def dense_features(self) -> int:
-        """Dense features D of a sample."""
+        """Number of dense features, D."""
         return int(self._dense.shape[1])
 
     @property
     def num_samples(self) -> int:
-        """Samples of one epoch."""
+        """Number of samples of one epoch."""
         return len(self._dense) if self._order is None else self._order.size
 
     @property
     def num_batches(self) -> int:
-        """Batches of one epoch, the short last one included."""
+        """Number of batches of one epoch, including a short last one."""
         return -(-self.num_samples // self.batch_size)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, ...; the same in every epoch."""
+        """Yield batches ``start``, ``start + 1``, ...; the same in every epoch."""
         for first in range(start * self.batch_size, self.num_samples, self.batch_size):
             low, high = self._share.bounds(min(self.batch_size, self.num_samples - first))
             yield self._batch(first + low, first + high)
@@ -95,7 +95,7 @@ class ArraySource:
 
 
 def one_hot_offsets(tables: int, n: int) -> NDArray[np.int64]:
-    """Offsets (S, N + 1) of bags of one lookup each."""
+    """Return offsets (S, N + 1) of bags of one lookup each."""
     return np.arange(tables)[:, None] * n + np.arange(n + 1)
 
 
@@ -103,7 +103,7 @@ def _as_categorical(values: ArrayLike, n: int) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu" or array.ndim != 2 or len(array) != n:
         raise ShapeError(
-            f"categorical must be integers of shape ({n}, S), one line per dense row, "
+            f"categorical must be integers of shape ({n}, S), one row per dense row, "
             f"not {array.dtype} of shape {array.shape}"
         )
     return array
@@ -116,9 +116,12 @@ def _rows_needed(categorical: NDArray[Any]) -> list[int]:
 
 
 def _checked_ids(categorical: NDArray[Any], table_rows: tuple[int, ...]) -> NDArray[Any]:
-    """Check every column against its table, then store it no wider than it must be."""
+    """Check every column against its table; return the ids in the smallest index type."""
     if categorical.shape[1] != len(table_rows):
-        raise ShapeError(f"{categorical.shape[1]} categorical columns for {len(table_rows)} tables")
+        raise ShapeError(
+            f"{categorical.shape[1]} categorical columns, but {len(table_rows)} tables; each table "
+            "needs one column"
+        )
     one_each = np.arange(len(categorical) + 1)
     for s, rows in enumerate(table_rows):
         check_index_range(s, categorical[:, s], one_each, rows)
@@ -128,7 +131,9 @@ def _checked_ids(categorical: NDArray[Any], table_rows: tuple[int, ...]) -> NDAr
 def _as_order(order: ArrayLike, n: int) -> NDArray[np.int64]:
     array = np.asarray(order)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ShapeError(f"order must list sample numbers, not {array.dtype} of {array.shape}")
+        raise ShapeError(
+            f"order must be integers of shape (n,), not {array.dtype} of shape {array.shape}"
+        )
     if array.size and (array.min() < 0 or array.max() >= n):
-        raise ShapeError(f"order names samples {array.min()} to {array.max()}, there are {n}")
+        raise ShapeError(f"order lists samples {array.min()} to {array.max()}, but there are {n}")
     return array.astype(np.int64, copy=False)

@@ -1,7 +1,7 @@
 """One minibatch as every consumer sees it: dense rows, merged lookups, labels.
 
-Lookups of all tables lie in one array, table after table, with absolute offsets; that is the
-form the kernels read. The constructor also takes one array per table and merges them.
+One array holds the lookups of all tables, table after table, with absolute offsets, because the
+kernels read that layout. The constructor also takes one array per table and merges them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Batch:
 
     ``indices`` and ``offsets`` may also be sequences of S arrays, one per table, with offsets
     that start at 0 and have N or N + 1 entries. Without ``labels`` they are NaN: such a batch
-    can be predicted, not trained on. Raises :class:`ShapeError` for shapes, dtypes or offsets
-    that do not fit each other and :class:`DataError` for dense values that are not finite.
+    can be scored, not trained on. Raises :class:`ShapeError` for incompatible shapes, dtypes or
+    offsets and :class:`DataError` for dense values that are not finite.
     """
 
     __slots__ = ("dense", "indices", "labels", "offsets")
@@ -58,23 +58,23 @@ class Batch:
         offsets: NDArray[np.int64],
         labels: NDArray[np.float32],
     ) -> Batch:
-        """Wrap arrays that are already in the final form, looking at none of them."""
+        """Wrap arrays that are already in the final form, without checking them."""
         batch = cls.__new__(cls)
         batch.dense, batch.indices, batch.offsets, batch.labels = dense, indices, offsets, labels
         return batch
 
     @property
     def n(self) -> int:
-        """Number of samples N."""
+        """Number of samples, N."""
         return int(self.dense.shape[0])
 
     @property
     def tables(self) -> int:
-        """Number of tables S."""
+        """Number of tables, S."""
         return int(self.offsets.shape[0])
 
     def table(self, s: int) -> tuple[Lookups, NDArray[np.int64]]:
-        """Indices of table ``s`` and its offsets (N + 1) counted from 0."""
+        """Return the indices of table ``s`` and its offsets (N + 1,), which start at 0."""
         start, end = self.offsets[s, 0], self.offsets[s, -1]
         return self.indices[start:end], self.offsets[s] - start
 
@@ -82,7 +82,8 @@ class Batch:
         """Raise :class:`IndexRangeError` for the first lookup outside its table's rows."""
         if len(table_rows) != self.tables:
             raise ShapeError(
-                f"the batch has lookups for {self.tables} tables, the model has {len(table_rows)}"
+                f"the batch has lookups for {self.tables} tables, but the model has "
+                f"{len(table_rows)}"
             )
         for s, rows in enumerate(table_rows):
             indices, offsets = self.table(s)
@@ -96,7 +97,7 @@ class Batch:
 
 
 def as_dense(dense: ArrayLike) -> NDArray[np.float32]:
-    """Dense features as (N, D) float32, or :class:`ShapeError`."""
+    """Return dense features as (N, D) float32. Raises :class:`ShapeError`."""
     array = _numeric(dense, "dense")
     if array.ndim != 2:
         raise ShapeError(f"dense must have shape (N, D), not {array.shape}")
@@ -104,7 +105,7 @@ def as_dense(dense: ArrayLike) -> NDArray[np.float32]:
 
 
 def as_labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
-    """Labels of ``n`` samples as (N,) float32, NaN where there are none, or :class:`ShapeError`."""
+    """Return labels of ``n`` samples as (N,) float32, NaN for None. Raises :class:`ShapeError`."""
     if labels is None:
         return np.full(n, np.nan, dtype=np.float32)
     array = _numeric(labels, "labels")
@@ -141,7 +142,7 @@ def _merged_offsets(offsets: NDArray[np.int64] | Sequence[ArrayLike]) -> NDArray
 
 
 def _integers(values: ArrayLike, name: str) -> Lookups:
-    """As int32 or int64; other integers widen, an empty list of no type counts as integers."""
+    """Return ``values`` as int32 or int64; an empty list counts as integers."""
     array = np.asarray(values)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ShapeError(
@@ -168,7 +169,7 @@ def _merge(
 
 
 def _complete_offsets(offsets: Lookups, n: int, s: int, size: int) -> NDArray[np.int64]:
-    """One table's offsets with N + 1 entries, checked at both ends."""
+    """Return one table's offsets with N + 1 entries, after checking the first and the last."""
     if offsets.size not in (n, n + 1):
         raise ShapeError(f"table {s}: {n} samples need {n} or {n + 1} offsets, not {offsets.size}")
     complete = np.append(offsets[:n], size).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Rows of a data set wherever they lie: arrays in memory, or files mapped into it."""
+"""The rows of a data set, whether arrays in memory or files mapped into it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dlrmjit.errors import DataError, ShapeError
 
 @dataclass(frozen=True)
 class MultiHot:
-    """A column of any number of ids per row: those of row r are ``ids[offsets[r]:offsets[r+1]]``.
+    """A multi-valued column: row r has the ids ``ids[offsets[r]:offsets[r + 1]]``.
 
-    ``offsets`` (N + 1,) int64. Where every row has as many, ``ids`` may be (N, P) and
-    ``offsets`` None.
+    ``offsets`` is (N + 1,) int64. If every row has P ids, ``ids`` may be (N, P) and ``offsets``
+    None.
     """
 
     ids: NDArray[Any]
@@ -29,19 +29,19 @@ class MultiHot:
 
     @property
     def size(self) -> int:
-        """Ids of all rows."""
+        """Number of ids of all rows."""
         if self.offsets is None:
             return int(self.ids.size)
         return int(self.offsets[-1] - self.offsets[0])
 
     def cut(self, start: int, end: int) -> MultiHot:
-        """Rows ``start`` to ``end``, not copied."""
+        """Return rows ``start`` to ``end`` as views."""
         if self.offsets is None:
             return MultiHot(self.ids[start:end])
         return MultiHot(self.ids, self.offsets[start : end + 1])
 
     def bags(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """All ids, and where each row's end among them."""
+        """Return the ids of all rows, and the position after each row's last id (N,)."""
         if self.offsets is None:
             return self.ids.reshape(-1), np.arange(1, len(self) + 1) * self.ids.shape[1]
         first = int(self.offsets[0])
@@ -51,12 +51,14 @@ class MultiHot:
 
 @dataclass(frozen=True)
 class Dataset:
-    """N rows: ``labels`` (N,), ``dense`` (N, D), ``ids`` of any integer or real type.
+    """N rows: ``labels`` (N,), ``dense`` (N, D) and ``ids`` (N, S - M) of any numeric type.
 
-    ``multi`` holds the columns of several ids per row, by number of their table; ``ids`` the
-    others, in order. ``log_transform`` says that the model is to see log(max(x, 0) + 1) of
-    dense values. ``max_ind_range`` > 0 takes ids modulo it. An id outside its table is refused
-    when a batch is made, unless ``bounds`` leave it to the model's tables.
+    ``ids`` holds the single-valued columns in the order of their tables; ``multi`` holds the M
+    multi-valued columns, each with its table's number. With ``log_transform`` the model sees
+    log(max(x, 0) + 1) of dense values. ``max_ind_range`` > 0 takes ids modulo it. Unless
+    ``bounds`` is ``raise``, ids outside their table reach the model unchecked; otherwise the
+    loader raises IndexRangeError. ``origin`` names the data in messages. Raises ShapeError for
+    arrays of different lengths, or a number of columns other than the number of tables.
     """
 
     labels: NDArray[Any]
@@ -73,22 +75,25 @@ class Dataset:
         n = len(self.labels)
         if len(self.dense) != n or len(self.ids) != n:
             raise ShapeError(
-                f"{self.origin}: {n} labels, {len(self.dense)} rows of dense values and "
-                f"{len(self.ids)} rows of ids do not belong together"
+                f"{self.origin}: {n} labels, but {len(self.dense)} rows of dense values and "
+                f"{len(self.ids)} rows of ids; all three must have the same number of rows"
             )
         columns = self.ids.shape[1] + len(self.multi)
         if columns != len(self.table_rows):
             raise ShapeError(
-                f"{self.origin}: {columns} columns of ids for {len(self.table_rows)} tables"
+                f"{self.origin}: {columns} categorical columns, but {len(self.table_rows)} tables; "
+                "each table needs one column"
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def cut(self, start: int, end: int) -> Dataset:
-        """Rows ``start`` to ``end``, not copied."""
+        """Return rows ``start`` to ``end`` as views."""
         if not 0 <= start <= end <= len(self):
-            raise DataError(f"{self.origin} has {len(self)} rows, not {start} to {end}")
+            raise DataError(
+                f"{self.origin} has {len(self)} rows; rows {start} to {end} are out of range"
+            )
         return replace(
             self,
             labels=self.labels[start:end],
@@ -99,13 +104,13 @@ class Dataset:
 
     @property
     def index_dtype(self) -> type[np.int32] | type[np.int64]:
-        """The narrowest type of index that holds every id stored, wrong ones too."""
+        """Smallest index type that holds every stored id, including ids outside their table."""
         stored = [self.ids, *(column.ids for _, column in self.multi)]
         is_wide = self.max_ind_range <= 0 and any(a.dtype.itemsize > 4 for a in stored)
         return np.int64 if is_wide else index_dtype(self.table_rows)
 
     def limited(self, max_ind_range: int) -> Dataset:
-        """The same rows with ids modulo ``max_ind_range``, where that is > 0."""
+        """Return the same rows with ids modulo ``max_ind_range``, if that is > 0."""
         if max_ind_range <= 0:
             return self
         rows = tuple(min(rows, max_ind_range) for rows in self.table_rows)

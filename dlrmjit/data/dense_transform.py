@@ -1,4 +1,4 @@
-"""What becomes of raw dense values before a model sees them."""
+"""The transforms that raw dense values pass through before a model sees them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dlrmjit.data.schema import DenseColumn
 def transform_dense(
     column: DenseColumn, raw: NDArray[Any], moments: Sequence[float] | None
 ) -> NDArray[np.float32]:
-    """Transformed values of ``raw`` (N,), whose missing values are NaN.
+    """Return the transformed values of ``raw`` (N,), in which missing values are NaN.
 
-    ``moments`` are mean and deviation of the rows to train on, for a column that is standardised.
+    ``moments`` are mean and standard deviation over the training rows, for a standardised column.
     """
     values = np.asarray(raw, np.float32)
     if column.missing is not None:

@@ -1,7 +1,7 @@
-"""Batches from a table of any size, assembled ahead of their use by a background thread.
+"""Batches of a data set of any size, assembled ahead of their use by a background thread.
 
-The order of an epoch is a function of seed and epoch, computed point by point: it takes no
-memory, and to go on from batch b of epoch e is to ask for just that.
+The order of an epoch is a function of seed and epoch that is computed row by row: it takes no
+memory, and training can resume at any batch of any epoch.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ _AHEAD = 2
 class Loader:
     """A source of batches over ``dataset``.
 
-    ``shuffle`` ``total`` permutes all rows anew each epoch, ``block`` the order of blocks of
-    ``block_rows`` and the rows in each, which keeps reads near each other. The last batch may be
-    short. Buffers are used again as soon as nobody holds a batch's arrays any more.
+    ``shuffle`` ``total`` permutes all rows in each epoch; ``block`` permutes blocks of
+    ``block_rows`` and the rows in each, so that reads stay local. The last batch may be short.
+    ``ahead`` batches are assembled in advance; 0 means no thread. A buffer is reused as soon as
+    no reference to its arrays is left.
 
-    Raises IndexRangeError, while walking, for an id outside its table, if the table's bounds do.
+    Iteration raises IndexRangeError for an id outside its table if ``dataset.bounds`` is
+    ``raise``.
     """
 
     def __init__(
@@ -72,26 +74,26 @@ class Loader:
 
     @property
     def table_rows(self) -> tuple[int, ...]:
-        """Rows of every table."""
+        """Rows of each table."""
         return self._dataset.table_rows
 
     @property
     def dense_features(self) -> int:
-        """Dense features D of a sample."""
+        """Number of dense features, D."""
         return int(self._dataset.dense.shape[1])
 
     @property
     def num_samples(self) -> int:
-        """Samples of one epoch."""
+        """Number of samples of one epoch."""
         return len(self._dataset)
 
     @property
     def num_batches(self) -> int:
-        """Batches of one epoch, the short last one included."""
+        """Number of batches of one epoch, including a short last one."""
         return -(-len(self._dataset) // self.batch_size)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, ... of an epoch, assembled while others are used."""
+        """Yield batches ``start``, ``start + 1``, ... of an epoch, assembled in the background."""
         if self._ahead < 1:
             yield from self._walk(epoch, start)
             return
@@ -102,7 +104,7 @@ class Loader:
             prefetch.stop()
 
     def sliced(self, share: Share) -> Loader:
-        """A loader of ``share`` of each batch, which reads those rows alone."""
+        """Return a loader of ``share`` of each batch, which reads only those rows."""
         part = copy.copy(self)
         part._share = share
         return part
@@ -112,7 +114,7 @@ class Loader:
             yield self._assembler.batch(self.rows_of_batch(epoch, number))
 
     def rows_of_batch(self, epoch: int, number: int) -> NDArray[np.int64]:
-        """The rows of batch ``number`` of an epoch, or of our share of it, in order."""
+        """Return the rows of batch ``number`` of an epoch, or of this loader's share of it."""
         first = number * self.batch_size
         low, high = self._share.bounds(min(self.batch_size, len(self._dataset) - first))
         chosen = np.empty(high - low, np.int64)
@@ -124,7 +126,7 @@ class Loader:
 
 
 class _Assembler:
-    """Makes batches of given rows, in buffers that nobody holds."""
+    """Makes batches of given rows, in buffers that nothing else refers to."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -136,7 +138,7 @@ class _Assembler:
         self._offsets: dict[int, NDArray[np.int64]] = {}
 
     def batch(self, chosen: NDArray[np.int64]) -> Batch:
-        """The batch of rows ``chosen``."""
+        """Return the batch of rows ``chosen`` (N,)."""
         dataset, n = self._dataset, len(chosen)
         dense = self._pool.take((n, dataset.dense.shape[1]), np.float32)
         labels = self._pool.take((n,), np.float32)
@@ -156,7 +158,7 @@ class _Assembler:
             check_index_range(bad, ids[bad], np.arange(n + 1), int(self._rows[bad]))
 
     def _one_hot(self, n: int) -> NDArray[np.int64]:
-        """Offsets of one lookup each: the same for all batches of a size."""
+        """Return offsets of one lookup per bag, which all batches of a size share."""
         if n not in self._offsets:
             if len(self._offsets) > 3:
                 self._offsets.clear()
@@ -180,10 +182,10 @@ class _Prefetch:
             if isinstance(item, BaseException):
                 raise item
             yield item
-            del item  # so that its buffers are free as soon as the caller drops it
+            del item  # otherwise this frame would keep its buffers in use
 
     def stop(self) -> None:
-        """End the thread; it may be in the middle of a batch or waiting to hand one over."""
+        """End the thread, which may be assembling a batch or waiting for room in the queue."""
         self._stopped.set()
         while self._thread.is_alive():
             try:
@@ -200,6 +202,6 @@ class _Prefetch:
                 del item
                 if self._stopped.is_set():
                     return
-        except BaseException as error:  # handed to whoever waits for the next batch
+        except BaseException as error:  # raised where the next batch is asked for
             last = error
         self._ready.put(last)

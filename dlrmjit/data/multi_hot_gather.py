@@ -1,4 +1,4 @@
-"""Batches of tables some of whose columns hold several ids per row."""
+"""Batches of data sets with multi-valued columns."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class BagGatherer:
         self._single = [s for s in range(len(dataset.table_rows)) if s not in self._multi]
 
     def gather(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Indices (NS,) and offsets (S, N + 1) of rows ``chosen``.
+        """Return indices (NS,) and offsets (S, N + 1) of rows ``chosen``.
 
-        Raises IndexRangeError for an id outside its table, if the table's bounds do, DataError
-        for offsets that cannot be.
+        Raises IndexRangeError for an id outside its table if ``dataset.bounds`` is ``raise``,
+        and DataError for damaged offsets.
         """
         offsets = self._pool.take((len(self._dataset.table_rows), len(chosen) + 1), np.int64)
         self._fill_offsets(chosen, offsets)
@@ -61,14 +61,14 @@ class BagGatherer:
             base = int(offsets[s, -1])
 
     def _index_buffer(self, lookups: int) -> NDArray[Any]:
-        """An array of ``lookups``; sizes vary from batch to batch, so one serves many of them."""
+        """Return an array of ``lookups`` ids, of a capacity that batches of similar size share."""
         capacity = 1 << max(lookups - 1, 0).bit_length()
         return self._pool.take((capacity,), self._dtype)[:lookups]
 
     def _gather_single_valued(
         self, chosen: NDArray[np.int64], offsets: NDArray[np.int64], indices: NDArray[Any]
     ) -> None:
-        """Columns of one id a row: gathered together, for they lie side by side."""
+        """Copy the single-valued columns, which are stored side by side and gathered together."""
         together = self._pool.take((len(self._single), len(chosen)), self._dtype)
         gather_ids(chosen, self._dataset.ids, self._dataset.max_ind_range, together)
         for ids, s in zip(together, self._single, strict=True):
@@ -84,7 +84,7 @@ class BagGatherer:
 
 
 class _Column:
-    """A column as the kernels read it: flat values, and offsets or one number of lookups."""
+    """A column as the kernels read it: flat values, and offsets or a fixed number of lookups."""
 
     def __init__(self, column: MultiHot) -> None:
         self.values = column.ids.reshape(-1)

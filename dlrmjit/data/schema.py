@@ -1,6 +1,6 @@
-"""What the columns of one's own data mean: a label, numbers, categories of one value or many.
+"""Schemas of user-defined data: which columns are the label, dense and categorical features.
 
-A schema is written by hand as TOML or JSON, checked once, and kept in the manifest of the set
+A schema is written by hand as TOML or JSON, checked once, and stored in the manifest of the set
 that is made with it, so that later data are read the same way.
 """
 
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DenseColumn:
-    """A column of numbers.
+    """A dense column.
 
     ``transform``: ``none``; ``log1p``, log(max(x, 0) + 1); ``standardise``, (x - mean) / deviation
-    over the rows to train on. A missing value counts as ``missing``, or becomes 0 after the
-    transform where that is None.
+    over the training rows. A missing value is replaced by ``missing``; if that is None, the
+    transformed value is 0.
     """
 
     name: str
@@ -35,10 +35,10 @@ class DenseColumn:
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """A column of categories: one value a row, or with ``separator`` or ``multi`` any number.
+    """A categorical column: single-valued, or multi-valued with ``separator`` or ``multi``.
 
-    ``separator`` cuts text into values; ``multi`` alone is for Parquet's lists. ``hash_rows``,
-    ``min_count`` and ``max_rows`` are for this column alone; None leaves them to the command.
+    ``separator`` splits text into values; ``multi`` alone is for Parquet's lists. ``hash_rows``,
+    ``min_count`` and ``max_rows`` override the options of the command for this column.
     """
 
     name: str
@@ -50,16 +50,16 @@ class CategoricalColumn:
 
     @property
     def is_multi(self) -> bool:
-        """Whether rows have any number of values."""
+        """Whether the column is multi-valued."""
         return self.multi or self.separator != ""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Which columns to read, and how the text is written.
+    """The columns to read, and the format of the text.
 
-    ``threshold`` turns a number into a label: above it is a click. Without it labels are 0 or 1.
-    ``columns`` names those of text that has no header line.
+    With ``threshold``, a label is any number and values above it count as clicks; without it,
+    labels are 0 or 1. ``columns`` names the columns of text without a header line.
     """
 
     label: str
@@ -71,18 +71,18 @@ class Schema:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every column that is read: label, dense, categorical."""
+        """Names of all columns to read: label, dense, categorical."""
         return (self.label, *(c.name for c in self.dense), *(c.name for c in self.categorical))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; :meth:`from_dict` is the inverse."""
+        """Return the schema as JSON values; :meth:`from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], origin: str = "the schema") -> Schema:
-        """The schema that ``content`` describes; columns may be plain names.
+        """Return the schema that ``content`` describes; columns may be plain names.
 
-        Raises ConfigError for what is unknown, missing, of a wrong type or contradictory.
+        Raises ConfigError for unknown or missing keys, wrong types and contradictions.
         """
         values = dict(content)
         for key, kind in (("dense", DenseColumn), ("categorical", CategoricalColumn)):
@@ -97,7 +97,7 @@ class Schema:
 
 
 def read_schema(path: Path) -> Schema:
-    """The schema in a ``.toml`` or ``.json`` file; raises ConfigError naming the file."""
+    """Read a schema from a ``.toml`` or ``.json`` file; raise ConfigError naming the file."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -106,7 +106,7 @@ def read_schema(path: Path) -> Schema:
         raise ConfigError(f"the schema {path} is not UTF-8 text") from None
     content = _parse(text, path)
     if not isinstance(content, dict):
-        raise ConfigError(f"the schema {path} must be a table of keys, such as label = 'click'")
+        raise ConfigError(f"the schema {path} must hold keys and values, such as label = 'click'")
     return Schema.from_dict(content, f"the schema {path}")
 
 
@@ -133,6 +133,12 @@ def _as_list(value: Any, where: str) -> list[Any]:
     return list(value)
 
 
+_TYPE_NAMES = {
+    "str": "text",
+    "bool": "true or false",
+    "int | None": "a whole number",
+    "float | None": "a number",
+}
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "bool": (bool,),
@@ -142,18 +148,20 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _build(kind: type[T], content: Any, where: str) -> T:
-    """An instance of a dataclass, its keys and plain types checked."""
+    """Return an instance of a dataclass after checking its keys and plain types."""
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{where}: {content!r} is neither a name nor a table of keys")
+        raise ConfigError(f"{where}: expected a name or keys and values, not {content!r}")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for key, value in content.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(known)}")
+            raise ConfigError(f"{where}: unknown key {key!r}; expected one of {', '.join(known)}")
         allowed = _TYPES.get(str(known[key].type))
         if allowed and (
             not isinstance(value, allowed) or isinstance(value, bool) != (bool in allowed)
         ):
-            raise ConfigError(f"{where}: {key} must not be {value!r}")
+            raise ConfigError(
+                f"{where}: {key} must be {_TYPE_NAMES[str(known[key].type)]}, not {value!r}"
+            )
     try:
         return kind(**content)
     except TypeError:
@@ -163,12 +171,14 @@ def _build(kind: type[T], content: Any, where: str) -> T:
 
 def _check(schema: Schema, where: str) -> None:
     if not schema.categorical:
-        raise ConfigError(f"{where}: at least one categorical column is needed")
+        raise ConfigError(f"{where}: categorical must list at least one column")
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise ConfigError(f"{where}: column {name!r} is named twice")
         if schema.columns and name not in schema.columns:
-            raise ConfigError(f"{where}: column {name!r} is not among columns")
+            raise ConfigError(
+                f"{where}: column {name!r} is missing from columns, which must list every column"
+            )
     for dense in schema.dense:
         if dense.transform not in TRANSFORMS:
             raise ConfigError(
@@ -179,9 +189,12 @@ def _check(schema: Schema, where: str) -> None:
         _check_categorical(column, f"{where}: column {column.name!r}")
     for what, text in (("delimiter", schema.delimiter), *_separators(schema)):
         if len(text.encode()) != 1 or text in '"\r\n':
-            raise ConfigError(f"{where}: {what} must be one plain character, not {text!r}")
+            raise ConfigError(
+                f"{where}: {what} must be one ASCII character other than a quote or a line end, "
+                f"not {text!r}"
+            )
         if what != "delimiter" and text == schema.delimiter:
-            raise ConfigError(f"{where}: {what} must not be the delimiter")
+            raise ConfigError(f"{where}: {what} must differ from the delimiter, {text!r}")
 
 
 def _check_categorical(column: CategoricalColumn, where: str) -> None:
@@ -190,7 +203,10 @@ def _check_categorical(column: CategoricalColumn, where: str) -> None:
         if value is not None and value < least:
             raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
     if column.hash_rows and ((column.min_count or 1) > 1 or column.max_rows):
-        raise ConfigError(f"{where}: hashed values are not counted: drop min_count and max_rows")
+        raise ConfigError(
+            f"{where}: hash_rows cannot be combined with min_count or max_rows; hashed values are "
+            "not counted"
+        )
 
 
 def _separators(schema: Schema) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What training asks of data: a number of batches that can be walked from any one of them."""
+"""The interface between data and training: an epoch of batches that can start at any of them."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from dlrmjit.data.batch_shard import Share
 class Source(Protocol):
     """A finite sequence of batches over samples of one shape.
 
-    ``batches`` yields batch ``start`` and all that follow; walking twice gives the same
-    batches unless ``epoch`` says otherwise.
+    ``batches`` yields batch ``start`` and all that follow. Two calls with the same ``epoch``
+    yield the same batches.
     """
 
     @property
     def table_rows(self) -> tuple[int, ...]:
-        """Rows of each of the S tables; every index lies below."""
+        """Rows of each of the S tables; every index of a table is less."""
 
     @property
     def dense_features(self) -> int:
-        """Dense features D of a sample."""
+        """Number of dense features, D."""
 
     @property
     def num_batches(self) -> int:
-        """Batches of one epoch, the short last one included."""
+        """Number of batches of one epoch, including a short last one."""
 
     @property
     def num_samples(self) -> int:
-        """Samples of one epoch."""
+        """Number of samples of one epoch."""
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, ... of an epoch."""
+        """Yield batches ``start``, ``start + 1``, ... of an epoch."""
 
 
 @runtime_checkable
 class SizedSource(Source, Protocol):
-    """A source whose batches, but for a short last one, have one known size.
+    """A source whose batches all have the same size, except that the last may be shorter.
 
-    So it can make one process's share of them alone: what that process does not train on, it
-    need not read.
+    Such a source can make one process's share of each batch without reading the rest.
     """
 
     @property
     def batch_size(self) -> int:
-        """Samples of a full batch."""
+        """Number of samples of a full batch."""
 
     def sliced(self, share: Share) -> SizedSource:
-        """A source of ``share`` of each batch, bit for bit; the numbers it tells stay as they are.
+        """Return a source of ``share`` of each batch, bit for bit.
 
-        Shares of one source must not be walked at the same time as the source.
+        Its properties still describe whole batches. Do not iterate over a source and its shares
+        at the same time.
         """
 
 
@@ -72,21 +72,21 @@ class Take:
         self.dense_features = source.dense_features
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start`` to the limit."""
+        """Yield batches from ``start`` up to the limit."""
         return islice(self._source.batches(epoch, start), max(0, self.num_batches - start))
 
     def sliced(self, share: Share) -> Take:
-        """The same of a share of each batch."""
+        """Return the same batches, reduced to a share of each."""
         part = copy.copy(self)
         part._source = self._source.sliced(share)
         return part
 
 
 def take(source: SizedSource, num_batches: int) -> SizedSource:
-    """Limit ``source`` to ``num_batches`` batches an epoch; 0 or less means no limit."""
+    """Limit ``source`` to ``num_batches`` batches per epoch; 0 or less means no limit."""
     return Take(source, num_batches) if num_batches > 0 else source
 
 
 def index_dtype(table_rows: tuple[int, ...]) -> type[np.int32] | type[np.int64]:
-    """Narrowest index type that reaches every row of every table."""
+    """Return the smallest index type that can address every row of every table."""
     return np.int32 if max(table_rows, default=0) <= 2**31 else np.int64

@@ -1,4 +1,4 @@
-"""Checks on caller-supplied arrays; each names the table, sample, column and value at fault."""
+"""Checks on caller-supplied arrays; each names the offending table, sample, column and value."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ def check_finite(dense: NDArray[np.float32], first_sample: int = 0) -> None:
 
 
 def check_offsets(offsets: NDArray[np.int64], n: int, lookups: int) -> None:
-    """Raise :class:`ShapeError` unless ``offsets`` (S, N + 1) cut ``lookups`` into bags."""
+    """Raise :class:`ShapeError` unless ``offsets`` (S, N + 1) divide ``lookups`` into bags."""
     if offsets.shape[1] != n + 1:
-        raise ShapeError(f"offsets of {n} samples need {n + 1} columns, not {offsets.shape[1]}")
+        raise ShapeError(
+            f"offsets of {n} samples must have {n + 1} columns, not {offsets.shape[1]}"
+        )
     _check_rising(offsets)
     _check_tables_meet(offsets, lookups)
 
@@ -35,7 +37,7 @@ def _check_rising(offsets: NDArray[np.int64]) -> None:
     if falling.any():
         s, b = np.argwhere(falling)[0]
         raise ShapeError(
-            f"table {s}, sample {b}: offsets fall from {offsets[s, b]} to {offsets[s, b + 1]}"
+            f"table {s}, sample {b}: offsets decrease from {offsets[s, b]} to {offsets[s, b + 1]}"
         )
 
 
@@ -46,7 +48,7 @@ def _check_tables_meet(offsets: NDArray[np.int64], lookups: int) -> None:
     if wrong.size:
         s = int(wrong[0])
         where = f"table {s} starts at" if s < len(offsets) else "the indices end at"
-        raise ShapeError(f"{where} {starts[s]}, but what lies before ends at {ends[s]}")
+        raise ShapeError(f"{where} {starts[s]}, but the lookups before it end at {ends[s]}")
 
 
 def check_index_range(
@@ -54,7 +56,7 @@ def check_index_range(
 ) -> None:
     """Raise :class:`IndexRangeError` for the first of one table's ``indices`` outside ``rows``.
 
-    ``offsets`` (N + 1) counts from the first of ``indices`` and tells the sample.
+    ``offsets`` (N + 1,) starts at 0 and gives the sample of each index.
     """
     if not indices.size or (indices.min() >= 0 and indices.max() < rows):
         return
@@ -78,7 +80,7 @@ def check_not_negative(value: int, name: str) -> int:
 
 
 def check_table_rows(table_rows: Sequence[int]) -> tuple[int, ...]:
-    """Rows of every table as plain integers; at least one table, each of at least one row."""
+    """Return the rows of each table as integers; raise ConfigError unless all are at least 1."""
     check_positive(len(table_rows), "number of tables")
     return tuple(
         check_positive(int(rows), f"rows of table {s}") for s, rows in enumerate(table_rows)
@@ -88,5 +90,5 @@ def check_table_rows(table_rows: Sequence[int]) -> tuple[int, ...]:
 def check_fraction(value: float, name: str) -> float:
     """Return ``value``, or raise :class:`ConfigError` naming it when it is not within 0 to 1."""
     if not 0 <= value <= 1:
-        raise ConfigError(f"{name} must lie between 0 and 1, not {value}")
+        raise ConfigError(f"{name} must be between 0 and 1, not {value}")
     return value

@@ -105,8 +105,8 @@ D, C, L = arrays()
         (lambda: ArraySource(D, C * 1.0, L, 2), ShapeError, "integers .* not float64"),
         (lambda: ArraySource(D, C, L[:3], 2), ShapeError, r"labels must have shape \(7,\)"),
         (lambda: ArraySource(D, C, L, 2, table_rows=[5]), ShapeError, "2 categorical columns"),
-        (lambda: ArraySource(D, C, L, 2, order=[7]), ShapeError, "samples 7 to 7, there are 7"),
-        (lambda: ArraySource(D, C, L, 2, order=[0.5]), ShapeError, "order must list sample"),
+        (lambda: ArraySource(D, C, L, 2, order=[7]), ShapeError, "samples 7 to 7, but there are 7"),
+        (lambda: ArraySource(D, C, L, 2, order=[0.5]), ShapeError, "order must be integers"),
     ],
 )
 def test_refuses_what_does_not_fit(call, error, message):

@@ -74,12 +74,12 @@ def test_an_empty_list_is_a_table_without_lookups():
         ((DENSE[0], INDICES, OFFSETS, LABELS), r"dense must have shape \(N, D\), not \(3,\)"),
         ((DENSE, INDICES, OFFSETS, [0, 1, 1]), r"labels must have shape \(2,\)"),
         ((DENSE, INDICES, OFFSETS, ["a", "b"]), "labels must hold numbers"),
-        ((DENSE, INDICES, OFFSETS[:, :2], LABELS), "2 samples need 3 columns, not 2"),
+        ((DENSE, INDICES, OFFSETS[:, :2], LABELS), "2 samples must have 3 columns, not 2"),
         ((DENSE, INDICES, OFFSETS[0], LABELS), r"must be integers of shape \(S, N \+ 1\)"),
-        ((DENSE, INDICES, [[0, 4, 3], [3, 3, 5]], LABELS), "table 0, sample 1: offsets fall"),
-        ((DENSE, INDICES, [[0, 2, 3], [4, 4, 5]], LABELS), "table 1 starts at 4, .* ends at 3"),
-        ((DENSE, INDICES, [[1, 2, 3], [3, 3, 5]], LABELS), "table 0 starts at 1, .* ends at 0"),
-        ((DENSE, INDICES, [[0, 2, 3], [3, 3, 4]], LABELS), "indices end at 5, .* ends at 4"),
+        ((DENSE, INDICES, [[0, 4, 3], [3, 3, 5]], LABELS), "table 0, sample 1: offsets decrease"),
+        ((DENSE, INDICES, [[0, 2, 3], [4, 4, 5]], LABELS), "table 1 starts at 4, .* end at 3"),
+        ((DENSE, INDICES, [[1, 2, 3], [3, 3, 5]], LABELS), "table 0 starts at 1, .* end at 0"),
+        ((DENSE, INDICES, [[0, 2, 3], [3, 3, 4]], LABELS), "indices end at 5, .* end at 4"),
         ((DENSE, [[1], [1]], [[0, 1]], LABELS), "2 tables have indices, 1 have offsets"),
         ((DENSE, [[1.5], [1]], [[0, 1], [0, 1]], LABELS), "indices of table 0 must be integers"),
         ((DENSE, [[1], [1]], [[0, 1], [0]], LABELS), "table 1: 2 samples need 2 or 3 offsets"),
@@ -115,5 +115,5 @@ def test_an_index_inside_every_table_passes():
 
 
 def test_a_batch_for_another_number_of_tables_is_refused():
-    with pytest.raises(ShapeError, match="lookups for 2 tables, the model has 3"):
+    with pytest.raises(ShapeError, match="lookups for 2 tables, but the model has 3"):
         Batch(DENSE, INDICES, OFFSETS, LABELS).check_indices([4, 5, 6])

@@ -163,7 +163,7 @@ def test_columns_of_several_ids(fixed: bool) -> None:
 def test_wrong_tables_and_shuffles() -> None:
     with pytest.raises(ConfigError, match="shuffle must be"):
         Loader(table(), 10, shuffle="some")
-    with pytest.raises(ShapeError, match="do not belong together"):
+    with pytest.raises(ShapeError, match="must have the same number of rows"):
         replace(table(), labels=np.zeros(5))
     with pytest.raises(ShapeError, match="2 tables"):
         replace(table(), table_rows=(1, 1))

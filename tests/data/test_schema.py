@@ -50,26 +50,26 @@ def test_toml_without_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 WRONG = {
-    '{"label": "y"}': "at least one categorical column",
+    '{"label": "y"}': "categorical must list at least one column",
     '{"categorical": ["a"]}': "label is missing",
-    '{"label": 1, "categorical": ["a"]}': "label must not be 1",
+    '{"label": 1, "categorical": ["a"]}': "label must be text, not 1",
     '{"label": "y", "categorical": "a"}': "categorical must be a list, not 'a'",
-    '{"label": "y", "categorical": [1]}': "1 is neither a name nor a table",
+    '{"label": "y", "categorical": [1]}': "expected a name or keys and values, not 1",
     '{"label": "y", "categorical": ["y"]}': "'y' is named twice",
-    '{"label": "y", "categorical": ["a"], "colour": 1}': "unknown key 'colour'; known are label",
+    '{"label": "y", "categorical": ["a"], "colour": 1}': "unknown key 'colour'; expected",
     '{"label": "y", "categorical": [{"nam": "a"}]}': "categorical: unknown key 'nam'",
-    '{"label": "y", "categorical": [{"name": "a", "multi": 1}]}': "multi must not be 1",
-    '{"label": "y", "categorical": [{"name": "a", "min_count": true}]}': "min_count must not be",
+    '{"label": "y", "categorical": [{"name": "a", "multi": 1}]}': "multi must be true or false",
+    '{"label": "y", "categorical": [{"name": "a", "min_count": true}]}': "must be a whole number",
     '{"label": "y", "categorical": [{"name": "a", "min_count": 0}]}': "'a': min_count must be at",
-    '{"label": "y", "categorical": [{"name": "a", "hash_rows": 9, "min_count": 3}]}': "drop min",
-    '{"label": "y", "categorical": [{"name": "a", "separator": ","}]}': "not be the delimiter",
-    '{"label": "y", "categorical": [{"name": "a", "separator": "::"}]}': "one plain character",
-    '{"label": "y", "categorical": ["a"], "delimiter": "\\""}': "delimiter must be one plain",
-    '{"label": "y", "categorical": ["a"], "columns": ["y"]}': "'a' is not among columns",
+    '{"label": "y", "categorical": [{"name": "a", "hash_rows": 9, "min_count": 3}]}': "be combined",
+    '{"label": "y", "categorical": [{"name": "a", "separator": ","}]}': "differ from the delimiter",
+    '{"label": "y", "categorical": [{"name": "a", "separator": "::"}]}': "one ASCII character",
+    '{"label": "y", "categorical": ["a"], "delimiter": "\\""}': "delimiter must be one ASCII",
+    '{"label": "y", "categorical": ["a"], "columns": ["y"]}': "'a' is missing from columns",
     '{"label": "y", "categorical": ["a"], "dense": [{"name": "d", "transform": "log"}]}': (
         "'d': transform must be one of none, log1p, standardise, not 'log'"
     ),
-    "[1]": "must be a table of keys",
+    "[1]": "must hold keys and values",
     "{": "is not valid",
 }
 

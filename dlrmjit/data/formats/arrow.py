@@ -1,4 +1,4 @@
-"""pyarrow, where it is installed: it alone reads and writes Parquet."""
+"""The import of pyarrow, an optional dependency that reads and writes Parquet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dlrmjit.errors import ConfigError
 
 
 def require_arrow(instead: str) -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet; ConfigError with ``instead`` without them."""
+    """Return the modules pyarrow and pyarrow.parquet.
+
+    Raises ConfigError if they are not installed; ``instead`` says what to do without them.
+    """
     try:
         import pyarrow
         from pyarrow import parquet

@@ -1,6 +1,6 @@
-"""A Criteo set ready to train on: hashes numbered, missing values filled, days split.
+"""A Criteo set ready for training: hashes encoded, missing values filled, days split.
 
-Numbering, filling, sub-sampling and splitting follow the reference program, and so does the
+Encoding, filling, sub-sampling and splitting follow the reference program, and so does the
 order in which they draw from the random stream it shares with the initialisation of the model.
 """
 
@@ -19,7 +19,7 @@ from dlrmjit.data.formats.criteo_text import CriteoRows, read_criteo_text
 from dlrmjit.data.validate import check_fraction
 from dlrmjit.errors import ConfigError, DataError
 
-#: Equal parts, in file order, that stand for the days of the Kaggle set.
+#: Number of equal parts, in file order, that serve as the days of the Kaggle set.
 KAGGLE_DAYS = 7
 RANDOMIZE = ("total", "day", "none")
 
@@ -29,7 +29,7 @@ class CriteoData:
     """Samples in the order of the file.
 
     ``labels`` (N,) uint8; ``integers`` (N, D) int32, none negative; ``ids`` (N, S) int32, each
-    below its column's entry in ``counts``; ``day_counts``: samples of each successive day.
+    less than its column's entry in ``counts``; ``day_counts``: samples of each successive day.
     """
 
     labels: NDArray[np.uint8]
@@ -43,13 +43,13 @@ class CriteoData:
 
     @functools.cached_property
     def dense(self) -> NDArray[np.float32]:
-        """What the model sees of the integers: log(x + 1) in single precision."""
+        """The model's dense features (N, D): log(x + 1) of the integers, float32."""
         return np.asarray(np.log(self.integers.astype(np.float32) + 1), dtype=np.float32)
 
     def source(
         self, batch_size: int, order: NDArray[np.int64] | None = None, max_ind_range: int = -1
     ) -> ArraySource:
-        """Batches of the samples in ``order``; ids and tables cut to ``max_ind_range`` rows."""
+        """Return a source of the samples in ``order``; ``max_ind_range`` > 0 bounds the tables."""
         limited = max_ind_range > 0
         return ArraySource(
             self.dense,
@@ -63,7 +63,7 @@ class CriteoData:
 
 @dataclass(frozen=True)
 class Split:
-    """Which samples, in which order, serve for what."""
+    """Samples for training, test and validation, each in the order of use."""
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
@@ -81,7 +81,8 @@ def load_criteo_text(
     """Read one text file (plain or gzip) and prepare it as the reference does.
 
     With ``sub_sample_rate`` > 0, a sample without a click is dropped with that probability,
-    which draws one number per line from ``rng``.
+    which draws one number per line from ``rng``. Raises DataError naming the file, and for a bad
+    field its line, column and value.
     """
     rows = read_criteo_text(path)
     day_counts = equal_days(len(rows), days)
@@ -91,10 +92,10 @@ def load_criteo_text(
 
 
 def prepare(rows: CriteoRows, day_counts: Sequence[int], max_ind_range: int = -1) -> CriteoData:
-    """Number hashes column by column in order of first appearance; negative integers become 0.
+    """Encode hashes column by column in order of first appearance; set negative integers to 0.
 
-    With ``max_ind_range`` > 0 hashes are taken modulo it before they are numbered. All rows
-    count, those of the last day too, so every id of a test has its row.
+    With ``max_ind_range`` > 0 hashes are taken modulo it before they are encoded. Rows of the
+    last day are encoded too, so every id of the test has its row.
     """
     hashes = rows.hashes % np.uint32(max_ind_range) if max_ind_range > 0 else rows.hashes
     ids = np.empty(hashes.shape, dtype=np.int32)
@@ -117,16 +118,16 @@ def _encode_column(values: NDArray[np.uint32], out: NDArray[np.int32]) -> int:
 def sub_sample(
     rows: CriteoRows, day_counts: Sequence[int], rate: float, rng: np.random.RandomState
 ) -> tuple[CriteoRows, tuple[int, ...]]:
-    """Drop samples without a click with probability ``rate``; day by day, the last one too."""
+    """Drop samples without a click with probability ``rate``, day by day, including the last."""
     days = np.split(rows.labels, np.cumsum(day_counts)[:-1])
-    kept = [(labels != 0) | (rng.uniform(size=labels.size) >= rate) for labels in days]
-    chosen = np.concatenate(kept)
-    rest = CriteoRows(rows.labels[chosen], rows.integers[chosen], rows.hashes[chosen])
-    return rest, tuple(int(day.sum()) for day in kept)
+    masks = [(labels != 0) | (rng.uniform(size=labels.size) >= rate) for labels in days]
+    mask = np.concatenate(masks)
+    remaining = CriteoRows(rows.labels[mask], rows.integers[mask], rows.hashes[mask])
+    return remaining, tuple(int(day.sum()) for day in masks)
 
 
 def equal_days(samples: int, days: int = KAGGLE_DAYS) -> tuple[int, ...]:
-    """Cut ``samples`` into days of equal size, the first ones one larger where it must be."""
+    """Divide ``samples`` into days of equal size; the first days may be one sample larger."""
     size, larger = divmod(samples, days)
     return tuple(size + (day < larger) for day in range(days))
 
@@ -134,19 +135,20 @@ def equal_days(samples: int, days: int = KAGGLE_DAYS) -> tuple[int, ...]:
 def split_by_days(
     day_counts: Sequence[int], randomize: str = "total", rng: np.random.RandomState | None = None
 ) -> Split:
-    """All days but the last to train on; the first half of the last to test, the rest to validate.
+    """Train on all days but the last; test on its first half and validate on its second.
 
     ``randomize`` shuffles the training samples: ``total`` all, ``day`` within each day, ``none``
-    not at all. The reference builds its training and its test set each with a shuffle of its
-    own and drops the second, so this draws from ``rng`` twice to leave it where the reference
-    has it when the model is initialised.
+    not at all. The reference shuffles once for its training set and once for its test set, and
+    drops the second result. This draws from ``rng`` twice as well, so that the stream is in the
+    same state when the model is initialised. Raises ConfigError for another ``randomize`` and
+    DataError where no samples are left for training or for the test.
     """
     if randomize not in RANDOMIZE:
         raise ConfigError(f"randomize must be one of {', '.join(RANDOMIZE)}, not {randomize!r}")
     if len(day_counts) < 2 or sum(day_counts[:-1]) == 0 or day_counts[-1] == 0:
         raise DataError(
-            f"{sum(day_counts)} samples in {len(day_counts)} days leave none to train on or none "
-            "to test on; use more data or split by a fraction"
+            f"{sum(day_counts)} samples in {len(day_counts)} days leave none for training or none "
+            "for the test; use more data or split by a fraction"
         )
     *train, last = np.split(np.arange(sum(day_counts)), np.cumsum(day_counts)[:-1])
     test, validation = np.array_split(last, 2)
@@ -168,7 +170,7 @@ def _shuffled(
 
 def _require_rng(rng: np.random.RandomState | None) -> np.random.RandomState:
     if rng is None:
-        raise ConfigError("shuffling and sub-sampling need a random stream: pass rng")
+        raise ConfigError("shuffling and sub-sampling need a random stream; pass rng")
     return rng
 
 

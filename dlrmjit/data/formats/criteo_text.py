@@ -1,7 +1,7 @@
 """The text form of the Criteo sets: a label, 13 integers and 26 hashes a line, parsed by NumPy.
 
-A block of text is cut at all its tabs and line ends at once, and the digits of one kind of field
-are read place by place for all lines together, so no Python runs per line.
+A block of text is split at all its tabs and line ends at once, and the digits of one kind of field
+are read position by position for all lines together, so no Python runs per line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_DIGIT = 255
 
 @dataclass(frozen=True)
 class CriteoRows:
-    """Lines as they were written: nothing numbered, nothing clipped, missing values 0.
+    """Lines as stored: not encoded, not clipped, missing values 0.
 
     ``labels`` (N,) uint8, ``integers`` (N, 13) int32, ``hashes`` (N, 26) uint32.
     """
@@ -59,7 +59,7 @@ def read_criteo_text(path: str | Path) -> CriteoRows:
 
 
 def parse_block(block: bytes, path: str, first_line: int) -> CriteoRows:
-    """Parse whole lines of text; ``path`` and ``first_line`` are for the messages."""
+    """Parse whole lines of text; messages use ``path`` and ``first_line``. Raises DataError."""
     text = np.frombuffer(block, dtype=np.uint8)
     fields = _cut(text, path, first_line)
     labels, bad_label = _labels(fields.part(0, 1))
@@ -73,7 +73,7 @@ def parse_block(block: bytes, path: str, first_line: int) -> CriteoRows:
 
 @dataclass(frozen=True)
 class _Fields:
-    """Where the fields of a table of text begin and end, each (lines, columns)."""
+    """Positions of the first byte of each field and of the one after it, (lines, columns)."""
 
     text: NDArray[np.uint8]
     starts: NDArray[np.int64]
@@ -99,7 +99,7 @@ def _cut(text: NDArray[np.uint8], path: str, first_line: int) -> _Fields:
 
 
 def _raise_for_line(is_line_end: NDArray[np.bool_], path: str, first_line: int) -> None:
-    """Raise for the first line with another number of fields than a line has."""
+    """Raise DataError for the first line with a wrong number of fields."""
     found = np.diff(np.flatnonzero(is_line_end), prepend=-1)
     line = int(np.flatnonzero(found != FIELDS)[0])
     raise DataError(
@@ -109,12 +109,12 @@ def _raise_for_line(is_line_end: NDArray[np.bool_], path: str, first_line: int) 
 
 
 def _raise_for_field(fields: _Fields, bad: NDArray[np.bool_], path: str, first_line: int) -> None:
-    """Raise for the first bad field in reading order."""
-    line, column = (int(at) for at in np.argwhere(bad)[0])
+    """Raise DataError for the first bad field in reading order."""
+    line, column = (int(i) for i in np.argwhere(bad)[0])
     name = COLUMNS[column]
     expected = {
         "l": "0 or 1",
-        "I": "a whole number of 32 bits or nothing",
+        "I": "a 32-bit integer or nothing",
         "C": "up to 8 hexadecimal digits or nothing",
     }
     raise DataError(
@@ -149,24 +149,24 @@ def _hexadecimals(fields: _Fields) -> tuple[NDArray[np.uint32], NDArray[np.bool_
 def _parse_digits(
     fields: _Fields, base: int, max_digits: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Read digits from the last to the first; nothing at all reads as 0.
+    """Read digits from the last to the first; an empty field is 0.
 
-    Returns the values and which fields are longer than ``max_digits`` or hold another character.
+    Returns the values, and a mask of fields that are too long or hold another character.
     """
     digit_of = _digit_table(base)
     lengths = fields.ends - fields.starts
     values = np.zeros(lengths.shape, dtype=np.int64)
     bad = lengths > max_digits
-    for place in range(min(max_digits, int(lengths.max()))):
-        digits = digit_of[fields.text[fields.ends - (place + 1)]]
-        digits *= lengths > place  # what stands before a shorter field counts as 0
+    for i in range(min(max_digits, int(lengths.max()))):
+        digits = digit_of[fields.text[fields.ends - (i + 1)]]
+        digits *= lengths > i  # a byte before the start of a shorter field counts as 0
         bad |= digits == _NO_DIGIT
-        values += np.multiply(digits, base**place, dtype=np.int64)
+        values += np.multiply(digits, base**i, dtype=np.int64)
     return values, bad
 
 
 def _digit_table(base: int) -> NDArray[np.uint8]:
-    """Value of each byte as a digit."""
+    """Return the value of each byte as a digit, _NO_DIGIT for other bytes."""
     table = np.full(256, _NO_DIGIT, dtype=np.uint8)
     for value, digit in enumerate("0123456789abcdef"[:base]):
         table[[ord(digit), ord(digit.upper())]] = value

@@ -1,7 +1,7 @@
-"""The reference program's files of days, as its ``--memory-map`` writes and reads them.
+"""The reference program's day files, as its ``--memory-map`` writes and reads them.
 
-Beside the text ``NAME`` it keeps, per day i, ``NAME_i_reordered.npz`` with X_int, X_cat and y
-(float64), and for all days ``NAME_fea_count.npz``, ``NAME_day_count.npz`` and one
+Next to the text ``NAME`` it writes, for each day i, ``NAME_i_reordered.npz`` with X_int, X_cat and
+y (float64), and for all days ``NAME_fea_count.npz``, ``NAME_day_count.npz`` and one
 ``NAME_fea_dict_j.npz`` per column. For the Kaggle set, days are called ``STEM_day_i``.
 """
 
@@ -25,41 +25,42 @@ KAGGLE_DAYS, TERABYTE_DAYS = 7, 24
 
 @dataclass(frozen=True)
 class DayNames:
-    """What the reference calls its files for the text file, or prefix of days, ``raw``."""
+    """Names of the reference's files for ``raw``, a text file or the common prefix of the days."""
 
     raw: Path
     kaggle: bool
 
     @property
     def stem(self) -> str:
-        """The name that all begin with."""
+        """The prefix of all file names."""
         return self.raw.name.split(".")[0] if self.kaggle else self.raw.name
 
     @property
     def days(self) -> int:
-        """How many days there are."""
+        """Number of days."""
         return KAGGLE_DAYS if self.kaggle else TERABYTE_DAYS
 
     def day(self, i: int, kind: str = "_reordered") -> Path:
-        """The file of a day: raw (kind ""), ``_processed`` or ``_reordered``."""
+        """Return the path of a day's file: raw (kind ""), ``_processed`` or ``_reordered``."""
         middle = "_day" if self.kaggle else ""
         return self.raw.with_name(f"{self.stem}{middle}_{i}{kind}.npz")
 
     def shared_file(self, what: str) -> Path:
-        """A file about all days: ``fea_count``, ``day_count``, ``fea_dict_j``."""
+        """Return the path of a file for all days: ``fea_count``, ``day_count``, ``fea_dict_j``."""
         return self.raw.with_name(f"{self.stem}_{what}.npz")
 
 
 def has_days(raw: Path, kaggle: bool) -> bool:
-    """Whether the reference's files of days lie beside ``raw``."""
+    """Return whether the reference's day files exist next to ``raw``."""
     names = DayNames(raw, kaggle)
     return raw.name != "" and names.day(names.days - 1).exists()
 
 
 def read_days(raw: Path, *, kaggle: bool) -> tuple[Dataset, Dataset]:
-    """The rows to train on (all days but the last) and to test on (the last one's first half).
+    """Return the training rows (all days but the last) and the test rows (half of the last).
 
-    The files are compressed, so all of it is held in memory, as narrow as it fits.
+    The files are compressed, so all rows are held in memory, in 32-bit types.
+    Raises DataError naming a file that cannot be read.
     """
     names = DayNames(raw, kaggle)
     rows = read_counts(names.shared_file("fea_count"))
@@ -91,9 +92,9 @@ def _cast(values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:
 def write_days(
     names: DayNames, days: list[Dataset], dictionaries: list[NDArray[np.uint32]]
 ) -> None:
-    """Write a whole memory-map set in the order of ``days``.
+    """Write a complete memory-map set in the order of ``days``.
 
-    ``dictionaries`` are the values of each column by id. Bytes equal the reference's own where
+    ``dictionaries`` are the values of each column by id. The bytes equal the reference's where
     it does not shuffle (``--data-randomize none``).
     """
     counts = [len(day) for day in days]
@@ -107,7 +108,9 @@ def write_days(
         rows = np.array([len(values) for values in dictionaries], np.int32)
         np.savez_compressed(names.shared_file("fea_count"), counts=rows)
     except OSError as error:
-        raise DataError(f"{names.raw}: days cannot be written: {error.strerror}") from None
+        raise DataError(
+            f"the day files of {names.raw} cannot be written: {error.strerror}"
+        ) from None
 
 
 def _write_day(path: Path, day: Dataset) -> None:

@@ -1,7 +1,7 @@
 """The reference program's processed set: one ``.npz`` with X_int, X_cat, y and counts.
 
-Such files hold X_cat as float64, often in column order, because that is how the program that
-writes them computes; any numeric type and any order is read here.
+The program that writes such files stores X_cat as float64, often in column order; this module
+reads any numeric type and any order.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from dlrmjit.data.validate import check_index_range
 from dlrmjit.errors import DataError
 
 KEYS = ("X_int", "X_cat", "y", "counts")
-#: Our own addition, which the reference leaves alone.
+#: An array that only dlrmjit writes; the reference ignores it.
 _DAYS = "day_counts"
 
 
 def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) -> CriteoData:
     """Read a processed set; ``day_counts`` default to those in the file, else to equal days.
 
-    Raises :class:`DataError` naming the file, and the array, sample, column and value at fault;
-    :class:`IndexRangeError` for an id that is not below its column's count.
+    Raises :class:`DataError` naming the file and the offending array, sample, column and value;
+    :class:`IndexRangeError` for an id that is not less than its column's count.
     """
     arrays = load_npz(path, KEYS, _DAYS)
     labels = _whole(arrays["y"], "y", path, 1).reshape(-1)
@@ -43,14 +43,14 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
         day_counts = _whole(arrays[_DAYS], _DAYS, path, 1).tolist()
     days = equal_days(len(labels)) if day_counts is None else tuple(day_counts)
     if sum(days) != len(labels):
-        raise DataError(f"{path} has {len(labels)} samples, its days add up to {sum(days)}")
+        raise DataError(f"{path} has {len(labels)} samples, but its days add up to {sum(days)}")
     return CriteoData(
         labels.astype(np.uint8), np.maximum(integers, 0), ids, tuple(counts.tolist()), days
     )
 
 
 def write_processed(path: str | Path, data: CriteoData) -> None:
-    """Write ``data`` so that the reference reads it too; the file appears whole or not at all."""
+    """Write ``data`` in a form that the reference reads too, replacing ``path`` atomically."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -71,7 +71,10 @@ def write_processed(path: str | Path, data: CriteoData) -> None:
 
 
 def read_day_counts(raw_path: str | Path) -> tuple[int, ...] | None:
-    """Samples per day as the reference noted them beside the raw file, or None without a note."""
+    """Return the samples per day from the file that the reference writes next to the raw file.
+
+    Returns None if there is no such file.
+    """
     raw = Path(raw_path)
     note = raw.with_name(f"{raw.name.split('.')[0]}_day_count.npz")
     if not note.exists():
@@ -81,21 +84,21 @@ def read_day_counts(raw_path: str | Path) -> tuple[int, ...] | None:
 
 
 def load_npz(path: str | Path, keys: Sequence[str], *optional: str) -> dict[str, NDArray[Any]]:
-    """Arrays of an ``.npz`` file by name; raises DataError for a damaged one or a missing name."""
+    """Return arrays of an ``.npz`` file by name. Raises DataError for damage or a missing name."""
     try:
         with open(path, "rb") as file:
             return _arrays(path, np.load(file, allow_pickle=False), keys, optional)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a whole .npz file of numbers ({error})") from None
+        raise DataError(f"{path} is not a complete .npz file of numbers ({error})") from None
 
 
 def _arrays(
     path: str | Path, loaded: Any, keys: Sequence[str], optional: Sequence[str]
 ) -> dict[str, NDArray[Any]]:
     if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise DataError(f"{path} holds one array, expected an .npz with {', '.join(keys)}")
+        raise DataError(f"{path} holds one array; expected an .npz file with {', '.join(keys)}")
     with loaded:
         _check_keys(path, loaded.files, keys)
         wanted = [*keys, *(key for key in optional if key in loaded.files)]
@@ -109,7 +112,7 @@ def _check_keys(path: str | Path, found: Sequence[str], keys: Sequence[str]) -> 
 
 
 def _whole(values: NDArray[Any], name: str, path: str | Path, dimensions: int) -> NDArray[np.int32]:
-    """As int32 in row order; anything that is not a whole number of that size is refused."""
+    """Return ``values`` as int32 in row order; raise DataError for any other number."""
     if values.dtype.kind not in "biuf" or values.ndim < dimensions:
         raise DataError(
             f"{path}: {name} must hold numbers in {dimensions} dimensions, "
@@ -119,9 +122,11 @@ def _whole(values: NDArray[Any], name: str, path: str | Path, dimensions: int) -
         whole = np.ascontiguousarray(values, dtype=np.int32)
     wrong = whole != values
     if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        place = ", ".join(f"{what} {i}" for what, i in zip(("sample", "column"), at, strict=False))
-        raise DataError(f"{path}: {name}, {place}: {values[at]} is not a whole number of 32 bits")
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        where = ", ".join(
+            f"{axis} {i}" for axis, i in zip(("sample", "column"), index, strict=False)
+        )
+        raise DataError(f"{path}: {name}, {where}: {values[index]} is not a 32-bit integer")
     return whole
 
 
@@ -134,10 +139,13 @@ def _check_shapes(
 ) -> None:
     if not len(labels) == len(integers) == len(ids):
         raise DataError(
-            f"{path}: y has {len(labels)} samples, X_int {len(integers)}, X_cat {len(ids)}"
+            f"{path}: y has {len(labels)} samples, X_int {len(integers)} and X_cat {len(ids)}; "
+            "all three must have the same number"
         )
     if ids.shape[1] != counts.size:
-        raise DataError(f"{path}: X_cat has {ids.shape[1]} columns, counts {counts.size}")
+        raise DataError(
+            f"{path}: X_cat has {ids.shape[1]} columns, but counts has {counts.size} entries"
+        )
 
 
 def _check_labels(path: str | Path, labels: NDArray[np.int32]) -> None:

@@ -1,7 +1,7 @@
 """MLPerf's version 1 binary: records of 40 int32, a label, 13 dense values and 26 ids.
 
-Dense values are whole and not negative; the model sees log(x + 1) of them. HugeCTR's raw
-one-hot format is the same record.
+Dense values are non-negative integers; the model sees log(x + 1) of them. HugeCTR's raw one-hot
+format has the same records.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _ROWS = 1 << 18
 
 
 def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Dataset:
-    """The rows of a ``.bin`` file, mapped.
+    """Return the rows of a ``.bin`` file, mapped into memory.
 
-    ``table_rows`` default to one more than each column's largest id, for which all is read.
-    Raises DataError for a file that is missing or ends within a record.
+    ``table_rows`` default to one more than each column's largest id; finding these reads the
+    whole file. Raises DataError for a file that is missing or ends within a record.
     """
     try:
         size = path.stat().st_size
         if size == 0 or size % RECORD_BYTES:
             raise DataError(
-                f"{path} has {size} bytes, which is not a number of records of {RECORD_BYTES}; "
-                "it was cut off, or is not of this format"
+                f"{path} has {size} bytes, not a multiple of {RECORD_BYTES}, the size of a record; "
+                "it is truncated or of another format"
             )
         mapped = np.memmap(path, np.int32, mode="r").view(np.ndarray)
     except OSError as error:
@@ -50,10 +50,10 @@ def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Dataset:
 
 
 def write_bin(path: Path, dataset: Dataset) -> None:
-    """Write ``dataset``, whose dense values must be whole numbers, as records.
+    """Write ``dataset``, whose dense values must be integers, as records.
 
-    Raises DataError for dense values that are logarithms already, and for other columns than
-    the format has.
+    Raises DataError if dense values are already logarithms, or if the columns are not those of
+    the format.
     """
     if dataset.multi or (dataset.dense.shape[1], dataset.ids.shape[1]) != (INTEGERS, HASHES):
         raise DataError(
@@ -63,8 +63,8 @@ def write_bin(path: Path, dataset: Dataset) -> None:
         )
     if not dataset.log_transform:
         raise DataError(
-            f"{dataset.origin} holds logarithms; the .bin format needs the whole numbers they "
-            "were taken of: prepare the data with --dense int32"
+            f"{dataset.origin} holds logarithms of dense values, but the .bin format needs the "
+            "integers; prepare the data with --dense int32"
         )
     try:
         with open(path, "wb") as file:
@@ -75,7 +75,7 @@ def write_bin(path: Path, dataset: Dataset) -> None:
 
 
 def records_of(dataset: Dataset) -> NDArray[np.int32]:
-    """All of a small table as records (N, 40)."""
+    """Return all rows of a small data set as records (N, 40)."""
     records = np.empty((len(dataset), 1 + dataset.dense.shape[1] + dataset.ids.shape[1]), np.int32)
     records[:, 0] = dataset.labels
     records[:, 1 : 1 + dataset.dense.shape[1]] = np.maximum(dataset.dense, 0)
@@ -84,7 +84,7 @@ def records_of(dataset: Dataset) -> NDArray[np.int32]:
 
 
 def read_counts(path: Path) -> tuple[int, ...]:
-    """Rows of every table, as the reference keeps them beside its days' files."""
+    """Read the rows of each table from the reference's ``fea_count.npz``. Raises DataError."""
     counts = load_npz(path, ("counts",))["counts"]
     if counts.shape != (HASHES,):
         raise DataError(f"{path}: counts has shape {counts.shape}, expected ({HASHES},)")

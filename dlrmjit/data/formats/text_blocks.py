@@ -1,4 +1,4 @@
-"""Text files by the megabyte, cut at line ends, compressed or not."""
+"""Text files, plain or gzip, read in blocks of whole lines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class TextBlocks:
-    """Iterates over (number of the first line, whole lines) of a file; lines count from 1.
+    """Iterates over (number of the first line, whole lines) of a file; line numbers start at 1.
 
-    A file that begins like gzip is decompressed, whatever its name. Line ends come out as one
-    byte, the last one included. Raises :class:`DataError` for a file that is missing,
-    unreadable, cut off or damaged, and for a line of more than 8 MiB.
+    A file with gzip's magic number is decompressed, whatever its name. Every line ends with one
+    byte, including the last. Raises :class:`DataError` for a file that is missing, unreadable,
+    truncated or damaged, and for a line of more than 8 MiB.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,24 +56,25 @@ class TextBlocks:
         except EOFError:
             raise DataError(
                 f"{self._path} ends in the middle of its compressed data, after line "
-                f"{self._lines}; it was cut off, copy or download it again"
+                f"{self._lines}; it is truncated, so copy or download it again"
             ) from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise DataError(
-                f"{self._path}: damaged compressed data after line {self._lines} ({error})"
+                f"{self._path}: damaged compressed data after line {self._lines} ({error}); copy "
+                "or download it again"
             ) from None
         except OSError as error:
             raise DataError(f"{self._path} cannot be read: {error.strerror or error}") from None
 
 
 def open_text(path: Path) -> BinaryIO:
-    """Open a file for reading bytes, through gzip when it begins like gzip."""
+    """Open a file for reading bytes, decompressing it if it has gzip's magic number."""
     if is_compressed(path):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return open(path, "rb")
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file begins like gzip."""
+    """Return whether a file has gzip's magic number."""
     with open(path, "rb") as file:
         return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC

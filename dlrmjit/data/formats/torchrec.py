@@ -1,8 +1,8 @@
 """TorchRec's arrays of days: ``day_i_dense.npy``, ``day_i_labels.npy`` and ``day_i_sparse.npy``,
-or MLPerf version 2's ``day_i_sparse_multi_hot.npz`` in place of the last.
+or MLPerf version 2's ``day_i_sparse_multi_hot.npz`` instead of the last.
 
-Dense values are float32 log(x - m + 2), m the least value of the file, which is not the
-logarithm of the reference program: results of the two are not comparable. Sparse values may be
+Dense values are float32 log(x - m + 2), where m is the smallest value of the file. The reference
+program takes another logarithm, so results of the two are not comparable. Sparse values may be
 raw hashes (then ``max_ind_range`` bounds them) or ids.
 """
 
@@ -25,9 +25,10 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) -> Dataset:
-    """The rows of one day, mapped; ``table_rows`` default to one more than the largest ids.
+    """Return the rows of one day, mapped into memory.
 
-    Raises DataError for arrays that are missing or do not belong together.
+    ``table_rows`` default to one more than each column's largest id. Raises DataError for missing
+    or unreadable arrays and ShapeError for arrays of different lengths.
     """
     name = folder / f"day_{day}"
     dense = _mapped(folder / f"day_{day}_dense.npy")
@@ -46,7 +47,7 @@ def _multi_hot_day(
     columns = mapped_members(path)
     names = [str(s) for s in range(len(columns))]
     if not set(names) <= set(columns):
-        raise DataError(f"{path} has arrays {', '.join(columns)}, expected 0 to {len(columns) - 1}")
+        raise DataError(f"{path} has arrays {', '.join(columns)}; expected 0 to {len(columns) - 1}")
     per_table = [columns[name] for name in names]
     if table_rows is None:
         table_rows = [int(ids.max()) + 1 for ids in per_table]
@@ -70,9 +71,9 @@ def write_day(folder: Path, day: int, rows: CriteoRows) -> None:
 
 
 def write_multi_hot_day(folder: Path, day: int, dataset: Dataset) -> None:
-    """Write rows as MLPerf version 2 keeps a day: dense values as the model sees them.
+    """Write rows as MLPerf version 2 stores a day: dense values as the model sees them.
 
-    Raises DataError for a column whose rows do not all have as many ids.
+    Raises DataError for a column whose rows have different numbers of ids.
     """
     multi = dict(dataset.multi)
     singles = iter(dataset.ids.T)
@@ -108,10 +109,10 @@ def _save_multi_hot(folder: Path, day: int, columns: dict[str, Any]) -> None:
 
 
 class MultiHotTables:
-    """MLPerf's synthetic lookups: id r of a table stands for r and h - 1 rows drawn once.
+    """MLPerf's synthetic lookups: each id r of a table maps to r and h - 1 other rows, drawn once.
 
     Draws as TorchRec's generator does: from seed 0, table by table, ``uniform`` or ``pareto``.
-    Memory: 4 bytes for each of a table's rows and lookups.
+    Takes 4 bytes per row and lookup of a table.
     """
 
     def __init__(
@@ -137,13 +138,13 @@ def _lookup_table(
     if distribution == "uniform":
         others = rng.randint(0, rows, size=shape)
     else:
-        with np.errstate(invalid="ignore"):  # a heavy tail beyond int32, as upstream
+        with np.errstate(invalid="ignore"):  # values beyond int32 overflow, as in TorchRec
             others = rng.pareto(a=0.25, size=shape).astype(np.int32) % rows
     return np.concatenate([np.arange(rows)[:, None], others], axis=1).astype(np.int32)
 
 
 def mapped_members(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an uncompressed ``.npz``, mapped where they lie in the file.
+    """Return the arrays of an uncompressed ``.npz`` file, each mapped into memory.
 
     Raises DataError for a damaged or compressed file.
     """
@@ -154,12 +155,12 @@ def mapped_members(path: Path) -> dict[str, NDArray[Any]]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except (zipfile.BadZipFile, ValueError, struct.error) as error:
-        raise DataError(f"{path} is not a whole .npz file of numbers ({error})") from None
+        raise DataError(f"{path} is not a complete .npz file of numbers ({error})") from None
 
 
 def _member(path: Path, file: Any, member: zipfile.ZipInfo) -> NDArray[Any]:
     if member.compress_type != zipfile.ZIP_STORED:
-        raise DataError(f"{path} is compressed; it can only be mapped when written by np.savez")
+        raise DataError(f"{path} is compressed and cannot be mapped; write it with np.savez")
     file.seek(member.header_offset)
     _, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     file.seek(member.header_offset + _LOCAL_HEADER.size + name + extra)

@@ -2,8 +2,9 @@
 
 All numbers come from one legacy Mersenne Twister stream, in the reference's order: the dense
 block, then table by table and bag by bag the number of lookups and the lookups, then the
-labels. Whoever walks batch 0 resets the stream; a test in mid-epoch therefore moves the stream
-that training goes on with, and the reference's losses depend on that.
+labels. Every iteration resets the stream before batch 0; a test in the middle of an epoch
+therefore advances the stream that training continues with, and the reference's losses depend on
+that.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ DISTRIBUTIONS = ("uniform", "gaussian")
 
 @dataclass(frozen=True)
 class RandomOptions:
-    """What the reference's options of random data say, under the same defaults.
+    """The reference's options of random data, with the same defaults.
 
     ``lookups`` is the largest number of lookups per bag; with ``fixed_lookups`` every bag draws
     exactly that many, before repeated indices are dropped. ``minimum``, ``maximum``, ``mu`` and
-    ``sigma`` shape the gaussian distribution alone; ``mu`` = -1 means half way between
+    ``sigma`` only affect the gaussian distribution; ``mu`` = -1 means the midpoint between
     ``minimum`` and ``maximum``.
     """
 
@@ -97,17 +98,17 @@ class RandomSource:
         self._share = Share()
 
     def sliced(self, share: Share) -> RandomSource:
-        """A source of ``share`` of each batch, from the same stream.
+        """Return a source of ``share`` of each batch, from the same stream.
 
-        The stream cannot be entered but at its start: the numbers of all samples are drawn, and
-        lookups made only of those of the share.
+        A Mersenne Twister cannot skip numbers, so the numbers of all samples are drawn, but only
+        those of the share become lookups.
         """
         part = copy.copy(self)
         part._share = share
         return part
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """All batches from ``start`` on; those before are drawn and dropped, to move the stream."""
+        """Yield batches from ``start`` on; earlier ones are drawn only to advance the stream."""
         self.rng.seed(self.seed)
         for number in range(self.num_batches):
             n = min(self.batch_size, self.num_samples - number * self.batch_size)
@@ -153,7 +154,7 @@ class Bags:
 def uniform_bags(
     rng: np.random.RandomState, n: int, rows: int, options: RandomOptions, samples: slice
 ) -> Bags:
-    """Draw ``n`` bags of distinct rows, each uniform up to rounding at both ends of the table.
+    """Draw ``n`` bags of distinct rows, uniform except for rounding at both ends of the table.
 
     Return those of ``samples``.
     """
@@ -170,7 +171,7 @@ def uniform_bags(
 def _uniform_draws(
     rng: np.random.RandomState, n: int, rows: int, options: RandomOptions
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Length of every bag, and the numbers in [0, 1) its lookups are made of."""
+    """Return the length of every bag, and the numbers in [0, 1) that become its lookups."""
     if options.fixed_lookups:
         lengths = np.full(n, options.lookups, dtype=np.int64)
         return lengths, rng.random_sample(n * options.lookups)
@@ -183,7 +184,7 @@ def _uniform_draws(
 
 
 def _look_ahead(rng: np.random.RandomState, count: int) -> NDArray[np.float64]:
-    """Return the next ``count`` numbers of the stream, leaving it where it is."""
+    """Return the next ``count`` numbers of the stream without advancing it."""
     ahead = np.random.RandomState()
     ahead.set_state(rng.get_state())
     return ahead.random_sample(count)
@@ -194,9 +195,9 @@ def _bag_length(uniform: NDArray[np.float64], longest: int) -> NDArray[np.int64]
 
 
 def _walk(length_if_head: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths and head positions of ``n`` bags in a stream: each head is followed by its bag.
+    """Return lengths and head positions of ``n`` bags in a stream: each head precedes its bag.
 
-    ``length_if_head[p]`` is the length of the bag whose head is at p.
+    ``length_if_head[p]`` is the length of a bag whose head is at position p.
     """
     heads = np.empty(n, dtype=np.int64)
     lengths = length_if_head.tolist()
@@ -236,8 +237,8 @@ def _gaussian_bag(values: NDArray[np.float64], options: RandomOptions) -> NDArra
 
 
 def _distinct(ordered: NDArray[Any]) -> NDArray[Any]:
-    """Sorted values without the repetitions."""
-    keep = np.empty(ordered.size, dtype=bool)
-    keep[:1] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=keep[1:])
-    return ordered[keep]
+    """Return sorted values without repetitions."""
+    is_first = np.empty(ordered.size, dtype=bool)
+    is_first[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]

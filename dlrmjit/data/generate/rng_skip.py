@@ -1,7 +1,7 @@
-"""Parts of a run of random numbers, without drawing the rest.
+"""Parts of a sequence of random numbers, without drawing the rest.
 
-PCG64 (O'Neill, 2014) can jump over any number of its 64-bit outputs. A float64 takes one of them,
-a float32 half of one, whose other half the generator keeps for the next float32.
+PCG64 (O'Neill, 2014) can skip any number of its 64-bit outputs. A float64 takes one output; a
+float32 takes 32 bits, and the generator stores the other 32 for the next float32.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def uniform(
 ) -> Any:
     """Return ``each`` numbers in [0, 1) for each of ``samples``, in one dimension.
 
-    ``rng``, over a PCG64 or PCG64DXSM, ends where it would after the numbers of all n samples;
-    ``kind`` is float32 or float64.
+    ``rng``, over a PCG64 or PCG64DXSM, ends in the state it would have after the numbers of all n
+    samples. ``kind`` is float32 or float64.
     """
     skip(rng, samples.first * each, kind)
     drawn: NDArray[Any] = rng.random((samples.last - samples.first) * each, dtype=kind)
@@ -37,15 +37,16 @@ def uniform(
 
 
 def skip(rng: np.random.Generator, count: int, kind: Any) -> None:
-    """Move ``rng`` on by ``count`` numbers of a kind."""
+    """Advance ``rng`` by ``count`` numbers of a kind."""
     if count == 0:
         return
     bits: Any = rng.bit_generator
     if kind == np.float64:
         before = bits.state
         bits.advance(count)
-        half = {name: before[name] for name in ("has_uint32", "uinteger")}  # advance drops it
-        bits.state = {**bits.state, **half}
+        # advance() drops the 32 bits stored for the next float32
+        stored = {name: before[name] for name in ("has_uint32", "uinteger")}
+        bits.state = {**bits.state, **stored}
         return
     if bits.state["has_uint32"]:
         rng.random(dtype=np.float32)

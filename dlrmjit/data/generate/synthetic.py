@@ -1,7 +1,7 @@
 """Criteo-shaped batches whose labels come from a known teacher.
 
 Dense features are heavy-tailed counts with missing values, lookups follow Zipf's law, and a
-planted :class:`~dlrmjit.data.generate.teacher.Teacher` draws the labels. The best AUC possible is
+known :class:`~dlrmjit.data.generate.teacher.Teacher` draws the labels. The best AUC possible is
 known, so a broken model shows in the distance to it. Each batch has its own
 generator, keyed by (seed, split, batch), so any batch, and of uniform numbers any part of one, can
 be made at any time by any worker.
@@ -39,7 +39,7 @@ _MISSING = (0.45, 0.0, 0.21, 0.22, 0.03, 0.22, 0.04, 0.0, 0.04, 0.45, 0.04, 0.77
 
 
 def criteo_like_rows(total: int = 100_000) -> tuple[int, ...]:
-    """Criteo Kaggle's table sizes, the large ones capped so that all add up to about ``total``."""
+    """Return Criteo Kaggle's table sizes, large ones capped so that the sum is about ``total``."""
     check_positive(total, "total rows")
     low, high = 1, max(CRITEO_KAGGLE_ROWS)
     while low < high:
@@ -50,10 +50,10 @@ def criteo_like_rows(total: int = 100_000) -> tuple[int, ...]:
 
 
 class SyntheticSource:
-    """Batches of generated samples with labels drawn by a planted teacher.
+    """Batches of generated samples with labels drawn by a known teacher.
 
     ``lookups`` per bag is one number for all tables or one per table. ``split`` is ``train`` or
-    ``test``: the same teacher, other samples. ``teacher_auc`` is what a perfect model reaches.
+    ``test``: the same teacher, other samples. A perfect model reaches the AUC ``teacher_auc``.
     """
 
     def __init__(
@@ -81,34 +81,34 @@ class SyntheticSource:
 
     @property
     def num_samples(self) -> int:
-        """Samples of one epoch."""
+        """Number of samples of one epoch."""
         return self.num_batches * self.batch_size
 
     @functools.cached_property
     def teacher(self) -> Teacher:
-        """The planted truth; the same for every split of one seed and shape."""
+        """The teacher; the same for every split of one seed and shape."""
         self._teacher.calibrate(self._calibration_parts(0))
         return self._teacher
 
     @functools.cached_property
     def teacher_auc(self) -> float:
-        """AUC a perfect model reaches, measured on samples of the calibration split; about 0.80."""
+        """AUC that a perfect model reaches on samples of the calibration split, about 0.80."""
         chunks = [self._calibration_parts(number) for number in range(1, 6)]
         return expected_auc(self.teacher.logits(np.concatenate(chunks, axis=1)))
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, ...; the same in every epoch."""
+        """Yield batches ``start``, ``start + 1``, ...; the same in every epoch."""
         for number in range(start, self.num_batches):
             yield self.batch(number)
 
     def sliced(self, share: Share) -> SyntheticSource:
-        """A source of ``share`` of each batch; numbers of other samples are skipped."""
+        """Return a source of ``share`` of each batch; numbers of other samples are skipped."""
         part = copy.copy(self)
         part._share = share
         return part
 
     def batch(self, number: int) -> Batch:
-        """Batch ``number`` alone."""
+        """Return batch ``number``."""
         samples = SampleRange(*self._share.bounds(self.batch_size), self.batch_size)
         rng = self._generator(self.split, number)
         dense, rows = self._features(rng, samples)
@@ -143,7 +143,7 @@ class SyntheticSource:
 
 @dataclass(frozen=True)
 class DenseShape:
-    """Log-normal counts: of each dense column the location, the spread and the share missing."""
+    """Log-normal counts: location, spread and share of missing values of each dense column."""
 
     location: NDArray[np.float32]
     spread: NDArray[np.float32]
@@ -151,7 +151,7 @@ class DenseShape:
 
     @classmethod
     def draw(cls, columns: int, seed: int) -> DenseShape:
-        """Columns of a data set, from narrow small counts to wide large ones."""
+        """Draw columns of a data set, from small counts of little spread to large ones of much."""
         rng = np.random.default_rng([seed, 0xDE45])
         location = rng.uniform(0.5, 2.5, columns).astype(np.float32)
         spread = rng.uniform(0.8, 1.6, columns).astype(np.float32)
@@ -185,7 +185,7 @@ def zipf(
 
 
 def _regular_offsets(n: int, lookups: tuple[int, ...]) -> NDArray[np.int64]:
-    """Offsets (S, N + 1) of tables whose bags all have the same length."""
+    """Return offsets (S, N + 1) of tables whose bags all have the same length."""
     lengths = np.array(lookups, dtype=np.int64)
     starts = np.append(0, np.cumsum(lengths[:-1] * n))
     offsets: NDArray[np.int64] = starts[:, None] + lengths[:, None] * np.arange(n + 1)
@@ -196,7 +196,9 @@ def _regular_offsets(n: int, lookups: tuple[int, ...]) -> NDArray[np.int64]:
 def _lookups_per_table(lookups: int | Sequence[int], tables: int) -> tuple[int, ...]:
     counts = (lookups,) * tables if isinstance(lookups, int) else tuple(lookups)
     if len(counts) != tables:
-        raise ConfigError(f"{tables} tables need {tables} numbers of lookups, not {len(counts)}")
+        raise ConfigError(
+            f"{tables} tables need one number of lookups each, not {len(counts)} numbers"
+        )
     return tuple(check_positive(count, f"lookups of table {s}") for s, count in enumerate(counts))
 
 

@@ -1,9 +1,9 @@
-"""The planted truth behind synthetic labels: a small model whose click probabilities are known.
+"""The model that draws synthetic labels: its click probabilities are known.
 
-Its logit adds three parts that a DLRM can express and each of which a broken one loses: a
-linear form of the dense features, one weight per looked-up row, and a factorisation machine
-over all tables (Rendle, "Factorization Machines", ICDM 2010). Only the most frequent rows of a
-table carry weights, so a student sees each of them often enough to learn it.
+Its logit is the sum of three parts that a DLRM can express: a linear form of the dense features,
+one weight per looked-up row, and a factorisation machine over all tables (Rendle, "Factorization
+Machines", ICDM 2010). A DLRM that is broken in one place loses one of them. Only the most frequent
+rows of a table carry weights, so a student sees each of them often enough to learn it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows of a table, the most frequent ones, that mean something.
+#: Number of rows of a table, the most frequent ones, that carry weights.
 INFORMATIVE_ROWS = 512
-#: Length of the vector by which a row interacts with rows of other tables.
+#: Length of the vector with which a row interacts with rows of other tables.
 RANK = 2
 #: Shares of the dense, the first-order and the interaction part in the logit.
 MIX = np.array([[0.60], [0.60], [0.55]], dtype=np.float32)
-#: Standard deviation of the logit; with the click rate below the teacher's AUC is near 0.80.
+#: Standard deviation of the logit; with CLICK_RATE the teacher's AUC is near 0.80.
 LOGIT_STD = 1.37
 CLICK_RATE = 0.25
 
@@ -28,7 +28,7 @@ CLICK_RATE = 0.25
 class Teacher:
     """Weights drawn from ``seed`` for tables of ``table_rows`` rows and D dense features.
 
-    :meth:`calibrate` must see :meth:`parts` of a large sample before :meth:`logits` is asked.
+    Call :meth:`calibrate` with :meth:`parts` of a large sample before :meth:`logits`.
     """
 
     def __init__(self, table_rows: Sequence[int], dense_features: int, seed: int) -> None:
@@ -42,10 +42,10 @@ class Teacher:
     def parts(
         self, dense: NDArray[np.float32], rows: Sequence[NDArray[Any]]
     ) -> NDArray[np.float32]:
-        """Return the three parts of the logit (3, N), as they are before calibration.
+        """Return the three parts of the logit (3, N) before calibration.
 
-        ``dense`` (N, D); ``rows[s]`` (N, P): what each sample looks up in table s. A bag counts
-        as the mean of its rows.
+        ``dense`` is (N, D); ``rows[s]`` (N, P) are the lookups in table s. A bag has the mean of
+        its rows' weights.
         """
         total = np.zeros((1 + RANK, len(dense)), dtype=np.float32)
         squares = np.zeros_like(total)
@@ -66,15 +66,15 @@ class Teacher:
         self._bias = _bias_for(self.logits(parts), CLICK_RATE)
 
     def logits(self, parts: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Log odds of a click (N,) from :meth:`parts`."""
+        """Return log odds of a click (N,) from :meth:`parts`."""
         total = ((parts - self._centre) * self._scale).sum(axis=0) + np.float32(self._bias)
         return np.asarray(total, dtype=np.float32)
 
 
 def _row_effects(rng: np.random.Generator, rows: int) -> NDArray[np.float32]:
-    """Weight and interaction vector of each informative row, and a last column of zeros.
+    """Return weight and interaction vector of each informative row, and a last column of zeros.
 
-    Both fade with a row's rank. Interactions live in small tables, whose rows are seen often.
+    Both decrease with a row's rank. Small tables interact most, because their rows are frequent.
     """
     effects = rng.standard_normal((1 + RANK, INFORMATIVE_ROWS + 1), dtype=np.float32)
     effects /= np.sqrt(np.arange(1, INFORMATIVE_ROWS + 2, dtype=np.float32))
@@ -84,12 +84,12 @@ def _row_effects(rng: np.random.Generator, rows: int) -> NDArray[np.float32]:
 
 
 def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probability of a click from its log odds."""
+    """Return the probability of a click from its log odds."""
     return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
 
 
 def expected_auc(logits: NDArray[np.float32]) -> float:
-    """AUC that these log odds reach on average over the labels they give rise to."""
+    """Return the expected AUC of these log odds over labels drawn from them."""
     click = np.sort(probability(logits)).astype(np.float64)
     below = np.cumsum(1 - click) - (1 - click)
     pairs = click.sum() * (1 - click).sum() - (click * (1 - click)).sum()

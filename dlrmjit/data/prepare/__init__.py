@@ -1,1 +1,1 @@
-"""Turns raw data of any size into a set to train from, in bounded memory and resumably."""
+"""Preparation: raw data of any size into a training set, in bounded memory and resumable."""

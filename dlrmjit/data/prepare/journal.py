@@ -1,8 +1,8 @@
-"""How far a preparation has come, kept so that a killed one goes on where it stopped.
+"""The progress of a preparation on disk, so that a killed one can resume.
 
-Work files are not synced to the disk, which would cost more than the work: they survive the
-death of the process but not of the machine. The journal therefore names the boot it was written
-under, and after a reboot work starts over.
+Work files are not synced to the disk, because syncing would take longer than the work. They
+survive a crash of the process but not of the machine, so the journal stores the boot id and work
+starts over after a reboot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAME = "journal.json"
 
 
 class Journal:
-    """State of the stages in a JSON file that is replaced as a whole."""
+    """The state of all stages, in a JSON file that is replaced atomically."""
 
     def __init__(self, folder: Path, plan: Mapping[str, Any], every: float) -> None:
         self._path = folder / _NAME
@@ -30,9 +30,9 @@ class Journal:
 
     @classmethod
     def reopen(cls, folder: Path, plan: Mapping[str, Any], every: float) -> Journal | None:
-        """The journal of an interrupted run, or None where there is nothing to go on from.
+        """Return the journal of an interrupted run, or None if there is none to resume.
 
-        Raises ConfigError when it was written for other inputs or options.
+        Raises ConfigError if it was written for other inputs or options.
         """
         journal = cls(folder, plan, every)
         try:
@@ -46,18 +46,18 @@ class Journal:
         if different:
             raise ConfigError(
                 f"the interrupted preparation in {folder} had other {' and '.join(different)}; "
-                "repeat its command exactly, or start over without --resume"
+                "repeat the same command, or start over without --resume"
             )
         journal._state = found
         return journal
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What was last noted of a stage; empty before it began."""
-        noted = self._state["stages"].get(name, {})
-        return dict(noted)
+        """Return the last recorded state of a stage, empty if it has not begun."""
+        state = self._state["stages"].get(name, {})
+        return dict(state)
 
     def note(self, name: str, state: Mapping[str, Any], *, now: bool = False) -> None:
-        """Record a stage's state: at once with ``now``, else only every few seconds."""
+        """Record a stage's state: with ``now`` immediately, otherwise every few seconds."""
         if now or time.monotonic() - self._written >= self._every:
             self._state["stages"][name] = dict(state)
             self._write()

@@ -1,4 +1,4 @@
-"""Which columns a preparation carries from its inputs to the set."""
+"""The columns that a preparation carries from its inputs to the set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dlrmjit.data.schema import CategoricalColumn, Schema
 class Layout:
     """Names and kinds of columns.
 
-    Numbers are whole (int32) in Criteo's text, where categories are words of 32 bits; with a
-    schema they are float32, missing ones NaN, and categories are text.
+    In Criteo text, dense values are int32 and categories are 32-bit hashes. With a schema, dense
+    values are float32, missing ones NaN, and categories are text.
     """
 
     dense: tuple[str, ...]
@@ -22,17 +22,17 @@ class Layout:
 
     @property
     def dense_type(self) -> str:
-        """Type of dense columns as parsed."""
+        """Type of parsed dense columns."""
         return "float32" if self.has_schema else "int32"
 
     @property
     def single(self) -> list[int]:
-        """Numbers of the tables whose columns hold one value per row."""
+        """Tables of single-valued columns."""
         return [j for j, column in enumerate(self.categorical) if not column.is_multi]
 
     @property
     def multi(self) -> list[int]:
-        """Numbers of the tables whose columns hold any number of values per row."""
+        """Tables of multi-valued columns."""
         return [j for j, column in enumerate(self.categorical) if column.is_multi]
 
 
@@ -44,7 +44,7 @@ CRITEO = Layout(
 
 
 def layout_of(schema: Schema | None) -> Layout:
-    """The columns of ``schema``, or Criteo's without one."""
+    """Return the columns of ``schema``, or Criteo's if it is None."""
     if schema is None:
         return CRITEO
     return Layout(tuple(c.name for c in schema.dense), schema.categorical, has_schema=True)

@@ -1,4 +1,4 @@
-"""What a preparation is asked to do, and which part of that determines its result."""
+"""The options of a preparation, and which of them determine its result."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SMALLEST_MEMORY = 512 << 20
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which rows are kept apart for tests and for validation.
+    """Which rows are for the test and for validation.
 
-    ``days``: the last of ``days`` days, its first half for tests and its second for validation;
-    each input file is a day, and one file alone is cut into ``days`` equal parts.
+    ``days``: the last day, its first half for the test and its second for validation; each input
+    file is a day, and a single file is divided into ``days`` equal parts.
     ``fraction``: the last ``test`` of all rows, and before them ``validation``.
     ``random``: rows drawn with those probabilities. ``files``: the last ``test_files`` inputs,
-    and before them ``validation_files``. ``none``: nothing.
+    and before them ``validation_files``. ``none``: no rows.
     """
 
     kind: SplitKind = "days"
@@ -41,7 +41,7 @@ class SplitRule:
         if self.test + self.validation >= 1 and self.kind in ("fraction", "random"):
             raise ConfigError(
                 f"test and validation fractions of {self.test} and {self.validation} leave "
-                "nothing to train on"
+                "no rows for training; their sum must be less than 1"
             )
         if self.kind == "days" and self.days < 2:
             raise ConfigError(f"a split by days needs at least 2 days, not {self.days}")
@@ -49,16 +49,17 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What to read, what to make of it, and with what means.
+    """Inputs, output, resources and encoding of a preparation.
 
-    ``memory`` bounds the resident bytes of the process. Inputs are Criteo's text, or what
-    ``schema`` describes. ``max_ind_range`` > 0 takes raw values
-    modulo it before they are numbered; ``hash_rows`` > 0 hashes them to that many ids instead
-    of numbering them. Values rarer than ``min_count`` share id 0, and so do all but the
-    ``max_rows - 1`` most frequent where that is > 0. With ``vocabulary_of`` ``train`` only the
-    rows to train on count, and what none of them has shares id 0 too. A row without a click is
-    dropped with probability ``sub_sample_rate``. ``dense`` ``int32`` keeps whole numbers, whose
-    logarithm is taken when they are read; ``float32`` stores the logarithm.
+    ``memory`` bounds the resident bytes of the process. Inputs are Criteo text, or in the format
+    that ``schema`` describes. ``max_ind_range`` > 0 takes raw values modulo it before they are
+    encoded; ``hash_rows`` > 0 hashes them to that many ids instead of building a vocabulary.
+    Values that occur less than ``min_count`` times get id 0, and with ``max_rows`` > 0 so do all
+    but the ``max_rows - 1`` most frequent. With ``vocabulary_of`` ``train`` only training rows
+    are counted, and values that none of them has get id 0. A row without a click is dropped with
+    probability ``sub_sample_rate``. ``dense`` ``int32`` stores integers, whose logarithm is taken
+    when they are read; ``float32`` stores the logarithm. Raises ConfigError for options that
+    contradict each other.
     """
 
     inputs: tuple[Path, ...]
@@ -84,36 +85,39 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         if not self.inputs:
-            raise ConfigError("nothing to prepare: name at least one input file")
+            raise ConfigError("no input to prepare; name at least one file")
         if self.memory < SMALLEST_MEMORY:
             raise ConfigError(
                 f"--memory must be at least {SMALLEST_MEMORY >> 20}M, not {self.memory >> 20}M: "
-                "the program itself and its buffers need that much"
+                "the program and its buffers alone need that much"
             )
         check_fraction(self.sub_sample_rate, "the sub-sample rate")
         if self.hash_rows and (self.min_count > 1 or self.max_rows):
-            raise ConfigError("hashed values are not counted: drop --min-count and --max-rows")
+            raise ConfigError(
+                "--hash-rows cannot be combined with --min-count or --max-rows; hashed values are "
+                "not counted"
+            )
         if self.schema is not None and (self.max_ind_range or self.sub_sample_rate):
             raise ConfigError(
-                "--max-ind-range and --sub-sample-rate are for Criteo text; for data with a schema "
-                "bound tables with --max-rows or --hash-rows"
+                "--max-ind-range and --sub-sample-rate are for Criteo text; with a schema, bound "
+                "tables with --max-rows or --hash-rows"
             )
 
     def determining(self) -> dict[str, Any]:
-        """The options that the output depends on, JSON-ready; memory and workers do not count."""
+        """Return the options that the output depends on, as JSON values; not memory and workers."""
         names = (
             "shuffle seed max_ind_range hash_rows min_count max_rows vocabulary_of "
             "sub_sample_rate dense indices on_error"
         )
-        found = {name: getattr(self, name) for name in names.split()}
-        found["split"] = vars(self.split).copy()
+        options = {name: getattr(self, name) for name in names.split()}
+        options["split"] = vars(self.split).copy()
         if self.schema is not None:
-            found["schema"] = json.loads(json.dumps(self.schema.to_dict()))  # tuples as read back
-        return found
+            options["schema"] = json.loads(json.dumps(self.schema.to_dict()))  # tuples become lists
+        return options
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``2G``, ``512M``, ``1.5GiB`` or a plain number; raises ConfigError."""
+    """Return the bytes of ``2G``, ``512M``, ``1.5GiB`` or a plain number; raise ConfigError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
         raise ConfigError(f"{text!r} is not a size; write it like 2G or 512M")

@@ -1,4 +1,4 @@
-"""Work spread over threads whose results come back in order, a bounded number at a time."""
+"""A parallel map over threads that yields results in order and bounds the items in flight."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ R = TypeVar("R")
 def ordered_map(
     work: Callable[[T], R], items: Iterable[T], workers: int, ahead: int = 2
 ) -> Iterator[R]:
-    """``work`` of each item in order; at most ``workers + ahead`` items are under way.
+    """Yield ``work(item)`` for all items in order; at most ``workers + ahead`` are in flight.
 
-    Compiled kernels and file operations release the interpreter, so threads suffice.
+    Compiled kernels and file operations release the GIL, so threads suffice.
     """
     with ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[R]] = deque()

@@ -1,4 +1,4 @@
-"""A preparation from beginning to end: parse, number, arrange, publish."""
+"""A preparation from beginning to end: parse, encode, shuffle, publish."""
 
 from __future__ import annotations
 
@@ -25,21 +25,29 @@ from dlrmjit.data.prepare.stages.shuffle import Shuffler
 from dlrmjit.data.prepare.stages.split import Splitter
 from dlrmjit.data.prepare.stages.statistics import Statistics
 from dlrmjit.data.prepare.work_dir import WorkDir
-from dlrmjit.data.prepared.manifest import NAME, CategoricalColumn, Manifest, file_facts
+from dlrmjit.data.prepared.manifest import (
+    CRITEO,
+    NAME,
+    USER_DEFINED,
+    CategoricalColumn,
+    Manifest,
+    file_facts,
+)
 
 Report = Callable[[str, int, int, int], None]
-"""Told of progress: the step's name, what is done, what there is (0: unknown), rows so far."""
+"""Called with progress: name of the step, amount done, total amount (0: unknown), rows so far."""
 
 _PROGRAM_BYTES = 320 << 20  # interpreter, compiler, kernels and small buffers
-_WORKER_BYTES = 64 << 20  # text of short lines, parsed, takes about as much
+_WORKER_BYTES = 64 << 20  # a chunk of text with short lines takes about as much when parsed
 
 
 def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
-    """Make a set of ``options.inputs`` at ``options.out``; what is there stays until it is whole.
+    """Make a set of ``options.inputs`` at ``options.out``; return its manifest.
 
-    Raises DataError naming file and line for bad input or a full disk, ConfigError for options
-    that do not fit, MemoryLimitError for vocabularies beyond the memory. After any of these, or
-    a kill, the same call with ``resume`` goes on where it stopped.
+    An older set at ``out`` stays until the new one is complete. Raises DataError naming file and
+    line for bad input or a full disk, ConfigError for incompatible options, MemoryLimitError for
+    vocabularies that do not fit into memory. After any of these, or a kill, the same call with
+    ``resume`` continues from the last recorded state.
     """
     check_inputs(options.inputs)
     finished = _finished(options) if options.resume else None
@@ -51,18 +59,18 @@ def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
         journal = work_dir.open_journal(plan, options.checkpoint_seconds, resume=options.resume)
         try:
             return _Preparation(options, work_dir, journal, report or _silent).run()
-        except OSError as error:  # whichever work file it was that found no room
+        except OSError as error:  # of any work file
             raise cannot_write(Path(error.filename or work_dir.work), error) from None
 
 
 def _limit_workers(options: PrepareOptions) -> PrepareOptions:
-    """The same with no more workers than the memory has room for."""
+    """Return ``options`` with no more workers than fit into the memory."""
     most = max(1, _working_memory(options.memory) // _WORKER_BYTES)
     return replace(options, workers=min(options.workers, most))
 
 
 def _finished(options: PrepareOptions) -> Manifest | None:
-    """The set itself, where the run to resume was killed after it was in place."""
+    """Return the manifest if the run to resume was killed after its set was in place."""
     if not (options.out / NAME).is_file():
         return None
     manifest = Manifest.read(options.out)
@@ -74,16 +82,16 @@ def _finished(options: PrepareOptions) -> Manifest | None:
 
 
 def _silent(step: str, done: int, total: int, rows: int) -> None:
-    """Report to nobody."""
+    """Ignore progress."""
 
 
 def _working_memory(memory: int) -> int:
-    """What ``memory`` leaves for vocabularies and buckets."""
+    """Return the bytes that ``memory`` leaves for vocabularies and buckets."""
     return max(memory - _PROGRAM_BYTES, memory // 4)
 
 
 class _Preparation:
-    """One run of the steps."""
+    """One run of all steps."""
 
     def __init__(
         self, options: PrepareOptions, work_dir: WorkDir, journal: Journal, report: Report
@@ -119,7 +127,7 @@ class _Preparation:
 
     @property
     def _dense_type(self) -> str:
-        """Type of dense values in the set; those of a schema are transformed already."""
+        """Type of dense values in the set; with a schema they are already transformed."""
         return "float32" if self._layout.has_schema else self._options.dense
 
     def _write_splits(self, splitter: Splitter, statistics: Statistics) -> None:
@@ -175,17 +183,17 @@ class _Preparation:
         )
 
     def _copy_vocabularies(self) -> dict[int, str]:
-        """Copy the values by id into the set; their paths by column."""
+        """Copy the vocabularies into the set; return their paths by column."""
         folder = self._work_dir.new_set / "vocabulary"
-        kept = {}
+        paths = {}
         names = _file_names([column.name for column in self._layout.categorical])
         for j, name in enumerate(names):
             source = self._staging.vocabulary(j)
-            if source.exists():  # not that of a hashed column
+            if source.exists():  # hashed columns have no vocabulary
                 folder.mkdir(exist_ok=True)
                 shutil.copyfile(source, folder / f"{name}{source.suffix}")
-                kept[j] = f"vocabulary/{name}{source.suffix}"
-        return kept
+                paths[j] = f"vocabulary/{name}{source.suffix}"
+        return paths
 
     def _origin(self, parsed: ParseState) -> dict[str, Any]:
         inputs = [
@@ -193,7 +201,7 @@ class _Preparation:
             for path, rows in zip(map(Path, self._options.inputs), parsed.file_rows, strict=True)
         ]
         return {
-            "kind": "own" if self._layout.has_schema else "criteo",
+            "kind": USER_DEFINED if self._layout.has_schema else CRITEO,
             "inputs": inputs,
             "skipped_lines": parsed.skipped,
             "first_skipped": parsed.first_skipped,
@@ -202,7 +210,7 @@ class _Preparation:
 
 
 def _file_names(names: list[str]) -> list[str]:
-    """The names themselves, or numbers where one of them is no name for a file."""
+    """Return ``names``, or numbers if one of them is not a valid file name."""
     if all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names):
         return names
     return [str(j) for j in range(len(names))]

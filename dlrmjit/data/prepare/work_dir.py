@@ -1,6 +1,6 @@
-"""Where a preparation works, and how its result appears at the output path at once.
+"""The work folder of a preparation, and the atomic publication of its result.
 
-Everything happens in a folder beside the output, which alone is needed to resume. The finished
+All work files are in one folder next to the output, and resuming needs nothing else. The finished
 set is renamed into place, so a reader finds the old set, the new one, or none.
 """
 
@@ -22,9 +22,9 @@ _ASIDE = "replaced"
 
 
 class WorkDir:
-    """The output, the folder ``work`` beside it, and in that the folder ``new_set``.
+    """The output path, the folder ``work`` next to it, and in that the folder ``new_set``.
 
-    Raises ConfigError for an output that exists, unless it is a set and ``replace`` is true.
+    Raises ConfigError if the output exists, unless it is a set and ``replace`` is true.
     """
 
     def __init__(self, out: Path, *, replace: bool) -> None:
@@ -44,7 +44,10 @@ class WorkDir:
         return is_empty or (replace and (self._out / NAME).is_file())
 
     def open_journal(self, plan: Mapping[str, Any], every: float, *, resume: bool) -> Journal:
-        """The journal to go on from, or a new one in an empty work folder."""
+        """Return the journal to resume from, or a new one in an empty work folder.
+
+        Raises DataError if another process works on the same output, or the disk is full.
+        """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -59,15 +62,17 @@ class WorkDir:
         return journal
 
     def _take_lock(self) -> None:
-        """Refuse to work where another process does; the system releases a dead one's lock."""
-        self._lock = open(self.work / "lock", "w")  # noqa: SIM115 - held while we work
+        """Raise DataError if another process holds the lock; a dead process holds none."""
+        self._lock = open(self.work / "lock", "w")  # noqa: SIM115 - open as long as the lock
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataError(f"another process is preparing {self._out}") from None
+            raise DataError(
+                f"another process is preparing {self._out}; wait for it or choose another --out"
+            ) from None
 
     def _restore_replaced(self) -> None:
-        """Undo the first half of an exchange that was killed before its second."""
+        """Undo a replacement that was killed between its two renames."""
         aside = self.work / _ASIDE
         if aside.exists() and not self._out.exists():
             os.rename(aside, self._out)
@@ -95,6 +100,6 @@ class WorkDir:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let another process work here."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()

@@ -1,1 +1,1 @@
-"""Prepared sets: their manifest, reader and writer."""
+"""Prepared sets: manifest, reader, writer, and encoding of further files."""

@@ -1,4 +1,4 @@
-"""Rows whose values take the ids that another set gave them."""
+"""Further files, encoded with the vocabulary of a prepared set."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from dlrmjit.data.dense_transform import transform_dense
 from dlrmjit.data.formats.criteo_text import HASHES, read_criteo_text
 from dlrmjit.data.prepare.files.vocabularies import find_hash_ids, find_text_ids
 from dlrmjit.data.prepare.inputs.open import open_format
+from dlrmjit.data.prepared.manifest import USER_DEFINED
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.schema import Schema
 from dlrmjit.errors import DataError
 
 
 def read_with_vocabulary(path: Path, known: PreparedSet) -> Dataset:
-    """The rows of a file like those that the set ``known`` was made of, with the ids of that set.
+    """Read a file in the format of the inputs of the set ``known``, encoded as in that set.
 
-    A value that the set has not met takes id 0. Raises DataError for a file that cannot be read,
-    or when every value of a column is unknown: then the set is not of these data.
+    A value that is not in the set's vocabulary gets id 0. Raises DataError for a file that cannot
+    be read, or if every value of a column is unknown, because the set then has other data.
     """
-    if known.manifest.origin.get("kind") == "own":
+    if known.manifest.origin.get("kind") == USER_DEFINED:
         return _read_with_schema(path, known)
     options = known.manifest.origin.get("options", {})
     limit = int(options.get("max_ind_range", 0))
@@ -55,7 +56,7 @@ def read_with_vocabulary(path: Path, known: PreparedSet) -> Dataset:
 
 
 def _read_with_schema(path: Path, known: PreparedSet) -> Dataset:
-    """CSV or Parquet, by the schema of the set."""
+    """Read CSV or Parquet by the schema of the set."""
     origin = known.manifest.origin
     schema = Schema.from_dict(origin["options"]["schema"], str(known.folder))
     columns = _columns(path, schema)
@@ -83,7 +84,7 @@ def _read_with_schema(path: Path, known: PreparedSet) -> Dataset:
 
 
 def _columns(path: Path, schema: Schema) -> Iterator[NDArray[Any]]:
-    """The columns of a whole file, as a preparation stages them."""
+    """Return the columns of a whole file, as a preparation stages them."""
     try:
         source = open_format((path,), schema, skip_bad=False, buffers=1)
     except OSError as error:
@@ -97,7 +98,7 @@ def _columns(path: Path, schema: Schema) -> Iterator[NDArray[Any]]:
         lines += parsed.lines
         source.release(chunk)
     if not any(len(part[0]) for part in parts):
-        raise DataError(f"{path} has no usable line; expected {source.expected}")
+        raise DataError(f"{path} has no valid line; expected {source.expected}")
     return (np.concatenate(column) for column in zip(*parts, strict=True))
 
 
@@ -127,6 +128,6 @@ def _check_any_known(
         if facts.has_rare_row and facts.rows == 1:  # all of them were rare
             return
         raise DataError(
-            f"no value of column {facts.name} of {path} is in the vocabulary of {known.folder}; "
-            "that vocabulary is of another set"
+            f"{path}, column {facts.name}: no value is in the vocabulary of {known.folder}; use "
+            "the set that was prepared from these data"
         )

@@ -1,4 +1,4 @@
-"""The manifest of a prepared set: what it holds, where, and how to tell that it is whole."""
+"""The manifest of a prepared set: its columns, splits and files with their checksums."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from dlrmjit.errors import DataError
 NAME = "manifest.json"
 FORMAT = "dlrmjit-set"
 VERSION = 1
+USER_DEFINED, CRITEO = "own", "criteo"
+"""``origin["kind"]`` of sets of data with a schema, and of Criteo text."""
 _HASH_BLOCK = 4 << 20
 
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """One table's column: rows of its table, and where its values by id are kept, if they are.
+    """One categorical column: the rows of its table and, unless hashed, its vocabulary's path.
 
-    ``is_multi`` columns have any number of ids per sample, in files of their own. With
-    ``has_rare_row`` row 0 stands for rare values, and for those that are met later.
+    ``is_multi`` columns have any number of ids per sample, stored in separate files. With
+    ``has_rare_row``, all rare values and values unknown to the vocabulary have row 0.
     """
 
     name: str
@@ -35,11 +37,11 @@ class CategoricalColumn:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A set's description.
+    """The description of a prepared set.
 
-    ``transform`` says what is still to be done to stored dense values: ``log1p`` for log(x + 1),
-    or ``none``. ``splits`` holds the rows of each split; ``files`` the bytes and SHA-256 of each
-    file, by path in the set; ``origin`` whatever tells how it was made.
+    ``transform`` is still to be applied to stored dense values: ``log1p`` for log(x + 1), or
+    ``none``. ``splits`` holds the number of rows of each split; ``files`` the bytes and SHA-256 of
+    each file, by path in the set; ``origin`` the inputs and options that the set was made with.
     """
 
     dense: tuple[str, ...]
@@ -51,7 +53,7 @@ class Manifest:
 
     @property
     def table_rows(self) -> tuple[int, ...]:
-        """Rows of every table."""
+        """Rows of each table."""
         return tuple(column.rows for column in self.categorical)
 
     def write(self, folder: Path) -> None:
@@ -67,9 +69,9 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest of the set in ``folder``.
+        """Read the manifest of the set in ``folder``.
 
-        Raises DataError when there is none, it is of another version, or it was changed.
+        Raises DataError if there is none, it has another version, or its digest does not match.
         """
         path = folder / NAME
         content = _content(path)
@@ -80,7 +82,7 @@ class Manifest:
             )
         if content.get("digest") != _digest(content):
             raise DataError(
-                f"{path} was changed after it was written: its digest does not match; restore it "
+                f"{path} was changed after it was written (its digest does not match); restore it "
                 "or prepare the data again"
             )
         columns = tuple(_from_json(column) for column in content["categorical"])
@@ -98,21 +100,23 @@ class Manifest:
         for name, facts in self.files.items():
             path = folder / name
             if not path.is_file():
-                raise DataError(f"{path} is missing; the set in {folder} is not whole")
+                raise DataError(
+                    f"{path} is missing; the set in {folder} is incomplete, prepare the data again"
+                )
             if path.stat().st_size != facts["bytes"]:
                 raise DataError(
                     f"{path} has {path.stat().st_size} bytes, but {folder / NAME} says "
-                    f"{facts['bytes']}; the set is damaged"
+                    f"{facts['bytes']}; the set is damaged, prepare the data again"
                 )
 
     def check_contents(self, folder: Path) -> None:
-        """Raise DataError for the first file whose SHA-256 is not the one noted; reads it all."""
+        """Raise DataError for the first file whose SHA-256 does not match; reads the whole set."""
         self.check_sizes(folder)
         for name in self.files:
             self.check_file(folder, name)
 
     def check_file(self, folder: Path, name: str) -> None:
-        """Raise DataError when the file ``name`` is not the one noted."""
+        """Raise DataError if the SHA-256 of the file ``name`` does not match."""
         if sha256_of(folder / name) != self.files[name]["sha256"]:
             raise DataError(
                 f"{folder / name} is damaged, or of another set: its SHA-256 does not match "
@@ -133,12 +137,12 @@ def _from_json(entry: Mapping[str, Any]) -> CategoricalColumn:
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as the manifest notes them."""
+    """Return size and SHA-256 of a file, as the manifest stores them."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's contents, read a few megabytes at a time."""
+    """Return the SHA-256 of a file's contents, read a few megabytes at a time."""
     digest = hashlib.sha256()
     block = bytearray(_HASH_BLOCK)
     view = memoryview(block)

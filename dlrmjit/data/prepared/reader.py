@@ -1,4 +1,4 @@
-"""A prepared set on disk, opened for reading: its manifest and its splits as mapped tables."""
+"""A prepared set on disk, opened for reading: its manifest and its splits, mapped into memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dlrmjit.errors import DataError
 
 
 def is_prepared_set(path: str | Path) -> bool:
-    """Whether ``path`` looks like a prepared set."""
+    """Return whether ``path`` is a folder with a manifest."""
     return (Path(path) / NAME).is_file()
 
 
 class PreparedSet:
-    """The set in ``folder``; raises DataError when it is not whole or was changed."""
+    """The set in ``folder``. Raises DataError if it is incomplete or was changed."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -34,7 +34,7 @@ class PreparedSet:
         """
         if split not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
-            raise DataError(f"{self.folder} has no {split} split, only {known}")
+            raise DataError(f"{self.folder} has no {split} split; it has {known}")
         rows = self.manifest.splits[split]
         single = sum(not column.is_multi for column in self.manifest.categorical)
         return Dataset(
@@ -48,28 +48,28 @@ class PreparedSet:
         )
 
     def vocabulary(self, column: int) -> NDArray[np.uint32] | None:
-        """The words of a categorical column of Criteo's by id, where they were numbered.
+        """Return the hashes of a column of Criteo data by id, or None if they have no vocabulary.
 
-        Raises DataError when they are not those that the set was made with.
+        Raises DataError if the file does not match the manifest.
         """
         path = self._vocabulary_path(column)
         return None if path is None else np.load(path)
 
     def text_vocabulary(self, column: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
-        """The bytes of a column's texts by id, and where each ends, where they were numbered.
+        """Return the bytes of a column's texts by id and the end of each, or None if hashed.
 
-        Raises DataError when they are not those that the set was made with.
+        Raises DataError if the file does not match the manifest.
         """
         path = self._vocabulary_path(column)
         if path is None:
             return None
-        with np.load(path) as kept:
-            return kept["bytes"], kept["ends"]
+        with np.load(path) as arrays:
+            return arrays["bytes"], arrays["ends"]
 
     def texts(self, column: int) -> list[bytes]:
-        """The texts of a column by id; none where they were hashed."""
-        kept = self.text_vocabulary(column)
-        return [] if kept is None else texts_of(*kept)
+        """Return the texts of a column by id, an empty list if they were hashed."""
+        vocabulary = self.text_vocabulary(column)
+        return [] if vocabulary is None else texts_of(*vocabulary)
 
     def _vocabulary_path(self, column: int) -> Path | None:
         name = self.manifest.categorical[column].vocabulary
@@ -79,18 +79,18 @@ class PreparedSet:
         return self.folder / name
 
     def _multi(self, split: str, rows: int) -> list[tuple[int, MultiHot]]:
-        found = []
+        columns = []
         for s, column in enumerate(self.manifest.categorical):
             if column.is_multi:
                 offsets = self._array(split, f"offsets_{s}", rows + 1)
                 ids = self._array(split, f"values_{s}", int(offsets[-1]))
-                found.append((s, MultiHot(ids, offsets)))
-        return found
+                columns.append((s, MultiHot(ids, offsets)))
+        return columns
 
     def _array(self, split: str, name: str, *shape: int) -> NDArray[Any]:
         path = self.folder / split / f"{name}.npy"
         try:
-            # what is empty cannot be mapped
+            # an empty file cannot be mapped
             array: NDArray[Any] = np.load(path, mmap_mode="r" if 0 not in shape else None)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None

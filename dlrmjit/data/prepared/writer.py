@@ -1,4 +1,4 @@
-"""Writes tables of any origin as a prepared set, and cuts a set into the days it came from."""
+"""Writes data sets of any origin as a prepared set, and divides a set into its days again."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ROWS = 1 << 16
 
 
 def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:
-    """Write a new set of the rows of ``splits``; raises ConfigError where ``folder`` exists."""
+    """Write a new set of the rows of ``splits``. Raises ConfigError if ``folder`` exists."""
     if folder.exists():
-        raise ConfigError(f"{folder} exists; choose another place for the set")
+        raise ConfigError(f"{folder} exists; choose another folder for the set")
     first = next(iter(splits.values()))
     for name, dataset in splits.items():
         _write_split(folder / name, dataset)
@@ -68,14 +68,14 @@ def _write_bags(files: SplitFiles, table: int, column: MultiHot) -> None:
 
 
 def days_of(prepared: PreparedSet) -> list[Dataset]:
-    """The set cut into as many days as it was made of, the last one its test and validation rows.
+    """Divide a set into the days it was made of; the last has its test and validation rows.
 
     Raises DataError for a set that was not split by days.
     """
     origin = prepared.manifest.origin
     split = origin.get("options", {}).get("split", {})
     if split.get("kind") != "days":
-        raise DataError(f"{prepared.folder} was not split by days: prepare it with --split days")
+        raise DataError(f"{prepared.folder} was not split by days; prepare it with --split days")
     rows = [entry["rows"] for entry in origin["inputs"]]
     sizes = rows if len(rows) > 1 else list(equal_days(rows[0], split["days"]))
     train, start, days = prepared.dataset("train"), 0, []
@@ -86,7 +86,7 @@ def days_of(prepared: PreparedSet) -> list[Dataset]:
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
-    """One table of the rows of several, in memory."""
+    """Return one data set, in memory, of the rows of several."""
     first = datasets[0]
     multi = zip(*([column for _, column in dataset.multi] for dataset in datasets), strict=True)
     return Dataset(
@@ -103,7 +103,7 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def _concatenate_bags(columns: Sequence[MultiHot]) -> MultiHot:
-    """One column of the rows of several."""
+    """Return one multi-valued column of the rows of several."""
     values, ends = zip(*(column.bags() for column in columns), strict=True)
     bases = np.cumsum([0, *(len(part) for part in values)])
     offsets = [np.zeros(1, np.int64), *(base + end for base, end in zip(bases, ends, strict=False))]
@@ -111,11 +111,14 @@ def _concatenate_bags(columns: Sequence[MultiHot]) -> MultiHot:
 
 
 def dictionaries_of(prepared: PreparedSet) -> list[NDArray[np.uint32]]:
-    """The values of every column by id; raises DataError for a set of hashed values."""
+    """Return the values of each column by id. Raises DataError for a set of hashed values."""
     found = []
     for column in range(len(prepared.manifest.categorical)):
         values = prepared.vocabulary(column)
         if values is None:
-            raise DataError(f"{prepared.folder} keeps no vocabulary; its values were hashed")
+            raise DataError(
+                f"{prepared.folder} has no vocabulary, because its values were hashed; prepare it "
+                "without --hash-rows"
+            )
         found.append(values)
     return found

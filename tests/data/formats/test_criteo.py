@@ -141,10 +141,10 @@ def test_sub_sampling_keeps_every_click():
     ("call", "error", "message"),
     [
         (lambda: split_by_days((3, 3), "all"), ConfigError, "one of total, day, none, not 'all'"),
-        (lambda: split_by_days((3, 3), "total"), ConfigError, "need a random stream: pass rng"),
+        (lambda: split_by_days((3, 3), "total"), ConfigError, "need a random stream; pass rng"),
         (lambda: split_by_days((3,), "none"), DataError, "3 samples in 1 days leave none"),
-        (lambda: split_by_days((3, 0), "none"), DataError, "leave none to train on or none"),
-        (lambda: split_by_fraction(10, 1.5), ConfigError, "training fraction must lie between"),
+        (lambda: split_by_days((3, 0), "none"), DataError, "leave none for training or none"),
+        (lambda: split_by_fraction(10, 1.5), ConfigError, "training fraction must be between"),
         (lambda: load_criteo_text(TINY, sub_sample_rate=-1.0), ConfigError, "sub-sample rate"),
         (lambda: load_criteo_text(TINY, sub_sample_rate=0.5), ConfigError, "pass rng"),
         (lambda: load_criteo_text(TINY).source(0), ConfigError, "batch size must be at least 1"),

@@ -75,8 +75,8 @@ def test_negative_integers_become_zero(tmp_path, arrays):
 @pytest.mark.parametrize(
     ("name", "at", "value", "message"),
     [
-        ("X_cat", (5, 2), 0.5, "X_cat, sample 5, column 2: 0.5 is not a whole number"),
-        ("X_cat", (5, 2), np.nan, "X_cat, sample 5, column 2: nan is not a whole number"),
+        ("X_cat", (5, 2), 0.5, "X_cat, sample 5, column 2: 0.5 is not a 32-bit integer"),
+        ("X_cat", (5, 2), np.nan, "X_cat, sample 5, column 2: nan is not a 32-bit integer"),
         ("X_int", (0, 12), np.inf, "X_int, sample 0, column 12: inf is not"),
         ("X_int", (0, 12), 2.0**31, "X_int, sample 0, column 12: 2147483648.0 is not"),
         ("y", (7,), 3.0, "y, sample 7: 3 found, expected 0 or 1"),
@@ -103,11 +103,11 @@ def test_an_id_outside_its_table_is_named(tmp_path, arrays, value):
     ("change", "message"),
     [
         (lambda a: a.pop("y"), "lacks y; it has"),
-        (lambda a: a.update(y=a["y"][:5]), "y has 5 samples, X_int 60, X_cat 60"),
-        (lambda a: a.update(counts=a["counts"][:5]), "X_cat has 26 columns, counts 5"),
+        (lambda a: a.update(y=a["y"][:5]), "y has 5 samples, X_int 60 and X_cat 60"),
+        (lambda a: a.update(counts=a["counts"][:5]), "X_cat has 26 columns, but counts has 5"),
         (lambda a: a.update(X_int=a["y"]), "X_int must hold numbers in 2 dimensions"),
         (lambda a: a.update(y=np.array(["a"])), "y must hold numbers in 1 dimensions"),
-        (lambda a: a.update(y=np.array([None])), "not a whole .npz file of numbers"),
+        (lambda a: a.update(y=np.array([None])), "not a complete .npz file of numbers"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, change, message):
@@ -126,16 +126,16 @@ def test_files_that_are_no_npz_are_refused(tmp_path):
         read_processed(tmp_path / "one.npy")
     for content in (b"", b"text", PROCESSED.read_bytes()[:-100]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"set\.npz is not a whole \.npz file"):
+        with pytest.raises(DataError, match=r"set\.npz is not a complete \.npz file"):
             read_processed(path)
 
 
-def test_days_come_from_the_note_beside_the_raw_file(tmp_path):
+def test_days_come_from_the_file_next_to_the_raw_file(tmp_path):
     raw = tmp_path / "train.txt"
     assert read_day_counts(raw) is None
     np.savez(tmp_path / "train_day_count.npz", total_per_file=np.array([50, 10]))
     days = read_day_counts(raw)
     assert days == (50, 10)
     assert read_processed(PROCESSED, days).day_counts == (50, 10)
-    with pytest.raises(DataError, match="has 60 samples, its days add up to 61"):
+    with pytest.raises(DataError, match="has 60 samples, but its days add up to 61"):
         read_processed(PROCESSED, (50, 11))

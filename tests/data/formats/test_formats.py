@@ -154,7 +154,7 @@ def test_compressed_and_damaged_archives(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="compressed"):
         mapped_members(tmp_path / "a.npz")
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:40])
-    with pytest.raises(DataError, match="not a whole"):
+    with pytest.raises(DataError, match="not a complete"):
         mapped_members(tmp_path / "b.npz")
 
 

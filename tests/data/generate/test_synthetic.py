@@ -144,7 +144,10 @@ def test_criteo_like_rows_fill_but_do_not_exceed_the_total(total):
         ({"table_rows": ()}, "number of tables must be at least 1"),
         ({"table_rows": (3, -1)}, "rows of table 1 must be at least 1, not -1"),
         ({"dense_features": -1}, "dense features must not be negative, not -1"),
-        ({"table_rows": (3, 3), "lookups": (1,)}, "2 tables need 2 numbers of lookups, not 1"),
+        (
+            {"table_rows": (3, 3), "lookups": (1,)},
+            "2 tables need one number of lookups each, not 1",
+        ),
         ({"table_rows": (3, 3), "lookups": (1, 0)}, "lookups of table 1 must be at least 1"),
         ({"split": "dev"}, "split must be one of train, test, calibration, not 'dev'"),
     ],

@@ -378,7 +378,7 @@ def test_the_same_file_twice(text: Path, tmp_path: Path) -> None:
     copied = tmp_path / "copy.txt"
     copied.write_bytes(text.read_bytes())
     for again in (text, copied):
-        with pytest.raises(DataError, match="same file, or copies"):
+        with pytest.raises(DataError, match="same file or copies"):
             prepare(PrepareOptions((text, again), tmp_path / "set"))
 
 

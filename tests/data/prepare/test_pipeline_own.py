@@ -303,8 +303,8 @@ HOSTILE = {
     "large": (GOOD.replace(b"2.5", b"1e39"), "column price: '1e39' found"),
     "label": (GOOD.replace(b",0,", b",2,"), "column clicked: '2' found, expected 0 or 1"),
     "no label": (GOOD.replace(b",0,", b",,"), "column clicked: '' found, expected 0 or 1"),
-    "open quote": (GOOD.replace(b"ann", b'"ann'), "column user: a quoted field does not end"),
-    "behind a quote": (GOOD.replace(b"ann", b'"a"nn'), "column user: a quoted field does not"),
+    "open quote": (GOOD.replace(b"ann", b'"ann'), "column user: a quoted field must end"),
+    "behind a quote": (GOOD.replace(b"ann", b'"a"nn'), "column user: a quoted field must end"),
     "long": (b"9" * 20_000 + b"\n", "longer than 5000 bytes"),
 }
 
@@ -338,7 +338,7 @@ def test_headers_that_lack_a_column_or_have_it_twice(tmp_path: Path) -> None:
 def test_files_with_nothing_but_a_header(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(",".join(COLUMNS) + "\n")
-    with pytest.raises(DataError, match=r"a\.csv has no usable line; expected lines of columns"):
+    with pytest.raises(DataError, match=r"a\.csv has no valid line; expected lines of columns"):
         prepare(options(path, tmp_path / "set"))
 
 
@@ -525,7 +525,7 @@ def test_parquet_that_does_not_fit_its_schema(rows: list[Row], tmp_path: Path) -
         with pytest.raises(DataError, match=said):
             prepare(options(path, tmp_path / "set", schema=schema))
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="not a whole Parquet file"):
+    with pytest.raises(DataError, match="not a complete Parquet file"):
         prepare(options(path, tmp_path / "set", schema=LISTS))
     with pytest.raises(ConfigError, match="--schema FILE"):
         prepare(options(path, tmp_path / "set", schema=None))

@@ -1,7 +1,7 @@
 """Columns in flat files, written and read by position.
 
-Nothing is mapped into memory: mapped pages would count as resident and break the bound that
-the caller was promised.
+Files are not mapped into memory, because mapped pages count as resident and would exceed the
+memory bound of a preparation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dlrmjit.errors import DataError
 
 
 class FlatFile:
-    """A file of fixed-size elements, addressed by element; an optional header is left alone."""
+    """A file of fixed-size rows after an optional header, addressed by row."""
 
     def __init__(self, path: Path, dtype: DTypeLike, *, header: int = 0, width: int = 1) -> None:
         self.path = path
@@ -30,48 +30,51 @@ class FlatFile:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def __len__(self) -> int:
-        """Rows that the file holds."""
+        """Number of rows in the file."""
         return (os.fstat(self._file).st_size - self._header) // self._row_bytes
 
     def write_header(self, header: bytes) -> None:
-        """Write what precedes the elements."""
+        """Write the header."""
         self._write_at(0, memoryview(header))
 
     def write(self, row: int, values: NDArray[Any]) -> None:
-        """Write C-contiguous ``values`` of the file's dtype from ``row`` on."""
+        """Write C-contiguous ``values`` of the file's dtype, starting at ``row``."""
         if values.size:
             self._write_at(
                 self._header + row * self._row_bytes, values.reshape(-1).view(np.uint8).data
             )
 
-    def _write_at(self, at: int, left: memoryview) -> None:
+    def _write_at(self, position: int, left: memoryview) -> None:
         with writing(self.path):
             while left:
-                written = os.pwrite(self._file, left, at)
-                at, left = at + written, left[written:]
+                written = os.pwrite(self._file, left, position)
+                position, left = position + written, left[written:]
 
     def read(self, row: int, out: NDArray[Any]) -> None:
-        """Fill C-contiguous ``out`` from ``row`` on; raises DataError when the file ends before."""
+        """Fill C-contiguous ``out``, starting at ``row``; raise DataError at the file's end."""
         if not out.size:
             return
-        at, left = self._header + row * self._row_bytes, out.reshape(-1).view(np.uint8).data
+        position = self._header + row * self._row_bytes
+        left = out.reshape(-1).view(np.uint8).data
         while left:
-            got = os.preadv(self._file, [left], at)
+            got = os.preadv(self._file, [left], position)
             if got == 0:
-                raise DataError(f"{self.path} is shorter than the journal says; start over")
-            at, left = at + got, left[got:]
+                raise DataError(
+                    f"{self.path} is shorter than the journal says; start over without --resume"
+                )
+            position, left = position + got, left[got:]
 
     def cut(self, rows: int) -> None:
-        """Keep the first ``rows`` rows."""
+        """Truncate the file to its first ``rows`` rows."""
         os.ftruncate(self._file, self._header + rows * self._row_bytes)
 
     def sync(self) -> None:
-        """Return when the disk has it all."""
+        """Flush the file to the disk."""
         with writing(self.path):
             os.fsync(self._file)
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         os.close(self._file)
 
     def __enter__(self) -> FlatFile:
@@ -83,7 +86,7 @@ class FlatFile:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what can go wrong while ``path`` is written into a DataError that names it."""
+    """Convert an OSError while ``path`` is written into a DataError that names it."""
     try:
         yield
     except OSError as error:
@@ -91,7 +94,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:
-    """An error for a file that could not be written, with what to do about it."""
+    """Return the error for a file that could not be written, with what to do."""
     return DataError(
         f"{path} cannot be written: {error.strerror}; free some space or choose another --out, "
         "then repeat the command with --resume"

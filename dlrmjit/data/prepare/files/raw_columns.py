@@ -19,19 +19,19 @@ _SLICE_BYTES = 8 << 20
 
 
 class RawColumn(Protocol):
-    """A column's values, however they are kept."""
+    """The values of a column, whether hashes or texts."""
 
     def __len__(self) -> int:
-        """How many values there are."""
+        """Number of values."""
 
     def encode(self, budget: int, ids: FlatFile) -> HashVocabulary | TextVocabulary:
-        """Write the ids of all values in order of first appearance; the vocabulary.
+        """Write the ids of all values, in order of first appearance; return the vocabulary.
 
-        Raises VocabularyFullError when it needs more than ``budget`` bytes.
+        Raises VocabularyFullError if it needs more than ``budget`` bytes.
         """
 
     def hash(self, rows: int, ids: FlatFile) -> None:
-        """Write a hash of every value, modulo ``rows``."""
+        """Write a hash of every value modulo ``rows``."""
 
     def __enter__(self) -> RawColumn: ...
 
@@ -39,7 +39,7 @@ class RawColumn(Protocol):
 
 
 def open_raw(staging: Staging, column: int, max_ind_range: int) -> RawColumn:
-    """The raw values of a column; words are taken modulo ``max_ind_range`` where it is > 0."""
+    """Return the raw values of a column; ``max_ind_range`` > 0 takes hashes modulo it."""
     files = staging.raw_files(column)
     if staging.layout.has_schema:
         return _TextColumn(*files)
@@ -47,39 +47,39 @@ def open_raw(staging: Staging, column: int, max_ind_range: int) -> RawColumn:
 
 
 class _HashColumn:
-    def __init__(self, words: FlatFile, max_ind_range: int) -> None:
-        self._words, self._limit = words, max_ind_range
+    def __init__(self, hashes: FlatFile, max_ind_range: int) -> None:
+        self._hashes, self._limit = hashes, max_ind_range
 
     def __len__(self) -> int:
-        return len(self._words)
+        return len(self._hashes)
 
     def _slices(self, limit: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
         values = np.empty(_SLICE, np.uint32)
         for start, end in slices(len(self), _SLICE):
             part = values[: end - start]
-            self._words.read(start, part)
+            self._hashes.read(start, part)
             if limit:
                 part %= np.uint32(limit)
             yield start, part
 
     def encode(self, budget: int, ids: FlatFile) -> HashVocabulary:
-        vocabulary, numbers = HashVocabulary(budget), np.empty(_SLICE, np.int32)
+        vocabulary, part_ids = HashVocabulary(budget), np.empty(_SLICE, np.int32)
         for start, part in self._slices(self._limit):
-            vocabulary.encode(part, numbers[: len(part)])
-            ids.write(start, numbers[: len(part)])
+            vocabulary.encode(part, part_ids[: len(part)])
+            ids.write(start, part_ids[: len(part)])
         return vocabulary
 
     def hash(self, rows: int, ids: FlatFile) -> None:
-        numbers = np.empty(_SLICE, np.int32)
+        part_ids = np.empty(_SLICE, np.int32)
         for start, part in self._slices(0):
-            hash_values(part, rows, numbers[: len(part)])
-            ids.write(start, numbers[: len(part)])
+            hash_values(part, rows, part_ids[: len(part)])
+            ids.write(start, part_ids[: len(part)])
 
     def __enter__(self) -> _HashColumn:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._words.close()
+        self._hashes.close()
 
 
 class _TextColumn:
@@ -90,7 +90,7 @@ class _TextColumn:
         return len(self._lengths)
 
     def _slices(self) -> Iterator[tuple[int, NDArray[np.int32], NDArray[np.uint8]]]:
-        """Runs of values of bounded bytes, or one longer value alone."""
+        """Yield consecutive values of bounded bytes, or a single longer value."""
         lengths, first_byte = np.empty(_SLICE, np.int32), 0
         for start, end in slices(len(self), _SLICE):
             part = lengths[: end - start]
@@ -107,17 +107,17 @@ class _TextColumn:
                 first_byte, done = first_byte + len(text), last
 
     def encode(self, budget: int, ids: FlatFile) -> TextVocabulary:
-        vocabulary, numbers = TextVocabulary(budget), np.empty(_SLICE, np.int32)
+        vocabulary, part_ids = TextVocabulary(budget), np.empty(_SLICE, np.int32)
         for start, lengths, text in self._slices():
-            vocabulary.encode(text, lengths, numbers[: len(lengths)])
-            ids.write(start, numbers[: len(lengths)])
+            vocabulary.encode(text, lengths, part_ids[: len(lengths)])
+            ids.write(start, part_ids[: len(lengths)])
         return vocabulary
 
     def hash(self, rows: int, ids: FlatFile) -> None:
-        numbers = np.empty(_SLICE, np.int32)
+        part_ids = np.empty(_SLICE, np.int32)
         for start, lengths, text in self._slices():
-            hash_texts(text, lengths, rows, numbers[: len(lengths)])
-            ids.write(start, numbers[: len(lengths)])
+            hash_texts(text, lengths, rows, part_ids[: len(lengths)])
+            ids.write(start, part_ids[: len(lengths)])
 
     def __enter__(self) -> _TextColumn:
         return self

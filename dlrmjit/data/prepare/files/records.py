@@ -1,4 +1,4 @@
-"""Records: rows as a shuffle moves them, and back into the columns of a set."""
+"""Records: the row-wise format in which a shuffle moves rows, and its columns."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Records:
-    """``fields`` (N, width) int32, a row each: key, label, dense, ids, sizes of bags; and the bags.
+    """N records: ``fields`` (N, width) int32 are key, label, dense, ids and sizes of bags.
 
-    Row r's bags, column after column, are ``bags[offsets[r]:offsets[r + 1]]``.
+    The bags of row r, column after column, are ``bags[offsets[r]:offsets[r + 1]]``.
     """
 
     fields: NDArray[np.int32]
@@ -39,20 +39,20 @@ class Records:
         return len(self.fields)
 
     def keys(self) -> NDArray[np.uint64]:
-        """The key of each record."""
+        """Return the key of each record."""
         keys = np.empty(len(self), np.uint64)
         record_keys(self.fields, keys)
         return keys
 
     def cut(self, first: int, last: int) -> Records:
-        """Records ``first`` to ``last``, not copied."""
+        """Return records ``first`` to ``last`` as views."""
         offsets = self.offsets[first : last + 1]
         bags = self.bags[offsets[0] : offsets[-1]]
         return Records(self.fields[first:last], bags, offsets - offsets[0])
 
 
 class RecordShape:
-    """Where the columns of ``layout`` stand in a record."""
+    """The positions of the columns of ``layout`` in a record."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -62,12 +62,12 @@ class RecordShape:
         self._logarithms = log_table()
 
     def of(self, fields: NDArray[np.int32], bags: NDArray[np.int32]) -> Records:
-        """Records of fields whose bags lie in their order."""
+        """Return records of ``fields`` and ``bags``, which have the same order."""
         sizes = fields[:, self.first_count :].sum(axis=1, dtype=np.int64)
         return Records(fields, bags, np.concatenate([[0], np.cumsum(sizes)]))
 
     def bag_totals(self, records: Records) -> NDArray[np.int64]:
-        """Ids of all bags of each column of several."""
+        """Return the number of ids of each multi-valued column."""
         totals: NDArray[np.int64] = records.fields[:, self.first_count :].sum(
             axis=0, dtype=np.int64
         )
@@ -81,9 +81,9 @@ class RecordShape:
         row: int,
         firsts: list[int],
     ) -> None:
-        """Write records in ``order`` as the rows of a split from ``row`` on.
+        """Write records in ``order`` as rows of a split, starting at ``row``.
 
-        ``firsts`` are the ids before them in each column of several.
+        ``firsts`` are the numbers of ids that precede them in each multi-valued column.
         """
         firsts = list(firsts)
         for start, end in slices(len(order), _ROWS):

@@ -1,4 +1,4 @@
-"""The files of a set while they are written: ``.npy`` arrays filled by position."""
+"""The files of a set while they are written: ``.npy`` arrays, filled by position."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dlrmjit.data.prepare.files.column_file import FlatFile
 
 @dataclass(frozen=True)
 class SplitShape:
-    """What one split holds: ``rows``, ``dense`` columns D, ``single`` columns of one id a row.
+    """The size of a split: its rows, and numbers of dense and of single-valued columns.
 
-    ``bags`` are the columns of several ids, by number of their table, with the ids of all rows.
+    ``bags`` maps the table of each multi-valued column to the number of ids of all rows.
     """
 
     rows: int
@@ -30,8 +30,8 @@ class SplitShape:
 class SplitFiles:
     """``labels.npy`` (N,) uint8, ``dense.npy`` (N, D) and ``ids.npy`` (N, S) of one split.
 
-    A column of several ids per row, that of table s, has files of its own: ``offsets_s.npy``
-    (N + 1,) int64 and ``values_s.npy``.
+    The multi-valued column of table s is in ``offsets_s.npy`` (N + 1,) int64 and
+    ``values_s.npy``.
     """
 
     def __init__(self, folder: Path, shape: SplitShape, dense_type: str, id_type: str) -> None:
@@ -47,7 +47,7 @@ class SplitFiles:
         self._bags = {s: BagFiles(folder, s, rows, size, id_type) for s, size in shape.bags.items()}
 
     def empty(self, n: int) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any]]:
-        """Uninitialised labels, dense values and ids of ``n`` rows, to be filled and written."""
+        """Return uninitialised labels, dense values and ids of ``n`` rows, for :meth:`write`."""
         (dense, dense_type), (single, id_type) = self._dense, self._single
         return (
             np.empty(n, np.uint8),
@@ -56,21 +56,21 @@ class SplitFiles:
         )
 
     def write(self, row: int, *parts: NDArray[Any]) -> None:
-        """Write labels, dense values and ids of rows from ``row`` on."""
+        """Write labels, dense values and ids, starting at ``row``."""
         for file, part in zip(self._files, parts, strict=True):
             file.write(row, part)
 
     def write_bags(
         self, table: int, row: int, first: int, ends: NDArray[np.int64], values: NDArray[Any]
     ) -> None:
-        """Write bags of ``table`` from ``row`` on; their ``values`` are the split's ``first`` on.
+        """Write bags of ``table``, starting at ``row``; ``first`` ids of the split precede them.
 
-        ``ends`` (n,) counts from the first of ``values``.
+        ``ends`` (n,) are positions in ``values``.
         """
         self._bags[table].write(row, first, ends, values)
 
     def sync(self) -> None:
-        """Return when the disk has it all."""
+        """Flush all files to the disk."""
         for file in self._all():
             file.sync()
 
@@ -86,7 +86,7 @@ class SplitFiles:
 
 
 class BagFiles:
-    """Offsets and values of one column of several ids per row."""
+    """Offsets and values of one multi-valued column."""
 
     def __init__(self, folder: Path, table: int, rows: int, size: int, id_type: str) -> None:
         self._offsets = _npy(folder / f"offsets_{table}.npy", np.int64, (rows + 1,))
@@ -95,13 +95,13 @@ class BagFiles:
         self.files = [self._offsets, self._values]
 
     def write(self, row: int, first: int, ends: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Write bags from ``row`` on whose ``values`` are the column's ``first`` on."""
+        """Write bags, starting at ``row``; ``first`` ids of the column precede their ``values``."""
         self._offsets.write(row + 1, first + ends)
         self._values.write(first, np.ascontiguousarray(values, self._values.dtype))
 
 
 def _npy(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> FlatFile:
-    """A ``.npy`` file of C-contiguous ``shape``, its header written."""
+    """Create a ``.npy`` file of C-contiguous ``shape`` and write its header."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header,

@@ -1,4 +1,4 @@
-"""The work folder of a preparation: parsed columns in the order of the input, in flat files."""
+"""Columns in the work folder of a preparation, in flat files in the order of the input."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dlrmjit.data.prepare.layout import Layout
 
 
 class Staging:
-    """ParsedChunk columns, a row an element: labels uint8, dense int32 or float32, then categories.
+    """Parsed columns: labels (uint8), dense (int32 or float32), then categorical ones.
 
-    A category is a word of 32 bits, or text: the length of each value (int32) and the bytes of
-    all; a column of several values per row also has how many each row has. Numbering turns
-    either into ids (int32), one per value.
+    A categorical value is a 32-bit hash, or text: the length of each value (int32) and the bytes
+    of all. A multi-valued column also has the number of values of each row. Encoding turns hashes
+    or text into ids (int32), one per value.
     """
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self.layout = folder, layout
 
     def parsed_files(self) -> list[FlatFile]:
-        """The columns as parsing gives them: labels, dense, and for each category its files."""
+        """Return the files that parsing fills: labels, dense, and those of each category."""
         return [
             self.labels(),
             *(self.dense(i) for i in range(len(self.layout.dense))),
@@ -35,33 +35,33 @@ class Staging:
         return [*counts, *self.raw_files(j)]
 
     def raw_files(self, j: int) -> list[FlatFile]:
-        """What is left to number of a category: words, or lengths and bytes of texts."""
+        """Return the files to encode of a category: hashes, or lengths and bytes of texts."""
         if self.layout.has_schema:
             return [self._file(f"{j}.lengths", np.int32), self._file(f"{j}.bytes", np.uint8)]
         return [self._file(f"{j}.words", np.uint32)]
 
     def labels(self) -> FlatFile:
-        """The label column."""
+        """Return the label column."""
         return self._file("labels", np.uint8)
 
     def dense(self, i: int) -> FlatFile:
-        """The ``i``-th dense column."""
+        """Return the ``i``-th dense column."""
         return self._file(f"dense{i}", np.dtype(self.layout.dense_type))
 
     def counts(self, j: int) -> FlatFile:
-        """How many values the rows of a category of several have."""
+        """Return the number of values of each row of a multi-valued column."""
         return self._file(f"{j}.counts", np.int32)
 
     def ids(self, j: int) -> FlatFile:
-        """The ``j``-th categorical column, numbered."""
+        """Return the ids of the ``j``-th categorical column."""
         return self._file(f"{j}.ids", np.int32)
 
     def vocabulary(self, j: int) -> Path:
-        """Where the values of a category are kept, by id."""
+        """Return the path of a category's vocabulary."""
         return self.folder / f"{j}.vocabulary.{'npz' if self.layout.has_schema else 'npy'}"
 
     def encoded_files(self) -> list[FlatFile]:
-        """The columns as they go into the set: labels, dense, ids, counts."""
+        """Return the files of encoded columns: labels, dense, ids, counts."""
         return [
             self.labels(),
             *(self.dense(i) for i in range(len(self.layout.dense))),
@@ -70,11 +70,11 @@ class Staging:
         ]
 
     def drop_raw(self, j: int) -> None:
-        """Delete what was numbered."""
+        """Delete the raw values of a category after it was encoded."""
         _drop(self.raw_files(j))
 
     def drop_encoded(self) -> None:
-        """Delete the columns that have gone into the set."""
+        """Delete the encoded columns after they were written to the set."""
         _drop(self.encoded_files())
 
     def _file(self, name: str, dtype: type | np.dtype[np.generic]) -> FlatFile:
@@ -88,6 +88,6 @@ def _drop(files: list[FlatFile]) -> None:
 
 
 def slices(rows: int, size: int, first: int = 0) -> Iterator[tuple[int, int]]:
-    """(start, end) of consecutive slices of ``range(first, rows)``."""
+    """Yield (start, end) of consecutive slices of ``range(first, rows)``."""
     for start in range(first, rows, size):
         yield start, min(start + size, rows)

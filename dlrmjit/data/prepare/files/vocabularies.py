@@ -1,4 +1,4 @@
-"""Values numbered by first appearance within a bound on memory: words of 32 bits, and texts."""
+"""Vocabularies of hashes and texts: ids by first appearance, within a memory bound."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dlrmjit.data.prepare.files.column_file import writing
 
 _FIRST_SLOTS = 1 << 12
 _FIRST_BYTES = 1 << 16
-_LOAD = 0.6  # of an open-addressing table's slots, beyond which probes get long
+_LOAD = 0.6  # share of slots in use, beyond which probes of open addressing get long
 
 
 class VocabularyFullError(Exception):
-    """A vocabulary outgrew its share of the memory; never seen by a caller."""
+    """A vocabulary outgrew its share of the memory; a preparation handles it."""
 
 
 class HashVocabulary:
-    """HashVocabulary of 32 bits, numbered in at most ``budget`` bytes."""
+    """A vocabulary of 32-bit hashes in at most ``budget`` bytes."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -32,11 +32,11 @@ class HashVocabulary:
 
     @property
     def values(self) -> NDArray[np.uint32]:
-        """The values known, by id."""
+        """The known hashes by id."""
         return self._known[: self.count]
 
     def encode(self, values: NDArray[np.uint32], ids: NDArray[np.int32]) -> None:
-        """Write the ids of ``values``, adding new ones; raises VocabularyFullError."""
+        """Write the ids of ``values``, adding new ones. Raises VocabularyFullError."""
         done = 0
         while True:
             limit = self._known.size
@@ -49,29 +49,32 @@ class HashVocabulary:
             self._grow()
 
     def _grow(self) -> None:
-        """Double the table; the old one is dropped before the new one is filled."""
+        """Double the hash table; free the old one before the new one is filled."""
         slots = 2 * self._slots.size
-        room = int(slots * _LOAD)
-        if 8 * slots + 4 * (room + self._known.size) > self._budget:
+        capacity = int(slots * _LOAD)
+        if 8 * slots + 4 * (capacity + self._known.size) > self._budget:
             raise VocabularyFullError
         self._slots = np.zeros(0, np.uint64)
-        known = np.empty(room, np.uint32)
+        known = np.empty(capacity, np.uint32)
         known[: self.count] = self.values
         self._known = known
         self._slots = np.zeros(slots, np.uint64)
         insert_known(self._known, self.count, self._slots)
 
-    def save(self, path: Path, kept: NDArray[np.intp] | None) -> None:
-        """Write values by id as a ``.npy`` file; of ``kept`` ones, row 0 is the others'."""
+    def save(self, path: Path, frequent: NDArray[np.intp] | None) -> None:
+        """Write hashes by id as a ``.npy`` file.
+
+        With ``frequent``, write only those ids, after a row 0 for all rare values.
+        """
         values = self.values
-        if kept is not None:
-            values = np.concatenate([np.zeros(1, np.uint32), values[kept]])
+        if frequent is not None:
+            values = np.concatenate([np.zeros(1, np.uint32), values[frequent]])
         with writing(path):
             np.save(path, values)
 
 
 class TextVocabulary:
-    """TextVocabulary, numbered in at most ``budget`` bytes."""
+    """A vocabulary of texts in at most ``budget`` bytes."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -82,22 +85,22 @@ class TextVocabulary:
 
     @property
     def used(self) -> int:
-        """Bytes of all texts known."""
+        """Bytes of all known texts."""
         return int(self._ends[self.count - 1]) if self.count else 0
 
     @property
     def values(self) -> list[bytes]:
-        """The texts known, by id."""
+        """The known texts by id."""
         return texts_of(self._heap, self._ends[: self.count])
 
     def encode(
         self, text: NDArray[np.uint8], lengths: NDArray[np.int32], ids: NDArray[np.int32]
     ) -> None:
-        """Write the ids of texts, adding new ones; raises VocabularyFullError."""
-        done, at = 0, 0
+        """Write the ids of texts, adding new ones. Raises VocabularyFullError."""
+        done, first_byte = 0, 0
         while True:
-            numbered, size, self.count = find_or_add_texts(
-                text[at:],
+            encoded, size, self.count = find_or_add_texts(
+                text[first_byte:],
                 lengths[done:],
                 self._slots,
                 self._heap,
@@ -106,13 +109,13 @@ class TextVocabulary:
                 self._ends.size,
                 ids[done:],
             )
-            done, at = done + numbered, at + size
+            done, first_byte = done + encoded, first_byte + size
             if done == lengths.size:
                 return
             self._grow_for(int(lengths[done]))
 
     def _grow_for(self, size: int) -> None:
-        """Let one more text of ``size`` bytes fit."""
+        """Grow until one more text of ``size`` bytes fits."""
         if self.count == self._ends.size:
             self._grow_slots()
         if self.used + size > self._heap.size:
@@ -120,10 +123,10 @@ class TextVocabulary:
 
     def _grow_slots(self) -> None:
         slots = 2 * self._slots.size
-        room = int(slots * _LOAD)
-        self._check_budget(8 * slots + 8 * (room + self._ends.size) + self._heap.size)
+        capacity = int(slots * _LOAD)
+        self._check_budget(8 * slots + 8 * (capacity + self._ends.size) + self._heap.size)
         self._slots = np.zeros(0, np.uint64)
-        ends = np.empty(room, np.int64)
+        ends = np.empty(capacity, np.int64)
         ends[: self.count] = self._ends[: self.count]
         self._ends = ends
         self._slots = np.zeros(slots, np.uint64)
@@ -140,17 +143,17 @@ class TextVocabulary:
         if size > self._budget:
             raise VocabularyFullError
 
-    def save(self, path: Path, kept: NDArray[np.intp] | None) -> None:
-        """Write the ``bytes`` of all texts and where each of them ends, as an ``.npz`` file.
+    def save(self, path: Path, frequent: NDArray[np.intp] | None) -> None:
+        """Write the ``bytes`` of all texts and the ``ends`` of each, as an ``.npz`` file.
 
-        Of ``kept`` ones, row 0 is the others' and its text empty.
+        With ``frequent``, write only those ids, after an empty text for all rare values.
         """
         heap, ends = self._heap[: self.used], self._ends[: self.count]
-        if kept is not None:
+        if frequent is not None:
             starts = np.concatenate([[0], ends[:-1]])
-            chosen_ends = np.zeros(1 + len(kept), np.int64)
-            out = np.empty(int((ends - starts)[kept].sum()), np.uint8)
-            select_texts(heap, ends, kept.astype(np.int64), out, chosen_ends[1:])
+            chosen_ends = np.zeros(1 + len(frequent), np.int64)
+            out = np.empty(int((ends - starts)[frequent].sum()), np.uint8)
+            select_texts(heap, ends, frequent.astype(np.int64), out, chosen_ends[1:])
             heap, ends = out, chosen_ends
         with writing(path):
             np.savez(path, bytes=heap, ends=ends)
@@ -159,9 +162,9 @@ class TextVocabulary:
 def find_hash_ids(
     known: NDArray[np.uint32], values: NDArray[np.uint32], *, has_rare_row: bool
 ) -> NDArray[np.int32]:
-    """Ids of ``values`` in a saved vocabulary, -1 for unknown ones.
+    """Return the ids of ``values`` in a saved vocabulary, -1 for unknown ones.
 
-    ``has_rare_row`` says that row 0 stands for others, so that its value is none.
+    With ``has_rare_row``, row 0 stands for rare values and its entry is not a value.
     """
     slots = _slots_for(len(known))
     first = int(has_rare_row)
@@ -178,9 +181,9 @@ def find_text_ids(
     *,
     has_rare_row: bool,
 ) -> NDArray[np.int32]:
-    """The same for texts."""
+    """Return the ids of texts in a saved vocabulary, as :func:`find_hash_ids` does."""
     heap, ends = known
-    first = int(has_rare_row)  # row 0 is empty then: to leave it out moves no byte
+    first = int(has_rare_row)  # row 0 is then the empty text, so dropping it shifts no bytes
     ends = ends[first:]
     slots = _slots_for(len(ends))
     insert_texts(heap, ends, 0, len(ends), slots)
@@ -190,7 +193,7 @@ def find_text_ids(
 
 
 def texts_of(heap: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[bytes]:
-    """TextVocabulary as they are kept, one by one."""
+    """Return the texts of a saved vocabulary as a list."""
     raw, starts = heap.tobytes(), [0, *ends.tolist()]
     return [raw[start:end] for start, end in pairwise(starts)]
 

@@ -1,1 +1,1 @@
-"""The kinds of raw input, and how each is read."""
+"""Readers of raw inputs, one per format."""

@@ -1,4 +1,4 @@
-"""What the first pass asks of an input format: chunks, and columns of the good rows of each."""
+"""The interface of input formats: chunks of the input, parsed into columns of valid rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dlrmjit.data.prepare.layout import Layout
 
 @dataclass(frozen=True)
 class ParsedChunk:
-    """One chunk of input ``file``, parsed; the next one starts at position ``after``.
+    """One parsed chunk of input ``file``; the next chunk starts at position ``after``.
 
-    ``columns`` are those of ``Staging.parsed_files`` for the good ones of ``lines`` lines;
-    ``skipped`` are bad, and ``explain`` tells what is wrong with the first of them, given the
-    number of the chunk's first line.
+    ``columns`` are those of ``Staging.parsed_files`` for the valid ones of ``lines`` lines;
+    ``skipped`` lines are bad, and ``explain(first_line)`` returns the message for the first of
+    them, given the number of the chunk's first line.
     """
 
     file: int
@@ -29,32 +29,29 @@ class ParsedChunk:
 
     @property
     def rows(self) -> int:
-        """Good lines."""
+        """Number of valid lines."""
         return len(self.columns[0])
 
 
 class InputFormat(Protocol):
-    """Reads inputs chunk by chunk; ``parse`` may be called from several threads.
-
-    ``expected`` says in words what the inputs should hold.
-    """
+    """Reads inputs chunk by chunk; several threads may call ``parse``."""
 
     @property
     def layout(self) -> Layout:
-        """The columns that come out."""
+        """Columns of the result."""
 
     @property
     def expected(self) -> str:
-        """What a usable input has."""
+        """Description of a valid input, for messages."""
 
     def sizes(self) -> list[int] | None:
-        """Positions of each input, where they are known beforehand."""
+        """Return the size of each input in positions, or None if unknown in advance."""
 
     def chunks(self, file: int, offset: int, lines: int) -> Iterator[Any]:
-        """Chunks from position ``offset`` of input ``file`` on, which ``lines`` precede there."""
+        """Yield chunks from position ``offset`` of input ``file``, after ``lines`` lines, on."""
 
     def parse(self, chunk: Any) -> ParsedChunk:
-        """The columns of a chunk."""
+        """Return the columns of a chunk."""
 
     def release(self, chunk: Any) -> None:
-        """Let a chunk's memory be used again, once its columns were written."""
+        """Allow reuse of a chunk's memory, after its columns were written."""

@@ -1,4 +1,4 @@
-"""Criteo's text as an input of a preparation."""
+"""Criteo text as an input of a preparation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DIGITS = hex_digits()
 
 
 class CriteoFormat(ChunkedText):
-    """Tab-separated lines of a label, 13 whole numbers and 26 hashes."""
+    """Tab-separated lines of a label, 13 integers and 26 hashes."""
 
     layout = CRITEO
     expected = f"lines of {FIELDS} columns"
@@ -36,11 +36,11 @@ class CriteoFormat(ChunkedText):
         self._skip_bad = skip_bad
 
     def parse(self, chunk: TextChunk) -> ParsedChunk:
-        """The columns of a chunk."""
-        room = chunk.end // SHORTEST_LINE + 1
-        labels = np.empty(room, np.uint8)
-        integers = np.empty((INTEGERS, room), np.int32)
-        hashes = np.empty((HASHES, room), np.uint32)
+        """Return the columns of a chunk."""
+        capacity = chunk.end // SHORTEST_LINE + 1
+        labels = np.empty(capacity, np.uint8)
+        integers = np.empty((INTEGERS, capacity), np.int32)
+        hashes = np.empty((HASHES, capacity), np.uint32)
         bad = np.zeros(3, np.int64)
         text = chunk.buffer.text[: chunk.end + PADDING]
         lines, rows, skipped = parse_lines(
@@ -59,9 +59,9 @@ class CriteoFormat(ChunkedText):
 
 
 def _describe_error(line: bytes, path: str, number: int) -> str:
-    """In the words of the plain reader."""
+    """Return the message that the plain reader gives for a line."""
     try:
         parse_block(line.replace(b"\r\n", b"\n"), path, number)
     except DataError as error:
         return str(error)
-    return f"{path}, line {number}: not a line of a Criteo set"
+    return f"{path}, line {number}: not a line of Criteo text"

@@ -1,4 +1,4 @@
-"""Delimited text of any columns as an input of a preparation."""
+"""Delimited text with any columns as an input of a preparation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SHOWN = 40
 
 
 class CsvFormat(ChunkedText):
-    """Lines of fields, of which those that the schema names are read.
+    """Lines of delimited fields, of which the columns that the schema names are read.
 
     Raises DataError for a file whose header lacks one of them.
     """
@@ -57,13 +57,13 @@ class CsvFormat(ChunkedText):
         ]
 
     def parse(self, chunk: TextChunk) -> ParsedChunk:
-        """The columns of a chunk."""
+        """Return the columns of a chunk."""
         schema, text = self._schema, chunk.buffer.text
         first = self._after_header(chunk)
-        room = int(np.count_nonzero(text[first : chunk.end] == _END))
-        labels = np.empty(room, np.uint8)
-        dense = np.empty((len(schema.dense), room), np.float32)
-        places = np.empty((len(schema.categorical), 2, room), np.int32)
+        capacity = int(np.count_nonzero(text[first : chunk.end] == _END))
+        labels = np.empty(capacity, np.uint8)
+        dense = np.empty((len(schema.dense), capacity), np.float32)
+        positions = np.empty((len(schema.categorical), 2, capacity), np.int32)
         bad = np.zeros(6, np.int64)
         threshold = np.nan if schema.threshold is None else float(schema.threshold)
         lines, rows, skipped = parse_fields(
@@ -76,11 +76,11 @@ class CsvFormat(ChunkedText):
             threshold,
             labels,
             dense,
-            places,
+            positions,
             bad,
         )
         columns: list[NDArray[Any]] = [labels[:rows], *dense[:, :rows]]
-        for column, (firsts, stops) in zip(schema.categorical, places[:, :, :rows], strict=True):
+        for column, (firsts, stops) in zip(schema.categorical, positions[:, :, :rows], strict=True):
             columns += stage_values(text, firsts, stops, column)
         if chunk.is_too_long:
             path = str(self._paths[chunk.file])
@@ -96,7 +96,7 @@ class CsvFormat(ChunkedText):
         return ParsedChunk(chunk.file, chunk.after, lines + lines_before, skipped, explain, columns)
 
     def _after_header(self, chunk: TextChunk) -> int:
-        """Where the rows of a chunk start: behind the header of a file's first chunk."""
+        """Return where the rows of a chunk start: after the header, in a file's first chunk."""
         if self._schema.columns or chunk.start or chunk.is_too_long:
             return 0
         return chunk.buffer.raw.find(b"\n", 0, chunk.end) + 1
@@ -111,8 +111,8 @@ class CsvFormat(ChunkedText):
         name = columns[field] if field < len(columns) else str(field + 1)
         if reason == QUOTES:
             return (
-                f"{where}, column {name}: a quoted field does not end where it should; line ends "
-                "within quotes are not supported"
+                f"{where}, column {name}: a quoted field must end before a delimiter or line end; "
+                "line ends within quotes are not supported"
             )
         shown = _field(line, field, self._schema.delimiter)
         return f"{where}, column {name}: {shown!r} found, expected {self._wanted(reason)}"
@@ -129,7 +129,7 @@ def stage_values(
     stops: NDArray[Any],
     column: CategoricalColumn,
 ) -> list[NDArray[Any]]:
-    """A category's columns as they are staged, of the fields between ``firsts`` and ``stops``."""
+    """Return a category's columns for staging, of the fields from ``firsts`` to ``stops``."""
     ends = np.where(stops < 0, -1 - stops, stops)
     size = int((ends - firsts).sum())
     separator = ord(column.separator) if column.separator else -1
@@ -141,7 +141,7 @@ def stage_values(
 
 
 def _header(path: Path, delimiter: str) -> tuple[str, ...]:
-    """Names of the columns in the first line of a file."""
+    """Return the names of the columns in the first line of a file."""
     with reading(path), open_text(path) as file:
         line = file.readline(line_limit())
     try:
@@ -155,13 +155,13 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
 
 
 def _kinds(columns: Sequence[str], schema: Schema, path: Path) -> NDArray[np.int64]:
-    """What each field of a line is, as the kernel counts them."""
+    """Return the kind of each field of a line, numbered as the kernel expects."""
     for name in schema.names:
         if columns.count(name) != 1:
             times = columns.count(name) or "no"
             raise DataError(
                 f"{path}, line 1: {times} columns called {name!r} among {', '.join(columns)}; the "
-                "schema needs one"
+                "schema needs exactly one"
             )
     kinds = np.full(len(columns), IGNORED_FIELD, np.int64)
     for kind, name in enumerate(schema.names, LABEL_FIELD):
@@ -170,7 +170,7 @@ def _kinds(columns: Sequence[str], schema: Schema, path: Path) -> NDArray[np.int
 
 
 def _field(line: bytes, field: int, delimiter: str) -> str:
-    """One field of a line for a message."""
+    """Return one field of a line, shortened for a message."""
     fields = next(csv.reader([line.decode("utf-8", "replace")], delimiter=delimiter), [])
     shown = fields[field] if field < len(fields) else ""
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."

@@ -1,4 +1,4 @@
-"""Which format the inputs of a preparation have."""
+"""Detection of the format of a preparation's inputs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PARQUET_MAGIC = b"PAR1"
 
 
 def open_inputs(options: PrepareOptions, buffers: int) -> InputFormat:
-    """A reader of ``options.inputs`` that holds ``buffers`` chunks of text at a time.
+    """Return a reader of ``options.inputs`` that holds ``buffers`` chunks of text at a time.
 
-    Raises ConfigError for formats that do not mix or lack a schema, DataError for inputs
-    without the columns that the schema names.
+    Raises ConfigError for inputs of different formats or without a schema, DataError for inputs
+    that lack a column of the schema.
     """
     skip_bad = options.on_error == "skip"
     return open_format(options.inputs, options.schema, skip_bad, buffers)
@@ -28,15 +28,15 @@ def open_inputs(options: PrepareOptions, buffers: int) -> InputFormat:
 def open_format(
     paths: tuple[Path, ...], schema: Schema | None, skip_bad: bool, buffers: int
 ) -> InputFormat:
-    """The same for any paths."""
+    """Return a reader of ``paths``; see :func:`open_inputs`."""
     parquet = [path for path in paths if is_parquet(path)]
     if parquet and len(parquet) < len(paths):
         other = next(path for path in paths if path not in parquet)
-        raise ConfigError(f"{parquet[0]} is Parquet, {other} is not; prepare them apart")
+        raise ConfigError(f"{parquet[0]} is Parquet, but {other} is not; prepare them separately")
     if schema is None:
         if parquet or paths[0].name.endswith((".csv", ".csv.gz")):
             raise ConfigError(
-                f"{paths[0]} is not Criteo text: say what its columns are with --schema FILE"
+                f"{paths[0]} is not Criteo text; describe its columns with --schema FILE"
             )
         return CriteoFormat(paths, skip_bad, buffers)
     if parquet:
@@ -45,6 +45,6 @@ def open_format(
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file begins like Parquet."""
+    """Return whether a file has Parquet's magic number."""
     with open(path, "rb") as file:
         return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC

@@ -1,4 +1,4 @@
-"""Parquet of any columns as an input of a preparation, some thousand rows at a time."""
+"""Parquet files with any columns as an input of a preparation, read in batches of rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROWS = 1 << 15
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of an input as Arrow holds them; ``after`` counts rows from the file's first."""
+    """A batch of rows of an input; ``after`` is the row of the file that follows it."""
 
     file: int
     batch: Any
@@ -43,14 +43,14 @@ class ParquetFormat:
         self._rows = [self._check(path) for path in paths]
 
     def _check(self, path: Path) -> int:
-        """The rows of a file that has all columns; raises DataError."""
+        """Return the number of rows of a file; raise DataError if it lacks a column."""
         with self._open(path) as file:
             names = file.schema_arrow.names
             for name in self._schema.names:
                 if names.count(name) != 1:
                     raise DataError(
                         f"{path}: {names.count(name) or 'no'} columns called {name!r} among "
-                        f"{', '.join(names)}; the schema needs one"
+                        f"{', '.join(names)}; the schema needs exactly one"
                     )
             for column in self._schema.categorical:
                 _check_kind(self._arrow, file.schema_arrow.field(column.name), column, path)
@@ -60,14 +60,16 @@ class ParquetFormat:
         try:
             return self._parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
         except (OSError, self._arrow.ArrowException) as error:
-            raise DataError(f"{path} is not a whole Parquet file: {_first_line(error)}") from None
+            raise DataError(
+                f"{path} is not a complete Parquet file: {_first_line(error)}"
+            ) from None
 
     def sizes(self) -> list[int] | None:
-        """Rows of every file."""
+        """Return the rows of each file."""
         return self._rows
 
     def chunks(self, file: int, offset: int, lines: int) -> Iterator[_Rows]:
-        """Batches from row ``offset`` of input ``file`` on."""
+        """Yield batches from row ``offset`` of input ``file`` on."""
         for number in range(file, len(self._paths)):
             path = self._paths[number]
             try:
@@ -76,7 +78,7 @@ class ParquetFormat:
                 raise DataError(f"{path} cannot be read: {_first_line(error)}") from None
 
     def _chunks_of(self, number: int, offset: int) -> Iterator[_Rows]:
-        """Whole row groups before ``offset`` are passed over unread."""
+        """Yield batches of one file; row groups that end before ``offset`` are not read."""
         with self._open(self._paths[number]) as file:
             end = 0
             for group in range(file.num_row_groups):
@@ -91,11 +93,11 @@ class ParquetFormat:
                         yield _Rows(number, batch, start)
 
     def release(self, chunk: _Rows) -> None:
-        """Give back what freed batches leave in Arrow's pool, which would keep it for itself."""
+        """Release the memory of freed batches, which Arrow's pool would otherwise hold."""
         self._arrow.default_memory_pool().release_unused()
 
     def parse(self, chunk: _Rows) -> ParsedChunk:
-        """The columns of a batch."""
+        """Return the columns of a batch."""
         schema, n = self._schema, chunk.batch.num_rows
         labels, bad_label = self._labels(chunk)
         dense = np.empty((len(schema.dense), n), np.float32)
@@ -114,11 +116,11 @@ class ParquetFormat:
             columns += _category(self._arrow, batch.column(category.name), category)
 
         def explain(first_row: int) -> str:
-            row, at = (int(place) for place in np.argwhere(bad)[0])
-            name = schema.names[at]
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            name = schema.names[column]
             found = chunk.batch.column(name)[row].as_py()
             threshold = schema.threshold
-            wanted = "a finite number" if at or threshold is not None else "0 or 1"
+            wanted = "a finite number" if column or threshold is not None else "0 or 1"
             return (
                 f"{self._paths[chunk.file]}, row {first_row + row}, column {name}: {found!r} "
                 f"found, expected {wanted}"
@@ -127,7 +129,7 @@ class ParquetFormat:
         return ParsedChunk(chunk.file, chunk.after, n, int(n - good.sum()), explain, columns)
 
     def _labels(self, chunk: _Rows) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Labels, and which of them are none."""
+        """Return labels, and a mask of invalid ones."""
         values = self._numbers(chunk, self._schema.label)
         threshold = self._schema.threshold
         if threshold is not None:
@@ -135,7 +137,7 @@ class ParquetFormat:
         return (values == 1).astype(np.uint8), (values != 0) & (values != 1)
 
     def _numbers(self, chunk: _Rows, name: str) -> NDArray[np.float32]:
-        """A column as float32, NaN where it is null. Raises DataError for one of no numbers."""
+        """Return a column as float32, NaN where it is null. Raises DataError for other types."""
         try:
             column = chunk.batch.column(name).cast(self._arrow.float64())
         except self._arrow.ArrowException as error:
@@ -148,21 +150,21 @@ class ParquetFormat:
 
 
 def _check_kind(arrow: Any, field: Any, column: CategoricalColumn, path: Path) -> None:
-    """Raise DataError for lists in a column of one value, and the reverse."""
+    """Raise DataError for lists in a single-valued column, or none in a multi-valued one."""
     is_list = arrow.types.is_list(field.type) or arrow.types.is_large_list(field.type)
     if is_list and not column.multi:
         raise DataError(
-            f"{path}: column {column.name} holds lists; say multi = true of it in the schema"
+            f"{path}: column {column.name} holds lists; set multi = true for it in the schema"
         )
     if not is_list and column.is_multi and not column.separator:
         raise DataError(
-            f"{path}: column {column.name} holds {field.type}, not lists; multi alone does not "
-            "say how to cut it, give a separator"
+            f"{path}: column {column.name} holds {field.type}, not lists; multi needs lists, so "
+            "give a separator instead"
         )
 
 
 def _category(arrow: Any, array: Any, column: CategoricalColumn) -> list[NDArray[Any]]:
-    """A category's columns as they are staged."""
+    """Return a category's columns for staging."""
     if column.separator or not column.multi:
         return _texts(arrow, array, column)
     lists = array.cast(arrow.large_list(array.type.value_type))
@@ -171,22 +173,22 @@ def _category(arrow: Any, array: Any, column: CategoricalColumn) -> list[NDArray
     missing = values.is_null().to_numpy(zero_copy_only=False)
     counts = sizes.astype(np.int32)
     if missing.any():
-        owner = np.repeat(np.arange(len(counts)), counts)
-        counts = np.bincount(owner[~missing], minlength=len(counts)).astype(np.int32)
+        row = np.repeat(np.arange(len(counts)), counts)
+        counts = np.bincount(row[~missing], minlength=len(counts)).astype(np.int32)
         values = values.drop_null()
     single = CategoricalColumn(column.name)
     return [counts, *_texts(arrow, values, single)]
 
 
 def _texts(arrow: Any, array: Any, column: CategoricalColumn) -> list[NDArray[Any]]:
-    """Values as text, null as none at all, through the code that reads CSV."""
+    """Return values as text, null as empty, through the code that reads CSV."""
     if arrow.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     text = array.cast(arrow.large_string()).fill_null("")
     _, offsets, data = text.buffers()
-    places = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+    positions = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
     raw = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    return stage_values(raw, places[:-1], places[1:], column)
+    return stage_values(raw, positions[:-1], positions[1:], column)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Second pass: raw values of each categorical column into ids.
+"""Second stage: raw values of each categorical column into ids.
 
-Columns are independent, so they are spread over workers; within a column values are numbered in
-the order of their first appearance, as the reference numbers them.
+Columns are independent, so workers encode them in parallel; within a column, ids follow the order
+of first appearance, as in the reference.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dlrmjit.data.prepare.stages.split import TRAIN, Splitter
 from dlrmjit.data.schema import CategoricalColumn
 from dlrmjit.errors import MemoryLimitError
 
-STAGE = "number"
+STAGE = "number"  # in the journal; a resumed run may have been started by an older version
 _SLICE = 1 << 19
-_BAGS = 1 << 14  # rows of any number of values are looked at in smaller slices
+_BAGS = 1 << 14  # multi-valued rows are read in smaller slices
 
 
 @dataclass(frozen=True)
 class EncodingRule:
-    """How the values of one column become ids; ``train_only`` counts those to train on alone."""
+    """How the values of one column become ids; ``train_only`` counts training rows only."""
 
     hash_rows: int
     min_count: int
@@ -41,16 +41,16 @@ class EncodingRule:
 
     @property
     def prunes(self) -> bool:
-        """Whether some values share row 0."""
+        """Whether rare values share row 0."""
         return not self.hash_rows and (self.min_count > 1 or self.max_rows > 0 or self.train_only)
 
 
 def encoding_rule(column: CategoricalColumn, options: PrepareOptions) -> EncodingRule:
-    """What the schema says of the column; what the command says where the schema is silent."""
-    own = column.hash_rows, column.min_count, column.max_rows
+    """Return the rule of the schema for the column, or the command's if the schema has none."""
+    of_schema = column.hash_rows, column.min_count, column.max_rows
     train_only = options.vocabulary_of == "train"
-    if any(value is not None for value in own):
-        return EncodingRule(own[0] or 0, own[1] or 1, own[2] or 0, train_only)
+    if any(value is not None for value in of_schema):
+        return EncodingRule(of_schema[0] or 0, of_schema[1] or 1, of_schema[2] or 0, train_only)
     return EncodingRule(options.hash_rows, options.min_count, options.max_rows, train_only)
 
 
@@ -62,10 +62,10 @@ def encode_columns(
     memory: int,
     progress: Callable[[int], None],
 ) -> list[int]:
-    """Number all columns, going on from the journal; the rows of each column's table.
+    """Encode all columns, resuming from the journal; return the rows of each column's table.
 
-    ``splitter`` knows the rows to train on; ``memory`` bounds the vocabularies that are held at
-    one time. Raises MemoryLimitError for a column whose values do not fit into it even alone.
+    ``splitter`` knows the training rows; ``memory`` bounds the vocabularies that are in memory at
+    the same time. Raises MemoryLimitError for a column whose vocabulary alone exceeds it.
     """
     done = {int(c): int(n) for c, n in journal.stage(STAGE).items()}
     tables = len(staging.layout.categorical)
@@ -96,7 +96,7 @@ def encode_columns(
 def _too_large(column: CategoricalColumn, memory: int) -> MemoryLimitError:
     return MemoryLimitError(
         f"the distinct values of column {column.name} do not fit into the "
-        f"{memory >> 20} MiB that --memory leaves for them; give more memory, bound them with "
+        f"{memory >> 20} MiB that --memory leaves for them; raise --memory, bound them with "
         "--max-ind-range, or hash them with --hash-rows"
     )
 
@@ -104,7 +104,7 @@ def _too_large(column: CategoricalColumn, memory: int) -> MemoryLimitError:
 def _try_column(
     column: int, options: PrepareOptions, staging: Staging, splitter: Splitter, budget: int
 ) -> int | None:
-    """Number one column; the rows of its table, or None when ``budget`` does not hold it."""
+    """Encode one column; return the rows of its table, or None if it exceeds ``budget``."""
     rule = encoding_rule(staging.layout.categorical[column], options)
     try:
         with open_raw(staging, column, options.max_ind_range) as raw, staging.ids(column) as ids:
@@ -112,25 +112,25 @@ def _try_column(
                 raw.hash(rule.hash_rows, ids)
                 return rule.hash_rows
             vocabulary = raw.encode(budget, ids)
-            kept = None
+            frequent = None
             if rule.prunes:
                 counted = (
                     _training_ids(ids, staging, column, splitter)
                     if rule.train_only
                     else _all_ids(ids, len(raw))
                 )
-                kept = _kept(_counts(counted, vocabulary.count), rule)
-                _replace(ids, len(raw), vocabulary.count, kept)
-            vocabulary.save(staging.vocabulary(column), kept)
+                frequent = _frequent(_counts(counted, vocabulary.count), rule)
+                _replace(ids, len(raw), vocabulary.count, frequent)
+            vocabulary.save(staging.vocabulary(column), frequent)
     except VocabularyFullError:
         return None
-    if kept is not None:
-        return 1 + len(kept)
-    return max(vocabulary.count, 1)  # a column of bags that are all empty still has a table
+    if frequent is not None:
+        return 1 + len(frequent)
+    return max(vocabulary.count, 1)  # a column without any value still has a table
 
 
 def _all_ids(ids: FlatFile, values: int) -> Iterator[NDArray[np.int32]]:
-    """The ids of all values, slice by slice."""
+    """Yield the ids of all values by slice."""
     part = np.empty(_SLICE, np.int32)
     for start, end in slices(values, _SLICE):
         ids.read(start, part[: end - start])
@@ -140,7 +140,7 @@ def _all_ids(ids: FlatFile, values: int) -> Iterator[NDArray[np.int32]]:
 def _training_ids(
     ids: FlatFile, staging: Staging, column: int, splitter: Splitter
 ) -> Iterator[NDArray[np.int32]]:
-    """The ids of the values of rows to train on."""
+    """Yield the ids of the values of training rows by slice."""
     with ExitStack() as stack:
         is_multi = staging.layout.categorical[column].is_multi
         sizes = stack.enter_context(staging.counts(column)) if is_multi else None
@@ -158,29 +158,29 @@ def _training_ids(
 
 
 def _counts(parts: Iterable[NDArray[np.int32]], count: int) -> NDArray[np.int64]:
-    """How often each of ``count`` ids occurs."""
+    """Return how often each of ``count`` ids occurs."""
     counts = np.zeros(count, np.int64)
     for part in parts:
         count_ids(part, counts)
     return counts
 
 
-def _replace(ids: FlatFile, values: int, count: int, kept: NDArray[np.intp]) -> None:
-    """Number ``kept`` ids from 1 on, and all others 0."""
-    table = np.zeros(count, np.int32)
-    table[kept] = np.arange(1, len(kept) + 1, dtype=np.int32)
-    at = 0
+def _replace(ids: FlatFile, values: int, count: int, frequent: NDArray[np.intp]) -> None:
+    """Replace ``frequent`` ids by 1, 2, ... and all others by 0."""
+    new_ids = np.zeros(count, np.int32)
+    new_ids[frequent] = np.arange(1, len(frequent) + 1, dtype=np.int32)
+    first = 0
     for part in _all_ids(ids, values):
-        replace_ids(part, table)
-        ids.write(at, part)
-        at += len(part)
+        replace_ids(part, new_ids)
+        ids.write(first, part)
+        first += len(part)
 
 
-def _kept(counts: NDArray[np.int64], rule: EncodingRule) -> NDArray[np.intp]:
-    """Ids that keep a row of their own, in order of first appearance."""
-    kept = np.flatnonzero(counts >= rule.min_count)
-    room = rule.max_rows - 1
-    if rule.max_rows and len(kept) > room:
-        most = np.argsort(-counts[kept], kind="stable")[:room]
-        kept = np.sort(kept[most])
-    return kept
+def _frequent(counts: NDArray[np.int64], rule: EncodingRule) -> NDArray[np.intp]:
+    """Return the ids that do not share row 0, in order of first appearance."""
+    frequent = np.flatnonzero(counts >= rule.min_count)
+    capacity = rule.max_rows - 1
+    if rule.max_rows and len(frequent) > capacity:
+        most = np.argsort(-counts[frequent], kind="stable")[:capacity]
+        frequent = np.sort(frequent[most])
+    return frequent

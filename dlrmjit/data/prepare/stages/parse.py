@@ -1,4 +1,4 @@
-"""First pass: inputs of any size into parsed columns."""
+"""First stage: inputs of any size into parsed columns."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _AHEAD = 1
 
 @dataclass
 class ParseState:
-    """Where parsing stands: the next position to read, and what has been written.
+    """The progress of parsing: the next position to read, and the sizes of what was written.
 
-    ``lines`` counts those of the current file, ``file_rows`` the rows of each file so far,
-    ``sizes`` the elements of each of the staged files.
+    ``lines`` are the lines of the current file so far, ``seen`` the valid lines of all files,
+    ``file_rows`` the rows written of each file, and ``sizes`` the elements of each staged file.
     """
 
     file: int = 0
@@ -44,7 +44,7 @@ class ParseState:
 
     @property
     def rows(self) -> int:
-        """Rows written."""
+        """Number of rows written."""
         return sum(self.file_rows)
 
 
@@ -54,10 +54,10 @@ def parse_inputs(
     journal: Journal,
     progress: Callable[[int, int, int], None],
 ) -> ParseState:
-    """Write the columns of all inputs to ``staging``, going on from the journal.
+    """Write the columns of all inputs to ``staging``, resuming from the journal.
 
-    ``progress`` is told the positions done, those there are (0: unknown), and the rows so far.
-    Raises DataError naming file and line of what cannot be read.
+    ``progress`` is called with the positions read, their total (0: unknown), and the rows so far.
+    Raises DataError naming file and line for bad input.
     """
     state = ParseState(**journal.stage(STAGE)) if journal.stage(STAGE) else ParseState()
     if state.is_done:
@@ -70,7 +70,7 @@ def parse_inputs(
         for file, size in zip(files, state.sizes, strict=True):
             file.cut(size)
         for parsed in _parsed(source, options.workers, state):
-            _keep(parsed, files, state, options)
+            _write_chunk(parsed, files, state, options)
             journal.note(STAGE, asdict(state))
             progress(sum(sizes[: state.file]) + state.offset, sum(sizes), state.rows)
     _check_not_empty(options, state, source.expected)
@@ -89,10 +89,10 @@ def _parsed(source: InputFormat, workers: int, state: ParseState) -> Iterator[Pa
         source.release(chunk)
 
 
-def _keep(
+def _write_chunk(
     parsed: ParsedChunk, files: list[FlatFile], state: ParseState, options: PrepareOptions
 ) -> None:
-    """Write a chunk's rows and move ``state`` behind it."""
+    """Write a chunk's rows and advance ``state`` past it."""
     while len(state.file_rows) <= parsed.file:
         state.file_rows.append(0)
     if parsed.file != state.file:
@@ -109,28 +109,28 @@ def _keep(
 
 
 def _note_bad(parsed: ParsedChunk, state: ParseState, options: PrepareOptions) -> None:
-    """Count what is wrong with a chunk, or raise for it."""
+    """Count the bad lines of a chunk, or raise DataError for the first."""
     if not parsed.skipped:
         return
     message = parsed.explain(state.lines + 1)
     if options.on_error == "stop":
-        raise DataError(f"{message}; --on-error skip passes over such lines")
+        raise DataError(f"{message}; use --on-error skip to skip bad lines")
     state.skipped += parsed.skipped
     state.first_skipped = state.first_skipped or message
 
 
 def _sub_sampled(parsed: ParsedChunk, first: int, options: PrepareOptions) -> list[NDArray[Any]]:
-    """The chunk's columns less the rows without a click that are dropped by chance."""
+    """Return the chunk's columns without the rows that sub-sampling drops."""
     if not options.sub_sample_rate:
         return parsed.columns
     keys = np.empty(parsed.rows, np.uint64)
     row_keys(options.seed + 1, first, keys)
     chance = keys.astype(np.float64) / 2.0**64
-    kept = (parsed.columns[0] != 0) | (chance >= options.sub_sample_rate)
-    return [np.ascontiguousarray(column[kept]) for column in parsed.columns]
+    selected = (parsed.columns[0] != 0) | (chance >= options.sub_sample_rate)
+    return [np.ascontiguousarray(column[selected]) for column in parsed.columns]
 
 
 def _check_not_empty(options: PrepareOptions, state: ParseState, expected: str) -> None:
     for number, path in enumerate(options.inputs):
         if number >= len(state.file_rows) or not state.file_rows[number]:
-            raise DataError(f"{path} has no usable line; expected {expected}")
+            raise DataError(f"{path} has no valid line; expected {expected}")

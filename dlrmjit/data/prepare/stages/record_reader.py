@@ -1,4 +1,4 @@
-"""Numbered columns into chunks of records, grouped by where they go next."""
+"""Encoded columns into records, a bounded number of rows at a time, grouped by bucket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READ_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class PartitionedRecords:
-    """Records of rows up to ``end``, grouped by bucket; bucket b ends at ``ends[b]``."""
+    """Records of the rows before ``end``, grouped by bucket; bucket b ends at ``ends[b]``."""
 
     end: int
     records: Records
@@ -35,7 +35,7 @@ class PartitionedRecords:
 
 @dataclass(frozen=True)
 class _RowRange:
-    """Rows ``start`` to ``end``, with the sizes of their bags and the ids before them."""
+    """Rows ``start`` to ``end``, the sizes of their bags and the number of ids before them."""
 
     start: int
     end: int
@@ -44,9 +44,10 @@ class _RowRange:
 
 
 class RecordReader:
-    """Reads chunks; rows to train on go to one of ``buckets`` by key, others behind them.
+    """Reads records; training rows go to one of ``buckets`` by key.
 
-    ``moments`` are those of the columns that are standardised, by name.
+    With b buckets, bucket b + s has the rows of split s that are not shuffled. ``moments`` are
+    mean and deviation of standardised columns, by name.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class RecordReader:
         self._stack.close()
 
     def ranges(self, first: int) -> Iterator[_RowRange]:
-        """Chunks from row ``first`` on."""
+        """Yield ranges of rows to read, from row ``first`` on."""
         firsts = [total(counts, 0, first) for counts in self._counts]
         for start, end in slices(self.rows, self._read_rows, first):
             counts = np.empty((len(self._counts), end - start), np.int32)
@@ -96,7 +97,7 @@ class RecordReader:
             firsts = [first + size for first, size in zip(firsts, sizes, strict=True)]
 
     def read(self, span: _RowRange) -> PartitionedRecords:
-        """The records of a chunk."""
+        """Return the records of a range of rows."""
         n = span.end - span.start
         labels = np.empty(n, np.uint8)
         self._labels.read(span.start, labels)
@@ -117,19 +118,19 @@ class RecordReader:
         return ids
 
     def _dense_fields(self, span: _RowRange) -> NDArray[np.int32]:
-        """Dense values (D, n), transformed, as fields."""
+        """Return the transformed dense values (D, n), reinterpreted as int32."""
         dense_type = self._staging.layout.dense_type
         dense = np.empty((len(self._dense), span.end - span.start), dense_type)
-        for file, column in zip(self._dense, dense, strict=True):
-            file.read(span.start, column)
-        for column, own in zip(dense, self._transforms, strict=False):
-            column[:] = transform_dense(own, column, self._moments.get(own.name))
+        for file, values in zip(self._dense, dense, strict=True):
+            file.read(span.start, values)
+        for values, column in zip(dense, self._transforms, strict=False):
+            values[:] = transform_dense(column, values, self._moments.get(column.name))
         return dense.view(np.int32)
 
     def _with_bags(
         self, fields: NDArray[np.int32], order: NDArray[np.int64], span: _RowRange
     ) -> Records:
-        """Records with the bags of their rows, in their order."""
+        """Return records with the bags of their rows, in the same order."""
         offsets = np.concatenate([[0], np.cumsum(span.counts.sum(axis=0, dtype=np.int64))])
         merged = np.empty(int(offsets[-1]), np.int32)
         for m, file in enumerate(self._multi):
@@ -145,20 +146,20 @@ class RecordReader:
     def _buckets_of(
         self, keys: NDArray[np.uint64], codes: NDArray[np.uint8]
     ) -> NDArray[np.uint16] | NDArray[np.uint32]:
-        """Buckets of shuffled rows; the numbers behind them stand for the unshuffled splits."""
-        narrow = np.uint16 if self._buckets < 60000 else np.uint32
+        """Return the bucket of each row; unshuffled splits have the numbers after the buckets."""
+        dtype = np.uint16 if self._buckets < 60000 else np.uint32
         buckets = codes + np.uint32(self._buckets)
         if self._buckets:
             high = keys >> np.uint64(32)
-            dealt = (high * np.uint64(self._buckets)) >> np.uint64(32)
-            buckets[codes == TRAIN] = dealt[codes == TRAIN]
-        return np.asarray(buckets, narrow)  # the fewer bits, the faster it sorts
+            by_key = (high * np.uint64(self._buckets)) >> np.uint64(32)
+            buckets[codes == TRAIN] = by_key[codes == TRAIN]
+        return np.asarray(buckets, dtype)  # fewer bits sort faster
 
 
 def total(file: FlatFile, start: int, end: int) -> int:
-    """Sum of an int32 column's elements ``start`` to ``end``."""
-    part, found = np.empty(READ_ROWS, np.int32), 0
+    """Return the sum of an int32 column's elements ``start`` to ``end``."""
+    part, result = np.empty(READ_ROWS, np.int32), 0
     for first, last in slices(end, READ_ROWS, start):
         file.read(first, part[: last - first])
-        found += int(part[: last - first].sum(dtype=np.int64))
-    return found
+        result += int(part[: last - first].sum(dtype=np.int64))
+    return result

@@ -1,9 +1,9 @@
-"""Third step: numbered columns into the files of the set, shuffled on the way.
+"""Third stage: encoded columns into the files of the set, shuffled.
 
 The order of a shuffle is that of a 64-bit key per row, a function of the seed and the row's
-place in the input. Rows are first dealt into buckets by the key's upper bits, so that each
-bucket fits into memory, then each bucket is sorted: the result does not depend on the number
-of buckets, that is, on the memory there is.
+position in the input. Rows are first partitioned into buckets by the high bits of the key, so
+that each bucket fits into memory, then each bucket is sorted. The result therefore does not
+depend on the number of buckets, that is, on the available memory.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dlrmjit.data.prepare.ordered_map import ordered_map
 from dlrmjit.data.prepare.stages.record_reader import PartitionedRecords, RecordReader
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
 
-PARTITION, SORT = "deal", "sort"
-_SORTING_BYTES = 24  # of a row: its key, its place, room to sort in
+PARTITION, SORT = "deal", "sort"  # in the journal, which an older version may have written
+_SORTING_BYTES = 24  # per row: its key, its position, and the scratch space of a sort
 
 
 class Shuffler:
-    """Writes the splits of one set; ``memory`` bounds what is held at one time.
+    """Writes the splits of one set, using at most ``memory`` bytes for buckets.
 
-    ``shapes`` say what each split will hold, ``outputs`` are its files.
+    ``shapes`` and ``outputs`` are the shape and the files of each split.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Shuffler:
         self._buckets = journal.stage(PARTITION).get("buckets") or self._buckets_for(memory, shapes)
 
     def _buckets_for(self, memory: int, shapes: Mapping[str, SplitShape]) -> int:
-        """Buckets of the shuffled split, each small enough for every worker to hold one."""
+        """Return the number of buckets, so small that every worker can hold one in memory."""
         if self._options.shuffle == "none":
             return 0
         train = shapes[SPLITS[TRAIN]]
         ids = sum(train.bags.values())
         size = train.rows * (4 * self._shape.width + _SORTING_BYTES) + ids * 8
-        # keys spread evenly; an eighth more room than the mean is beyond any deviation
+        # keys are uniform, so no bucket exceeds the mean size by an eighth
         return -(-size * 9 // (8 * (memory // self._options.workers)))
 
     def partition(
@@ -78,29 +78,29 @@ class Shuffler:
         with ExitStack() as stack:
             stack.enter_context(reader)
             spills = [stack.enter_context(self._spill(b)) for b in range(self._buckets)]
-            for chunk in ordered_map(
+            for partitioned in ordered_map(
                 reader.read, reader.ranges(state["row"]), self._options.workers, ahead=1
             ):
-                self._store(chunk, spills, state["sizes"], state["bags"])
-                state["row"] = chunk.end
+                self._store(partitioned, spills, state["sizes"], state["bags"])
+                state["row"] = partitioned.end
                 self._journal.note(PARTITION, state)
-                progress(chunk.end)
+                progress(partitioned.end)
         state["is_done"] = True
         self._journal.note(PARTITION, state, now=True)
-        self._staging.drop_encoded()  # at once: what the disk has not seen need not be written
+        self._staging.drop_encoded()  # now, so that pages not yet written to the disk are dropped
 
     def _store(
         self,
-        chunk: PartitionedRecords,
+        partitioned: PartitionedRecords,
         spills: list[_Spill],
         sizes: list[int],
         bags: list[list[int]],
     ) -> None:
         first = 0
-        for b, last in enumerate(chunk.ends.tolist()):
+        for b, last in enumerate(partitioned.ends.tolist()):
             if last == first:
                 continue
-            part = chunk.records.cut(first, last)
+            part = partitioned.records.cut(first, last)
             if b < self._buckets:
                 spills[b].write(sizes[b], sum(bags[b]), part.fields, part.bags)
             else:
@@ -108,11 +108,11 @@ class Shuffler:
                 self._shape.write(part, np.arange(len(part)), output, sizes[b], bags[b])
             sizes[b] += len(part)
             totals = self._shape.bag_totals(part).tolist()
-            bags[b] = [held + more for held, more in zip(bags[b], totals, strict=True)]
+            bags[b] = [old + new for old, new in zip(bags[b], totals, strict=True)]
             first = last
 
     def sort(self, progress: Callable[[int], None]) -> None:
-        """Sort each bucket by key into its place in the shuffled split."""
+        """Sort each bucket by key and write it to the shuffled split."""
         state = self._journal.stage(PARTITION)
         sizes, bags = state["sizes"][: self._buckets], state["bags"][: self._buckets]
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
@@ -145,7 +145,7 @@ class Shuffler:
 
 
 class _Spill:
-    """A bucket on disk: records, and the bags of rows that have some."""
+    """A bucket on disk: records, and the bags of multi-valued columns."""
 
     def __init__(self, staging: Staging, bucket: int, width: int) -> None:
         path = staging.folder / f"bucket{bucket:05}.records"
@@ -155,8 +155,8 @@ class _Spill:
             self._files.append(FlatFile(path.with_suffix(".bags"), np.int32))
 
     def write(self, row: int, first: int, *parts: NDArray[np.int32]) -> None:
-        for file, at, part in zip(self._files, (row, first), parts, strict=False):
-            file.write(at, part)
+        for file, position, part in zip(self._files, (row, first), parts, strict=False):
+            file.write(position, part)
 
     def read(self, rows: int, bags: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         parts = np.empty((rows, self._width), np.int32), np.empty(bags, np.int32)
@@ -165,7 +165,7 @@ class _Spill:
         return parts
 
     def drop(self) -> None:
-        """Delete it."""
+        """Delete the files of the bucket."""
         with self:
             for file in self._files:
                 file.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which split each row belongs to."""
+"""The assignment of rows to splits."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SLICE = 1 << 20
 
 
 class Splitter:
-    """Assigns rows, given the rows of each input file, to the numbers of :data:`SPLITS`.
+    """Assigns rows to :data:`SPLITS`, given the number of rows of each input file.
 
-    ``rows`` is how many there are.
+    ``rows`` is the number of all rows.
     """
 
     def __init__(self, options: PrepareOptions, file_rows: Sequence[int]) -> None:
@@ -32,7 +32,7 @@ class Splitter:
         self._ranges = [] if self._random else _ranges(options, file_rows)
 
     def codes(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Split numbers of rows ``start`` to ``end``."""
+        """Return the split of each of the rows ``start`` to ``end``, as an index of SPLITS."""
         if self._random:
             return self._random_codes(start, end)
         codes = np.empty(end - start, np.uint8)
@@ -50,7 +50,7 @@ class Splitter:
         ]
 
     def counts(self) -> list[int]:
-        """Rows of each split. Raises ConfigError when there is nothing to train on."""
+        """Return the rows of each split. Raises ConfigError if none are left for training."""
         total = np.zeros(len(SPLITS), np.int64)
         if self._random:
             for start, end in slices(self.rows, _SLICE):
@@ -59,13 +59,13 @@ class Splitter:
             total[code] += last - first
         if not total[TRAIN]:
             raise ConfigError(
-                f"the split leaves none of the {self.rows} rows to train on; see --split"
+                f"the split leaves none of the {self.rows} rows for training; see --split"
             )
         return [int(n) for n in total]
 
 
 def _ranges(options: PrepareOptions, file_rows: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(first row, end, split) of consecutive ranges."""
+    """Return (first row, end, split) of consecutive ranges."""
     rows, rule = sum(file_rows), options.split
     if rule.kind == "days":
         days = list(file_rows) if len(file_rows) > 1 else list(equal_days(rows, rule.days))
@@ -80,7 +80,10 @@ def _ranges(options: PrepareOptions, file_rows: Sequence[int]) -> list[tuple[int
         last = len(file_rows) - rule.test_files
         middle = last - rule.validation_files
         if middle < 1:
-            raise ConfigError("all input files are kept for tests; none is left to train on")
+            raise ConfigError(
+                f"--test-files and --validation-files leave none of the {len(file_rows)} inputs "
+                "for training"
+            )
         parts = [file_rows[:middle], file_rows[middle:last], file_rows[last:]]
         sizes = [sum(part) for part in parts]
         return _consecutive(list(zip(sizes, (TRAIN, VALIDATION, TEST), strict=True)))
@@ -88,8 +91,8 @@ def _ranges(options: PrepareOptions, file_rows: Sequence[int]) -> list[tuple[int
 
 
 def _consecutive(sizes: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    found, at = [], 0
+    ranges, start = [], 0
     for size, code in sizes:
-        found.append((at, at + size, code))
-        at += size
-    return found
+        ranges.append((start, start + size, code))
+        start += size
+    return ranges

@@ -1,4 +1,4 @@
-"""What must be known of whole columns before rows are dealt: moments, and sizes of bags."""
+"""Statistics of whole columns that later stages need: moments, and numbers of ids per split."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
 from dlrmjit.data.schema import DenseColumn
 
-STAGE = "measure"
+STAGE = "measure"  # in the journal; a resumed run may have been started by an older version
 _SLICE = 1 << 18
 
 
 class Statistics:
-    """``moments`` (mean, deviation) of standardised columns over the rows to train on, by name.
+    """``moments`` (mean, deviation) of standardised columns over the training rows, by name.
 
-    Measured once and kept in the journal: the columns they come from are deleted later.
+    They are computed once and stored in the journal, because the columns are deleted later.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Statistics:
         self._bags: dict[str, list[int]] = noted["bags"]
 
     def shapes(self) -> dict[str, SplitShape]:
-        """What each split that has rows will hold."""
+        """Return the shape of each split that has rows."""
         dense, single = len(self._layout.dense), len(self._layout.single)
         return {
             name: SplitShape(
@@ -60,25 +60,27 @@ class Statistics:
 
 
 def _moments(file: FlatFile, column: DenseColumn, splitter: Splitter) -> list[float]:
-    """Mean and deviation of the values there are; 0 and 1 of none.
+    """Return mean and deviation of all values that are not missing; 0 and 1 if there are none.
 
-    Slices do not depend on workers or memory, so neither do the sums' roundings.
+    Slices do not depend on workers or memory, so neither does the rounding of the sums.
     """
     with file:
         count, total = 0, 0.0
-        for values in _known(file, column, splitter):
+        for values in _training_values(file, column, splitter):
             count, total = count + len(values), total + float(values.sum())
         if not count:
             return [0.0, 1.0]
         mean = total / count
-        squares = sum(float(((v - mean) ** 2).sum()) for v in _known(file, column, splitter))
+        squares = sum(
+            float(((v - mean) ** 2).sum()) for v in _training_values(file, column, splitter)
+        )
         return [mean, float(np.sqrt(squares / count)) or 1.0]
 
 
-def _known(
+def _training_values(
     file: FlatFile, column: DenseColumn, splitter: Splitter
 ) -> Iterator[NDArray[np.float64]]:
-    """Values of rows to train on, slice by slice, what is missing replaced or left out."""
+    """Yield the values of training rows by slice, with missing ones replaced or left out."""
     part = np.empty(_SLICE, np.float32)
     for start, end in slices(len(file), _SLICE):
         raw = part[: end - start]
@@ -92,7 +94,7 @@ def _known(
 
 
 def _bag_totals(file: FlatFile, splitter: Splitter) -> list[int]:
-    """Ids of a column of several, in each split."""
+    """Return the number of ids of a multi-valued column in each split."""
     totals: NDArray[Any] = np.zeros(len(SPLITS), np.int64)
     part = np.empty(_SLICE, np.int32)
     with file:

@@ -6,7 +6,16 @@ places that nobody named, what is written appears as a whole or not at all, and 
 tried before the work starts.
 """
 
-from dlrmjit.files.create import create, make_folder, open_work_file, rewrite_work_file
+from dlrmjit.files.create import (
+    copy_work_file,
+    create,
+    make_folder,
+    make_parents,
+    open_work_file,
+    remove_work_file,
+    replace_work_file,
+    rewrite_work_file,
+)
 from dlrmjit.files.destination import (
     check_differs,
     check_new,
@@ -16,11 +25,13 @@ from dlrmjit.files.destination import (
 )
 from dlrmjit.files.listing import FileFacts, Listing
 from dlrmjit.files.lock import try_lock
-from dlrmjit.files.names import safe_names
+from dlrmjit.files.names import is_inside, safe_names
 from dlrmjit.files.new_files import NewFiles, new_file, replaced_file
+from dlrmjit.files.notes import attach_note, note_of
 from dlrmjit.files.replace_folder import (
     check_replaceable,
     locate,
+    new_folder,
     publish,
     recover,
     replaced_folder,
@@ -34,18 +45,26 @@ __all__ = [
     "NewFiles",
     "Survey",
     "WorkFolder",
+    "attach_note",
     "check_differs",
     "check_new",
     "check_replaceable",
     "clear_abandoned",
+    "copy_work_file",
     "create",
     "destination",
+    "is_inside",
     "locate",
     "make_folder",
+    "make_parents",
     "new_file",
+    "new_folder",
+    "note_of",
     "open_work_file",
     "publish",
     "recover",
+    "remove_work_file",
+    "replace_work_file",
     "replaced_file",
     "replaced_folder",
     "require_space",

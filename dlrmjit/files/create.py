@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from dlrmjit.errors import ConfigError
 from dlrmjit.files.sync import sync_file
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,10 +22,20 @@ def open_new(path: Path, mode: int = _MODE) -> int:
     return os.open(path, os.O_RDWR | _NEW, mode)
 
 
+def refuse_existing(path: Path) -> None:
+    """Raise ConfigError where anything, a link among it, has the name ``path``."""
+    if os.path.lexists(path):
+        kind = "a link" if path.is_symlink() else "a directory" if path.is_dir() else "a file"
+        raise ConfigError(
+            f"{path} exists already, {kind} that this command does not replace; choose another "
+            "name, or move it away"
+        )
+
+
 @contextmanager
 def create(path: Path) -> Iterator[IO[bytes]]:
     """Give a file created now; it is durable when the block has ended well."""
-    with os.fdopen(open_new(path), "w+b") as file:
+    with os.fdopen(open_new(path), "wb") as file:
         yield file
         file.flush()
         sync_file(file.fileno())
@@ -37,8 +49,32 @@ def open_work_file(path: Path) -> int:
 @contextmanager
 def rewrite_work_file(path: Path) -> Iterator[IO[bytes]]:
     """Give a work folder's file, emptied, never through a link; it is not synced."""
-    with os.fdopen(os.open(path, _WORK | os.O_TRUNC, _MODE), "w+b") as file:
+    with os.fdopen(os.open(path, _WORK | os.O_TRUNC, _MODE), "wb") as file:
         yield file
+
+
+def replace_work_file(path: Path, content: bytes) -> None:
+    """Give a work folder's file other contents at once: readers find the old or the new ones."""
+    aside = path.with_name(f"{path.name}.new")
+    with rewrite_work_file(aside) as file:
+        file.write(content)
+    os.rename(aside, path)
+
+
+def remove_work_file(path: Path) -> None:
+    """Remove a work folder's file, if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def copy_work_file(source: Path, path: Path) -> None:
+    """Copy a work folder's file to another of its files."""
+    with open(source, "rb") as original, rewrite_work_file(path) as copy:
+        shutil.copyfileobj(original, copy, 1 << 20)
+
+
+def make_parents(path: Path) -> None:
+    """Create the folders that lead to ``path``, where they are not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def make_folder(path: Path) -> None:

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dlrmjit.errors import ConfigError
-from dlrmjit.files.create import create
-from dlrmjit.files.new_files import refuse_existing
+from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.work_folder import WorkFolder, clear_abandoned
 
 _KIND = "trying"

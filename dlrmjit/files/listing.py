@@ -73,16 +73,16 @@ def foreign(folder: Path, listing: Listing, prefix: str = "") -> Iterator[str]:
 
 def remove_listed(folder: Path, listing: Listing, last: str) -> None:
     """Remove the files that are listed, ``last`` at the end, and the folders empty then."""
-    for name in sorted(listing, key=lambda name: name == last):
-        if (
-            is_inside(name)
-            and not _has_link(folder, name)
-            and is_listed(folder / name, listing[name])
-        ):
+    names = [name for name in listing if is_inside(name) and not _has_link(folder, name)]
+    for name in names:
+        if name != last and is_listed(folder / name, listing[name]):
             os.unlink(folder / name)
-            for parent in list(Path(name).parents)[:-1]:
-                if not os.listdir(folder / parent):
-                    os.rmdir(folder / parent)
+    parents = {parent for name in names for parent in list(Path(name).parents)[:-1]}
+    for parent in sorted(parents, key=lambda parent: -len(parent.parts)):
+        if (folder / parent).is_dir() and not os.listdir(folder / parent):
+            os.rmdir(folder / parent)
+    if os.listdir(folder) == [last] and is_listed(folder / last, listing[last]):
+        os.unlink(folder / last)
     if not os.listdir(folder):
         os.rmdir(folder)
 

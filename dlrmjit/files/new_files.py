@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from dlrmjit.errors import ConfigError
-from dlrmjit.files.create import create
+from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.sync import sync_directory
 from dlrmjit.files.work_folder import WorkFolder, clear_abandoned, survey
 
@@ -103,16 +102,6 @@ def check_file_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
     is_file = path.is_file() and not path.is_symlink()
     if not is_file or not (path.stat().st_size == 0 or is_ours(path)):
         refuse_existing(path)
-
-
-def refuse_existing(path: Path) -> None:
-    """Raise ConfigError where anything, a link among it, has the name ``path``."""
-    if os.path.lexists(path):
-        kind = "a link" if path.is_symlink() else "a directory" if path.is_dir() else "a file"
-        raise ConfigError(
-            f"{path} exists already, {kind} that this command does not replace; choose another "
-            "name, or move it away"
-        )
 
 
 def _place(source: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.files.create import make_parents, refuse_existing
 from dlrmjit.files.listing import Listing, ReadListing, changed, foreign, remove_listed
 from dlrmjit.files.lock import locked_directory
 from dlrmjit.files.names import stem_of
@@ -72,7 +73,7 @@ def replaced_folder(target: Path, read_listing: ReadListing) -> Iterator[Path]:
     """
     recover(target, read_listing)
     clear_abandoned(target, WRITING)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(target)
     work = WorkFolder.create(target, WRITING)
     try:
         os.mkdir(work.content)
@@ -80,6 +81,21 @@ def replaced_folder(target: Path, read_listing: ReadListing) -> Iterator[Path]:
         publish(work.content, target, read_listing)
     finally:
         work.remove()
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which appears at ``target`` when the block ends well.
+
+    Raises ConfigError where something is there already, before or by then.
+    """
+    refuse_existing(target)
+
+    def refuse(_: Path) -> Listing:
+        raise ConfigError(f"{target} exists by now; choose another name, or move it away")
+
+    with replaced_folder(target, refuse) as fresh:
+        yield fresh
 
 
 def recover(target: Path, read_listing: ReadListing) -> None:
@@ -147,7 +163,7 @@ def _retire(previous: Path, target: Path, listing: Listing) -> None:
     for name in list(foreign(previous, listing)):
         if os.path.lexists(target / name):
             continue  # survives where it is
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        make_parents(target / name)
         os.rename(previous / name, target / name)
     remove_listed(previous, listing, last=MANIFEST)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from dlrmjit.errors import DataError
 
-_SAMPLE = 1 << 20
+_SAMPLE = 1 << 20  # bytes of either end
+_BETWEEN, _BLOCK = 32, 1 << 14  # and of places between: their number, and bytes of each
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -29,6 +30,31 @@ def describe_inputs(paths: Sequence[Path]) -> list[list[Any]]:
     return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
+def check_unchanged(paths: Sequence[Path], described: list[list[Any]]) -> None:
+    """Raise DataError for an input that is not what :func:`describe_inputs` found before."""
+    for path, before, now in zip(paths, described, describe_inputs(paths), strict=True):
+        if now != before:
+            raise DataError(f"{path} was changed while it was prepared; repeat the command")
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    """Return what tells inputs from others of their names: a digest of lengths and samples."""
+    return hashlib.sha256(repr([_sample(path) for path in paths]).encode()).hexdigest()
+
+
+def first_changed(paths: Sequence[Path], made_ns: int, *, is_same: bool) -> Path | None:
+    """Return the first input that was written after ``made_ns``.
+
+    Unless its contents are known to be the same (``is_same``), an input that was moved there
+    since, or had its time set back, counts as written then.
+    """
+    for path in paths:
+        facts = path.stat()
+        if made_ns < (facts.st_mtime_ns if is_same else max(facts.st_mtime_ns, facts.st_ctime_ns)):
+            return path
+    return None
+
+
 def _identity(path: Path) -> tuple[Any, ...]:
     try:
         facts = path.stat()
@@ -42,11 +68,15 @@ def _identity(path: Path) -> tuple[Any, ...]:
 
 
 def _sample(path: Path) -> tuple[Any, ...]:
-    """Return size and digest of both ends, which are equal for copies only."""
+    """Return size and digest of samples, which are equal for copies only."""
     size = path.stat().st_size
+    starts = [size * i // _BETWEEN for i in range(1, _BETWEEN)] if size > 2 * _SAMPLE else []
     try:
         with open(path, "rb") as file:
             digest = hashlib.sha256(file.read(_SAMPLE))
+            for start in starts:
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
             file.seek(max(0, size - _SAMPLE))
             digest.update(file.read(_SAMPLE))
     except OSError as error:

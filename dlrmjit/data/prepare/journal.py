@@ -8,13 +8,13 @@ starts over after a reboot.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dlrmjit.errors import ConfigError
+from dlrmjit.files import replace_work_file
 
 _NAME = "journal.json"
 
@@ -51,6 +51,12 @@ class Journal:
         journal._state = found
         return journal
 
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the run was asked for: inputs and options."""
+        plan: dict[str, Any] = self._state["plan"]
+        return plan
+
     def stage(self, name: str) -> dict[str, Any]:
         """Return the last recorded state of a stage, empty if it has not begun."""
         state = self._state["stages"].get(name, {})
@@ -63,9 +69,7 @@ class Journal:
             self._write()
 
     def _write(self) -> None:
-        aside = self._path.with_suffix(".new")
-        aside.write_text(json.dumps(self._state))
-        os.replace(aside, self._path)
+        replace_work_file(self._path, json.dumps(self._state).encode())
         self._written = time.monotonic()
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.data.prepare.check_inputs import check_inputs, describe_inputs
+from dlrmjit.data.prepare.check_inputs import (
+    check_inputs,
+    check_unchanged,
+    describe_inputs,
+    digest_of,
+    first_changed,
+)
 from dlrmjit.data.prepare.files.column_file import cannot_write
 from dlrmjit.data.prepare.files.split_files import SplitFiles
 from dlrmjit.data.prepare.files.staging import Staging
@@ -24,7 +28,7 @@ from dlrmjit.data.prepare.stages.parse import ParseState, parse_inputs
 from dlrmjit.data.prepare.stages.shuffle import Shuffler
 from dlrmjit.data.prepare.stages.split import Splitter
 from dlrmjit.data.prepare.stages.statistics import Statistics
-from dlrmjit.data.prepare.work_dir import WorkDir
+from dlrmjit.data.prepare.work_dir import WorkDir, clear_published
 from dlrmjit.data.prepared.manifest import (
     CRITEO,
     NAME,
@@ -33,10 +37,13 @@ from dlrmjit.data.prepared.manifest import (
     Manifest,
     file_facts,
 )
+from dlrmjit.errors import ConfigError
+from dlrmjit.files import copy_work_file, make_folder, note_of
 
 Report = Callable[[str, int, int, int], None]
 """Called with progress: name of the step, amount done, total amount (0: unknown), rows so far."""
 
+_INPUTS = "inputs"  # the note on a set's manifest that tells its inputs from others
 _PROGRAM_BYTES = 320 << 20  # interpreter, compiler, kernels and small buffers
 _WORKER_BYTES = 64 << 20  # a chunk of text with short lines takes about as much when parsed
 
@@ -50,6 +57,8 @@ def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
     ``resume`` continues from the last recorded state.
     """
     check_inputs(options.inputs)
+    if options.resume:
+        clear_published(options.out)
     finished = _finished(options) if options.resume else None
     if finished is not None:
         return finished
@@ -74,11 +83,31 @@ def _finished(options: PrepareOptions) -> Manifest | None:
     if not (options.out / NAME).is_file():
         return None
     manifest = Manifest.read(options.out)
-    names = [os.path.basename(path) for path in options.inputs]
-    is_same = manifest.origin.get("options") == options.determining() and names == [
-        entry["name"] for entry in manifest.origin.get("inputs", [])
-    ]
-    return manifest if is_same else None
+    if manifest.origin.get("options") != options.determining():
+        return None
+    noted = manifest.origin.get("inputs", [])
+    if [path.name for path in options.inputs] != [entry["name"] for entry in noted]:
+        return None
+    changed = _changed(options)
+    if changed is not None and options.replace:
+        return None
+    if changed is not None:
+        raise ConfigError(
+            f"{changed} is not what the set at {options.out} was made of; make the set again with "
+            "--replace, or choose another --out"
+        )
+    return manifest
+
+
+def _changed(options: PrepareOptions) -> str | None:
+    """What has changed of the inputs since the set at the output was made of them."""
+    path = options.out / NAME
+    noted = note_of(path, _INPUTS)
+    if noted is not None and noted != digest_of(options.inputs):
+        names = [str(path) for path in options.inputs]
+        return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+    changed = first_changed(options.inputs, path.stat().st_mtime_ns, is_same=noted is not None)
+    return None if changed is None else str(changed)
 
 
 def _silent(step: str, done: int, total: int, rows: int) -> None:
@@ -122,7 +151,8 @@ class _Preparation:
         statistics = Statistics(self._options, self._staging, self._journal, splitter)
         self._write_splits(splitter, statistics)
         manifest = self._describe(parsed, table_rows, statistics)
-        self._work_dir.publish(manifest)
+        check_unchanged(self._options.inputs, self._journal.plan["inputs"])
+        self._work_dir.publish(manifest, {_INPUTS: digest_of(self._options.inputs)})
         return manifest
 
     @property
@@ -190,14 +220,14 @@ class _Preparation:
         for j, name in enumerate(names):
             source = self._staging.vocabulary(j)
             if source.exists():  # hashed columns have no vocabulary
-                folder.mkdir(exist_ok=True)
-                shutil.copyfile(source, folder / f"{name}{source.suffix}")
+                make_folder(folder)
+                copy_work_file(source, folder / f"{name}{source.suffix}")
                 paths[j] = f"vocabulary/{name}{source.suffix}"
         return paths
 
     def _origin(self, parsed: ParseState) -> dict[str, Any]:
         inputs = [
-            {"name": os.path.basename(path), "rows": rows}
+            {"name": path.name, "rows": rows}
             for path, rows in zip(map(Path, self._options.inputs), parsed.file_rows, strict=True)
         ]
         return {
@@ -211,6 +241,6 @@ class _Preparation:
 
 def _file_names(names: list[str]) -> list[str]:
     """Return ``names``, or numbers if one of them is not a valid file name."""
-    if all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names):
+    if all(re.fullmatch(r"[\w-]{1,100}", name, re.ASCII) for name in names):
         return names
     return [str(j) for j in range(len(names))]

@@ -6,100 +6,143 @@ set is renamed into place, so a reader finds the old set, the new one, or none.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from dlrmjit.data.prepare.files.column_file import cannot_write
+from dlrmjit.data.prepare.files.column_file import cannot_write, writing
 from dlrmjit.data.prepare.journal import Journal
-from dlrmjit.data.prepared.manifest import NAME, Manifest
+from dlrmjit.data.prepared.manifest import NAME, Manifest, listing_of
 from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.files import (
+    WorkFolder,
+    attach_note,
+    check_replaceable,
+    destination,
+    make_folder,
+    make_parents,
+    publish,
+    recover,
+    survey,
+    try_destination,
+)
 
-_ASIDE = "replaced"
+_KIND = "preparing"
 
 
 class WorkDir:
     """The output path, the folder ``work`` next to it, and in that the folder ``new_set``.
 
-    Raises ConfigError if the output exists, unless it is a set and ``replace`` is true.
+    Raises ConfigError if the output cannot be written, or exists and is not a set that may be
+    replaced (``replace``).
     """
 
     def __init__(self, out: Path, *, replace: bool) -> None:
-        self._out = out.absolute()
-        self.work = self._out.with_name(f".{self._out.name}.preparing")
-        self.new_set = self.work / "set"
-        self._lock: IO[str] | None = None
-        if self._out.exists() and not self._is_replaceable(replace):
-            raise ConfigError(
-                f"{out} exists; choose another --out, or replace a prepared set with --replace"
-            )
+        self._out = destination(out)
+        clear_published(out)
+        _check_output(out, self._out, replace)
+        self._folder: WorkFolder | None = None
 
-    def _is_replaceable(self, replace: bool) -> bool:
-        if not self._out.is_dir():
-            return False
-        is_empty = not any(self._out.iterdir())
-        return is_empty or (replace and (self._out / NAME).is_file())
+    @property
+    def work(self) -> Path:
+        """Folder of the work files."""
+        return self._open.path
+
+    @property
+    def new_set(self) -> Path:
+        """Folder of the set's files until they are published."""
+        return self._open.content
+
+    @property
+    def _open(self) -> WorkFolder:
+        assert self._folder is not None, "open_journal comes first"
+        return self._folder
 
     def open_journal(self, plan: Mapping[str, Any], every: float, *, resume: bool) -> Journal:
-        """Return the journal to resume from, or a new one in an empty work folder.
+        """Return the journal to resume from, or a new one in a new work folder.
 
         Raises DataError if another process works on the same output, or the disk is full.
         """
+        found = survey(self._out, _KIND)
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            self._restore_replaced()
-            journal = Journal.reopen(self.work, plan, every) if resume else None
+            if found.busy:
+                raise DataError(
+                    f"another process is preparing {self._out}, in {found.busy[0]}; wait for it "
+                    "or choose another --out"
+                )
+            journal = self._reopen(found.abandoned, plan, every) if resume else None
             if journal is None:
-                self._clear()
+                for folder in found.abandoned:
+                    folder.remove()
+                self._folder = WorkFolder.create(self._out, _KIND)
                 journal = Journal(self.work, plan, every)
-            self.new_set.mkdir(exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.work, error) from None
-        return journal
-
-    def _take_lock(self) -> None:
-        """Raise DataError if another process holds the lock; a dead process holds none."""
-        self._lock = open(self.work / "lock", "w")  # noqa: SIM115 - open as long as the lock
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"another process is preparing {self._out}; wait for it or choose another --out"
-            ) from None
-
-    def _restore_replaced(self) -> None:
-        """Undo a replacement that was killed between its two renames."""
-        aside = self.work / _ASIDE
-        if aside.exists() and not self._out.exists():
-            os.rename(aside, self._out)
-
-    def _clear(self) -> None:
-        for entry in self.work.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != "lock":
-                entry.unlink()
-
-    def publish(self, manifest: Manifest) -> None:
-        """Write the manifest, rename the new set into place and delete the work folder."""
-        try:
-            manifest.write(self.new_set)
-            aside = self.work / _ASIDE
-            if self._out.exists():
-                os.rename(self._out, aside)
-            os.rename(self.new_set, self._out)
+            make_folder(self.new_set)
         except OSError as error:
             raise cannot_write(self._out, error) from None
-        shutil.rmtree(self.work, ignore_errors=True)
+        finally:
+            for folder in found.abandoned:
+                if folder is not self._folder:
+                    folder.close()
+        return journal
+
+    def _reopen(
+        self, folders: list[WorkFolder], plan: Mapping[str, Any], every: float
+    ) -> Journal | None:
+        """Take over the abandoned folder with this plan, if there is one; return its journal."""
+        other: ConfigError | None = None
+        for folder in folders:
+            try:
+                journal = Journal.reopen(folder.path, plan, every)
+            except ConfigError as error:
+                other = error
+                continue
+            if journal is not None:
+                self._folder = folder
+                return journal
+        if other is not None:
+            raise other
+        return None
+
+    def publish(self, manifest: Manifest, notes: Mapping[str, str]) -> None:
+        """Write the manifest, with notes on it, and let the new set take its place."""
+        with writing(self._out):
+            manifest.write(self.new_set)
+            for name, text in notes.items():
+                attach_note(self.new_set / NAME, name, text)
+            publish(self.new_set, self._out, listing_of)
+        self._open.remove()
 
     def __enter__(self) -> WorkDir:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
-        if self._lock is not None:
-            self._lock.close()
+        if self._folder is not None:
+            self._folder.close()
+
+
+def clear_published(out: Path) -> None:
+    """Finish what a preparation left that was killed while its set took its place."""
+    target = destination(out)
+    recover(target, listing_of)
+    for folder in survey(target, _KIND).abandoned:
+        if folder.content.exists():
+            folder.close()
+        else:
+            folder.remove()
+
+
+def _check_output(out: Path, target: Path, replace: bool) -> None:
+    is_empty = target.is_dir() and not os.listdir(target)
+    if os.path.lexists(target) and not (replace or is_empty):
+        raise ConfigError(
+            f"{out} exists; choose another --out, or replace a prepared set with --replace"
+        )
+    try:
+        check_replaceable(target, listing_of)
+    except DataError as error:
+        raise ConfigError(f"{out} is not replaced: {error}; choose another --out") from None
+    with writing(target):
+        make_parents(target)
+    try_destination(out)

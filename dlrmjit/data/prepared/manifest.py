@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dlrmjit.errors import DataError
+from dlrmjit.files import FileFacts, Listing, is_inside, rewrite_work_file, sync_file
 
 NAME = "manifest.json"
 FORMAT = "dlrmjit-set"
 VERSION = 1
 USER_DEFINED, CRITEO = "own", "criteo"
 """``origin["kind"]`` of sets of data with a schema, and of Criteo text."""
+_SPLITS = ("train", "test", "validation")
 _HASH_BLOCK = 4 << 20
 
 
@@ -62,10 +63,11 @@ class Manifest:
         content["categorical"] = [_to_json(column) for column in self.categorical]
         content["digest"] = _digest(content)
         path = folder / NAME
-        with open(path, "w") as file:
-            file.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        with rewrite_work_file(path) as file:
+            file.write(text.encode())
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -86,6 +88,7 @@ class Manifest:
                 "or prepare the data again"
             )
         columns = tuple(_from_json(column) for column in content["categorical"])
+        _check_names(path, content, columns)
         return cls(
             dense=tuple(content["dense"]),
             transform=content["transform"],
@@ -134,6 +137,44 @@ def _to_json(column: CategoricalColumn) -> dict[str, Any]:
 def _from_json(entry: Mapping[str, Any]) -> CategoricalColumn:
     known = {("has_rare_row" if key == "shares_row" else key): entry[key] for key in entry}
     return CategoricalColumn(**known)
+
+
+def _check_names(
+    path: Path, content: Mapping[str, Any], columns: Sequence[CategoricalColumn]
+) -> None:
+    """Raise DataError for a name that leads out of the set, or to a file it does not list."""
+    for name in content["files"]:
+        if not is_inside(name):
+            raise DataError(f"{path} lists {name!r}, which is not in the set; it was made to harm")
+    for column in columns:
+        if column.vocabulary and column.vocabulary not in content["files"]:
+            raise DataError(
+                f"{path}: the values of {column.name!r} are in {column.vocabulary!r}, which is "
+                "not a file of the set"
+            )
+    unknown = set(content["splits"]) - set(_SPLITS)
+    if unknown:
+        raise DataError(
+            f"{path} has a split {min(unknown)!r}; a set has {', '.join(_SPLITS)} and no others"
+        )
+
+
+def listing_of(folder: Path) -> Listing:
+    """Return the files that a set's manifest lists, of any version, and the manifest itself.
+
+    Raises DataError for a folder that has no such manifest, or one that was changed.
+    """
+    content = _content(folder / NAME)
+    if content.get("format") != FORMAT or content.get("digest") != _digest(content):
+        raise DataError(f"{folder} is no prepared set: {NAME} in it is not that of one")
+    try:
+        files = {
+            str(name): FileFacts(int(facts["bytes"]), str(facts["sha256"]))
+            for name, facts in content["files"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(f"{folder} is no prepared set: {NAME} lists no files") from None
+    return {NAME: FileFacts(None, None), **files}
 
 
 def file_facts(path: Path) -> dict[str, Any]:

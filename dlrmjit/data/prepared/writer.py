@@ -14,20 +14,26 @@ from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
 from dlrmjit.data.prepare.files.staging import slices
 from dlrmjit.data.prepared.manifest import CategoricalColumn, Manifest, file_facts
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.errors import DataError
+from dlrmjit.files import destination, new_folder
 
 _ROWS = 1 << 16
 
 
 def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:
     """Write a new set of the rows of ``splits``. Raises ConfigError if ``folder`` exists."""
-    if folder.exists():
-        raise ConfigError(f"{folder} exists; choose another folder for the set")
+    with new_folder(destination(folder)) as fresh:
+        for name, dataset in splits.items():
+            _write_split(fresh / name, dataset)
+        manifest = _describe(fresh, splits, origin)
+        manifest.write(fresh)
+    return manifest
+
+
+def _describe(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:
     first = next(iter(splits.values()))
-    for name, dataset in splits.items():
-        _write_split(folder / name, dataset)
     paths = sorted(folder.rglob("*.npy"))
-    manifest = Manifest(
+    return Manifest(
         dense=tuple(f"I{i + 1}" for i in range(first.dense.shape[1])),
         transform="log1p" if first.log_transform else "none",
         categorical=tuple(
@@ -38,8 +44,6 @@ def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manif
         files={path.relative_to(folder).as_posix(): file_facts(path) for path in paths},
         origin={"kind": origin},
     )
-    manifest.write(folder)
-    return manifest
 
 
 def _write_split(folder: Path, dataset: Dataset) -> None:

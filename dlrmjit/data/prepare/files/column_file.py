@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dlrmjit.errors import DataError
+from dlrmjit.files import open_work_file, sync_file
 
 
 class FlatFile:
@@ -27,7 +28,7 @@ class FlatFile:
         self._header = header
         self._row_bytes = self.dtype.itemsize * width
         with writing(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = open_work_file(path)
 
     def __len__(self) -> int:
         """Number of rows in the file."""
@@ -71,7 +72,7 @@ class FlatFile:
     def sync(self) -> None:
         """Flush the file to the disk."""
         with writing(self.path):
-            os.fsync(self._file)
+            sync_file(self._file)
 
     def close(self) -> None:
         """Close the file."""

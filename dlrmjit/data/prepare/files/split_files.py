@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.files import make_folder
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class SplitFiles:
     """
 
     def __init__(self, folder: Path, shape: SplitShape, dense_type: str, id_type: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         rows = shape.rows
         self._dense = shape.dense, np.dtype(dense_type)
         self._single = shape.single, np.dtype(id_type)

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.layout import Layout
+from dlrmjit.files import remove_work_file
 
 
 class Staging:
@@ -84,7 +85,7 @@ class Staging:
 def _drop(files: list[FlatFile]) -> None:
     for file in files:
         file.close()
-        file.path.unlink()
+        remove_work_file(file.path)
 
 
 def slices(rows: int, size: int, first: int = 0) -> Iterator[tuple[int, int]]:

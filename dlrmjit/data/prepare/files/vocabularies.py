@@ -11,6 +11,7 @@ from dlrmjit_kernels.data.vocabulary import find, find_or_add, insert_known
 from numpy.typing import NDArray
 
 from dlrmjit.data.prepare.files.column_file import writing
+from dlrmjit.files import rewrite_work_file
 
 _FIRST_SLOTS = 1 << 12
 _FIRST_BYTES = 1 << 16
@@ -69,8 +70,8 @@ class HashVocabulary:
         values = self.values
         if frequent is not None:
             values = np.concatenate([np.zeros(1, np.uint32), values[frequent]])
-        with writing(path):
-            np.save(path, values)
+        with writing(path), rewrite_work_file(path) as file:
+            np.save(file, values)
 
 
 class TextVocabulary:
@@ -155,8 +156,8 @@ class TextVocabulary:
             out = np.empty(int((ends - starts)[frequent].sum()), np.uint8)
             select_texts(heap, ends, frequent.astype(np.int64), out, chosen_ends[1:])
             heap, ends = out, chosen_ends
-        with writing(path):
-            np.savez(path, bytes=heap, ends=ends)
+        with writing(path), rewrite_work_file(path) as file:
+            np.savez(file, bytes=heap, ends=ends)
 
 
 def find_hash_ids(

@@ -23,6 +23,7 @@ from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.ordered_map import ordered_map
 from dlrmjit.data.prepare.stages.record_reader import PartitionedRecords, RecordReader
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+from dlrmjit.files import remove_work_file
 
 PARTITION, SORT = "deal", "sort"  # in the journal, which an older version may have written
 _SORTING_BYTES = 24  # per row: its key, its position, and the scratch space of a sort
@@ -168,7 +169,7 @@ class _Spill:
         """Delete the files of the bucket."""
         with self:
             for file in self._files:
-                file.path.unlink(missing_ok=True)
+                remove_work_file(file.path)
 
     def __enter__(self) -> _Spill:
         return self

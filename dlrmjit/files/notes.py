@@ -1,0 +1,30 @@
+"""Short notes on a file that are not part of its bytes: extended attributes.
+
+They move with the file but not through every copy, and not every file system has them. So a note
+may be missing, and whoever asks for one must have another way to decide.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_PREFIX = "user.dlrmjit."
+
+
+def attach_note(path: Path, name: str, text: str) -> None:
+    """Attach a note to a file that this process wrote, where the file system has notes."""
+    if hasattr(os, "setxattr"):
+        with suppress(OSError):
+            os.setxattr(path, _PREFIX + name, text.encode(), follow_symlinks=False)
+
+
+def note_of(path: Path, name: str) -> str | None:
+    """Return the note, or None where there is none."""
+    if not hasattr(os, "getxattr"):
+        return None
+    try:
+        return os.getxattr(path, _PREFIX + name).decode()
+    except (OSError, ValueError):
+        return None

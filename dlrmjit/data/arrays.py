@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.data.batch import Batch, as_dense, as_labels
 from dlrmjit.data.batch_shard import Share
+from dlrmjit.data.dataset import rows_needed
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.validate import (
     check_finite,
@@ -45,7 +46,7 @@ class ArraySource:
         self._categorical = _as_categorical(categorical, len(self._dense))
         self._labels = as_labels(labels, len(self._dense))
         check_finite(self._dense)
-        rows = _rows_needed(self._categorical) if table_rows is None else table_rows
+        rows = rows_needed(self._categorical) if table_rows is None else table_rows
         self.table_rows = check_table_rows(rows)
         self._categorical = _checked_ids(self._categorical, self.table_rows)
         self.batch_size = check_positive(batch_size, "batch size")
@@ -107,12 +108,6 @@ def _as_categorical(values: ArrayLike, n: int) -> NDArray[Any]:
             f"not {array.dtype} of shape {array.shape}"
         )
     return array
-
-
-def _rows_needed(categorical: NDArray[Any]) -> list[int]:
-    if not len(categorical):
-        return [1] * categorical.shape[1]
-    return [int(column) + 1 for column in categorical.max(axis=0)]
 
 
 def _checked_ids(categorical: NDArray[Any], table_rows: tuple[int, ...]) -> NDArray[Any]:

@@ -12,6 +12,8 @@ from dlrmjit.config.model import Bounds
 from dlrmjit.data.source import index_dtype
 from dlrmjit.errors import DataError, ShapeError
 
+_BLOCK_ROWS = 1 << 18
+
 
 @dataclass(frozen=True)
 class MultiHot:
@@ -47,6 +49,17 @@ class MultiHot:
         first = int(self.offsets[0])
         ends = np.asarray(self.offsets[1:], np.int64) - first
         return self.ids[first : first + self.size], ends
+
+
+def rows_needed(ids: NDArray[Any]) -> tuple[int, ...]:
+    """Return one more than the largest id of each column of ``ids`` (N, S), at least 1.
+
+    Mapped ids are read a block of rows at a time.
+    """
+    largest = np.zeros(ids.shape[1], np.int64)
+    for first in range(0, len(ids), _BLOCK_ROWS):
+        largest = np.maximum(largest, ids[first : first + _BLOCK_ROWS].max(axis=0))
+    return tuple(int(most) + 1 for most in largest)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.dataset import Dataset, rows_needed
 from dlrmjit.data.formats.criteo_text import FIELDS, HASHES, INTEGERS
 from dlrmjit.data.formats.dlrm_npz import load_npz
 from dlrmjit.errors import DataError
@@ -43,7 +43,7 @@ def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Dataset:
         labels=records[:, 0],
         dense=records[:, 1 : 1 + INTEGERS],
         ids=ids,
-        table_rows=tuple(table_rows) if table_rows is not None else _largest(ids),
+        table_rows=tuple(table_rows) if table_rows is not None else rows_needed(ids),
         log_transform=True,
         origin=str(path),
     )
@@ -89,10 +89,3 @@ def read_counts(path: Path) -> tuple[int, ...]:
     if counts.shape != (HASHES,):
         raise DataError(f"{path}: counts has shape {counts.shape}, expected ({HASHES},)")
     return tuple(int(count) for count in counts)
-
-
-def _largest(ids: NDArray[np.int32]) -> tuple[int, ...]:
-    most = np.zeros(ids.shape[1], np.int64)
-    for first in range(0, len(ids), _ROWS):
-        most = np.maximum(most, ids[first : first + _ROWS].max(axis=0))
-    return tuple(int(m) + 1 for m in most)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,22 +50,9 @@ class TextBlocks:
             yield rest.removesuffix(b"\r") + b"\n"
 
     def _read_blocks(self) -> Iterator[bytes]:
-        try:
-            with open_text(self._path) as file:
-                while block := file.read(_BLOCK_BYTES):
-                    yield block
-        except EOFError:
-            raise DataError(
-                f"{self._path} ends in the middle of its compressed data, after line "
-                f"{self._lines}; it is truncated, so copy or download it again"
-            ) from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(
-                f"{self._path}: damaged compressed data after line {self._lines} ({error}); copy "
-                "or download it again"
-            ) from None
-        except OSError as error:
-            raise DataError(f"{self._path} cannot be read: {error.strerror or error}") from None
+        with reading(self._path, lambda: self._lines), open_text(self._path) as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
 
 
 def open_text(path: Path) -> BinaryIO:
@@ -78,3 +66,25 @@ def is_compressed(path: Path) -> bool:
     """Return whether a file has gzip's magic number."""
     with open(path, "rb") as file:
         return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+
+
+@contextmanager
+def reading(path: Path, lines: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Convert errors while ``path`` is read into a DataError that names it.
+
+    ``lines()`` is the number of complete lines read so far.
+    """
+    try:
+        yield
+    except EOFError:
+        raise DataError(
+            f"{path} ends in the middle of its compressed data, after line {lines()}; it is "
+            "truncated, so copy or download it again"
+        ) from None
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: damaged compressed data after line {lines()} ({error}); copy or download it "
+            "again"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None

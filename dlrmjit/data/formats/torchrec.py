@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.dataset import Dataset, MultiHot
+from dlrmjit.data.dataset import Dataset, MultiHot, rows_needed
 from dlrmjit.data.formats.criteo_text import CriteoRows
 from dlrmjit.errors import DataError
 
@@ -37,7 +37,7 @@ def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) ->
     if multi.exists():
         return _multi_hot_day(multi, labels, dense, table_rows)
     ids = _mapped(folder / f"day_{day}_sparse.npy")
-    rows = tuple(table_rows) if table_rows is not None else _rows_needed(ids)
+    rows = tuple(table_rows) if table_rows is not None else rows_needed(ids)
     return Dataset(labels, dense, ids, rows, origin=str(name))
 
 
@@ -183,10 +183,6 @@ def _mapped(path: Path) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     return array.view(np.ndarray)
-
-
-def _rows_needed(ids: NDArray[Any]) -> tuple[int, ...]:
-    return tuple(int(most) + 1 for most in ids.max(axis=0))
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:

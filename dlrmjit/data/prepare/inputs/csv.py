@@ -20,13 +20,12 @@ from dlrmjit_kernels.data.csv import (
 from dlrmjit_kernels.data.strings import extract_values
 from numpy.typing import NDArray
 
-from dlrmjit.data.formats.text_blocks import open_text
+from dlrmjit.data.formats.text_blocks import open_text, reading
 from dlrmjit.data.prepare.inputs.base import ParsedChunk
 from dlrmjit.data.prepare.inputs.text_chunks import (
     ChunkedText,
     TextChunk,
     line_limit,
-    reading,
     too_long,
 )
 from dlrmjit.data.prepare.layout import layout_of

@@ -6,7 +6,6 @@ import gzip
 import queue
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,8 +14,7 @@ import numpy as np
 from dlrmjit_kernels.data.criteo import PADDING
 from numpy.typing import NDArray
 
-from dlrmjit.data.formats.text_blocks import is_compressed, open_text
-from dlrmjit.errors import DataError
+from dlrmjit.data.formats.text_blocks import is_compressed, open_text, reading
 
 CHUNK_BYTES = 8 << 20
 """Size of a chunk of text; no line may be longer."""
@@ -168,25 +166,3 @@ def too_long(path: str) -> Callable[[int], str]:
     """Return a function from a line's number to the message that it is too long."""
     limit = f"{CHUNK_BYTES >> 20} MiB" if CHUNK_BYTES >> 20 else f"{CHUNK_BYTES} bytes"
     return lambda line: f"{path}, line {line}: longer than {limit}"
-
-
-@contextmanager
-def reading(path: Path, lines: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Convert errors while ``path`` is read into a DataError that names it.
-
-    ``lines()`` is the number of complete lines read so far.
-    """
-    try:
-        yield
-    except EOFError:
-        raise DataError(
-            f"{path} ends in the middle of its compressed data, after line {lines()}; it is "
-            "truncated, so copy or download it again"
-        ) from None
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: damaged compressed data after line {lines()} ({error}); copy or download it "
-            "again"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -1,12 +1,12 @@
-"""What ranks say to each other, and what it costs a training step.
+"""Communication between ranks, and its cost in a training step.
 
     mpiexec -n R python -m bench.comm [--config small,mlperf] [--json FILE] [--threads T] [--quick]
 
 Times the three ways to exchange pooled embeddings and the two ways to sum gradients, over the
 message sizes of the configurations, then whole steps, alternated: with communication blocking,
-behind computation by calls between operations (overlap), and driven by a thread. What is exposed
-is the time that a rank spends in posting, testing and waiting in a step: its median over steps,
-the mean over ranks. With one rank and no launcher, the step is that of one process, to compare
+overlapped with computation by calls between operations, and driven by a thread. Exposed is the
+time that a rank spends in posting, testing and waiting in a step: its median over steps, the mean
+over ranks. With one rank and no launcher, the step is that of one process, to compare
 with. Tables are cut at ``--max-rows`` so that the ranks fit on one machine.
 """
 
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
         if options.weak:
             chosen = case(name, chosen.batch * comm.size, options.max_rows)
         for part in (exchange_rows, sum_rows, step_rows) if comm.size > 1 else (step_rows,):
-            rows += _told(part(name, chosen, comm, repeats), comm)
+            rows += _printed(part(name, chosen, comm, repeats), comm)
     if comm.rank == 0 and options.json:
         report = {
             "machine": harness.describe_machine(threads, ceilings(threads, 0.5)),
@@ -73,14 +73,14 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _told(rows: list[Row], comm: Comm) -> list[Row]:
+def _printed(rows: list[Row], comm: Comm) -> list[Row]:
     for row in rows if comm.rank == 0 else ():
         print(_line(row), flush=True)
     return rows
 
 
 def exchange_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
-    """Forward exchange of pooled embeddings, whole tables dealt out, by each strategy."""
+    """Time the forward exchange of pooled embeddings with whole tables, by each strategy."""
     config, sizes = chosen.model, share_sizes(chosen.batch, comm.size)
     plan = propose(config.table_rows, config.embedding_dim, comm.size, kind="whole")
     exchanges = {
@@ -104,7 +104,7 @@ def exchange_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row
 
 
 def _check_exchange(exchanges: dict[str, PooledExchange], s: int, e: int, n: int) -> None:
-    """All strategies must deliver the same."""
+    """Check that all strategies deliver the same."""
     results = []
     for exchange in exchanges.values():
         exchange.post()
@@ -116,11 +116,11 @@ def _check_exchange(exchanges: dict[str, PooledExchange], s: int, e: int, n: int
 
 
 def sum_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
-    """Sums of all MLP gradients: at once, by layer, and as reduce-scatter with allgather."""
+    """Time sums of all MLP gradients: at once, by layer, as reduce-scatter with allgather."""
     count = chosen.model.mlp_parameters
     layers = [c * k + k for c, k in (*chosen.model.bottom_layers, *chosen.model.top_layers)]
     buffer, part = np.ones(count, np.float32), share_sizes(count, comm.size)
-    own = np.empty(part[comm.rank], np.float32)
+    slice_ = np.empty(part[comm.rank], np.float32)
     ends = np.cumsum([0, *layers])
 
     def whole() -> None:
@@ -132,8 +132,8 @@ def sum_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
             request.wait()
 
     def scattered() -> None:
-        comm.reduce_scatter(buffer, own, part).wait()
-        comm.allgatherv(own, buffer, part).wait()
+        comm.reduce_scatter(buffer, slice_, part).wait()
+        comm.allgatherv(slice_, buffer, part).wait()
 
     whole()
     assert (buffer == comm.size).all()
@@ -143,7 +143,7 @@ def sum_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
 
 
 def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
-    """Whole steps: blocking and overlapped, or of one process."""
+    """Time whole steps: blocking and overlapped, or of one process."""
     ways = step_ways(chosen, comm)
     found = _alternate({way: step.run for way, step in ways.items()}, comm, repeats)
     rows = []
@@ -151,7 +151,7 @@ def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
         row = _row("step", name, way, comm, seconds, 0, chosen.batch)
         if comm.size > 1:
             pairs = zip(seconds, found["blocking"], strict=True)
-            row["of_blocking"] = statistics.median(own / other for own, other in pairs)
+            row["of_blocking"] = statistics.median(a / b for a, b in pairs)
             row["exposed_ms"] = exposed_ms(ways[way].exposed[WARM:], comm)
         rows.append(row)
     return rows
@@ -159,14 +159,14 @@ def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class Way:
-    """A step, and the seconds that every one so far has spent in each operation."""
+    """A step, and the seconds that every call so far has spent in each operation."""
 
     run: Callable[[], object]
     exposed: list[dict[str, float]]
 
 
 def step_ways(chosen: Case, comm: Comm) -> dict[str, Way]:
-    """A step of one process, or of all ranks by each way to communicate."""
+    """Return a step of one process, or of all ranks by each way to communicate."""
     batch = make_batch(chosen, np.random.default_rng(3))
     if comm.size == 1:
         single = TrainingStep(make_model(chosen.model, np.random.default_rng(7)))
@@ -184,10 +184,10 @@ def step_ways(chosen: Case, comm: Comm) -> dict[str, Way]:
 
 
 def _sharded(model: ShardedDLRM, group: Comm, routed: ShardedBatch) -> Way:
-    """A step of ``model`` that communicates by ``group``."""
-    own = copy.copy(model)
-    own.comm = group
-    step, exposed = ShardedStep(own), list[dict[str, float]]()
+    """Return a step of ``model`` that communicates by ``group``."""
+    regrouped = copy.copy(model)
+    regrouped.comm = group
+    step, exposed = ShardedStep(regrouped), list[dict[str, float]]()
 
     def once() -> None:
         group.waited.clear()
@@ -198,7 +198,7 @@ def _sharded(model: ShardedDLRM, group: Comm, routed: ShardedBatch) -> Way:
 
 
 def exposed_ms(steps: Sequence[Mapping[str, float]], comm: Comm) -> dict[str, float]:
-    """Milliseconds by operation: of each rank the median over steps, then the mean over ranks."""
+    """Return milliseconds by operation: the median over steps, then the mean over ranks."""
     medians = [statistics.median(step.get(name, 0.0) for step in steps) for name in OPERATIONS]
     values = np.array([*medians, statistics.median(sum(step.values()) for step in steps)])
     comm.allreduce(values).wait()
@@ -208,7 +208,7 @@ def exposed_ms(steps: Sequence[Mapping[str, float]], comm: Comm) -> dict[str, fl
 def _alternate(
     ways: Mapping[str, Callable[[], object]], comm: Comm, repeats: int
 ) -> dict[str, list[float]]:
-    """Seconds of each way, one after the other; all ranks start together."""
+    """Return the seconds of each way, alternated; all ranks start together."""
     for action in ways.values():
         for _ in range(WARM):
             action()
@@ -248,7 +248,7 @@ def _line(row: Row) -> str:
 
 
 def pin(comm: Comm, threads: int | None) -> int:
-    """A share of the CPUs for each rank of this host."""
+    """Bind each rank to its share of this host's CPUs; return its number of threads."""
     from dlrmjit_kernels.runtime.threads import available_cpus
 
     number, count = comm.local_ranks()
@@ -260,4 +260,4 @@ def pin(comm: Comm, threads: int | None) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

@@ -1,16 +1,14 @@
 """Data: preparing text, loading while training, ranking scores.
 
-Preparation is timed over generated Criteo-like text, in a process of its own whose memory is
-read afterwards, and against the reference's ``data_utils.py`` where ``--reference DIR`` names a
-checkout. ``--only resume`` prepares it again, killed at three random moments and taken up again,
-and compares every file. ``--folder DIR`` keeps the text between runs. Training
-reads batches from a set on disk, alternated with the same batches held in memory. Ranking is
-timed against scikit-learn.
+Preparation is timed over generated Criteo-like text, in a separate process whose peak memory is
+read afterwards, and against the reference's ``data_utils.py`` if ``--reference DIR`` names a
+checkout. ``--only resume`` prepares it again, killed at three random moments and resumed, and
+compares every file. ``--folder DIR`` stores the text for later runs. Training reads batches from a
+set on disk, alternated with the same batches in memory. Ranking is timed against scikit-learn.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -25,7 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.support import criteo_text
-from bench.support.harness import Report, Samples, alternate, describe_machine, options, prepare
+from bench.support.harness import (
+    Report,
+    Samples,
+    alternate,
+    describe_machine,
+    options,
+    prepare,
+    run_program,
+)
 from dlrmjit.config.presets import preset
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset
@@ -52,7 +58,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, metavar="DIR", help="facebookresearch/dlrm")
     parser.add_argument("--only", choices=_PARTS)
     parser.add_argument("--rows", type=int, metavar="N", help="lines of text")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where the text is kept")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where the text is stored")
     parser.add_argument("--scores", type=int, metavar="N", help="scores to rank")
     given = parser.parse_args()
     report = Report(describe_machine(prepare(given.threads), {}))
@@ -73,12 +79,12 @@ def main() -> None:
 
 
 def _text(folder: Path, rows: int) -> Path:
-    """Text of so many lines, written unless it is there from an earlier run."""
+    """Return a text of ``rows`` lines, written unless an earlier run has left it."""
     path = folder / f"train{rows}.txt"
     if not path.exists():
-        aside = path.with_suffix(".new")
-        criteo_text.write(aside, rows)
-        aside.rename(path)
+        temporary = path.with_suffix(".new")
+        criteo_text.write(temporary, rows)
+        temporary.rename(path)
     return path
 
 
@@ -98,19 +104,18 @@ def _prepare(report: Report, folder: Path, text: Path, rows: int, reference: Pat
 
 def _timed(command: list[str]) -> float:
     began = time.perf_counter()
-    with open(os.devnull, "w") as nowhere:
-        subprocess.run(command, check=True, stdout=nowhere)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
 def _prepare_command(report: Report, text: Path, out: Path) -> list[str]:
-    """The command line that prepares ``text`` within 2 GiB."""
+    """Return the command line that prepares ``text`` within 2 GiB."""
     means = ["--memory", "2G", "--workers", str(report.machine["threads"])]
     return [sys.executable, "-m", "dlrmjit.prepare", str(text), "--out", str(out), *means]
 
 
 def _interrupt(report: Report, folder: Path, text: Path, rows: int) -> None:
-    """Kill a preparation at three random moments, take it up again, compare all files."""
+    """Kill a preparation at three random moments, resume it, compare all files."""
     seconds = _timed(_prepare_command(report, text, folder / "whole"))
     expected = _digests(folder / "whole")
     command = _prepare_command(report, text, folder / "killed")
@@ -121,20 +126,20 @@ def _interrupt(report: Report, folder: Path, text: Path, rows: int) -> None:
                 child.wait(moment)
             except subprocess.TimeoutExpired:
                 child.kill()
-        assert not (folder / "killed").exists(), "it was done before it could be killed"
+        assert not (folder / "killed").exists(), "the preparation ended before it was killed"
     _timed([*command, "--resume"])
-    assert _digests(folder / "killed") == expected, "another result after a kill"
+    assert _digests(folder / "killed") == expected, "the files differ after a kill"
     _add(report, _row("resume", {"rows": rows}, seconds, files=len(expected), kills=len(moments)))
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a set."""
+    """Return the SHA-256 of every file of a set."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): sha256_of(path) for path in paths}
 
 
 def _load(report: Report, folder: Path, name: str, steps: int) -> None:
-    """Training steps over batches from disk, and over the same batches in memory."""
+    """Time training steps over batches from disk, and over the same batches in memory."""
     chosen = preset(name, 200_000 if steps < 20 else 500_000 if name == "mlperf" else 0)
     rows = chosen.model.table_rows
     write_set(folder, {"train": _table(rows, _BATCH * steps)}, "generated")
@@ -142,10 +147,10 @@ def _load(report: Report, folder: Path, name: str, steps: int) -> None:
     model = DLRM(chosen.model, initialise=False)
     model.initialise(np.random.RandomState(1))
     step = TrainingStep(model)
-    held = list(Loader(table, _BATCH).batches())
+    in_memory = list(Loader(table, _BATCH).batches())
 
     def from_memory() -> None:
-        _train(step, held)
+        _train(step, in_memory)
 
     def from_disk() -> None:
         _train(step, Loader(table, _BATCH).batches())
@@ -173,7 +178,7 @@ def _walk(loader: Loader) -> None:
 
 
 def _table(table_rows: tuple[int, ...], n: int) -> Dataset:
-    """Rows of skewed ids, as click logs have them."""
+    """Return rows of skewed ids, like those of click logs."""
     rng = np.random.default_rng(1)
     ids = np.empty((n, len(table_rows)), np.int32)
     for s, rows in enumerate(table_rows):
@@ -183,18 +188,18 @@ def _table(table_rows: tuple[int, ...], n: int) -> Dataset:
 
 
 def _rank(report: Report, n: int) -> None:
-    """AUC of so many scores, against scikit-learn, or where it would not end, against counts.
+    """Time the AUC of ``n`` scores, checked by scikit-learn, or by counts where that is too slow.
 
-    The memory told is what ranking took beside scores and labels.
+    The memory reported is what ranking takes in addition to scores and labels.
     """
     from dlrmjit_kernels.auc import ranking_metrics
 
     scores, positive, wins = _scores(n)
     ranking_metrics(scores[:1000], positive[:1000])  # compiles
-    found: dict[str, float] = {}
+    aucs: dict[str, float] = {}
 
     def ours() -> None:
-        found["ours"] = ranking_metrics(scores, positive)[0]
+        aucs["ours"] = ranking_metrics(scores, positive)[0]
 
     before = _forget_peak()
     times = {"ours": Samples(tuple(_seconds(ours) for _ in range(3)))}
@@ -203,18 +208,18 @@ def _rank(report: Report, n: int) -> None:
         from sklearn.metrics import roc_auc_score
 
         def theirs() -> None:
-            found["sklearn"] = roc_auc_score(positive, scores)
+            aucs["sklearn"] = roc_auc_score(positive, scores)
 
         times["sklearn"] = Samples((_seconds(theirs),) * 3)
         row["peers"] = {"scikit-learn": times["sklearn"].ratio(times["ours"])}
-    found["counted"] = wins
-    row["difference"] = max(abs(found["ours"] - other) for other in found.values())
-    assert row["difference"] < 1e-12, found
+    aucs["counted"] = wins
+    row["difference"] = max(abs(aucs["ours"] - other) for other in aucs.values())
+    assert row["difference"] < 1e-12, aucs
     _add(report, row)
 
 
 def _scores(n: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
-    """Scores as of clicks, cut to multiples of 2**-22; which are positive; the AUC by counting."""
+    """Return scores that are multiples of 2**-22, which are positive, and the AUC by counting."""
     scores, positive = np.empty(n, np.float32), np.empty(n, np.bool_)
     counts = np.zeros((2, _LEVELS), np.int64)
     rng = np.random.default_rng(1)
@@ -232,7 +237,7 @@ def _scores(n: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
 
 
 def _forget_peak() -> int:
-    """Let the kernel count the peak of resident memory anew; what is resident now."""
+    """Reset the system's peak of resident memory; return what is resident now."""
     Path("/proc/self/clear_refs").write_text("5")
     return _peak_rss()
 
@@ -260,4 +265,4 @@ def _add(report: Report, row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -3,8 +3,8 @@
 Operations: forward, and the whole of forward, backward and update with SGD, row-wise Adagrad
 and Adagrad. Four batches rotate, so rows come from memory unless tables are small. The ceiling
 of a step is the gather ceiling for its reads and the rewrite ceiling for its update; it is timed
-in turn with what it bounds. Every contender is held against float64 or against ours before it is
-timed.
+alternately with what it bounds. Every contender is checked against float64 or against ours before
+it is timed.
 
     python -m bench.embedding [--json FILE] [--threads T] [--quick] [--all] [--only TEXT]
         [--first K] [--rules RULE ...] [--alone] [--seconds S]
@@ -52,7 +52,7 @@ class OurBags:
         self.block = np.zeros((case.N, len(case.rows) + 1, case.E), np.float32)
 
     def infer(self, number: int) -> None:
-        """Forward alone, into the slots behind the first of a feature block."""
+        """Run forward alone, into all slots but the first of a feature block."""
         batch = self.batches[number]
         self.tables.lookup(batch.indices, batch.offsets, self.block[:, 1:])
 
@@ -68,7 +68,7 @@ class OurBags:
 
 
 def check_forward(ours: OurBags, case: Case, batch: Batch) -> None:
-    """Hold a few bags against float64.
+    """Compare a few bags with float64.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def check_step(ours: OurBags, peer: Any, case: Case, batch: Batch) -> None:
 
 
 def check_alone(ours: OurBags, case: Case, batch: Batch) -> None:
-    """Take one step, and hold some rows of the first table against the rule in float64.
+    """Take one step, and compare some rows of the first table with the rule in float64.
 
     Raises
     ------
@@ -114,8 +114,8 @@ def check_alone(ours: OurBags, case: Case, batch: Batch) -> None:
     chosen = np.flatnonzero(np.isin(indices, rows))
     w = np.asarray(ours.tables.table(0)[rows], np.float64)
     g = np.zeros_like(w)
-    places = np.searchsorted(rows, indices[chosen])
-    np.add.at(g, places, batch.dY[chosen // case.P, 0].astype(np.float64))
+    positions = np.searchsorted(rows, indices[chosen])
+    np.add.at(g, positions, batch.dY[chosen // case.P, 0].astype(np.float64))
     rule, fresh = ours.rule, ours.rule.initial_state
     k, factor = rule.scalars(1), None
     if rule.row_states:
@@ -123,17 +123,17 @@ def check_alone(ours: OurBags, case: Case, batch: Batch) -> None:
     want, _ = rule.element(w, g, [fresh] * len(rule.element_states), k, factor)
     ours.train(0)
     if not np.allclose(ours.tables.table(0)[rows], want, rtol=1e-4, atol=1e-5):
-        raise ArithmeticError(f"{case}: a step with {rule.name} moves rows wrongly")
+        raise ArithmeticError(f"{case}: a step with {rule.name} updates rows wrongly")
 
 
 def rotating(action: Callable[[int], object], batches: int) -> harness.Action:
-    """The action on one batch after the other."""
+    """Return the action on one batch after the other."""
     numbers = itertools.cycle(range(batches))
     return lambda: action(next(numbers))
 
 
 class Limits:
-    """What random rows of a case's size allow, timed in turn with the operations they bound."""
+    """Ceilings of random rows of a case's size, alternated with the operations they bound."""
 
     def __init__(self, case: Case, threads: int, seconds: float) -> None:
         rows = self.rows = gather.RandomRows(case.E, threads, min(1 << 30, case.table_bytes))
@@ -171,16 +171,16 @@ def measure(
     limits = Limits(case, threads, seconds)
     for rule in rules:
         ours = OurBags(case, rule, batches)
-        peers = [] if alone else fitting_peers(case, rule, batches, threads)
+        peers = [] if alone else peers_in_memory(case, rule, batches, threads)
         check_forward(ours, case, batches[0])
         check_alone(ours, case, batches[0])
         ours.state = ours.tables.new_state(ours.rule)
         for peer in peers:
             check_step(ours, peer, case, batches[0])
-        jobs = [("train", 3)]
+        jobs = [("train", 3)]  # and how often each row is read or written
         if rule == "sgd":
             jobs = [("infer", 1), ("update", 2), *jobs]
-        for job, moved in jobs:
+        for job, transfers in jobs:
             rivals = [peer for peer in peers if hasattr(peer, job)]
             samples = compare(job, ours, limits, rivals, seconds)
             bound = samples.pop("ceiling")
@@ -189,9 +189,9 @@ def measure(
                 op,
                 case.shape,
                 samples,
-                work=moved * case.gbytes,
+                work=transfers * case.gbytes,
                 unit="gbs",
-                ceiling=moved * limits.rows.gbytes / bound.best,
+                ceiling=transfers * limits.rows.gbytes / bound.best,
                 variant=case.variant,
             )
             row["of_triad"] = row["gbs"] / report.machine["triad_gbs"]
@@ -199,8 +199,8 @@ def measure(
         del ours, peers
 
 
-def fitting_peers(case: Case, rule: str, batches: Sequence[Batch], threads: int) -> list[Any]:
-    """The peers that memory has room for."""
+def peers_in_memory(case: Case, rule: str, batches: Sequence[Batch], threads: int) -> list[Any]:
+    """Return the peers whose tables fit into memory."""
     return [
         make(case, rule, batches, threads)
         for make in embedding_peers.available(rule)
@@ -211,7 +211,7 @@ def fitting_peers(case: Case, rule: str, batches: Sequence[Batch], threads: int)
 def compare(
     job: str, ours: OurBags, limits: Limits, peers: Sequence[Any], seconds: float
 ) -> dict[str, harness.Samples]:
-    """Alternated samples of ours, the ceiling and the peers."""
+    """Return alternated samples of ours, the ceiling and the peers."""
     actions = {"ours": rotating(getattr(ours, job), len(ours.batches))}
     actions["ceiling"] = getattr(limits, job)
     for peer in peers:
@@ -219,13 +219,13 @@ def compare(
     return harness.alternate(actions, seconds * len(actions))
 
 
-def fitting(quick: bool, every: bool, only: str | None) -> Iterator[Case]:
-    """Cases whose tables, with optimiser state, fit into memory."""
+def cases_in_memory(quick: bool, every: bool, only: str | None) -> Iterator[Case]:
+    """Yield the cases whose tables, with optimiser state, fit into memory."""
     for case in cases(quick, every):
         if only and only not in f"{case.variant} {case.sizes}":
             continue
         if 2.2 * case.table_bytes > buffers.available_memory():
-            print(f"{case.variant} {case.shape}: left out, not enough memory")
+            print(f"{case.variant} {case.shape}: skipped, not enough memory")
             continue
         yield case
 
@@ -244,14 +244,14 @@ def main() -> None:
     arguments = parser.parse_args()
     threads = harness.prepare(arguments.threads)
     seconds = arguments.seconds or (0.5 if arguments.quick else 3.0)
-    found = roofline.ceilings(threads, seconds)
-    report = harness.Report(harness.describe_machine(threads, found))
-    found_cases = fitting(arguments.quick, arguments.all, arguments.only)
-    for case in itertools.islice(found_cases, arguments.first):
+    ceilings = roofline.ceilings(threads, seconds)
+    report = harness.Report(harness.describe_machine(threads, ceilings))
+    chosen = cases_in_memory(arguments.quick, arguments.all, arguments.only)
+    for case in itertools.islice(chosen, arguments.first):
         measure(case, arguments.rules, threads, seconds, report, arguments.alone)
     report.machine["gather_gbs"] = gather.row_ceiling(64, threads, seconds).gather_gbs
     report.write(arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

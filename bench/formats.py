@@ -1,4 +1,4 @@
-"""Formats: what is written here is what the reference program writes, and its loaders read it.
+"""Formats: our files equal those of the reference program, and its loaders read them.
 
     python -m bench.formats --reference DIR [--text FILE]
 
@@ -7,7 +7,7 @@ tqdm); FILE is Criteo text, plain or gzip, by default 8,000 generated rows. Both
 the rows without shuffling, as Kaggle's set of 7 days and as Terabyte's of 24 files. Then every
 file is compared byte for byte, and every batch that the reference's loaders yield from our files
 with that of our own loader. The digests printed are over the arrays that the reference wrote;
-``tests/data/formats/test_formats.py`` keeps those of the first 8,000 rows of Criteo Kaggle.
+``tests/data/formats/test_formats.py`` has those of the first 8,000 rows of Criteo Kaggle.
 
 Where TorchRec can be imported, its arrays of a day and its loader of them are compared as well, and
 MLPerf version 2's lookups with those of DIR/torchrec_dlrm.
@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.support import criteo_text
+from bench.support.harness import run_program
 from dlrmjit.cli.commands.convert import main as convert
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo import load_criteo_text
@@ -45,7 +46,7 @@ from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.prepared.reader import PreparedSet
 
 LIMIT = 10_000_000
-"""Bound on categorical values: above 2**31 the reference's own arrays overflow."""
+"""Bound on categorical values: above 2**31 the reference's arrays overflow."""
 _BATCH = 100  # below the rows of a day, which the reference's Terabyte loader needs
 _GENERATED = 8000
 _SPLITS = {"train": "train", "test": "test", "val": "validation"}
@@ -83,7 +84,7 @@ def _lines(text: Path | None, folder: Path) -> list[bytes]:
 
 
 def _write_days(lines: Sequence[bytes], folder: Path, kaggle: bool) -> None:
-    """The text as each data set comes: one file, or one for each of 24 days."""
+    """Write the text as each data set has it: one file, or one for each of 24 days."""
     if kaggle:
         (folder / "train.txt").write_bytes(b"".join(lines))
         return
@@ -109,7 +110,7 @@ def _compare(ours: Path, theirs: Path, kaggle: bool) -> None:
 
 
 def _make_ours(names: DayNames) -> PreparedSet:
-    """A prepared set, and from it every format that the reference has."""
+    """Write a prepared set, and from it every format that the reference has."""
     raw, out = names.raw, names.raw.parent
     inputs = (raw,) if names.kaggle else tuple(raw.with_name(f"day_{i}") for i in range(24))
     prepare(PrepareOptions(inputs, out / "set", shuffle="none", max_ind_range=LIMIT))
@@ -123,7 +124,7 @@ def _make_ours(names: DayNames) -> PreparedSet:
 
 
 def _make_theirs(names: DayNames) -> None:
-    """The same by the reference's own code."""
+    """Write the same files with the reference's code."""
     utils = importlib.import_module("data_utils")
     loader = importlib.import_module("data_loader_terabyte")
     raw, out = str(names.raw), names.raw.parent
@@ -139,7 +140,7 @@ def _make_theirs(names: DayNames) -> None:
 
 
 def _compare_files(what: str, names: Sequence[DayNames]) -> None:
-    """Every file of days and every ``.bin``, byte for byte."""
+    """Compare every file of days and every ``.bin``, byte for byte."""
     paths = [[*_day_files(side), *_bin_files(side)] for side in names]
     for ours, theirs in zip(*paths, strict=True):
         assert ours.read_bytes() == theirs.read_bytes(), f"{ours} differs from {theirs}"
@@ -174,7 +175,7 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def _read_theirs(names: DayNames, made: PreparedSet) -> None:
-    """What the reference wrote, read by us, holds the rows of our set."""
+    """Check that the reference's files, read by us, have the rows of our set."""
     train, test = read_days(names.raw, kaggle=names.kaggle)
     for split, table in (("train", train), ("test", test)):
         _assert_same(table, made.dataset(split), f"{names.raw}, {split}")
@@ -199,7 +200,7 @@ Arrays = tuple[NDArray[Any], ...]
 def _their_batches(
     names: DayNames, split: str, rows: Sequence[int]
 ) -> Iterator[tuple[str, Iterator[Arrays]]]:
-    """Batches (dense, offsets, indices, labels) from our files, by each loader of the reference."""
+    """Yield batches (dense, offsets, indices, labels) of our files by the reference's loaders."""
     data = importlib.import_module("dlrm_data_pytorch")
     binary = importlib.import_module("data_loader_terabyte")
     raw, out = str(names.raw), names.raw.parent
@@ -239,7 +240,7 @@ def _as_numpy(batch: Sequence[Any]) -> Arrays:
 
 
 def _compare_batches(found: Iterator[Arrays], expected: Sequence[Any], where: str) -> int:
-    """Indices, offsets and labels must be equal; logarithms within two units of float32."""
+    """Check that indices, offsets and labels are equal, logarithms within two ulps of float32."""
     rows = 0
     for i, ((dense, offsets, indices, labels), batch) in enumerate(
         zip(found, expected, strict=True)
@@ -254,7 +255,7 @@ def _compare_batches(found: Iterator[Arrays], expected: Sequence[Any], where: st
 
 
 def _compare_torchrec(lines: Sequence[bytes], folder: Path, reference: Path) -> None:
-    """A day's arrays byte for byte, the batches of TorchRec's loader, and multi-hot lookups."""
+    """Compare a day's arrays byte for byte, batches of TorchRec's loader, multi-hot lookups."""
     criteo = importlib.import_module("torchrec.datasets.criteo")
     text, ours, theirs = (folder / name for name in ("day_0", "torchrec_ours", "torchrec_theirs"))
     text.write_bytes(b"".join(lines))
@@ -282,7 +283,7 @@ def _compare_torchrec(lines: Sequence[bytes], folder: Path, reference: Path) -> 
 
 
 def _compare_multi_hot(folder: Path, reference: Path, table: Dataset) -> None:
-    """Lookups of hashed ids, as TorchRec's script for MLPerf version 2 makes them."""
+    """Compare lookups of hashed ids with TorchRec's script for MLPerf version 2."""
     sys.path.insert(0, str(reference / "torchrec_dlrm"))
     made = importlib.import_module("multi_hot")
     table_rows, hots = [1000 + 37 * s for s in range(26)], [1 + s % 5 for s in range(26)]
@@ -299,4 +300,4 @@ def _compare_multi_hot(folder: Path, reference: Path, table: Dataset) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    run_program(main)

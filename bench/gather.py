@@ -1,8 +1,8 @@
 """Two ceilings of embedding tables: reading random rows, and reading and rewriting them.
 
-Both run the row kernels with nothing else to do: one endless bag whose sum is stored once, and
-one gradient that stays in the first cache. Rows are drawn uniformly from a table of a gigabyte
-on huge pages; the best of several prefetch distances and of many runs counts.
+Both run the row kernels alone: one endless bag whose sum is stored once, and one gradient that
+stays in the first-level cache. Rows are random ones of a table of a gigabyte on huge pages; the
+best of several prefetch distances and of many runs counts.
 
     python -m bench.gather [--json FILE] [--threads T] [--quick]
 """
@@ -23,21 +23,21 @@ from dlrmjit_kernels.runtime.target import current_target
 
 from bench.support import harness
 
-_TOUCHED_BYTES = 1 << 29  # far more than a cache keeps from one run to the next
+_TOUCHED_BYTES = 1 << 29  # far more than a cache holds from one run to the next
 _TABLE_BYTES = 1 << 30
 _DISTANCES = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Most GB/s of random rows of one size: read (gather), or read and written (update)."""
+    """Peak GB/s for random rows of one size: read (gather), or read and written (update)."""
 
     gather_gbs: float
     update_gbs: float
 
 
 class RandomRows:
-    """Rows of ``width`` float32, drawn from a table of ``table_bytes`` to be read or rewritten."""
+    """Random rows of ``width`` float32 in a table of ``table_bytes``, to be read or rewritten."""
 
     def __init__(self, width: int, threads: int, table_bytes: int = _TABLE_BYTES) -> None:
         rows = max(1, table_bytes // (4 * width))
@@ -45,20 +45,20 @@ class RandomRows:
         self.table = buffers.allocate(rows * width * 4)
         self.table.data.view(np.float32)[:] = 1.0
         count = min(_TOUCHED_BYTES, table_bytes) // (4 * width)
-        self.drawn = np.random.default_rng(1).integers(0, rows, count)
-        self.entries = self.drawn.astype(np.uint64) << np.uint64(32)
+        self.indices = np.random.default_rng(1).integers(0, rows, count)
+        self.entries = self.indices.astype(np.uint64) << np.uint64(32)
         self.gbytes = count * width * 4 / 1e9
 
     def read(self) -> None:
-        """Read all rows that were drawn, and add them up."""
-        _gather(self.table.address, self.drawn, self.width, self.threads, self.ahead)
+        """Read all random rows, and add them up."""
+        _gather(self.table.address, self.indices, self.width, self.threads, self.ahead)
 
     def rewrite(self) -> None:
         """Read and write them."""
         _update(self.table.address, self.entries, self.width, self.threads, self.ahead)
 
     def best(self, action: harness.Action, seconds: float) -> float:
-        """Shortest run over all prefetch distances, in about ``seconds``; keeps the distance."""
+        """Return the shortest run of all prefetch distances within ``seconds``; sets the best."""
         action()
         found: dict[int, float] = {}
         end = time.perf_counter() + seconds
@@ -81,16 +81,16 @@ def row_ceiling(
     return Ceiling(rows.gbytes / read, 2 * rows.gbytes / moved)
 
 
-def _gather(table: int, drawn: Any, width: int, threads: int, ahead: int) -> None:
+def _gather(table: int, indices: Any, width: int, threads: int, ahead: int) -> None:
     kernel = engine.address(GatherSpec(width, 64), current_target())
     out = np.empty((threads, width + 16), np.float32)
-    bags = np.linspace(0, len(drawn), threads + 1).astype(np.int64)
-    _gather_all(kernel, out, table, width, drawn, bags, ahead)
+    bags = np.linspace(0, len(indices), threads + 1).astype(np.int64)
+    _gather_all(kernel, out, table, width, indices, bags, ahead)
 
 
 @numba.njit(parallel=True, nogil=True)  # type: ignore[untyped-decorator]
 def _gather_all(
-    kernel: Any, out: Any, table: Any, width: Any, drawn: Any, bags: Any, ahead: Any
+    kernel: Any, out: Any, table: Any, width: Any, indices: Any, bags: Any, ahead: Any
 ) -> None:
     for t in numba.prange(len(bags) - 1):
         where = out[t].ctypes.data - t * 4 * width
@@ -101,11 +101,11 @@ def _gather_all(
                 4 * width,
                 table,
                 4 * width,
-                drawn.ctypes.data,
+                indices.ctypes.data,
                 bags.ctypes.data,
                 t,
                 t + 1,
-                len(drawn) - 1,
+                len(indices) - 1,
                 ahead,
                 0,
             ),
@@ -162,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

@@ -1,9 +1,9 @@
 """Fully connected layers and gemm against torch and NumPy, as fractions of the FMA peak.
 
 Operations of layers are forward (with bias and ReLU fused), backward by data and backward by
-weights (with the bias gradient). The peak is measured between the turns of every operation,
-because a processor's clock moves. ``--precision bf16`` measures split weights, of which layers
-read the upper halves, beside our own float32.
+weights (with the bias gradient). The peak is measured along with every operation, because a
+processor's clock varies. ``--precision bf16`` compares Split-BF16 weights, of which layers read
+the high 16 bits, with our own float32.
 
     python -m bench.gemm [--json FILE] [--threads T] [--quick] [--groups G,G,...] [--batch N,N,...]
         [--precision fp32|bf16] [--plot PNG]
@@ -34,7 +34,7 @@ _BUDGETS = {True: 0.5, False: 1.5}  # seconds for a case, by --quick
 
 
 def _torch(threads: int) -> Any:
-    """PyTorch with that many threads, or None where it is not installed."""
+    """Return PyTorch with that many threads, or None where it is not installed."""
     try:
         torch = importlib.import_module("torch")
     except ImportError:
@@ -45,18 +45,20 @@ def _torch(threads: int) -> Any:
 
 
 class Bench:
-    """Measures cases one by one into a report; rows keep the peak that was found beside them."""
+    """Measures cases one by one into a report, each with the peak at the time."""
 
     def __init__(self, report: harness.Report, budget: float) -> None:
         self.report, self.budget = report, budget
         self.peak, self.peak_gflop = multiply_adds(report.machine["threads"])
 
     def measure(self, op: str, group: str, shape: dict[str, int], gflop: float, case: Case) -> None:
-        """Time a checked case beside its peers and the peak."""
+        """Time a checked case, its peers and the peak alternately."""
         contenders = {"ours": case.ours, **case.peers}
-        found = harness.alternate(contenders, self.budget, ceiling=self.peak)
-        ceiling = self.peak_gflop / found.pop(harness.CEILING).best
-        self.report.add(op, shape, found, work=gflop, unit="gflops", ceiling=ceiling, variant=group)
+        samples = harness.alternate(contenders, self.budget, ceiling=self.peak)
+        ceiling = self.peak_gflop / samples.pop(harness.CEILING).best
+        self.report.add(
+            op, shape, samples, work=gflop, unit="gflops", ceiling=ceiling, variant=group
+        )
 
     def layer(self, layer: Layer, peers: gemm_cases.Peers, precision: str) -> None:
         """Measure the three operations of a layer."""
@@ -76,20 +78,20 @@ class Bench:
         self.measure("gemm", group, {"M": m, "N": n, "K": k}, 2e-9 * m * n * k, case)
 
     def summarise(self, layers: Sequence[Layer]) -> None:
-        """Add a row for all layers of a model, as often as they occur, all three operations.
+        """Add a row for all layers of a model, each as often as it occurs, in all three operations.
 
-        The fraction of the peak is that of the whole: the time at each row's own peak over the
-        time taken.
+        The fraction of the peak is that of the sum: the time at each row's peak over the time
+        taken.
         """
         group, batch = layers[0].group, layers[0].N
         count = {(layer.C, layer.K): layer.count for layer in layers}
-        own = [r for r in self.report.rows if r["variant"] == group and r["shape"]["N"] == batch]
-        counted = [(count[r["shape"]["C"], r["shape"]["K"]], r) for r in own]
+        rows = [r for r in self.report.rows if r["variant"] == group and r["shape"]["N"] == batch]
+        counted = [(count[r["shape"]["C"], r["shape"]["K"]], r) for r in rows]
         best, median = (sum(t * r[key] for t, r in counted) for key in ("best_s", "median_s"))
         gflop = sum(t * r["best_s"] * r["gflops"] for t, r in counted)
         peers = {
             name: sum(t * r["median_s"] * r["peers"][name] for t, r in counted) / median
-            for name in own[0]["peers"]
+            for name in rows[0]["peers"]
         }
         row = {"op": "all_layers", "shape": {"N": batch}, "variant": group}
         row |= {"threads": self.report.machine["threads"], "best_s": best, "median_s": median}
@@ -125,7 +127,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, their defaults filled in: all groups, or with ``--quick`` the usual ones."""
+    """Return the options; by default all groups, or with ``--quick`` the usual ones."""
     parser = harness.options(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--groups", type=_groups, help=f"of {', '.join(GROUPS)}; default: all")
@@ -155,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

@@ -1,4 +1,4 @@
-"""One table of many gigabytes, trained for some steps, and the most memory that took.
+"""One table of many gigabytes, trained for some steps, and the peak memory of that.
 
     python -m bench.large_table --gigabytes 12 [--file PATH] [--steps N]
 
@@ -20,10 +20,10 @@ E, N, P = 64, 2048, 50
 
 
 def main() -> None:
-    """Make the table, train it with SGD, say how large everything got."""
+    """Make the table, train it with SGD, print sizes and times."""
     parser = harness.options(__doc__)
     parser.add_argument("--gigabytes", type=float, default=12.0, help="size of the table, 1e9 B")
-    parser.add_argument("--file", metavar="PATH", help="keep the table in this file")
+    parser.add_argument("--file", metavar="PATH", help="store the table in this file")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     harness.prepare(options.threads)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def train(tables: Any, steps: int) -> None:
-    """Look up random rows and move them; raises ArithmeticError if a step moved them wrongly."""
+    """Look up and update random rows; raises ArithmeticError if a step updates them wrongly."""
     from dlrmjit_kernels.embedding.row_optimizers import SgdRows
 
     rng = np.random.default_rng(1)
@@ -66,4 +66,4 @@ def _since(began: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

@@ -1,9 +1,9 @@
-"""Most memory that training takes, beside what it cannot do without.
+"""The peak memory of training, compared with the memory that it cannot do without.
 
     python -m bench.memory --config small [--batch N] [--max-rows M] [--json FILE]
 
 The same step runs first with tables of few rows, which compiles its kernels, and is dropped.
-From then on the system's own count of this process's pages says what building the model and
+From then on the system's count of this process's pages shows what building the model and
 training it on a batch take: at most the tables and 1.3 times the rest, that is MLP parameters,
 activations, and the gradients of both. Linux only.
 """
@@ -14,24 +14,25 @@ import argparse
 import ctypes
 import gc
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
+from bench.support.harness import run_program
 
 ALLOWED = 1.3
 STEPS = 3
 
 
 def pages(name: str) -> int:
-    """A count of this process's memory in bytes: ``VmRSS`` now, ``VmHWM`` at most."""
+    """Return this process's memory in bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
-def forget_peak() -> None:
-    """Let the count of the most memory start again from now."""
+def reset_peak() -> None:
+    """Reset the peak of resident memory to the present."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -49,7 +50,7 @@ def train(chosen: object, batch: object) -> None:
 
 
 def main() -> int:
-    """Print what was estimated and what was taken; 1 when that is more than allowed."""
+    """Print the estimated and the measured memory; return 1 if that is more than allowed."""
     from bench.step import case, make_batch
     from dlrmjit.config.memory import estimate_memory
 
@@ -66,7 +67,7 @@ def main() -> int:
     )
     batch = make_batch(chosen, np.random.default_rng(2))
     train(few, make_batch(few, np.random.default_rng(2)))
-    forget_peak()
+    reset_peak()
     before = pages("VmRSS")
     train(chosen, batch)
     taken = pages("VmHWM") - before
@@ -93,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -1,11 +1,11 @@
-"""What narrower tables save and their projections cost: training steps of one model.
+"""Savings of narrower tables and costs of their projections: training steps of one model.
 
     python -m bench.mixed [--config kaggle] [--batch N] [--max-rows M] [--threads T] [--quick]
 
 All models have the preset's layers, and its tables cut to so many rows: ``full`` with the preset's
 width everywhere, ``rule`` with the widths of ``dlrmjit.config.mixed_dimensions`` at the reference's
 defaults, ``quarter`` with a quarter of the width everywhere. Their steps are alternated; a ratio
-above 1 says that the step is faster than the full one.
+above 1 means that the step is faster than the full one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.support import harness
 
 
 def models(config: Any) -> dict[str, Any]:
-    """The preset's model with each set of widths."""
+    """Return the preset's model with each set of widths."""
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
 
     wide = config.embedding_dim
@@ -68,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

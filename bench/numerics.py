@@ -1,14 +1,14 @@
-"""What becomes of the AUC when weights are kept in fewer bits: Split-BF16 and its alternatives.
+"""The AUC when weights are stored in fewer bits: Split-BF16 and its alternatives.
 
 The experiment of Kalamkar et al. (arXiv 2005.04680), with one model per variant trained on the
-same batches from the same weights. All but float32 are models in halves whose forward and
-backward read bfloat16; they differ in what is kept of the lower half after every step:
+same batches from the same weights. All but float32 are Split-BF16 models whose forward and
+backward read bfloat16; they differ in how many of the low 16 bits are stored after every step:
 
-    float32      whole numbers, nothing is rounded
+    float32      all bits, nothing is rounded
     Split-BF16   all 16 bits: the product's ``precision="bf16"``
-    8 bits       rounded to the nearest number that the upper 8 bits of the lower half can hold
+    8 bits       rounded to the nearest number with 8 of the low 16 bits
     BF16         none: rounded to the nearest bfloat16
-    stochastic   none: rounded up or down by chance, right in the mean
+    stochastic   none: rounded up or down at random, without bias
 
     python -m bench.numerics [--seeds N] [--only SETTING] [--plot PNG] [--json FILE] [--quick]
 
@@ -40,16 +40,16 @@ F32 = NDArray[np.float32]
 Round = Callable[[F32, np.random.Generator], F32]
 
 
-def nearest(values: F32, kept: int) -> F32:
-    """To the nearest number with ``kept`` bits of the lower half, ties to even."""
-    dropped = 16 - kept
+def nearest(values: F32, low_bits: int) -> F32:
+    """Round to the nearest number with ``low_bits`` of the low 16 bits, ties to even."""
+    dropped = 16 - low_bits
     bits = values.view(np.uint32)
     half = (np.uint32(1) << np.uint32(dropped - 1)) - 1 + (bits >> dropped & 1)
     return _cut(bits + half.astype(np.uint32), dropped)
 
 
 def stochastic(values: F32, rng: np.random.Generator) -> F32:
-    """To a bfloat16 beside each number, the nearer one more often."""
+    """Round to one of the two bfloat16 next to each number, the nearer one more often."""
     noise = rng.integers(0, 1 << 16, values.shape, dtype=np.uint32)
     return _cut(values.view(np.uint32) + noise, 16)
 
@@ -68,7 +68,7 @@ VARIANTS: dict[str, Round | None] = {
 
 
 class RoundedStep:
-    """A training step, and what is left of the weights that it moved."""
+    """A training step, and the rounding of the weights that it updated."""
 
     def __init__(self, model: Any, optimizer: Any, rounding: Round | None, seed: int) -> None:
         from dlrmjit.training.step import TrainingStep
@@ -81,7 +81,7 @@ class RoundedStep:
             self._round_mlps()
 
     def __call__(self, batch: Any, rate: float) -> float:
-        """Train on a batch; the loss before."""
+        """Train on a batch; return the loss before."""
         loss = self._step(batch, rate)
         if self._round is not None:
             for s in range(batch.tables):
@@ -118,11 +118,11 @@ class Setting:
 
     @property
     def steps(self) -> int:
-        """Of a run."""
+        """Number of steps of a run."""
         return self.epochs * len(self.train)
 
     def batches(self, seed: int) -> Iterator[Any]:
-        """Every batch once an epoch, in an order of the seed's own."""
+        """Yield every batch once an epoch, in an order that depends on ``seed``."""
         rng = np.random.default_rng(seed)
         for _ in range(self.epochs):
             for number in rng.permutation(len(self.train)):
@@ -130,12 +130,12 @@ class Setting:
 
 
 def settings(quick: bool, epochs: int) -> Iterator[Setting]:
-    """The settings of the experiment."""
+    """Yield the settings of the experiment."""
     yield from _criteo_like(quick, epochs)
     if FRAPPE.is_dir():
         yield from _frappe(quick, epochs)
     else:
-        print(f"Frappe is left out: nothing at {FRAPPE}")
+        print(f"Frappe is skipped: nothing at {FRAPPE}")
 
 
 def _criteo_like(quick: bool, epochs: int) -> Iterator[Setting]:
@@ -166,7 +166,7 @@ def _frappe(quick: bool, epochs: int) -> Iterator[Setting]:
     def batches(name: str, size: int) -> list[Any]:
         ids, labels = parts[name]
         order = np.random.default_rng(0).permutation(len(labels))
-        dense = np.ones((len(labels), 1), np.float32)  # a model needs one: a constant says nothing
+        dense = np.ones((len(labels), 1), np.float32)  # a model needs one: a constant
         source = ArraySource(dense, ids - first, labels, size, table_rows=rows, order=order)
         return list(source.batches())
 
@@ -178,7 +178,7 @@ def _frappe(quick: bool, epochs: int) -> Iterator[Setting]:
 
 
 def _read_frappe(path: Path) -> tuple[NDArray[np.int64], F32]:
-    """Ids (rows, 10) and labels."""
+    """Read ids (rows, 10) and labels."""
     with gzip.open(path, "rt") as text:
         lines = csv.reader(text)
         next(lines)
@@ -187,7 +187,7 @@ def _read_frappe(path: Path) -> tuple[NDArray[np.int64], F32]:
 
 
 def run(setting: Setting, variant: str, seed: int, backend: str | None) -> list[tuple[int, float]]:
-    """(steps, AUC on the test rows) along one training."""
+    """Return (steps, AUC on the test rows) along one training."""
     from dlrmjit.model.dlrm import DLRM
 
     model = DLRM(
@@ -213,7 +213,7 @@ def _auc(model: Any, batches: Sequence[Any]) -> float:
 
 
 def table(setting: Setting, curves: dict[str, list[list[tuple[int, float]]]]) -> str:
-    """AUC at the end, by variant, in Markdown."""
+    """Return the final AUC by variant, in Markdown."""
     ends = {name: np.array([curve[-1][1] for curve in runs]) for name, runs in curves.items()}
     whole = ends["float32"]
     lines = [
@@ -270,7 +270,7 @@ def main() -> None:
 
 
 def seeds(arguments: argparse.Namespace) -> range:
-    """Of initial weights and of the order of batches."""
+    """Return the seeds of initial weights and of the order of batches."""
     return range(1, 1 + (1 if arguments.quick else arguments.seeds))
 
 
@@ -285,4 +285,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

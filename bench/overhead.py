@@ -1,4 +1,4 @@
-"""What a step costs beyond its arithmetic: Python and the hand-over to threads, and profiling.
+"""The overhead of a step beyond arithmetic: Python, starting threads, and profiling.
 
     python -m bench.overhead [--config kaggle] [--batch N] [--threads T] [--quick] [--json FILE]
 
@@ -18,19 +18,19 @@ import numpy as np
 
 from bench.support import harness
 
-NARROW = 8
+TINY = 8
 
 
 def skeleton(config: Any) -> Any:
-    """The same operations on as little as possible: narrow layers, small tables."""
-    bottom = (config.mlp_bottom[0], *[NARROW] * (len(config.mlp_bottom) - 2), NARROW)
-    top = (*[NARROW] * (len(config.mlp_top) - 1), 1)
-    rows = (NARROW,) * config.tables
-    return replace(config, table_rows=rows, embedding_dim=NARROW, mlp_bottom=bottom, mlp_top=top)
+    """Return the same operations on as little data as possible: narrow layers, small tables."""
+    bottom = (config.mlp_bottom[0], *[TINY] * (len(config.mlp_bottom) - 2), TINY)
+    top = (*[TINY] * (len(config.mlp_top) - 1), 1)
+    rows = (TINY,) * config.tables
+    return replace(config, table_rows=rows, embedding_dim=TINY, mlp_bottom=bottom, mlp_top=top)
 
 
 def stepping(case: Any, profile: Any = None) -> harness.Action:
-    """An action that trains on one batch of ``case`` again and again."""
+    """Return an action that trains on one batch of ``case`` repeatedly."""
     from bench.step import RATE, make_batch, make_model
     from dlrmjit.training.step import TrainingStep
 
@@ -87,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

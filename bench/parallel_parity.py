@@ -1,4 +1,4 @@
-"""Whether any number of ranks trains as one process does.
+"""Check that any number of ranks trains as one process does.
 
     python -m bench.parallel_parity [--ranks 1,2,3,4,7] [--steps 50] [--part losses|bits]
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bench.support.harness import run_program
 
 OPTIMIZERS = ("sgd", "adagrad", "rwsadagrad")
 TOLERANCE = 1e-6
@@ -28,7 +29,7 @@ _LONGEST = 3000  # seconds of one job on a busy machine
 
 
 def main() -> int:
-    """Run all jobs, print the matrix, say whether all is well."""
+    """Run all jobs, print the matrix; return 1 if a result differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", default="1,2,3,4,7", help="numbers of ranks, by comma")
     parser.add_argument("--steps", type=int, default=50)
@@ -53,7 +54,7 @@ def main() -> int:
 
 
 def losses(ranks: int, steps: int) -> list[dict[str, Any]]:
-    """Worst relative difference of every training on so many ranks; printed by plan."""
+    """Return and print the worst relative difference of every training on ``ranks`` ranks."""
     found = _run(ranks, "losses", "jit", steps, *OPTIMIZERS, "all")
     rows = []
     for name, values in found.items():
@@ -72,8 +73,8 @@ def _lines(ranks: int, rows: Sequence[Mapping[str, Any]]) -> str:
     for kind in dict.fromkeys(row["plan"] for row in rows):
         cells = []
         for optimizer in OPTIMIZERS:
-            own = [r["worst"] for r in rows if (r["plan"], r["optimizer"]) == (kind, optimizer)]
-            cells.append(f"{optimizer} {max(own):.1e} of {len(own)}")
+            worst = [r["worst"] for r in rows if (r["plan"], r["optimizer"]) == (kind, optimizer)]
+            cells.append(f"{optimizer} {max(worst):.1e} of {len(worst)}")
         lines.append(f"R={ranks} {kind:12}" + "   ".join(cells))
     return "\n".join(lines)
 
@@ -84,10 +85,10 @@ def _run(ranks: int, program: str, *words: object) -> Any:
 
 
 def bits(steps: int) -> bool:
-    """Whether losses and weights of virtual shards have the same bits for every plan."""
-    found = [_run(r, "reproducible", steps) for r in SAME_BITS]
-    return all(other == found[0] for other in found[1:])
+    """Return whether losses and weights of virtual shards have the same bits for every plan."""
+    first, *others = [_run(r, "reproducible", steps) for r in SAME_BITS]
+    return all(other == first for other in others)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

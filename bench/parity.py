@@ -9,8 +9,8 @@ so a loss counts as equal within 1e-5 of its value plus one unit of the last dig
 for the rounding of each program.
 
 Runs with Adagrad are short, because longer ones drift apart: it divides a parameter's first
-gradients by their own size, so that sums which cancel to rounding noise move it by a whole step.
-One long run (``cat``, two epochs) was repeated in float64, which both programs left about
+gradients by their magnitude, so that sums which cancel to rounding noise change a weight by a
+whole step. One long run (``cat``, two epochs) was repeated in float64, which both programs left about
 equally far; that the other long runs differ by rounding alone has not been shown.
 """
 
@@ -26,6 +26,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from bench.support.harness import run_program
 
 RELATIVE = 1e-5
 HALF_DIGIT = 0.5e-6
@@ -85,7 +87,7 @@ COMMANDS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """One command line: how many losses both printed, and the worst difference."""
+    """One command line: the number of losses both printed, and the worst difference."""
 
     command: str
     losses: int
@@ -98,7 +100,7 @@ class Comparison:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare all command lines; 0 when every loss agrees."""
+    """Compare all command lines; return 0 when every loss agrees."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", type=Path, required=True, help="checkout of the reference")
     parser.add_argument("--python", default=sys.executable, help="interpreter for the reference")
@@ -128,7 +130,7 @@ def compare(command: str, reference: Path, python: str) -> Comparison:
 
 
 def _output(command: list[str]) -> str:
-    """Standard output of a command run in an empty folder; its errors are ours."""
+    """Return the output of a command in an empty folder; raises SystemExit if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -137,4 +139,4 @@ def _output(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

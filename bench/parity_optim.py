@@ -1,4 +1,4 @@
-"""Writes how PyTorch's optimisers move parameters over 20 steps, for our tests to hold.
+"""Writes how PyTorch's optimisers update parameters over 20 steps, for our tests to compare.
 
     PYTHON -m bench.parity_optim --reference DIR --out FILE.npz
 

@@ -1,4 +1,4 @@
-"""Writes what one short training run of the reference program computes, for our tests to hold.
+"""Writes the results of a short training run of the reference program, for our tests to compare.
 
     PYTHON -m bench.parity_state --reference DIR --out FILE.npz
 
@@ -70,7 +70,7 @@ def _arrays(model: Any) -> dict[str, Any]:
 
 
 def _name(name: str) -> str:
-    """Mixed tables are called like others here."""
+    """Return the name of a parameter as ours has it, mixed tables like others."""
     return name.replace(".embs.weight", ".weight")
 
 
@@ -103,12 +103,12 @@ def _batch() -> tuple[Any, Any, Any, Any]:
 
 
 def _gradients(model: Any) -> dict[str, Any]:
-    found = {}
+    values = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         dense = gradient.to_dense() if gradient.is_sparse else gradient
-        found[f"gradient/{_name(name)}"] = dense.detach().numpy().copy()
-    return found
+        values[f"gradient/{_name(name)}"] = dense.detach().numpy().copy()
+    return values
 
 
 if __name__ == "__main__":

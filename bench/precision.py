@@ -1,8 +1,8 @@
 """Split-BF16 against float32, both ours, alternated in the same run.
 
 Lookups and updates of tables in memory, and whole training steps. A ratio is the time in float32
-over the time in halves: above 1, halves are faster. Both are compared before they are timed:
-updates bit for bit, lookups against the float32 lookup of the upper halves alone.
+over the time in Split-BF16: above 1, Split-BF16 is faster. Both are compared before they are timed:
+updates bit for bit, lookups with the float32 lookup of the high 16 bits alone.
 
     python -m bench.precision [--only lookup|update|step] [--config small|mlperf ...] [--quick]
 """
@@ -24,7 +24,7 @@ PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 FLOAT32 = "float32"
 RATE = 0.01
 WIDTHS = (64, 128, 256)
-DIFFERENCE = 2e-2  # of losses: weights are cut to 8 bits, which moves a loss by less
+DIFFERENCE = 2e-2  # of losses: weights are cut to 8 bits, which changes a loss by less
 
 
 def tables(arguments: argparse.Namespace, threads: int, report: harness.Report) -> None:
@@ -77,7 +77,7 @@ def check_tables(ours: dict[str, Any]) -> None:
     Raises
     ------
     ArithmeticError
-        If a table differs afterwards, or a lookup of halves is not one of the upper ones.
+        If a table differs afterwards, or a Split-BF16 lookup is not one of the high 16 bits.
     """
     split, whole = ours["bf16"], ours["fp32"]
     for bags in ours.values():
@@ -86,14 +86,14 @@ def check_tables(ours: dict[str, Any]) -> None:
     touched = np.unique(bag.indices[: bag.offsets[0, -1]])
     found = split.tables.table(0)
     if np.asarray(found).tobytes() != whole.tables.table(0).tobytes():
-        raise ArithmeticError("tables in halves moved otherwise than those of float32")
-    kept = whole.tables.table(0)[touched]
+        raise ArithmeticError("Split-BF16 tables were updated differently from those of float32")
+    original = whole.tables.table(0)[touched]
     whole.tables.table(0)[touched] = found[touched].truncated()
     for bags in ours.values():
         bags.infer(0)
-    whole.tables.table(0)[touched] = kept
+    whole.tables.table(0)[touched] = original
     if not np.array_equal(split.block[:, 1], whole.block[:, 1]):
-        raise ArithmeticError("a lookup of halves is not the sum of upper halves")
+        raise ArithmeticError("a Split-BF16 lookup is not the sum of the high 16 bits")
 
 
 def step(name: str, arguments: argparse.Namespace, report: harness.Report) -> None:
@@ -140,9 +140,9 @@ def check_memory(model: Any, nbytes: int) -> None:
     table = model.tables.data.table(0)
     per_element = table.nbytes / table.size
     if per_element != 4 or model.tables.data.nbytes > nbytes + 128 * model.config.tables:
-        raise ArithmeticError("tables in halves take more memory than those of float32")
+        raise ArithmeticError("Split-BF16 tables take more memory than those of float32")
     if isinstance(table, SplitArray) and model.tables.data.row_bytes != 2 * model.tables.data.dim:
-        raise ArithmeticError("lookups read more than the upper halves")
+        raise ArithmeticError("lookups read more than the high 16 bits")
 
 
 def main() -> None:
@@ -168,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

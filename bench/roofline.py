@@ -1,4 +1,4 @@
-"""The machine's ceilings, measured: fused multiply-adds in registers, and the STREAM triad.
+"""The machine's measured ceilings: fused multiply-adds in registers, and the STREAM triad.
 
 Run alone it prints them; other benchmarks measure them in their own run and divide by them.
 """
@@ -24,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

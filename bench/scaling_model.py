@@ -1,14 +1,13 @@
-"""What a training step costs on a cluster, from a model calibrated by measurements here.
+"""The cost of a training step on a cluster, from a model calibrated by measurements here.
 
     mpiexec -n 2 python -m bench.comm --json two.json        (and one rank, four ranks)
     python -m bench.scaling_model --measured one.json,two.json,four.json [--json FILE] [--plot PNG]
 
 A rank's compute is its roofline over the fraction of it that one process reached; messages cost
-a latency and a bandwidth; the exchanges may hide behind the bottom MLP, the sum of gradients behind
-the backward pass, and a measured share of what may does. Ranks wait for the slowest: of R compute
+a latency and a bandwidth; the exchanges can overlap with the bottom MLP, the sum of gradients with
+the backward pass, and a measured share of that overlaps. Ranks wait for the slowest: of R compute
 times that scatter by ``skew`` it is about sqrt(2 ln R) skews above the mean. Without measurements
-half the roofline, everything hidden, and no skew. Speed-ups of the paper stand beside those
-predicted; they are recalled, not read.
+the model assumes half the roofline, everything hidden, and no skew.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.support.harness import run_program
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.presets import preset
 from dlrmjit.perf.roofline import Ceilings, step_work
@@ -33,24 +34,24 @@ _DEFAULT_EFFICIENCY = 0.5
 
 @dataclass(frozen=True)
 class Network:
-    """What a rank sends: seconds per message, and bytes per second each way."""
+    """A network: latency in seconds per message, bandwidth in bytes per second each way."""
 
     latency: float
     bandwidth: float
 
     def alltoall(self, nbytes: float, ranks: int) -> float:
-        """Seconds in which each rank sends its share of ``nbytes`` to all others."""
+        """Return the seconds in which each rank sends its share of ``nbytes`` to all others."""
         return (ranks - 1) * (self.latency + nbytes / ranks**2 / self.bandwidth)
 
     def allreduce(self, nbytes: float, ranks: int) -> float:
-        """Seconds of a reduce-scatter and an allgather of ``nbytes`` on every rank."""
-        moved = 2 * nbytes * (ranks - 1) / ranks
-        return 2 * math.ceil(math.log2(ranks)) * self.latency + moved / self.bandwidth
+        """Return the seconds of a reduce-scatter and an allgather of ``nbytes`` on every rank."""
+        sent = 2 * nbytes * (ranks - 1) / ranks
+        return 2 * math.ceil(math.log2(ranks)) * self.latency + sent / self.bandwidth
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Sockets, one rank each, and what joins them."""
+    """Sockets with one rank each, and their network."""
 
     name: str
     socket: Ceilings
@@ -61,21 +62,14 @@ CLUSTERS = {
     "UPI": Cluster("8 sockets, UPI", Ceilings(4100.0, 100.0), Network(2e-6, 20.8e9)),
     "OPA": Cluster("64 sockets, OPA-100", Ceilings(4300.0, 105.0), Network(3e-6, 12.5e9)),
 }
-_PAPER = {  # (configuration, mode): (ranks at the start, at the end, speed-up), recalled
-    ("small", "strong"): (1, 8, 5.5),
-    ("small", "weak"): (1, 8, 6.4),
-    ("large", "strong"): (4, 64, 8.5),
-    ("large", "weak"): (4, 64, 13.5),
-    ("mlperf", "strong"): (1, 26, 8.5),
-    ("mlperf", "weak"): (1, 26, 17.0),
-}
+_RANKS = {"small": (1, 8), "large": (4, 64), "mlperf": (1, 26)}  # from, to
 _STRONG = {"small": 8192, "large": 16384, "mlperf": 16384}
 _WEAK = {"small": 1024, "large": 512, "mlperf": 2048}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a step by what they are for."""
+    """Seconds of a step by purpose."""
 
     compute: float
     alltoall: float
@@ -84,16 +78,16 @@ class Cost:
 
     @property
     def step(self) -> float:
-        """Compute, and the communication that nothing hides."""
+        """Seconds of compute and of exposed communication."""
         return self.compute + self.exposed
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured: the network here, and of each model the share of the roofline.
+    """Measured properties: the network here, and the share of the roofline of each model.
 
-    ``hides`` is the share of the communication that could hide and does, ``skew`` how far the
-    compute times of ranks scatter, relative to their mean.
+    ``hides`` is the share of the communication that can overlap with compute and does, ``skew``
+    the scatter of the ranks' compute times relative to their mean.
     """
 
     network: Network
@@ -112,7 +106,7 @@ def step_cost(
     hides: float = 1.0,
     skew: float = 0.0,
 ) -> Cost:
-    """Cost of a step of ``n`` samples in all, with ``lookups`` indices per bag."""
+    """Return the cost of a step of ``n`` samples in all, with ``lookups`` indices per bag."""
     work = step_work(config, n, lookups * n * config.tables)
     time = {name: w.bound(cluster.socket) / ranks / efficiency for name, w in work.items()}
     compute = sum(time.values()) * (1 + skew * _slowest(ranks))
@@ -129,12 +123,12 @@ def step_cost(
 
 
 def _slowest(ranks: int) -> float:
-    """How many standard deviations the largest of so many normal numbers lies above the mean."""
+    """Return the expected maximum of ``ranks`` standard normal numbers, about sqrt(2 ln ranks)."""
     return math.sqrt(2 * math.log(ranks))
 
 
 def calibrate(reports: Sequence[Row]) -> Calibration:
-    """From the reports of one and of several ranks, as far as there are any."""
+    """Return the calibration by the reports of one and of several ranks, if there are any."""
     points = [(*_messages(row), row["median_s"]) for row in _rows(reports, ("exchange", "sum"))]
     network = _fit(points) if points else CLUSTERS["OPA"].network
     single = [report for report in reports if report["ranks"] == 1]
@@ -159,14 +153,14 @@ def _steps(reports: Sequence[Row], way: str) -> list[Row]:
 
 
 def _hides(reports: Sequence[Row]) -> float:
-    """The share of what blocking exposes that overlapping does not; the median of all."""
+    """Return the share of the time exposed by blocking that overlapping hides; the median."""
     pairs = zip(_steps(reports, "overlap"), _steps(reports, "blocking"), strict=True)
     shares = [1 - a["exposed_ms"]["all"] / b["exposed_ms"]["all"] for a, b in pairs]
     return float(np.clip(np.median(shares), 0.0, 1.0)) if shares else 1.0
 
 
 def _skew(reports: Sequence[Row], found: Calibration) -> float:
-    """What blocking steps took beyond compute and messages, as scatter of the ranks' compute."""
+    """Return the time of blocking steps beyond compute and messages, as scatter of compute."""
     beyond = []
     for row in _steps(reports, "blocking"):
         cost, ranks = _cost_here(row, reports, replace(found, hides=0.0)), row["shape"]["R"]
@@ -175,7 +169,7 @@ def _skew(reports: Sequence[Row], found: Calibration) -> float:
 
 
 def _cost_here(row: Row, reports: Sequence[Row], found: Calibration) -> Cost:
-    """The cost of a step measured here, each rank having its share of this machine."""
+    """Return the cost of a step measured here, each rank having its share of this machine."""
     whole = _ceilings(next(report for report in reports if report["ranks"] == 1))
     name, ranks = row["shape"]["config"], row["shape"]["R"]
     share = Ceilings(whole.fma_peak_gflops / ranks, whole.triad_gbs / ranks)
@@ -194,7 +188,7 @@ def _cost_here(row: Row, reports: Sequence[Row], found: Calibration) -> Cost:
 
 
 def _messages(row: Row) -> tuple[float, float]:
-    """Messages in a row that one rank sends one after the other, and the bytes it sends."""
+    """Return the number of messages that a rank sends one after the other, and their bytes."""
     ranks, nbytes = row["shape"]["R"], row["bytes"]
     if row["op"] == "exchange":
         return ranks - 1, (ranks - 1) * nbytes / ranks**2
@@ -202,7 +196,7 @@ def _messages(row: Row) -> tuple[float, float]:
 
 
 def _fit(points: Iterable[tuple[float, float, float]]) -> Network:
-    """Latency and bandwidth, both positive, of least squared relative error."""
+    """Return latency and bandwidth, both positive, of least squared relative error."""
     table = np.array(list(points))
     scaled = table[:, :2] / table[:, 2:]
     found, *_ = np.linalg.lstsq(scaled, np.ones(len(table)), rcond=None)
@@ -211,7 +205,7 @@ def _fit(points: Iterable[tuple[float, float, float]]) -> Network:
 
 
 def _rows(reports: Sequence[Row], ops: tuple[str, ...]) -> list[Row]:
-    """Rows of the ways that training takes."""
+    """Return the rows of the operations that training uses."""
     ways = ("alltoall", "allreduce")
     every = [row for report in reports for row in report["rows"]]
     return [row for row in every if row["op"] in ops and row["variant"] in ways]
@@ -223,7 +217,7 @@ def _ceilings(report: Row) -> Ceilings:
 
 
 def check(reports: Sequence[Row], found: Calibration) -> list[Row]:
-    """Steps that were measured beside what the model says of them."""
+    """Return the measured steps with the model's predictions."""
     return [
         {
             "op": "check",
@@ -239,9 +233,9 @@ def check(reports: Sequence[Row], found: Calibration) -> list[Row]:
 
 
 def predict(found: Calibration) -> list[Row]:
-    """Both clusters, all configurations, strong and weak scaling."""
+    """Return rows for both clusters, all configurations, strong and weak scaling."""
     rows = []
-    for (name, mode), (first, last, recalled) in _PAPER.items():
+    for (name, (first, last)), mode in product(_RANKS.items(), ("strong", "weak")):
         for key in ("UPI", "OPA"):
             if last > 8 and key == "UPI":
                 continue
@@ -264,7 +258,6 @@ def predict(found: Calibration) -> list[Row]:
                         "exposed_s": cost.exposed,
                         "speedup": speedup,
                         "efficiency": speedup * first / ranks,
-                        "paper": recalled if ranks == last else None,
                     }
                 )
     return rows
@@ -292,7 +285,10 @@ def main() -> None:
     network = found.network
     if reports:
         print(f"here: {1e6 * network.latency:.1f} us a message, {network.bandwidth / 1e9:.2f} GB/s")
-        print(f"{100 * found.hides:.0f} % of what can hide does; ranks scatter by {found.skew:.3f}")
+        print(
+            f"{100 * found.hides:.0f} % of the communication that can overlap does; "
+            f"ranks scatter by {found.skew:.3f}"
+        )
     for name, reached in found.efficiency.items():
         print(f"{name}: one process reaches {reached:.2f} of its roofline")
     for row in checks:
@@ -319,13 +315,12 @@ def _check_line(row: Row) -> str:
 
 def _line(row: Row) -> str:
     shape, ms = row["shape"], {k: 1e3 * row[f"{k}_s"] for k in ("step", "compute", "exposed")}
-    paper = f", recalled {row['paper']:.1f}" if row["paper"] else ""
     return (
         f"{row['op']:6} {shape['config']:7} R={shape['R']:<3} {row['variant']:20} step "
         f"{ms['step']:9.2f} ms (compute {ms['compute']:9.2f}, exposed {ms['exposed']:8.2f}), "
-        f"speed-up {row['speedup']:5.1f} ({100 * row['efficiency']:3.0f} %){paper}"
+        f"speed-up {row['speedup']:5.1f} ({100 * row['efficiency']:3.0f} %)"
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -44,20 +44,20 @@ class Case:
 
 
 def case(name: str, batch: int | None, max_rows: int) -> Case:
-    """The case called ``name``: a preset, or the slice of ``large`` that one machine holds."""
+    """Return the case called ``name``: a preset, or a slice of ``large`` that fits one machine."""
     from dlrmjit.config.presets import preset
 
     if name == "large-slice":
         large = preset("large").model
-        found = Case(replace(large, table_rows=(min(500_000, max_rows),) * 8), 512, 100)
+        chosen = Case(replace(large, table_rows=(min(500_000, max_rows),) * 8), 512, 100)
     else:
-        chosen = preset(name, max_rows)
-        found = Case(chosen.model, 2048, chosen.lookups)
-    return replace(found, batch=batch or found.batch)
+        named = preset(name, max_rows)
+        chosen = Case(named.model, 2048, named.lookups)
+    return replace(chosen, batch=batch or chosen.batch)
 
 
 def make_batch(case: Case, rng: np.random.Generator) -> Any:
-    """A random batch with exactly ``case.lookups`` uniform indices per bag."""
+    """Return a random batch with exactly ``case.lookups`` uniform indices per bag."""
     from dlrmjit.data.batch import Batch
 
     n, p, config = case.batch, case.lookups, case.model
@@ -68,7 +68,7 @@ def make_batch(case: Case, rng: np.random.Generator) -> Any:
 
 
 def make_model(config: ModelConfig, rng: np.random.Generator, precision: Precision = "fp32") -> Any:
-    """A model with parameters of the usual sizes, drawn faster than the reference draws them."""
+    """Return a model with parameters of usual size, initialised faster than the reference's."""
     from dlrmjit.model.dlrm import DLRM
 
     model = DLRM(config, initialise=False, precision=precision)
@@ -82,7 +82,7 @@ def make_model(config: ModelConfig, rng: np.random.Generator, precision: Precisi
 
 
 def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Callable[[], Any]]:
-    """One action per contender, each walking through the same batches with its own parameters."""
+    """Return an action per contender, over the same batches, each with separate parameters."""
     from dlrmjit.training.step import TrainingStep
 
     rng = np.random.default_rng(1)
@@ -112,18 +112,18 @@ def _walk(action: Callable[[Any], Any], batches: Sequence[Any]) -> Callable[[], 
 
 def check(actions: dict[str, Callable[[], Any]]) -> None:
     """Raise unless all contenders compute the same over the first batches."""
-    found = {
+    results = {
         name: np.stack([np.asarray(action()) for _ in range(BATCHES)])
         for name, action in actions.items()
     }
-    for name, values in found.items():
-        difference = np.abs(values - found["dlrmjit"]).max()
+    for name, values in results.items():
+        difference = np.abs(values - results["dlrmjit"]).max()
         if not difference <= SAME_LOSS:
             raise SystemExit(f"{name} and dlrmjit differ by {difference:.2e} before any timing")
 
 
 def breakdown(case: Case, steps: int, ceilings: Any) -> Any:
-    """A profile of our step, per operation."""
+    """Print and return a profile of our step, per operation."""
     from dlrmjit.perf.profile import Profile
     from dlrmjit.training.step import TrainingStep
 
@@ -147,12 +147,12 @@ def main() -> None:
     from dlrmjit.perf.roofline import Ceilings, step_work
 
     chosen = case(options.config, options.batch, options.max_rows)
-    found = roofline.ceilings(threads, 0.3 if options.quick else 1.0)
-    report = harness.Report(harness.describe_machine(threads, found) | _versions(options.peers))
+    measured = roofline.ceilings(threads, 0.3 if options.quick else 1.0)
+    report = harness.Report(harness.describe_machine(threads, measured) | _versions(options.peers))
     actions = contenders(chosen, options.peers, options.forward)
     check(actions)
     samples = harness.alternate(actions, 5 if options.quick else options.seconds)
-    ceilings = Ceilings(**found)
+    ceilings = Ceilings(**measured)
     lookups = chosen.batch * chosen.lookups * chosen.model.tables
     work = step_work(chosen.model, chosen.batch, lookups)
     flops = sum(w.flops for name, w in work.items() if counted(name, options.forward))
@@ -185,12 +185,12 @@ def main() -> None:
 
 
 def counted(name: str, forward: bool) -> bool:
-    """Whether an operation of a step's work belongs to what is timed."""
+    """Return whether an operation of a step is among those timed."""
     return not forward or name.endswith("forward")
 
 
 def markdown(machine: Mapping[str, Any], row: Mapping[str, Any], command: str) -> str:
-    """The result as Markdown: command, machine, contenders, and the breakdown of our step."""
+    """Return the result as Markdown: command, machine, contenders, breakdown of our step."""
     known = ("python", "numpy", "numba", "llvmlite", "torch", "fbgemm-gpu-cpu")
     versions = ", ".join(f"{name} {machine[name]}" for name in known if name in machine)
     shape = ", ".join(f"{name} {value}" for name, value in row["shape"].items())
@@ -202,7 +202,7 @@ def markdown(machine: Mapping[str, Any], row: Mapping[str, Any], command: str) -
         f"{date.today()}; {machine['cpu']}, {machine['isa']}, {machine['threads']} threads, "
         f"{machine['fma_peak_gflops']:.0f} GF/s, {machine['triad_gbs']:.1f} GB/s; {versions}.",
         "",
-        "| | best | median | of the roofline | ours is | on the roofline it were |",
+        "| | best | median | of the roofline | ours is | on the roofline it would be |",
         "|---|---|---|---|---|---|",
         f"| dlrmjit | {1e3 * row['best_s']:.2f} ms | {1e3 * row['median_s']:.2f} ms | "
         f"{100 * row['of_ceiling']:.1f} % | | |",
@@ -214,7 +214,7 @@ def markdown(machine: Mapping[str, Any], row: Mapping[str, Any], command: str) -
 
 
 def _breakdown_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every operation of a step as rows of Markdown."""
+    """Return every operation of a step as rows of Markdown."""
     if not lines:
         return []
 
@@ -230,7 +230,7 @@ def _breakdown_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def plot(row: dict[str, Any], path: str) -> None:
-    """Draw the breakdown of our step beside the peers' whole steps."""
+    """Draw the breakdown of our step and the peers' whole steps."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -273,4 +273,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

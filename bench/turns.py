@@ -1,11 +1,12 @@
-"""Ranks with one thread each against one process with as many threads, step by step in turn.
+"""Ranks of one thread each against one process with as many threads, alternating every few steps.
 
     python -m bench.turns [--config small,mlperf] [--ranks 2] [--json FILE] [--quick]
 
-Both jobs, ``mpiexec -n R`` and one process, are started once and stay; each in its turn takes a few
-steps of every way to communicate while the other sleeps, so that both meet the same machine. The
-first step of a turn, which finds the caches filled by the other job, is not counted. Reports
-medians: of the times, of the ratio within a turn, and of what is exposed, see :mod:`bench.comm`.
+Both jobs, ``mpiexec -n R`` and one process, are started once. In each round either takes a few
+steps of every way to communicate while the other sleeps, so that both run under the same
+conditions. The first of these steps, which finds the caches filled by the other job, is not
+counted. Reports medians: of the times, of the ratio within a round, and of the exposed
+communication, see :mod:`bench.comm`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench.step import case
 from bench.support import harness
 from dlrmjit.parallel.comm import Comm, fail_together, world
 
-STEPS = 3  # of a turn, the first uncounted
+STEPS = 3  # of a round, the first uncounted
 END = "end"
 _POLL = 2e-2  # seconds that an idle rank sleeps between two looks
 
@@ -50,36 +51,36 @@ def main() -> None:
 
 
 def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Both jobs in turn on one configuration; a row for each way to take a step."""
+    """Alternate both jobs on one configuration; return a row for each way to take a step."""
     one, many = Job(name, 1, options), Job(name, options.ranks, options)
     seconds: dict[str, list[float]] = {way: [] for way in (*one.ways, *many.ways)}
-    for turn in range(2 if options.quick else 10):
-        order = (one, many) if turn % 2 else (many, one)
+    for number in range(2 if options.quick else 10):
+        order = (one, many) if number % 2 else (many, one)
         for job in order:
             for way in job.ways:
                 seconds[way].append(statistics.median(job.steps(way)[1:]))
     exposed = {**one.end(), **many.end()}
     single = seconds["one process"]
     rows = []
-    for way, own in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(single, own, strict=True))
-        shape = {"config": name, "R": 1 if own is single else options.ranks}
-        row = {"op": "turns", "shape": shape, "variant": way, "median_s": statistics.median(own)}
-        blocking = zip(own, seconds["blocking"], strict=True)
-        row |= {"best_s": min(own), "throughput": ratio}
+    for way, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(single, times, strict=True))
+        shape = {"config": name, "R": 1 if times is single else options.ranks}
+        row = {"op": "turns", "shape": shape, "variant": way, "median_s": statistics.median(times)}
+        blocking = zip(times, seconds["blocking"], strict=True)
+        row |= {"best_s": min(times), "throughput": ratio}
         row |= {"of_blocking": statistics.median(a / b for a, b in blocking)}
         rows.append(row | {"exposed_ms": exposed[way]} if way in exposed else row)
     return rows
 
 
 class Job:
-    """A running copy of this program that takes steps when it is told to."""
+    """A running copy of this program that takes steps on request."""
 
     def __init__(self, name: str, ranks: int, options: argparse.Namespace) -> None:
         launcher = ["mpiexec", "-n", str(ranks)] if ranks > 1 else []
-        own = ["--serve", name, "--max-rows", str(options.max_rows)]
+        serving = ["--serve", name, "--max-rows", str(options.max_rows)]
         self._process = subprocess.Popen(
-            [*launcher, sys.executable, "-m", "bench.turns", *own],
+            [*launcher, sys.executable, "-m", "bench.turns", *serving],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -87,15 +88,15 @@ class Job:
         self.ways: list[str] = self._answer()
 
     def steps(self, way: str) -> list[float]:
-        """Seconds of some steps."""
-        found: list[float] = self._ask(way)
-        return found
+        """Return the seconds of some steps."""
+        seconds: list[float] = self._ask(way)
+        return seconds
 
     def end(self) -> dict[str, dict[str, float]]:
-        """What was exposed by each way; the job is over."""
-        found: dict[str, dict[str, float]] = self._ask(END)
+        """End the job; return the exposed communication of each way."""
+        exposed: dict[str, dict[str, float]] = self._ask(END)
         self._process.wait()
-        return found
+        return exposed
 
     def _ask(self, word: str) -> Any:
         assert self._process.stdin is not None
@@ -112,7 +113,7 @@ class Job:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Take steps as the standard input of the first rank says."""
+    """Take the steps requested on the standard input of the first rank."""
     comm = fail_together(world())
     measured.pin(comm, None)
     ways = measured.step_ways(case(options.serve, None, options.max_rows), comm)
@@ -121,10 +122,12 @@ def serve(options: argparse.Namespace) -> None:
             way.run()
         way.exposed.clear()
     names = list(ways)
-    _say(comm, names)
-    while (word := _told(comm, [*names, END])) != END:
-        _say(comm, _timed(comm, ways[word]))
-    _say(comm, {n: measured.exposed_ms(w.exposed, comm) for n, w in ways.items() if w.exposed})
+    _answer_with(comm, names)
+    while (word := _next_request(comm, [*names, END])) != END:
+        _answer_with(comm, _timed(comm, ways[word]))
+    _answer_with(
+        comm, {n: measured.exposed_ms(w.exposed, comm) for n, w in ways.items() if w.exposed}
+    )
 
 
 def _timed(comm: Comm, way: measured.Way) -> list[float]:
@@ -138,8 +141,8 @@ def _timed(comm: Comm, way: measured.Way) -> list[float]:
     return seconds
 
 
-def _told(comm: Comm, words: list[str]) -> str:
-    """The next word that the first rank reads, on all ranks; they sleep until then."""
+def _next_request(comm: Comm, words: list[str]) -> str:
+    """Return the next word that the first rank reads, on all ranks, which sleep until then."""
     number = np.zeros(1, np.int64)
     if comm.rank == 0:
         number[0] = words.index(sys.stdin.readline().strip() or END)
@@ -149,7 +152,7 @@ def _told(comm: Comm, words: list[str]) -> str:
     return words[int(number[0])]
 
 
-def _say(comm: Comm, answer: Any) -> None:
+def _answer_with(comm: Comm, answer: Any) -> None:
     if comm.rank == 0:
         print(json.dumps(answer), flush=True)
 
@@ -168,4 +171,4 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

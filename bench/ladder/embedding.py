@@ -43,7 +43,7 @@ def reference(W: Any, indices: Any, bags: Any, dY: Any, threads: int) -> None:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _exchange(typingctx: Any, array: Any, position: Any, old: Any, new: Any) -> Any:
-    """Store ``new`` bits if ``old`` are still there; the bits that were."""
+    """Store ``new`` bits if ``old`` are still there; return the previous bits."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i32 = ir.IntType(32)
@@ -132,7 +132,7 @@ class Ladder:
         return {"bucketed": self.bucketed, **lower}
 
     def check(self) -> None:
-        """Hold every rung against a plain sum.
+        """Compare every rung with a plain sum.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class Ladder:
 
 
 def measure(case: Case, threads: int, seconds: float, report: harness.Report) -> None:
-    """Check all rungs on one case, then time them in turn."""
+    """Check all rungs on one case, then time them alternately."""
     ladder = Ladder(case, threads)
     ladder.check()
     limit = gather.row_ceiling(case.E, threads, seconds, case.table_bytes).update_gbs
@@ -179,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

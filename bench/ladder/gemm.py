@@ -70,22 +70,22 @@ def _tiles(kernel: Any, a: Any, b: Any, c: Any, sizes: Any) -> None:
 
 
 def three_loops(a: Floats, b: Floats, c: Floats) -> harness.Action:
-    """The definition, compiled."""
+    """Return the definition, compiled."""
     return lambda: _three_loops(a, b, c)
 
 
 def rows_inside(a: Floats, b: Floats, c: Floats) -> harness.Action:
-    """Loops exchanged, so that the innermost runs along rows and becomes vectors."""
+    """Return exchanged loops, so that the innermost runs along rows and is vectorised."""
     return lambda: _rows_inside(a, b, c)
 
 
 def blocks(a: Floats, b: Floats, c: Floats) -> harness.Action:
-    """Cut for the caches, multiply-adds fused."""
+    """Return loops over blocks that fit the caches, with fused multiply-adds."""
     return lambda: _blocks(a, b, c)
 
 
 def register_tile(a: Floats, b: Floats, c: Floats) -> harness.Action:
-    """The generated tile: sums stay in registers over the whole reduction; nothing packed."""
+    """Return the generated tile, whose sums stay in registers over the reduction; no packing."""
     target = current_target()
     n, mr = len(a), max(m for m in range(1, target.mr + 1) if len(a) % m == 0)
     kernel = engine.address(GemmTile(mr, target.nr, n, 1, n), target)
@@ -94,12 +94,12 @@ def register_tile(a: Floats, b: Floats, c: Floats) -> harness.Action:
 
 
 def packed(a: Floats, b: Floats, c: Floats) -> harness.Action:
-    """Operands packed where rows lie far apart, caches blocked, lines prefetched: ``gemm``."""
+    """Return ``gemm``: packs operands, blocks for the caches, prefetches."""
     return lambda: gemm(a, b, c)
 
 
 def blocked_layouts(a: Floats, b: Floats, c: Floats) -> harness.Action:
-    """Operands that live in blocks: nothing to pack; what a fully connected layer runs."""
+    """Return the product of a fully connected layer, whose operands are stored in blocks."""
     x = Matrix.empty_blocked(*a.shape).assign(a)
     w = Matrix.empty_panels(*b.shape).assign(b)
     y = Matrix.empty_blocked(*c.shape).assign(c)
@@ -123,7 +123,7 @@ LADDER: tuple[Rung, ...] = (
 
 
 def measure(report: harness.Report, size: int, budget: float) -> None:
-    """Check and time every rung on matrices of ``size``, NumPy beside it."""
+    """Check and time every rung on matrices of ``size``, and NumPy."""
     rng = np.random.default_rng(0)
     a, b = (rng.random((size, size), dtype=np.float32) - 0.5 for _ in range(2))
     expected, other = a @ b, np.empty_like(a)
@@ -156,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

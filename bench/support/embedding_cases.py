@@ -1,4 +1,4 @@
-"""Shapes of the embedding benchmark, and the lookups drawn for them."""
+"""Shapes of the embedding benchmark, and random lookups for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BATCHES = 4  # in rotation, so that no batch finds the rows of the one before in a cache
+BATCHES = 4  # in rotation, so that no batch finds the rows of the previous one in a cache
 MLPERF_ROWS = (
     *(500_000,) * 9,
     *(38532, 17295, 7424, 20265, 7122, 1543, 63, 130_229, 3067, 405_282, 10, 2209, 11938),
@@ -31,7 +31,7 @@ class Case:
 
     @property
     def shape(self) -> dict[str, int]:
-        """Names and sizes as they stand in the report."""
+        """Names and sizes as the report shows them."""
         S = len(self.rows)
         return {"S": S, "M": max(self.rows), "E": self.E, "P": self.P, "N": self.N}
 
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def variant(self) -> str:
-        """The group of the case and how its indices are spread."""
+        """The group of the case and the distribution of its indices."""
         return f"{self.name} {f'zipf {self.skew}' if self.skew else 'uniform'}"
 
     @property
@@ -66,12 +66,12 @@ class Batch:
 
 
 def base(**changes: Any) -> Case:
-    """The shape of the paper's *Small* model, one table of it, or a variation."""
+    """Return the shape of the paper's *Small* model with ``changes``."""
     return replace(Case("base", (1_000_000,) * 8, 64, 50, 2048), **changes)
 
 
 def cases(quick: bool, every: bool) -> Iterator[Case]:
-    """The cases to be measured: named ones and one factor at a time, or the whole product."""
+    """Yield the named cases and variations of one factor, or the whole product of sizes."""
     yield base()
     yield base(skew=1.2)
     yield Case("mlperf", MLPERF_ROWS, 128, 1, 2048)
@@ -105,7 +105,7 @@ def _product() -> Iterator[Case]:
 
 
 def draw_batches(case: Case) -> list[Batch]:
-    """Batches of the case, the same in every run."""
+    """Return the batches of the case, the same in every run."""
     rng = np.random.default_rng(1)
     return [_draw(case, rng) for _ in range(BATCHES)]
 
@@ -120,9 +120,9 @@ def _draw(case: Case, rng: np.random.Generator) -> Batch:
 
 
 def _rows(m: int, count: int, skew: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Row numbers: uniform, or by a power law whose hot rows come first, as Criteo's do."""
+    """Return random rows: uniform, or by a power law with frequent rows first, as in Criteo."""
     if not skew:
         return rng.integers(0, m, count)
     cumulated = np.cumsum(np.arange(1, m + 1, dtype=np.float64) ** -skew)
-    drawn: NDArray[np.int64] = np.searchsorted(cumulated, rng.random(count) * cumulated[-1])
-    return drawn
+    rows: NDArray[np.int64] = np.searchsorted(cumulated, rng.random(count) * cumulated[-1])
+    return rows

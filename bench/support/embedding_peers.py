@@ -1,7 +1,7 @@
 """The same embedding work in torch and FBGEMM: pooled lookups, backward and row update.
 
-Peers own their tables, in memory as they allocate it, and get the merged lookups in the form
-they like best, converted before any timing.
+Peers allocate their own tables, and get the merged lookups in their preferred form, converted
+before any timing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TorchBags:
         return self.bags[s].weight.data.numpy()  # type: ignore[no-any-return]
 
     def forward(self, number: int) -> list[Any]:
-        """Pooled rows of a batch, one tensor per table."""
+        """Return the pooled rows of a batch, one tensor per table."""
         inputs = self.inputs[number]
         return [bag(i, o) for bag, (i, o, _) in zip(self.bags, inputs, strict=True)]
 
@@ -131,10 +131,10 @@ class FbgemmBags:
 
 
 def available(rule: str) -> list[Peer]:
-    """Peers installed here that know the optimiser."""
-    found: list[Peer] = []
+    """Return the installed peers that have the optimiser."""
+    peers: list[Peer] = []
     if importlib.util.find_spec("torch") and rule != "rowwise_adagrad":
-        found.append(TorchBags)
+        peers.append(TorchBags)
     if importlib.util.find_spec("fbgemm_gpu") and rule != "adagrad":
-        found.append(FbgemmBags)
-    return found
+        peers.append(FbgemmBags)
+    return peers

@@ -1,4 +1,4 @@
-"""What ``bench.gemm`` measures: groups of shapes, and for each our action, the peers', a check.
+"""The cases of ``bench.gemm``: groups of shapes, each with our action, the peers', a check.
 
 Peers do the bare products: ``F.linear`` with bias, and ``torch.mm`` or ``np.matmul`` into arrays
 that exist.
@@ -36,7 +36,7 @@ _PARAM += [(1024, 1024, m) for m in (128, 256, 512)]
 
 @dataclass(frozen=True)
 class Layer:
-    """A fully connected layer of a group of shapes; ``count`` times in its model."""
+    """A fully connected layer of a group of shapes, which occurs ``count`` times in its model."""
 
     group: str
     N: int
@@ -46,18 +46,18 @@ class Layer:
 
     @property
     def shape(self) -> dict[str, int]:
-        """Names and sizes as they stand in the report."""
+        """Names and sizes as the report shows them."""
         return {"N": self.N, "C": self.C, "K": self.K}
 
     @property
     def gflop(self) -> float:
-        """Work of one of the three operations."""
+        """Work of each of the three operations in GFLOP."""
         return 2e-9 * self.N * self.C * self.K
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operation: our action and the peers', what ours computes, and what is right."""
+    """One operation: our action, the peers', our result and the expected one."""
 
     ours: harness.Action
     peers: dict[str, harness.Action]
@@ -65,7 +65,7 @@ class Case:
     expected: Callable[[], Floats]
 
     def check(self) -> None:
-        """Run ours, and hold the result against NumPy.
+        """Run ours, and compare the result with NumPy's.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Case:
 
 
 def layers(group: str, batch: int, quick: bool) -> Iterator[Layer]:
-    """The layers of a group at a minibatch of ``batch``."""
+    """Yield the layers of a group at a minibatch of ``batch``."""
     if group == "squares":
         for size in _QUICK_SIZES if quick else _SIZES:
             yield Layer(group, batch, size, size)
@@ -98,7 +98,7 @@ def _model_layers(group: str, batch: int) -> Iterator[Layer]:
 
 
 def gemm_shapes(group: str, quick: bool) -> list[tuple[int, int, int]]:
-    """Shapes (M, N, K) of a group of row-major products."""
+    """Return the shapes (M, N, K) of a group of row-major products."""
     if group == "param":
         return _PARAM[::4] if quick else _PARAM
     return [(size, size, size) for size in (_QUICK_SIZES if quick else _SIZES)]
@@ -113,15 +113,15 @@ class Peers:
     def actions(
         self, in_numpy: harness.Action, in_torch: Callable[[Any], harness.Action]
     ) -> dict[str, harness.Action]:
-        """Both peers' actions by name; ``in_torch`` makes torch's, given the module."""
-        found = {}
+        """Return both peers' actions by name; ``in_torch`` makes torch's from the module."""
+        actions = {}
         if self.torch is not None:
-            found[f"torch {self.torch.__version__.split('+')[0]}"] = in_torch(self.torch)
-        return {**found, f"numpy {np.__version__}": in_numpy}
+            actions[f"torch {self.torch.__version__.split('+')[0]}"] = in_torch(self.torch)
+        return {**actions, f"numpy {np.__version__}": in_numpy}
 
 
 def layer_case(layer: Layer, op: str, peers: Peers) -> Case:
-    """An operation of a layer, on operands of its own."""
+    """Return an operation of a layer, on operands that no other case shares."""
     n, c, k = layer.N, layer.C, layer.K
     make = {
         "forward": lambda: _forward(_random(n, c), _random(c, k), peers),
@@ -136,7 +136,7 @@ def _random(rows: int, cols: int) -> Floats:
 
 
 def _zeros(rows: int, cols: int) -> Floats:
-    """Zeros, so that no page is touched for the first time while the clock runs."""
+    """Return zeros, so that no page is touched for the first time while the clock runs."""
     return np.zeros((rows, cols), np.float32)
 
 
@@ -195,7 +195,7 @@ def _backward_weights(x: Floats, dz: Floats, peers: Peers) -> Case:
 
 
 def gemm_case(shape: tuple[int, int, int], peers: Peers) -> Case:
-    """``gemm`` of row-major arrays of a shape (M, N, K); it packs, as the peers do inside."""
+    """Return ``gemm`` of row-major arrays of a shape (M, N, K); it packs, as the peers do."""
     m, n, k = shape
     a, b, out, other = _random(m, k), _random(k, n), _zeros(m, n), _zeros(m, n)
 
@@ -207,15 +207,15 @@ def gemm_case(shape: tuple[int, int, int], peers: Peers) -> Case:
 
 
 def split_case(layer: Layer, op: str) -> Case:
-    """An operation on split weights beside the same on float32 ones."""
+    """Return an operation on Split-BF16 weights, with the same on float32 ones as its peer."""
     n, c, k = layer.N, layer.C, layer.K
     x, w, dz = (_blocked(_random(n, c)), _random(c, k), _blocked(_random(n, k)))
-    halves, floats, bias = SplitWeights(c, k).assign(w), _panels(w), np.ones(k, np.float32)
+    split, floats, bias = SplitWeights(c, k).assign(w), _panels(w), np.ones(k, np.float32)
     y, dx, dw = _blocked(_zeros(n, k)), _blocked(_zeros(n, c)), _panels(_zeros(c, k))
     rounded = current_target().bf16
     actions: dict[str, tuple[Matrix, Callable[..., object], tuple[Any, ...], tuple[Any, ...]]] = {
-        "forward": (y, fc_forward, (x, halves, bias, y, "relu"), (x, floats, bias, y, "relu")),
-        "backward_data": (dx, fc_backward_data, (dz, halves, dx, None), (dz, floats, dx)),
+        "forward": (y, fc_forward, (x, split, bias, y, "relu"), (x, floats, bias, y, "relu")),
+        "backward_data": (dx, fc_backward_data, (dz, split, dx, None), (dz, floats, dx)),
         "backward_weights": (dw, fc_backward_weights, (x, dz, dw, bias), (x, dz, dw, bias)),
     }
     result, function, ours, theirs = actions[op]
@@ -229,7 +229,7 @@ def split_case(layer: Layer, op: str) -> Case:
 
 
 def _like(torch: Any, array: Floats) -> Any:
-    """A tensor of its own for a result."""
+    """Return a new tensor for a result."""
     return torch.from_numpy(array.copy())
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares: options, alternated timing, the machine's description, the report.
+"""The parts all benchmarks share: options, alternated timing, machine description, report.
 
 Peers are alternated with ours, sample by sample, so that both see the same disturbances: a
 ratio is the median over alternated pairs, a fraction of a ceiling is best against best.
@@ -13,27 +13,28 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 Action = Callable[[], object]
 CEILING = "ceiling"
-"""Name of the samples of a ceiling that was measured beside ours."""
+"""Name of the samples of a ceiling that was measured together with ours."""
 
 _SHORTEST = 2e-3  # seconds of a sample: shorter actions are repeated within one
-_BURST = 5  # samples of a turn at most,
-_TURN = 0.05  # and the seconds they may take
-_SETTLE = 0.2  # seconds: a BLAS keeps its idle threads spinning for up to a tenth
+_BURST = 5  # samples of a contender in a round at most,
+_BURST_SECONDS = 0.05  # and the seconds they may take
+_IDLE = 0.2  # seconds: idle threads of a BLAS spin for up to a tenth of a second
 _WAKING = 0.03  # seconds: longer than the scheduler leaves two new threads on one processor
-_WARMING = 0.01  # seconds in which operands come back that others pushed out of a shared cache
+_WARMING = 0.01  # seconds to reload operands that others evicted from a shared cache
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call of one contender, in the order they were taken."""
+    """Seconds per call of one contender, in the order of measurement."""
 
     seconds: tuple[float, ...]
 
@@ -48,13 +49,13 @@ class Samples:
         return min(self.seconds)
 
     def ratio(self, ours: Samples) -> float:
-        """How many times longer this takes than ``ours``: median over alternated pairs."""
+        """Return how many times longer this takes than ``ours``: median over alternated pairs."""
         pairs = zip(self.seconds, ours.seconds, strict=True)
         return statistics.median(theirs / mine for theirs, mine in pairs)
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """Parser with the options every benchmark has."""
+    """Return a parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", metavar="FILE", help="also write the results to FILE")
     parser.add_argument("--threads", type=int, metavar="T", help="default: all CPUs")
@@ -62,11 +63,22 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Run ``main`` and exit with its code; a closed output ends the program without a traceback."""
+    from dlrmjit.cli.exit_codes import exit_code_of
+
+    def action() -> None:
+        if code := main():
+            raise SystemExit(code)
+
+    sys.exit(exit_code_of(action))
+
+
 def prepare(threads: int | None) -> int:
     """Set the threads of our kernels and of the peers; call it before peers are imported.
 
-    OpenMP threads, ours and theirs, are bound to processors: two that meet on one would be
-    timed as a slow kernel.
+    OpenMP threads, ours and theirs, are bound to processors: two on one processor would be timed
+    as a slow kernel.
     """
     from dlrmjit_kernels.runtime.threads import available_cpus, set_threads
 
@@ -87,28 +99,29 @@ def alternate(
     most: int = 50,
     ceiling: Action | None = None,
 ) -> dict[str, Samples]:
-    """Time all contenders in turn, for about ``budget`` seconds in all, after a warm-up each.
+    """Alternate between all contenders for about ``budget`` seconds in all, after a warm-up.
 
-    Before every turn there is a pause, so that the threads of the contender before cease to
-    spin, and some untimed runs, so that its own threads are awake and the caches hold what a
-    call of one's own leaves. One thread alone needs no pause. A turn has several samples of what
-    is short. ``ceiling``, an action on our own threads, is sampled more often than the others,
-    behind every turn of the first contender, ours: a clock that drifts drifts for both.
+    Contenders are sampled in rounds. A pause precedes each contender, so that the threads of the
+    previous one stop spinning, and some untimed runs, so that its own threads are awake and the
+    caches hold what its last call left. With one thread no pause is needed. A short action is
+    sampled several times in a round. ``ceiling``, an action on our own threads, is sampled more
+    often than the others, right after the first contender, ours: a clock that drifts affects
+    both.
     """
     from dlrmjit_kernels.runtime.threads import get_threads
 
-    rest = _Rest(_SETTLE, _WAKING) if get_threads() > 1 else _Rest(0.0, _WARMING)
+    rest = _Rest(_IDLE, _WAKING) if get_threads() > 1 else _Rest(0.0, _WARMING)
     timers = {name: _Timer(action, rest) for name, action in contenders.items()}
     ours, *peers = timers.values()
     peak = _Timer(ceiling, _Rest(0.0, 0.0)) if ceiling else None
-    burst = max(1, min(_BURST, int(_TURN / ours.took)))
+    burst = max(1, min(_BURST, int(_BURST_SECONDS / ours.took)))
     end, rounds = time.perf_counter() + budget, 0
     while rounds < 3 or (time.perf_counter() < end and rounds * burst < most):
-        ours.take_turn(burst)
+        ours.sample(burst)
         if peak:
-            peak.take_turn(burst * _BURST)
+            peak.sample(burst * _BURST)
         for timer in peers:
-            timer.take_turn(burst)
+            timer.sample(burst)
         rounds += 1
     if peak:
         timers[CEILING] = peak
@@ -117,14 +130,14 @@ def alternate(
 
 @dataclass(frozen=True)
 class _Rest:
-    """Seconds to pause, and to run untimed, before a turn."""
+    """Seconds to pause, and to run untimed, before the samples of a round."""
 
     pause: float
     waking: float
 
 
 class _Timer:
-    """Takes and keeps the samples of one contender."""
+    """Takes and stores the samples of one contender."""
 
     def __init__(self, action: Action, rest: _Rest) -> None:
         self.action, self.rest = action, rest
@@ -132,7 +145,7 @@ class _Timer:
         _wake(action, rest.waking)
         self.took = max(self._time(1), 1e-9)
 
-    def take_turn(self, burst: int) -> None:
+    def sample(self, burst: int) -> None:
         """Pause, wake up, and take ``burst`` samples."""
         time.sleep(self.rest.pause)
         _wake(self.action, self.rest.waking)
@@ -156,7 +169,7 @@ def _wake(action: Action, seconds: float) -> None:
 
 @dataclass
 class Report:
-    """Rows of a benchmark, printed as they come and written as JSON at the end."""
+    """Rows of a benchmark, printed as they are added and written as JSON at the end."""
 
     machine: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -214,7 +227,7 @@ def _line(row: Mapping[str, Any], unit: str) -> str:
 
 
 def describe_machine(threads: int, ceilings: Mapping[str, float]) -> dict[str, Any]:
-    """Processor, versions and load, beside the measured ceilings."""
+    """Return processor, versions, load and the measured ceilings."""
     import llvmlite
     import numba
     import numpy as np
@@ -244,5 +257,5 @@ def _cpu_model() -> str:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """The mean for ratios."""
+    """Return the geometric mean, the mean for ratios."""
     return statistics.geometric_mean(values)

@@ -48,18 +48,14 @@ def scaling(rows: Sequence[Mapping[str, Any]], path: str) -> None:
 
     figure, panels = pyplot.subplots(1, 2, figsize=(12, 5))
     for axes, mode in zip(panels, ("strong", "weak"), strict=True):
-        own = [row for row in rows if row["op"] == mode]
-        for key in dict.fromkeys((row["shape"]["config"], row["variant"]) for row in own):
-            line = [row for row in own if (row["shape"]["config"], row["variant"]) == key]
+        selected = [row for row in rows if row["op"] == mode]
+        for key in dict.fromkeys((row["shape"]["config"], row["variant"]) for row in selected):
+            line = [row for row in selected if (row["shape"]["config"], row["variant"]) == key]
             ranks = [row["shape"]["R"] for row in line]
-            (drawn,) = axes.plot(
-                ranks, [row["speedup"] for row in line], "o-", label=", ".join(key)
-            )
-            paper = [(row["shape"]["R"], row["paper"]) for row in line if row["paper"]]
-            axes.plot(*zip(*paper, strict=True), "x", color=drawn.get_color())
+            axes.plot(ranks, [row["speedup"] for row in line], "o-", label=", ".join(key))
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
-        axes.set_title(f"{mode} scaling (crosses: the paper, recalled)")
+        axes.set_title(f"{mode} scaling")
         axes.set_xlabel("ranks")
         axes.set_ylabel("speed-up")
         axes.grid(visible=True, alpha=0.3)

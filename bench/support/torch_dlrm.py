@@ -62,17 +62,17 @@ class TorchStep:
         return lookup, [bag.weight for bag in bags]
 
     def forward(self, batch: TorchBatch) -> Any:
-        """Probabilities (N,)."""
+        """Return the probabilities (N,)."""
         x = self.bottom(batch.dense)
         return self.top(self.interaction(x, self.lookup(batch))).view(-1)
 
     def predict(self, batch: TorchBatch) -> Any:
-        """The forward pass alone."""
+        """Return the probabilities without recording a graph."""
         with torch.no_grad():
             return self.forward(batch)
 
     def __call__(self, batch: TorchBatch) -> float:
-        """Forward, loss, backward, update; the loss."""
+        """Run forward, backward and update; return the loss."""
         loss = self.loss(self.forward(batch), batch.labels)
         self.optimizer.zero_grad()
         loss.backward()
@@ -81,7 +81,7 @@ class TorchStep:
 
 
 class FbgemmStep(TorchStep):
-    """The same with FBGEMM's table-batched embeddings, whose backward updates the rows."""
+    """A step with FBGEMM's table-batched embeddings, whose backward updates the rows."""
 
     def _embeddings(
         self, state: Mapping[str, Any], rate: float

@@ -19,8 +19,7 @@ def exit_code_of(action: Callable[[], None]) -> int:
     bugs and are raised.
     """
     try:
-        action()
-        sys.stdout.flush()
+        _run_and_flush(action)
         return DONE
     except DlrmjitError as error:
         print(f"dlrmjit: error: {error}", file=sys.stderr)
@@ -31,6 +30,16 @@ def exit_code_of(action: Callable[[], None]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return FAILED
+
+
+def _run_and_flush(action: Callable[[], None]) -> None:
+    """Run ``action``, and flush its output here, where a closed reader is no traceback."""
+    try:
+        action()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _silence_stdout() -> None:

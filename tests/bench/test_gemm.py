@@ -1,4 +1,4 @@
-"""The benchmark of matrix products: what it measures, and how fractions and sums are formed."""
+"""The benchmark of matrix products: its cases, its fractions of the peak, its sums."""
 
 import itertools
 
@@ -48,25 +48,25 @@ def test_every_operation_of_a_layer_is_checked_before_it_is_timed(op):
         wrong.check()
 
 
-def test_the_ceiling_takes_turns_with_ours():
+def test_the_ceiling_alternates_with_ours():
     order = []
     actions = {name: lambda name=name: order.append(name) for name in ("ours", "peer")}
-    found = harness.alternate(actions, 0.0, ceiling=lambda: order.append("ceiling"))
-    assert set(found) == {"ours", "peer", harness.CEILING}
-    assert len(found["ours"].seconds) == len(found["peer"].seconds)
+    samples = harness.alternate(actions, 0.0, ceiling=lambda: order.append("ceiling"))
+    assert set(samples) == {"ours", "peer", harness.CEILING}
+    assert len(samples["ours"].seconds) == len(samples["peer"].seconds)
     changes = [name for name, before in zip(order[1:], order, strict=False) if name != before]
     assert changes.count("ceiling") == changes.count("peer") >= 3
-    assert len(found[harness.CEILING].seconds) > len(found["ours"].seconds)
+    assert len(samples[harness.CEILING].seconds) > len(samples["ours"].seconds)
 
 
-def test_nothing_runs_between_the_samples_of_a_turn():
-    """What did would take the operands out of a cache shared with others, for ours alone."""
+def test_nothing_runs_between_the_samples_of_a_round():
+    """Anything else would evict the operands from a shared cache, for ours alone."""
     order = []
     actions = {name: lambda name=name: order.append(name) for name in ("ours", "peer")}
     harness.alternate(actions, 0.0, ceiling=lambda: order.append("ceiling"))
-    turns = [name for name, _ in itertools.groupby(order)]
-    assert turns[-3:] == ["ours", "ceiling", "peer"]
-    assert turns.count("ours") == turns.count("peer")
+    bursts = [name for name, _ in itertools.groupby(order)]
+    assert bursts[-3:] == ["ours", "ceiling", "peer"]
+    assert bursts.count("ours") == bursts.count("peer")
 
 
 def test_all_layers_of_a_model_are_summed_as_often_as_they_occur():

@@ -1,4 +1,4 @@
-"""The benchmark of steps takes the peers it knows, and refuses other names."""
+"""The benchmark of steps accepts the peers it has, and refuses other names."""
 
 import sys
 

@@ -10,6 +10,7 @@ from dlrmjit.files.create import (
     copy_work_file,
     create,
     make_folder,
+    make_output_folder,
     make_parents,
     open_work_file,
     remove_work_file,
@@ -17,6 +18,7 @@ from dlrmjit.files.create import (
     rewrite_work_file,
 )
 from dlrmjit.files.destination import (
+    check_all_new,
     check_differs,
     check_new,
     destination,
@@ -46,6 +48,7 @@ __all__ = [
     "Survey",
     "WorkFolder",
     "attach_note",
+    "check_all_new",
     "check_differs",
     "check_new",
     "check_replaceable",
@@ -56,6 +59,7 @@ __all__ = [
     "is_inside",
     "locate",
     "make_folder",
+    "make_output_folder",
     "make_parents",
     "new_file",
     "new_folder",

@@ -77,6 +77,12 @@ def make_parents(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def make_output_folder(path: Path) -> None:
+    """Create the folder that a user named for new files, unless there is one."""
+    if not path.is_dir():
+        path.mkdir()
+
+
 def make_folder(path: Path) -> None:
     """Create a folder in a work folder, unless it is there already."""
     path.mkdir(exist_ok=True)

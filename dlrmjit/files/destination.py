@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dlrmjit.errors import ConfigError
@@ -43,6 +43,13 @@ def check_new(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be written: {error}") from None
     try_destination(path)
+
+
+def check_all_new(paths: Sequence[Path]) -> None:
+    """Raise ConfigError unless all of ``paths``, in one folder, are new names there."""
+    for path in paths:
+        refuse_existing(path)
+    check_new(paths[0])
 
 
 def try_destination(path: Path) -> None:

@@ -12,13 +12,15 @@ from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import CONVERT
 from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.formats import dlrm_days, torchrec
 from dlrmjit.data.formats.criteo_text import read_criteo_text
 from dlrmjit.data.formats.dlrm_days import DayNames, read_days, write_days
-from dlrmjit.data.formats.mlperf_bin import open_bin, write_bin
-from dlrmjit.data.formats.torchrec import open_day, write_day, write_multi_hot_day
+from dlrmjit.data.formats.mlperf_bin import open_bin, read_counts, write_records
+from dlrmjit.data.formats.torchrec import open_day, write_day, write_multi_hot_days
 from dlrmjit.data.prepared.reader import PreparedSet, is_prepared_set
 from dlrmjit.data.prepared.writer import concatenate, days_of, dictionaries_of, write_set
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.files import NewFiles, check_all_new, check_new, make_output_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,22 +31,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_command(CONVERT, argv)
     kaggle = arguments.data_set == "kaggle"
-    if not arguments.out.absolute().parent.is_dir():
-        raise ConfigError(f"the folder {arguments.out.absolute().parent} does not exist; create it")
-    if arguments.to == "torchrec":
-        _to_torchrec(arguments.source, arguments.out)
-    elif arguments.to == "multi-hot":
-        _to_multi_hot(PreparedSet(arguments.source), arguments.out)
-    elif arguments.to == "days":
-        prepared = PreparedSet(arguments.source)
-        names = DayNames(arguments.out, kaggle)
-        write_days(names, days_of(prepared), dictionaries_of(prepared))
-    else:
-        splits = _splits(arguments.source, kaggle)
-        if arguments.to == "set":
-            write_set(arguments.out, splits, f"converted from {arguments.source.name}")
+    source, out = arguments.source, arguments.out
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"the folder {out.absolute().parent} does not exist; create it")
+    try:
+        if arguments.to == "torchrec":
+            _to_torchrec(source, out)
+        elif arguments.to == "multi-hot":
+            _to_multi_hot(PreparedSet(source), out)
+        elif arguments.to == "days":
+            _to_days(PreparedSet(source), DayNames(out, kaggle))
+        elif arguments.to == "set":
+            check_new(out)
+            write_set(out, _splits(source, kaggle), f"converted from {source.name}")
         else:
-            _to_bin(splits, arguments.out)
+            _to_bin(_splits(source, kaggle), out)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
     print(f"{arguments.out}: written")
 
 
@@ -97,24 +100,41 @@ def _day_number(path: Path) -> int:
 
 def _to_bin(splits: Mapping[str, Dataset], out: Path) -> None:
     names = {"train": "train", "test": "test", "validation": "val"}
-    for name, table in splits.items():
-        write_bin(out.with_name(f"{out.name}_{names[name]}.bin"), table)
+    outputs = {name: out.with_name(f"{out.name}_{names[name]}.bin") for name in splits}
     rows = np.array(next(iter(splits.values())).table_rows, np.int32)
-    np.savez_compressed(out.with_name("day_fea_count.npz"), counts=rows)
+    counts = out.with_name("day_fea_count.npz")
+    has_counts = counts.is_file() and tuple(read_counts(counts)) == tuple(rows.tolist())
+    check_all_new([*outputs.values(), *([] if has_counts else [counts])])
+    with NewFiles(out.parent, outputs[min(outputs)].name) as files:
+        for name, dataset in splits.items():
+            with files.open(outputs[name].name) as file:
+                write_records(file, dataset)
+        if not has_counts:
+            with files.open(counts.name) as file:
+                np.savez_compressed(file, counts=rows)
+
+
+def _to_days(prepared: PreparedSet, names: DayNames) -> None:
+    days, dictionaries = days_of(prepared), dictionaries_of(prepared)
+    check_all_new(dlrm_days.day_outputs(names, len(days), len(dictionaries)))
+    write_days(names, days, dictionaries)
 
 
 def _to_torchrec(source: Path, out: Path) -> None:
     """Write text as the arrays that TorchRec makes of it: raw hashes, shifted logarithms."""
-    rows = read_criteo_text(source)
-    out.mkdir(exist_ok=True)
     number = source.name.split(".")[0].rpartition("_")[2]
-    write_day(out, int(number) if number.isdigit() else 0, rows)
+    day = int(number) if number.isdigit() else 0
+    make_output_folder(out)
+    check_all_new(torchrec.day_outputs(out, [day], "sparse.npy"))
+    write_day(out, day, read_criteo_text(source))
 
 
 def _to_multi_hot(prepared: PreparedSet, out: Path) -> None:
     """Write MLPerf version 2's days: one to train on, and one of validation, then test."""
-    out.mkdir(exist_ok=True)
-    write_multi_hot_day(out, 0, prepared.dataset("train"))
+    days = [prepared.dataset("train")]
     held = [name for name in ("validation", "test") if name in prepared.manifest.splits]
     if held:
-        write_multi_hot_day(out, 1, concatenate([prepared.dataset(name) for name in held]))
+        days.append(concatenate([prepared.dataset(name) for name in held]))
+    make_output_folder(out)
+    check_all_new(torchrec.day_outputs(out, range(len(days)), "sparse_multi_hot.npz"))
+    write_multi_hot_days(out, days)

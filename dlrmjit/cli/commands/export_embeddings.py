@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import csv
-import shutil
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import EXPORT_EMBEDDINGS
 from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.files import check_new, create, destination, make_parents, new_folder, safe_names
+
+if TYPE_CHECKING:
+    from dlrmjit.data.prepared.reader import PreparedSet
+
+_SUFFIXES = (".npy", ".projection.npy", ".values.npy", ".values.csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,9 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_command(EXPORT_EMBEDDINGS, argv)
-    if arguments.out.exists():
-        raise ConfigError(f"{arguments.out} exists; choose another --out")
-    _export(arguments.model, arguments.out, arguments.vocabulary)
+    out = arguments.out
+    if os.path.lexists(out):
+        raise ConfigError(f"{out} exists; choose another --out")
+    try:
+        make_parents(out)
+        check_new(out)
+        _export(arguments.model, out, arguments.vocabulary)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
 
 
 def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
@@ -33,22 +48,21 @@ def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
 
     model = load(model_path)
     rows, widths = model.config.table_rows, model.config.widths
-    names, values = _names(vocabulary, rows)
-    try:
-        out.mkdir(parents=True)
+    known = None if vocabulary is None else _set_of(vocabulary, rows)
+    names = _file_stems(known, len(rows))
+    with new_folder(destination(out)) as fresh:
         for s, name in enumerate(names):
-            np.save(out / f"{name}.npy", model.tables.data.table(s))
+            _save(fresh / f"{name}.npy", model.tables.data.table(s))
             if s in model.projections:
                 projection = model.backend.weight_to_numpy(model.projections[s].data)
-                np.save(out / f"{name}.projection.npy", projection)
-            source = values[s]
-            if source is not None and source.suffix == ".npz":
-                _write_texts(out / f"{name}.values.csv", source)
-            elif source is not None:
-                shutil.copyfile(source, out / f"{name}.values.npy")
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
+                _save(fresh / f"{name}.projection.npy", projection)
+            if known is not None:
+                _write_values(fresh, name, known, s)
     print(f"{out}: {len(rows)} tables, {sum(rows):,} rows of {_span(widths)}")
+    for s, name in enumerate(names if known is not None else ()):
+        column = known.manifest.categorical[s].name  # type: ignore[union-attr]
+        if column != name:
+            print(f"{out}: the table of column {column!r} is {name}.npy")
 
 
 def _span(widths: Sequence[int]) -> str:
@@ -56,33 +70,44 @@ def _span(widths: Sequence[int]) -> str:
     return str(most) if least == most else f"{least} to {most}"
 
 
-def _write_texts(path: Path, source: Path) -> None:
-    """Write the texts of a vocabulary by row, as CSV."""
-    from dlrmjit.data.prepare.files.vocabularies import texts_of
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with create(path) as file:
+        np.save(file, array)
 
-    with np.load(source) as stored:
-        texts = texts_of(stored["bytes"], stored["ends"])
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+
+def _write_values(folder: Path, name: str, known: PreparedSet, column: int) -> None:
+    """Write the raw values of a column by row: hashes as an array, texts as CSV."""
+    vocabulary = known.manifest.categorical[column].vocabulary
+    if vocabulary.endswith(".npz"):
+        lines = io.StringIO(newline="")
+        writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(("row", "value"))
-        writer.writerows((row, text.decode()) for row, text in enumerate(texts))
+        writer.writerows((row, text.decode()) for row, text in enumerate(known.texts(column)))
+        with create(folder / f"{name}.values.csv") as file:
+            file.write(lines.getvalue().encode())
+    elif vocabulary:
+        values = known.vocabulary(column)
+        assert values is not None
+        _save(folder / f"{name}.values.npy", values)
 
 
-def _names(vocabulary: Path | None, rows: Sequence[int]) -> tuple[list[str], list[Path | None]]:
-    """Return the names of the tables, and the files of their values where known.
-
-    Raises DataError for a set whose tables are not the model's.
-    """
-    if vocabulary is None:
-        return [f"table_{s}" for s in range(len(rows))], [None] * len(rows)
+def _set_of(path: Path, rows: Sequence[int]) -> PreparedSet:
+    """Return the set at ``path``; raises DataError if its tables are not the model's."""
     from dlrmjit.data.prepared.reader import PreparedSet
 
-    manifest = PreparedSet(vocabulary).manifest
-    if tuple(manifest.table_rows) != tuple(rows):
+    known = PreparedSet(path)
+    if tuple(known.manifest.table_rows) != tuple(rows):
         raise DataError(
-            f"{vocabulary} has tables of {sum(manifest.table_rows):,} rows in all, the model of "
+            f"{path} has tables of {sum(known.manifest.table_rows):,} rows in all, the model of "
             f"{sum(rows):,}; the model was trained on another set"
         )
-    columns = manifest.categorical
-    paths = [vocabulary / c.vocabulary if c.vocabulary else None for c in columns]
-    return [column.name for column in columns], paths
+    return known
+
+
+def _file_stems(known: PreparedSet | None, tables: int) -> list[str]:
+    """Return what the files of each table are called: its column, where that is a file's name."""
+    numbered = [f"table_{s}" for s in range(tables)]
+    if known is None:
+        return numbered
+    names = [column.name for column in known.manifest.categorical]
+    return safe_names(names, numbered, _SUFFIXES)

@@ -19,6 +19,7 @@ from dlrmjit.data.formats.criteo_text import HASHES
 from dlrmjit.data.formats.dlrm_npz import load_npz
 from dlrmjit.data.formats.mlperf_bin import read_counts
 from dlrmjit.errors import DataError
+from dlrmjit.files import NewFiles
 
 KAGGLE_DAYS, TERABYTE_DAYS = 7, 24
 
@@ -95,28 +96,40 @@ def write_days(
     """Write a complete memory-map set in the order of ``days``.
 
     ``dictionaries`` are the values of each column by id. The bytes equal the reference's where
-    it does not shuffle (``--data-randomize none``).
+    it does not shuffle (``--data-randomize none``). All files appear together, and none of them
+    may exist: ConfigError.
     """
     counts = [len(day) for day in days]
+    rows = np.array([len(values) for values in dictionaries], np.int32)
     try:
-        for i, day in enumerate(days):
-            _write_day(names.day(i), day)
-        np.savez_compressed(names.shared_file("day_count"), total_per_file=counts)
-        for j, values in enumerate(dictionaries):
-            unique = values.astype(np.uint32).view(np.int32)
-            np.savez_compressed(names.shared_file(f"fea_dict_{j}"), unique=unique)
-        rows = np.array([len(values) for values in dictionaries], np.int32)
-        np.savez_compressed(names.shared_file("fea_count"), counts=rows)
+        with NewFiles(names.raw.parent, names.day(0).name) as files:
+            for i, day in enumerate(days):
+                _write(files, names.day(i), **_arrays_of(day))
+            _write(files, names.shared_file("day_count"), total_per_file=counts)
+            for j, values in enumerate(dictionaries):
+                unique = values.astype(np.uint32).view(np.int32)
+                _write(files, names.shared_file(f"fea_dict_{j}"), unique=unique)
+            _write(files, names.shared_file("fea_count"), counts=rows)
     except OSError as error:
         raise DataError(
             f"the day files of {names.raw} cannot be written: {error.strerror}"
         ) from None
 
 
-def _write_day(path: Path, day: Dataset) -> None:
-    np.savez_compressed(
-        path,
-        X_cat=np.ascontiguousarray(day.ids, np.float64),
-        X_int=np.ascontiguousarray(np.maximum(day.dense, 0), np.float64),
-        y=np.ascontiguousarray(day.labels, np.float64),
-    )
+def day_outputs(names: DayNames, days: int, columns: int) -> list[Path]:
+    """Return the files that :func:`write_days` writes."""
+    shared = ("day_count", "fea_count", *(f"fea_dict_{j}" for j in range(columns)))
+    return [*(names.day(i) for i in range(days)), *(names.shared_file(what) for what in shared)]
+
+
+def _write(files: NewFiles, path: Path, **arrays: Any) -> None:
+    with files.open(path.name) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _arrays_of(day: Dataset) -> dict[str, NDArray[np.float64]]:
+    return {
+        "X_cat": np.ascontiguousarray(day.ids, np.float64),
+        "X_int": np.ascontiguousarray(np.maximum(day.dense, 0), np.float64),
+        "y": np.ascontiguousarray(day.labels, np.float64),
+    }

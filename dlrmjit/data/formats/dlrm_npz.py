@@ -6,7 +6,6 @@ reads any numeric type and any order.
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.formats.criteo import CriteoData, equal_days
 from dlrmjit.data.validate import check_index_range
 from dlrmjit.errors import DataError
+from dlrmjit.files import replaced_file
 
 KEYS = ("X_int", "X_cat", "y", "counts")
 #: An array that only dlrmjit writes; the reference ignores it.
@@ -50,11 +50,13 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
 
 
 def write_processed(path: str | Path, data: CriteoData) -> None:
-    """Write ``data`` in a form that the reference reads too, replacing ``path`` atomically."""
+    """Write ``data`` in a form that the reference reads too, replacing an older one atomically.
+
+    Raises ConfigError where something else than a processed set has the name ``path``.
+    """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(aside, "wb") as file:
+        with replaced_file(path, is_processed) as file:
             np.savez_compressed(
                 file,
                 X_int=data.integers,
@@ -63,11 +65,17 @@ def write_processed(path: str | Path, data: CriteoData) -> None:
                 counts=np.array(data.counts, dtype=np.int32),
                 day_counts=np.array(data.day_counts, dtype=np.int64),
             )
-        os.replace(aside, path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        aside.unlink(missing_ok=True)
+
+
+def is_processed(path: Path) -> bool:
+    """Return whether a file has the arrays of a processed set."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {f"{key}.npy" for key in KEYS} <= set(archive.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False
 
 
 def read_day_counts(raw_path: str | Path) -> tuple[int, ...] | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.dataset import Dataset, MultiHot, rows_needed
 from dlrmjit.data.formats.criteo_text import CriteoRows
 from dlrmjit.errors import DataError
+from dlrmjit.files import NewFiles
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
@@ -65,12 +67,35 @@ def write_day(folder: Path, day: int, rows: CriteoRows) -> None:
     """Write the raw rows of one text file as TorchRec does, byte for byte."""
     shifted = rows.integers - (rows.integers.min() - 2)
     dense = np.log(shifted, dtype=np.float32)
-    _save(folder / f"day_{day}_dense.npy", dense)
-    _save(folder / f"day_{day}_sparse.npy", rows.hashes.astype(np.int64))
-    _save(folder / f"day_{day}_labels.npy", rows.labels.astype(np.int32).reshape(-1, 1))
+    with _new_files(folder, day) as files:
+        _save(files, f"day_{day}_dense.npy", dense)
+        _save(files, f"day_{day}_sparse.npy", rows.hashes.astype(np.int64))
+        _save(files, f"day_{day}_labels.npy", rows.labels.astype(np.int32).reshape(-1, 1))
 
 
-def write_multi_hot_day(folder: Path, day: int, dataset: Dataset) -> None:
+def write_multi_hot_days(folder: Path, days: Sequence[Dataset]) -> None:
+    """Write days 0, 1, ... as :func:`_write_multi_hot_day` does; they appear together."""
+    with _new_files(folder, 0) as files:
+        for day, dataset in enumerate(days):
+            _write_multi_hot_day(files, day, dataset)
+
+
+def day_outputs(folder: Path, days: Sequence[int], sparse: str) -> list[Path]:
+    """Return the files of ``days``; ``sparse`` is ``sparse.npy`` or ``sparse_multi_hot.npz``."""
+    kinds = ("dense.npy", "labels.npy", sparse)
+    return [folder / f"day_{day}_{kind}" for day in days for kind in kinds]
+
+
+@contextmanager
+def _new_files(folder: Path, day: int) -> Iterator[NewFiles]:
+    try:
+        with NewFiles(folder, f"day_{day}") as files:
+            yield files
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def _write_multi_hot_day(files: NewFiles, day: int, dataset: Dataset) -> None:
     """Write rows as MLPerf version 2 stores a day: dense values as the model sees them.
 
     Raises DataError for a column whose rows have different numbers of ids.
@@ -83,9 +108,9 @@ def write_multi_hot_day(folder: Path, day: int, dataset: Dataset) -> None:
         columns[str(s)] = np.asarray(ids, np.int32)
     dense = np.asarray(dataset.dense, np.float32)
     dense = np.log(np.maximum(dense, 0) + 1) if dataset.log_transform else dense
-    _save(folder / f"day_{day}_dense.npy", dense)
-    _save(folder / f"day_{day}_labels.npy", dataset.labels.astype(np.int32).reshape(-1, 1))
-    _save_multi_hot(folder, day, columns)
+    _save(files, f"day_{day}_dense.npy", dense)
+    _save(files, f"day_{day}_labels.npy", dataset.labels.astype(np.int32).reshape(-1, 1))
+    _save_multi_hot(files, day, columns)
 
 
 def _rectangular(column: MultiHot, s: int, dataset: Dataset) -> NDArray[Any]:
@@ -100,12 +125,9 @@ def _rectangular(column: MultiHot, s: int, dataset: Dataset) -> NDArray[Any]:
     return values.reshape(len(column), -1)
 
 
-def _save_multi_hot(folder: Path, day: int, columns: dict[str, Any]) -> None:
-    path = folder / f"day_{day}_sparse_multi_hot.npz"
-    try:
-        np.savez(path, **columns)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
+def _save_multi_hot(files: NewFiles, day: int, columns: dict[str, Any]) -> None:
+    with files.open(f"day_{day}_sparse_multi_hot.npz") as file:
+        np.savez(file, **columns)
 
 
 class MultiHotTables:
@@ -127,7 +149,8 @@ class MultiHotTables:
     def write_day(self, folder: Path, day: int, ids: NDArray[Any]) -> None:
         """Write ``day_i_sparse_multi_hot.npz`` for one-hot ``ids`` (N, S)."""
         columns = {str(s): t[ids[:, s] % len(t)] for s, t in enumerate(self.tables)}
-        _save_multi_hot(folder, day, columns)
+        with _new_files(folder, day) as files:
+            _save_multi_hot(files, day, columns)
 
 
 def _lookup_table(
@@ -185,8 +208,6 @@ def _mapped(path: Path) -> NDArray[Any]:
     return array.view(np.ndarray)
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    try:
-        np.save(path, array)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
+def _save(files: NewFiles, name: str, array: NDArray[Any]) -> None:
+    with files.open(name) as file:
+        np.save(file, array)

@@ -10,8 +10,8 @@ for the rounding of each program.
 
 Runs with Adagrad are short, because longer ones drift apart: it divides a parameter's first
 gradients by their magnitude, so that sums which cancel to rounding noise change a weight by a
-whole step. One long run (``cat``, two epochs) was repeated in float64, which both programs left about
-equally far; that the other long runs differ by rounding alone has not been shown.
+whole step. One long run (``cat``, two epochs) was repeated in float64, from which both programs
+differed about equally; that the other long runs differ by rounding alone has not been shown.
 """
 
 from __future__ import annotations

@@ -125,9 +125,8 @@ def serve(options: argparse.Namespace) -> None:
     _answer_with(comm, names)
     while (word := _next_request(comm, [*names, END])) != END:
         _answer_with(comm, _timed(comm, ways[word]))
-    _answer_with(
-        comm, {n: measured.exposed_ms(w.exposed, comm) for n, w in ways.items() if w.exposed}
-    )
+    exposed = {name: way.exposed for name, way in ways.items() if way.exposed}
+    _answer_with(comm, {n: measured.exposed_ms(steps, comm) for n, steps in exposed.items()})
 
 
 def _timed(comm: Comm, way: measured.Way) -> list[float]:

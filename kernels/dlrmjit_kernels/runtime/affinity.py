@@ -1,7 +1,7 @@
-"""Gives every thread of the kernels a CPU of its own.
+"""Pins each thread of the kernels to one CPU.
 
-The system sometimes leaves two new threads on one CPU for tens of milliseconds while another
-idles, and each time a thread moves, its caches stay behind.
+Without that, the system sometimes runs two new threads on one CPU for tens of milliseconds while
+another CPU idles, and a thread that migrates finds cold caches.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 
 def pin_threads() -> bool:
-    """Pin the calling thread and the threads of its kernels, each to one CPU; whether it was done.
+    """Pin the calling thread and the threads of its kernels, each to one CPU.
 
-    It is done where the threads are as many as the CPUs this process may run on: with fewer,
-    another process may have chosen the same ones. It is left to others where the environment
-    binds OpenMP's threads or says ``DLRMJIT_PIN=0``, and where the system cannot. Call it again
-    after :func:`~dlrmjit_kernels.runtime.threads.set_threads`.
+    Return whether they were pinned. They are if there are as many threads as CPUs that this
+    process may run on; with fewer threads, another process might pin its threads to the same
+    CPUs. They are not if the environment binds OpenMP's threads or sets ``DLRMJIT_PIN=0``, or if
+    the system has no such call. Call it again after
+    :func:`~dlrmjit_kernels.runtime.threads.set_threads`.
     """
     count = threads.get_threads()
     cpus = threads.allowed_cpus()
@@ -47,13 +48,13 @@ def pin_threads() -> bool:
 
 
 def _address(name: str) -> int:
-    """Where a function of the C library starts; AttributeError where it lacks it."""
-    found = ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
-    return found or 0
+    """Return the address of a function of the C library; AttributeError if it has none."""
+    address = ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
+    return address or 0
 
 
 def _masks(cpus: Sequence[int]) -> NDArray[np.uint8]:
-    """One set of CPUs per row, as the system wants it: a bit per CPU."""
+    """Return one ``cpu_set_t`` per row, a bit for each CPU."""
     width = 8 * (max(cpus) // 64 + 1)
     bits = np.zeros((len(cpus), 8 * width), np.uint8)
     bits[np.arange(len(cpus)), cpus] = 1
@@ -62,7 +63,7 @@ def _masks(cpus: Sequence[int]) -> NDArray[np.uint8]:
 
 @jit
 def _pin_all(setter: int, masks: NDArray[np.uint8]) -> None:
-    """Each thread of the pool gives itself the CPUs of its row."""
+    """Let each thread of the pool set its affinity to its row of ``masks``."""
     run_tasks(_pin, len(masks), (setter, masks), ALL_THREADS)
 
 
@@ -74,23 +75,23 @@ def _pin(thread: int, setter: int, masks: NDArray[np.uint8]) -> None:
 def cores_first(
     cpus: Iterable[int], root: Path = _CPUS, nodes: Mapping[int, int] | None = None
 ) -> list[int]:
-    """``cpus``, one of each core before the second of any, and node after node of memory.
+    """Order ``cpus``: one CPU of every core before the second of any, then by memory node.
 
-    Threads with adjacent numbers work on adjacent blocks of matrices, and so on one node.
-    ``nodes`` tells the node of each CPU; by default the system does.
+    Threads of adjacent numbers work on adjacent blocks of matrices, so they should share a node.
+    ``nodes`` maps a CPU to its node; by default it is read from the system.
     """
     nodes = numa.node_of_cpus() if nodes is None else nodes
     seen: dict[str, int] = {}
-    turns = []
+    ranks = []
     for cpu in sorted(cpus):
         core = _siblings(root, cpu)
-        turns.append((seen.setdefault(core, 0), nodes.get(cpu, 0), cpu))
+        ranks.append((seen.setdefault(core, 0), nodes.get(cpu, 0), cpu))
         seen[core] += 1
-    return [cpu for _, _, cpu in sorted(turns)]
+    return [cpu for _, _, cpu in sorted(ranks)]
 
 
 def _siblings(root: Path, cpu: int) -> str:
-    """The CPUs of a CPU's core as the system writes them, or its own number."""
+    """Return the system's list of the CPUs of a CPU's core, or the CPU alone if there is none."""
     try:
         return (root / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip()
     except OSError:

@@ -1,8 +1,8 @@
-"""Memory the kernels can rely on: aligned, on huge pages where the system has them, never too much.
+"""Aligned memory for the kernels, on huge pages where the system has them.
 
 Random rows of a large table miss the TLB on 4 KiB pages, so large buffers ask for 2 MiB pages.
-A request that memory cannot hold is refused with figures before a page is touched, because the
-system would rather kill the process later than refuse the mapping now.
+A request that does not fit is refused with figures before a page is touched, because the system
+grants every mapping and kills the process later.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from dlrmjit_kernels.runtime.integers import round_up
 
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
-_FILES = ("inactive_file", "active_file")  # in a control group's memory.stat
-_RESERVE = 64 << 20  # left for the interpreter and the batch in hand
+_FILES = ("inactive_file", "active_file")  # page cache in a control group's memory.stat
+_RESERVE = 64 << 20  # bytes left for the interpreter and the current batch
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes of a mapping, and what kind of pages were asked for and granted."""
+    """Bytes of a mapping and the kind of its pages: "huge", "plain" or "file"."""
 
     data: NDArray[np.uint8]
-    pages: str  # "huge", "plain" or "file"
+    pages: str
 
     @property
     def address(self) -> int:
@@ -42,7 +42,7 @@ class Buffer:
 
 
 def aligned_empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray[Any]:
-    """Uninitialised C-contiguous array whose first element is on a 64-byte boundary."""
+    """Return an uninitialised C-contiguous array that starts at a 64-byte boundary."""
     shape = (shape,) if isinstance(shape, int) else shape
     nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     raw = np.empty(nbytes + ALIGNMENT, dtype=np.uint8)
@@ -53,16 +53,16 @@ def aligned_empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -
 def allocate(nbytes: int, path: str | os.PathLike[str] | None = None) -> Buffer:
     """Map ``nbytes`` zeroed bytes: private memory on huge pages, or the file ``path``.
 
-    A file is created or lengthened as needed and keeps what it holds; the system pages it in
-    and out, so it may be larger than memory. In place of a directory stands a file in it that
-    has no name: the system removes it when the process ends, however it ends.
+    A file is created or extended as needed, and its contents stay; the system pages it in and
+    out, so it may be larger than memory. If ``path`` is a directory, the file is an unnamed one
+    in it, which the system removes when the process ends, however it ends.
 
     Raises
     ------
     MemoryLimitError
-        If private memory is asked for and less than ``nbytes`` is available, or the disk is full.
+        If less private memory than ``nbytes`` is available, or the disk is full.
     ConfigError
-        If there can be no such file.
+        If the file cannot be created or mapped.
     """
     if path is not None:
         return Buffer(_map_file(nbytes, Path(path)), "file")
@@ -71,12 +71,12 @@ def allocate(nbytes: int, path: str | os.PathLike[str] | None = None) -> Buffer:
 
 
 def require_memory(nbytes: int, purpose: str = "buffers") -> None:
-    """Refuse ``nbytes`` that this machine cannot give now.
+    """Check that ``nbytes`` of memory are available for ``purpose``.
 
     Raises
     ------
     MemoryLimitError
-        With the bytes needed and found.
+        If not; the message has the GiB needed and available.
     """
     free = available_memory()
     if nbytes + min(_RESERVE, nbytes) > free:
@@ -93,7 +93,7 @@ def _map_file(nbytes: int, path: Path) -> NDArray[np.uint8]:
             _reserve(handle.fileno(), size, path)
             mapping = mmap.mmap(handle.fileno(), size)
     except OSError as error:
-        raise ConfigError(f"tables cannot be kept in {path}: {error.strerror or error}") from None
+        raise ConfigError(f"tables cannot be stored in {path}: {error.strerror or error}") from None
     return np.frombuffer(mapping, dtype=np.uint8)[:nbytes]
 
 
@@ -102,18 +102,21 @@ def _open_file(path: Path) -> IO[bytes]:
 
 
 def _reserve(handle: int, size: int, path: Path) -> None:
-    """Lengthen a file to ``size`` bytes that the disk has: one it lacks would end the process."""
-    found = os.fstat(handle).st_size
-    if found >= size:
+    """Extend a file to ``size`` bytes and allocate its blocks.
+
+    A write to a mapped page without a block on disk would end the process with SIGBUS.
+    """
+    present = os.fstat(handle).st_size
+    if present >= size:
         return
     free = shutil.disk_usage(path if path.is_dir() else path.absolute().parent).free
-    if size - found > free:
+    if size - present > free:
         raise MemoryLimitError(
             f"tables need {format_gib(size)} in {path}, but {format_gib(free)} are free "
             "there; use fewer or smaller tables, or another disk"
         )
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, found, size - found)
+        os.posix_fallocate(handle, present, size - present)
     else:  # pragma: no cover - not on Linux
         os.truncate(handle, size)
 
@@ -129,9 +132,9 @@ def _map_private(nbytes: int) -> Buffer:
 
 
 def _advise_huge(mapping: mmap.mmap, start: int, nbytes: int) -> bool:
-    """Ask for huge pages for whole ones alone; False where the system has none or refuses.
+    """Ask for huge pages for the whole ones among ``nbytes``; return whether the system agreed.
 
-    What is left at the end would take a whole page too: up to 2 MiB of nothing, for every
+    The remainder stays on plain pages: on a huge one it would waste up to 2 MiB, for every
     activation of a step.
     """
     if not hasattr(mmap, "MADV_HUGEPAGE") or not huge_pages_enabled():
@@ -145,7 +148,7 @@ def _advise_huge(mapping: mmap.mmap, start: int, nbytes: int) -> bool:
 
 
 def huge_pages_enabled() -> bool:
-    """Whether the system hands out transparent huge pages to those who ask."""
+    """Return whether the system grants transparent huge pages on request."""
     try:
         setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
     except OSError:
@@ -154,7 +157,7 @@ def huge_pages_enabled() -> bool:
 
 
 def available_memory() -> int:
-    """Bytes this process may still use: the system's estimate, lowered by its control groups."""
+    """Return the bytes this process may still use, by the system and by its control groups."""
     return min([_system_available(), *_cgroup_available()])
 
 
@@ -168,17 +171,17 @@ def _system_available() -> int:
 
 
 def _cgroup_available() -> list[int]:
-    """Room left under every memory limit between this process's group and the root."""
+    """Return what is left under every memory limit between this process's group and the root."""
     folders = control_groups("memory")
-    rooms = [_room(folder, "memory.max", "memory.current") for folder in folders]
-    rooms += [_room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes") for folder in folders]
-    return [room for room in rooms if room is not None]
+    names = [("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")]
+    available = [_group_available(folder, *pair) for pair in names for folder in folders]
+    return [nbytes for nbytes in available if nbytes is not None]
 
 
-def _room(folder: Path, limit_name: str, usage_name: str) -> int | None:
-    """Limit minus use of one control group, or None where it sets no limit.
+def _group_available(folder: Path, limit_name: str, usage_name: str) -> int | None:
+    """Return limit minus use of one control group, or None if it sets no limit.
 
-    Files cached on its behalf count as used, but are given up before anything fails.
+    Its page cache counts as used, but the system reclaims that before an allocation fails.
     """
     try:
         limit = (folder / limit_name).read_text().strip()

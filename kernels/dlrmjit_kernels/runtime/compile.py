@@ -1,8 +1,8 @@
-"""How kernels are compiled and cached: three decorators over Numba and the cache they share.
+"""Three decorators over Numba that compile kernels, and the on-disk cache they share.
 
-Numba's own on-disk cache keys a function on its source file alone, so a kernel that calls a
-helper from another file runs stale code after the helper changes, and two processes that fill
-an empty cache at once may pair one's index with the other's code. Here the key is the text of
+Numba's on-disk cache keys a function on its source file alone: a kernel that calls a helper of
+another file would run stale code after the helper changes. And two processes that fill an empty
+cache at once may pair the index of one with the code of the other. Here the key is a digest of
 all kernel sources, and writing takes a lock.
 """
 
@@ -26,8 +26,9 @@ from dlrmjit_kernels import knobs
 from dlrmjit_kernels.runtime.file_lock import FileLock
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 
-# As for our own loader (codegen/engine.py): sections of a kernel must lie near each other,
-# however large the tables between free pages are. Read when Numba first compiles.
+# As in codegen/engine.py: the sections of a kernel must be loaded near each other, or relative
+# addresses between them overflow when large tables are mapped. Numba reads this when it first
+# compiles.
 if not os.environ.get("NUMBA_USE_LLVMLITE_MEMORY_MANAGER"):
     numba.config.USE_LLVMLITE_MEMORY_MANAGER = 1
 
@@ -37,19 +38,19 @@ for _function in (ceil_div, round_up):
 
 F = TypeVar("F", bound=Callable[..., Any])
 Call = Callable[[], object]
-"""A kernel with its operands: calling it checks nothing, looks nothing up, and computes."""
+"""A kernel bound to its operands: calling it only computes, without checks or look-ups."""
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - not a POSIX system: caching goes unlocked
+except ImportError:  # pragma: no cover - not a POSIX system: the cache is not locked
     fcntl = None  # type: ignore[assignment]
 
 
 @functools.cache
 def sources_digest(patterns: tuple[str, ...] = ("**/*.py",)) -> str:
-    """Hash of kernel sources, of all by default, and of the compilers' versions.
+    """Return a hash of the kernel sources that match ``patterns`` and of the compilers' versions.
 
-    Of all of them it is the identity of the cache.
+    The hash of all sources identifies the cache.
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     folder = Path(__file__).parents[1]
@@ -59,13 +60,13 @@ def sources_digest(patterns: tuple[str, ...] = ("**/*.py",)) -> str:
 
 
 def cache_path() -> Path:
-    """Folder of the compiled kernels of exactly these sources."""
+    """Return the folder of the kernels compiled from exactly these sources."""
     return knobs.cache_dir() / "kernels" / sources_digest()
 
 
 @contextmanager
 def cache_lock() -> Iterator[None]:
-    """Hold the cache folder against other processes; released by the system if we die."""
+    """Lock the cache folder against other processes; the system unlocks it if this one dies."""
     folder = cache_path()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as handle:
@@ -75,10 +76,10 @@ def cache_lock() -> Iterator[None]:
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
-    """Places every kernel in :func:`cache_path`, stamped by all sources instead of its own."""
+    """Stores every kernel in :func:`cache_path`, stamped with the digest of all sources."""
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
-        self._py_file = py_file  # Numba names it when a kernel cannot be cached
+        self._py_file = py_file  # Numba's messages name it when a kernel cannot be cached
         self._disambiguator = f"{Path(py_file).stem}-{py_func.__code__.co_firstlineno}"
 
     def get_cache_path(self) -> str:
@@ -103,7 +104,7 @@ _DAMAGED = (EOFError, pickle.UnpicklingError, ValueError)
 
 
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
-    """Numba's function cache in our folder; one that is damaged or not writable is only slower."""
+    """Numba's function cache in our folder; recompiles what is damaged or cannot be written."""
 
     _impl_class = _CacheImpl
 
@@ -113,16 +114,19 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         self._lock_path = cache_path() / f"{self._impl.filename_base}.lock"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the stored kernel, or None to the one process that compiles it for all."""
-        found = self._load(sig, target_context)
-        if found is not None:
-            return found
+        """Return the stored kernel, or None to the one process that shall compile it.
+
+        Other processes wait until that one has stored it.
+        """
+        kernel = self._load(sig, target_context)
+        if kernel is not None:
+            return kernel
         with suppress(OSError):
             self._lock.acquire(self._lock_path)
-        found = self._load(sig, target_context)
-        if found is not None:
+        kernel = self._load(sig, target_context)
+        if kernel is not None:
             self._lock.release()
-        return found
+        return kernel
 
     def _load(self, sig: Any, target_context: Any) -> Any:
         try:

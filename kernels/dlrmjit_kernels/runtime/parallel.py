@@ -1,9 +1,9 @@
-"""Runs the tasks of a kernel on all threads: one parallel loop, which all kernels share.
+"""One parallel loop for all kernels: runs the tasks of a kernel on all threads.
 
-Numba turns every loop over ``prange`` into functions of its own, each typed, lowered, optimised
-and translated again; a step needs dozens, and that was a third of a first start. Here the loop
-is typed and lowered once, and a kernel hands it the address of its task and of its operands.
-Tasks are dealt out evenly in runs, as by ``prange``.
+Numba compiles every loop over ``prange`` to separate functions; a training step needs dozens,
+and their compilation was a third of a first start. Here the loop is compiled once, and a kernel
+passes it the addresses of its task and of its operands. As with ``prange``, each thread gets an
+equal run of consecutive tasks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARALLEL_MIN_ELEMENTS = 1 << 14
 
 
 @parallel_jit
-def _deal(task: int, operands: int, count: int, serial: bool) -> None:
+def _loop(task: int, operands: int, count: int, serial: bool) -> None:
     if serial or count < 2:
         for i in range(count):
             unsafe.call(task, (i, operands))
@@ -44,7 +44,7 @@ def _deal(task: int, operands: int, count: int, serial: bool) -> None:
 
 
 def _start_threads() -> None:
-    """Make what parallel loops call known to the loader of compiled code."""
+    """Load the threading layer, whose symbols parallel loops call."""
     get_num_threads()
 
 
@@ -52,32 +52,34 @@ def _start_threads() -> None:
 def run_tasks(typingctx: Any, task: Any, count: Any, operands: Any, serial: Any) -> Any:
     """Call ``task(i, *operands)`` for every ``i`` below ``count``.
 
-    ``task`` is compiled by :func:`.compile.task_jit`, returns nothing and fails
-    only for want of memory, as MemoryError here; ``operands`` are a tuple, whose arrays it must
-    not keep. All threads take part unless the boolean ``serial``, or there is one task only.
+    ``task`` is compiled by :func:`.compile.task_jit` and returns nothing. It may fail only for
+    lack of memory, which is raised here as MemoryError. ``operands`` is a tuple; the task must
+    not keep references to its arrays. ``serial`` is :data:`ALL_THREADS`, :data:`CALLING_THREAD`
+    or a boolean computed at run time; a single task runs on the calling thread anyway.
     """
     if not isinstance(task, types.Dispatcher) or not isinstance(operands, types.BaseTuple):
         return None
     kinds = (types.int64, *(types.unliteral(kind) for kind in operands))
     passed = types.Tuple(kinds[1:])
-    deal = _compiled(_deal, (types.int64, types.int64, types.int64, types.boolean))
-    own = _compiled(task.dispatcher, kinds)
-    if own.signature.return_type != types.none:
-        raise TypingError(f"a task returns nothing, not {own.signature.return_type}")
+    loop = _compiled(_loop, (types.int64, types.int64, types.int64, types.boolean))
+    compiled = _compiled(task.dispatcher, kinds)
+    if compiled.signature.return_type != types.none:
+        raise TypingError(f"a task must return nothing, not {compiled.signature.return_type}")
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        context.active_code_library.add_linking_library(own.library)
-        context.active_code_library.add_linking_library(deal.library)
-        # A loop that came from the cache does not pass this on, and kernels are cached too.
+        context.active_code_library.add_linking_library(compiled.library)
+        context.active_code_library.add_linking_library(loop.library)
+        # Numba records this with a parallel loop it compiles, but not with one from the cache.
         context.active_code_library._reload_init.add(_start_threads)
         borrowed = _borrowed(context, builder, passed, values[2])
-        place = alloca_once_value(builder, pack_struct(builder, [borrowed, _I64(0)]))
-        entry = _entry(context, builder.module, own, place.type)
-        at = (builder.ptrtoint(entry, _I64), builder.ptrtoint(place, _I64), values[1], values[3])
-        context.call_internal(builder, deal.fndesc, deal.signature, at)
-        failed = builder.load(gep_inbounds(builder, place, 0, 1))
+        frame = alloca_once_value(builder, pack_struct(builder, [borrowed, _I64(0)]))
+        entry = _entry(context, builder.module, compiled, frame.type)
+        addresses = (builder.ptrtoint(entry, _I64), builder.ptrtoint(frame, _I64))
+        arguments = (*addresses, values[1], values[3])
+        context.call_internal(builder, loop.fndesc, loop.signature, arguments)
+        failed = builder.load(gep_inbounds(builder, frame, 0, 1))
         with if_unlikely(builder, builder.icmp_unsigned("!=", failed, _I64(0))):
-            message = "a task of a kernel found no memory for its scratch"
+            message = "a task of a kernel could not allocate memory for its scratch"
             context.call_conv.return_user_exc(builder, MemoryError, (message,))
         return context.get_dummy_value()
 
@@ -90,7 +92,7 @@ def _compiled(dispatcher: Any, kinds: tuple[Any, ...]) -> Any:
 
 
 def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    """The value with arrays that nobody counts: threads would quarrel about the counters."""
+    """Return the value without reference counts of its arrays, for which threads would contend."""
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
         for owner in ("meminfo", "parent"):
@@ -98,15 +100,16 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
         return array._getvalue()
     if isinstance(kind, types.BaseTuple):
         for i, part in enumerate(kind):
-            own = _borrowed(context, builder, part, builder.extract_value(value, i))
-            value = builder.insert_value(value, own, i)
+            item = _borrowed(context, builder, part, builder.extract_value(value, i))
+            value = builder.insert_value(value, item, i)
     return value
 
 
-def _entry(context: Any, module: Any, task: Any, place: Any) -> Any:
-    """A function of two integers: a task's number, and where its operands and a flag lie.
+def _entry(context: Any, module: Any, task: Any, frame: Any) -> Any:
+    """Define a function of two integers: a task's number and the address of a ``frame``.
 
-    The flag is set if the task fails; tasks may do so at once, for all write the same.
+    The frame has the operands and a flag, which is set if a task fails. Several tasks may fail
+    at once, because all write the same value.
     """
     kind = ir.FunctionType(ir.VoidType(), [_I64, _I64])
     name = module.get_unique_name(f"entry.{task.fndesc.llvm_func_name}")
@@ -114,13 +117,13 @@ def _entry(context: Any, module: Any, task: Any, place: Any) -> Any:
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block())
     number, address = function.args
-    at = builder.inttoptr(address, place)
-    operands = builder.load(gep_inbounds(builder, at, 0, 0))
+    pointer = builder.inttoptr(address, frame)
+    operands = builder.load(gep_inbounds(builder, pointer, 0, 0))
     each = [builder.extract_value(operands, i) for i in range(len(operands.type.elements))]
     status, _ = context.call_internal_no_propagate(
         builder, task.fndesc, task.signature, [number, *each]
     )
     with if_unlikely(builder, status.is_error):
-        builder.store(_I64(1), gep_inbounds(builder, at, 0, 1))
+        builder.store(_I64(1), gep_inbounds(builder, pointer, 0, 1))
     builder.ret_void()
     return function

@@ -1,7 +1,8 @@
-"""The processor kernels are generated for: vector width, registers and cache sizes, as data.
+"""The processor that kernels are generated for: vector width, registers, cache sizes, as data.
 
 The machine is probed once. ``DLRMJIT_TARGET`` forces a lesser instruction set of the same
-machine, and :func:`named_target` describes a foreign one, whose code can be read, not run.
+machine, and :func:`named_target` describes another one, whose code can be generated and read
+but not run.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 @dataclass(frozen=True)
 class Target:
-    """An instruction set, and the sizes a blocking is chosen from.
+    """An instruction set and the sizes from which block sizes are chosen.
 
-    ``lanes`` are the float32 elements of a vector, ``registers`` the vector registers,
-    ``l1``, ``l2`` and ``l3`` bytes of cache as one core sees them. ``bf16`` says whether it
-    multiplies BF16 numbers. ``triple``, ``cpu`` and ``features`` are what LLVM calls the machine.
+    ``lanes`` is the number of float32 elements of a vector, ``registers`` that of vector
+    registers; ``l1``, ``l2`` and ``l3`` are bytes of cache as one core sees them. ``bf16`` is set
+    if there are instructions that multiply BF16 numbers. ``triple``, ``cpu`` and ``features``
+    are LLVM's names of the machine.
     """
 
     isa: str
@@ -41,29 +43,29 @@ class Target:
 
     @property
     def nr(self) -> int:
-        """Columns of a register tile: two vectors, the width of every panel."""
+        """Columns of a register tile and of a panel: two vectors."""
         return 2 * self.lanes
 
     @property
     def mr(self) -> int:
-        """Most rows of a register tile: three quarters of the registers accumulate.
+        """Most rows of a register tile, whose accumulators take three quarters of the registers.
 
-        The rest holds a row of B, a broadcast of A, and what the compiler keeps in flight.
+        The other registers hold a row of B, a broadcast element of A, and temporaries.
         """
         return 3 * self.registers // 8
 
     @property
     def masks(self) -> bool:
-        """Whether masks of vectors lie in registers of their own."""
+        """Whether there are mask registers."""
         return self.isa.startswith("avx512")
 
     @property
     def row_block(self) -> int:
-        """Rows of a block of activations: whole register tiles, about four dozen rows."""
+        """Rows of a block of activations: whole register tiles, about 48 rows."""
         return round_up(48, self.mr)
 
     def panel(self, cols: int) -> int:
-        """Width of the column panels of a matrix ``cols`` wide: ``nr``, or one lone column."""
+        """Return the panel width of a matrix with ``cols`` columns: ``nr``, or 1 for one column."""
         return 1 if cols == 1 else self.nr
 
 
@@ -78,10 +80,10 @@ _KNOWN = {
     "sse": Target("sse", 4, 16, _X86, "x86-64", ""),
     "neon": Target("neon", 4, 32, "aarch64-unknown-linux-gnu", "generic", "+neon"),
 }
-_AVX512_NEEDED = ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma")
-_NEEDED = {
-    "avx512_bf16": (*_AVX512_NEEDED, "avx512bf16"),
-    "avx512": _AVX512_NEEDED,
+_AVX512_FEATURES = ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma")
+_REQUIRED = {
+    "avx512_bf16": (*_AVX512_FEATURES, "avx512bf16"),
+    "avx512": _AVX512_FEATURES,
     "avx2": ("avx2", "fma"),
     "sse": ("sse2",),
     "neon": ("neon",),
@@ -89,12 +91,12 @@ _NEEDED = {
 
 
 def named_target(isa: str) -> Target:
-    """Description of an instruction set, of this machine or another.
+    """Return the description of an instruction set, of this machine or another.
 
     Raises
     ------
     TargetError
-        If there is no such instruction set.
+        If the instruction set is unknown.
     """
     if isa not in _KNOWN:
         known = ", ".join(_KNOWN)
@@ -103,12 +105,12 @@ def named_target(isa: str) -> Target:
 
 
 def current_target() -> Target:
-    """The target kernels are generated for: ``DLRMJIT_TARGET``, or the best this machine runs.
+    """Return the target of the kernels: ``DLRMJIT_TARGET``, or the best this machine runs.
 
     Raises
     ------
     TargetError
-        If the knob names an unknown instruction set, or one this machine cannot run.
+        If ``DLRMJIT_TARGET`` is unknown, or this machine cannot run it.
     """
     return _host_target(knobs.target())
 
@@ -127,7 +129,7 @@ def _host_target(forced: str | None) -> Target:
 
 def _runs_here(isa: str) -> bool:
     features = _host_features()
-    return _same_machine(_KNOWN[isa].triple) and all(features.get(f) for f in _NEEDED[isa])
+    return _same_machine(_KNOWN[isa].triple) and all(features.get(f) for f in _REQUIRED[isa])
 
 
 def _same_machine(triple: str) -> bool:
@@ -140,7 +142,7 @@ def _host_features() -> dict[str, bool]:
 
 
 def _on_this_machine(target: Target, native: bool) -> Target:
-    """A known target with this machine's caches and, unless it is forced lower, its own name."""
+    """Return a target with this machine's caches and, if it is the best one, LLVM's exact CPU."""
     sizes = _cache_sizes()
     target = replace(
         target,
@@ -151,12 +153,14 @@ def _on_this_machine(target: Target, native: bool) -> Target:
     )
     if not native:
         return target
-    own = ",".join(f"{'+' if on else '-'}{name}" for name, on in sorted(_host_features().items()))
-    return replace(target, cpu=binding.get_host_cpu_name(), features=f"{own},-prefer-256-bit")
+    features = ",".join(
+        f"{'+' if on else '-'}{name}" for name, on in sorted(_host_features().items())
+    )
+    return replace(target, cpu=binding.get_host_cpu_name(), features=f"{features},-prefer-256-bit")
 
 
 def _cache_sizes() -> dict[int, int]:
-    """Bytes of data cache per level; empty where the system does not say."""
+    """Return the bytes of data cache per level; empty if the system does not list them."""
     sizes: dict[int, int] = {}
     for folder in sorted(_CACHES.glob("index*")):
         try:

@@ -1,6 +1,6 @@
-"""How many threads kernels use: from the CPUs this process may run on, or as told.
+"""The number of threads of the kernels: from the CPUs this process may run on, or as set.
 
-Results never depend on the number; only the time does.
+Only the time depends on it, never a result.
 """
 
 from __future__ import annotations
@@ -13,43 +13,43 @@ import numba
 from dlrmjit_kernels.errors import ThreadError
 from dlrmjit_kernels.runtime.cgroups import control_groups
 
-_granted: frozenset[int] = frozenset()
+_allowed: frozenset[int] = frozenset()
 
 
 def allowed_cpus() -> frozenset[int]:
-    """Numbers of the CPUs this process may run on, whatever the calling thread is pinned to."""
-    if _granted:
-        return _granted
+    """Return the CPUs this process may run on, whatever the calling thread is pinned to."""
+    if _allowed:
+        return _allowed
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
 def set_allowed_cpus(cpus: frozenset[int]) -> None:
-    """Note what the process may run on, before its threads give up part of it."""
-    global _granted
-    _granted = cpus
+    """Record the CPUs of the process before its threads are pinned to some of them."""
+    global _allowed
+    _allowed = cpus
 
 
 def reset_affinity() -> None:
     """Let the calling thread run on every CPU of the process again.
 
-    A thread inherits its maker's CPUs; one that works beside pinned threads must not sit on
-    the CPU of one of them.
+    A new thread inherits the affinity of the thread that starts it, and would share the one CPU
+    of a pinned thread.
     """
-    if _granted:
-        os.sched_setaffinity(0, _granted)
+    if _allowed:
+        os.sched_setaffinity(0, _allowed)
 
 
 def available_cpus() -> int:
-    """CPUs this process may run on: its affinity mask, lowered by cgroup quotas, rounded down."""
+    """Return the number of CPUs by affinity mask and cgroup quotas, rounded down, at least 1."""
     quotas = (_quota(group) for group in control_groups("cpu"))
-    granted = [int(cpus) for cpus in quotas if cpus is not None]
-    return max(1, min([len(allowed_cpus()), *granted]))
+    limits = [int(cpus) for cpus in quotas if cpus is not None]
+    return max(1, min([len(allowed_cpus()), *limits]))
 
 
 def _quota(group: Path) -> float | None:
-    """CPUs that a control group may use, by the files of version 2 or 1; None without a limit."""
+    """Return the CPUs of a control group, of version 2 or 1; None if it has no limit."""
     try:
         if (group / "cpu.max").exists():
             quota, period = (group / "cpu.max").read_text().split()
@@ -62,7 +62,7 @@ def _quota(group: Path) -> float | None:
 
 
 def set_threads(count: int) -> None:
-    """Let kernels use ``count`` threads.
+    """Set the number of threads of the kernels that this thread calls.
 
     Raises
     ------
@@ -75,12 +75,12 @@ def set_threads(count: int) -> None:
         raise ThreadError(f"the number of threads must be at least 1, not {count}")
     if count > limit:
         raise ThreadError(
-            f"{count} threads were asked for, but the thread pool has {limit}; start the program "
-            f"with NUMBA_NUM_THREADS={count} in its environment for a larger one"
+            f"{count} threads were requested, but the thread pool has {limit}; set "
+            f"NUMBA_NUM_THREADS={count} in the environment before the program starts"
         )
     numba.set_num_threads(count)
 
 
 def get_threads() -> int:
-    """Threads that the next kernel will use."""
+    """Return the number of threads that the next kernel will use."""
     return int(numba.get_num_threads())

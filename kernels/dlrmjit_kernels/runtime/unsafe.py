@@ -25,9 +25,9 @@ def _pointer(builder: Any, address: Any, element: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def call(typingctx: Any, address: Any, arguments: Any) -> Any:
-    """Call the function at ``address`` with a tuple of 64-bit integers; it returns nothing.
+    """Call the function at ``address``, which returns nothing, with a tuple of 64-bit integers.
 
-    Warning: neither the address nor the number of arguments is checked.
+    Neither the address nor the number of arguments is checked.
     """
     if not isinstance(arguments, types.BaseTuple):
         return None

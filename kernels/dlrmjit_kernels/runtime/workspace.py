@@ -16,7 +16,7 @@ from dlrmjit_kernels.runtime import buffers
 
 @dataclass
 class Workspace:
-    """Named arrays that are kept between calls."""
+    """Named arrays that are reused from call to call."""
 
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
 

@@ -1,7 +1,7 @@
-"""Kernels load into an address space that large tables have cut to pieces.
+"""Kernels load into an address space that large tables have fragmented.
 
-The free pages are arranged so that code finds room only gigabytes away from the single pages
-that its constants would fit into. A loader that places sections one by one is aborted there.
+The free pages are arranged so that code fits only gigabytes away from the single pages into
+which its constants fit. A loader that maps sections one by one is aborted there.
 """
 
 import platform
@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64",
-    reason="arranges pages as Linux hands them out on x86-64",
+    reason="relies on the order in which Linux maps pages on x86-64",
 )
 
 ARRANGE = """

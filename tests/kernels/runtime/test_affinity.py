@@ -1,4 +1,4 @@
-"""Threads of kernels get a CPU each; tried in processes of their own, for they stay pinned."""
+"""Threads of kernels get a CPU each; tested in subprocesses, because threads stay pinned."""
 
 import os
 import subprocess
@@ -44,12 +44,12 @@ before = sorted(os.sched_getaffinity(0))
 count = int(sys.argv[1])
 threads.set_threads(count)
 pinned = affinity.pin_threads()
-own = allowed(count)
+cpus_of_threads = allowed(count)
 if pinned:
-    assert sorted(own) == [[cpu] for cpu in before], own
+    assert sorted(cpus_of_threads) == [[cpu] for cpu in before], cpus_of_threads
     assert sorted(os.sched_getaffinity(0)) != before or len(before) == 1
 else:
-    assert all(cpus == before for cpus in own), own
+    assert all(cpus == before for cpus in cpus_of_threads), cpus_of_threads
 assert of_a_new_thread() == before
 assert threads.available_cpus() == len(before)
 print(pinned)
@@ -57,25 +57,25 @@ print(pinned)
 
 
 def pinned(count, **environment):
-    kept = {k: v for k, v in os.environ.items() if k not in ("OMP_PROC_BIND", "DLRMJIT_PIN")}
-    kept |= {"NUMBA_NUM_THREADS": str(CPUS + 1)} | environment
+    inherited = {k: v for k, v in os.environ.items() if k not in ("OMP_PROC_BIND", "DLRMJIT_PIN")}
+    inherited |= {"NUMBA_NUM_THREADS": str(CPUS + 1)} | environment
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(count)], env=kept, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, str(count)], env=inherited, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip() == "True"
 
 
-def test_each_thread_has_a_cpu_of_its_own_when_they_fill_the_machine():
+def test_as_many_threads_as_cpus_are_pinned_to_one_cpu_each():
     assert pinned(CPUS)
 
 
-def test_more_threads_than_cpus_are_left_alone():
+def test_more_threads_than_cpus_are_not_pinned():
     assert not pinned(CPUS + 1)
 
 
 @pytest.mark.parametrize("variable", ["DLRMJIT_PIN=0", "OMP_PROC_BIND=false"])
-def test_the_environment_may_keep_the_choice(variable):
+def test_the_environment_can_switch_pinning_off(variable):
     name, value = variable.split("=")
     assert not pinned(CPUS, **{name: value})
 
@@ -90,17 +90,17 @@ def test_the_environment_may_keep_the_choice(variable):
 )
 def test_every_core_gets_a_thread_before_any_gets_two(tmp_path, siblings, expected):
     for cpu, text in siblings.items():
-        place = tmp_path / f"cpu{cpu}" / "topology"
-        place.mkdir(parents=True)
-        (place / "thread_siblings_list").write_text(text + "\n")
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(text + "\n")
     assert cores_first([3, 1, 0, 2], tmp_path, {}) == expected
 
 
-def test_threads_go_from_node_to_node_of_memory(tmp_path):
-    """Four cores of two CPUs each, numbered across two nodes in turn."""
+def test_threads_fill_one_memory_node_after_another(tmp_path):
+    """Four cores of two CPUs each, numbered alternately across two nodes."""
     for cpu in range(8):
-        place = tmp_path / f"cpu{cpu}" / "topology"
-        place.mkdir(parents=True)
-        (place / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
     nodes = {cpu: cpu % 2 for cpu in range(8)}
     assert cores_first(range(8), tmp_path, nodes) == [0, 2, 1, 3, 4, 6, 5, 7]

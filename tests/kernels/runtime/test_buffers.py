@@ -1,3 +1,5 @@
+"""Buffers: aligned, zeroed, on huge pages or in a file, and refused where they do not fit."""
+
 import os
 import shutil
 import sys
@@ -55,7 +57,7 @@ def test_without_huge_pages_the_buffer_is_plain(monkeypatch):
     assert buffers.allocate(5 << 20).pages == "plain"
 
 
-def test_a_file_buffer_keeps_its_contents(tmp_path):
+def test_the_contents_of_a_file_stay(tmp_path):
     path = tmp_path / "table"
     buffers.allocate(1000, path).data[:] = 5
     again = buffers.allocate(5000, path)
@@ -64,7 +66,7 @@ def test_a_file_buffer_keeps_its_contents(tmp_path):
     assert not again.data[1000:].any()
 
 
-def test_what_memory_cannot_hold_is_refused_with_figures():
+def test_a_request_beyond_memory_is_refused_with_figures():
     with pytest.raises(MemoryLimitError, match=r"need 1048576\.00 GiB .* GiB are available"):
         buffers.allocate(1 << 50)
 
@@ -73,24 +75,24 @@ def test_available_memory_is_bounded_by_the_system_and_positive():
     assert 0 < buffers.available_memory() < 1 << 50
 
 
-def test_a_control_group_lowers_what_is_available(monkeypatch):
+def test_a_control_group_lowers_available_memory(monkeypatch):
     monkeypatch.setattr(buffers, "_cgroup_available", lambda: [1 << 20])
     assert buffers.available_memory() == 1 << 20
     with pytest.raises(MemoryLimitError):
         buffers.allocate(1 << 21)
 
 
-def test_room_in_a_control_group(tmp_path):
+def test_a_control_group_leaves_its_limit_minus_use_plus_page_cache(tmp_path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 100\nactive_file 150\n")
     names = ("memory.max", "memory.current")
-    assert buffers._room(tmp_path, *names) == 550
+    assert buffers._group_available(tmp_path, *names) == 550
     (tmp_path / "memory.max").write_text("max\n")
-    assert buffers._room(tmp_path, *names) is None
+    assert buffers._group_available(tmp_path, *names) is None
 
 
-def test_a_directory_stands_for_a_file_that_nobody_sees(tmp_path):
+def test_a_directory_gets_an_unnamed_file(tmp_path):
     buffer = buffers.allocate(5000, tmp_path)
     assert buffer.pages == "file"
     assert not buffer.data.any()
@@ -99,7 +101,7 @@ def test_a_directory_stands_for_a_file_that_nobody_sees(tmp_path):
     assert buffer.data.sum() == 15_000
 
 
-def test_a_file_that_its_disk_cannot_hold_is_refused_with_figures(tmp_path, monkeypatch):
+def test_a_file_beyond_its_disk_is_refused_with_figures(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 30)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     for path in (tmp_path, tmp_path / "table"):
@@ -107,11 +109,11 @@ def test_a_file_that_its_disk_cannot_hold_is_refused_with_figures(tmp_path, monk
             buffers.allocate(2 << 30, path)
 
 
-def test_a_file_has_its_place_on_the_disk_before_it_is_used(tmp_path):
+def test_a_file_has_its_blocks_on_disk_before_it_is_used(tmp_path):
     buffers.allocate(1 << 20, tmp_path / "table")
     assert (tmp_path / "table").stat().st_blocks * 512 >= 1 << 20
 
 
-def test_a_file_that_cannot_be_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot be kept in .*absent"):
+def test_a_file_that_cannot_be_created_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be stored in .*absent"):
         buffers.allocate(10, tmp_path / "absent" / "table")

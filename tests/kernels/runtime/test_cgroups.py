@@ -1,3 +1,5 @@
+"""Folders of the control groups of a process, on made-up trees."""
+
 from dlrmjit_kernels.runtime.cgroups import control_groups
 
 

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from dlrmjit_kernels import Matrix, fc_forward
 from dlrmjit_kernels.layers import dense_optimizers
-p = np.ones(50_000, np.float32)  # more than one thread does alone
+p = np.ones(50_000, np.float32)  # enough for all threads
 dense_optimizers.sgd_step(p, p.copy(), 0.5)
 x, w, y = (Matrix.empty_blocked(20, 13), Matrix.empty_panels(13, 33), Matrix.empty_blocked(20, 33))
 x.assign(np.ones((20, 13))), w.assign(np.ones((13, 33)))
@@ -55,7 +55,7 @@ _FIRST = {
 }
 
 
-def test_a_kernel_that_met_a_stored_loop_can_be_the_first_of_a_process(tmp_path):
+def test_a_kernel_compiled_with_a_stored_loop_can_be_the_first_of_a_process(tmp_path):
     """The loop that all kernels share comes from the first process, the update from the second."""
     for first in ("a product", "an update", "an update"):
         program = f"import numpy as np\nfrom dlrmjit_kernels import gemm, sgd_step\n{_FIRST[first]}"
@@ -70,7 +70,7 @@ def test_a_cache_that_cannot_be_written_is_only_slower(tmp_path):
     _finish(_start(blocked / "cache"))
 
 
-def test_damaged_files_are_compiled_anew(tmp_path):
+def test_damaged_files_are_compiled_again(tmp_path):
     _finish(_start(tmp_path))
     for path in tmp_path.rglob("*.*"):
         if path.is_file():

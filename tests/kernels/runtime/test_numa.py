@@ -1,3 +1,5 @@
+"""Memory nodes of CPUs, read from made-up trees of the system's files."""
+
 from dlrmjit_kernels.runtime import numa
 
 
@@ -8,7 +10,7 @@ def _system(folder, **lists):
     return folder
 
 
-def test_cpus_belong_to_the_nodes_that_the_system_tells(tmp_path):
+def test_cpus_belong_to_the_nodes_that_list_them(tmp_path):
     root = _system(tmp_path, node0="0-1,8-9", node1="4,6", node12="")
     (tmp_path / "node3").mkdir()  # without a list
     (tmp_path / "power").mkdir()
@@ -17,7 +19,7 @@ def test_cpus_belong_to_the_nodes_that_the_system_tells(tmp_path):
     assert numa.node_count([0, 8, 6], root) == 2
 
 
-def test_a_system_that_does_not_tell_has_one_node(tmp_path):
+def test_a_system_without_nodes_counts_as_one_node(tmp_path):
     assert numa.node_of_cpus(tmp_path / "absent") == {}
     assert numa.node_count([0, 1], tmp_path) == 1
     assert numa.node_count([], tmp_path) == 1

@@ -9,9 +9,9 @@ from dlrmjit.errors import ThreadError
 
 @pytest.fixture
 def cpus(tmp_path, monkeypatch):
-    """What a process with 8 CPUs finds in a tree whose listing and files are given."""
+    """Return the CPUs that a process with 8 of them finds in a given tree of control groups."""
     listing = tmp_path / "listing"
-    monkeypatch.setattr(threads, "_granted", frozenset(range(8)))
+    monkeypatch.setattr(threads, "_allowed", frozenset(range(8)))
     monkeypatch.setattr(
         threads, "control_groups", lambda name: control_groups(name, tmp_path, listing)
     )
@@ -44,8 +44,8 @@ def test_the_tightest_group_on_the_way_up_decides(cpus):
 
 def test_files_of_the_first_version(cpus):
     groups = "4:cpu,cpuacct:/own\n3:cpuset:/elsewhere\n1:name=systemd:/\n0::/\n"
-    for place in ("own", "elsewhere"):
-        assert cpus(groups, **{f"cpu/{place}/cpu.cfs_period_us": 100000}) == 8
+    for group in ("own", "elsewhere"):
+        assert cpus(groups, **{f"cpu/{group}/cpu.cfs_period_us": 100000}) == 8
     assert cpus(groups, **{"cpu/elsewhere/cpu.cfs_quota_us": 100000}) == 8
     assert cpus(groups, **{"cpu/own/cpu.cfs_quota_us": -1}) == 8
     assert cpus(groups, **{"cpu/own/cpu.cfs_quota_us": 250000}) == 2

@@ -1,1 +1,1 @@
-"""Kernels written as LLVM IR: their specifications, their emitters, and the engine behind them."""
+"""Tools to write kernels as LLVM IR: emitters, and the engine that compiles and loads them."""

@@ -1,9 +1,10 @@
-"""A small vocabulary over llvmlite: float32 vectors, masked edges, and counted loops.
+"""A layer over llvmlite: float32 vectors, masked edges and counted loops.
 
-Emitters read like the loops they emit: blocks and phi nodes appear here and nowhere else.
+With it emitters read like the loops they emit; basic blocks and phi nodes stay in here.
 
-A *word* is 32 bits that hold two BF16 numbers, the first in the lower half. Vectors of words
-travel as float32 vectors: loads, stores and broadcasts are the same.
+A *BF16 pair* is 32 bits that hold two BF16 numbers, the first in the low 16 bits (the VNNI
+layout). Vectors of pairs have the type of float32 vectors, because they are loaded, stored and
+broadcast alike.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Value: TypeAlias = ir.Value
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
-    """LLVM's ``bfloat``, which llvmlite does not name."""
+    """LLVM's type ``bfloat``, which llvmlite lacks."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -39,12 +40,15 @@ BF16 = _BFloat()
 
 
 def integer(value: int) -> Value:
-    """A 64-bit constant."""
+    """Return a constant of 64 bits."""
     return ir.Constant(I64, value)
 
 
 class Loop:
-    """A loop being emitted: its index, the values carried into this turn and out of the last."""
+    """A loop that is being emitted: its index and the values carried into this iteration.
+
+    After the loop, ``values`` are those carried out of the last iteration.
+    """
 
     def __init__(self, index: Value, values: list[Value]) -> None:
         self.index = index
@@ -52,7 +56,7 @@ class Loop:
         self.following: list[Value] = list(values)
 
     def carry(self, values: Sequence[Value]) -> None:
-        """Set what the next turn, or the code behind the loop, will see in ``values``."""
+        """Set the ``values`` of the next iteration and of the code after the loop."""
         self.following = list(values)
 
 
@@ -60,7 +64,7 @@ class Emitter:
     """Emits one function over float32 vectors of ``lanes`` elements.
 
     Arguments of the function are pointers (``POINTER``) and 64-bit integers (``I64``), in the
-    order of ``arguments``; they are found again by name with :meth:`__getitem__`.
+    order of ``arguments``; ``emitter[name]`` returns one by name.
     """
 
     def __init__(
@@ -84,23 +88,23 @@ class Emitter:
         self.builder.ret_void()
 
     def offset(self, pointer: Value, elements: Value | int, size: int = 4) -> Value:
-        """Pointer moved by a number of elements of ``size`` bytes."""
+        """Return ``pointer`` plus a number of elements of ``size`` bytes."""
         count = integer(elements) if isinstance(elements, int) else elements
         element = F32 if size == 4 else ir.IntType(8 * size)
         return self.builder.gep(pointer, [count], source_etype=element)
 
     def zero(self) -> Value:
-        """A vector of zeros."""
+        """Return a vector of zeros."""
         return ir.Constant(self.vector, [0.0] * self.lanes)
 
     def load(self, pointer: Value, active: int | None = None) -> Value:
-        """Vector at ``pointer``; only the first ``active`` lanes are read, the rest are zero."""
+        """Load the vector at ``pointer``: only the first ``active`` lanes, the others are zero."""
         if active is None or active == self.lanes:
             return self.builder.load(pointer, align=4, typ=self.vector)
         return self.load_masked(pointer, self._mask(active))
 
     def load_masked(self, pointer: Value, mask: Value) -> Value:
-        """Vector at ``pointer``; lanes outside the mask are not read, and zero."""
+        """Load the vector at ``pointer``; lanes outside the mask are not read, but zero."""
         load = self._intrinsic("llvm.masked.load", self.vector, [POINTER, *self._mask_types()])
         return self.builder.call(load, [pointer, ir.Constant(I32, 4), mask, self.zero()])
 
@@ -120,7 +124,7 @@ class Emitter:
         self.builder.call(function, [value, pointer, ir.Constant(I32, 4), mask])
 
     def first(self, count: Value) -> Value:
-        """The mask of the first ``count`` lanes."""
+        """Return the mask of the first ``count`` lanes."""
         wide = ir.VectorType(I32, self.lanes)
         number = self.builder.trunc(count, I32)
         one = self.builder.insert_element(ir.Constant(wide, ir.Undefined), number, _lane(0))
@@ -129,7 +133,7 @@ class Emitter:
         return self.builder.icmp_signed("<", lanes, every)
 
     def load_scalar(self, pointer: Value) -> Value:
-        """The float32 at ``pointer``."""
+        """Load the float32 at ``pointer``."""
         return self.builder.load(pointer, align=4, typ=F32)
 
     def store_scalar(self, value: Value, pointer: Value) -> None:
@@ -137,94 +141,93 @@ class Emitter:
         self.builder.store(value, pointer, align=4)
 
     def scalar(self, value: float) -> Value:
-        """A float32 constant."""
+        """Return a float32 constant."""
         return ir.Constant(F32, value)
 
     def broadcast(self, scalar: Value) -> Value:
-        """A vector of ``scalar`` in every lane."""
+        """Return a vector with ``scalar`` in every lane."""
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, _lane(0))
         lanes = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, undefined, lanes)
 
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
-        """``a * b + c``, in one instruction where the target has it."""
+        """Return ``a * b + c``, in one instruction where the target has it."""
         return self._multiply_add(f"llvm.fmuladd.v{self.lanes}f32", self.vector, (a, b, c))
 
     def multiply_add_scalar(self, a: Value, b: Value, c: Value) -> Value:
-        """``a * b + c`` of float32 scalars."""
+        """Return ``a * b + c`` of float32 scalars."""
         return self._multiply_add("llvm.fmuladd.f32", F32, (a, b, c))
 
-    def upcast_pair(self, words: Value, half: int) -> Value:
-        """The first (``half`` 0) or second number of every word as float32, exactly."""
+    def upcast_pair(self, pairs: Value, element: int) -> Value:
+        """Return the first (``element`` 0) or second number of every pair as float32, exactly."""
         kind = ir.VectorType(I32, self.lanes)
-        bits = self.builder.bitcast(words, kind)
-        if half:
+        bits = self.builder.bitcast(pairs, kind)
+        if element:
             bits = self.builder.and_(bits, ir.Constant(kind, [0xFFFF0000] * self.lanes))
         else:
             bits = self.builder.shl(bits, ir.Constant(kind, [16] * self.lanes))
         return self.builder.bitcast(bits, self.vector)
 
-    def pack_pairs(self, low: Value, high: Value | None = None) -> Value:
-        """Words of numbers that are BF16 already; with zeros where there is no ``high``."""
-        upper = self.zero() if high is None else high
+    def pack_pairs(self, first: Value, second: Value | None = None) -> Value:
+        """Return the pairs of float32 numbers that are BF16 already; ``second`` may be zeros."""
+        second = self.zero() if second is None else second
         kind = ir.VectorType(I32, self.lanes)
-        first, second = (self.builder.bitcast(x, kind) for x in (low, upper))
+        first, second = (self.builder.bitcast(x, kind) for x in (first, second))
         first = self.builder.lshr(first, ir.Constant(kind, [16] * self.lanes))
         second = self.builder.and_(second, ir.Constant(kind, [0xFFFF0000] * self.lanes))
         return self.builder.bitcast(self.builder.or_(first, second), self.vector)
 
     def round_to_pairs(self, low: Value, high: Value, interleave: bool) -> Value:
-        """Words of the numbers of ``low`` and ``high`` rounded to BF16, in order or in turn.
+        """Return the pairs of ``low`` and ``high`` rounded to BF16, interleaved or concatenated.
 
         For targets with BF16 instructions.
         """
-        half, shorts = (ir.VectorType(kind, self.lanes) for kind in (BF16, ir.IntType(16)))
-        rounded = [self.builder.fptrunc(x, half) for x in (low, high)]
-        first, second = (self.builder.bitcast(x, shorts) for x in rounded)
+        numbers, bits = (ir.VectorType(kind, self.lanes) for kind in (BF16, ir.IntType(16)))
+        rounded = [self.builder.fptrunc(x, numbers) for x in (low, high)]
+        first, second = (self.builder.bitcast(x, bits) for x in rounded)
         order = list(range(2 * self.lanes))
         if interleave:
             order = [lane // 2 + lane % 2 * self.lanes for lane in order]
         return self.builder.bitcast(self._shuffle(first, second, order), self.vector)
 
     def dot_pairs(self, a: Value, b: Value, c: Value) -> Value:
-        """``c`` plus the dot product of each word of ``a`` and ``b``; AVX-512-BF16 only."""
+        """Return ``c`` plus the dot products of the pairs of ``a`` and ``b``; AVX-512-BF16 only."""
         pairs = ir.VectorType(BF16, 2 * self.lanes)
         signature = ir.FunctionType(self.vector, [self.vector, pairs, pairs])
         function = self._declared(f"llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}", signature)
         return self.builder.call(function, [c, *(self.builder.bitcast(x, pairs) for x in (a, b))])
 
     def opaque(self, pointer: Value) -> Value:
-        """The same pointer, which LLVM takes for another: what it loads is loaded again."""
+        """Return the same pointer hidden from LLVM, so that it loads from memory again."""
         signature = ir.FunctionType(POINTER, [POINTER])
         return self.builder.asm(signature, "", "=r,0", [pointer], side_effect=False)
 
     def relu(self, value: Value) -> Value:
-        """``max(value, 0)``; NaN stays NaN."""
+        """Return ``max(value, 0)``; NaN stays NaN."""
         negative = self.builder.fcmp_ordered("<", value, self.zero())
         return self.builder.select(negative, self.zero(), value)
 
     def where_positive(self, value: Value, mask: Value) -> Value:
-        """``value`` in lanes where ``mask > 0``, zero elsewhere."""
+        """Return ``value`` in lanes where ``mask > 0``, zero elsewhere."""
         positive = self.builder.fcmp_ordered(">", mask, self.zero())
         return self.builder.select(positive, value, self.zero())
 
     def total(self, value: Value) -> Value:
-        """Sum of the lanes, added pairwise in a fixed order."""
+        """Return the sum of the lanes, added pairwise in a fixed order."""
         width = self.lanes
         while width > 1:
             width //= 2
-            upper = [width + i if i < width else i for i in range(self.lanes)]
-            moved = self._shuffle(value, value, upper)
-            value = self.builder.fadd(value, moved)
+            high = [width + i if i < width else i for i in range(self.lanes)]
+            value = self.builder.fadd(value, self._shuffle(value, value, high))
         return self.builder.extract_element(value, _lane(0))
 
     def shuffle(self, first: Value, second: Value, lanes: Sequence[int]) -> Value:
-        """Lanes picked from two vectors laid end to end."""
+        """Return the given lanes of the concatenation of two vectors."""
         return self._shuffle(first, second, lanes)
 
     def prefetch(self, pointer: Value, for_write: bool = False, cache: int = 1) -> None:
-        """Ask for the cache line at ``pointer``, into the first or the second ``cache``."""
+        """Prefetch the cache line at ``pointer`` into the first- or second-level ``cache``."""
         i32 = I32
         signature = ir.FunctionType(ir.VoidType(), [POINTER, i32, i32, i32])
         function = self._declared("llvm.prefetch.p0", signature)
@@ -233,16 +236,16 @@ class Emitter:
 
     @contextmanager
     def loop(self, count: Value, carried: Sequence[Value] = ()) -> Iterator[Loop]:
-        """Emit what is inside ``count`` times; afterwards ``values`` holds what came out.
+        """Emit a loop around the body of the ``with`` statement, with ``count`` iterations.
 
-        ``carried`` are the values of the first turn. They, and the index, are phi nodes, so
-        vectors among them stay in registers.
+        ``carried`` are the values of the first iteration. They and the index become phi nodes,
+        so vectors among them stay in registers.
         """
         builder = self.builder
         entry = builder.block
-        body, behind = (builder.append_basic_block(name) for name in ("turn", "behind"))
+        body, after = (builder.append_basic_block(name) for name in ("body", "after"))
         nonempty = builder.icmp_signed(">", count, integer(0))
-        builder.cbranch(nonempty, body, behind)
+        builder.cbranch(nonempty, body, after)
         builder.position_at_end(body)
         index = _phi(builder, integer(0), entry)
         phis = [_phi(builder, value, entry) for value in carried]
@@ -252,8 +255,8 @@ class Emitter:
         latch = builder.block
         for phi, value in zip([index, *phis], [advanced, *loop.following], strict=True):
             phi.add_incoming(value, latch)
-        builder.cbranch(builder.icmp_signed("<", advanced, count), body, behind)
-        builder.position_at_end(behind)
+        builder.cbranch(builder.icmp_signed("<", advanced, count), body, after)
+        builder.position_at_end(after)
         loop.values = [
             _join(builder, (first, entry), (last, latch))
             for first, last in zip(carried, loop.following, strict=True)
@@ -279,8 +282,8 @@ class Emitter:
         return self._declared(name + kind, ir.FunctionType(result, arguments))
 
     def _declared(self, name: str, signature: ir.FunctionType) -> ir.Function:
-        found = self.module.globals.get(name)
-        return found or ir.Function(self.module, signature, name)
+        declared = self.module.globals.get(name)
+        return declared or ir.Function(self.module, signature, name)
 
 
 def _lane(number: int) -> Value:
@@ -296,7 +299,7 @@ def _phi(builder: ir.IRBuilder, first: Value, entry: ir.Block) -> Value:
 def _join(
     builder: ir.IRBuilder, skipped: tuple[Value, ir.Block], run: tuple[Value, ir.Block]
 ) -> Value:
-    """Value behind a loop: the first one if it never ran, else the last one."""
+    """Return the value after a loop: the first one if it never ran, else the last one."""
     phi = builder.phi(skipped[0].type)
     phi.add_incoming(*skipped)
     phi.add_incoming(*run)

@@ -1,9 +1,8 @@
-"""From a kernel's specification to the address of its machine code, made once.
+"""Compiles the specification of a kernel and returns the address of its machine code.
 
-A specification is a frozen value that can emit itself as LLVM IR. Its name is the key of the
-registry in this process and of the object file on disk, so a kernel is generated once per
-machine and loaded afterwards. Objects live beside Numba's, in the folder of exactly these
-sources.
+A specification is a frozen value that can emit itself as LLVM IR. Its name is its key in this
+process and on disk, so a kernel is generated once per machine and loaded afterwards. Object
+files are stored next to Numba's, in the cache folder of exactly these sources.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from dlrmjit_kernels.runtime.target import Target
 
 
 class Spec(Protocol):
-    """What the engine needs to know of a kernel."""
+    """Specification of a kernel, as the engine needs it."""
 
     @property
     def symbol(self) -> str:
-        """Name of the function: distinct for every specification."""
+        """Name of the function, unique among specifications."""
 
     def emit(self, module: ir.Module, target: Target) -> None:
-        """Define the function of that name in ``module``, in vectors of ``target``."""
+        """Define the function ``symbol`` in ``module`` for ``target``."""
 
 
 _lock = threading.RLock()
@@ -38,21 +37,21 @@ _addresses: dict[tuple[Target, str], int] = {}
 
 
 def address(spec: Spec, target: Target) -> int:
-    """Address of the compiled function of ``spec``; compiled or loaded on first use.
+    """Return the address of the function of ``spec``, compiled or loaded on first use.
 
-    The code stays loaded as long as the process lives.
+    The code stays loaded until the process ends.
     """
     key = (target, spec.symbol)
-    found = _addresses.get(key)
-    if found is None:
+    known = _addresses.get(key)
+    if known is None:
         with _lock:
-            found = _addresses.get(key) or _load(spec, target)
-            _addresses[key] = found
-    return found
+            known = _addresses.get(key) or _load(spec, target)
+            _addresses[key] = known
+    return known
 
 
 def assembly(spec: Spec, target: Target) -> str:
-    """Machine code of ``spec`` as text, for any target, runnable here or not."""
+    """Return the machine code of ``spec`` as text, for any target, runnable here or not."""
     machine = _machine(target)
     return str(machine.emit_assembly(_optimised(spec, target, machine)))
 
@@ -68,7 +67,7 @@ def _load(spec: Spec, target: Target) -> int:
 
 
 def _object(spec: Spec, target: Target) -> bytes:
-    """Object file of ``spec``, from disk if it is there and whole."""
+    """Return the object file of ``spec``, from disk if it is there and intact."""
     path = _object_path(spec, target)
     content = _stored(path)
     if content is None:
@@ -85,17 +84,20 @@ def _object_path(spec: Spec, target: Target) -> Path:
 
 
 def _stored(path: Path) -> bytes | None:
-    """What :func:`_store` kept, or None: damaged code would crash the process that runs it."""
+    """Return what :func:`_store` wrote, or None; damaged code would crash the process."""
     try:
-        kept = path.read_bytes()
+        stored = path.read_bytes()
     except OSError:
         return None
-    digest, content = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
+    digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
     return content if hashlib.sha256(content).digest() == digest else None
 
 
 def _store(path: Path, content: bytes) -> None:
-    """Write aside and rename, so no process ever reads half a file; a full disk is no error."""
+    """Write to a temporary file and rename it, so that no process reads a partial one.
+
+    A full disk is no error.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
@@ -106,7 +108,7 @@ def _store(path: Path, content: bytes) -> None:
 
 
 def _optimised(spec: Spec, target: Target, machine: Any) -> Any:
-    """The module of ``spec`` after LLVM's clean-up passes; loops are left as they were emitted."""
+    """Return the module of ``spec`` after LLVM's passes, which leave loops as emitted."""
     source = ir.Module(name=spec.symbol)
     source.triple = target.triple
     spec.emit(source, target)
@@ -122,7 +124,7 @@ def _optimised(spec: Spec, target: Target, machine: Any) -> Any:
 
 @functools.cache
 def _machine(target: Target) -> Any:
-    """LLVM's code generator for a target."""
+    """Return LLVM's code generator for a target."""
     return _new_machine(target)
 
 
@@ -137,10 +139,10 @@ def _new_machine(target: Target) -> Any:
 
 @functools.cache
 def _engine(target: Target) -> Any:
-    """The loader of all objects of a target; needs an empty module, and a machine it may own.
+    """Return the loader of all objects of a target, which owns its code generator.
 
-    llvmlite's memory manager keeps the sections of an object together. LLVM's own takes any
-    free pages, and between code and its constants tables of gigabytes may lie: then a relative
+    llvmlite's memory manager maps the sections of an object next to each other. LLVM's default
+    takes any free pages: with gigabytes of tables between code and its constants, a relative
     address overflows, and the process is aborted.
     """
     empty = binding.parse_assembly(f'target triple = "{target.triple}"')

@@ -1,10 +1,10 @@
-"""What the row micro-kernels are written with: loops, vector pieces of a row, arithmetic on them.
+"""An emitter of row micro-kernels: loops, vector pieces of a row, and arithmetic on them.
 
-A row of any width is a list of pieces: full vectors, then halves down to one element, so no
-kernel reads or writes past a row's end and neighbouring rows may belong to other threads.
+A row of any width is a list of pieces: full vectors, then ever shorter ones down to one element.
+So no kernel reads or writes beyond a row, and other threads may update neighbouring rows.
 
 The weights of a table are stored as float32, or as Split-BF16 in two arrays
-(:mod:`dlrmjit_kernels.precision`); what computes with them sees float32 either way.
+(:mod:`dlrmjit_kernels.precision`); kernels compute with float32 in either case.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Piece:
         return self.of(F32)
 
     def of(self, element: ir.Type) -> ir.Type:
-        """LLVM type of as many elements of another type."""
+        """Return the LLVM type of as many elements of another type."""
         return element if self.lanes == 1 else ir.VectorType(element, self.lanes)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Addresses of a row of a table: of all of it, or of its high and its low halves.
+    """Addresses of a row of a table: of its float32 numbers, or of their high and low 16 bits.
 
-    ``size`` is that of an element there, in bytes; reading alone needs no ``low``.
+    ``size`` is the bytes of an element at ``base``; kernels that only read need no ``low``.
     """
 
-    first: Value
+    base: Value
     size: int = 4
     low: Value = None
 
@@ -63,14 +63,14 @@ def row_pieces(width: int, lanes: int) -> list[Piece]:
 
 
 def row_blocks(width: int, target: Target) -> list[list[Piece]]:
-    """Pieces in groups that fit into registers as accumulators, with registers to spare."""
+    """Group the pieces of a row, so that the accumulators of a group fit half of the registers."""
     pieces = row_pieces(width, target.lanes)
     size = target.registers // 2
     return [pieces[i : i + size] for i in range(0, len(pieces), size)]
 
 
 class RowEmitter(Emitter):
-    """An emitter of one row kernel, whose arguments are all int64, addresses included."""
+    """Emits one row kernel, whose arguments are all int64, addresses included."""
 
     def __init__(self, module: ir.Module, name: str, arguments: Sequence[str], target: Target):
         super().__init__(module, name, dict.fromkeys(arguments, I64), target.lanes)
@@ -79,10 +79,10 @@ class RowEmitter(Emitter):
     def span(
         self, start: Value, end: Value, carried: Sequence[Value] = ()
     ) -> Iterator[tuple[Value, list[Value]]]:
-        """Emit what is inside for ``start <= i < end``: yields ``i`` and the carried values.
+        """Emit a loop over ``start <= i < end``; yield ``i`` and a list of the carried values.
 
-        What is inside replaces the list's items by their next values; afterwards the list
-        holds the last ones.
+        The body replaces items of the list by the values of the next iteration; after the loop
+        the list has those of the last one.
         """
         with self.loop(self.builder.sub(end, start), carried) as loop:
             values = list(loop.values)
@@ -94,14 +94,14 @@ class RowEmitter(Emitter):
     def chain(
         self, first: Value, links: Value, carried: Sequence[Value] = ()
     ) -> Iterator[tuple[Value, list[Value]]]:
-        """Emit what is inside for ``i = first``, then ``links[i]`` (int32) until that is 0.
+        """Emit a loop over ``i = first``, then ``i = links[i]`` (int32) until that is 0.
 
         Yields ``i`` and the carried values, as :meth:`span` does.
         """
         builder = self.builder
-        entry, turn = builder.block, builder.append_basic_block("link")
-        builder.branch(turn)
-        builder.position_at_end(turn)
+        entry, body = builder.block, builder.append_basic_block("link")
+        builder.branch(body)
+        builder.position_at_end(body)
         phis = [builder.phi(value.type) for value in (first, *carried)]
         values = list(phis[1:])
         yield phis[0], values
@@ -109,39 +109,39 @@ class RowEmitter(Emitter):
         for phi, start, value in zip(phis, (first, *carried), (following, *values), strict=True):
             phi.add_incoming(start, entry)
             phi.add_incoming(value, builder.block)
-        behind = builder.append_basic_block("unlinked")
-        builder.cbranch(builder.icmp_signed("!=", following, I64(0)), turn, behind)
-        builder.position_at_end(behind)
+        after = builder.append_basic_block("unlinked")
+        builder.cbranch(builder.icmp_signed("!=", following, I64(0)), body, after)
+        builder.position_at_end(after)
 
     def fetch(self, kind: ir.Type, address: Value, align: int = 4) -> Value:
         """Load a value from an int64 address."""
         return self.builder.load(self.builder.inttoptr(address, POINTER), typ=kind, align=align)
 
     def put(self, value: Value, address: Value) -> None:
-        """Store a value at an int64 address of float32 alignment."""
+        """Store a value at an int64 address that is aligned to 4 bytes."""
         self.builder.store(value, self.builder.inttoptr(address, POINTER), align=4)
 
     def item(self, kind: ir.Type, base: Value, index: Value) -> Value:
-        """``base[index]`` of an array of integers or floats."""
+        """Load ``base[index]`` of an array of integers or floats."""
         size = kind.width // 8 if isinstance(kind, ir.IntType) else 4
         where = self.builder.add(base, self.builder.mul(index, I64(size)))
         return self.fetch(kind, where, align=size)
 
     def integer(self, bits: int, base: Value, index: Value) -> Value:
-        """``base[index]`` of an array of unsigned integers, as int64."""
+        """Load ``base[index]`` of an array of unsigned integers, as int64."""
         value = self.item(ir.IntType(bits), base, index)
         return value if bits == 64 else self.builder.zext(value, I64)
 
     def row(self, base: Value, number: Value, stride: Value) -> Value:
-        """Address of row ``number`` of rows ``stride`` bytes apart."""
+        """Return the address of row ``number`` of rows that are ``stride`` bytes apart."""
         return self.builder.add(base, self.builder.mul(number, stride))
 
     def at(self, row: Value, piece: Piece) -> Value:
-        """Address of a piece of the row at address ``row``."""
+        """Return the address of a piece of the float32 row at address ``row``."""
         return self.builder.add(row, I64(4 * piece.start))
 
     def minimum(self, left: Value, right: Value) -> Value:
-        """The smaller of two int64."""
+        """Return the smaller of two int64."""
         return self.builder.select(self.builder.icmp_signed("<", left, right), left, right)
 
     def call(self, name: str, kind: ir.Type, *arguments: Value) -> Value:
@@ -152,11 +152,11 @@ class RowEmitter(Emitter):
     def prefetch_row(
         self, row: Value, pieces: Sequence[Piece], size: int = 4, cache: int = 2
     ) -> None:
-        """Start loading the cache lines that hold the pieces of a row of ``size``-byte elements.
+        """Prefetch the cache lines of the pieces of a row of ``size``-byte elements.
 
-        They go to the second cache, and not for writing, which would take them to the first:
-        that one can wait for fewer lines at a time, and waiting is what random rows cost. The
-        first is for rows that lie in the others already.
+        By default they go to the second-level cache, and never for writing, which would take
+        them to the first: it has fewer buffers for outstanding misses, and the latency of those
+        is what random rows cost. The first level is for rows that are in a cache already.
         """
         first, end = pieces[0].start * size, (pieces[-1].start + pieces[-1].lanes) * size
         for offset in range(first, end, CACHE_LINE):
@@ -164,60 +164,61 @@ class RowEmitter(Emitter):
             self.prefetch(where, cache=cache)
 
     def weights(self, number: Value, split: bool, low: bool = True) -> Weights:
-        """Row ``number`` of the kernel's arguments ``table``, ``row_stride`` and ``low``."""
+        """Return row ``number`` by the kernel's arguments ``table``, ``row_stride`` and ``low``."""
+        base = self.row(self["table"], number, self["row_stride"])
         if not split:
-            return Weights(self.row(self["table"], number, self["row_stride"]))
-        high = self.row(self["table"], number, self["row_stride"])
-        return Weights(high, 2, self.row(self["low"], number, self["row_stride"]) if low else None)
+            return Weights(base)
+        return Weights(base, 2, self.row(self["low"], number, self["row_stride"]) if low else None)
 
     def read_weights(self, row: Weights, piece: Piece) -> Value:
-        """What forward and backward see: of halves, the high, widened by a shift."""
+        """Load what forward and backward read: of split weights the high bits, as float32."""
         if row.size == 4:
-            return self.fetch(piece.kind, self.at(row.first, piece))
-        return self.builder.bitcast(self._half(row.first, piece, 16), piece.kind)
+            return self.fetch(piece.kind, self.at(row.base, piece))
+        return self.builder.bitcast(self._load_bits(row.base, piece, 16), piece.kind)
 
     def fetch_weights(self, row: Weights, piece: Piece) -> Value:
-        """What optimisers see: of halves, both."""
+        """Load what optimisers read: all bits."""
         if row.size == 4:
             return self.read_weights(row, piece)
-        high, low = self._half(row.first, piece, 16), self._half(row.low, piece, 0)
+        high = self._load_bits(row.base, piece, 16)
+        low = self._load_bits(row.low, piece, 0)
         return self.builder.bitcast(self.builder.or_(high, low), piece.kind)
 
     def put_weights(self, value: Value, row: Weights, piece: Piece) -> None:
-        """Store a piece of a row, split where the row is."""
+        """Store a piece of a row, split if the row is."""
         if row.size == 4:
-            self.put(value, self.at(row.first, piece))
+            self.put(value, self.at(row.base, piece))
             return
         bits = self.builder.bitcast(value, piece.of(I32))
         shifted = self.builder.lshr(bits, self._integers(piece, 16))
-        for half, address in ((shifted, row.first), (bits, row.low)):
-            words = self.builder.trunc(half, piece.of(I16))
-            self.builder.store(words, self._half_pointer(address, piece), align=2)
+        for part, address in ((shifted, row.base), (bits, row.low)):
+            short = self.builder.trunc(part, piece.of(I16))
+            self.builder.store(short, self._pointer_16(address, piece), align=2)
 
     def prefetch_weights(self, row: Weights, pieces: Sequence[Piece]) -> None:
-        """Start loading the pieces of a row, as far as its addresses are given."""
-        self.prefetch_row(row.first, pieces, row.size)
+        """Prefetch the pieces of a row at the addresses that are given."""
+        self.prefetch_row(row.base, pieces, row.size)
         if row.low is not None:
             self.prefetch_row(row.low, pieces, row.size)
 
-    def _half(self, address: Value, piece: Piece, shift: int) -> Value:
-        """A piece of halves as 32-bit integers, shifted to the left."""
-        words = self.builder.load(self._half_pointer(address, piece), typ=piece.of(I16), align=2)
-        bits = self.builder.zext(words, piece.of(I32))
+    def _load_bits(self, address: Value, piece: Piece, shift: int) -> Value:
+        """Load a piece of 16-bit integers as 32-bit ones, shifted to the left."""
+        loaded = self.builder.load(self._pointer_16(address, piece), typ=piece.of(I16), align=2)
+        bits = self.builder.zext(loaded, piece.of(I32))
         return self.builder.shl(bits, self._integers(piece, shift)) if shift else bits
 
-    def _half_pointer(self, address: Value, piece: Piece) -> Value:
+    def _pointer_16(self, address: Value, piece: Piece) -> Value:
         return self.builder.inttoptr(self.builder.add(address, I64(2 * piece.start)), POINTER)
 
     def _integers(self, piece: Piece, value: int) -> Value:
         return ir.Constant(piece.of(I32), value if piece.lanes == 1 else [value] * piece.lanes)
 
     def zeros(self, piece: Piece) -> Value:
-        """A piece of zeros."""
+        """Return a piece of zeros."""
         return ir.Constant(piece.kind, 0.0 if piece.lanes == 1 else [0.0] * piece.lanes)
 
     def splat(self, scalar: Value, lanes: int) -> Value:
-        """A scalar in every lane."""
+        """Return a vector with a scalar in every lane."""
         if lanes == 1:
             return scalar
         vector = ir.VectorType(F32, lanes)
@@ -226,19 +227,19 @@ class RowEmitter(Emitter):
         return self.builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), mask)
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
-        """``x * y + z``, rounded once."""
+        """Return ``x * y + z``, rounded once."""
         lanes = getattr(x.type, "count", 1)
         suffix = "f32" if lanes == 1 else f"v{lanes}f32"
         return self.call(f"llvm.fma.{suffix}", x.type, x, y, z)
 
     def sqrt(self, x: Value) -> Value:
-        """Square root of every lane."""
+        """Return the square root of every lane."""
         lanes = getattr(x.type, "count", 1)
         suffix = "f32" if lanes == 1 else f"v{lanes}f32"
         return self.call(f"llvm.sqrt.{suffix}", x.type, x)
 
     def lane_sum(self, x: Value) -> Value:
-        """Sum of the lanes, added in halves: few steps, and a fixed order."""
+        """Return the sum of the lanes, added pairwise: few steps, and a fixed order."""
         lanes = getattr(x.type, "count", 1)
         if lanes == 1:
             return x

@@ -1,1 +1,1 @@
-"""What is emitted: one module per micro-kernel, with its specification, emitter and contract."""
+"""Micro-kernels, one module each: contract, specification and emitter."""

@@ -1,7 +1,7 @@
-"""Walks down the rows of one vector of columns: batch normalisation, dropout, activations.
+"""Operations on one vector of columns, row by row: batch normalisation, dropout, activations.
 
-What belongs to a column, and what is summed over rows, stays in registers meanwhile. A kernel
-does one :class:`ColumnOp`; in NumPy, for float32 x, y and dy of (rows, columns)::
+Constants of a column and sums over rows stay in registers. A kernel does one
+:class:`ColumnOp`; in NumPy, for float32 x, y and dy of (rows, columns)::
 
     MOMENTS         sums = [(x - c[0]).sum(0), ((x - c[0])**2).sum(0)]         in float64
     NORMALISE       y = max(x * c[0] + c[1], 0)
@@ -12,12 +12,12 @@ does one :class:`ColumnOp`; in NumPy, for float32 x, y and dy of (rows, columns)
     RELU_SLOPE      dy = where(y > 0, x, 0)
     SIGMOID_SLOPE   dy = x * (y * (1 - y))
 
-Contract. Row r of x starts at ``x + r * x_row`` (strides in elements), and so on; matrices may
-be the same. Columns ``column`` to ``column + active`` of ``cols`` are touched, at most one
-vector. ``constants`` are float32 (number, cols) and ``sums`` float64 (2, cols); for dropout
-``constants`` are the 64-bit integers stream and least and, as one more, the bits of the float32
-scale, and ``draw`` is the upper 24 bits of number ``row * cols + column`` of the stream, the
-first row being number ``row``. A whole kernel ignores ``active``.
+Contract. Row r of x starts at ``x + r * x_row`` (strides in elements), those of y and dy alike;
+the matrices may be the same. Columns ``column`` to ``column + active`` of ``cols`` are touched,
+at most one vector. ``constants`` is float32 (number, cols), ``sums`` float64 (2, cols). For
+dropout, ``constants`` is three 64-bit integers: stream, least, and the bits of the float32 scale;
+``draw`` is the high 24 bits of number ``row * cols + column`` of the stream, where the first row
+has number ``row``. A kernel of whole vectors ignores ``active``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _F64 = ir.DoubleType()
 
 
 class ColumnOp(Enum):
-    """What is done to the columns."""
+    """An operation on columns."""
 
     MOMENTS = "moments"
     NORMALISE = "normalise"
@@ -54,15 +54,15 @@ class ColumnOp(Enum):
 
 @dataclass(frozen=True)
 class ColumnKernel:
-    """The kernel of one step, for whole vectors or for fewer columns."""
+    """The kernel of one operation, for a whole vector or for fewer columns."""
 
-    step: ColumnOp
+    op: ColumnOp
     whole: bool
 
     @property
     def symbol(self) -> str:
         """Name of the function."""
-        return f"columns_{self.step.value}_{int(self.whole)}"
+        return f"columns_{self.op.value}_{int(self.whole)}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
@@ -75,7 +75,7 @@ class ColumnKernel:
             ColumnOp.DROPOUT: emit.dropout,
             ColumnOp.RELU_SLOPE: emit.relu_slope,
             ColumnOp.SIGMOID_SLOPE: emit.sigmoid_slope,
-        }[self.step]()
+        }[self.op]()
         emit.finish()
 
 
@@ -91,8 +91,8 @@ class _ColumnEmitter(Emitter):
         (first,) = self._constants(1)
         with self.loop(self["rows"], [self["x"], *self._no_sums()]) as loop:
             x, plain, squares = loop.values
-            moved = self.builder.fsub(self._double(self._read(x)), self._double(first))
-            loop.carry([self._below("x", x), *self._added(plain, squares, moved, moved)])
+            centred = self.builder.fsub(self._double(self._read(x)), self._double(first))
+            loop.carry([self._next("x", x), *self._added(plain, squares, centred, centred)])
         self._write_sums(loop.values[1:])
 
     def normalise(self) -> None:
@@ -100,25 +100,25 @@ class _ColumnEmitter(Emitter):
         with self.loop(self["rows"], [self["x"], self["y"]]) as loop:
             x, y = loop.values
             self._write(self.relu(self.multiply_add(self._read(x), scale, shift)), y)
-            loop.carry([self._below("x", x), self._below("y", y)])
+            loop.carry([self._next("x", x), self._next("y", y)])
 
     def gradient_sums(self) -> None:
         (mean,) = self._constants(1)
         with self.loop(self["rows"], [*self._matrices(), *self._no_sums()]) as loop:
-            *at, plain, by_x = loop.values
-            moved, gradient = self._centred_and_gradient(at, mean)
-            added = self._added(plain, by_x, self._double(gradient), self._double(moved))
-            loop.carry([*self._all_below(at), *added])
+            *rows, plain, by_x = loop.values
+            centred, gradient = self._centred_and_gradient(rows, mean)
+            added = self._added(plain, by_x, self._double(gradient), self._double(centred))
+            loop.carry([*self._all_next(rows), *added])
         self._write_sums(loop.values[3:])
 
     def input_gradient(self) -> None:
         mean, factor, plain, by_x = self._constants(4)
         with self.loop(self["rows"], self._matrices()) as loop:
-            at = loop.values
-            moved, gradient = self._centred_and_gradient(at, mean)
+            rows = loop.values
+            centred, gradient = self._centred_and_gradient(rows, mean)
             along = self.builder.fsub(self.builder.fmul(factor, gradient), plain)
-            self._write(self.builder.fsub(along, self.builder.fmul(by_x, moved)), at[2])
-            loop.carry(self._all_below(at))
+            self._write(self.builder.fsub(along, self.builder.fmul(by_x, centred)), rows[2])
+            loop.carry(self._all_next(rows))
 
     def dropout(self) -> None:
         stream, least = (self._constant_integer(k) for k in range(2))
@@ -126,12 +126,12 @@ class _ColumnEmitter(Emitter):
         counters, stride = self._counters(stream)
         with self.loop(self["rows"], [self["x"], self["y"], counters]) as loop:
             x, y, counters = loop.values
-            drawn = self.builder.lshr(self._mixed(counters), self._every(integer(40)))
-            kept = self.builder.icmp_unsigned(">=", drawn, self._every(least))
+            draw = self.builder.lshr(self._mixed(counters), self._splat(integer(40)))
+            retained = self.builder.icmp_unsigned(">=", draw, self._splat(least))
             scaled = self.builder.fmul(self._read(x), scale)
-            self._write(self.builder.select(kept, scaled, self.zero()), y)
+            self._write(self.builder.select(retained, scaled, self.zero()), y)
             following = self.builder.add(counters, stride)
-            loop.carry([self._below("x", x), self._below("y", y), following])
+            loop.carry([self._next("x", x), self._next("y", y), following])
 
     def relu_slope(self) -> None:
         self._slope(self.where_positive)
@@ -142,18 +142,18 @@ class _ColumnEmitter(Emitter):
 
     def _slope(self, gradient: Callable[[Value, Value], Value]) -> None:
         with self.loop(self["rows"], self._matrices()) as loop:
-            at = loop.values
-            self._write(gradient(self._read(at[0]), self._read(at[1])), at[2])
-            loop.carry(self._all_below(at))
+            rows = loop.values
+            self._write(gradient(self._read(rows[0]), self._read(rows[1])), rows[2])
+            loop.carry(self._all_next(rows))
 
     def _matrices(self) -> list[Value]:
         return [self["x"], self["y"], self["dy"]]
 
-    def _below(self, name: str, pointer: Value) -> Value:
+    def _next(self, name: str, pointer: Value) -> Value:
         return self.offset(pointer, self[f"{name}_row"])
 
-    def _all_below(self, at: list[Value]) -> list[Value]:
-        return [self._below(name, p) for name, p in zip(("x", "y", "dy"), at, strict=True)]
+    def _all_next(self, rows: list[Value]) -> list[Value]:
+        return [self._next(name, p) for name, p in zip(("x", "y", "dy"), rows, strict=True)]
 
     def _read(self, pointer: Value) -> Value:
         return self.load(pointer) if self.mask is None else self.load_masked(pointer, self.mask)
@@ -165,17 +165,17 @@ class _ColumnEmitter(Emitter):
             self.store_masked(value, pointer, self.mask)
 
     def _constants(self, count: int) -> list[Value]:
-        at = self.offset(self["constants"], self["column"])
+        column = self.offset(self["constants"], self["column"])
         starts = [self.builder.mul(integer(k), self["cols"]) for k in range(count)]
-        return [self._read(self.offset(at, start)) for start in starts]
+        return [self._read(self.offset(column, start)) for start in starts]
 
     def _constant_integer(self, number: int) -> Value:
         pointer = self.offset(self["constants"], number, 8)
         return self.builder.load(pointer, align=8, typ=I64)
 
-    def _centred_and_gradient(self, at: list[Value], mean: Value) -> tuple[Value, Value]:
-        """``x - mean``, and the gradient in front of the ReLU."""
-        x, y, dy = (self._read(pointer) for pointer in at)
+    def _centred_and_gradient(self, rows: list[Value], mean: Value) -> tuple[Value, Value]:
+        """Return ``x - mean`` and the gradient before the ReLU."""
+        x, y, dy = (self._read(pointer) for pointer in rows)
         return self.builder.fsub(x, mean), self.where_positive(dy, y)
 
     def _double(self, value: Value) -> Value:
@@ -185,14 +185,14 @@ class _ColumnEmitter(Emitter):
         return [ir.Constant(self.doubles, [0.0] * self.lanes)] * 2
 
     def _added(self, plain: Value, products: Value, value: Value, other: Value) -> list[Value]:
-        """Two sums one row further: of ``value``, and of ``value * other``."""
+        """Add a row to two sums: ``value`` to one, ``value * other`` to the other."""
         product = self.builder.fmul(value, other)
         return [self.builder.fadd(plain, value), self.builder.fadd(products, product)]
 
     def _write_sums(self, sums: list[Value]) -> None:
-        at = self.offset(self["sums"], self["column"], 8)
+        column = self.offset(self["sums"], self["column"], 8)
         for value, start in zip(sums, (integer(0), self["cols"]), strict=True):
-            self._write_doubles(value, self.offset(at, start, 8))
+            self._write_doubles(value, self.offset(column, start, 8))
 
     def _write_doubles(self, value: Value, pointer: Value) -> None:
         if self.mask is None:
@@ -203,7 +203,7 @@ class _ColumnEmitter(Emitter):
         self.builder.call(function, [value, pointer, ir.Constant(I32, 8), self.mask])
 
     def _counters(self, stream: Value) -> tuple[Value, Value]:
-        """What is mixed for the numbers of the first row, and how far the next row's are."""
+        """Return the counters of the first row's draws, and their distance from row to row."""
         golden = integer(int(GOLDEN))
         number = self.builder.add(
             self.builder.mul(self["row"], self["cols"]), self.builder.add(self["column"], I64(1))
@@ -211,20 +211,21 @@ class _ColumnEmitter(Emitter):
         first = self.builder.add(stream, self.builder.mul(number, golden))
         lanes = ir.VectorType(I64, self.lanes)
         ahead = ir.Constant(lanes, [lane * int(GOLDEN) % 2**64 for lane in range(self.lanes)])
-        counters = self.builder.add(self._every(first), ahead)
-        return counters, self._every(self.builder.mul(self["cols"], golden))
+        counters = self.builder.add(self._splat(first), ahead)
+        return counters, self._splat(self.builder.mul(self["cols"], golden))
 
     def _mixed(self, bits: Value) -> Value:
-        """The output function of splitmix64, as :func:`dlrmjit_kernels.runtime.splitmix.mix`."""
+        """Return SplitMix64's output, as :func:`dlrmjit_kernels.runtime.splitmix.mix` does."""
         for shift, factor in ((30, FIRST_FACTOR), (27, SECOND_FACTOR)):
-            bits = self.builder.mul(self._folded(bits, shift), self._every(integer(int(factor))))
-        return self._folded(bits, 31)
+            factors = self._splat(integer(int(factor)))
+            bits = self.builder.mul(self._xor_shifted(bits, shift), factors)
+        return self._xor_shifted(bits, 31)
 
-    def _folded(self, bits: Value, shift: int) -> Value:
-        return self.builder.xor(bits, self.builder.lshr(bits, self._every(integer(shift))))
+    def _xor_shifted(self, bits: Value, shift: int) -> Value:
+        return self.builder.xor(bits, self.builder.lshr(bits, self._splat(integer(shift))))
 
-    def _every(self, value: Value) -> Value:
-        """A vector of one 64-bit integer."""
+    def _splat(self, value: Value) -> Value:
+        """Return a vector with a 64-bit integer in every lane."""
         kind = ir.VectorType(I64, self.lanes)
         one = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
         lanes = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)

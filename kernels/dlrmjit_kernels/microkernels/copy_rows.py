@@ -1,8 +1,8 @@
-"""Copies the rows of a panel: ``target[:rows] = source[:rows]``, a fixed number of columns wide.
+"""Copies rows of a fixed number of columns: ``target[:rows] = source[:rows]``.
 
 Contract: row r of the source starts at ``source + r * source_row``, of the target at
-``target + r * target_row``; they do not overlap. A loop over so few columns would be mostly
-loop, so each row is a handful of vector moves.
+``target + r * target_row``; they do not overlap. With so few columns, a loop over them
+would cost more than the moves, so each row is unrolled into vector moves.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class CopyRows:
 
 
 def _moves(cols: int, lanes: int) -> list[tuple[int, int]]:
-    """First column and width of the moves of a row: vectors, then ever shorter ones.
+    """Return first column and width of the moves of a row: vectors, then ever shorter ones.
 
-    Masked stores would need fewer, but are dozens of micro-operations on some processors.
+    Masked stores would need fewer moves, but take dozens of micro-operations on some processors.
     """
     moves, first = [], 0
     while first < cols:

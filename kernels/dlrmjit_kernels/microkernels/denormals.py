@@ -1,8 +1,8 @@
-"""Denormal numbers count as zero while kernels compute.
+"""Treats denormal numbers as zero while kernels compute.
 
-An operation on them costs x86 processors about a hundred cycles, and gradients that die out meet
-many. The mode belongs to a thread: a pool's threads run nothing but kernels and keep it, the
-calling thread, which also runs the user's code, gets its own mode back.
+An operation on one costs an x86 processor about a hundred cycles, and vanishing gradients have
+many. The mode is a property of a thread: threads of the pool, which run only kernels, stay in
+it; the mode of the calling thread, which also runs the user's code, is restored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MODE = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 
 class _Caller(threading.local):
-    """What the calling thread has seen to: a pool of threads belongs to its caller."""
+    """Number of threads in the calling thread's pool that flush denormals already."""
 
     threads = 0
 
@@ -35,16 +35,16 @@ class _Caller(threading.local):
 _caller = _Caller()
 
 
-def _apply(flush: bool, place: NDArray[np.int64]) -> None:
-    _MODE(address(FloatMode(flush), current_target()))(place.ctypes.data)
+def _apply(flush: bool, mode: NDArray[np.int64]) -> None:
+    _MODE(address(FloatMode(flush), current_target()))(mode.ctypes.data)
 
 
 @contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """In this block, operands and results of float operations below 2**-126 count as zero.
+    """Treat operands and results of float operations below 2**-126 as zero in this block.
 
-    That holds for the calling thread, whose mode comes back afterwards, and for the threads of
-    the kernels it calls, which keep the mode.
+    This holds for the calling thread, whose mode is restored afterwards, and for the threads of
+    the kernels it calls, whose mode stays.
     """
     before = np.zeros(1, np.int64)
     _apply(True, before)
@@ -56,20 +56,20 @@ def denormals_flushed() -> Iterator[None]:
 
 
 def _flush_pool(threads: int) -> None:
-    """See to the mode of the pool, once for each size it has."""
+    """Set the mode of the pool's threads, once for each size of the pool."""
     if _caller.threads != threads:
         flush = address(FloatMode(flush=True), current_target())
-        # two at least: a single task would run here, and not on the one thread of some pools
+        # Two tasks at least: a single one would run on the calling thread, not in the pool.
         _flush_all(flush, np.zeros(max(2, threads), np.int64))
         _caller.threads = threads
 
 
 @jit
-def _flush_all(flush: int, places: NDArray[np.int64]) -> None:
-    """Each thread of the pool sets its own mode."""
-    run_tasks(_flush, len(places), (flush, places), ALL_THREADS)
+def _flush_all(flush: int, modes: NDArray[np.int64]) -> None:
+    """Let each thread of the pool set its mode."""
+    run_tasks(_flush, len(modes), (flush, modes), ALL_THREADS)
 
 
 @task_jit
-def _flush(thread: int, flush: int, places: NDArray[np.int64]) -> None:
-    call(flush, (places[thread:].ctypes.data,))
+def _flush(thread: int, flush: int, modes: NDArray[np.int64]) -> None:
+    call(flush, (modes[thread:].ctypes.data,))

@@ -1,8 +1,8 @@
-"""Sets how the calling thread treats denormal numbers: a control register no Python code reaches.
+"""Sets how the calling thread treats denormals, in a control register Python cannot reach.
 
-Contract: ``flush`` stores the mode as it was in the 64-bit integer at ``place``, then makes
-results and operands below the smallest normal number count as zero; ``restore`` takes the mode
-at ``place`` back. On x86 the mode is MXCSR (bits FTZ and DAZ), on arm64 FPCR (bit FZ).
+Contract: ``flush`` stores the current mode in the 64-bit integer at ``saved``, then makes results
+and operands below the smallest normal number count as zero; ``restore`` sets the mode at
+``saved``. On x86 the mode is MXCSR (bits FTZ and DAZ), on arm64 FPCR (bit FZ).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FZ = 1 << 24
 
 @dataclass(frozen=True)
 class FloatMode:
-    """The kernel that flushes denormals, or the one that ends it."""
+    """The kernel that starts flushing denormals, or the one that restores the mode."""
 
     flush: bool
 
@@ -31,18 +31,18 @@ class FloatMode:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
-        emit = Emitter(module, self.symbol, {"place": POINTER}, target.lanes)
+        emit = Emitter(module, self.symbol, {"saved": POINTER}, target.lanes)
         mode = _Fpcr(emit) if target.triple.startswith("aarch64") else _Mxcsr(emit)
         if self.flush:
-            mode.save(emit["place"])
-            mode.set(emit.builder.or_(mode.load(emit["place"]), mode.flags))
+            mode.save(emit["saved"])
+            mode.set(emit.builder.or_(mode.load(emit["saved"]), mode.flags))
         else:
-            mode.set(mode.load(emit["place"]))
+            mode.set(mode.load(emit["saved"]))
         emit.finish()
 
 
 class _Mxcsr:
-    """The register of SSE and its successors; it moves through memory only."""
+    """The register of SSE and its successors, read and written through memory only."""
 
     flags = ir.Constant(I32, _FTZ_DAZ)
 
@@ -51,12 +51,12 @@ class _Mxcsr:
         self._kind = ir.FunctionType(ir.VoidType(), [POINTER])
         self._scratch = self._builder.alloca(I32)
 
-    def save(self, place: Value) -> None:
+    def save(self, address: Value) -> None:
         store = ir.Function(self._module, self._kind, "llvm.x86.sse.stmxcsr")
-        self._builder.call(store, [place])
+        self._builder.call(store, [address])
 
-    def load(self, place: Value) -> Value:
-        return self._builder.load(place, typ=I32)
+    def load(self, address: Value) -> Value:
+        return self._builder.load(address, typ=I32)
 
     def set(self, value: Value) -> None:
         self._builder.store(value, self._scratch)
@@ -72,13 +72,13 @@ class _Fpcr:
     def __init__(self, emit: Emitter) -> None:
         self._builder, self._module = emit.builder, emit.module
 
-    def save(self, place: Value) -> None:
+    def save(self, address: Value) -> None:
         kind = ir.FunctionType(I64, [])
         read = ir.Function(self._module, kind, "llvm.aarch64.get.fpcr")
-        self._builder.store(self._builder.call(read, []), place)
+        self._builder.store(self._builder.call(read, []), address)
 
-    def load(self, place: Value) -> Value:
-        return self._builder.load(place, typ=I64)
+    def load(self, address: Value) -> Value:
+        return self._builder.load(address, typ=I64)
 
     def set(self, value: Value) -> None:
         kind = ir.FunctionType(ir.VoidType(), [I64])

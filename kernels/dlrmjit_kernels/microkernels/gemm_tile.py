@@ -1,30 +1,33 @@
-"""The one GEMM micro-kernel: a register tile of C from a batch of block products.
+"""The GEMM micro-kernel: a register tile of C, from a batch of products of blocks.
 
 In NumPy, with ``a[i]`` of shape (rows, length) and ``b[i]`` of shape (length, cols)::
 
     c = finish((c if accumulate else 0) + sum(a[i] @ b[i] for i in range(blocks)))
 
-where ``finish`` adds ``bias[cols]`` and applies ReLU, or keeps what lies where ``mask > 0``.
+where ``finish`` adds ``bias[cols]`` and applies ReLU, or zeroes elements where ``mask <= 0``.
 
 Contract. All strides count elements. Element (r, l) of ``a[i]`` is at ``a + i * a_block +
-r * a_row + l * a_step``, ``skip`` further for rows from ``split`` on if that is not zero, element
-(l, c) of ``b[i]`` at ``b + i * b_block + l * b_row + c``, element (r, c) of C at ``c + r * c_row
-+ c``, and of the mask alike. The last block is ``last``
-long, the others ``length``. Nothing outside these elements is touched, no alignment beyond a
-float's is assumed, and C is not read unless ``accumulate``. C may not overlap A or B.
-Accumulators stay in registers from the first block to the last; small tiles have several per
-element, which are added at the end. Every ``UNROLL`` steps the cache
-line ``ahead`` bytes behind the row of B is prefetched, part of what a later tile reads first, by
-tiles of one row all such lines, and where A is read along its rows, lines of its next block, or
-after the last of the tile below: each block is elsewhere, and the processor does not guess where.
-The lines of C and of the mask are prefetched before the first step.
+r * a_row + l * a_step``, plus ``skip`` for rows from ``split`` on if ``split`` is not zero; element
+(l, c) of ``b[i]`` is at ``b + i * b_block + l * b_row + c``; element (r, c) of C is at ``c +
+r * c_row + c``, and that of the mask alike. The last block has ``last`` steps of the reduction,
+the others ``length``. Nothing outside these elements is read or written, no alignment beyond 4
+bytes is assumed, and C is read only to ``accumulate``. C must not overlap A or B.
 
-``operands`` says what the elements of A and B are. Other than with ``FP32``, an element of the
-reduction is a word of two neighbouring steps (see :mod:`ir`): ``length`` and ``last`` count
-words, an element of B is a word. With ``BF16`` so is an element of A, both are multiplied as
-they are, and denormals count as zero. With ``MIXED`` numbers of A are float32, the second of
-a word ``a_step // 2`` behind the first; with ``odd`` the very last word has no second number in
-A, and A is not read there. Sums are float32 always.
+Accumulators stay in registers from the first block to the last. A small tile has several per
+element, added at the end, because one chain of dependent multiply-adds would wait for its latency.
+
+Prefetches. Every ``UNROLL`` steps, the cache line ``ahead`` bytes after the row of B, which a
+later tile reads first; tiles of one row prefetch all such lines. Where A is read along its rows,
+also lines of its next block, or in the last block those of the tile below: consecutive blocks are
+not adjacent, and the hardware prefetcher cannot guess their addresses. The lines of C and of the
+mask are prefetched before the first step.
+
+``operands`` is the types of A and B. Other than with ``FP32``, a step of the reduction is a BF16
+pair (:mod:`dlrmjit_kernels.codegen.emitter`): ``length`` and ``last`` count pairs, and an element
+of B is a pair. With ``BF16``, an element of A is one too; pairs are multiplied by an instruction
+that treats denormals as zero. With ``MIXED``, A is float32, and the second number of a pair is
+``a_step // 2`` after the first; with ``odd``, A has no second number for the very last pair, and
+is not read there. Sums are always float32.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from dlrmjit_kernels.runtime.target import Target
 
 UNROLL = 4
 CACHE_LINE = 64
-_CHAINS = 8  # sums that must be under way at once to hide the latency of a multiply-add
+_CHAINS = 8  # independent accumulators that hide the latency of a multiply-add
 
 ARGUMENTS: dict[str, ir.Type] = {
     "a": POINTER,
@@ -69,7 +72,7 @@ class Operands(IntEnum):
 
 @dataclass(frozen=True)
 class GemmTile:
-    """What a tile kernel is specialised to; see the module's contract for the strides."""
+    """Parameters of the kernel; the module's contract explains the strides."""
 
     rows: int
     cols: int
@@ -96,10 +99,10 @@ class GemmTile:
 
 
 def _lanes(cols: int, target: Target) -> int:
-    """Lanes of the vectors of a row of ``cols``.
+    """Return the lanes of the vectors for a row of ``cols`` elements.
 
-    Where no registers are set aside for masks, a masked vector costs one that sums: there the
-    widest vectors that a row fills, else the narrowest that holds it.
+    Without mask registers, a mask would take a vector register from the accumulators: there the
+    widest vectors that the row fills, else the narrowest one that holds the row.
     """
     widest = cols.bit_length() - 1 if not target.masks else (cols - 1).bit_length()
     return min(target.lanes, max(4, 1 << widest))
@@ -113,18 +116,19 @@ class _GemmTileEmitter(Emitter):
         self.spec = spec
         self.vectors = ceil_div(spec.cols, self.lanes)
         self.chains = max(1, min(UNROLL, ceil_div(_CHAINS, spec.rows * self.vectors)))
-        read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A, if its rows lie one by one
+        read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A in UNROLL steps
         self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
-        lone = spec.rows == 1 and spec.a_step > 0  # no other tile shares its prefetches
-        self.ahead_in_b = 4 * UNROLL * spec.cols if lone else CACHE_LINE
-        self.halves = (0, 1) if spec.operands is Operands.MIXED else (0,)
+        # Tiles below share the prefetches of B; a tile of one row has to issue them all.
+        single = spec.rows == 1 and spec.a_step > 0
+        self.ahead_in_b = 4 * UNROLL * spec.cols if single else CACHE_LINE
+        self.numbers = (0, 1) if spec.operands is Operands.MIXED else (0,)  # of a pair
 
     def emit(self) -> None:
         self._prefetch_tile()
         tile = self.spec.rows * self.vectors
         sums = self._reduce([self.zero()] * (tile * self.chains))
         if self.spec.odd:
-            sums = self._add_last_half(sums)
+            sums = self._add_last_number(sums)
         self._finish(self._join(sums, tile))
         self.finish()
 
@@ -136,7 +140,7 @@ class _GemmTileEmitter(Emitter):
         return sums
 
     def _prefetch_tile(self) -> None:
-        """Ask for the lines of C and the mask now: they are here when the reduction is done."""
+        """Prefetch the lines of C and the mask, which arrive during the reduction."""
         for name in ("c", "mask")[: 1 + self.spec.mask]:
             row = self[name]
             for _ in range(self.spec.rows):
@@ -158,25 +162,25 @@ class _GemmTileEmitter(Emitter):
         return blocks.values[2:]
 
     def _whole_steps(self) -> Value:
-        """Steps of the last block, but for a word of which A has only half."""
+        """Return the steps of the last block, without a pair of which A has only one number."""
         last = self["last"]
         return self.builder.sub(last, integer(1)) if self.spec.odd else last
 
-    def _add_last_half(self, sums: list[Value]) -> list[Value]:
-        """Add the product of the first numbers of the very last word, in the first chain."""
+    def _add_last_number(self, sums: list[Value]) -> list[Value]:
+        """Add the product of the first numbers of the very last pair to the first chain."""
         a, b = self._last_step("a", self.spec.a_step), self._last_step("b", self.spec.b_row)
         tile = self.spec.rows * self.vectors
-        return self._half_product(a, b, 0, sums[:tile]) + sums[tile:]
+        return self._add_product(a, b, 0, sums[:tile]) + sums[tile:]
 
     def _last_step(self, operand: str, step: int) -> Value:
-        """Where an operand's part in the very last word is."""
+        """Return the pointer to an operand's part of the very last step."""
         before = self.builder.sub(self["blocks"], integer(1))
         blocks = self.builder.mul(before, self[f"{operand}_block"])
         steps = self.builder.mul(self._whole_steps(), integer(step))
         return self.offset(self[operand], self.builder.add(blocks, steps))
 
     def _next_tile(self) -> Value:
-        """Where the tile below starts in A, if it lies in the same block."""
+        """Return the pointer to A of the tile below, if that is in the same block."""
         return self.offset(self["a"], self.spec.rows * self.spec.a_row)
 
     def _reduce_block(
@@ -199,11 +203,11 @@ class _GemmTileEmitter(Emitter):
         return loop.values[2:]
 
     def _steps(self, a: Value, b: Value, steps: int) -> list[Value]:
-        """A and B behind ``steps`` of the reduction."""
+        """Return the pointers to A and B after ``steps`` of the reduction."""
         return [self.offset(a, steps * self.spec.a_step), self.offset(b, steps * self.spec.b_row)]
 
     def _sums(self, a: Value, b: Value, steps: int, sums: list[Value]) -> list[Value]:
-        """The sums after ``steps`` of the reduction, which the chains take in turn."""
+        """Return the sums after ``steps`` of the reduction, which go to the chains round-robin."""
         tile = self.spec.rows * self.vectors
         for l in range(steps):  # noqa: E741 - the reduction index of the contract
             first = l % self.chains * tile
@@ -212,18 +216,19 @@ class _GemmTileEmitter(Emitter):
         return sums
 
     def _outer_product(self, a: Value, b: Value, l: int, sums: list[Value]) -> list[Value]:  # noqa: E741
-        """``sums += a[:, l] * b[l, :]``."""
+        """Return ``sums + a[:, l] * b[l, :]``."""
         a = self.offset(a, l * self.spec.a_step)
         b = self.offset(b, l * self.spec.b_row)
-        for half in self.halves:
-            sums = self._half_product(a, b, half, sums)
+        for number in self.numbers:
+            sums = self._add_product(a, b, number, sums)
         return sums
 
-    def _half_product(self, a: Value, b: Value, half: int, sums: list[Value]) -> list[Value]:
-        """The same for a column of A and a row of B; of words, the numbers at ``half``."""
-        a = self.offset(a, half * (self.spec.a_step // 2))
-        b = self.opaque(b) if half else b  # words that are loaded again need no registers
-        row = [self._factors(b, v, half) for v in range(self.vectors)]
+    def _add_product(self, a: Value, b: Value, number: int, sums: list[Value]) -> list[Value]:
+        """Add the product of a column of A and a row of B; of pairs, of their ``number``."""
+        a = self.offset(a, number * (self.spec.a_step // 2))
+        # Loading the pairs again takes fewer registers than holding both numbers upcast.
+        b = self.opaque(b) if number else b
+        row = [self._factors(b, v, number) for v in range(self.vectors)]
         following: list[Value] = []
         for r in range(self.spec.rows):
             factor = self.broadcast(self.load_scalar(self.offset(a, self._row_of_a(r))))
@@ -232,13 +237,13 @@ class _GemmTileEmitter(Emitter):
         return following
 
     def _row_of_a(self, r: int) -> int:
-        """Elements from the first row of A to another."""
-        behind = self.spec.skip if 0 < self.spec.split <= r else 0
-        return r * self.spec.a_row + behind
+        """Return the elements from the first row of A to row ``r``."""
+        skip = self.spec.skip if 0 < self.spec.split <= r else 0
+        return r * self.spec.a_row + skip
 
-    def _factors(self, b: Value, vector: int, half: int) -> Value:
+    def _factors(self, b: Value, vector: int, number: int) -> Value:
         loaded = self._load_row(b, vector)
-        return self.upcast_pair(loaded, half) if self.spec.operands is Operands.MIXED else loaded
+        return self.upcast_pair(loaded, number) if self.spec.operands is Operands.MIXED else loaded
 
     def _product(self, x: Value, factor: Value, total: Value) -> Value:
         if self.spec.operands is Operands.BF16:
@@ -249,7 +254,7 @@ class _GemmTileEmitter(Emitter):
         return self.load(self.offset(pointer, self._first(vector)), self._active)
 
     def _first(self, vector: int) -> int:
-        """Column of a vector's first lane: the last vector ends with the row, over another."""
+        """Return the column of a vector's first lane; the last one overlaps to end with the row."""
         return max(0, min(vector * self.lanes, self.spec.cols - self.lanes))
 
     @property

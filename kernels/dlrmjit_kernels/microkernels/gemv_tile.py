@@ -1,8 +1,8 @@
-"""The register tile for a single column of C: dot products of several rows of A with one column.
+"""The register tile for a single column of C: dot products of several rows of A with a vector.
 
-The tile of :mod:`tile` would use one lane of its vectors here, so this one runs along the
-reduction instead. Its contract and its arguments are those of ``GemmTile`` with ``cols``,
-``a_step`` and ``b_row`` 1; the lanes of a row's sum are added pairwise at the end, then what did
+``GemmTile`` would use one lane of its vectors here, so this tile runs along the reduction
+instead. Contract and arguments are those of ``GemmTile`` with ``cols``, ``a_step`` and ``b_row``
+1. At the end the lanes of a row's sum are added pairwise, then the sum of the remainder that did
 not fill a vector.
 """
 
@@ -17,14 +17,14 @@ from dlrmjit_kernels.codegen.emitter import Emitter, Value, integer
 from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
 from dlrmjit_kernels.runtime.target import Target
 
-_BLOCKS_AHEAD = 4  # memory is the limit here, and blocks of A lie too far apart for the hardware
+_BLOCKS_AHEAD = 4  # memory-bound, and blocks of A are too far apart for the hardware prefetcher
 _Load = Callable[[Value], Value]
 _MultiplyAdd = Callable[[Value, Value, Value], Value]
 
 
 @dataclass(frozen=True)
 class GemvTile:
-    """What a kernel of dot products is specialised to; fields as in ``GemmTile``."""
+    """Parameters of the kernel, as in ``GemmTile``."""
 
     rows: int
     a_row: int
@@ -36,7 +36,7 @@ class GemvTile:
     @property
     def symbol(self) -> str:
         """Name of the function: every field, in order."""
-        return "dots_" + "_".join(str(int(getattr(self, f.name))) for f in fields(self))
+        return "gemv_" + "_".join(str(int(getattr(self, f.name))) for f in fields(self))
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""

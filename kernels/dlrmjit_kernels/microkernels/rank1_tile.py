@@ -1,8 +1,8 @@
-"""The tile of a reduction of one: rows of A times a row of B, as many as lie evenly spaced.
+"""The tile of a reduction of length one: a column of A times a row of B.
 
-Nothing is summed here, so no accumulator bounds the height of a tile; what costs is writing C,
-and every call. The contract and the arguments are those of ``GemmTile`` with one block of length
-one; nothing is prefetched.
+Nothing is summed, so accumulators do not bound the height of a tile: it has as many rows as are
+evenly spaced, because every call costs, and otherwise only writing C does. Contract and
+arguments are those of ``GemmTile`` with one block of length one; nothing is prefetched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNROLL = 4
 
 @dataclass(frozen=True)
 class Rank1Tile:
-    """What a kernel of outer products is specialised to; fields as in ``GemmTile``."""
+    """Parameters of the kernel, as in ``GemmTile``."""
 
     rows: int
     cols: int
@@ -33,7 +33,7 @@ class Rank1Tile:
     @property
     def symbol(self) -> str:
         """Name of the function: every field, in order."""
-        return "outer_" + "_".join(str(int(getattr(self, f.name))) for f in fields(self))
+        return "rank1_" + "_".join(str(int(getattr(self, f.name))) for f in fields(self))
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
@@ -54,8 +54,8 @@ class _Rank1TileEmitter(Emitter):
         bias = [self._load_row(self["bias"], v) for v in range(self.vectors * self.spec.bias)]
         pointers = [self["a"], self["c"], self["mask"]]
         for height in (_UNROLL, 1):
-            turns = self.spec.rows // _UNROLL if height > 1 else self.spec.rows % _UNROLL
-            with self.loop(integer(turns), pointers) as loop:
+            count = self.spec.rows // _UNROLL if height > 1 else self.spec.rows % _UNROLL
+            with self.loop(integer(count), pointers) as loop:
                 pointers = loop.values
                 for _ in range(height):
                     self._write_row(pointers, row, bias)

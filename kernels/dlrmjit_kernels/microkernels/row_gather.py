@@ -5,7 +5,7 @@ In NumPy, for every bag ``n`` of ``first <= n < last``::
     out[n] = (scales[b, None] * table[indices[b]]).sum(0), b = slice(offsets[n], offsets[n + 1])
 
 divided by the length of the bag if ``mean``. Of a ``split`` table, ``table`` is the address of
-the high halves, which are all that is read. Contract: all arguments are int64; ``table``,
+the high 16 bits, which are all that is read. Contract: all arguments are int64; ``table``,
 ``indices``, ``offsets`` (int64), ``scales`` (float32, read if ``scaled``) and ``out`` are
 addresses, strides are bytes; ``indices[min(i + ahead, final)]`` is read to prefetch its row, so
 ``final`` is a valid position; ``out`` overlaps nothing.
@@ -38,7 +38,7 @@ ARGUMENTS = (
 
 @dataclass(frozen=True)
 class GatherSpec:
-    """Rows of ``width`` elements named by ``index_bits`` wide indices; the pooling."""
+    """Width of the rows, bits of the indices, and the kind of pooling."""
 
     width: int
     index_bits: int
@@ -73,7 +73,7 @@ def _emit(spec: GatherSpec, k: RowEmitter, target: Target) -> None:
 
 
 def _prime(k: RowEmitter, spec: GatherSpec, target: Target) -> None:
-    """Start loading the first rows, which no lookup before them asks for."""
+    """Prefetch the first rows, which no earlier lookup has prefetched."""
     start = k.integer(64, k["offsets"], k["first"])
     end = k.minimum(k.builder.add(start, k["ahead"]), k["final"])
     with k.span(start, end) as (i, _):
@@ -84,7 +84,7 @@ def _prime(k: RowEmitter, spec: GatherSpec, target: Target) -> None:
 def _sum_rows(
     k: RowEmitter, spec: GatherSpec, pieces: list[Piece], start: Value, end: Value
 ) -> list[Value]:
-    """Accumulators of one block of columns over the lookups ``start`` to ``end``."""
+    """Return the sums of one block of columns over the lookups ``start`` to ``end``."""
     bits = spec.index_bits
     with k.span(start, end, [k.zeros(piece) for piece in pieces]) as (i, sums):
         later = k.minimum(k.builder.add(i, k["ahead"]), k["final"])
@@ -105,7 +105,7 @@ def _add(k: RowEmitter, total: Value, value: Value, scale: Value, lanes: int) ->
 
 
 def _divide(k: RowEmitter, sums: list[Value], start: Value, end: Value) -> list[Value]:
-    """Sums over the length of the bag; an empty bag stays zero."""
+    """Divide sums by the length of the bag; an empty bag stays zero."""
     length = k.builder.sub(end, start)
     divisor = k.builder.sitofp(
         k.builder.select(k.builder.icmp_signed(">", length, I64(0)), length, I64(1)), F32

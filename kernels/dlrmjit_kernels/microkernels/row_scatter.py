@@ -1,4 +1,4 @@
-"""The row scatter micro-kernel: move rows by a multiple of their gradients, one lookup at a time.
+"""The row scatter micro-kernel: add a multiple of the gradient to a row, lookup by lookup.
 
 In NumPy, for every ``i`` of ``first <= i < last``, with entry ``(row, bag) = entries[i]``::
 
@@ -6,8 +6,9 @@ In NumPy, for every ``i`` of ``first <= i < last``, with entry ``(row, bag) = en
 
 Contract: arguments are int64; ``entries`` is the address of uint64 with the row in the high and
 the bag in the low 32 bits, ``factor`` and ``scales`` (read if ``scaled``) of float32; strides
-are bytes; entries run in order, so a repeated row sees its gradients in order. Of a ``split``
-table, ``table`` and ``low`` are the addresses of its halves, both ``row_stride`` apart.
+are bytes; entries are processed in order, so a repeated row gets its gradients in order. Of a
+``split`` table, ``table`` and ``low`` are the addresses of the high and the low 16 bits, with
+rows ``row_stride`` apart in both.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ ARGUMENTS = (
 )
 
 
-_NEAR = 8  # lookups from which the gradient is fetched ahead: it is nearer than the row
+_GRADIENT_AHEAD = 8  # lookups: gradients are in a cache already, unlike the rows
 
 
 @dataclass(frozen=True)
 class ScatterSpec:
-    """Rows of ``width`` elements; whether every lookup has its own scale, and rows are split."""
+    """Width of the rows; whether every lookup has a scale, and whether rows are split."""
 
     width: int
     scaled: bool = False
@@ -67,7 +68,7 @@ def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
     with k.span(k["first"], k["last"]) as (i, _):
         later, _bag = _entry(k, spec, k.minimum(k.builder.add(i, k["ahead"]), final))
         k.prefetch_weights(later, pieces)
-        _, soon = _entry(k, spec, k.minimum(k.builder.add(i, I64(_NEAR)), final))
+        _, soon = _entry(k, spec, k.minimum(k.builder.add(i, I64(_GRADIENT_AHEAD)), final))
         k.prefetch_row(soon, pieces, cache=1)
         row, gradient = _entry(k, spec, i)
         scale = k.builder.fmul(factor, k.item(F32, k["scales"], i)) if spec.scaled else factor
@@ -79,7 +80,7 @@ def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
 
 
 def _entry(k: RowEmitter, spec: ScatterSpec, i: Value) -> tuple[Weights, Value]:
-    """The row, and the address of the gradient, of entry ``i``."""
+    """Return the row and the address of the gradient of entry ``i``."""
     entry = k.integer(64, k["entries"], i)
     row = k.weights(k.builder.lshr(entry, I64(32)), spec.split)
     bag = k.builder.and_(entry, I64(0xFFFFFFFF))

@@ -1,4 +1,4 @@
-"""The row update micro-kernel: sum the gradients of every unique row, then move the row once.
+"""The row update micro-kernel: sum the gradients of every unique row, then update it once.
 
 In NumPy, for every group ``u`` of ``first <= u < last``::
 
@@ -7,14 +7,14 @@ In NumPy, for every group ``u`` of ``first <= u < last``::
     g = (scales[group, None] * dY[bags]).sum(0) + l2 * table[row]
     table[row], states[row] = rule(table[row], g, states[row])
 
-The rule is two functions that compute with :class:`Vector` values: ``row`` turns the mean square
-of ``g`` and the states kept per row into a factor, ``element`` moves the elements. Contract:
+The rule is two functions that compute with :class:`Vector` values: ``row`` makes a factor from
+the mean square of ``g`` and the states per row, ``element`` updates the elements. Contract:
 arguments are int64; ``entries`` is the address of uint64 with the row in the high and the bag in
 the low 32 bits, ``heads`` and ``links`` of int32, and a link of 0 ends a group; ``scalars`` of the
-float32 values the rule names, ``l2`` first; ``scratch`` of ``width`` float32; element states lie
-``state_stride`` bytes apart, row states one float32 per row. Of a ``split`` table, ``table`` and
-``low`` are the addresses of its halves, both ``row_stride`` apart: they are joined, the rule
-runs as on float32, and what it returns is split again.
+float32 values of the rule, ``l2`` first; ``scratch`` of ``width`` float32. Rows of element states
+are ``state_stride`` bytes apart, a row state is one float32 per row. Of a ``split`` table,
+``table`` and ``low`` are the addresses of the high and the low 16 bits, with rows ``row_stride``
+apart in both: they are joined, the rule computes in float32, and its result is split again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ARGUMENTS = (
 
 
 class Vector:
-    """A vector in a register that rules compute with, as they would with a NumPy array."""
+    """A vector in a register; rules compute with it as with a NumPy array."""
 
     def __init__(self, kernel: RowEmitter, value: Value) -> None:
         self.kernel, self.value = kernel, value
@@ -71,17 +71,17 @@ class Vector:
         return self._with("fdiv", other)
 
     def sqrt(self) -> Vector:
-        """Square root of every lane."""
+        """Return the square root of every lane."""
         return Vector(self.kernel, self.kernel.sqrt(self.value))
 
 
 @dataclass(frozen=True)
 class UpdateSpec:
-    """Rows of ``width`` elements and the rule that moves them.
+    """Width of the rows and the rule that updates them.
 
     ``element(w, g, states, scalars, factor)`` returns the new ``w`` and element states;
     ``row(mean_square, states, scalars)`` the factor and new row states. A rule has ``scalars``
-    values beside ``l2``, and as states either all element states or all row states.
+    values besides ``l2``, and either element states or row states.
     """
 
     name: str
@@ -113,12 +113,12 @@ def _emit(spec: UpdateSpec, k: RowEmitter, target: Target) -> None:
         _prefetch(k, spec, target, u)
     with k.span(k["first"], k["last"]) as (u, _):
         _prefetch(k, spec, target, k.minimum(k.builder.add(u, k["ahead"]), final))
-        _move_row(k, spec, target, k.integer(32, k["heads"], u), scalars)
+        _update_row(k, spec, target, k.integer(32, k["heads"], u), scalars)
     k.finish()
 
 
 def _prefetch(k: RowEmitter, spec: UpdateSpec, target: Target, u: Value) -> None:
-    """Start loading the row and the states of group ``u``."""
+    """Prefetch the row and the states of group ``u``."""
     number = _row_number(k, k.integer(32, k["heads"], u))
     pieces = row_pieces(spec.width, target.lanes)
     k.prefetch_weights(k.weights(number, spec.split), pieces)
@@ -133,18 +133,18 @@ def _row_number(k: RowEmitter, i: Value) -> Value:
 
 
 def _element_states(k: RowEmitter, spec: UpdateSpec, number: Value) -> list[Value]:
-    """Addresses of the states of a row that have one value per element."""
+    """Return the addresses of the row's states that have one value per element."""
     bases = [k[f"state{s}"] for s in range(spec.element_states)]
     return [k.row(base, number, k["state_stride"]) for base in bases]
 
 
-def _move_row(
+def _update_row(
     k: RowEmitter, spec: UpdateSpec, target: Target, head: Value, scalars: list[Value]
 ) -> None:
-    """Sum the gradients of the row of lookup ``head``, and move it.
+    """Sum the gradients of the row of lookup ``head`` and update the row.
 
-    A row that is one block stays in registers meanwhile; of a longer one the gradient waits in
-    scratch for the factor that the rule may make of all of it.
+    A row of one block stays in registers. The gradient of a longer one goes to scratch, because
+    a rule's factor depends on all of it.
     """
     number = _row_number(k, head)
     row = k.weights(number, spec.split)
@@ -175,18 +175,18 @@ def _gather_gradient(
     row: Weights,
     l2: Value,
 ) -> list[tuple[Piece, Value, Value]]:
-    """Weights and summed gradient of one block of columns."""
-    found = []
+    """Return weights and summed gradient of one block of columns."""
+    loaded = []
     for piece, value in zip(pieces, _sum_gradients(k, spec, pieces, head), strict=True):
         w = k.fetch_weights(row, piece)
-        found.append((piece, w, k.fma(k.splat(l2, piece.lanes), w, value)))
-    return found
+        loaded.append((piece, w, k.fma(k.splat(l2, piece.lanes), w, value)))
+    return loaded
 
 
 def _sum_gradients(
     k: RowEmitter, spec: UpdateSpec, pieces: list[Piece], head: Value
 ) -> list[Value]:
-    """Sum of the gradients of a row's lookups over one block of columns."""
+    """Return the summed gradients of a row's lookups for one block of columns."""
     with k.chain(head, k["links"], [k.zeros(piece) for piece in pieces]) as (i, sums):
         bag = k.builder.and_(k.integer(64, k["entries"], i), I64(0xFFFFFFFF))
         row = k.row(k["dY"], bag, k["bag_stride"])
@@ -207,16 +207,16 @@ def _apply_row(
     squares: dict[int, Value],
     scalars: list[Value],
 ) -> Value:
-    """Run the rule's row part; the factor it hands to the elements."""
+    """Run the rule's row part and return the factor for its element part."""
     assert spec.row is not None
     total = ir.Constant(F32, 0.0)
     for value in squares.values():
         total = k.builder.fadd(total, k.lane_sum(value))
-    where = [k.row(k[f"state{s}"], number, I64(4)) for s in range(spec.row_states)]
-    states = [Vector(k, k.fetch(F32, address)) for address in where]
+    addresses = [k.row(k[f"state{s}"], number, I64(4)) for s in range(spec.row_states)]
+    states = [Vector(k, k.fetch(F32, address)) for address in addresses]
     mean = Vector(k, k.builder.fmul(total, ir.Constant(F32, 1.0 / spec.width)))
-    factor, moved = spec.row(mean, states, [Vector(k, s) for s in scalars])
-    for address, state in zip(where, moved, strict=True):
+    factor, updated = spec.row(mean, states, [Vector(k, s) for s in scalars])
+    for address, state in zip(addresses, updated, strict=True):
         k.put(state.value, address)
     return factor.value
 
@@ -230,13 +230,13 @@ def _apply_piece(
     scalars: list[Value],
     factor: Value,
 ) -> None:
-    """Run the rule on one piece of the row, its weights and gradient ``before``, and its states."""
+    """Run the rule on one piece of the row: weights and gradient ``before``, and states."""
     w, g = (Vector(k, value) for value in before)
-    kept = _element_states(k, spec, number)
-    states = [Vector(k, k.fetch(piece.kind, k.at(state, piece))) for state in kept]
-    wide = [Vector(k, k.splat(s, piece.lanes)) for s in scalars]
+    rows = _element_states(k, spec, number)
+    states = [Vector(k, k.fetch(piece.kind, k.at(row, piece))) for row in rows]
+    values = [Vector(k, k.splat(s, piece.lanes)) for s in scalars]
     scale = None if factor is None else Vector(k, k.splat(factor, piece.lanes))
-    w, moved = spec.element(w, g, states, wide, scale)
+    w, updated = spec.element(w, g, states, values, scale)
     k.put_weights(w.value, k.weights(number, spec.split), piece)
-    for state, after in zip(kept, moved, strict=True):
-        k.put(after.value, k.at(state, piece))
+    for row, state in zip(rows, updated, strict=True):
+        k.put(state.value, k.at(row, piece))

@@ -1,12 +1,13 @@
-"""Joins words of high and of low halves to float32 numbers, and splits them again.
+"""Joins the high and the low 16 bits of float32 numbers, or splits the numbers.
 
-In NumPy, for one row of ``high`` and ``low`` and two rows of ``numbers``, all uint32::
+In NumPy, for one row of ``high`` and ``low``, which are pairs of 16 bits, and two rows of
+``numbers``, all uint32::
 
     numbers[0] = high << 16 | low & 0xFFFF
     numbers[1] = high & 0xFFFF0000 | low >> 16
 
-Contract. ``rows`` rows of ``width`` words follow each other in both arrays of halves, twice as
-many rows of numbers in the third; none overlap.
+Contract. ``high`` and ``low`` have ``rows`` contiguous rows of ``width`` pairs, ``numbers`` twice
+as many rows; none overlap.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ARGUMENTS: dict[str, ir.Type] = {
 
 @dataclass(frozen=True)
 class SplitBf16:
-    """The kernel that joins, or splits, rows of ``width`` words: whole vectors, or below one."""
+    """The kernel that joins or splits rows of ``width`` pairs: whole vectors, or below one."""
 
     width: int
     split: bool
@@ -36,7 +37,7 @@ class SplitBf16:
     @property
     def symbol(self) -> str:
         """Name of the function."""
-        return f"halves_{self.width}_{int(self.split)}"
+        return f"{'split' if self.split else 'join'}_bf16_{self.width}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
@@ -56,11 +57,14 @@ class SplitBf16:
 
 
 def _exchange(emit: Emitter, source: tuple[Value, Value], into: tuple[Value, Value]) -> None:
-    """From vectors x, y: ``x << 16 | y & 0xFFFF`` and ``x & 0xFFFF0000 | y >> 16``."""
+    """Store ``x << 16 | y & 0xFFFF`` and ``x & 0xFFFF0000 | y >> 16`` of vectors x and y.
+
+    Joining and splitting are the same exchange of 16 bits, with x and y in another order.
+    """
     build, kind = emit.builder, ir.VectorType(I32, emit.lanes)
     x, y = (build.bitcast(emit.load(pointer), kind) for pointer in source)
-    half, low, high = (ir.Constant(kind, [n] * emit.lanes) for n in (16, 0xFFFF, 0xFFFF0000))
-    first = build.or_(build.shl(x, half), build.and_(y, low))
-    second = build.or_(build.and_(x, high), build.lshr(y, half))
+    shift, low, high = (ir.Constant(kind, [n] * emit.lanes) for n in (16, 0xFFFF, 0xFFFF0000))
+    first = build.or_(build.shl(x, shift), build.and_(y, low))
+    second = build.or_(build.and_(x, high), build.lshr(y, shift))
     for value, pointer in zip((first, second), into, strict=True):
         emit.store(build.bitcast(value, emit.vector), pointer)

@@ -1,12 +1,12 @@
 """Transposes a square of one vector by one vector in registers: ``target = source.T``.
 
 Contract: row r of the source starts at ``source + r * source_row``, row r of the target at
-``target + r * target_row``; they do not overlap. Of an edge only ``rows`` rows of ``cols``
-elements are read, and ``cols`` whole vectors, zeros behind ``rows`` elements, are written.
+``target + r * target_row``; they do not overlap. At an edge, only ``rows`` rows of ``cols``
+elements are read, and ``cols`` whole vectors are written, zeros after ``rows`` elements.
 
-Of words each row holds two rows of BF16 numbers, so that half as many are read, widened, or
-written, paired: ``rows`` and ``cols`` count numbers. Nothing is rounded; numbers that are
-written as words must be BF16.
+With BF16 pairs a row of the source, or of the target, holds two rows of numbers, so half as many
+rows are read or written; ``rows`` and ``cols`` count numbers. Nothing is rounded: numbers that
+are written as pairs must be BF16 already.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _ARGUMENTS: dict[str, ir.Type] = {
 
 @dataclass(frozen=True)
 class Transpose:
-    """The transposing kernel of a target, for whole squares or for an edge of so much source.
+    """The transposing kernel, for whole squares or for an edge with ``rows`` and ``cols``.
 
-    ``from_pairs`` and ``to_pairs`` say that the source and the target are words.
+    ``from_pairs`` and ``to_pairs`` say that the source and the target are BF16 pairs.
     """
 
     rows: int | None = None
@@ -42,13 +42,13 @@ class Transpose:
     def symbol(self) -> str:
         """Name of the function."""
         whole = self.rows is None and self.cols is None
-        kind = "_words" * self.from_pairs + "_to_words" * self.to_pairs
+        kind = "_pairs" * self.from_pairs + "_to_pairs" * self.to_pairs
         return f"transpose{kind}" + ("" if whole else f"_{self.rows}_{self.cols}")
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
         emit = Emitter(module, self.symbol, _ARGUMENTS, target.lanes)
-        rows = exchange(emit, _load(emit, self))
+        rows = transpose_square(emit, _load(emit, self))
         pointer = emit["target"]
         rows = rows[: self.cols]
         if self.to_pairs:
@@ -65,15 +65,16 @@ def _load(emit: Emitter, spec: Transpose) -> list[Value]:
     count = emit.lanes if spec.rows is None else spec.rows
     while len(rows) < count:
         row = emit.load(pointer, spec.cols)
-        rows += [emit.upcast_pair(row, half) for half in range(2)] if spec.from_pairs else [row]
+        rows += [emit.upcast_pair(row, i) for i in range(2)] if spec.from_pairs else [row]
         pointer = emit.offset(pointer, emit["source_row"])
     return rows + [emit.zero()] * (emit.lanes - len(rows))
 
 
-def exchange(emit: Emitter, rows: list[Value]) -> list[Value]:
-    """The transpose of a square of vectors.
+def transpose_square(emit: Emitter, rows: list[Value]) -> list[Value]:
+    """Return the transpose of a square of vectors.
 
-    Swaps off-diagonal quarters of ever smaller squares: half the rows, a quarter, ... one.
+    Swaps the off-diagonal quarters of ever smaller squares, log2(lanes) times; each swap of two
+    rows is two shuffles.
     """
     lanes, step = emit.lanes, emit.lanes // 2
     while step:

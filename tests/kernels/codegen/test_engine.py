@@ -1,4 +1,4 @@
-"""Compiled kernels: once per process, from disk afterwards, shared by processes without harm."""
+"""Compiled kernels: one compilation, then loaded from disk, also by concurrent processes."""
 
 import ctypes
 import functools
@@ -15,15 +15,15 @@ _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
 
 
 @pytest.fixture
-def own_cache(tmp_path, monkeypatch):
+def empty_cache(tmp_path, monkeypatch):
     """An empty cache folder, and an engine that has compiled nothing yet."""
     monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(tmp_path))
-    start_afresh(monkeypatch)
+    forget_loaded(monkeypatch)
     return tmp_path
 
 
-def start_afresh(monkeypatch):
-    """Forget what was loaded, but leave it loaded: others hold its addresses."""
+def forget_loaded(monkeypatch):
+    """Forget the addresses of loaded kernels without unloading them: other tests use them."""
     monkeypatch.setattr(engine, "_addresses", {})
     monkeypatch.setattr(engine, "_engine", functools.cache(engine._engine.__wrapped__))
 
@@ -42,17 +42,17 @@ def test_the_second_request_gets_the_first_address():
     assert transposed(first)
 
 
-def test_an_object_on_disk_is_loaded_instead_of_compiled(own_cache, monkeypatch):
+def test_an_object_on_disk_is_loaded_instead_of_compiled(empty_cache, monkeypatch):
     engine.address(Transpose(), current_target())
-    assert len(list(own_cache.rglob("transpose.kernel"))) == 1
+    assert len(list(empty_cache.rglob("transpose.kernel"))) == 1
     monkeypatch.setattr(engine, "_optimised", None)
-    start_afresh(monkeypatch)
+    forget_loaded(monkeypatch)
     assert transposed(engine.address(Transpose(), current_target()))
 
 
-def test_a_cache_that_cannot_be_written_is_only_slower(own_cache, monkeypatch):
-    (own_cache / "file").write_text("in the way")
-    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(own_cache / "file"))
+def test_a_cache_that_cannot_be_written_is_only_slower(empty_cache, monkeypatch):
+    (empty_cache / "file").write_text("in the way")
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(empty_cache / "file"))
     assert transposed(engine.address(Transpose(), current_target()))
 
 

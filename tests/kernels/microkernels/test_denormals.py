@@ -1,4 +1,4 @@
-"""Denormal numbers count as zero in every thread of the kernels, and only there."""
+"""Denormal numbers are treated as zero by all threads of the kernels, and only there."""
 
 import threading
 
@@ -12,14 +12,14 @@ from dlrmjit_kernels.runtime.target import named_target
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from numba import prange
 
-SMALL = np.float32(1e-30)  # its square is far below the least normal number, 2**-126
+TINY = np.float32(1e-30)  # its square is far below the least normal number, 2**-126
 
 
 @parallel_jit
 def _products(factors, results):
     """One product per thread."""
     for i in prange(len(factors)):
-        results[i] = factors[i] * SMALL
+        results[i] = factors[i] * TINY
 
 
 def computed(threads):
@@ -41,24 +41,24 @@ def test_every_thread_flushes_results(threads):
         assert np.all(computed(threads) == 0)
 
 
-def test_the_calling_thread_gets_its_mode_back():
+def test_the_mode_of_the_calling_thread_is_restored():
     with denormals_flushed():
-        assert SMALL * np.float32(1e-9) == 0
-    assert SMALL * np.float32(1e-9) > 0
+        assert TINY * np.float32(1e-9) == 0
+    assert TINY * np.float32(1e-9) > 0
 
 
-def test_it_comes_back_after_an_exception():
+def test_the_mode_is_restored_after_an_exception():
     with pytest.raises(KeyError), denormals_flushed():
         raise KeyError
-    assert SMALL * np.float32(1e-9) > 0
+    assert TINY * np.float32(1e-9) > 0
 
 
 def test_the_mode_nests():
     with denormals_flushed():
         with denormals_flushed():
             pass
-        assert SMALL * np.float32(1e-9) == 0
-    assert SMALL * np.float32(1e-9) > 0
+        assert TINY * np.float32(1e-9) == 0
+    assert TINY * np.float32(1e-9) > 0
 
 
 def test_a_second_calling_thread_has_its_own_pool():

@@ -70,8 +70,8 @@ def test_reduction_may_run_down_the_rows_of_a():
     rows, cols, length = 3, nr, 9
     a, b, bias, mask = operands(rows, cols, 2, length)
     c = np.full((rows, cols), np.nan, np.float32)
-    turned = np.ascontiguousarray(a.transpose(0, 2, 1))
-    call(GemmTile(rows, cols, 1, rows, cols), turned, b, c, bias, mask, 2, length)
+    transposed = np.ascontiguousarray(a.transpose(0, 2, 1))
+    call(GemmTile(rows, cols, 1, rows, cols), transposed, b, c, bias, mask, 2, length)
     expected = np.einsum("irl,ilc->rc", a.astype(np.float64), b.astype(np.float64))
     assert np.allclose(c, expected, atol=1e-4)
 
@@ -82,7 +82,7 @@ def test_a_tile_may_cross_from_one_block_of_rows_of_a_to_the_next(split):
     a, b, bias, mask = operands(2 * rows, cols, 1, length)
     c = np.full((rows, cols), np.nan, np.float32)
     wide = np.ascontiguousarray(a[0].reshape(2, rows, length).transpose(0, 2, 1))
-    first = rows - split  # of A, so that ``split`` rows are left of its first block
+    first = rows - split  # row of A, with ``split`` rows left in its first block
     spec = GemmTile(rows, cols, 1, rows, cols, split=split, skip=rows * length - rows)
     start = wide.reshape(-1)[first:]
     call(spec, [start], b, c, bias, mask, 1, length)
@@ -113,10 +113,10 @@ def test_every_field_is_in_the_name():
     assert len({spec.symbol, *(other.symbol for other in changed)}) == 14
 
 
-def words(pairs: np.ndarray) -> np.ndarray:
-    """Upper halves of float32 numbers (..., 2) as one word each, which looks like a float32."""
-    upper = (np.ascontiguousarray(pairs).view(np.uint32) >> 16).astype(np.uint16)
-    return upper.view(np.float32)[..., 0]
+def packed(numbers: np.ndarray) -> np.ndarray:
+    """Return float32 numbers (..., 2) truncated to BF16 pairs, viewed as float32."""
+    high = (np.ascontiguousarray(numbers).view(np.uint32) >> 16).astype(np.uint16)
+    return high.view(np.float32)[..., 0]
 
 
 multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16
@@ -125,21 +125,21 @@ multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16
 @pytest.mark.parametrize("operands_", multiplied)
 @pytest.mark.parametrize("odd", [False, True])
 @given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
-def test_tile_of_words_is_its_numpy_line(operands_, odd, rows, cols, blocks, length, flags):
+def test_tile_of_pairs_is_its_numpy_line(operands_, odd, rows, cols, blocks, length, flags):
     accumulate, bias_on, relu, mask_on = flags
     a, b, bias, mask = operands(rows, cols, blocks, 2 * length)
     last = max(1, length - 3)
-    if odd:  # what has no partner must not be read, or meet a zero
+    if odd:  # a number without a partner must not be read, or is multiplied by zero
         a[-1, :, 2 * last - 1] = np.nan if operands_ is Operands.MIXED else 0
         b[-1, 2 * last - 1] = 0
     a = truncated(a) if operands_ is Operands.BF16 else a
-    left = words(a.reshape(blocks, rows, length, 2)) if operands_ is Operands.BF16 else a
-    right = words(b.reshape(blocks, length, 2, cols).transpose(0, 1, 3, 2))
+    left = packed(a.reshape(blocks, rows, length, 2)) if operands_ is Operands.BF16 else a
+    right = packed(b.reshape(blocks, length, 2, cols).transpose(0, 1, 3, 2))
     c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
     step = left.shape[-1] // length
-    half = odd and operands_ is Operands.MIXED
+    is_odd = odd and operands_ is Operands.MIXED
     finish = (accumulate, bias_on, relu, mask_on)
-    spec = GemmTile(rows, cols, left.shape[-1], step, cols, *finish, operands_, half)
+    spec = GemmTile(rows, cols, left.shape[-1], step, cols, *finish, operands_, is_odd)
     outside = c[:, cols:].copy()
     call(spec, left, right, c, bias, mask, blocks, last)
     a[-1, :, 2 * last - odd :] = 0
@@ -153,10 +153,10 @@ def test_tile_of_words_is_its_numpy_line(operands_, odd, rows, cols, blocks, len
 
 
 @pytest.mark.skipif(not current_target().bf16, reason="this processor does not multiply BF16")
-def test_products_of_bf16_take_denormals_for_zero():
+def test_products_of_bf16_treat_denormals_as_zero():
     tiny, one = np.float32(2.0**-127), np.float32(1)
-    a = words(np.array([[[tiny, one]]], np.float32))[None]
-    b = words(np.full((1, 1, nr, 2), one, np.float32))
+    a = packed(np.array([[[tiny, one]]], np.float32))[None]
+    b = packed(np.full((1, 1, nr, 2), one, np.float32))
     c, unused = np.full((1, nr), np.nan, np.float32), np.zeros((1, nr), np.float32)
     call(GemmTile(1, nr, 1, 1, nr, operands=Operands.BF16), a, b, c, unused, unused, 1, 1)
     np.testing.assert_array_equal(c, np.ones((1, nr), np.float32))
@@ -220,7 +220,7 @@ def test_inner_loop_is_multiply_adds_loads_prefetches_and_loop_control(isa, stri
         ("avx512", 31, 2, "%zmm"),
     ],
 )
-def test_narrow_rows_take_vectors_that_fit_them(isa, cols, vectors, register):
+def test_short_rows_use_vectors_that_fit_them(isa, cols, vectors, register):
     target = named_target(isa)
     spec = GemmTile(target.mr, cols, target.nr, 1, target.nr)
     body = inner_loop(engine.assembly(spec, target))
@@ -231,7 +231,7 @@ def test_narrow_rows_take_vectors_that_fit_them(isa, cols, vectors, register):
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
-def test_widening_adds_one_instruction_per_vector_of_numbers(isa):
+def test_upcasting_adds_one_instruction_per_vector_of_numbers(isa):
     target = named_target(isa)
     spec = GemmTile(target.mr, target.nr, target.nr, 2, target.nr, operands=Operands.MIXED)
     body = inner_loop(engine.assembly(spec, target))
@@ -240,12 +240,12 @@ def test_widening_adds_one_instruction_per_vector_of_numbers(isa):
     wanted |= {"prefetch": 1 - (-4 * UNROLL * 2 * target.mr // CACHE_LINE)}
     for name, count in wanted.items():
         assert sum(re.match(name, x) is not None for x in body) == count, name
-    assert len(body) <= sum(wanted.values()) + 20  # loads of words and the loop's own
+    assert len(body) <= sum(wanted.values()) + 20  # loads of pairs and loop control
     assert not any("%rsp" in x for x in body), "registers are spilled to the stack"
 
 
 @pytest.mark.parametrize("strides", ["rows", "columns"])
-def test_bf16_is_multiplied_by_its_own_instruction(strides):
+def test_bf16_pairs_are_multiplied_by_one_instruction(strides):
     target = named_target("avx512_bf16")
     a_row, a_step = (target.nr, 1) if strides == "rows" else (1, target.nr)
     spec = GemmTile(target.mr, target.nr, a_row, a_step, target.nr, operands=Operands.BF16)

@@ -1,4 +1,4 @@
-"""The tile of a reduction of one, by itself and as the gradient of a layer with one output."""
+"""The tile of a reduction of length one, alone and in the gradient of a layer with one output."""
 
 import ctypes
 
@@ -22,7 +22,7 @@ def random(*shape):
 
 
 @given(heights, widths, st.booleans(), st.booleans(), st.booleans())
-def test_it_is_its_numpy_line(rows, cols, biased, relu, masked):
+def test_the_tile_is_its_numpy_line(rows, cols, biased, relu, masked):
     a, b, bias, mask = random(rows, 3), random(cols), random(cols + 1)[1:], random(rows, cols + 2)
     c = np.full((rows, cols + 1), np.nan, np.float32)
     spec = Rank1Tile(rows, cols, 3, biased, relu, masked)
@@ -51,7 +51,7 @@ def test_the_gradient_by_data_of_one_output_is_exact(n, masked):
     np.testing.assert_array_equal(dx.to_numpy(), expected.astype(np.float32))
 
 
-def test_it_only_loads_multiplies_and_stores():
+def test_the_tile_only_loads_multiplies_and_stores():
     text = engine.assembly(Rank1Tile(48, 16, 1), named_target("avx2"))
     assert text.count("vmulps") == 2 * 4
     assert "%rsp" not in text.split("vmulps", 1)[1].rsplit("vmulps", 1)[0]

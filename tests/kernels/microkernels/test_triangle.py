@@ -1,4 +1,4 @@
-"""The kernels around the interaction's products, each against its line of NumPy."""
+"""The kernels around the products of the interaction, each against its line of NumPy."""
 
 import ctypes
 
@@ -28,7 +28,7 @@ def square_of(size):
 
 
 @given(SIZES, st.booleans())
-def test_fold_lines_the_triangle_up(size, itself):
+def test_packing_makes_a_row_of_the_triangle(size, itself):
     square = square_of(size)
     i, j = np.tril_indices(size, 0 if itself else -1)
     row = np.full(len(i) + 2 * LANES, 7, np.float32)
@@ -38,7 +38,7 @@ def test_fold_lines_the_triangle_up(size, itself):
 
 
 @given(SIZES, st.booleans())
-def test_unfold_is_symmetric(size, itself):
+def test_unpacking_makes_a_symmetric_matrix(size, itself):
     square = np.full_like(square_of(size), np.nan)
     i, j = np.tril_indices(size, 0 if itself else -1)
     row = np.random.default_rng(size).standard_normal(len(i), np.float32)

@@ -296,8 +296,8 @@ def _crossings(rows: list[list[Node]]) -> int:
 def _order(rows: list[list[Node]]) -> list[list[Node]]:
     """Sort each row by the middle of its neighbours, and return the order with fewest crossings."""
     best, fewest = [list(row) for row in rows], _crossings(rows)
-    for turn in range(24):
-        down = turn % 2 == 0
+    for sweep in range(24):
+        down = sweep % 2 == 0
         for i in range(1, len(rows)) if down else range(len(rows) - 2, -1, -1):
             positions = _positions(rows[i - 1] if down else rows[i + 1]) | _positions(rows[i])
             rows[i].sort(key=lambda n: _middle(n, down, positions))
@@ -312,11 +312,11 @@ def _positions(row: list[Node]) -> dict[Node, float]:
 
 def _middle(node: Node, down: bool, positions: dict[Node, float]) -> float:
     neighbours = node.above if down else node.below
-    places = [positions[n] for n in neighbours] or [positions[node]]
-    return sum(places) / len(places)
+    near = [positions[n] for n in neighbours] or [positions[node]]
+    return sum(near) / len(near)
 
 
-def _settle(rows: list[list[Node]]) -> None:
+def _position(rows: list[list[Node]]) -> None:
     """Give every node an x near to those of its neighbours, without overlaps."""
     centre = 0.0
     for row in rows:
@@ -443,7 +443,7 @@ def _style() -> str:
 def picture() -> str:
     """Return the SVG of the layers; the same sources give the same text."""
     rows = _order(_graph())
-    _settle(rows)
+    _position(rows)
     nodes = [node for row in rows for node in row]
     width = max(node.x + node.width / 2 for node in nodes) + 46
     height = nodes[-1].y + BOX + 34

@@ -1,4 +1,4 @@
-"""Files that take the ids of a set: those of the rows that the set was made of are its own."""
+"""Files encoded with the vocabulary of a set: its inputs get the ids that the set has."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dlrmjit.data.prepared.encode import read_with_vocabulary
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.schema import CategoricalColumn
 from dlrmjit.errors import DataError
-from tests.data.prepare.test_pipeline import lines
-from tests.data.prepare.test_pipeline_own import (
+from tests.data.prepare.builders import (
     COLUMNS,
     LISTS,
     SCHEMA,
+    criteo_lines,
+    csv_rows,
     csv_text,
-    options,
-    some_rows,
+    schema_options,
     write_parquet,
 )
 
@@ -36,32 +36,32 @@ PRUNED = replace(
 )
 
 
-def same(found, kept) -> None:
-    assert (found.labels == kept.labels).all()
-    assert (found.dense == kept.dense).all()
-    assert (found.ids == kept.ids).all()
-    for (s, ours), (t, theirs) in zip(found.multi, kept.multi, strict=True):
+def assert_same(found, expected) -> None:
+    assert (found.labels == expected.labels).all()
+    assert (found.dense == expected.dense).all()
+    assert (found.ids == expected.ids).all()
+    for (s, ours), (t, theirs) in zip(found.multi, expected.multi, strict=True):
         assert s == t
         for a, b in zip(ours.bags(), theirs.bags(), strict=True):
             assert (a == b).all()
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, PRUNED], ids=["all", "pruned"])
-def test_own_text_takes_the_ids_of_its_set(tmp_path: Path, schema) -> None:
+def test_csv_takes_the_ids_of_its_set(tmp_path: Path, schema) -> None:
     path = tmp_path / "log.csv"
-    path.write_bytes(csv_text(some_rows(500)))
+    path.write_bytes(csv_text(csv_rows(500)))
     whole = SplitRule("none")
-    prepare(options(path, tmp_path / "set", schema=schema, shuffle="none", split=whole))
+    prepare(schema_options(path, tmp_path / "set", schema=schema, shuffle="none", split=whole))
     known = PreparedSet(tmp_path / "set")
-    same(read_with_vocabulary(path, known), known.dataset("train"))
+    assert_same(read_with_vocabulary(path, known), known.dataset("train"))
 
 
 def test_parquet_takes_the_ids_of_its_set(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "log.parquet", some_rows(500))
+    path = write_parquet(tmp_path / "log.parquet", csv_rows(500))
     whole = SplitRule("none")
-    prepare(options(path, tmp_path / "set", schema=LISTS, shuffle="none", split=whole))
+    prepare(schema_options(path, tmp_path / "set", schema=LISTS, shuffle="none", split=whole))
     known = PreparedSet(tmp_path / "set")
-    same(read_with_vocabulary(path, known), known.dataset("train"))
+    assert_same(read_with_vocabulary(path, known), known.dataset("train"))
 
 
 def test_criteo_text_takes_the_ids_of_its_set_even_where_nothing_is_frequent(
@@ -71,7 +71,7 @@ def test_criteo_text_takes_the_ids_of_its_set_even_where_nothing_is_frequent(
     rng = random.Random(1)
     shown = [
         line if rng.random() < 0.5 else line.rstrip(b"\n").rpartition(b"\t")[0] + b"\t\n"
-        for line in lines(400, 2)
+        for line in criteo_lines(400, 2)
     ]
     (tmp_path / "train.txt").write_bytes(b"".join(shown))
     asked = PrepareOptions(
@@ -83,32 +83,32 @@ def test_criteo_text_takes_the_ids_of_its_set_even_where_nothing_is_frequent(
     )
     prepare(asked)
     known = PreparedSet(tmp_path / "set")
-    kept = known.dataset("train")
+    stored = known.dataset("train")
     missing = [line.endswith(b"\t\n") for line in shown]
-    assert (kept.ids[missing, 25] > 0).all()
-    same(read_with_vocabulary(tmp_path / "train.txt", known), kept)
+    assert (stored.ids[missing, 25] > 0).all()
+    assert_same(read_with_vocabulary(tmp_path / "train.txt", known), stored)
 
 
 @pytest.fixture
 def known(tmp_path: Path) -> PreparedSet:
     path = tmp_path / "log.csv"
-    path.write_bytes(csv_text(some_rows(200)))
-    prepare(options(path, tmp_path / "set"))
+    path.write_bytes(csv_text(csv_rows(200)))
+    prepare(schema_options(path, tmp_path / "set"))
     return PreparedSet(tmp_path / "set")
 
 
-def test_values_never_met_take_row_0(known: PreparedSet, tmp_path: Path) -> None:
-    rows = some_rows(2)
-    rows[1]["user"] = "somebody new"
+def test_unknown_values_take_row_0(known: PreparedSet, tmp_path: Path) -> None:
+    rows = csv_rows(2)
+    rows[1]["user"] = "unknown"
     (tmp_path / "new.csv").write_bytes(csv_text(rows))
     assert read_with_vocabulary(tmp_path / "new.csv", known).ids[:, 0].tolist() == [0, 0]
-    rows[0]["user"] = "nor met"
+    rows[0]["user"] = "also unknown"
     (tmp_path / "new.csv").write_bytes(csv_text(rows))
     with pytest.raises(DataError, match=r"new\.csv, column user: no value is in the vocabulary of"):
         read_with_vocabulary(tmp_path / "new.csv", known)
 
 
-def test_vocabularies_put_in_place_of_the_sets_own(known: PreparedSet, tmp_path: Path) -> None:
+def test_vocabularies_of_another_set(known: PreparedSet, tmp_path: Path) -> None:
     path = known.folder / "vocabulary" / "user.npz"
     np.savez(path, bytes=np.zeros(3, np.uint8), ends=np.arange(3))
     with pytest.raises(DataError, match=r"user\.npz has \d+ bytes, but"):
@@ -120,7 +120,7 @@ def test_vocabularies_put_in_place_of_the_sets_own(known: PreparedSet, tmp_path:
 def test_files_that_cannot_be_read(known: PreparedSet, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_with_vocabulary(tmp_path / "none.csv", known)
-    (tmp_path / "bad.csv").write_bytes(csv_text(some_rows(3)) + b"1,2\n")
+    (tmp_path / "bad.csv").write_bytes(csv_text(csv_rows(3)) + b"1,2\n")
     with pytest.raises(DataError, match=r"bad\.csv, line 5: 2 columns"):
         read_with_vocabulary(tmp_path / "bad.csv", known)
     (tmp_path / "head.csv").write_text(",".join(COLUMNS) + "\n")

@@ -1,0 +1,117 @@
+"""Parquet as an input: the bytes of CSV, bad rows, and files that do not match their schema."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dlrmjit.data.prepare.options import SplitRule
+from dlrmjit.data.prepare.pipeline import prepare
+from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
+from dlrmjit.errors import ConfigError, DataError
+from tests.data.prepare.builders import (
+    LISTS,
+    Row,
+    arrays,
+    environment,
+    python,
+    schema_options,
+    write_parquet,
+)
+
+
+def test_parquet_gives_the_bytes_that_csv_gives(
+    csv_path: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    path = write_parquet(tmp_path / "log.parquet", rows)
+    prepare(schema_options(csv_path, tmp_path / "a"))
+    prepare(schema_options(path, tmp_path / "b", schema=LISTS))
+    assert arrays(tmp_path / "a") == arrays(tmp_path / "b")
+
+
+def test_arrows_pool_releases_its_memory(
+    rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlrmjit.data.prepare.inputs.parquet._ROWS", 150)
+    path = write_parquet(tmp_path / "log.parquet", rows)
+    released = []
+
+    class Pool:
+        def release_unused(self) -> None:
+            released.append(True)
+
+    monkeypatch.setattr(pytest.importorskip("pyarrow"), "default_memory_pool", Pool)
+    prepare(schema_options(path, tmp_path / "set", schema=LISTS))
+    assert len(released) >= len(rows) / 150
+
+
+def test_bad_rows_are_named_or_skipped(rows: list[Row], tmp_path: Path) -> None:
+    some = [dict(row) for row in rows[:500]]
+    some[450]["price"] = "inf"
+    path = write_parquet(tmp_path / "log.parquet", some)
+    asked = schema_options(path, tmp_path / "set", schema=LISTS, split=SplitRule("none"))
+    with pytest.raises(DataError, match="row 451, column price: inf found, expected a finite"):
+        prepare(asked)
+    assert prepare(replace(asked, on_error="skip")).splits == {"train": 499}
+
+
+def of_columns(*columns: CategoricalColumn) -> Schema:
+    return Schema("clicked", categorical=columns)
+
+
+OTHER_SCHEMAS = {
+    "lists": (of_columns(CategoricalColumn("genres")), "multi = true"),
+    "no lists": (of_columns(CategoricalColumn("user", multi=True)), "not lists"),
+    "missing": (of_columns(CategoricalColumn("who")), "no columns called 'who'"),
+    "text": (
+        replace(LISTS, dense=(DenseColumn("note"),), categorical=LISTS.categorical[:2]),
+        "num",
+    ),
+}
+
+
+@pytest.mark.parametrize(("schema", "said"), OTHER_SCHEMAS.values(), ids=list(OTHER_SCHEMAS))
+def test_files_that_do_not_match_their_schema(
+    rows: list[Row], tmp_path: Path, schema: Schema, said: str
+) -> None:
+    path = write_parquet(tmp_path / "log.parquet", rows[:50])
+    with pytest.raises(DataError, match=said):
+        prepare(schema_options(path, tmp_path / "set", schema=schema))
+
+
+def test_truncated_files_and_files_without_a_schema(rows: list[Row], tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "log.parquet", rows[:50])
+    with pytest.raises(ConfigError, match="--schema FILE"):
+        prepare(schema_options(path, tmp_path / "set", schema=None))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match="not a complete Parquet file"):
+        prepare(schema_options(path, tmp_path / "set", schema=LISTS))
+
+
+def test_parquet_and_text_are_not_mixed(csv_path: Path, rows: list[Row], tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "log.parquet", rows[:50])
+    asked = schema_options(path, tmp_path / "set", schema=LISTS)
+    with pytest.raises(ConfigError, match=r"log\.csv is not; prepare them separately"):
+        prepare(replace(asked, inputs=(path, csv_path)))
+
+
+WITHOUT_ARROW = """
+import sys
+sys.modules["pyarrow"] = None
+from dlrmjit.cli.commands.prepare import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_parquet_without_pyarrow(tmp_path: Path) -> None:
+    path, schema = tmp_path / "log.parquet", tmp_path / "s.json"
+    path.write_bytes(b"PAR1 and so on")
+    schema.write_text('{"label": "y", "categorical": ["a"]}')
+    command = python(WITHOUT_ARROW, path, "--schema", schema, "--out", tmp_path / "set")
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'dlrmjit[data]', or write the data as CSV" in done.stderr
+    assert done.stderr.count("\n") == 1

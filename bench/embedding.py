@@ -116,14 +116,12 @@ def check_alone(ours: OurBags, case: Case, batch: Batch) -> None:
     g = np.zeros_like(w)
     positions = np.searchsorted(rows, indices[chosen])
     np.add.at(g, positions, batch.dY[chosen // case.P, 0].astype(np.float64))
-    rule, fresh = ours.rule, ours.rule.initial_state
-    k, factor = rule.scalars(1), None
-    if rule.row_states:
-        factor, _ = rule.row(np.mean(g * g, axis=1, keepdims=True), [fresh], k)
-    want, _ = rule.element(w, g, [fresh] * len(rule.element_states), k, factor)
+    optimizer = ours.rule.optimizer
+    states = [optimizer.initial_state] * (len(ours.rule.element_states + ours.rule.row_states))
+    want, _ = optimizer.update_rows(w, g, states, ours.rule.scalars(1))
     ours.train(0)
     if not np.allclose(ours.tables.table(0)[rows], want, rtol=1e-4, atol=1e-5):
-        raise ArithmeticError(f"{case}: a step with {rule.name} updates rows wrongly")
+        raise ArithmeticError(f"{case}: a step with {optimizer.name} updates rows wrongly")
 
 
 def rotating(action: Callable[[int], object], batches: int) -> harness.Action:

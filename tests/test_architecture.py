@@ -10,6 +10,7 @@ MAY_USE_KERNELS = {CLI, "dlrmjit.ops", "dlrmjit.optim", "dlrmjit.data", "dlrmjit
 INFRASTRUCTURE = {
     *("dlrmjit_kernels.runtime.compile", "dlrmjit_kernels.runtime.threads"),
     *("dlrmjit_kernels.errors", "dlrmjit_kernels.knobs", "dlrmjit_kernels.precision"),
+    "dlrmjit_kernels.optimizers",
 }
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 450

@@ -87,7 +87,7 @@ def steps_by_parameter(model: ShardedDLRM, steps: int) -> dict[str, NDArray[np.i
 def _state_names(optimizer: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of states per element, and of those per row that outlive a step."""
     rule = optimizer.config.tables
-    return rule.table_states, rule.row_states[:1]
+    return rule.table_states, rule.row_states
 
 
 def _part(model: ShardedDLRM, shard: Shard) -> Part:

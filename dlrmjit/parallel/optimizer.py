@@ -9,19 +9,14 @@ order of the columns: all find the same bits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Parameter
-from dlrmjit.config.optimizer import (
-    OptimizerConfig,
-    RowwiseAdagrad,
-    SharedRowwiseAdagrad,
-    UpdateConfig,
-)
+from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.optim import Optimizer, make_optimizer
 from dlrmjit.parallel.comm import Comm
@@ -38,9 +33,9 @@ class ShardedOptimizer:
 
     def __init__(self, model: ShardedDLRM, optimizer: AnyOptimizer) -> None:
         config = UpdateConfig.of(optimizer)
-        self._shares = isinstance(config.tables, RowwiseAdagrad) and model.plan.cuts_columns
+        self._shares = bool(config.tables.row_states) and model.plan.cuts_columns
         if self._shares:
-            config = replace(config, tables=SharedRowwiseAdagrad(**asdict(config.tables)))
+            config = replace(config, tables=config.tables.shared())
         self.optimizer: Optimizer = make_optimizer(config, model.backend)
         self.optimizer.prepare(model.parameters())
         self._tables = model.sharded

@@ -168,7 +168,7 @@ def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None
 
 
 def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedDLRM, path: PathLike) -> None:
-    if not optimizer.config.remembers:
+    if not optimizer.config.has_state:
         return
     if _is_torch(path):
         raise CheckpointError(

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.checkpoint.torch_format.writer import sgd_state
-from dlrmjit.config.optimizer import Adagrad, Adam, OptimizerConfig, RowwiseAdagrad, Sgd
+from dlrmjit.config.optimizer import OptimizerConfig
 
 Array = NDArray[Any]
 STEP = "step"
-_COMMON = {"foreach": None, "maximize": False, "differentiable": False}
 
 
 def to_torch(
@@ -31,7 +29,7 @@ def to_torch(
     for name, array in states.items():
         parameter, state = name.rsplit(".", 1)
         nested.setdefault(index_of[parameter], {})[state] = _value(config, state, array)
-    group = {**_group(config, float(lr)), "params": list(range(len(parameters)))}
+    group = {**config.torch_group(float(lr)), "params": list(range(len(parameters)))}
     return {"state": nested, "param_groups": [group]}
 
 
@@ -52,20 +50,4 @@ def _value(config: OptimizerConfig, state: str, array: Array) -> Any:
     """Return ``array``; steps as a tensor, or a number for the reference's row-wise Adagrad."""
     if state != STEP:
         return array
-    return int(array) if isinstance(config, RowwiseAdagrad) else np.array(array, np.float32)
-
-
-def _group(config: OptimizerConfig, lr: float) -> dict[str, Any]:
-    settings: dict[str, Any] = {"lr": lr, "weight_decay": config.weight_decay}
-    if isinstance(config, Sgd):
-        base: dict[str, Any] = sgd_state(0, lr)["param_groups"][0]
-        return {**base, **settings, "momentum": config.momentum}
-    if isinstance(config, Adagrad):
-        settings |= {"lr_decay": config.lr_decay, "eps": config.eps}
-        settings["initial_accumulator_value"] = config.initial_accumulator
-        is_reference = isinstance(config, RowwiseAdagrad)  # its own class, with fewer settings
-        return settings if is_reference else {**settings, **_COMMON, "fused": None}
-    assert isinstance(config, Adam)
-    settings |= {"betas": (config.beta1, config.beta2), "eps": config.eps, "amsgrad": False}
-    adamw = {"capturable": False, "fused": None, "decoupled_weight_decay": False}
-    return {**settings, **_COMMON, **adamw}
+    return np.array(array, np.float32) if config.torch_step_is_tensor else int(array)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
 
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.memory import MemoryEstimate, estimate_memory
@@ -11,7 +11,12 @@ from dlrmjit.config.model import ModelConfig, TableConfig
 from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
 from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
-from dlrmjit.config.optimizer import OptimizerConfig, Sgd, UpdateConfig, optimizer_named
+from dlrmjit.config.optimizer import (
+    OPTIMIZERS,
+    OptimizerConfig,
+    UpdateConfig,
+    optimizer_named,
+)
 
 
 def model_config(
@@ -108,13 +113,14 @@ def _tables_decay(options: Options) -> float:
 
 
 def _optimizer(name: str, options: Options, weight_decay: float) -> OptimizerConfig:
-    """Return the optimiser called ``name``, with the options that apply to it."""
-    changes: dict[str, float] = {"weight_decay": weight_decay}
-    if name == "sgd":
-        return Sgd(momentum=options.momentum, **changes)
-    if options.optimizer_eps is not None:
-        changes["eps"] = options.optimizer_eps
-    return replace(optimizer_named(name), **changes)
+    """Return the optimizer of that name, with those constants that it has and a flag gives."""
+    constants = {"weight_decay": weight_decay}
+    for constant in fields(OPTIMIZERS[name]):
+        for flag in (constant.name, f"optimizer_{constant.name}"):
+            value = getattr(options, flag, None)
+            if constant.name != "weight_decay" and value is not None:
+                constants[constant.name] = value
+    return optimizer_named(name, **constants)
 
 
 def _tables_rate(options: Options) -> float:

@@ -6,7 +6,7 @@ never read into a result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,7 @@ import numpy as np
 from dlrmjit_kernels.embedding import grad_norm
 from dlrmjit_kernels.embedding import update as embedding_update
 from dlrmjit_kernels.embedding.lookups import Lookups
-from dlrmjit_kernels.embedding.row_optimizers import (
-    AdagradRows,
-    AdamRows,
-    MomentumRows,
-    RowRule,
-    RowwiseAdagradRows,
-    SgdRows,
-    SharedRowwiseAdagradRows,
-)
+from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
 from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.layers import dense_optimizers, elementwise
@@ -32,14 +24,7 @@ from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
-from dlrmjit.config.optimizer import (
-    Adagrad,
-    Adam,
-    OptimizerConfig,
-    RowwiseAdagrad,
-    Sgd,
-    SharedRowwiseAdagrad,
-)
+from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.ops.backend import DenseState, FloatArray
 from dlrmjit.ops.merge_bags import merge_bags
 
@@ -62,7 +47,7 @@ class BagGradient(SparseGradient):
         self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
     ) -> None:
         """Any optimiser on the touched rows, fused with the backward pass of the lookup."""
-        rule = row_rule(config, rate)
+        rule = RowRule(config, rate)
         embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
 
     def square(self, tables: TableStorage, memory: dict[str, Any]) -> float:
@@ -106,7 +91,7 @@ def merge_lookups(batches: Sequence[Lookups]) -> Lookups:
 def new_state(stored: Any, config: OptimizerConfig) -> Any:
     """Fresh memory of an optimiser for tables or for a dense parameter."""
     if not isinstance(stored, (np.ndarray, Matrix, SplitWeights)):  # embedding tables
-        return stored.new_state(row_rule(config, 0.0))
+        return stored.new_state(RowRule(config, 0.0))
     return BoundState(tuple(_like(stored, config.initial_state) for _ in config.states))
 
 
@@ -119,87 +104,26 @@ def _like(stored: Any, value: float) -> Any:
     return made
 
 
-def row_rule(config: OptimizerConfig, rate: float) -> RowRule:
-    """The rule for touched rows."""
-    return _ROW_RULES[type(config)](config, rate)
-
-
-def _sgd_rows(config: Any, rate: float) -> RowRule:
-    if config.momentum:
-        return MomentumRows(rate, config.weight_decay, config.momentum)
-    return SgdRows(rate, config.weight_decay)
-
-
-def _adagrad_rows(config: Any, rate: float) -> RowRule:
-    return _ADAGRAD_ROWS[type(config)](
-        rate, config.weight_decay, config.eps, config.lr_decay, config.initial_accumulator
-    )
-
-
-def _adam_rows(config: Any, rate: float) -> RowRule:
-    return AdamRows(rate, config.weight_decay, config.beta1, config.beta2, config.eps)
-
-
-_ADAGRAD_ROWS: Mapping[type[OptimizerConfig], type[AdagradRows]] = {
-    Adagrad: AdagradRows,
-    RowwiseAdagrad: RowwiseAdagradRows,
-    SharedRowwiseAdagrad: SharedRowwiseAdagradRows,
-}
-_ROW_RULES: Mapping[type[OptimizerConfig], Callable[[Any, float], RowRule]] = {
-    Sgd: _sgd_rows,
-    Adagrad: _adagrad_rows,
-    RowwiseAdagrad: _adagrad_rows,
-    SharedRowwiseAdagrad: _adagrad_rows,
-    Adam: _adam_rows,
-}
-
-
 class BoundState(DenseState):
-    """States beside the step that is bound to them, to their parameter and to a gradient."""
+    """States next to the step bound to them, to their parameter and to a gradient."""
 
-    _operands: tuple[Any, ...] = (None, None)
+    _operands: tuple[Any, ...] = (None, None, None)
     _step: BoundStep
 
-    def step(self, stored: Any, gradient: Any) -> BoundStep:
-        """The bound step; a tape replays into one gradient, so it is rarely bound anew."""
-        before = self._operands
-        if before[0] is not stored or before[1] is not gradient:
+    def step(self, stored: Any, gradient: Any, config: OptimizerConfig) -> BoundStep:
+        """Return the bound step; a tape replays into one gradient, so it is rarely rebound."""
+        bound = self._operands
+        if bound[0] is not stored or bound[1] is not gradient or bound[2] is not config:
             values = (flat(value) for value in self.values)
-            self._step = BoundStep(flat(stored), flat(gradient), *values)
-            self._operands = stored, gradient
+            self._step = BoundStep(config, flat(stored), flat(gradient), *values)
+            self._operands = stored, gradient, config
         return self._step
 
 
 def update(stored: Any, gradient: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
-    """One step of a dense parameter, whose BoundState :func:`new_state` made."""
+    """Apply one step to a dense parameter, whose BoundState :func:`new_state` made."""
     state.steps += 1
-    _DENSE[type(config)](state.step(stored, gradient), config, rate, state.steps)
-
-
-def _sgd(bound: BoundStep, config: Any, rate: float, step: int) -> None:
-    if config.momentum:
-        bound.momentum(rate, config.momentum, config.weight_decay)
-    else:
-        bound.sgd(rate, config.weight_decay)
-
-
-def _adagrad(bound: BoundStep, config: Any, rate: float, step: int) -> None:
-    rate /= 1.0 + (step - 1) * config.lr_decay
-    bound.adagrad(rate, config.eps, config.weight_decay)
-
-
-def _adam(bound: BoundStep, config: Any, rate: float, step: int) -> None:
-    root = (1.0 - config.beta2**step) ** 0.5
-    size = rate * root / (1.0 - config.beta1**step)
-    bound.adam(size, (config.beta1, config.beta2), config.eps * root, config.weight_decay)
-
-
-_DENSE: Mapping[type[OptimizerConfig], Callable[..., None]] = {
-    Sgd: _sgd,
-    Adagrad: _adagrad,
-    RowwiseAdagrad: _adagrad,
-    Adam: _adam,
-}
+    state.step(stored, gradient, config)(rate, state.steps)
 
 
 def square(gradient: Any) -> float:

@@ -1,31 +1,19 @@
-"""Optimiser steps of the reference backend: every rule as NumPy says it.
-
-The same arithmetic moves a whole dense parameter, or the rows of a table that were looked up.
-"""
+"""Optimizer steps of the reference backend: the arithmetic of every optimizer on NumPy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
-from dlrmjit.config.optimizer import (
-    Adagrad,
-    Adam,
-    OptimizerConfig,
-    RowwiseAdagrad,
-    Sgd,
-    SharedRowwiseAdagrad,
-)
+from dlrmjit.config.optimizer import OptimizerConfig, Sgd
 from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray
 from dlrmjit.ops.merge_bags import merge_bags
 from dlrmjit.ops.reference.tables import ReferenceTables
-
-Moved = tuple[FloatArray, tuple[FloatArray, ...]]
 
 
 @dataclass
@@ -56,12 +44,12 @@ class ReferenceBagGradient(SparseGradient):
     ) -> None:
         """One step of an optimiser on the touched rows and their states."""
         state.steps += 1
-        move = _row_move(config)
+        k = config.row_scalars(rate, state.steps)
         for s, (rows, gradient) in enumerate(self._rows(tables)):
-            old = [table.arrays[s][rows] for table in state.tables]
+            states = [np.asarray(table.arrays[s][rows]) for table in state.tables]
             w = np.asarray(tables.arrays[s][rows])
-            decayed = _decayed(gradient, w, config)
-            tables.arrays[s][rows], new = move(w, decayed, old, config, rate, state.steps)
+            g = _decayed(gradient, w, config)
+            tables.arrays[s][rows], new = config.update_rows(w, g, states, k)
             for table, values in zip(state.tables, new, strict=True):
                 table.arrays[s][rows] = values
 
@@ -75,7 +63,7 @@ class ReferenceBagGradient(SparseGradient):
         """One value per row that was looked up."""
         for s, (rows, gradient) in enumerate(self._rows(tables)):
             w = np.asarray(tables.arrays[s][rows])
-            g = gradient + _typed(weight_decay, w) * w
+            g = gradient + weight_decay * w
             means.arrays[s][rows] = np.mean(g * g, axis=1, keepdims=True)
 
     def scale(self, factor: float) -> None:
@@ -112,7 +100,8 @@ def new_state(stored: Any, config: OptimizerConfig) -> DenseState | ReferenceTab
     if not isinstance(stored, ReferenceTables):
         return DenseState(tuple(_full(stored, start) for _ in config.states))
     thin = (1,) * len(stored.rows)
-    widths = [stored.dims] * len(config.table_states) + [thin] * len(config.row_states)
+    widths = [stored.dims] * len(config.table_states)
+    widths += [thin] * len(config.row_states + config.row_scratch)
     return ReferenceTableState(tuple(stored.beside(dims, start) for dims in widths))
 
 
@@ -131,90 +120,12 @@ def update(
     """One step of a dense parameter."""
     state.steps += 1
     w = np.asarray(stored)
-    decayed = _decayed(gradient, w, config)
-    move = _DENSE[type(config)]
-    stored[...], new = move(w, decayed, state.values, config, rate, state.steps)
-    for value, moved in zip(state.values, new, strict=True):
-        value[...] = moved
+    g, k = _decayed(gradient, w, config), config.scalars(rate, state.steps)
+    stored[...], new = config.dense(w, g, state.values, k)
+    for value, updated in zip(state.values, new, strict=True):
+        value[...] = updated
 
 
 def _decayed(g: FloatArray, w: FloatArray, config: OptimizerConfig) -> FloatArray:
-    decayed: FloatArray = g + _typed(config.weight_decay, w) * w if config.weight_decay else g
+    decayed: FloatArray = g + config.weight_decay * w if config.weight_decay else g
     return decayed
-
-
-def _typed(value: float, like: FloatArray) -> Any:
-    return like.dtype.type(value)
-
-
-def _sgd(
-    w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
-) -> Moved:
-    if not config.momentum:
-        return w - (rate * g).astype(w.dtype), ()
-    m = _typed(config.momentum, w) * old[0] + g
-    return w - _typed(rate, w) * m, (m,)
-
-
-def _adagrad(
-    w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
-) -> Moved:
-    h = old[0] + g * g
-    rate /= 1.0 + (step - 1) * config.lr_decay
-    return w - _typed(rate, w) * (g / (np.sqrt(h) + _typed(config.eps, w))), (h,)
-
-
-def _rowwise_adagrad(
-    w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
-) -> Moved:
-    h = old[0] + np.mean(g * g, axis=1, keepdims=True)
-    rate /= 1.0 + (step - 1) * config.lr_decay
-    return w - _typed(rate, w) * (g / (np.sqrt(h) + _typed(config.eps, w))), (h,)
-
-
-def _shared_rowwise_adagrad(
-    w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
-) -> Moved:
-    h = old[0] + old[1]
-    rate /= 1.0 + (step - 1) * config.lr_decay
-    return w - _typed(rate, w) * (g / (np.sqrt(h) + _typed(config.eps, w))), (h, old[1])
-
-
-def _adam(
-    w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
-) -> Moved:
-    """The correction of the bias comes before epsilon is added."""
-    root = (1.0 - config.beta2**step) ** 0.5
-    return _lazy_adam(w, g, old, replace(config, eps=config.eps * root), rate, step)
-
-
-def _lazy_adam(
-    w: FloatArray, g: FloatArray, old: Sequence[FloatArray], config: Any, rate: float, step: int
-) -> Moved:
-    """The correction of the bias comes after epsilon is added, as in torch.optim.SparseAdam."""
-    m = _mixed(config.beta1, old[0], g)
-    v = _mixed(config.beta2, old[1], g * g)
-    size = rate * (1.0 - config.beta2**step) ** 0.5 / (1.0 - config.beta1**step)
-    return w - _typed(size, w) * (m / (np.sqrt(v) + _typed(config.eps, w))), (m, v)
-
-
-def _mixed(share: float, old: FloatArray, new: FloatArray) -> FloatArray:
-    mixed: FloatArray = _typed(share, old) * old + _typed(1.0 - share, old) * new
-    return mixed
-
-
-_DENSE: Mapping[type[OptimizerConfig], Callable[..., Moved]] = {
-    Sgd: _sgd,
-    Adagrad: _adagrad,
-    RowwiseAdagrad: _adagrad,
-    Adam: _adam,
-}
-
-
-def _row_move(config: OptimizerConfig) -> Callable[..., Moved]:
-    special = {
-        RowwiseAdagrad: _rowwise_adagrad,
-        SharedRowwiseAdagrad: _shared_rowwise_adagrad,
-        Adam: _lazy_adam,
-    }
-    return special.get(type(config)) or _DENSE[type(config)]

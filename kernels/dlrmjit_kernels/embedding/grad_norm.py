@@ -15,28 +15,39 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding import update
 from dlrmjit_kernels.embedding.lookups import Lookups
-from dlrmjit_kernels.embedding.row_optimizers import RowRule, Updated
+from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import TableStorage
+from dlrmjit_kernels.optimizers import OptimizerConfig, Updated
 from dlrmjit_kernels.runtime.compile import jit
 
 
 @dataclass(frozen=True)
-class SquareRows(RowRule):
-    """Stores the mean square of the gradient of every touched row, and leaves the row as it is."""
+class _MeanSquare(OptimizerConfig):
+    """No optimizer: stores the mean square of the gradient of every touched row."""
 
-    lr: float = 0.0
     name: ClassVar[str] = "square"
-    row_states: ClassVar[tuple[str, ...]] = ("mean_square",)
 
-    @staticmethod
-    def row(mean_square: Any, states: Any, k: Any) -> Updated:
+    @property
+    def row_states(self) -> tuple[str, ...]:
+        """The mean square."""
+        return ("mean_square",)
+
+    @classmethod
+    def row(cls, mean_square: Any, states: Any, k: Any) -> Updated:
         """Return the mean square as the new state."""
         return mean_square, (mean_square,)
 
-    @staticmethod
-    def element(w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
         """Return the elements unchanged."""
         return w, ()
+
+
+class SquareRows(RowRule):
+    """Stores the mean square of the gradient of every touched row, and leaves the row as it is."""
+
+    def __init__(self, l2: float = 0.0) -> None:
+        super().__init__(_MeanSquare(l2), 0.0)
 
 
 def gradient_square(

@@ -21,7 +21,7 @@ from dlrmjit_kernels.embedding.forward import check_pooled, prefetch_distance
 from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, sort_lookups
 from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
-from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
+from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
@@ -48,7 +48,7 @@ def new_state(tables: TableStorage, rule: RowRule) -> RowState:
     states = [tables.like(tables.dim) for _ in rule.element_states]
     states += [tables.like(1) for _ in rule.row_states]
     for state in states:
-        state.fill(rule.initial_state)
+        state.fill(rule.optimizer.initial_state)
     return RowState(tuple(states))
 
 
@@ -84,7 +84,7 @@ def apply(
         return
     state.steps += 1
     gradients = lookups.pooled_vectors(dY)
-    if isinstance(rule, SgdRows) and rule.l2 == 0.0:
+    if rule.optimizer.is_additive:
         _scatter_rows(tables, buckets, gradients, rule)
     else:
         _update_rows(tables, buckets, gradients, rule, state)
@@ -95,7 +95,7 @@ def _checked_state(rule: RowRule, state: RowState | None) -> RowState:
     if state is None and needed == 0:
         return RowState(())
     if state is None or len(state.tables) != needed:
-        raise ConfigError(f"{type(rule).__name__} needs the state that new_state(rule) makes")
+        raise ConfigError(f"{rule.optimizer.name} needs the state that new_state(rule) makes")
     return state
 
 
@@ -344,13 +344,13 @@ def _update_bucket(
 def update_spec(rule: RowRule, tables: TableStorage, scaled: bool) -> UpdateSpec:
     """Return the specification of the micro-kernel that applies a rule to such tables."""
     return UpdateSpec(
-        rule.name,
+        rule.kernel_name,
         tables.dim,
         len(rule.scalars(1)),
         len(rule.element_states),
-        rule.element,
+        rule.optimizer.element,
         len(rule.row_states),
-        rule.row if rule.row_states else None,
+        rule.optimizer.row if rule.row_states else None,
         scaled,
         tables.split,
     )

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.embedding import row_optimizers
+from dlrmjit_kernels import optimizers
 from dlrmjit_kernels.embedding.row_optimizers import (
     AdagradRows,
     AdamRows,
@@ -29,44 +29,41 @@ STEPS = 3
 
 
 class DenseOracle:
-    """The optimisers as their papers write them, in float64, on rows that were looked up."""
+    """The optimizers as their papers write them, in float64, on rows that were looked up."""
 
     def __init__(self, rule, tables):
-        self.rule, self.step = rule, 0
+        self.rule, self.optimizer, self.step = rule, rule.optimizer, 0
         self.w = [tables.table(s).astype(np.float64) for s in range(len(tables))]
-        start = getattr(rule, "initial_accumulator", 0.0)
+        start = rule.optimizer.initial_state
         self.first = [np.full_like(w, start) for w in self.w]
         self.second = [np.zeros_like(w) for w in self.w]
 
     def apply(self, s, t, gradient):
         w, rule = self.w[s], self.rule
         g = gradient[t] + rule.l2 * w[t]
-        w[t] -= getattr(self, f"_{rule.name}")(self.first[s], self.second[s], t, g)
+        w[t] -= getattr(self, f"_{rule.optimizer.name}")(self.first[s], self.second[s], t, g)
 
     def _sgd(self, m, v, t, g):
-        return self.rule.lr * g
-
-    def _momentum(self, m, v, t, g):
-        m[t] = self.rule.momentum * m[t] + g
+        m[t] = self.optimizer.momentum * m[t] + g
         return self.rule.lr * m[t]
 
     def _adagrad(self, h, v, t, g):
         h[t] += g**2
-        return self._rate() * g / (np.sqrt(h[t]) + self.rule.eps)
+        return self._rate() * g / (np.sqrt(h[t]) + self.optimizer.eps)
 
-    def _rowwise_adagrad(self, h, v, t, g):
+    def _rwsadagrad(self, h, v, t, g):
         h[t] += (g**2).mean(axis=1, keepdims=True)
-        return self._rate() * g / (np.sqrt(h[t]) + self.rule.eps)
+        return self._rate() * g / (np.sqrt(h[t]) + self.optimizer.eps)
 
     def _rate(self):
-        return self.rule.lr / (1 + (self.step - 1) * self.rule.lr_decay)
+        return self.rule.lr / (1 + (self.step - 1) * self.optimizer.lr_decay)
 
     def _adam(self, m, v, t, g):
-        b1, b2, k = self.rule.beta1, self.rule.beta2, self.step
+        b1, b2, k = self.optimizer.beta1, self.optimizer.beta2, self.step
         m[t] = b1 * m[t] + (1 - b1) * g
         v[t] = b2 * v[t] + (1 - b2) * g**2
         size = self.rule.lr * np.sqrt(1 - b2**k) / (1 - b1**k)
-        return size * m[t] / (np.sqrt(v[t]) + self.rule.eps)
+        return size * m[t] / (np.sqrt(v[t]) + self.optimizer.eps)
 
 
 def train(bags, rule, pooling="sum", weighted=False, oracle=True):
@@ -102,7 +99,7 @@ def test_untouched_rows_keep_their_bits():
     np.testing.assert_array_equal(tables.table(0)[untouched], bags.tables().table(0)[untouched])
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.name}-{rule.l2}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kernel_name}-{rule.l2}")
 @pytest.mark.parametrize("hot", [False, True])
 def test_the_same_bits_on_any_threads(rule, hot):
     bags = make_bags([1, 3, 20_000], 32, 900, 60, hot=hot)
@@ -118,7 +115,7 @@ def test_the_same_bits_on_any_threads(rule, hot):
             np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("rule", RULES[1:], ids=lambda rule: f"{rule.name}-{rule.l2}")
+@pytest.mark.parametrize("rule", RULES[1:], ids=lambda rule: f"{rule.kernel_name}-{rule.l2}")
 @pytest.mark.parametrize("rows", [1, 2, 100_000])
 def test_all_indices_equal(rule, rows):
     bags = make_bags([rows], 16, 300, 40)
@@ -170,13 +167,13 @@ def test_an_index_outside_moves_no_row(rule):
 
 def test_a_rule_with_memory_needs_its_state():
     bags = make_bags([50], 16, 6, 5)
-    with pytest.raises(ConfigError, match="AdamRows needs the state"):
+    with pytest.raises(ConfigError, match="adam needs the state"):
         bags.tables().apply_gradient(bags.indices, bags.offsets, bags.pooled_like(), AdamRows(0.1))
 
 
 def test_rules_are_plain_arithmetic_on_arrays():
     w, g, h = np.ones(3), np.full(3, 2.0), np.full(3, 5.0)
-    moved, (after,) = AdagradRows.element(w, g, [h], (0.5, 0.0), None)
+    moved, (after,) = optimizers.Adagrad.element(w, g, [h], (0.5, 0.0), None)
     np.testing.assert_allclose(after, 9.0)
     np.testing.assert_allclose(moved, 1 - 0.5 * 2 / 3)
-    assert row_optimizers.sqrt(4.0) == 2.0
+    assert optimizers.sqrt(4.0) == 2.0

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels.layers import dense_optimizers
+from dlrmjit_kernels.layers.dense_optimizers import BoundStep
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from dlrmjit_kernels.optimizers import Adam, Sgd
 from dlrmjit_kernels.runtime import threads
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS
 from hypothesis import given
@@ -45,9 +47,9 @@ def test_adagrad_divides_by_the_root_of_the_running_sum(length):
 STEPS = {
     "sgd": lambda p, g, a, b, lr: dense_optimizers.sgd_step(p, g, lr),
     "decayed sgd": lambda p, g, a, b, lr: dense_optimizers.sgd_step(p, g, lr, 0.01),
-    "momentum": lambda p, g, a, b, lr: dense_optimizers.momentum_step(p, g, a, lr, 0.9, 0.01),
+    "momentum": lambda p, g, a, b, lr: BoundStep(Sgd(0.01, 0.9), p, g, a)(lr, 1),
     "adagrad": lambda p, g, a, b, lr: dense_optimizers.adagrad_step(p, g, a, lr, 1e-10),
-    "adam": lambda p, g, a, b, lr: dense_optimizers.adam_step(p, g, (a, b), lr, (0.9, 0.999), 1e-8),
+    "adam": lambda p, g, a, b, lr: BoundStep(Adam(), p, g, a, b)(lr, 1),
 }
 
 

@@ -1,0 +1,370 @@
+"""Optimizers, each declared once: its constants, its states and the arithmetic of a step.
+
+Whatever depends on an optimizer reads it here: the compiled updates of parameters and of table
+rows, the NumPy backend, the memory estimate, checkpoints and the command line. To add one, write
+a class and list it in ``OPTIMIZERS``.
+
+The arithmetic is written over values that support ``+ - * /`` and :func:`sqrt`: vectors in
+registers when a kernel is generated, or NumPy arrays. It must take its constants from ``k``, not
+from the optimizer: one kernel serves all constants.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dlrmjit_kernels.errors import ConfigError
+
+Updated = tuple[Any, Sequence[Any]]
+"""New values, and the new states in their order."""
+
+_TORCH_SWITCHES = {"foreach": None, "maximize": False, "differentiable": False}
+
+
+def sqrt(x: Any) -> Any:
+    """Return the square root of a vector of a kernel or of a NumPy value."""
+    return x.sqrt() if hasattr(x, "sqrt") else np.sqrt(x)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer without its learning rate: the base class of all.
+
+    ``weight_decay * w`` is added to every gradient (L2) before the arithmetic sees it. On
+    embedding tables every optimizer is lazy: rows that a batch does not look up keep their values
+    and their states, decay included.
+
+    There are at most two states, all of the parameter's shape or, of a table, all of one value
+    per row.
+    """
+
+    weight_decay: float = 0.0
+    name: ClassVar[str]
+    torch_step_is_tensor: ClassVar[bool] = True
+    """Whether this optimizer's count of steps is a tensor in a PyTorch checkpoint, or an int."""
+
+    def __post_init__(self) -> None:
+        for key, value in asdict(self).items():
+            if not value >= 0:
+                raise ConfigError(f"{key} of {self.name} must not be negative, not {value}")
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the states of a dense parameter, as in checkpoints and in PyTorch."""
+        return ()
+
+    @property
+    def table_states(self) -> tuple[str, ...]:
+        """Names of the states of a table that have the table's shape."""
+        return self.states
+
+    @property
+    def row_states(self) -> tuple[str, ...]:
+        """Names of the states of a table that have one value per row."""
+        return ()
+
+    @property
+    def row_scratch(self) -> tuple[str, ...]:
+        """Values per row that follow ``row_states`` and serve one step only."""
+        return ()
+
+    @property
+    def initial_state(self) -> float:
+        """Initial value of every state."""
+        return 0.0
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether a row may be updated lookup by lookup, without summing its gradient first."""
+        return False
+
+    def scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return ``k``, the values that ``dense`` needs in step 1, 2, ..."""
+        return (rate,)
+
+    def row_scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return ``k``, the values that ``row`` and ``element`` need in step 1, 2, ..."""
+        return self.scalars(rate, step)
+
+    @classmethod
+    def dense(cls, w: Any, g: Any, states: Any, k: Any) -> Updated:
+        """Return new elements and states of a dense parameter."""
+        return cls.element(w, g, states, k, None)
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return new elements of a table row, and new states of the table's shape."""
+        raise NotImplementedError
+
+    @classmethod
+    def row(cls, mean_square: Any, states: Any, k: Any) -> Updated:
+        """Return the factor that ``element`` receives, and new row states.
+
+        ``mean_square`` is that of the row's gradient. Only called where there are row states.
+        """
+        raise NotImplementedError
+
+    def update_rows(self, w: Any, g: Any, states: Sequence[Any], k: Sequence[float]) -> Updated:
+        """Return new table rows (R, E) and their states, (R, E) or (R, 1), as NumPy arrays.
+
+        ``g`` is the gradient (R, E), decay included, ``k`` what ``row_scalars`` returned.
+        """
+        if not self.row_states:
+            return self.dense(w, g, states, k)
+        factor, new = self.row(np.mean(g * g, axis=1, keepdims=True), states, k)
+        return self.element(w, g, (), k, factor)[0], new
+
+    def shared(self) -> OptimizerConfig:
+        """Return this optimizer for ranks that store some of a row's columns each.
+
+        Its ``row_scratch`` is the mean square of the gradient over all columns, to be filled in
+        before the step.
+        """
+        return _shared(type(self))(**asdict(self))  # type: ignore[arg-type]
+
+    def torch_group(self, rate: float) -> dict[str, Any]:
+        """Return the entry of PyTorch's ``param_groups`` for the same optimizer."""
+        return {"lr": rate, **asdict(self)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description."""
+        return {"name": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Sgd(OptimizerConfig):
+    """``m = momentum * m + g; w -= rate * m`` (Polyak 1964, as torch.optim.SGD).
+
+    Without momentum there is no state: ``w -= rate * g``.
+    """
+
+    momentum: float = 0.0
+    name: ClassVar[str] = "sgd"
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The running gradient, where there is momentum."""
+        return ("momentum_buffer",) if self.momentum else ()
+
+    @property
+    def is_additive(self) -> bool:
+        """True of plain gradient descent."""
+        return not self.momentum and not self.weight_decay
+
+    def scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return the learning rate, and the momentum where there is any."""
+        return (rate, self.momentum) if self.momentum else (rate,)
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved against the gradient, or against the running one."""
+        if not states:
+            return w - k[0] * g, ()
+        m = k[1] * states[0] + g
+        return w - k[0] * m, (m,)
+
+    def torch_group(self, rate: float) -> dict[str, Any]:
+        """Return the settings of torch.optim.SGD."""
+        return {
+            "lr": rate,
+            "momentum": self.momentum,
+            "dampening": 0,
+            "weight_decay": self.weight_decay,
+            "nesterov": False,
+            "maximize": False,
+            "foreach": None,
+            "differentiable": False,
+            "fused": None,
+        }
+
+
+@dataclass(frozen=True)
+class Adagrad(OptimizerConfig):
+    """``h += g**2; w -= rate * g / (sqrt(h) + eps)`` (Duchi et al. 2011), as torch.optim.Adagrad.
+
+    With ``lr_decay`` the rate of step t = 1, 2, ... is divided by ``1 + (t - 1) * lr_decay``.
+    """
+
+    eps: float = 1e-10
+    lr_decay: float = 0.0
+    initial_accumulator: float = 0.0
+    name: ClassVar[str] = "adagrad"
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The sum of squares."""
+        return ("sum",)
+
+    @property
+    def initial_state(self) -> float:
+        """The initial accumulator."""
+        return self.initial_accumulator
+
+    def scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return the decayed learning rate and epsilon."""
+        return (rate / (1.0 + (step - 1) * self.lr_decay), self.eps)
+
+    @classmethod
+    def dense(cls, w: Any, g: Any, states: Any, k: Any) -> Updated:
+        """Divide first, as PyTorch does."""
+        h = states[0] + g * g
+        return w - k[0] * (g / (sqrt(h) + k[1])), (h,)
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved with a step size each, and their accumulators."""
+        h = states[0] + g * g
+        return w - k[0] * g / (sqrt(h) + k[1]), (h,)
+
+    def torch_group(self, rate: float) -> dict[str, Any]:
+        """Return the settings of torch.optim.Adagrad."""
+        return {**self._torch_constants(rate), **_TORCH_SWITCHES, "fused": None}
+
+    def _torch_constants(self, rate: float) -> dict[str, Any]:
+        return {
+            "lr": rate,
+            "weight_decay": self.weight_decay,
+            "lr_decay": self.lr_decay,
+            "eps": self.eps,
+            "initial_accumulator_value": self.initial_accumulator,
+        }
+
+
+@dataclass(frozen=True)
+class RowwiseAdagrad(Adagrad):
+    """Adagrad with one sum per row of a table, ``h += mean(g**2)``; on MLPs, Adagrad."""
+
+    name: ClassVar[str] = "rwsadagrad"
+    torch_step_is_tensor: ClassVar[bool] = False  # the reference program's own optimizer
+
+    @property
+    def table_states(self) -> tuple[str, ...]:
+        """None of a table's shape."""
+        return ()
+
+    @property
+    def row_states(self) -> tuple[str, ...]:
+        """The sum of mean squares, under the reference program's name."""
+        return ("momentum",)
+
+    @classmethod
+    def row(cls, mean_square: Any, states: Any, k: Any) -> Updated:
+        """Return the row's step size and its accumulator."""
+        h = states[0] + mean_square
+        return k[0] / (sqrt(h) + k[1]), (h,)
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved with the row's step size."""
+        return w - factor * g, ()
+
+    def update_rows(self, w: Any, g: Any, states: Sequence[Any], k: Sequence[float]) -> Updated:
+        """Divide first, as ``dense`` does."""
+        _, new = self.row(np.mean(g * g, axis=1, keepdims=True), states, k)
+        return w - k[0] * (g / (sqrt(new[0]) + k[1])), new
+
+    def torch_group(self, rate: float) -> dict[str, Any]:
+        """Return the settings of the reference program's RWSAdagrad."""
+        return self._torch_constants(rate)
+
+
+@dataclass(frozen=True)
+class Adam(OptimizerConfig):
+    """Adam (Kingma and Ba 2015), as torch.optim.Adam on MLPs and SparseAdam on tables.
+
+    The two differ in whether the bias is corrected before epsilon is added, or after.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    name: ClassVar[str] = "adam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if max(self.beta1, self.beta2) >= 1.0:
+            raise ConfigError(f"betas of adam must be below 1, not {self.beta1} and {self.beta2}")
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Both moments."""
+        return ("exp_avg", "exp_avg_sq")
+
+    def scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return the bias-corrected step size, decay rates and their complements, epsilon."""
+        *others, eps = self.row_scalars(rate, step)
+        return (*others, eps * (1.0 - self.beta2**step) ** 0.5)
+
+    def row_scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return the same with epsilon as it is."""
+        size = rate * (1.0 - self.beta2**step) ** 0.5 / (1.0 - self.beta1**step)
+        return (size, self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2, self.eps)
+
+    @classmethod
+    def dense(cls, w: Any, g: Any, states: Any, k: Any) -> Updated:
+        """Divide first, as PyTorch does."""
+        m, v = cls._moments(g, states, k)
+        return w - k[0] * (m / (sqrt(v) + k[5])), (m, v)
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements moved against the first moment, scaled by the second, and both."""
+        m, v = cls._moments(g, states, k)
+        return w - k[0] * m / (sqrt(v) + k[5]), (m, v)
+
+    @classmethod
+    def _moments(cls, g: Any, states: Any, k: Any) -> tuple[Any, Any]:
+        return k[1] * states[0] + k[2] * g, k[3] * states[1] + k[4] * (g * g)
+
+    def torch_group(self, rate: float) -> dict[str, Any]:
+        """Return the settings of torch.optim.Adam."""
+        return {
+            "lr": rate,
+            "weight_decay": self.weight_decay,
+            "betas": (self.beta1, self.beta2),
+            "eps": self.eps,
+            "amsgrad": False,
+            **_TORCH_SWITCHES,
+            "capturable": False,
+            "fused": None,
+            "decoupled_weight_decay": False,
+        }
+
+
+OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {
+    kind.name: kind for kind in (Sgd, Adagrad, RowwiseAdagrad, Adam)
+}
+
+
+def optimizer_named(name: str, **constants: float) -> OptimizerConfig:
+    """Return the optimizer called ``name`` with these constants, the others at their defaults.
+
+    Raises ConfigError naming the known optimizers if there is none of that name.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name](**constants)
+
+
+@functools.cache
+def _shared(kind: type[OptimizerConfig]) -> type[OptimizerConfig]:
+    """Return the class whose rows take their mean square from ``row_scratch``."""
+
+    class Shared(kind):  # type: ignore[valid-type,misc]
+        @property
+        def row_scratch(self) -> tuple[str, ...]:
+            return ("mean_square",)
+
+        @classmethod
+        def row(cls, mean_square: Any, states: Any, k: Any) -> Updated:
+            *own, total = states
+            factor, new = kind.row(total, own, k)
+            return factor, (*new, total)
+
+    Shared.__name__ = Shared.__qualname__ = f"Shared{kind.__name__}"
+    return Shared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from numba import get_num_threads
@@ -47,7 +48,7 @@ def pool(
     outside = _pool(
         _gather(current_target(), tables.dim, bits, scaled, mean, tables.split),
         tables.for_kernels,
-        lookups.bags(weights),
+        tuple(lookups.bags(weights)),
         lookups.pooled_vectors(out),
         prefetch_distance(tables.row_bytes),
         _chunks(lookups),
@@ -120,9 +121,9 @@ def _enclosing_shape(
 @jit
 def _pool(
     kernel: int,
-    tables: TableAddresses,
-    bags: Bags,
-    pooled: PooledVectors,
+    tables: tuple[Any, ...],
+    bags: tuple[Any, ...],
+    pooled: tuple[Any, ...],
     ahead: int,
     chunks: int,
     threads: int,
@@ -133,7 +134,8 @@ def _pool(
     Returns whether an index was outside its table.
     """
     counter[:2] = 0
-    operands = (kernel, tables, bags, pooled, ahead, chunks, counter)
+    named = TableAddresses(*tables), Bags(*bags), PooledVectors(*pooled)
+    operands = (kernel, *named, ahead, chunks, counter)
     run_tasks(_pool_chunks, threads, operands, ALL_THREADS)
     return bool(counter[1] != 0)
 

@@ -84,11 +84,11 @@ def sort_lookups(
     tables = workspace.get("tables", buckets, np.int32)[:buckets]
     order = workspace.get("order", buckets, np.int32)[:buckets]
     counter = workspace.get("counter", 2, np.int64)
-    if _count(bags, rows, into, chunks, threads, counter):
+    if _count(tuple(bags), rows, plan, into.histogram, chunks, threads, counter):
         return None
-    _find_positions(into, tables)
+    _find_positions(plan, into.histogram, into.begin, tables)
     _largest_first(into.begin, order)
-    _scatter(bags, mean, scaled, into, chunks, threads, counter)
+    _scatter(tuple(bags), mean, scaled, tuple(into), chunks, threads, counter)
     return Buckets(into.entries, into.scales, into.begin, order, tables, plan, scaled)
 
 
@@ -152,16 +152,17 @@ def _chunk(plan: NDArray[np.int64], N: int, task: int) -> tuple[int, int, int, i
 
 @jit
 def _count(
-    bags: Bags,
+    bags: tuple[Any, ...],
     rows: NDArray[np.int64],
-    into: _Sorted,
+    plan: NDArray[np.int64],
+    histogram: NDArray[np.int32],
     chunks: int,
     threads: int,
     counter: NDArray[np.int64],
 ) -> bool:
     """Make the histogram of every chunk; return whether a lookup is outside its table."""
     counter[:2] = 0
-    operands = (bags, rows, into.plan, into.histogram, chunks, counter)
+    operands = (Bags(*bags), rows, plan, histogram, chunks, counter)
     run_tasks(_count_chunks, threads, operands, ALL_THREADS)
     return bool(counter[1] != 0)
 
@@ -207,12 +208,16 @@ def _count_chunk(indices: NDArray[Any], rows: int, bits: int, histogram: NDArray
 
 
 @jit
-def _find_positions(into: _Sorted, tables: NDArray[np.int32]) -> None:
+def _find_positions(
+    plan: NDArray[np.int64],
+    histogram: NDArray[np.int32],
+    begin: NDArray[np.int64],
+    tables: NDArray[np.int32],
+) -> None:
     """Replace counts by the position of every chunk's first entry of every bucket.
 
     Positions count from the first entry of the table, so that they fit into 32 bits.
     """
-    plan, histogram, begin = into.plan, into.histogram, into.begin
     S = len(plan) - 1
     position = 0
     for s in range(S):
@@ -246,17 +251,18 @@ def _largest_first(begin: NDArray[np.int64], order: NDArray[np.int32]) -> None:
 
 @jit
 def _scatter(
-    bags: Bags,
+    bags: tuple[Any, ...],
     mean: bool,
     scaled: bool,
-    into: _Sorted,
+    into: tuple[Any, ...],
     chunks: int,
     threads: int,
     counter: NDArray[np.int64],
 ) -> None:
     """Write every lookup's entry, and its scale if there are scales, to its position."""
     counter[0] = 0
-    run_tasks(_scatter_chunks, threads, (bags, mean, scaled, into, chunks, counter), ALL_THREADS)
+    operands = (Bags(*bags), mean, scaled, _Sorted(*into), chunks, counter)
+    run_tasks(_scatter_chunks, threads, operands, ALL_THREADS)
 
 
 @task_jit

@@ -64,11 +64,11 @@ class Lookups:
         """Return the lookups, and one weight per index if given, for compiled loops."""
         return Bags(self.indices, self.offsets, _NO_WEIGHTS if weights is None else weights)
 
-    def pooled_vectors(self, pooled: NDArray[np.float32]) -> PooledVectors:
-        """Return the address and strides of this lookup's vectors in ``pooled`` (N, F, E)."""
+    def pooled_vectors(self, pooled: NDArray[np.float32]) -> tuple[Any, ...]:
+        """Return the fields of :class:`PooledVectors` for vectors in ``pooled`` (N, F, E)."""
         ids = range(self.tables) if self.table_ids is None else self.table_ids
         stride, table_stride, _ = pooled.strides
-        return PooledVectors(pooled.ctypes.data, stride, _table_offsets(ids, table_stride))
+        return (pooled.ctypes.data, stride, _table_offsets(ids, table_stride))
 
     def check(self, rows: NDArray[np.int64]) -> None:
         """Refuse indices outside tables of ``rows`` rows, and broken offsets.

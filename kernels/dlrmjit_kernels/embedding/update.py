@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import get_num_threads
@@ -100,7 +100,7 @@ def _checked_state(rule: RowRule, state: RowState | None) -> RowState:
 
 
 def _scatter_rows(
-    tables: TableStorage, buckets: Buckets, gradients: PooledVectors, rule: RowRule
+    tables: TableStorage, buckets: Buckets, gradients: tuple[Any, ...], rule: RowRule
 ) -> None:
     """Plain SGD: add to rows lookup by lookup, which needs no grouping."""
     workspace = tables.workspace
@@ -108,7 +108,7 @@ def _scatter_rows(
     factor[0] = -rule.lr
     _scatter_kernel(
         _scatter(current_target(), tables.dim, buckets.scaled, tables.split),
-        buckets,
+        tuple(buckets),
         tables.for_kernels,
         gradients,
         factor,
@@ -126,9 +126,9 @@ def _scatter(target: Target, dim: int, scaled: bool, split: bool) -> int:
 @jit
 def _scatter_kernel(
     kernel: int,
-    buckets: Buckets,
-    tables: TableAddresses,
-    gradients: PooledVectors,
+    buckets: tuple[Any, ...],
+    tables: tuple[Any, ...],
+    gradients: tuple[Any, ...],
     factor: Float32,
     ahead: int,
     threads: int,
@@ -136,7 +136,8 @@ def _scatter_kernel(
 ) -> None:
     """Let threads take buckets until none is left; one micro-kernel call per bucket."""
     counter[0] = 0
-    operands = (kernel, buckets, tables, gradients, factor.ctypes.data, ahead, counter)
+    named = Buckets(*buckets), TableAddresses(*tables), PooledVectors(*gradients)
+    operands = (kernel, *named, factor.ctypes.data, ahead, counter)
     run_tasks(_scatter_buckets, threads, operands, ALL_THREADS)
 
 
@@ -207,7 +208,7 @@ class _RuleOperands(NamedTuple):
 def _update_rows(
     tables: TableStorage,
     buckets: Buckets,
-    gradients: PooledVectors,
+    gradients: tuple[Any, ...],
     rule: RowRule,
     state: RowState,
 ) -> None:
@@ -219,8 +220,8 @@ def _update_rows(
     threads = get_num_threads()
     kernel = address(update_spec(rule, tables, buckets.scaled), current_target())
     _update_kernel(
-        _RuleOperands(kernel, scalars.ctypes.data, prefetch_distance(4 * tables.dim)),
-        buckets,
+        (kernel, scalars.ctypes.data, prefetch_distance(4 * tables.dim)),
+        tuple(buckets),
         tables.for_kernels,
         _state_addresses(tables, state),
         gradients,
@@ -230,51 +231,66 @@ def _update_rows(
     )
 
 
-def _state_addresses(tables: TableStorage, state: RowState) -> _StateAddresses:
+def _state_addresses(tables: TableStorage, state: RowState) -> tuple[Any, ...]:
+    """Return the fields of ``_StateAddresses``."""
     if not state.tables:
-        return _StateAddresses(tables.addresses, tables.addresses, 0)
+        return (tables.addresses, tables.addresses, 0)
     first, last = state.tables[0], state.tables[-1]
-    return _StateAddresses(first.addresses, last.addresses, first.row_bytes)
+    return (first.addresses, last.addresses, first.row_bytes)
 
 
-def _scratch(tables: TableStorage, buckets: Buckets, threads: int) -> _Scratch:
+def _scratch(tables: TableStorage, buckets: Buckets, threads: int) -> tuple[Any, ...]:
+    """Return the fields of ``_Scratch``."""
     workspace = tables.workspace
-    per_thread = round_up(_group_space(tables.row_counts, buckets), 64)
+    space = _group_space(tables.row_counts, buckets.begin, buckets.plan, buckets.tables)
+    per_thread = round_up(space, 64)
     width = round_up(tables.dim, 64)
     groups = workspace.get("groups", threads * per_thread, np.int32)
     gradients = workspace.get("gradients", threads * width, np.float32)
-    return _Scratch(
+    return (
         groups[: threads * per_thread].reshape(threads, per_thread),
         gradients[: threads * width].reshape(threads, width),
     )
 
 
 @jit
-def _group_space(rows: NDArray[np.int64], buckets: Buckets) -> int:
+def _group_space(
+    rows: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    plan: NDArray[np.int64],
+    bucket_tables: NDArray[np.int32],
+) -> int:
     """Return the most int32 elements that grouping any of the buckets takes."""
     most = 0
-    for b in range(len(buckets.tables)):
-        s = buckets.tables[b]
-        lookups = buckets.begin[b + 1] - buckets.begin[b]
-        keys = (rows[s] >> buckets.plan[s, BITS]) + 1
+    for b in range(len(bucket_tables)):
+        s = bucket_tables[b]
+        lookups, keys = begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1
         most = max(most, table_size(lookups, keys) + 2 * lookups + 2)
     return most
 
 
 @jit
 def _update_kernel(
-    rule: _RuleOperands,
-    buckets: Buckets,
-    tables: TableAddresses,
-    states: _StateAddresses,
-    gradients: PooledVectors,
-    scratch: _Scratch,
+    rule: tuple[int, int, int],
+    buckets: tuple[Any, ...],
+    tables: tuple[Any, ...],
+    states: tuple[Any, ...],
+    gradients: tuple[Any, ...],
+    scratch: tuple[Any, ...],
     threads: int,
     counter: NDArray[np.int64],
 ) -> None:
     """Let threads take buckets until none is left."""
     counter[0] = 0
-    operands = (rule, buckets, tables, states, gradients, scratch, counter)
+    operands = (
+        _RuleOperands(*rule),
+        Buckets(*buckets),
+        TableAddresses(*tables),
+        _StateAddresses(*states),
+        PooledVectors(*gradients),
+        _Scratch(*scratch),
+        counter,
+    )
     run_tasks(_update_buckets, threads, operands, ALL_THREADS)
 
 

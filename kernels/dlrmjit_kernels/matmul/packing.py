@@ -89,8 +89,9 @@ class PackedPlan:
     def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
         """Run on operands at these addresses; there are no sums."""
         buffers = _scratch.address("parts", self.capacity)
-        operands = GemmOperands(a, b, c, bias, mask, sums, 0)
-        _packed_loops(self.record, self.sides, self.kernels, operands, buffers, self.spans)
+        operands = (a, b, c, bias, mask, sums, 0)
+        spans = tuple(self.spans)
+        _packed_loops(self.record, self.sides, self.kernels, operands, buffers, spans)
 
     def bind(self, *addresses: int) -> Call:
         """Return :meth:`run` with these operands; every call asks for the buffers again."""
@@ -224,12 +225,12 @@ def _packed_loops(
     plan: GemmPlans,
     sides: Sides,
     kernels: NDArray[np.int64],
-    operands: GemmOperands,
+    operands: tuple[int, ...],
     buffers: int,
-    spans: _Spans,
+    spans: tuple[int, ...],
 ) -> None:
     tasks = plan[0].grid_rows * plan[0].grid_cols
-    arguments = (plan, sides, kernels, operands, buffers, spans)
+    arguments = (plan, sides, kernels, GemmOperands(*operands), buffers, _Spans(*spans))
     run_tasks(_rectangle_task, tasks, arguments, ALL_THREADS)
 
 

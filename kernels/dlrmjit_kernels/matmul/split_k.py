@@ -60,7 +60,7 @@ class SplitKPlan:
         """Run on operands at these addresses; there is neither bias nor mask."""
         stride = self.span + int(self.whole[0]["panels"] * self.whole[0]["nr"])
         address = _scratch.address("partial", len(self.parts) * stride)
-        partials = _Partials(address, self.span, stride)
+        partials = (address, self.span, stride)
         _compute_parts(self.parts, self.kernels, a, b, sums, self.one, partials)
         _add_parts(self.whole, self.parts, partials, c, sums)
 
@@ -117,9 +117,9 @@ def _compute_parts(
     b: int,
     sums: int,
     one: int,
-    partials: _Partials,
+    partials: tuple[int, int, int],
 ) -> None:
-    arguments = (parts, kernels, a, b, sums, one, partials)
+    arguments = (parts, kernels, a, b, sums, one, _Partials(*partials))
     run_tasks(_compute_part, len(parts), arguments, ALL_THREADS)
 
 
@@ -147,9 +147,11 @@ def _compute_part(
 
 
 @jit
-def _add_parts(whole: GemmPlans, parts: GemmPlans, partials: _Partials, c: int, sums: int) -> None:
+def _add_parts(
+    whole: GemmPlans, parts: GemmPlans, where: tuple[int, int, int], c: int, sums: int
+) -> None:
     """Write the sum of the partial C to C, and of their columns' sums to ``sums``."""
-    p, own = whole[0], parts[0]
+    p, own, partials = whole[0], parts[0], _Partials(*where)
     for panel in range(p.panels):
         cols = p.edge if panel == p.panels - 1 else p.nr
         for row in range(p.rows):

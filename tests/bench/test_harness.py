@@ -1,4 +1,4 @@
-"""How benchmarks end: with the code of their main function, and quietly when nobody reads on."""
+"""Exit codes of benchmarks, and their end when the reader closes the output."""
 
 import subprocess
 import sys

@@ -25,9 +25,9 @@ SMALL_MODEL = [
 def run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run the program; its exit code, output and errors. NumPy computes unless told otherwise.
+    """Return a function that runs the program and returns its exit code, output and errors.
 
-    The machine looks idle, whatever else it does.
+    NumPy computes unless another backend is given. The machine appears to be idle.
     """
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
 

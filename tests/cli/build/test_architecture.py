@@ -1,4 +1,4 @@
-"""What a prepared set decides of a model, and what stays with the options."""
+"""Which options a prepared set determines, and which it leaves alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fitted(folder: Path, dense: int, *words: str) -> tuple[Options, Options]:
     return options, fit_architecture(options, source(dense))
 
 
-def test_nothing_given(tmp_path: Path) -> None:
+def test_a_set_determines_the_architecture_if_nothing_is_given(tmp_path: Path) -> None:
     options, found = fitted(tmp_path, 5)
     assert found.arch_sparse_feature_size == 16
     assert found.arch_mlp_bot == (5, 512, 256, 64, 16)
@@ -44,7 +44,7 @@ def test_nothing_given(tmp_path: Path) -> None:
         (["--arch-mlp-top=9-1"], 16, (5, 512, 256, 64, 16), (9, 1)),
     ],
 )
-def test_what_is_given_stays(
+def test_given_options_are_not_changed(
     tmp_path: Path, words: list[str], width: int, bottom: tuple[int, ...], top: tuple[int, ...]
 ) -> None:
     _, found = fitted(tmp_path, 5, *words)
@@ -53,7 +53,7 @@ def test_what_is_given_stays(
     assert found.arch_mlp_top == top
 
 
-def test_no_dense_column_no_bottom(tmp_path: Path) -> None:
+def test_a_set_without_dense_columns_needs_no_bottom_mlp(tmp_path: Path) -> None:
     assert fitted(tmp_path, 0)[1].arch_mlp_bot == ()
 
 
@@ -66,7 +66,7 @@ def test_presets_and_other_data_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dense", [3, 0])
-def test_a_set_trains_with_no_word_of_its_architecture(
+def test_a_set_trains_without_options_of_architecture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dense: int
 ) -> None:
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Where training goes on, from what either program kept."""
+"""Where training resumes from a checkpoint of either program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASES: list[tuple[dict[str, Any], Position]] = [
 
 
 @pytest.mark.parametrize(("progress", "position"), CASES)
-def test_position(
+def test_a_run_resumes_at_the_saved_position(
     progress: dict[str, Any], position: Position, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpointing.persistence, "restore", lambda model, path: progress)
@@ -29,8 +29,8 @@ def test_position(
 
 
 def test_best_results_of_either_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {"test_acc": 0.5, "test_auc": 0.6}
-    monkeypatch.setattr(checkpointing.persistence, "restore", lambda model, path: kept)
+    saved = {"test_acc": 0.5, "test_auc": 0.6}
+    monkeypatch.setattr(checkpointing.persistence, "restore", lambda model, path: saved)
     assert checkpointing.restore(None, "x", 10).best == Best(0.5, 0.6)  # type: ignore[arg-type]
-    kept |= {"best_accuracy": 0.7, "best_auc": 0.8}
+    saved |= {"best_accuracy": 0.7, "best_auc": 0.8}
     assert checkpointing.restore(None, "x", 10).best == Best(0.7, 0.8)  # type: ignore[arg-type]

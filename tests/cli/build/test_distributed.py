@@ -1,4 +1,4 @@
-"""Tables beyond the memory of the ranks at hand are refused with figures; plans cost nothing."""
+"""Tables that exceed the memory of the ranks are refused with figures; plans allocate nothing."""
 
 import tracemalloc
 
@@ -40,8 +40,8 @@ def test_sixty_gigabytes_do_not_start_on_two_ranks_of_one_machine(monkeypatch):
     assert "use at least 5 such ranks" in str(refused.value)
 
 
-def test_what_optimisers_remember_counts_as_well(monkeypatch):
-    """Adagrad remembers as much as the tables hold."""
+def test_optimiser_state_counts_as_well(monkeypatch):
+    """Adagrad has as much state as there are table elements."""
     with pytest.raises(MemoryLimitError, match="use at least 10 such ranks"):
         _plan(monkeypatch, 2, "--optimizer=adagrad")
 

@@ -1,4 +1,4 @@
-"""The way of data through the commands: prepare, train, evaluate, predict, export."""
+"""The path of data through the commands: prepare, train, evaluate, predict, export."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_other_programs_files_train_as_the_set_does(
     assert [s for s in capsys.readouterr().out.splitlines() if "loss" in s] != losses["bin"]
 
 
-def test_data_that_are_split_already(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepared_data_are_not_split_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(words(home, "--train-fraction=0.5")) == 2
     assert "--split fraction" in capsys.readouterr().err
     assert (
@@ -146,7 +146,7 @@ def test_predict_parquet(home: Path, tmp_path: Path) -> None:
 
 
 def test_text_takes_the_ids_of_the_set(home: Path, tmp_path: Path) -> None:
-    """The text the set was made of, scored as text, gives the scores of its rows."""
+    """Scoring the text that a set was made from gives the scores of the set's rows."""
     model, text = str(home / "model"), str(home / "train.txt.gz")
     a, b = tmp_path / "a.npy", tmp_path / "b.npy"
     assert predict.main([model, text, "--vocabulary", str(home / "set"), "--out", str(a)]) == 0
@@ -225,9 +225,9 @@ WRONG = {
 def test_mistakes_end_with_a_sentence_and_code_2(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, said: str
 ) -> None:
-    places = {"TEXT": home / "train.txt.gz", "SET": home / "set", "OUT": tmp_path / "out"}
-    for name, place in places.items():
-        command = command.replace(name, str(place))
+    paths = {"TEXT": home / "train.txt.gz", "SET": home / "set", "OUT": tmp_path / "out"}
+    for name, path in paths.items():
+        command = command.replace(name, str(path))
     assert prepare.main(command.split()) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

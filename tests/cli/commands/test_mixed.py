@@ -1,4 +1,4 @@
-"""Tables of several widths, from the command line to what is made of the model."""
+"""Tables of several widths, from the command line to the exported model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODEL = [
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    """A small set whose labels follow its ids, and the options that train on it."""
+    """A small set whose labels depend on its ids, and the options that train on it."""
     rng = np.random.default_rng(0)
     ids = np.stack([rng.integers(0, m, ROWS_OF_SET) for m in ROWS], 1).astype(np.int32)
     labels = (rng.random(ROWS_OF_SET) < np.where(ids[:, 1] < 2, 0.9, 0.1)).astype(np.uint8)
@@ -48,7 +48,7 @@ def words(tmp_path: Path) -> list[str]:
         (["--md-flag", "--md-threshold=0", "--md-temperature=0.2", "--md-round-dims"], [4, 8, 4]),
     ],
 )
-def test_the_widths_asked_for(
+def test_tables_have_the_requested_widths(
     flags: list[str], dims: list[int], words: list[str], run: Run, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -73,18 +73,18 @@ def test_a_resumed_run_ends_with_the_same_bits(
     optimizer: str, precision: str, words: list[str], run: Run, tmp_path: Path
 ) -> None:
     more = [*words, "--table-dims=2-8-5", f"--optimizer={optimizer}", f"--precision={precision}"]
-    whole, kept = tmp_path / "whole", tmp_path / "kept"
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert run(*more, "--nepochs=3", f"--save-model={whole}", backend="jit")[0] == 0
-    assert run(*more, "--nepochs=1", f"--save-model={kept}", backend="jit")[0] == 0
-    assert run(*more, "--nepochs=3", f"--resume={kept}", backend="jit")[0] == 0
-    expected, found = load(whole).state_dict(), load(kept).state_dict()
+    assert run(*more, "--nepochs=1", f"--save-model={resumed}", backend="jit")[0] == 0
+    assert run(*more, "--nepochs=3", f"--resume={resumed}", backend="jit")[0] == 0
+    expected, found = load(whole).state_dict(), load(resumed).state_dict()
     assert {name: array.tobytes() for name, array in expected.items()} == {
         name: array.tobytes() for name, array in found.items()
     }
 
 
 @pytest.mark.parametrize("name", ["model", "model.pt"])
-def test_a_mixed_model_is_judged_scores_and_is_taken_apart(
+def test_a_mixed_model_is_evaluated_predicts_and_is_exported(
     name: str, words: list[str], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, data = str(tmp_path / name), str(tmp_path / "set")
@@ -118,7 +118,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("flags", "message"), WRONG.items(), ids=list(WRONG))
-def test_widths_that_make_no_sense(flags: str, message: str, words: list[str], run: Run) -> None:
+def test_impossible_widths_are_refused(
+    flags: str, message: str, words: list[str], run: Run
+) -> None:
     code, _, err = run(*words, *flags.split())
     assert code == 2
     assert message in err

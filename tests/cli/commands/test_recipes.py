@@ -1,5 +1,6 @@
-"""The commands of the recipes are commands: every line of them parses, and those of one's own CSV
-and of Frappe run, the latter's logistic regression to the figure that is known of it.
+"""The commands of the recipes parse; those for a user's CSV and for Frappe run.
+
+The logistic regression of Frappe reaches the published figure.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ needs_real = pytest.mark.skipif(not REAL.exists(), reason=f"no Frappe at {REAL}"
 
 @pytest.fixture(autouse=True)
 def folder_with_the_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run where the schemas lie as the recipes write them."""
+    """Run commands in a folder with the schemas of the recipes."""
     monkeypatch.chdir(tmp_path)
     for name, text in (("log.toml", OWN), ("frappe.toml", FRAPPE)):
         Path(name).write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
@@ -83,7 +84,7 @@ RUNNERS: dict[str, Callable[[list[str]], int]] = {
 
 
 def write_log(rows: int) -> None:
-    """Rows like those that the recipe shows; what a user clicks depends on the film's genres."""
+    """Write rows like those of the recipe; clicks depend on user and film."""
     head, *shown = re.findall(r"```csv\n(.*?)```", OWN, re.DOTALL)[0].splitlines()
     rng = random.Random(1)
     genres = ["comedy", "sci-fi", "horror", "drama"]
@@ -98,7 +99,7 @@ def write_log(rows: int) -> None:
             print(f"u{user},f{film},{'|'.join(kinds)},{age},{price},{clicked}", file=file)
 
 
-def test_the_recipe_for_ones_own_csv_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recipe_for_a_users_csv_runs(capsys: pytest.CaptureFixture[str]) -> None:
     write_log(9998)
     for words in commands(OWN):
         assert RUNNERS[words[2]](words[3:]) == 0, words
@@ -116,7 +117,7 @@ FRAPPE_ROWS = {"train": 5000, "valid": 700, "test": 300}
 
 
 def write_frappe() -> None:
-    """Files of Frappe's shape; some apps please most users."""
+    """Write files of Frappe's shape, in which most users like some of the apps."""
     head = re.findall(r"```csv\n(.*?)```", FRAPPE, re.DOTALL)[0]
     rng = random.Random(2)
     for name, rows in FRAPPE_ROWS.items():
@@ -130,7 +131,7 @@ def write_frappe() -> None:
 
 
 def copy_frappe(rows: dict[str, int] | None = None) -> None:
-    """The real files, or their first rows."""
+    """Copy the real files, or their first rows."""
     for name in FRAPPE_ROWS:
         source = REAL / f"{name.replace('train', 'train_rebuilt')}.csv.gz"
         with gzip.open(source, "rt") as text, open(f"{name}.csv", "w") as file:
@@ -158,7 +159,7 @@ def test_the_recipe_for_frappe_runs(capsys: pytest.CaptureFixture[str], is_real:
 def test_a_logistic_regression_of_frappe_reaches_what_is_published(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """AUC 0.9356 on the same test rows, says BARS; negatives to train on were drawn anew here."""
+    """BARS reports AUC 0.9356 on these test rows, with other negatives to train on."""
     copy_frappe()
     first = next(i for i, words in enumerate(commands(FRAPPE)) if words[2] == "dlrmjit.evaluate")
     run(commands(FRAPPE)[: first + 1])

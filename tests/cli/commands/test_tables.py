@@ -1,4 +1,4 @@
-"""Where tables are kept, and what they do with a wrong index, as the command line says it."""
+"""Tables in files and the treatment of wrong indices, from the command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_run_in_files_is_the_run_in_memory(
     assert list(files.iterdir()) == []
 
 
-def test_a_run_in_files_is_kept_and_resumed(run: Run, tmp_path: Path) -> None:
+def test_a_run_in_files_is_saved_and_resumed(run: Run, tmp_path: Path) -> None:
     whole, half, resumed = tmp_path / "whole", tmp_path / "half", f"--embedding-dir={tmp_path}"
     assert run(*MODEL, "--nepochs=2", f"--save-model={whole}")[0] == 0
     assert run(*MODEL, f"--save-model={half}", resumed)[0] == 0
@@ -69,7 +69,9 @@ def test_a_model_larger_than_memory_needs_files(
         (["--bounds=clamp", "--reproducible=2"], "need one process and no --reproducible"),
     ],
 )
-def test_mistakes(run: Run, words: list[str], said: str) -> None:
+def test_options_that_files_and_bounds_exclude_are_refused(
+    run: Run, words: list[str], said: str
+) -> None:
     code, _, err = run(*MODEL, *words)
     assert code == 2
     assert said in err
@@ -77,7 +79,7 @@ def test_mistakes(run: Run, words: list[str], said: str) -> None:
 
 
 def damaged_set(folder: Path, ids: tuple[int, ...], multi: bool) -> str:
-    """A set of one table of 4 rows, whose ids are some of ``ids``."""
+    """Write a set of one table of 4 rows, with ids from ``ids``."""
     rng = np.random.default_rng(1)
     column = rng.choice(np.array(ids, np.int64), (96, 1))
     several = ((1, MultiHot(rng.choice(np.array(ids, np.int64), (96, 2)))),) if multi else ()

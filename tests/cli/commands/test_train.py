@@ -52,7 +52,7 @@ def test_the_program_starts_as_a_module() -> None:
     assert done.stdout.startswith("dlrmjit ")
 
 
-def test_more_threads_than_cpus_can_be_had_from_the_start() -> None:
+def test_there_may_be_more_threads_than_cpus() -> None:
     count = (os.cpu_count() or 1) + 1
     done = program(RUN, f"--threads={count}", "--num-batches=1", "--backend=reference")
     assert done.returncode == 0, done.stderr
@@ -60,7 +60,7 @@ def test_more_threads_than_cpus_can_be_had_from_the_start() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_output_ends_a_run_without_a_traceback() -> None:
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     command = [sys.executable, "-c", RUN, "--num-batches=100000", "--backend=reference"]
     with subprocess.Popen(
@@ -79,7 +79,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert process.wait(timeout=120) == 1
 
 
-def test_an_interruption(
+def test_an_interruption_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(options: Options) -> int:

@@ -1,4 +1,4 @@
-"""Whole runs of the program: losses, tests, kept models, logs."""
+"""Whole runs of the program: losses, tests, checkpoints, logs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ LOSS = re.compile(r"loss (\S+)")
 
 
 def reported(out: str) -> list[str]:
-    """The lines that the reference prints too."""
+    """Return the lines that the reference prints too."""
     wanted = ("Finished", "Testing at", " accuracy")
     return [line for line in out.splitlines() if line.startswith(wanted)]
 
@@ -94,7 +94,7 @@ def test_without_a_test_frequency_nothing_is_tested(run: Run) -> None:
     assert "Testing" not in run("--num-batches=3", "--test-freq=0")[1]
 
 
-def test_the_demo_in_small(run: Run) -> None:
+def test_a_short_run_of_the_demo(run: Run) -> None:
     code, out, _ = run("--data-generation=synthetic", "--data-size=2048", "--mini-batch-size=128")
     assert code == 0
     assert re.search(r"Test on 256 samples: AUC 0\.\d+, log loss 0\.\d+, accuracy", out)
@@ -178,7 +178,9 @@ def test_a_processed_file_is_written_and_then_read(
     "how", ["--precision=fp32", "--precision=bf16", "--mlperf-grad-accum-iter=2"]
 )
 @pytest.mark.parametrize("name", ["model", "model.pt"])
-def test_a_kept_run_goes_on_where_it_stood(name: str, how: str, run: Run, tmp_path: Path) -> None:
+def test_a_saved_run_resumes_where_it_stopped(
+    name: str, how: str, run: Run, tmp_path: Path
+) -> None:
     path = tmp_path / name
     words = ["--mini-batch-size=2", "--data-size=5", "--learning-rate=0.1", how]
     whole = losses(run(*words, "--nepochs=2")[1])
@@ -189,7 +191,7 @@ def test_a_kept_run_goes_on_where_it_stood(name: str, how: str, run: Run, tmp_pa
     assert losses(first) + losses(second) == whole
 
 
-def test_a_killed_run_in_halves_goes_on_with_the_same_bits(
+def test_a_killed_split_bf16_run_resumes_with_the_same_bits(
     run: Run, tmp_path: Path, dataset_flags: list[str]
 ) -> None:
     path = tmp_path / "model"
@@ -203,11 +205,11 @@ def test_a_killed_run_in_halves_goes_on_with_the_same_bits(
             if "Testing at" in line and path.is_dir():
                 break
         process.kill()
-    kept = open_checkpoint(path).progress
+    progress = open_checkpoint(path).progress
     words[words.index("--nepochs=100")] = "--nepochs=3"
     whole = losses(run(*words)[1])
     rest = losses(run(*words, f"--resume={path}")[1])
-    assert rest == whole[int(kept["step"]) :]
+    assert rest == whole[int(progress["step"]) :]
     assert len(rest) > 3
 
 
@@ -225,7 +227,7 @@ def test_updates_from_several_batches(run: Run, dataset_flags: list[str]) -> Non
     assert "one process" in error
 
 
-def test_resume_goes_on_saving_to_the_same_place(run: Run, tmp_path: Path) -> None:
+def test_a_resumed_run_saves_to_the_same_path(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model"
     words = ["--mini-batch-size=2", "--data-size=5"]
     run(*words, f"--save-model={path}")
@@ -236,7 +238,7 @@ def test_resume_goes_on_saving_to_the_same_place(run: Run, tmp_path: Path) -> No
     assert "Trained 0 steps" in run(*words, "--nepochs=3", f"--resume={path}")[1]
 
 
-def test_only_better_models_are_kept(run: Run, tmp_path: Path, dataset_flags: list[str]) -> None:
+def test_only_better_models_are_saved(run: Run, tmp_path: Path, dataset_flags: list[str]) -> None:
     path, log = tmp_path / "model", tmp_path / "log"
     split = "--train-fraction=0.75"
     words = [*dataset_flags, split, "--nepochs=3", "--test-freq=1", f"--log-json={log}"]
@@ -271,13 +273,13 @@ def test_debug_mode_prints_the_parameters_twice(run: Run) -> None:
     assert "mini-batch: 0" in out
 
 
-def test_a_model_in_halves_trains_is_kept_and_scores(
+def test_a_split_bf16_model_trains_is_saved_and_tested(
     run: Run, tmp_path: Path, dataset_flags: list[str]
 ) -> None:
     model, log = tmp_path / "model", tmp_path / "log"
     words = [*dataset_flags, "--print-freq=1", "--test-freq=2"]
-    kept = [f"--save-model={model}", f"--log-json={log}"]
-    code, out, _ = run(*words, "--precision=bf16", *kept)
+    outputs = [f"--save-model={model}", f"--log-json={log}"]
+    code, out, _ = run(*words, "--precision=bf16", *outputs)
     assert code == 0
     whole = losses(run(*words)[1])
     assert losses(out) == pytest.approx(whole, abs=5e-3)
@@ -321,7 +323,7 @@ def test_a_logistic_regression_of_ids_learns(run: Run) -> None:
 
 
 def test_tables_are_scaled_once(run: Run, tmp_path: Path) -> None:
-    """Before training, and not again when it goes on."""
+    """The scale applies before training, and not again on resuming."""
     common = ["--mini-batch-size=2", "--data-size=4", "--learning-rate=0"]
     assert run(*common, f"--save-model={tmp_path / 'a'}")[0] == 0
     scaled = [*common, "--sparse-init-scale=0.5"]

@@ -1,4 +1,4 @@
-"""Wrong input: one clear sentence on the error stream, exit code 2, nothing left behind."""
+"""Wrong input: one clear sentence on the error stream, exit code 2, no files written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def refused(run: Run, folder: Path, *words: str) -> str:
-    """Run ``words``, which must be refused cleanly; the sentence."""
+    """Run ``words``, check that they are refused cleanly, and return the message."""
     before = sorted(folder.rglob("*"))
     code, out, err = run(*words)
     assert code == 2
@@ -76,7 +76,7 @@ def test_truncated_gz(run: Run, tmp_path: Path, criteo_text: Path) -> None:
 
 
 def damaged(criteo_text: Path, line: int, column: int, value: str | None) -> None:
-    """Replace a field of the file, counted from 1, or take it away."""
+    """Replace or remove a field of the file, counted from 1."""
     lines = criteo_text.read_text().splitlines()
     fields = lines[line - 1].split("\t")
     fields[column - 1 : column] = [] if value is None else [value]
@@ -113,11 +113,11 @@ def processed(run: Run, tmp_path: Path, dataset_flags: list[str]) -> Path:
     return path
 
 
-def rewrite(path: Path, key: str, place: tuple[int, int], value: float) -> list[str]:
-    """Change one number of a processed file; the options that read it."""
+def rewrite(path: Path, key: str, index: tuple[int, int], value: float) -> list[str]:
+    """Change one number of a processed file; return the options that read it."""
     arrays = dict(np.load(path))
     arrays[key] = arrays[key].astype(np.float64)
-    arrays[key][place] = value
+    arrays[key][index] = value
     np.savez(path, **arrays)
     return [*SMALL_MODEL, "--data-generation=dataset", f"--processed-data-file={path}"]
 

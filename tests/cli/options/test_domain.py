@@ -1,4 +1,4 @@
-"""Which numbers lie in a domain, its ends included or not."""
+"""Domains contain the numbers that their texts describe."""
 
 from __future__ import annotations
 

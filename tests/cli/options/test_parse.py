@@ -1,4 +1,4 @@
-"""What a command line comes to: defaults, presets, notes and refusals."""
+"""The options of a command line: defaults, presets, notes and refusals."""
 
 from __future__ import annotations
 
@@ -136,15 +136,15 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--log-json" in text
 
 
-def test_tables_have_a_weight_decay_of_their_own() -> None:
+def test_tables_may_have_another_weight_decay() -> None:
     both = update_config(parse(["--optimizer=adam", "--weight-decay=0.5"]))
     assert (both.mlps.weight_decay, both.tables.weight_decay) == (0.5, 0.5)
-    own = update_config(parse(["--optimizer=adam", "--sparse-weight-decay=0.1"]))
-    assert (own.mlps.weight_decay, own.tables.weight_decay) == (0.0, 0.1)
+    tables = update_config(parse(["--optimizer=adam", "--sparse-weight-decay=0.1"]))
+    assert (tables.mlps.weight_decay, tables.tables.weight_decay) == (0.0, 0.1)
 
 
-def test_what_counts_as_a_plateau() -> None:
+def test_plateaus_have_default_and_given_limits() -> None:
     common = ["--test-freq=1", "--reduce-on-plateau=0.1"]
     assert train_config(parse(common)).plateau == PlateauConfig(0.1, 10, 1e-4)
-    own = parse([*common, "--plateau-patience=0", "--plateau-threshold=1e-6"])
-    assert train_config(own).plateau == PlateauConfig(0.1, 0, 1e-6)
+    given = parse([*common, "--plateau-patience=0", "--plateau-threshold=1e-6"])
+    assert train_config(given).plateau == PlateauConfig(0.1, 0, 1e-6)

@@ -27,14 +27,14 @@ def step(batch: int, loss: float, *, batches: int = 4, samples: int = 2) -> Step
     return StepRecord(batch + 1, 0, batch, batches, samples, loss, 0.1, 0.5)
 
 
-def tell(lines: ConsoleLines, records: list[StepRecord], test_every: int = 0) -> None:
+def report_to(lines: ConsoleLines, records: list[StepRecord], test_every: int = 0) -> None:
     lines.on_start(None, 4, TrainConfig(test_every=test_every))  # type: ignore[arg-type]
     for record in records:
         lines.on_step(record)
 
 
 def test_one_line_per_step(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(ConsoleLines(1), [step(0, 0.123456789), step(1, 2.0)])
+    report_to(ConsoleLines(1), [step(0, 0.123456789), step(1, 2.0)])
     assert capsys.readouterr().out == (
         "Finished training it 1/4 of epoch 0, -1.00 ms/it, loss 0.123457\n"
         "Finished training it 2/4 of epoch 0, -1.00 ms/it, loss 2.000000\n"
@@ -45,7 +45,7 @@ def test_losses_are_averaged_over_the_samples_of_an_interval(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     records = [step(0, 1.0), step(1, 2.0), step(2, 5.0), step(3, 1.0, samples=1)]
-    tell(ConsoleLines(3, with_time=True), records)
+    report_to(ConsoleLines(3, with_time=True), records)
     assert capsys.readouterr().out == (
         "Finished training it 3/4 of epoch 0, 500.00 ms/it, loss 2.666667\n"
         "Finished training it 4/4 of epoch 0, 500.00 ms/it, loss 1.000000\n"
@@ -53,24 +53,24 @@ def test_losses_are_averaged_over_the_samples_of_an_interval(
 
 
 def test_samples_weigh_the_mean(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(ConsoleLines(2), [step(0, 1.0, samples=3), step(1, 5.0, samples=1)])
+    report_to(ConsoleLines(2), [step(0, 1.0, samples=3), step(1, 5.0, samples=1)])
     assert "loss 2.000000" in capsys.readouterr().out
 
 
 def test_a_test_ends_an_interval_too(capsys: pytest.CaptureFixture[str]) -> None:
     records = [step(i, 1.0, batches=9) for i in range(6)]
-    tell(ConsoleLines(100, is_testing=True), records, test_every=2)
+    report_to(ConsoleLines(100, is_testing=True), records, test_every=2)
     out = capsys.readouterr().out
     assert re.findall(r"it (\d)/9", out) == ["2", "4", "6"]
 
 
 def test_without_tests_their_frequency_means_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(ConsoleLines(100), [step(i, 1.0, batches=9) for i in range(6)], test_every=2)
+    report_to(ConsoleLines(100), [step(i, 1.0, batches=9) for i in range(6)], test_every=2)
     assert capsys.readouterr().out == ""
 
 
 def test_wall_clock(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(ConsoleLines(1, with_clock=True), [step(0, 1.0)])
+    report_to(ConsoleLines(1, with_clock=True), [step(0, 1.0)])
     assert re.search(r"loss 1\.000000 \(\d\d:\d\d\)$", capsys.readouterr().out)
 
 

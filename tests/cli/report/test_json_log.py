@@ -1,4 +1,4 @@
-"""The JSON log: one valid object per line, at once on disk."""
+"""The JSON log: one valid object per line, flushed at once."""
 
 from __future__ import annotations
 

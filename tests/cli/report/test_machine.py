@@ -1,4 +1,4 @@
-"""What is said of the machine before a run."""
+"""Warnings about the machine before a run, and the peak memory after it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from dlrmjit.cli.report.machine import oversubscription, peak_rss_bytes
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_more_threads_than_cpus_are_told_what_is_faster() -> None:
+def test_more_threads_than_cpus_get_a_warning() -> None:
     assert oversubscription(8, 2, 0.0) == (
         "8 threads share 2 CPUs, and every operation waits for the slowest; --threads 2 is faster"
     )
 
 
-def test_a_busy_machine_is_told_of() -> None:
+def test_a_busy_machine_gets_a_warning() -> None:
     assert "other programs keep about 3.5 of 4 CPUs busy" in oversubscription(4, 4, 3.5)
 
 
 @pytest.mark.parametrize(("count", "cpus", "load"), [(2, 2, 0.0), (1, 2, 1.0), (4, 4, 2.9)])
-def test_an_idle_machine_is_not(count: int, cpus: int, load: float) -> None:
+def test_an_idle_machine_gets_none(count: int, cpus: int, load: float) -> None:
     assert oversubscription(count, cpus, load) == ""
 
 
-def test_a_run_says_it_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_warns_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (1e4, 0.0, 0.0))
     code, out, err = run("--num-batches=1", "--mini-batch-size=2")
     assert code == 0
@@ -44,7 +44,7 @@ def test_a_run_says_it_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(
     threads.available_cpus() >= numba.config.NUMBA_NUM_THREADS, reason="the pool is too small"
 )
-def test_a_run_with_too_many_threads_says_so(run: Run) -> None:
+def test_a_run_with_too_many_threads_warns(run: Run) -> None:
     before = threads.get_threads()
     count = threads.available_cpus() + 1
     code, _, err = run("--num-batches=1", f"--threads={count}")
@@ -54,7 +54,7 @@ def test_a_run_with_too_many_threads_says_so(run: Run) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no count to compare with")
-def test_the_peak_is_that_of_the_process_and_not_of_its_maker() -> None:
+def test_the_peak_is_that_of_the_process_and_not_of_its_parent() -> None:
     held = np.ones(800 << 20, np.uint8)  # several times what the child takes
     code = "from dlrmjit.cli.report.machine import peak_rss_bytes as peak; print(peak())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The progress bar shows position, rate and loss, and goes away."""
+"""The progress bar shows position, rate and loss, and disappears."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_the_roofline_counts_the_lookups_and_the_median_step() -> None:
     )
 
 
-def test_summary_of_nothing() -> None:
+def test_summary_of_a_run_without_steps() -> None:
     text = training_summary(FitResult(), StepTimes(), MACHINE, 1 << 20)
     assert "0 steps" in text
     assert text.endswith("peak memory 1 MiB")

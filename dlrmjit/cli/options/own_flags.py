@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from dlrmjit.cli.options.domain import BELOW_ONE, PROPER_FRACTION, at_least
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import dashed_ints, switch
@@ -9,6 +11,13 @@ from dlrmjit.config.optimizer import OPTIMIZERS as RULES
 from dlrmjit.config.presets import PRESETS
 
 OPTIMIZER_NAMES = tuple(RULES)
+
+
+def _optimizers_with(constant: str) -> str:
+    """Return the names of the optimisers that have a constant, as words."""
+    names = [name for name, rule in RULES.items() if constant in {f.name for f in fields(rule)}]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
 
 OWN = FlagGroup(
     "dlrmjit",
@@ -196,7 +205,7 @@ OPTIMIZERS = FlagGroup(
             "optimizer-eps",
             float,
             None,
-            "epsilon of adagrad, rwsadagrad and adam",
+            f"epsilon of {_optimizers_with('eps')}",
             domain=at_least(0),
         ),
         Flag(

@@ -6,7 +6,7 @@ from dlrmjit_kernels.layers import dense_optimizers
 from dlrmjit_kernels.layers.dense_optimizers import BoundStep
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.optimizers import Adam, Sgd
+from dlrmjit_kernels.optimizers import Adagrad, Adam, RowwiseAdagrad, Sgd
 from dlrmjit_kernels.runtime import threads
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS
 from hypothesis import given
@@ -87,6 +87,47 @@ def test_bits_do_not_depend_on_the_threads():
         results.append(p.tobytes() + halves.to_numpy().tobytes())
     threads.set_threads(threads.available_cpus())
     assert len(set(results)) == 1
+
+
+OPTIMIZERS = [
+    Sgd(),
+    Sgd(0.01),
+    Sgd(0.01, 0.9),
+    Adagrad(0.01, 1e-3, 0.1, 0.2),
+    RowwiseAdagrad(),
+    Adam(0.01, 0.8, 0.99, 1e-3),
+]
+
+
+@given(st.sampled_from(OPTIMIZERS), st.integers(0, 300), st.sampled_from([1e-3, 0.1, 3.0]))
+def test_steps_have_the_bits_of_the_arithmetic_in_numpy(optimizer, length, rate):
+    p, g = normal(length, 0), normal(length, 1)
+    states = [np.full(length, optimizer.initial_state, np.float32) for _ in optimizer.states]
+    expected, kept = p.copy(), [state.copy() for state in states]
+    update = BoundStep(optimizer, p, g, *states)
+    for step in (1, 2, 3):
+        update(rate, step)
+        decayed = g + np.float32(optimizer.weight_decay) * expected
+        k = np.array(optimizer.scalars(rate, step), np.float32)
+        expected, kept = optimizer.dense(expected, decayed, kept, k)
+    assert p.tobytes() == expected.tobytes()
+    assert [state.tobytes() for state in states] == [state.tobytes() for state in kept]
+
+
+def test_nothing_past_the_end_is_written():
+    for length in (0, 1, 15, 63, 64, 65):
+        p, g, m = (normal(100, seed) for seed in range(3))
+        before = p.copy(), m.copy()
+        BoundStep(Sgd(momentum=0.9), p[:length], g[:length], m[:length])(0.1, 1)
+        np.testing.assert_array_equal(p[length:], before[0][length:])
+        np.testing.assert_array_equal(m[length:], before[1][length:])
+        assert length == 0 or not np.any(p[:length] == before[0][:length])
+
+
+def test_the_states_must_be_those_of_the_optimizer():
+    p = np.zeros(3, np.float32)
+    with pytest.raises(ShapeError, match="adam has 2 states, but 1 are given"):
+        BoundStep(Adam(), p, p.copy(), p.copy())
 
 
 def test_wrong_lengths_are_named():

@@ -62,11 +62,13 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit_kernels.matrix": "layouts, copies",
         "dlrmjit_kernels.embedding": "tables, lookups, updates",
     },
-    {"dlrmjit_kernels.data": "text, records, vocabularies"},
+    {
+        "dlrmjit_kernels.optimizers": "optimisers, declared once",
+        "dlrmjit_kernels.data": "text, records, vocabularies",
+    },
     {"dlrmjit_kernels.microkernels": "one emitter each, with contract"},
     {"dlrmjit_kernels.codegen": "LLVM IR: vocabulary, engine"},
     {"dlrmjit_kernels.runtime": "compile, threads, memory, target"},
-    {"dlrmjit_kernels.optimizers": "optimizers, declared once"},
     dict.fromkeys((f"dlrmjit_kernels.{name}" for name in ("errors", "knobs", "precision")), ""),
 ]
 SHARED = {room for layer in LAYERS for room, purpose in layer.items() if not purpose}

@@ -74,6 +74,13 @@ def test_measured_figures_stand_in_performance_only(page):
     assert found == [], "move measured figures to docs/performance.md"
 
 
+def test_the_kernels_page_has_every_micro_kernel():
+    text = (ROOT / "docs" / "kernels.md").read_text()
+    folder = ROOT / "kernels" / "dlrmjit_kernels" / "microkernels"
+    for module in {path.stem for path in folder.glob("*.py")} - {"__init__"}:
+        assert f"`{module}`" in text or f"/{module}.py`" in text, module
+
+
 def test_the_code_in_the_kernels_page_runs():
     text = (ROOT / "docs" / "kernels.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

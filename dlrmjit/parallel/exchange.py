@@ -1,12 +1,13 @@
-"""Pooled embeddings from the ranks that hold tables to those that hold samples, and gradients
-back.
+"""Send pooled vectors from the ranks with the tables to those with the samples, gradients back.
 
-Every rank pools all N samples for its shards into *blocks*, matrices (N, W) whose consecutive
-runs of rows belong to consecutive ranks, so nothing is packed before it is sent. What arrives is
-placed among the interacting vectors, pieces of rows summed in the order of the pieces; what a rank
-pools for its own samples is placed from where it is. The way back is the same in reverse and needs
-no unpacking. The three strategies are those of Kalamkar
-et al. (arXiv 2005.04680): they differ in what one block holds and in how blocks move.
+Every rank pools all N samples for its shards in *blocks*, matrices (N, W) in which consecutive
+runs of rows belong to consecutive ranks, so that nothing is packed before it is sent. What arrives
+is copied to the interacting vectors; for tables sharded by rows, partial sums are added in the
+order of the shards. What a rank pools for its own samples is copied from the block directly. The
+gradients take the same way in reverse, without unpacking.
+
+The three strategies are those of Kalamkar et al. (arXiv 2005.04680): they differ in the shards of
+a block and in the operation that transfers it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,20 +32,23 @@ FloatArray = NDArray[Any]
 
 @dataclass(frozen=True)
 class Block:
-    """Shards of one rank whose pooled columns lie side by side in one matrix (N, width)."""
+    """Shards of one rank whose pooled columns are adjacent in one matrix (N, width)."""
 
     rank: int
     shards: tuple[Shard, ...]
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return sum(shard.width for shard in self.shards)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Columns ``first`` to ``last`` of a block are columns of a table; ``adds`` to earlier ones."""
+class BlockColumns:
+    """Columns ``first`` to ``last`` of a block, and the ``columns`` of a table that they are.
+
+    If ``adds``, they are partial sums to add to those of earlier shards of the table.
+    """
 
     block: int
     first: int
@@ -54,16 +58,35 @@ class Piece:
     adds: bool
 
 
+class _Counts(NamedTuple):
+    """Elements to and from each rank in the forward direction."""
+
+    sent: list[int]
+    received: list[int]
+
+
+class _Matrices(NamedTuple):
+    """A flat buffer, and the matrices (rows, width) that it consists of."""
+
+    flat: FloatArray
+    matrices: list[FloatArray]
+
+
 class PooledExchange:
-    """The exchange of one batch size.
+    """The exchange of pooled vectors and their gradients for one batch size.
 
     Parameters
     ----------
-    comm, plan : who holds what
-    sizes : samples of each rank
+    comm, plan : the ranks, and the shards that they hold
+    sizes : number of samples of each rank
     strategy : ``alltoall`` (one operation), ``scatter`` (one per rank) or ``scatter_list``
         (one per shard)
     dtype : of the pooled vectors
+
+    Raises
+    ------
+    ConfigError
+        For an unknown strategy.
     """
 
     def __init__(
@@ -71,153 +94,157 @@ class PooledExchange:
     ) -> None:
         if strategy not in STRATEGIES:
             raise ConfigError(
-                f"unknown way to exchange embeddings: {strategy!r}; known are "
+                f"unknown strategy {strategy!r} to exchange embeddings; known are "
                 f"{', '.join(STRATEGIES)}"
             )
         self._comm, self._sizes = comm, sizes
-        self._at_once = strategy == "alltoall"
-        self._blocks = _blocks(plan, one_each=strategy == "scatter_list")
-        self._pieces = _pieces(self._blocks)
-        own = [block.width for block in self._blocks if block.rank == comm.rank]
-        self._pooled, self._own = _matrices(sum(sizes), own, dtype)
+        self._is_alltoall = strategy == "alltoall"
+        self._blocks = _blocks(plan, one_per_shard=strategy == "scatter_list")
+        self._columns = _columns_of_tables(self._blocks)
         widths = [block.width for block in self._blocks]
-        self._seen, seen = _matrices(sizes[comm.rank], widths, dtype)
-        self._parts = self._with_own(seen)
+        local_widths = [block.width for block in self._blocks if block.rank == comm.rank]
+        # Pooled here for all samples, and received from all ranks for the samples of this one.
+        self._pooled, self._local = _allocate(sum(sizes), local_widths, dtype)
+        self._received, received = _allocate(sizes[comm.rank], widths, dtype)
+        self._parts = self._parts_of_this_rank(received)
         self._requests: list[Request] = []
 
-    def _with_own(self, seen: list[FloatArray]) -> list[FloatArray]:
-        """This rank's samples of every block: of its own blocks, where they were pooled."""
+    def _parts_of_this_rank(self, received: list[FloatArray]) -> list[FloatArray]:
+        """Return this rank's samples of every block; those of a local block are a view of it."""
         starts, me = starts_of(self._sizes), self._comm.rank
-        own = iter(self._own)
+        local = iter(self._local)
         return [
-            next(own)[starts[me] : starts[me + 1]] if block.rank == me else part
-            for block, part in zip(self._blocks, seen, strict=True)
+            next(local)[starts[me] : starts[me + 1]] if block.rank == me else part
+            for block, part in zip(self._blocks, received, strict=True)
         ]
 
     def group_views(self) -> Iterator[tuple[tuple[Shard, ...], FloatArray]]:
-        """Shards of this rank that are equally wide, and their pooled vectors (N, shards, W)."""
+        """Yield this rank's shards of each width, with their pooled vectors (N, shards, W)."""
         n = sum(self._sizes)
-        own = [block for block in self._blocks if block.rank == self._comm.rank]
+        local = [block for block in self._blocks if block.rank == self._comm.rank]
         columns = [
-            (shard, matrix[:, a:b])
-            for block, matrix in zip(own, self._own, strict=True)
-            for shard, a, b in _columns(block)
+            (shard, matrix[:, first:last])
+            for block, matrix in zip(local, self._local, strict=True)
+            for shard, first, last in _columns_of_shards(block)
         ]
-        for width, group in groupby(columns, key=lambda found: found[0].width):
+        for width, group in groupby(columns, key=lambda shard_and_view: shard_and_view[0].width):
             shards, views = zip(*group, strict=True)
-            yield shards, _side_by_side(views, n, width)
+            yield shards, _stack(views, n, width)
 
     def post(self) -> None:
-        """Send the pooled vectors that the group views hold."""
+        """Send the pooled vectors in the group views."""
         self._requests = list(self._forward())
 
     def finish(self, out: FloatArray) -> None:
-        """Wait, and place what arrived in ``out`` (n, S, E), n being this rank's samples."""
+        """Wait, and copy the pooled vectors of this rank's n samples to ``out`` (n, S, E)."""
         self.wait()
-        for piece in self._pieces:
-            place = out[:, piece.table, piece.columns]
-            part = self._parts[piece.block][:, piece.first : piece.last]
-            if piece.adds:
-                place += part
+        for columns in self._columns:
+            target = out[:, columns.table, columns.columns]
+            part = self._parts[columns.block][:, columns.first : columns.last]
+            if columns.adds:
+                target += part
             else:
-                place[...] = part
+                target[...] = part
 
     def post_gradient(self, gradient: FloatArray) -> None:
-        """Send the gradient (n, S, E) of what :meth:`finish` placed."""
-        for piece in self._pieces:
-            part = self._parts[piece.block][:, piece.first : piece.last]
-            part[...] = gradient[:, piece.table, piece.columns]
+        """Send the gradient (n, S, E) of the result of :meth:`finish`."""
+        for columns in self._columns:
+            part = self._parts[columns.block][:, columns.first : columns.last]
+            part[...] = gradient[:, columns.table, columns.columns]
         self._requests = list(self._backward())
 
     def wait(self) -> None:
-        """Wait; after a gradient was posted, the group views then hold it for all N samples."""
+        """Wait; after :meth:`post_gradient` the group views have the gradients of all N samples."""
         for request in self._requests:
             request.wait()
         self._requests = []
 
     def _forward(self) -> Iterator[Request]:
-        if self._at_once:
-            counts = self._counts()
+        if self._is_alltoall:
+            sent, received = self._counts()
             yield self._comm.alltoallv(
-                self._pooled, counts[0], self._seen, counts[1], include_self=False
+                self._pooled, sent, self._received, received, include_self=False
             )
             return
-        for block, part, own in self._each_block():
-            sent = [size * block.width for size in self._sizes]
+        for block, part, whole in self._each_block():
+            counts = [size * block.width for size in self._sizes]
             yield self._comm.scatterv(
-                own, sent, part, block.rank, name="alltoall", include_self=False
+                whole, counts, part, block.rank, name="alltoall", include_self=False
             )
 
     def _backward(self) -> Iterator[Request]:
-        if self._at_once:
-            counts = self._counts()
+        if self._is_alltoall:
+            sent, received = self._counts()
             yield self._comm.alltoallv(
-                self._seen, counts[1], self._pooled, counts[0], include_self=False
+                self._received, received, self._pooled, sent, include_self=False
             )
             return
-        for block, part, own in self._each_block():
-            received = [size * block.width for size in self._sizes]
+        for block, part, whole in self._each_block():
+            counts = [size * block.width for size in self._sizes]
             yield self._comm.gatherv(
-                part, own, received, block.rank, name="alltoall", include_self=False
+                part, whole, counts, block.rank, name="alltoall", include_self=False
             )
 
-    def _counts(self) -> tuple[list[int], list[int]]:
-        """Elements to and from each rank in the forward direction."""
+    def _counts(self) -> _Counts:
         widths = [0] * self._comm.size
         for block in self._blocks:
             widths[block.rank] += block.width
-        own, n = widths[self._comm.rank], self._sizes[self._comm.rank]
-        return [size * own for size in self._sizes], [n * width for width in widths]
+        width, n = widths[self._comm.rank], self._sizes[self._comm.rank]
+        return _Counts([size * width for size in self._sizes], [n * width for width in widths])
 
     def _each_block(self) -> Iterator[tuple[Block, FloatArray, FloatArray | None]]:
-        """Every block with this rank's samples of it, and the whole of it on the rank it is of."""
-        own = iter(self._own)
+        """Yield every block, this rank's samples of it, and all of it if this rank pools it."""
+        local = iter(self._local)
         for block, part in zip(self._blocks, self._parts, strict=True):
-            whole = next(own).reshape(-1) if block.rank == self._comm.rank else None
+            whole = next(local).reshape(-1) if block.rank == self._comm.rank else None
             yield block, part.reshape(-1), whole
 
 
-def _blocks(plan: Plan, *, one_each: bool) -> tuple[Block, ...]:
-    """Blocks by rank: one of all its shards, or one of each."""
+def _blocks(plan: Plan, *, one_per_shard: bool) -> tuple[Block, ...]:
+    """Return the blocks of all ranks in order: one per rank, or one per shard."""
     blocks = []
     for rank in range(plan.ranks):
         shards = plan.of_rank(rank)
-        groups = [(shard,) for shard in shards] if one_each else [shards] * bool(shards)
+        groups = [(shard,) for shard in shards] if one_per_shard else [shards] * bool(shards)
         blocks += [Block(rank, group) for group in groups]
     return tuple(blocks)
 
 
-def _columns(block: Block) -> Iterator[tuple[Shard, int, int]]:
+def _columns_of_shards(block: Block) -> Iterator[tuple[Shard, int, int]]:
+    """Yield the shards of a block, each with its first and last column there."""
     starts = starts_of(tuple(shard.width for shard in block.shards))
     yield from zip(block.shards, starts, starts[1:], strict=False)
 
 
-def _pieces(blocks: tuple[Block, ...]) -> tuple[Piece, ...]:
-    """Where everything that arrives belongs; pieces of rows in the order they are summed in."""
-    pieces = [
-        (shard.first_row, number, a, b, shard)
-        for number, block in enumerate(blocks)
-        for shard, a, b in _columns(block)
+def _columns_of_tables(blocks: tuple[Block, ...]) -> tuple[BlockColumns, ...]:
+    """Return the columns of all blocks; those of row shards in the order they are added in."""
+    columns = [
+        (shard.first_row, index, first, last, shard)
+        for index, block in enumerate(blocks)
+        for shard, first, last in _columns_of_shards(block)
     ]
-    pieces.sort(key=lambda found: found[0])
+    columns.sort(key=lambda entry: entry[0])
     return tuple(
-        Piece(number, a, b, shard.table, slice(shard.first_col, shard.last_col), row > 0)
-        for row, number, a, b, shard in pieces
+        BlockColumns(
+            index, first, last, shard.table, slice(shard.first_col, shard.last_col), row > 0
+        )
+        for row, index, first, last, shard in columns
     )
 
 
-def _matrices(rows: int, widths: list[int], dtype: Any) -> tuple[FloatArray, list[FloatArray]]:
-    """A flat buffer, and matrices (rows, width) that follow each other in it."""
+def _allocate(rows: int, widths: list[int], dtype: Any) -> _Matrices:
+    """Return matrices (rows, width) that are contiguous in one buffer."""
     flat = np.empty(rows * sum(widths), dtype)
     starts = starts_of(tuple(rows * width for width in widths))
-    return flat, [
-        flat[a:b].reshape(rows, width)
-        for a, b, width in zip(starts, starts[1:], widths, strict=False)
+    matrices = [
+        flat[first:last].reshape(rows, width)
+        for first, last, width in zip(starts, starts[1:], widths, strict=False)
     ]
+    return _Matrices(flat, matrices)
 
 
-def _side_by_side(views: tuple[FloatArray, ...], n: int, width: int) -> FloatArray:
-    """Equally spaced matrices (n, width) of one buffer as one view (n, count, width)."""
+def _stack(views: tuple[FloatArray, ...], n: int, width: int) -> FloatArray:
+    """Return equally spaced matrices (n, width) of one buffer as one view (n, count, width)."""
     first = views[0]
     step = width * first.itemsize
     if len(views) > 1:

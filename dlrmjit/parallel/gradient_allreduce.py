@@ -1,10 +1,10 @@
-"""Summing gradients of replicated parameters over ranks while the backward pass goes on."""
+"""Sum the gradients of replicated parameters over ranks while the backward pass continues."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,56 +12,71 @@ from dlrmjit.ops.backend import FloatArray
 from dlrmjit.parallel.comm import Comm, Request
 
 BUCKET_BELOW = 1 << 14
-"""Elements below which gradients wait for each other and travel together."""
+"""Gradients of fewer elements are summed together in one bucket."""
 
-Arrived = Callable[[], None]
+OnArrival = Callable[[], None]
+
+
+class _PendingSum(NamedTuple):
+    """A sum in flight, and what to call when it has arrived."""
+
+    request: Request
+    on_arrival: OnArrival
+
+
+class _SmallGradient(NamedTuple):
+    """A gradient that waits for the next bucket."""
+
+    gradient: FloatArray
+    on_arrival: OnArrival
 
 
 class GradientReducer:
-    """Posts a sum for every gradient as it comes; calls back when it is there.
+    """Posts an allreduce per gradient, and calls back when the sum has arrived.
 
-    Large gradients are summed in place, small ones in a common bucket. Sums are posted in the
-    order of :meth:`add`, which must be the same on all ranks.
+    Large gradients are summed in place, small ones in a common bucket. The order of :meth:`add`
+    must be the same on all ranks.
     """
 
     def __init__(self, comm: Comm) -> None:
         self._comm = comm
-        self._in_flight: deque[tuple[Request, Arrived]] = deque()
-        self._small: list[tuple[FloatArray, Arrived]] = []
+        self._in_flight: deque[_PendingSum] = deque()
+        self._small: list[_SmallGradient] = []
 
-    def add(self, gradient: FloatArray, arrived: Arrived) -> None:
-        """Sum the flat ``gradient`` in place over all ranks, then call ``arrived``."""
+    def add(self, gradient: FloatArray, on_arrival: OnArrival) -> None:
+        """Sum the flat ``gradient`` in place over all ranks, then call ``on_arrival``."""
         if gradient.size < BUCKET_BELOW:
-            self._small.append((gradient, arrived))
+            self._small.append(_SmallGradient(gradient, on_arrival))
         else:
-            self._in_flight.append((self._comm.allreduce(gradient), arrived))
+            self._in_flight.append(_PendingSum(self._comm.allreduce(gradient), on_arrival))
         self.poll()
 
     def poll(self) -> None:
-        """Call back for what has arrived, in order, without waiting."""
-        while self._in_flight and self._in_flight[0][0].test():
-            self._in_flight.popleft()[1]()
+        """Call back for the sums that have arrived, in order, without waiting."""
+        while self._in_flight and self._in_flight[0].request.test():
+            self._in_flight.popleft().on_arrival()
 
     def finish(self) -> None:
-        """Wait for all that is under way."""
+        """Post the small gradients, wait for all sums and call back."""
         self.flush()
         while self._in_flight:
-            request, arrived = self._in_flight.popleft()
-            request.wait()
-            arrived()
+            pending = self._in_flight.popleft()
+            pending.request.wait()
+            pending.on_arrival()
 
     def flush(self) -> None:
-        """Send the small gradients that wait for more of them."""
+        """Post the sum of the small gradients added so far."""
         if not self._small:
             return
         small, self._small = self._small, []
         bucket = np.concatenate([gradient for gradient, _ in small])
-        self._in_flight.append((self._comm.allreduce(bucket), lambda: _unpack(bucket, small)))
+        request = self._comm.allreduce(bucket)
+        self._in_flight.append(_PendingSum(request, lambda: _unpack(bucket, small)))
 
 
-def _unpack(bucket: Any, small: list[tuple[FloatArray, Arrived]]) -> None:
+def _unpack(bucket: FloatArray, small: list[_SmallGradient]) -> None:
     start = 0
-    for gradient, arrived in small:
+    for gradient, on_arrival in small:
         gradient[...] = bucket[start : start + gradient.size]
         start += gradient.size
-        arrived()
+        on_arrival()

@@ -1,9 +1,9 @@
-"""Exact metrics of scores that are spread over ranks; no rank ever has all of them.
+"""Exact metrics of scores that are distributed over ranks; no rank ever has all of them.
 
-Scores are dealt out by value: each rank gets one range of them, equal scores together, a million
-at a time. What a range adds to the metrics then follows from it and from how many positives and
-negatives lie above it. Beside its scores and targets a rank needs five bytes for each score of
-its range, and what the radix kernel takes.
+Scores are partitioned by value, in blocks of a million: each rank receives one range of scores,
+with equal scores on the same rank. The sums of a range then follow from its scores and from the
+numbers of positives and negatives in higher ranges. In addition to its scores and targets a rank
+needs five bytes per score of its range, and the memory of the radix kernel.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.routing import ShardedSource
 
-_SORTED_SAMPLE = 1 << 14  # of its scores that each rank sorts
-_CANDIDATES = 64  # and of those that it offers for the bounds of the ranges
+_SORTED_SAMPLE = 1 << 14  # scores that each rank sorts to choose the bounds of the ranges
+_CANDIDATES = 64  # scores of them that each rank proposes as bounds
 
 
 def evaluate(
     model: ShardedDLRM, source: Source | ShardedSource, *, threshold: float = 0.0
 ) -> Metrics:
-    """Metrics of ``model`` on all of ``source``; the same on every rank.
+    """Return the metrics of ``model`` on all of ``source``, the same on every rank.
 
-    As :func:`dlrmjit.training.fit.evaluate`.
+    The result is that of :func:`dlrmjit.training.fit.evaluate` in one process.
     """
     if not isinstance(source, ShardedSource):
         source = ShardedSource(source, model.router)
@@ -41,70 +41,72 @@ def evaluate(
 
 
 def metrics_over_ranks(scores: NDArray[Any], targets: NDArray[Any], comm: Comm) -> Metrics:
-    """Metrics of all ranks' scores and targets, as :func:`~dlrmjit.metrics.compute_metrics`."""
-    own = np.array(astuple(totals(scores, targets)), np.float64)
-    comm.allreduce(own, name="metrics").wait()
-    found = Totals(*own.tolist())
-    if found.undefined:
-        return metrics_from(found, 0, 0.0)
-    ours, positive = _partition_by_score(scores, targets == 1, comm)
-    sums = ranking_sums(ours, positive, _counts_above(positive, comm))
-    every = exchange_json(comm, sums, name="metrics")
-    return metrics_from(found, sum(wins for wins, _ in every), sum(part for _, part in every))
+    """Return :func:`~dlrmjit.metrics.compute_metrics` of the scores and targets of all ranks."""
+    sums = np.array(astuple(totals(scores, targets)), np.float64)
+    comm.allreduce(sums, name="metrics").wait()
+    all_totals = Totals(*sums.tolist())
+    if all_totals.undefined:
+        return metrics_from(all_totals, 0, 0.0)
+    scores_here, positive_here = _partition_by_score(scores, targets == 1, comm)
+    ranking = ranking_sums(scores_here, positive_here, _counts_above(positive_here, comm))
+    rankings = exchange_json(comm, ranking, name="metrics")
+    twice_wins = sum(wins for wins, _ in rankings)
+    return metrics_from(all_totals, twice_wins, sum(precision for _, precision in rankings))
 
 
 def _partition_by_score(
     scores: NDArray[Any], positive: NDArray[np.bool_], comm: Comm
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """This rank's range of all scores, and which of them are positive; dealt out in blocks."""
+    """Exchange scores in blocks; return this rank's range of them, and which are positive."""
     bounds, counts = _bounds(scores, comm), np.zeros(comm.size, np.int64)
     parts = list(blocks(scores.size))
-    for at in parts:
-        counts += np.bincount(_owner(scores[at], bounds), minlength=comm.size)
-    expected = _exchanged(counts, comm)
-    ours, is_positive = np.empty(expected.sum(), scores.dtype), np.empty(expected.sum(), np.bool_)
+    for part in parts:
+        counts += np.bincount(_owner(scores[part], bounds), minlength=comm.size)
+    size = _exchanged(counts, comm).sum()
+    scores_here, positive_here = np.empty(size, scores.dtype), np.empty(size, np.bool_)
+    # All ranks take part in as many exchanges as the rank with the most blocks has.
     rounds, filled = max(exchange_json(comm, len(parts), name="metrics")), 0
-    for at in (*parts, *[slice(0, 0)] * (rounds - len(parts))):
-        target = _owner(scores[at], bounds)
-        order = np.argsort(target, kind="stable")
-        sent = np.bincount(target, minlength=comm.size)
+    for part in (*parts, *[slice(0, 0)] * (rounds - len(parts))):
+        owner = _owner(scores[part], bounds)
+        order = np.argsort(owner, kind="stable")
+        sent = np.bincount(owner, minlength=comm.size)
         received = _exchanged(sent, comm)
         end = filled + int(received.sum())
-        for values, into in ((scores[at], ours), (positive[at], is_positive)):
+        for values, into in ((scores[part], scores_here), (positive[part], positive_here)):
             comm.alltoallv(
                 values[order], sent.tolist(), into[filled:end], received.tolist(), name="metrics"
             ).wait()
         filled = end
-    return ours, is_positive
+    return scores_here, positive_here
 
 
 def _owner(scores: NDArray[Any], bounds: NDArray[Any]) -> NDArray[np.int64]:
-    """The rank whose range each score is in."""
+    """Return the rank whose range each score is in."""
     return np.searchsorted(bounds, scores, side="right")
 
 
 def _exchanged(counts: NDArray[np.int64], comm: Comm) -> NDArray[np.int64]:
-    """From what this rank sends each, what it receives from each."""
+    """Return what this rank receives from each rank, given what it sends to each."""
     expected, ones = np.empty_like(counts), [1] * comm.size
     comm.alltoallv(counts, ones, expected, ones, name="metrics").wait()
     return expected
 
 
 def _bounds(scores: NDArray[Any], comm: Comm) -> NDArray[Any]:
-    """Ascending scores that cut all ranks' scores into ranges of about equal numbers."""
-    offered = np.ones(_CANDIDATES, scores.dtype)
+    """Return ascending bounds of ranges with about equally many scores of all ranks."""
+    candidates = np.ones(_CANDIDATES, scores.dtype)
     if scores.size:
-        spread = np.linspace(0, scores.size - 1, _SORTED_SAMPLE).astype(np.int64)
-        offered = np.sort(scores[spread])[:: _SORTED_SAMPLE // _CANDIDATES].copy()
-    every = np.empty(_CANDIDATES * comm.size, scores.dtype)
-    comm.allgatherv(offered, every, [_CANDIDATES] * comm.size, name="metrics").wait()
-    chosen: NDArray[Any] = np.sort(every)[_CANDIDATES::_CANDIDATES]
-    return chosen
+        sample = np.linspace(0, scores.size - 1, _SORTED_SAMPLE).astype(np.int64)
+        candidates = np.sort(scores[sample])[:: _SORTED_SAMPLE // _CANDIDATES].copy()
+    gathered = np.empty(_CANDIDATES * comm.size, scores.dtype)
+    comm.allgatherv(candidates, gathered, [_CANDIDATES] * comm.size, name="metrics").wait()
+    bounds: NDArray[Any] = np.sort(gathered)[_CANDIDATES::_CANDIDATES]
+    return bounds
 
 
 def _counts_above(positive: NDArray[np.bool_], comm: Comm) -> tuple[int, int]:
-    """Negatives and positives of the ranks whose ranges lie above this one's."""
-    winners = int(np.count_nonzero(positive))
-    every = exchange_json(comm, [positive.size - winners, winners], name="metrics")
-    every = every[comm.rank + 1 :]
-    return sum(own[0] for own in every), sum(own[1] for own in every)
+    """Return the numbers of negatives and of positives in the ranges above this rank's."""
+    positives = int(np.count_nonzero(positive))
+    counts = exchange_json(comm, [positive.size - positives, positives], name="metrics")
+    above = counts[comm.rank + 1 :]
+    return sum(negatives for negatives, _ in above), sum(positives for _, positives in above)

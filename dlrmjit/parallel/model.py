@@ -1,9 +1,8 @@
-"""The DLRM of many ranks: MLPs on every rank, tables where the plan puts them."""
+"""The DLRM of many ranks: MLPs on every rank, shards of tables as the plan says."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.ops.backend import Backend, Features, Origin, StoredArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
-from dlrmjit.parallel.lookup import ARRIVE, ShardedLookup
+from dlrmjit.parallel.lookup import ARRIVE, EmbeddingPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.tables import ShardedTables
@@ -27,18 +26,24 @@ from dlrmjit.precision import Precision
 
 
 class ShardedDLRM(DLRM):
-    """A :class:`~dlrmjit.model.dlrm.DLRM` that all ranks of ``comm`` make up together.
+    """A :class:`~dlrmjit.model.dlrm.DLRM` that is distributed over the ranks of ``comm``.
 
     Parameters
     ----------
-    config, backend, rng, initialise, init, precision, seed : as of a DLRM; every rank gives the
-        same
+    config, backend, rng, initialise, init, precision, seed : those of a DLRM, the same on every
+        rank
     comm : the ranks
-    plan : where tables live
-    strategy : how pooled embeddings travel, see :class:`PooledExchange`
-    shares : shares that batches are dealt in, a multiple of the ranks; by default one each
+    plan : which rank has which shards of the tables
+    strategy : how pooled vectors are exchanged, see :class:`PooledExchange`
+    micro_batches : parts that every batch is split into, a multiple of the number of ranks;
+        consecutive ones belong to the same rank. By default one per rank
 
-    ``load_state`` wants whole tables, and every rank takes its part.
+    ``load_state`` expects whole tables, of which every rank copies its shards.
+
+    Raises
+    ------
+    ConfigError
+        If the plan is for other ranks or tables, or the model needs one process.
     """
 
     def __init__(
@@ -56,11 +61,11 @@ class ShardedDLRM(DLRM):
         precision: Precision = "fp32",
         seed: int = 123,
     ) -> None:
-        _check_fits(config, comm, plan)
+        _check_config(config, comm, plan)
         self.comm, self.plan, self.strategy = comm, plan, strategy
         self.micro_batches = micro_batches or comm.size
         self.router = Router(comm, plan, self.micro_batches)
-        self._answers: dict[int, Graph] = {}
+        self._sharded_predictions: dict[int, ShardedGraph] = {}
         super().__init__(
             config,
             backend=backend,
@@ -73,7 +78,7 @@ class ShardedDLRM(DLRM):
 
     @property
     def sharded(self) -> ShardedTables:
-        """This rank's part of the tables."""
+        """This rank's shards of the tables."""
         tables: ShardedTables = self.tables.data
         return tables
 
@@ -85,8 +90,9 @@ class ShardedDLRM(DLRM):
             self.backend.initialise(parameter.data, seed, [self._origin(s) for s in shards])
 
     def _origin(self, shard: Shard) -> Origin:
-        place = shard.first_row, shard.row_step, shard.first_col
-        return Origin(shard.table, self.plan.table_rows[shard.table], self.plan.dim, *place)
+        rows = self.plan.table_rows[shard.table]
+        offsets = shard.first_row, shard.row_step, shard.first_col
+        return Origin(shard.table, rows, self.plan.dim, *offsets)
 
     def _draw_tables(self, rng: np.random.RandomState) -> None:
         self.sharded.draw(rng)
@@ -95,7 +101,7 @@ class ShardedDLRM(DLRM):
         return (values for _, values in self.sharded.shard_values())
 
     def stored(self) -> dict[str, StoredArray]:
-        """As :meth:`DLRM.state_dict`, gathered on every rank: for models that one can hold."""
+        """Return all parameters on every rank, which must have the memory for them."""
         state = {
             f"emb_l.{t}.weight": np.zeros((rows, self.plan.dim), self.backend.dtype)
             for t, rows in enumerate(self.plan.table_rows)
@@ -112,11 +118,11 @@ class ShardedDLRM(DLRM):
             values[...] = shard.view_of(state[f"emb_l.{shard.table}.weight"])
 
     def parameters(self) -> tuple[Parameter, ...]:
-        """What this rank trains: its shards, its copies of small tables, the MLPs."""
+        """Return this rank's parameters: its shards, the replicated tables, the MLPs."""
         return (*(p for p, _ in self.sharded.parameters()), *self.bottom, *self.top)
 
     def lookup(self, n: int) -> ShardedLookup:
-        """A new way to look up batches of ``n`` samples, and to send gradients back."""
+        """Return a new lookup operation for batches of ``n`` samples."""
         sizes = self.router.sizes(n)
         exchange = PooledExchange(self.comm, self.plan, sizes, self.strategy, self.backend.dtype)
         return ShardedLookup(self.backend, self.sharded, exchange)
@@ -124,29 +130,29 @@ class ShardedDLRM(DLRM):
     def predict_proba(
         self, batch: Batch | ShardedBatch, *, threshold: float = 0.0
     ) -> NDArray[np.float32]:
-        """Probabilities of this rank's share of a batch that all ranks give.
+        """Return the probabilities of this rank's samples of a batch; all ranks call this.
 
-        Otherwise as :meth:`DLRM.predict_proba`.
+        Otherwise like :meth:`DLRM.predict_proba`.
         """
         if isinstance(batch, Batch):
             batch = self.router.route(batch)
-        graph = self._answers.get(batch.n)
-        if not isinstance(graph, ShardedGraph):
+        graph = self._sharded_predictions.get(batch.n)
+        if graph is None:
             graph = ShardedGraph(self, batch.n)
-            cache_graph(self._answers, batch.n, graph)
+            cache_graph(self._sharded_predictions, batch.n, graph)
         graph.start(batch)
         graph.tape.forward()
         return self.backend.probabilities(graph.logits.data, threshold)
 
 
 class PortGraph(Graph):
-    """A graph whose pooled embeddings come in, and whose gradients leave, by a port."""
+    """A graph that receives its pooled vectors from a port, and sends it their gradient."""
 
     def __init__(
         self,
         model: DLRM,
         n: int,
-        port: Any,
+        port: EmbeddingPort,
         loss: LossConfig | None,
         samples: int | None,
         profile: Profile | None = None,
@@ -154,8 +160,8 @@ class PortGraph(Graph):
         self.port = port
         self.arrival = Variable(name="arrival", requires_grad=True)
         self._shape = (n, model.config.tables, model.config.embedding_dim)
-        own = {ARRIVE.name: ARRIVE}
-        self._arrive = (profile.rules(own) if profile else own)[ARRIVE.name]
+        rules = {ARRIVE.name: ARRIVE}
+        self._arrive = (profile.rules(rules) if profile else rules)[ARRIVE.name]
         super().__init__(model, n, loss, samples, profile)
 
     def _record_pooled(self, room: Features) -> Variable:
@@ -169,11 +175,11 @@ class PortGraph(Graph):
         )
 
     def _load_lookups(self, batch: Batch) -> None:
-        """Lookups are the port's matter."""
+        """Do nothing: the port has the lookups."""
 
 
 class ShardedGraph(PortGraph):
-    """One rank's graph for batches of ``n`` samples, and its lookups in the tables of all."""
+    """One rank's graph for batches of ``n`` samples, and its lookups in the sharded tables."""
 
     def __init__(
         self,
@@ -183,27 +189,36 @@ class ShardedGraph(PortGraph):
         profile: Profile | None = None,
     ) -> None:
         self.lookup = model.lookup(n)
-        own = model.router.sizes(n)[model.comm.rank]
-        super().__init__(model, own, self.lookup, loss, n, profile)
+        local_n = model.router.sizes(n)[model.comm.rank]
+        super().__init__(model, local_n, self.lookup, loss, n, profile)
         post = self.lookup.post
         self._post = profile.timed("embedding forward", post) if profile else post
 
     def start(self, batch: ShardedBatch) -> None:
-        """Make ``batch`` the input of the next replay, and send its pooled embeddings."""
+        """Make ``batch`` the input of the next replay, and send its pooled vectors."""
         self.load(batch.local)
         self.lookup.load(batch)
         self._post()
 
 
-def _check_fits(config: ModelConfig, comm: Comm, plan: Plan) -> None:
+def _check_config(config: ModelConfig, comm: Comm, plan: Plan) -> None:
     if config.dropout or config.batch_norm:
-        raise ConfigError("dropout and batch normalisation need one process and no --reproducible")
+        raise ConfigError(
+            "dropout and batch normalisation need one process and no --reproducible; "
+            "start one rank, or leave them out"
+        )
     if config.table_dims:
-        raise ConfigError("tables of several widths need one process and no --reproducible")
+        raise ConfigError(
+            "tables of several widths need one process and no --reproducible; "
+            "start one rank, or give all tables one width"
+        )
     if plan.ranks != comm.size:
-        raise ConfigError(f"the plan is for {plan.ranks} ranks, but there are {comm.size}")
+        raise ConfigError(
+            f"the plan is for {plan.ranks} ranks, but the job has {comm.size}; make a plan for "
+            f"{comm.size} ranks, or start {plan.ranks}"
+        )
     if (plan.table_rows, plan.dim) != (config.table_rows, config.embedding_dim):
         raise ConfigError(
-            f"the plan is for tables of {plan.table_rows} rows and width {plan.dim}, the model "
-            f"has {config.table_rows} and {config.embedding_dim}"
+            f"the plan is for tables of {plan.table_rows} rows and {plan.dim} columns, but the "
+            f"model has {config.table_rows} and {config.embedding_dim}; make a plan for this model"
         )

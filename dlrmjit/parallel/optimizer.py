@@ -1,9 +1,9 @@
-"""Moving the tables of one rank along their gradients, whatever the optimiser needs to know.
+"""Update the shards of one rank, also where an optimiser needs the gradient of whole rows.
 
-Row-wise Adagrad moves a row by the mean of the squares of its whole gradient. Who holds some
-columns of a table knows only their part of it. All holders have the same lookups in the same
-order, so the part of every looked-up row goes to all of them, and each adds the parts in the
-order of the columns: all find the same bits.
+Row-wise Adagrad needs the mean square of the gradient of a whole row, but a rank with some columns
+of a table has only their part of it. All ranks with columns of a table have the same lookups in
+the same order. So they exchange their partial sums of squares of the looked-up rows, and each adds
+them in the order of the columns: all get the same bits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.ops.backend import FloatArray
@@ -29,12 +30,12 @@ Rows = NDArray[Any]
 
 
 class ShardedOptimizer:
-    """The optimiser of a sharded model; what it remembers is allocated at once."""
+    """The optimiser of a sharded model; its state is allocated here."""
 
     def __init__(self, model: ShardedDLRM, optimizer: AnyOptimizer) -> None:
         config = UpdateConfig.of(optimizer)
-        self._shares = bool(config.tables.row_states) and model.plan.cuts_columns
-        if self._shares:
+        self._exchanges_squares = bool(config.tables.row_states) and model.plan.splits_columns
+        if self._exchanges_squares:
             config = replace(config, tables=config.tables.shared())
         self.optimizer: Optimizer = make_optimizer(config, model.backend)
         self.optimizer.prepare(model.parameters())
@@ -42,66 +43,70 @@ class ShardedOptimizer:
         self._squares = SquareExchange(model.comm, model.plan)
 
     def apply(self, parameter: Any, gradient: Any, rate: float) -> None:
-        """Move a parameter of which this rank has the whole gradient."""
-        if self._shares and parameter.is_sparse:
-            self._note_squares(parameter, gradient)
+        """Update a parameter whose complete gradient this rank has."""
+        if self._exchanges_squares and parameter.is_sparse:
+            self._store_squares(parameter, gradient)
         self.optimizer.apply(parameter, gradient, rate)
 
     def apply_shards(self, lookup: ShardedLookup, rate: float) -> None:
-        """Move this rank's shards by the gradients that ``lookup`` receives."""
-        if not self._shares:
+        """Update this rank's shards with the gradients that ``lookup`` receives."""
+        if not self._exchanges_squares:
             for parameter, gradient in lookup.gradients():
                 self.optimizer.apply(parameter, gradient, rate)
             return
-        found = list(lookup.gradients())
+        gradients = list(lookup.gradients())
         means: dict[Shard, FloatArray] = {}
-        for group, (parameter, gradient) in zip(self._tables.groups, found, strict=True):
-            noted = self._note_squares(parameter, gradient)
-            means |= {shard: noted.table(i)[:, 0] for i, shard in enumerate(group.shards)}
+        for group, (parameter, gradient) in zip(self._tables.groups, gradients, strict=True):
+            squares = self._store_squares(parameter, gradient)
+            means |= {shard: squares.table(i)[:, 0] for i, shard in enumerate(group.shards)}
         self._squares.complete(means, lookup.rows())
-        for parameter, gradient in found:
+        for parameter, gradient in gradients:
             self.optimizer.apply(parameter, gradient, rate)
 
-    def _note_squares(self, parameter: Parameter, gradient: Any) -> Any:
-        """Fill the state that the optimiser takes mean squares from; that state."""
-        noted = self.optimizer.state(parameter).tables[-1]
-        gradient.mean_squares(parameter.data, noted, self.optimizer.config.tables.weight_decay)
-        return noted
+    def _store_squares(self, parameter: Parameter, gradient: SparseGradient) -> Any:
+        """Write the mean squares of ``gradient`` to the state that the optimiser reads them from.
+
+        Returns this state, tables of one column.
+        """
+        squares = self.optimizer.state(parameter).tables[-1]
+        gradient.mean_squares(parameter.data, squares, self.optimizer.config.tables.weight_decay)
+        return squares
 
 
 class SquareExchange:
-    """Completes mean squares of rows whose columns lie on several ranks."""
+    """Completes the mean squares of rows whose columns are on several ranks."""
 
     def __init__(self, comm: Comm, plan: Plan) -> None:
         self._comm, self._dim = comm, plan.dim
         ranks, me = range(comm.size), comm.rank
-        cut = [shard for shard in plan.shards if shard.width < plan.dim]
-        holders = {(shard.table, shard.rank) for shard in cut}
-        self._own = [shard for shard in cut if shard.rank == me]
-        self._sent = [(r, s) for r in ranks for s in self._own if (s.table, r) in holders]
+        shards = [shard for shard in plan.shards if shard.width < plan.dim]
+        has_table = {(shard.table, shard.rank) for shard in shards}
+        self._local = [shard for shard in shards if shard.rank == me]
+        self._sent = [(r, s) for r in ranks for s in self._local if (s.table, r) in has_table]
         self._received = [
-            (r, s) for r in ranks for s in cut if s.rank == r and (s.table, me) in holders
+            (r, s) for r in ranks for s in shards if s.rank == r and (s.table, me) in has_table
         ]
 
     def complete(self, means: Mapping[Shard, FloatArray], rows: Mapping[Shard, Rows]) -> None:
         """Replace means over the columns of this rank's shards by means over all columns.
 
-        ``means`` (M,) has one per row of a shard; those of the looked-up ``rows`` (NS,), which
-        are the same for all shards of a table, are replaced.
+        ``means`` (M,) has one per row of a shard; those of the looked-up ``rows`` (NS,) are
+        replaced in place. The rows are the same for all shards of a table.
         """
         if not self._sent:
+            # Nothing to add here, but the exchange needs every rank.
             self._exchange([], [0] * self._comm.size, [0] * self._comm.size, np.float32)
             return
-        length = {shard.table: len(rows[shard]) for shard in self._own}
-        parts = {s: means[s][rows[s]] * means[s].dtype.type(s.width) for s in self._own}
+        length = {shard.table: len(rows[shard]) for shard in self._local}
+        parts = {s: means[s][rows[s]] * means[s].dtype.type(s.width) for s in self._local}
         received = self._exchange(
             [parts[shard] for _, shard in self._sent],
             self._counts(self._sent, length),
             self._counts(self._received, length),
-            parts[self._own[0]].dtype,
+            parts[self._local[0]].dtype,
         )
         sums = self._sums(received, length)
-        for shard in self._own:
+        for shard in self._local:
             means[shard][rows[shard]] = sums[shard.table] / means[shard].dtype.type(self._dim)
 
     def _counts(self, messages: list[tuple[int, Shard]], length: dict[int, int]) -> list[int]:
@@ -119,14 +124,14 @@ class SquareExchange:
         return received
 
     def _sums(self, received: FloatArray, length: dict[int, int]) -> dict[int, FloatArray]:
-        """The parts of every table added in the order of the columns."""
-        places: dict[Shard, FloatArray] = {}
+        """Return the sums of squares by table, added in the order of the columns."""
+        parts: dict[Shard, FloatArray] = {}
         start = 0
         for _, shard in self._received:
-            places[shard] = received[start : start + length[shard.table]]
+            parts[shard] = received[start : start + length[shard.table]]
             start += length[shard.table]
         sums: dict[int, FloatArray] = {}
-        for shard in sorted(places, key=lambda shard: (shard.table, shard.first_col)):
-            part = places[shard]
+        for shard in sorted(parts, key=lambda shard: (shard.table, shard.first_col)):
+            part = parts[shard]
             sums[shard.table] = sums[shard.table] + part if shard.table in sums else part
         return sums

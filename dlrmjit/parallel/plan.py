@@ -1,7 +1,7 @@
-"""Where every row and column of every table lives: a plan, as a value.
+"""A plan: which rank has which rows and columns of every table, as a value.
 
-A table is whole on one rank, cut into columns, dealt out by rows (row r to piece r mod G), or
-replicated on all ranks. A plan mixes these table by table; it allocates nothing and can be
+A table is whole on one rank, split by columns, split by rows (row r goes to shard r mod G), or
+replicated on all ranks. A plan chooses this table by table. It allocates nothing and can be
 printed, stored, compared and folded onto fewer ranks.
 """
 
@@ -22,8 +22,10 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Placement:
-    """How one table is spread: ``ranks`` hold its pieces in order; nobody in particular when
-    it is replicated. A rank may hold several pieces."""
+    """How one table is distributed: ``ranks`` have its shards in order.
+
+    A rank may have several shards. A replicated table has no ``ranks``: all have a copy.
+    """
 
     kind: Kind
     ranks: tuple[int, ...] = ()
@@ -45,15 +47,15 @@ class Shard:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return self.last_col - self.first_col
 
     def rows_of(self, rows: int) -> int:
-        """Rows it has of a table of ``rows`` rows."""
+        """Return the number of its rows, of a table of ``rows`` rows."""
         return -(-(rows - self.first_row) // self.row_step)
 
     def view_of(self, table: Any) -> Any:
-        """The view of its part of an array (M, E)."""
+        """Return the view of this shard of an array (M, E)."""
         return table[self.first_row :: self.row_step, self.first_col : self.last_col]
 
 
@@ -64,7 +66,7 @@ class Plan:
     Raises
     ------
     ConfigError
-        Naming the first table whose placement means nothing.
+        For the first table whose placement is invalid.
     """
 
     table_rows: tuple[int, ...]
@@ -75,7 +77,7 @@ class Plan:
     def __post_init__(self) -> None:
         if len(self.placements) != len(self.table_rows):
             raise ConfigError(
-                f"the plan places {len(self.placements)} tables, the model has "
+                f"the plan places {len(self.placements)} tables, but the model has "
                 f"{len(self.table_rows)}"
             )
         for table, placement in enumerate(self.placements):
@@ -83,7 +85,7 @@ class Plan:
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        """All pieces of tables that are not replicated, table after table."""
+        """All shards of tables that are not replicated, by table."""
         return tuple(
             shard
             for table, placement in enumerate(self.placements)
@@ -92,33 +94,39 @@ class Plan:
 
     @cached_property
     def replicated(self) -> tuple[int, ...]:
-        """Tables that every rank holds."""
+        """Indices of the tables that every rank has."""
         return tuple(t for t, p in enumerate(self.placements) if p.kind == "replicated")
 
     @property
-    def cuts_columns(self) -> bool:
-        """Whether rows of some table lie on several pieces."""
+    def splits_columns(self) -> bool:
+        """Whether some table is split by columns."""
         return any(shard.width < self.dim for shard in self.shards)
 
     def of_rank(self, rank: int) -> tuple[Shard, ...]:
-        """Pieces of one rank: equal widths together, then by table."""
-        own = (shard for shard in self.shards if shard.rank == rank)
-        return tuple(sorted(own, key=lambda s: (s.width, s.table, s.first_row, s.first_col)))
+        """Return the shards of one rank: by width, then by table."""
+        shards = (shard for shard in self.shards if shard.rank == rank)
+        return tuple(sorted(shards, key=lambda s: (s.width, s.table, s.first_row, s.first_col)))
 
     def bytes_of(self, rank: int) -> int:
-        """Bytes of weights on one rank, replicated tables included."""
-        pieces = sum(s.rows_of(self.table_rows[s.table]) * s.width for s in self.of_rank(rank))
-        copies = sum(self.table_rows[t] for t in self.replicated) * self.dim
-        return (pieces + copies) * FLOAT_BYTES
+        """Return the bytes of weights on one rank, replicated tables included."""
+        shards = sum(s.rows_of(self.table_rows[s.table]) * s.width for s in self.of_rank(rank))
+        replicated = sum(self.table_rows[t] for t in self.replicated) * self.dim
+        return (shards + replicated) * FLOAT_BYTES
 
     def columns_of(self, rank: int) -> int:
-        """Pooled columns that a rank computes of every sample: its share of lookups and traffic."""
+        """Return the pooled columns per sample of a rank, which measure its lookups and traffic."""
         return sum(shard.width for shard in self.of_rank(rank))
 
     def fold(self, ranks: int) -> Plan:
-        """The same pieces on fewer ranks: runs of equal length become one rank."""
+        """Return a plan with the same shards on fewer ranks: consecutive ranks become one.
+
+        Raises ConfigError unless ``ranks`` divides the number of ranks of this plan.
+        """
         if self.ranks % ranks:
-            raise ConfigError(f"{self.ranks} shares cannot be dealt evenly to {ranks} ranks")
+            raise ConfigError(
+                f"a plan for {self.ranks} ranks cannot be folded onto {ranks}; give a number of "
+                f"ranks that divides {self.ranks}"
+            )
         each = self.ranks // ranks
         folded = tuple(
             Placement(p.kind, tuple(r // each for r in p.ranks)) for p in self.placements
@@ -138,13 +146,16 @@ class Plan:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; :func:`plan_from_dict` reads it."""
+        """Return a JSON-ready description, which :func:`plan_from_dict` reads."""
         tables = [{"kind": p.kind, "ranks": list(p.ranks)} for p in self.placements]
         return {"ranks": self.ranks, "tables": tables}
 
 
 def plan_from_dict(description: Mapping[str, Any], table_rows: Sequence[int], dim: int) -> Plan:
-    """The plan of :meth:`Plan.to_dict` for tables of these sizes; ConfigError if it is none."""
+    """Return the plan of a description by :meth:`Plan.to_dict`, for tables of these sizes.
+
+    Raises ConfigError for an invalid description or placement.
+    """
     try:
         placements = tuple(
             Placement(entry["kind"], tuple(int(r) for r in entry.get("ranks", ())))
@@ -154,7 +165,7 @@ def plan_from_dict(description: Mapping[str, Any], table_rows: Sequence[int], di
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             'a plan is {"ranks": R, "tables": [{"kind": K, "ranks": [...]}, ...]} with K one of '
-            f"{', '.join(KINDS)}; this one is not: {error!r}"
+            f"{', '.join(KINDS)}; this one has another form: {error!r}"
         ) from None
     return Plan(tuple(table_rows), dim, ranks, placements)
 
@@ -162,18 +173,20 @@ def plan_from_dict(description: Mapping[str, Any], table_rows: Sequence[int], di
 def _check(table: int, placement: Placement, ranks: int) -> None:
     kind, holders = placement.kind, placement.ranks
     if kind not in KINDS:
-        raise ConfigError(f"table {table}: {kind!r} is no way to place a table; {', '.join(KINDS)}")
+        raise ConfigError(f"table {table}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
     wrong = [rank for rank in holders if not 0 <= rank < ranks]
     if wrong:
-        raise ConfigError(f"table {table} is placed on rank {wrong[0]}, but there are {ranks}")
+        raise ConfigError(
+            f"table {table} is placed on rank {wrong[0]}, but there are {ranks} ranks"
+        )
     if kind == "whole" and len(holders) != 1:
         raise ConfigError(f"table {table} is whole: it needs one rank, not {list(holders)}")
     if kind in ("rows", "columns") and not holders:
-        raise ConfigError(f"table {table} is cut into {kind}, but no rank holds any")
+        raise ConfigError(f"table {table} is split by {kind}, but no ranks are given")
 
 
 def _shards(table: int, placement: Placement, rows: int, dim: int) -> list[Shard]:
-    """Pieces of one table; a table with fewer rows or columns than holders has fewer pieces."""
+    """Return the shards of one table: at most one per row or column."""
     holders = placement.ranks
     if placement.kind == "replicated":
         return []

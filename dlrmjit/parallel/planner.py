@@ -1,23 +1,40 @@
-"""Proposing a plan: from table sizes, lookups, ranks and memory alone; nothing is allocated.
+"""Propose a plan from table sizes, lookups, ranks and memory, without allocating anything.
 
-Small tables are replicated. The others go whole to the rank with the least load, largest first;
-while that leaves some rank with much more than its share, or out of memory, the costliest table
-is cut in two, by columns as long as these stay wide enough for a vector, then by rows.
+Small tables are replicated. The others are placed whole on the rank with the least load, largest
+first. While some rank has much more than the mean load, or too little memory, the costliest table
+is split in two: by columns as long as these fill a vector, then by rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 from dlrmjit.parallel.plan import KINDS, Placement, Plan
 
 SMALL_TABLE = 2048
-"""Rows below which a table is replicated: its gradient is then smaller than its exchange."""
+"""Tables of fewer rows are replicated: summing the gradient costs less than the exchange."""
 
 MIN_SHARD_COLUMNS = 16  # columns: one vector, and one cache line
-_IMBALANCE = 1.25  # of the mean load, that no cut is made for
+_MAX_IMBALANCE = 1.25  # largest load over the mean that is accepted
+
+
+class _Tables(NamedTuple):
+    """Rows of each table, columns of all, and lookups per bag of each."""
+
+    rows: tuple[int, ...]
+    dim: int
+    lookups: tuple[int, ...]
+
+
+class _Candidate(NamedTuple):
+    """A plan, its largest load over the mean, and whether every rank has the memory for it."""
+
+    plan: Plan
+    imbalance: float
+    fits: bool
 
 
 def propose(
@@ -30,26 +47,27 @@ def propose(
     memory: int | None = None,
     min_columns: int = MIN_SHARD_COLUMNS,
 ) -> Plan:
-    """A plan for tables of ``table_rows`` rows and ``dim`` columns.
+    """Return a plan for tables of ``table_rows`` rows and ``dim`` columns.
 
     Parameters
     ----------
-    kind : ``auto``, or one way for all tables: ``whole``, ``columns``, ``rows``, ``replicated``
-    lookups : per bag of each table, 1 by default: the load that is balanced
-    memory : bytes of one rank for tables, unlimited by default
-    min_columns : least columns of a piece; ``dim`` for optimisers that need whole rows
+    kind : ``auto``, or one kind for all tables: ``whole``, ``columns``, ``rows``, ``replicated``
+    lookups : lookups per bag of each table, 1 by default; the load that is balanced
+    memory : bytes for tables on one rank, unlimited by default
+    min_columns : minimum columns of a shard; ``dim`` for optimisers that need whole rows
 
     Raises
     ------
     ConfigError
         For an unknown kind.
     MemoryLimitError
-        When the ranks together, or with this kind one of them, cannot hold the tables.
+        If the tables exceed the memory of all ranks, or with this kind that of one rank.
     """
     rows = tuple(table_rows)
     check_memory(rows, dim, ranks, memory)
     if kind == "auto":
-        plan = _automatic(rows, dim, ranks, lookups or [1] * len(rows), memory, min_columns)
+        tables = _Tables(rows, dim, tuple(lookups or [1] * len(rows)))
+        plan = _automatic(tables, ranks, memory, min_columns)
     elif kind in KINDS:
         plan = Plan(rows, dim, ranks, tuple(_uniform(kind, t, ranks) for t in range(len(rows))))
     else:
@@ -59,7 +77,7 @@ def propose(
 
 
 def check_memory(rows: Sequence[int], dim: int, ranks: int, memory: int | None) -> None:
-    """Raise MemoryLimitError, with the number of ranks needed, for tables beyond all memory."""
+    """Raise MemoryLimitError if the tables exceed the memory of all ranks."""
     need = sum(rows) * dim * FLOAT_BYTES
     if memory is None or need <= ranks * memory:
         return
@@ -77,7 +95,7 @@ def _check_ranks(plan: Plan, memory: int | None) -> None:
         if plan.bytes_of(rank) > memory:
             raise MemoryLimitError(
                 f"this plan puts {format_gib(plan.bytes_of(rank))} on rank {rank}, which has "
-                f"{format_gib(memory)} for tables; use more ranks, or cut tables by rows"
+                f"{format_gib(memory)} for tables; use more ranks, or split tables by rows"
             )
 
 
@@ -86,74 +104,51 @@ def _uniform(kind: str, table: int, ranks: int) -> Placement:
         return Placement("replicated")
     if kind == "whole":
         return Placement("whole", (table % ranks,))
-    everyone = tuple((table + i) % ranks for i in range(ranks))
-    return Placement("rows" if kind == "rows" else "columns", everyone)
+    all_ranks = tuple((table + i) % ranks for i in range(ranks))
+    return Placement("rows" if kind == "rows" else "columns", all_ranks)
 
 
-def _automatic(
-    rows: tuple[int, ...],
-    dim: int,
-    ranks: int,
-    lookups: Sequence[int],
-    memory: int | None,
-    min_columns: int,
-) -> Plan:
+def _automatic(tables: _Tables, ranks: int, memory: int | None, min_columns: int) -> Plan:
+    rows, dim = tables.rows, tables.dim
     if ranks == 1:
         return Plan(rows, dim, 1, (Placement("whole", (0,)),) * len(rows))
-    cuts = {t: 1 for t, m in enumerate(rows) if m >= SMALL_TABLE}
+    shards = {t: 1 for t, m in enumerate(rows) if m >= SMALL_TABLE}
     while True:
-        plan, worst, fits = _deal(rows, dim, ranks, cuts, lookups, memory, min_columns)
-        uncut = [t for t in cuts if _can_cut(t, rows, ranks, cuts)]
-        if (fits and worst <= _IMBALANCE) or not uncut:
+        plan, imbalance, fits = _balance(tables, ranks, shards, memory, min_columns)
+        splittable = [t for t, count in shards.items() if count < min(ranks, rows[t])]
+        if (fits and imbalance <= _MAX_IMBALANCE) or not splittable:
             return plan
-        costliest = max(uncut, key=lambda t: (_cost(t, rows, cuts, lookups, fits), -t))
-        cuts[costliest] = min(ranks, 2 * cuts[costliest])
+        # The cost of a shard is its lookups, or its memory while that is exceeded.
+        cost = tables.lookups if fits else rows
+        costliest = max(splittable, key=lambda t: (cost[t] / shards[t], -t))
+        shards[costliest] = min(ranks, 2 * shards[costliest])
 
 
-def _can_cut(table: int, rows: Sequence[int], ranks: int, cuts: dict[int, int]) -> bool:
-    return cuts[table] < min(ranks, rows[table])
-
-
-def _cost(
-    table: int, rows: Sequence[int], cuts: dict[int, int], lookups: Sequence[int], fits: bool
-) -> float:
-    """What one piece of a table weighs: its lookups, or its memory while that is short."""
-    return (lookups[table] if fits else rows[table]) / cuts[table]
-
-
-def _deal(
-    rows: tuple[int, ...],
-    dim: int,
-    ranks: int,
-    cuts: dict[int, int],
-    lookups: Sequence[int],
-    memory: int | None,
-    min_columns: int,
-) -> tuple[Plan, float, bool]:
-    """A plan with tables in so many pieces, the largest load over the mean, whether it fits."""
+def _balance(
+    tables: _Tables, ranks: int, shards: dict[int, int], memory: int | None, min_columns: int
+) -> _Candidate:
+    """Assign each of ``shards[t]`` shards of table t to the rank with the least load."""
+    rows, dim, lookups = tables
     load, used = [0.0] * ranks, [0.0] * ranks
     placements = [Placement("replicated")] * len(rows)
-    for t in sorted(cuts, key=lambda t: (-lookups[t] / cuts[t], -rows[t], t)):
+    for t in sorted(shards, key=lambda t: (-lookups[t] / shards[t], -rows[t], t)):
+        nbytes = rows[t] * dim * FLOAT_BYTES / shards[t]
         holders = []
-        for _ in range(cuts[t]):
-            room = [r for r in range(ranks) if _has_room(used[r], rows[t] * dim / cuts[t], memory)]
-            rank = min(room or range(ranks), key=lambda r: (load[r], used[r], r))
-            load[rank] += lookups[t] / cuts[t]
-            used[rank] += rows[t] * dim * FLOAT_BYTES / cuts[t]
+        for _ in range(shards[t]):
+            fitting = [r for r in range(ranks) if memory is None or used[r] + nbytes <= memory]
+            rank = min(fitting or range(ranks), key=lambda r: (load[r], used[r], r))
+            load[rank] += lookups[t] / shards[t]
+            used[rank] += nbytes
             holders.append(rank)
         placements[t] = _placement(tuple(holders), dim // min_columns)
     plan = Plan(rows, dim, ranks, tuple(placements))
     mean = sum(load) / ranks
     fits = memory is None or all(plan.bytes_of(r) <= memory for r in range(ranks))
-    return plan, max(load) / mean if mean else 1.0, fits
-
-
-def _has_room(used: float, elements: float, memory: int | None) -> bool:
-    return memory is None or used + elements * FLOAT_BYTES <= memory
+    return _Candidate(plan, max(load) / mean if mean else 1.0, fits)
 
 
 def _placement(holders: tuple[int, ...], most_columns: int) -> Placement:
-    """Pieces by columns when there may be so many of them."""
+    """Split by columns if there are at most ``most_columns`` shards, else by rows."""
     if len(holders) == 1:
         return Placement("whole", holders)
     return Placement("columns" if len(holders) <= most_columns else "rows", holders)

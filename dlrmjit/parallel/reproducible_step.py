@@ -1,18 +1,19 @@
 """A training step whose bits do not depend on the number of ranks.
 
-A batch is always dealt to V virtual micro, each rank computing V / R of them one by one, so
-every kernel sees the same shapes for any R. The gradients of all micro are summed over one
+A batch is always split into V micro-batches, of which each rank computes V / R one by one, so that
+every kernel sees the same shapes for any R. The gradients of all micro-batches are summed over one
 fixed tree: each rank sums a part of the elements for all V, then the parts are gathered.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import cut, share_sizes, starts_of
@@ -20,80 +21,105 @@ from dlrmjit.errors import ConfigError
 from dlrmjit.model.graph import cache_graph
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.parallel.comm import Comm
-from dlrmjit.parallel.lookup import RecordedLookup, ShardedLookup, selected
+from dlrmjit.parallel.lookup import (
+    LookupGradient,
+    RecordedLookup,
+    ShardedLookup,
+    lookups_of_tables,
+)
 from dlrmjit.parallel.model import PortGraph, ShardedDLRM
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
 from dlrmjit.parallel.replicated import ReplicatedGradient
 from dlrmjit.parallel.routing import ShardedBatch
 
 
+class _Gradients(NamedTuple):
+    """The loss of a micro-batch and the gradients of its replicated parameters.
+
+    ``dense`` are views of its graph's buffers; ``flat`` is a copy of all of them in one dimension.
+    """
+
+    loss: float
+    dense: list[tuple[Variable, Any]]
+    flat: FloatArray
+
+
 class ReproducibleStep:
-    """As :class:`~dlrmjit.parallel.step.ShardedStep`, over the micro of ``model.micro_batches``."""
+    """Like :class:`~dlrmjit.parallel.step.ShardedStep`, one micro-batch of the model at a time.
+
+    Raises ConfigError unless the number of ranks divides ``model.micro_batches``.
+    """
 
     def __init__(
         self, model: ShardedDLRM, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
     ) -> None:
         if model.micro_batches % model.comm.size:
             raise ConfigError(
-                f"{model.micro_batches} virtual shards cannot be dealt evenly to {model.comm.size} "
-                "ranks; give a multiple"
+                f"{model.micro_batches} micro-batches cannot be distributed evenly over "
+                f"{model.comm.size} ranks; give a multiple of {model.comm.size}"
             )
         self._model, self._loss = model, loss or LossConfig()
-        self._updates = ShardedOptimizer(model, optimizer)
-        self.optimizer = self._updates.optimizer
+        self._sharded_optimizer = ShardedOptimizer(model, optimizer)
+        self.optimizer = self._sharded_optimizer.optimizer
         replicated = model.sharded.replicated
         self._replicated = (
             None if replicated is None else ReplicatedGradient(model.backend, replicated)
         )
-        self._batches: dict[int, Any] = {}
+        self._micro_batches: dict[int, _MicroBatches] = {}
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
-        """Train on a batch with learning rate ``rate``; the loss of all ranks before the update."""
+        """Train on a batch with learning rate ``rate``; return its loss, before the update."""
         model = self._model
         if isinstance(batch, Batch):
             batch = model.router.route(batch)
-        if batch.n not in self._batches:
-            cache_graph(self._batches, batch.n, _MicroBatches(model, batch.n, self._loss))
-        micro: _MicroBatches = self._batches[batch.n]
-        micro.receive(batch)
-        done = [self._forward_backward(micro, share) for share in range(micro.count)]
-        micro.lookup.post_gradient(micro.gradient)
-        self._update(micro, np.stack([leaf for _, leaf in done]), rate)
-        losses = np.array([[loss] for loss, _ in done], np.float64)
+        if batch.n not in self._micro_batches:
+            cache_graph(self._micro_batches, batch.n, _MicroBatches(model, batch.n, self._loss))
+        micro_batches = self._micro_batches[batch.n]
+        micro_batches.load(batch)
+        gradients = [self._gradients(micro_batches, i) for i in range(micro_batches.count)]
+        micro_batches.lookup.post_gradient(micro_batches.pooled_gradient)
+        self._update(micro_batches.lookup, gradients, rate)
+        losses = np.array([[loss] for loss, _, _ in gradients], np.float64)
         return float(tree_sum(losses, model.comm)[0])
 
-    def _forward_backward(self, micro: _MicroBatches, share: int) -> tuple[float, FloatArray]:
-        """Loss of one share, and all gradients of replicated parameters side by side."""
-        graph = micro.graph(share)
+    def _gradients(self, micro_batches: _MicroBatches, index: int) -> _Gradients:
+        """Run one micro-batch forward and backward."""
+        graph = micro_batches.graph(index)
         graph.tape.forward()
-        flat = []
-        micro.dense = []
-        for variable, gradient in graph.tape.backward(graph.loss):
-            if variable is not graph.arrival:
-                micro.dense.append((variable, gradient))
-                flat.append(self._model.backend.flat(gradient).copy())
+        dense = [
+            (variable, gradient)
+            for variable, gradient in graph.tape.backward(graph.loss)
+            if variable is not graph.arrival
+        ]
+        flat = [self._model.backend.flat(gradient).copy() for _, gradient in dense]
         if self._replicated is not None:
-            self._replicated.accumulate(*micro.replicated_gradient(share))
+            self._replicated.assign(micro_batches.replicated_gradient(index))
             flat += [array.copy() for array in self._replicated.flat()]
-        return float(graph.loss.data), np.concatenate(flat)
+        return _Gradients(float(graph.loss.data), dense, np.concatenate(flat))
 
-    def _update(self, micro: _MicroBatches, leaves: FloatArray, rate: float) -> None:
-        summed = tree_sum(leaves, self._model.comm)
-        flat = [self._model.backend.flat(gradient) for _, gradient in micro.dense]
-        flat += [] if self._replicated is None else self._replicated.flat()
+    def _update(self, lookup: ShardedLookup, gradients: list[_Gradients], rate: float) -> None:
+        """Sum the gradients of all micro-batches, and update all parameters of this rank."""
+        summed = tree_sum(np.stack([flat for _, _, flat in gradients]), self._model.comm)
+        dense = gradients[-1].dense  # its buffers take the sums
+        arrays = [self._model.backend.flat(gradient) for _, gradient in dense]
+        arrays += [] if self._replicated is None else self._replicated.flat()
         start = 0
-        for array in flat:
+        for array in arrays:
             array[...] = summed[start : start + array.size]
             start += array.size
-        for parameter, gradient in micro.dense:
-            self._updates.apply(parameter, gradient, rate)
+        apply = self._sharded_optimizer.apply
+        for parameter, gradient in dense:
+            apply(parameter, gradient, rate)
         if self._replicated is not None:
-            self._updates.apply(self._replicated.parameter, self._replicated.sparse(), rate)
-        self._updates.apply_shards(micro.lookup, rate)
+            apply(self._replicated.parameter, self._replicated.sparse(), rate)
+        self._sharded_optimizer.apply_shards(lookup, rate)
 
 
 class _MicroBatches:
-    """One rank's virtual micro of batches of ``n`` samples."""
+    """One rank's micro-batches of batches of ``n`` samples; the port of their graphs.
+
+    The pooled vectors of all are received at once, and their gradients are sent at once.
+    """
 
     def __init__(self, model: ShardedDLRM, n: int, loss: LossConfig) -> None:
         self._model, self._n, self._loss = model, n, loss
@@ -103,25 +129,25 @@ class _MicroBatches:
         self.lookup: ShardedLookup = model.lookup(n)
         shape = (self._starts[-1], model.config.tables, model.config.embedding_dim)
         self._pooled = np.empty(shape, model.backend.dtype)
-        self.gradient = np.empty(shape, model.backend.dtype)
-        self.dense: list[tuple[Any, Any]] = []
-        self._graphs: dict[int, PortGraph] = {}
-        self._bounds = (0, 0)
+        self.pooled_gradient = np.empty(shape, model.backend.dtype)
+        self._graphs: dict[int, PortGraph] = {}  # by size: two sizes differ by one sample
+        self._current = slice(0, 0)
         replicated = model.sharded.replicated
         self._replicated = (
             None if replicated is None else RecordedLookup(model.backend, replicated, None)
         )
 
-    def receive(self, batch: ShardedBatch) -> None:
-        """Make ``batch`` the next, and fetch its pooled embeddings."""
+    def load(self, batch: ShardedBatch) -> None:
+        """Make ``batch`` the current one, and receive its pooled vectors."""
         self._local = batch.local
         self.lookup.load(batch)
         self.lookup.post()
         self.lookup.finish(self._pooled)
 
-    def graph(self, share: int) -> PortGraph:
-        """The graph of one share, loaded."""
-        start, stop = self._bounds = self._starts[share], self._starts[share + 1]
+    def graph(self, index: int) -> PortGraph:
+        """Return the graph of one micro-batch, with its input loaded."""
+        start, stop = self._starts[index], self._starts[index + 1]
+        self._current = slice(start, stop)
         size, local = stop - start, self._local
         if size not in self._graphs:
             self._graphs[size] = PortGraph(self._model, size, self, self._loss, self._n)
@@ -132,46 +158,46 @@ class _MicroBatches:
         return graph
 
     def finish(self, out: FloatArray) -> FloatArray:
-        """The port of a graph: the pooled embeddings of the share at hand."""
-        out[...] = self._pooled[slice(*self._bounds)]
+        """Fill ``out`` (n, S, E) with the pooled vectors of the current micro-batch."""
+        out[...] = self._pooled[self._current]
         return out
 
     def post_gradient(self, gradient: FloatArray) -> None:
-        """The port of a graph: keep the share's gradient until all are there."""
-        self.gradient[slice(*self._bounds)] = gradient
+        """Store the gradient of the current micro-batch until those of all are complete."""
+        self.pooled_gradient[self._current] = gradient
 
-    def replicated_gradient(self, share: int) -> tuple[Any, Any]:
-        """Gradient of the replicated tables from one share, and the share's lookups in them."""
+    def replicated_gradient(self, index: int) -> LookupGradient:
+        """Return the gradient of the replicated tables from one micro-batch."""
         assert self._replicated is not None
-        start, stop = self._starts[share], self._starts[share + 1]
-        tables = self._model.plan.replicated
-        lookups = selected(cut(self._local, start, stop), tables)
+        start, stop = self._starts[index], self._starts[index + 1]
+        table_ids = self._model.plan.replicated
+        lookups = lookups_of_tables(cut(self._local, start, stop), table_ids)
         self._replicated.load(*lookups)
-        gradient = np.ascontiguousarray(self.gradient[start:stop, list(tables)])
-        return self._replicated.gradient(gradient), lookups
+        pooled = np.ascontiguousarray(self.pooled_gradient[start:stop, list(table_ids)])
+        return LookupGradient(self._replicated.gradient(pooled), lookups)
 
 
 def tree_sum(leaves: NDArray[Any], comm: Comm) -> NDArray[Any]:
-    """Sum of the rows of ``leaves`` (V / R, G) of all ranks, (G,), over one tree for any R.
+    """Return the sum (G,) of the rows of ``leaves`` (V / R, G) of all ranks, over one tree.
 
-    Neighbours are added, then neighbouring sums, until one is left. Every rank does so for a
-    part of the columns, which changes no bit.
+    Neighbouring rows are added, then neighbouring sums, until one is left. Every rank does this for
+    a part of the columns, so that the bits do not depend on R.
     """
     count, size = leaves.shape
     parts = share_sizes(size, comm.size)
     starts = starts_of(parts)
-    sent = [leaves[:, a:b].reshape(-1) for a, b in pairwise(starts)]
-    own = parts[comm.rank]
-    received = np.empty(comm.size * count * own, leaves.dtype)
+    sent = [leaves[:, first:last].reshape(-1) for first, last in pairwise(starts)]
+    columns = parts[comm.rank]
+    received = np.empty(comm.size * count * columns, leaves.dtype)
     comm.alltoallv(
         np.concatenate(sent),
         [count * part for part in parts],
         received,
-        [count * own] * comm.size,
+        [count * columns] * comm.size,
         name="allreduce",
     ).wait()
     summed = np.empty(size, leaves.dtype)
-    part = _tree(received.reshape(comm.size * count, own))
+    part = _tree(received.reshape(comm.size * count, columns))
     comm.allgatherv(part, summed, parts, name="allreduce").wait()
     return summed
 
@@ -179,6 +205,6 @@ def tree_sum(leaves: NDArray[Any], comm: Comm) -> NDArray[Any]:
 def _tree(rows: NDArray[Any]) -> NDArray[Any]:
     while len(rows) > 1:
         even = len(rows) // 2 * 2
-        with np.errstate(all="ignore"):  # the padding of blocks holds anything
+        with np.errstate(all="ignore"):  # the padding of blocked layouts is undefined
             rows = np.concatenate([rows[0:even:2] + rows[1:even:2], rows[even:]])
     return np.ascontiguousarray(rows[0])

@@ -1,8 +1,7 @@
-"""Getting lookups to the ranks that hold their rows, one batch ahead of their use.
+"""Send lookups to the ranks with their rows, one batch ahead of their use.
 
-Each rank reads only its share of a batch. What it looks up in tables of others travels as
-lengths of bags and local row numbers; a rank then has the bags of the whole batch for each of
-its shards.
+Each rank reads only its samples of a batch. Their lookups are sent to every rank as bag lengths and
+row numbers within its shards, so that a rank then has the bags of the whole batch for its shards.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,19 @@ from dlrmjit.parallel.plan import Plan, Shard
 Integers = NDArray[Any]
 
 
+class TableLookups(NamedTuple):
+    """Lookups in some tables: ``indices``, and ``offsets`` (tables, N + 1) into them."""
+
+    indices: NDArray[Any]
+    offsets: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class ShardedBatch:
     """One rank's view of a batch of ``n`` samples.
 
-    ``local`` is its share with the lookups of all tables; ``indices`` and ``offsets``
-    (shards, n + 1) are the whole batch's lookups in the rank's own shards, in the plan's order.
+    ``local`` has this rank's samples with their lookups in all tables; ``indices`` and ``offsets``
+    (shards, n + 1) are the lookups of all n samples in this rank's shards, in the plan's order.
     """
 
     n: int
@@ -40,12 +46,16 @@ class ShardedBatch:
 
     @property
     def labels(self) -> NDArray[np.float32]:
-        """Labels of the local share."""
+        """Labels of this rank's samples."""
         return self.local.labels
 
 
 class Router:
-    """Exchanges lookups of batches; ``shares`` (a multiple of the ranks) are dealt in runs."""
+    """Exchanges the lookups of batches.
+
+    Batches are split into ``micro_batches``, a multiple of the number of ranks and one each by
+    default; consecutive ones belong to the same rank.
+    """
 
     def __init__(self, comm: Comm, plan: Plan, micro_batches: int | None = None) -> None:
         self._comm, self._plan = comm, plan
@@ -55,20 +65,20 @@ class Router:
 
     @property
     def share(self) -> Share:
-        """What this rank has of every batch."""
+        """This rank's samples of every batch."""
         return Share(self._comm.rank, self._comm.size, self._micro_batches)
 
     def sizes(self, n: int) -> tuple[int, ...]:
-        """Samples of each rank in a batch of ``n``."""
+        """Return the number of samples of each rank in a batch of ``n``."""
         return rank_sizes(n, self._comm.size, self._micro_batches)
 
     def post(self, share: Batch, n: int) -> PendingBatch:
-        """Send the lookups of this rank's ``share`` of a batch of ``n`` samples on their way.
+        """Send the lookups of ``share``, this rank's samples of a batch of ``n``.
 
-        Raises IndexRangeError for the first lookup of the share outside its table.
+        Raises IndexRangeError for the first lookup outside its table.
         """
         share.check_indices(self._plan.table_rows)
-        messages = [_message(share, shards, self._dtype) for shards in self._shards]
+        messages = [_pack(share, shards, self._dtype) for shards in self._shards]
         counts = np.array([len(message) for message in messages], np.int64)
         expected = np.empty_like(counts)
         ones = [1] * self._comm.size
@@ -80,16 +90,16 @@ class Router:
         return PendingBatch(share, n, received, expected, self._layout(n), request)
 
     def route(self, batch: Batch) -> ShardedBatch:
-        """Post this rank's share of a whole batch, and wait."""
+        """Post this rank's samples of a whole batch, and wait for the lookups of the others."""
         return self.post(self.share.of(batch), batch.n).wait()
 
-    def _layout(self, n: int) -> _Layout:
-        return _Layout(len(self._shards[self._comm.rank]), self.sizes(n))
+    def _layout(self, n: int) -> _MessageLayout:
+        return _MessageLayout(len(self._shards[self._comm.rank]), self.sizes(n))
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Of the messages that a rank receives: its shards, and the samples of each sender."""
+class _MessageLayout:
+    """The layout of received messages: the shards of this rank, the samples of each sender."""
 
     shards: int
     sizes: tuple[int, ...]
@@ -97,27 +107,28 @@ class _Layout:
 
 @dataclass(frozen=True)
 class PendingBatch:
-    """A batch whose lookups are on their way."""
+    """A batch whose lookups are in flight."""
 
     share: Batch
     n: int
     received: Integers
     counts: NDArray[np.int64]
-    layout: _Layout
+    layout: _MessageLayout
     request: Request
 
     def wait(self) -> ShardedBatch:
-        """The batch, when everything has arrived."""
+        """Wait for the lookups of all ranks, and return the batch."""
         self.request.wait()
-        indices, offsets = _merged(self.received, self.counts, self.layout)
-        return ShardedBatch(self.n, self.share, indices, offsets)
+        lookups = _merge(self.received, self.counts, self.layout)
+        return ShardedBatch(self.n, self.share, lookups.indices, lookups.offsets)
 
 
 class ShardedSource:
-    """A source of batches as one rank's sharded batches, exchanged one ahead.
+    """A source as sharded batches of one rank, whose lookups are exchanged one batch ahead.
 
-    Where the source can be sliced, this rank makes only its share; else it cuts whole batches.
-    Random batches are made when they are asked for: a test in between moves their stream.
+    If the source can be sliced, this rank makes only its samples; otherwise it makes whole batches
+    and slices them. Random batches are not made ahead: evaluations in between use the same random
+    stream.
     """
 
     def __init__(self, source: Source, router: Router) -> None:
@@ -126,7 +137,7 @@ class ShardedSource:
         self.num_batches, self.num_samples = source.num_batches, source.num_samples
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
-        """Sharded batches ``start``, ``start + 1``, ... of an epoch."""
+        """Yield the sharded batches ``start``, ``start + 1``, ... of an epoch."""
         ahead = 0 if isinstance(self._source, RandomSource) else 1
         in_flight: deque[PendingBatch] = deque()
         for share, n in self._shares(epoch, start):
@@ -137,7 +148,7 @@ class ShardedSource:
             yield in_flight.popleft().wait()
 
     def _shares(self, epoch: int, start: int) -> Iterator[tuple[Batch, int]]:
-        """This rank's share of every batch, and the samples of the whole."""
+        """Yield this rank's samples of every batch, and the number of samples of all ranks."""
         share, source = self._router.share, self._source
         if not isinstance(source, SizedSource):
             yield from ((share.of(batch), batch.n) for batch in source.batches(epoch, start))
@@ -148,49 +159,47 @@ class ShardedSource:
             left -= source.batch_size
 
 
-def _message(share: Batch, shards: Sequence[Shard], dtype: Any) -> Integers:
-    """Lengths of all bags, shard after shard, then their rows, shard after shard."""
+def _pack(share: Batch, shards: Sequence[Shard], dtype: Any) -> Integers:
+    """Return a message: the lengths of all bags by shard, then their rows by shard."""
     lengths: list[Integers] = []
     rows: list[Integers] = []
     for shard in shards:
-        bag_lengths, own = _lookups_of(share, shard)
-        lengths.append(bag_lengths)
-        rows.append(own)
+        shard_lengths, shard_rows = _lookups_of(share, shard)
+        lengths.append(shard_lengths)
+        rows.append(shard_rows)
     return np.concatenate([np.empty(0, dtype), *lengths, *rows], dtype=dtype, casting="same_kind")
 
 
 def _lookups_of(share: Batch, shard: Shard) -> tuple[Integers, Integers]:
-    """Lengths of the bags in one shard, and its local rows."""
+    """Return the lengths of the bags in one shard, and the rows within the shard."""
     indices, offsets = share.table(shard.table)
     if shard.row_step == 1:
         return np.diff(offsets), indices
-    owned = indices % shard.row_step == shard.first_row
-    before = np.concatenate([[0], np.cumsum(owned)])[offsets]
-    return np.diff(before), indices[owned] // shard.row_step
+    in_shard = indices % shard.row_step == shard.first_row
+    shard_offsets = np.concatenate([[0], np.cumsum(in_shard)])[offsets]
+    return np.diff(shard_offsets), indices[in_shard] // shard.row_step
 
 
-def _merged(
-    received: Integers, counts: NDArray[np.int64], layout: _Layout
-) -> tuple[Integers, NDArray[np.int64]]:
-    """Messages of all ranks as lookups (indices, offsets) of the whole batch, shard-major."""
+def _merge(received: Integers, counts: NDArray[np.int64], layout: _MessageLayout) -> TableLookups:
+    """Return the messages of all ranks as the lookups of the whole batch, by shard."""
     n, shards = sum(layout.sizes), layout.shards
     lengths = np.empty((shards, n), np.int64)
     rows: list[list[Integers]] = [[] for _ in range(shards)]
-    message, sample = 0, 0
+    message, sample = 0, 0  # where the message of the next sender and its samples begin
     for count, samples in zip(counts, layout.sizes, strict=True):
-        head = message + shards * samples
-        own = received[message:head].reshape(shards, samples)
-        lengths[:, sample : sample + samples] = own
-        ends = head + np.cumsum(own.sum(axis=1, dtype=np.int64))
-        for s, (a, b) in enumerate(zip([head, *ends], ends, strict=False)):
-            rows[s].append(received[a:b])
+        first_row = message + shards * samples
+        sender_lengths = received[message:first_row].reshape(shards, samples)
+        lengths[:, sample : sample + samples] = sender_lengths
+        ends = first_row + np.cumsum(sender_lengths.sum(axis=1, dtype=np.int64))
+        for s, (start, end) in enumerate(zip([first_row, *ends], ends, strict=False)):
+            rows[s].append(received[start:end])
         message, sample = message + int(count), sample + samples
     indices = np.concatenate([received[:0], *(part for parts in rows for part in parts)])
-    return indices, _offsets(lengths)
+    return TableLookups(indices, _offsets(lengths))
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Absolute offsets (shards, n + 1) of bags of these lengths."""
+    """Return the offsets (shards, n + 1) into all indices of bags of these lengths (shards, n)."""
     shards, n = lengths.shape
     ends = np.concatenate([[0], np.cumsum(lengths.reshape(-1))])
     starts = np.arange(shards)[:, None] * n

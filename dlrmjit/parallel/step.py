@@ -1,4 +1,4 @@
-"""One training step of all ranks, its communication behind its computation."""
+"""One training step of all ranks, with communication overlapped by computation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dlrmjit.perf.profile import Profile
 
 
 class ShardedStep:
-    """Trains one model that all ranks make up; every rank calls it with the same batches.
+    """Trains a sharded model; every rank calls it with the same batches.
 
-    Pooled embeddings travel while the bottom MLP runs; their gradients travel while it runs
-    backward; gradients of the MLPs are summed from the last layer on while earlier layers run
-    backward, and each is applied when it has arrived.
+    Pooled vectors are exchanged during the forward of the bottom MLP, their gradients during its
+    backward. The gradients of the MLPs are summed from the last layer on, during the backward of
+    earlier layers, and each parameter is updated when its sum has arrived.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class ShardedStep:
         )
 
     def graph(self, n: int) -> ShardedGraph:
-        """The recorded graph for batches of ``n`` samples in all."""
+        """Return the recorded graph for batches of ``n`` samples in total."""
         if n not in self._graphs:
             cache_graph(self._graphs, n, ShardedGraph(self._model, n, self._loss, self._profile))
         graph: ShardedGraph = self._graphs[n]
         return graph
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
-        """Train on a batch with learning rate ``rate``; the loss of all ranks before the update."""
+        """Train on a batch with learning rate ``rate``; return its loss, before the update."""
         began = time.perf_counter()
         if isinstance(batch, Batch):
             batch = self._model.router.route(batch)
@@ -84,7 +84,7 @@ class ShardedStep:
             else:
                 flat = self._model.backend.flat(gradient)
                 self._reducer.add(flat, self._update(variable, gradient, rate))
-        self._reducer.flush()  # so that the last sums travel while tables are updated
+        self._reducer.flush()  # sum the remaining gradients while tables are updated
         self._apply_shards(graph.lookup, rate)
         self._reducer.finish()
 
@@ -92,20 +92,20 @@ class ShardedStep:
         return lambda: self._apply(parameter, gradient, rate)
 
     def _reduce_replicated(self, graph: ShardedGraph, rate: float) -> None:
-        """Sum gradients of replicated tables, and apply them when the last has arrived."""
-        replicated = self._replicated
-        if replicated is None:
+        """Sum the gradients of replicated tables, and apply them when the last one has arrived."""
+        replicated, gradient = self._replicated, graph.lookup.replicated_gradient()
+        if replicated is None or gradient is None:
             return
-        replicated.accumulate(graph.lookup.replicated_gradient(), graph.lookup.replicated_lookups)
+        replicated.assign(gradient)
         missing = replicated.flat()
 
-        def arrived() -> None:
+        def on_arrival() -> None:
             missing.pop()
             if not missing:
                 self._apply_replicated(replicated, rate)
 
         for array in replicated.flat():
-            self._reducer.add(array, arrived)
+            self._reducer.add(array, on_arrival)
 
     def _apply_replicated(self, replicated: ReplicatedGradient, rate: float) -> None:
         parameter: Parameter = replicated.parameter

@@ -1,4 +1,4 @@
-"""The part of the embedding tables that one rank holds."""
+"""The shards of the embedding tables on one rank, and its copies of replicated tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ELEMENTS_PER_DRAW = 1 << 20  # elements drawn at a time
 
 @dataclass(frozen=True)
 class ShardGroup:
-    """Shards of one width, stored together, and the parameter that they are."""
+    """Shards of one width, stored together as one parameter."""
 
     shards: tuple[Shard, ...]
     parameter: Parameter
@@ -53,15 +53,18 @@ class ShardedTables:
         return " and ".join(sorted({p.data.placement for p, _ in self.parameters()})) or "no pages"
 
     def parameters(self) -> list[tuple[Parameter, tuple[Shard, ...]]]:
-        """What this rank trains of the tables, with the shards in it; copies as of rank -1."""
-        found = [(group.parameter, group.shards) for group in self.groups]
+        """Return the parameters of this rank's tables, each with its shards.
+
+        Replicated tables are shards of all rows and columns with rank -1.
+        """
+        parameters = [(group.parameter, group.shards) for group in self.groups]
         if self.replicated is not None:
             whole = (Shard(t, -1, 0, 1, 0, self.plan.dim) for t in self.plan.replicated)
-            found.append((self.replicated, tuple(whole)))
-        return found
+            parameters.append((self.replicated, tuple(whole)))
+        return parameters
 
     def shard_values(self) -> list[tuple[Shard, StoredArray]]:
-        """Every shard of this rank with its values (rows, width), replicated tables included."""
+        """Return this rank's shards and replicated tables, each with its values (rows, width)."""
         return [
             (shard, parameter.data.table(i))
             for parameter, shards in self.parameters()
@@ -69,39 +72,39 @@ class ShardedTables:
         ]
 
     def draw(self, rng: np.random.RandomState) -> None:
-        """Draw all tables as one process would, and keep what is here."""
-        pieces = self.shard_values()
+        """Draw all tables from ``rng`` in the order of one process, and copy this rank's shards."""
+        shard_values = self.shard_values()
         for table, rows in enumerate(self.plan.table_rows):
-            own = [(shard, values) for shard, values in pieces if shard.table == table]
-            if own:
-                _draw_rows_of(rng, own, rows, self.plan.dim)
+            shards = [(shard, values) for shard, values in shard_values if shard.table == table]
+            if shards:
+                _draw_table(rng, shards, rows, self.plan.dim)
             else:
                 _skip(rng, rows * self.plan.dim)
 
 
-def _draw_rows_of(
-    rng: np.random.RandomState, own: Sequence[tuple[Shard, StoredArray]], rows: int, dim: int
+def _draw_table(
+    rng: np.random.RandomState, shards: Sequence[tuple[Shard, StoredArray]], rows: int, dim: int
 ) -> None:
     bound, step = np.sqrt(1 / rows), max(1, _ELEMENTS_PER_DRAW // dim)
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        _copy_rows(own, rng.uniform(-bound, bound, (count, dim)), first)
+        _copy_rows(shards, rng.uniform(-bound, bound, (count, dim)), first)
 
 
 def _skip(rng: np.random.RandomState, count: int) -> None:
-    """Move the stream on by ``count`` numbers, each made of two of the generator's words."""
+    """Skip ``count`` float64 values of the stream; each consumes two 32-bit outputs."""
     bits: Any = rng._bit_generator
     bits.random_raw(2 * count, output=False)
 
 
-def _copy_rows(own: Sequence[tuple[Shard, StoredArray]], drawn: FloatArray, first: int) -> None:
-    """Copy rows ``first``, ... of a table into the shards that hold some of them."""
-    for shard, values in own:
-        skipped = (
-            -(first - shard.first_row) % shard.row_step
-            if first > shard.first_row
-            else (shard.first_row - first)
-        )
+def _copy_rows(shards: Sequence[tuple[Shard, StoredArray]], drawn: FloatArray, first: int) -> None:
+    """Copy the rows ``drawn`` of a table, from row ``first`` on, to the shards that have them."""
+    for shard, values in shards:
+        # Rows between ``first`` and the shard's next row.
+        if first > shard.first_row:
+            skipped = -(first - shard.first_row) % shard.row_step
+        else:
+            skipped = shard.first_row - first
         part = drawn[skipped :: shard.row_step, shard.first_col : shard.last_col]
         start = (first + skipped - shard.first_row) // shard.row_step
         values[start : start + len(part)] = part

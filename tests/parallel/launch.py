@@ -1,4 +1,4 @@
-"""Runs a program of tests under ``mpiexec``, as many ranks as asked, one thread each."""
+"""Run a test program under ``mpiexec`` on a number of ranks, with one thread each."""
 
 import importlib.util
 import json
@@ -15,11 +15,11 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 
 def mpiexec():
-    """The launcher beside this Python, or on the path; None without MPI."""
+    """Return the launcher next to this Python, or on the path; None without MPI."""
     if importlib.util.find_spec("mpi4py") is None:
         return None
-    beside = Path(sys.executable).parent / "mpiexec"
-    return str(beside) if beside.is_file() else shutil.which("mpiexec")
+    launcher = Path(sys.executable).parent / "mpiexec"
+    return str(launcher) if launcher.is_file() else shutil.which("mpiexec")
 
 
 needs_mpi = pytest.mark.skipif(
@@ -28,15 +28,15 @@ needs_mpi = pytest.mark.skipif(
 
 
 def environment(**changes):
-    """Ours, with the sources on the path and one thread per rank."""
+    """Return this environment, with the sources on the path and one thread per rank."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     return {**os.environ, "PYTHONPATH": paths, "NUMBA_NUM_THREADS": "7", **changes}
 
 
-def run_ranks(ranks, *words, timeout=240, check=True, **changes):
-    """``python WORDS`` on every rank; a completed process with text."""
+def run_ranks(ranks, *arguments, timeout=240, check=True, **changes):
+    """Run ``python ARGUMENTS`` on every rank; return the completed process."""
     done = subprocess.run(
-        [mpiexec(), "-n", str(ranks), sys.executable, *map(str, words)],
+        [mpiexec(), "-n", str(ranks), sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=environment(**changes),
         capture_output=True,
@@ -48,7 +48,7 @@ def run_ranks(ranks, *words, timeout=240, check=True, **changes):
     return done
 
 
-def run_program(ranks, name, *words, **changes):
-    """What rank 0 of a program prints as its last line, in JSON."""
-    done = run_ranks(ranks, PROGRAMS / f"{name}.py", *words, **changes)
+def run_program(ranks, name, *arguments, **changes):
+    """Run a program; return the last line that rank 0 prints, parsed as JSON."""
+    done = run_ranks(ranks, PROGRAMS / f"{name}.py", *arguments, **changes)
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What some ranks save, any other number of ranks loads, into any plan."""
+"""A checkpoint of any number of ranks is loaded by any other number, with any plan."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.parallel.launch import needs_mpi, run_program
 
 @needs_mpi
 @pytest.mark.parametrize(
-    ("savers", "loaders", "saved", "loaded"),
+    ("saving_ranks", "loading_ranks", "saved", "loaded"),
     [
         (1, 2, "fp32", "fp32"),
         (3, 2, "fp32", "bf16"),
@@ -19,9 +19,11 @@ from tests.parallel.launch import needs_mpi, run_program
         (1, 3, "bf16", "bf16"),
     ],
 )
-def test_any_number_of_ranks_loads_what_others_saved(tmp_path, savers, loaders, saved, loaded):
-    run_program(savers, "checkpoints", "save", tmp_path, saved)
-    assert run_program(loaders, "checkpoints", "load", tmp_path, loaded) is True
+def test_any_number_of_ranks_loads_any_checkpoint(
+    tmp_path, saving_ranks, loading_ranks, saved, loaded
+):
+    run_program(saving_ranks, "checkpoints", "save", tmp_path, saved)
+    assert run_program(loading_ranks, "checkpoints", "load", tmp_path, loaded) is True
     for kind in ("whole", "columns", "rows", "replicated", "mixed"):
         expected = np.load(tmp_path / f"{kind}.npz")
         model = persistence.load(tmp_path / kind, backend="reference")
@@ -34,22 +36,22 @@ def test_any_number_of_ranks_loads_what_others_saved(tmp_path, savers, loaders, 
 
 @pytest.mark.parametrize("stored_step", [1, 2, 3, 5])
 @pytest.mark.parametrize("wanted_step", [1, 2, 4])
-def test_overlaps_are_the_rows_that_both_have(stored_step, wanted_step):
+def test_overlaps_are_the_rows_of_both_parts(stored_step, wanted_step):
     rows = 23
     for p in range(stored_step):
         for q in range(wanted_step):
             part, wanted = Part("f", p, rows, stored_step), Part("", q, rows, wanted_step)
-            stored, own = list(range(rows)[p::stored_step]), list(range(rows)[q::wanted_step])
-            both = sorted(set(stored) & set(own))
+            stored, target = list(range(rows)[p::stored_step]), list(range(rows)[q::wanted_step])
+            both = sorted(set(stored) & set(target))
             found = overlap_of(part, wanted, 4)
             if found is None:
                 assert not both
                 continue
             assert stored[found.stored_start :: found.stored_step][: found.count] == both
-            assert own[found.target_start :: found.target_step][: found.count] == both
+            assert target[found.target_start :: found.target_step][: found.count] == both
 
 
-def test_columns_overlap_where_both_have_them():
+def test_overlaps_are_the_columns_of_both_parts():
     part, wanted = Part("f", 0, 5, 1, 2, 6), Part("", 0, 5, 1, 4, None)
     found = overlap_of(part, wanted, 8)
     assert (found.stored_cols, found.target_cols) == (slice(2, 4), slice(0, 2))

@@ -10,7 +10,7 @@ from tests.parallel.launch import needs_mpi, run_program
 from tests.parallel.programs import operations
 
 
-def test_one_process_alone():
+def test_operations_in_one_process():
     cases = [
         *operations.operations(comm.SelfComm()),
         *operations.metrics(comm.SelfComm()),
@@ -26,7 +26,7 @@ def test_operations_on_ranks(ranks):
     assert run_program(ranks, "operations") == []
 
 
-def test_a_launcher_without_mpi4py_is_told_how_to_install_it(monkeypatch):
+def test_a_launcher_without_mpi4py_is_an_error_that_says_how_to_install_it(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setitem(__import__("sys").modules, "mpi4py", None)
     with pytest.raises(ConfigError, match=r"one of 2 ranks.*pip install 'dlrmjit\[mpi\]'"):
@@ -45,7 +45,7 @@ def test_buffers_that_are_too_short_are_refused():
 
 
 class _Failing(comm.SelfComm):
-    """Fails as MPI does, when an operation is posted."""
+    """A communicator that fails like MPI, when an operation is posted."""
 
     def duplicate(self):
         return self
@@ -54,7 +54,7 @@ class _Failing(comm.SelfComm):
         raise RuntimeError("the network is down")
 
 
-def test_what_the_thread_meets_is_raised_where_it_is_waited_for():
+def test_an_exception_of_the_thread_is_raised_by_wait():
     driven = comm.threaded(_Failing())
     request = driven.allreduce(np.ones(3))
     with pytest.raises(RuntimeError, match="the network is down"):

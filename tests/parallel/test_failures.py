@@ -1,4 +1,4 @@
-"""One rank that fails ends the job at once, with its reason, and harms no checkpoint."""
+"""One failing rank ends the job at once with its reason, and damages no checkpoint."""
 
 import os
 import signal
@@ -24,21 +24,21 @@ SMALL = (
 ENDED = 30  # seconds in which a job starts on a busy machine, fails and is gone
 
 
-def _train(ranks, *words):
-    return run_ranks(ranks, "-m", "dlrmjit.train", *SMALL, *words)
+def _train(ranks, *arguments):
+    return run_ranks(ranks, "-m", "dlrmjit.train", *SMALL, *arguments)
 
 
-def _fail(fault, rank, *words):
+def _fail(fault, rank, *arguments):
     program = PROGRAMS / "failing.py"
-    done = run_ranks(3, program, fault, rank, *SMALL, *words, check=False, timeout=ENDED)
+    done = run_ranks(3, program, fault, rank, *SMALL, *arguments, check=False, timeout=ENDED)
     assert done.returncode != 0
     assert "Abort(" not in done.stderr
     return done
 
 
 @pytest.fixture
-def kept(tmp_path):
-    """A checkpoint of two ranks, and after the test the check that nobody has touched it."""
+def saved_model(tmp_path):
+    """A checkpoint of two ranks, and check after the test that it has not changed."""
     path = tmp_path / "model"
     _train(2, "--num-batches=5", f"--save-model={path}")
     before = {name: value.copy() for name, value in persistence.load(path).state_dict().items()}
@@ -51,7 +51,7 @@ def kept(tmp_path):
 
 @needs_mpi
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_reader_that_raises_ends_all_with_one_message(rank):
+def test_a_failing_source_ends_all_with_one_message(rank):
     done = _fail("loader", rank, "--num-batches=1000")
     reason = f"dlrmjit: error: rank {rank}: day_3, line 17: 'x' is no number"
     assert done.stderr.count("dlrmjit: error") == 1
@@ -59,25 +59,25 @@ def test_a_reader_that_raises_ends_all_with_one_message(rank):
 
 
 @needs_mpi
-def test_a_killed_rank_ends_all(kept):
-    _fail("killed", 1, "--num-batches=100000", f"--resume={kept}")
+def test_a_killed_rank_ends_all(saved_model):
+    _fail("killed", 1, "--num-batches=100000", f"--resume={saved_model}")
 
 
 @needs_mpi
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_full_disk_leaves_the_previous_checkpoint(kept, rank):
-    done = _fail("disk", rank, "--plan=whole", "--num-batches=6", f"--save-model={kept}")
-    assert f"rank {rank}: {kept}: the checkpoint cannot be written" in done.stderr
+def test_a_full_disk_leaves_the_previous_checkpoint(saved_model, rank):
+    done = _fail("disk", rank, "--plan=whole", "--num-batches=6", f"--save-model={saved_model}")
+    assert f"rank {rank}: {saved_model}: the checkpoint cannot be written" in done.stderr
     assert done.stderr.count("dlrmjit: error") == 1
 
 
 @needs_mpi
 @pytest.mark.parametrize("group", [False, True], ids=["launcher", "terminal"])
-def test_an_interrupt_ends_all_with_one_message(kept, group):
-    """Sent to the launcher alone, or to all that a terminal has in the foreground."""
-    words = [*SMALL, "--num-batches=10000000", "--print-freq=10", f"--resume={kept}"]
+def test_an_interrupt_ends_all_with_one_message(saved_model, group):
+    """Interrupt the launcher alone, or the whole foreground group as a terminal does."""
+    arguments = [*SMALL, "--num-batches=10000000", "--print-freq=10", f"--resume={saved_model}"]
     running = subprocess.Popen(
-        [mpiexec(), "-n", "3", sys.executable, "-m", "dlrmjit.train", *words],
+        [mpiexec(), "-n", "3", sys.executable, "-m", "dlrmjit.train", *arguments],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -99,29 +99,29 @@ def test_an_interrupt_ends_all_with_one_message(kept, group):
 
 @needs_mpi
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("raises", "ValueError: no such row"),
         ("thread", "ValueError: no such row"),
         ("interrupted", "KeyboardInterrupt"),
     ],
 )
-def test_programs_that_ask_for_it_fail_together(how, said):
+def test_a_failing_rank_of_a_user_program_ends_all(how, message):
     done = run_ranks(3, PROGRAMS / "crashing.py", how, check=False, timeout=ENDED)
     assert done.returncode != 0  # the rank's code, or that of one which the launcher killed
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert "Abort(" not in done.stderr
 
 
-def test_one_process_fails_as_it_always_does():
+def test_fail_together_installs_no_hook_in_one_process():
     before = sys.excepthook
     fail_together(SelfComm())
     assert sys.excepthook is before
 
 
 @needs_mpi
-def test_mistakes_are_told_once():
+def test_wrong_options_are_reported_once():
     done = run_ranks(3, "-m", "dlrmjit.train", "--bogus", check=False)
     assert done.returncode == 2
     assert done.stderr.count("unknown option '--bogus'") == 1

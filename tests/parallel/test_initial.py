@@ -1,4 +1,4 @@
-"""Tables of many ranks start as those of one process, whatever the plan."""
+"""Initial tables of many ranks are those of one process, for any plan."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.parallel.programs.losses import CONFIG, plans
 
 
 class Rank(SelfComm):
-    """One of several ranks that never talk."""
+    """One of several ranks that never communicate."""
 
     def __init__(self, rank, size):
         super().__init__()
@@ -23,7 +23,7 @@ class Rank(SelfComm):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 @pytest.mark.parametrize("init", INITS)
-def test_every_rank_starts_with_its_part_of_the_model(init, ranks, precision):
+def test_every_rank_initialises_its_shards_of_the_model(init, ranks, precision):
     how = {"backend": "reference", "init": init, "precision": precision}
     whole = DLRM(CONFIG, **how).state_dict()
     for plan in plans(ranks).values():
@@ -37,7 +37,7 @@ def test_every_rank_starts_with_its_part_of_the_model(init, ranks, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_kernels_and_numpy_count_the_same_values(precision):
+def test_both_backends_have_the_same_counter_initialisation(precision):
     config = small_config(table_rows=(3, 1, 5000), embedding_dim=6, mlp_bottom=(4, 6))
     found = [
         DLRM(config, backend=backend, init="counter", precision=precision).state_dict()
@@ -47,7 +47,7 @@ def test_kernels_and_numpy_count_the_same_values(precision):
         np.testing.assert_array_equal(values, found[1][name], err_msg=name)
 
 
-def test_counted_values_have_the_bound_of_the_reference_and_follow_the_seed():
+def test_counter_initialisation_has_the_bound_of_the_reference_and_depends_on_the_seed():
     config = small_config(table_rows=(4096, 16), embedding_dim=8, mlp_bottom=(4, 8))
     states = [
         DLRM(

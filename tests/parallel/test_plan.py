@@ -1,4 +1,4 @@
-"""Plans cover every element once, whatever the sizes; proposals balance and fit."""
+"""Plans cover every element once, whatever the sizes; proposed plans are balanced and fit."""
 
 import json
 
@@ -16,7 +16,7 @@ KINDS = ["auto", "whole", "columns", "rows", "replicated"]
 
 
 def _coverage(plan):
-    """How often each element of each table is held, replicated tables by one rank."""
+    """Return how many shards have each element of each table; replicated tables count once."""
     tables = [np.zeros((m, plan.dim), int) for m in plan.table_rows]
     for shard in plan.shards:
         part = shard.view_of(tables[shard.table])
@@ -34,7 +34,7 @@ def _coverage(plan):
     ranks=st.integers(1, 9),
     kind=st.sampled_from(KINDS),
 )
-def test_every_element_is_held_once(rows, dim, ranks, kind):
+def test_every_element_is_in_one_shard(rows, dim, ranks, kind):
     plan = propose(rows, dim, ranks, kind=kind)
     for table in _coverage(plan):
         assert (table == 1).all()
@@ -44,7 +44,7 @@ def test_every_element_is_held_once(rows, dim, ranks, kind):
 
 
 @given(v=st.sampled_from([6, 12]), ranks=st.sampled_from([1, 2, 3]), kind=st.sampled_from(KINDS))
-def test_folding_keeps_the_pieces(v, ranks, kind):
+def test_folding_preserves_the_shards(v, ranks, kind):
     plan = propose((5000, 3, 7000), 32, v, kind=kind)
     folded = plan.fold(ranks)
     assert [(s.table, s.first_row, s.first_col) for s in folded.shards] == [
@@ -68,7 +68,7 @@ def test_tables_beyond_all_memory_are_refused_with_the_number_of_ranks():
         propose(model.table_rows, model.embedding_dim, 1, memory=22 << 30)
 
 
-def test_a_kind_that_does_not_fit_one_rank_is_refused():
+def test_a_plan_that_exceeds_the_memory_of_one_rank_is_refused():
     with pytest.raises(MemoryLimitError, match=r"on rank 0, which has"):
         propose((1000, 10), 4, 2, kind="replicated", memory=8000 * 2)
 
@@ -77,18 +77,18 @@ def test_a_kind_that_does_not_fit_one_rank_is_refused():
     ("placement", "message"),
     [
         (Placement("whole", (0, 1)), "needs one rank, not"),
-        (Placement("rows", ()), "cut into rows, but no rank"),
+        (Placement("rows", ()), "split by rows, but no ranks"),
         (Placement("columns", (0, 2)), "placed on rank 2, but there are 2"),
-        (Placement("diagonal", (0,)), "'diagonal' is no way"),
+        (Placement("diagonal", (0,)), "unknown kind 'diagonal'"),
     ],
 )
-def test_placements_without_meaning_are_named(placement, message):
+def test_invalid_placements_are_refused(placement, message):
     with pytest.raises(ConfigError, match=f"table 1.*{message}"):
         Plan((5, 5), 4, 2, (Placement("replicated"), placement))
 
 
-def test_files_that_are_no_plan_are_refused():
+def test_descriptions_of_another_form_are_refused():
     with pytest.raises(ConfigError, match="a plan is"):
         plan_from_dict({"tables": [{"ranks": [0]}]}, (3,), 4)
-    with pytest.raises(ConfigError, match="places 1 tables, the model has 2"):
+    with pytest.raises(ConfigError, match="places 1 tables, but the model has 2"):
         plan_from_dict({"ranks": 1, "tables": [{"kind": "replicated"}]}, (3, 3), 4)

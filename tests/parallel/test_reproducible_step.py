@@ -1,6 +1,4 @@
-"""With virtual shards, bits do not depend on the number of ranks."""
-
-import pytest
+"""With --reproducible, bits do not depend on the number of ranks."""
 
 from tests.parallel.launch import needs_mpi, run_program
 from tests.parallel.programs import losses
@@ -15,7 +13,7 @@ def test_losses_and_weights_are_the_same_bits_for_1_2_3_and_4_ranks():
 
 
 @needs_mpi
-def test_weights_in_halves_have_the_same_bits_for_1_2_and_3_ranks_and_any_plan():
+def test_bf16_weights_have_the_same_bits_for_1_2_and_3_ranks_and_any_plan():
     expected = run_program(1, "reproducible", 10, "reference", "bf16", "sgd")
     assert len({tuple(losses) for losses, _ in expected.values()}) == 1
     for ranks in (2, 3):
@@ -23,7 +21,6 @@ def test_weights_in_halves_have_the_same_bits_for_1_2_and_3_ranks_and_any_plan()
 
 
 @needs_mpi
-@pytest.mark.parametrize("ranks", [5])
-def test_shards_that_cannot_be_dealt_are_refused(ranks):
-    found = run_program(ranks, "reproducible", 1)
-    assert found == "12 shares cannot be dealt evenly to 5 ranks"
+def test_micro_batches_that_the_ranks_do_not_divide_are_refused():
+    found = run_program(5, "reproducible", 1)
+    assert found.startswith("a plan for 12 ranks cannot be folded onto 5")

@@ -38,8 +38,8 @@ def test_kernels_give_the_losses_of_one_process(ranks):
     _check(run_program(ranks, "losses", "jit", STEPS, *losses.RATES), 1e-6, losses.RATES)
 
 
-def test_rows_cut_by_columns_move_as_whole_ones_do():
-    """Row-wise Adagrad with decay, pieces of unequal width, on one rank that holds them all."""
+def test_tables_split_by_columns_are_updated_like_whole_ones():
+    """Row-wise Adagrad with weight decay, shards of unequal width, all on one rank."""
     config = small_config(table_rows=(9, 9), embedding_dim=5, mlp_bottom=(3, 5))
     optimizer = RowwiseAdagrad(weight_decay=0.01)
     found = []

@@ -1,4 +1,4 @@
-"""The training program says the same, once, however many ranks run it on whatever data."""
+"""The training program reports the same, once, for any number of ranks and any data."""
 
 import json
 
@@ -17,7 +17,7 @@ MODEL = (
     "--print-freq=5",
 )
 TABLES = "--arch-embedding-size=50-7-9"
-# A test in mid-epoch moves the stream of random data that training goes on with.
+# An evaluation within an epoch advances the stream of random data that training continues with.
 GENERATED = {
     "counted": (
         "--data-generation=synthetic",
@@ -46,9 +46,9 @@ def prepared(tmp_path_factory):
     return folder
 
 
-def _said(ranks, log, *words):
-    """Lines on the output, and test results and losses in the log."""
-    done = run_ranks(ranks, "-m", "dlrmjit.train", *MODEL, f"--log-json={log}", *words)
+def _report(ranks, log, *arguments):
+    """Return the lines of the output, and the test results and losses of the log."""
+    done = run_ranks(ranks, "-m", "dlrmjit.train", *MODEL, f"--log-json={log}", *arguments)
     lines = [line.split(",")[0] for line in done.stdout.splitlines() if "Finished" in line]
     assert done.stdout.count("\nTest on") == done.stdout.count("\nTrained") == 1
     events = [json.loads(line) for line in log.read_text().splitlines()]
@@ -57,11 +57,11 @@ def _said(ranks, log, *words):
     return lines, tests, losses
 
 
-def _check(tmp_path, *words):
-    expected = _said(1, tmp_path / "1.json", *words)
+def _check(tmp_path, *arguments):
+    expected = _report(1, tmp_path / "1.json", *arguments)
     assert len(expected[2]) >= 18
     for ranks in (2, 3):
-        lines, tests, losses = _said(ranks, tmp_path / f"{ranks}.json", *words)
+        lines, tests, losses = _report(ranks, tmp_path / f"{ranks}.json", *arguments)
         assert lines == expected[0]
         assert tests == pytest.approx(expected[1], rel=1e-6, nan_ok=True)
         assert losses == pytest.approx(expected[2], rel=1e-6)

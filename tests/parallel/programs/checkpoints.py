@@ -1,4 +1,4 @@
-"""Saves a trained model from these ranks, or compares what these ranks load with what was saved.
+"""Save trained models from these ranks, or compare what these ranks load with what was saved.
 
 ``checkpoints.py save|load FOLDER PRECISION``: one checkpoint for each kind of plan.
 """
@@ -27,7 +27,7 @@ DONE, MORE = 3, 2  # steps before and after a checkpoint
 
 
 def save(folder, comm, how):
-    """Also keeps what the next losses would be."""
+    """Save a checkpoint per plan, its parameters, and the losses of the next steps."""
     for kind, plan in plans(comm.size).items():
         model = ShardedDLRM(CONFIG, comm, plan, **how)
         step, rate = ShardedStep(model, OPTIMIZERS[kind]), RATES[OPTIMIZERS[kind]]
@@ -42,7 +42,7 @@ def save(folder, comm, how):
 
 
 def load(folder, comm, how):
-    """Every checkpoint into every plan; whether all ranks found everything equal."""
+    """Load every checkpoint with every plan; return whether parameters and losses are equal."""
     same = True
     for saved, optimizer in OPTIMIZERS.items():
         expected, after = np.load(folder / f"{saved}.npz"), np.load(folder / f"{saved}-next.npz")
@@ -54,8 +54,8 @@ def load(folder, comm, how):
             same &= all(np.array_equal(state[name], expected[name]) for name in state)
             step = ShardedStep(model, optimizer)
             persistence.restore_optimizer(step.optimizer, model, folder / saved)
-            went_on = train(step, MORE, RATES[optimizer], first=DONE)
-            same &= not is_exact or np.allclose(went_on, after["losses"], rtol=1e-6, atol=0)
+            losses = train(step, MORE, RATES[optimizer], first=DONE)
+            same &= not is_exact or np.allclose(losses, after["losses"], rtol=1e-6, atol=0)
     return all(exchange_json(comm, bool(same)))
 
 

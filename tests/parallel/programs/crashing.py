@@ -1,6 +1,6 @@
-"""A program of somebody else's in which one rank fails while the others wait: ``crashing.py HOW``.
+"""A user program in which one rank fails while the others wait: ``crashing.py HOW``.
 
-``raises``: in the main thread; ``thread``: in one of its own; ``interrupted``: as by Ctrl-C.
+``raises``: in the main thread; ``thread``: in another thread; ``interrupted``: as by Ctrl-C.
 """
 
 import sys

@@ -1,7 +1,8 @@
-"""The training program with a fault on one rank: ``failing.py FAULT RANK WORDS...``.
+"""The training program with a fault on one rank: ``failing.py FAULT RANK ARGUMENTS...``.
 
 ``loader``: reading batch 5 raises; ``disk``: from the first file of a checkpoint on, files
-end at 100 bytes; ``killed``: the process is killed in its sixth step. Other ranks are healthy.
+are limited to 100 bytes; ``killed``: the process is killed in its sixth step. Other ranks have no
+fault.
 """
 
 import os
@@ -52,7 +53,7 @@ def die():
 
 
 if __name__ == "__main__":
-    fault, rank, *words = sys.argv[1:]
+    fault, rank, *arguments = sys.argv[1:]
     if knobs.launched_rank() == int(rank):
         {"loader": fail_to_read, "disk": fail_to_write, "killed": die}[fault]()
-    sys.exit(main(words))
+    sys.exit(main(arguments))

@@ -1,7 +1,7 @@
-"""Trains the same model with every plan, strategy and optimiser; rank 0 prints what came out.
+"""Train the same model with every plan, strategy and optimiser; rank 0 prints the losses.
 
 Run by the tests under ``mpiexec``: ``losses.py BACKEND STEPS OPTIMISER... [all]``, where ``all``
-asks for every strategy with every plan.
+means every strategy with every plan.
 """
 
 import json
@@ -28,15 +28,15 @@ SIZES = (24, 24, 23, 24, 5, 1)  # samples of successive batches: some ranks get 
 
 
 def plans(ranks):
-    """One plan of each kind, and a mixed one."""
-    everyone = tuple(range(ranks))
+    """Return one plan of each kind, and a mixed one."""
+    all_ranks = tuple(range(ranks))
     tables = range(CONFIG.tables)
     of_kind = {
         "whole": [Placement("whole", (t % ranks,)) for t in tables],
-        "columns": [Placement("columns", everyone) for _ in tables],
-        "rows": [Placement("rows", everyone) for _ in tables],
+        "columns": [Placement("columns", all_ranks) for _ in tables],
+        "rows": [Placement("rows", all_ranks) for _ in tables],
         "replicated": [Placement("replicated") for _ in tables],
-        "mixed": [Placement(k, everyone[:1] if k == "whole" else everyone) for k in KINDS]
+        "mixed": [Placement(k, all_ranks[:1] if k == "whole" else all_ranks) for k in KINDS]
         + [Placement("whole", (ranks - 1,))],
     }
     return {
@@ -46,7 +46,7 @@ def plans(ranks):
 
 
 def train(step, steps, rate=0.1, first=0):
-    """Losses of ``steps`` steps, the first of them on batch ``first``."""
+    """Return the losses of ``steps`` steps, the first of them on batch ``first``."""
     rng = np.random.default_rng(5)
     batches = [random_batch(rng, CONFIG, SIZES[i % len(SIZES)]) for i in range(first + steps)]
     return [step(batch, rate) for batch in batches[first:]]
@@ -57,7 +57,7 @@ def backend_called(name):
 
 
 def cases(comm, with_all):
-    """Every plan, and for the mixed one every strategy and every way to communicate."""
+    """Yield every plan, and for the mixed one every strategy and every communicator."""
     for kind, plan in plans(comm.size).items():
         yield kind, plan, "alltoall", comm
         if kind == "mixed" or with_all:
@@ -68,8 +68,8 @@ def cases(comm, with_all):
             yield kind, plan, "alltoall", threaded(comm)
 
 
-def main(name, steps, *words):
-    optimizers, with_all = [w for w in words if w != ALL], ALL in words
+def main(name, steps, *arguments):
+    optimizers, with_all = [a for a in arguments if a != ALL], ALL in arguments
     threads.set_threads(1)
     comm, backend = fail_together(world()), backend_called(name)
     found = {}
@@ -77,11 +77,11 @@ def main(name, steps, *words):
         for optimizer in optimizers:
             step = TrainingStep(DLRM(CONFIG, backend=backend), optimizer)
             found[f"one process/{optimizer}"] = train(step, int(steps), RATES[optimizer])
-    for kind, plan, strategy, way in cases(comm, with_all):
+    for kind, plan, strategy, communicator in cases(comm, with_all):
         for optimizer in optimizers:
-            model = ShardedDLRM(CONFIG, way, plan, backend=backend, strategy=strategy)
+            model = ShardedDLRM(CONFIG, communicator, plan, backend=backend, strategy=strategy)
             losses = train(ShardedStep(model, optimizer), int(steps), RATES[optimizer])
-            found[f"{kind}/{strategy}/{type(way).__name__}/{optimizer}"] = losses
+            found[f"{kind}/{strategy}/{type(communicator).__name__}/{optimizer}"] = losses
     if comm.rank == 0:
         sys.stdout.write(json.dumps(found))
 

@@ -1,6 +1,6 @@
-"""Every operation of a communicator against what it must do; also when messages are split.
+"""Check every operation of a communicator, also with split messages.
 
-Prints what differs, in JSON: an empty list.
+Rank 0 prints the differences in JSON: an empty list.
 """
 
 import json
@@ -25,12 +25,12 @@ from dlrmjit.parallel.reproducible_step import tree_sum
 
 
 def cell(source, target):
-    """What rank ``source`` sends rank ``target``: of another length for each pair."""
+    """Return what rank ``source`` sends rank ``target``: the length depends on the pair."""
     return np.arange((source + 2 * target) % 5, dtype=np.float32) + 100 * source + target
 
 
 def operations(comm):
-    """Pairs of what came out and what should."""
+    """Yield a name, the result and the expected result of every operation."""
     ranks, me = range(comm.size), comm.rank
     joined = np.concatenate
     buffer = np.arange(17, dtype=np.float32) * (me + 1)
@@ -40,7 +40,7 @@ def operations(comm):
     received = np.empty(sum(into), np.float32)
     comm.alltoallv(joined([cell(me, r) for r in ranks]), out, received, into).wait()
     yield "alltoallv", received, joined([cell(r, me) for r in ranks])
-    yield from own_left_alone(comm)
+    yield from without_self(comm)
     sizes = [r + 1 for r in ranks]
     whole = np.empty(sum(sizes), np.int64)
     comm.allgatherv(np.full(me + 1, me), whole, sizes).wait()
@@ -62,38 +62,38 @@ def operations(comm):
     yield "json", np.array(exchange_json(comm, [me])), np.array([[r] for r in ranks])
 
 
-def own_left_alone(comm):
-    """The same operations where what a rank has for itself is not moved."""
+def without_self(comm):
+    """Yield the same for operations in which a rank sends itself nothing."""
     ranks, me, mark = range(comm.size), comm.rank, np.float32(-1)
     cells = [np.full_like(cell(r, me), mark) if r == me else cell(r, me) for r in ranks]
     received = np.full(sum(len(cell(r, me)) for r in ranks), mark)
     counts = [len(cell(me, r)) for r in ranks], [len(cell(r, me)) for r in ranks]
     sent = np.concatenate([cell(me, r) for r in ranks])
     comm.alltoallv(sent, counts[0], received, counts[1], include_self=False).wait()
-    yield "alltoallv without own", received, np.concatenate(cells)
+    yield "alltoallv without self", received, np.concatenate(cells)
     sizes = [r + 1 for r in ranks]
     for root in ranks:
         send = np.repeat(np.arange(comm.size, dtype=np.float32), sizes) if me == root else None
         piece = np.full(me + 1, mark)
         comm.scatterv(send, sizes, piece, root, include_self=False).wait()
-        yield "scatterv without own", piece, np.full(me + 1, mark if me == root else me)
+        yield "scatterv without self", piece, np.full(me + 1, mark if me == root else me)
         back = np.full(sum(sizes), mark) if me == root else None
         comm.gatherv(np.full(me + 1, np.float32(me)), back, sizes, root, include_self=False).wait()
         if me == root:
             expected = np.repeat([mark if r == root else r for r in ranks], sizes)
-            yield "gatherv without own", back, expected
+            yield "gatherv without self", back, expected
 
 
 def sums(comm):
-    """One tree over all rows, whoever has them."""
+    """Yield the tree sum of rows that are distributed over the ranks."""
     rows = np.random.default_rng(1).standard_normal((12, 10)).astype(np.float32)
     each = 12 // comm.size
-    own = tree_sum(rows[comm.rank * each : (comm.rank + 1) * each], comm)
-    yield "tree", own, tree_sum(rows, SelfComm())
+    found = tree_sum(rows[comm.rank * each : (comm.rank + 1) * each], comm)
+    yield "tree", found, tree_sum(rows, SelfComm())
 
 
 def metrics(comm, sizes=((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5))):
-    """Metrics of scattered scores, with ties, and with ranks that have none or one class."""
+    """Yield metrics of distributed scores: with ties, with ranks without scores or classes."""
     rng = np.random.default_rng(2)
     for n, levels in sizes:
         scores = (rng.integers(0, levels, n) / levels).astype(np.float32)
@@ -106,7 +106,7 @@ def metrics(comm, sizes=((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5))):
 
 
 def many_metrics(comm):
-    """Of enough scores for the kernel, dealt out in several rounds."""
+    """Yield metrics of enough scores for the kernel, partitioned in several rounds."""
     metrics_of.MANY, metrics_of.BLOCK = 1 << 12, 1 << 13
     yield from metrics(comm, ((60_000, 10**5),))
 

@@ -1,4 +1,4 @@
-"""Trains with 12 virtual shards; rank 0 prints the bits of losses and weights, by plan.
+"""Train with 12 micro-batches; rank 0 prints the bits of losses and weights, by plan.
 
 ``reproducible.py STEPS [BACKEND PRECISION OPTIMISER...]``
 """

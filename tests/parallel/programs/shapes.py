@@ -1,4 +1,4 @@
-"""Trains models of other shapes than most; rank 0 prints the losses, and those of one process.
+"""Train models of unusual shapes; rank 0 prints the losses, and those of one process.
 
 Run by the tests under ``mpiexec``: ``shapes.py STEPS``.
 """

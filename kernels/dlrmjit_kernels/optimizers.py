@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from dlrmjit_kernels.errors import ConfigError
 
 Updated = tuple[Any, Sequence[Any]]
@@ -28,7 +26,11 @@ _TORCH_SWITCHES = {"foreach": None, "maximize": False, "differentiable": False}
 
 def sqrt(x: Any) -> Any:
     """Return the square root of a vector of a kernel or of a NumPy value."""
-    return x.sqrt() if hasattr(x, "sqrt") else np.sqrt(x)
+    if hasattr(x, "sqrt"):
+        return x.sqrt()
+    import numpy as np  # here, so that a command line may read the names without loading NumPy
+
+    return np.sqrt(x)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class OptimizerConfig:
         """
         if not self.row_states:
             return self.dense(w, g, states, k)
-        factor, new = self.row(np.mean(g * g, axis=1, keepdims=True), states, k)
+        factor, new = self.row((g * g).mean(axis=1, keepdims=True), states, k)
         return self.element(w, g, (), k, factor)[0], new
 
     def shared(self) -> OptimizerConfig:
@@ -265,7 +267,7 @@ class RowwiseAdagrad(Adagrad):
 
     def update_rows(self, w: Any, g: Any, states: Sequence[Any], k: Sequence[float]) -> Updated:
         """Divide first, as ``dense`` does."""
-        _, new = self.row(np.mean(g * g, axis=1, keepdims=True), states, k)
+        _, new = self.row((g * g).mean(axis=1, keepdims=True), states, k)
         return w - k[0] * (g / (sqrt(new[0]) + k[1])), new
 
     def torch_group(self, rate: float) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Data sets as other programs keep them: readers that map or load, writers that stream."""
+"""Data sets in the formats of other programs: readers that map or load, writers that stream."""

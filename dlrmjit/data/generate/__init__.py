@@ -1,1 +1,1 @@
-"""Sources that make their batches: the reference's random data and a synthetic Criteo."""
+"""Sources of generated batches: the reference's random data and synthetic Criteo data."""

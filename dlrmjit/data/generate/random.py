@@ -162,6 +162,7 @@ def uniform_bags(
     ends = np.append(0, np.cumsum(lengths))
     lengths, draws = lengths[samples], draws[ends[samples.start] : ends[samples.stop]]
     rounded = np.rint(draws * (rows - 1)).astype(np.int64)
+    # one sort orders the rows within all bags at once: the bag is the high part of the key
     bag = np.repeat(np.arange(lengths.size), lengths)
     keys = _distinct(np.sort(bag * rows + rounded))
     bag = keys // rows
@@ -202,7 +203,7 @@ def _walk(length_if_head: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64],
     heads = np.empty(n, dtype=np.int64)
     lengths = length_if_head.tolist()
     position = 0
-    for b in range(n):
+    for b in range(n):  # serial: a head's position depends on all lengths before it
         heads[b] = position
         position += 1 + lengths[position]
     return length_if_head[heads], heads

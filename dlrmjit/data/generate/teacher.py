@@ -54,6 +54,7 @@ class Teacher:
             bag /= np.float32(table.shape[1])
             total += bag
             squares += bag * bag
+        # (sum of bags)^2 - sum of bags^2 is twice the sum of products of two different tables
         between = (total * total - squares)[1:].sum(axis=0)
         return np.stack([np.einsum("nd,d->n", dense, self._dense), total[0], between])
 
@@ -90,6 +91,7 @@ def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def expected_auc(logits: NDArray[np.float32]) -> float:
     """Return the expected AUC of these log odds over labels drawn from them."""
+    # pairs of a click ranked above a non-click, over all pairs of two different samples
     click = np.sort(probability(logits)).astype(np.float64)
     below = np.cumsum(1 - click) - (1 - click)
     pairs = click.sum() * (1 - click).sum() - (click * (1 - click)).sum()

@@ -9,8 +9,8 @@ from typing import Any
 
 from dlrmjit.errors import DataError
 
-_SAMPLE = 1 << 20  # bytes of either end
-_BETWEEN, _BLOCK = 32, 1 << 14  # and of places between: their number, and bytes of each
+_SAMPLE = 1 << 20  # bytes of each end of a file
+_BETWEEN, _BLOCK = 32, 1 << 14  # positions between the ends, and bytes of each
 
 
 def check_inputs(paths: Sequence[Path]) -> None:
@@ -31,22 +31,22 @@ def describe_inputs(paths: Sequence[Path]) -> list[list[Any]]:
 
 
 def check_unchanged(paths: Sequence[Path], described: list[list[Any]]) -> None:
-    """Raise DataError for an input that is not what :func:`describe_inputs` found before."""
+    """Raise DataError for an input that changed after :func:`describe_inputs` was called."""
     for path, before, now in zip(paths, described, describe_inputs(paths), strict=True):
         if now != before:
-            raise DataError(f"{path} was changed while it was prepared; repeat the command")
+            raise DataError(f"{path} changed while it was prepared; repeat the command")
 
 
 def digest_of(paths: Sequence[Path]) -> str:
-    """Return what tells inputs from others of their names: a digest of lengths and samples."""
+    """Return a digest of lengths and samples, which differs for other files of the same name."""
     return hashlib.sha256(repr([_sample(path) for path in paths]).encode()).hexdigest()
 
 
 def first_changed(paths: Sequence[Path], made_ns: int, *, is_same: bool) -> Path | None:
     """Return the first input that was written after ``made_ns``.
 
-    Unless its contents are known to be the same (``is_same``), an input that was moved there
-    since, or had its time set back, counts as written then.
+    Unless its contents are known to be the same (``is_same``), an input that was renamed to its
+    path since, or whose modification time was set back, counts as written later.
     """
     for path in paths:
         facts = path.stat()

@@ -53,7 +53,7 @@ class Journal:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the run was asked for: inputs and options."""
+        """Inputs and options of the run."""
         plan: dict[str, Any] = self._state["plan"]
         return plan
 

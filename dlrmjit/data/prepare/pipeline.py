@@ -43,7 +43,7 @@ from dlrmjit.files import copy_work_file, make_folder, note_of
 Report = Callable[[str, int, int, int], None]
 """Called with progress: name of the step, amount done, total amount (0: unknown), rows so far."""
 
-_INPUTS = "inputs"  # the note on a set's manifest that tells its inputs from others
+_INPUTS = "inputs"  # the manifest's note with the digest of the inputs
 _PROGRAM_BYTES = 320 << 20  # interpreter, compiler, kernels and small buffers
 _WORKER_BYTES = 64 << 20  # a chunk of text with short lines takes about as much when parsed
 
@@ -93,14 +93,14 @@ def _finished(options: PrepareOptions) -> Manifest | None:
         return None
     if changed is not None:
         raise ConfigError(
-            f"{changed} is not what the set at {options.out} was made of; make the set again with "
+            f"{changed} changed since the set at {options.out} was made; make the set again with "
             "--replace, or choose another --out"
         )
     return manifest
 
 
 def _changed(options: PrepareOptions) -> str | None:
-    """What has changed of the inputs since the set at the output was made of them."""
+    """Return the input that changed since the set at the output was made, or None."""
     path = options.out / NAME
     noted = note_of(path, _INPUTS)
     if noted is not None and noted != digest_of(options.inputs):

@@ -105,7 +105,7 @@ class WorkDir:
         return None
 
     def publish(self, manifest: Manifest, notes: Mapping[str, str]) -> None:
-        """Write the manifest, with notes on it, and let the new set take its place."""
+        """Write the manifest and its notes, then rename the new set into place."""
         with writing(self._out):
             manifest.write(self.new_set)
             for name, text in notes.items():
@@ -123,7 +123,7 @@ class WorkDir:
 
 
 def clear_published(out: Path) -> None:
-    """Finish what a preparation left that was killed while its set took its place."""
+    """Complete the publication of a set by a preparation that was killed during it."""
     target = destination(out)
     recover(target, listing_of)
     for folder in survey(target, _KIND).abandoned:

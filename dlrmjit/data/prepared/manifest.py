@@ -142,21 +142,22 @@ def _from_json(entry: Mapping[str, Any]) -> CategoricalColumn:
 def _check_names(
     path: Path, content: Mapping[str, Any], columns: Sequence[CategoricalColumn]
 ) -> None:
-    """Raise DataError for a name that leads out of the set, or to a file it does not list."""
+    """Raise DataError for a path outside the set, or a file that it does not list."""
     for name in content["files"]:
         if not is_inside(name):
-            raise DataError(f"{path} lists {name!r}, which is not in the set; it was made to harm")
+            raise DataError(
+                f"{path} lists {name!r}, which is outside the set; do not use a set that was "
+                "tampered with"
+            )
     for column in columns:
         if column.vocabulary and column.vocabulary not in content["files"]:
             raise DataError(
-                f"{path}: the values of {column.name!r} are in {column.vocabulary!r}, which is "
-                "not a file of the set"
+                f"{path}: the vocabulary of {column.name!r} is {column.vocabulary!r}, which is not "
+                "a file of the set"
             )
     unknown = set(content["splits"]) - set(_SPLITS)
     if unknown:
-        raise DataError(
-            f"{path} has a split {min(unknown)!r}; a set has {', '.join(_SPLITS)} and no others"
-        )
+        raise DataError(f"{path} has a split {min(unknown)!r}; expected only {', '.join(_SPLITS)}")
 
 
 def listing_of(folder: Path) -> Listing:
@@ -166,14 +167,14 @@ def listing_of(folder: Path) -> Listing:
     """
     content = _content(folder / NAME)
     if content.get("format") != FORMAT or content.get("digest") != _digest(content):
-        raise DataError(f"{folder} is no prepared set: {NAME} in it is not that of one")
+        raise DataError(f"{folder} is not a prepared set: its {NAME} is not that of a set")
     try:
         files = {
             str(name): FileFacts(int(facts["bytes"]), str(facts["sha256"]))
             for name, facts in content["files"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{folder} is no prepared set: {NAME} lists no files") from None
+        raise DataError(f"{folder} is not a prepared set: its {NAME} lists no files") from None
     return {NAME: FileFacts(None, None), **files}
 
 

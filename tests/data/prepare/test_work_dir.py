@@ -153,7 +153,7 @@ def test_resuming_a_finished_set_notices_other_contents_of_an_input(tmp_path):
     before = path.stat()
     path.write_text("y,d,c\n1,1,a\n0,2,b\n")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(ConfigError, match=r"log\.csv is not what the set .*--replace"):
+    with pytest.raises(ConfigError, match=r"log\.csv changed since the set .*--replace"):
         prepare(asked)
     prepare(options(tmp_path, resume=True, replace=True))
     table = PreparedSet(tmp_path / "set").dataset("train")
@@ -174,7 +174,7 @@ def test_without_notes_on_files_times_decide(tmp_path):
     before = path.stat()
     path.write_text("y,d,c\n1,1,a\n0,2,b\n")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(ConfigError, match="is not what the set"):
+    with pytest.raises(ConfigError, match="changed since the set"):
         prepare(asked)
 
 
@@ -183,7 +183,7 @@ def test_an_input_that_changes_meanwhile_is_named(tmp_path):
         if step == "check":
             (tmp_path / "log.csv").write_text("y,d,c\n1,1,a\n0,2,b\n")
 
-    with pytest.raises(DataError, match=r"log\.csv was changed while it was prepared"):
+    with pytest.raises(DataError, match=r"log\.csv changed while it was prepared"):
         prepare(options(tmp_path), change)
     assert not (tmp_path / "set").exists()
 

@@ -1,1 +1,1 @@
-"""The files that the stages hand to each other and leave behind."""
+"""The files that stages exchange, and those of the finished set."""

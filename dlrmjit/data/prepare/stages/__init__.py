@@ -1,1 +1,1 @@
-"""The stages that turn raw rows into a set, in the order in which they run."""
+"""The stages of a preparation: parse, encode, compute statistics, split and shuffle."""

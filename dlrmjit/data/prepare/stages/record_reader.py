@@ -150,6 +150,7 @@ class RecordReader:
         dtype = np.uint16 if self._buckets < 60000 else np.uint32
         buckets = codes + np.uint32(self._buckets)
         if self._buckets:
+            # multiply and shift scales the high 32 bits of a key to 0 .. buckets - 1, in order
             high = keys >> np.uint64(32)
             by_key = (high * np.uint64(self._buckets)) >> np.uint64(32)
             buckets[codes == TRAIN] = by_key[codes == TRAIN]

@@ -4,7 +4,7 @@
 
 A small model of 5 tables is trained by one process, then by each number of ranks with every kind
 of plan, every way to exchange embeddings, blocking, overlapped and by a thread, with sgd, adagrad
-and rwsadagrad. Prints the worst relative difference of any loss, and with virtual shards whether
+and rwsadagrad. Prints the worst relative difference of any loss, and with micro-batches whether
 losses and weights have the same bits. Exits with 1 unless all agree to 1e-6 and all bits are the
 same. Correctness only: nothing is timed, so other programs may run.
 """
@@ -24,7 +24,7 @@ from bench.support.harness import run_program
 
 OPTIMIZERS = ("sgd", "adagrad", "rwsadagrad")
 TOLERANCE = 1e-6
-SAME_BITS = (1, 2, 3, 4)  # ranks that divide the 12 virtual shards
+SAME_BITS = (1, 2, 3, 4)  # ranks that divide the 12 micro-batches
 _LONGEST = 3000  # seconds of one job on a busy machine
 
 
@@ -47,7 +47,7 @@ def main() -> int:
         )
     if options.part != "losses":
         same = bits(options.steps)
-        print(f"same bits with 12 virtual shards on {SAME_BITS} ranks: {same}")
+        print(f"same bits with 12 micro-batches on {SAME_BITS} ranks: {same}")
     if options.json:
         Path(options.json).write_text(json.dumps({"rows": rows, "same_bits": same}) + "\n")
     return 0 if worst <= TOLERANCE and same else 1
@@ -85,7 +85,7 @@ def _run(ranks: int, program: str, *words: object) -> Any:
 
 
 def bits(steps: int) -> bool:
-    """Return whether losses and weights of virtual shards have the same bits for every plan."""
+    """Return whether losses and weights with micro-batches have the same bits for every plan."""
     first, *others = [_run(r, "reproducible", steps) for r in SAME_BITS]
     return all(other == first for other in others)
 

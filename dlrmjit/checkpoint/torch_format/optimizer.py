@@ -1,4 +1,4 @@
-"""Optimizer states in PyTorch's nested form, for the reference program's ``opt_state_dict``.
+"""Optimiser states in PyTorch's nested form, for the reference program's ``opt_state_dict``.
 
 PyTorch identifies parameters by index, this package by name; the states have the same names.
 """
@@ -20,7 +20,7 @@ STEP = "step"
 def to_torch(
     config: OptimizerConfig, parameters: Sequence[str], states: Mapping[str, Array], lr: float
 ) -> dict[str, Any]:
-    """Return the ``state_dict`` of the PyTorch optimizer that corresponds to ``config``.
+    """Return the ``state_dict`` of the PyTorch optimiser that corresponds to ``config``.
 
     ``states`` are arrays named ``parameter.state``; ``parameters`` gives the order of parameters.
     """

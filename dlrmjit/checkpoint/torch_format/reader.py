@@ -31,7 +31,7 @@ class TorchCheckpoint:
     state
         Parameters by name: float32, read-only views of the mapped file.
     optimizer
-        The optimizer's state in PyTorch's nested form, tensors as arrays; None if missing.
+        The optimiser's state in PyTorch's nested form, tensors as arrays; None if missing.
     progress
         ``iter``, ``epoch``, ``nepochs``, ``nbatches``, ``nbatches_test``, ``train_loss``,
         ``total_loss``, ``test_acc``, ``test_auc``: those in the file.

@@ -131,7 +131,7 @@ RANKS = FlagGroup(
             "reproducible",
             int,
             None,
-            "divide batches among this many virtual shards, a multiple of the ranks, for results "
+            "split every batch into this many micro-batches, a multiple of the ranks, for results "
             "with the same bits for any number of ranks",
             domain=at_least(1),
         ),

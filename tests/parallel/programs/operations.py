@@ -51,11 +51,11 @@ def operations(comm):
     yield "reduce_scatter", part, comm.size * np.arange(start, start + me + 1)
     for root in ranks:
         send = whole.astype(np.float64) if me == root else None
-        piece = np.empty(me + 1)
-        comm.scatterv(send, sizes, piece, root).wait()
-        yield "scatterv", piece, np.full(me + 1, me)
+        scattered = np.empty(me + 1)
+        comm.scatterv(send, sizes, scattered, root).wait()
+        yield "scatterv", scattered, np.full(me + 1, me)
         back = np.empty(sum(sizes)) if me == root else None
-        comm.gatherv(piece, back, sizes, root).wait()
+        comm.gatherv(scattered, back, sizes, root).wait()
         if me == root:
             yield "gatherv", back, whole
     comm.barrier()
@@ -74,9 +74,9 @@ def without_self(comm):
     sizes = [r + 1 for r in ranks]
     for root in ranks:
         send = np.repeat(np.arange(comm.size, dtype=np.float32), sizes) if me == root else None
-        piece = np.full(me + 1, mark)
-        comm.scatterv(send, sizes, piece, root, include_self=False).wait()
-        yield "scatterv without self", piece, np.full(me + 1, mark if me == root else me)
+        scattered = np.full(me + 1, mark)
+        comm.scatterv(send, sizes, scattered, root, include_self=False).wait()
+        yield "scatterv without self", scattered, np.full(me + 1, mark if me == root else me)
         back = np.full(sum(sizes), mark) if me == root else None
         comm.gatherv(np.full(me + 1, np.float32(me)), back, sizes, root, include_self=False).wait()
         if me == root:
@@ -99,8 +99,8 @@ def metrics(comm, sizes=((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5))):
         scores = (rng.integers(0, levels, n) / levels).astype(np.float32)
         targets = rng.integers(0, 2, n).astype(np.float32)
         ends = (n * np.linspace(0, 1, comm.size + 1) ** 2).astype(int)  # some have many more
-        own = slice(ends[comm.rank], ends[comm.rank + 1])
-        found = metrics_over_ranks(scores[own], targets[own], comm)
+        part = slice(ends[comm.rank], ends[comm.rank + 1])
+        found = metrics_over_ranks(scores[part], targets[part], comm)
         expected = compute_metrics(scores, targets)
         yield "metrics", np.array(list(vars(found).values())), list(vars(expected).values())
 
@@ -114,21 +114,21 @@ def many_metrics(comm):
 def main():
     threads.set_threads(1)
     comm = fail_together(world())
-    ways = [comm, blocking(comm), threaded(comm)]
+    communicators = [comm, blocking(comm), threaded(comm)]
     if comm.size > 1:
         from mpi4py import MPI
 
-        ways.append(MpiComm(MPI.COMM_WORLD, largest=3))
+        communicators.append(MpiComm(MPI.COMM_WORLD, largest=3))
     wrong = []
-    for number, way in enumerate(ways):
-        cases = [*operations(way), *metrics(way)]
-        cases += sums(way) if 12 % way.size == 0 else []
-        cases += many_metrics(way) if way is ways[-1] else []
+    for index, communicator in enumerate(communicators):
+        cases = [*operations(communicator), *metrics(communicator)]
+        cases += sums(communicator) if 12 % communicator.size == 0 else []
+        cases += many_metrics(communicator) if communicator is communicators[-1] else []
         for name, found, expected in cases:
             exact = name != "metrics"
             same = np.allclose(found, expected, rtol=0 if exact else 1e-12, atol=0, equal_nan=True)
             if not same:
-                wrong.append([comm.rank, number, name, found.tolist(), list(map(float, expected))])
+                wrong.append([comm.rank, index, name, found.tolist(), list(map(float, expected))])
     every = exchange_json(comm, wrong)
     if comm.rank == 0:
         sys.stdout.write(json.dumps([case for cases in every for case in cases]))

@@ -33,12 +33,12 @@ def train(step, config, steps):
 def main(steps):
     threads.set_threads(1)
     comm, found = fail_together(world()), {}
-    everyone = tuple(range(comm.size))
-    placements = [Placement(kind, everyone) for kind in ("columns", "rows", "replicated")]
+    all_ranks = tuple(range(comm.size))
+    placements = [Placement(kind, all_ranks) for kind in ("columns", "rows", "replicated")]
     for name, config in CONFIGS.items():
         backend = ReferenceBackend(np.float64)
         plan = Plan(
-            ROWS, config.embedding_dim, comm.size, (*placements, Placement("whole", everyone[-1:]))
+            ROWS, config.embedding_dim, comm.size, (*placements, Placement("whole", all_ranks[-1:]))
         )
         model = ShardedDLRM(config, comm, plan, backend=backend)
         losses = train(ShardedStep(model), config, int(steps))

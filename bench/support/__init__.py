@@ -1,1 +1,1 @@
-"""What benchmarks share: timing, cases, peers, plots."""
+"""Parts that benchmarks share: timing, cases, peers, plots."""

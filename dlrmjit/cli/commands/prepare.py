@@ -40,7 +40,7 @@ def _run(argv: Sequence[str]) -> None:
     began = time.perf_counter()
     manifest = prepare(options, progress)
     progress.close()
-    _sum_up(manifest, options, time.perf_counter() - began)
+    _print_summary(manifest, options, time.perf_counter() - began)
 
 
 def options_of(arguments: argparse.Namespace) -> PrepareOptions:
@@ -116,7 +116,7 @@ class Progress:
             print(" " * 78, end="\r", file=sys.stderr, flush=True)
 
 
-def _sum_up(manifest: Manifest, options: PrepareOptions, seconds: float) -> None:
+def _print_summary(manifest: Manifest, options: PrepareOptions, seconds: float) -> None:
     rows = sum(manifest.splits.values())
     parts = ", ".join(f"{count:,} {name}" for name, count in manifest.splits.items())
     print(
@@ -127,6 +127,4 @@ def _sum_up(manifest: Manifest, options: PrepareOptions, seconds: float) -> None
     print(f"{seconds:.1f} s, {rate}")
     skipped = manifest.origin.get("skipped_lines", 0)
     if skipped:
-        print(
-            f"{skipped:,} bad lines were passed over; the first: {manifest.origin['first_skipped']}"
-        )
+        print(f"{skipped:,} bad lines were skipped; the first: {manifest.origin['first_skipped']}")

@@ -1,4 +1,4 @@
-"""From the words of a command line to checked values, for every command.
+"""Parsing and checking of the command line of every command.
 
 Light on purpose: nothing that loads NumPy or Numba is imported, so that help and mistakes are
 answered at once, and the thread pool can be sized before Numba loads.
@@ -56,7 +56,12 @@ def _answer_questions(command: Command, argv: Sequence[str]) -> None:
     usage = f"%(prog)s{operands}{''.join(f' {flag.usage}' for flag in required)} [options]"
     parser = _parser(command, command.groups, usage)
     parser.add_argument("-h", "--help", action="help", help="show this text and exit")
-    parser.add_argument("--version", action="version", version=f"dlrmjit {__version__}")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"dlrmjit {__version__}",
+        help="show the version and exit",
+    )
     _add_operands(parser, command)
     parser.parse_args(argv)
 

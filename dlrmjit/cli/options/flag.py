@@ -16,7 +16,7 @@ from dlrmjit.cli.options.kinds import switch
 
 
 class Effect(Enum):
-    """What giving a flag does: it works, warns that it does nothing, or is refused."""
+    """Effects of giving a flag: it works, warns that it has no effect, or is refused."""
 
     WORKS = "works"
     IGNORED = "no effect"
@@ -77,7 +77,7 @@ class Flag:
 
     @property
     def placeholder(self) -> str:
-        """What stands for the value in the help."""
+        """The stand-in for the value in the help."""
         return self.metavar or "|".join(self.values) or _METAVARS.get(self.kind.__name__, "X")
 
     @property
@@ -120,7 +120,7 @@ class Command:
 
     @property
     def program(self) -> str:
-        """How the command is started."""
+        """The words that start the command."""
         return f"python -m dlrmjit.{self.name}"
 
     def flags(self) -> Iterator[Flag]:

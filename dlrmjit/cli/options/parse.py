@@ -1,4 +1,4 @@
-"""From the words of a command line to the options of a training run: presets, notes, consistency.
+"""Options of a training run from its command line: presets, notes, contradictions.
 
 Light on purpose, as :mod:`dlrmjit.cli.options.command_line` is.
 """

@@ -244,7 +244,7 @@ def test_bad_lines_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert prepare.main(given) == 2
     assert "line 51" in capsys.readouterr().err
     assert prepare.main([*given, "--on-error", "skip"]) == 0
-    assert "1 bad lines were passed over" in capsys.readouterr().out
+    assert "1 bad lines were skipped" in capsys.readouterr().out
 
 
 def test_verify(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

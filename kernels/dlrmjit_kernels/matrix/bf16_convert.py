@@ -1,19 +1,28 @@
-"""Rounds float32 matrices to words of two BF16 numbers: what the tile multiplies.
+"""Rounds float32 matrices to BF16 pairs, which the tile multiplies.
 
-Pairs are neighbours along the reduction: in a row where that runs along the columns, in a column
-where it runs down the rows. An odd one out is paired with zero.
+A pair is two neighbours along the reduction: of a row if that runs along the columns, of a column
+if it runs down the rows. The last of an odd number is paired with zero.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.matrix.axes import Axis, View
+from dlrmjit_kernels.matrix.axes import View
+from dlrmjit_kernels.matrix.tiles import (
+    Tile,
+    TilePlan,
+    make_plan,
+    offset,
+    plan_type,
+    tile_at,
+    tile_extent,
+)
 from dlrmjit_kernels.microkernels.round_bf16 import RoundBf16
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
@@ -22,140 +31,108 @@ from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 
-_SIZES = ("rows", "cols", "lanes", "down", "tile_rows", "vectors", "kernel")
-_AXIS = ("block", "block_stride", "step")
-PLAN = np.dtype(
-    [(name, np.int64) for name in _SIZES]
-    + [
-        (f"{side}_{axis}_{name}", np.int64)
-        for side in ("source", "target")
-        for axis in ("row", "col")
-        for name in _AXIS
-    ]
-)
-_LONGEST = 64
-Numbers = Any  # a PLAN, or an array of one
+_PLAN = plan_type("source_rows", "source_cols", "lanes", "down", "kernel")
+_LONGEST = 64  # rows of pairs of a tile
+
+
+class _Counts(NamedTuple):
+    """Numbers of the first and of the second vector of a row, and the pairs made of them."""
+
+    low: int
+    high: int
+    pairs: int
 
 
 def can_round(source: View, down: bool, target: Target) -> bool:
-    """Whether :func:`round_to_pairs` can read a matrix, whose blocks must not cut vectors or pairs.
+    """Return whether :func:`round_to_pairs` can read a matrix.
 
-    Only processors that multiply BF16 numbers round to them here.
+    Its blocks must not cut vectors or pairs. Only a processor that multiplies BF16 numbers has
+    the instruction that rounds to them.
     """
     cols, rows = source.cols, source.rows
     adjacent = cols.step == 1 or cols.extent == 1
     whole_vectors = cols.uniform or cols.block % target.lanes == 0
-    fits = adjacent and whole_vectors
-    return target.bf16 and fits and (not down or rows.uniform or rows.block % 2 == 0)
+    whole_pairs = not down or rows.uniform or rows.block % 2 == 0
+    return target.bf16 and adjacent and whole_vectors and whole_pairs
 
 
 def round_to_pairs(
-    source: View, source_address: int, words: View, address: int, down: bool
+    source: View, source_address: int, pairs: View, address: int, down: bool
 ) -> None:
-    """Write the words of ``source`` (rows, cols): ``words`` is (rows, ceil(cols / 2)).
+    """Write the BF16 pairs of ``source`` (rows, cols) to ``pairs`` (rows, ceil(cols / 2)).
 
-    With ``down`` it is (ceil(rows / 2), cols). Its columns must be adjacent in blocks of whole
-    vectors, and ``source`` one that :func:`can_round`.
+    With ``down``, ``pairs`` is (ceil(rows / 2), cols). Its columns must be adjacent in blocks of
+    whole vectors, and :func:`can_round` must hold for ``source``.
     """
-    plan = _plan(source, words, down, current_target())
-    _round(plan, source_address, address, _alone(source))
-
-
-def _alone(source: View) -> bool:
-    return source.rows.extent * source.cols.extent < PARALLEL_MIN_ELEMENTS or get_threads() == 1
+    small = source.rows.extent * source.cols.extent < PARALLEL_MIN_ELEMENTS
+    plan = _plan(source, pairs, down, current_target())
+    _round(plan, small or get_threads() == 1, source_address, address)
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(source: View, words: View, down: bool, target: Target) -> NDArray[np.void]:
-    numbers = np.zeros(1, dtype=PLAN)
-    n = numbers[0]
-    n["rows"], n["cols"] = source.rows.extent, source.cols.extent
-    n["lanes"], n["down"] = target.lanes, down
-    n["tile_rows"] = _tile_rows(source.rows, words.rows, 1 + down)
-    n["vectors"] = ceil_div(words.cols.extent, target.lanes)
-    n["kernel"] = engine.address(RoundBf16(interleave=down), target)
-    for side, view in (("source", source), ("target", words)):
-        for name, axis in (("row", view.rows), ("col", view.cols)):
-            n[f"{side}_{name}_block"] = axis.block
-            n[f"{side}_{name}_block_stride"] = axis.block_stride
-            n[f"{side}_{name}_step"] = axis.step
-    return numbers
-
-
-def _tile_rows(source: Axis, words: Axis, of_source: int) -> int:
-    """Rows of words done at a time: evenly spaced on either side."""
-    fixed = [source.block // of_source] * (not source.uniform) + [words.block] * (not words.uniform)
-    return int(np.gcd.reduce(fixed)) if fixed else max(1, min(_LONGEST, words.extent))
+def _plan(source: View, pairs: View, down: bool, target: Target) -> NDArray[np.void]:
+    return make_plan(
+        _PLAN,
+        source,
+        pairs,
+        (pairs.rows.extent, pairs.cols.extent),
+        (tile_extent(source.rows.every(1 + down), pairs.rows, _LONGEST), target.lanes),
+        source_rows=source.rows.extent,
+        source_cols=source.cols.extent,
+        lanes=target.lanes,
+        down=down,
+        kernel=engine.address(RoundBf16(interleave=down), target),
+    )
 
 
 @jit
-def _round(plan: Numbers, source: int, target: int, alone: bool) -> None:
-    run_tasks(_round_tile, _tiles(plan[0]), (plan, source, target), alone)
-
-
-@jit
-def _word_rows(p: Numbers) -> int:
-    rows: int = (p.rows + 1) // 2 if p.down else p.rows
-    return rows
-
-
-@jit
-def _tiles(p: Numbers) -> int:
-    tiles: int = ceil_div(_word_rows(p), p.tile_rows) * p.vectors
-    return tiles
+def _round(plan: NDArray[Any], serial: bool, source: int, target: int) -> None:
+    run_tasks(_round_tile, plan[0].tiles, (plan, source, target), serial)
 
 
 @task_jit
-def _round_tile(tile: int, plan: Numbers, source: int, target: int) -> None:
-    """One vector of words in some rows."""
+def _round_tile(number: int, plan: NDArray[Any], source: int, target: int) -> None:
+    """Write one vector of pairs in each of some rows."""
     p = plan[0]
-    row, vector = tile // p.vectors * p.tile_rows, tile % p.vectors
-    rows = min(p.tile_rows, _word_rows(p) - row)
-    b = target + 4 * _target_offset(p, row, vector * p.lanes)
+    tile = tile_at(p, number)
+    b = target + 4 * offset(p.target, tile.row, tile.col)
     if p.down:
-        a = source + 4 * _source_offset(p, 2 * row, vector * p.lanes)
-        _pairs_of_rows(p, (a, b), (row, rows), min(p.lanes, p.cols - vector * p.lanes))
+        a = source + 4 * offset(p.source, 2 * tile.row, tile.col)
+        _pair_rows(p, a, b, tile)
     else:
-        col = 2 * vector * p.lanes
-        a = source + 4 * _source_offset(p, row, col)
-        high = _source_offset(p, 0, col + p.lanes) - _source_offset(p, 0, col)
-        low_count = min(p.lanes, p.cols - col)
-        high_count = max(0, min(p.lanes, p.cols - col - p.lanes))
-        counts = (low_count, high_count, (low_count + high_count + 1) // 2)
-        _call(p, (a, b), p.source_row_step, rows, high, counts)
+        a = source + 4 * offset(p.source, tile.row, 2 * tile.col)
+        _pair_columns(p, a, b, tile)
 
 
 @jit
-def _pairs_of_rows(p: Numbers, at: Any, run: Any, count: int) -> None:
-    """Words of a row and the next; the last row of an odd number has none."""
-    row, rows = run
-    whole = min(rows, p.rows // 2 - row)
-    step = p.source_row_step
-    _call(p, at, 2 * step, whole, step, (count, count, count))
-    if whole < rows:
-        last = (at[0] + 8 * whole * step, at[1] + 4 * whole * p.target_row_step)
-        _call(p, last, 0, 1, 0, (count, 0, count))
+def _pair_columns(p: TilePlan, source: int, target: int, tile: Tile) -> None:
+    """Make one vector of pairs of two vectors of each row."""
+    col = 2 * tile.col
+    left = p.source_cols - col
+    low, high = min(p.lanes, left), max(0, min(p.lanes, left - p.lanes))
+    # The second vector may be in the next block, which need not follow the first.
+    distance = offset(p.source, 0, col + p.lanes) - offset(p.source, 0, col)
+    counts = _Counts(low, high, ceil_div(low + high, 2))
+    _round_rows(p, source, target, p.source.rows.step, tile.height, distance, counts)
 
 
 @jit
-def _call(p: Numbers, at: Any, source_row: int, rows: int, high: int, counts: Any) -> None:
-    low_count, high_count, words = counts
-    arguments = (source_row, p.target_row_step, rows, high, low_count, high_count, words)
-    unsafe.call(p.kernel, at + arguments)
+def _pair_rows(p: TilePlan, source: int, target: int, tile: Tile) -> None:
+    """Make pairs of each even row and the next; the last row of an odd number has no partner."""
+    step, width = p.source.rows.step, tile.width
+    whole = min(tile.height, p.source_rows // 2 - tile.row)
+    _round_rows(p, source, target, 2 * step, whole, step, _Counts(width, width, width))
+    if whole < tile.height:
+        source += 8 * whole * step
+        target += 4 * whole * p.target.rows.step
+        _round_rows(p, source, target, 0, 1, 0, _Counts(width, 0, width))
 
 
 @jit
-def _offset(index: int, block: int, block_stride: int, step: int) -> int:
-    return index // block * block_stride + index % block * step
-
-
-@jit
-def _source_offset(p: Numbers, row: int, col: int) -> int:
-    down = _offset(row, p.source_row_block, p.source_row_block_stride, p.source_row_step)
-    return down + _offset(col, p.source_col_block, p.source_col_block_stride, 1)
-
-
-@jit
-def _target_offset(p: Numbers, row: int, col: int) -> int:
-    down = _offset(row, p.target_row_block, p.target_row_block_stride, p.target_row_step)
-    return down + _offset(col, p.target_col_block, p.target_col_block_stride, 1)
+def _round_rows(
+    p: TilePlan, source: int, target: int, source_row: int, rows: int, high: int, counts: _Counts
+) -> None:
+    """Call the kernel, with ``high`` the distance of the second vector from the first."""
+    strides = (source_row, p.target.rows.step)
+    arguments = (source, target, *strides, rows, high, counts.low, counts.high, counts.pairs)
+    unsafe.call(p.kernel, arguments)

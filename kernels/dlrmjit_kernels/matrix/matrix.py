@@ -1,4 +1,4 @@
-"""Two-dimensional float32 matrices, plain or in blocks, behind one description by strides.
+"""Float32 matrices, row-major or in blocks, with one description of both by strides.
 
 Kernels read four strides and never ask how a matrix is stored, so one kernel serves ordinary
 row-major arrays, blocked activations ``X[Nb][Cb][bn][bc]`` and weights ``W[Kb][Cb][bc][bk]``.
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the elements of a (rows, cols) matrix lie; all strides count elements.
+    """How the elements of a (rows, cols) matrix are stored; all strides count elements.
 
     Element (r, c) is at ``(r // block_rows) * block_row_stride +
     (c // block_cols) * block_col_stride + (r % block_rows) * row_stride + c % block_cols``.
@@ -40,10 +40,10 @@ class Layout:
     @classmethod
     @functools.lru_cache(maxsize=4096)
     def blocked(cls, rows: int, cols: int, block_rows: int, block_cols: int) -> Layout:
-        """Blocks in row-major order, as activations ``X[Nb][Cb][bn][bc]``; last ones padded.
+        """Return blocks in row-major order, as activations ``X[Nb][Cb][bn][bc]``; the last padded.
 
-        Rows of eight, sixteen, ... blocks get one more for padding: otherwise blocks below
-        each other would fall on the same few sets of the caches.
+        A row of 8, 16, ... blocks gets one more as padding, because otherwise the blocks of a
+        column would map to the same few sets of the caches.
         """
         block = block_rows * block_cols
         across = ceil_div(cols, block_cols)
@@ -53,30 +53,30 @@ class Layout:
     @classmethod
     @functools.lru_cache(maxsize=4096)
     def panels(cls, rows: int, cols: int, block_cols: int) -> Layout:
-        """Column panels one after the other, as weights ``W[Kb][Cb][bc][bk]``; last one padded."""
+        """Return contiguous column panels, as weights ``W[Kb][C][bk]``; the last one is padded."""
         panel = rows * block_cols
         return cls(rows, cols, max(rows, 1), block_cols, 0, panel, block_cols)
 
     @classmethod
     @functools.lru_cache(maxsize=4096)
     def plain(cls, rows: int, cols: int, leading: int | None = None) -> Layout:
-        """Row-major with ``leading`` elements from row to row (default: ``cols``)."""
+        """Return row-major order with ``leading`` elements from row to row (default: ``cols``)."""
         stride = cols if leading is None else leading
         return cls(rows, cols, max(rows, 1), max(cols, 1), 0, 0, stride)
 
     @property
     def row_blocks(self) -> int:
-        """Blocks down the matrix."""
+        """Number of blocks down the matrix."""
         return ceil_div(self.rows, self.block_rows)
 
     @property
     def col_blocks(self) -> int:
-        """Blocks across the matrix."""
+        """Number of blocks across the matrix."""
         return ceil_div(self.cols, self.block_cols)
 
     @property
     def span(self) -> int:
-        """Elements from the first to behind the last, padding of the last blocks included."""
+        """Number of elements of a buffer for the matrix, padding of the last blocks included."""
         if self.rows == 0 or self.cols == 0:
             return 0
         last_block = (self.row_blocks - 1) * self.block_row_stride
@@ -85,9 +85,9 @@ class Layout:
 
 
 class Matrix:
-    """A float32 matrix over a buffer: ``data`` starts at element (0, 0), ``layout`` says the rest.
+    """A float32 matrix over a buffer ``data``, which starts at element (0, 0).
 
-    Padding of the last blocks holds anything, and no kernel lets it reach a result.
+    Padding of the last blocks is undefined, and never affects a result of a kernel.
     """
 
     __slots__ = ("address", "data", "layout")
@@ -114,21 +114,21 @@ class Matrix:
 
     @classmethod
     def empty(cls, layout: Layout) -> Matrix:
-        """Uninitialised matrix of a layout on a 64-byte boundary."""
+        """Return an uninitialised matrix of a layout, aligned to 64 bytes."""
         return cls(aligned_floats(layout.span), layout)
 
     @classmethod
     def empty_blocked(
         cls, rows: int, cols: int, block_rows: int | None = None, block_cols: int | None = None
     ) -> Matrix:
-        """Uninitialised activations; blocks default to what suits this machine's kernels."""
+        """Return uninitialised activations; block sizes default to those of the kernels' tiles."""
         target = current_target()
         block_rows = min(block_rows or target.row_block, max(rows, 1))
         return cls.empty(Layout.blocked(rows, cols, block_rows, block_cols or target.panel(cols)))
 
     @classmethod
     def empty_panels(cls, rows: int, cols: int, block_cols: int | None = None) -> Matrix:
-        """Uninitialised weights, C rows and K columns, as panels ``W[Kb][C][bk]``."""
+        """Return uninitialised weights, C rows and K columns, as panels ``W[Kb][C][bk]``."""
         return cls.empty(Layout.panels(rows, cols, block_cols or current_target().panel(cols)))
 
     @classmethod
@@ -145,7 +145,7 @@ class Matrix:
         return cls(flat, layout)
 
     def to_numpy(self) -> Floats:
-        """Copy into an ordinary (rows, cols) array."""
+        """Return a copy as an ordinary (rows, cols) array."""
         if self.rows == 0 or self.cols == 0:
             return np.empty((self.rows, self.cols), dtype=np.float32)
         blocks = self._blocks()
@@ -155,11 +155,18 @@ class Matrix:
         return result
 
     def assign(self, array: ArrayLike) -> Matrix:
-        """Copy a (rows, cols) array in; padding becomes zero. Returns the matrix itself."""
+        """Copy a (rows, cols) array into the matrix, zero the padding, and return the matrix.
+
+        Raises
+        ------
+        ShapeError
+            For an array of another shape.
+        """
         source = np.asarray(array, dtype=np.float32)
         if source.shape != (self.rows, self.cols):
             raise ShapeError(
-                f"an array of shape {source.shape} does not fill a {self.rows} x {self.cols} matrix"
+                f"an array of shape {source.shape} cannot be assigned to a "
+                f"{self.rows} x {self.cols} matrix"
             )
         if source.size == 0:
             return self
@@ -170,16 +177,16 @@ class Matrix:
         return self
 
     def _blocks(self) -> Floats:
-        """Strided view (row block, row, column block, column) of the buffer, padding included."""
-        at = self.layout
-        shape = (at.row_blocks, at.block_rows, at.col_blocks, at.block_cols)
-        strides = (4 * at.block_row_stride, 4 * at.row_stride, 4 * at.block_col_stride, 4)
+        """View the buffer as (row block, row, column block, column), padding included."""
+        x = self.layout
+        shape = (x.row_blocks, x.block_rows, x.col_blocks, x.block_cols)
+        strides = (4 * x.block_row_stride, 4 * x.row_stride, 4 * x.block_col_stride, 4)
         view: Floats = np.lib.stride_tricks.as_strided(self.data, shape, strides)
         return view
 
 
 def layout_of(array: NDArray[Any]) -> Layout:
-    """Where the elements of an ordinary 2-D float32 array lie, whose rows are contiguous.
+    """Return the layout of an ordinary 2-D float32 array with contiguous rows.
 
     Raises
     ------
@@ -210,7 +217,7 @@ def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def aligned_floats(count: int) -> Floats:
-    """Uninitialised floats, on huge pages when there are enough to fill one."""
+    """Return ``count`` uninitialised floats, on huge pages if they fill one."""
     if 4 * count >= HUGE_PAGE:
         large: Floats = allocate(4 * count).data.view(np.float32)
         return large

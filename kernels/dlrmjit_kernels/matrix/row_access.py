@@ -1,7 +1,7 @@
-"""Rows of a matrix in blocks, as runs of adjacent elements: what row-wise kernels walk over.
+"""Access to the rows of a blocked matrix in compiled loops, as runs of adjacent elements.
 
-Compiled helpers take a matrix as its flat data and :func:`strides_of` its layout, so one
-compiled kernel serves every matrix, plain or blocked.
+A matrix is passed as its flat data and :func:`strides_of` its layout, so one compiled kernel
+serves every matrix, row-major or blocked.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit
 
 F32 = NDArray[np.float32]
+
+
 Strides = tuple[int, int, int, int, int]
+"""Block rows, block columns, strides of blocks down and across, stride of rows, in elements.
+
+A plain tuple, because Numba takes three times as long to accept a named one from Python.
+"""
 
 
 def strides_of(layout: Layout) -> Strides:
-    """What a kernel needs of a layout: block rows and columns, their strides, the row stride."""
+    """Return the sizes and strides of a layout."""
     return (
         layout.block_rows,
         layout.block_cols,
@@ -30,43 +36,48 @@ def strides_of(layout: Layout) -> Strides:
 
 @jit
 def row_start(strides: Strides, row: int) -> int:
-    """Position of element (row, 0)."""
-    block, within = divmod(row, strides[0])
-    return block * strides[2] + within * strides[4]
+    """Return the offset of element (row, 0)."""
+    block_rows, _, block_stride, _, row_stride = strides
+    block, within = divmod(row, block_rows)
+    return block * block_stride + within * row_stride
 
 
 @jit
 def run_length(strides: Strides, column: int, count: int) -> int:
-    """How many of ``count`` elements from ``column`` on are adjacent in memory."""
-    return min(count, strides[1] - column % strides[1])
+    """Return how many of ``count`` elements from ``column`` on are adjacent in memory."""
+    _, block_cols, _, _, _ = strides
+    return min(count, block_cols - column % block_cols)
 
 
 @jit
 def position(strides: Strides, row: int, column: int) -> int:
-    """Position of element (row, column)."""
+    """Return the offset of element (row, column)."""
     return run_start(strides, row_start(strides, row), column)
 
 
 @jit
 def run_start(strides: Strides, start: int, column: int) -> int:
-    """Position of a column in the row that starts at ``start``."""
-    block, within = divmod(column, strides[1])
-    return start + block * strides[3] + within
+    """Return the offset of a column of the row that starts at ``start``."""
+    _, block_cols, _, block_stride, _ = strides
+    block, within = divmod(column, block_cols)
+    return start + block * block_stride + within
 
 
 @jit
 def store_row(data: F32, start: int, strides: Strides, cols: int, source: F32, begin: int) -> None:
     """Copy ``source[begin : begin + cols]`` into the row at ``start``."""
-    for column in range(0, cols, strides[1]):
-        count = min(strides[1], cols - column)
+    _, block_cols, _, block_stride, _ = strides
+    for column in range(0, cols, block_cols):
+        count = min(block_cols, cols - column)
         unsafe.copy(data[start:].ctypes.data, source[begin + column :].ctypes.data, count)
-        start += strides[3]
+        start += block_stride
 
 
 @jit
 def load_row(data: F32, start: int, strides: Strides, cols: int, target: F32, begin: int) -> None:
     """Copy the row at ``start`` into ``target[begin : begin + cols]``."""
-    for column in range(0, cols, strides[1]):
-        count = min(strides[1], cols - column)
+    _, block_cols, _, block_stride, _ = strides
+    for column in range(0, cols, block_cols):
+        count = min(block_cols, cols - column)
         unsafe.copy(target[begin + column :].ctypes.data, data[start:].ctypes.data, count)
-        start += strides[3]
+        start += block_stride

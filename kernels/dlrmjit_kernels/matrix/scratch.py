@@ -1,4 +1,4 @@
-"""Memory that a call needs only while it runs, kept for the next call of the same thread."""
+"""Buffers that a call needs only while it runs, reused by the next call of the same thread."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dlrmjit_kernels.matrix.matrix import Floats, aligned_floats
 
 
 class Scratch(threading.local):
-    """Named buffers, one set per calling thread; each only ever grows."""
+    """Named buffers, one set per calling thread; a larger request replaces a buffer."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Floats] = {}
+        self._buffers: dict[str, Floats] = {}
 
     def floats(self, name: str, count: int) -> Floats:
-        """The buffer ``name`` of at least ``count`` floats; contents are anything."""
-        held = self._held.get(name)
-        if held is None or held.size < count:
-            held = self._held[name] = aligned_floats(count)
-        return held
+        """Return the buffer ``name`` of at least ``count`` floats, whose contents are undefined."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < count:
+            buffer = self._buffers[name] = aligned_floats(count)
+        return buffer
 
     def address(self, name: str, count: int) -> int:
-        """Where the buffer ``name`` of at least ``count`` floats starts."""
+        """Return the address of the buffer ``name`` of at least ``count`` floats."""
         return int(self.floats(name, count).ctypes.data)

@@ -1,8 +1,8 @@
-"""Weights as two arrays of halves: upper 16 bits, which are BF16 numbers, and lower 16 bits.
+"""Split-BF16 weights: the high 16 bits of float32 numbers, which are BF16, and the low 16 bits.
 
-Layers read the upper halves only; an optimiser joins both, so that it updates float32 numbers
-exactly, in the memory that float32 weights would take (Kalamkar et al., SC20). Either half lies
-as ``[Kb][C/2][bk][2]``: a *word* holds two neighbours along C, which is what the kernels multiply.
+Layers read the high bits only. An optimiser joins both and so updates float32 numbers exactly, in
+the memory of float32 weights (Kalamkar et al., SC20). Both are stored as ``[Kb][C/2][bk][2]``,
+the VNNI layout: pairs of neighbours along C, which the kernels multiply.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 
-Words = NDArray[np.uint32]
+Bits = NDArray[np.uint32]
 HIGH = np.uint32(0xFFFF0000)
 LOW = np.uint32(0x0000FFFF)
-_HALF = np.uint32(16)
+_SHIFT = np.uint32(16)
 
 
 class SplitWeights:
-    """Weights w (C, K) in halves; ``high`` and ``low`` are matrices (ceil(C / 2), K) of words.
+    """Weights w (C, K); ``high`` and ``low`` are matrices (ceil(C / 2), K) of pairs of 16 bits.
 
-    Words are stored as float32, though they are none: the kernels move them alike. The second
-    number of the last word of an odd C is zero in both halves.
+    The matrices are float32 in type only, because kernels copy all 32-bit elements alike. For an
+    odd C, the second number of the last pairs is zero in both.
     """
 
     __slots__ = ("high", "low", "rows")
@@ -45,11 +45,11 @@ class SplitWeights:
 
     @property
     def float_layout(self) -> Layout:
-        """Layout of float32 weights, or gradients, whose elements lie in the same order."""
+        """Layout of float32 weights or gradients in the same blocks."""
         return Layout.panels(self.rows, self.cols, self.high.layout.block_cols)
 
     def assign(self, array: ArrayLike) -> SplitWeights:
-        """Split a (rows, cols) array into the halves. Returns the weights themselves.
+        """Split a (rows, cols) array into both matrices, and return the weights.
 
         Raises
         ------
@@ -59,47 +59,50 @@ class SplitWeights:
         source = np.asarray(array, dtype=np.float32)
         if source.shape != (self.rows, self.cols):
             raise ShapeError(
-                f"an array of shape {source.shape} does not fill {self.rows} x {self.cols} weights"
+                f"an array of shape {source.shape} cannot be assigned to {self.rows} x {self.cols} "
+                "weights"
             )
         padded = np.pad(source, ((0, self.rows % 2), (0, 0))).view(np.uint32)
         first, second = padded[::2], padded[1::2]
-        self.high.assign((first >> _HALF | second & HIGH).view(np.float32))
-        self.low.assign((first & LOW | second << _HALF).view(np.float32))
+        self.high.assign((first >> _SHIFT | second & HIGH).view(np.float32))
+        self.low.assign((first & LOW | second << _SHIFT).view(np.float32))
         return self
 
     def to_numpy(self) -> Floats:
-        """Both halves joined: an ordinary (rows, cols) array, exact to the bit."""
+        """Return the float32 weights as an ordinary (rows, cols) array, exact to the bit."""
         high, low = (x.to_numpy().view(np.uint32) for x in (self.high, self.low))
-        return self._in_rows(high << _HALF | low & LOW, high & HIGH | low >> _HALF)
+        return self._in_rows(high << _SHIFT | low & LOW, high & HIGH | low >> _SHIFT)
 
     def truncated(self) -> Floats:
-        """What layers compute with: a (rows, cols) array of the upper halves as float32."""
+        """Return the weights that layers read, truncated to BF16, as a float32 array."""
         high = self.high.to_numpy().view(np.uint32)
-        return self._in_rows(high << _HALF, high & HIGH)
+        return self._in_rows(high << _SHIFT, high & HIGH)
 
-    def _in_rows(self, first: Words, second: Words) -> Floats:
+    def _in_rows(self, first: Bits, second: Bits) -> Floats:
         rows = np.stack([first, second], axis=1).reshape(-1, self.cols)[: self.rows]
         return rows.view(np.float32)
 
     def upcast(self, into: Matrix) -> None:
-        """Write what layers compute with into a matrix of layout ``float_layout``."""
-        words = self.high.data.view(np.uint32)
+        """Write the weights that layers read as float32 to a matrix of layout ``float_layout``."""
+        pairs = self.high.data.view(np.uint32)
         blocks, width = self.high.layout.col_blocks, self.high.layout.block_cols
-        _upcast(words, into.data.view(np.uint32), self.rows, blocks, width)
+        _upcast(pairs, into.data.view(np.uint32), self.rows, blocks, width)
 
 
 @jit
-def _upcast(words: Words, into: Words, rows: int, blocks: int, width: int) -> None:
-    run_tasks(_upcast_pair, blocks * ((rows + 1) // 2), (words, into, rows, width), ALL_THREADS)
+def _upcast(pairs: Bits, into: Bits, rows: int, panels: int, width: int) -> None:
+    operands = (pairs, into, rows, width)
+    run_tasks(_upcast_row, panels * ceil_div(rows, 2), operands, ALL_THREADS)
 
 
 @task_jit
-def _upcast_pair(pair: int, words: Words, into: Words, rows: int, width: int) -> None:
-    pairs = (rows + 1) // 2
-    block, row = pair // pairs, 2 * (pair % pairs)
-    target = (block * rows + row) * width
+def _upcast_row(task: int, pairs: Bits, into: Bits, rows: int, width: int) -> None:
+    """Write the two rows of float32 numbers of one row of pairs of a panel."""
+    pair_rows = ceil_div(rows, 2)
+    panel, row = task // pair_rows, 2 * (task % pair_rows)
+    first = (panel * rows + row) * width
     for k in range(width):
-        into[target + k] = words[pair * width + k] << _HALF
+        into[first + k] = pairs[task * width + k] << _SHIFT
     if row + 1 < rows:
         for k in range(width):
-            into[target + width + k] = words[pair * width + k] & HIGH
+            into[first + width + k] = pairs[task * width + k] & HIGH

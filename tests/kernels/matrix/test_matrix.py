@@ -12,7 +12,7 @@ sizes = st.sampled_from([1, 2, 13, 31, 32, 33, 100])
 blocks = st.sampled_from([1, 3, 16, 32, 48])
 
 
-def numbered(rows: int, cols: int) -> np.ndarray:
+def counted(rows: int, cols: int) -> np.ndarray:
     return np.arange(rows * cols, dtype=np.float32).reshape(rows, cols)
 
 
@@ -26,9 +26,9 @@ def position(at: Layout, r: int, c: int) -> int:
 
 
 @given(sizes, sizes, blocks, blocks)
-def test_blocked_elements_lie_where_the_layout_says(rows, cols, block_rows, block_cols):
+def test_blocked_elements_are_stored_where_the_layout_says(rows, cols, block_rows, block_cols):
     matrix = Matrix.empty(Layout.blocked(rows, cols, block_rows, block_cols))
-    values = numbered(rows, cols)
+    values = counted(rows, cols)
     matrix.assign(values)
     for r, c in [(0, 0), (rows - 1, cols - 1), (rows // 2, cols // 3)]:
         assert matrix.data[position(matrix.layout, r, c)] == values[r, c]
@@ -36,15 +36,15 @@ def test_blocked_elements_lie_where_the_layout_says(rows, cols, block_rows, bloc
 
 
 @given(sizes, sizes, blocks)
-def test_panels_hold_every_row_of_a_panel_in_sequence(rows, cols, block_cols):
-    matrix = Matrix.empty(Layout.panels(rows, cols, block_cols)).assign(numbered(rows, cols))
+def test_rows_of_a_panel_are_contiguous(rows, cols, block_cols):
+    matrix = Matrix.empty(Layout.panels(rows, cols, block_cols)).assign(counted(rows, cols))
     assert matrix.layout.span == rows * block_cols * -(-cols // block_cols)
     first = matrix.data[: rows * block_cols].reshape(rows, block_cols)
     width = min(cols, block_cols)
-    np.testing.assert_array_equal(first[:, :width], numbered(rows, cols)[:, :width])
+    np.testing.assert_array_equal(first[:, :width], counted(rows, cols)[:, :width])
 
 
-def test_view_shares_memory_and_keeps_the_leading_dimension():
+def test_a_view_shares_memory_and_has_the_leading_dimension():
     features = np.zeros((5, 3, 8), dtype=np.float32)
     view = Matrix.view(features[:, 0, :])
     view.assign(np.ones((5, 8)))
@@ -59,7 +59,7 @@ def test_empty_and_single_matrices_round_trip(shape):
     assert Matrix.view(np.ones(shape, dtype=np.float32)).to_numpy().shape == shape
 
 
-def test_view_refuses_what_it_cannot_describe():
+def test_a_view_of_an_unsupported_array_is_refused():
     for array in (np.zeros((4, 4)), np.zeros((4, 4), np.float32).T, np.zeros(4, np.float32)):
         with pytest.raises(ShapeError, match="rows are contiguous"):
             Matrix.view(array)
@@ -80,7 +80,7 @@ def test_buffers_are_aligned_to_cache_lines():
     assert Matrix.empty_panels(1000, 1000).address % 64 == 0
 
 
-def test_a_layout_is_not_taken_for_that_of_another_dtype():
+def test_arrays_of_another_dtype_have_no_layout():
     array = np.zeros((3, 5), np.float32)
     assert layout_of(array) == Layout.plain(3, 5)
     with pytest.raises(ShapeError, match="float64 of shape"):

@@ -1,4 +1,4 @@
-"""Transposes of weights in halves, over sizes around a vector; kernels of halves as text."""
+"""Transposes of split weights, over sizes around a vector; their kernels as assembly."""
 
 import numpy as np
 import pytest
@@ -18,22 +18,22 @@ sizes = st.sampled_from([2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100])
 
 
 @given(sizes, sizes, st.booleans())
-def test_the_transpose_holds_the_upper_halves(c, k, to_pairs):
+def test_the_transpose_has_the_high_bits(c, k, to_pairs):
     weights = SplitWeights(c, k).assign(random_array(1, c, k))
-    for half in (weights.high, weights.low):  # what is behind the last column may be anything
-        marks = Matrix(half.data.copy(), half.layout).assign(np.ones((half.rows, half.cols)))
-        half.data[marks.data == 0] = np.nan
+    for bits in (weights.high, weights.low):  # padding is undefined
+        marks = Matrix(bits.data.copy(), bits.layout).assign(np.ones((bits.rows, bits.cols)))
+        bits.data[marks.data == 0] = np.nan
     layout = transposed_layout(c, k, to_pairs, current_target())
-    turned = Matrix.empty(layout)
-    turned.data[:] = np.nan
-    transpose_weights(weights, turned.address, to_pairs)
+    transposed = Matrix.empty(layout)
+    transposed.data[:] = np.nan
+    transpose_weights(weights, transposed.address, to_pairs)
     expected = weights.truncated().T
     if not to_pairs:
-        np.testing.assert_array_equal(turned.to_numpy(), expected)
+        np.testing.assert_array_equal(transposed.to_numpy(), expected)
         return
     bits = np.pad(expected, ((0, k % 2), (0, 0))).view(np.uint32)
-    words = bits[::2] >> np.uint32(16) | bits[1::2]
-    np.testing.assert_array_equal(turned.to_numpy().view(np.uint32), words)
+    pairs = bits[::2] >> np.uint32(16) | bits[1::2]
+    np.testing.assert_array_equal(transposed.to_numpy().view(np.uint32), pairs)
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "sse", "neon"])
@@ -48,7 +48,7 @@ def test_the_transpose_holds_the_upper_halves(c, k, to_pairs):
     ],
     ids=lambda spec: spec.symbol,
 )
-def test_kernels_are_made_for_every_target(isa, spec):
+def test_kernels_compile_for_every_target(isa, spec):
     target = named_target(isa)
     text = engine.assembly(spec, target)
     if isinstance(spec, SplitBf16) and spec.width > 1:

@@ -1,4 +1,4 @@
-"""Weights in halves, and layers on them, against float64 with the upper halves as weights."""
+"""Split-BF16 weights, and layers on them, against float64 with the truncated weights."""
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ roundings = [False, True] if current_target().bf16 else [False]
 
 
 def split(array: np.ndarray) -> SplitWeights:
-    """Split weights with NaN in all that no layer may read: lower halves, the rest of a panel."""
+    """Split weights with NaN where no layer may read: low bits and padding of the last panel."""
     weights = SplitWeights(*array.shape).assign(array)
     weights.low.data[:] = np.nan
-    at = weights.high.layout
-    panels = weights.high.data.reshape(at.col_blocks, at.rows, at.block_cols)
-    panels[-1, :, array.shape[1] - (at.col_blocks - 1) * at.block_cols :] = np.nan
+    layout = weights.high.layout
+    panels = weights.high.data.reshape(layout.col_blocks, layout.rows, layout.block_cols)
+    panels[-1, :, array.shape[1] - (layout.col_blocks - 1) * layout.block_cols :] = np.nan
     return weights
 
 
@@ -36,7 +36,7 @@ def exact(array: np.ndarray, is_rounded: bool) -> np.ndarray:
 
 
 @given(sizes, sizes)
-def test_halves_join_to_the_same_bits(rows, cols):
+def test_splitting_and_joining_lose_no_bit(rows, cols):
     array = random_array(1, rows, cols)
     weights = SplitWeights(rows, cols).assign(array)
     assert weights.to_numpy().tobytes() == array.tobytes()
@@ -53,7 +53,7 @@ def test_every_bit_pattern_survives():
     assert weights.to_numpy().tobytes() == array.tobytes()
 
 
-def test_halves_take_the_memory_of_float32():
+def test_split_weights_take_the_memory_of_float32():
     weights = SplitWeights(1024, 512)
     assert weights.high.data.nbytes + weights.low.data.nbytes == 4 * 1024 * 512
 
@@ -138,7 +138,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape, is_rounded):
 
 
 def test_wrong_shapes_and_processors_are_refused(monkeypatch):
-    with pytest.raises(ShapeError, match="does not fill 3 x 4"):
+    with pytest.raises(ShapeError, match="cannot be assigned to 3 x 4"):
         SplitWeights(3, 4).assign(np.zeros((4, 3), np.float32))
     x, y = empty("blocked", 5, 4), empty("blocked", 5, 4)
     with pytest.raises(ShapeError, match="do not fit"):

@@ -29,7 +29,7 @@ def save(path, value, rows=3):
 
 
 def saved_value(path):
-    """The value of a whole checkpoint: its progress, which its arrays must agree with."""
+    """Return the value of a complete checkpoint, the same in its progress and its arrays."""
     opened = open_checkpoint(path)
     value = opened.progress["value"]
     assert np.all(opened.state["emb_l.0.weight"] == value)
@@ -46,9 +46,9 @@ def test_a_smaller_checkpoint_leaves_nothing_of_a_larger_one(tmp_path):
 
 def test_other_files_in_the_directory_stay(tmp_path):
     save(tmp_path / "a", 1)
-    (tmp_path / "a" / "log.json").write_text("kept")
+    (tmp_path / "a" / "log.json").write_text("log")
     save(tmp_path / "a", 2)
-    assert (tmp_path / "a" / "log.json").read_text() == "kept"
+    assert (tmp_path / "a" / "log.json").read_text() == "log"
 
 
 def test_a_link_to_a_checkpoint_is_followed(tmp_path):

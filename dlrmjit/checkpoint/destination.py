@@ -19,9 +19,9 @@ from dlrmjit.files import (
     Listing,
     check_replaceable,
     clear_abandoned,
-    destination,
     recover,
     replaced_folder,
+    resolve_destination,
     try_destination,
 )
 from dlrmjit.files.replace_folder import WRITING
@@ -35,7 +35,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     long training that saves only at its end.
     """
     with checkpoint_errors(path):
-        target = destination(Path(path))
+        target = resolve_destination(Path(path))
         recover(target, listing_of)
         clear_abandoned(target, WRITING)
         check_replaceable(target, listing_of)
@@ -47,7 +47,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
 def new_checkpoint(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a directory to fill; it becomes the checkpoint ``path`` if the block succeeds."""
     with checkpoint_errors(path):
-        target = destination(Path(path))
+        target = resolve_destination(Path(path))
         check_replaceable(target, listing_of)
         with replaced_folder(target, listing_of) as fresh:
             yield fresh

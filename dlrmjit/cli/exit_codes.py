@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
+from dlrmjit.cli.streams import point_to_null, usable_streams
 from dlrmjit.errors import DlrmjitError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -15,9 +16,18 @@ def exit_code_of(action: Callable[[], None]) -> int:
     """Run ``action`` and return the exit code of the process.
 
     The code is 0 when done, 2 for wrong usage or input, with one sentence on the standard error,
-    130 when interrupted, and 1 when the reader of the output has closed it. Other errors are
-    bugs and are raised.
+    130 when interrupted, and 1 when the reader of the output has closed it or the output could
+    not be written. Streams that were closed from the start are no error. Other errors are bugs
+    and are raised.
     """
+    with usable_streams() as (output, _):
+        code = _run(action)
+        with suppress(BrokenPipeError):
+            output.flush()
+        return FAILED if output.has_failed and code == DONE else code
+
+
+def _run(action: Callable[[], None]) -> int:
     try:
         _run_and_flush(action)
         return DONE
@@ -28,7 +38,7 @@ def exit_code_of(action: Callable[[], None]) -> int:
         print("dlrmjit: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
+        point_to_null(sys.stdout.fileno())
         return FAILED
 
 
@@ -40,8 +50,3 @@ def _run_and_flush(action: Callable[[], None]) -> None:
         sys.stdout.flush()
         raise
     sys.stdout.flush()
-
-
-def _silence_stdout() -> None:
-    """Redirect the closed output to the null device, to which Python's flush at exit can write."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ places that nobody named, what is written appears as a whole or not at all, and 
 tried before the work starts.
 """
 
+from dlrmjit.files.append import check_log, open_log
 from dlrmjit.files.create import (
     copy_work_file,
     create,
@@ -21,15 +22,15 @@ from dlrmjit.files.destination import (
     check_all_new,
     check_differs,
     check_new,
-    destination,
     require_space,
+    resolve_destination,
     try_destination,
 )
 from dlrmjit.files.listing import FileFacts, Listing
 from dlrmjit.files.lock import try_lock
 from dlrmjit.files.names import is_inside, safe_names
-from dlrmjit.files.new_files import NewFiles, new_file, replaced_file
-from dlrmjit.files.notes import attach_note, note_of
+from dlrmjit.files.new_files import NewFiles, check_file_replaceable, new_file, replaced_file
+from dlrmjit.files.notes import attach_note, is_signed, note_of
 from dlrmjit.files.replace_folder import (
     check_replaceable,
     locate,
@@ -50,13 +51,15 @@ __all__ = [
     "attach_note",
     "check_all_new",
     "check_differs",
+    "check_file_replaceable",
+    "check_log",
     "check_new",
     "check_replaceable",
     "clear_abandoned",
     "copy_work_file",
     "create",
-    "destination",
     "is_inside",
+    "is_signed",
     "locate",
     "make_folder",
     "make_output_folder",
@@ -64,6 +67,7 @@ __all__ = [
     "new_file",
     "new_folder",
     "note_of",
+    "open_log",
     "open_work_file",
     "publish",
     "recover",
@@ -72,6 +76,7 @@ __all__ = [
     "replaced_file",
     "replaced_folder",
     "require_space",
+    "resolve_destination",
     "rewrite_work_file",
     "safe_names",
     "survey",

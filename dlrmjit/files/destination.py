@@ -20,7 +20,7 @@ from dlrmjit.files.work_folder import WorkFolder, clear_abandoned
 _KIND = "trying"
 
 
-def destination(path: Path) -> Path:
+def resolve_destination(path: Path) -> Path:
     """Return the absolute path that ``path`` names, links followed to what is there.
 
     Raises ConfigError for a link to nothing, and for a path that has no name of its own.
@@ -58,7 +58,7 @@ def try_destination(path: Path) -> None:
     Raises ConfigError naming what stands in the way: no such folder, a mount point, a file
     system that is full or read-only, a folder that others own.
     """
-    target = destination(path)
+    target = resolve_destination(path)
     if not target.parent.is_dir():
         raise ConfigError(f"the folder {target.parent} does not exist; create it")
     if target.is_dir():
@@ -112,7 +112,7 @@ def _unescaped(point: bytes) -> bytes:
 def require_space(path: Path, needed: int, purpose: str) -> None:
     """Raise ConfigError where the file system of ``path`` lacks ``needed`` free bytes."""
     try:
-        free = shutil.disk_usage(destination(path).parent).free
+        free = shutil.disk_usage(resolve_destination(path).parent).free
     except OSError:
         return
     if needed > free:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO
 
 from dlrmjit.files.create import create, refuse_existing
+from dlrmjit.files.notes import sign
 from dlrmjit.files.sync import sync_directory
 from dlrmjit.files.work_folder import WorkFolder, clear_abandoned, survey
 
@@ -76,10 +77,13 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def replaced_file(path: Path, is_ours: Callable[[Path], bool]) -> Iterator[IO[bytes]]:
+def replaced_file(
+    path: Path, is_ours: Callable[[Path], bool], *, signs: bool = False
+) -> Iterator[IO[bytes]]:
     """Give a file to write, which takes the place of ``path`` when the block ends well.
 
-    Raises ConfigError where something else is there than a file that ``is_ours``.
+    With ``signs``, :func:`is_signed` knows it again. Raises ConfigError where something else is
+    there than a file that ``is_ours``.
     """
     check_file_replaceable(path, is_ours)
     target = path.parent.resolve() / path.name
@@ -88,6 +92,8 @@ def replaced_file(path: Path, is_ours: Callable[[Path], bool]) -> Iterator[IO[by
     try:
         with create(work.content) as file:
             yield file
+        if signs:
+            sign(work.content)
         check_file_replaceable(path, is_ours)
         os.rename(work.content, target)
         sync_directory(target.parent)

@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+_SIGNATURE = "written"
 _PREFIX = "user.dlrmjit."
 
 
@@ -18,6 +19,21 @@ def attach_note(path: Path, name: str, text: str) -> None:
     if hasattr(os, "setxattr"):
         with suppress(OSError):
             os.setxattr(path, _PREFIX + name, text.encode(), follow_symlinks=False)
+
+
+def sign(path: Path) -> None:
+    """Note on a file that this product wrote it, as long as nobody else writes to it."""
+    attach_note(path, _SIGNATURE, _state(path))
+
+
+def is_signed(path: Path) -> bool:
+    """Return whether a file is as this product wrote it; False where notes are not possible."""
+    return note_of(path, _SIGNATURE) == _state(path)
+
+
+def _state(path: Path) -> str:
+    facts = path.stat()
+    return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 def note_of(path: Path, name: str) -> str | None:

@@ -25,7 +25,19 @@ def cache_dir() -> Path:
     if explicit:
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dlrmjit"
+    return (Path(base) if base else _home() / ".cache") / "dlrmjit"
+
+
+def _home() -> Path:
+    """Return the user's home, or without any a path under which nothing can be written.
+
+    A user that a container invents has neither ``HOME`` nor an entry in the list of users;
+    compiled kernels are then not kept.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 def pin_threads() -> bool:

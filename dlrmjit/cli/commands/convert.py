@@ -103,7 +103,7 @@ def _to_bin(splits: Mapping[str, Dataset], out: Path) -> None:
     outputs = {name: out.with_name(f"{out.name}_{names[name]}.bin") for name in splits}
     rows = np.array(next(iter(splits.values())).table_rows, np.int32)
     counts = out.with_name("day_fea_count.npz")
-    has_counts = counts.is_file() and tuple(read_counts(counts)) == tuple(rows.tolist())
+    has_counts = _has_counts(counts, rows.tolist())
     check_all_new([*outputs.values(), *([] if has_counts else [counts])])
     with NewFiles(out.parent, outputs[min(outputs)].name) as files:
         for name, dataset in splits.items():
@@ -112,6 +112,14 @@ def _to_bin(splits: Mapping[str, Dataset], out: Path) -> None:
         if not has_counts:
             with files.open(counts.name) as file:
                 np.savez_compressed(file, counts=rows)
+
+
+def _has_counts(path: Path, rows: list[int]) -> bool:
+    """Return whether the file of counts is there already, with the same counts."""
+    try:
+        return path.is_file() and list(read_counts(path)) == rows
+    except DataError:
+        return False
 
 
 def _to_days(prepared: PreparedSet, names: DayNames) -> None:

@@ -17,7 +17,14 @@ from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import EXPORT_EMBEDDINGS
 from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.errors import ConfigError, DataError
-from dlrmjit.files import check_new, create, destination, make_parents, new_folder, safe_names
+from dlrmjit.files import (
+    check_new,
+    create,
+    make_parents,
+    new_folder,
+    resolve_destination,
+    safe_names,
+)
 
 if TYPE_CHECKING:
     from dlrmjit.data.prepared.reader import PreparedSet
@@ -50,7 +57,7 @@ def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
     rows, widths = model.config.table_rows, model.config.widths
     known = None if vocabulary is None else _set_of(vocabulary, rows)
     names = _file_stems(known, len(rows))
-    with new_folder(destination(out)) as fresh:
+    with new_folder(resolve_destination(out)) as fresh:
         for s, name in enumerate(names):
             _save(fresh / f"{name}.npy", model.tables.data.table(s))
             if s in model.projections:
@@ -79,12 +86,12 @@ def _write_values(folder: Path, name: str, known: PreparedSet, column: int) -> N
     """Write the raw values of a column by row: hashes as an array, texts as CSV."""
     vocabulary = known.manifest.categorical[column].vocabulary
     if vocabulary.endswith(".npz"):
-        lines = io.StringIO(newline="")
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(("row", "value"))
-        writer.writerows((row, text.decode()) for row, text in enumerate(known.texts(column)))
         with create(folder / f"{name}.values.csv") as file:
-            file.write(lines.getvalue().encode())
+            lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            writer = csv.writer(lines, lineterminator="\n")
+            writer.writerow(("row", "value"))
+            writer.writerows((row, text.decode()) for row, text in enumerate(known.texts(column)))
+            lines.detach()
     elif vocabulary:
         values = known.vocabulary(column)
         assert values is not None

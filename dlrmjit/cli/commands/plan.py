@@ -11,6 +11,8 @@ from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import PLAN
 from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.config.presets import preset
+from dlrmjit.errors import ConfigError
+from dlrmjit.files import check_file_replaceable, replaced_file, try_destination
 from dlrmjit.parallel.planner import propose
 
 
@@ -21,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     options = parse_command(PLAN, argv)
+    if options.json:
+        check_file_replaceable(Path(options.json), _is_plan)
+        try_destination(Path(options.json))
     model = preset(options.config, options.max_ind_range)
     memory = None if options.memory is None else int(options.memory * 2**30)
     plan = propose(
@@ -34,4 +39,18 @@ def _run(argv: Sequence[str]) -> None:
     print(plan)
     if options.json:
         text = json.dumps(plan.to_dict(), indent=1) + "\n"
-        Path(options.json).write_text(text, encoding="utf-8")
+        try:
+            with replaced_file(Path(options.json), _is_plan) as file:
+                file.write(text.encode())
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(f"--json: {options.json} cannot be written: {reason}") from None
+
+
+def _is_plan(path: Path) -> bool:
+    """Return whether a file is a plan that this command wrote."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and set(content) == {"ranks", "tables"}

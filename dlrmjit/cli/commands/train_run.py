@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from dlrmjit.cli.build.data import Data, make_data
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
 from dlrmjit.cli.report.console import ConsoleLines
-from dlrmjit.cli.report.json_log import JsonLog
+from dlrmjit.cli.report.json_log import JsonLog, is_json_log
 from dlrmjit.cli.report.machine import (
     machine_facts,
     peak_rss_bytes,
@@ -47,6 +48,7 @@ from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
+from dlrmjit.files import check_log
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.model import ShardedDLRM
@@ -60,7 +62,7 @@ _CEILING_SECONDS = 0.15  # for each ceiling at the end of a run: enough for the 
 
 def run(options: Options, comm: Comm) -> None:
     """Run as the options ask; wrong input raises DlrmjitError before anything is written."""
-    _check_outputs(options)
+    _check_outputs(options, comm)
     config = train_config(options)
     mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
     if mlperf:
@@ -70,8 +72,9 @@ def run(options: Options, comm: Comm) -> None:
     session = _build(options, comm)
     with ExitStack() as stack:
         logs_here = options.log_json and comm.rank == 0
-        log = stack.enter_context(JsonLog(options.log_json)) if logs_here else None
+        log = JsonLog(options.log_json, append=bool(options.resume)) if logs_here else None
         if log:
+            stack.enter_context(log)
             tables = {"tables": session.model.tables.data.placement}
             log.start(_described(options, session.model.config), machine_facts() | tables)
         if mlperf:
@@ -92,12 +95,29 @@ class Session:
     start: Restored
 
 
-def _check_outputs(options: Options) -> None:
+def _check_outputs(options: Options, comm: Comm) -> None:
+    """Refuse, before anything is computed, outputs that cannot be written or are inputs."""
     path = options.save_model or options.resume
     if path:
         check_save_path(path)
-    if options.log_json in (options.save_model, options.load_model) and options.log_json:
-        raise ConfigError(f"--log-json and the model cannot both be {options.log_json}")
+    if options.log_json and comm.rank == 0:
+        _check_log(options)
+
+
+def _check_log(options: Options) -> None:
+    log, models = Path(options.log_json), (options.save_model, options.resume, options.load_model)
+    for model in filter(None, models):
+        if log.resolve() == Path(model).resolve():
+            raise ConfigError(f"--log-json and the model cannot both be {options.log_json}")
+        if log.resolve().parent == Path(model).resolve():
+            raise ConfigError(
+                f"--log-json: {log} is in the directory of the model, which is replaced as a "
+                "whole; write the log next to it"
+            )
+    try:
+        check_log(log, is_json_log)
+    except (ConfigError, OSError) as error:
+        raise ConfigError(f"--log-json: {error}") from None
 
 
 def _build(options: Options, comm: Comm) -> Session:

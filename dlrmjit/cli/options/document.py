@@ -17,6 +17,7 @@ from dlrmjit.cli.options.flag import Command, Effect, Flag
 from dlrmjit.cli.options.kinds import switch
 from dlrmjit.cli.options.parse import TRAIN
 from dlrmjit.cli.options.prepare_flags import PREPARE
+from dlrmjit.files import replaced_file
 
 COMMANDS = (TRAIN, PREPARE, EVALUATE, PREDICT, EXPORT_EMBEDDINGS, CONVERT, PLAN, TUNE)
 BEGIN = "<!-- options: written by python -m dlrmjit.cli.options.document -->"
@@ -43,7 +44,13 @@ def update(path: Path) -> None:
     """Replace the tables in the document at ``path``."""
     before, rest = path.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{flag_tables()}\n{END}{after}", encoding="utf-8")
+    text = f"{before}{BEGIN}\n{flag_tables()}\n{END}{after}"
+    with replaced_file(path, _has_markers) as file:
+        file.write(text.encode())
+
+
+def _has_markers(path: Path) -> bool:
+    return BEGIN in path.read_text(encoding="utf-8")
 
 
 def _section(command: Command) -> str:

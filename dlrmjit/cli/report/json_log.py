@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from dlrmjit.cli.report.machine import peak_rss_bytes
 from dlrmjit.errors import ConfigError
+from dlrmjit.files import open_log
 from dlrmjit.metrics import Metrics
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 from dlrmjit.version import __version__
+
+_LONGEST_LINE = 1 << 24  # bytes of the first line, which has all options
 
 
 class JsonLog(NullObserver):
@@ -24,13 +30,12 @@ class JsonLog(NullObserver):
     file cannot be written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, append: bool = False) -> None:
+        self._path = path
         try:
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+            self._file: IO[bytes] | None = open_log(Path(path), is_json_log, append=append)
         except OSError as error:
-            raise ConfigError(
-                f"--log-json: {path} cannot be written: {error.strerror or error}"
-            ) from error
+            raise _cannot_write(path, error) from error
 
     def __enter__(self) -> JsonLog:
         return self
@@ -41,13 +46,26 @@ class JsonLog(NullObserver):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
 
     def write(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write one line."""
         line = {"event": event, **{name: _jsonable(value) for name, value in fields.items()}}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        if self._file is None:
+            return
+        try:
+            self._file.write(f"{json.dumps(line, allow_nan=False)}\n".encode())
+            self._file.flush()
+        except OSError as error:  # a full disk or a reader that went away must not stop the run
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        file, self._file = self._file, None
+        print(f"dlrmjit: note: {_cannot_write(self._path, error)}; the log ends", file=sys.stderr)
+        with suppress(OSError):
+            file.close()  # type: ignore[union-attr]
 
     def start(self, config: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
         """Write the first line: the configuration and the machine."""
@@ -103,6 +121,20 @@ class JsonLog(NullObserver):
                 "peak_rss_bytes": peak_rss_bytes(),
             },
         )
+
+
+def is_json_log(path: Path) -> bool:
+    """Return whether a file begins as a log that :class:`JsonLog` wrote."""
+    try:
+        with open(path, "rb") as file:
+            first = json.loads(file.readline(_LONGEST_LINE))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and first.get("event") == "start" and "version" in first
+
+
+def _cannot_write(path: str, error: OSError) -> ConfigError:
+    return ConfigError(f"--log-json: {path} cannot be written: {error.strerror or error}")
 
 
 def _jsonable(value: Any) -> Any:

@@ -19,11 +19,11 @@ from dlrmjit.files import (
     WorkFolder,
     attach_note,
     check_replaceable,
-    destination,
     make_folder,
     make_parents,
     publish,
     recover,
+    resolve_destination,
     survey,
     try_destination,
 )
@@ -39,7 +39,7 @@ class WorkDir:
     """
 
     def __init__(self, out: Path, *, replace: bool) -> None:
-        self._out = destination(out)
+        self._out = resolve_destination(out)
         clear_published(out)
         _check_output(out, self._out, replace)
         self._folder: WorkFolder | None = None
@@ -124,7 +124,7 @@ class WorkDir:
 
 def clear_published(out: Path) -> None:
     """Complete the publication of a set by a preparation that was killed during it."""
-    target = destination(out)
+    target = resolve_destination(out)
     recover(target, listing_of)
     for folder in survey(target, _KIND).abandoned:
         if folder.content.exists():

@@ -15,14 +15,14 @@ from dlrmjit.data.prepare.files.staging import slices
 from dlrmjit.data.prepared.manifest import CategoricalColumn, Manifest, file_facts
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.errors import DataError
-from dlrmjit.files import destination, new_folder
+from dlrmjit.files import new_folder, resolve_destination
 
 _ROWS = 1 << 16
 
 
 def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:
     """Write a new set of the rows of ``splits``. Raises ConfigError if ``folder`` exists."""
-    with new_folder(destination(folder)) as fresh:
+    with new_folder(resolve_destination(folder)) as fresh:
         for name, dataset in splits.items():
             _write_split(fresh / name, dataset)
         manifest = _describe(fresh, splits, origin)

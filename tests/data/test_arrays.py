@@ -48,13 +48,13 @@ def test_rows_default_to_the_largest_index():
 
 def test_indices_are_no_wider_than_the_tables_need():
     dense, _, labels = arrays(1)
-    narrow = ArraySource(dense, [[3]], labels, 1)
+    small = ArraySource(dense, [[3]], labels, 1)
     wide = ArraySource(dense, [[3]], labels, 1, table_rows=[2**31 + 1])
-    assert next(narrow.batches()).indices.dtype == np.int32
+    assert next(small.batches()).indices.dtype == np.int32
     assert next(wide.batches()).indices.dtype == np.int64
 
 
-def test_select_walks_other_samples_of_the_same_arrays():
+def test_select_yields_other_samples_of_the_same_arrays():
     dense, categorical, labels = arrays()
     whole = ArraySource(dense, categorical, labels, 4)
     part = whole.select([6, 0], batch_size=1)
@@ -109,6 +109,6 @@ D, C, L = arrays()
         (lambda: ArraySource(D, C, L, 2, order=[0.5]), ShapeError, "order must be integers"),
     ],
 )
-def test_refuses_what_does_not_fit(call, error, message):
+def test_incompatible_arrays_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -50,7 +50,7 @@ def test_merging_then_splitting_gives_each_table_back(data):
         np.testing.assert_array_equal(table_offsets, offsets[s])
 
 
-def test_keeps_index_width_and_does_not_copy_what_fits():
+def test_index_types_are_preserved_and_arrays_not_copied():
     for dtype in (np.int32, np.int64):
         indices = INDICES.astype(dtype)
         batch = Batch(DENSE, indices, OFFSETS, np.zeros(2, dtype=np.float32))
@@ -87,7 +87,7 @@ def test_an_empty_list_is_a_table_without_lookups():
         ((DENSE, [[1], [1]], [[0, 1, 2], [0, 1]], LABELS), "run from 0 to its 1 indices"),
     ],
 )
-def test_refuses_what_does_not_fit(arguments, message):
+def test_incompatible_arrays_are_refused(arguments, message):
     with pytest.raises(ShapeError, match=message):
         Batch(*arguments)
 

@@ -12,7 +12,7 @@ from dlrmjit.data.generate.rng_skip import SampleRange, skip, uniform
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.source import SizedSource, take
-from tests.data.test_loader import table
+from tests.data.test_loader import dataset
 
 N = 17
 RAND = {"lookups": 4, "maximum": 5.0}
@@ -40,19 +40,19 @@ SOURCES = {
     "gaussian": lambda: _random(distribution="gaussian"),
     "gaussian, fixed": lambda: _random(distribution="gaussian", fixed_lookups=True),
     "arrays": _arrays,
-    "loader": lambda: Loader(table(), N),
-    "loader, shuffled": lambda: Loader(table(), N, shuffle="total", seed=4),
-    "loader, blocks": lambda: Loader(table(), N, shuffle="block", block_rows=16, seed=4),
-    "the first batches": lambda: take(Loader(table(), N), 2),
+    "loader": lambda: Loader(dataset(), N),
+    "loader, shuffled": lambda: Loader(dataset(), N, shuffle="total", seed=4),
+    "loader, blocks": lambda: Loader(dataset(), N, shuffle="block", block_rows=16, seed=4),
+    "the first batches": lambda: take(Loader(dataset(), N), 2),
 }
 
 
 def _equal(ours, expected):
     assert ours.n == expected.n
     for name in ("dense", "indices", "offsets", "labels"):
-        own, other = getattr(ours, name), getattr(expected, name)
-        assert own.dtype == other.dtype
-        np.testing.assert_array_equal(own, other, err_msg=name)
+        mine, other = getattr(ours, name), getattr(expected, name)
+        assert mine.dtype == other.dtype
+        np.testing.assert_array_equal(mine, other, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_a_share_is_that_part_of_the_whole(name, share):
     for start in (0, 1):
         found, expected = list(part.batches(1, start)), list(whole.batches(1, start))
         assert len(found) == len(expected) > 0
-        for own, batch in zip(found, expected, strict=True):
-            _equal(own, share.of(batch))
+        for mine, batch in zip(found, expected, strict=True):
+            _equal(mine, share.of(batch))
 
 
 def test_a_source_is_not_changed_by_slicing_it():
@@ -91,12 +91,12 @@ def test_shares_are_all_samples_and_almost_equal(n, ranks, each):
     assert [bounds[0][0], *(b for _, b in bounds)] == [a for a, _ in bounds] + [n]
 
 
-def test_a_cut_keeps_the_lookups_of_its_samples():
+def test_a_cut_has_the_lookups_of_its_samples():
     batch = _random().batches().__next__()
     part = cut(batch, 5, 9)
     for s in range(batch.tables):
-        (ours, own), (all_of, every) = part.table(s), batch.table(s)
-        np.testing.assert_array_equal(np.diff(own), np.diff(every)[5:9])
+        (ours, mine), (all_of, every) = part.table(s), batch.table(s)
+        np.testing.assert_array_equal(np.diff(mine), np.diff(every)[5:9])
         np.testing.assert_array_equal(ours, all_of[every[5] : every[9]])
 
 
@@ -106,8 +106,8 @@ def test_a_cut_keeps_the_lookups_of_its_samples():
     each=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-def test_parts_of_a_run_are_those_of_the_whole(kinds, runs, each, seed):
-    """Of any sequence of kinds, so that the half a float32 leaves behind is minded."""
+def test_parts_of_a_sequence_are_those_of_the_whole(kinds, runs, each, seed):
+    """Any sequence of kinds, because a float32 stores 32 bits for the next one."""
     first, last = runs[0], runs[0] + runs[1]
     n = last + runs[2]
     whole, part = (np.random.Generator(np.random.PCG64DXSM(seed)) for _ in range(2))

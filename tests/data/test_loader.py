@@ -1,4 +1,4 @@
-"""Batches of the loader: every row once, in an order that can be taken up anywhere."""
+"""Batches of the loader: every row once, in an order that can be resumed anywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dlrmjit.errors import ConfigError, IndexRangeError, ShapeError
 SHUFFLES = ["none", "block", "total"]
 
 
-def table(n: int = 103, tables: int = 3) -> Dataset:
+def dataset(n: int = 103, tables: int = 3) -> Dataset:
     ids = np.arange(n * tables, dtype=np.int32).reshape(n, tables)
     return Dataset(
         labels=(np.arange(n) % 2).astype(np.uint8),
@@ -37,8 +37,8 @@ def rows_seen(loader: Loader, epoch: int = 0, start: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)
-def test_batches_hold_what_the_table_holds(shuffle: str) -> None:
-    rows = table()
+def test_batches_hold_the_rows_of_the_data_set(shuffle: str) -> None:
+    rows = dataset()
     for batch in Loader(rows, 10, shuffle=shuffle, block_rows=16, seed=3).batches(1):
         chosen = batch.table(0)[0] // 3
         expected = np.log(np.maximum(rows.dense[chosen], 0).astype(np.float32) + 1)
@@ -60,7 +60,7 @@ def test_batches_hold_what_the_table_holds(shuffle: str) -> None:
     st.integers(0, 5),
 )
 def test_every_row_comes_once_an_epoch(n, size, shuffle, block, seed, epoch):
-    loader = Loader(table(n), size, shuffle=shuffle, block_rows=block, seed=seed, ahead=0)
+    loader = Loader(dataset(n), size, shuffle=shuffle, block_rows=block, seed=seed, ahead=0)
     seen = rows_seen(loader, epoch)
     assert sorted(seen) == list(range(n))
     assert loader.num_batches == -(-n // size)
@@ -69,7 +69,7 @@ def test_every_row_comes_once_an_epoch(n, size, shuffle, block, seed, epoch):
 
 
 def test_orders_differ_by_epoch_and_seed() -> None:
-    rows = table(500)
+    rows = dataset(500)
     orders = [
         tuple(rows_seen(Loader(rows, 50, shuffle=shuffle, block_rows=32, seed=seed), epoch))
         for shuffle in ("total", "block")
@@ -80,7 +80,7 @@ def test_orders_differ_by_epoch_and_seed() -> None:
 
 
 def test_blocks_stay_together() -> None:
-    seen = rows_seen(Loader(table(320), 32, shuffle="block", block_rows=32, seed=1))
+    seen = rows_seen(Loader(dataset(320), 32, shuffle="block", block_rows=32, seed=1))
     for first in range(0, 320, 32):
         part = sorted(seen[first : first + 32])
         assert part == list(range(part[0], part[0] + 32))
@@ -89,35 +89,35 @@ def test_blocks_stay_together() -> None:
 
 
 def test_held_batches_are_not_overwritten() -> None:
-    loader = Loader(table(), 10)
+    loader = Loader(dataset(), 10)
     held = list(loader.batches())
     again = [np.copy(batch.dense) for batch in loader.batches()]
     for batch, expected in zip(held, again, strict=True):
         assert (batch.dense == expected).all()
 
 
-def test_dropped_arrays_are_used_again_views_protect_theirs() -> None:
+def test_dropped_arrays_are_reused_unless_a_view_is_left() -> None:
     pool = Pool()
     first = pool.take((4, 4), np.float32)
-    place, view = first.ctypes.data, first[1:]
+    address, view = first.ctypes.data, first[1:]
     del first
-    assert pool.take((4, 4), np.float32).ctypes.data != place
+    assert pool.take((4, 4), np.float32).ctypes.data != address
     del view
-    assert place in {pool.take((4, 4), np.float32).ctypes.data for _ in range(1)}
+    assert address in {pool.take((4, 4), np.float32).ctypes.data for _ in range(1)}
 
 
 def test_leaving_early_ends_the_thread() -> None:
     before = threading.active_count()
-    batches = Loader(table(1000), 10).batches()
+    batches = Loader(dataset(1000), 10).batches()
     next(batches)
     batches.close()
     assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("multi", [False, True])
-def test_an_id_of_more_bits_than_its_table_needs_is_not_cut(multi: bool) -> None:
+def test_an_id_of_more_bits_than_its_table_needs_is_not_truncated(multi: bool) -> None:
     beyond = 1 << 32  # whose lower 32 bits are a row
-    stored = table(9, 1)
+    stored = dataset(9, 1)
     if multi:
         column = MultiHot(np.full((9, 2), beyond))
         stored = replace(stored, ids=np.empty((9, 0), np.int64), multi=((0, column),))
@@ -130,24 +130,24 @@ def test_an_id_of_more_bits_than_its_table_needs_is_not_cut(multi: bool) -> None
 
 
 def test_ids_outside_their_table_are_named() -> None:
-    rows = replace(table(), table_rows=(309, 309, 200))
+    rows = replace(dataset(), table_rows=(309, 309, 200))
     with pytest.raises(IndexRangeError, match="table 2, sample 6: index 200"):
         list(Loader(rows, 10).batches())
 
 
 def test_limited_ids() -> None:
-    batch = next(Loader(table().limited(7), 103).batches())
-    assert (batch.table(1)[0] == table().ids[:, 1] % 7).all()
+    batch = next(Loader(dataset().limited(7), 103).batches())
+    assert (batch.table(1)[0] == dataset().ids[:, 1] % 7).all()
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_columns_of_several_ids(fixed: bool) -> None:
+def test_multi_valued_columns(fixed: bool) -> None:
     rng = np.random.default_rng(0)
     sizes = np.full(103, 3) if fixed else rng.integers(0, 5, 103)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     values = rng.integers(0, 309, offsets[-1]).astype(np.int32)
     column = MultiHot(values.reshape(103, 3)) if fixed else MultiHot(values, offsets)
-    whole = table()
+    whole = dataset()
     rows = replace(whole, ids=whole.ids[:, [0, 2]], multi=((1, column),)).cut(3, 100)
     loader = Loader(rows, 10, shuffle="total", seed=1)
     for batch in loader.batches():
@@ -160,10 +160,10 @@ def test_columns_of_several_ids(fixed: bool) -> None:
         batch.check_indices(rows.table_rows)
 
 
-def test_wrong_tables_and_shuffles() -> None:
+def test_wrong_data_sets_and_shuffles() -> None:
     with pytest.raises(ConfigError, match="shuffle must be"):
-        Loader(table(), 10, shuffle="some")
+        Loader(dataset(), 10, shuffle="some")
     with pytest.raises(ShapeError, match="must have the same number of rows"):
-        replace(table(), labels=np.zeros(5))
+        replace(dataset(), labels=np.zeros(5))
     with pytest.raises(ShapeError, match="2 tables"):
-        replace(table(), table_rows=(1, 1))
+        replace(dataset(), table_rows=(1, 1))

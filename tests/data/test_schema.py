@@ -1,4 +1,4 @@
-"""Schemas: what is written by hand is understood, or refused with its file, column and key."""
+"""Schemas: files are read, or refused with an error that names file, column and key."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "said"), WRONG.items(), ids=range(len(WRONG)))
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "s.json"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:

@@ -77,7 +77,7 @@ def rows_of(hashes, labels=None):
 
 
 @given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 3), min_size=1, max_size=50))
-def test_hashes_are_numbered_by_first_appearance(values):
+def test_ids_of_hashes_follow_first_appearance(values):
     hashes = np.zeros((len(values), 26), np.uint32)
     hashes[:, 5] = values
     data = prepare(rows_of(hashes), equal_days(len(values)))
@@ -131,7 +131,7 @@ def test_sub_sampling_keeps_every_click():
     rows = rows_of(np.zeros((2000, 26)), labels)
     rest, days = sub_sample(rows, (1500, 500), 0.75, np.random.RandomState(0))
     assert rest.labels.sum() == 500
-    # 1500 samples without a click, a quarter kept; six standard deviations.
+    # 1500 samples without a click, of which a quarter remain; six standard deviations.
     assert abs(len(rest) - 500 - 375) < 6 * (1500 * 0.75 * 0.25) ** 0.5
     assert sum(days) == len(rest)
     assert sub_sample(rows, (2000,), 1.0, np.random.RandomState(0))[1] == (500,)
@@ -150,12 +150,12 @@ def test_sub_sampling_keeps_every_click():
         (lambda: load_criteo_text(TINY).source(0), ConfigError, "batch size must be at least 1"),
     ],
 )
-def test_refuses_what_means_nothing(call, error, message):
+def test_invalid_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the Criteo sample beside the checkout is absent")
+@pytest.mark.skipif(not REAL.exists(), reason="the Criteo sample next to the checkout is absent")
 def test_reads_the_first_rows_of_criteo_kaggle():
     rows = read_criteo_text(REAL)
     assert len(rows) == 8000

@@ -146,7 +146,7 @@ def compressed_lines(count):
     )
 
 
-def test_a_truncated_file_says_so(tmp_path, monkeypatch):
+def test_a_truncated_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(text_blocks, "_BLOCK_BYTES", 10_000)
     path = tmp_path / "cut.gz"
     path.write_bytes(compressed_lines(2000)[:-2000])
@@ -154,7 +154,7 @@ def test_a_truncated_file_says_so(tmp_path, monkeypatch):
         read_criteo_text(path)
 
 
-def test_a_damaged_file_says_so(tmp_path):
+def test_a_damaged_file_is_named(tmp_path):
     whole = bytearray(compressed_lines(2000))
     whole[-5] ^= 1  # the checksum
     path = tmp_path / "damaged.gz"
@@ -177,7 +177,7 @@ def test_a_missing_an_empty_and_a_folder_are_named(tmp_path):
         read_criteo_text(tmp_path / "empty")
 
 
-def test_a_line_without_an_end_is_not_held_for_ever(tmp_path, monkeypatch):
+def test_a_line_without_an_end_is_refused_in_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(text_blocks, "_BLOCK_BYTES", 64)
     monkeypatch.setattr(text_blocks, "_LONGEST_LINE", 1000)
     (tmp_path / "train.txt").write_bytes(b"\n\n" + b"7" * 5000 + b"\n")

@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
 
 
-def test_days_that_are_not_equal_are_kept(tmp_path):
+def test_days_of_different_sizes_are_preserved(tmp_path):
     rng = np.random.RandomState(1)
     data = load_criteo_text(GOLDEN / "criteo_tiny.tsv", sub_sample_rate=0.7, rng=rng)
     write_processed(tmp_path / "set.npz", data)
@@ -110,7 +110,7 @@ def test_an_id_outside_its_table_is_named(tmp_path, arrays, value):
         (lambda a: a.update(y=np.array([None])), "not a complete .npz file of numbers"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, change, message):
+def test_incompatible_arrays_are_refused(tmp_path, arrays, change, message):
     change(arrays)
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""Formats of other programs: what they write is read, what is written is theirs byte for byte."""
+"""Formats of other programs: their files are read, and written byte for byte."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_bin_round_trip(home: Path, whole: np.ndarray, tmp_path: Path) -> None:
         assert (rows_of(back) == rows_of(first)).all()
 
 
-def test_bin_that_was_cut_off(tmp_path: Path) -> None:
+def test_a_truncated_bin_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"\0" * 161)
     with pytest.raises(DataError, match="161 bytes"):
         open_bin(tmp_path / "x.bin")
@@ -158,7 +158,7 @@ def test_compressed_and_damaged_archives(tmp_path: Path) -> None:
         mapped_members(tmp_path / "b.npz")
 
 
-def test_sets_of_any_table(home: Path, tmp_path: Path) -> None:
+def test_sets_of_any_data_set(home: Path, tmp_path: Path) -> None:
     table = PreparedSet(home / "set").dataset("test")
     write_set(tmp_path / "new", {"train": table}, "test")
     again = PreparedSet(tmp_path / "new")
@@ -167,8 +167,8 @@ def test_sets_of_any_table(home: Path, tmp_path: Path) -> None:
         convert_days(tmp_path)
 
 
-def own_table(n: int, rng: np.random.Generator, *, fixed: bool, dense: int = 2) -> Dataset:
-    """Two columns of one id, and columns 1 and 3 of several."""
+def generated_dataset(n: int, rng: np.random.Generator, *, fixed: bool, dense: int = 2) -> Dataset:
+    """Two single-valued columns, and multi-valued columns 1 and 3."""
     sizes = np.full(n, 3) if fixed else rng.integers(0, 5, n)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     multi = tuple(
@@ -184,7 +184,7 @@ def own_table(n: int, rng: np.random.Generator, *, fixed: bool, dense: int = 2) 
 
 
 def batch_of(table: Dataset, first: int, last: int) -> tuple[list[list[int]], ...]:
-    """Bags of each column of rows ``first`` to ``last``, read plainly."""
+    """Bags of each column of rows ``first`` to ``last``, read one row at a time."""
     multi = dict(table.multi)
     singles = iter(table.ids.T)
     found = []
@@ -206,11 +206,11 @@ def bags_of(batch: Batch, s: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("dense", [0, 2])
 @pytest.mark.parametrize("n", [1, 500])
-def test_sets_of_several_ids_a_row_and_of_no_dense_column(
+def test_sets_of_multi_valued_columns_and_of_no_dense_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, dense: int
 ) -> None:
     monkeypatch.setattr("dlrmjit.data.prepared.writer._ROWS", 64)
-    table = own_table(n, np.random.default_rng(n), fixed=False, dense=dense)
+    table = generated_dataset(n, np.random.default_rng(n), fixed=False, dense=dense)
     write_set(tmp_path / "set", {"train": table, "test": table.cut(n // 3, n)}, "test")
     prepared = PreparedSet(tmp_path / "set")
     assert [column.is_multi for column in prepared.manifest.categorical] == [False, True] * 2
@@ -225,7 +225,7 @@ def test_sets_of_several_ids_a_row_and_of_no_dense_column(
 
 
 def test_damaged_offsets_are_refused(tmp_path: Path) -> None:
-    table = own_table(50, np.random.default_rng(1), fixed=False)
+    table = generated_dataset(50, np.random.default_rng(1), fixed=False)
     write_set(tmp_path / "set", {"train": table}, "test")
     offsets = np.load(tmp_path / "set" / "train" / "offsets_1.npy", mmap_mode="r+")
     offsets[7] = 10**9
@@ -237,9 +237,9 @@ def test_damaged_offsets_are_refused(tmp_path: Path) -> None:
 def test_multi_hot_round_trip(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     splits = {
-        "train": own_table(90, rng, fixed=True),
-        "test": own_table(21, rng, fixed=True),
-        "validation": own_table(20, rng, fixed=True),
+        "train": generated_dataset(90, rng, fixed=True),
+        "test": generated_dataset(21, rng, fixed=True),
+        "validation": generated_dataset(20, rng, fixed=True),
     }
     write_set(tmp_path / "set", splits, "test")
     assert convert([str(tmp_path / "set"), str(tmp_path / "days"), "--to", "multi-hot"]) == 0
@@ -251,10 +251,12 @@ def test_multi_hot_round_trip(tmp_path: Path) -> None:
         assert (back.labels == table.labels).all()
 
 
-def test_formats_that_cannot_hold_it_say_so(
+def test_data_that_a_format_cannot_hold_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_set(tmp_path / "set", {"train": own_table(9, np.random.default_rng(3), fixed=False)}, "")
+    write_set(
+        tmp_path / "set", {"train": generated_dataset(9, np.random.default_rng(3), fixed=False)}, ""
+    )
     for target, said in (
         ("bin", "2 multi-valued columns; the .bin format holds 13 dense and 26"),
         ("multi-hot", "the same number in every row"),
@@ -292,7 +294,7 @@ def digest_of_arrays(paths: Iterable[Path]) -> str:
 @pytest.mark.skipif(not REAL.exists(), reason=f"no real Criteo rows at {REAL}")
 @pytest.mark.parametrize("data_set", list(REAL_DAYS))
 def test_days_of_real_rows_equal_the_reference(tmp_path: Path, data_set: str) -> None:
-    """Kaggle's one file cut into 7 days, and 24 files of Terabyte's names."""
+    """Kaggle's one file divided into 7 days, and 24 files of Terabyte's names."""
     lines = gzip.decompress(REAL.read_bytes()).splitlines(keepends=True)
     kaggle = data_set == "kaggle"
     bounds = [0, len(lines)] if kaggle else [len(lines) * i // 24 for i in range(25)]

@@ -52,7 +52,7 @@ def test_equals_the_reference_bit_for_bit(golden, name):
         assert_same(batch, golden, f"{name}/{number}")
 
 
-def test_a_test_pass_in_mid_epoch_moves_the_shared_stream_as_in_the_reference(golden):
+def test_a_test_in_mid_epoch_advances_the_shared_stream_as_in_the_reference(golden):
     rng = np.random.RandomState(5)
     train = source(CASES["variable"], rng=rng)
     test = source(CASES["variable"], rng=rng)
@@ -124,6 +124,6 @@ def test_a_gaussian_index_outside_its_table_is_named():
         (lambda: RandomOptions(distribution="zipf"), "uniform, gaussian, not 'zipf'"),
     ],
 )
-def test_refuses_what_means_nothing(build, message):
+def test_invalid_arguments_are_named(build, message):
     with pytest.raises(ConfigError, match=message):
         build()

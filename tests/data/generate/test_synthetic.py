@@ -152,6 +152,6 @@ def test_criteo_like_rows_fill_but_do_not_exceed_the_total(total):
         ({"split": "dev"}, "split must be one of train, test, calibration, not 'dev'"),
     ],
 )
-def test_refuses_what_means_nothing(arguments, message):
+def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SyntheticSource(**({"batch_size": 4, "num_batches": 2} | arguments))

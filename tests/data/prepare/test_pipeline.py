@@ -64,7 +64,7 @@ def expected_dense(rows: list[Row], train: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shuffled", ["total", "none"])
-def test_sets_hold_what_the_text_says(
+def test_sets_hold_the_values_of_the_text(
     csv_path: Path, rows: list[Row], tmp_path: Path, shuffled: str
 ) -> None:
     manifest = prepare(schema_options(csv_path, tmp_path / "set", shuffle=shuffled))

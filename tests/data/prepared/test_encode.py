@@ -47,7 +47,7 @@ def assert_same(found, expected) -> None:
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, PRUNED], ids=["all", "pruned"])
-def test_csv_takes_the_ids_of_its_set(tmp_path: Path, schema) -> None:
+def test_csv_gets_the_ids_of_its_set(tmp_path: Path, schema) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes(csv_text(csv_rows(500)))
     whole = SplitRule("none")
@@ -56,7 +56,7 @@ def test_csv_takes_the_ids_of_its_set(tmp_path: Path, schema) -> None:
     assert_same(read_with_vocabulary(path, known), known.dataset("train"))
 
 
-def test_parquet_takes_the_ids_of_its_set(tmp_path: Path) -> None:
+def test_parquet_gets_the_ids_of_its_set(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "log.parquet", csv_rows(500))
     whole = SplitRule("none")
     prepare(schema_options(path, tmp_path / "set", schema=LISTS, shuffle="none", split=whole))
@@ -64,7 +64,7 @@ def test_parquet_takes_the_ids_of_its_set(tmp_path: Path) -> None:
     assert_same(read_with_vocabulary(path, known), known.dataset("train"))
 
 
-def test_criteo_text_takes_the_ids_of_its_set_even_where_nothing_is_frequent(
+def test_criteo_text_gets_the_ids_of_its_set_even_where_nothing_is_frequent(
     tmp_path: Path,
 ) -> None:
     """A missing value counts as hash 0, which is not the rare values' row 0."""
@@ -97,7 +97,7 @@ def known(tmp_path: Path) -> PreparedSet:
     return PreparedSet(tmp_path / "set")
 
 
-def test_unknown_values_take_row_0(known: PreparedSet, tmp_path: Path) -> None:
+def test_unknown_values_get_id_0(known: PreparedSet, tmp_path: Path) -> None:
     rows = csv_rows(2)
     rows[1]["user"] = "unknown"
     (tmp_path / "new.csv").write_bytes(csv_text(rows))

@@ -7,7 +7,7 @@ tqdm); FILE is Criteo text, plain or gzip, by default 8,000 generated rows. Both
 the rows without shuffling, as Kaggle's set of 7 days and as Terabyte's of 24 files. Then every
 file is compared byte for byte, and every batch that the reference's loaders yield from our files
 with that of our own loader. The digests printed are over the arrays that the reference wrote;
-``tests/data/formats/test_formats.py`` has those of the first 8,000 rows of Criteo Kaggle.
+``tests/data/formats/test_dlrm_days.py`` has those of the first 8,000 rows of Criteo Kaggle.
 
 Where TorchRec can be imported, its arrays of a day and its loader of them are compared as well, and
 MLPerf version 2's lookups with those of DIR/torchrec_dlrm.

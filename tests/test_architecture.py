@@ -61,3 +61,15 @@ def test_functions_and_files_stay_short(path):
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_every_module_says_why_it_exists(path):
     assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_folder_of_modules_is_a_package():
+    folders = {path.parent for path in SOURCES}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def test_no_source_is_in_an_ignored_folder():
+    """Ignored folders are left out of the distribution too."""
+    lines = (ROOT / ".gitignore").read_text().split()
+    ignored = {line.strip("/") for line in lines if not line.startswith("/")}
+    assert not [path for path in SOURCES if ignored & set(path.relative_to(ROOT).parts)]

@@ -1,0 +1,1 @@
+"""Data, model and training, built from the options."""

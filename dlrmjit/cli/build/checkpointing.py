@@ -13,15 +13,15 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.training import persistence
 from dlrmjit.checkpoint import check_destination, check_torch_destination
 from dlrmjit.cli.build.data import Data
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import CheckpointError, ConfigError
-from dlrmjit.training.fit import Best, FitResult, NullObserver, Position, StepRecord, TestRecord
 from dlrmjit.metrics import Metrics
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.optim import Optimizer, Plateau
+from dlrmjit.training import persistence
+from dlrmjit.training.fit import Best, FitResult, NullObserver, Position, StepRecord, TestRecord
 
 
 @dataclass(frozen=True)

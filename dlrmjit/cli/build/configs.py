@@ -7,16 +7,16 @@ from dataclasses import fields
 
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.memory import MemoryEstimate, estimate_memory
-from dlrmjit.config.model import ModelConfig, TableConfig
-from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
-from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
+from dlrmjit.config.model import ModelConfig, TableConfig
 from dlrmjit.config.optimizer import (
     OPTIMIZERS,
     OptimizerConfig,
     UpdateConfig,
     optimizer_named,
 )
+from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
+from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 
 
 def model_config(
@@ -182,11 +182,13 @@ def estimated_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
 def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:
     states = f"{format_gib(need.optimizer)} for the optimiser, " if need.optimizer else ""
     name = f"--config={options.config}" if options.config else "the model"
+    parts = (
+        f"{format_gib(need.tables)} for the tables, {format_gib(need.mlp)} for the MLPs, "
+        f"{states}{format_gib(need.step)} for a batch of {options.mini_batch_size}"
+    )
     return (
-        f"{name} needs {format_gib(need.total)} of memory ({format_gib(need.tables)} for the tables, "
-        f"{format_gib(need.mlp)} for the MLPs, {states}{format_gib(need.step)} for a batch of "
-        f"{options.mini_batch_size}), but {format_gib(available)} are available; bound the rows of "
-        "its tables with --max-ind-range, give other tables with --arch-embedding-size, store them "
-        "in files with --embedding-dir, or spread "
-        f"them over {-(-need.total // max(available, 1))} such machines with mpiexec"
+        f"{name} needs {format_gib(need.total)} of memory ({parts}), but {format_gib(available)} "
+        "are available; bound the rows of its tables with --max-ind-range, give other tables with "
+        "--arch-embedding-size, store them in files with --embedding-dir, or distribute them over "
+        f"{-(-need.total // max(available, 1))} such machines with mpiexec"
     )

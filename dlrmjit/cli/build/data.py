@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.build.prepared_data import find_stored, stored_sources
+from dlrmjit.cli.options.parse import Options
 from dlrmjit.data.formats.criteo import (
     CriteoData,
     Split,
@@ -18,8 +18,8 @@ from dlrmjit.data.formats.criteo import (
 )
 from dlrmjit.data.formats.dlrm_npz import read_day_counts, read_processed, write_processed
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
-from dlrmjit.data.source import Source, take
 from dlrmjit.data.generate.synthetic import SyntheticSource
+from dlrmjit.data.source import Source, take
 from dlrmjit.errors import ConfigError
 
 _TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on

@@ -18,26 +18,26 @@ from dlrmjit_kernels.runtime.buffers import available_memory
 from dlrmjit_kernels.runtime.threads import available_cpus
 
 from dlrmjit import knobs
+from dlrmjit.cli.build.configs import table_config, train_config
 from dlrmjit.cli.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 from dlrmjit.cli.options.parse import Options
-from dlrmjit.cli.build.configs import table_config, train_config
 from dlrmjit.config.memory import estimate_memory
 from dlrmjit.config.model import IN_MEMORY, ModelConfig
+from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
-from dlrmjit.training.fit import MeasureFunction
 from dlrmjit.model.dlrm import DLRM
-from dlrmjit.config.optimizer import OptimizerConfig
-from dlrmjit.parallel.comm import Comm, blocking, yield_to_lower_ranks, threaded
+from dlrmjit.parallel.comm import Comm, blocking, threaded, yield_to_lower_ranks
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedDLRM
-from dlrmjit.parallel.planner import MIN_SHARD_COLUMNS, propose
-from dlrmjit.parallel.routing import ShardedSource
 from dlrmjit.parallel.plan import Plan, plan_from_dict
-from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.parallel.planner import MIN_SHARD_COLUMNS, propose
 from dlrmjit.parallel.reproducible_step import ReproducibleStep
+from dlrmjit.parallel.routing import ShardedSource
+from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.perf.profile import Profile
+from dlrmjit.training.fit import MeasureFunction
 
 AnyShardedStep = ShardedStep | ReproducibleStep
 

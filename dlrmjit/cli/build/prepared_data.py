@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlrmjit.cli.options.parse import Options
+from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.dlrm_days import has_days, read_days
 from dlrmjit.data.formats.mlperf_bin import open_bin, read_counts
 from dlrmjit.data.source import Source, take
-from dlrmjit.data.dataset import Dataset
 from dlrmjit.errors import ConfigError
 
 if TYPE_CHECKING:

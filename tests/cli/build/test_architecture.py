@@ -11,8 +11,8 @@ from dlrmjit.cli.build.architecture import derived_line, fit_architecture
 from dlrmjit.cli.commands.train import main
 from dlrmjit.cli.options.parse import Options, parse
 from dlrmjit.data.arrays import ArraySource
-from dlrmjit.data.prepared.writer import write_set
 from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.prepared.writer import write_set
 
 
 def source(dense: int) -> ArraySource:

@@ -4,10 +4,10 @@ import tracemalloc
 
 import pytest
 
-from dlrmjit.cli.commands import plan
 from dlrmjit.cli.build import distributed
-from dlrmjit.cli.options.parse import parse
 from dlrmjit.cli.build.configs import model_config
+from dlrmjit.cli.commands import plan
+from dlrmjit.cli.options.parse import parse
 from dlrmjit.errors import MemoryLimitError
 from dlrmjit.parallel.comm import SelfComm
 

@@ -35,4 +35,4 @@ __all__ = [
 
 
 class CheckpointError(DlrmjitError):
-    """A checkpoint that is missing, incomplete, or made for another model."""
+    """A checkpoint that is missing, incomplete, or of another model."""

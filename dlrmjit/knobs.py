@@ -1,7 +1,7 @@
-"""Every environment variable the product reads, in one typed place.
+"""Every environment variable that the product reads, as typed functions.
 
-A knob is read when it is asked for, never at import, so a program may set ``os.environ``
-before the first kernel runs. Those of the kernels are theirs, and named here too.
+A variable is read when its function is called, never at import, so a program may set
+``os.environ`` before the first kernel runs. Those of the kernels are re-exported.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = [
 
 
 def activations() -> str | None:
-    """``DLRMJIT_ACTIVATIONS``: what MLPs in ``--precision bf16`` multiply weights by.
+    """``DLRMJIT_ACTIVATIONS``: the precision of the activations of MLPs in ``--precision bf16``.
 
-    ``fp32``, or ``bf16``, which of the compiled kernels only those for processors with BF16
-    instructions do, and by default do.
+    ``bf16`` is the default of compiled kernels on processors with BF16 instructions, and needs
+    them there; elsewhere the default is ``fp32``.
     """
     return os.environ.get("DLRMJIT_ACTIVATIONS") or None
 
@@ -38,20 +38,20 @@ def backend() -> str:
 
 
 def alltoall() -> str:
-    """``DLRM_ALLTOALL_IMPL``: how embeddings travel, ``alltoall``, ``scatter`` or so."""
+    """``DLRM_ALLTOALL_IMPL``: how pooled embeddings are exchanged; by default ``alltoall``."""
     return os.environ.get("DLRM_ALLTOALL_IMPL") or "alltoall"
 
 
 def launched_ranks() -> int:
-    """Ranks that a launcher such as ``mpiexec`` started with this process; 1 without one."""
-    return _number(("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE"), 1)
+    """Return the number of ranks that a launcher such as ``mpiexec`` started; 1 without one."""
+    return _integer(("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE"), 1)
 
 
 def launched_rank() -> int:
-    """Number of this process among those; 0 without a launcher."""
-    return _number(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"), 0)
+    """Return the rank of this process among those; 0 without a launcher."""
+    return _integer(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"), 0)
 
 
-def _number(names: tuple[str, ...], default: int) -> int:
+def _integer(names: tuple[str, ...], default: int) -> int:
     values = (os.environ.get(name, "") for name in names)
     return next((int(value) for value in values if value.isdigit()), default)

@@ -1,4 +1,4 @@
-"""Split-BF16 arrays and what precisions there are, as the kernels define them."""
+"""Precisions of parameters, and Split-BF16 arrays, as the kernels define them."""
 
 from __future__ import annotations
 

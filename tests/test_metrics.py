@@ -125,7 +125,7 @@ def test_many_scores_are_ranked_as_few_are(monkeypatch):
     targets = rng.random(3000) < 0.3
     scores = rng.normal(targets, 1.0).astype(np.float32)
     few = compute_metrics(scores, targets)
-    monkeypatch.setattr("dlrmjit.metrics.MANY", 1)
+    monkeypatch.setattr("dlrmjit.metrics.RADIX_MIN_SCORES", 1)
     many = compute_metrics(scores, targets)
     assert many.auc == pytest.approx(few.auc, abs=1e-14)
     assert many.average_precision == pytest.approx(few.average_precision, abs=1e-14)

@@ -1,1 +1,1 @@
-"""The tape that records a step and replays it, and the check of its gradients."""
+"""Reverse-mode differentiation: the tape, sparse gradients, and a check of gradients."""

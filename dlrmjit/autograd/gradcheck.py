@@ -2,8 +2,8 @@
 
 For a function f, a direction u of its inputs and a direction v of its output, the pullback of
 v projected on u must equal the derivative of <v, f> along u (as HIPS autograd's checker does).
-The derivative is taken numerically in float64, from the function itself or from an oracle of
-the same meaning, so that float32 kernels are held against exact arithmetic.
+The derivative is computed numerically in float64, from the function itself or from an oracle of
+the same function, so that float32 kernels are compared with nearly exact arithmetic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Differentiable = Callable[[Arrays], tuple[NDArray[Any], Pullback]]
 
 
 class GradientError(DlrmjitError):
-    """A gradient that is not the derivative; names the input and gives both values."""
+    """A gradient that is not the derivative; the message names the input and gives both values."""
 
 
 def check_gradients(
@@ -39,11 +39,12 @@ def check_gradients(
     Parameters
     ----------
     function : maps the inputs to (output, pullback); the pullback maps a gradient of the output
-        to one gradient per input, None where there is none to check
-    inputs : arrays to differentiate at, away from kinks
+        to one gradient per input, or None for an input that is not checked
+    inputs : arrays at which to differentiate, away from kinks
     oracle : the function to differentiate numerically in float64; by default ``function``
-    names : of the inputs, for the message
-    tolerance : largest difference, relative to the length of the gradient
+    names : names of the inputs, for the message
+    tolerance : largest difference, relative to the norm of the gradient
+    seed : seed of the random directions
 
     Raises
     ------
@@ -73,13 +74,14 @@ def check_gradients(
 def _derivative_along(
     function: Differentiable, inputs: Arrays, number: int, u: NDArray[Any], v: NDArray[Any]
 ) -> float:
-    """Fourth-order central difference of <v, f> when one input moves along u."""
+    """Return the fourth-order central difference of <v, f> along u of one input."""
     h = 1e-5 / max(1.0, float(np.abs(u).max()))
 
-    def moved(by: float) -> float:
+    def value_at(offset: float) -> float:
         shifted = list(inputs)
-        shifted[number] = inputs[number] + by * u
+        shifted[number] = inputs[number] + offset * u
         return float(np.vdot(v, np.asarray(function(shifted)[0], np.float64)))
 
-    near, far = moved(h) - moved(-h), moved(2 * h) - moved(-2 * h)
+    near = value_at(h) - value_at(-h)
+    far = value_at(2 * h) - value_at(-2 * h)
     return (8 * near - far) / (12 * h)

@@ -1,4 +1,4 @@
-"""What every gradient of embedding tables can do, whichever backend made it."""
+"""The interface of gradients of embedding tables, whichever backend computes them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class SparseGradient(ABC):
         """Apply one step of an optimiser to the looked-up rows and their states, in place."""
 
     @abstractmethod
-    def square(self, tables: Any, memory: dict[str, Any]) -> float:
+    def sum_of_squares(self, tables: Any, scratch: dict[str, Any]) -> float:
         """Return the sum of the squares of all elements; ``tables`` do not change.
 
-        ``memory`` is a dictionary that the caller keeps for these tables; scratch goes there.
+        ``scratch`` is a dictionary for these tables, in which working memory is reused.
         """
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """Reverse-mode differentiation on a tape that is recorded once and replayed.
 
-The engine knows no operation. A :class:`Rule` is a pair of functions, and a gradient is
-whatever the rule that consumes it expects; all the engine does with one is pass it on, or add
-it to another with ``+``. Rules keep their buffers in the step that applied them, so replaying
-a tape allocates nothing.
+The tape knows no operation. A :class:`Rule` is a pair of functions, and a gradient is of
+whatever type the rule that consumes it expects; the tape only passes it on, or adds it to another
+with ``+``. Rules store their buffers in the step that applied them, so replaying a tape allocates
+nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Variable:
 
 
 class Parameter(Variable):
-    """A variable that training changes: its gradient leaves the tape in ``Tape.backward``."""
+    """A variable that training changes; ``Tape.backward`` yields its gradient."""
 
     __slots__ = ()
 
@@ -50,10 +50,10 @@ class Parameter(Variable):
 class Rule:
     """How one operation computes and differentiates.
 
-    ``forward(step)`` returns the output's value. ``backward(step, gradient)`` yields pairs of an
-    input's number and its gradient, in the order in which they become ready; an input that
-    ``step.wants`` no gradient for may be left out. A gradient may be consumed, and a parameter
-    changed, before the generator resumes.
+    ``forward(step)`` returns the output's value. ``backward(step, gradient)`` yields pairs of the
+    index of an input and its gradient, in the order in which they are complete; inputs for which
+    ``step.wants`` is false may be skipped. The gradient may be consumed, and the parameter
+    updated, before the generator resumes.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Step:
-    """One application of a rule on a tape, with the memory it keeps between replays."""
+    """One application of a rule on a tape, with memory that lasts from replay to replay."""
 
     rule: Rule
     inputs: tuple[Variable, ...]
@@ -73,34 +73,34 @@ class Step:
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """The inputs' values."""
+        """Values of the inputs."""
         return tuple(variable.data for variable in self.inputs)
 
     def wants(self, number: int) -> bool:
-        """Whether the gradient of an input is wanted."""
+        """Return whether the gradient of input ``number`` is needed."""
         return self.inputs[number].requires_grad
 
-    def keep(self, name: str, make: Callable[[], T]) -> T:
-        """The object ``name`` of this step's memory, made on first use."""
+    def cached(self, name: str, make: Callable[[], T]) -> T:
+        """Return the object ``name`` of this step's memory, made on first use."""
         if name not in self.memory:
             self.memory[name] = make()
-        found: T = self.memory[name]
-        return found
+        value: T = self.memory[name]
+        return value
 
-    def keep_for(self, name: str, operands: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """As :meth:`keep`, made anew for other ``operands``: what was made is good for these only.
+    def cached_for(self, name: str, operands: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """As :meth:`cached`, but make it again if ``operands`` are not the same objects as before.
 
-        They are compared by identity; a name always has the same number of them.
+        A name always has the same number of operands.
         """
-        kept = self.memory.get(name)
-        if kept is None or not all(map(is_, kept[0], operands)):
-            kept = self.memory[name] = operands, make()
-        found: T = kept[1]
-        return found
+        entry = self.memory.get(name)
+        if entry is None or not all(map(is_, entry[0], operands)):
+            entry = self.memory[name] = operands, make()
+        value: T = entry[1]
+        return value
 
 
 class Tape:
-    """A recorded sequence of steps, run forward and backward as often as wanted."""
+    """A recorded sequence of steps, replayed forward and backward any number of times."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -108,8 +108,8 @@ class Tape:
 
     def record(self, rule: Rule, *inputs: Variable, **options: Any) -> Variable:
         """Append an application of ``rule``; its output has no value until ``forward``."""
-        wanted = any(variable.requires_grad for variable in inputs)
-        output = Variable(name=rule.name, requires_grad=wanted)
+        requires_grad = any(variable.requires_grad for variable in inputs)
+        output = Variable(name=rule.name, requires_grad=requires_grad)
         self.steps.append(Step(rule, inputs, output, options))
         return output
 
@@ -122,15 +122,15 @@ class Tape:
         """Propagate ``gradient`` of ``result`` back, yielding gradients of the tape's inputs.
 
         Each input that requires a gradient is yielded once, as soon as its gradient is
-        complete. The caller may change a parameter when it is yielded.
+        complete. The caller may update a parameter as soon as it is yielded.
         """
         route = self._route(result)
         missing = dict(route.uses)
         gradients = {id(result): gradient}
         for step in route.steps:
-            arrived = gradients.pop(id(step.output))
-            for number, part in step.rule.backward(step, arrived):
-                variable = step.inputs[number]
+            output_gradient = gradients.pop(id(step.output))
+            for index, part in step.rule.backward(step, output_gradient):
+                variable = step.inputs[index]
                 if not variable.requires_grad:
                     continue
                 key = id(variable)
@@ -148,7 +148,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class _Route:
-    """The steps that lead to a result, last first, and how often each variable is used there."""
+    """The steps that lead to a result, last first, and the number of uses of each variable."""
 
     steps: tuple[Step, ...]
     uses: Mapping[int, int]

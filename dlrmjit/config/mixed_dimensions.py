@@ -1,7 +1,7 @@
-"""Widths of tables by their sizes: large tables of rarely seen rows need fewer columns.
+"""Chooses widths of tables by their sizes: large tables of rarely seen rows need fewer columns.
 
-The power rule of Ginart et al. (arXiv 1909.11810), with the roundings of the reference program,
-which computes it in single precision.
+This is the power rule of Ginart et al. (arXiv 1909.11810) as the reference program computes it, in
+single precision.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def mixed_dimensions(
     threshold: int = 200,
     powers_of_two: bool = False,
 ) -> tuple[int, ...]:
-    """A width for each table: ``E * (least rows / rows) ** temperature``, rounded, at least 1.
+    """Return a width for each table: ``E * (least rows / rows) ** temperature``, at least 1.
 
     Parameters
     ----------
     table_rows : rows of each table
-    embedding_dim : E, of the smallest table and the most of any
-    temperature : 0 gives all tables E; the larger, the narrower are large tables
-    threshold : tables of at most so many rows keep E
-    powers_of_two : round on to the nearest power of two, E at most
+    embedding_dim : E, the width of the smallest table and the largest width
+    temperature : 0 gives all tables width E; the larger, the narrower are large tables
+    threshold : tables of at most so many rows have width E
+    powers_of_two : round to the nearest power of two, at most E
     """
     rows = np.asarray(table_rows, np.float32)
     exponent = np.float32(temperature)

@@ -31,11 +31,11 @@ class ModelConfig:
     mlp_top : widths of the top MLP without its input, which the interaction determines; ends in 1
     interaction : ``dot`` (pairwise dot products and x) or ``cat`` (concatenation)
     interaction_itself : whether ``dot`` includes each feature's product with itself
-    dropout : share of the outputs of hidden layers that training sets to zero; an MLP's last
-        layer is not hidden
+    dropout : share of the outputs of hidden layers that training sets to zero; the last layer
+        of an MLP is not hidden
     batch_norm : whether hidden layers are normalised over the batch before their ReLU
     table_dims : width of each table, at most E; a narrower one is followed by a projection to E.
-        Empty, as it is stored too where all are E, for E everywhere
+        Empty if all have width E
     """
 
     table_rows: tuple[int, ...]
@@ -71,17 +71,17 @@ class ModelConfig:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
 
     def _check_dims(self) -> None:
-        """The widths of tables, which are dropped where they say nothing."""
-        dims, most = self.table_dims, self.embedding_dim
+        """Check the widths of tables; drop them if all are E, so that equal models are equal."""
+        dims, widest = self.table_dims, self.embedding_dim
         if dims and len(dims) != self.tables:
             raise ConfigError(f"{len(dims)} table widths are given for {self.tables} tables")
         for table, dim in enumerate(dims):
-            if not 1 <= dim <= most:
+            if not 1 <= dim <= widest:
                 raise ConfigError(
                     f"table {table} has width {dim}, but widths must be 1 to "
-                    f"arch-sparse-feature-size {most}"
+                    f"arch-sparse-feature-size {widest}"
                 )
-        if all(dim == most for dim in dims):
+        if all(dim == widest for dim in dims):
             object.__setattr__(self, "table_dims", ())
 
     def _check_widths(self) -> None:
@@ -105,17 +105,17 @@ class ModelConfig:
 
     @property
     def has_dense(self) -> bool:
-        """Whether there are dense features, and with them a bottom MLP."""
+        """Whether there are dense features, and so a bottom MLP."""
         return bool(self.mlp_bottom)
 
     @property
     def dense_features(self) -> int:
-        """D, columns of the dense input."""
+        """Number of dense features, D."""
         return self.mlp_bottom[0] if self.has_dense else 0
 
     @property
     def tables(self) -> int:
-        """S, the number of embedding tables."""
+        """Number of embedding tables, S."""
         return len(self.table_rows)
 
     @property
@@ -125,17 +125,17 @@ class ModelConfig:
 
     @property
     def projections(self) -> dict[int, int]:
-        """Widths of the tables narrower than E, by their numbers."""
+        """Widths of the tables narrower than E, by table."""
         return {s: dim for s, dim in enumerate(self.table_dims) if dim < self.embedding_dim}
 
     @property
     def features(self) -> int:
-        """F, the vectors that interact: one per table, and that of the dense features."""
+        """Number of vectors that interact, F: one per table, and one of any dense features."""
         return self.tables + int(self.has_dense)
 
     @property
     def interaction_width(self) -> int:
-        """Columns of the top MLP's input."""
+        """Number of inputs of the top MLP."""
         if self.interaction == "cat":
             return self.features * self.embedding_dim
         pairs = self.features * (self.features - 1) // 2
@@ -155,7 +155,7 @@ class ModelConfig:
 
     @property
     def mlp_parameters(self) -> int:
-        """Weights and biases of both MLPs, of their normalisation, and projections of tables."""
+        """Number of elements of the MLPs, of their normalisation, and of projections."""
         hidden = self.bottom_layers[:-1] + self.top_layers[:-1]
         norms = 2 * sum(k for _, k in hidden) if self.batch_norm else 0
         projections = self.embedding_dim * sum(self.projections.values())
@@ -164,16 +164,19 @@ class ModelConfig:
 
     @property
     def table_parameters(self) -> int:
-        """Elements of all embedding tables."""
+        """Number of elements of all embedding tables."""
         return sum(rows * dim for rows, dim in zip(self.table_rows, self.widths, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; :meth:`from_dict` reads it back."""
+        """Return a JSON-ready description, which :meth:`from_dict` reads back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> ModelConfig:
-        """Build from :meth:`to_dict`'s result; raises ConfigError for unknown or missing keys."""
+        """Build a model from :meth:`to_dict`'s result.
+
+        Raises ConfigError for unknown or missing keys.
+        """
         try:
             return cls(**description)
         except TypeError as error:
@@ -182,15 +185,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Where the embedding tables of a model are kept, and what they do with a wrong index.
+    """Where the embedding tables of a model are stored, and how an invalid index is handled.
 
-    None of it belongs to the architecture, so a checkpoint knows nothing of it.
+    Neither is part of the architecture, so checkpoints do not record them.
 
     Parameters
     ----------
-    directory : keep the tables, and what optimisers remember of their rows, in files in this
-        folder in place of memory, which they may exceed. The system removes them when the
-        process ends: what is to last is a checkpoint
+    directory : store the tables, and the optimiser states of their rows, in files in this folder
+        instead of memory, which they may exceed. The files are gone when the process ends; save a
+        checkpoint to keep the model
     bounds : what to do with an index outside its table: ``raise`` refuses the batch, ``clamp``
         takes the nearest row, ``ignore`` leaves the lookup out of its bag
     """
@@ -203,7 +206,7 @@ class TableConfig:
             raise ConfigError(f"bounds must be raise, clamp or ignore, not {self.bounds!r}")
         if self.directory is not None and not Path(self.directory).is_dir():
             raise ConfigError(
-                f"tables cannot be kept in {self.directory}, which is not a folder; create it"
+                f"tables cannot be stored in {self.directory}, which is not a folder; create it"
             )
 
 

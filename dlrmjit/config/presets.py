@@ -1,7 +1,7 @@
-"""Named configurations: the three of the SC20 paper, the reference's Criteo ones, and a demo.
+"""Named configurations: three of the SC20 paper, two of Criteo's data sets, and a demo.
 
 Sources: Kalamkar et al. (SC20) Table I as realised by the reference program's benchmark
-scripts; table sizes of Criteo as the reference's preprocessing counts them.
+scripts; table sizes of Criteo's data as the reference's preprocessing counts them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dlrmjit.errors import ConfigError
 
 @dataclass(frozen=True)
 class Preset:
-    """A model with the training defaults that belong to it."""
+    """A model with its training defaults."""
 
     model: ModelConfig
     batch_size: int
@@ -74,9 +74,9 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, max_rows: int = 0) -> Preset:
-    """The preset called ``name``, its tables cut to ``max_rows`` rows when that is positive.
+    """Return the preset called ``name``; a positive ``max_rows`` bounds the rows of its tables.
 
-    Raises ConfigError naming the known presets when there is none of that name.
+    Raises ConfigError naming the known presets if there is none of that name.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")

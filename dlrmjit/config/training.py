@@ -1,4 +1,4 @@
-"""How a model is trained: its loss, its learning rate, its optimiser and when it stops."""
+"""Settings of training: the loss, the learning rate, the optimiser and when to stop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LossKind = Literal["bce", "wbce", "mse"]
 class LossConfig:
     """The training loss of predicted probabilities p against targets in [0, 1].
 
-    ``weights`` scale negative and positive samples of ``wbce``; with 0 < ``threshold`` < 1, p is
-    clamped to [threshold, 1 - threshold] before the loss, as the reference does.
+    ``weights`` scale negative and positive samples of ``wbce``. With 0 < ``threshold`` < 1, p is
+    clamped to [threshold, 1 - threshold] before the loss, as in the reference program.
     """
 
     kind: LossKind = "bce"
@@ -51,8 +51,8 @@ class ScheduleConfig:
 class PlateauConfig:
     """Multiply the learning rate by ``factor`` when tests stop improving.
 
-    That is when more than ``patience`` tests in a row have not raised the best AUC (the best
-    accuracy, where there is no AUC) by more than ``threshold``.
+    They do when more than ``patience`` tests in a row have not raised the best AUC, or the best
+    accuracy if the AUC is undefined, by more than ``threshold``.
     """
 
     factor: float = 0.1
@@ -62,22 +62,28 @@ class PlateauConfig:
     def __post_init__(self) -> None:
         if not 0 < self.factor < 1:
             raise ConfigError(
-                f"a reduction on a plateau must lie between 0 and 1, not {self.factor}"
+                f"a reduction on a plateau must be between 0 and 1, not {self.factor}"
             )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained: everything of a run that is neither model nor data.
+    """How a model is trained: every setting of a run that is not about model or data.
 
-    ``optimizer`` is the name or the value of one for all parameters, or says more (see
-    :class:`~dlrmjit.config.optimizer.UpdateConfig`). ``test_every`` counts steps between tests
-    (0: only after the last step of an epoch, when there is a test set); a test at or above a
-    positive threshold ends training, and so do ``early_stopping`` tests in a row, where that is
-    positive, none of which raised the best AUC (the best accuracy, where there is no AUC).
-
-    The gradients of ``batches_per_update`` batches are summed before an update, those of an
-    epoch's last batches however few they are; ``schedule`` counts updates, tests batches.
+    Parameters
+    ----------
+    epochs : passes over the training data
+    learning_rate : rate before ``schedule`` and ``plateau`` scale it
+    optimizer : name or value of the optimiser of all parameters, or an
+        :class:`~dlrmjit.config.optimizer.UpdateConfig`
+    loss, schedule, plateau : what is minimised, and how the learning rate changes
+    test_every : batches between tests; 0 tests only after the last batch of an epoch. Without a
+        test set there are none
+    accuracy_threshold, auc_threshold : a test at or above a positive one ends training
+    early_stopping : if positive, so many tests in a row without a better AUC, or accuracy if the
+        AUC is undefined, end training
+    batches_per_update : batches whose gradients are summed before an update; fewer at the end of
+        an epoch. ``schedule`` counts updates
     """
 
     epochs: int = 1
@@ -104,7 +110,7 @@ class TrainConfig:
             )
         if self.early_stopping < 0:
             raise ConfigError(
-                f"tests to wait before stopping must not be negative, not {self.early_stopping}"
+                f"the tests before an early stop must not be negative, not {self.early_stopping}"
             )
         if self.epochs < 0:
             raise ConfigError(f"the number of epochs must not be negative, not {self.epochs}")
@@ -113,5 +119,5 @@ class TrainConfig:
 
     @property
     def update(self) -> UpdateConfig:
-        """What ``optimizer`` means in full."""
+        """The value of ``optimizer`` as an UpdateConfig."""
         return UpdateConfig.of(self.optimizer)

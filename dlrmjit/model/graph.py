@@ -24,7 +24,7 @@ class Graph:
 
     With a ``loss`` the tape ends in it, and ``loss`` is its variable; without, in the logits.
     The loss is a mean over ``samples``: these n, unless they are a part of a larger batch.
-    With a loss, hidden layers are dropped as ``moment``, a seed and a step, decides, and
+    With a loss, hidden layers are dropped as ``dropout_key``, a seed and a step, decides, and
     normalised by the batch. A ``profile`` times every rule.
     """
 
@@ -42,21 +42,21 @@ class Graph:
         rules = self.rules
         self.tape = Tape()
         self.dense, self.lookups, self.targets = Variable(), Variable(), Variable()
-        self.moment = Variable((0, 0))
-        self._training, self._dropped = loss is not None, 0
-        room = backend.features(n, config.features, config.embedding_dim, config.has_dense)
-        vectors = [self._record_bottom(room)] if config.has_dense else []
-        pooled = self._record_projected(self._record_pooled(room))
+        self.dropout_key = Variable((0, 0))
+        self._training, self._dropout_layers = loss is not None, 0
+        buffers = backend.features(n, config.features, config.embedding_dim, config.has_dense)
+        vectors = [self._record_bottom(buffers)] if config.has_dense else []
+        pooled = self._record_projected(self._record_pooled(buffers))
         joined = self.tape.record(
             rules["interaction"],
             *vectors,
             pooled,
             kind=config.interaction,
             itself=config.interaction_itself,
-            room=room,
+            buffers=buffers,
             label="interaction",
         )
-        place = room.joined_gradient if config.interaction == "cat" else None
+        place = buffers.joined_gradient if config.interaction == "cat" else None
         self.logits = self._record_mlp(
             joined, model.top, model.top_norms, "top", last="none", input_gradient=place
         )
@@ -66,11 +66,11 @@ class Graph:
                 rules["loss"], self.logits, self.targets, loss=loss, samples=samples
             )
 
-    def _record_bottom(self, room: Features) -> Variable:
+    def _record_bottom(self, buffers: Features) -> Variable:
         model = self.model
         parameters, norms = model.bottom, model.bottom_norms
         return self._record_mlp(
-            self.dense, parameters, norms, "bottom", last="relu", out=room.dense
+            self.dense, parameters, norms, "bottom", last="relu", out=buffers.dense
         )
 
     def _record_mlp(
@@ -113,15 +113,17 @@ class Graph:
             x = self.tape.record(rule, x, norm.gamma, norm.beta, running=running, training=training)
         if not (training and config.dropout):
             return x
-        self._dropped += 1
+        self._dropout_layers += 1
         rule = self.rules["dropout"]
-        return self.tape.record(rule, x, self.moment, rate=config.dropout, layer=self._dropped)
+        return self.tape.record(
+            rule, x, self.dropout_key, rate=config.dropout, layer=self._dropout_layers
+        )
 
-    def _record_pooled(self, room: Features) -> Variable:
+    def _record_pooled(self, buffers: Features) -> Variable:
         """The pooled embeddings; a model whose tables lie elsewhere has another way to them."""
         bag = self.rules["embedding_bag"]
         return self.tape.record(
-            bag, self.model.tables, self.lookups, out=room.pooled, label="embedding"
+            bag, self.model.tables, self.lookups, out=buffers.pooled, label="embedding"
         )
 
     def _record_projected(self, pooled: Variable) -> Variable:

@@ -15,9 +15,9 @@ _MODULES = {"jit": "dlrmjit.ops.jit.backend", "reference": "dlrmjit.ops.referenc
 
 
 def get_backend(name: str | Backend | None = None) -> Backend:
-    """The backend called ``name``: ``jit``, ``reference``, or by default ``DLRMJIT_BACKEND``.
+    """Return the backend ``name``: ``jit``, ``reference``, or by default ``DLRMJIT_BACKEND``.
 
-    A backend itself is handed back. Raises ConfigError for any other name.
+    A backend object is returned as it is. Raises ConfigError for any other name.
     """
     name = name or knobs.backend()
     if not isinstance(name, str):

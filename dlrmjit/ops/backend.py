@@ -1,7 +1,7 @@
-"""What a backend is: storage for parameters and activations, and one rule per operation.
+"""The interface of a backend: storage for parameters and activations, one rule per operation.
 
-Models, optimisers and the gradient checker see only this. How values are laid out in memory
-is a backend's own matter, as long as it can turn them into NumPy arrays and back.
+Models, optimisers and the gradient checker use nothing else. The layout of values in memory is
+up to the backend, as long as it can convert them to NumPy arrays and back.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.precision import Precision, SplitArray
 
 FloatArray = NDArray[Any]
-StoredArray = NDArray[Any] | SplitArray  # values of float32 precision, whole or in halves
-Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # merged (indices, offsets (S, N+1))
+StoredArray = NDArray[Any] | SplitArray  # float32 values, or the same as Split-BF16
+Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # indices of all tables, offsets (S, N + 1)
 
 
 class Tables(Protocol):
@@ -38,14 +38,14 @@ class Tables(Protocol):
 
     @property
     def placement(self) -> str:
-        """In words, what the tables lie on."""
+        """Description of the memory that the tables are in."""
 
     def table(self, number: int) -> StoredArray:
-        """A writable view of one table (M, its width), in halves where precision is ``bf16``."""
+        """Return a writable view of one table (M, d), Split-BF16 if the precision is ``bf16``."""
 
 
 class Features(Protocol):
-    """Where the interacting vectors of a batch meet; None members mean "allocate yourself"."""
+    """Buffers for the interacting vectors of a batch; None if a rule allocates its result."""
 
     dense: Any
     pooled: Any
@@ -54,37 +54,37 @@ class Features(Protocol):
 
 @dataclass
 class DenseState:
-    """What an optimiser remembers of one dense parameter: values stored as it is; steps taken."""
+    """Optimiser state of one dense parameter: values stored as the parameter is; steps taken."""
 
     values: tuple[Any, ...]
     steps: int = 0
 
 
 class TableState(Protocol):
-    """What an optimiser remembers of tables: others shaped like them, or of width 1; steps."""
+    """Optimiser state of tables: tables of the same shape, or of width 1; steps taken."""
 
     steps: int
 
     @property
     def tables(self) -> Sequence[Tables]:
-        """One set of tables per state, first those of the tables' width, then those of 1."""
+        """One set of tables per state, first those of the same shape, then those of width 1."""
 
 
 class Backend(Protocol):
-    """Everything a model needs to run; see the module's docstring."""
+    """Everything a model needs to run."""
 
     name: str
     dtype: Any
     rules: Mapping[str, Rule]
 
     def flush_denormals(self) -> AbstractContextManager[None]:
-        """A block in which the backend may take denormal numbers for zero."""
+        """Return a context in which the backend may treat denormal numbers as zero."""
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> Any:
-        """Store a weight matrix (K, C); in ``bf16`` as halves, of which rules read the upper."""
+        """Store a weight matrix (K, C); of ``bf16``, Split-BF16, rules read the high bits."""
 
     def weight_to_numpy(self, stored: Any) -> FloatArray:
-        """A copy (K, C) of a stored weight, halves joined, or of its gradient."""
+        """Return a float copy (K, C) of a stored weight or of its gradient."""
 
     def assign_weight(self, stored: Any, values: FloatArray) -> None:
         """Overwrite a stored weight with (K, C) values."""
@@ -96,57 +96,58 @@ class Backend(Protocol):
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
     ) -> Any:
-        """Allocate zeroed tables of one width or of one each.
+        """Allocate zeroed tables, of one width or of one width each.
 
-        In ``bf16`` as halves, of which lookups read the upper.
+        ``bf16`` is Split-BF16, of which lookups read the high bits.
         """
 
     def initialise(self, tables: Any, seed: int, origins: Sequence[Origin]) -> None:
-        """Draw tables uniformly; an element depends on ``seed`` and its place in the model alone.
+        """Draw tables uniformly; an element depends on ``seed`` and its position in the model only.
 
         ``origins`` say which part of the model each table is. All backends draw the same float32.
         """
 
     def lookups(self, tables: Any, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
-        """Wrap lookups; what is outside its table goes by the tables' ``bounds``.
+        """Wrap lookups; indices outside their table are handled as the tables' ``bounds`` say.
 
-        Raises IndexRangeError for the first such lookup, here or when it is looked up.
+        If that is ``raise``, raises IndexRangeError for the first of them, here or in the forward
+        pass.
         """
 
     def matrix(self, values: FloatArray) -> Any:
-        """Wrap an activation (N, C), without a copy where possible."""
+        """Wrap an activation (N, C), without a copy if possible."""
 
-    def refill(self, held: Any, values: FloatArray) -> Any:
-        """An activation (N, C) of these values, that a tape takes one batch after the other.
+    def refill(self, previous: Any, values: FloatArray) -> Any:
+        """Return ``values`` (N, C) as the input of a tape, in the same buffer for every batch.
 
-        ``held`` is what this returned for the batch before, of the same shape, else None.
+        ``previous`` is what this returned for the last batch, of the same shape, or None.
         """
 
     def to_numpy(self, value: Any) -> FloatArray:
-        """A copy of an activation (N, C) or of a vector."""
+        """Return a copy of an activation (N, C) or of a vector."""
 
     def probabilities(self, logits: Any, threshold: float) -> FloatArray:
-        """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold], (N,)."""
+        """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
 
     def features(self, n: int, features: int, dim: int, dense: bool = True) -> Features:
-        """Room for the F vectors of N samples, of which ``dense`` says whether one is x."""
+        """Return buffers for the F vectors of N samples; ``dense`` says whether the first is x."""
 
     def flat(self, stored: Any) -> FloatArray:
-        """All of a weight, a bias or its gradient as one dimension, without a copy."""
+        """Return a weight, a bias or a gradient as one dimension, without a copy."""
 
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
-        """Fresh memory of an optimiser: a TableState for tables, a DenseState for others."""
+        """Allocate an optimiser's states: a TableState for tables, a DenseState for others."""
 
     def update(
         self, stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
     ) -> None:
-        """One step of an optimiser on a dense parameter and its state, in place."""
+        """Apply one step of an optimiser to a dense parameter and its state, in place."""
 
-    def square(self, gradient: Any) -> float:
-        """Sum of the squares of all elements of a dense gradient."""
+    def sum_of_squares(self, gradient: Any) -> float:
+        """Return the sum of the squares of all elements of a dense gradient."""
 
     def add(self, total: Any, gradient: Any) -> Any:
-        """``total`` plus a dense gradient, in place; a copy where ``total`` is None."""
+        """Add a dense gradient to ``total`` in place; return a copy if ``total`` is None."""
 
     def scale(self, gradient: Any, factor: float) -> None:
         """Multiply a dense gradient by ``factor``, in place."""

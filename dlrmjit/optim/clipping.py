@@ -18,7 +18,7 @@ class Clipper:
 
     def __init__(self, backend: Backend, norm: float) -> None:
         self._backend, self._norm = backend, norm
-        self._memory: dict[int, dict[str, Any]] = {}
+        self._scratch: dict[int, dict[str, Any]] = {}
 
     def __call__(self, gradients: Gradients) -> float:
         """Scale all in place if their norm is above the bound; the norm they had."""
@@ -31,9 +31,9 @@ class Clipper:
 
     def _square(self, parameter: Variable, gradient: Any) -> float:
         if parameter.is_sparse:
-            memory = self._memory.setdefault(id(parameter), {})
-            return float(gradient.square(parameter.data, memory))
-        return self._backend.square(gradient)
+            scratch = self._scratch.setdefault(id(parameter), {})
+            return float(gradient.sum_of_squares(parameter.data, scratch))
+        return self._backend.sum_of_squares(gradient)
 
     def _scale(self, parameter: Variable, gradient: Any, factor: float) -> None:
         if parameter.is_sparse:

@@ -47,7 +47,7 @@ class TrainingStep:
         self._clip = Clipper(model.backend, config.clip_norm) if config.clip_norm else None
         update = self.optimizer.apply
         self._update = profile.timed_update(update) if profile else update
-        self._moment = (seed, first_step)
+        self._dropout_key = (seed, first_step)
         self._accumulated = Accumulator(model.backend)
         self._graphs: dict[int, Graph] = {}
 
@@ -78,10 +78,10 @@ class TrainingStep:
         began = time.perf_counter()
         graph = self.graph(batch.n)
         graph.load(batch)
-        graph.moment.data = self._moment
+        graph.dropout_key.data = self._dropout_key
         graph.tape.forward()
         use(graph.tape.backward(graph.loss))
-        self._moment = (self._moment[0], self._moment[1] + 1)
+        self._dropout_key = (self._dropout_key[0], self._dropout_key[1] + 1)
         if self._profile:
             self._profile.count(batch.n, len(batch.indices), time.perf_counter() - began)
         return float(graph.loss.data)

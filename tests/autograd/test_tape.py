@@ -79,7 +79,7 @@ def test_a_parameter_may_change_while_the_gradients_arrive():
 
 def test_memory_of_a_step_is_made_once():
     made = []
-    rule = Rule("keep", lambda step: step.keep("buffer", lambda: made.append(1) or [0]), None)
+    rule = Rule("keep", lambda step: step.cached("buffer", lambda: made.append(1) or [0]), None)
     tape = Tape()
     result = tape.record(rule, Variable(1.0))
     tape.forward()
@@ -97,7 +97,7 @@ def test_what_is_kept_for_operands_is_made_anew_for_others():
         return [*step.values[0], *step.values[1]]
 
     def forward(step):
-        return step.keep_for("joined", step.values, lambda: join(step))
+        return step.cached_for("joined", step.values, lambda: join(step))
 
     tape, a, b = Tape(), Variable([1]), Variable([2])
     result = tape.record(Rule("keep", forward, None), a, b)

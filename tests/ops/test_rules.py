@@ -252,25 +252,27 @@ def interaction(backend, kind, itself, has_dense):
 
     def function(arrays):
         n, features, dim = arrays[0].shape
-        room = backend.features(n, features, dim, has_dense)
+        buffers = backend.features(n, features, dim, has_dense)
         values = np.asarray(arrays[0], backend.dtype)
         first = int(has_dense)
         x, pooled = Parameter(values[:, 0], "x"), Parameter(values[:, first:], "pooled")
-        if room.dense is not None:
-            room.dense.assign(values[:, 0])
-            x.data = room.dense
-        if room.pooled is not None:
-            room.pooled[...] = values[:, first:]
-            pooled.data = room.pooled
+        if buffers.dense is not None:
+            buffers.dense.assign(values[:, 0])
+            x.data = buffers.dense
+        if buffers.pooled is not None:
+            buffers.pooled[...] = values[:, first:]
+            pooled.data = buffers.pooled
         tape = Tape()
         inputs = (x, pooled) if has_dense else (pooled,)
-        y = tape.record(backend.rules["interaction"], *inputs, kind=kind, itself=itself, room=room)
+        y = tape.record(
+            backend.rules["interaction"], *inputs, kind=kind, itself=itself, buffers=buffers
+        )
         tape.forward()
 
         def pullback(v):
             gradient = backend.matrix(v.astype(backend.dtype))
-            if kind == "cat" and room.joined_gradient is not None:
-                gradient = room.joined_gradient().assign(v)
+            if kind == "cat" and buffers.joined_gradient is not None:
+                gradient = buffers.joined_gradient().assign(v)
             found = dict(tape.backward(y, gradient))
             dx = [backend.to_numpy(found[x])[:, None]] if has_dense else []
             return [np.concatenate([*dx, np.array(found[pooled])], 1)]

@@ -1,8 +1,8 @@
-"""The compiled backend: each rule hands buffers to the kernels and does no arithmetic itself.
+"""The compiled backend: each rule passes buffers to the kernels and does no arithmetic itself.
 
-Activations of hidden layers stay in blocks from one layer to the next. The bottom MLP and the
-lookup write side by side into one block (N, F, E) per batch, which the interaction reads as it
-is and, for ``cat``, is the top MLP's input as it is.
+Activations of hidden layers stay in a blocked layout from one layer to the next. The bottom MLP
+and the lookup write their vectors into one array (N, F, E) per batch, which the interaction reads
+without a copy and which, for ``cat``, is the top MLP's input.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Gradients = Iterator[tuple[int, Any]]
 
 
 class FeatureBlock:
-    """The interacting vectors T (N, F, E) of a batch and their gradient; slot 0 is any x."""
+    """The interacting vectors (N, F, E) of a batch and their gradient; vector 0 is x, if any."""
 
     def __init__(self, n: int, features: int, dim: int, has_dense: bool) -> None:
         self.values = aligned_empty((n, features, dim))
@@ -52,15 +52,15 @@ class FeatureBlock:
         self.joined = Matrix.view(self.values.reshape(n, features * dim))
         self.gradient = np.empty((0, features, dim), np.float32)
 
-    def need_gradient(self) -> NDArray[np.float32]:
-        """The gradient's buffer, allocated when first asked for: inference never does."""
+    def gradient_buffer(self) -> NDArray[np.float32]:
+        """Return the gradient's buffer, allocated on first use: inference does without."""
         if not self.gradient.size:
             self.gradient = aligned_empty(self.values.shape)
         return self.gradient
 
     def joined_gradient(self) -> Matrix:
-        """The gradient as the matrix (N, F * E) that ``cat`` hands to the top MLP."""
-        gradient = self.need_gradient()
+        """Return the gradient as (N, F * E): for ``cat``, the input gradient of the top MLP."""
+        gradient = self.gradient_buffer()
         return Matrix.view(gradient.reshape(self.joined.rows, self.joined.cols))
 
 
@@ -69,13 +69,13 @@ def _bag_forward(step: Step) -> NDArray[np.float32]:
     pooled: NDArray[np.float32] | None = step.options.get("out")
     if pooled is None:
         shape = (lookups.offsets.shape[1] - 1, len(tables), tables.dim)
-        pooled = step.keep("pooled", lambda: aligned_empty(shape))
+        pooled = step.cached("pooled", lambda: aligned_empty(shape))
     if not isinstance(tables, MixedTables):
         embedding_lookup.pool(tables, lookups, pooled, "sum", None)
         return pooled
-    parts = tables.split(lookups, step.keep("offsets", lambda: tables.offsets(lookups.samples)))
-    for own, part in parts:
-        embedding_lookup.pool(own, part, pooled, "sum", None)
+    parts = tables.split(lookups, step.cached("offsets", lambda: tables.offsets(lookups.samples)))
+    for group_tables, part in parts:
+        embedding_lookup.pool(group_tables, part, pooled, "sum", None)
     step.memory["parts"] = [part for _, part in parts]
     return pooled
 
@@ -90,41 +90,41 @@ def _bag_backward(step: Step, gradient: NDArray[np.float32]) -> Gradients:
 
 
 def _interaction_forward(step: Step) -> Matrix:
-    room: FeatureBlock = step.options["room"]
+    buffers: FeatureBlock = step.options["buffers"]
     if step.options["kind"] == "cat":
-        return room.joined
-    n, features, dim = room.values.shape
+        return buffers.joined
+    n, features, dim = buffers.values.shape
     itself = step.options["itself"]
-    width = interaction_width(features, dim, itself, room.has_dense)
-    out = step.keep("out", lambda: Matrix.empty_blocked(n, width))
-    bind = partial(bind_interaction_forward, room.values, out, itself, room.has_dense)
-    step.keep("forward", bind)()
+    width = interaction_width(features, dim, itself, buffers.has_dense)
+    out = step.cached("out", lambda: Matrix.empty_blocked(n, width))
+    bind = partial(bind_interaction_forward, buffers.values, out, itself, buffers.has_dense)
+    step.cached("forward", bind)()
     return out
 
 
 def _interaction_backward(step: Step, gradient: Matrix) -> Gradients:
-    room: FeatureBlock = step.options["room"]
-    dT = room.need_gradient()
+    buffers: FeatureBlock = step.options["buffers"]
+    dT = buffers.gradient_buffer()
     if step.options["kind"] == "dot":
-        itself, head = step.options["itself"], room.has_dense
-        bind = partial(bind_interaction_backward, room.values, gradient, dT, itself, head)
-        step.keep_for("backward", (gradient,), bind)()
-    if room.has_dense:
-        yield 0, step.keep("dx", lambda: Matrix.view(dT[:, 0]))
-    yield int(room.has_dense), dT[:, int(room.has_dense) :]
+        itself, head = step.options["itself"], buffers.has_dense
+        bind = partial(bind_interaction_backward, buffers.values, gradient, dT, itself, head)
+        step.cached_for("backward", (gradient,), bind)()
+    if buffers.has_dense:
+        yield 0, step.cached("dx", lambda: Matrix.view(dT[:, 0]))
+    yield int(buffers.has_dense), dT[:, int(buffers.has_dense) :]
 
 
 def _loss_forward(step: Step) -> float:
     logits, targets = step.values
     loss: LossConfig = step.options["loss"]
-    p = step.keep("p", lambda: aligned_empty(logits.rows))
-    dz = step.keep("dz", lambda: Matrix.empty_blocked(logits.rows, 1))
+    p = step.cached("p", lambda: aligned_empty(logits.rows))
+    dz = step.cached("dz", lambda: Matrix.empty_blocked(logits.rows, 1))
     samples = step.options.get("samples")
     return loss_gradient(loss.kind, logits, targets, p, dz, loss.weights, loss.threshold, samples)
 
 
 def _loss_backward(step: Step, gradient: float) -> Gradients:
-    # The forward pass has already written the gradient: one pass over the logits does both.
+    # The forward pass has already computed the gradient, in the same pass over the logits.
     yield 0, step.memory["dz"]
 
 
@@ -146,22 +146,22 @@ class JitBackend:
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
 
     def flush_denormals(self) -> AbstractContextManager[None]:
-        """A block in which denormal numbers count as zero, in every thread of the kernels."""
+        """Return a context in which denormal numbers are zero, in every thread of the kernels."""
         return denormals_flushed()
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> Matrix | SplitWeights:
-        """Panels W[Kb][C][bk] of a weight (K, C), or halves in panels W[Kb][C/2][bk][2]."""
+        """Store in panels W[Kb][C][bk], or as Split-BF16 in panels W[Kb][C/2][bk][2]."""
         k, c = values.shape
         if precision == "bf16":
             return SplitWeights(c, k).assign(values.T)
         return Matrix.empty_panels(c, k).assign(values.T)
 
     def weight_to_numpy(self, stored: Matrix | SplitWeights) -> FloatArray:
-        """A copy (K, C)."""
+        """Return a copy (K, C)."""
         return np.ascontiguousarray(stored.to_numpy().T)
 
     def assign_weight(self, stored: Matrix | SplitWeights, values: FloatArray) -> None:
-        """Overwrite from (K, C)."""
+        """Overwrite with values (K, C)."""
         stored.assign(values.T)
 
     def tables(
@@ -171,7 +171,7 @@ class JitBackend:
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
     ) -> EmbeddingTables | MixedTables:
-        """Tables on huge pages where the system grants them, or in a file."""
+        """Allocate tables, on huge pages if the system grants them, or in a file."""
         if isinstance(dims, int):
             return EmbeddingTables(rows, dims, config.directory, config.bounds, precision)
         return MixedTables.zeros(rows, dims, precision, config)
@@ -179,7 +179,7 @@ class JitBackend:
     def initialise(
         self, tables: EmbeddingTables | MixedTables, seed: int, origins: Sequence[Origin]
     ) -> None:
-        """On all threads."""
+        """Draw tables uniformly, on all threads."""
         tables.initialise_uniform(seed, origins)
 
     def lookups(
@@ -188,7 +188,7 @@ class JitBackend:
         indices: NDArray[Any],
         offsets: NDArray[np.int64],
     ) -> Lookups:
-        """Lookups of the right layout; the kernels find indices to be refused on the way."""
+        """Check the layout of lookups; the kernels check indices that are to raise an error."""
         lookups = Lookups(indices, offsets)
         lookups.check_layout(len(tables))
         if tables.bounds == "raise":
@@ -196,51 +196,50 @@ class JitBackend:
         return lookups.within(tables.row_counts, tables.bounds)
 
     def matrix(self, values: FloatArray) -> Matrix:
-        """A view of a row-major float32 array."""
+        """Return a view of a row-major float32 array."""
         return Matrix.view(np.ascontiguousarray(values, np.float32))
 
-    def refill(self, held: Matrix | None, values: FloatArray) -> Matrix:
-        """A row-major matrix in memory of its own, so that kernels stay bound to it."""
-        if held is None:
-            held = Matrix.view(aligned_empty(values.shape))
-        np.copyto(held.data.reshape(values.shape), values)
-        return held
+    def refill(self, previous: Matrix | None, values: FloatArray) -> Matrix:
+        """Copy to the same row-major matrix for every batch, so that kernels stay bound to it."""
+        matrix = previous or Matrix.view(aligned_empty(values.shape))
+        np.copyto(matrix.data.reshape(values.shape), values)
+        return matrix
 
     def to_numpy(self, value: Any) -> FloatArray:
-        """A copy of a matrix or array."""
+        """Return a copy of a matrix or array."""
         return value.to_numpy() if isinstance(value, Matrix) else np.array(value)
 
     def probabilities(self, logits: Matrix, threshold: float) -> NDArray[np.float32]:
-        """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold]."""
+        """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
         p = np.empty(logits.rows, np.float32)
         probabilities(logits, p, threshold)
         return p
 
     def features(self, n: int, features: int, dim: int, dense: bool = True) -> FeatureBlock:
-        """One block (N, F, E) for the vectors of a batch."""
+        """Allocate one array (N, F, E) for the vectors of a batch."""
         return FeatureBlock(n, features, dim, dense)
 
     def flat(self, stored: Any) -> NDArray[np.float32]:
-        """The buffer of a weight, a bias or the gradient of one."""
+        """Return the buffer of a weight, a bias or a gradient."""
         buffer: NDArray[np.float32] = flat(stored)
         return buffer
 
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
-        """Fresh memory of an optimiser."""
+        """Allocate an optimiser's states for tables or for a dense parameter."""
         return optimizers.new_state(stored, config)
 
     def update(
         self, stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
     ) -> None:
-        """One step over the flat buffers, which share a layout."""
+        """Apply one step to the flat buffers, which have the same layout."""
         optimizers.update(stored, gradient, state, config, rate)
 
-    def square(self, gradient: Any) -> float:
-        """Sum of squares without the padding of blocks."""
-        return optimizers.square(gradient)
+    def sum_of_squares(self, gradient: Any) -> float:
+        """Return the sum of squares, padding of blocks excluded."""
+        return optimizers.sum_of_squares(gradient)
 
     def add(self, total: Any, gradient: Any) -> Any:
-        """``total`` plus a dense gradient, in place; a copy where there is no total yet."""
+        """Add a dense gradient to ``total`` in place; return a copy if ``total`` is None."""
         return optimizers.add(total, gradient)
 
     def scale(self, gradient: Any, factor: float) -> None:

@@ -1,4 +1,4 @@
-"""What all operations of the compiled backend ask of a weight."""
+"""Decides for all operations of the compiled backend whether products run in BF16."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dlrmjit import knobs
 
 
 def is_rounded(weight: Matrix | SplitWeights) -> bool:
-    """Whether what meets this weight, or makes its gradient, is rounded to BF16 before.
+    """Return whether the operands of products with this weight, or for its gradient, are BF16.
 
-    With a single row or column that would cost more than it gains.
+    A weight of a single row or column stays in float32: rounding would cost more than it saves.
     """
     if not isinstance(weight, SplitWeights) or 1 in (weight.rows, weight.cols):
         return False
-    asked = knobs.activations()
-    return current_target().bf16 if asked is None else asked == "bf16"
+    activations = knobs.activations()
+    return current_target().bf16 if activations is None else activations == "bf16"

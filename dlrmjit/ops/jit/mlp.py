@@ -1,8 +1,8 @@
 """The multi-layer perceptron for the compiled backend: one kernel call per product, bound once.
 
-Which kernels a layer runs, and on which buffers, follows from what the rule is applied to, and a
-tape is replayed on the same buffers. So a replay finds its calls ready: nothing is checked,
-looked up or wrapped again, which for small minibatches takes longer than some of the products.
+A tape is replayed on the same buffers, so the kernels of a layer and their operands are the same
+in every replay. They are bound once: a replay checks, looks up and wraps nothing, which for small
+minibatches would take longer than some of the products.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from dlrmjit.ops.jit.bf16_rounding import is_rounded
 
 
 class _Forward(NamedTuple):
-    """The calls of all layers; their input and outputs."""
+    """The calls of all layers, and the input followed by the output of each layer."""
 
     calls: list[Call]
     layers: list[Matrix]
 
 
 class _LayerBackward(NamedTuple):
-    """The calls of one layer, and its parameters' gradients, which are complete behind them."""
+    """The calls of one layer, and the gradients of its parameters that they complete."""
 
     calls: list[Call]
     gradients: tuple[tuple[int, Any], ...]
 
 
 class _Backward(NamedTuple):
-    """All layers, last first, and the gradient of the input, where it is wanted."""
+    """All layers, last first, and the gradient of the input, if it is needed."""
 
     layers: list[_LayerBackward]
     dx: Matrix | None
@@ -57,7 +57,7 @@ def _forward(step: Step) -> Matrix:
 def _backward(step: Step, gradient: Matrix) -> Iterator[tuple[int, Any]]:
     operands = (*step.values, gradient)
     bind = partial(_bind_backward, step, gradient)
-    bound = step.keep_for(f"backward {get_threads()}", operands, bind)
+    bound = step.cached_for(f"backward {get_threads()}", operands, bind)
     for layer in bound.layers:
         for call in layer.calls:
             call()
@@ -68,7 +68,7 @@ def _backward(step: Step, gradient: Matrix) -> Iterator[tuple[int, Any]]:
 
 def _bound_forward(step: Step) -> _Forward:
     bind = partial(_bind_forward, step)
-    return step.keep_for(f"forward {get_threads()}", step.values, bind)
+    return step.cached_for(f"forward {get_threads()}", step.values, bind)
 
 
 def _bind_forward(step: Step) -> _Forward:
@@ -83,10 +83,10 @@ def _bind_forward(step: Step) -> _Forward:
 
 
 def _output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
-    placed: Matrix | None = step.options.get("out")
-    if placed is not None and layer + 1 == len(step.options["activations"]):
-        return placed
-    return step.keep(f"y{layer}", lambda: Matrix.empty_blocked(rows, cols))
+    out: Matrix | None = step.options.get("out")
+    if out is not None and layer + 1 == len(step.options["activations"]):
+        return out
+    return step.cached(f"y{layer}", lambda: Matrix.empty_blocked(rows, cols))
 
 
 def _bind_backward(step: Step, gradient: Matrix) -> _Backward:
@@ -102,15 +102,15 @@ def _bind_backward(step: Step, gradient: Matrix) -> _Backward:
 def _bind_layer_backward(
     step: Step, layer: int, x: Matrix, dz: Matrix
 ) -> tuple[_LayerBackward, Any]:
-    """The layer's calls, and the gradient of its input: None where it is not wanted."""
+    """Return the layer's calls, and the gradient of its input: None if it is not needed."""
     weight, activations = step.values[1 + 2 * layer], step.options["activations"]
     calls, dx = [], None
     if layer > 0 or step.wants(0):
         dx = _input_gradient(step, layer, x)
         mask = x if layer > 0 and activations[layer - 1] == "relu" else None
         calls.append(bind_backward_data(dz, weight, dx, mask, is_rounded(weight)))
-    dw = step.keep(f"dw{layer}", partial(Matrix.empty_panels, x.cols, dz.cols))
-    db = step.keep(f"db{layer}", partial(aligned_empty, dz.cols))
+    dw = step.cached(f"dw{layer}", partial(Matrix.empty_panels, x.cols, dz.cols))
+    db = step.cached(f"db{layer}", partial(aligned_empty, dz.cols))
     calls.append(bind_backward_weights(x, dz, dw, db, is_rounded(weight)))
     return _LayerBackward(calls, ((1 + 2 * layer, dw), (2 + 2 * layer, db))), dx
 
@@ -122,11 +122,11 @@ def _through_activation(y: Matrix, dy: Matrix, activation: str) -> list[Call]:
 
 
 def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:
-    place = step.options.get("input_gradient")
-    if layer == 0 and place is not None:
-        placed: Matrix = step.keep("dx0", place)
-        return placed
-    return step.keep(f"dx{layer}", partial(Matrix.empty_blocked, x.rows, x.cols))
+    make = step.options.get("input_gradient")
+    if layer == 0 and make is not None:
+        dx: Matrix = step.cached("dx0", make)
+        return dx
+    return step.cached(f"dx{layer}", partial(Matrix.empty_blocked, x.rows, x.cols))
 
 
 RULES = (Rule("mlp", _forward, _backward),)

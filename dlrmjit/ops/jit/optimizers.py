@@ -1,7 +1,7 @@
-"""Optimiser steps of the compiled backend: which kernel a configuration means.
+"""Optimiser steps of the compiled backend, and gradients of embedding tables.
 
-Dense parameters move over their flat buffers, padding of blocks included; what is there is
-never read into a result.
+Dense parameters are updated over their flat buffers, padding of blocks included, which no result
+ever reads.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ class BagGradient(SparseGradient):
     dY: F32
 
     def descend(self, tables: TableStorage, rate: float) -> None:
-        """SGD on the touched rows, fused with the backward pass of the lookup."""
+        """Plain SGD on the looked-up rows, fused with the backward pass of the lookup."""
         rule = SgdRows(rate)
         embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
 
     def update(
         self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
     ) -> None:
-        """Any optimiser on the touched rows, fused with the backward pass of the lookup."""
+        """Apply an optimiser to the looked-up rows, fused with the backward pass of the lookup."""
         rule = RowRule(config, rate)
         embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
 
-    def square(self, tables: TableStorage, memory: dict[str, Any]) -> float:
-        """Sum of the squares of the rows' gradients; ``memory`` keeps one float per row."""
-        if "squares" not in memory:
-            memory["squares"] = embedding_update.new_state(tables, grad_norm.SquareRows())
-        squares = memory["squares"]
+    def sum_of_squares(self, tables: TableStorage, scratch: dict[str, Any]) -> float:
+        """Return the sum of squares of the rows' gradients; ``scratch`` has one float per row."""
+        if "squares" not in scratch:
+            scratch["squares"] = embedding_update.new_state(tables, grad_norm.SquareRows())
+        squares = scratch["squares"]
         return grad_norm.gradient_square(tables, self.lookups, self.dY, squares)
 
     def mean_squares(self, tables: TableStorage, means: TableStorage, weight_decay: float) -> None:
-        """One value per row: a pass of the update kernel that moves nothing."""
+        """Write one value per looked-up row, by an update that changes nothing else."""
         rule = grad_norm.SquareRows(l2=weight_decay)
         state = RowState((means,))
         embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
@@ -68,28 +68,28 @@ class BagGradient(SparseGradient):
         np.multiply(self.dY, np.float32(factor), out=self.dY)
 
     def merged(self, *others: BagGradient) -> BagGradient:
-        """A copy of this gradient and those of other batches, as that of one batch of all."""
-        every = (self, *others)
-        lookups = merge_lookups([gradient.lookups for gradient in every])
-        return BagGradient(lookups, np.concatenate([g.dY for g in every]))
+        """Return a copy of this gradient and those of other batches as that of one large batch."""
+        gradients = (self, *others)
+        lookups = merge_lookups([gradient.lookups for gradient in gradients])
+        return BagGradient(lookups, np.concatenate([gradient.dY for gradient in gradients]))
 
     def to_dense(self, tables: TableStorage) -> list[FloatArray]:
-        """Full arrays (M, E), one per table."""
+        """Return full arrays (M, E), one per table."""
         dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
-        numbers = self.lookups.table_ids or range(len(tables))
-        dY = self.dY[:, list(numbers), : tables.dim]
+        table_ids = self.lookups.table_ids or range(len(tables))
+        dY = self.dY[:, list(table_ids), : tables.dim]
         embedding_update.accumulate_dense(tables, self.lookups, dY, dense)
         return dense
 
 
 def merge_lookups(batches: Sequence[Lookups]) -> Lookups:
-    """Those of several batches in the same tables as those of one, copied."""
+    """Return the lookups of several batches in the same tables as those of one, copied."""
     bags = merge_bags([(lookups.indices, lookups.offsets) for lookups in batches])
     return Lookups(*bags, batches[0].table_ids)
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> Any:
-    """Fresh memory of an optimiser for tables or for a dense parameter."""
+    """Allocate an optimiser's states for tables or for a dense parameter."""
     if not isinstance(stored, (np.ndarray, Matrix, SplitWeights)):  # embedding tables
         return stored.new_state(RowRule(config, 0.0))
     return BoundState(tuple(_like(stored, config.initial_state) for _ in config.states))
@@ -99,9 +99,9 @@ def _like(stored: Any, value: float) -> Any:
     if isinstance(stored, np.ndarray):
         return np.full_like(stored, value)
     layout = stored.float_layout if isinstance(stored, SplitWeights) else stored.layout
-    made = Matrix.empty(layout)
-    made.data[...] = value
-    return made
+    matrix = Matrix.empty(layout)
+    matrix.data[...] = value
+    return matrix
 
 
 class BoundState(DenseState):
@@ -126,8 +126,8 @@ def update(stored: Any, gradient: Any, state: Any, config: OptimizerConfig, rate
     state.step(stored, gradient, config)(rate, state.steps)
 
 
-def square(gradient: Any) -> float:
-    """Sum of squares of a dense gradient."""
+def sum_of_squares(gradient: Any) -> float:
+    """Return the sum of squares of a dense gradient."""
     matrix = gradient if isinstance(gradient, Matrix) else Matrix.view(gradient[None])
     return elementwise.sum_of_squares(matrix)
 
@@ -138,7 +138,7 @@ def scale(gradient: Any, factor: float) -> None:
 
 
 def add(total: Any, gradient: Any) -> Any:
-    """Add a dense gradient to ``total``, or make a copy of it if there is none."""
+    """Add a dense gradient to ``total`` in place; return a copy if ``total`` is None."""
     if total is not None:
         dense_optimizers.sgd_step(flat(total), flat(gradient), -1.0)
         return total
@@ -148,5 +148,5 @@ def add(total: Any, gradient: Any) -> Any:
 
 
 def flat(value: Any) -> Any:
-    """The buffer of a matrix or a vector; weights in halves as they are."""
+    """Return the buffer of a matrix, or a vector or Split-BF16 weights as they are."""
     return value.data if isinstance(value, Matrix) else value

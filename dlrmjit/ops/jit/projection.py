@@ -1,8 +1,8 @@
-"""The projection of narrow embeddings to the common width, for the compiled backend.
+"""The projection of embeddings of width d < E to width E, for the compiled backend.
 
-A narrow table's pooled vectors (N, d) stand in the first d columns of its slot (N, E); its
-projection replaces them there, and the backward pass does the same with the gradient. So the
-interaction, and whatever carries pooled vectors between ranks, sees one block for any widths.
+The pooled vectors (N, d) of such a table are in the first d columns of its slot (N, E) of one
+array (N, S, E). The projection overwrites the slot, and the backward pass does the same with the
+gradient. So the interaction, and the exchange between ranks, use the same array for any widths.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ F32 = NDArray[np.float32]
 
 @dataclass
 class _Slot:
-    """One narrow table's slot in a block (N, S, E), and a place for its narrow vectors."""
+    """One table's slot in an array (N, S, E), and a copy of its vectors (N, d)."""
 
-    number: int
-    narrow: F32
+    table: int
+    vectors: F32
     matrix: Matrix = field(init=False)
-    wide: Matrix | None = None
-    block: int = 0
+    _slot: Matrix | None = None
+    _address: int = 0  # of the array that _slot is a view of
 
     def __post_init__(self) -> None:
-        self.matrix = Matrix.view(self.narrow)
+        self.matrix = Matrix.view(self.vectors)
 
-    def take(self, block: F32) -> tuple[Matrix, Matrix]:
-        """Copy the narrow vectors out of ``block``: they, and the slot they stood in."""
-        np.copyto(self.narrow, block[:, self.number, : self.narrow.shape[1]])
-        return self.matrix, self.slot(block)
+    def copy_from(self, array: F32) -> tuple[Matrix, Matrix]:
+        """Copy the vectors out of ``array``; return the copy, and the slot in the array."""
+        np.copyto(self.vectors, array[:, self.table, : self.vectors.shape[1]])
+        return self.matrix, self.slot(array)
 
-    def put(self, block: F32) -> None:
-        """Copy the narrow vectors back."""
-        block[:, self.number, : self.narrow.shape[1]] = self.narrow
+    def copy_to(self, array: F32) -> None:
+        """Copy the vectors back to ``array``."""
+        array[:, self.table, : self.vectors.shape[1]] = self.vectors
 
-    def slot(self, block: F32) -> Matrix:
-        """The slot as a matrix (N, E); made anew only for another block."""
-        at = int(block.ctypes.data)
-        if self.wide is None or self.block != at:
-            self.wide, self.block = Matrix.view(block[:, self.number]), at
-        return self.wide
+    def slot(self, array: F32) -> Matrix:
+        """Return the slot in ``array`` as a matrix (N, E), the same as long as the array is."""
+        address = int(array.ctypes.data)
+        if self._slot is None or self._address != address:
+            self._slot, self._address = Matrix.view(array[:, self.table]), address
+        return self._slot
 
 
 def _slots(step: Step, name: str, samples: int) -> list[_Slot]:
-    """A slot per projection, whose numbers are the option ``tables``."""
+    """Return a slot per projection; the option ``tables`` says of which tables."""
 
     def make() -> list[_Slot]:
         pairs = zip(step.options["tables"], step.values[1:], strict=True)
-        return [_Slot(number, aligned_empty((samples, weight.rows))) for number, weight in pairs]
+        return [_Slot(table, aligned_empty((samples, weight.rows))) for table, weight in pairs]
 
-    return step.keep(name, make)
+    return step.cached(name, make)
 
 
 def _forward(step: Step) -> F32:
     pooled, *weights = step.values
     for slot, weight in zip(_slots(step, "x", len(pooled)), weights, strict=True):
-        x, y = slot.take(pooled)
+        x, y = slot.copy_from(pooled)
         fc_forward(x, weight, None, y, "none", is_rounded(weight))
     result: F32 = pooled
     return result
@@ -81,13 +81,13 @@ def _backward(step: Step, gradient: F32) -> Gradients:
         dw = _weight_gradient(step, i, weight)
         fc_backward_data(dy, weight, dx.matrix, None, is_rounded(weight))
         fc_backward_weights(x, dy, dw, None, is_rounded(weight))
-        dx.put(gradient)
+        dx.copy_to(gradient)
         yield 1 + i, dw
     yield 0, gradient
 
 
 def _weight_gradient(step: Step, number: int, weight: Any) -> Matrix:
-    return step.keep(f"dw{number}", lambda: Matrix.empty_panels(weight.rows, weight.cols))
+    return step.cached(f"dw{number}", lambda: Matrix.empty_panels(weight.rows, weight.cols))
 
 
 RULES = (Rule("projection", _forward, _backward),)

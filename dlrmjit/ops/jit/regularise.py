@@ -18,7 +18,7 @@ Gradients = Iterator[tuple[int, Any]]
 
 def _output(step: Step) -> Matrix:
     x: Matrix = step.values[0]
-    return step.keep("y", lambda: Matrix.empty_blocked(x.rows, x.cols))
+    return step.cached("y", lambda: Matrix.empty_blocked(x.rows, x.cols))
 
 
 def _stream(step: Step) -> int:
@@ -47,11 +47,11 @@ def _norm_forward(step: Step) -> Matrix:
 
 
 def _moments(step: Step, x: Matrix) -> tuple[Any, Any]:
-    """Mean and inverse deviation to normalise by."""
+    """Return the mean and the inverse deviation to normalise by."""
     running: RunningMoments = step.options["running"]
     if not step.options["training"]:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)
-    mean, variance = (step.keep(name, lambda: np.zeros(x.cols)) for name in ("mean", "variance"))
+    mean, variance = (step.cached(name, lambda: np.zeros(x.cols)) for name in ("mean", "variance"))
     column_moments(x, mean, variance)
     step.memory["inverse"] = 1 / np.sqrt(variance + EPS)
     return mean, step.memory["inverse"]
@@ -59,7 +59,7 @@ def _moments(step: Step, x: Matrix) -> tuple[Any, Any]:
 
 def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
     x, gamma, _ = step.values
-    dgamma, dbeta = (step.keep(k, lambda: np.zeros_like(gamma)) for k in ("dgamma", "dbeta"))
+    dgamma, dbeta = (step.cached(k, lambda: np.zeros_like(gamma)) for k in ("dgamma", "dbeta"))
     y, mean, inverse = (step.memory[name] for name in ("y", "mean", "inverse"))
     step.options["running"].add(mean, step.memory["variance"], x.rows)
     batch_norm_backward(x, y, gradient, mean, inverse, gamma, dgamma, dbeta)

@@ -1,4 +1,4 @@
-"""The reference backend: each rule in plain NumPy, in whatever float type its inputs have.
+"""The reference backend: each rule in plain NumPy, in the float type of its inputs.
 
 It defines what the compiled kernels must compute. In float64 it is the oracle of the tests.
 """
@@ -43,21 +43,21 @@ def _sigmoid(z: FloatArray) -> FloatArray:
 
 
 def _through_activation(dy: FloatArray, y: FloatArray, activation: str) -> FloatArray:
-    """Gradient before an activation, from the gradient dy after it and its output y."""
+    """Return the gradient before an activation, given the gradient dy after it and its output y."""
     if activation == "relu":
         return dy * (y > 0)
     return dy * y * (1 - y) if activation == "sigmoid" else dy
 
 
-def _read(stored: StoredArray) -> FloatArray:
-    """What forward and backward see of a parameter: of halves, the upper."""
+def _forward_values(stored: StoredArray) -> FloatArray:
+    """Return the values that forward and backward use: of Split-BF16, the high bits."""
     return stored.truncated() if isinstance(stored, SplitArray) else stored
 
 
-def _met(values: FloatArray, stored: StoredArray) -> FloatArray:
-    """Activations or gradients as they are multiplied where there is this weight (K, C)."""
-    wanted = isinstance(stored, SplitArray) and 1 not in stored.shape
-    return round_to_bf16(values) if wanted and knobs.activations() == "bf16" else values
+def _rounded_operand(values: FloatArray, stored: StoredArray) -> FloatArray:
+    """Return an operand of products with this weight (K, C), or for its gradient, as rounded."""
+    may_round = isinstance(stored, SplitArray) and 1 not in stored.shape
+    return round_to_bf16(values) if may_round and knobs.activations() == "bf16" else values
 
 
 def _mlp_forward(step: Step) -> FloatArray:
@@ -65,7 +65,7 @@ def _mlp_forward(step: Step) -> FloatArray:
     layers = [x]
     for i, activation in enumerate(step.options["activations"]):
         weight, bias = parameters[2 * i : 2 * i + 2]
-        z = _met(layers[-1], weight) @ _read(weight).T + bias
+        z = _rounded_operand(layers[-1], weight) @ _forward_values(weight).T + bias
         layers.append(_activate(z, activation))
     step.memory["layers"] = layers
     result: FloatArray = layers[-1]
@@ -77,8 +77,8 @@ def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
     layers, dy = step.memory["layers"], gradient
     for i in reversed(range(len(step.options["activations"]))):
         dz = _through_activation(dy, layers[i + 1], step.options["activations"][i])
-        x, dz = (_met(values, parameters[2 * i]) for values in (layers[i], dz))
-        dy = dz @ _read(parameters[2 * i])
+        x, dz = (_rounded_operand(values, parameters[2 * i]) for values in (layers[i], dz))
+        dy = dz @ _forward_values(parameters[2 * i])
         yield 2 * i + 1, dz.T @ x
         yield 2 * i + 2, dz.sum(axis=0)
     yield 0, dy
@@ -91,7 +91,7 @@ def _bag_forward(step: Step) -> FloatArray:
     for s in range(count):
         samples = np.repeat(np.arange(n), np.diff(offsets[s]))
         part, width = indices[offsets[s, 0] : offsets[s, -1]], tables.dims[s]
-        np.add.at(pooled[:, s, :width], samples, _read(tables.table(s)[part]))
+        np.add.at(pooled[:, s, :width], samples, _forward_values(tables.table(s)[part]))
     return pooled
 
 
@@ -105,8 +105,8 @@ def _projection_forward(step: Step) -> FloatArray:
     projected = np.zeros((n, count, max(width, len(weights[0]))), pooled.dtype)
     projected[:, :, :width] = pooled
     for s, weight in zip(step.options["tables"], weights, strict=True):
-        narrow = _met(pooled[:, s, : weight.shape[1]], weight)
-        projected[:, s] = narrow @ _read(weight).T
+        narrow = _rounded_operand(pooled[:, s, : weight.shape[1]], weight)
+        projected[:, s] = narrow @ _forward_values(weight).T
     return projected
 
 
@@ -115,9 +115,12 @@ def _projection_backward(step: Step, gradient: FloatArray) -> Gradients:
     dpooled = gradient[:, :, : pooled.shape[2]].copy()
     for i, (s, weight) in enumerate(zip(step.options["tables"], weights, strict=True)):
         width = weight.shape[1]
-        narrow, dy = _met(pooled[:, s, :width], weight), _met(gradient[:, s], weight)
+        narrow, dy = (
+            _rounded_operand(pooled[:, s, :width], weight),
+            _rounded_operand(gradient[:, s], weight),
+        )
         dpooled[:, s] = 0
-        dpooled[:, s, :width] = dy @ _read(weight)
+        dpooled[:, s, :width] = dy @ _forward_values(weight)
         yield 1 + i, dy.T @ narrow
     yield 0, dpooled
 
@@ -127,7 +130,7 @@ def _pairs(features: int, itself: bool) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _joined(step: Step) -> FloatArray:
-    """The interacting vectors (N, F, E): x first, where there are dense features."""
+    """Return the interacting vectors (N, F, E): first x, if there are dense features."""
     *dense, pooled = step.values
     joined: FloatArray = np.concatenate([*(x[:, None] for x in dense), pooled], axis=1)
     return joined
@@ -136,7 +139,7 @@ def _joined(step: Step) -> FloatArray:
 def _interaction_forward(step: Step) -> FloatArray:
     joined = _joined(step)
     if step.options["kind"] == "cat":
-        n, features, dim = joined.shape  # n may be 0, so no dimension can be left open
+        n, features, dim = joined.shape  # n may be 0, so no dimension can be -1
         return joined.reshape(n, features * dim)
     i, j = _pairs(joined.shape[1], step.options["itself"])
     products = joined @ joined.transpose(0, 2, 1)
@@ -187,7 +190,7 @@ def _loss_forward(step: Step) -> float:
 
 
 def _samples(step: Step) -> int:
-    """What a mean over the batch divides by."""
+    """Return the number of samples that a mean divides by."""
     return step.options.get("samples") or max(1, len(step.values[1]))
 
 
@@ -215,7 +218,7 @@ _RULES = (
 
 
 class ReferenceBackend:
-    """NumPy alone; ``dtype`` is that of the parameters it allocates."""
+    """NumPy only; ``dtype`` is that of the parameters it allocates."""
 
     name = "reference"
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
@@ -224,11 +227,11 @@ class ReferenceBackend:
         self.dtype = dtype
 
     def flush_denormals(self) -> AbstractContextManager[None]:
-        """Nothing: NumPy keeps denormal numbers."""
+        """Return a context that changes nothing: NumPy computes with denormal numbers."""
         return nullcontext()
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> StoredArray:
-        """A copy (K, C)."""
+        """Return a copy (K, C)."""
         stored = self._zeros(np.shape(values), precision)
         stored[...] = values
         return stored
@@ -240,11 +243,11 @@ class ReferenceBackend:
         if precision == "fp32":
             return zeros(shape, self.dtype, directory)
         if self.dtype != np.float32:
-            raise ConfigError(f"bf16 splits float32 numbers, not {np.dtype(self.dtype)}")
+            raise ConfigError(f"bf16 splits float32 parameters, not {np.dtype(self.dtype)}")
         return SplitArray(zeros(shape, np.uint16, directory), zeros(shape, np.uint16, directory))
 
     def weight_to_numpy(self, stored: StoredArray) -> FloatArray:
-        """A copy (K, C)."""
+        """Return a copy (K, C)."""
         return np.array(stored)
 
     def assign_weight(self, stored: StoredArray, values: FloatArray) -> None:
@@ -258,48 +261,48 @@ class ReferenceBackend:
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
     ) -> ReferenceTables:
-        """Zeroed tables of one width or of several."""
+        """Allocate zeroed tables of one width or of several."""
         zeros = partial(self._zeros, precision=precision, directory=config.directory)
         widths = [dims] * len(rows) if isinstance(dims, int) else dims
         return ReferenceTables([zeros(shape) for shape in zip(rows, widths, strict=True)], config)
 
     def initialise(self, tables: ReferenceTables, seed: int, origins: Sequence[Origin]) -> None:
-        """Some rows at a time."""
+        """Draw tables uniformly, some rows at a time."""
         for s, origin in enumerate(origins):
             fill_uniform(tables.table(s), seed, origin)
 
     def lookups(
         self, tables: ReferenceTables, indices: NDArray[Any], offsets: NDArray[np.int64]
     ) -> Lookups:
-        """The same two arrays, if all is inside; else as the tables' bounds say."""
-        return tables.within(indices, offsets)
+        """Return the same arrays if all indices are inside; otherwise as the tables' bounds say."""
+        return tables.apply_bounds(indices, offsets)
 
     def matrix(self, values: FloatArray) -> FloatArray:
-        """The array itself, in this backend's float type."""
+        """Return the array in this backend's float type."""
         return np.asarray(values, self.dtype)
 
-    def refill(self, held: FloatArray | None, values: FloatArray) -> FloatArray:
-        """As :meth:`matrix`: nothing is kept."""
+    def refill(self, previous: FloatArray | None, values: FloatArray) -> FloatArray:
+        """Return ``values`` as :meth:`matrix` does; no buffer is reused."""
         return self.matrix(values)
 
     def to_numpy(self, value: FloatArray) -> FloatArray:
-        """A copy."""
+        """Return a copy."""
         return np.array(value)
 
     def probabilities(self, logits: FloatArray, threshold: float) -> FloatArray:
-        """Sigmoid of logits (N, 1), clamped to [threshold, 1 - threshold]."""
+        """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
         return _clamp(_sigmoid(logits.reshape(-1)), threshold)
 
     def features(self, n: int, features: int, dim: int, dense: bool = True) -> Features:
-        """Nothing to prepare: each rule allocates its own result."""
+        """Return no buffers: each rule allocates its result."""
         return SimpleNamespace(dense=None, pooled=None, joined_gradient=None)
 
     def flat(self, stored: FloatArray) -> FloatArray:
-        """The array in one dimension."""
+        """Return the array in one dimension."""
         return stored.reshape(-1)
 
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
-        """Fresh memory of an optimiser."""
+        """Allocate an optimiser's states for tables or for a dense parameter."""
         return optimizers.new_state(stored, config)
 
     def update(
@@ -310,15 +313,15 @@ class ReferenceBackend:
         config: OptimizerConfig,
         rate: float,
     ) -> None:
-        """One step of an optimiser, in place."""
+        """Apply one step of an optimiser, in place."""
         optimizers.update(stored, gradient, state, config, rate)
 
-    def square(self, gradient: FloatArray) -> float:
-        """Sum of the squares of all elements."""
+    def sum_of_squares(self, gradient: FloatArray) -> float:
+        """Return the sum of the squares of all elements."""
         return float(np.sum(np.square(gradient, dtype=np.float64)))
 
     def add(self, total: FloatArray | None, gradient: FloatArray) -> FloatArray:
-        """``total`` plus a dense gradient, in place; a copy where there is no total yet."""
+        """Add a dense gradient to ``total`` in place; return a copy if ``total`` is None."""
         if total is None:
             return np.array(gradient)
         total += gradient

@@ -18,7 +18,7 @@ from dlrmjit.ops.reference.tables import ReferenceTables
 
 @dataclass
 class ReferenceTableState:
-    """What an optimiser remembers of tables; steps taken."""
+    """Optimiser state of tables: one set of tables per state; steps taken."""
 
     tables: tuple[ReferenceTables, ...]
     steps: int = 0
@@ -32,7 +32,7 @@ class ReferenceBagGradient(SparseGradient):
     dY: FloatArray
 
     def descend(self, tables: ReferenceTables, rate: float) -> None:
-        """Plain SGD on the touched rows."""
+        """Plain SGD on the looked-up rows."""
         self.update(tables, ReferenceTableState(()), Sgd(), rate)
 
     def update(
@@ -42,7 +42,7 @@ class ReferenceBagGradient(SparseGradient):
         config: OptimizerConfig,
         rate: float,
     ) -> None:
-        """One step of an optimiser on the touched rows and their states."""
+        """Apply one step of an optimiser to the looked-up rows and their states."""
         state.steps += 1
         k = config.row_scalars(rate, state.steps)
         for s, (rows, gradient) in enumerate(self._rows(tables)):
@@ -53,14 +53,14 @@ class ReferenceBagGradient(SparseGradient):
             for table, values in zip(state.tables, new, strict=True):
                 table.arrays[s][rows] = values
 
-    def square(self, tables: ReferenceTables, memory: dict[str, Any]) -> float:
-        """Sum of the squares of all elements."""
+    def sum_of_squares(self, tables: ReferenceTables, scratch: dict[str, Any]) -> float:
+        """Return the sum of the squares of all elements."""
         return sum(float(np.sum(np.square(g, dtype=np.float64))) for _, g in self._rows(tables))
 
     def mean_squares(
         self, tables: ReferenceTables, means: ReferenceTables, weight_decay: float
     ) -> None:
-        """One value per row that was looked up."""
+        """Write one value per looked-up row."""
         for s, (rows, gradient) in enumerate(self._rows(tables)):
             w = np.asarray(tables.arrays[s][rows])
             g = gradient + weight_decay * w
@@ -71,42 +71,42 @@ class ReferenceBagGradient(SparseGradient):
         np.multiply(self.dY, factor, out=self.dY, casting="same_kind")
 
     def merged(self, *others: ReferenceBagGradient) -> ReferenceBagGradient:
-        """A copy of this gradient and those of other batches, as that of one batch of all."""
-        every = (self, *others)
-        bags = merge_bags([gradient.lookups for gradient in every])
-        return ReferenceBagGradient(bags, np.concatenate([g.dY for g in every]))
+        """Return a copy of this gradient and those of other batches as that of one large batch."""
+        gradients = (self, *others)
+        bags = merge_bags([gradient.lookups for gradient in gradients])
+        return ReferenceBagGradient(bags, np.concatenate([g.dY for g in gradients]))
 
     def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:
-        """Full arrays (M, E), one per table."""
+        """Return full arrays (M, E), one per table."""
         dense = [np.zeros(array.shape, array.dtype) for array in tables.arrays]
         for gradient, (rows, values) in zip(dense, self._rows(tables), strict=True):
             gradient[rows] = values
         return dense
 
     def _rows(self, tables: ReferenceTables) -> Iterator[tuple[NDArray[Any], FloatArray]]:
-        """Rows looked up in each table, and the sum of the gradients of each."""
+        """Yield the rows looked up in each table, and the summed gradient of each row."""
         indices, offsets = self.lookups
         for s, width in enumerate(tables.dims):
             part, dY = indices[offsets[s, 0] : offsets[s, -1]], self.dY[:, s, :width]
-            rows, numbers = np.unique(part, return_inverse=True)
+            rows, positions = np.unique(part, return_inverse=True)
             summed = np.zeros((len(rows), width), self.dY.dtype)
-            np.add.at(summed, numbers, np.repeat(dY, np.diff(offsets[s]), axis=0))
+            np.add.at(summed, positions, np.repeat(dY, np.diff(offsets[s]), axis=0))
             yield rows, summed
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> DenseState | ReferenceTableState:
-    """Fresh memory of an optimiser for tables or for a dense parameter."""
+    """Allocate an optimiser's states for tables or for a dense parameter."""
     start = config.initial_state
     if not isinstance(stored, ReferenceTables):
         return DenseState(tuple(_full(stored, start) for _ in config.states))
-    thin = (1,) * len(stored.rows)
+    column = (1,) * len(stored.rows)
     widths = [stored.dims] * len(config.table_states)
-    widths += [thin] * len(config.row_states + config.row_scratch)
-    return ReferenceTableState(tuple(stored.beside(dims, start) for dims in widths))
+    widths += [column] * len(config.row_states + config.row_scratch)
+    return ReferenceTableState(tuple(stored.like(dims, start) for dims in widths))
 
 
 def _full(like: StoredArray, value: float) -> FloatArray:
-    """States are whole numbers, also of parameters in halves."""
+    """Return a state like a parameter; it is a plain array also for Split-BF16 parameters."""
     return np.full(like.shape, value, like.dtype)
 
 
@@ -117,7 +117,7 @@ def update(
     config: OptimizerConfig,
     rate: float,
 ) -> None:
-    """One step of a dense parameter."""
+    """Apply one step to a dense parameter and its states, in place."""
     state.steps += 1
     w = np.asarray(stored)
     g, k = _decayed(gradient, w, config), config.scalars(rate, state.steps)

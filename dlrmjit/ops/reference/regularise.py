@@ -9,14 +9,14 @@ import numpy as np
 
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.backend import FloatArray
-from dlrmjit.ops.random_masks import EPS, RunningMoments, kept, stream
+from dlrmjit.ops.random_masks import EPS, RunningMoments, keep_mask, stream
 
 Gradients = Iterator[tuple[int, Any]]
 
 
 def _dropped(step: Step, values: FloatArray) -> FloatArray:
     rate, (seed, number) = step.options["rate"], step.values[1]
-    keep = kept(values.shape, rate, stream(seed, number, step.options["layer"]))
+    keep = keep_mask(values.shape, rate, stream(seed, number, step.options["layer"]))
     return np.where(keep, values * values.dtype.type(1 / (1 - rate)), 0).astype(values.dtype)
 
 
@@ -38,7 +38,7 @@ def _norm_forward(step: Step) -> FloatArray:
 
 
 def _moments(step: Step, x: FloatArray) -> tuple[Any, Any]:
-    """Mean and inverse deviation to normalise by."""
+    """Return the mean and the inverse deviation to normalise by."""
     running: RunningMoments = step.options["running"]
     if not step.options["training"]:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)

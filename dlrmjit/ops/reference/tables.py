@@ -14,7 +14,7 @@ from dlrmjit.ops.backend import Lookups, StoredArray
 
 
 class ReferenceTables:
-    """Embedding tables as a list of arrays (M, E), or narrower ones."""
+    """Embedding tables as a list of arrays (M, E), some of which may be narrower."""
 
     def __init__(self, arrays: Sequence[StoredArray], config: TableConfig = IN_MEMORY) -> None:
         self.arrays, self.config = list(arrays), config
@@ -36,25 +36,25 @@ class ReferenceTables:
 
     @property
     def placement(self) -> str:
-        """In words, what the tables lie on."""
+        """Description of the memory that the tables are in."""
         return "plain pages" if self.config.directory is None else "a file"
 
     def table(self, number: int) -> StoredArray:
-        """The array of one table."""
+        """Return the array of one table."""
         return self.arrays[number]
 
-    def beside(self, dims: Sequence[int], value: float) -> ReferenceTables:
-        """Tables of as many rows, full of ``value``, whole, kept where these are."""
-        made = []
+    def like(self, dims: Sequence[int], value: float) -> ReferenceTables:
+        """Return float tables of as many rows, filled with ``value``, stored where these are."""
+        filled = []
         for array, dim in zip(self.arrays, dims, strict=True):
-            made.append(zeros((array.shape[0], dim), array.dtype, self.config.directory))
-            made[-1][...] = value
-        return ReferenceTables(made, self.config)
+            filled.append(zeros((array.shape[0], dim), array.dtype, self.config.directory))
+            filled[-1][...] = value
+        return ReferenceTables(filled, self.config)
 
-    def within(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Lookups:
-        """Lookups with all indices inside their tables: as given, clamped, or without the others.
+    def apply_bounds(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Lookups:
+        """Return lookups with all indices inside their tables: as given, clamped, or without some.
 
-        Raises IndexRangeError for the first lookup outside its table, if that is the bounds' way.
+        Raises IndexRangeError for the first lookup outside its table if ``bounds`` is ``raise``.
         """
         if self.config.bounds == "raise":
             self.check(indices, offsets)
@@ -65,8 +65,8 @@ class ReferenceTables:
         if self.config.bounds == "clamp":
             return np.clip(indices, 0, limits - 1), offsets
         inside = (indices >= 0) & (indices < limits)
-        kept_before = np.concatenate([[0], np.cumsum(inside)])
-        return indices[inside], kept_before[offsets]
+        inside_before = np.concatenate([[0], np.cumsum(inside)])
+        return indices[inside], inside_before[offsets]
 
     def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
         """Raise IndexRangeError for the first lookup outside its table."""
@@ -80,10 +80,10 @@ class ReferenceTables:
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike, directory: str | None) -> NDArray[Any]:
-    """An array of zeros in memory, or in a file in ``directory`` that goes with the process."""
+    """Return zeros in memory, or in a file in ``directory`` that is removed with the process."""
     if directory is None:
         return np.zeros(shape, dtype)
-    from dlrmjit_kernels.runtime.buffers import allocate  # NumPy alone does without the kernels
+    from dlrmjit_kernels.runtime.buffers import allocate  # without files, NumPy is enough
 
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return allocate(size, directory).data.view(dtype).reshape(shape)

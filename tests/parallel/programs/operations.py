@@ -107,7 +107,7 @@ def metrics(comm, sizes=((200, 7), (200, 10**6), (3, 2), (1, 5), (0, 5))):
 
 def many_metrics(comm):
     """Yield metrics of enough scores for the kernel, partitioned in several rounds."""
-    metrics_of.MANY, metrics_of.BLOCK = 1 << 12, 1 << 13
+    metrics_of.RADIX_MIN_SCORES, metrics_of.BLOCK = 1 << 12, 1 << 13
     yield from metrics(comm, ((60_000, 10**5),))
 
 

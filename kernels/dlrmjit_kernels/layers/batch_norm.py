@@ -1,7 +1,7 @@
 """Batch normalisation of the columns of a matrix, and ReLU (Ioffe and Szegedy 2015).
 
-What is summed over rows is summed in double precision, and in an order that layouts alone
-decide: the same for any number of threads.
+Sums over rows are in double precision, and in an order that depends on layouts alone: the bits
+are the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.layers.column_ops import sums, walk
+from dlrmjit_kernels.layers.column_ops import column_sums, run_column_op
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import load_row, strides_of
 from dlrmjit_kernels.microkernels.column_ops import ColumnOp
@@ -22,39 +22,40 @@ F64 = NDArray[np.float64]
 
 
 def column_moments(x: Matrix, mean: F64, variance: F64) -> None:
-    """Mean and biased variance of every column of ``x`` (N, C), N > 0, into float64 (C,)."""
+    """Write the mean and biased variance of every column of ``x`` (N, C), N > 0; float64 (C,)."""
     _check(x, mean, variance)
     first = np.empty(x.cols, np.float32)
     load_row(x.data, 0, strides_of(x.layout), x.cols, first, 0)
-    # Of x - x[0]: small numbers where the spread is small.
-    moved, squares = sums(ColumnOp.MOMENTS, (x,), first) / x.rows
-    np.maximum(squares - moved * moved, 0.0, out=variance)
-    np.add(first, moved, out=mean)
+    # Moments of x - x[0]: without a large mean, the difference of squares does not cancel.
+    shifted, squares = column_sums(ColumnOp.MOMENTS, (x,), first) / x.rows
+    np.maximum(squares - shifted * shifted, 0.0, out=variance)
+    np.add(first, shifted, out=mean)
 
 
 def normalise_relu(x: Matrix, y: Matrix, scale: F32, shift: F32) -> None:
     """``y = max(x * scale + shift, 0)`` by column; may be in place."""
     _check(x, scale, shift)
-    walk(ColumnOp.NORMALISE, (x, y), np.stack([scale, shift]))
+    run_column_op(ColumnOp.NORMALISE, (x, y), np.stack([scale, shift]))
 
 
 def batch_norm_backward(
     x: Matrix, y: Matrix, dy: Matrix, mean: F64, inverse: F64, gamma: F32, dgamma: F32, dbeta: F32
 ) -> None:
-    """Gradients of ``y = relu(gamma * (x - mean) * inverse + beta)`` with moments of x's columns.
+    """Write the gradients of ``y = relu(gamma * (x - mean) * inverse + beta)``.
 
-    ``inverse`` is ``1 / sqrt(variance + eps)``. Writes dgamma and dbeta, and dx over dy.
+    ``mean`` and ``inverse = 1 / sqrt(variance + eps)`` are those of x's columns. Writes dgamma
+    and dbeta, and dx over dy.
     """
     _check(x, mean, inverse, gamma, dgamma, dbeta)
     middle = mean.astype(np.float32)
-    dbeta[...], by_x = plain, _ = sums(ColumnOp.GRADIENT_SUMS, (x, y, dy), middle)
+    dbeta[...], by_x = plain, _ = column_sums(ColumnOp.GRADIENT_SUMS, (x, y, dy), middle)
     dgamma[...] = by_x * inverse
     factor = gamma * inverse
     parts = (middle, factor, factor * plain / x.rows, factor * inverse**2 * by_x / x.rows)
-    walk(ColumnOp.INPUT_GRADIENT, (x, y, dy), np.array(parts, np.float32))
+    run_column_op(ColumnOp.INPUT_GRADIENT, (x, y, dy), np.array(parts, np.float32))
 
 
 def _check(x: Matrix, *vectors: NDArray[Any]) -> None:
     if any(vector.shape != (x.cols,) for vector in vectors):
-        found = [vector.shape for vector in vectors]
-        raise ShapeError(f"vectors of {x.cols} columns are wanted here, not {found}")
+        shapes = [vector.shape for vector in vectors]
+        raise ShapeError(f"vectors of {x.cols} elements are needed here, not {shapes}")

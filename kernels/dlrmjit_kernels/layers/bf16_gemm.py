@@ -1,9 +1,10 @@
-"""Products of a fully connected layer on words of BF16: which operands are words, and since when.
+"""Products of a fully connected layer on BF16 pairs: which operands are pairs, made when.
 
-Where the processor multiplies BF16 numbers, all operands are: activations and gradients are
-rounded to words of neighbours along the reduction just before a product, which costs one pass
-over them. Elsewhere weights are words and widened in the tile. A product that cannot be made of
-words, or would not gain by it, is None here, and its weights are widened as a whole.
+A pair is two BF16 numbers that are neighbours along the reduction (VNNI layout). Where the
+processor multiplies BF16 numbers, all operands are pairs: activations and gradients are rounded
+just before a product, which costs one pass over them. Elsewhere only weights are pairs, which the
+tile upcasts to float32. Functions here return None for a product that cannot be made of pairs, or
+would not gain by it; its weights are then upcast as a whole.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ _scratch = Scratch()
 _UNFINISHED = Finish()
 
 
-class _Words(Protocol):
+class _OperandCopy(Protocol):
     """A copy of an operand, made before every product."""
 
     @property
     def layout(self) -> Layout:
-        """Where the words lie."""
+        """Layout of the copy."""
 
     def write(self, source: Any, address: int) -> None:
-        """Write the words of an operand: an address, or the weights."""
+        """Write the copy of an operand, given by its address, or of weights."""
 
 
 @dataclass(frozen=True)
-class _Narrowed:
-    """Activations or gradients rounded to words, of pairs of rows with ``down``."""
+class _RoundedPairs:
+    """Activations or gradients rounded to pairs, which are pairs of rows with ``down``."""
 
     source: Layout
     layout: Layout
@@ -54,7 +55,7 @@ class _Narrowed:
 
 @dataclass(frozen=True)
 class _Transposed:
-    """The transpose of weights (C, K), widened, or as words of pairs along K."""
+    """The transpose of weights (C, K), in float32, or in pairs along K."""
 
     layout: Layout
     to_pairs: bool
@@ -65,45 +66,45 @@ class _Transposed:
 
 
 @dataclass(frozen=True, eq=False)
-class WordProduct:
-    """A product, and the copies of its operands A and B it is made of."""
+class Bf16Product:
+    """A product, and the copies of its operands A and B that it needs."""
 
     product: Product
-    a: _Words | None = None
-    b: _Words | None = None
+    a: _OperandCopy | None = None
+    b: _OperandCopy | None = None
 
     def run(self, a: int, b: Any, at: Addresses) -> None:
-        """Run on operands as the layer has them; ``at`` says where the others are."""
+        """Run on A and B as the layer stores them; ``at`` has the addresses of the others."""
         a = self._copied("a", self.a, a)
         b = self._copied("b", self.b, b)
         run(self.product, at._replace(a=a, b=b))
 
-    def _copied(self, name: str, words: _Words | None, source: Any) -> int:
-        if words is None:
+    def _copied(self, name: str, copy: _OperandCopy | None, source: Any) -> int:
+        if copy is None:
             return int(source)
-        address = int(_scratch.floats(name, words.layout.span).ctypes.data)
-        words.write(source, address)
+        address = _scratch.address(name, copy.layout.span)
+        copy.write(source, address)
         return address
 
 
-def widened(weights: SplitWeights) -> Matrix:
-    """The upper halves as float32 in this thread's scratch, until the next call."""
+def upcast(weights: SplitWeights) -> Matrix:
+    """Return the high 16 bits as float32, in this thread's scratch until the next call."""
     layout = weights.float_layout
-    made = Matrix(_scratch.floats("widened", layout.span), layout)
-    weights.upcast(made)
-    return made
+    matrix = Matrix(_scratch.floats("upcast", layout.span), layout)
+    weights.upcast(matrix)
+    return matrix
 
 
 @functools.lru_cache(maxsize=4096)
 def forward(
     x: Layout, w: Layout, y: Layout, finish: Finish, rounded: bool, target: Target
-) -> WordProduct | None:
-    """``y = finish(x @ w)`` for words w; ``x`` becomes words too if it is to be ``rounded``."""
+) -> Bf16Product | None:
+    """``y = finish(x @ w)`` for w in pairs; ``x`` is rounded to pairs too if ``rounded``."""
     if w.cols == 1:
         return None
     if rounded:
-        words = _in_rows(x, y, target)
-        return _on_words(words, None, view_of(w), view_of(y), finish) if words else None
+        a = _pairs_in_rows(x, y, target)
+        return _on_pairs(a, None, view_of(w), view_of(y), finish) if a else None
     pairs = _paired(view_of(x))
     if pairs is None:
         return None
@@ -111,68 +112,70 @@ def forward(
     product = Product(
         pairs, view_of(w), view_of(y), finish=finish, operands=Operands.MIXED, odd=odd
     )
-    moved = incompatible_operands(product, target) + far_apart(product, target)
-    return None if "a" in moved else WordProduct(product)
+    copied = incompatible_operands(product, target) + far_apart(product, target)
+    return None if "a" in copied else Bf16Product(product)
 
 
 @functools.lru_cache(maxsize=4096)
 def backward_data(
     dz: Layout, w: Layout, dx: Layout, mask: Layout | None, rounded: bool, target: Target
-) -> WordProduct | None:
-    """``dx = dz @ w.T`` for w of this float layout; on words of both if dz is to be ``rounded``."""
+) -> Bf16Product | None:
+    """``dx = dz @ w.T`` for w of this float layout; on pairs of both if dz is to be ``rounded``."""
     if 1 in (w.rows, w.cols):
         return None
-    words = _in_rows(dz, dx, target) if rounded else None
-    to_pairs = words is not None
-    turned = _Transposed(transposed_layout(w.rows, w.cols, to_pairs, target), to_pairs)
-    if words is not None:
-        return _on_words(words, turned, view_of(turned.layout), view_of(dx), mask=mask)
+    a = _pairs_in_rows(dz, dx, target) if rounded else None
+    to_pairs = a is not None
+    b = _Transposed(transposed_layout(w.rows, w.cols, to_pairs, target), to_pairs)
+    if a is not None:
+        return _on_pairs(a, b, view_of(b.layout), view_of(dx), mask=mask)
     masked = view_of(mask) if mask else None
-    return WordProduct(
-        Product(view_of(dz), view_of(turned.layout), view_of(dx), masked), None, turned
-    )
+    return Bf16Product(Product(view_of(dz), view_of(b.layout), view_of(dx), masked), None, b)
 
 
 @functools.lru_cache(maxsize=4096)
 def backward_weights(
     x: Layout, dz: Layout, dw: Layout, sums: bool, target: Target
-) -> WordProduct | None:
-    """``dw = x.T @ dz`` on words of both, pairs of rows."""
+) -> Bf16Product | None:
+    """``dw = x.T @ dz`` on pairs of both, which are pairs of rows."""
     if dz.cols == 1 or not all(can_round(view_of(m), True, target) for m in (x, dz)):
         return None
     panels = [Layout.panels(ceil_div(m.rows, 2), m.cols, target.nr) for m in (x, dz)]
-    a, b = (_Narrowed(m, at, down=True) for m, at in zip((x, dz), panels, strict=True))
-    product = _on_words(a, b, view_of(b.layout), view_of(dw))
-    turned = replace(product.product, a=view_of(a.layout).transposed, sums=sums)
-    return replace(product, product=turned)
+    a, b = (_RoundedPairs(m, at, down=True) for m, at in zip((x, dz), panels, strict=True))
+    on_pairs = _on_pairs(a, b, view_of(b.layout), view_of(dw))
+    product = replace(on_pairs.product, a=view_of(a.layout).transposed, sums=sums)
+    return replace(on_pairs, product=product)
 
 
-def _on_words(
-    a: _Narrowed,
-    b: _Words | None,
+def _on_pairs(
+    a: _RoundedPairs,
+    b: _OperandCopy | None,
     right: View,
     c: View,
     finish: Finish = _UNFINISHED,
     mask: Layout | None = None,
-) -> WordProduct:
+) -> Bf16Product:
     masked = view_of(mask) if mask else None
     left = view_of(a.layout)
-    return WordProduct(Product(left, right, c, masked, finish, operands=Operands.BF16), a, b)
+    return Bf16Product(Product(left, right, c, masked, finish, operands=Operands.BF16), a, b)
 
 
-def _in_rows(a: Layout, c: Layout, target: Target) -> _Narrowed | None:
-    """Words of neighbours in the rows of A, in blocks of as many rows as C has."""
+def _pairs_in_rows(a: Layout, c: Layout, target: Target) -> _RoundedPairs | None:
+    """Return pairs of neighbours in the rows of A, in blocks of as many rows as C has."""
     if not can_round(view_of(a), False, target):
         return None
     rows = common_block([view_of(c).rows], min(target.row_block, a.rows))
-    return _Narrowed(a, Layout.blocked(a.rows, ceil_div(a.cols, 2), rows, target.nr), down=False)
+    pairs = Layout.blocked(a.rows, ceil_div(a.cols, 2), rows, target.nr)
+    return _RoundedPairs(a, pairs, down=False)
 
 
 def _paired(view: View) -> View | None:
-    """Float32 numbers as the tile that widens reads them: the first of every pair, if they pair."""
-    at, words = view.cols, ceil_div(view.cols.extent, 2)
-    if at.uniform:
-        return replace(view, cols=Axis(words, max(words, 1), 0, 2 * at.step))
-    if at.block % 2:
+    """Return a view of every second column, or None where blocks would cut pairs.
+
+    The tile that upcasts B reads A as float32, from the first number of every pair.
+    """
+    cols, pairs = view.cols, ceil_div(view.cols.extent, 2)
+    if cols.uniform:
+        return replace(view, cols=Axis(pairs, max(pairs, 1), 0, 2 * cols.step))
+    if cols.block % 2:
         return None
-    return replace(view, cols=Axis(words, at.block // 2, at.block_stride, 2 * at.step))
+    return replace(view, cols=Axis(pairs, cols.block // 2, cols.block_stride, 2 * cols.step))

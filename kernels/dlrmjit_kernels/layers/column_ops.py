@@ -1,12 +1,12 @@
-"""Column by column work on matrices in any layout: where tiles of rows and vectors of columns lie.
+"""Operations on columns of matrices in any layout, in tiles of rows by vectors of columns.
 
-A task is one vector of columns in some rows; which tasks there are follows from layouts alone.
+A task is one such tile; which tasks there are depends on layouts alone, not on threads.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +27,40 @@ _ROWS = 64  # of a task in matrices that are not in blocks
 _NOTHING = np.empty(0)
 F64 = NDArray[np.float64]
 Five = tuple[int, int, int, int, int]
+ThreeStrides = tuple[Strides, Strides, Strides]  # of x, y and dy
 
 
-def walk(step: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> None:
-    """Do a step to the matrices x, y and dy, as many as it has; ``constants`` as it wants them."""
-    bind(step, matrices, constants)()
+class _Shape(NamedTuple):
+    """How matrices are cut: their extents, rows of a tile, adjacent columns of a run, lanes."""
+
+    rows: int
+    cols: int
+    tile_rows: int
+    run: int
+    lanes: int
 
 
-def sums(step: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> F64:
-    """What a step sums, (2, cols): tiles of rows are added up from the first to the last."""
+class _Addresses(NamedTuple):
+    """Addresses of the operands; kernels ignore those that their operation does not have."""
+
+    x: int
+    y: int
+    dy: int
+    constants: int
+    sums: int
+
+
+def run_column_op(op: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> None:
+    """Apply ``op`` to the matrices x, y and dy, as many as it has, with its ``constants``."""
+    bind_column_op(op, matrices, constants)()
+
+
+def column_sums(op: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> F64:
+    """Return what ``op`` sums over rows, (2, cols); tiles are added from the first to the last."""
     x = matrices[0]
-    found = np.empty((ceil_div(x.rows, _tile_rows(matrices)), 2, x.cols))
-    bind(step, matrices, constants, found)()
-    total: F64 = found.sum(axis=0)
+    partial_sums = np.empty((ceil_div(x.rows, _tile_rows(matrices)), 2, x.cols))
+    bind_column_op(op, matrices, constants, partial_sums)()
+    total: F64 = partial_sums.sum(axis=0)
     return total
 
 
@@ -47,16 +68,16 @@ def _tile_rows(matrices: tuple[Matrix, ...]) -> int:
     return common_tile((view_of(m.layout).rows for m in matrices), _ROWS)
 
 
-def bind(
-    step: ColumnOp,
+def bind_column_op(
+    op: ColumnOp,
     matrices: tuple[Matrix, ...],
     constants: NDArray[Any] = _NOTHING,
     sums: F64 = _NOTHING,
 ) -> Call:
-    """A call of :func:`walk`, as often as wanted.
+    """Return :func:`run_column_op` as a call to repeat.
 
-    It holds addresses: matrices, constants and sums must live, and stay where they are, as long
-    as it is called.
+    It contains addresses: matrices, constants and sums must live, and not move in memory, as
+    long as it is called.
 
     Raises
     ------
@@ -65,71 +86,83 @@ def bind(
     """
     x = matrices[0]
     if any((m.rows, m.cols) != (x.rows, x.cols) for m in matrices):
-        found = [(m.rows, m.cols) for m in matrices]
-        raise ShapeError(f"matrices of one shape are wanted here, not {found}")
+        shapes = [(m.rows, m.cols) for m in matrices]
+        raise ShapeError(f"matrices of one shape are needed here, not {shapes}")
     target = current_target()
     run = common_tile((view_of(m.layout).cols for m in matrices), x.cols)
     shape = (x.rows, x.cols, _tile_rows(matrices), run, target.lanes)
-    edge, whole = (engine.address(ColumnKernel(step, full), target) for full in (False, True))
+    edge, whole = (engine.address(ColumnKernel(op, full), target) for full in (False, True))
     x, y, dy = (*matrices, *matrices[-1:] * 2)[:3]
     addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
     strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
-    return partial(
-        _walk, (edge, whole), shape, addresses, strides, x.rows * x.cols < PARALLEL_MIN_ELEMENTS
-    )
+    is_small = x.rows * x.cols < PARALLEL_MIN_ELEMENTS
+    return partial(_run_tiles, edge, whole, shape, addresses, strides, is_small)
 
 
 @jit
-def _walk(
-    kernels: tuple[int, int],
+def _run_tiles(
+    edge: int,
+    whole: int,
     shape: Five,
     addresses: Five,
-    strides: tuple[Strides, Strides, Strides],
-    alone: bool,
+    strides: ThreeStrides,
+    is_small: bool,
 ) -> None:
-    rows, cols, tile_rows, run, lanes = shape
-    of_run = ceil_div(run, lanes)
-    across = (cols // run) * of_run + ceil_div(cols % run, lanes)
-    operands = (kernels, shape, (of_run, across), addresses, strides)
-    run_tasks(_walk_tile, ceil_div(rows, tile_rows) * across, operands, alone)
+    s = _Shape(*shape)
+    vectors_of_run = ceil_div(s.run, s.lanes)
+    vectors = (s.cols // s.run) * vectors_of_run + ceil_div(s.cols % s.run, s.lanes)
+    operands = (edge, whole, s, vectors_of_run, vectors, _Addresses(*addresses), strides)
+    run_tasks(_run_tile, ceil_div(s.rows, s.tile_rows) * vectors, operands, is_small)
 
 
 @task_jit
-def _walk_tile(
+def _run_tile(
     task: int,
-    kernels: tuple[int, int],
-    shape: Five,
-    vectors: tuple[int, int],
-    addresses: Five,
-    strides: tuple[Strides, Strides, Strides],
+    edge: int,
+    whole: int,
+    s: _Shape,
+    vectors_of_run: int,
+    vectors: int,
+    addresses: _Addresses,
+    strides: ThreeStrides,
 ) -> None:
-    """One vector of columns, of so many in a run and in a row, in a tile of rows."""
-    _, cols, _, run, lanes = shape
-    of_run, across = vectors
-    tile, vector = task // across, task % across
-    begin = vector // of_run * run
-    column = begin + vector % of_run * lanes
-    active = min(lanes, min(cols, begin + run) - column)
-    _do(kernels, shape, addresses, strides, tile, column, active)
+    """Apply the operation to one vector of columns in a tile of rows."""
+    tile, vector = task // vectors, task % vectors
+    begin = vector // vectors_of_run * s.run
+    column = begin + vector % vectors_of_run * s.lanes
+    active = min(s.lanes, min(s.cols, begin + s.run) - column)
+    kernel = whole if active == s.lanes else edge
+    _call(kernel, s, addresses, strides, tile, column, active)
 
 
 @jit
-def _do(
-    kernels: tuple[int, int],
-    shape: Five,
-    addresses: Five,
-    strides: tuple[Strides, Strides, Strides],
+def _call(
+    kernel: int,
+    s: _Shape,
+    addresses: _Addresses,
+    strides: ThreeStrides,
     tile: int,
     column: int,
     active: int,
 ) -> None:
     """Call the kernel for ``active`` columns from ``column`` on in a tile of rows."""
-    rows, cols, tile_rows, _, lanes = shape
     x, y, dy = strides
-    row = tile * tile_rows
-    ax = addresses[0] + 4 * run_start(x, row_start(x, row), column)
-    ay = addresses[1] + 4 * run_start(y, row_start(y, row), column)
-    ady = addresses[2] + 4 * run_start(dy, row_start(dy, row), column)
-    where = (ax, ay, ady, x[4], y[4], dy[4], min(tile_rows, rows - row), active)
-    count = (row, column, cols, addresses[3], addresses[4] + 16 * cols * tile)
-    unsafe.call(kernels[1] if active == lanes else kernels[0], where + count)
+    row = tile * s.tile_rows
+    unsafe.call(
+        kernel,
+        (
+            addresses.x + 4 * run_start(x, row_start(x, row), column),
+            addresses.y + 4 * run_start(y, row_start(y, row), column),
+            addresses.dy + 4 * run_start(dy, row_start(dy, row), column),
+            x[4],
+            y[4],
+            dy[4],
+            min(s.tile_rows, s.rows - row),
+            active,
+            row,
+            column,
+            s.cols,
+            addresses.constants,
+            addresses.sums + 16 * s.cols * tile,  # two rows of float64 per tile
+        ),
+    )

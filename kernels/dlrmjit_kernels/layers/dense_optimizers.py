@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,32 @@ from dlrmjit_kernels.runtime.target import current_target
 
 F32 = NDArray[np.float32]
 Parameters = F32 | SplitWeights
+
+
+class _Split(NamedTuple):
+    """Split-BF16 weights as compiled loops see them.
+
+    ``high`` and ``low`` are the addresses of the 16-bit parts, ``join`` and ``split`` those of
+    the kernels that convert them; there are ``rows`` in ``blocks`` of ``width`` columns.
+    """
+
+    high: int
+    low: int
+    rows: int
+    blocks: int
+    width: int
+    join: int
+    split: int
+
+
+class _Operands(NamedTuple):
+    """The update kernel, flat gradients, up to two states, and the constants of the step."""
+
+    kernel: int
+    g: F32
+    first: F32
+    second: F32
+    k: F32
 
 
 class BoundStep:
@@ -94,12 +120,13 @@ def _bind_split(
     check_flat(g, *states)
     at = p.high.layout
     if g.size != p.float_layout.span:
-        raise ShapeError(f"{p.rows} x {p.cols} weights do not move by {g.size} numbers")
-    halves = (p.high.address, p.low.address)
-    shape = (p.rows, at.col_blocks, at.block_cols)
+        raise ShapeError(
+            f"{p.rows} x {p.cols} weights need {p.float_layout.span} gradients, not {g.size}"
+        )
     target = current_target()
-    converters = tuple(engine.address(SplitBf16(at.block_cols, s), target) for s in (False, True))
-    return partial(_update_split, kernel, halves, converters, shape, g, *states)
+    converters = (engine.address(SplitBf16(at.block_cols, s), target) for s in (False, True))
+    split = (p.high.address, p.low.address, p.rows, at.col_blocks, at.block_cols, *converters)
+    return partial(_update_split, split, kernel, g, *states)
 
 
 @functools.lru_cache(maxsize=64)
@@ -109,68 +136,62 @@ def _rounded(constants: tuple[float, ...]) -> F32:
 
 
 @jit
-def _update_all(kernel: int, p: F32, g: F32, a: F32, b: F32, k: F32) -> None:
-    is_serial = p.size < PARALLEL_MIN_ELEMENTS
-    run_tasks(_update_run, ceil_div(p.size, RUN), (kernel, p, g, a, b, k), is_serial)
+def _update_all(kernel: int, p: F32, g: F32, first: F32, second: F32, k: F32) -> None:
+    operands = (p, _Operands(kernel, g, first, second, k))
+    run_tasks(_update_run, ceil_div(p.size, RUN), operands, p.size < PARALLEL_MIN_ELEMENTS)
 
 
 @task_jit
-def _update_run(task: int, kernel: int, p: F32, g: F32, a: F32, b: F32, k: F32) -> None:
-    first = task * RUN
-    _call(kernel, p.ctypes.data + 4 * first, g, a, b, first, k, min(RUN, p.size - first))
+def _update_run(task: int, p: F32, operands: _Operands) -> None:
+    start = task * RUN
+    _call(p.ctypes.data + 4 * start, operands, start, min(RUN, p.size - start))
 
 
 @jit
 def _update_split(
-    kernel: int, halves: Any, converters: Any, shape: Any, g: F32, a: F32, b: F32, k: F32
+    split: tuple[int, ...],
+    kernel: int,
+    g: F32,
+    first: F32,
+    second: F32,
+    k: F32,
 ) -> None:
-    rows, blocks, width = shape
-    pairs = (rows + 1) // 2
-    run = max(1, RUN // (2 * width))
+    w = _Split(*split)
+    pairs = ceil_div(w.rows, 2)
+    run = max(1, RUN // (2 * w.width))
     runs = ceil_div(pairs, run)
-    operands = (kernel, halves, converters, (*shape, run, runs), g, a, b, k)
-    run_tasks(_update_pairs, blocks * runs, operands, ALL_THREADS)
+    operands = (w, run, runs, _Operands(kernel, g, first, second, k))
+    run_tasks(_update_pairs, w.blocks * runs, operands, ALL_THREADS)
 
 
 @task_jit
-def _update_pairs(
-    task: int, kernel: int, halves: Any, converters: Any, shape: Any, g: F32, a: F32, b: F32, k: F32
-) -> None:
+def _update_pairs(task: int, w: _Split, run: int, runs: int, operands: _Operands) -> None:
     """Join, update and split a run of pairs of rows of one block of columns."""
-    rows, _, width, run, runs = shape
-    pairs = (rows + 1) // 2
+    pairs = ceil_div(w.rows, 2)
     block, first = task // runs, task % runs * run
     count = min(run, pairs - first)
-    words = 4 * (block * pairs + first) * width
-    start = (block * rows + 2 * first) * width
-    size = min(2 * count, rows - 2 * first) * width
-    p = np.empty(2 * count * width, np.float32)
-    at = (halves[0] + words, halves[1] + words, p.ctypes.data, count)
-    _update_joined(p, kernel, converters, at, g, a, b, start, k, size)
+    offset = 4 * (block * pairs + first) * w.width
+    start = (block * w.rows + 2 * first) * w.width
+    size = min(2 * count, w.rows - 2 * first) * w.width
+    p = np.empty(2 * count * w.width, np.float32)
+    _update_joined(p, w, offset, count, operands, start, size)
 
 
 @jit
 def _update_joined(
-    p: F32,
-    kernel: int,
-    converters: Any,
-    at: Any,
-    g: F32,
-    a: F32,
-    b: F32,
-    start: int,
-    k: F32,
-    count: int,
+    p: F32, w: _Split, offset: int, pairs: int, operands: _Operands, start: int, size: int
 ) -> None:
-    """The calls of one run; ``p`` is an argument, so that its memory lives until the last."""
-    unsafe.call(converters[0], at)
-    _call(kernel, p.ctypes.data, g, a, b, start, k, count)
-    unsafe.call(converters[1], at)
+    """Update one run in ``p``, which is an argument so that its memory lives until the end."""
+    parts = (w.high + offset, w.low + offset, p.ctypes.data, pairs)
+    unsafe.call(w.join, parts)
+    _call(p.ctypes.data, operands, start, size)
+    unsafe.call(w.split, parts)
 
 
 @jit
-def _call(kernel: int, p: int, g: F32, a: F32, b: F32, first: int, k: F32, count: int) -> None:
-    """Update ``count`` parameters at address ``p`` by the arrays from element ``first`` on."""
-    at = 4 * first
-    states = (a.ctypes.data + at, b.ctypes.data + at)
-    unsafe.call(kernel, (p, g.ctypes.data + at, *states, k.ctypes.data, count))
+def _call(p: int, operands: _Operands, start: int, count: int) -> None:
+    """Update ``count`` parameters at address ``p`` by the arrays from element ``start`` on."""
+    g = operands.g.ctypes.data + 4 * start
+    first = operands.first.ctypes.data + 4 * start
+    second = operands.second.ctypes.data + 4 * start
+    unsafe.call(operands.kernel, (p, g, first, second, operands.k.ctypes.data, count))

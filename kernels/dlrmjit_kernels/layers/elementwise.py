@@ -1,6 +1,6 @@
 """Operations that touch each element once: on flat arrays, and on matrices of any layout.
 
-Forward, activations are fused with matrix products; backward, the last layer's has none.
+Activations are fused with matrix products, except the gradient of the last layer's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.layers.column_ops import bind
+from dlrmjit_kernels.layers.column_ops import bind_column_op
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, position, run_length, strides_of
 from dlrmjit_kernels.microkernels.column_ops import ColumnOp
@@ -34,10 +34,10 @@ def scale(x: F32, factor: float) -> None:
 
 
 def sum_of_squares(x: Matrix) -> float:
-    """Sum of the squares of all elements, padding excluded, in double precision."""
-    partial = np.empty(x.rows)
-    _row_squares(x.data, strides_of(x.layout), x.cols, partial)
-    return float(partial.sum())
+    """Return the sum of the squares of all elements, without padding, in double precision."""
+    row_sums = np.empty(x.rows)
+    _row_squares(x.data, strides_of(x.layout), x.cols, row_sums)
+    return float(row_sums.sum())
 
 
 def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
@@ -46,8 +46,8 @@ def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 
 def bind_relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
-    """:func:`relu_backward` as a call to repeat; the matrices must stay where they are."""
-    return bind(ColumnOp.RELU_SLOPE, (dy, y, dx))
+    """:func:`relu_backward` as a call to repeat; the matrices must not move in memory."""
+    return bind_column_op(ColumnOp.RELU_SLOPE, (dy, y, dx))
 
 
 def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
@@ -56,8 +56,8 @@ def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 
 def bind_sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
-    """:func:`sigmoid_backward` as a call to repeat; the matrices must stay where they are."""
-    return bind(ColumnOp.SIGMOID_SLOPE, (dy, y, dx))
+    """:func:`sigmoid_backward` as a call to repeat; the matrices must not move in memory."""
+    return bind_column_op(ColumnOp.SIGMOID_SLOPE, (dy, y, dx))
 
 
 def check_flat(*arrays: F32) -> None:
@@ -65,11 +65,11 @@ def check_flat(*arrays: F32) -> None:
     size = arrays[0].size
     for a in arrays:  # a plain loop: it runs at every call
         if a.ndim != 1 or a.dtype != np.float32 or not a.flags.c_contiguous:
-            found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
-            raise ShapeError(f"flat, contiguous float32 arrays are wanted here, not {found}")
+            kinds = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
+            raise ShapeError(f"flat, contiguous float32 arrays are needed here, not {kinds}")
         if a.size != size:
             sizes = [a.size for a in arrays]
-            raise ShapeError(f"arrays of one length are wanted here, not {sizes}")
+            raise ShapeError(f"arrays of one length are needed here, not {sizes}")
 
 
 @jit
@@ -108,7 +108,7 @@ def _squares_of_rows(
 
 @jit
 def sigmoid(x: Real) -> Real:
-    """The logistic function of one float32, rounded once from double precision."""
+    """Return the logistic function of a float32, rounded once from double precision."""
     return np.float32(1.0 / (1.0 + math.exp(-np.float64(x))))
 
 
@@ -119,7 +119,7 @@ def _rows_of_run(cols: int) -> int:
 
 @jit
 def _runs_of_rows(rows: int, cols: int) -> int:
-    """Tasks of a matrix, of about ``RUN`` elements in whole rows."""
+    """Return the number of tasks of a matrix, of about ``RUN`` elements in whole rows."""
     return ceil_div(rows, _rows_of_run(cols))
 
 

@@ -1,10 +1,10 @@
 """Fully connected layer: forward and both gradients, each one product over matrices of any layout.
 
 With activations and weights in the layouts of :class:`Matrix`'s ``empty_*`` constructors nothing
-is copied, except that the gradient by data turns the weights, part by part where they are used.
-Of split weights the upper halves are read. ``rounded`` says that activations and gradients are
-rounded to BF16 before they are multiplied, which only a processor with BF16 instructions does;
-sums, biases and results are float32 always.
+is copied, except that the gradient by data transposes the weights, part by part where they are
+used. Only the high 16 bits of split weights are read. ``rounded`` says that activations and
+gradients are rounded to BF16 before they are multiplied, which needs a processor with BF16
+instructions; sums, biases and results are float32 always.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def fc_forward(
     Raises
     ------
     ShapeError
-        If the shapes do not fit, or ``b`` is not K contiguous float32 numbers.
+        If the shapes do not match, or ``b`` is not K contiguous float32 numbers.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
@@ -59,20 +59,20 @@ def bind_forward(
     activation: Activation = "none",
     rounded: bool = False,
 ) -> Call:
-    """:func:`fc_forward` checked and made ready, to be called as often as wanted.
+    """Check the operands of :func:`fc_forward` and return it as a call to repeat.
 
-    The call holds addresses only: the caller keeps the operands, where they are, as long as it may
-    be called. Their contents may change. Threads are those set now.
+    The call contains addresses only: the operands must live, and not move in memory, as long as
+    it may be called. Their contents may change. It runs on as many threads as are set now.
     """
     target = _target(rounded)
     product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)
     at = Addresses(x.address, 0, y.address, _vector(b, y.cols))
     if isinstance(w, SplitWeights):
-        found = bf16_gemm.forward(
+        on_pairs = bf16_gemm.forward(
             x.layout, w.high.layout, y.layout, product.finish, rounded, target
         )
-        if found is not None:
-            return partial(found.run, x.address, w.high.address, at)
+        if on_pairs is not None:
+            return partial(on_pairs.run, x.address, w.high.address, at)
     return _with_weights(product, at, w, target)
 
 
@@ -90,7 +90,7 @@ def fc_backward_data(
     Raises
     ------
     ShapeError
-        If the shapes do not fit.
+        If the shapes do not match.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
@@ -104,16 +104,16 @@ def bind_backward_data(
     mask: Matrix | None = None,
     rounded: bool = False,
 ) -> Call:
-    """:func:`fc_backward_data` made ready as by :func:`bind_forward`."""
+    """Return :func:`fc_backward_data` as a call to repeat, as :func:`bind_forward` does."""
     target, masked = _target(rounded), mask.layout if mask else None
     product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
     at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
     if isinstance(w, SplitWeights):
-        found = bf16_gemm.backward_data(
+        on_pairs = bf16_gemm.backward_data(
             dz.layout, w.float_layout, dx.layout, masked, rounded, target
         )
-        if found is not None:
-            return partial(found.run, dz.address, w, at)
+        if on_pairs is not None:
+            return partial(on_pairs.run, dz.address, w, at)
     return _with_weights(product, at, w, target)
 
 
@@ -125,7 +125,7 @@ def fc_backward_weights(
     Raises
     ------
     ShapeError
-        If the shapes do not fit, or ``db`` is not K contiguous float32 numbers.
+        If the shapes do not match, or ``db`` is not K contiguous float32 numbers.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
@@ -135,14 +135,16 @@ def fc_backward_weights(
 def bind_backward_weights(
     x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
 ) -> Call:
-    """:func:`fc_backward_weights` made ready as by :func:`bind_forward`."""
+    """Return :func:`fc_backward_weights` as a call to repeat, as :func:`bind_forward` does."""
     target, sums = _target(rounded), _vector(db, dz.cols)
     product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
     if rounded:
-        found = bf16_gemm.backward_weights(x.layout, dz.layout, dw.layout, db is not None, target)
-        if found is not None:
+        on_pairs = bf16_gemm.backward_weights(
+            x.layout, dz.layout, dw.layout, db is not None, target
+        )
+        if on_pairs is not None:
             at = Addresses(0, 0, dw.address, sums=sums)
-            return partial(found.run, x.address, dz.address, at)
+            return partial(on_pairs.run, x.address, dz.address, at)
     if dz.cols > 1:
         return bind(product, Addresses(x.address, dz.address, dw.address, sums=sums), target)
     weights = bind(product, Addresses(dz.address, x.address, dw.address), target)
@@ -160,14 +162,14 @@ def _both(first: Call, second: Call) -> None:
 def _with_weights(
     product: Product, at: Addresses, w: Matrix | SplitWeights, target: Target
 ) -> Call:
-    """The product with B the weights in float32; of split ones, a copy of their upper halves."""
+    """Return the product with float32 weights as B; of split ones, a copy of their high bits."""
     if isinstance(w, Matrix):
         return bind(product, at._replace(b=w.address), target)
-    return lambda: run(product, at._replace(b=bf16_gemm.widened(w).address), target)
+    return lambda: run(product, at._replace(b=bf16_gemm.upcast(w).address), target)
 
 
 def _target(rounded: bool) -> Target:
-    """The processor; raises TargetError if it is to multiply BF16 numbers and cannot."""
+    """Return the processor; raise TargetError if it must multiply BF16 numbers and cannot."""
     target = current_target()
     if rounded and not target.bf16:
         raise TargetError(f"{target.isa} does not multiply BF16 numbers: use rounded=False")
@@ -189,8 +191,8 @@ def _forward(x: Layout, w: Layout, y: Layout, bias: bool, activation: Activation
 
 @functools.lru_cache(maxsize=4096)
 def _backward_data(dz: Layout, w: Layout, dx: Layout, mask: Layout | None) -> Product:
-    fits = dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols
-    _expect(fits and (mask is None or _shape(mask) == _shape(dx)), dz, w, dx, mask)
+    match = dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols
+    _expect(match and (mask is None or _shape(mask) == _shape(dx)), dz, w, dx, mask)
     masked = view_of(mask) if mask else None
     return Product(view_of(dz), view_of(w).transposed, view_of(dx), mask=masked)
 
@@ -205,17 +207,17 @@ def _backward_weights(x: Layout, dz: Layout, dw: Layout, sums: bool) -> Product:
 
 @functools.lru_cache(maxsize=4096)
 def _sum(dz: Layout) -> Product:
-    """The sum of a single column, as its product with a row of ones that is one number."""
+    """Return the product that sums a single column: with a row of ones, stored as one number."""
     ones = View(Axis(1, 1, 0, 0), Axis(dz.rows, max(dz.rows, 1), 0, 0))
     return Product(ones, view_of(dz), view_of(Layout.plain(1, 1)))
 
 
 def _vector(values: Floats | None, length: int) -> int:
-    """Address of a vector of ``length``, 0 for none."""
+    """Return the address of a vector of ``length``, 0 for none."""
     if values is None:
         return 0
-    good = values.dtype == np.float32 and values.shape == (length,)
-    if not good or not values.flags.c_contiguous:
+    is_vector = values.dtype == np.float32 and values.shape == (length,)
+    if not is_vector or not values.flags.c_contiguous:
         raise ShapeError(
             f"{length} contiguous float32 numbers are needed, not {values.dtype} of shape "
             f"{values.shape}"
@@ -230,4 +232,4 @@ def _shape(layout: Layout) -> tuple[int, int]:
 def _expect(consistent: bool, *operands: Layout | None) -> None:
     if not consistent:
         shapes = ", ".join(f"{m.rows} x {m.cols}" for m in operands if m is not None)
-        raise ShapeError(f"the matrices of a fully connected layer do not fit: {shapes}")
+        raise ShapeError(f"the matrices of a fully connected layer do not match: {shapes}")

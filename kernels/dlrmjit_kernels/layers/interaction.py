@@ -1,4 +1,4 @@
-"""Dot interaction: every pair of feature vectors of a sample meets in one inner product.
+"""Dot interaction: the inner products of all pairs of feature vectors of a sample.
 
 The kernels read the feature block that the bottom MLP and the lookups wrote, and write the
 (blocked) input of the top MLP, so nothing is copied between the three. Only one sample's
@@ -24,9 +24,9 @@ F32 = NDArray[np.float32]
 
 
 def interaction_width(features: int, width: int, itself: bool = False, head: bool = True) -> int:
-    """Columns of the output: one per pair of the F features (with itself, or without).
+    """Return the columns of the output: one per pair of F features, E more with ``head``.
 
-    With ``head`` also E, for the first feature as it is.
+    ``itself`` counts the pairs of a feature with itself; the head is the first feature as it is.
     """
     pairs = features * (features + 1) // 2 if itself else features * (features - 1) // 2
     return (width if head else 0) + pairs
@@ -45,14 +45,14 @@ def interaction_forward(
         (N, interaction_width(F, E, itself, head)); pairs are in row-major order of the lower
         triangle.
     itself
-        Take the diagonal into the triangle (``i >= j``).
+        Include the diagonal in the triangle (``i >= j``).
     head
-        Put x in front; without, T holds embeddings alone, and the pairs are all.
+        Write x before the pairs; otherwise T has embeddings only, and the output pairs only.
 
     Raises
     ------
     ShapeError
-        If the shapes do not fit each other.
+        If the shapes do not match each other.
     """
     bind_interaction_forward(features, out, itself, head)()
 
@@ -60,12 +60,12 @@ def interaction_forward(
 def bind_interaction_forward(
     features: F32, out: Matrix, itself: bool = False, head: bool = True
 ) -> Call:
-    """:func:`interaction_forward` checked and made ready, to be called as often as wanted."""
+    """Check the operands of :func:`interaction_forward` and return it as a call to repeat."""
     _check(features, out, itself, head)
     plan = sample_plan(*features.shape[1:], itself, current_target())
     calls = (plan.squares, plan.forward, plan.fold)
-    layout = (strides_of(out.layout), out.cols, features.shape[2] if head else 0)
-    return partial(forward, features, out.data, *layout, calls, plan.sizes)
+    rows = (out.data, strides_of(out.layout), out.cols)
+    return partial(forward, features, rows, features.shape[2] if head else 0, calls, plan.sizes)
 
 
 def interaction_backward(
@@ -84,7 +84,7 @@ def interaction_backward(
     Raises
     ------
     ShapeError
-        If the shapes do not fit each other.
+        If the shapes do not match each other.
     """
     bind_interaction_backward(features, dout, dfeatures, itself, head)()
 
@@ -96,7 +96,7 @@ def bind_interaction_backward(
     itself: bool = False,
     head: bool = True,
 ) -> Call:
-    """:func:`interaction_backward` checked and made ready, to be called as often as wanted."""
+    """Check the operands of :func:`interaction_backward` and return it as a call to repeat."""
     _check(features, dout, itself, head)
     _check_block(dfeatures)
     if dfeatures.shape != features.shape:
@@ -104,9 +104,9 @@ def bind_interaction_backward(
             f"the features are {features.shape}, but their gradient is {dfeatures.shape}"
         )
     plan = sample_plan(*features.shape[1:], itself, current_target())
-    layout = (strides_of(dout.layout), dout.cols, features.shape[2] if head else 0)
     calls = (plan.unfold, plan.backward)
-    return partial(backward, features, dout.data, *layout, dfeatures, calls, plan.sizes)
+    rows, columns = (dout.data, strides_of(dout.layout), dout.cols), features.shape[2]
+    return partial(backward, features, rows, columns if head else 0, dfeatures, calls, plan.sizes)
 
 
 def _check_block(features: F32) -> None:
@@ -124,5 +124,5 @@ def _check(features: F32, out: Matrix, itself: bool, head: bool) -> None:
     if (out.rows, out.cols) != expected:
         raise ShapeError(
             f"features {features.shape} interact into {expected} (rows, columns), "
-            f"but the matrix given is {(out.rows, out.cols)}"
+            f"but the given matrix is {(out.rows, out.cols)}"
         )

@@ -1,9 +1,11 @@
 """The compiled loops of the dot interaction: over samples in parallel, over tiles within one.
 
-Kernels and offsets are those of a :class:`SamplePlan`; here they are only called.
+Kernels and offsets are those of a :class:`.SamplePlan`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,64 +25,72 @@ SAMPLES_PER_TASK = 16
 """Samples that share one scratch: fixed, so that tasks do not depend on the thread count."""
 
 
+class _Rows(NamedTuple):
+    """The output of the interaction, or its gradient: a matrix of one row per sample."""
+
+    data: F32
+    strides: Strides
+    cols: int
+
+
+class _Forward(NamedTuple):
+    """Kernels of a sample's forward, and the offsets of their operands."""
+
+    squares: I64
+    tiles: I64
+    fold: int
+
+
+class _Backward(NamedTuple):
+    """Kernels of a sample's backward, and the offsets of their operands."""
+
+    unfold: int
+    tiles: I64
+
+
 @jit
 def forward(
     T: F32,
-    out: F32,
-    strides: Strides,
-    cols: int,
+    out: tuple[F32, Strides, int],
     head: int,
     calls: tuple[I64, I64, int],
-    sizes: Sizes,
+    sizes: tuple[int, ...],
 ) -> None:
-    """``out = [x, lower triangle of T @ T.T]`` of every sample; x are ``head`` elements."""
-    operands = (T, out, strides, cols, head, calls, sizes)
+    """``out = [x, lower triangle of T @ T.T]`` of every sample; x are ``head`` elements.
+
+    ``out``, ``calls`` and ``sizes`` are the fields of the named tuples of this module.
+    """
+    operands = (T, _Rows(*out), head, _Forward(*calls), Sizes(*sizes))
     run_tasks(_forward, ceil_div(T.shape[0], SAMPLES_PER_TASK), operands, ALL_THREADS)
 
 
 @task_jit
-def _forward(
-    task: int,
-    T: F32,
-    out: F32,
-    strides: Strides,
-    cols: int,
-    head: int,
-    calls: tuple[I64, I64, int],
-    sizes: Sizes,
-) -> None:
-    panels, _, matrix, _, row = sizes
-    scratch = np.empty(row + panels + matrix + LINE, np.float32)
+def _forward(task: int, T: F32, out: _Rows, head: int, calls: _Forward, sizes: Sizes) -> None:
+    scratch = np.empty(sizes.row + sizes.panels + sizes.matrix + LINE, np.float32)
     begin = _aligned(scratch)
     for n in range(task * SAMPLES_PER_TASK, min(len(T), (task + 1) * SAMPLES_PER_TASK)):
         _sample_forward(T[n], _next(T, n), scratch, begin, head, calls, sizes)
-        store_row(out, row_start(strides, n), strides, cols, scratch, begin)
+        store_row(out.data, row_start(out.strides, n), out.strides, out.cols, scratch, begin)
 
 
 @jit
 def _sample_forward(
-    T: F32,
-    ahead: int,
-    scratch: F32,
-    begin: int,
-    head: int,
-    calls: tuple[I64, I64, int],
-    sizes: Sizes,
+    T: F32, ahead: int, scratch: F32, begin: int, head: int, calls: _Forward, sizes: Sizes
 ) -> None:
-    """Write the output row of a sample to the scratch, behind it T in panels, and Z."""
-    squares, tiles, fold = calls
-    panels, panel_row, _, matrix_row, row = sizes
-    E = T.shape[1]
-    source, target = T.ctypes.data, scratch.ctypes.data + 4 * begin
-    packed, Z = target + 4 * row, target + 4 * (row + panels)
+    """Write the output row of a sample to the scratch, then T in panels, then Z."""
+    squares, E = calls.squares, T.shape[1]
+    source, row = T.ctypes.data, scratch.ctypes.data + 4 * begin
+    packed = row + 4 * sizes.row
+    Z = packed + 4 * sizes.panels
     half = 2 * T.size  # of the bytes of a sample
     for i in range(len(squares)):
         _fetch_share(ahead, half, i, len(squares))
-        at = (source + 4 * squares[i, 0], packed + 4 * squares[i, 1])
-        unsafe.call(squares[i, 2], (at[0], at[1], E, panel_row))
+        panel = packed + 4 * squares[i, 1]
+        unsafe.call(squares[i, 2], (source + 4 * squares[i, 0], panel, E, sizes.panel_row))
     later = (ahead + half, ahead + half + half // 2)  # the transposes fetched the first half
-    _run_tiles(tiles, (source, packed, Z), E, matrix_row, later, half // 2)
-    unsafe.call(fold, (Z, target + 4 * head))
+    _run_tiles(calls.tiles, (source, packed, Z), E, sizes.matrix_row, later, half // 2)
+    # Packing the triangle writes up to a vector beyond the row, for which there is space.
+    unsafe.call(calls.fold, (Z, row + 4 * head))
     for e in range(head):
         scratch[begin + e] = T[0, e]
 
@@ -88,35 +98,25 @@ def _sample_forward(
 @jit
 def backward(
     T: F32,
-    dout: F32,
-    strides: Strides,
-    cols: int,
+    dout: tuple[F32, Strides, int],
     head: int,
     dT: F32,
     calls: tuple[int, I64],
-    sizes: Sizes,
+    sizes: tuple[int, ...],
 ) -> None:
-    """``dT = A @ T; dT[0] += dx`` of every sample."""
-    operands = (T, dout, strides, cols, head, dT, calls, sizes)
+    """``dT = A @ T; dT[0] += dx`` of every sample; arguments as for :func:`forward`."""
+    operands = (T, _Rows(*dout), head, dT, _Backward(*calls), Sizes(*sizes))
     run_tasks(_backward, ceil_div(T.shape[0], SAMPLES_PER_TASK), operands, ALL_THREADS)
 
 
 @task_jit
 def _backward(
-    task: int,
-    T: F32,
-    dout: F32,
-    strides: Strides,
-    cols: int,
-    head: int,
-    dT: F32,
-    calls: tuple[int, I64],
-    sizes: Sizes,
+    task: int, T: F32, dout: _Rows, head: int, dT: F32, calls: _Backward, sizes: Sizes
 ) -> None:
-    scratch = np.empty(sizes[4] + sizes[2] + LINE, np.float32)
+    scratch = np.empty(sizes.row + sizes.matrix + LINE, np.float32)
     begin = _aligned(scratch)
     for n in range(task * SAMPLES_PER_TASK, min(len(T), (task + 1) * SAMPLES_PER_TASK)):
-        load_row(dout, row_start(strides, n), strides, cols, scratch, begin)
+        load_row(dout.data, row_start(dout.strides, n), dout.strides, dout.cols, scratch, begin)
         ahead = (_next(T, n), _next(dT, n))
         _sample_backward(T[n], dT[n], ahead, scratch, begin, head, calls, sizes)
 
@@ -129,16 +129,16 @@ def _sample_backward(
     scratch: F32,
     begin: int,
     head: int,
-    calls: tuple[int, I64],
+    calls: _Backward,
     sizes: Sizes,
 ) -> None:
-    """From the gradient row at the start of the scratch; A is unfolded behind it."""
-    unfold, tiles = calls
+    """Compute dT from the gradient row at the start of the scratch; A is written after it."""
     F, E = T.shape
-    source = scratch.ctypes.data + 4 * begin
-    A = source + 4 * sizes[4]
-    unsafe.call(unfold, (source + 4 * head, A))
-    _run_tiles(tiles, (A, T.ctypes.data, dT.ctypes.data), F, E, ahead, 4 * T.size)
+    row = scratch.ctypes.data + 4 * begin
+    A = row + 4 * sizes.row
+    unsafe.call(calls.unfold, (row + 4 * head, A))
+    operands = (A, T.ctypes.data, dT.ctypes.data)
+    _run_tiles(calls.tiles, operands, F, E, ahead, 4 * T.size)
     for e in range(head):
         dT[0, e] += scratch[begin + e]
 
@@ -152,9 +152,9 @@ def _run_tiles(
     ahead: tuple[int, int],
     nbytes: int,
 ) -> None:
-    """Every tile of a product whose reduction is one block of ``length``.
+    """Compute the tiles of a product whose reduction is one block of ``length``.
 
-    At both addresses ``ahead`` the next sample needs ``nbytes``, which are fetched meanwhile.
+    Meanwhile, prefetch the ``nbytes`` at both addresses ``ahead``, which the next sample needs.
     """
     for i in range(len(tiles)):
         for address in ahead:
@@ -166,19 +166,19 @@ def _run_tiles(
 
 @jit
 def _fetch_share(address: int, nbytes: int, part: int, parts: int) -> None:
-    """Start loading one of some parts: all at once would be waited for."""
+    """Prefetch one of ``parts`` shares: a core that asks for all at once waits for them."""
     share = ceil_div(nbytes, 64 * parts) * 64
     prefetch_row(address + part * share, share)
 
 
 @jit
 def _next(T: F32, n: int) -> int:
-    """Address of the sample behind one, or of itself if it is the last."""
+    """Return the address of the sample after ``n``, or of itself if it is the last."""
     address: int = T[min(n + 1, len(T) - 1)].ctypes.data
     return address
 
 
 @jit
 def _aligned(scratch: F32) -> int:
-    """First element of the scratch that lies on a cache line."""
+    """Return the first element of the scratch that starts a cache line."""
     return (-scratch.ctypes.data // 4) % LINE

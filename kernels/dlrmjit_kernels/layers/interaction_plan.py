@@ -1,8 +1,8 @@
 """How the products of one sample's features are cut into register tiles: offsets and kernels.
 
-Both directions are small products that the GEMM tile does. Forward, ``Z = T @ T.T`` wants its
-second operand in panels, so T is transposed into scratch first; tiles wholly above the diagonal
-are left out. Backward, ``dT = A @ T`` finds T as it needs it.
+Both directions are small products that the GEMM tile computes. Forward, ``Z = T @ T.T`` needs
+its second operand in panels, so T is transposed into scratch first; tiles wholly above the
+diagonal are left out. Backward, ``dT = A @ T`` reads T as it is stored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,23 @@ from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
 I64 = NDArray[np.int64]
-Sizes = tuple[int, int, int, int, int]
 
 LINE = 16
 """Floats of a cache line."""
+
+
+class Sizes(NamedTuple):
+    """Floats of a sample's parts of the scratch.
+
+    ``panels`` are those of T transposed, with rows of ``panel_row``; ``matrix`` those of Z or A,
+    with rows of ``matrix_row``; ``row`` those of an output row, with space for a vector behind it.
+    """
+
+    panels: int
+    panel_row: int
+    matrix: int
+    matrix_row: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -42,23 +56,22 @@ class SamplePlan:
     backward
         Rows (offset in A, offset in T, offset in dT, kernel): tiles of the gradient.
     sizes
-        Of the transposed panels, of their rows, of a matrix Z or A, of its rows, of a row
-        of the output with room for a vector behind it.
+        Fields of :class:`Sizes`, as a plain tuple: Numba unpacks it faster from Python.
     fold, unfold
-        Kernels that move the triangle of Z into a row, and a row into A.
+        Kernels that copy the triangle of Z to a row, and a row to both triangles of A.
     """
 
     squares: I64
     forward: I64
     backward: I64
-    sizes: Sizes
+    sizes: tuple[int, ...]
     fold: int
     unfold: int
 
 
 @functools.lru_cache(maxsize=256)
 def sample_plan(features: int, width: int, itself: bool, target: Target) -> SamplePlan:
-    """Plan for samples of so many feature vectors of that width."""
+    """Plan samples of ``features`` vectors of ``width`` elements."""
     stride = round_up(features, target.nr)
     return SamplePlan(
         squares=_table(_squares(features, width, target), 3),
@@ -70,9 +83,10 @@ def sample_plan(features: int, width: int, itself: bool, target: Target) -> Samp
     )
 
 
-def _sizes(features: int, width: int, stride: int, target: Target) -> Sizes:
+def _sizes(features: int, width: int, stride: int, target: Target) -> tuple[int, ...]:
     row = width + features * (features + 1) // 2 + target.lanes
-    return stride * width, target.nr, features * stride, stride, round_up(row, LINE)
+    sizes = Sizes(stride * width, target.nr, features * stride, stride, round_up(row, LINE))
+    return tuple(sizes)
 
 
 def _table(rows: Iterator[tuple[int, ...]], columns: int) -> I64:
@@ -119,9 +133,9 @@ def _backward_tiles(
 
 
 def _triangle_rows(features: int, itself: bool, target: Target) -> list[tuple[int, int]]:
-    """Tiles of rows that want equally many vectors of columns, where those are not more tiles.
+    """Return tiles of rows that need equally many vectors of columns, if no more than equal ones.
 
-    Rows want another vector after as many rows as it has lanes.
+    Rows of a triangle need another vector after as many rows as it has lanes.
     """
     first_of_next = range(target.lanes + (not itself), features, target.lanes)
     borders = [0, *first_of_next, features]
@@ -134,7 +148,7 @@ def _triangle_rows(features: int, itself: bool, target: Target) -> list[tuple[in
 
 
 def _tile_rows(rows: int, limit: int) -> Iterator[tuple[int, int]]:
-    """The fewest tiles of nearly equal height, none above ``limit``."""
+    """Return the fewest tiles of nearly equal height, none above ``limit``."""
     tiles = ceil_div(rows, limit)
     for tile in range(tiles):
         yield rows * tile // tiles, rows * (tile + 1) // tiles

@@ -1,13 +1,14 @@
 """The last sigmoid, the loss and its gradient with respect to the logits, in one pass.
 
-Meanings and corner cases are those of PyTorch's ``BCELoss``, ``MSELoss`` and ``clamp``, which
-the reference program composes: probabilities are float32 and logarithms see them rounded, so
-that a saturated sample costs and learns here what it does there.
+Definitions and corner cases are those of PyTorch's ``BCELoss``, ``MSELoss`` and ``clamp``, which
+the reference program composes: probabilities are rounded to float32 before the logarithm, so
+that a saturated sample has the same loss and gradient here as there.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,23 @@ from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 F32 = NDArray[np.float32]
 Pair = tuple[Real, Real]
+
+
+class _Column(NamedTuple):
+    """A column of logits or of their gradients, in any layout."""
+
+    data: F32
+    strides: Strides
+
+
+class _Rule(NamedTuple):
+    """What a sample costs: loss, weights of the two classes, limits of p, divisor of the sum."""
+
+    kind: int
+    weights: Pair
+    limits: Pair
+    count: Real
+
 
 BCE, WBCE, MSE = 0, 1, 2
 KINDS = {"bce": BCE, "wbce": WBCE, "mse": MSE}
@@ -54,7 +72,7 @@ def loss_forward(
     threshold: float = 0.0,
     samples: int | None = None,
 ) -> tuple[float, F32]:
-    """Mean loss (summed in double precision in a fixed order) and the probabilities (N,)."""
+    """Return the mean loss (summed in float64 in a fixed order) and the probabilities (N,)."""
     p = np.empty(targets.shape, np.float32)
     return _run(kind, logits, targets, weights, threshold, samples, p, p, False), p
 
@@ -69,7 +87,7 @@ def loss_gradient(
     threshold: float = 0.0,
     samples: int | None = None,
 ) -> float:
-    """Mean loss; writes the probabilities into ``p`` and the gradient into ``dlogits``.
+    """Write the probabilities into ``p`` and the gradient into ``dlogits``; return the mean loss.
 
     Parameters
     ----------
@@ -84,7 +102,7 @@ def loss_gradient(
         Where ``0 < threshold < 1``, p is clamped to [threshold, 1 - threshold], and a clamped
         sample has no gradient.
     samples
-        What the sum is divided by; N unless this is a part of a larger batch.
+        Divisor of the sum; N unless this is a part of a larger batch.
 
     Raises
     ------
@@ -114,10 +132,9 @@ def _run(
     if gradient_rows != rows:
         raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
     count = float(rows if samples is None else samples)
-    pair, limits = (float(weights[0]), float(weights[1])), _clamp_range(threshold)
-    return float(
-        _loss(_kind(kind), z, z_strides, targets, pair, limits, count, p, dz, dz_strides, gradient)
-    )
+    pair = (float(weights[0]), float(weights[1]))
+    rule = (_kind(kind), pair, _clamp_range(threshold), count)
+    return float(_loss(rule, (z, z_strides), (dz, dz_strides), targets, p, gradient))
 
 
 def _kind(name: str) -> int:
@@ -127,10 +144,10 @@ def _kind(name: str) -> int:
 
 
 def _column(values: F32 | Matrix) -> tuple[F32, Strides, int]:
-    """Data, strides and length of a column, however it is stored."""
+    """Return the data, strides and length of a column in any layout."""
     if isinstance(values, Matrix):
         if values.cols != 1:
-            raise ShapeError(f"the loss takes one column of logits, not {values.cols}")
+            raise ShapeError(f"the loss needs one column of logits, not {values.cols}")
         return values.data, strides_of(values.layout), values.rows
     if values.ndim != 1 or values.dtype != np.float32 or not values.flags.c_contiguous:
         raise ShapeError(f"logits are (N,) float32, not {values.dtype} {values.shape}")
@@ -145,7 +162,7 @@ def _check_samples(name: str, values: F32, rows: int) -> None:
 
 
 def _clamp_range(threshold: float) -> Pair:
-    """Limits of p, rounded to float32 as p is; infinite ones switch the clamp off."""
+    """Return the limits of p, rounded to float32 as p is; infinite ones switch the clamp off."""
     if 0.0 < threshold < 1.0:
         return np.float32(threshold), np.float32(1.0 - threshold)
     return np.float32(-np.inf), np.float32(np.inf)
@@ -169,55 +186,48 @@ def _some_probabilities(task: int, z: F32, strides: Strides, p: F32, limits: Pai
 
 @jit
 def _loss(
-    kind: int,
-    z: F32,
-    z_strides: Strides,
+    rule: tuple[int, Pair, Pair, Real],
+    z: tuple[F32, Strides],
+    dz: tuple[F32, Strides],
     targets: F32,
-    weights: Pair,
-    limits: Pair,
-    count: Real,
     p: F32,
-    dz: F32,
-    dz_strides: Strides,
     gradient: bool,
 ) -> Real:
     sums = np.zeros(_tasks(targets.size), np.float64)
-    rule = (kind, weights, limits, count, gradient)
-    operands = (z, z_strides, targets, p, dz, dz_strides, rule, sums)
-    run_tasks(_some_losses, len(sums), operands, ALL_THREADS)
-    return _ordered_sum(sums) / count
+    named = _Rule(*rule), _Column(*z), _Column(*dz)
+    run_tasks(_some_losses, len(sums), (*named, targets, p, gradient, sums), ALL_THREADS)
+    return _ordered_sum(sums) / rule[3]
 
 
 @task_jit
 def _some_losses(
     task: int,
-    z: F32,
-    z_strides: Strides,
+    rule: _Rule,
+    z: _Column,
+    dz: _Column,
     targets: F32,
     p: F32,
-    dz: F32,
-    dz_strides: Strides,
-    rule: tuple[int, Pair, Pair, Real, bool],
+    gradient: bool,
     sums: NDArray[np.float64],
 ) -> None:
-    kind, weights, (low, high), count, gradient = rule
+    kind, weights, (low, high), count = rule
     total = 0.0
     for n in range(task * SAMPLES_PER_TASK, min(targets.size, (task + 1) * SAMPLES_PER_TASK)):
         t = targets[n]
-        free = sigmoid(z[row_start(z_strides, n)])
+        free = sigmoid(z.data[row_start(z.strides, n)])
         p[n] = _clamp(free, low, high)
         weight = weights[int(t >= 1)] if kind == WBCE else 1.0
         total += weight * _sample_loss(kind, p[n], t)
         if gradient:
             slope = weight / count * _sample_gradient(kind, p[n], t)
             clamped = free < low or free > high
-            dz[row_start(dz_strides, n)] = np.float32(0.0 if clamped else slope)
+            dz.data[row_start(dz.strides, n)] = np.float32(0.0 if clamped else slope)
     sums[task] = total
 
 
 @jit
 def _clamp(value: Real, low: Real, high: Real) -> Real:
-    """As ``min(max(value, low), high)``, but NaN stays NaN: a broken model must not look fine."""
+    """Return ``min(max(value, low), high)``, but NaN for NaN: a diverged model must be visible."""
     if value < low:
         return low
     return high if value > high else value
@@ -225,6 +235,7 @@ def _clamp(value: Real, low: Real, high: Real) -> Real:
 
 @jit
 def _ordered_sum(values: NDArray[np.float64]) -> Real:
+    """Add from the first to the last, whichever thread made them: the order fixes the bits."""
     total = 0.0
     for value in values:
         total += value
@@ -242,7 +253,7 @@ def _sample_loss(kind: int, p: Real, t: Real) -> Real:
 
 @jit
 def _sample_gradient(kind: int, p: Real, t: Real) -> Real:
-    """Of one sample's loss with respect to its logit, for p in double precision."""
+    """Return the gradient of a sample's loss with respect to its logit, in double precision."""
     difference = np.float64(p) - t
     slope = np.float64(p) * (1.0 - np.float64(p))
     if kind == MSE:

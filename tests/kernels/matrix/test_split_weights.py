@@ -141,7 +141,7 @@ def test_wrong_shapes_and_processors_are_refused(monkeypatch):
     with pytest.raises(ShapeError, match="cannot be assigned to 3 x 4"):
         SplitWeights(3, 4).assign(np.zeros((4, 3), np.float32))
     x, y = empty("blocked", 5, 4), empty("blocked", 5, 4)
-    with pytest.raises(ShapeError, match="do not fit"):
+    with pytest.raises(ShapeError, match="do not match"):
         fc_forward(x, split(np.zeros((3, 4), np.float32)), None, y)
     monkeypatch.setenv("DLRMJIT_TARGET", "neon" if current_target().isa == "neon" else "sse")
     with pytest.raises(TargetError, match="does not multiply BF16"):

@@ -121,7 +121,8 @@ def _bind_split(
     at = p.high.layout
     if g.size != p.float_layout.span:
         raise ShapeError(
-            f"{p.rows} x {p.cols} weights need {p.float_layout.span} gradients, not {g.size}"
+            f"the gradient of {p.rows} x {p.cols} weights has {p.float_layout.span} elements, "
+            f"padding included, not {g.size}"
         )
     target = current_target()
     converters = (engine.address(SplitBf16(at.block_cols, s), target) for s in (False, True))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.checkpoint.manifest import ArrayRecord, Part, read_manifest
+from dlrmjit.checkpoint.manifest import ArrayRecord, Manifest, Part, read_manifest
+from dlrmjit.checkpoint.open_files import OpenFiles, identity_of, pinned
 from dlrmjit.checkpoint.reshard import copy_overlap, overlap_of
 from dlrmjit.checkpoint.safetensors_file import (
     FileRecord,
@@ -24,13 +27,16 @@ from dlrmjit.errors import CheckpointError
 from dlrmjit.files import locate
 
 Array = NDArray[Any]
+_TRIES, _PAUSE = 10, 0.01
 
 
 class StoredArrays(Mapping[str, Array]):
     """The arrays of a checkpoint, as a mapping that reads an array on every access."""
 
-    def __init__(self, directory: Path, records: Mapping[str, ArrayRecord]) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Path, files: OpenFiles, records: Mapping[str, ArrayRecord]
+    ) -> None:
+        self._directory, self._files = directory, files
         self._records = records
 
     def __getitem__(self, name: str) -> Array:
@@ -100,12 +106,12 @@ class StoredArrays(Mapping[str, Array]):
         for part in self._records[name].parts:
             overlap = overlap_of(part, wanted, width)
             if overlap is not None:
-                copy_overlap(self._directory / part.file, name, target, overlap)
+                copy_overlap(self._files[part.file], name, target, overlap)
 
     def _read(self, name: str, target: Storable) -> None:
         for part in self._records[name].parts:
             rows = part.of(target) if target.ndim else target
-            read_rows(self._directory / part.file, name, rows)
+            read_rows(self._files[part.file], name, rows)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,10 @@ class Checkpoint:
     model_config, progress
         As they were saved, tuples as lists.
     state, optimizer
-        Lazy mappings from names to arrays.
+        Lazy mappings from names to arrays, which stay those of this checkpoint when another
+        takes its place.
+    digest
+        A digest of the manifest, which tells this checkpoint from others.
     """
 
     path: Path
@@ -127,6 +136,7 @@ class Checkpoint:
     progress: Mapping[str, Any]
     state: StoredArrays
     optimizer: StoredArrays
+    digest: str = ""
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
@@ -137,22 +147,56 @@ def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Che
     CheckpointError
         If the directory is missing, not a complete checkpoint, or of another version.
     """
-    directory = locate(Path(path).resolve())
+    for _ in range(_TRIES):
+        target = Path(path).resolve()
+        directory = locate(target)
+        with pinned(directory) as identity:
+            try:
+                opened = _open(path, directory)
+            except CheckpointError:
+                if identity == identity_of(directory) and directory == locate(target):
+                    raise
+                time.sleep(_PAUSE)  # a save replaced it meanwhile
+                continue
+            if identity == identity_of(directory):
+                _check_files(opened.files, opened.content.files, verify)
+                return _checkpoint(directory, opened)
+    raise CheckpointError(f"{path}: the checkpoint was replaced again and again; load it later")
+
+
+class _Opened(NamedTuple):
+    content: Manifest
+    files: OpenFiles
+
+
+def _open(path: str | os.PathLike[str], directory: Path) -> _Opened:
     if not directory.exists():
         raise CheckpointError(f"{path}: no such checkpoint directory")
     if not directory.is_dir():
         raise CheckpointError(f"{path}: a checkpoint is a directory, but this is a file")
     content = read_manifest(directory)
-    _check_files(directory, content.files, verify)
+    try:
+        return _Opened(content, OpenFiles(directory, content.files))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{error.filename}: the manifest lists this file, but it is missing"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from None
+
+
+def _checkpoint(directory: Path, opened: _Opened) -> Checkpoint:
+    content, files = opened
     return Checkpoint(
         path=directory,
         model_config=content.model_config,
         progress=content.progress,
-        state=StoredArrays(directory, content.state),
-        optimizer=StoredArrays(directory, content.optimizer),
+        state=StoredArrays(directory, files, content.state),
+        optimizer=StoredArrays(directory, files, content.optimizer),
+        digest=hashlib.sha256(content.to_json().encode()).hexdigest(),
     )
 
 
-def _check_files(directory: Path, files: Mapping[str, FileRecord], verify: bool) -> None:
-    for name, record in files.items():
-        (check_file if verify else check_size)(directory / name, record)
+def _check_files(files: OpenFiles, records: Mapping[str, FileRecord], verify: bool) -> None:
+    for name, record in records.items():
+        (check_file if verify else check_size)(files[name], record)

@@ -8,8 +8,8 @@ comparing row numbers.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from dlrmjit.checkpoint.manifest import Part
 from dlrmjit.checkpoint.safetensors_file import Storable, tensor_blocks
@@ -50,7 +50,7 @@ def overlap_of(part: Part, wanted: Part, width: int) -> Overlap | None:
     )
 
 
-def copy_overlap(path: Path, name: str, target: Storable, overlap: Overlap) -> None:
+def copy_overlap(path: os.PathLike[str], name: str, target: Storable, overlap: Overlap) -> None:
     """Copy the rows and columns of ``overlap`` from a file to ``target``, in blocks of rows."""
     target = target.reshape(len(target), -1)
     for start, values in tensor_blocks(path, name):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def block_ranges(
         yield start, min(rows, start + step)
 
 
-def check_file(path: Path, record: FileRecord) -> None:
+def check_file(path: os.PathLike[str], record: FileRecord) -> None:
     """Raise CheckpointError unless the file exists with the recorded length and checksum."""
     check_size(path, record)
     digest = hashlib.sha256()
@@ -136,11 +137,12 @@ def check_file(path: Path, record: FileRecord) -> None:
         )
 
 
-def check_size(path: Path, record: FileRecord) -> None:
+def check_size(path: os.PathLike[str], record: FileRecord) -> None:
     """Raise CheckpointError unless the file exists with the recorded length."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: the manifest lists this file, but it is missing")
-    size = path.stat().st_size
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise CheckpointError(f"{path}: the manifest lists this file, but it is no regular file")
+    size = facts.st_size
     if size != record.bytes:
         raise CheckpointError(
             f"{path}: the file has {size} bytes, but the manifest says {record.bytes}"
@@ -153,7 +155,7 @@ def _file_chunks(handle: BinaryIO) -> Iterator[memoryview]:
         yield buffer[:count]
 
 
-def read_rows(path: Path, name: str, target: Storable) -> None:
+def read_rows(path: os.PathLike[str], name: str, target: Storable) -> None:
     """Fill ``target`` with a tensor; raise CheckpointError for another shape or dtype."""
     with _opened(path, name) as tensor:
         shape, dtype = tuple(tensor.get_shape()), tensor.get_dtype()
@@ -169,7 +171,7 @@ def read_rows(path: Path, name: str, target: Storable) -> None:
             target[start:stop] = tensor[start:stop]
 
 
-def tensor_blocks(path: Path, name: str) -> Iterator[tuple[int, Array]]:
+def tensor_blocks(path: os.PathLike[str], name: str) -> Iterator[tuple[int, Array]]:
     """Yield blocks of rows of a tensor, each with the index of its first row."""
     with _opened(path, name) as tensor:
         shape = tuple(tensor.get_shape())
@@ -179,7 +181,7 @@ def tensor_blocks(path: Path, name: str) -> Iterator[tuple[int, Array]]:
 
 
 @contextmanager
-def _opened(path: Path, name: str) -> Iterator[Any]:
+def _opened(path: os.PathLike[str], name: str) -> Iterator[Any]:
     try:
         with safe_open(os.fspath(path), framework="numpy") as tensors:
             yield _split_slice(tensors, name) or tensors.get_slice(name)

@@ -14,6 +14,7 @@ from dlrmjit.checkpoint.sharded_writer import (
     finish_checkpoint,
     write_shards,
 )
+from dlrmjit.errors import CheckpointError
 from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.checkpoint_shards import (
     state_shapes,
@@ -23,8 +24,10 @@ from dlrmjit.parallel.checkpoint_shards import (
     table_shards,
     table_steps,
 )
-from dlrmjit.parallel.comm import exchange_json
+from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.parallel.model import ShardedDLRM
+
+_TRIES = 5
 
 
 def save_sharded(
@@ -70,7 +73,7 @@ def restore_sharded(model: ShardedDLRM, path: str | os.PathLike[str]) -> dict[st
     Raises CheckpointError like :func:`dlrmjit.training.persistence.restore`; the first rank
     compares the checksums of all files.
     """
-    checkpoint = open_checkpoint(path, verify=model.comm.rank == 0)
+    checkpoint = _open_together(model.comm, path)
     state, mlps = checkpoint.state, model.mlp_state()
     state.check(table_shapes(model))
     state.read_into(mlps)
@@ -78,6 +81,18 @@ def restore_sharded(model: ShardedDLRM, path: str | os.PathLike[str]) -> dict[st
     for shard in table_shards(model):
         state.read_shard(shard.name, shard.values, shard.part)
     return dict(checkpoint.progress)
+
+
+def _open_together(comm: Comm, path: str | os.PathLike[str]) -> Checkpoint:
+    """Open the same checkpoint on all ranks, also while a save replaces it."""
+    for _ in range(_TRIES):
+        checkpoint = open_checkpoint(path, verify=comm.rank == 0)
+        if len(set(exchange_json(comm, checkpoint.digest))) == 1:
+            return checkpoint
+    raise CheckpointError(
+        f"{path}: the ranks see different checkpoints; load it when no other run saves there, "
+        "from a file system that all ranks share"
+    )
 
 
 def restore_sharded_optimizer(

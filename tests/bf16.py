@@ -4,7 +4,7 @@ import numpy as np
 
 
 def truncated(values: np.ndarray) -> np.ndarray:
-    """Float32 numbers with the lower halves of their bits cleared."""
+    """Return float32 numbers with the low 16 bits cleared."""
     return (np.ascontiguousarray(values).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
 
 

@@ -101,13 +101,13 @@ def test_no_samples_measure_nothing():
     assert metrics.samples == 0
 
 
-def test_broken_scores_have_no_ranking():
+def test_nan_scores_have_no_ranking():
     metrics = compute_metrics([0.1, NAN, 0.9], [0, 1, 1])
     assert np.isnan([metrics.auc, metrics.logloss, metrics.average_precision]).all()
     assert metrics.accuracy == pytest.approx(2 / 3)
 
 
-def test_columns_and_integers_are_taken():
+def test_columns_and_integers_are_accepted():
     column = compute_metrics(np.array([[0.2], [0.8]], np.float32), np.array([[0], [1]]))
     assert column == compute_metrics(np.array([0.2, 0.8], np.float32), [0, 1])
     assert compute_metrics([0, 1], [0, 1]) == Metrics(

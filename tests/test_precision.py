@@ -1,4 +1,4 @@
-"""Float32 numbers in two halves: nothing is lost, and the upper half is the bfloat16."""
+"""Split-BF16 arrays: no bit is lost, and the high bits are the bfloat16."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ BITS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40)
 
 
 @given(BITS)
-def test_joining_the_halves_gives_every_bit_back(bits):
+def test_joining_high_and_low_bits_restores_the_value(bits):
     values = np.array(bits, np.uint32).view(np.float32)
     split = SplitArray.of(values)
     assert np.asarray(split).tobytes() == values.tobytes()
@@ -20,7 +20,7 @@ def test_joining_the_halves_gives_every_bit_back(bits):
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_the_upper_half_is_the_number_cut_to_eight_bits(value):
+def test_the_high_bits_are_the_value_truncated_to_bfloat16(value):
     rounded = SplitArray.of(np.float32([value])).truncated()[0]
     assert abs(rounded) <= abs(np.float32(value))
     assert abs(np.float64(value) - rounded) <= max(abs(value) * 2.0**-7, 2.0**-133)

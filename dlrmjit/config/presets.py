@@ -80,8 +80,8 @@ def preset(name: str, max_rows: int = 0) -> Preset:
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
-    found = PRESETS[name]
+    chosen = PRESETS[name]
     if max_rows <= 0:
-        return found
-    rows = tuple(min(m, max_rows) for m in found.model.table_rows)
-    return replace(found, model=replace(found.model, table_rows=rows))
+        return chosen
+    rows = tuple(min(m, max_rows) for m in chosen.model.table_rows)
+    return replace(chosen, model=replace(chosen.model, table_rows=rows))

@@ -1,4 +1,4 @@
-"""Batch normalisation of one hidden layer: what is learned, and what is averaged over batches."""
+"""Batch normalisation of one hidden layer: its parameters and its running moments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dlrmjit.ops.random_masks import RunningMoments
 
 
 class Norm:
-    """Scale and shift of ``columns`` outputs, and the moments that predictions normalise by."""
+    """Scale and shift of ``columns`` outputs, and the moments by which predictions normalise."""
 
     def __init__(self, name: str, columns: int, dtype: Any) -> None:
         self.gamma = Parameter(np.ones(columns, dtype), f"{name}.weight")
@@ -22,7 +22,7 @@ class Norm:
         self._name = name
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Restore the initial scale, shift and moments."""
         self.gamma.data[...], self.beta.data[...] = 1, 0
         self.running.mean[...], self.running.variance[...] = 0, 1
 
@@ -35,10 +35,10 @@ class Norm:
         }
 
     def state(self) -> dict[str, FloatArray]:
-        """Copies of everything, under PyTorch's names."""
+        """Return copies of parameters and moments, under PyTorch's names."""
         return {name: array.copy() for name, array in self._arrays().items()}
 
     def load(self, state: Mapping[str, StoredArray]) -> None:
-        """Overwrite everything."""
+        """Overwrite parameters and moments from arrays named as in :meth:`state`."""
         for name, array in self._arrays().items():
             array[...] = state[name]

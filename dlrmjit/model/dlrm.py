@@ -2,7 +2,7 @@
 
 Bottom MLP over the dense features, one embedding bag per table, their interaction, top MLP to
 one logit (Naumov et al., arXiv 1906.00091). Without dense features there is no bottom MLP;
-tables narrower than E are projected to it (Ginart et al., arXiv 1909.11810).
+tables of width d < E are projected to E (Ginart et al., arXiv 1909.11810).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Backend, FloatArray, Origin, StoredArray
 from dlrmjit.precision import Precision, check_precision, to_precision
 
-_INIT_CHUNK = 1 << 20  # elements drawn at a time: large tables are never held in float64
+_INIT_CHUNK = 1 << 20  # elements drawn at a time, so that no large table is ever copied to float64
 INITS = ("reference", "counter")
-"""How tables get their first values."""
+"""Ways to initialise tables."""
 
 
 class DLRM:
@@ -35,22 +35,23 @@ class DLRM:
     Parameters
     ----------
     config : the architecture
-    backend : ``jit``, ``reference`` or a backend itself; by default what ``DLRMJIT_BACKEND`` says
-    rng : source of the initial parameters, drawn as the reference program draws them: tables
-        in order, bottom MLP, top MLP. By default ``RandomState(123)``, the reference's seed
-    init : ``reference`` draws tables from ``rng`` one number after the other; ``counter`` takes
-        a seed from it, and makes any part of any table from that alone: quickly, and by many
-    seed : of the projections of narrow tables, which the reference draws from PyTorch's stream
-    precision : ``fp32``, or ``bf16``: tables and the MLPs' weights lie in halves, of which
-        forward and backward read the upper and optimisers both, see :mod:`dlrmjit.precision`
-    tables : where the tables are kept, and what they do with an index outside them
+    backend : ``jit``, ``reference`` or a backend object; by default ``DLRMJIT_BACKEND``
+    rng : source of the initial parameters, drawn in the order of the reference program: tables,
+        bottom MLP, top MLP. By default ``RandomState(123)``, the reference's seed
+    initialise : whether to draw parameters now; otherwise they are zero
+    init : ``reference`` draws tables from ``rng`` number by number; ``counter`` draws one seed from
+        it, and any part of any table from that: in parallel, and on any rank
+    precision : ``fp32``, or ``bf16``: tables and weights are Split-BF16, of which forward and
+        backward read the high bits and optimisers all, see :mod:`dlrmjit.precision`
+    tables : where the tables are stored, and how an index outside them is handled
+    seed : seed of projections, which the reference program draws from PyTorch's generator
 
     Raises
     ------
     ConfigError
         For an unknown backend, precision or ``init``.
     MemoryLimitError
-        When this machine cannot hold the parameters; nothing is allocated then.
+        When the parameters do not fit into this machine; nothing is allocated then.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class DLRM:
         seed: int = 123,
     ) -> None:
         check_precision(precision)
-        self.config, self.precision, self.init = config, precision, _known_init(init)
+        self.config, self.precision, self.init = config, precision, _checked_init(init)
         self.table_config = tables
         self.backend = get_backend(backend)
         self.tables = Parameter(self._make_tables(), "emb_l", is_sparse=True)
@@ -98,20 +99,20 @@ class DLRM:
         return tuple(parameters)
 
     def _make_norms(self, name: str, layers: tuple[tuple[int, int], ...]) -> tuple[Norm, ...]:
-        """One for each layer but the last, when there are any."""
+        """Return the normalisation of each layer but the last, if the model has any."""
         hidden = layers[:-1] if self.config.batch_norm else ()
         dtype = self.backend.dtype
         return tuple(Norm(f"{name}.{2 * i}.norm", k, dtype) for i, (_, k) in enumerate(hidden))
 
     @property
     def norms(self) -> tuple[Norm, ...]:
-        """Of both MLPs."""
+        """Normalisation of the hidden layers of both MLPs."""
         return self.bottom_norms + self.top_norms
 
     def initialise(self, rng: np.random.RandomState, seed: int = 123) -> None:
-        """Draw all parameters anew from ``rng``, in the reference program's order.
+        """Redraw all parameters from ``rng``, in the order of the reference program.
 
-        Projections of tables come from PyTorch's stream of that ``seed`` instead.
+        Projections are drawn as by PyTorch with ``seed`` instead.
         """
         self._initialise_tables(rng)
         self._initialise_projections(TorchStream(seed))
@@ -125,16 +126,16 @@ class DLRM:
 
     def _initialise_tables(self, rng: np.random.RandomState) -> None:
         if self.init == "counter":
-            self._count_tables(int(rng.randint(0, 2**63, dtype=np.int64)))
+            self._init_tables_from_counter(int(rng.randint(0, 2**63, dtype=np.int64)))
         else:
-            self._draw_tables(rng)
+            self._init_tables_from_rng(rng)
 
-    def _count_tables(self, seed: int) -> None:
+    def _init_tables_from_counter(self, seed: int) -> None:
         shapes = zip(self.config.table_rows, self.config.widths, strict=True)
         whole = [Origin(s, rows, dim) for s, (rows, dim) in enumerate(shapes)]
         self.backend.initialise(self.tables.data, seed, whole)
 
-    def _draw_tables(self, rng: np.random.RandomState) -> None:
+    def _init_tables_from_rng(self, rng: np.random.RandomState) -> None:
         for s, rows in enumerate(self.config.table_rows):
             bound = np.sqrt(1 / rows)
             flat = self.tables.data.table(s).reshape(-1)
@@ -143,7 +144,7 @@ class DLRM:
                 part[...] = rng.uniform(-bound, bound, part.size)
 
     def scale_tables(self, factor: float) -> None:
-        """Multiply all embedding tables by ``factor``, before they are trained."""
+        """Multiply all embedding tables by ``factor``, to scale their initial values."""
         for values in self._table_values():
             step = max(1, _INIT_CHUNK // values.shape[1])
             for first in range(0, len(values), step):
@@ -151,11 +152,11 @@ class DLRM:
                 values[first : first + step] = part * part.dtype.type(factor)
 
     def _table_values(self) -> Iterable[StoredArray]:
-        """Tables (M, E), or the parts of them that are here."""
+        """Return the tables (M, d); of a sharded model, the shards of this rank."""
         return (self.tables.data.table(s) for s in range(self.config.tables))
 
     def _initialise_projections(self, stream: TorchStream) -> None:
-        """As the reference, which first has PyTorch draw what it then replaces."""
+        """Draw as the reference does: PyTorch first draws tables that NumPy then overwrites."""
         if not self.projections:
             return
         E = self.config.embedding_dim
@@ -173,30 +174,30 @@ class DLRM:
             yield from zip(mlp[::2], mlp[1::2], strict=True)
 
     def parameters(self) -> tuple[Parameter, ...]:
-        """Everything that training changes: all tables as one, then what is dense."""
+        """Return all parameters: the tables as one, then the dense ones."""
         return (self.tables, *self.dense_parameters())
 
     def dense_parameters(self) -> tuple[Parameter, ...]:
-        """Projections of narrow tables, then the MLPs."""
+        """Return projections, then the MLPs, then their normalisation."""
         norms = (p for norm in self.norms for p in (norm.gamma, norm.beta))
         return (*self.projections.values(), *self.bottom, *self.top, *norms)
 
     def state_dict(self) -> dict[str, FloatArray]:
-        """All parameters under the reference program's names, as arrays of whole numbers.
+        """Return all parameters under the reference program's names, as float arrays.
 
-        Tables are views of the model's memory, copies where they lie in halves; weights (K, C)
-        and biases (K,) are copies. A table is ``emb_l.s.weight`` also where the reference, given
-        mixed dimensions, calls it ``emb_l.s.embs.weight``; its projection (E, d) is
+        Tables are views of the model's memory, or copies if they are Split-BF16; weights (K, C) and
+        biases (K,) are copies. A table is always ``emb_l.s.weight``, although the reference has
+        ``emb_l.s.embs.weight`` with mixed dimensions; projections (E, d) are
         ``emb_l.s.proj.weight``.
         """
         return {name: np.asarray(array) for name, array in self.stored().items()}
 
     def stored(self) -> dict[str, StoredArray]:
-        """As :meth:`state_dict`, but in halves what the model keeps in halves; no table copied."""
+        """As :meth:`state_dict`, but Split-BF16 stays Split-BF16, and no table is copied."""
         return self._in_order({s: self.tables.data.table(s) for s in range(self.config.tables)})
 
     def _in_order(self, tables: Mapping[int, StoredArray]) -> dict[str, StoredArray]:
-        """All parameters as the reference numbers them, given the tables."""
+        """Return all parameters in the order of the reference program, given the tables."""
         dense, state = self.mlp_state(), {}
         for s, table in tables.items():
             state[f"emb_l.{s}.weight"] = table
@@ -206,7 +207,7 @@ class DLRM:
         return state | dense
 
     def mlp_state(self) -> dict[str, StoredArray]:
-        """Copies of all parameters but the tables, as in :meth:`stored`."""
+        """Return copies of all parameters but the tables, as in :meth:`stored`."""
         state: dict[str, StoredArray] = {}
         for projection in self.projections.values():
             state[projection.name] = self._weight_copy(projection)
@@ -223,16 +224,16 @@ class DLRM:
     def load_state(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite all parameters from arrays named and shaped as in :meth:`state_dict`.
 
-        Raises CheckpointError naming the first missing or misshapen parameter, before any
-        parameter is changed.
+        Raises CheckpointError naming the first parameter that is missing or has another shape,
+        before any parameter is changed.
         """
-        for name, own in self.stored().items():
+        for name, current in self.stored().items():
             if name not in state:
                 raise CheckpointError(f"the checkpoint lacks parameter {name}")
-            if state[name].shape != own.shape:
+            if state[name].shape != current.shape:
                 raise CheckpointError(
                     f"{name} has shape {state[name].shape} in the checkpoint, but this model "
-                    f"needs {own.shape}"
+                    f"needs {current.shape}"
                 )
         self._load_tables(state)
         self.load_mlps(state)
@@ -242,7 +243,7 @@ class DLRM:
             self.tables.data.table(s)[...] = state[f"emb_l.{s}.weight"]
 
     def load_mlps(self, state: Mapping[str, StoredArray]) -> None:
-        """Overwrite all parameters but the tables, which are left; shapes must fit."""
+        """Overwrite all parameters but the tables; shapes must be those of the model."""
         for projection in self.projections.values():
             self.backend.assign_weight(projection.data, np.asarray(state[projection.name]))
         for weight, bias in self._layers():
@@ -252,22 +253,26 @@ class DLRM:
             norm.load(state)
 
     def predict_proba(self, batch: Batch, *, threshold: float = 0.0) -> NDArray[np.float32]:
-        """Predicted probabilities (N,) of a batch, clamped to [threshold, 1 - threshold].
+        """Return predicted probabilities (N,), clamped to [threshold, 1 - threshold].
 
-        Raises IndexRangeError for a lookup outside its table, if that is what the tables do
-        with it, ShapeError for a batch of another number of dense features or tables.
+        Raises
+        ------
+        IndexRangeError
+            For a lookup outside its table, if the tables' bounds are ``raise``.
+        ShapeError
+            For a batch of another number of dense features or tables.
         """
         graph = self._predictions.get(batch.n)
         if graph is None:
             graph = Graph(self, batch.n)
             cache_graph(self._predictions, batch.n, graph)
         graph.load(batch)
-        with self.backend.flush_denormals():  # as in training, whichever thread computes
+        with self.backend.flush_denormals():  # as in training
             graph.tape.forward()
         return self.backend.probabilities(graph.logits.data, threshold)
 
 
-def _known_init(init: str) -> str:
+def _checked_init(init: str) -> str:
     if init not in INITS:
         raise ConfigError(f"init must be one of {', '.join(INITS)}, not {init!r}")
     return init

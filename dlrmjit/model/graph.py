@@ -20,12 +20,12 @@ G = TypeVar("G")
 
 
 class Graph:
-    """The operations of one model on batches of one size, recorded once and replayed.
+    """The operations of one model on batches of n samples, recorded once and replayed.
 
-    With a ``loss`` the tape ends in it, and ``loss`` is its variable; without, in the logits.
-    The loss is a mean over ``samples``: these n, unless they are a part of a larger batch.
-    With a loss, hidden layers are dropped as ``dropout_key``, a seed and a step, decides, and
-    normalised by the batch. A ``profile`` times every rule.
+    The tape ends in the logits, or in ``loss`` if one is given; then hidden layers use dropout, for
+    which ``dropout_key`` is a seed and a step, and are normalised by the batch. The loss is a mean
+    over ``samples``, by default n; it is larger if n samples are a part of a batch. A ``profile``
+    times every rule.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Graph:
             buffers=buffers,
             label="interaction",
         )
-        place = buffers.joined_gradient if config.interaction == "cat" else None
+        make_gradient = buffers.joined_gradient if config.interaction == "cat" else None
         self.logits = self._record_mlp(
-            joined, model.top, model.top_norms, "top", last="none", input_gradient=place
+            joined, model.top, model.top_norms, "top", last="none", input_gradient=make_gradient
         )
         self.loss = self.logits
         if loss is not None:
@@ -84,16 +84,21 @@ class Graph:
         out: Any = None,
         input_gradient: Any = None,
     ) -> Variable:
-        """One operation, or, where hidden layers are dropped or normalised, one and more each."""
+        """Record an MLP: one operation, or several per hidden layer with dropout or batch norm."""
         rule, hidden = self.rules["mlp"], len(parameters) // 2 - 1
         first = 0
         if norms or (self._training and self.model.config.dropout):
             first = hidden
         for i in range(first):
-            own, activation = parameters[2 * i : 2 * i + 2], "none" if norms else "relu"
-            place = input_gradient if i == 0 else None
+            layer, activation = parameters[2 * i : 2 * i + 2], "none" if norms else "relu"
+            make_gradient = input_gradient if i == 0 else None
             x = self.tape.record(
-                rule, x, *own, activations=(activation,), input_gradient=place, label=label
+                rule,
+                x,
+                *layer,
+                activations=(activation,),
+                input_gradient=make_gradient,
+                label=label,
             )
             x = self._record_regularised(x, norms[i] if norms else None)
         return self.tape.record(
@@ -120,22 +125,25 @@ class Graph:
         )
 
     def _record_pooled(self, buffers: Features) -> Variable:
-        """The pooled embeddings; a model whose tables lie elsewhere has another way to them."""
+        """Record the pooled embeddings; graphs of sharded models fetch them from other ranks."""
         bag = self.rules["embedding_bag"]
         return self.tape.record(
             bag, self.model.tables, self.lookups, out=buffers.pooled, label="embedding"
         )
 
     def _record_projected(self, pooled: Variable) -> Variable:
-        """The same vectors, those of narrow tables projected to width E."""
+        """Record the projections to width E of tables that are narrower."""
         projections = self.model.projections
         if not projections:
             return pooled
-        rule, numbers = self.rules["projection"], tuple(projections)
-        return self.tape.record(rule, pooled, *projections.values(), tables=numbers)
+        rule, tables = self.rules["projection"], tuple(projections)
+        return self.tape.record(rule, pooled, *projections.values(), tables=tables)
 
     def load(self, batch: Batch) -> None:
-        """Make ``batch`` the input of the next replay; raises for one that does not fit."""
+        """Make ``batch`` the input of the next replay.
+
+        Raises ShapeError for another number of dense features or tables than the model has.
+        """
         config = self.model.config
         if batch.dense.shape[1] != config.dense_features:
             raise ShapeError(
@@ -157,7 +165,7 @@ class Graph:
 
 
 def cache_graph(graphs: dict[int, G], n: int, graph: G) -> None:
-    """Keep ``graph`` for batches of ``n`` samples, dropping the oldest beyond a few sizes."""
+    """Add the graph of batches of ``n`` samples; drop the oldest if there are too many."""
     graphs[n] = graph
     if len(graphs) > _MOST_GRAPHS:
         del graphs[next(iter(graphs))]

@@ -1,4 +1,4 @@
-"""Clipping by the norm of all gradients of a step together (Pascanu et al. 2013)."""
+"""Clips gradients by the norm of all gradients of a step (Pascanu et al. 2013)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from dlrmjit.autograd.tape import Variable
 from dlrmjit.ops.backend import Backend
 
 Gradients = Sequence[tuple[Variable, Any]]
-_SMALL = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 class Clipper:
-    """Scales gradients down to a norm; keeps the working memory that tables need."""
+    """Scales gradients down to a norm; owns the working memory that tables need for it."""
 
     def __init__(self, backend: Backend, norm: float) -> None:
         self._backend, self._norm = backend, norm
         self._scratch: dict[int, dict[str, Any]] = {}
 
     def __call__(self, gradients: Gradients) -> float:
-        """Scale all in place if their norm is above the bound; the norm they had."""
-        norm = math.sqrt(sum(self._square(*pair) for pair in gradients))
-        factor = self._norm / (norm + _SMALL)
+        """Scale all gradients in place if their norm is too large; return the norm before."""
+        norm = math.sqrt(sum(self._sum_of_squares(*pair) for pair in gradients))
+        factor = self._norm / (norm + _EPS)
         if factor < 1.0:
             for parameter, gradient in gradients:
                 self._scale(parameter, gradient, factor)
         return norm
 
-    def _square(self, parameter: Variable, gradient: Any) -> float:
+    def _sum_of_squares(self, parameter: Variable, gradient: Any) -> float:
         if parameter.is_sparse:
             scratch = self._scratch.setdefault(id(parameter), {})
             return float(gradient.sum_of_squares(parameter.data, scratch))

@@ -1,7 +1,6 @@
-"""The optimiser of a model: which rule applies to a gradient, and what it remembers.
+"""The optimiser of a model: chooses the update of each parameter, and owns its state.
 
-A dense gradient is applied by the backend that stored it, a sparse one applies itself; an
-optimiser only says which update and how large, and keeps the memory of each parameter.
+The backend applies a dense gradient, a sparse gradient applies itself.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.ops.backend import Backend, FloatArray
 
 STEP = "step"
-"""Name of the count of steps among a parameter's states."""
+"""Name of the count of steps among the states of a parameter."""
 
 
 class Optimizer:
-    """Applies gradients as ``config`` says; the states of a parameter are allocated once."""
+    """Applies gradients as ``config`` says; allocates the states of a parameter once."""
 
     def __init__(self, backend: Backend, config: UpdateConfig) -> None:
         self.config = config
@@ -29,12 +28,15 @@ class Optimizer:
         self._states: dict[int, tuple[Variable, Any]] = {}
 
     def prepare(self, parameters: Iterable[Variable]) -> None:
-        """Allocate the states of ``parameters`` now; raises MemoryLimitError if they do not fit."""
+        """Allocate the states of ``parameters`` now.
+
+        Raises MemoryLimitError if they do not fit into memory.
+        """
         for parameter in parameters:
             self.state(parameter)
 
     def apply(self, parameter: Variable, gradient: Any, rate: float) -> None:
-        """Move ``parameter`` against ``gradient``, in place; ``rate`` is that of the MLPs."""
+        """Update ``parameter`` in place; ``rate`` is the learning rate of the MLPs."""
         state, config = self.state(parameter), self.config
         if parameter.is_sparse:
             gradient.update(parameter.data, state, config.tables, rate * config.tables_rate)
@@ -42,30 +44,30 @@ class Optimizer:
             self._backend.update(parameter.data, gradient, state, config.mlps, rate)
 
     def state(self, parameter: Variable) -> Any:
-        """What is remembered of a parameter: a TableState or a DenseState."""
+        """Return the states of a parameter: a TableState or a DenseState."""
         key = id(parameter)
         if key not in self._states:
-            made = self._backend.new_state(parameter.data, self._rule(parameter))
-            self._states[key] = (parameter, made)
+            state = self._backend.new_state(parameter.data, self._config_of(parameter))
+            self._states[key] = (parameter, state)
         return self._states[key][1]
 
-    def _rule(self, parameter: Variable) -> OptimizerConfig:
+    def _config_of(self, parameter: Variable) -> OptimizerConfig:
         return self.config.tables if parameter.is_sparse else self.config.mlps
 
     def state_dict(self) -> dict[str, FloatArray]:
-        """All states as ``parameter.state``, with the parameters' names in the model's state.
+        """Return all states under names ``parameter.state``, parameters named as in the model.
 
         States of tables are views, (M, E) or (M,), those of weights copies (K, C). A parameter
-        of which something is remembered also has its count of steps, int64 without axes.
+        that has states also has its count of steps, an int64 scalar.
         """
-        found: dict[str, FloatArray] = {}
+        arrays: dict[str, FloatArray] = {}
         for parameter, state in self._states.values():
             entries = self._table_arrays if parameter.is_sparse else self._dense_arrays
-            found.update(entries(parameter, state))
-        return found
+            arrays.update(entries(parameter, state))
+        return arrays
 
     def dense_state_dict(self) -> dict[str, FloatArray]:
-        """The same of the MLPs alone, copies."""
+        """Return the states of dense parameters only, as copies."""
         return {
             name: array
             for parameter, state in self._states.values()
@@ -77,42 +79,43 @@ class Optimizer:
         rule = self.config.tables
         names = [*rule.table_states, *rule.row_states]
         for s in range(len(parameter.data.rows)) if names else ():
-            own = f"{parameter.name}.{s}.weight"
+            table = f"{parameter.name}.{s}.weight"
             for name, tables in zip(names, state.tables, strict=True):
                 array = tables.table(s)
-                yield f"{own}.{name}", array if name in rule.table_states else array.reshape(-1)
-            yield f"{own}.{STEP}", np.array(state.steps, np.int64)
+                yield f"{table}.{name}", array if name in rule.table_states else array.reshape(-1)
+            yield f"{table}.{STEP}", np.array(state.steps, np.int64)
 
     def _dense_arrays(self, parameter: Variable, state: Any) -> Iterator[tuple[str, FloatArray]]:
         for name, value in zip(self.config.mlps.states, state.values, strict=True):
-            yield f"{parameter.name}.{name}", self._plain(value)
+            yield f"{parameter.name}.{name}", self._to_numpy(value)
         if state.values:
             yield f"{parameter.name}.{STEP}", np.array(state.steps, np.int64)
 
-    def _plain(self, value: Any) -> FloatArray:
+    def _to_numpy(self, value: Any) -> FloatArray:
         is_vector = isinstance(value, np.ndarray) and value.ndim == 1
         return value.copy() if is_vector else self._backend.weight_to_numpy(value)
 
-    def load_state(self, kept: Mapping[str, FloatArray]) -> None:
-        """Overwrite all states by arrays named and shaped as in :meth:`state_dict`.
+    def load_state(self, saved: Mapping[str, FloatArray]) -> None:
+        """Overwrite all states from arrays named and shaped as in :meth:`state_dict`.
 
-        Raises CheckpointError naming the first that is missing or misshapen, before any changes.
+        Raises CheckpointError naming the first that is missing or has another shape, before any
+        state is changed.
         """
-        own = self.state_dict()
-        for name, array in own.items():
-            if name not in kept or kept[name].shape != array.shape:
-                found = f"has shape {kept[name].shape}" if name in kept else "is missing"
+        arrays = self.state_dict()
+        for name, array in arrays.items():
+            if name not in saved or saved[name].shape != array.shape:
+                found = f"has shape {saved[name].shape}" if name in saved else "is missing"
                 raise CheckpointError(
                     f"the optimiser's {name} should have shape {array.shape}, but it {found}"
                 )
-        for name, array in own.items():
-            array[...] = kept[name]
-        self.write_back(own)
+        for name, array in arrays.items():
+            array[...] = saved[name]
+        self.write_back(arrays)
 
     def write_back(self, filled: Mapping[str, FloatArray]) -> None:
-        """Take over :meth:`state_dict`'s result after its arrays have been filled.
+        """Store the result of :meth:`state_dict` after its arrays have been overwritten.
 
-        Those of tables are views and have changed already.
+        States of tables are views and need no copy.
         """
         for parameter, state in self._states.values():
             if parameter.is_sparse:
@@ -130,9 +133,9 @@ class Optimizer:
 
 
 def make_optimizer(what: str | OptimizerConfig | UpdateConfig, backend: Backend) -> Optimizer:
-    """An optimiser that is told of every gradient as soon as that is complete.
+    """Return an optimiser that applies every gradient as soon as it is complete.
 
-    Raises ConfigError for an unknown name, and for what needs all gradients at once.
+    Raises ConfigError for an unknown name, and for clipping, which needs all gradients first.
     """
     config = UpdateConfig.of(what)
     if config.clip_norm:

@@ -1,4 +1,4 @@
-"""Learning rates: by the step, and by what tests say."""
+"""Learning rates: a schedule over steps, and reductions when tests stop improving."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LOWEST_DECAYED_RATE = 1e-7
 
 
 def learning_rate(base: float, schedule: ScheduleConfig, step: int) -> float:
-    """Learning rate of step ``step`` (0 is the first): warm-up, constant, quadratic decay.
+    """Return the learning rate of step 0, 1, ...: warm-up, constant, quadratic decay.
 
     As in the reference program, the first step already counts as one of the warm-up, and a
-    schedule with a decay holds the last rate it set between the phases and after them.
+    schedule with a decay repeats its last rate between the phases and after them.
     """
     count = step + 1
     warmup, start, length = schedule.warmup_steps, schedule.decay_start_step, schedule.decay_steps
@@ -30,17 +30,17 @@ def learning_rate(base: float, schedule: ScheduleConfig, step: int) -> float:
 
 @dataclass(frozen=True)
 class Plateau:
-    """By which ``factor`` tests have reduced the rate, and the tests since the ``best``."""
+    """The ``factor`` by which tests have reduced the rate, and the tests since the ``best``."""
 
     factor: float = 1.0
     best: float = -math.inf
     waited: int = 0
 
     def after(self, metric: float, config: PlateauConfig) -> Plateau:
-        """What a test changes whose ``metric``, where larger is better, is this.
+        """Return the plateau after one more test, of which a larger ``metric`` is better.
 
         As torch.optim.lr_scheduler.ReduceLROnPlateau with ``mode="max"`` and an absolute
-        threshold. A test without a metric (NaN) changes nothing.
+        threshold. A test whose metric is NaN changes nothing.
         """
         if math.isnan(metric):
             return self

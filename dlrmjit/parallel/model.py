@@ -85,7 +85,7 @@ class ShardedDLRM(DLRM):
     def _make_tables(self) -> ShardedTables:
         return ShardedTables(self.backend, self.plan, self.comm.rank, self.precision)
 
-    def _count_tables(self, seed: int) -> None:
+    def _init_tables_from_counter(self, seed: int) -> None:
         for parameter, shards in self.sharded.parameters():
             self.backend.initialise(parameter.data, seed, [self._origin(s) for s in shards])
 
@@ -94,7 +94,7 @@ class ShardedDLRM(DLRM):
         offsets = shard.first_row, shard.row_step, shard.first_col
         return Origin(shard.table, rows, self.plan.dim, *offsets)
 
-    def _draw_tables(self, rng: np.random.RandomState) -> None:
+    def _init_tables_from_rng(self, rng: np.random.RandomState) -> None:
         self.sharded.draw(rng)
 
     def _table_values(self) -> Iterable[StoredArray]:

@@ -1,1 +1,1 @@
-"""Where the time of a step goes, and the least it could take."""
+"""The time of each operation of a step, and the least time it could take."""

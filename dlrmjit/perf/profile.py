@@ -1,6 +1,6 @@
-"""Where the time of a training step goes: per operation, beside the work and the ceilings.
+"""Measures the time of each operation of a training step, and compares it with the roofline.
 
-A profile wraps the rules of a graph in clocks, so a graph that is not profiled pays nothing.
+A profile wraps the rules of a graph in clocks, so a graph without a profile pays nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOTHING_WAITED: Mapping[str, float] = {}
 
 @dataclass
 class Clock:
-    """Seconds spent under one name, and how often."""
+    """Seconds spent under one name, and the number of calls."""
 
     seconds: float = 0.0
     calls: int = 0
@@ -36,7 +36,7 @@ class Clock:
 class Line:
     """One operation of a profile, per step: milliseconds, rates, and bound / time.
 
-    Rates and ``of_ceiling`` are None where the roofline counts no such work.
+    Rates and ``of_ceiling`` are None if the roofline counts no such work.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Line:
 class Profile:
     """Collects the time of steps; ``lines`` and ``table`` report it.
 
-    ``waited`` are the seconds that communication has kept this process, by name, as a
-    communicator counts them; they get lines of their own and are left out of all others.
+    ``waited`` are the seconds that this process has waited for communication, by name, as a
+    communicator counts them; they are reported as separate lines and excluded from all others.
     """
 
     waited: Mapping[str, float] = field(default_factory=lambda: NOTHING_WAITED)
@@ -65,17 +65,17 @@ class Profile:
 
     def __post_init__(self) -> None:
         if self.waited is not NOTHING_WAITED:
-            self._now = self._now_but_waiting
+            self._now = self._now_without_waiting
 
     def reset(self) -> None:
-        """Start again: as if no step had been done."""
+        """Start again, as if no step had been taken."""
         for clock in self.clocks.values():
             clock.seconds, clock.calls = 0.0, 0
         self.steps = self.samples = self.lookups = 0
         self._seconds = 0.0
 
     def rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
-        """The same rules, timed under the label of the step that applies them."""
+        """Return the same rules, timed under the label of the step that applies them."""
         return {name: self._timed(rule) for name, rule in rules.items()}
 
     def _timed(self, rule: Rule) -> Rule:
@@ -97,7 +97,7 @@ class Profile:
     def _timed_items(
         self, items: Iterable[tuple[int, Any]], clock: Clock
     ) -> Iterator[tuple[int, Any]]:
-        """The same items; ``clock`` runs only while they are made, not while they are used."""
+        """Yield the same items; ``clock`` runs while they are computed, not while they are used."""
         now, seconds = self._now, 0.0
         began = now()
         for item in items:
@@ -109,7 +109,7 @@ class Profile:
     def timed_update(
         self, apply: Callable[[Variable, Any, float], None]
     ) -> Callable[[Variable, Any, float], None]:
-        """The same update, timed: with the embedding where it is fused with its backward."""
+        """Return the same update, timed: of tables together with the backward it is fused with."""
         now, clocks = self._now, dict[bool, Clock]()
 
         def timed(parameter: Variable, gradient: Any, rate: float) -> None:
@@ -126,7 +126,7 @@ class Profile:
         return timed
 
     def timed(self, name: str, action: Callable[..., None]) -> Callable[..., None]:
-        """The same action, timed under ``name``."""
+        """Return the same action, timed under ``name``."""
         now = self._now
 
         def timed(*arguments: Any) -> None:
@@ -137,11 +137,11 @@ class Profile:
         return timed
 
     def start(self) -> None:
-        """Note that a step begins, where communication is to be told of."""
+        """Note that a step begins; needed only if communication is to be reported."""
         self._waited_before = dict(self.waited)
 
     def count(self, samples: int, lookups: int, seconds: float) -> None:
-        """Note that one step has been done, in ``seconds``."""
+        """Count one step that took ``seconds``."""
         for name, waited in self.waited.items():
             self._clock(f"waiting: {name}").add(waited - self._waited_before.get(name, 0.0))
         self._seconds += seconds
@@ -149,8 +149,8 @@ class Profile:
         self.samples += samples
         self.lookups += lookups
 
-    def _now_but_waiting(self) -> float:
-        """A clock that stands still while communication is waited for."""
+    def _now_without_waiting(self) -> float:
+        """Return the time of a clock that stops while this process waits for communication."""
         return time.perf_counter() - sum(self.waited.values())
 
     def _clock(self, name: str) -> Clock:
@@ -160,22 +160,22 @@ class Profile:
         return clock
 
     def lines(self, config: ModelConfig, ceilings: Ceilings) -> list[Line]:
-        """Every operation in the order of a step, what none of them took, and the whole.
+        """Return a line per operation in the order of a step, the rest, and the whole step.
 
-        Per step on average.
+        All are averages per step.
         """
         steps = max(self.steps, 1)
         work = step_work(config, self.samples // steps, self.lookups // steps)
         spent = {name: clock.seconds for name, clock in self.clocks.items() if clock.calls}
         if self.steps:
             spent[REST] = self._seconds - sum(spent.values())
-        found = [
+        lines = [
             _line(name, s / steps, work.get(name, Work()), ceilings) for name, s in spent.items()
         ]
-        return [*found, _line("step", self._seconds / steps, sum(work.values(), Work()), ceilings)]
+        return [*lines, _line("step", self._seconds / steps, sum(work.values(), Work()), ceilings)]
 
     def table(self, config: ModelConfig, ceilings: Ceilings) -> str:
-        """The lines as aligned text."""
+        """Return the lines as aligned text."""
         rows = [f"{'operation':24}{'ms':>10}{'GF/s':>10}{'GB/s':>10}{'of ceiling':>12}"]
         for line in self.lines(config, ceilings):
             rates = f"{_cell(line.gflops, 1)}{_cell(line.gbs, 1)}"
@@ -187,7 +187,7 @@ class Profile:
 def fraction_of_roofline(
     config: ModelConfig, n: int, lookups: int, seconds: float, ceilings: Ceilings
 ) -> float:
-    """Share of the step's least time in the time it took."""
+    """Return the least time of a step divided by ``seconds``, the time it took."""
     return step_bound(config, n, lookups, ceilings) / seconds
 
 

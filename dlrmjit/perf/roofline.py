@@ -1,8 +1,8 @@
 """The work a training step must do, and the least time this machine needs for it.
 
-bound = GEMM flops / FMA peak + embedding bytes / triad bandwidth, nothing overlapped. It is the
-yardstick of every measurement: 100 % means that only the arithmetic and the unavoidable traffic
-of the tables remain.
+bound = GEMM flops / FMA peak + embedding bytes / triad bandwidth, without overlap. Measurements
+are given as shares of it: 100 % means that only the arithmetic and the unavoidable traffic of the
+tables remain.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dlrmjit.config.model import ModelConfig
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine can do at best: fused multiply-adds, and the STREAM triad."""
+    """The measured peaks of this machine: fused multiply-adds, and the STREAM triad."""
 
     fma_peak_gflops: float
     triad_gbs: float
@@ -23,7 +23,7 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Work:
-    """Flops of the matrix products, and bytes of table rows, of something that is timed."""
+    """Flops of matrix products and bytes of table rows of one operation."""
 
     flops: float = 0.0
     bytes: float = 0.0
@@ -32,13 +32,13 @@ class Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
     def bound(self, ceilings: Ceilings) -> float:
-        """Least seconds for this work."""
+        """Return the least seconds for this work."""
         arithmetic = self.flops / (1e9 * ceilings.fma_peak_gflops)
         return arithmetic + self.bytes / (1e9 * ceilings.triad_gbs)
 
 
 def step_work(config: ModelConfig, n: int, lookups: int) -> dict[str, Work]:
-    """Work of one training step, by operation and direction.
+    """Return the work of one training step, by operation and direction.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ def step_work(config: ModelConfig, n: int, lookups: int) -> dict[str, Work]:
     lookups : indices of all tables together
 
     The keys are ``"<operation> forward"`` and ``"<operation> backward"`` of ``bottom``,
-    ``embedding``, ``interaction`` and ``top``, and of ``projection`` where tables are narrower
-    than E; lookups count as spread evenly over the tables then. Backward includes gradients by
-    data and by weights, except by data of the first bottom layer, which nobody needs; that of
-    the embedding is fused with its update and moves every row twice. The interaction counts
-    full F x F products, forward once and backward twice.
+    ``embedding``, ``interaction`` and ``top``, and of ``projection`` if tables are narrower than
+    E, when lookups are assumed to be spread evenly over the tables. Backward includes gradients
+    by data and by weights, except by data of the first bottom layer, which is not needed. The
+    backward of the embedding is fused with its update and transfers every row twice. The
+    interaction counts full F x F products, forward once and backward twice.
     """
     bottom = _products(config.bottom_layers, n)
     top = _products(config.top_layers, n)
@@ -77,7 +77,7 @@ def step_work(config: ModelConfig, n: int, lookups: int) -> dict[str, Work]:
 
 
 def step_bound(config: ModelConfig, n: int, lookups: int, ceilings: Ceilings) -> float:
-    """Least seconds of a training step of ``n`` samples."""
+    """Return the least seconds of a training step of ``n`` samples."""
     return sum(work.bound(ceilings) for work in step_work(config, n, lookups).values())
 
 

@@ -1,7 +1,7 @@
-"""The loops around a training step: epochs, tests, thresholds, and who is told of them.
+"""The loops around a training step: epochs, tests and thresholds, with events for observers.
 
-``fit`` prints nothing and writes nothing. Observers do: the command line's console lines, its
-progress bar, the JSON log and the checkpoints are each one.
+``fit`` prints nothing and writes nothing. Observers do: the console lines of the command line, its
+progress bar, the JSON log and the checkpoints are one observer each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dlrmjit.training.step import TrainingStep
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: the next batch to train on, and the steps taken so far."""
+    """Progress of training: the next batch to train on, and the steps taken so far."""
 
     epoch: int = 0
     batch: int = 0
@@ -38,8 +38,8 @@ class Position:
 class StepRecord:
     """One training step: ``batch`` of ``batches`` in ``epoch``; ``step`` counts from the start.
 
-    ``loss`` is the mean over the batch; ``lookups`` the indices of all its bags; ``seconds`` the
-    time of the step without its data.
+    ``loss`` is the mean over the batch, ``lookups`` the number of indices of all its bags, and
+    ``seconds`` the time of the step without loading its data.
     """
 
     step: int
@@ -70,12 +70,12 @@ class Best:
 class TestRecord:
     """One test after ``step`` steps.
 
-    ``best`` includes this test; ``improved`` says that it raised the best accuracy or, where
-    it is defined, the best AUC. ``position`` is where training would resume, ``plateau`` what
-    tests have done to the learning rate.
+    ``best`` includes this test. ``improved`` says whether it raised the best AUC, or the best
+    accuracy if the AUC is undefined. ``position`` is where training would resume, and ``plateau``
+    how tests have changed the learning rate.
     """
 
-    __test__ = False  # the name is the field's; pytest must not collect it
+    __test__ = False  # pytest must not collect it
 
     step: int
     epoch: int
@@ -91,7 +91,7 @@ class TestRecord:
 
 @dataclass
 class FitResult:
-    """What a run did: steps taken, samples seen, the last and the best tests, why it ended."""
+    """Summary of a run: steps taken, samples seen, the last and the best tests, why it ended."""
 
     steps: int = 0
     samples: int = 0
@@ -106,7 +106,7 @@ class FitResult:
 
     @property
     def is_over(self) -> bool:
-        """Whether a test has ended the run before its last epoch."""
+        """Whether a test ended the run before its last epoch."""
         return self.reached_threshold or self.stopped_early
 
 
@@ -125,30 +125,30 @@ class AccumulatingStep(Protocol):
 
 
 class MeasureFunction(Protocol):
-    """How a model is evaluated on a source."""
+    """A function that evaluates a model on a source."""
 
     def __call__(self, model: Any, source: Any, *, threshold: float) -> Metrics:
-        """As :func:`evaluate`."""
+        """Return the metrics, as :func:`evaluate` does."""
 
 
 class Observer(Protocol):
-    """Told of a run as it happens; each method may do nothing."""
+    """Receives the events of a run; each method may do nothing."""
 
     def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
-        """Before the first step of a run."""
+        """Called before the first step of a run."""
 
     def on_step(self, record: StepRecord) -> None:
-        """After every training step."""
+        """Called after every training step."""
 
     def on_test(self, record: TestRecord) -> None:
-        """After every test."""
+        """Called after every test."""
 
     def on_end(self, result: FitResult) -> None:
-        """After the last step, or when a threshold is reached; not after an exception."""
+        """Called after the last step, or when a threshold is reached; not after an exception."""
 
 
 class NullObserver:
-    """An observer that does nothing: the base of those that need only some of the events."""
+    """An observer that does nothing: a base class for those that need only some events."""
 
     def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
         """Ignore the start."""
@@ -184,9 +184,9 @@ def fit(
     model : the model; its parameters change
     train, test : sources of batches; the test set is evaluated every ``config.test_every``
         steps and after the last step of each epoch
-    observers : told of every step and test, in order
-    start, best, plateau : where an interrupted run stopped, its best results, and what tests had
-        done to its learning rate, to continue from there
+    observers : receive every step and test, in this order
+    start, best, plateau : where an interrupted run stopped, its best results, and how tests had
+        changed its learning rate, to continue from there
     profile : collects the time of every operation
     step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
         a :class:`TrainingStep`. Must be an :class:`AccumulatingStep` for ``batches_per_update`` > 1
@@ -194,7 +194,8 @@ def fit(
 
     Returns
     -------
-    FitResult, also when a threshold or the patience of ``config`` ended the run early.
+    FitResult
+        The summary, also if a threshold or ``early_stopping`` ended the run early.
     """
     config = config or TrainConfig()
     step = step or TrainingStep(
@@ -226,7 +227,7 @@ class _Run:
         self.training_step, self.measure = step, measure
         self.result = FitResult(best=best)
         self.plateau = Plateau()
-        self._waited = 0
+        self._tests_since_best = 0
 
     def execute(self, start: Position) -> FitResult:
         began = time.perf_counter()
@@ -255,13 +256,13 @@ class _Run:
 
     def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord:
         step = self.result.position.step
-        together, batches = self.config.batches_per_update, self.train.num_batches
+        per_update, batches = self.config.batches_per_update, self.train.num_batches
         is_last = number + 1 == batches
-        rate = learning_rate(self.config.learning_rate, self.config.schedule, step // together)
+        rate = learning_rate(self.config.learning_rate, self.config.schedule, step // per_update)
         rate *= self.plateau.factor
         began = time.perf_counter()
         with self.model.backend.flush_denormals():
-            if is_last or (number + 1) % together == 0:
+            if is_last or (number + 1) % per_update == 0:
                 loss = self.training_step(batch, rate)
             else:
                 loss = self._accumulate(batch)
@@ -301,9 +302,9 @@ class _Run:
         began = time.perf_counter()
         metrics = self.measure(self.model, self.test, threshold=self.config.loss.threshold)
         seconds = time.perf_counter() - began
-        improved = self._note_best(metrics)
-        self._count_wait(improved)
-        self._watch_plateau(metrics)
+        improved = self._update_best(metrics)
+        self._update_early_stopping(improved)
+        self._update_plateau(metrics)
         self.result.test = metrics
         record = TestRecord(
             step=step.step,
@@ -320,20 +321,20 @@ class _Run:
         for observer in self.observers:
             observer.on_test(record)
 
-    def _count_wait(self, improved: bool) -> None:
-        """Tests since the best one; a run that goes on from a kept model starts at that one."""
-        self._waited = 0 if improved else self._waited + 1
-        self.result.stopped_early = 0 < self.config.early_stopping <= self._waited
+    def _update_early_stopping(self, improved: bool) -> None:
+        """Count the tests since the best one; a resumed run starts counting at zero."""
+        self._tests_since_best = 0 if improved else self._tests_since_best + 1
+        self.result.stopped_early = 0 < self.config.early_stopping <= self._tests_since_best
 
-    def _watch_plateau(self, metrics: Metrics) -> None:
+    def _update_plateau(self, metrics: Metrics) -> None:
         if self.config.plateau is not None:
             metric = metrics.accuracy if math.isnan(metrics.auc) else metrics.auc
             self.plateau = self.plateau.after(metric, self.config.plateau)
 
-    def _note_best(self, metrics: Metrics) -> bool:
+    def _update_best(self, metrics: Metrics) -> bool:
         best, config = self.result.best, self.config
         better_accuracy = metrics.accuracy > best.accuracy
-        better_auc = metrics.auc > best.auc  # False when the AUC is undefined (NaN)
+        better_auc = metrics.auc > best.auc  # False if the AUC is undefined (NaN)
         if better_accuracy:
             best = replace(best, accuracy=metrics.accuracy)
         if better_auc:
@@ -347,7 +348,7 @@ class _Run:
 
 
 def evaluate(model: DLRM, source: Source, *, threshold: float = 0.0) -> Metrics:
-    """Metrics of ``model`` on all of ``source``.
+    """Return the metrics of ``model`` on all batches of ``source``.
 
     ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says.
     """

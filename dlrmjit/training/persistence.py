@@ -1,4 +1,4 @@
-"""Models kept on disk: ours as a directory, the reference program's as a ``.pt`` file."""
+"""Saves and loads models: as our checkpoint directory, or the reference program's ``.pt`` file."""
 
 from __future__ import annotations
 
@@ -39,14 +39,22 @@ def save(
     progress: Mapping[str, Any] | None = None,
     optimizer: Optimizer | None = None,
 ) -> None:
-    """Keep ``model`` at ``path``: a directory, or the reference's format for a name in ``.pt``.
+    """Save ``model`` at ``path``: a directory, or for a name in ``.pt`` a file of the reference.
 
-    ``progress`` is any JSON-ready mapping to be read back with the model: positions, results.
-    In a ``.pt`` file its ``learning_rate`` goes where PyTorch's optimiser looks for it. What the
-    ``optimizer`` remembers is kept too, for :func:`restore_optimizer`.
-    What was at ``path`` before stays whole until the new checkpoint is.
+    A checkpoint that is already there is replaced only when the new one is complete.
 
-    Raises CheckpointError when it cannot be written.
+    Parameters
+    ----------
+    model : the model; all ranks call this with their parts of a sharded one
+    path : the directory or file
+    progress : any JSON-ready mapping, such as positions and results, to be loaded with the model.
+        In a ``.pt`` file its ``learning_rate`` is stored where PyTorch's optimiser expects it
+    optimizer : saves its state too, for :func:`restore_optimizer`
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be written.
     """
     progress = dict(progress or {})
     if _is_torch(path):
@@ -54,12 +62,12 @@ def save(
         if isinstance(model, ShardedDLRM) and model.comm.rank > 0:
             return
         rate = progress.pop("learning_rate", 0.0)
-        nested = _nested(optimizer, list(state), rate)
-        write_torch_file(path, _named_as_reference(model, state), progress, nested)
+        nested = _torch_optimizer(optimizer, list(state), rate)
+        write_torch_file(path, _with_reference_names(model, state), progress, nested)
     elif isinstance(model, ShardedDLRM):
-        save_sharded(model, path, progress | _described(optimizer), optimizer)
+        save_sharded(model, path, progress | _optimizer_progress(optimizer), optimizer)
     else:
-        progress |= _described(optimizer)
+        progress |= _optimizer_progress(optimizer)
         save_checkpoint(
             path,
             model.stored(),
@@ -69,20 +77,24 @@ def save(
         )
 
 
-def _named_as_reference(model: DLRM, state: Mapping[str, StoredArray]) -> Mapping[str, StoredArray]:
-    """With tables of several widths, the reference calls each of them otherwise."""
+def _with_reference_names(
+    model: DLRM, state: Mapping[str, StoredArray]
+) -> Mapping[str, StoredArray]:
+    """Rename tables as the reference does, which has other names for tables of several widths."""
     if not model.projections:
         return state
     ending = re.compile(r"^(emb_l\.\d+)\.weight$")
     return {ending.sub(rf"\1{MIXED_NAME}", name): array for name, array in state.items()}
 
 
-def _described(optimizer: Optimizer | None) -> dict[str, Any]:
+def _optimizer_progress(optimizer: Optimizer | None) -> dict[str, Any]:
     return {} if optimizer is None else {"optimizer": optimizer.config.to_dict()}
 
 
-def _nested(optimizer: Optimizer | None, parameters: list[str], rate: float) -> dict[str, Any]:
-    """``opt_state_dict``, which the reference wants even where there is no state."""
+def _torch_optimizer(
+    optimizer: Optimizer | None, parameters: list[str], rate: float
+) -> dict[str, Any]:
+    """Return ``opt_state_dict``, which the reference needs even if there is no state."""
     if optimizer is None:
         return sgd_state(len(parameters), rate)
     return to_torch(optimizer.config.mlps, parameters, optimizer.state_dict(), rate)
@@ -95,13 +107,22 @@ def load(
     precision: Precision | None = None,
     tables: TableConfig = IN_MEMORY,
 ) -> DLRM:
-    """The model kept at ``path``, in ``precision``, or by default in the one it was kept in.
+    """Return the model saved at ``path``.
 
-    Either way no bit of a parameter is lost. A ``.pt`` file keeps ``fp32``. ``tables`` says where
-    they are kept from now on.
+    Parameters
+    ----------
+    path : a checkpoint directory, or a ``.pt`` file of the reference program
+    backend : as for :class:`~dlrmjit.model.dlrm.DLRM`
+    precision : precision of the model, by default that of the checkpoint; a ``.pt`` file is
+        ``fp32``. No bit of a parameter is lost either way
+    tables : where to store the tables, and how to handle an index outside them
 
-    Raises CheckpointError when there is none, or it is damaged; MemoryLimitError when it does
-    not fit into this machine.
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint, or it is damaged.
+    MemoryLimitError
+        If the model does not fit into this machine.
     """
     return load_run(path, backend=backend, precision=precision, tables=tables)[0]
 
@@ -113,31 +134,31 @@ def load_run(
     precision: Precision | None = None,
     tables: TableConfig = IN_MEMORY,
 ) -> tuple[DLRM, dict[str, Any]]:
-    """The model kept at ``path`` and the progress that was kept with it; errors as ``load``."""
-    how: dict[str, Any] = {"backend": backend, "initialise": False, "tables": tables}
+    """Return the model saved at ``path`` and its ``progress``; raises as :func:`load` does."""
+    options: dict[str, Any] = {"backend": backend, "initialise": False, "tables": tables}
     if _is_torch(path):
-        found = read_torch_file(path)
-        shapes = {name: array.shape for name, array in found.state.items()}
-        model = DLRM(infer_config(shapes, path), precision=precision or "fp32", **how)
-        model.load_state(found.state)
-        return model, dict(found.progress)
+        file = read_torch_file(path)
+        shapes = {name: array.shape for name, array in file.state.items()}
+        model = DLRM(infer_config(shapes, path), precision=precision or "fp32", **options)
+        model.load_state(file.state)
+        return model, dict(file.progress)
     checkpoint = open_checkpoint(path)
-    kept: Precision = "bf16" if checkpoint.state.split else "fp32"
-    model = DLRM(_config_of(checkpoint), precision=precision or kept, **how)
+    saved: Precision = "bf16" if checkpoint.state.split else "fp32"
+    model = DLRM(_config_of(checkpoint), precision=precision or saved, **options)
     _fill(model, checkpoint)
     return model, dict(checkpoint.progress)
 
 
 def restore(model: DLRM, path: PathLike) -> dict[str, Any]:
-    """Overwrite ``model``'s parameters from ``path``; the progress that was kept with them.
+    """Overwrite ``model``'s parameters from ``path``; return the ``progress`` saved with them.
 
-    Raises CheckpointError naming the first parameter that does not fit; the model is unchanged
-    then.
+    Raises CheckpointError naming the first parameter that does not match; then the model is
+    unchanged.
     """
     if _is_torch(path):
-        found = read_torch_file(path)
-        model.load_state(found.state)
-        return dict(found.progress)
+        file = read_torch_file(path)
+        model.load_state(file.state)
+        return dict(file.progress)
     if isinstance(model, ShardedDLRM):
         return restore_sharded(model, path)
     checkpoint = open_checkpoint(path)
@@ -146,25 +167,26 @@ def restore(model: DLRM, path: PathLike) -> dict[str, Any]:
 
 
 def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None:
-    """Overwrite what ``optimizer`` remembers of ``model``'s parameters by what ``path`` keeps.
+    """Overwrite the state of ``optimizer`` for ``model``'s parameters from ``path``.
 
-    Raises CheckpointError when another optimiser was kept there; nothing has changed then.
+    Raises CheckpointError if the state there is that of another optimiser; then nothing is
+    changed.
     """
     optimizer.prepare(model.parameters())
     if isinstance(model, ShardedDLRM):
         _restore_sharded_optimizer(optimizer, model, path)
         return
-    own = optimizer.state_dict()
-    if not own:
+    arrays = optimizer.state_dict()
+    if not arrays:
         return
     if _is_torch(path):
-        kept = from_torch(read_torch_file(path).optimizer, list(model.stored()))
-        optimizer.load_state(kept)
+        saved = from_torch(read_torch_file(path).optimizer, list(model.stored()))
+        optimizer.load_state(saved)
         return
     checkpoint = open_checkpoint(path, verify=False)
     _check_same_optimizer(optimizer, checkpoint)
-    checkpoint.optimizer.read_into(own)
-    optimizer.write_back(own)
+    checkpoint.optimizer.read_into(arrays)
+    optimizer.write_back(arrays)
 
 
 def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedDLRM, path: PathLike) -> None:
@@ -172,8 +194,8 @@ def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedDLRM, path: P
         return
     if _is_torch(path):
         raise CheckpointError(
-            f"{path}: what an optimizer remembers is not dealt out to ranks from a .pt file; load "
-            "it in one process and save a directory"
+            f"{path}: the optimizer state of a .pt file cannot be distributed to ranks; load it in "
+            "one process and save a directory"
         )
     checkpoint = open_checkpoint(path, verify=False)
     _check_same_optimizer(optimizer, checkpoint)
@@ -181,23 +203,22 @@ def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedDLRM, path: P
 
 
 def _check_same_optimizer(optimizer: Optimizer, checkpoint: Checkpoint) -> None:
-    own = optimizer.config.to_dict()
-    kept = checkpoint.progress.get("optimizer") or UpdateConfig().to_dict()
-    for part, config in own.items():
-        if kept[part]["name"] != config["name"]:
+    saved = checkpoint.progress.get("optimizer") or UpdateConfig().to_dict()
+    for part, config in optimizer.config.to_dict().items():
+        if saved[part]["name"] != config["name"]:
             raise CheckpointError(
-                f"{checkpoint.path}: its {part} were trained with {kept[part]['name']}, but now "
-                f"{config['name']} is asked for; give the same optimizer"
+                f"{checkpoint.path}: its {part} were trained with {saved[part]['name']}, but now "
+                f"{config['name']} is given; use the same optimizer"
             )
 
 
 def infer_config(shapes: Mapping[str, tuple[int, ...]], path: PathLike) -> ModelConfig:
-    """The architecture that has parameters of these names and shapes.
+    """Return the architecture that has parameters of these names and shapes.
 
-    A reference file does not say how features interact, but the width of the top MLP's input
-    does, except that a sum of squares may coincide; ``dot`` is preferred then.
+    A file of the reference program does not say how features interact; the width of the top MLP's
+    input does. If two interactions have that width, ``dot`` is chosen.
 
-    Raises CheckpointError when no architecture fits.
+    Raises CheckpointError if no architecture matches; ``path`` is for its message.
     """
     try:
         return _config_by_width(shapes)
@@ -206,17 +227,17 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]], path: PathLike) -> Model
 
 
 def _config_by_width(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    tables = [s for name, s in _numbered(shapes, "emb_l")]
-    bottom = [s for name, s in _numbered(shapes, "bot_l")]
-    top = [s for name, s in _numbered(shapes, "top_l")]
+    tables = [s for _, s in _indexed_weights(shapes, "emb_l")]
+    bottom = [s for _, s in _indexed_weights(shapes, "bot_l")]
+    top = [s for _, s in _indexed_weights(shapes, "top_l")]
     dims = tuple(dim for _, dim in tables)
-    wide = {shape[0] for name, shape in shapes.items() if name.endswith(".proj.weight")}
+    projected = {shape[0] for name, shape in shapes.items() if name.endswith(".proj.weight")}
     kinds = (("dot", False), ("cat", False), ("dot", True))
-    alone = len(tables) + bool(bottom) == 1  # has no pairs, but may meet itself
-    for kind, itself in kinds[1:] if alone else kinds:
+    is_single = len(tables) + bool(bottom) == 1  # no pairs: dot only with itself
+    for kind, itself in kinds[1:] if is_single else kinds:
         config = ModelConfig(
             table_rows=tuple(rows for rows, _ in tables),
-            embedding_dim=max(dims, default=0) if not wide else max(wide),
+            embedding_dim=max(dims, default=0) if not projected else max(projected),
             table_dims=dims,
             mlp_bottom=(bottom[0][1], *(k for k, _ in bottom)) if bottom else (),
             mlp_top=tuple(k for k, _ in top),
@@ -226,19 +247,19 @@ def _config_by_width(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
         )
         if config.interaction_width == top[0][1]:
             return config
-    raise ConfigError(f"the top MLP takes {top[0][1]} inputs, which no interaction yields")
+    raise ConfigError(f"the top MLP takes {top[0][1]} inputs, which no interaction has as outputs")
 
 
-def _numbered(
+def _indexed_weights(
     shapes: Mapping[str, tuple[int, ...]], prefix: str
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """(number, shape) of the weights called ``prefix.number.weight``, by number."""
-    found = []
+    """Return (index, shape) of the weights called ``prefix.index.weight``, by index."""
+    weights = []
     for name, shape in shapes.items():
         parts = name.split(".")
         if len(parts) == 3 and parts[0] == prefix and parts[2] == "weight":
-            found.append((int(parts[1]), shape))
-    return sorted(found)
+            weights.append((int(parts[1]), shape))
+    return sorted(weights)
 
 
 def _config_of(checkpoint: Checkpoint) -> ModelConfig:
@@ -249,7 +270,7 @@ def _config_of(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def _fill(model: DLRM, checkpoint: Checkpoint) -> None:
-    """Read straight into the tables' memory, and the MLPs by way of small copies."""
+    """Read tables straight into their memory, and MLPs through small copies."""
     targets = model.stored()
     checkpoint.state.read_into(targets)
     model.load_mlps(targets)

@@ -1,4 +1,4 @@
-"""One training step: forward, loss, backward, and the update of every parameter as it comes."""
+"""One training step: forward, loss, backward, and the update of every parameter."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Gradients: TypeAlias = Iterable[tuple[Variable, Any]]
 
 
 class TrainingStep:
-    """Trains one model; keeps the recorded graph and its buffers for each batch size met.
+    """Trains one model; owns the recorded graph and its buffers of each batch size it sees.
 
-    With a ``profile`` every operation is timed into it. What dropout drops follows from
-    ``seed`` and from the number of the step, counted from ``first_step``.
+    A ``profile`` collects the time of every operation. Dropout masks depend on ``seed`` and on the
+    number of the step, counted from ``first_step``.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class TrainingStep:
         self._graphs: dict[int, Graph] = {}
 
     def graph(self, n: int) -> Graph:
-        """The recorded graph for batches of ``n`` samples."""
+        """Return the recorded graph for batches of ``n`` samples."""
         if n not in self._graphs:
             graph = Graph(self._model, n, self._loss, profile=self._profile)
             cache_graph(self._graphs, n, graph)
         return self._graphs[n]
 
     def __call__(self, batch: Batch, rate: float) -> float:
-        """Train on ``batch`` with learning rate ``rate``; the loss before the update.
+        """Train on ``batch`` with learning rate ``rate``; return the loss before the update.
 
-        Raises IndexRangeError or ShapeError for a batch that does not fit the model, which is
-        unchanged then.
+        Raises IndexRangeError or ShapeError for a batch that does not match the model; then the
+        model is unchanged.
         """
-        return self._run(batch, partial(self._move, rate))
+        return self._run(batch, partial(self._update_all, rate))
 
     def accumulate(self, batch: Batch) -> float:
         """Add the gradients of ``batch`` to those of the next update; return its loss.
@@ -74,7 +74,7 @@ class TrainingStep:
         return self._run(batch, self._accumulated.add)
 
     def _run(self, batch: Batch, use: Callable[[Gradients], None]) -> float:
-        """Forward and backward over a batch whose gradients ``use`` uses; the loss."""
+        """Run forward and backward, pass the gradients to ``use``, and return the loss."""
         began = time.perf_counter()
         graph = self.graph(batch.n)
         graph.load(batch)
@@ -86,8 +86,8 @@ class TrainingStep:
             self._profile.count(batch.n, len(batch.indices), time.perf_counter() - began)
         return float(graph.loss.data)
 
-    def _move(self, rate: float, gradients: Gradients) -> None:
-        """Apply every gradient as it comes; those held or to be clipped, all at once."""
+    def _update_all(self, rate: float, gradients: Gradients) -> None:
+        """Apply each gradient as soon as it is complete, or all at the end to sum or clip them."""
         if self._accumulated:
             self._accumulated.add(gradients)
             gradients = self._accumulated.pop()

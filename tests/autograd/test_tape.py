@@ -1,4 +1,4 @@
-"""The tape, tested with rules of its own: the engine must not need any of the product's."""
+"""The tape, tested with rules defined here: it must not depend on those of the product."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_replay_uses_the_new_values():
         assert _gradients(tape, result) == {"a": value}
 
 
-def test_steps_beside_the_result_take_no_part():
+def test_steps_that_do_not_lead_to_the_result_are_skipped():
     tape, a = Tape(), Parameter(3.0, "a")
     result = tape.record(SQUARE, a)
     tape.record(MULTIPLY, a, a)
@@ -66,7 +66,7 @@ def test_nothing_is_differentiated_for_constants():
     assert _gradients(tape, result) == {}
 
 
-def test_a_parameter_may_change_while_the_gradients_arrive():
+def test_a_parameter_may_be_updated_before_the_next_gradient():
     tape, first, second = Tape(), Parameter(2.0, "first"), Parameter(4.0, "second")
     result = tape.record(MULTIPLY, tape.record(SQUARE, first), second)
     tape.forward()
@@ -79,7 +79,7 @@ def test_a_parameter_may_change_while_the_gradients_arrive():
 
 def test_memory_of_a_step_is_made_once():
     made = []
-    rule = Rule("keep", lambda step: step.cached("buffer", lambda: made.append(1) or [0]), None)
+    rule = Rule("cache", lambda step: step.cached("buffer", lambda: made.append(1) or [0]), None)
     tape = Tape()
     result = tape.record(rule, Variable(1.0))
     tape.forward()
@@ -89,7 +89,7 @@ def test_memory_of_a_step_is_made_once():
     assert made == [1]
 
 
-def test_what_is_kept_for_operands_is_made_anew_for_others():
+def test_what_is_cached_for_operands_is_made_again_for_others():
     made = []
 
     def join(step):
@@ -100,7 +100,7 @@ def test_what_is_kept_for_operands_is_made_anew_for_others():
         return step.cached_for("joined", step.values, lambda: join(step))
 
     tape, a, b = Tape(), Variable([1]), Variable([2])
-    result = tape.record(Rule("keep", forward, None), a, b)
+    result = tape.record(Rule("cache", forward, None), a, b)
     for _ in range(2):
         tape.forward()
     assert result.data == [1, 2]

@@ -58,8 +58,8 @@ def test_initial_parameters_are_the_same_bits(kind, backend, state):
     for name in [name for name in found if ".proj." in name]:
         # PyTorch's compiler fuses a product and a sum, which rounds once less.
         np.testing.assert_allclose(found.pop(name), state[prefix + name], atol=1.2e-7, rtol=0)
-    kept = {name: value for name, value in state.items() if ".proj." not in name}
-    _compare(found, kept, prefix, 0.0)
+    saved = {name: value for name, value in state.items() if ".proj." not in name}
+    _compare(found, saved, prefix, 0.0)
 
 
 @kinds

@@ -1,4 +1,4 @@
-"""Models whose tables differ in width: narrow ones are projected to the common width."""
+"""Models whose tables differ in width: vectors of width d < E are projected to E."""
 
 import tracemalloc
 
@@ -91,7 +91,7 @@ def test_backends_agree_on_updates_from_several_batches(update):
 
 
 @pytest.mark.parametrize("update", [Sgd(), Adam()], ids=repr)
-def test_backends_agree_in_halves(update, monkeypatch):
+def test_backends_agree_in_split_bf16(update, monkeypatch):
     monkeypatch.setenv("DLRMJIT_ACTIVATIONS", "fp32")
     losses, model = _trained(mixed_config(), "jit", update, precision="bf16")
     expected, _ = _trained(mixed_config(), "reference", update, precision="bf16")
@@ -101,7 +101,7 @@ def test_backends_agree_in_halves(update, monkeypatch):
     assert model.tables.data.table(0).dtype == np.float32
 
 
-def test_narrow_tables_are_the_product_of_table_and_projection():
+def test_a_narrower_table_is_the_product_of_table_and_projection():
     """Training aside, a model with full tables ``table @ projection.T`` predicts the same."""
     mixed = DLRM(mixed_config())
     state = mixed.state_dict()
@@ -145,7 +145,7 @@ def test_tables_in_files_with_bounds_of_lookups(bounds, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["jit", "reference"])
-def test_first_values_from_a_counter_do_not_depend_on_the_width_of_others(backend):
+def test_initial_values_from_a_counter_do_not_depend_on_the_width_of_others(backend):
     first, second = (
         DLRM(mixed_config(table_dims=dims), backend=backend, init="counter").state_dict()
         for dims in (DIMS, (3, 6, 6, 2, 6))
@@ -180,7 +180,7 @@ def test_widths_that_are_all_the_common_one_change_nothing():
     assert names == ["mlp", "embedding_bag", "interaction", "mlp"]
 
 
-def test_parameters_stand_in_the_references_order():
+def test_parameters_are_in_the_order_of_the_reference():
     names = list(DLRM(mixed_config()).state_dict())
     assert names[:8] == [
         *("emb_l.0.weight", "emb_l.0.proj.weight", "emb_l.1.weight", "emb_l.2.weight"),

@@ -1,4 +1,4 @@
-"""Models in halves: what is read, what is updated, what is kept."""
+"""Models in Split-BF16: what is read, updated and saved."""
 
 import json
 
@@ -28,7 +28,7 @@ def _same(model, other):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_first_parameters_are_those_of_float32(backend):
+def test_the_initial_parameters_are_those_of_float32(backend):
     split = _model(backend, "bf16")
     _same(split, _model(backend, "fp32"))
     assert {type(array) for array in split.stored().values()} == {SplitArray, np.ndarray}
@@ -36,7 +36,7 @@ def test_the_first_parameters_are_those_of_float32(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_predictions_read_the_upper_halves_only(backend, monkeypatch):
+def test_predictions_read_the_high_bits_only(backend, monkeypatch):
     monkeypatch.setenv("DLRMJIT_ACTIVATIONS", "fp32")
     split, cut = _model(backend, "bf16"), _model(backend, "fp32")
     batch = random_batch(np.random.default_rng(1), split.config, 9)
@@ -53,8 +53,8 @@ def test_predictions_read_the_upper_halves_only(backend, monkeypatch):
 @pytest.mark.parametrize("name", ["m", "m.pt"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_checkpoint_loads_into_either_precision(tmp_path, backend, name):
-    for kept in ("fp32", "bf16"):
-        model = _model(backend, kept)
+    for saved in ("fp32", "bf16"):
+        model = _model(backend, saved)
         dlrmjit.save(model, tmp_path / name)
         for wanted in ("fp32", "bf16"):
             loaded = dlrmjit.load(tmp_path / name, backend=backend, precision=wanted)
@@ -77,7 +77,7 @@ def test_a_checkpoint_says_its_precision(tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rwsadagrad", "adam"])
-def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, backend, optimizer):
+def test_a_resumed_run_continues_with_the_same_bits(tmp_path, backend, optimizer):
     rng = np.random.default_rng(4)
     model = _model(backend, "bf16")
     batches = [random_batch(rng, model.config, 12) for _ in range(4)]

@@ -55,14 +55,14 @@ def test_any_number_of_threads_gives_the_same_bits(change):
             assert value.tobytes() == model.state_dict()[name].tobytes(), name
 
 
-def test_the_seed_decides_what_is_dropped():
+def test_the_seed_decides_the_dropout_masks():
     config = small_config(dropout=0.5)
     assert _trained(config)[1] == _trained(config)[1]
     assert _trained(config)[1][0] != _trained(config, seed=6)[1][0]
 
 
 @changes
-def test_predictions_drop_nothing_and_do_not_depend_on_the_batch(change):
+def test_predictions_use_no_dropout_and_do_not_depend_on_the_batch(change):
     config = small_config(**change)
     model, _ = _trained(config)
     (batch,) = _batches(config, 1)
@@ -74,7 +74,7 @@ def test_predictions_drop_nothing_and_do_not_depend_on_the_batch(change):
 
 @pytest.mark.parametrize("name", ["m", "m.pt"])
 @changes
-def test_training_goes_on_with_the_same_bits(tmp_path, name, change):
+def test_a_resumed_run_continues_with_the_same_bits(tmp_path, name, change):
     config = small_config(**change)
     batches = _batches(config, 6)
     model = DLRM(config)
@@ -92,7 +92,7 @@ def test_training_goes_on_with_the_same_bits(tmp_path, name, change):
         assert value.tobytes() == again.state_dict()[key].tobytes(), key
 
 
-def test_a_file_says_that_layers_are_normalised(tmp_path):
+def test_a_file_tells_normalised_layers_by_their_names(tmp_path):
     config = small_config(batch_norm=True)
     model, _ = _trained(config)
     save(model, tmp_path / "m.pt")
@@ -103,7 +103,7 @@ def test_a_file_says_that_layers_are_normalised(tmp_path):
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_senseless_share_is_refused(share):
+def test_a_dropout_share_outside_its_range_is_refused(share):
     with pytest.raises(ConfigError, match="dropout must be at least 0 and below 1"):
         small_config(dropout=share)
 

@@ -45,12 +45,12 @@ def _same(state, other):
 @pytest.mark.parametrize("optimizer", ["sgd", "rwsadagrad", "adam"])
 def test_tables_in_files_hold_what_tables_in_memory_do(tmp_path, backend, precision, optimizer):
     files = TableConfig(str(tmp_path))
-    kept, memory = _trained(_batches(), optimizer, backend, files, precision)
+    in_files, memory = _trained(_batches(), optimizer, backend, files, precision)
     plain, expected = _trained(_batches(), optimizer, backend, precision=precision)
-    assert kept.tables.data.placement == "a file"
-    for table in memory.state(kept.tables).tables:
+    assert in_files.tables.data.placement == "a file"
+    for table in memory.state(in_files.tables).tables:
         assert table.placement == "a file"
-    _same(kept.state_dict(), plain.state_dict())
+    _same(in_files.state_dict(), plain.state_dict())
     _same(memory.state_dict(), expected.state_dict())
     assert os.listdir(tmp_path) == []  # nothing that could outlive the process
 
@@ -60,11 +60,11 @@ def test_tables_in_files_hold_what_tables_in_memory_do(tmp_path, backend, precis
 def test_a_checkpoint_goes_to_files_and_back(tmp_path, backend, name):
     (tmp_path / "files").mkdir()
     files = TableConfig(str(tmp_path / "files"))
-    kept, optimizer = _trained(_batches(), "adagrad", backend, files)
-    dlrmjit.save(kept, tmp_path / name, optimizer=optimizer)
+    in_files, optimizer = _trained(_batches(), "adagrad", backend, files)
+    dlrmjit.save(in_files, tmp_path / name, optimizer=optimizer)
     for tables in (files, TableConfig()):
         model = dlrmjit.load(tmp_path / name, backend=backend, tables=tables)
-        _same(model.state_dict(), kept.state_dict())
+        _same(model.state_dict(), in_files.state_dict())
         again = TrainingStep(model, "adagrad").optimizer
         restore_optimizer(again, model, tmp_path / name)
         _same(again.state_dict(), optimizer.state_dict())
@@ -86,7 +86,7 @@ def _wrong(batch, rows):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("clip", [0.0, 0.01])
-def test_bounds_say_what_a_wrong_index_means(backend, clip):
+def test_bounds_decide_how_an_invalid_index_is_handled(backend, clip):
     rows = small_config().table_rows
     wrong, clamped, without = zip(*(_wrong(batch, rows) for batch in _batches()), strict=True)
     update = UpdateConfig.of("adagrad")

@@ -19,7 +19,7 @@ FIRST = [
 ]
 
 
-def test_numbers_are_pytorchs():
+def test_numbers_are_those_of_pytorch():
     stream = TorchStream(7)
     for (n, d), expected in zip(SHAPES, FIRST, strict=True):
         stream.skip_normal(n * d)
@@ -28,7 +28,7 @@ def test_numbers_are_pytorchs():
         np.testing.assert_allclose(found.reshape(-1)[:2], expected, atol=1.2e-7, rtol=0)
 
 
-def test_long_skips_pass_over_as_many_numbers():
+def test_long_skips_skip_as_many_numbers():
     short, long = TorchStream(1), TorchStream(1)
     count = (1 << 20) + 3
     long.skip_uniform(count)

@@ -107,7 +107,7 @@ def with_threads(count, action):
 
 
 def _skip_near_kinks(arrays, activations):
-    """Move biases until no ReLU input lies where a finite difference would cross zero."""
+    """Shift biases until no ReLU input is so near zero that a finite difference would cross it."""
     x = arrays[0].astype(np.float64)
     for i, activation in enumerate(activations):
         weight, bias = arrays[2 * i + 1], arrays[2 * i + 2]
@@ -142,7 +142,7 @@ def bags(backend, indices, offsets, rows):
         tape.forward()
         pooled = np.array(y.data)
         for s, dim in enumerate(dims):
-            pooled[:, s, dim:] = 0  # what stands behind a narrow table's vectors is nobody's
+            pooled[:, s, dim:] = 0  # the columns after d are undefined
 
         def pullback(v):
             ((_, gradient),) = tape.backward(y, v.astype(backend.dtype))
@@ -203,7 +203,7 @@ def test_the_bag_gradient_applies_itself(name):
 
 
 def projected(backend, narrow):
-    """Pooled vectors (N, S, E) with narrow ones in their first columns, and the projections."""
+    """The projection as a function of pooled vectors (N, S, E) and weights, and its pullback."""
 
     def function(arrays):
         pooled = Parameter(np.array(arrays[0], backend.dtype), "pooled")
@@ -217,7 +217,7 @@ def projected(backend, narrow):
             found = dict(tape.backward(y, v.astype(backend.dtype)))
             dpooled = np.array(found[pooled])
             for s, a in zip(narrow, arrays[1:], strict=True):
-                dpooled[:, s, a.shape[1] :] = 0  # what stands there is nobody's
+                dpooled[:, s, a.shape[1] :] = 0  # undefined
             return [dpooled, *(backend.weight_to_numpy(found[w]) for w in weights)]
 
         return values, pullback

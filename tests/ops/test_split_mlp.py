@@ -1,4 +1,4 @@
-"""MLPs on weights in halves: the compiled rule against the reference's, activations either way."""
+"""MLPs on Split-BF16 weights: the compiled rule against the reference, with both activations."""
 
 from itertools import pairwise
 
@@ -50,7 +50,7 @@ def test_one_layer_computes_what_the_reference_does(kind, n, c, k):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers_read_upper_halves_and_round_as_asked(kind, monkeypatch):
+def test_layers_read_high_bits_and_round_as_configured(kind, monkeypatch):
     monkeypatch.setenv("DLRMJIT_ACTIVATIONS", kind)
     x, w, b = arrays_of(60, (40, 70))
     y = forward_and_gradients(JIT, [x, w, b], "bf16")[0]

@@ -44,7 +44,7 @@ class Batches:
 
 @backends
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_update_moves_by_the_sum_of_all_gradients(backend, precision):
+def test_an_update_applies_the_sum_of_all_gradients(backend, precision):
     model = model_of(backend, precision)
     before, expected = state_of(model), state_of(model)
     batches, rate = batches_of(model.config), 0.1
@@ -65,7 +65,7 @@ def test_an_update_moves_by_the_sum_of_all_gradients(backend, precision):
 
 
 @backends
-def test_nothing_is_left_after_an_update(backend):
+def test_an_update_clears_accumulated_gradients(backend):
     model, fresh, batches = model_of(backend), model_of(backend), batches_of(small_config())
     step = TrainingStep(model)
     step.accumulate(batches[0])
@@ -79,7 +79,7 @@ def test_nothing_is_left_after_an_update(backend):
 @backends
 def test_sums_are_those_of_dense_gradients(backend):
     model = model_of(backend)
-    step, held, expected = TrainingStep(model), Accumulator(model.backend), {}
+    step, sums, expected = TrainingStep(model), Accumulator(model.backend), {}
     for batch in batches_of(model.config):
         graph = step.graph(batch.n)
         graph.load(batch)
@@ -89,14 +89,14 @@ def test_sums_are_those_of_dense_gradients(backend):
             for number, array in enumerate(dense(model, parameter, gradient)):
                 key = (parameter.name, number)
                 expected[key] = expected.get(key, 0) + array.astype(np.float64)
-        held.add(gradients)
-    assert held
-    for parameter, gradient in held.pop():
+        sums.add(gradients)
+    assert sums
+    for parameter, gradient in sums.pop():
         for number, array in enumerate(dense(model, parameter, gradient)):
             wanted = expected.pop((parameter.name, number))
             np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-7)
     assert not expected
-    assert not held
+    assert not sums
 
 
 def dense(model, parameter, gradient):
@@ -108,7 +108,7 @@ def dense(model, parameter, gradient):
 
 @backends
 @pytest.mark.parametrize("optimizer", ["rwsadagrad", "adam", "adagrad"])
-def test_clipping_and_every_rule_see_one_gradient(backend, optimizer):
+def test_clipping_and_every_optimiser_see_one_gradient(backend, optimizer):
     """A bound far below the norm makes the sum of gradients what the gradient of all is."""
     config = UpdateConfig.of(optimizer)
     config = UpdateConfig(config.mlps, config.tables, clip_norm=1e-3)
@@ -130,7 +130,7 @@ def test_clipping_and_every_rule_see_one_gradient(backend, optimizer):
 
 
 @backends
-def test_a_refused_batch_leaves_what_is_held(backend):
+def test_a_refused_batch_does_not_change_accumulated_gradients(backend):
     model, whole = model_of(backend), model_of(backend)
     step, expected = TrainingStep(model), TrainingStep(whole)
     first, second, _ = batches_of(model.config)
@@ -151,7 +151,7 @@ def test_fit_updates_after_every_so_many_batches_and_at_the_end_of_an_epoch():
 
     class Step:
         def __call__(self, batch, rate):
-            calls.append(("move", batch, rate))
+            calls.append(("update", batch, rate))
             return 0.0
 
         def accumulate(self, batch):
@@ -168,7 +168,7 @@ def test_fit_updates_after_every_so_many_batches_and_at_the_end_of_an_epoch():
     batches = [random_batch(np.random.default_rng(0), model.config, 2) for _ in range(5)]
     config = TrainConfig(epochs=2, batches_per_update=2)
     fit(model, Batches(batches), config, step=Step(), observers=[counter])
-    kinds = ["accumulate", "move", "accumulate", "move", "move"]
+    kinds = ["accumulate", "update", "accumulate", "update", "update"]
     assert [call[0] for call in calls] == 2 * kinds
     assert counter.steps == 10
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_summed_is_refused():
         fit(model, Batches([]), TrainConfig(batches_per_update=2), step=lambda batch, rate: 0.0)
 
 
-def test_bags_of_some_tables_stay_theirs():
+def test_merged_bags_keep_their_tables():
     """Tables 0 and 2 of three, whose indices lie with those of the other between."""
     indices, dY = np.arange(6), np.arange(18, dtype=np.float32).reshape(2, 3, 3)
     lookups = Lookups(indices, np.array([[0, 1, 2], [4, 4, 6]]), table_ids=(0, 2))

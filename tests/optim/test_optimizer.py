@@ -60,7 +60,7 @@ def tables_of(backend, arrays):
 
 
 def bag_gradient(backend, tables, indices, offsets, dY):
-    """The gradient of pooled lookups, by way of the backend's own rule."""
+    """Return the gradient of pooled lookups, as the backend's rule computes it."""
     tape, lookups = Tape(), Variable(backend.lookups(tables.data, indices, offsets))
     pooled = tape.record(backend.rules["embedding_bag"], tables, lookups)
     tape.forward()
@@ -142,7 +142,7 @@ def _rows(lookups, s):
 
 @pytest.mark.parametrize("name", ["jit", "reference"])
 @pytest.mark.parametrize("config", EVERY, **ids)
-def test_states_come_back(name, config):
+def test_a_run_resumed_from_saved_states_has_the_same_bits(name, config):
     backend, rng = BACKENDS[name], np.random.default_rng(1)
     start = [rng.standard_normal((m, 5)).astype(np.float32) for m in (4, 9)]
     lookups = [jagged(rng, (4, 9), 6) for _ in range(4)]
@@ -157,7 +157,7 @@ def test_states_come_back(name, config):
     weight = rng.standard_normal((6, 5)).astype(np.float32)
     first = optimizer_of(backend, config), tables_of(backend, start), weight_of(backend, weight)
     half = trained(*first, range(2))
-    kept = {name: array.copy() for name, array in first[0].state_dict().items()}
+    saved = {name: array.copy() for name, array in first[0].state_dict().items()}
     whole = trained(*first, range(2, 4))
     second = (
         optimizer_of(backend, config),
@@ -165,7 +165,7 @@ def test_states_come_back(name, config):
         weight_of(backend, half[2]),
     )
     second[0].prepare(second[1:])
-    second[0].load_state(kept)
+    second[0].load_state(saved)
     for ours, expected in zip(trained(*second, range(2, 4)), whole, strict=True):
         assert ours.tobytes() == expected.tobytes()
 
@@ -186,11 +186,11 @@ def test_state_of_another_shape_is_refused_before_anything_changes():
     backend = BACKENDS["jit"]
     optimizer, w = optimizer_of(backend, Adam()), weight_of(backend, np.ones((2, 3)))
     optimizer.apply(w, backend.weight(np.ones((2, 3))), 0.1)
-    kept = optimizer.state_dict()
+    saved = optimizer.state_dict()
     with pytest.raises(CheckpointError, match=r"w\.exp_avg_sq should have shape \(2, 3\).*missing"):
-        optimizer.load_state({k: v * 0 for k, v in kept.items() if k != "w.exp_avg_sq"})
+        optimizer.load_state({k: v * 0 for k, v in saved.items() if k != "w.exp_avg_sq"})
     for name, array in optimizer.state_dict().items():
-        np.testing.assert_array_equal(array, kept[name])
+        np.testing.assert_array_equal(array, saved[name])
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_warm_up_then_constant():
 
 
 def test_warm_up_hold_decay_hold():
-    # between the phases and after them the reference keeps the rate it set last
+    # between the phases and after them the reference repeats its last rate
     rates = _rates(10, warmup_steps=2, decay_start_step=5, decay_steps=4)
     decayed = [1.0, (3 / 4) ** 2, (2 / 4) ** 2, (1 / 4) ** 2]
     np.testing.assert_allclose(rates, [0.5, 0.5, 0.5, 0.5, *decayed, 0.0625, 0.0625])
@@ -62,11 +62,11 @@ def test_an_improvement_below_the_threshold_is_none():
     assert _factors([0.5, 0.505], factor=0.5, patience=0, threshold=0.01) == [1, 0.5]
 
 
-def test_a_test_without_a_metric_counts_for_nothing():
+def test_a_test_without_a_metric_is_ignored():
     assert _factors([0.5, float("nan"), 0.4], factor=0.5, patience=1) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.0, -1.0])
-def test_a_senseless_reduction_is_refused(factor):
+def test_a_reduction_outside_its_range_is_refused(factor):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         PlateauConfig(factor)

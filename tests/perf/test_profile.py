@@ -33,7 +33,7 @@ def test_every_operation_of_the_work_model_is_timed_once_a_step():
     assert (profile.steps, profile.samples) == (3, 48)
 
 
-def test_after_a_reset_a_running_step_is_counted_anew():
+def test_after_a_reset_counting_starts_again():
     profile = Profile()
     step, rng = TrainingStep(DLRM(CONFIG), profile=profile), np.random.default_rng(0)
     step(random_batch(rng, CONFIG, 16), 0.1)
@@ -79,7 +79,7 @@ def test_the_whole_is_the_time_of_the_steps_and_nothing_is_lost():
 
 
 def test_waiting_within_a_step_has_its_own_line_and_is_in_no_other():
-    waited = {"alltoall": 1e6}  # before this step: nobody's time
+    waited = {"alltoall": 1e6}  # before this step, so of no step
     profile = Profile(waited)
 
     def wait():
@@ -88,7 +88,7 @@ def test_waiting_within_a_step_has_its_own_line_and_is_in_no_other():
 
     profile.start()
     profile.timed("embedding forward", wait)()
-    profile.clocks["embedding forward"].add(0.375)  # the dictionary moved on, the clock did not
+    profile.clocks["embedding forward"].add(0.375)  # the dictionary changed, the clock did not
     profile.count(8, 8, 1.0)
     seconds = {line.name: line.ms / 1000 for line in profile.lines(CONFIG, CEILINGS)}
     assert np.isclose(seconds["waiting: alltoall"], 0.25)

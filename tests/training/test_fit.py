@@ -54,7 +54,7 @@ def _fit(model=None, test=None, start=None, **options):
     return result, recorder
 
 
-def test_observers_hear_everything_in_order():
+def test_observers_receive_everything_in_order():
     result, recorder = _fit(epochs=2)
     assert recorder.events == [("start", 4), *["step"] * 8, "end"]
     assert [r.step for r in recorder.steps] == list(range(1, 9))
@@ -130,16 +130,16 @@ def test_evaluate_matches_the_predictions():
     assert metrics.accuracy == np.mean(np.round(p) == labels)
 
 
-def test_tests_that_do_not_improve_reduce_the_rate_and_a_resumed_run_keeps_it():
+def test_tests_that_do_not_improve_reduce_the_rate_of_a_resumed_run_too():
     plateau = PlateauConfig(factor=0.5, patience=0, threshold=1.0)  # nothing improves that much
     config = TrainConfig(epochs=1, learning_rate=0.1, plateau=plateau, test_every=1)
     recorder = Recorder()
     fit(DLRM(small_config()), _source(), config, test=_source(), observers=[recorder])
     rates = [record.learning_rate for record in recorder.steps]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0.025])
-    kept = recorder.tests[-1].plateau
+    saved = recorder.tests[-1].plateau
     again = Recorder()
-    fit(DLRM(small_config()), _source(), config, observers=[again], plateau=kept)
+    fit(DLRM(small_config()), _source(), config, observers=[again], plateau=saved)
     np.testing.assert_allclose([r.learning_rate for r in again.steps], 0.0125)
 
 

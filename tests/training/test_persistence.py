@@ -24,7 +24,7 @@ def _same(model, other):
 @pytest.mark.parametrize("name", ["model", "model.pt"])
 @pytest.mark.parametrize("backend", ["jit", "reference"])
 @pytest.mark.parametrize("change", [{}, {"mlp_bottom": ()}, {"table_dims": (2, 6, 5)}], ids=repr)
-def test_a_model_comes_back(tmp_path, name, backend, change):
+def test_a_saved_model_loads_unchanged(tmp_path, name, backend, change):
     model = DLRM(small_config(**change), rng=np.random.RandomState(3), backend=backend)
     dlrmjit.save(model, tmp_path / name)
     loaded = dlrmjit.load(tmp_path / name)
@@ -32,7 +32,7 @@ def test_a_model_comes_back(tmp_path, name, backend, change):
     _same(loaded, model)
 
 
-def test_progress_comes_back(tmp_path):
+def test_progress_loads_unchanged(tmp_path):
     dlrmjit.save(DLRM(small_config()), tmp_path / "m", progress={"epoch": 3, "best": {"auc": 0.7}})
     _, progress = load_run(tmp_path / "m")
     assert progress == {"epoch": 3, "best": {"auc": 0.7}}
@@ -90,7 +90,7 @@ _SHAPES = [
 
 
 @pytest.mark.parametrize("change", _SHAPES, ids=repr)
-def test_the_architecture_is_read_off_the_shapes(change):
+def test_the_architecture_is_inferred_from_the_shapes(change):
     config = small_config(**change)
     shapes = {name: value.shape for name, value in DLRM(config).state_dict().items()}
     assert infer_config(shapes, "file.pt") == config
@@ -111,7 +111,7 @@ OPTIMIZERS = [
 
 
 def _trained(model, update, steps, path=None):
-    """Train on some of a fixed sequence of batches, with what ``path`` remembers."""
+    """Train on some of a fixed sequence of batches, resuming from ``path``."""
     step = TrainingStep(model, update)
     if path:
         restore_optimizer(step.optimizer, model, path)
@@ -125,7 +125,7 @@ def _trained(model, update, steps, path=None):
 @pytest.mark.parametrize("backend", ["jit", "reference"])
 @pytest.mark.parametrize("update", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("dims", [(), (2, 6, 5)], ids=["one width", "mixed"])
-def test_training_goes_on_with_the_same_bits(tmp_path, name, backend, update, dims):
+def test_a_resumed_run_continues_with_the_same_bits(tmp_path, name, backend, update, dims):
     config = small_config(table_dims=dims)
     model = DLRM(config, backend=backend)
     optimizer = _trained(model, update, range(3))

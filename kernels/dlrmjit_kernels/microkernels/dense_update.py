@@ -1,4 +1,4 @@
-"""The dense update micro-kernel: one step of an optimizer over flat arrays.
+"""The dense update micro-kernel: one step of an optimiser over flat arrays.
 
 In NumPy::
 
@@ -29,7 +29,7 @@ _UNROLLED = 4  # independent divisions and roots in flight
 
 @dataclass(frozen=True)
 class DenseUpdate:
-    """The rule of an optimizer with so many ``states`` and, beside ``l2``, so many ``scalars``."""
+    """The rule of an optimiser with so many ``states`` and, beside ``l2``, so many ``scalars``."""
 
     name: str
     scalars: int
@@ -75,12 +75,12 @@ def _update(
 ) -> None:
     """Update the vectors that start at some elements: all loads first, then all stores."""
     arrays = ["parameters", "gradient", *(f"state{s}" for s in range(spec.states))]
-    places = [[_pointer(k, k[name], start) for name in arrays] for start in starts]
+    vectors = [[_pointer(k, k[name], start) for name in arrays] for start in starts]
     loaded = [
         [k.load(p) if mask is None else k.load_masked(p, mask) for p in pointers]
-        for pointers in places
+        for pointers in vectors
     ]
-    for pointers, values in zip(places, loaded, strict=True):
+    for pointers, values in zip(vectors, loaded, strict=True):
         new = _apply(spec, k, scalars, values)
         for pointer, value in zip((pointers[0], *pointers[2:]), new, strict=True):
             if mask is None:

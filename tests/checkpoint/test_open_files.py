@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrmjit.checkpoint import open_checkpoint
+from dlrmjit.checkpoint import open_checkpoint, write_torch_file
 from dlrmjit.checkpoint.open_files import OpenFiles
+from dlrmjit.checkpoint.torch_format.archive import TorchArchive
+from dlrmjit.checkpoint.torch_format.pickle import Storage
 from dlrmjit.errors import CheckpointError
 from tests.checkpoint.test_destination import ROOT, save, saved_value
 
@@ -89,3 +91,15 @@ def test_messages_name_the_files_themselves(tmp_path):
     Path(path).rmdir()
     with pytest.raises(CheckpointError, match=f"{path}: the manifest lists this file"):
         open_checkpoint(tmp_path / "a")
+
+
+def test_a_reference_file_that_is_replaced_while_it_is_read(tmp_path):
+    def write(value, rows):
+        state = {f"emb_l.{i}.weight": np.full((rows, 4), value, np.float32) for i in range(3)}
+        write_torch_file(tmp_path / "a.pt", state, {})
+
+    write(1, rows=9)
+    with TorchArchive(tmp_path / "a.pt") as archive:
+        write(2, rows=20)
+        for key in range(3):
+            assert np.all(archive.storage(Storage(str(key), "float32", 36)) == 1)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dlrmjit.checkpoint import check_destination
 from dlrmjit.parallel.comm import SelfComm, fail_together
 from dlrmjit.training import persistence
 from tests.parallel.launch import PROGRAMS, ROOT, environment, mpiexec, needs_mpi, run_ranks
@@ -69,6 +70,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint(saved_model, rank):
     done = _fail("disk", rank, "--plan=whole", "--num-batches=6", f"--save-model={saved_model}")
     assert f"rank {rank}: {saved_model}: the checkpoint cannot be written" in done.stderr
     assert done.stderr.count("dlrmjit: error") == 1
+    check_destination(saved_model)  # as the next run does
+    assert [entry.name for entry in saved_model.parent.iterdir()] == [saved_model.name]
 
 
 @needs_mpi

@@ -6,11 +6,12 @@ is read. Compressed entries, which other tools write, are decompressed instead.
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,14 @@ class TorchArchive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._zip = _open_zip(path)
-        self._prefix = self._find_prefix()
-        self._big_endian = self._optional("byteorder") == b"big"
+        self._file = _open_file(path)  # once: a save that replaces the file changes nothing here
+        try:
+            self._zip = _open_zip(path, self._file)
+            self._prefix = self._find_prefix()
+            self._big_endian = self._optional("byteorder") == b"big"
+        except CheckpointError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> TorchArchive:
         return self
@@ -49,6 +55,7 @@ class TorchArchive:
         trace: TracebackType | None,
     ) -> None:
         self._zip.close()
+        self._file.close()
 
     def pickle(self) -> bytes:
         """Return the bytes of the pickle."""
@@ -70,7 +77,7 @@ class TorchArchive:
             return np.empty(0, dtype)
         if info.compress_type != zipfile.ZIP_STORED:
             return np.frombuffer(self._read(info), dtype, storage.length)
-        return np.memmap(self.path, dtype, "r", self._data_offset(info), (storage.length,))
+        return np.memmap(self._file, dtype, "r", self._data_offset(info), (storage.length,))
 
     def _find_prefix(self) -> str:
         for name in self._zip.namelist():
@@ -98,33 +105,39 @@ class TorchArchive:
 
     def _data_offset(self, info: zipfile.ZipInfo) -> int:
         """Return the offset of an uncompressed entry's bytes, checked to be within the file."""
-        with open(self.path, "rb") as handle:
-            handle.seek(info.header_offset)
-            head = handle.read(LOCAL_HEADER.size)
+        self._file.seek(info.header_offset)
+        head = self._file.read(LOCAL_HEADER.size)
         if len(head) < LOCAL_HEADER.size or not head.startswith(b"PK\x03\x04"):
             raise CheckpointError(f"{self.path}: {info.filename} is damaged")
         _, _, name, extra = LOCAL_HEADER.unpack(head)
         start = info.header_offset + LOCAL_HEADER.size + int(name) + int(extra)
-        if start + info.file_size > self.path.stat().st_size:
+        if start + info.file_size > os.fstat(self._file.fileno()).st_size:
             raise CheckpointError(f"{self.path}: {info.filename} is truncated")
         return start
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def _open_file(path: Path) -> BinaryIO:
     try:
-        return zipfile.ZipFile(path)
+        return open(path, "rb")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except zipfile.BadZipFile:
-        raise CheckpointError(f"{path}: {_description(path)}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
-def _description(path: Path) -> str:
+def _open_zip(path: Path, file: BinaryIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except zipfile.BadZipFile:
+        raise CheckpointError(f"{path}: {_description(file)}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _description(file: BinaryIO) -> str:
     """Return what a file that is not a zip archive seems to be."""
-    with open(path, "rb") as handle:
-        start = handle.read(2)
+    file.seek(0)
+    start = file.read(2)
     if start.startswith(b"\x80"):
         return (
             "a bare pickle, the format of PyTorch before version 1.6; load it in PyTorch and save "

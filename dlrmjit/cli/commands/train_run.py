@@ -48,7 +48,7 @@ from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
-from dlrmjit.files import check_log
+from dlrmjit.files import check_log, require_space
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.model import ShardedDLRM
@@ -179,6 +179,7 @@ def _train(
     observers: list[Observer] = [_console(options), times, *extra]
     path = options.save_model or options.resume
     if path:
+        _require_space(path, session.model)
         observers.append(Checkpointer(path, session.model, session.data, config, step.optimizer))
     if sys.stderr.isatty() and distributed.is_main_rank(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
@@ -210,6 +211,13 @@ def _train(
             print(profile.table(session.model.config, _ceilings()))
     elif session.model.backend.name == "jit":
         _print_speed(times, profile, session.model.config)
+
+
+def _require_space(path: str, model: DLRM) -> None:
+    """Refuse, before the training, a disk on which the model alone would not fit."""
+    if not isinstance(model, ShardedDLRM):  # whose parameters are not all here
+        needed = sum(array.nbytes for array in model.stored().values())
+        require_space(Path(path), needed, "--save-model")
 
 
 def _training_step(

@@ -16,7 +16,7 @@ def fill_uniform(table: StoredArray, seed: int, origin: Origin) -> None:
     ``origin`` says which part of the model ``table`` is.
     """
     rows, width = table.shape
-    stream = mix((seed + mix(origin.number + 1)) % 2**64)
+    stream = mix((seed + mix(origin.table_id + 1)) % 2**64)
     scale = np.float32(np.sqrt(1.0 / origin.rows)) * np.float32(2.0**-24)
     columns = origin.first_col + np.arange(width)
     step = max(1, _CHUNK // width)

@@ -1,4 +1,4 @@
-"""The lookup on its own, over tables that are ordinary arrays of the caller."""
+"""The lookup alone, over tables that are ordinary arrays of the caller."""
 
 from __future__ import annotations
 

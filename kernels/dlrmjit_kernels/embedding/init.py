@@ -30,11 +30,11 @@ UInt16 = NDArray[np.uint16]
 class Origin:
     """Which part of a model's table a stored table is.
 
-    The model's table ``number`` has ``rows`` rows and ``dim`` columns; stored are its rows
+    The model's table ``table_id`` has ``rows`` rows and ``dim`` columns; stored are its rows
     ``first_row``, ``first_row + row_step``, ... and columns from ``first_col``.
     """
 
-    number: int
+    table_id: int
     rows: int
     dim: int
     first_row: int = 0
@@ -67,10 +67,10 @@ def uniform(table: Float32 | SplitArray, seed: int, origin: Origin) -> None:
     """Fill ``table`` uniformly from ``(-sqrt(1 / M), sqrt(1 / M))``, M the rows of the whole.
 
     Element ``i`` of the whole table, in row-major order, is splitmix64 of ``i`` (Steele, Lea,
-    Flood 2014) in the stream that ``seed`` and the table's number choose.
+    Flood 2014) in the stream that ``seed`` and the table's id choose.
     """
     bound = np.float32(np.sqrt(1.0 / origin.rows))
-    stream = np.uint64(mix(np.uint64((seed + int(mix(np.uint64(origin.number + 1)))) % 2**64)))
+    stream = np.uint64(mix(np.uint64((seed + int(mix(np.uint64(origin.table_id + 1)))) % 2**64)))
     flat, width = table.reshape(-1), table.shape[1]
     first = origin.first_row * origin.dim + origin.first_col
     step = origin.row_step * origin.dim

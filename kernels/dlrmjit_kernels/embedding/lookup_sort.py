@@ -285,7 +285,7 @@ def _scatter_chunks(
         bits = plan[s, BITS]
         cursor = into.histogram[cell : cell + (1 << bits)]
         ends = bags.offsets[s, first : last + 1]
-        if scaled:  # in a pass of its own, on a copy of the cursors that the entries move
+        if scaled:  # in a separate pass, on a copy of the cursors that the entries advance
             scales = into.scales[start:]
             _scatter_scales(indices, ends, bits, bags.weights, mean, cursor.copy(), scales)
         _scatter_chunk(indices, ends, bits, first, cursor, into.entries[start:])

@@ -33,7 +33,7 @@ class Sizes(NamedTuple):
     """Floats of a sample's parts of the scratch.
 
     ``panels`` are those of T transposed, with rows of ``panel_row``; ``matrix`` those of Z or A,
-    with rows of ``matrix_row``; ``row`` those of an output row, with space for a vector behind it.
+    with rows of ``matrix_row``; ``row`` those of an output row, with space for a vector after it.
     """
 
     panels: int

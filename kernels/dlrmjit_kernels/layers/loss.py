@@ -48,7 +48,7 @@ SAMPLES_PER_TASK = 512
 """Samples per partial sum: fixed, so that the loss has the same bits for any thread count."""
 
 LOG_FLOOR = -100.0
-"""Lowest logarithm in a cross entropy, which keeps the loss of a saturated sample finite."""
+"""Lowest logarithm in a cross entropy, so that the loss of a saturated sample is finite."""
 
 SLOPE_FLOOR = 1e-12
 """Lowest p * (1 - p) that the gradient of a cross entropy divides by."""

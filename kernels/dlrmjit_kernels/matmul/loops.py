@@ -30,7 +30,7 @@ _FIELDS = (
     *("length", "last", "blocks", "kc_blocks"),
     # strides of A and B
     *("a_row_block", "a_row", "a_block", "b_panel", "b_block", "b_row"),
-    # a block of rows of C may be several of A's: rows of one, the gap behind it, and how many
+    # a block of rows of C may be several of A's: rows of one, the gap after it, and how many
     # values ``crossing`` has, the row of a tile from which A's next block is read (0: none)
     *("a_rows", "a_skip", "crossings"),
     # strides of C and the mask

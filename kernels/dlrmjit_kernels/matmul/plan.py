@@ -30,9 +30,9 @@ from dlrmjit_kernels.runtime.target import Target
 
 PARALLEL_MIN_MULTIPLY_ADDS = 1 << 19  # some microseconds of one core
 _BLOCK_ROWS = 48  # where no operand has blocks: whole tiles of every processor
-_UNEVEN = 0.05  # of the work, for threads that write to pages of their own
+_UNEVEN = 0.05  # of the work, that threads may differ by to write to different pages
 _ACCUMULATORS = 12  # independent vectors: two units, a latency of four, and some to spare
-_ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # one, and a word of two
+_ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # 1.0, and a BF16 pair of it
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Products whose C is too small to be shared: the reduction is shared instead.
+"""Products whose C is too small for all threads: they share the reduction instead.
 
 The weight gradient of a narrow layer has a handful of register tiles and a reduction over the
 whole minibatch. Each kc block of the reduction, whose length depends on the shape alone, goes
@@ -39,7 +39,7 @@ _scratch = Scratch()
 
 
 class _Partials(NamedTuple):
-    """Where partial C are: ``stride`` floats apart, the sums of B's columns behind ``span``."""
+    """Partial C: ``stride`` floats apart, each with the sums of B's columns after ``span``."""
 
     address: int
     span: int
@@ -151,13 +151,13 @@ def _add_parts(
     whole: GemmPlans, parts: GemmPlans, where: tuple[int, int, int], c: int, sums: int
 ) -> None:
     """Write the sum of the partial C to C, and of their columns' sums to ``sums``."""
-    p, own, partials = whole[0], parts[0], _Partials(*where)
+    p, part, partials = whole[0], parts[0], _Partials(*where)
     for panel in range(p.panels):
         cols = p.edge if panel == p.panels - 1 else p.nr
         for row in range(p.rows):
             block, inside = row // p.row_block, row % p.row_block
             target = c + 4 * (block * p.c_row_block + inside * p.c_row + panel * p.c_panel)
-            source = partials.address + 4 * (panel * own.c_panel + row * own.c_row)
+            source = partials.address + 4 * (panel * part.c_panel + row * part.c_row)
             _add_row(source, partials.stride, len(parts), cols, target)
         if sums != 0:
             source = partials.address + 4 * (partials.span + panel * p.nr)

@@ -32,7 +32,7 @@ class Bags:
         return tables
 
     def pooled_like(self, seed=1):
-        """A strided (N, S, E) array, as the slots behind the first of a feature block."""
+        """A strided (N, S, E) array, as the slots after the first of a feature block."""
         shape = (self.samples, len(self.rows) + 1, self.width)
         return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)[:, 1:]
 
@@ -70,11 +70,11 @@ def make_bags(rows, width, samples, longest, seed=0, dtype=np.int64, hot=False):
     offsets = np.zeros((len(rows), samples + 1), np.int64)
     offsets[:, 1:] = lengths.cumsum().reshape(lengths.shape)
     offsets[1:, 0] = offsets[:-1, -1]
-    drawn = [
+    rows_of_lookups = [
         (rng.zipf(1.3, n) - 1) % m if hot else rng.integers(0, m, n)
         for m, n in zip(rows, lengths.sum(1), strict=True)
     ]
-    indices = np.concatenate(drawn).astype(dtype)
+    indices = np.concatenate(rows_of_lookups).astype(dtype)
     weights = rng.uniform(-1, 1, len(indices)).astype(np.float32)
     return Bags(tuple(rows), width, indices, offsets, weights)
 

@@ -38,21 +38,21 @@ def test_sum_and_weights(dtype):
 def test_mean_into_a_given_array():
     tables, indices, offsets = _case()
     lengths = np.maximum(np.diff(offsets), 1).T[:, :, None]
-    room = np.full((SAMPLES, 4, WIDTH), np.nan, np.float32)
-    found = dk.embedding_bag(tables, indices, offsets, out=room[:, 1:], pooling="mean")
+    block = np.full((SAMPLES, 4, WIDTH), np.nan, np.float32)
+    found = dk.embedding_bag(tables, indices, offsets, out=block[:, 1:], pooling="mean")
     expected = _oracle(tables, indices, offsets, np.ones(len(indices))) / lengths
-    np.testing.assert_allclose(room[:, 1:], expected, atol=1e-5)
-    assert np.shares_memory(found, room)
-    assert np.isnan(room[:, 0]).all()
+    np.testing.assert_allclose(block[:, 1:], expected, atol=1e-5)
+    assert np.shares_memory(found, block)
+    assert np.isnan(block[:, 0]).all()
 
 
-def test_what_does_not_fit_is_refused():
+def test_unsuitable_tables_and_indices_are_refused():
     tables, indices, offsets = _case()
     with pytest.raises(ShapeError, match="table 1 must be a C-contiguous float32"):
         dk.embedding_bag([tables[0], tables[1].astype(np.float64), tables[2]], indices, offsets)
-    narrow = np.ones((400, 3), np.float32)
+    of_three_columns = np.ones((400, 3), np.float32)
     with pytest.raises(ShapeError, match="table 2 has rows of 3 elements, table 0 of 12"):
-        dk.embedding_bag([tables[0], tables[1], narrow], indices, offsets)
+        dk.embedding_bag([tables[0], tables[1], of_three_columns], indices, offsets)
     indices[offsets[1, 0]] = 1
     with pytest.raises(IndexRangeError, match="table 1"):
         dk.embedding_bag(tables, indices, offsets)

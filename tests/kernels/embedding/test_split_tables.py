@@ -1,4 +1,4 @@
-"""Tables in halves against float32 ones: the same bits, wherever both halves are used."""
+"""Split-BF16 tables against float32 ones: the same bits, wherever high and low bits are used."""
 
 import numpy as np
 import pytest
@@ -61,8 +61,8 @@ def _train(bags, rule, precision, pooling="sum", weights=None):
 def test_updates_have_the_bits_of_float32(name, bags, exponent, pooling, weighted):
     rule = RULES[name](10.0**exponent)
     weights = bags.weights if weighted else None
-    halves = _train(bags, rule, "bf16", pooling, weights)
-    assert halves == _train(bags, rule, "fp32", pooling, weights)
+    split = _train(bags, rule, "bf16", pooling, weights)
+    assert split == _train(bags, rule, "fp32", pooling, weights)
 
 
 @pytest.mark.parametrize("lr", [1e-4, 1e-3, 0.1, 10.0])
@@ -74,7 +74,7 @@ def test_hot_rows_have_the_bits_of_float32_at_any_rate(name, lr):
 
 @settings(max_examples=20)
 @given(jagged(), st.sampled_from(["sum", "mean"]), st.booleans())
-def test_a_lookup_sees_the_upper_halves_alone(bags, pooling, weighted):
+def test_a_lookup_reads_the_high_bits_alone(bags, pooling, weighted):
     split, cut = bags.tables(precision="bf16"), bags.tables()
     for s in range(len(split)):
         cut.table(s)[...] = split.table(s).truncated()
@@ -97,7 +97,7 @@ def test_any_number_of_threads_gives_the_same_bits(name):
     assert found[0] == found[1] == found[2]
 
 
-def test_first_values_are_those_of_float32():
+def test_initial_values_are_those_of_float32():
     split, whole = (EmbeddingTables([40, 50_000], 13, precision=p) for p in ("bf16", "fp32"))
     for tables in (split, whole):
         tables.initialise_uniform(3)
@@ -106,7 +106,7 @@ def test_first_values_are_those_of_float32():
     assert all((np.asarray(split.table(s)) == np.float32(np.pi)).all() for s in range(2))
 
 
-def test_halves_lie_apart_and_take_no_more_memory(tmp_path):
+def test_high_and_low_bits_are_apart_and_take_no_more_memory(tmp_path):
     split = EmbeddingTables([32, 64], 16, tmp_path / "tables", precision="bf16")
     assert split.nbytes == EmbeddingTables([32, 64], 16).nbytes
     assert split.row_bytes == 32

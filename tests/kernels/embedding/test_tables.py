@@ -72,9 +72,9 @@ def test_initialisation_is_uniform_in_its_bound_and_differs_between_tables_and_s
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("place", [(0, 1, 0, 8), (1, 3, 0, 8), (0, 1, 5, 3), (39, 2, 7, 1)])
-def test_initialisation_of_a_part_equals_that_of_all(place, precision):
-    first, step, column, width = place
+@pytest.mark.parametrize("part_at", [(0, 1, 0, 8), (1, 3, 0, 8), (0, 1, 5, 3), (39, 2, 7, 1)])
+def test_initialisation_of_a_part_equals_that_of_all(part_at, precision):
+    first, step, column, width = part_at
     whole = EmbeddingTables([50, 40], 8, precision=precision)
     whole.initialise_uniform(3)
     expected = np.asarray(whole.table(1))[first::step, column : column + width]
@@ -113,7 +113,7 @@ def test_clamp_takes_the_nearest_row_and_ignore_drops_the_lookup(bags, weighted)
     weights = bags.weights if weighted else None
     indices = bags.indices.astype(np.int64) + np.resize([0, -2000, 0, 5000], len(bags.indices))
     limits = np.repeat(bags.rows, np.diff(bags.offsets[:, [0, -1]]).ravel())
-    nearest, keep = np.clip(indices, 0, limits - 1), (indices >= 0) & (indices < limits)
+    nearest, inside = np.clip(indices, 0, limits - 1), (indices >= 0) & (indices < limits)
     clamped, dropped = bags.pooled_like(), bags.pooled_like()
     bags.tables(bounds="clamp").lookup(indices, bags.offsets, clamped, "sum", weights)
     bags.tables(bounds="ignore").lookup(indices, bags.offsets, dropped, "sum", weights)
@@ -121,7 +121,7 @@ def test_clamp_takes_the_nearest_row_and_ignore_drops_the_lookup(bags, weighted)
     tables = bags.tables()
     tables.lookup(nearest, bags.offsets, want, "sum", weights)
     np.testing.assert_array_equal(clamped, want)
-    zeroed = (bags.weights if weighted else np.ones(len(keep), np.float32)) * keep
+    zeroed = (bags.weights if weighted else np.ones(len(inside), np.float32)) * inside
     tables.lookup(nearest, bags.offsets, want, "sum", zeroed)
     np.testing.assert_allclose(dropped, want, rtol=0, atol=20 * tolerance(20))
 
@@ -164,7 +164,7 @@ def test_impossible_tables_are_refused():
         EmbeddingTables([1 << 30] * 64, 512)
 
 
-def test_a_file_keeps_its_tables(tmp_path):
+def test_a_file_stores_its_tables(tmp_path):
     path = tmp_path / "tables"
     EmbeddingTables([30, 40], 13, path=path).initialise_uniform(4)
     again, fresh = EmbeddingTables([30, 40], 13, path=path), EmbeddingTables([30, 40], 13)
@@ -174,7 +174,7 @@ def test_a_file_keeps_its_tables(tmp_path):
         np.testing.assert_array_equal(again.table(s), fresh.table(s))
 
 
-def test_what_is_remembered_of_tables_in_a_file_lies_beside_them(tmp_path):
+def test_optimizer_state_of_tables_in_a_file_is_in_the_same_directory(tmp_path):
     for path in (tmp_path, tmp_path / "tables"):
         tables = EmbeddingTables([30, 40], 13, path=path)
         (state,) = tables.new_state(AdagradRows(0.1, initial_accumulator=2.0)).tables
@@ -183,7 +183,7 @@ def test_what_is_remembered_of_tables_in_a_file_lies_beside_them(tmp_path):
     assert os.listdir(tmp_path) == ["tables"]
 
 
-def test_pages_are_dealt_where_there_are_several_nodes(monkeypatch):
+def test_pages_are_spread_where_there_are_several_nodes(monkeypatch):
     touched = []
     monkeypatch.setattr(numa, "node_count", lambda cpus: 2)
     monkeypatch.setattr(init, "touch_pages", lambda data: touched.append(len(data)))
@@ -192,13 +192,13 @@ def test_pages_are_dealt_where_there_are_several_nodes(monkeypatch):
     assert tables.placement == f"{tables.pages} pages spread over 2 NUMA nodes"
 
 
-def test_placing_leaves_zeros():
+def test_touching_pages_leaves_zeros():
     data = np.zeros(5 << 20, np.uint8)
     init.touch_pages(data)
     assert not data.any()
 
 
-def test_on_one_node_pages_lie_where_they_are_first_used(monkeypatch):
+def test_on_one_node_pages_are_not_touched(monkeypatch):
     monkeypatch.setattr(numa, "node_count", lambda cpus: 1)
     monkeypatch.setattr(init, "touch_pages", lambda data: pytest.fail("touched"))
     tables = EmbeddingTables([3000], 16)

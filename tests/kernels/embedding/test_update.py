@@ -84,14 +84,14 @@ def train(bags, rule, pooling="sum", weighted=False, oracle=True):
 
 @settings(max_examples=60)
 @given(jagged_bags(), st.sampled_from(RULES), st.sampled_from(["sum", "mean"]), st.booleans())
-def test_every_optimiser_moves_the_touched_rows(bags, rule, pooling, weighted):
+def test_every_rule_updates_the_touched_rows(bags, rule, pooling, weighted):
     tables, want = train(bags, rule, pooling, weighted)
     for s, expected in enumerate(want.w):
         scale = 1 + np.abs(expected).max(initial=0)
         np.testing.assert_allclose(tables.table(s), expected, rtol=0, atol=3e-5 * scale)
 
 
-def test_untouched_rows_keep_their_bits():
+def test_untouched_rows_do_not_change():
     bags = make_bags([5000], 32, 50, 5)
     rule = AdamRows(0.1, l2=0.1)
     tables, _ = train(bags, rule)
@@ -156,7 +156,7 @@ def test_accumulated_gradient_is_the_dense_one():
 
 
 @pytest.mark.parametrize("rule", [RULES[0], RULES[1]])
-def test_an_index_outside_moves_no_row(rule):
+def test_an_index_outside_updates_no_row(rule):
     bags = make_bags([50], 16, 60, 5)
     tables, indices = bags.tables(), bags.indices.copy()
     indices[-1] = 50
@@ -165,7 +165,7 @@ def test_an_index_outside_moves_no_row(rule):
     np.testing.assert_array_equal(tables.table(0), bags.tables().table(0))
 
 
-def test_a_rule_with_memory_needs_its_state():
+def test_a_rule_with_states_needs_its_state():
     bags = make_bags([50], 16, 6, 5)
     with pytest.raises(ConfigError, match="adam needs the state"):
         bags.tables().apply_gradient(bags.indices, bags.offsets, bags.pooled_like(), AdamRows(0.1))
@@ -173,7 +173,7 @@ def test_a_rule_with_memory_needs_its_state():
 
 def test_rules_are_plain_arithmetic_on_arrays():
     w, g, h = np.ones(3), np.full(3, 2.0), np.full(3, 5.0)
-    moved, (after,) = optimizers.Adagrad.element(w, g, [h], (0.5, 0.0), None)
+    updated, (after,) = optimizers.Adagrad.element(w, g, [h], (0.5, 0.0), None)
     np.testing.assert_allclose(after, 9.0)
-    np.testing.assert_allclose(moved, 1 - 0.5 * 2 / 3)
+    np.testing.assert_allclose(updated, 1 - 0.5 * 2 / 3)
     assert optimizers.sqrt(4.0) == 2.0

@@ -54,34 +54,34 @@ def test_gradients_of_batch_norm(n, c, x_kind, y_kind, dy_kind):
     batch_norm_backward(
         filled(x_kind, x), filled(y_kind, y), dy, mean, inverse, gamma, dgamma, dbeta
     )
-    g, moved = np.where(y > 0, given_dy, 0).astype(np.float64), x - mean
-    plain, by_x = g.sum(0), (g * moved).sum(0)
+    g, centred = np.where(y > 0, given_dy, 0).astype(np.float64), x - mean
+    plain, by_x = g.sum(0), (g * centred).sum(0)
     # Differences x - mean are rounded to float32, once for x and once for the mean.
     rough = (np.abs(g) * (np.abs(x) + np.abs(mean))).sum(0) * 4 * EPS + 1e-30
     np.testing.assert_allclose(dbeta, plain, rtol=2 * EPS, atol=1e-12)
     assert np.all(np.abs(dgamma - by_x * inverse) <= (rough + EPS * np.abs(by_x)) * inverse)
-    parts = (g, -plain / n, -moved * inverse**2 * by_x / n)
+    parts = (g, -plain / n, -centred * inverse**2 * by_x / n)
     sizes_of = sum(np.abs(part) for part in (g, plain / n)) + inverse**2 / n * (
-        np.abs(moved * by_x) + np.abs(x) * rough / EPS + (np.abs(x) + np.abs(mean)) * np.abs(by_x)
+        np.abs(centred * by_x) + np.abs(x) * rough / EPS + (np.abs(x) + np.abs(mean)) * np.abs(by_x)
     )
     error = np.abs(dy.to_numpy() - gamma * inverse * sum(parts))
     assert np.all(error <= tolerance(4) * np.abs(gamma) * inverse * sizes_of + 1e-30)
 
 
 @given(sizes, sizes, kinds, kinds, st.sampled_from([0.0, 0.3, 0.9]))
-def test_dropout_is_decided_by_the_number_of_an_element(n, c, x_kind, y_kind, rate):
+def test_dropout_depends_on_the_index_of_an_element(n, c, x_kind, y_kind, rate):
     x, y, stream = random_array(1, n, c), empty(y_kind, n, c), 0xFEDCBA9876543210
     dropout(filled(x_kind, x), y, rate, stream)
     scale, least = np.float32(1 / (1 - rate)), int(rate * 2**24)
     found = y.to_numpy()
     np.testing.assert_array_equal(found[found != 0], (x * scale)[found != 0])
     for r, k in {(0, 0), (n - 1, c - 1), (n // 2, c // 3), (n - 1, 0)}:
-        kept = int(draw(np.uint64(stream), r * c + k)) >> 40 >= least
-        assert (found[r, k] != 0) == kept
+        stays = int(draw(np.uint64(stream), r * c + k)) >> 40 >= least
+        assert (found[r, k] != 0) == stays
 
 
 @pytest.mark.parametrize("step", [ColumnOp.NORMALISE, ColumnOp.DROPOUT])
-def test_what_is_around_a_matrix_stays(step):
+def test_memory_around_a_matrix_is_not_written(step):
     data = np.full((20, 3, 40), 7, np.float32)
     x = Matrix.view(data[:, 1, 2:37])
     if step is ColumnOp.DROPOUT:

@@ -1,4 +1,4 @@
-"""Optimiser steps: against float64, and on halves against whole numbers to the bit."""
+"""Optimizer steps: against float64, and on Split-BF16 against float32 to the bit."""
 
 import numpy as np
 import pytest
@@ -56,22 +56,22 @@ STEPS = {
 @pytest.mark.parametrize("rate", [1e-4, 1e-2, 1.0, 10.0])
 @pytest.mark.parametrize("rule", STEPS)
 @pytest.mark.parametrize("shape", [(13, 512), (479, 33), (64, 1), (1, 5), (300, 100)])
-def test_halves_move_as_whole_numbers_do(rule, rate, shape):
-    """Small rates change lower halves only, so a swapped or stale half would show."""
-    whole, halves = Matrix.empty_panels(*shape).assign(normal(shape, 0)), SplitWeights(*shape)
-    halves.assign(whole.to_numpy())
-    assert halves.float_layout == whole.layout
+def test_split_weights_are_updated_as_float32_ones(rule, rate, shape):
+    """Small rates change low bits only, so swapped or stale bits would show."""
+    whole, split = Matrix.empty_panels(*shape).assign(normal(shape, 0)), SplitWeights(*shape)
+    split.assign(whole.to_numpy())
+    assert split.float_layout == whole.layout
     states = [[np.zeros(whole.data.size, np.float32) for _ in range(2)] for _ in range(2)]
     for k in range(10):
         gradient = Matrix.empty(whole.layout)
         gradient.data[:] = np.nan
         gradient.assign(normal(shape, 10 + k))
         STEPS[rule](whole.data, gradient.data, *states[0], rate)
-        STEPS[rule](halves, gradient.data, *states[1], rate)
-        assert halves.to_numpy().tobytes() == whole.to_numpy().tobytes()
+        STEPS[rule](split, gradient.data, *states[1], rate)
+        assert split.to_numpy().tobytes() == whole.to_numpy().tobytes()
     assert states[0][0].tobytes() == states[1][0].tobytes()
     assert not np.array_equal(whole.to_numpy(), normal(shape, 0))
-    odd = halves.high.to_numpy()[-1].view(np.uint32) | halves.low.to_numpy()[-1].view(np.uint32)
+    odd = split.high.to_numpy()[-1].view(np.uint32) | split.low.to_numpy()[-1].view(np.uint32)
     assert shape[0] % 2 == 0 or not np.any(odd >> np.uint32(16)), "the partner of an odd row"
 
 
@@ -80,11 +80,11 @@ def test_bits_do_not_depend_on_the_threads():
     for count in (1, 2, 4):
         threads.set_threads(count)
         p, g, state = normal(20_000, 0), normal(20_000, 1), np.zeros(20_000, np.float32)
-        halves = SplitWeights(479, 130).assign(normal((479, 130), 2))
+        split = SplitWeights(479, 130).assign(normal((479, 130), 2))
         dense_optimizers.sgd_step(p, g, 0.1)
         dense_optimizers.adagrad_step(p, g, state, 0.1, 1e-8)
-        dense_optimizers.sgd_step(halves, normal(halves.float_layout.span, 3), 0.1)
-        results.append(p.tobytes() + halves.to_numpy().tobytes())
+        dense_optimizers.sgd_step(split, normal(split.float_layout.span, 3), 0.1)
+        results.append(p.tobytes() + split.to_numpy().tobytes())
     threads.set_threads(threads.available_cpus())
     assert len(set(results)) == 1
 
@@ -103,15 +103,15 @@ OPTIMIZERS = [
 def test_steps_have_the_bits_of_the_arithmetic_in_numpy(optimizer, length, rate):
     p, g = normal(length, 0), normal(length, 1)
     states = [np.full(length, optimizer.initial_state, np.float32) for _ in optimizer.states]
-    expected, kept = p.copy(), [state.copy() for state in states]
+    expected, expected_states = p.copy(), [state.copy() for state in states]
     update = BoundStep(optimizer, p, g, *states)
     for step in (1, 2, 3):
         update(rate, step)
         decayed = g + np.float32(optimizer.weight_decay) * expected
         k = np.array(optimizer.scalars(rate, step), np.float32)
-        expected, kept = optimizer.dense(expected, decayed, kept, k)
+        expected, expected_states = optimizer.dense(expected, decayed, expected_states, k)
     assert p.tobytes() == expected.tobytes()
-    assert [state.tobytes() for state in states] == [state.tobytes() for state in kept]
+    assert [state.tobytes() for state in states] == [state.tobytes() for state in expected_states]
 
 
 def test_nothing_past_the_end_is_written():

@@ -123,7 +123,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape):
 
 @pytest.mark.parametrize("kind", ["plain", "blocked"])
 @pytest.mark.parametrize("shape", [(20, 30, 50), (600, 13, 1), (4000, 14, 16), (200, 1100, 300)])
-def test_bound_layers_compute_from_what_their_buffers_hold_when_called(kind, shape):
+def test_bound_layers_compute_from_the_contents_of_their_buffers_when_called(kind, shape):
     n, c, k = shape
     x, y, dx = (empty(kind, n, width) for width in (c, k, c))
     w, dw = (empty("panels", c, k) for _ in range(2))
@@ -147,7 +147,7 @@ def test_bound_layers_compute_from_what_their_buffers_hold_when_called(kind, sha
         assert all(a.tobytes() == e.tobytes() for a, e in zip(found, expected, strict=True))
 
 
-def test_long_reductions_are_done_in_chunks():
+def test_long_reductions_are_done_in_kc_blocks():
     n, c, k = 70, 2100, 40
     x, w = random_array(1, n, c), random_array(2, c, k)
     y = empty("blocked", n, k)
@@ -185,7 +185,7 @@ def test_an_empty_batch_gives_zero_gradients():
     assert np.all(db == 0)
 
 
-def test_shapes_that_do_not_fit_are_named():
+def test_shapes_that_do_not_match_are_named():
     x, w, y = (Matrix.empty_blocked(*shape) for shape in [(4, 5), (6, 7), (4, 7)])
     with pytest.raises(ShapeError, match="4 x 5, 6 x 7, 4 x 7"):
         fc_forward(x, w, None, y)

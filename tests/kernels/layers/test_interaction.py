@@ -94,9 +94,9 @@ def test_bits_do_not_depend_on_the_threads(shape):
 
 def test_neighbours_of_the_output_are_left_alone():
     T = features_of((3, 9, 16))
-    memory = np.full((3, 60), 7, np.float32)
-    interaction.interaction_forward(T, Matrix.view(memory[:, :52]))
-    assert np.all(memory[:, 52:] == 7)
+    surroundings = np.full((3, 60), 7, np.float32)
+    interaction.interaction_forward(T, Matrix.view(surroundings[:, :52]))
+    assert np.all(surroundings[:, 52:] == 7)
 
 
 def test_wrong_shapes_are_named():
@@ -113,14 +113,14 @@ def test_wrong_shapes_are_named():
 
 
 def test_tiles_get_every_argument_they_take():
-    """The last says where to prefetch: left out, tiles would fetch whatever lies there."""
+    """The last says where to prefetch: without it, tiles would prefetch any address."""
     passed = []
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(ARGUMENTS))
     kernel = kind(lambda *arguments: passed.append(arguments))
     address = ctypes.cast(kernel, ctypes.c_void_p).value
     tiles = np.array([[1, 2, 3, address]], np.int64)
-    place = np.zeros(64, np.float32).ctypes.data
-    interaction_loops._run_tiles(tiles, (100, 200, 300), 7, 9, (place, place), 256)
+    address_ahead = np.zeros(64, np.float32).ctypes.data
+    interaction_loops._run_tiles(tiles, (100, 200, 300), 7, 9, (address_ahead, address_ahead), 256)
     named = dict(zip(ARGUMENTS, *passed, strict=True))
     assert (named["a"], named["b"], named["c"]) == (104, 208, 312)
     assert (named["blocks"], named["length"], named["last"], named["c_row"]) == (1, 7, 7, 9)

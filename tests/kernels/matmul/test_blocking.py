@@ -1,4 +1,4 @@
-"""The rule that proposes blockings, and the limits every blocking is held to."""
+"""The rule that proposes blockings, and the limits of every blocking."""
 
 import pytest
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape, check_blocking, choose_blocking
@@ -46,7 +46,7 @@ def test_the_grid_divides_evenly_where_it_can():
     assert grid((1, 1), (16, 1), 4) == (1, 4)
 
 
-def test_the_grid_knows_that_last_blocks_are_smaller():
+def test_the_grid_considers_that_last_blocks_are_smaller():
     assert grid((2048, 48), (112, 32), 2) == (2, 1)  # four panels, but 64 and 48 columns
     assert grid((100, 32), (1024, 32), 2) == (1, 2)  # four blocks, but 64 and 36 rows
 
@@ -57,7 +57,8 @@ def test_a_grid_may_be_a_little_uneven_to_cut_the_rows():
     assert grid((2048, 48), (256, 32), 2, slack=0.05) == (2, 1)
 
 
-def test_grids_that_share_out_alike_cut_rows_or_columns_as_asked():
+def test_equally_balanced_grids_cut_rows_or_columns_as_asked():
     assert grid((256, 1), (512, 32), 2) == (2, 1)
     assert grid((256, 1), (512, 32), 2, by_cols=True) == (1, 2)
-    assert grid((256, 1), (96, 32), 2, by_cols=True) == (2, 1)  # three panels are not two halves
+    three_panels = (96, 32)  # which two threads cannot share equally
+    assert grid((256, 1), three_panels, 2, by_cols=True) == (2, 1)

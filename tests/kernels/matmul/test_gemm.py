@@ -36,7 +36,7 @@ def test_gemm(m, n, k, gap, out_gap, trans_a, trans_b, accumulate):
 
 
 @pytest.mark.parametrize(("trans_a", "trans_b"), [(False, False), (True, False), (False, True)])
-def test_rows_that_lie_pages_apart(trans_a, trans_b):
+def test_rows_that_are_pages_apart(trans_a, trans_b):
     a = padded(1, 300, 300, 1024 - 300)
     b = padded(2, 300, 300, 2048 - 300)
     left, right = (a.T if trans_a else a), (b.T if trans_b else b)
@@ -50,7 +50,7 @@ def test_an_empty_reduction_gives_zeros():
     assert np.all(gemm(np.empty((3, 0), np.float32), np.empty((0, 4), np.float32), out) == 0)
 
 
-def test_what_does_not_fit_is_named():
+def test_shapes_that_do_not_match_are_named():
     a, b = np.zeros((2, 3), np.float32), np.zeros((4, 5), np.float32)
     with pytest.raises(ShapeError, match="2 x 3 and 4 x 5: the first has 3 columns, the second 4"):
         gemm(a, b)

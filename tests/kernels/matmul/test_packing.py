@@ -67,7 +67,7 @@ def test_against_float64(m, n, k, gap, trans_a, trans_b, accumulate):
     st.booleans(),
 )
 @settings(max_examples=12, deadline=None)
-def test_weights_in_panels_are_turned_where_they_are_used(n, c, k, masked):
+def test_weights_in_panels_are_transposed_where_they_are_used(n, c, k, masked):
     target = replace(current_target(), l2=64 << 10, l3=256 << 10)
     rng = np.random.default_rng(n + c + k)
     dz, w, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((n, k), (c, k), (n, c)))
@@ -88,7 +88,7 @@ def test_weights_in_panels_are_turned_where_they_are_used(n, c, k, masked):
 
 @pytest.mark.parametrize("trans_a", [False, True])
 @pytest.mark.parametrize("trans_b", [False, True])
-def test_caches_that_hold_a_fraction_of_either_side(trans_a, trans_b):
+def test_caches_smaller_than_either_operand(trans_a, trans_b):
     target = replace(current_target(), l2=64 << 10, l3=256 << 10)
     m, n, k = 150, 150, 700
     a, b, left, right = operands(m, n, k, 0, trans_a, trans_b)
@@ -119,7 +119,7 @@ def test_the_same_bits_for_any_number_of_threads(trans_a, trans_b):
     assert len(found) == 1
 
 
-def test_only_what_lies_far_apart_is_packed():
+def test_only_rows_far_apart_are_packed():
     def plan(width):
         layout = Layout.plain(512, 512, width)
         product = Product(*[view_of(layout)] * 2, view_of(Layout.plain(512, 512)))
@@ -142,7 +142,7 @@ def test_only_what_lies_far_apart_is_packed():
         (1152, 4608, 4, "a", (4, 1)),
     ],
 )
-def test_threads_share_c_so_that_each_packs_little(m, n, threads, packed, grid):
+def test_the_grid_makes_each_thread_pack_little(m, n, threads, packed, grid):
     b = Layout.plain(FAR, n, 8192) if "b" in packed else Layout.panels(FAR, n, current_target().nr)
     product = Product(*map(view_of, (Layout.plain(m, FAR), b, Layout.plain(m, n))))
     record = packed_plan(product, list(packed), current_target(), threads).record[0]
@@ -150,7 +150,7 @@ def test_threads_share_c_so_that_each_packs_little(m, n, threads, packed, grid):
 
 
 @pytest.mark.parametrize(("m", "threads", "panels"), [(2048, 2, 32), (128, 2, 32), (2048, 64, 16)])
-def test_parts_of_b_are_large_for_few_rows_and_many_threads(m, threads, panels):
+def test_packed_parts_of_b_are_large_for_few_rows_and_many_threads(m, threads, panels):
     target = replace(current_target(), l2=1 << 20, l3=32 << 20)
     layouts = Layout.plain(m, 4096), Layout.plain(4096, 1 << 18), Layout.plain(m, 1 << 18)
     product = Product(*map(view_of, layouts))
@@ -174,6 +174,6 @@ def test_rows_of_any_width_are_copied_and_no_more(cols):
     assert np.all(copy[:, cols:] == -1)
 
 
-def test_a_row_is_copied_by_plain_moves():
+def test_a_row_is_copied_without_masked_moves():
     text = engine.assembly(CopyRows(6), named_target("avx2"))
     assert "vmaskmov" not in text

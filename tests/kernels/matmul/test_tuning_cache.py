@@ -1,6 +1,7 @@
 """The store of measured blockings: used when present, ignored when broken, safe to delete."""
 
 import json
+from pathlib import Path
 
 import pytest
 from dlrmjit_kernels.matmul import autotune, tuning_cache
@@ -93,3 +94,8 @@ def test_a_layer_is_tuned_and_its_winners_are_stored():
     assert [one.operation for one in found] == ["forward", "backward_data", "backward_weights"]
     for one in found:
         assert tuning_cache.blocking_for(current_target(), one.shape) == one.winner
+
+
+def test_every_pattern_of_decisive_sources_names_one():
+    kernels = Path(tuning_cache.__file__).parents[1]
+    assert all(list(kernels.glob(pattern)) for pattern in tuning_cache._DECISIVE)

@@ -8,6 +8,7 @@ import pytest
 import dlrmjit.data
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.dataset import Dataset, MultiHot, rows_needed
+from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.errors import DataError, IndexRangeError, ShapeError
 
 
@@ -19,6 +20,7 @@ def dataset() -> Dataset:
 
 def test_table_is_the_deprecated_name_of_dataset():
     assert dlrmjit.data.Table is dlrmjit.data.Dataset is Dataset
+    assert PreparedSet.table is PreparedSet.dataset
 
 
 def test_slices_have_the_bags_of_their_rows():

@@ -17,7 +17,6 @@ from dlrmjit.data.dataset import Dataset, rows_needed
 from dlrmjit.data.formats.criteo_text import FIELDS, HASHES, INTEGERS
 from dlrmjit.data.formats.dlrm_npz import load_npz
 from dlrmjit.errors import DataError
-from dlrmjit.files import new_file
 
 RECORD_BYTES = 4 * FIELDS
 _ROWS = 1 << 18
@@ -51,23 +50,10 @@ def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Dataset:
     )
 
 
-def write_bin(path: Path, dataset: Dataset) -> None:
-    """Write ``dataset``, whose dense values must be integers, as records of a new file.
-
-    Raises ConfigError if something has the name ``path``, and the errors of
-    :func:`write_records`.
-    """
-    try:
-        with new_file(path) as file:
-            write_records(file, dataset)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
 def write_records(file: IO[bytes], dataset: Dataset) -> None:
     """Write ``dataset``, whose dense values must be integers, as records.
 
-    Raises DataError if dense values are already logarithms, or if the columns are not those of
+    Raises DataError if dense values are already transformed, or if the columns are not those of
     the format.
     """
     if dataset.multi or (dataset.dense.shape[1], dataset.ids.shape[1]) != (INTEGERS, HASHES):
@@ -78,8 +64,8 @@ def write_records(file: IO[bytes], dataset: Dataset) -> None:
         )
     if not dataset.log_transform:
         raise DataError(
-            f"{dataset.origin} holds logarithms of dense values, but the .bin format needs the "
-            "integers; prepare the data with --dense int32"
+            f"{dataset.origin} holds transformed dense values, but the .bin format needs integers; "
+            "prepare the data with --dense int32"
         )
     for first in range(0, len(dataset), _ROWS):
         file.write(records_of(dataset.cut(first, min(first + _ROWS, len(dataset)))).data)

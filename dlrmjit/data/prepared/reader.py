@@ -47,6 +47,9 @@ class PreparedSet:
             origin=str(self.folder / split),
         )
 
+    table = dataset
+    """Deprecated name of :meth:`dataset`."""
+
     def vocabulary(self, column: int) -> NDArray[np.uint32] | None:
         """Return the hashes of a column of Criteo data by id, or None if they have no vocabulary.
 

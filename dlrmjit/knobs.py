@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.knobs import cache_dir, pin_threads, reserve_threads, target
 
 __all__ = [
@@ -15,8 +16,7 @@ __all__ = [
     "alltoall",
     "backend",
     "cache_dir",
-    "launched_rank",
-    "launched_ranks",
+    "comm_timeout",
     "pin_threads",
     "reserve_threads",
     "target",
@@ -42,16 +42,13 @@ def alltoall() -> str:
     return os.environ.get("DLRM_ALLTOALL_IMPL") or "alltoall"
 
 
-def launched_ranks() -> int:
-    """Return the number of ranks that a launcher such as ``mpiexec`` started; 1 without one."""
-    return _integer(("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE"), 1)
-
-
-def launched_rank() -> int:
-    """Return the rank of this process among those; 0 without a launcher."""
-    return _integer(("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"), 0)
-
-
-def _integer(names: tuple[str, ...], default: int) -> int:
-    values = (os.environ.get(name, "") for name in names)
-    return next((int(value) for value in values if value.isdigit()), default)
+def comm_timeout() -> float:
+    """``DLRMJIT_COMM_TIMEOUT``: seconds after which a rank that waits for others ends the job."""
+    value = os.environ.get("DLRMJIT_COMM_TIMEOUT") or "600"
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"DLRMJIT_COMM_TIMEOUT must be a positive number, not {value!r}")
+    return seconds

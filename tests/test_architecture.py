@@ -12,6 +12,7 @@ INFRASTRUCTURE = {
     *("dlrmjit_kernels.errors", "dlrmjit_kernels.knobs", "dlrmjit_kernels.precision"),
     "dlrmjit_kernels.optimizers",
 }
+MAY_EXIT = {"dlrmjit.parallel.comm.abort"}  # where MPI itself cannot end a rank
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 450
 
@@ -40,7 +41,8 @@ def test_only_what_computes_in_bulk_calls_kernels(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_library_code_never_exits_or_prints(path):
-    if room_of(module_name(path)) == CLI:
+    module = module_name(path)
+    if room_of(module) == CLI or module in MAY_EXIT:
         return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):

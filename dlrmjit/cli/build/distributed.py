@@ -28,7 +28,14 @@ from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
 from dlrmjit.model.dlrm import DLRM
-from dlrmjit.parallel.comm import Comm, blocking, threaded, yield_to_lower_ranks
+from dlrmjit.parallel.comm import (
+    Comm,
+    RanksDifferError,
+    blocking,
+    exchange_json,
+    threaded,
+    yield_to_lower_ranks,
+)
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.parallel.plan import Plan, plan_from_dict
@@ -90,6 +97,8 @@ def abort_on_error(action: Callable[[], None], comm: Comm) -> None:
         action()
     except KeyboardInterrupt:
         _end(comm, "dlrmjit: interrupted", INTERRUPTED)
+    except RanksDifferError as error:
+        _end(comm, f"dlrmjit: error: {error}", WRONG_INPUT)
     except DlrmjitError as error:
         _end(comm, f"dlrmjit: error: rank {comm.rank}: {error}", WRONG_INPUT)
     except Exception:
@@ -175,13 +184,15 @@ def read_plan(path: str, architecture: ModelConfig) -> Plan:
 
 
 def table_memory(architecture: ModelConfig, options: Options, comm: Comm) -> int:
-    """Return the bytes of this host that one rank may fill with tables."""
+    """Return the bytes that every rank may fill with tables; all ranks call this."""
     _, count = comm.local_ranks()
     share = -(-options.mini_batch_size // comm.size)
     lookups = options.num_indices_per_lookup
     need = estimate_memory(architecture, share, lookups, train_config(options).update)
-    left = available_memory() // count - need.mlp - need.step
-    return max(0, left) // (1 + len(_table_rule(options).table_states))
+    # All ranks plan with the memory of the poorest: otherwise their plans would differ.
+    available: int = min(exchange_json(comm, available_memory() // count, "memory"))
+    left = available - need.mlp - need.step
+    return int(max(0, left)) // (1 + len(_table_rule(options).table_states))
 
 
 def _table_rule(options: Options) -> OptimizerConfig:
@@ -223,6 +234,11 @@ def measure_function(model: DLRM) -> MeasureFunction | None:
 def is_main_rank(model: DLRM) -> bool:
     """Return whether this rank prints and logs for all."""
     return not isinstance(model, ShardedDLRM) or model.comm.rank == 0
+
+
+def is_main_rank_of_several(model: DLRM) -> bool:
+    """Return whether this rank prints for others too."""
+    return isinstance(model, ShardedDLRM) and model.comm.size > 1 and model.comm.rank == 0
 
 
 def waiting_line(comm: Comm, steps: int) -> str:

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
 
-from dlrmjit import knobs
+from dlrmjit import knobs, launchers
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.parse import Options, parse
+from dlrmjit.cli.ranks import run_on_ranks
+
+if TYPE_CHECKING:
+    from dlrmjit.parallel.comm import Comm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the program's own; return the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    launches: list[launchers.Launch | None] = []
+    code = exit_code_of(lambda: launches.append(launchers.launched()))
+    if not launches:
+        return code
+    if launches[0] is None:
+        return exit_code_of(lambda: _run_alone(arguments))
+    return run_on_ranks(lambda: _parse(arguments), _run, launches[0])
 
-    def action() -> None:
-        _run(parse(sys.argv[1:] if argv is None else argv))
 
-    if knobs.launched_rank() == 0:
-        return exit_code_of(action)
-    with open(os.devnull, "w") as null, redirect_stderr(null), redirect_stdout(null):
-        return exit_code_of(action)
+def _run_alone(arguments: Sequence[str]) -> None:
+    options = _parse(arguments)
+    from dlrmjit.parallel.comm import SelfComm
+
+    _run(options, SelfComm())
 
 
-def _run(options: Options) -> None:
-    """Set the size of the thread pool, load the modules that compute, and run."""
-    for note in options.notes:
-        print(f"dlrmjit: note: {note}", file=sys.stderr)
+def _parse(arguments: Sequence[str]) -> Options:
+    """Return the options; sizes the thread pool, which must be done before Numba loads."""
+    options = parse(arguments)
     if options.threads:
         knobs.reserve_threads(options.threads)
-    from dlrmjit.cli.build.distributed import abort_on_error, bind_to_cpus
-    from dlrmjit.cli.commands.train_run import run
-    from dlrmjit.parallel.comm import world
+    return options
 
-    comm = world()
-    abort_on_error(lambda: run(options, bind_to_cpus(comm, options)), comm)
+
+def _run(options: Options, comm: Comm) -> None:
+    """Load the modules that compute, and run."""
+    for note in options.notes:
+        print(f"dlrmjit: note: {note}", file=sys.stderr)
+    from dlrmjit.cli.build.distributed import bind_to_cpus
+    from dlrmjit.cli.commands.train_run import run
+
+    run(options, bind_to_cpus(comm, options))

@@ -31,6 +31,7 @@ from dlrmjit.cli.build.configs import (
     train_config,
 )
 from dlrmjit.cli.build.data import Data, make_data
+from dlrmjit.cli.build.start_facts import model_facts
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
 from dlrmjit.cli.report.console import ConsoleLines
@@ -43,6 +44,7 @@ from dlrmjit.cli.report.machine import (
 )
 from dlrmjit.cli.report.mllog import MlperfLog
 from dlrmjit.cli.report.progress import ProgressBar
+from dlrmjit.cli.report.resume_note import resume_note
 from dlrmjit.cli.report.summary import StepTimes, machine_line, metrics_summary, training_summary
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.training import TrainConfig
@@ -50,7 +52,7 @@ from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_log, require_space
 from dlrmjit.model.dlrm import DLRM
-from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.comm import Comm, require_agreement
 from dlrmjit.parallel.model import ShardedDLRM
 from dlrmjit.perf.profile import Profile
 from dlrmjit.perf.roofline import Ceilings
@@ -142,6 +144,7 @@ def _build(options: Options, comm: Comm) -> Session:
     if options.sparse_init_scale != 1 and not path:
         model.scale_tables(options.sparse_init_scale)
     start = restore(model, path, data.train.num_batches) if path else Restored()
+    require_agreement(comm, model_facts(model, data, start), "build")
     if options.debug_mode:
         debug.print_parameters(model, "initial")
     return Session(model, data, start)
@@ -183,6 +186,8 @@ def _train(
         observers.append(Checkpointer(path, session.model, session.data, config, step.optimizer))
     if sys.stderr.isatty() and distributed.is_main_rank(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
+    if distributed.is_main_rank_of_several(session.model):
+        stack.enter_context(resume_note(path))
     result = fit(
         session.model,
         distributed.sharded_source(session.model, session.data.train),

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from dlrmjit.cli.options.flag import Command, Effect, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import switch
 from dlrmjit.errors import ConfigError
+from dlrmjit.launchers import require_one_process
 from dlrmjit.version import __version__
 
 
@@ -22,10 +23,13 @@ def parse_command(command: Command, argv: Sequence[str]) -> argparse.Namespace:
     """Return the values of all flags of ``command``, the defaults where ``argv`` has none.
 
     ``argv`` comes without the program's name. Raises ConfigError for a flag that is unknown or
-    missing, and for a value that is malformed, refused or out of its domain.
+    missing, for a value that is malformed, refused or out of its domain, and for several copies
+    of the command under a launcher.
     """
     defaults = {flag.dest: flag.default for flag in command.flags()}
-    return argparse.Namespace(**defaults | parse_given(command, argv))
+    given = parse_given(command, argv)
+    require_one_process(command.program)
+    return argparse.Namespace(**defaults | given)
 
 
 def parse_given(command: Command, argv: Sequence[str]) -> dict[str, Any]:

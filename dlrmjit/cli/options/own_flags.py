@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from dlrmjit.cli.options.domain import BELOW_ONE, PROPER_FRACTION, at_least
+from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import dashed_ints, switch
 from dlrmjit.config.optimizer import OPTIMIZERS as RULES
@@ -126,6 +126,14 @@ RANKS = FlagGroup(
             0,
             "CPUs of each rank reserved for the thread of --comm=thread (0: none, it shares them)",
             domain=at_least(0),
+        ),
+        Flag(
+            "comm-timeout",
+            float,
+            None,
+            "seconds after which a rank that waits for the others reports who waits for which "
+            "operation and ends all (default: DLRMJIT_COMM_TIMEOUT, else 600)",
+            domain=POSITIVE,
         ),
         Flag(
             "reproducible",

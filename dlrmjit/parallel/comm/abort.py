@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from dlrmjit import launchers
 from dlrmjit.parallel.comm.protocol import Comm
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
-_LOWER_RANKS_FIRST = 0.5  # seconds in which lower ranks may report the same failure
 
 
 def yield_to_lower_ranks(comm: Comm) -> None:
     """Wait briefly, so that the first rank reports a failure of all ranks and ends the others."""
-    if comm.rank > 0:
-        time.sleep(_LOWER_RANKS_FIRST + 0.02 * comm.rank)
+    time.sleep(launchers.seconds_after_lower_ranks(comm.rank))
 
 
 def fail_together(comm: Comm) -> Comm:
@@ -30,6 +30,15 @@ def fail_together(comm: Comm) -> Comm:
         sys.excepthook = _aborting(sys.excepthook, comm)
         threading.excepthook = _aborting(threading.excepthook, comm)
     return comm
+
+
+def end_process(code: int) -> None:
+    """End this process at once, and by its launcher all others, where MPI cannot be called.
+
+    MPI has not started yet, or a thread is stuck in it.
+    """
+    launchers.abort(code)
+    os._exit(code)
 
 
 def _aborting(report: Callable[..., Any], comm: Comm) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
 from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request, add_wait
+from dlrmjit.parallel.comm.watchdog import waiting
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -40,11 +41,13 @@ class MpiComm:
     def __init__(self, comm: MPI.Intracomm, largest: int | None = None) -> None:
         from mpi4py import MPI
 
-        self._mpi, self._comm = MPI, comm.Dup()
+        self._mpi = MPI
+        with waiting("start"):
+            self._comm = comm.Dup()
+            self._local_ranks, cpus = self._host()
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         has_large_counts = MPI.Get_version() >= _LARGE_COUNTS
         self._largest = largest or (None if has_large_counts else _LARGEST_MESSAGE)
-        self._local_ranks, cpus = self._host()
         self._pause = _PAUSE if self._local_ranks.size > cpus else 0.0
         self.waited: dict[str, float] = {}
 
@@ -224,9 +227,10 @@ class _MpiRequest:
     def wait(self) -> None:
         """Block until all are complete; other threads run meanwhile."""
         began = time.perf_counter()
-        while self._pause and not self._mpi.Request.Testall(self._requests):
-            time.sleep(self._pause)
-        self._mpi.Request.Waitall(self._requests)
+        with waiting(self._name):
+            while self._pause and not self._mpi.Request.Testall(self._requests):
+                time.sleep(self._pause)
+            self._mpi.Request.Waitall(self._requests)
         add_wait(self._waited, self._name, began)
 
     def test(self) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, cast
 from dlrmjit_kernels.runtime.threads import reset_affinity
 
 from dlrmjit.parallel.comm.protocol import DONE, Comm, Request, add_wait
+from dlrmjit.parallel.comm.watchdog import waiting
 
 _SHARED_CPU_PAUSE = 2e-4  # seconds between polls if the thread shares a CPU with kernels
 _DEDICATED_CPU_PAUSE = 2e-5  # seconds between polls if it has a CPU to itself
@@ -45,7 +46,8 @@ class _Operation:
         """Block until the operation is complete; raises the exception that it raised."""
         began = time.perf_counter()
         self.is_awaited = True
-        self.done.wait()
+        with waiting(self.name):
+            self.done.wait()
         add_wait(self.waited, self.name, began)
         if self.error is not None:
             raise self.error

@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 
-from dlrmjit import knobs
+from dlrmjit import launchers
 from dlrmjit.checkpoint import sharded_writer
 from dlrmjit.cli.commands.train import main
 from dlrmjit.data.generate.synthetic import SyntheticSource
@@ -54,6 +54,6 @@ def die():
 
 if __name__ == "__main__":
     fault, rank, *arguments = sys.argv[1:]
-    if knobs.launched_rank() == int(rank):
+    if launchers.launched_rank() == int(rank):
         {"loader": fail_to_read, "disk": fail_to_write, "killed": die}[fault]()
     sys.exit(main(arguments))

@@ -1,0 +1,158 @@
+"""A command on several ranks: all of them start, fail and end together.
+
+A rank may fail before MPI has started, as for a mistyped option that only it has. It joins the
+others nevertheless, to tell them; where it cannot, it asks the launcher to end them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dlrmjit import launchers
+from dlrmjit.cli.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_INPUT, exit_code_of
+from dlrmjit.cli.options.parse import Options
+from dlrmjit.cli.streams import usable_streams
+from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.launchers import Launch, seconds_after_lower_ranks
+
+if TYPE_CHECKING:
+    from dlrmjit.parallel.comm import Comm
+
+_ERROR = "dlrmjit: error: "
+Parse = Callable[[], Options]
+Run = Callable[[Options, "Comm"], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a rank started: with options, or with what it would print and the exit code."""
+
+    options: Options | None = None
+    code: int = DONE
+    text: str = ""
+
+    @property
+    def ending(self) -> list[Any] | None:
+        """The code and the text of a rank that has nothing to run, ready for JSON."""
+        return None if self.options else [self.code, self.text]
+
+
+def start(parse: Parse) -> Start:
+    """Parse the options; whatever goes wrong or is asked for becomes part of the result."""
+    output = io.StringIO()
+    try:
+        with redirect_stdout(output):
+            return Start(parse())
+    except SystemExit as asked:  # --help or --version
+        return Start(code=int(asked.code or DONE), text=output.getvalue())
+    except KeyboardInterrupt:
+        return Start(code=INTERRUPTED, text="dlrmjit: interrupted")
+    except DlrmjitError as error:
+        return Start(code=WRONG_INPUT, text=f"dlrmjit: error: {error}")
+    except Exception:
+        return Start(code=FAILED, text=f"dlrmjit: failed\n{traceback.format_exc()}")
+
+
+def run_on_ranks(parse: Parse, run: Run, launch: Launch) -> int:
+    """Run a command on the ranks of ``launch``; return the exit code.
+
+    Only the first rank prints. If ranks differ in what they are asked to do, or one of them
+    fails, all end with one sentence.
+    """
+    started = start(parse)
+    try:
+        comm = _join(started)
+    except DlrmjitError as error:
+        return _end_alone(started, launch, Start(code=WRONG_INPUT, text=f"{_ERROR}{error}"))
+    except Exception:
+        failure = f"dlrmjit: rank {launch.rank} failed\n{traceback.format_exc()}"
+        return _end_alone(started, launch, Start(code=FAILED, text=failure))
+    if comm.rank == 0:
+        return _exit_code(lambda: _run_together(started, run, comm))
+    with open(os.devnull, "w") as null, redirect_stderr(null), redirect_stdout(null):
+        return _exit_code(lambda: _run_together(started, run, comm))
+
+
+def _exit_code(action: Callable[[], int]) -> int:
+    codes = []
+    return exit_code_of(lambda: codes.append(action())) or codes[0]
+
+
+def _join(started: Start) -> Comm:
+    """Start MPI; raises DlrmjitError where this rank cannot."""
+    from dlrmjit.parallel.comm import world
+
+    return world(started.options.comm_timeout if started.options else None)
+
+
+def _end_alone(started: Start, launch: Launch, failure: Start) -> int:
+    """Report, without MPI, how this rank has ended, and end the others if it is a failure.
+
+    Lower ranks come first: if they fail likewise, they end this one before it reports.
+    """
+    ending = failure if started.options else started
+    time.sleep(seconds_after_lower_ranks(launch.rank))
+    stream = sys.stderr if ending.code else sys.stdout
+    with usable_streams():
+        print(ending.text.rstrip("\n"), file=stream, flush=True)
+    if ending.code:
+        launchers.abort(ending.code)
+    return ending.code
+
+
+def _run_together(started: Start, run: Run, comm: Comm) -> int:
+    """Run if all ranks were started alike; return the exit code of this and every other rank."""
+    from dlrmjit.cli.build.distributed import abort_on_error
+    from dlrmjit.cli.build.start_facts import start_facts
+    from dlrmjit.parallel.comm import exchange_json, finish, require_agreement
+
+    options, code = started.options, WRONG_INPUT
+    endings = [_Ending(*e) if e else None for e in exchange_json(comm, started.ending, "start")]
+    if any(endings):
+        code = _report(endings)
+    else:
+        assert options is not None
+        try:
+            require_agreement(comm, start_facts(options), "start")
+        except ConfigError as error:
+            print(f"{_ERROR}{error}", file=sys.stderr)
+        else:
+            abort_on_error(lambda: run(options, comm), comm)
+            code = DONE
+    finish(comm)
+    return code
+
+
+class _Ending(NamedTuple):
+    """The exit code of a rank that has nothing to run, and what it would print."""
+
+    code: int
+    text: str
+
+
+def _report(endings: list[_Ending | None]) -> int:
+    """Print why not all ranks run, in one sentence; return the exit code."""
+    first = endings[0]
+    if first and all(ending == first for ending in endings):
+        print(first.text.rstrip("\n"), file=sys.stderr if first.code else sys.stdout)
+        return first.code
+    for rank, ending in enumerate(endings):
+        if ending and ending.code:
+            text = ending.text.removeprefix(_ERROR).removeprefix("dlrmjit: ")
+            print(f"{_ERROR}rank {rank}: {text}".rstrip("\n"), file=sys.stderr)
+            return ending.code
+    asked = next(rank for rank, ending in enumerate(endings) if ending)
+    print(
+        f"{_ERROR}rank {asked} was started with --help or --version, other ranks were not; "
+        "start all with the same options",
+        file=sys.stderr,
+    )
+    return WRONG_INPUT

@@ -1,0 +1,217 @@
+"""Ends a job whose ranks wait too long for each other, and says who waits for which operation.
+
+A rank that has failed silently, is stopped, or runs another program than the others would leave
+them waiting forever. A thread on every rank therefore watches how long its other threads wait.
+When a wait exceeds the limit, it asks the threads of the other ranks what those are doing, reports
+that in one sentence, and ends all ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dlrmjit.launchers import seconds_after_lower_ranks
+from dlrmjit.parallel.comm.abort import FAILED, end_process
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+_PERIOD = 0.5  # seconds between two looks at the waits
+_ANSWER_TIME = 2.0  # seconds in which other ranks must answer: several periods
+_ABORT_TIME = 5.0  # seconds in which MPI must have ended the job
+_SHOWN = 6  # ranks that a message describes
+_QUESTION, _ANSWER = 1, 2  # tags
+
+
+class _Wait(NamedTuple):
+    """What a thread waits for, and since when (``time.monotonic()``)."""
+
+    name: str
+    since: float
+
+
+_waits: dict[int, _Wait] = {}  # by thread
+_last: list[_Wait] = []  # the last wait that ended, at most one
+_watchdog: list[Watchdog] = []  # of this process, at most one
+
+
+class waiting:  # noqa: N801
+    """A context in which this thread waits for other ranks in operation ``name``."""
+
+    __slots__ = ("_name", "_outer", "_thread")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._thread = threading.get_ident()
+        self._outer = _waits.get(self._thread)
+        _waits[self._thread] = _Wait(self._name, time.monotonic())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _last[:] = [_Wait(self._name, time.monotonic())]
+        if self._outer is None:
+            _waits.pop(self._thread, None)
+        else:
+            _waits[self._thread] = self._outer
+
+
+def watch(mpi: Any, comm: MPI.Intracomm, limit: float) -> None:
+    """Watch the waits of this process from now on; all ranks of ``comm`` call this.
+
+    A process has one watchdog: later calls change nothing.
+    """
+    if not _watchdog and comm.Get_size() > 1:
+        _watchdog.append(Watchdog(mpi, comm, limit))
+
+
+def stop_watching() -> None:
+    """End the watchdog, which must not call MPI once MPI ends."""
+    while _watchdog:
+        _watchdog.pop().stop()
+
+
+@contextmanager
+def limited(limit: float, message: str, yield_seconds: float = 0.0) -> Iterator[None]:
+    """Bound the time of a block that calls MPI where no watchdog can run, as its start.
+
+    The block must release Python's lock. After ``limit`` seconds and ``yield_seconds``, in
+    which another rank may report the same, ``message`` is reported and the process ends.
+    """
+
+    def expire() -> None:
+        report(message)
+        end_process(FAILED)
+
+    timer = threading.Timer(limit + yield_seconds, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def report(message: str) -> None:
+    """Write one line to the process's standard error, whatever ``sys.stderr`` is now."""
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(message + "\n")
+        sys.__stderr__.flush()
+
+
+class Watchdog:
+    """The thread that watches the waits of one rank, and answers those of the others."""
+
+    def __init__(self, mpi: Any, comm: MPI.Intracomm, limit: float) -> None:
+        self._mpi, self._comm, self._limit = mpi, comm.Dup(), limit
+        self._rank, self._size = comm.Get_rank(), comm.Get_size()
+        self._may_ask = mpi.Query_thread() == mpi.THREAD_MULTIPLE
+        self._sent: list[Any] = []  # requests and their buffers, alive until MPI has sent them
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watchdog")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(min(_PERIOD, self._limit / 4)):
+            if self._may_ask:
+                self._answer()
+            overdue = self._overdue()
+            if overdue:
+                self._end(overdue)
+
+    def _overdue(self) -> _Wait | None:
+        """Return the longest wait, if it exceeds the limit."""
+        oldest = min(list(_waits.values()), key=lambda wait: wait.since, default=None)
+        is_overdue = oldest is not None and time.monotonic() - oldest.since > self._limit
+        return oldest if is_overdue else None
+
+    def _end(self, overdue: _Wait) -> None:
+        states = self._ask() if self._may_ask else {}
+        self._yield_to_lower_ranks(overdue)
+        if overdue not in list(_waits.values()):
+            return  # it has ended meanwhile
+        report(self._message(overdue, states))
+        fallback = threading.Timer(_ABORT_TIME, end_process, (FAILED,))
+        fallback.daemon = True
+        fallback.start()
+        self._comm.Abort(FAILED)
+
+    def _yield_to_lower_ranks(self, overdue: _Wait) -> None:
+        """Let the first of the waiting ranks report; go on answering meanwhile."""
+        until = time.monotonic() + seconds_after_lower_ranks(self._rank)
+        while time.monotonic() < until and overdue in list(_waits.values()):
+            if self._may_ask:
+                self._answer()
+            time.sleep(0.02)
+
+    def _message(self, overdue: _Wait, states: dict[int, str]) -> str:
+        # First those that are not waiting: the others wait for them.
+        ranks = sorted(states, key=lambda rank: (states[rank].startswith("waits"), rank))
+        others = "; ".join(f"rank {rank} {states[rank]}" for rank in ranks[:_SHOWN])
+        others += f"; and {len(ranks) - _SHOWN} more" if len(ranks) > _SHOWN else ""
+        return (
+            f"dlrmjit: error: rank {self._rank} has waited {self._limit:g} s for the other ranks "
+            f"in {overdue.name!r}{': ' if others else ''}{others}; all ranks end "
+            "(--comm-timeout or DLRMJIT_COMM_TIMEOUT sets the seconds)"
+        )
+
+    # Questions and answers are small messages, which MPI sends without the receiver's help.
+
+    def _ask(self) -> dict[int, str]:
+        """Return what the other ranks are doing, by rank; those that are silent are named so."""
+        others = [rank for rank in range(self._size) if rank != self._rank]
+        for rank in others:
+            self._send(rank, _QUESTION, "")
+        states: dict[int, str] = {}
+        until = time.monotonic() + _ANSWER_TIME
+        while len(states) < len(others) and time.monotonic() < until:
+            self._answer()
+            states |= dict(self._receive(_ANSWER))
+            time.sleep(0.02)
+        silent = "does not answer: it has ended or is stopped"
+        return {rank: states.get(rank, silent) for rank in others}
+
+    def _answer(self) -> None:
+        for source, _ in self._receive(_QUESTION):
+            self._send(source, _ANSWER, describe())
+
+    def _send(self, rank: int, tag: int, text: str) -> None:
+        buffer = json.dumps(text).encode()
+        self._sent = [pair for pair in self._sent if not pair[0].Test()]
+        self._sent.append((self._comm.Isend([buffer, self._mpi.BYTE], rank, tag), buffer))
+
+    def _receive(self, tag: int) -> Iterator[tuple[int, str]]:
+        status = self._mpi.Status()
+        while self._comm.Iprobe(self._mpi.ANY_SOURCE, tag, status):
+            buffer = bytearray(status.Get_count(self._mpi.BYTE))
+            source = status.Get_source()
+            self._comm.Recv([buffer, self._mpi.BYTE], source, tag)
+            yield source, json.loads(buffer)
+
+
+def describe() -> str:
+    """Return what this rank is doing, as the end of a sentence that names it."""
+    now = time.monotonic()
+    oldest = min(list(_waits.values()), key=lambda wait: wait.since, default=None)
+    if oldest is not None:
+        return f"waits in {oldest.name!r} since {now - oldest.since:.0f} s"
+    if _last:
+        return f"computes since {now - _last[0].since:.0f} s, after {_last[0].name!r}"
+    return "has not communicated yet"

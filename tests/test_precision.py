@@ -21,10 +21,10 @@ def test_joining_high_and_low_bits_restores_the_value(bits):
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_the_high_bits_are_the_value_truncated_to_bfloat16(value):
-    rounded = SplitArray.of(np.float32([value])).truncated()[0]
-    assert abs(rounded) <= abs(np.float32(value))
-    assert abs(np.float64(value) - rounded) <= max(abs(value) * 2.0**-7, 2.0**-133)
-    assert rounded.view(np.uint32) & 0xFFFF == 0
+    truncated = SplitArray.of(np.float32([value])).truncated()[0]
+    assert abs(truncated) <= abs(np.float32(value))
+    assert abs(np.float64(value) - truncated) <= max(abs(value) * 2.0**-7, 2.0**-133)
+    assert truncated.view(np.uint32) & 0xFFFF == 0
 
 
 def test_slices_are_views_that_can_be_assigned():

@@ -1,6 +1,6 @@
-"""Kernels of dlrmjit on their own: no model, no gradients, no communication.
+"""The kernels of dlrmjit, usable without the rest: no model, no gradients, no communication.
 
-Names are imported when first used, so that a program can set up threads before Numba loads.
+Names are imported on first use, so that a program can set up threads before Numba is loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dlrmjit_kernels.runtime.target import Target, current_target, named_target
     from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 
-_HOME = {
+_MODULES = {
     "AdagradRows": "dlrmjit_kernels.embedding.row_optimizers",
     "AdamRows": "dlrmjit_kernels.embedding.row_optimizers",
     "EmbeddingTables": "dlrmjit_kernels.embedding.tables",
@@ -92,9 +92,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'dlrmjit_kernels' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

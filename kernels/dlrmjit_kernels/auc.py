@@ -1,10 +1,10 @@
 """Exact ranking metrics of very many scores: by radix, with ties, in bounded extra memory.
 
-A float's bits, taken as a number, sort as the float does. The upper 16 bits choose a bucket;
-rows are dealt into buckets, their lower 16 bits and label beside each other, and within a
-bucket the 65,536 possible lower halves are counted, so that nothing is ever compared. When the
-rows do not fit into ``memory``, ranges of buckets take their turns over the same scores. Sums
-are of whole numbers and in the order of buckets: the values do not depend on threads or memory.
+The bits of a float, mapped to an integer, sort as the float does. The high 16 bits choose a
+bucket. Rows are partitioned into buckets as (low 16 bits, label), and within a bucket the 65,536
+possible low bits are counted, so that no rows are compared. If the rows do not fit into
+``memory``, ranges of buckets are processed one after another, each in a pass over all scores.
+Sums are of integers and in the order of buckets, so they do not depend on threads or memory.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 _BUCKETS = 1 << 16
 _LOWS = 1 << 16
-_BLOCKS = 16  # tasks of a pass over all rows
-_MOST_TASKS = 64  # of a pass over buckets, each with counts of 1 MiB
+_BLOCKS = 16  # of rows: tasks of a pass over all rows
+_MOST_TASKS = 64  # of a pass over buckets; each has counts of 1 MiB
 MEMORY = 512 << 20
-"""Bytes of rows held at one time, by default."""
+"""Default of the bytes of partitioned rows in memory at a time."""
 
 Integer = Any
 U32 = NDArray[np.uint32]
@@ -31,10 +31,10 @@ U32 = NDArray[np.uint32]
 def ranking_metrics(
     scores: NDArray[np.float32], positive: NDArray[np.bool_], memory: int = MEMORY
 ) -> tuple[float, float]:
-    """Area under the ROC curve and average precision of float32 ``scores`` (N,), none NaN.
+    """Return area under the ROC curve and average precision of float32 ``scores`` (N,).
 
-    ``positive`` (N,) says which rows are; both kinds must occur. AUC is the Mann-Whitney
-    statistic, a tie counting half, exact but for its last rounding; average precision sums
+    No score may be NaN. ``positive`` (N,) is the labels; both must occur. AUC is the Mann-Whitney
+    statistic, where a tie counts half, exact up to its last rounding; average precision sums
     precision over the steps of recall, highest distinct score first.
     """
     positives = int(np.count_nonzero(positive))
@@ -48,11 +48,11 @@ def ranking_sums(
     higher: tuple[int, int] = (0, 0),
     memory: int = MEMORY,
 ) -> tuple[int, float]:
-    """What these rows add to both metrics, before they are divided by numbers of rows.
+    """Return what these rows add to both metrics, before division by numbers of rows.
 
-    ``higher`` are the negatives and positives that score higher than all of these, and are
-    elsewhere. The sums are twice the wins, over positives and negatives, a tie counting half, and
-    the precision at each positive. Extra memory: at most ``memory``, and some MB.
+    ``higher`` is the numbers of negatives and positives, in other shares of the rows, that score
+    higher than all of these. The sums are twice the wins of positives over negatives, where a tie
+    counts half, and the precision at each positive. Extra memory is ``memory`` and some MB.
     """
     counts = np.zeros((_BLOCKS, _BUCKETS, 2), np.int64)
     _count_buckets(scores, positive, counts)
@@ -61,23 +61,23 @@ def ranking_sums(
     above += np.array(higher, np.int64)
     twice_wins = np.zeros(_BUCKETS, np.uint64)
     precision = np.zeros(_BUCKETS, np.float64)
-    for first, last in _rounds(sizes.sum(axis=1), max(memory // 4, 1)):
-        _one_round(scores, positive, counts, sizes, above, first, last, twice_wins, precision)
+    for first, last in _passes(sizes.sum(axis=1), max(memory // 4, 1)):
+        _one_pass(scores, positive, counts, sizes, above, first, last, twice_wins, precision)
     return int(twice_wins.sum(dtype=object)), float(precision.sum())
 
 
-def _rounds(sizes: NDArray[np.int64], room: int) -> list[tuple[int, int]]:
-    """Ranges of buckets of at most ``room`` rows, or of one bucket alone."""
-    rounds, first, held = [], 0, 0
+def _passes(sizes: NDArray[np.int64], capacity: int) -> list[tuple[int, int]]:
+    """Return ranges of buckets with at most ``capacity`` rows, or of a single bucket."""
+    passes, first, rows = [], 0, 0
     for bucket in np.flatnonzero(sizes).tolist():
-        if held and held + sizes[bucket] > room:
-            rounds.append((first, bucket))
-            first, held = bucket, 0
-        held += int(sizes[bucket])
-    return [*rounds, (first, _BUCKETS)]
+        if rows and rows + sizes[bucket] > capacity:
+            passes.append((first, bucket))
+            first, rows = bucket, 0
+        rows += int(sizes[bucket])
+    return [*passes, (first, _BUCKETS)]
 
 
-def _one_round(
+def _one_pass(
     scores: NDArray[np.float32],
     positive: NDArray[np.bool_],
     counts: NDArray[np.int64],
@@ -89,7 +89,7 @@ def _one_round(
     precision: NDArray[np.float64],
 ) -> None:
     used = first + np.flatnonzero(sizes[first:last].sum(axis=1))
-    if len(used) == 1:  # perhaps too large to hold, and no need to
+    if len(used) == 1:  # may exceed the memory, and needs no partition
         bucket = int(used[0])
         lows = np.zeros((_BLOCKS, _LOWS, 2), np.int64)
         _count_lows(scores, positive, bucket, lows)
@@ -97,16 +97,16 @@ def _one_round(
         return
     per_bucket = sizes[first:last].sum(axis=1)
     starts = np.concatenate([[0], np.cumsum(per_bucket)])
-    places = counts[:, first:last].sum(axis=2).cumsum(axis=0)
-    places += starts[:-1] - counts[:, first:last].sum(axis=2)
+    cursors = counts[:, first:last].sum(axis=2).cumsum(axis=0)
+    cursors += starts[:-1] - counts[:, first:last].sum(axis=2)
     rows = np.empty(int(starts[-1]), np.uint32)
-    _deal(scores, positive, first, last, places, rows)
+    _partition(scores, positive, first, last, cursors, rows)
     _count_and_finish(rows, used, starts, first, above, twice_wins, precision)
 
 
 @jit
 def _sortable(bits: Integer) -> Integer:
-    """Bits of a float as a number that sorts as the float does; both zeros are one."""
+    """Map the bits of a float to an integer that sorts as the float does; both zeros are equal."""
     if bits == np.uint32(0x80000000):
         bits = np.uint32(0)
     if bits & np.uint32(0x80000000):
@@ -115,8 +115,8 @@ def _sortable(bits: Integer) -> Integer:
 
 
 @jit
-def _own_rows(scores: NDArray[np.float32], block: int) -> Any:
-    """First row and the one behind the last of a block."""
+def _rows_of_block(scores: NDArray[np.float32], block: int) -> Any:
+    """Return the first row of a block and the one after its last."""
     return scores.size * block // _BLOCKS, scores.size * (block + 1) // _BLOCKS
 
 
@@ -134,41 +134,43 @@ def _count_buckets_of_block(
     positive: NDArray[np.bool_],
     counts: NDArray[np.int64],
 ) -> None:
-    bits, own = scores.view(np.uint32), counts[block]
-    for i in range(*_own_rows(scores, block)):
-        own[_sortable(bits[i]) >> np.uint32(16), np.int64(positive[i])] += 1
+    bits, sizes = scores.view(np.uint32), counts[block]
+    for i in range(*_rows_of_block(scores, block)):
+        sizes[_sortable(bits[i]) >> np.uint32(16), np.int64(positive[i])] += 1
 
 
 @jit
-def _deal(
+def _partition(
     scores: NDArray[np.float32],
     positive: NDArray[np.bool_],
     first: Integer,
     last: Integer,
-    places: NDArray[np.int64],
+    cursors: NDArray[np.int64],
     rows: U32,
 ) -> None:
-    """Write (lower half, label) of rows of buckets ``first`` to ``last``, bucket by bucket."""
-    run_tasks(_deal_block, _BLOCKS, (scores, positive, first, last, places, rows), ALL_THREADS)
+    """Write (low bits, label) of the rows of buckets ``first`` to ``last``, bucket by bucket."""
+    run_tasks(
+        _partition_block, _BLOCKS, (scores, positive, first, last, cursors, rows), ALL_THREADS
+    )
 
 
 @task_jit
-def _deal_block(
+def _partition_block(
     block: int,
     scores: NDArray[np.float32],
     positive: NDArray[np.bool_],
     first: Integer,
     last: Integer,
-    places: NDArray[np.int64],
+    cursors: NDArray[np.int64],
     rows: U32,
 ) -> None:
-    bits, own = scores.view(np.uint32), places[block]
-    for i in range(*_own_rows(scores, block)):
+    bits, cursor = scores.view(np.uint32), cursors[block]
+    for i in range(*_rows_of_block(scores, block)):
         key = _sortable(bits[i])
         bucket = np.int64(key >> np.uint32(16))
         if first <= bucket < last:
-            at = own[bucket - first]
-            own[bucket - first] = at + 1
+            at = cursor[bucket - first]
+            cursor[bucket - first] = at + 1
             low = (key & np.uint32(0xFFFF)) << np.uint32(1)
             rows[at] = low | np.uint32(positive[i])
 
@@ -180,7 +182,7 @@ def _count_lows(
     bucket: Integer,
     lows: NDArray[np.int64],
 ) -> None:
-    """Count the lower halves of one bucket's rows, by label."""
+    """Count the low bits of one bucket's rows, by label."""
     run_tasks(_count_lows_of_block, _BLOCKS, (scores, positive, bucket, lows), ALL_THREADS)
 
 
@@ -192,11 +194,11 @@ def _count_lows_of_block(
     bucket: Integer,
     lows: NDArray[np.int64],
 ) -> None:
-    bits, own = scores.view(np.uint32), lows[block]
-    for i in range(*_own_rows(scores, block)):
+    bits, count = scores.view(np.uint32), lows[block]
+    for i in range(*_rows_of_block(scores, block)):
         key = _sortable(bits[i])
         if np.int64(key >> np.uint32(16)) == bucket:
-            own[np.int64(key & np.uint32(0xFFFF)), np.int64(positive[i])] += 1
+            count[np.int64(key & np.uint32(0xFFFF)), np.int64(positive[i])] += 1
 
 
 @jit
@@ -209,7 +211,7 @@ def _count_and_finish(
     twice_wins: NDArray[np.uint64],
     precision: NDArray[np.float64],
 ) -> None:
-    """Count the lower halves of each bucket's rows and add up what they contribute."""
+    """Count the low bits of each bucket's rows, and add up what they contribute."""
     tasks = min(used.size, _MOST_TASKS)
     operands = (tasks, rows, used, starts, first, above, twice_wins, precision)
     run_tasks(_finish_some, tasks, operands, ALL_THREADS)
@@ -227,14 +229,15 @@ def _finish_some(
     twice_wins: NDArray[np.uint64],
     precision: NDArray[np.float64],
 ) -> None:
-    """One of ``tasks`` runs of buckets."""
+    """Process one of ``tasks`` runs of buckets."""
     lows = np.zeros((_LOWS, 2), np.int64)
     for u in range(used.size * task // tasks, used.size * (task + 1) // tasks):
         bucket = used[u]
         start, end = starts[bucket - first], starts[bucket - first + 1]
         if end - start < _LOWS // 32:
-            part = np.sort(rows[start:end])
-            _finish_few(part, bucket, above, twice_wins, precision)
+            # Sorting few rows is cheaper than a walk over all 65,536 counts.
+            few = np.sort(rows[start:end])
+            _finish_few(few, bucket, above, twice_wins, precision)
             continue
         for i in range(start, end):
             row = rows[i]
@@ -251,14 +254,14 @@ def _finish_bucket(
     twice_wins: NDArray[np.uint64],
     precision: NDArray[np.float64],
 ) -> None:
-    """Walk the distinct scores of a bucket from the highest down."""
+    """Add up wins and precision over the distinct scores of a bucket, highest first."""
     negatives, positives = above[bucket, 0], above[bucket, 1]
     wins, total = np.uint64(0), 0.0
     for low in range(_LOWS - 1, -1, -1):
         losers, winners = lows[low, 0], lows[low, 1]
         if losers + winners == 0:
             continue
-        # each negative loses to all positives above it, and half to those beside it
+        # Each negative loses to all positives above it, and half to those of the same score.
         wins += np.uint64(losers) * np.uint64(2 * positives + winners)
         positives += winners
         negatives += losers
@@ -274,7 +277,7 @@ def _finish_few(
     twice_wins: NDArray[np.uint64],
     precision: NDArray[np.float64],
 ) -> None:
-    """The same for a bucket of few rows, sorted."""
+    """Do the same for a bucket of few rows, which are sorted."""
     negatives, positives = above[bucket, 0], above[bucket, 1]
     wins, total = np.uint64(0), 0.0
     at = rows.size

@@ -1,7 +1,7 @@
-"""The errors a user of the kernels can meet, one class per cause.
+"""The exceptions of the kernels, one class per cause.
 
-Every message is one sentence or two: what was asked, what was found, what to do. A program
-catches the class it can do something about. ``dlrmjit.errors`` has the same classes and its own.
+A message says in one or two sentences what was asked, what was found and what to do.
+``dlrmjit.errors`` exports the same classes and adds those of the product.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ class ConfigError(DlrmjitError):
 
 
 class ShapeError(DlrmjitError):
-    """An array whose shape or dtype is not the one an operation was promised."""
+    """An array of a shape or dtype that the operation does not accept."""
 
 
 class DataError(DlrmjitError):
-    """Input data that cannot be read or means nothing.
+    """Input data that cannot be read or is not valid.
 
-    The message names the file, and where it applies the line, the column and the value.
+    The message names the file and, where they apply, the line, the column and the value.
     """
 
 
 class IndexRangeError(DataError):
-    """A lookup outside its embedding table; names the table, the sample and the index."""
+    """A lookup outside its embedding table, with the table, the sample and the index."""
 
     def __init__(self, table: int, sample: int, index: int, rows: int) -> None:
         self.table, self.sample, self.index, self.rows = table, sample, index, rows
@@ -38,7 +38,7 @@ class IndexRangeError(DataError):
 
 
 class MemoryLimitError(DlrmjitError):
-    """A model that this machine's memory cannot hold; says how much it needs and finds."""
+    """A request for more memory than this machine has; the message has both figures."""
 
 
 def format_gib(nbytes: float) -> str:
@@ -47,7 +47,7 @@ def format_gib(nbytes: float) -> str:
 
 
 class BlockingError(DlrmjitError):
-    """Block sizes that break a limit of the micro-kernel or the caches; names the limit."""
+    """Block sizes beyond a limit of the micro-kernel or the caches, which the message names."""
 
 
 class TargetError(DlrmjitError):
@@ -55,4 +55,4 @@ class TargetError(DlrmjitError):
 
 
 class ThreadError(DlrmjitError):
-    """A number of threads that cannot be had."""
+    """A number of threads that is not available."""

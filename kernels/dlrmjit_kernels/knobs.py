@@ -1,7 +1,7 @@
-"""Every environment variable the kernels read, in one typed place.
+"""All environment variables that the kernels read, as typed functions.
 
-A knob is read when it is asked for, never at import, so a program may set ``os.environ``
-before the first kernel runs.
+A variable is read when its function is called, never at import, so a program may set
+``os.environ`` before the first kernel runs.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 
 
 def target() -> str | None:
-    """``DLRMJIT_TARGET``: force the instruction set.
+    """Return ``DLRMJIT_TARGET``, the instruction set to use instead of this machine's best.
 
-    ``avx512_bf16``, ``avx512``, ``avx2``, ``sse`` or ``neon``, as far as this machine runs it.
+    It is ``avx512_bf16``, ``avx512``, ``avx2``, ``sse`` or ``neon``.
     """
     return os.environ.get("DLRMJIT_TARGET") or None
 
 
 def cache_dir() -> Path:
-    """``DLRMJIT_CACHE_DIR``: where compiled kernels are kept; always safe to delete."""
+    """Return ``DLRMJIT_CACHE_DIR``, the folder of compiled kernels; it is always safe to delete."""
     explicit = os.environ.get("DLRMJIT_CACHE_DIR")
     if explicit:
         return Path(explicit)
@@ -41,9 +41,10 @@ def _home() -> Path:
 
 
 def pin_threads() -> bool:
-    """``DLRMJIT_PIN``: ``0`` leaves threads where the system puts them.
+    """Return whether kernels may pin their threads to CPUs.
 
-    So do OpenMP's own ``OMP_PROC_BIND`` and ``GOMP_CPU_AFFINITY``, which bind them differently.
+    They may not if ``DLRMJIT_PIN`` is ``0``, or if OpenMP binds the threads, by
+    ``OMP_PROC_BIND`` or ``GOMP_CPU_AFFINITY``.
     """
     others = ("OMP_PROC_BIND", "GOMP_CPU_AFFINITY")
     bound = any(os.environ.get(name) for name in others)
@@ -51,7 +52,7 @@ def pin_threads() -> bool:
 
 
 def reserve_threads(count: int) -> None:
-    """Ask for a thread pool of at least ``count``, which only works before Numba is imported."""
+    """Request a thread pool of at least ``count``; effective only before Numba is imported."""
     if "numba" not in sys.modules:
         cpus = os.cpu_count() or 1
         os.environ.setdefault("NUMBA_NUM_THREADS", str(max(count, cpus)))

@@ -1,6 +1,6 @@
-"""What this machine can do at best, measured: multiply-adds in registers, and the STREAM triad.
+"""Measures the peaks of this machine: multiply-adds in registers, and the STREAM triad.
 
-The roofline of a training step, and every benchmark, divides by these.
+They are the ceilings of the roofline of a training step and of every benchmark.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 
-_TURNS = 200_000
-_PER_TURN = 4
+_ITERATIONS = 200_000
+_UNROLL = 4
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class MultiplyAdds:
         return f"multiply_adds_{self.accumulators}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
-        """Define the kernel: ``turns`` times four multiply-adds per chain, results to ``out``."""
-        arguments = {"out": POINTER, "turns": I64}
+        """Define the kernel: ``iterations`` of four multiply-adds per chain, results to ``out``."""
+        arguments = {"out": POINTER, "iterations": I64}
         emit = Emitter(module, self.symbol, arguments, target.lanes)
         factor = emit.load(emit["out"])
-        with emit.loop(emit["turns"], [emit.zero()] * self.accumulators) as loop:
+        with emit.loop(emit["iterations"], [emit.zero()] * self.accumulators) as loop:
             sums = loop.values
-            for _ in range(_PER_TURN):
+            for _ in range(_UNROLL):
                 sums = [emit.multiply_add(factor, factor, s) for s in sums]
             loop.carry(sums)
         for i, value in enumerate(loop.values):
@@ -52,16 +52,16 @@ class MultiplyAdds:
 
 
 def multiply_adds(threads: int, chains: int = 12) -> tuple[Callable[[], None], float]:
-    """An action that keeps ``threads`` threads busy for a millisecond, and its Gflop."""
+    """Return a function that occupies ``threads`` threads for a millisecond, and its Gflop."""
     target = current_target()
     out = np.zeros((threads, 64 * target.lanes), dtype=np.float32)
     kernel = engine.address(MultiplyAdds(chains), target)
-    gflop = 2e-9 * threads * _TURNS * _PER_TURN * chains * target.lanes
-    return functools.partial(_on_all, kernel, out, _TURNS), gflop
+    gflop = 2e-9 * threads * _ITERATIONS * _UNROLL * chains * target.lanes
+    return functools.partial(_on_all, kernel, out, _ITERATIONS), gflop
 
 
 def fma_peak(threads: int, seconds: float = 0.5) -> float:
-    """Most Gflop/s of ``threads`` threads at once, over several numbers of chains."""
+    """Return the highest Gflop/s of ``threads`` threads, over several numbers of chains."""
     best = 0.0
     for chains in (10, 12, current_target().registers - 6):
         action, gflop = multiply_adds(threads, chains)
@@ -70,14 +70,14 @@ def fma_peak(threads: int, seconds: float = 0.5) -> float:
 
 
 def triad(threads: int, seconds: float = 0.5) -> float:
-    """GB/s of ``a = b + s * c`` over arrays far larger than the caches, 12 bytes an element."""
+    """Return the GB/s of ``a = b + s * c`` on arrays beyond the caches, at 12 bytes an element."""
     count = max(1 << 24, 4 * current_target().l3 // 4)
     a, b, c = (np.ones(count, dtype=np.float32) for _ in range(3))
     return 12.0 * count / _best_time(lambda: _triad(a, b, c, np.float32(3), threads), seconds) / 1e9
 
 
 def ceilings(threads: int, seconds: float = 0.5) -> dict[str, float]:
-    """The ceilings under the names they have in every report."""
+    """Return the ceilings by the names that they have in every report."""
     return {"fma_peak_gflops": fma_peak(threads, seconds), "triad_gbs": triad(threads, seconds)}
 
 
@@ -92,23 +92,23 @@ def _best_time(action: Callable[[], object], seconds: float) -> float:
 
 
 @jit
-def _on_all(kernel: Any, out: Any, turns: Any) -> None:
-    run_tasks(_on_one, len(out), (kernel, out, turns), ALL_THREADS)
+def _on_all(kernel: Any, out: Any, iterations: Any) -> None:
+    run_tasks(_on_one, len(out), (kernel, out, iterations), ALL_THREADS)
 
 
 @task_jit
-def _on_one(thread: Any, kernel: Any, out: Any, turns: Any) -> None:
-    unsafe.call(kernel, (out[thread].ctypes.data, turns))
+def _on_one(thread: Any, kernel: Any, out: Any, iterations: Any) -> None:
+    unsafe.call(kernel, (out[thread].ctypes.data, iterations))
 
 
 @jit
 def _triad(a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
-    run_tasks(_triad_part, threads, (a, b, c, s, threads), ALL_THREADS)
+    run_tasks(_triad_of_thread, threads, (a, b, c, s, threads), ALL_THREADS)
 
 
 @task_jit
-def _triad_part(thread: Any, a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
-    part = slice(a.size * thread // threads, a.size * (thread + 1) // threads)
-    own, first, second = a[part], b[part], c[part]
-    for i in range(own.size):
-        own[i] = first[i] + s * second[i]
+def _triad_of_thread(thread: Any, a: Any, b: Any, c: Any, s: Any, threads: Any) -> None:
+    run = slice(a.size * thread // threads, a.size * (thread + 1) // threads)
+    result, first, second = a[run], b[run], c[run]
+    for i in range(result.size):
+        result[i] = first[i] + s * second[i]

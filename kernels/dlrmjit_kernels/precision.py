@@ -1,8 +1,8 @@
-"""Split-BF16: float32 numbers kept as two arrays of 16-bit halves.
+"""Split-BF16: float32 numbers stored as two arrays of 16 bits each.
 
-The upper half of a float32's bits *is* a bfloat16, the number truncated; forward and backward
-read only that. The lower half lies elsewhere and is read by the optimiser alone, which joins
-the two and so computes exactly as with float32 (Kalamkar et al., arXiv 2005.04680).
+The high 16 bits of a float32 *are* a bfloat16, the number truncated; forward and backward read
+only those. The low 16 bits are stored in another array and read by the optimiser alone, which
+joins both and so computes exactly as with float32 (Kalamkar et al., arXiv 2005.04680).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ U16 = NDArray[np.uint16]
 
 
 def check_precision(precision: str) -> None:
-    """Raise ConfigError unless ``precision`` is one that parameters can have."""
+    """Raise ConfigError unless ``precision`` is one in which parameters can be stored."""
     known = get_args(Precision)
     if precision not in known:
         raise ConfigError(f"precision must be one of {', '.join(known)}, not {precision!r}")
 
 
 class SplitArray:
-    """A float32 array in two halves: ``high`` and ``low``, uint16 arrays of its shape.
+    """A float32 array stored as ``high`` and ``low`` 16 bits, two uint16 arrays of its shape.
 
-    Slices are views of both halves; assigning splits float32 values, and ``np.asarray`` makes
-    a joined float32 copy. Both are exact, whatever the bits.
+    Slices are views of both. Assignment splits float32 values, ``np.asarray`` joins them to a
+    float32 copy; both are exact for any bits.
     """
 
     dtype = np.dtype(np.float32)
@@ -39,19 +39,19 @@ class SplitArray:
 
     @classmethod
     def of(cls, values: Any) -> SplitArray:
-        """New halves of float32 ``values``."""
-        made = cls.zeros(np.shape(values))
-        made[...] = values
-        return made
+        """Return a new array of float32 ``values``."""
+        array = cls.zeros(np.shape(values))
+        array[...] = values
+        return array
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...]) -> SplitArray:
-        """New halves of zeros."""
+        """Return a new array of zeros."""
         return cls(np.zeros(shape, np.uint16), np.zeros(shape, np.uint16))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of either half, and of the joined array."""
+        """Shape of the array, and of ``high`` and ``low``."""
         return self.high.shape
 
     @property
@@ -66,7 +66,7 @@ class SplitArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both halves together: as many as of the joined array."""
+        """Bytes of both arrays, as many as those of a float32 array."""
         return self.high.nbytes + self.low.nbytes
 
     def __len__(self) -> int:
@@ -82,21 +82,21 @@ class SplitArray:
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError("two halves cannot be joined without a copy")
+            raise ValueError("high and low bits cannot be joined without a copy")
         joined = (np.asarray(self.high, np.uint32) << 16 | self.low).view(np.float32)
         return joined if dtype is None else joined.astype(dtype, copy=False)
 
     def reshape(self, *shape: int) -> SplitArray:
-        """The same elements in another shape; views where NumPy's are."""
+        """Return the same elements in another shape, as views where NumPy returns views."""
         return SplitArray(self.high.reshape(*shape), self.low.reshape(*shape))
 
     def truncated(self) -> NDArray[np.float32]:
-        """What forward and backward read: the upper halves as float32, a copy."""
+        """Return what forward and backward read: a float32 array of the high 16 bits."""
         return (np.asarray(self.high, np.uint32) << 16).view(np.float32)
 
 
 def round_to_bf16(values: NDArray[Any]) -> NDArray[np.float32]:
-    """The BF16 number nearest to each float32 value, the even one of two; NaN stays NaN."""
+    """Return float32 values rounded to the nearest BF16, ties to even; NaN stays NaN."""
     bits = np.asarray(values, np.float32).view(np.uint32)
     rounded = (bits + (np.uint32(0x7FFF) + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
     result: NDArray[np.float32] = np.where(np.isnan(values), np.float32(np.nan), rounded)
@@ -104,5 +104,5 @@ def round_to_bf16(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def to_precision(precision: str, values: NDArray[np.float32]) -> NDArray[np.float32] | SplitArray:
-    """``values`` as they are stored in that precision."""
+    """Return ``values`` as they are stored in ``precision``: an array or a SplitArray."""
     return SplitArray.of(values) if precision == "bf16" else values

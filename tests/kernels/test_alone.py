@@ -1,4 +1,4 @@
-"""The kernels' package works where the product is not installed."""
+"""The package of the kernels works without the product."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Ranking metrics by radix against scikit-learn's, in any number of rounds."""
+"""Ranking metrics by radix against scikit-learn's, in any number of passes."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def expected(scores, positive):
 
 
 @given(st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=60))
-def test_any_floats(rows):
+def test_any_floats_rank_as_in_scikit_learn(rows):
     scores = np.array([score for score, _ in rows], np.float32)
     positive = np.array([label for _, label in rows])
     if positive.all() or not positive.any():
@@ -27,8 +27,8 @@ def test_any_floats(rows):
 
 
 @pytest.mark.parametrize("memory", [4, 40_000, 1 << 29])
-@pytest.mark.parametrize("kind", ["probabilities", "logits", "rounded", "equal", "narrow"])
-def test_many_rows(kind, memory):
+@pytest.mark.parametrize("kind", ["probabilities", "logits", "rounded", "equal", "close"])
+def test_many_rows_rank_as_in_scikit_learn(kind, memory):
     rng = np.random.default_rng(3)
     n = 40_000 if memory > 4 else 3_000
     positive = rng.random(n) < 0.3
@@ -37,7 +37,7 @@ def test_many_rows(kind, memory):
         "logits": rng.normal(positive, 2.0),
         "rounded": np.round(rng.random(n), 1),
         "equal": np.zeros(n),
-        "narrow": 0.5 + 1e-4 * rng.random(n),
+        "close": 0.5 + 1e-4 * rng.random(n),
     }[kind].astype(np.float32)
     found = ranking_metrics(scores, positive, memory)
     assert found == pytest.approx(expected(scores, positive), abs=1e-12)

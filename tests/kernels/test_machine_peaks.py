@@ -1,4 +1,4 @@
-"""The measured ceilings: what the two loops compute, and that they report something sane."""
+"""The measured peaks: the results of the two loops, and that rates are positive."""
 
 import numpy as np
 from dlrmjit_kernels import machine_peaks
@@ -9,17 +9,17 @@ from numba import njit
 
 
 def test_every_chain_multiplies_and_adds():
-    target, chains, turns = current_target(), 3, 5
+    target, chains, iterations = current_target(), 3, 5
     out = np.full(64 * target.lanes, 2.0, np.float32)
     kernel = engine.address(machine_peaks.MultiplyAdds(chains), target)
 
     @njit
-    def run(kernel, out, turns):
-        unsafe.call(kernel, (out.ctypes.data, turns))
+    def run(kernel, out, iterations):
+        unsafe.call(kernel, (out.ctypes.data, iterations))
 
-    run(kernel, out, turns)
-    # each of turns * 4 multiply-adds adds 2 * 2 to a sum that starts at zero
-    np.testing.assert_array_equal(out[: chains * target.lanes], 4.0 * 4 * turns)
+    run(kernel, out, iterations)
+    # each of iterations * 4 multiply-adds adds 2 * 2 to a sum that starts at zero
+    np.testing.assert_array_equal(out[: chains * target.lanes], 4.0 * 4 * iterations)
 
 
 def test_ceilings_are_positive_and_named():

@@ -1,1 +1,1 @@
-"""Kernels that read text and arrange records; they know nothing of matrices."""
+"""Kernels that parse text, encode values and reorder records, without matrices."""

@@ -1,7 +1,7 @@
-"""Gathers bags of ids, a few or many per row, into a batch: first where they end, then they.
+"""Gathers bags of ids into a batch, in two passes: where the bags end, then the ids.
 
-A column holds the ids of all its rows one after another, cut by offsets; a column with as many
-ids in every row needs none.
+A column has the ids of all its rows contiguously, with offsets of the rows; a column with the
+same number of ids in every row needs no offsets.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def bag_ends(
     base: Integer,
     ends: NDArray[np.int64],
 ) -> int:
-    """``ends[k + 1] = ends[k] +`` ids of row ``chosen[k]``, from ``ends[0] = base`` on.
+    """Set ``ends[0] = base`` and ``ends[k + 1] = ends[k]`` + the number of ids of ``chosen[k]``.
 
-    The column holds ``size`` ids. ``offsets`` (rows + 1,), or empty where every row has
-    ``lookups`` ids. Returns -1, or the first row whose offsets fall or leave the column.
+    The column has ``size`` ids. ``offsets`` is (rows + 1,), or empty if every row has ``lookups``
+    ids. Returns -1, or the first row whose offsets decrease or leave the column.
     """
     ends[0] = base
     for k in range(chosen.size):
@@ -53,10 +53,10 @@ def gather_bags(
     ends: NDArray[np.int64],
     indices: NDArray[Any],
 ) -> bool:
-    """Write the ids of rows ``chosen``, modulo ``modulus`` where it is > 0, to ``indices``.
+    """Write the ids of rows ``chosen``, modulo ``modulus`` if that is > 0, to ``indices``.
 
-    ``ends`` (N + 1) as :func:`bag_ends` made them says where. Returns whether all of them are
-    within a table of ``rows`` rows.
+    ``ends`` (N + 1) are their ends by :func:`bag_ends`. Returns whether all ids are within a
+    table of ``rows`` rows.
     """
     low, high = np.int64(0), np.int64(-1)
     for k in range(chosen.size):

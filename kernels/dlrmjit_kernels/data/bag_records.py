@@ -1,7 +1,7 @@
-"""Bags beside records: what a shuffle moves of rows whose columns hold any number of ids.
+"""Bags of ids that accompany the records of a shuffle, for columns with any number of ids.
 
-The bags of a row, one per column, lie one after another; the record of the row says how many
-ids each has, in its last words.
+The bags of a row, one per column, are contiguous; the last elements of the row's record are
+their numbers of ids.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ def scatter_bags(
     values: NDArray[np.int32],
     merged: NDArray[np.int32],
 ) -> None:
-    """Copy one column's ``values`` of all rows to where they belong among the rows' bags.
+    """Copy the ``values`` of one column, of all rows, to their positions in the rows' bags.
 
-    ``counts`` (M, N) ids of each column and row; row r's bags are ``merged[offsets[r]:]``.
+    ``counts`` (M, N) is the number of ids per column and row; the bags of row r start at
+    ``merged[offsets[r]]``.
     """
     at = 0
     for r in range(counts.shape[1]):
@@ -49,10 +50,10 @@ def unpack_bags(
     ends: NDArray[np.int64],
     values: NDArray[np.int32],
 ) -> None:
-    """Write one column's bags of records ``order`` to ``values`` and where each ends to ``ends``.
+    """Write one column's bags of records ``order`` to ``values``, and their ends to ``ends``.
 
-    Word ``first_count + m`` of a record counts the ids of its column m; the bags of record r are
-    ``merged[offsets[r]:]``.
+    Element ``first_count + m`` of a record is the number of ids of its column m; the bags of
+    record r start at ``merged[offsets[r]]``.
     """
     to = 0
     for k in range(order.size):

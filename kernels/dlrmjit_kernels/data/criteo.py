@@ -1,6 +1,6 @@
-"""Parses lines of the Criteo text sets into columns, byte by byte, about a nanosecond each.
+"""Parses lines of the Criteo text sets to columns, at about a nanosecond per byte.
 
-The caller cuts the text at line ends and explains bad lines; here they are only found.
+The caller cuts the text at line ends and explains bad lines, which are only detected here.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dlrmjit_kernels.runtime.compile import jit
 
 INTEGERS, HASHES = 13, 26
 SHORTEST_LINE = INTEGERS + HASHES + 2  # a label, the tabs and the line end
-PADDING = 16  # bytes after the text that may be read, whatever they hold
+PADDING = 16  # bytes after the text that may be read, with any contents
 _TAB, _END, _RETURN, _MINUS, _PLUS, _ZERO = 9, 10, 13, 45, 43, 48
 _BAD = -1
 
-Integer = Any  # a Python int or a NumPy scalar, which are one to a compiled kernel
+Integer = Any  # a Python int or a NumPy scalar, which are the same to a compiled kernel
 
 
 def hex_digits() -> NDArray[np.uint8]:
-    """Value of each byte as a hexadecimal digit, 255 for the bytes that are none."""
+    """Return the value of each byte as a hexadecimal digit, 255 for other bytes."""
     table = np.full(256, 255, np.uint8)
     for value, digit in enumerate("0123456789abcdef"):
         table[[ord(digit), ord(digit.upper())]] = value
@@ -43,11 +43,11 @@ def parse_lines(
 ) -> tuple[int, int, int]:
     """Parse whole lines ``text[start:end]``, whose last byte is a line end.
 
-    ``labels`` (rows,), ``integers`` (13, rows) and ``hashes`` (26, rows) take one column per
-    good line; missing values are 0. ``bad`` becomes (line, first byte, end) of the first bad
-    line, with which parsing stops unless ``skip_bad``. ``text`` has PADDING more bytes.
+    Per good line, one column of ``labels`` (rows,), ``integers`` (13, rows) and ``hashes``
+    (26, rows) is written; missing values are 0. ``bad`` becomes (line, first byte, end) of the
+    first bad line, where parsing stops unless ``skip_bad``. ``text`` has PADDING more bytes.
 
-    Returns lines read, rows written and bad lines.
+    Returns the numbers of lines read, rows written and bad lines.
     """
     at, line, row, skipped = start, 0, 0, 0
     while at < end:
@@ -79,7 +79,7 @@ def _parse_line(
     hashes: NDArray[np.uint32],
     row: Integer,
 ) -> int:
-    """Parse one line into column ``row``; where the next one starts, or -1 for a bad line."""
+    """Parse one line to column ``row``; return the start of the next line, or -1 if it is bad."""
     label = text[at] - np.uint8(_ZERO)
     if label > 1 or text[at + 1] != _TAB:
         return _BAD
@@ -107,7 +107,7 @@ def _parse_line(
 
 @jit
 def _decimal(text: NDArray[np.uint8], at: Integer) -> tuple[int, int]:
-    """A whole number of 32 bits, or 0 for nothing, and the byte after it (-1 if out of range)."""
+    """Return a 32-bit integer, 0 if there is none, and the position after it, -1 if too large."""
     sign = 1
     if text[at] == _MINUS or text[at] == _PLUS:
         sign = -1 if text[at] == _MINUS else 1
@@ -130,7 +130,10 @@ def _decimal(text: NDArray[np.uint8], at: Integer) -> tuple[int, int]:
 def _hexadecimal(
     text: NDArray[np.uint8], at: Integer, digits: NDArray[np.uint8]
 ) -> tuple[int, int]:
-    """Up to 8 hexadecimal digits, or 0 for nothing, and the byte after them (-1 if more)."""
+    """Return up to 8 hexadecimal digits, 0 if there are none, and the position after them.
+
+    The position is -1 if there are more digits.
+    """
     value, first = np.uint32(0), at
     digit = digits[text[at]]
     while digit < 16 and at - first < 8:

@@ -1,8 +1,8 @@
-"""Cuts lines of delimited text into fields and reads the numbers among them, byte by byte.
+"""Parses lines of delimited text: fields, and the numbers among them, byte by byte.
 
-The caller cuts the text at line ends, says which field is which, and explains bad lines; here
-they are only found. A field may stand in double quotes, in which a doubled quote is one quote;
-a line end within quotes is not known.
+The caller cuts the text at line ends, gives the kind of every field, and explains bad lines,
+which are only detected here. A field may be in double quotes, in which a doubled quote is one
+quote; a line end within quotes is not supported.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.runtime.compile import jit
 
 WIDTH, QUOTES, NUMBER, LABEL, ENCODING = range(1, 6)
-"""What may be wrong with a line."""
+"""Errors of a line; 0 is none."""
 LABEL_FIELD, IGNORED_FIELD = 0, -1
 """Kinds of fields; 1 to D are dense columns, D + 1 to D + S categorical ones."""
 
 _END, _RETURN, _QUOTE, _SPACE, _ZERO = 10, 13, 34, 32, 48
 _DOT, _MINUS, _PLUS, _E, _SMALL_E = 46, 45, 43, 69, 101
-_DIGITS = 19  # that surely fit into 64 bits
+_DIGITS = 19  # that always fit into 64 bits
 
 Integer = Any
 
@@ -37,19 +37,19 @@ def parse_fields(
     threshold: float,
     labels: NDArray[np.uint8],
     dense: NDArray[np.float32],
-    places: NDArray[np.int32],
+    spans: NDArray[np.int32],
     bad: NDArray[np.int64],
 ) -> tuple[int, int, int]:
     """Parse whole lines ``text[start:end]``, whose last byte is a line end.
 
-    ``kinds`` (fields of a line,) says what each field is. ``labels`` (rows,) and ``dense``
-    (D, rows) take one column per good line, NaN for a missing number; ``places`` (S, 2, rows)
-    first and end byte of categorical fields without their quotes, the end negative (-1 - end)
-    where the field was quoted. A label is 1 above ``threshold``, or must be 0 or 1 where that is
-    NaN. ``bad`` becomes (line, first byte, end, field, what is wrong, fields found) of the first
-    bad line, with which parsing stops unless ``skip_bad``.
+    ``kinds`` (fields of a line,) is the kind of each field. Per good line, one column is written
+    to ``labels`` (rows,), to ``dense`` (D, rows), NaN for a missing number, and to ``spans``
+    (S, 2, rows): first and end byte of categorical fields without their quotes, the end negative
+    (-1 - end) if the field was quoted. A label is 1 above ``threshold``, or must be 0 or 1 if
+    that is NaN. ``bad`` becomes (line, first byte, end, field, error, number of fields) of the
+    first bad line, where parsing stops unless ``skip_bad``.
 
-    Returns lines read, rows written and bad lines.
+    Returns the numbers of lines read, rows written and bad lines.
     """
     at, line, row, skipped = start, 0, 0, 0
     while at < end:
@@ -60,16 +60,17 @@ def parse_fields(
                 is_ascii = False
             after += 1
         last = after - 1 if after > at and text[after - 1] == _RETURN else after
-        wrong, field, found = 0, 0, 0
+        error, field, fields = 0, 0, 0
         if not is_ascii and not _is_utf8(text, at, last):
-            wrong = ENCODING
+            error = ENCODING
         else:
-            wrong, field, found = _parse_line(
-                text, at, last, delimiter, kinds, threshold, labels, dense, places, row
+            error, field, fields = _parse_line(
+                text, at, last, delimiter, kinds, threshold, labels, dense, spans, row
             )
-        if wrong:
+        if error:
             if skipped == 0:
-                bad[0], bad[1], bad[2], bad[3], bad[4], bad[5] = line, at, last, field, wrong, found
+                bad[0], bad[1], bad[2] = line, at, last
+                bad[3], bad[4], bad[5] = field, error, fields
             skipped += 1
             if not skip_bad:
                 break
@@ -90,11 +91,11 @@ def _parse_line(
     threshold: float,
     labels: NDArray[np.uint8],
     dense: NDArray[np.float32],
-    places: NDArray[np.int32],
+    spans: NDArray[np.int32],
     row: Integer,
 ) -> tuple[int, int, int]:
-    """Parse ``text[at:last]`` as column ``row``; what is wrong (0: nothing), where, fields."""
-    wrong, where, field = 0, 0, 0
+    """Parse ``text[at:last]`` to column ``row``; return error, its field, and number of fields."""
+    error, where, field = 0, 0, 0
     while True:
         first, quoted = at, False
         if at < last and text[at] == _QUOTE:
@@ -108,9 +109,9 @@ def _parse_line(
             while at < last and text[at] != delimiter:
                 at += 1
             stop = at
-        if wrong == 0 and field < kinds.size and kinds[field] >= 0:
-            wrong = _take(
-                text, first, stop, quoted, kinds[field], threshold, labels, dense, places, row
+        if error == 0 and field < kinds.size and kinds[field] >= 0:
+            error = _store_field(
+                text, first, stop, quoted, kinds[field], threshold, labels, dense, spans, row
             )
             where = field
         field += 1
@@ -119,12 +120,12 @@ def _parse_line(
         at += 1
     if field != kinds.size:
         return WIDTH, 0, field
-    return wrong, where, field
+    return error, where, field
 
 
 @jit
 def _closing_quote(text: NDArray[np.uint8], at: Integer, last: Integer) -> int:
-    """The quote that ends a field, or ``last`` where there is none."""
+    """Return the position of the quote that ends a field, or ``last`` if there is none."""
     while at < last:
         if text[at] == _QUOTE:
             if at + 1 >= last or text[at + 1] != _QUOTE:
@@ -135,7 +136,7 @@ def _closing_quote(text: NDArray[np.uint8], at: Integer, last: Integer) -> int:
 
 
 @jit
-def _take(
+def _store_field(
     text: NDArray[np.uint8],
     first: Integer,
     stop: Integer,
@@ -144,14 +145,14 @@ def _take(
     threshold: float,
     labels: NDArray[np.uint8],
     dense: NDArray[np.float32],
-    places: NDArray[np.int32],
+    spans: NDArray[np.int32],
     row: Integer,
 ) -> int:
-    """Read one field; what is wrong with it."""
+    """Write one field to its column and return its error."""
     if kind > dense.shape[0]:
         s = kind - dense.shape[0] - 1
-        places[s, 0, row] = first
-        places[s, 1, row] = -1 - stop if quoted else stop
+        spans[s, 0, row] = first
+        spans[s, 1, row] = -1 - stop if quoted else stop
         return 0
     state, value = _number(text, first, stop)
     if kind > 0:
@@ -170,10 +171,10 @@ def _take(
 
 @jit
 def _number(text: NDArray[np.uint8], at: Integer, stop: Integer) -> tuple[int, float]:
-    """A decimal number: (1, value), (0, NaN) for nothing, (-1, NaN) for anything else.
+    """Return (1, value) of a decimal number, (0, NaN) of an empty field, else (-1, NaN).
 
-    Correctly rounded to float64 for up to 15 digits and small powers of ten (Clinger, 1990),
-    within two units of its last place otherwise.
+    The value is rounded correctly to float64 for up to 15 digits and small powers of ten
+    (Clinger, 1990), otherwise within two units in the last place.
     """
     while at < stop and text[at] == _SPACE:
         at += 1
@@ -218,7 +219,7 @@ def _number(text: NDArray[np.uint8], at: Integer, stop: Integer) -> tuple[int, f
 
 @jit
 def _exponent(text: NDArray[np.uint8], at: Integer, stop: Integer) -> tuple[int, int]:
-    """The whole number at ``at`` (-2**30 for none) and the byte after it."""
+    """Return the integer at ``at`` (-2**30 if there is none) and the position after it."""
     sign, value, first = 1, 0, at
     if at < stop and (text[at] == _MINUS or text[at] == _PLUS):
         sign = -1 if text[at] == _MINUS else 1
@@ -234,7 +235,7 @@ def _exponent(text: NDArray[np.uint8], at: Integer, stop: Integer) -> tuple[int,
 
 @jit
 def _scaled(value: float, exponent: Integer) -> float:
-    """``value`` times a power of ten, in steps that a float64 holds exactly."""
+    """Return ``value`` times a power of ten, in factors that are exact in float64."""
     if value == 0.0:
         return 0.0
     exponent = max(min(exponent, 400), -400)
@@ -251,7 +252,7 @@ def _scaled(value: float, exponent: Integer) -> float:
 
 @jit
 def _is_utf8(text: NDArray[np.uint8], at: Integer, last: Integer) -> bool:
-    """Whether ``text[at:last]`` is well-formed UTF-8 (Unicode standard, table 3-7)."""
+    """Return whether ``text[at:last]`` is well-formed UTF-8 (Unicode standard, table 3-7)."""
     while at < last:
         lead = text[at]
         at += 1

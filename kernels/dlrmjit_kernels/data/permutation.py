@@ -1,7 +1,7 @@
 """Random orders that need no memory: keys of rows, and permutations computed point by point.
 
-Both are functions of a seed alone, so an order is the same whatever the number of workers, the
-memory, or the place where an interrupted run goes on.
+Both depend on a seed alone, so an order does not change with the number of workers, the memory,
+or the row at which an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _ROUNDS = 6
 
 @jit
 def row_key(seed: Integer, row: Integer) -> Integer:
-    """A 64-bit key of a row; two rows never share one under one seed."""
+    """Return the 64-bit key of a row; under one seed, no two rows have the same."""
     return mix(mix(np.uint64(seed) * GOLDEN + GOLDEN) + (np.uint64(row) + np.uint64(1)) * GOLDEN)
 
 
 @jit
 def row_keys(seed: Integer, first: Integer, keys: NDArray[np.uint64]) -> None:
-    """Keys of rows ``first``, ``first + 1``, ...; sorting by key is the order of ``seed``."""
+    """Write the keys of rows ``first``, ``first + 1``, ...; the order of ``seed`` sorts by key."""
     for i in range(keys.size):
         keys[i] = row_key(seed, first + i)
 
 
 @jit
 def half_width(n: Integer) -> int:
-    """Bits of half a word that reaches every number below ``n``."""
+    """Return the bits of one half of the Feistel network for numbers below ``n``."""
     half = 1
     while (1 << (2 * half)) < n:
         half += 1
@@ -43,10 +43,11 @@ def half_width(n: Integer) -> int:
 
 @jit
 def permuted(i: Integer, n: Integer, seed: Integer, half: Integer) -> Integer:
-    """Where a random permutation of ``range(n)`` sends ``i``; ``half`` is half_width(n).
+    """Return the image of ``i`` under a random permutation of ``range(n)``.
 
-    A Feistel network on the smallest even number of bits, walked until it lands below ``n``
-    (Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    ``half`` is :func:`half_width` of n. A Feistel network on the smallest even number of bits is
+    applied until the result is below ``n``: cycle walking (Black and Rogaway, Ciphers with
+    arbitrary finite domains, 2002).
     """
     mask = np.uint64((1 << half) - 1)
     bits = np.uint64(half)

@@ -1,4 +1,4 @@
-"""Rows between columns and records: what a shuffle moves and what a batch is made of."""
+"""Converts rows between columns and records, which a shuffle reorders and batches consist of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOGARITHMS = 4096
 
 
 def log_table() -> NDArray[np.float32]:
-    """float32 log(x + 1) of x = 0, 1, ..., which most dense values of click data are."""
+    """Return float32 log(x + 1) for x = 0, 1, ...: most dense values of click data are small."""
     one_more = np.arange(1, _LOGARITHMS + 1, dtype=np.float32)
     return np.asarray(np.log(one_more), dtype=np.float32)
 
@@ -34,8 +34,8 @@ def pack_records(
 ) -> None:
     """Write row ``order[k]`` of columns as record ``k``.
 
-    ``labels`` (N,), ``dense`` (D, N), ``ids`` (S, N); ``records`` (>= N, 2 + 1 + D + S): the
-    key's two halves, the label, dense values, ids.
+    ``labels`` is (N,), ``dense`` (D, N), ``ids`` (S, N), and ``records`` (>= N, 2 + 1 + D + S):
+    low and high 32 bits of the key, label, dense values, ids.
     """
     first_dense = KEY_WORDS + 1
     first_id = first_dense + dense.shape[0]
@@ -53,7 +53,7 @@ def pack_records(
 
 @jit
 def record_keys(records: NDArray[np.int32], keys: NDArray[np.uint64]) -> None:
-    """The keys of ``records``, as :func:`pack_records` wrote them."""
+    """Read the keys of ``records``, as :func:`pack_records` writes them."""
     for k in range(keys.size):
         low = np.uint64(np.uint32(records[k, 0]))
         keys[k] = low | (np.uint64(np.uint32(records[k, 1])) << np.uint64(32))
@@ -67,7 +67,7 @@ def unpack_records(
     labels: NDArray[np.uint8],
     ids: NDArray[Any],
 ) -> None:
-    """Write label (N,) and ids (N, S), words ``first_id`` on, of record ``order[k]`` to row k."""
+    """Write label (N,) and ids (N, S), elements ``first_id``, ..., of record ``order[k]``."""
     for k in range(order.size):
         record = order[k]
         labels[k] = records[record, KEY_WORDS]
@@ -84,9 +84,9 @@ def unpack_integers(
     logarithms: NDArray[np.float32],
     log_transform: bool,
 ) -> None:
-    """Write words ``first``, ... of record ``order[k]`` as dense values (N, D) of row ``k``.
+    """Write elements ``first``, ... of record ``order[k]`` as dense values (N, D) of row ``k``.
 
-    Negative ones become 0. With ``log_transform`` x is written as log(x + 1).
+    Negative values become 0. With ``log_transform``, x is written as log(x + 1).
     """
     for k in range(order.size):
         for i in range(dense.shape[1]):
@@ -101,7 +101,7 @@ def unpack_floats(
     first: Integer,
     dense: NDArray[np.float32],
 ) -> None:
-    """Write words ``first``, ... of record ``order[k]`` as dense values (N, D) of row ``k``."""
+    """Write elements ``first``, ... of record ``order[k]`` as dense values (N, D) of row ``k``."""
     for k in range(order.size):
         for i in range(dense.shape[1]):
             dense[k, i] = records[order[k], first + i]
@@ -109,7 +109,7 @@ def unpack_floats(
 
 @jit
 def _logarithm(x: Integer, logarithms: NDArray[np.float32]) -> Any:
-    """float32 log(x + 1); x is not negative."""
+    """Return float32 log(x + 1) of an x that is not negative."""
     if x < logarithms.size:
         return logarithms[np.int64(x)]
     return np.float32(math.log(np.float32(x) + np.float32(1)))
@@ -125,12 +125,12 @@ def shuffled_rows(
     half_block: Integer,
     chosen: NDArray[np.int64],
 ) -> None:
-    """Rows at positions ``first``, ... of a shuffled order of ``range(rows)``.
+    """Write the rows at positions ``first``, ... of a shuffled order of ``range(rows)``.
 
-    ``block`` = 0: none is shuffled; ``block`` >= ``rows``: all are; else blocks of ``block``
-    rows are permuted, and the rows in each (a short last block stays last). ``half`` is
-    half_width of the number of whole blocks (of ``rows`` for a total shuffle), ``half_block``
-    that of ``block``.
+    With ``block`` = 0 the order is not shuffled, with ``block`` >= ``rows`` all rows are.
+    Otherwise blocks of ``block`` rows are permuted, and so are the rows in each; a short last
+    block stays last. ``half`` is half_width of the number of whole blocks (of ``rows`` to shuffle
+    all), ``half_block`` that of ``block``.
     """
     for k in range(chosen.size):
         at = first + k
@@ -159,7 +159,7 @@ def gather_dense(
     logarithms: NDArray[np.float32],
     log_transform: bool,
 ) -> None:
-    """``dense[k] = source[chosen[k]]`` (N, D), or log(max(x, 0) + 1) of it."""
+    """``dense[k] = source[chosen[k]]`` (N, D), or log(max(x, 0) + 1) with ``log_transform``."""
     for k in range(chosen.size):
         row = chosen[k]
         for i in range(dense.shape[1]):
@@ -184,9 +184,9 @@ def gather_labels(
 def gather_ids(
     chosen: NDArray[np.int64], source: NDArray[Any], modulus: Integer, indices: NDArray[Any]
 ) -> None:
-    """``indices[s, k] = source[chosen[k], s]`` (S, N), modulo ``modulus`` where it is > 0.
+    """``indices[s, k] = source[chosen[k], s]`` (S, N), modulo ``modulus`` if that is > 0.
 
-    Works through 16 rows at a time, whose records stay cached while they are transposed.
+    Transposes 16 rows at a time, whose records stay in the cache meanwhile.
     """
     for first in range(0, chosen.size, 16):
         last = min(first + 16, chosen.size)
@@ -198,7 +198,7 @@ def gather_ids(
 
 @jit
 def table_out_of_range(indices: NDArray[Any], rows: NDArray[np.int64]) -> int:
-    """The first table with an index outside its rows, or -1; ``indices`` (S, N)."""
+    """Return the first table with an index in ``indices`` (S, N) outside its rows, or -1."""
     for s in range(indices.shape[0]):
         low, high = np.int64(0), np.int64(-1)
         for k in range(indices.shape[1]):

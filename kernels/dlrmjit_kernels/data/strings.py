@@ -1,8 +1,8 @@
-"""Values that are text: lifted out of lines, hashed, and numbered by first appearance.
+"""Text values: extracted from lines, hashed, and encoded by order of first appearance.
 
-A run of values is all their bytes one after another and the length of each. A vocabulary keeps
-its values the same way, with the place at which each ends, and an open-addressing table of
-(32 bits of the hash, number + 1); bytes are compared, so no two values are ever taken for one.
+A sequence of values is their concatenated bytes and the length of each. A vocabulary is the
+concatenated bytes of its values (the heap), the end of each, and an open-addressing hash table
+of (high 32 bits of the hash, id + 1). Bytes are compared, so a hash collision merges no values.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ def extract_values(
     lengths: NDArray[np.int32],
     out: NDArray[np.uint8],
 ) -> tuple[int, int]:
-    """Copy the values of fields ``text[firsts[r]:stops[r]]``; how many, and their bytes.
+    """Copy the values of fields ``text[firsts[r]:stops[r]]``.
 
-    A negative stop stands for -1 - stop of a quoted field, in which doubled quotes become one.
-    With ``separator`` >= 0 it cuts a field into values, empty ones left out. ``counts`` (rows,)
-    takes the values of each row, ``lengths`` and ``out`` lengths and bytes of all.
+    A negative stop is that of a quoted field, -1 - stop, whose doubled quotes become one. A
+    ``separator`` >= 0 divides a field into values, of which empty ones are dropped. ``counts``
+    (rows,) gets the number of values per row, ``lengths`` and ``out`` the lengths and bytes of all.
+
+    Returns the number of values and of their bytes.
     """
     values, size = 0, 0
     for r in range(firsts.size):
@@ -68,7 +70,7 @@ def extract_values(
 
 @jit
 def _hashed(text: NDArray[np.uint8], first: Integer, end: Integer) -> Integer:
-    """64 well-mixed bits of ``text[first:end]`` (FNV-1a, then SplitMix64's finaliser)."""
+    """Return a 64-bit hash of ``text[first:end]``: FNV-1a, then SplitMix64's output function."""
     h = _FNV_BASIS
     for i in range(first, end):
         h = (h ^ np.uint64(text[i])) * _FNV_PRIME
@@ -87,7 +89,7 @@ def hash_texts(
 
 
 @jit
-def _slot_of(
+def _probe(
     text: NDArray[np.uint8],
     first: Integer,
     end: Integer,
@@ -95,15 +97,15 @@ def _slot_of(
     heap: NDArray[np.uint8],
     ends: NDArray[np.int64],
 ) -> tuple[int, Integer]:
-    """The slot of a value, free or its own, and the upper half of its hash."""
+    """Return the slot of a value, or the free one where it belongs, and its hash's high bits."""
     h = _hashed(text, first, end)
     mask = np.uint64(slots.size - 1)
     at, high_bits = h & mask, h >> _SHIFT
     while slots[at] != np.uint64(0):
         if (slots[at] >> _SHIFT) == high_bits:
-            number = np.int64(slots[at] & _LOW) - 1
-            start = ends[number - 1] if number else 0
-            if ends[number] - start == end - first:
+            known = np.int64(slots[at] & _LOW) - 1
+            start = ends[known - 1] if known else 0
+            if ends[known] - start == end - first:
                 same = True
                 for i in range(end - first):
                     if heap[start + i] != text[first + i]:
@@ -126,17 +128,17 @@ def find_or_add_texts(
     limit: Integer,
     ids: NDArray[np.int32],
 ) -> tuple[int, int, int]:
-    """Write the number of each value to ``ids``, adding new values to ``heap`` and ``ends``.
+    """Write the id of each value to ``ids``, adding new values to ``heap`` and ``ends``.
 
-    ``slots`` has a power of two of entries, of which ``limit`` may be used. Returns the values
-    numbered and their bytes, fewer than all when the next one is new and finds no room, and the
-    count of known values.
+    ``slots`` has a power of two of entries, of which ``limit`` may be used. Returns the number of
+    values encoded and of their bytes, fewer than all if the next one is new and does not fit, and
+    the number of known values.
     """
     at = 0
     for i in range(lengths.size):
         end = at + lengths[i]
-        place, high_bits = _slot_of(text, at, end, slots, heap, ends)
-        slot = slots[place]
+        position, high_bits = _probe(text, at, end, slots, heap, ends)
+        slot = slots[position]
         if slot == np.uint64(0):
             start = ends[count - 1] if count else 0
             if count >= limit or start + lengths[i] > heap.size:
@@ -146,7 +148,7 @@ def find_or_add_texts(
             ends[count] = start + lengths[i]
             count += 1
             slot = (high_bits << _SHIFT) | np.uint64(count)
-            slots[place] = slot
+            slots[position] = slot
         ids[i] = np.int32(slot & _LOW) - np.int32(1)
         at = end
     return lengths.size, at, count
@@ -162,11 +164,11 @@ def find_texts(
     missing: Integer,
     ids: NDArray[np.int32],
 ) -> None:
-    """Write the number of each value to ``ids``, ``missing`` for unknown ones."""
+    """Write the id of each value to ``ids``, ``missing`` for unknown ones."""
     at = 0
     for i in range(lengths.size):
-        place, _ = _slot_of(text, at, at + lengths[i], slots, heap, ends)
-        slot = slots[place]
+        position, _ = _probe(text, at, at + lengths[i], slots, heap, ends)
+        slot = slots[position]
         ids[i] = missing if slot == np.uint64(0) else np.int32(slot & _LOW) - np.int32(1)
         at += lengths[i]
 
@@ -180,10 +182,10 @@ def insert_texts(
     slots: NDArray[np.uint64],
 ) -> None:
     """Fill the empty table ``slots`` with known values ``first`` to ``count``."""
-    for number in range(first, count):
-        start = ends[number - 1] if number else 0
-        place, high_bits = _slot_of(heap, start, ends[number], slots, heap, ends)
-        slots[place] = (high_bits << _SHIFT) | np.uint64(number + 1)
+    for value in range(first, count):
+        start = ends[value - 1] if value else 0
+        position, high_bits = _probe(heap, start, ends[value], slots, heap, ends)
+        slots[position] = (high_bits << _SHIFT) | np.uint64(value + 1)
 
 
 @jit
@@ -194,12 +196,12 @@ def select_texts(
     out: NDArray[np.uint8],
     out_ends: NDArray[np.int64],
 ) -> None:
-    """Copy the values ``chosen`` to ``out``; ``out_ends`` says where each ends."""
+    """Copy the values ``chosen`` to ``out``, and the end of each to ``out_ends``."""
     at = 0
     for k in range(chosen.size):
-        number = chosen[k]
-        start = ends[number - 1] if number else 0
-        for i in range(start, ends[number]):
+        value = chosen[k]
+        start = ends[value - 1] if value else 0
+        for i in range(start, ends[value]):
             out[at] = heap[i]
             at += 1
         out_ends[k] = at

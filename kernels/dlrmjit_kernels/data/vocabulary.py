@@ -1,7 +1,7 @@
-"""Numbers 32-bit values by first appearance, with an open-addressing table of 8-byte slots.
+"""Encodes 32-bit values by order of first appearance, in an open-addressing hash table.
 
-A slot holds the value in its upper half and its number + 1 in the lower, so a lookup touches
-one cache line as a rule, and an all-zero slot is free.
+A slot has the value in its high 32 bits and its id + 1 in the low ones, so a look-up touches one
+cache line as a rule, and an all-zero slot is free.
 """
 
 from __future__ import annotations
@@ -29,21 +29,16 @@ def find_or_add(
     limit: Integer,
     ids: NDArray[np.int32],
 ) -> tuple[int, int]:
-    """Write the number of each of ``values`` to ``ids``, adding new values to ``known``.
+    """Write the id of each of ``values`` to ``ids``, adding new values to ``known``.
 
     ``slots`` has a power of two of entries, of which ``limit`` may be used. Returns how many
-    values were numbered, fewer than all when the next one is new and finds the table full, and
-    the count of known values.
+    values were encoded, fewer than all if the next one is new and the table is full, and the
+    number of known values.
     """
-    mask = np.uint64(slots.size - 1)
-    shift = np.uint64(64 - _bits(slots.size))
+    mask, shift = _mask_and_shift(slots)
     for i in range(values.size):
         value = np.uint64(values[i])
-        at = (value * GOLDEN) >> shift
-        slot = slots[at]
-        while slot != np.uint64(0) and (slot >> _SHIFT) != value:
-            at = (at + np.uint64(1)) & mask
-            slot = slots[at]
+        at, slot = _probe(value, slots, mask, shift)
         if slot == np.uint64(0):
             if count >= limit:
                 return i, count
@@ -59,39 +54,51 @@ def find_or_add(
 def find(
     values: NDArray[np.uint32], slots: NDArray[np.uint64], missing: Integer, ids: NDArray[np.int32]
 ) -> int:
-    """Write the number of each of ``values`` to ``ids``, ``missing`` for unknown ones.
+    """Write the id of each of ``values`` to ``ids``, ``missing`` for unknown ones.
 
     Returns how many were unknown.
     """
-    mask = np.uint64(slots.size - 1)
-    shift = np.uint64(64 - _bits(slots.size))
+    mask, shift = _mask_and_shift(slots)
     unknown = 0
     for i in range(values.size):
-        value = np.uint64(values[i])
-        at = (value * GOLDEN) >> shift
-        slot = slots[at]
-        while slot != np.uint64(0) and (slot >> _SHIFT) != value:
-            at = (at + np.uint64(1)) & mask
-            slot = slots[at]
-        if slot == np.uint64(0):
+        _, slot = _probe(np.uint64(values[i]), slots, mask, shift)
+        ids[i] = np.int32(slot & _LOW) - np.int32(1)
+        if slot == np.uint64(0):  # overwriting is faster than an else branch
             ids[i] = missing
             unknown += 1
-        else:
-            ids[i] = np.int32(slot & _LOW) - np.int32(1)
     return unknown
 
 
 @jit
 def insert_known(known: NDArray[np.uint32], count: Integer, slots: NDArray[np.uint64]) -> None:
-    """Fill the empty table ``slots`` with ``known[:count]``, numbered in order."""
-    mask = np.uint64(slots.size - 1)
-    shift = np.uint64(64 - _bits(slots.size))
+    """Fill the empty table ``slots`` with the distinct values ``known[:count]``, ids in order."""
+    mask, shift = _mask_and_shift(slots)
     for i in range(count):
         value = np.uint64(known[i])
-        at = (value * GOLDEN) >> shift
-        while slots[at] != np.uint64(0):
-            at = (at + np.uint64(1)) & mask
+        at, _ = _probe(value, slots, mask, shift)
         slots[at] = (value << _SHIFT) | np.uint64(i + 1)
+
+
+@jit
+def _probe(
+    value: Integer, slots: NDArray[np.uint64], mask: Integer, shift: Integer
+) -> tuple[Integer, Integer]:
+    """Return position and contents of the slot of a value, or of the free one where it belongs."""
+    at = (value * GOLDEN) >> shift  # Fibonacci hashing (Knuth, TAOCP 3, 6.4)
+    slot = slots[at]
+    while slot != np.uint64(0) and (slot >> _SHIFT) != value:
+        at = (at + np.uint64(1)) & mask
+        slot = slots[at]
+    return at, slot
+
+
+@jit
+def _mask_and_shift(slots: NDArray[np.uint64]) -> tuple[Integer, Integer]:
+    """Return what makes a position in ``slots`` of an index, and of a hash of 64 bits."""
+    bits = 0
+    while (1 << bits) < slots.size:
+        bits += 1
+    return np.uint64(slots.size - 1), np.uint64(64 - bits)
 
 
 @jit
@@ -110,18 +117,10 @@ def replace_ids(ids: NDArray[np.int32], table: NDArray[np.int32]) -> None:
 
 @jit
 def hash_values(values: NDArray[np.uint32], rows: Integer, ids: NDArray[np.int32]) -> None:
-    """``ids`` = a well-mixed hash of each value modulo ``rows`` (finaliser of MurmurHash3)."""
+    """``ids`` = hash of each value modulo ``rows``, by the finaliser of MurmurHash3."""
     for i in range(values.size):
         h = np.uint32(values[i])
         h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
         h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
         h = h ^ (h >> np.uint32(16))
         ids[i] = np.int32(np.uint64(h) % np.uint64(rows))
-
-
-@jit
-def _bits(size: Integer) -> int:
-    bits = 0
-    while (1 << bits) < size:
-        bits += 1
-    return bits

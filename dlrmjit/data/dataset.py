@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,3 +129,28 @@ class Dataset:
             return self
         rows = tuple(min(rows, max_ind_range) for rows in self.table_rows)
         return replace(self, table_rows=rows, max_ind_range=max_ind_range)
+
+
+def concatenate(datasets: Sequence[Dataset]) -> Dataset:
+    """Return one data set, in memory, of the rows of several."""
+    first = datasets[0]
+    multi = zip(*([column for _, column in dataset.multi] for dataset in datasets), strict=True)
+    return Dataset(
+        np.concatenate([dataset.labels for dataset in datasets]),
+        np.concatenate([dataset.dense for dataset in datasets]),
+        np.concatenate([dataset.ids for dataset in datasets]),
+        first.table_rows,
+        log_transform=first.log_transform,
+        multi=tuple(
+            (s, _concatenate_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
+        ),
+        origin=first.origin,
+    )
+
+
+def _concatenate_bags(columns: Sequence[MultiHot]) -> MultiHot:
+    """Return one multi-valued column of the rows of several."""
+    values, ends = zip(*(column.bags() for column in columns), strict=True)
+    bases = np.cumsum([0, *(len(part) for part in values)])
+    offsets = [np.zeros(1, np.int64), *(base + end for base, end in zip(bases, ends, strict=False))]
+    return MultiHot(np.concatenate(values), np.concatenate(offsets))

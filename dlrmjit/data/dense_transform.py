@@ -16,14 +16,17 @@ def transform_dense(
 ) -> NDArray[np.float32]:
     """Return the transformed values of ``raw`` (N,), in which missing values are NaN.
 
-    ``moments`` are mean and standard deviation over the training rows, for a standardised column.
+    They are computed in float64 and rounded once, so that they depend neither on the position of
+    a row nor on the number of rows. ``moments`` are mean and standard deviation over the training
+    rows, for a standardised column.
     """
-    values = np.asarray(raw, np.float32)
+    values = np.asarray(raw, np.float64)
     if column.missing is not None:
-        values = np.where(np.isnan(values), np.float32(column.missing), values)
+        values = np.where(np.isnan(values), column.missing, values)
     if column.transform == "log1p":
-        values = np.log(np.maximum(values, np.float32(0)) + np.float32(1))
+        values = np.log1p(np.maximum(values, 0.0))
     elif column.transform == "standardise" and moments is not None:
         mean, deviation = moments
-        values = ((values.astype(np.float64) - mean) / (deviation or 1.0)).astype(np.float32)
-    return np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        values = (values - mean) / (deviation or 1.0)
+    values = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return np.asarray(values, np.float32)

@@ -38,7 +38,8 @@ class CategoricalColumn:
     """A categorical column: single-valued, or multi-valued with ``separator`` or ``multi``.
 
     ``separator`` splits text into values; ``multi`` alone is for Parquet's lists. ``hash_rows``,
-    ``min_count`` and ``max_rows`` override the options of the command for this column.
+    ``min_count`` and ``max_rows`` override the options of the command for this column, and
+    ``missing`` overrides the texts of the schema that mean a missing value.
     """
 
     name: str
@@ -47,6 +48,7 @@ class CategoricalColumn:
     hash_rows: int | None = None
     min_count: int | None = None
     max_rows: int | None = None
+    missing: tuple[str, ...] | None = None
 
     @property
     def is_multi(self) -> bool:
@@ -59,7 +61,8 @@ class Schema:
     """The columns to read, and the format of the text.
 
     With ``threshold``, a label is any number and values above it count as clicks; without it,
-    labels are 0 or 1. ``columns`` names the columns of text without a header line.
+    labels are 0 or 1. ``columns`` names the columns of text without a header line. A field that
+    equals one of the texts ``missing`` counts as empty, in dense and categorical columns.
     """
 
     label: str
@@ -68,11 +71,21 @@ class Schema:
     threshold: float | None = None
     delimiter: str = ","
     columns: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the columns that a model reads: dense, categorical."""
+        return (*(c.name for c in self.dense), *(c.name for c in self.categorical))
+
+    def missing_texts(self, column: CategoricalColumn) -> tuple[str, ...]:
+        """Return the texts that mean a missing value in a categorical column."""
+        return self.missing if column.missing is None else column.missing
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all columns to read: label, dense, categorical."""
-        return (self.label, *(c.name for c in self.dense), *(c.name for c in self.categorical))
+        return (self.label, *self.features)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as JSON values; :meth:`from_dict` is the inverse."""
@@ -90,7 +103,6 @@ class Schema:
                 _build(kind, {"name": one} if isinstance(one, str) else one, f"{origin}: {key}")
                 for one in _as_list(values.get(key, ()), f"{origin}: {key}")
             )
-        values["columns"] = tuple(_as_list(values.get("columns", ()), f"{origin}: columns"))
         schema = _build(cls, values, origin)
         _check(schema, origin)
         return schema
@@ -133,6 +145,13 @@ def _as_list(value: Any, where: str) -> list[Any]:
     return list(value)
 
 
+def _as_texts(value: Any, where: str) -> tuple[str, ...]:
+    for text in _as_list(value, where):
+        if not isinstance(text, str):
+            raise ConfigError(f"{where} must list texts, not {text!r}")
+    return tuple(value)
+
+
 _TYPE_NAMES = {
     "str": "text",
     "bool": "true or false",
@@ -152,9 +171,12 @@ def _build(kind: type[T], content: Any, where: str) -> T:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: expected a name or keys and values, not {content!r}")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    content = dict(content)
     for key, value in content.items():
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}; expected one of {', '.join(known)}")
+        if str(known[key].type).startswith("tuple[str") and value is not None:
+            content[key] = _as_texts(value, f"{where}: {key}")
         allowed = _TYPES.get(str(known[key].type))
         if allowed and (
             not isinstance(value, allowed) or isinstance(value, bool) != (bool in allowed)
@@ -202,10 +224,21 @@ def _check_categorical(column: CategoricalColumn, where: str) -> None:
         value = getattr(column, key)
         if value is not None and value < least:
             raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
+        check_reserved_rows(key, value, where)
     if column.hash_rows and ((column.min_count or 1) > 1 or column.max_rows):
         raise ConfigError(
             f"{where}: hash_rows cannot be combined with min_count or max_rows; hashed values are "
             "not counted"
+        )
+
+
+def check_reserved_rows(key: str, value: int | None, where: str) -> None:
+    """Raise ConfigError for a table too small for the reserved rows of a set with a schema."""
+    if key in ("hash_rows", "max_rows") and value == 1:
+        reserved = "missing" if key == "hash_rows" else "unknown and missing"
+        raise ConfigError(
+            f"{where}: {key} must be at least 2, not 1, because {reserved} values have rows of "
+            "their own; 0 means no limit"
         )
 
 

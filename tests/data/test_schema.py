@@ -65,6 +65,9 @@ WRONG = {
     '{"label": "y", "categorical": [{"name": "a", "separator": ","}]}': "differ from the delimiter",
     '{"label": "y", "categorical": [{"name": "a", "separator": "::"}]}': "one ASCII character",
     '{"label": "y", "categorical": ["a"], "delimiter": "\\""}': "delimiter must be one ASCII",
+    '{"label": "y", "categorical": ["a"], "missing": "NA"}': "missing must be a list, not 'NA'",
+    '{"label": "y", "categorical": ["a"], "missing": [1]}': "missing must list texts, not 1",
+    '{"label": "y", "categorical": [{"name": "a", "max_rows": 1}]}': "'a': max_rows must be at",
     '{"label": "y", "categorical": ["a"], "columns": ["y"]}': "'a' is missing from columns",
     '{"label": "y", "categorical": ["a"], "dense": [{"name": "d", "transform": "log"}]}': (
         "'d': transform must be one of none, log1p, standardise, not 'log'"

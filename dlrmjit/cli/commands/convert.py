@@ -11,14 +11,14 @@ import numpy as np
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import CONVERT
 from dlrmjit.cli.options.command_line import parse_command
-from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.dataset import Dataset, concatenate
 from dlrmjit.data.formats import dlrm_days, torchrec
 from dlrmjit.data.formats.criteo_text import read_criteo_text
 from dlrmjit.data.formats.dlrm_days import DayNames, read_days, write_days
 from dlrmjit.data.formats.mlperf_bin import open_bin, read_counts, write_records
 from dlrmjit.data.formats.torchrec import open_day, write_day, write_multi_hot_days
 from dlrmjit.data.prepared.reader import PreparedSet, is_prepared_set
-from dlrmjit.data.prepared.writer import concatenate, days_of, dictionaries_of, write_set
+from dlrmjit.data.prepared.writer import days_of, dictionaries_of, write_set
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.files import NewFiles, check_all_new, check_new, make_output_folder
 

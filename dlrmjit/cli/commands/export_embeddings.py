@@ -27,8 +27,10 @@ from dlrmjit.files import (
 )
 
 if TYPE_CHECKING:
+    from dlrmjit.data.prepared.manifest import CategoricalColumn
     from dlrmjit.data.prepared.reader import PreparedSet
 
+_UNKNOWN_HASH = -1
 _SUFFIXES = (".npy", ".projection.npy", ".values.npy", ".values.csv")
 
 
@@ -84,18 +86,32 @@ def _save(path: Path, array: NDArray[Any]) -> None:
 
 def _write_values(folder: Path, name: str, known: PreparedSet, column: int) -> None:
     """Write the raw values of a column by row: hashes as an array, texts as CSV."""
-    vocabulary = known.manifest.categorical[column].vocabulary
+    facts = known.manifest.categorical[column]
+    vocabulary = facts.vocabulary
     if vocabulary.endswith(".npz"):
         with create(folder / f"{name}.values.csv") as file:
             lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
             writer = csv.writer(lines, lineterminator="\n")
-            writer.writerow(("row", "value"))
-            writer.writerows((row, text.decode()) for row, text in enumerate(known.texts(column)))
+            writer.writerow(("row", "value", "kind"))
+            writer.writerows(
+                (row, text.decode(), _kind_of_row(facts, row, text))
+                for row, text in enumerate(known.texts(column))
+            )
             lines.detach()
     elif vocabulary:
         values = known.vocabulary(column)
         assert values is not None
+        if facts.has_rare_row:  # its entry is 0, as that of missing values
+            values = values.astype(np.int64)
+            values[0] = _UNKNOWN_HASH
         _save(folder / f"{name}.values.npy", values)
+
+
+def _kind_of_row(column: CategoricalColumn, row: int, text: bytes) -> str:
+    """Return what a row stands for: unknown values, missing ones, or one value."""
+    if column.has_rare_row and row == 0:
+        return "unknown"
+    return "missing" if row == column.missing_row or not text else "value"
 
 
 def _set_of(path: Path, rows: Sequence[int]) -> PreparedSet:

@@ -57,14 +57,15 @@ VALUES = FlagGroup(
             "max-rows",
             int,
             0,
-            "all but the N - 1 most frequent values of a column share id 0 (0: no limit)",
+            "most rows of a table; values that are not frequent enough share id 0 (0: no limit)",
             domain=at_least(0),
         ),
         Flag(
             "vocabulary-of",
             str,
-            "all",
-            "rows whose values are counted and get ids; other values share id 0",
+            None,
+            "rows whose values are counted and get ids; other values share id 0 (default: train "
+            "with a schema, all without)",
             values=("all", "train"),
         ),
         Flag(

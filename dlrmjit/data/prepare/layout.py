@@ -13,7 +13,7 @@ class Layout:
     """Names and kinds of columns.
 
     In Criteo text, dense values are int32 and categories are 32-bit hashes. With a schema, dense
-    values are float32, missing ones NaN, and categories are text.
+    values are float64, missing ones NaN, and categories are text.
     """
 
     dense: tuple[str, ...]
@@ -23,7 +23,7 @@ class Layout:
     @property
     def dense_type(self) -> str:
         """Type of parsed dense columns."""
-        return "float32" if self.has_schema else "int32"
+        return "float64" if self.has_schema else "int32"
 
     @property
     def single(self) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dlrmjit.data.schema import Schema
+from dlrmjit.data.schema import Schema, check_reserved_rows
 from dlrmjit.data.validate import check_fraction
 from dlrmjit.errors import ConfigError
 
@@ -55,10 +55,11 @@ class PrepareOptions:
     that ``schema`` describes. ``max_ind_range`` > 0 takes raw values modulo it before they are
     encoded; ``hash_rows`` > 0 hashes them to that many ids instead of building a vocabulary.
     Values that occur less than ``min_count`` times get id 0, and with ``max_rows`` > 0 so do all
-    but the ``max_rows - 1`` most frequent. With ``vocabulary_of`` ``train`` only training rows
-    are counted, and values that none of them has get id 0. A row without a click is dropped with
-    probability ``sub_sample_rate``. ``dense`` ``int32`` stores integers, whose logarithm is taken
-    when they are read; ``float32`` stores the logarithm. Raises ConfigError for options that
+    but the most frequent ones, so that a table has at most ``max_rows`` rows. With
+    ``vocabulary_of`` ``train``, the default with a schema, only training rows are counted, and
+    values that none of them has get id 0. A row without a click is dropped with probability
+    ``sub_sample_rate``. ``dense`` ``int32`` stores integers, whose logarithm is taken when they
+    are read; ``float32`` stores the logarithm. Raises ConfigError for options that
     contradict each other.
     """
 
@@ -73,7 +74,7 @@ class PrepareOptions:
     hash_rows: int = 0
     min_count: int = 1
     max_rows: int = 0
-    vocabulary_of: Literal["all", "train"] = "all"
+    vocabulary_of: Literal["all", "train"] | None = None
     sub_sample_rate: float = 0.0
     dense: Literal["int32", "float32"] = "int32"
     indices: Literal["int32", "int64"] = "int32"
@@ -103,6 +104,18 @@ class PrepareOptions:
                 "tables with --max-rows or --hash-rows"
             )
 
+        if self.schema is not None:
+            check_reserved_rows("hash_rows", self.hash_rows, "the options of the command")
+            check_reserved_rows("max_rows", self.max_rows, "the options of the command")
+
+    @property
+    def counted_rows(self) -> Literal["all", "train"]:
+        """Rows whose values are counted and get ids.
+
+        By default all rows of Criteo text, as in the reference, and the training rows of others.
+        """
+        return self.vocabulary_of or ("all" if self.schema is None else "train")
+
     def determining(self) -> dict[str, Any]:
         """Return the options that the output depends on, as JSON values; not memory and workers."""
         names = (
@@ -110,6 +123,7 @@ class PrepareOptions:
             "sub_sample_rate dense indices on_error"
         )
         options = {name: getattr(self, name) for name in names.split()}
+        options["vocabulary_of"] = self.counted_rows
         options["split"] = vars(self.split).copy()
         if self.schema is not None:
             options["schema"] = json.loads(json.dumps(self.schema.to_dict()))  # tuples become lists

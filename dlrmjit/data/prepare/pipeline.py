@@ -198,18 +198,24 @@ class _Preparation:
             dense=self._layout.dense,
             transform="log1p" if self._dense_type == "int32" else "none",
             categorical=tuple(
-                CategoricalColumn(
-                    column.name,
-                    table_rows[j],
-                    vocabularies.get(j, ""),
-                    is_multi=column.is_multi,
-                    has_rare_row=encoding_rule(column, self._options).prunes,
-                )
-                for j, column in enumerate(self._layout.categorical)
+                self._describe_column(j, table_rows[j], vocabularies.get(j, ""))
+                for j in range(len(table_rows))
             ),
             splits={name: shape.rows for name, shape in statistics.shapes().items()},
             files=dict(zip(names, facts, strict=True)),
             origin=origin,
+        )
+
+    def _describe_column(self, j: int, rows: int, vocabulary: str) -> CategoricalColumn:
+        column = self._layout.categorical[j]
+        rule = encoding_rule(column, self._options)
+        return CategoricalColumn(
+            column.name,
+            rows,
+            vocabulary,
+            is_multi=column.is_multi,
+            has_rare_row=rule.has_unknown_row,
+            missing_row=rule.missing_row,
         )
 
     def _copy_vocabularies(self) -> dict[int, str]:

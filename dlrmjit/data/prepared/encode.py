@@ -1,133 +1,227 @@
-"""Further files, encoded with the vocabulary of a prepared set."""
+"""Raw rows into the dense values and ids that a model was trained on, chunk by chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.data.strings import hash_texts
 from dlrmjit_kernels.data.vocabulary import hash_values
 from numpy.typing import NDArray
 
-from dlrmjit.data.dataset import Dataset, MultiHot
+from dlrmjit.data.dataset import Dataset, MultiHot, concatenate
 from dlrmjit.data.dense_transform import transform_dense
-from dlrmjit.data.formats.criteo_text import HASHES, read_criteo_text
-from dlrmjit.data.prepare.files.vocabularies import find_hash_ids, find_text_ids
+from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
+from dlrmjit.data.prepare.files.vocabularies import hash_to_rows
+from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, InputFormat, ParsedChunk, Wanted
 from dlrmjit.data.prepare.inputs.open import open_format
-from dlrmjit.data.prepared.manifest import USER_DEFINED
+from dlrmjit.data.prepare.ordered_map import ordered_map
+from dlrmjit.data.prepared.preprocessing import Preprocessing
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.data.schema import Schema
+from dlrmjit.data.prepared.unknown import UnknownValues
 from dlrmjit.errors import DataError
+
+_AHEAD = 1
+Report = Callable[[int, int, int], None]
+"""Called with the positions read, their total (0: unknown), and the rows so far."""
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows as a model reads them, and the values of their key columns.
+
+    Without labels, those of ``rows`` are NaN. A key column is a list of text or values, or an
+    Arrow array.
+    """
+
+    rows: Dataset
+    keys: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, start: int, end: int) -> EncodedRows:
+        """Return rows ``start`` to ``end``."""
+        return EncodedRows(self.rows.cut(start, end), [key[start:end] for key in self.keys])
 
 
 def read_with_vocabulary(path: Path, known: PreparedSet) -> Dataset:
-    """Read a file in the format of the inputs of the set ``known``, encoded as in that set.
+    """Read a labelled file in the format of the inputs of the set ``known``, encoded as in it.
 
     A value that is not in the set's vocabulary gets id 0. Raises DataError for a file that cannot
-    be read, or if every value of a column is unknown, because the set then has other data.
+    be read, and for a set that was not made of text or Parquet.
     """
-    if known.manifest.origin.get("kind") == USER_DEFINED:
-        return _read_with_schema(path, known)
-    options = known.manifest.origin.get("options", {})
-    limit = int(options.get("max_ind_range", 0))
-    rows = read_criteo_text(path)
-    ids = np.empty((len(rows), HASHES), np.int32)
-    for column in range(HASHES):
-        values = np.ascontiguousarray(rows.hashes[:, column])
-        vocabulary = known.vocabulary(column)
-        if vocabulary is None:
-            hash_values(values, known.manifest.table_rows[column], ids[:, column])
-            continue
-        values = values % np.uint32(limit) if limit else values
-        has_rare_row = known.manifest.categorical[column].has_rare_row
-        found = find_hash_ids(vocabulary, values, has_rare_row=has_rare_row)
-        _check_any_known(found, bool((values != 0).any()), path, known, column)
-        ids[:, column] = np.maximum(found, 0)
-    return Dataset(
-        rows.labels,
-        np.maximum(rows.integers, 0),
-        ids,
-        known.manifest.table_rows,
-        log_transform=True,
-        origin=str(path),
-    )
+    rules = Preprocessing.of_set(known)
+    if rules is None:
+        raise DataError(f"{known.folder} was not made of text or Parquet and has no vocabulary")
+    parts = [chunk.rows for chunk in read_rows(path, rules)]
+    return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
-def _read_with_schema(path: Path, known: PreparedSet) -> Dataset:
-    """Read CSV or Parquet by the schema of the set."""
-    origin = known.manifest.origin
-    schema = Schema.from_dict(origin["options"]["schema"], str(known.folder))
-    columns = _columns(path, schema)
-    labels = next(columns)
-    dense = np.empty((len(labels), len(schema.dense)), np.float32)
-    for i, column in enumerate(schema.dense):
-        dense[:, i] = transform_dense(column, next(columns), origin["moments"].get(column.name))
-    ids, multi = [], []
-    for j, category in enumerate(schema.categorical):
-        counts = next(columns) if category.is_multi else None
-        found = _encode_texts(next(columns), next(columns), path, known, j)
-        if counts is None:
-            ids.append(found)
-        else:
-            offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-            multi.append((j, MultiHot(found, offsets)))
-    return Dataset(
-        labels,
-        dense,
-        np.stack(ids, axis=1) if ids else np.empty((len(labels), 0), np.int32),
-        known.manifest.table_rows,
-        multi=tuple(multi),
-        origin=str(path),
-    )
+def read_rows(
+    path: Path,
+    rules: Preprocessing,
+    wanted: Wanted = FEATURES_AND_LABELS,
+    *,
+    unknown: UnknownValues | None = None,
+    workers: int = 1,
+    report: Report | None = None,
+) -> Iterator[EncodedRows]:
+    """Yield the rows of a file in order, in chunks of bounded memory.
 
-
-def _columns(path: Path, schema: Schema) -> Iterator[NDArray[Any]]:
-    """Return the columns of a whole file, as a preparation stages them."""
+    ``unknown`` counts values that are not in the vocabularies. Raises DataError naming file and
+    line for bad input, and for a file without rows.
+    """
     try:
-        source = open_format((path,), schema, skip_bad=False, buffers=1)
+        source = open_format((path,), rules.schema, False, workers + _AHEAD + 1, wanted)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    parts, lines = [], 0
-    for chunk in source.chunks(0, 0, 0):
-        parsed = source.parse(chunk)
+    yield from encode_rows(source, rules, wanted, str(path), unknown, workers, report)
+
+
+def encode_rows(
+    source: InputFormat,
+    rules: Preprocessing,
+    wanted: Wanted,
+    origin: str,
+    unknown: UnknownValues | None = None,
+    workers: int = 1,
+    report: Report | None = None,
+) -> Iterator[EncodedRows]:
+    """Yield the rows of ``source`` in order; see :func:`read_rows`."""
+    encoder = _Encoder(rules, wanted, origin)
+    counts = UnknownValues(rules) if unknown is None else unknown
+    total = sum(source.sizes() or [])
+
+    def work(chunk: Any) -> tuple[Any, ParsedChunk, EncodedRows, UnknownValues]:
+        parsed, found = source.parse(chunk), UnknownValues(rules)
+        return chunk, parsed, encoder.encode(parsed, found), found
+
+    lines = rows = 0
+    for chunk, parsed, encoded, found in ordered_map(work, source.chunks(0, 0, 0), workers, _AHEAD):
         if parsed.skipped:
             raise DataError(parsed.explain(lines + 1))
-        parts.append(parsed.columns)
-        lines += parsed.lines
         source.release(chunk)
-    if not any(len(part[0]) for part in parts):
-        raise DataError(f"{path} has no valid line; expected {source.expected}")
-    return (np.concatenate(column) for column in zip(*parts, strict=True))
+        counts.add(found)
+        lines, rows = lines + parsed.lines, rows + len(encoded)
+        if report is not None:
+            report(parsed.after, total, rows)
+        if len(encoded):
+            yield encoded
+    if not rows:
+        raise DataError(f"{origin} has no valid line; expected {source.expected}")
 
 
-def _encode_texts(
-    lengths: NDArray[np.int32],
-    text: NDArray[np.uint8],
-    path: Path,
-    known: PreparedSet,
-    column: int,
-) -> NDArray[np.int32]:
-    facts = known.manifest.categorical[column]
-    vocabulary = known.text_vocabulary(column)
-    if vocabulary is None:
-        found = np.empty(len(lengths), np.int32)
-        hash_texts(text, lengths, facts.rows, found)
-        return found
-    found = find_text_ids(vocabulary, text, lengths, has_rare_row=facts.has_rare_row)
-    _check_any_known(found, len(text) > 0, path, known, column)
-    return np.maximum(found, 0)
+class _Encoder:
+    """Encodes the columns of parsed chunks; several threads may call ``encode``."""
 
+    def __init__(self, rules: Preprocessing, wanted: Wanted, origin: str) -> None:
+        self._rules, self._wanted, self._origin = rules, wanted, origin
+        # made now, because threads would make them twice
+        self._indexes: Any = rules.hash_indexes if rules.schema is None else rules.text_indexes
 
-def _check_any_known(
-    found: NDArray[np.int32], has_values: bool, path: Path, known: PreparedSet, column: int
-) -> None:
-    if has_values and len(found) > 1 and (found < 0).all():
-        facts = known.manifest.categorical[column]
-        if facts.has_rare_row and facts.rows == 1:  # all of them were rare
-            return
-        raise DataError(
-            f"{path}, column {facts.name}: no value is in the vocabulary of {known.folder}; use "
-            "the set that was prepared from these data"
+    def encode(self, parsed: ParsedChunk, unknown: UnknownValues) -> EncodedRows:
+        columns = iter(parsed.columns)
+        labels = next(columns)
+        if not self._wanted.labels:
+            labels = np.full(len(labels), np.nan, np.float32)
+        if self._rules.schema is None:
+            rows = self._criteo(labels, columns, unknown)
+        else:
+            rows = self._with_schema(labels, columns, unknown)
+        return EncodedRows(rows, parsed.keys)
+
+    def _criteo(
+        self, labels: NDArray[Any], columns: Iterator[NDArray[Any]], unknown: UnknownValues
+    ) -> Dataset:
+        integers = np.stack([next(columns) for _ in range(INTEGERS)], axis=1)
+        ids = np.empty((len(labels), HASHES), np.int32)
+        limit, rows = self._rules.max_ind_range, self._rules.table_rows
+        for j in range(HASHES):
+            values, index = np.ascontiguousarray(next(columns)), self._indexes[j]
+            if index is None:
+                hash_values(values, rows[j], ids[:, j])
+                continue
+            values = values % np.uint32(limit) if limit else values
+            found = index.find(values)
+            unknown.count_hashes(j, found, values)
+            ids[:, j] = np.maximum(found, 0)
+        return Dataset(
+            labels, np.maximum(integers, 0), ids, rows, log_transform=True, origin=self._origin
         )
+
+    def _with_schema(
+        self, labels: NDArray[Any], columns: Iterator[NDArray[Any]], unknown: UnknownValues
+    ) -> Dataset:
+        schema = self._rules.schema
+        assert schema is not None
+        dense = np.empty((len(labels), len(schema.dense)), np.float32)
+        for i, column in enumerate(schema.dense):
+            moments = self._rules.moments.get(column.name)
+            dense[:, i] = transform_dense(column, next(columns), moments)
+        ids, multi = [], []
+        for j, category in enumerate(schema.categorical):
+            counts = next(columns) if category.is_multi else None
+            found = self._texts(j, next(columns), next(columns), unknown)
+            if counts is None:
+                ids.append(found)
+            else:
+                offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+                multi.append((j, MultiHot(found, offsets)))
+        return Dataset(
+            labels,
+            dense,
+            np.stack(ids, axis=1) if ids else np.empty((len(labels), 0), np.int32),
+            self._rules.table_rows,
+            multi=tuple(multi),
+            origin=self._origin,
+        )
+
+    def _texts(
+        self,
+        j: int,
+        lengths: NDArray[np.int32],
+        text: NDArray[np.uint8],
+        unknown: UnknownValues,
+    ) -> NDArray[np.int32]:
+        column, index = self._rules.columns[j], self._indexes[j]
+        if index is None:
+            found = np.empty(len(lengths), np.int32)
+            hash_to_rows(text, lengths, column.rows, found, column.missing_row >= 0)
+            return found
+        found = index.find(text, lengths)
+        if column.missing_row >= 0:
+            found[lengths == 0] = column.missing_row
+        unknown.count_texts(j, found, lengths, text)
+        ids: NDArray[np.int32] = np.maximum(found, 0)
+        return ids
+
+
+def in_batches(chunks: Iterator[EncodedRows], size: int) -> Iterator[EncodedRows]:
+    """Yield the same rows in multiples of ``size``, except for the last."""
+    left: EncodedRows | None = None
+    for chunk in chunks:
+        joined = chunk if left is None or not len(left) else _join(left, chunk)
+        whole = len(joined) // size * size
+        if whole:
+            yield joined.cut(0, whole)
+        left = joined.cut(whole, len(joined))
+    if left is not None and len(left):
+        yield left
+
+
+def _join(first: EncodedRows, second: EncodedRows) -> EncodedRows:
+    rows = concatenate([first.rows, second.rows])
+    keys = [_join_key(a, b) for a, b in zip(first.keys, second.keys, strict=True)]
+    return EncodedRows(replace(rows, origin=second.rows.origin), keys)
+
+
+def _join_key(first: Any, second: Any) -> Any:
+    if isinstance(first, list):
+        return first + second
+    from dlrmjit.data.formats.arrow import require_arrow
+
+    arrow, _ = require_arrow("use keys that are text")
+    return arrow.concat_arrays([first, second])

@@ -14,9 +14,12 @@ from dlrmjit.files import FileFacts, Listing, is_inside, rewrite_work_file, sync
 
 NAME = "manifest.json"
 FORMAT = "dlrmjit-set"
-VERSION = 1
+VERSION = 2
+"""Of sets with a schema. Sets of Criteo text and of other formats are written as version 1."""
+_NUMBERED_BY_REFERENCE = 1
 USER_DEFINED, CRITEO = "own", "criteo"
 """``origin["kind"]`` of sets of data with a schema, and of Criteo text."""
+_READ_VERSIONS = (_NUMBERED_BY_REFERENCE, VERSION)
 _SPLITS = ("train", "test", "validation")
 _HASH_BLOCK = 4 << 20
 
@@ -26,7 +29,9 @@ class CategoricalColumn:
     """One categorical column: the rows of its table and, unless hashed, its vocabulary's path.
 
     ``is_multi`` columns have any number of ids per sample, stored in separate files. With
-    ``has_rare_row``, all rare values and values unknown to the vocabulary have row 0.
+    ``has_rare_row``, all rare values and values unknown to the vocabulary have row 0. Missing
+    values have row ``missing_row``, or if that is -1 the row of an empty text. Entries of the
+    vocabulary for these rows are empty texts or zeros.
     """
 
     name: str
@@ -34,6 +39,12 @@ class CategoricalColumn:
     vocabulary: str = ""
     is_multi: bool = False
     has_rare_row: bool = False
+    missing_row: int = -1
+
+    @property
+    def reserved_rows(self) -> int:
+        """Number of rows before that of the first value."""
+        return int(self.has_rare_row) + int(self.missing_row >= 0)
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,19 @@ class Manifest:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def _version(self) -> int:
+        """The first version whose readers know all of the set's columns."""
+        reserves = any(column.missing_row >= 0 for column in self.categorical)
+        return VERSION if reserves else _NUMBERED_BY_REFERENCE
+
+    @property
     def table_rows(self) -> tuple[int, ...]:
         """Rows of each table."""
         return tuple(column.rows for column in self.categorical)
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json``, synced, with a digest over its contents."""
-        content: dict[str, Any] = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content: dict[str, Any] = {"format": FORMAT, "version": self._version, **asdict(self)}
         content["categorical"] = [_to_json(column) for column in self.categorical]
         content["digest"] = _digest(content)
         path = folder / NAME
@@ -77,10 +94,10 @@ class Manifest:
         """
         path = folder / NAME
         content = _content(path)
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
+        if content.get("format") != FORMAT or content.get("version") not in _READ_VERSIONS:
             raise DataError(
                 f"{path} describes {content.get('format')!r} version {content.get('version')!r}, "
-                f"not {FORMAT!r} version {VERSION}; prepare the data again"
+                f"not {FORMAT!r} version {VERSION} or older; prepare the data again"
             )
         if content.get("digest") != _digest(content):
             raise DataError(
@@ -130,6 +147,8 @@ class Manifest:
 def _to_json(column: CategoricalColumn) -> dict[str, Any]:
     """Return the column's entry; the format calls ``has_rare_row`` ``shares_row``."""
     entry = asdict(column)
+    if column.missing_row < 0:
+        del entry["missing_row"]
     entry["shares_row"] = entry.pop("has_rare_row")
     return entry
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.dataset import Dataset, MultiHot
+from dlrmjit.data.dataset import Dataset, MultiHot, concatenate
 from dlrmjit.data.formats.criteo import equal_days
 from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
 from dlrmjit.data.prepare.files.staging import slices
@@ -87,31 +87,6 @@ def days_of(prepared: PreparedSet) -> list[Dataset]:
         days.append(train.cut(start, start + size))
         start += size
     return [*days, concatenate([prepared.dataset("test"), prepared.dataset("validation")])]
-
-
-def concatenate(datasets: Sequence[Dataset]) -> Dataset:
-    """Return one data set, in memory, of the rows of several."""
-    first = datasets[0]
-    multi = zip(*([column for _, column in dataset.multi] for dataset in datasets), strict=True)
-    return Dataset(
-        np.concatenate([dataset.labels for dataset in datasets]),
-        np.concatenate([dataset.dense for dataset in datasets]),
-        np.concatenate([dataset.ids for dataset in datasets]),
-        first.table_rows,
-        log_transform=first.log_transform,
-        multi=tuple(
-            (s, _concatenate_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
-        ),
-        origin=first.origin,
-    )
-
-
-def _concatenate_bags(columns: Sequence[MultiHot]) -> MultiHot:
-    """Return one multi-valued column of the rows of several."""
-    values, ends = zip(*(column.bags() for column in columns), strict=True)
-    bases = np.cumsum([0, *(len(part) for part in values)])
-    offsets = [np.zeros(1, np.int64), *(base + end for base, end in zip(bases, ends, strict=False))]
-    return MultiHot(np.concatenate(values), np.concatenate(offsets))
 
 
 def dictionaries_of(prepared: PreparedSet) -> list[NDArray[np.uint32]]:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.runtime.compile import jit
 
 INTEGERS, HASHES = 13, 26
-SHORTEST_LINE = INTEGERS + HASHES + 2  # a label, the tabs and the line end
+SHORTEST_LINE = INTEGERS + HASHES  # of a line without a label: the tabs and the line end
+LABEL_ABSENT, LABEL_NEEDED, LABEL_IGNORED = range(3)
+"""The first column of a line: not there, 0 or 1, or anything."""
 PADDING = 16  # bytes after the text that may be read, with any contents
 _TAB, _END, _RETURN, _MINUS, _PLUS, _ZERO = 9, 10, 13, 45, 43, 48
 _BAD = -1
@@ -35,6 +37,7 @@ def parse_lines(
     start: Integer,
     end: Integer,
     skip_bad: bool,
+    label: Integer,
     digits: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     integers: NDArray[np.int32],
@@ -43,15 +46,16 @@ def parse_lines(
 ) -> tuple[int, int, int]:
     """Parse whole lines ``text[start:end]``, whose last byte is a line end.
 
-    Per good line, one column of ``labels`` (rows,), ``integers`` (13, rows) and ``hashes``
-    (26, rows) is written; missing values are 0. ``bad`` becomes (line, first byte, end) of the
-    first bad line, where parsing stops unless ``skip_bad``. ``text`` has PADDING more bytes.
+    ``label`` says what the first column is; unless it is LABEL_NEEDED, labels become 0. Per good
+    line, one column of ``labels`` (rows,), ``integers`` (13, rows) and ``hashes`` (26, rows) is
+    written; missing values are 0. ``bad`` becomes (line, first byte, end) of the first bad line,
+    where parsing stops unless ``skip_bad``. ``text`` has PADDING more bytes.
 
     Returns the numbers of lines read, rows written and bad lines.
     """
     at, line, row, skipped = start, 0, 0, 0
     while at < end:
-        after = _parse_line(text, at, digits, labels, integers, hashes, row)
+        after = _parse_line(text, at, label, digits, labels, integers, hashes, row)
         if after == _BAD:
             after = at
             while text[after] != _END:
@@ -73,6 +77,7 @@ def parse_lines(
 def _parse_line(
     text: NDArray[np.uint8],
     at: Integer,
+    label: Integer,
     digits: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     integers: NDArray[np.int32],
@@ -80,11 +85,19 @@ def _parse_line(
     row: Integer,
 ) -> int:
     """Parse one line to column ``row``; return the start of the next line, or -1 if it is bad."""
-    label = text[at] - np.uint8(_ZERO)
-    if label > 1 or text[at + 1] != _TAB:
-        return _BAD
-    labels[row] = label
-    at += 2
+    labels[row] = 0
+    if label == LABEL_NEEDED:
+        found = text[at] - np.uint8(_ZERO)
+        if found > 1 or text[at + 1] != _TAB:
+            return _BAD
+        labels[row] = found
+        at += 2
+    elif label == LABEL_IGNORED:
+        while text[at] != _TAB and text[at] != _END:
+            at += 1
+        if text[at] == _END:
+            return _BAD
+        at += 1
     for i in range(INTEGERS):
         value, at = _decimal(text, at)
         if at == _BAD or text[at] != _TAB:

@@ -7,11 +7,12 @@ quote; a line end within quotes is not supported.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.data.strings import equals_any
 from dlrmjit_kernels.runtime.compile import jit
 
 WIDTH, QUOTES, NUMBER, LABEL, ENCODING = range(1, 6)
@@ -26,6 +27,32 @@ _DIGITS = 19  # that always fit into 64 bits
 Integer = Any
 
 
+class FieldRules(NamedTuple):
+    """What to do with the fields of a line; ``kinds`` and ``keys`` have one entry per field.
+
+    ``kinds`` are defined above; ``keys`` are the numbers of key columns, -1 for other fields. The
+    texts that mean a missing number are in ``missing`` and end at ``missing_ends``.
+    """
+
+    kinds: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    missing: NDArray[np.uint8]
+    missing_ends: NDArray[np.int64]
+
+
+class FieldColumns(NamedTuple):
+    """The output, one column per good line.
+
+    ``labels`` (rows,); ``dense`` (D, rows), NaN for a missing number; ``spans`` (S + K, 2, rows),
+    first and end byte of categorical fields and keys without their quotes, the end negative
+    (-1 - end) if the field was quoted.
+    """
+
+    labels: NDArray[np.uint8]
+    dense: NDArray[np.float64]
+    spans: NDArray[np.int32]
+
+
 @jit
 def parse_fields(
     text: NDArray[np.uint8],
@@ -33,21 +60,16 @@ def parse_fields(
     end: Integer,
     skip_bad: bool,
     delimiter: Integer,
-    kinds: NDArray[np.int64],
+    rules: FieldRules,
     threshold: float,
-    labels: NDArray[np.uint8],
-    dense: NDArray[np.float32],
-    spans: NDArray[np.int32],
+    columns: FieldColumns,
     bad: NDArray[np.int64],
 ) -> tuple[int, int, int]:
-    """Parse whole lines ``text[start:end]``, whose last byte is a line end.
+    """Parse whole lines ``text[start:end]``, whose last byte is a line end, into ``columns``.
 
-    ``kinds`` (fields of a line,) is the kind of each field. Per good line, one column is written
-    to ``labels`` (rows,), to ``dense`` (D, rows), NaN for a missing number, and to ``spans``
-    (S, 2, rows): first and end byte of categorical fields without their quotes, the end negative
-    (-1 - end) if the field was quoted. A label is 1 above ``threshold``, or must be 0 or 1 if
-    that is NaN. ``bad`` becomes (line, first byte, end, field, error, number of fields) of the
-    first bad line, where parsing stops unless ``skip_bad``.
+    A label is 1 above ``threshold``, or must be 0 or 1 if that is NaN. ``bad`` becomes (line,
+    first byte, end, field, error, number of fields) of the first bad line, where parsing stops
+    unless ``skip_bad``.
 
     Returns the numbers of lines read, rows written and bad lines.
     """
@@ -65,7 +87,7 @@ def parse_fields(
             error = ENCODING
         else:
             error, field, fields = _parse_line(
-                text, at, last, delimiter, kinds, threshold, labels, dense, spans, row
+                text, at, last, delimiter, rules, threshold, columns, row
             )
         if error:
             if skipped == 0:
@@ -87,11 +109,9 @@ def _parse_line(
     at: Integer,
     last: Integer,
     delimiter: Integer,
-    kinds: NDArray[np.int64],
+    rules: FieldRules,
     threshold: float,
-    labels: NDArray[np.uint8],
-    dense: NDArray[np.float32],
-    spans: NDArray[np.int32],
+    columns: FieldColumns,
     row: Integer,
 ) -> tuple[int, int, int]:
     """Parse ``text[at:last]`` to column ``row``; return error, its field, and number of fields."""
@@ -109,16 +129,19 @@ def _parse_line(
             while at < last and text[at] != delimiter:
                 at += 1
             stop = at
-        if error == 0 and field < kinds.size and kinds[field] >= 0:
-            error = _store_field(
-                text, first, stop, quoted, kinds[field], threshold, labels, dense, spans, row
-            )
-            where = field
+        if error == 0 and field < rules.kinds.size:
+            if rules.keys[field] >= 0:
+                _store_span(first, stop, quoted, columns.spans, rules.keys[field], row)
+            if rules.kinds[field] >= 0:
+                error = _store_field(
+                    text, first, stop, quoted, rules, field, threshold, columns, row
+                )
+                where = field
         field += 1
         if at >= last:
             break
         at += 1
-    if field != kinds.size:
+    if field != rules.kinds.size:
         return WIDTH, 0, field
     return error, where, field
 
@@ -136,23 +159,37 @@ def _closing_quote(text: NDArray[np.uint8], at: Integer, last: Integer) -> int:
 
 
 @jit
+def _store_span(
+    first: Integer,
+    stop: Integer,
+    quoted: bool,
+    spans: NDArray[np.int32],
+    column: Integer,
+    row: Integer,
+) -> None:
+    spans[column, 0, row] = first
+    spans[column, 1, row] = -1 - stop if quoted else stop
+
+
+@jit
 def _store_field(
     text: NDArray[np.uint8],
     first: Integer,
     stop: Integer,
     quoted: bool,
-    kind: Integer,
+    rules: FieldRules,
+    field: Integer,
     threshold: float,
-    labels: NDArray[np.uint8],
-    dense: NDArray[np.float32],
-    spans: NDArray[np.int32],
+    columns: FieldColumns,
     row: Integer,
 ) -> int:
     """Write one field to its column and return its error."""
+    kind, dense = rules.kinds[field], columns.dense
     if kind > dense.shape[0]:
-        s = kind - dense.shape[0] - 1
-        spans[s, 0, row] = first
-        spans[s, 1, row] = -1 - stop if quoted else stop
+        _store_span(first, stop, quoted, columns.spans, kind - dense.shape[0] - 1, row)
+        return 0
+    if kind > 0 and _is_missing(text, first, stop, rules.missing, rules.missing_ends):
+        dense[kind - 1, row] = np.nan
         return 0
     state, value = _number(text, first, stop)
     if kind > 0:
@@ -161,12 +198,47 @@ def _store_field(
     if np.isnan(threshold):
         if state != 1 or (value != 0.0 and value != 1.0):
             return LABEL
-        labels[row] = value == 1.0
+        columns.labels[row] = value == 1.0
     else:
         if state != 1:
             return LABEL
-        labels[row] = value > threshold
+        columns.labels[row] = value > threshold
     return 0
+
+
+@jit
+def _is_missing(
+    text: NDArray[np.uint8],
+    at: Integer,
+    stop: Integer,
+    missing: NDArray[np.uint8],
+    missing_ends: NDArray[np.int64],
+) -> bool:
+    """Return whether a field, without spaces around it, equals one of the missing texts."""
+    if missing_ends.size == 0:
+        return False
+    while at < stop and text[at] == _SPACE:
+        at += 1
+    while at < stop and text[stop - 1] == _SPACE:
+        stop -= 1
+    return bool(equals_any(text, at, stop, missing, missing_ends))
+
+
+@jit
+def parse_numbers(
+    text: NDArray[np.uint8], lengths: NDArray[np.int32], numbers: NDArray[np.float64]
+) -> int:
+    """Write the number that each text is, NaN for an empty one.
+
+    Returns the first text that is no number, or -1 if all are numbers.
+    """
+    at, bad = 0, -1
+    for i in range(lengths.size):
+        state, numbers[i] = _number(text, at, at + lengths[i])
+        if state < 0 and bad < 0:
+            bad = i
+        at += lengths[i]
+    return bad
 
 
 @jit

@@ -69,6 +69,65 @@ def extract_values(
 
 
 @jit
+def equals_any(
+    text: NDArray[np.uint8],
+    first: Integer,
+    stop: Integer,
+    texts: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+) -> bool:
+    """Return whether ``text[first:stop]`` is one of ``texts``, which end at ``ends``."""
+    start = 0
+    for k in range(ends.size):
+        if ends[k] - start == stop - first:
+            same = True
+            for i in range(stop - first):
+                if texts[start + i] != text[first + i]:
+                    same = False
+                    break
+            if same:
+                return True
+        start = ends[k]
+    return False
+
+
+@jit
+def drop_missing(
+    text: NDArray[np.uint8],
+    lengths: NDArray[np.int32],
+    counts: NDArray[np.int32],
+    is_multi: bool,
+    texts: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Make values that equal one of ``texts`` missing, in place; return the values and bytes left.
+
+    A missing value has length 0. With ``is_multi``, it is left out, also of ``counts`` (rows,).
+    """
+    at, value, values, size = 0, 0, 0, 0
+    for r in range(counts.size):
+        left = 0
+        for _ in range(counts[r]):
+            stop = at + lengths[value]
+            if at == stop or equals_any(text, at, stop, texts, ends):
+                if not is_multi:
+                    lengths[values] = 0
+                    values += 1
+                    left += 1
+            else:
+                for i in range(at, stop):
+                    text[size] = text[i]
+                    size += 1
+                lengths[values] = stop - at
+                values += 1
+                left += 1
+            at = stop
+            value += 1
+        counts[r] = left
+    return values, size
+
+
+@jit
 def _hashed(text: NDArray[np.uint8], first: Integer, end: Integer) -> Integer:
     """Return a 64-bit hash of ``text[first:end]``: FNV-1a, then SplitMix64's output function."""
     h = _FNV_BASIS

@@ -185,7 +185,7 @@ def test_a_vocabulary_of_another_set(
     model, text, out = str(home / "model"), str(home / "train.txt.gz"), str(tmp_path / "x.npy")
     given = [model, text, "--vocabulary", str(other_set), "--out", out]
     assert predict.main(given) == 2
-    assert "use the set that was prepared from these data" in capsys.readouterr().err
+    assert "the model was trained on another set" in capsys.readouterr().err
     assert evaluate.main([model, str(other_set)]) == 2
     assert "another set" in capsys.readouterr().err
     given = [model, "--out", str(tmp_path / "y"), "--vocabulary", str(other_set)]

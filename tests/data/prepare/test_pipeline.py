@@ -45,9 +45,13 @@ def test_equals_the_plain_reader(criteo_text: Path, tmp_path: Path, max_ind_rang
     assert (sorted_rows(found) == sorted_rows(expected[:train])).all()
 
 
-def expected_ids(rows: list[Row], column: CategoricalColumn) -> list[list[int]]:
-    known: dict[str, int] = {}
-    return [[known.setdefault(v, len(known)) for v in values_of(row, column)] for row in rows]
+def expected_ids(rows: list[Row], column: CategoricalColumn, train: int) -> list[list[int]]:
+    """Ids of training values from 2 on, 0 for values that only other rows have, 1 for missing."""
+    known = {"": 1}
+    for row in rows[:train]:
+        for value in values_of(row, column):
+            known.setdefault(value, 1 + len(known))
+    return [[known.get(value, 0) for value in values_of(row, column)] for row in rows]
 
 
 def expected_dense(rows: list[Row], train: int) -> np.ndarray:
@@ -76,7 +80,7 @@ def test_sets_hold_the_values_of_the_text(
     assert order[2] == list(range(1201, 1501))
     assert sorted(order[0]) == list(range(1051))
     assert (order[0] == sorted(order[0])) == (shuffled == "none")
-    ids = [expected_ids(rows, column) for column in SCHEMA.categorical]
+    ids = [expected_ids(rows, column, 1051) for column in SCHEMA.categorical]
     for split, positions in zip(sizes, order, strict=True):
         dataset = PreparedSet(tmp_path / "set").dataset(split)
         assert dataset.labels.tolist() == [int(rows[r]["clicked"]) for r in positions]
@@ -128,4 +132,4 @@ def test_columns_whose_names_are_no_file_names(tmp_path: Path) -> None:
     path.write_text("label,a/b\n1,x\n0,y\n")
     schema = replace(SCHEMA, label="label", dense=(), categorical=(CategoricalColumn("a/b"),))
     prepare(schema_options(path, tmp_path / "set", schema=schema, split=SplitRule("none")))
-    assert PreparedSet(tmp_path / "set").texts(0) == [b"x", b"y"]
+    assert PreparedSet(tmp_path / "set").texts(0) == [b"", b"", b"x", b"y"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule
 from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.prepared.encode import read_with_vocabulary
+from dlrmjit.data.prepared.manifest import file_facts
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.data.schema import CategoricalColumn
+from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
 from tests.data.prepare.builders import (
     COLUMNS,
@@ -97,15 +99,68 @@ def known(tmp_path: Path) -> PreparedSet:
     return PreparedSet(tmp_path / "set")
 
 
-def test_unknown_values_get_id_0(known: PreparedSet, tmp_path: Path) -> None:
+def test_unknown_and_missing_values_have_rows_of_their_own(
+    known: PreparedSet, tmp_path: Path
+) -> None:
+    rows = csv_rows(3)
+    rows[1]["user"], rows[2]["user"] = "unknown", ""
+    (tmp_path / "new.csv").write_bytes(csv_text(rows))
+    ids = read_with_vocabulary(tmp_path / "new.csv", known).ids[:, 0].tolist()
+    assert ids == [2, 0, 1]
+
+
+def test_rows_whose_values_are_all_unknown_are_encoded(known: PreparedSet, tmp_path: Path) -> None:
     rows = csv_rows(2)
-    rows[1]["user"] = "unknown"
+    rows[0]["user"], rows[1]["user"] = "unknown", "also unknown"
     (tmp_path / "new.csv").write_bytes(csv_text(rows))
     assert read_with_vocabulary(tmp_path / "new.csv", known).ids[:, 0].tolist() == [0, 0]
-    rows[0]["user"] = "also unknown"
-    (tmp_path / "new.csv").write_bytes(csv_text(rows))
-    with pytest.raises(DataError, match=r"new\.csv, column user: no value is in the vocabulary of"):
-        read_with_vocabulary(tmp_path / "new.csv", known)
+
+
+def test_texts_that_mean_missing_count_as_empty(tmp_path: Path) -> None:
+    schema = replace(
+        SCHEMA,
+        missing=("NA", "?"),
+        categorical=(
+            CategoricalColumn("user"),
+            CategoricalColumn("genres", "|"),
+            CategoricalColumn("note", missing=()),
+        ),
+    )
+    rows = csv_rows(200)
+    marked, empty = [dict(row) for row in rows], [dict(row) for row in rows]
+    for row in range(0, 200, 3):
+        for name in ("user", "price", "age"):
+            marked[row][name], empty[row][name] = "NA", ""
+        marked[row]["genres"], empty[row]["genres"] = "NA|crime|?", "crime"
+        marked[row]["note"] = empty[row]["note"] = "NA"
+    sets = []
+    for name, shown in (("marked", marked), ("empty", empty)):
+        path = tmp_path / f"{name}.csv"
+        path.write_bytes(csv_text(shown))
+        prepare(schema_options(path, tmp_path / name, schema=schema))
+        sets.append(PreparedSet(tmp_path / name))
+    assert b"NA" not in sets[0].texts(0) + sets[0].texts(1)
+    assert b"NA" in sets[0].texts(2)
+    for split in ("train", "test"):
+        assert_same(sets[0].dataset(split), sets[1].dataset(split))
+
+
+def test_sets_of_an_older_version_keep_their_rows(tmp_path: Path) -> None:
+    """Version 1 has no row for missing values: an empty text is a value, and unknown is row 0."""
+    path = tmp_path / "log.csv"
+    path.write_text("clicked,user\n1,ann\n0,\n1,bob\n")
+    schema = Schema("clicked", (), (CategoricalColumn("user"),))
+    prepare(schema_options(path, tmp_path / "set", schema=schema, split=SplitRule("none")))
+    known = PreparedSet(tmp_path / "set")
+    vocabulary = known.folder / "vocabulary" / "user.npz"
+    np.savez(vocabulary, bytes=np.frombuffer(b"annbob", np.uint8), ends=np.array([3, 3, 6]))
+    column = replace(known.manifest.categorical[0], rows=3, has_rare_row=False, missing_row=-1)
+    files = {**known.manifest.files, "vocabulary/user.npz": file_facts(vocabulary)}
+    replace(known.manifest, categorical=(column,), files=files).write(known.folder)
+    assert json.loads((known.folder / "manifest.json").read_text())["version"] == 1
+    old = PreparedSet(tmp_path / "set")
+    path.write_text("clicked,user\n1,ann\n0,\n1,bob\n0,new\n")
+    assert read_with_vocabulary(path, old).ids[:, 0].tolist() == [0, 1, 2, 0]
 
 
 def test_vocabularies_of_another_set(known: PreparedSet, tmp_path: Path) -> None:

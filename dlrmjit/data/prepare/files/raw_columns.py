@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-from dlrmjit_kernels.data.strings import hash_texts
 from dlrmjit_kernels.data.vocabulary import hash_values
 from numpy.typing import NDArray
 
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.staging import Staging, slices
-from dlrmjit.data.prepare.files.vocabularies import HashVocabulary, TextVocabulary
+from dlrmjit.data.prepare.files.vocabularies import HashVocabulary, TextVocabulary, hash_to_rows
 
 _SLICE = 1 << 18
 _SLICE_BYTES = 8 << 20
@@ -30,8 +29,11 @@ class RawColumn(Protocol):
         Raises VocabularyFullError if it needs more than ``budget`` bytes.
         """
 
-    def hash(self, rows: int, ids: FlatFile) -> None:
-        """Write a hash of every value modulo ``rows``."""
+    def hash(self, rows: int, ids: FlatFile, *, has_missing_row: bool) -> None:
+        """Write a hash of every value modulo ``rows``.
+
+        With ``has_missing_row``, row 0 is for missing values, and others share the rest.
+        """
 
     def __enter__(self) -> RawColumn: ...
 
@@ -69,7 +71,7 @@ class _HashColumn:
             ids.write(start, part_ids[: len(part)])
         return vocabulary
 
-    def hash(self, rows: int, ids: FlatFile) -> None:
+    def hash(self, rows: int, ids: FlatFile, *, has_missing_row: bool) -> None:
         part_ids = np.empty(_SLICE, np.int32)
         for start, part in self._slices(0):
             hash_values(part, rows, part_ids[: len(part)])
@@ -113,10 +115,10 @@ class _TextColumn:
             ids.write(start, part_ids[: len(lengths)])
         return vocabulary
 
-    def hash(self, rows: int, ids: FlatFile) -> None:
+    def hash(self, rows: int, ids: FlatFile, *, has_missing_row: bool) -> None:
         part_ids = np.empty(_SLICE, np.int32)
         for start, lengths, text in self._slices():
-            hash_texts(text, lengths, rows, part_ids[: len(lengths)])
+            hash_to_rows(text, lengths, rows, part_ids[: len(lengths)], has_missing_row)
             ids.write(start, part_ids[: len(lengths)])
 
     def __enter__(self) -> _TextColumn:

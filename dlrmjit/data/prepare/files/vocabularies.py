@@ -6,7 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from dlrmjit_kernels.data.strings import find_or_add_texts, find_texts, insert_texts, select_texts
+from dlrmjit_kernels.data.strings import (
+    find_or_add_texts,
+    find_texts,
+    hash_texts,
+    insert_texts,
+    select_texts,
+)
 from dlrmjit_kernels.data.vocabulary import find, find_or_add, insert_known
 from numpy.typing import NDArray
 
@@ -62,14 +68,18 @@ class HashVocabulary:
         self._slots = np.zeros(slots, np.uint64)
         insert_known(self._known, self.count, self._slots)
 
-    def save(self, path: Path, frequent: NDArray[np.intp] | None) -> None:
+    def missing_ids(self) -> list[int]:
+        """Return the ids of missing values: none, because a hash is a value in Criteo's sets."""
+        return []
+
+    def save(self, path: Path, frequent: NDArray[np.intp] | None, reserved_rows: int) -> None:
         """Write hashes by id as a ``.npy`` file.
 
-        With ``frequent``, write only those ids, after a row 0 for all rare values.
+        With ``frequent``, write only those ids, after zeros for the reserved rows.
         """
         values = self.values
         if frequent is not None:
-            values = np.concatenate([np.zeros(1, np.uint32), values[frequent]])
+            values = np.concatenate([np.zeros(reserved_rows, np.uint32), values[frequent]])
         with writing(path), rewrite_work_file(path) as file:
             np.save(file, values)
 
@@ -144,53 +154,74 @@ class TextVocabulary:
         if size > self._budget:
             raise VocabularyFullError
 
-    def save(self, path: Path, frequent: NDArray[np.intp] | None) -> None:
+    def missing_ids(self) -> list[int]:
+        """Return the ids of missing values, whose text is empty: one, or none."""
+        lengths = np.diff(self._ends[: self.count], prepend=0)
+        return [int(i) for i in np.flatnonzero(lengths == 0)]
+
+    def save(self, path: Path, frequent: NDArray[np.intp] | None, reserved_rows: int) -> None:
         """Write the ``bytes`` of all texts and the ``ends`` of each, as an ``.npz`` file.
 
-        With ``frequent``, write only those ids, after an empty text for all rare values.
+        With ``frequent``, write only those ids, after empty texts for the reserved rows.
         """
         heap, ends = self._heap[: self.used], self._ends[: self.count]
         if frequent is not None:
             starts = np.concatenate([[0], ends[:-1]])
-            chosen_ends = np.zeros(1 + len(frequent), np.int64)
+            chosen_ends = np.zeros(reserved_rows + len(frequent), np.int64)
             out = np.empty(int((ends - starts)[frequent].sum()), np.uint8)
-            select_texts(heap, ends, frequent.astype(np.int64), out, chosen_ends[1:])
+            select_texts(heap, ends, frequent.astype(np.int64), out, chosen_ends[reserved_rows:])
             heap, ends = out, chosen_ends
         with writing(path), rewrite_work_file(path) as file:
             np.savez(file, bytes=heap, ends=ends)
 
 
-def find_hash_ids(
-    known: NDArray[np.uint32], values: NDArray[np.uint32], *, has_rare_row: bool
-) -> NDArray[np.int32]:
-    """Return the ids of ``values`` in a saved vocabulary, -1 for unknown ones.
-
-    With ``has_rare_row``, row 0 stands for rare values and its entry is not a value.
-    """
-    slots = _slots_for(len(known))
-    first = int(has_rare_row)
-    insert_known(known[first:], len(known) - first, slots)
-    found = np.empty(len(values), np.int32)
-    find(values, slots, -1, found)
-    return _shift_ids(found, first)
-
-
-def find_text_ids(
-    known: tuple[NDArray[np.uint8], NDArray[np.int64]],
+def hash_to_rows(
     text: NDArray[np.uint8],
     lengths: NDArray[np.int32],
-    *,
-    has_rare_row: bool,
-) -> NDArray[np.int32]:
-    """Return the ids of texts in a saved vocabulary, as :func:`find_hash_ids` does."""
-    heap, ends = known
-    first = int(has_rare_row)  # row 0 is then the empty text, so dropping it shifts no bytes
-    ends = ends[first:]
-    slots = _slots_for(len(ends))
-    insert_texts(heap, ends, 0, len(ends), slots)
-    found = np.empty(len(lengths), np.int32)
-    find_texts(text, lengths, slots, heap, ends, -1, found)
-    return _shift_ids(found, first)
+    rows: int,
+    ids: NDArray[np.int32],
+    has_missing_row: bool,
+) -> None:
+    """Write the hashed row of each text; with ``has_missing_row``, row 0 is for empty ones."""
+    hash_texts(text, lengths, rows - has_missing_row, ids)
+    if has_missing_row:
+        ids += 1
+        ids[lengths == 0] = 0
+
+
+class HashIndex:
+    """Finds the ids of hashes in a saved vocabulary, whose first ``reserved`` entries are none."""
+
+    def __init__(self, known: NDArray[np.uint32], reserved: int) -> None:
+        self._reserved = reserved
+        values = np.ascontiguousarray(known[reserved:])
+        self._slots = _slots_for(len(values))
+        insert_known(values, len(values), self._slots)
+
+    def find(self, values: NDArray[np.uint32]) -> NDArray[np.int32]:
+        """Return the ids of ``values``, -1 for unknown ones."""
+        found = np.empty(len(values), np.int32)
+        find(values, self._slots, -1, found)
+        return _shift_ids(found, self._reserved)
+
+
+class TextIndex:
+    """Finds the ids of texts in a saved vocabulary, whose first ``reserved`` entries are none.
+
+    Reserved entries are empty texts, so dropping them shifts no bytes.
+    """
+
+    def __init__(self, known: tuple[NDArray[np.uint8], NDArray[np.int64]], reserved: int) -> None:
+        self._heap, ends = known
+        self._ends, self._reserved = np.ascontiguousarray(ends[reserved:]), reserved
+        self._slots = _slots_for(len(self._ends))
+        insert_texts(self._heap, self._ends, 0, len(self._ends), self._slots)
+
+    def find(self, text: NDArray[np.uint8], lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the ids of texts, -1 for unknown ones."""
+        found = np.empty(len(lengths), np.int32)
+        find_texts(text, lengths, self._slots, self._heap, self._ends, -1, found)
+        return _shift_ids(found, self._reserved)
 
 
 def texts_of(heap: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[bytes]:

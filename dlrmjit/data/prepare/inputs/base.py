@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from dlrmjit.data.prepare.layout import Layout
+from dlrmjit.data.schema import Schema
+from dlrmjit.errors import DataError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read besides the features: the labels, and ``keys``, columns that name a row."""
+
+    labels: bool = True
+    keys: tuple[str, ...] = ()
+
+
+FEATURES_AND_LABELS = Wanted()
 
 
 @dataclass(frozen=True)
@@ -16,8 +29,9 @@ class ParsedChunk:
     """One parsed chunk of input ``file``; the next chunk starts at position ``after``.
 
     ``columns`` are those of ``Staging.parsed_files`` for the valid ones of ``lines`` lines;
-    ``skipped`` lines are bad, and ``explain(first_line)`` returns the message for the first of
-    them, given the number of the chunk's first line.
+    labels that are not wanted are 0. ``keys`` are the values of key columns, each a list of text
+    or an Arrow array. ``skipped`` lines are bad, and ``explain(first_line)`` returns the message
+    for the first of them, given the number of the chunk's first line.
     """
 
     file: int
@@ -26,6 +40,7 @@ class ParsedChunk:
     skipped: int
     explain: Callable[[int], str]
     columns: list[NDArray[Any]]
+    keys: list[Any] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -55,3 +70,25 @@ class InputFormat(Protocol):
 
     def release(self, chunk: Any) -> None:
         """Allow reuse of a chunk's memory, after its columns were written."""
+
+
+def columns_to_read(schema: Schema, wanted: Wanted) -> tuple[str, ...]:
+    """Return the names of the columns to read, without repetition."""
+    label = (schema.label,) if wanted.labels else ()
+    return tuple(dict.fromkeys((*label, *schema.features, *wanted.keys)))
+
+
+def check_columns(found: Sequence[str], schema: Schema, wanted: Wanted, where: str) -> None:
+    """Raise DataError unless each column to read is found exactly once."""
+    for name in columns_to_read(schema, wanted):
+        times = found.count(name)
+        if times == 1:
+            continue
+        reason = "the schema needs exactly one"
+        if name not in schema.names:
+            reason = "a key needs exactly one"
+        elif name == schema.label and not times:
+            reason += "; labels are needed to train and to evaluate, not to predict"
+        raise DataError(
+            f"{where}: {times or 'no'} columns called {name!r} among {', '.join(found)}; {reason}"
+        )

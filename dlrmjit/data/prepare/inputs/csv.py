@@ -15,13 +15,22 @@ from dlrmjit_kernels.data.csv import (
     LABEL_FIELD,
     NUMBER,
     QUOTES,
+    FieldColumns,
+    FieldRules,
     parse_fields,
 )
-from dlrmjit_kernels.data.strings import extract_values
+from dlrmjit_kernels.data.strings import drop_missing, extract_values
 from numpy.typing import NDArray
 
 from dlrmjit.data.formats.text_blocks import open_text, reading
-from dlrmjit.data.prepare.inputs.base import ParsedChunk
+from dlrmjit.data.prepare.files.vocabularies import texts_of
+from dlrmjit.data.prepare.inputs.base import (
+    FEATURES_AND_LABELS,
+    ParsedChunk,
+    Wanted,
+    check_columns,
+    columns_to_read,
+)
 from dlrmjit.data.prepare.inputs.text_chunks import (
     ChunkedText,
     TextChunk,
@@ -43,15 +52,21 @@ class CsvFormat(ChunkedText):
     """
 
     def __init__(
-        self, paths: tuple[Path, ...], schema: Schema, skip_bad: bool, buffers: int
+        self,
+        paths: tuple[Path, ...],
+        schema: Schema,
+        skip_bad: bool,
+        buffers: int,
+        wanted: Wanted = FEATURES_AND_LABELS,
     ) -> None:
         super().__init__(paths, buffers)
         self.layout = layout_of(schema)
-        self.expected = f"lines of columns {', '.join(schema.names)}"
-        self._schema, self._skip_bad = schema, skip_bad
-        self._columns = [schema.columns or _header(path, schema.delimiter) for path in paths]
+        self.expected = f"lines of columns {', '.join(columns_to_read(schema, wanted))}"
+        self._schema, self._skip_bad, self._wanted = schema, skip_bad, wanted
+        self._missing = pack_texts(schema.missing)
+        self._columns = [_column_names(path, schema, wanted) for path in paths]
         self._kinds = [
-            _kinds(columns, schema, path)
+            _kinds(columns, schema, wanted, path)
             for columns, path in zip(self._columns, paths, strict=True)
         ]
 
@@ -60,9 +75,10 @@ class CsvFormat(ChunkedText):
         schema, text = self._schema, chunk.buffer.text
         first = self._after_header(chunk)
         capacity = int(np.count_nonzero(text[first : chunk.end] == _END))
-        labels = np.empty(capacity, np.uint8)
-        dense = np.empty((len(schema.dense), capacity), np.float32)
-        positions = np.empty((len(schema.categorical), 2, capacity), np.int32)
+        labels = np.zeros(capacity, np.uint8)
+        dense = np.empty((len(schema.dense), capacity), np.float64)
+        texts = len(schema.categorical) + len(self._wanted.keys)
+        positions = np.empty((texts, 2, capacity), np.int32)
         bad = np.zeros(6, np.int64)
         threshold = np.nan if schema.threshold is None else float(schema.threshold)
         lines, rows, skipped = parse_fields(
@@ -71,19 +87,19 @@ class CsvFormat(ChunkedText):
             chunk.end,
             self._skip_bad,
             ord(schema.delimiter),
-            self._kinds[chunk.file],
+            FieldRules(*self._kinds[chunk.file], *self._missing),
             threshold,
-            labels,
-            dense,
-            positions,
+            FieldColumns(labels, dense, positions),
             bad,
         )
         columns: list[NDArray[Any]] = [labels[:rows], *dense[:, :rows]]
-        for column, (firsts, stops) in zip(schema.categorical, positions[:, :, :rows], strict=True):
-            columns += stage_values(text, firsts, stops, column)
+        fields = positions[:, :, :rows]
+        for column, (firsts, stops) in zip(schema.categorical, fields, strict=False):
+            columns += stage_values(text, firsts, stops, column, schema.missing_texts(column))
         if chunk.is_too_long:
             path = str(self._paths[chunk.file])
             return ParsedChunk(chunk.file, chunk.after, 1, 1, too_long(path), columns)
+        keys = [_key_texts(text, *field) for field in fields[len(schema.categorical) :]]
         lines_before = int(first > 0)
         line = text[bad[1] : bad[2]].tobytes()
 
@@ -92,7 +108,9 @@ class CsvFormat(ChunkedText):
                 chunk.file, line, first_line + lines_before + int(bad[0]), bad[3:].tolist()
             )
 
-        return ParsedChunk(chunk.file, chunk.after, lines + lines_before, skipped, explain, columns)
+        return ParsedChunk(
+            chunk.file, chunk.after, lines + lines_before, skipped, explain, columns, keys
+        )
 
     def _after_header(self, chunk: TextChunk) -> int:
         """Return where the rows of a chunk start: after the header, in a file's first chunk."""
@@ -114,9 +132,12 @@ class CsvFormat(ChunkedText):
                 "line ends within quotes are not supported"
             )
         shown = _field(line, field, self._schema.delimiter)
-        return f"{where}, column {name}: {shown!r} found, expected {self._wanted(reason)}"
+        expected = self._expected_field(reason)
+        if reason == LABEL and not shown:
+            expected += "; labels are needed to train and to evaluate, not to predict"
+        return f"{where}, column {name}: {shown!r} found, expected {expected}"
 
-    def _wanted(self, reason: int) -> str:
+    def _expected_field(self, reason: int) -> str:
         if reason == NUMBER:
             return "a number or nothing"
         return "0 or 1" if self._schema.threshold is None else "a number"
@@ -127,8 +148,12 @@ def stage_values(
     firsts: NDArray[Any],
     stops: NDArray[Any],
     column: CategoricalColumn,
+    missing: Sequence[str] = (),
 ) -> list[NDArray[Any]]:
-    """Return a category's columns for staging, of the fields from ``firsts`` to ``stops``."""
+    """Return a category's columns for staging, of the fields from ``firsts`` to ``stops``.
+
+    Texts that are ``missing`` become empty, or are left out of a multi-valued column.
+    """
     ends = np.where(stops < 0, -1 - stops, stops)
     size = int((ends - firsts).sum())
     separator = ord(column.separator) if column.separator else -1
@@ -136,7 +161,50 @@ def stage_values(
     counts = np.empty(len(firsts), np.int32)
     lengths, out = np.empty(most, np.int32), np.empty(size, np.uint8)
     values, size = extract_values(text, firsts, stops, separator, counts, lengths, out)
-    return [*([counts] if column.is_multi else []), lengths[:values], out[:size]]
+    lengths, out = lengths[:values], out[:size]
+    if missing:
+        return without_missing(counts, lengths, out, is_multi=column.is_multi, missing=missing)
+    return [*([counts] if column.is_multi else []), lengths, out]
+
+
+def without_missing(
+    counts: NDArray[np.int32],
+    lengths: NDArray[np.int32],
+    text: NDArray[np.uint8],
+    *,
+    is_multi: bool,
+    missing: Sequence[str],
+) -> list[NDArray[Any]]:
+    """Return columns for staging in which values that mean a missing value are missing."""
+    values, size = drop_missing(text, lengths, counts, is_multi, *pack_texts(missing))
+    return [*([counts] if is_multi else []), lengths[:values], text[:size]]
+
+
+def pack_texts(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the bytes of all texts, and the position after each."""
+    raw = [text.encode() for text in texts]
+    ends = np.cumsum([len(one) for one in raw], dtype=np.int64)
+    return np.frombuffer(b"".join(raw), np.uint8), ends
+
+
+def _key_texts(text: NDArray[np.uint8], firsts: NDArray[Any], stops: NDArray[Any]) -> list[str]:
+    lengths, raw = stage_values(text, firsts, stops, CategoricalColumn("key"))
+    return [value.decode() for value in texts_of(raw, np.cumsum(lengths, dtype=np.int64))]
+
+
+def _column_names(path: Path, schema: Schema, wanted: Wanted) -> tuple[str, ...]:
+    """Return the names of a file's columns, in order.
+
+    Where labels are not wanted, a file without a header line may lack their column.
+    """
+    if not schema.columns:
+        return _header(path, schema.delimiter)
+    names = schema.columns
+    if not wanted.labels and schema.label in names:
+        found = len(_header(path, schema.delimiter))
+        if found == len(names) - 1:
+            return tuple(name for name in names if name != schema.label)
+    return names
 
 
 def _header(path: Path, delimiter: str) -> tuple[str, ...]:
@@ -153,19 +221,19 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _kinds(columns: Sequence[str], schema: Schema, path: Path) -> NDArray[np.int64]:
-    """Return the kind of each field of a line, numbered as the kernel expects."""
-    for name in schema.names:
-        if columns.count(name) != 1:
-            times = columns.count(name) or "no"
-            raise DataError(
-                f"{path}, line 1: {times} columns called {name!r} among {', '.join(columns)}; the "
-                "schema needs exactly one"
-            )
+def _kinds(
+    columns: Sequence[str], schema: Schema, wanted: Wanted, path: Path
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return kind and key of each field of a line, numbered as the kernel expects."""
+    check_columns(columns, schema, wanted, f"{path}, line 1")
     kinds = np.full(len(columns), IGNORED_FIELD, np.int64)
+    keys = np.full(len(columns), -1, np.int64)
     for kind, name in enumerate(schema.names, LABEL_FIELD):
-        kinds[columns.index(name)] = kind
-    return kinds
+        if name in columns and (wanted.labels or kind != LABEL_FIELD):
+            kinds[columns.index(name)] = kind
+    for number, name in enumerate(wanted.keys, len(schema.categorical)):
+        keys[columns.index(name)] = number
+    return kinds, keys
 
 
 def _field(line: bytes, field: int, delimiter: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrmjit.data.prepare.inputs.base import InputFormat
+from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, InputFormat, Wanted
 from dlrmjit.data.prepare.inputs.criteo import CriteoFormat
 from dlrmjit.data.prepare.inputs.csv import CsvFormat
 from dlrmjit.data.prepare.inputs.parquet import ParquetFormat
@@ -26,7 +26,11 @@ def open_inputs(options: PrepareOptions, buffers: int) -> InputFormat:
 
 
 def open_format(
-    paths: tuple[Path, ...], schema: Schema | None, skip_bad: bool, buffers: int
+    paths: tuple[Path, ...],
+    schema: Schema | None,
+    skip_bad: bool,
+    buffers: int,
+    wanted: Wanted = FEATURES_AND_LABELS,
 ) -> InputFormat:
     """Return a reader of ``paths``; see :func:`open_inputs`."""
     parquet = [path for path in paths if is_parquet(path)]
@@ -38,10 +42,10 @@ def open_format(
             raise ConfigError(
                 f"{paths[0]} is not Criteo text; describe its columns with --schema FILE"
             )
-        return CriteoFormat(paths, skip_bad, buffers)
+        return CriteoFormat(paths, skip_bad, buffers, wanted)
     if parquet:
-        return ParquetFormat(paths, schema, skip_bad)
-    return CsvFormat(paths, schema, skip_bad, buffers)
+        return ParquetFormat(paths, schema, wanted)
+    return CsvFormat(paths, schema, skip_bad, buffers, wanted)
 
 
 def is_parquet(path: Path) -> bool:

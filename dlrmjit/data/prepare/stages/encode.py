@@ -6,7 +6,7 @@ of first appearance, as in the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -32,26 +32,44 @@ _BAGS = 1 << 14  # multi-valued rows are read in smaller slices
 
 @dataclass(frozen=True)
 class EncodingRule:
-    """How the values of one column become ids; ``train_only`` counts training rows only."""
+    """How the values of one column become ids.
+
+    ``train_only`` counts training rows only. With ``has_missing_row``, as in every set with a
+    schema, missing values have a row of their own after that of unknown ones.
+    """
 
     hash_rows: int
     min_count: int
     max_rows: int
     train_only: bool
+    has_missing_row: bool
 
     @property
-    def prunes(self) -> bool:
-        """Whether rare values share row 0."""
-        return not self.hash_rows and (self.min_count > 1 or self.max_rows > 0 or self.train_only)
+    def has_unknown_row(self) -> bool:
+        """Whether row 0 is for unknown and rare values."""
+        prunes = self.min_count > 1 or self.max_rows > 0 or self.train_only
+        return not self.hash_rows and (self.has_missing_row or prunes)
+
+    @property
+    def missing_row(self) -> int:
+        """Row of missing values, -1 if they have none of their own."""
+        return int(self.has_unknown_row) if self.has_missing_row else -1
+
+    @property
+    def reserved_rows(self) -> int:
+        """Number of rows before that of the first value."""
+        return int(self.has_unknown_row) + int(self.has_missing_row)
 
 
 def encoding_rule(column: CategoricalColumn, options: PrepareOptions) -> EncodingRule:
     """Return the rule of the schema for the column, or the command's if the schema has none."""
     of_schema = column.hash_rows, column.min_count, column.max_rows
-    train_only = options.vocabulary_of == "train"
     if any(value is not None for value in of_schema):
-        return EncodingRule(of_schema[0] or 0, of_schema[1] or 1, of_schema[2] or 0, train_only)
-    return EncodingRule(options.hash_rows, options.min_count, options.max_rows, train_only)
+        bounds = of_schema[0] or 0, of_schema[1] or 1, of_schema[2] or 0
+    else:
+        bounds = options.hash_rows, options.min_count, options.max_rows
+    train_only = options.counted_rows == "train"
+    return EncodingRule(*bounds, train_only, has_missing_row=options.schema is not None)
 
 
 def encode_columns(
@@ -109,23 +127,26 @@ def _try_column(
     try:
         with open_raw(staging, column, options.max_ind_range) as raw, staging.ids(column) as ids:
             if rule.hash_rows:
-                raw.hash(rule.hash_rows, ids)
+                raw.hash(rule.hash_rows, ids, has_missing_row=rule.has_missing_row)
                 return rule.hash_rows
             vocabulary = raw.encode(budget, ids)
             frequent = None
-            if rule.prunes:
+            if rule.has_unknown_row:
                 counted = (
                     _training_ids(ids, staging, column, splitter)
                     if rule.train_only
                     else _all_ids(ids, len(raw))
                 )
-                frequent = _frequent(_counts(counted, vocabulary.count), rule)
-                _replace(ids, len(raw), vocabulary.count, frequent)
-            vocabulary.save(staging.vocabulary(column), frequent)
+                counts = _counts(counted, vocabulary.count)
+                missing = vocabulary.missing_ids() if rule.has_missing_row else []
+                counts[missing] = 0
+                frequent = _frequent(counts, rule)
+                _replace(ids, len(raw), _new_ids(vocabulary.count, missing, frequent, rule))
+            vocabulary.save(staging.vocabulary(column), frequent, rule.reserved_rows)
     except VocabularyFullError:
         return None
     if frequent is not None:
-        return 1 + len(frequent)
+        return rule.reserved_rows + len(frequent)
     return max(vocabulary.count, 1)  # a column without any value still has a table
 
 
@@ -165,10 +186,18 @@ def _counts(parts: Iterable[NDArray[np.int32]], count: int) -> NDArray[np.int64]
     return counts
 
 
-def _replace(ids: FlatFile, values: int, count: int, frequent: NDArray[np.intp]) -> None:
-    """Replace ``frequent`` ids by 1, 2, ... and all others by 0."""
+def _new_ids(
+    count: int, missing: Sequence[int], frequent: NDArray[np.intp], rule: EncodingRule
+) -> NDArray[np.int32]:
+    """Return the rows of ``count`` ids: ``frequent`` ones follow the reserved rows."""
     new_ids = np.zeros(count, np.int32)
-    new_ids[frequent] = np.arange(1, len(frequent) + 1, dtype=np.int32)
+    new_ids[missing] = rule.missing_row
+    new_ids[frequent] = np.arange(len(frequent), dtype=np.int32) + np.int32(rule.reserved_rows)
+    return new_ids
+
+
+def _replace(ids: FlatFile, values: int, new_ids: NDArray[np.int32]) -> None:
+    """Replace every id by its new one."""
     first = 0
     for part in _all_ids(ids, values):
         replace_ids(part, new_ids)
@@ -179,7 +208,7 @@ def _replace(ids: FlatFile, values: int, count: int, frequent: NDArray[np.intp])
 def _frequent(counts: NDArray[np.int64], rule: EncodingRule) -> NDArray[np.intp]:
     """Return the ids that do not share row 0, in order of first appearance."""
     frequent = np.flatnonzero(counts >= rule.min_count)
-    capacity = rule.max_rows - 1
+    capacity = rule.max_rows - rule.reserved_rows
     if rule.max_rows and len(frequent) > capacity:
         most = np.argsort(-counts[frequent], kind="stable")[:capacity]
         frequent = np.sort(frequent[most])

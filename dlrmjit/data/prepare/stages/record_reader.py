@@ -123,9 +123,12 @@ class RecordReader:
         dense = np.empty((len(self._dense), span.end - span.start), dense_type)
         for file, values in zip(self._dense, dense, strict=True):
             file.read(span.start, values)
-        for values, column in zip(dense, self._transforms, strict=False):
-            values[:] = transform_dense(column, values, self._moments.get(column.name))
-        return dense.view(np.int32)
+        if not self._staging.layout.has_schema:
+            return dense
+        transformed = np.empty(dense.shape, np.float32)
+        for i, column in enumerate(self._transforms):
+            transformed[i] = transform_dense(column, dense[i], self._moments.get(column.name))
+        return transformed.view(np.int32)
 
     def _with_bags(
         self, fields: NDArray[np.int32], order: NDArray[np.int64], span: _RowRange

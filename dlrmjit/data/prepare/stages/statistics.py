@@ -81,11 +81,11 @@ def _training_values(
     file: FlatFile, column: DenseColumn, splitter: Splitter
 ) -> Iterator[NDArray[np.float64]]:
     """Yield the values of training rows by slice, with missing ones replaced or left out."""
-    part = np.empty(_SLICE, np.float32)
+    part = np.empty(_SLICE, np.float64)
     for start, end in slices(len(file), _SLICE):
         raw = part[: end - start]
         file.read(start, raw)
-        values = raw[splitter.codes(start, end) == TRAIN].astype(np.float64)
+        values = raw[splitter.codes(start, end) == TRAIN]
         missing = np.isnan(values)
         if column.missing is None:
             yield values[~missing]

@@ -72,7 +72,7 @@ def test_no_dense_column_a_threshold_and_no_header(tmp_path: Path) -> None:
     dataset = PreparedSet(tmp_path / "set").dataset("train")
     assert dataset.dense.shape == (3, 0)
     assert dataset.labels.tolist() == [1, 0, 0]
-    assert dataset.ids.tolist() == [[0, 0], [1, 1], [0, 2]]
+    assert dataset.ids.tolist() == [[2, 2], [3, 3], [2, 1]]
 
 
 def test_headers_that_lack_a_column_or_have_it_twice(tmp_path: Path) -> None:

@@ -63,15 +63,17 @@ def test_counts_and_hashes_of_single_columns(
     asked = schema_options(csv_path, tmp_path / "set", schema=schema, min_count=100)
     manifest = prepare(replace(asked, shuffle="none", split=SplitRule("none")))
     users = Counter(row["user"] for row in rows)
-    most = sorted(users, key=lambda user: -users[user])[:8]
+    most = sorted(users, key=lambda user: -users[user])[:7]
     frequent = [user for user in users if user in most and users[user] >= 3]
-    ids = {user: number for number, user in enumerate(frequent, 1)}
+    ids = {user: number for number, user in enumerate(frequent, 2)}
     assert bags_of(tmp_path / "set", "train", 0) == [[ids.get(r["user"], 0)] for r in rows]
-    assert [v.decode() for v in PreparedSet(tmp_path / "set").texts(0)] == ["", *frequent]
+    assert [v.decode() for v in PreparedSet(tmp_path / "set").texts(0)] == ["", "", *frequent]
     genres = Counter(value for row in rows for value in values_of(row, columns[1]))
     frequent_genres = sum(n >= 100 for n in genres.values())
-    assert manifest.table_rows == (1 + len(frequent), 1 + frequent_genres, 5)
-    assert {0, 1, 2, 3, 4} >= {bag[0] for bag in bags_of(tmp_path / "set", "train", 2)}
+    assert manifest.table_rows == (2 + len(frequent), 2 + frequent_genres, 5)
+    notes = [bag[0] for bag in bags_of(tmp_path / "set", "train", 2)]
+    assert {note for note, row in zip(notes, rows, strict=True) if row["note"]} == {1, 2, 3, 4}
+    assert {note for note, row in zip(notes, rows, strict=True) if not row["note"]} == {0}
     assert PreparedSet(tmp_path / "set").vocabulary(2) is None
 
 
@@ -104,9 +106,9 @@ def test_a_vocabulary_of_the_training_rows(
             v for r, row in enumerate(rows) if r in is_train for v in values_of(row, column)
         )
         first = dict.fromkeys(v for row in rows for v in values_of(row, column))
-        ids = {v: i for i, v in enumerate((v for v in first if counts[v] >= least), 1)}
+        ids = {v: i for i, v in enumerate((v for v in first if counts[v] >= least), 2)}
         assert 0 < len(ids) < len(first)
-        assert [v.decode() for v in found.texts(s)] == ["", *ids]
+        assert [v.decode() for v in found.texts(s)] == ["", "", *ids]
         for split in ("train", "test", "validation"):
             expected = [
                 [ids.get(v, 0) for v in values_of(rows[r], column)]

@@ -1,0 +1,231 @@
+"""The rules by which raw rows become a model's inputs: schema, vocabularies, transforms.
+
+A model carries them, so that rows are scored as the training rows were read, without the set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.formats.criteo_text import INTEGERS
+from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex
+from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn
+from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.schema import Schema
+from dlrmjit.errors import ConfigError, DataError
+
+FILE = "preprocessing.json"
+FORMAT = "dlrmjit-preprocessing"
+VERSION = 1
+_DIGITS = 12  # of a digest in a message
+
+
+@dataclass(frozen=True)
+class VocabularyFile:
+    """A vocabulary as the bytes of an array file: in memory, or in the file ``path``."""
+
+    sha256: str
+    size: int
+    path: Path | None = None
+    content: bytes | None = None
+
+    def read(self) -> bytes:
+        """Return the bytes. Raises DataError if the file is gone or was changed."""
+        if self.content is not None:
+            return self.content
+        assert self.path is not None
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read: {error.strerror}") from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise DataError(
+                f"{self.path} is damaged, or of another set: its SHA-256 does not match the "
+                "manifest"
+            )
+        return content
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the rows of one kind of input become dense values and ids.
+
+    ``schema`` is None for Criteo text, whose hashes are taken modulo ``max_ind_range`` if that is
+    > 0. ``moments`` are mean and deviation of standardised columns over the training rows.
+    ``columns`` are those of the set's manifest; ``vocabularies`` their files, None for hashed
+    columns. ``origin`` names the source in messages. Instances are immutable, so copies of a
+    model share one.
+    """
+
+    schema: Schema | None
+    moments: Mapping[str, Sequence[float]]
+    columns: tuple[CategoricalColumn, ...]
+    vocabularies: tuple[VocabularyFile | None, ...]
+    max_ind_range: int = 0
+    origin: str = field(default="the model", compare=False)
+
+    @classmethod
+    def of_set(cls, known: PreparedSet) -> Preprocessing | None:
+        """Return the rules of a set, or None for a set that was not made of text or Parquet."""
+        origin, manifest = known.manifest.origin, known.manifest
+        if origin.get("kind") not in (USER_DEFINED, CRITEO):
+            return None
+        options = origin.get("options", {})
+        schema = None
+        if origin["kind"] == USER_DEFINED:
+            schema = Schema.from_dict(options["schema"], str(known.folder))
+        return cls(
+            schema,
+            origin.get("moments", {}),
+            manifest.categorical,
+            tuple(_file_of_set(known, column) for column in manifest.categorical),
+            int(options.get("max_ind_range", 0)),
+            str(known.folder),
+        )
+
+    @classmethod
+    def parse(cls, content: bytes, files: Mapping[str, bytes], origin: str) -> Preprocessing:
+        """Return what :meth:`to_files` wrote. Raises DataError for anything else."""
+        try:
+            found = json.loads(content)
+            if found["format"] != FORMAT or found["version"] != VERSION:
+                raise DataError(
+                    f"{origin}: {FILE} describes {found['format']!r} version {found['version']!r}, "
+                    f"not {FORMAT!r} version {VERSION}; use the release that wrote it"
+                )
+            schema = found["schema"]
+            columns = tuple(CategoricalColumn(**column) for column in found["columns"])
+            result = cls(
+                None if schema is None else Schema.from_dict(schema, origin),
+                found["moments"],
+                columns,
+                tuple(_from_memory(files[c.vocabulary]) if c.vocabulary else None for c in columns),
+                int(found["max_ind_range"]),
+                origin,
+            )
+            expected = found["digest"]
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            raise DataError(f"{origin}: {FILE} is not complete: {error!r}") from None
+        if result.digest != expected:
+            raise DataError(f"{origin}: {FILE} was changed after it was written")
+        return result
+
+    @property
+    def table_rows(self) -> tuple[int, ...]:
+        """Rows of each table."""
+        return tuple(column.rows for column in self.columns)
+
+    @property
+    def dense_features(self) -> int:
+        """Number of dense features, D."""
+        return INTEGERS if self.schema is None else len(self.schema.dense)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides which values and ids a row gets."""
+        rules = {
+            "moments": {name: list(pair) for name, pair in self.moments.items()},
+            "max_ind_range": self.max_ind_range,
+            "features": _features(self.schema),
+            "columns": [
+                {**asdict(column), "vocabulary": file and file.sha256}
+                for column, file in zip(self.columns, self.vocabularies, strict=True)
+            ],
+        }
+        return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+    def to_files(self) -> tuple[bytes, dict[str, VocabularyFile]]:
+        """Return the contents of ``preprocessing.json``, and the vocabularies by file name."""
+        files, columns = {}, []
+        for j, (column, file) in enumerate(zip(self.columns, self.vocabularies, strict=True)):
+            name = ""
+            if file is not None:
+                name = f"vocabulary-{j:05d}.{'npy' if self.schema is None else 'npz'}"
+                files[name] = file
+            columns.append(asdict(replace(column, vocabulary=name)))
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "schema": None if self.schema is None else self.schema.to_dict(),
+            "moments": {name: list(pair) for name, pair in self.moments.items()},
+            "max_ind_range": self.max_ind_range,
+            "columns": columns,
+            "digest": self.digest,
+        }
+        return (json.dumps(content, indent=1) + "\n").encode(), files
+
+    def require_same(self, other: Preprocessing, use: str) -> None:
+        """Raise DataError unless ``other`` gives the same values and ids; ``use`` says for what."""
+        if self.digest != other.digest:
+            raise DataError(
+                f"{use} needs the schema and vocabularies {self.digest[:_DIGITS]} of "
+                f"{self.origin}, but {other.origin} has {other.digest[:_DIGITS]}: its ids "
+                "mean other values"
+            )
+
+    @cached_property
+    def text_indexes(self) -> tuple[TextIndex | None, ...]:
+        """Finders of ids, of the columns of a schema; None for hashed columns."""
+        return tuple(
+            None if file is None else TextIndex(_load_texts(file.read()), column.reserved_rows)
+            for column, file in zip(self.columns, self.vocabularies, strict=True)
+        )
+
+    @cached_property
+    def hash_indexes(self) -> tuple[HashIndex | None, ...]:
+        """Finders of ids, of Criteo's columns; None for hashed columns."""
+        return tuple(
+            None
+            if file is None
+            else HashIndex(np.load(io.BytesIO(file.read())), column.reserved_rows)
+            for column, file in zip(self.columns, self.vocabularies, strict=True)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields without the indexes, which are made again where they are needed."""
+        cached = ("text_indexes", "hash_indexes")
+        return {name: value for name, value in self.__dict__.items() if name not in cached}
+
+    def __deepcopy__(self, memo: object) -> Preprocessing:
+        return self
+
+
+def _file_of_set(known: PreparedSet, column: CategoricalColumn) -> VocabularyFile | None:
+    if not column.vocabulary:
+        return None
+    facts = known.manifest.files[column.vocabulary]
+    path = known.folder.absolute() / column.vocabulary
+    return VocabularyFile(facts["sha256"], facts["bytes"], path)
+
+
+def _from_memory(content: bytes) -> VocabularyFile:
+    return VocabularyFile(hashlib.sha256(content).hexdigest(), len(content), content=content)
+
+
+def _load_texts(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    with np.load(io.BytesIO(content)) as arrays:
+        return arrays["bytes"], arrays["ends"]
+
+
+def _features(schema: Schema | None) -> Any:
+    """Return the parts of a schema that decide values and ids, not where they are read from."""
+    if schema is None:
+        return None
+    return {
+        "dense": [asdict(column) for column in schema.dense],
+        "categorical": [
+            (column.name, column.separator, column.multi, list(schema.missing_texts(column)))
+            for column in schema.categorical
+        ],
+        "missing": list(schema.missing),
+    }

@@ -36,16 +36,14 @@ def scatter_free_pages():
 """
 
 GENERATED = """
+from dlrmjit_kernels import EmbeddingTables, RowwiseAdagradRows
 from dlrmjit_kernels.codegen.engine import address
-from dlrmjit_kernels.microkernels.row_update import UpdateSpec
-from dlrmjit_kernels.embedding.row_optimizers import RowwiseAdagradRows
+from dlrmjit_kernels.embedding.update import update_spec
 from dlrmjit_kernels.runtime.target import current_target
 
 def load(width):
-    rule = RowwiseAdagradRows(0.1)
-    scalars = len(rule.scalars(1))
-    spec = UpdateSpec(rule.name, width, scalars, 0, rule.element, 1, rule.row, False)
-    address(spec, current_target())
+    tables = EmbeddingTables([1], width)
+    address(update_spec(RowwiseAdagradRows(0.1), tables, False), current_target())
 
 load(16)
 scatter_free_pages()

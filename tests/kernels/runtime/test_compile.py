@@ -20,7 +20,7 @@ x, w, y = (Matrix.empty_blocked(20, 13), Matrix.empty_panels(13, 33), Matrix.emp
 x.assign(np.ones((20, 13))), w.assign(np.ones((13, 33)))
 fc_forward(x, w, None, y, "relu")
 assert (p == 0.5).all() and (y.to_numpy() == 13).all()
-print(len(dense_optimizers._move_all.stats.cache_hits))
+print(len(dense_optimizers._update_all.stats.cache_hits))
 """
 
 

@@ -50,6 +50,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit.config": "settings as values",
         "dlrmjit.files": "files created, replaced, removed",
     },
+    {"dlrmjit.architecture": "models as values"},
     {"dlrmjit.launchers": ""},
     dict.fromkeys((f"dlrmjit.{name}" for name in ("errors", "knobs", "precision", "version")), ""),
     {"dlrmjit_kernels": "the public kernels"},

@@ -1,8 +1,8 @@
 """Reverse-mode differentiation on a tape that is recorded once and replayed.
 
 The tape knows no operation. A :class:`Rule` is a pair of functions, and a gradient is of
-whatever type the rule that consumes it expects; the tape only passes it on, or adds it to another
-with ``+``. Rules store their buffers in the step that applied them, so replaying a tape allocates
+whatever type the rule that consumes it expects; the tape only passes it on, or has it added to
+another. Rules store their buffers in the step that applied them, so replaying a tape allocates
 nothing.
 """
 
@@ -99,11 +99,20 @@ class Step:
         return value
 
 
-class Tape:
-    """A recorded sequence of steps, replayed forward and backward any number of times."""
+AddGradients = Callable[[dict[str, Any], Any, Any], Any]
+"""Returns the sum of two gradients of a variable, in a buffer from the variable's memory."""
 
-    def __init__(self) -> None:
+
+class Tape:
+    """A recorded sequence of steps, replayed forward and backward any number of times.
+
+    ``add`` sums the gradients of a variable that is an input of several steps. Neither of its
+    operands may change: other variables may have the same.
+    """
+
+    def __init__(self, add: AddGradients = lambda memory, total, part: total + part) -> None:
         self.steps: list[Step] = []
+        self._add, self._sums = add, dict[int, dict[str, Any]]()
         self._routes: dict[tuple[int, int], _Route] = {}
 
     def record(self, rule: Rule, *inputs: Variable, **options: Any) -> Variable:
@@ -134,7 +143,9 @@ class Tape:
                 if not variable.requires_grad:
                     continue
                 key = id(variable)
-                gradients[key] = gradients[key] + part if key in gradients else part
+                if key in gradients:
+                    part = self._add(self._sums.setdefault(key, {}), gradients[key], part)
+                gradients[key] = part
                 missing[key] -= 1
                 if missing[key] == 0 and key not in route.intermediate:
                     yield variable, gradients.pop(key)

@@ -7,11 +7,14 @@ refused before any memory is touched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dlrmjit.architecture.architecture import Architecture
+from dlrmjit.architecture.families.dlrm import dlrm
 from dlrmjit.errors import ConfigError
 
 Interaction = Literal["dot", "cat"]
@@ -103,6 +106,11 @@ class ModelConfig:
                 "with itself"
             )
 
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The nodes of this model."""
+        return dlrm(**{field.name: getattr(self, field.name) for field in fields(self)})
+
     @property
     def has_dense(self) -> bool:
         """Whether there are dense features, and so a bottom MLP."""
@@ -156,16 +164,12 @@ class ModelConfig:
     @property
     def mlp_parameters(self) -> int:
         """Number of elements of the MLPs, of their normalisation, and of projections."""
-        hidden = self.bottom_layers[:-1] + self.top_layers[:-1]
-        norms = 2 * sum(k for _, k in hidden) if self.batch_norm else 0
-        projections = self.embedding_dim * sum(self.projections.values())
-        layers = self.bottom_layers + self.top_layers
-        return norms + projections + sum(c * k + k for c, k in layers)
+        return self.architecture.dense_parameters
 
     @property
     def table_parameters(self) -> int:
         """Number of elements of all embedding tables."""
-        return sum(rows * dim for rows, dim in zip(self.table_rows, self.widths, strict=True))
+        return self.architecture.table_parameters
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :meth:`from_dict` reads back."""
@@ -211,6 +215,16 @@ class TableConfig:
 
 
 IN_MEMORY = TableConfig()
+
+AnyModelConfig = ModelConfig | Architecture
+"""Values that describe a model; of both, ``architecture`` are the nodes."""
+
+
+def model_from_dict(description: Mapping[str, Any]) -> AnyModelConfig:
+    """Return the model that a checkpoint describes; raises ConfigError if it is none."""
+    if "nodes" in description:
+        return Architecture.from_dict(description)
+    return ModelConfig.from_dict(description)
 
 
 def _dashed(values: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ up to the backend, as long as it can convert them to NumPy arrays and back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ from dlrmjit.precision import Precision, SplitArray
 
 FloatArray = NDArray[Any]
 StoredArray = NDArray[Any] | SplitArray  # float32 values, or the same as Split-BF16
+ArrayForward = Callable[..., Any]
+ArrayBackward = Callable[..., Sequence[Any]]
 Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # indices of all tables, offsets (S, N + 1)
 
 
@@ -44,12 +46,13 @@ class Tables(Protocol):
         """Return a writable view of one table (M, d), Split-BF16 if the precision is ``bf16``."""
 
 
-class Features(Protocol):
-    """Buffers for the interacting vectors of a batch; None if a rule allocates its result."""
+class Block(Protocol):
+    """Buffers in which results of several operations are stored side by side.
 
-    dense: Any
-    pooled: Any
-    joined_gradient: Any
+    ``parts`` has the buffer of each result, None if its rule allocates it.
+    """
+
+    parts: Sequence[Any]
 
 
 @dataclass
@@ -129,8 +132,21 @@ class Backend(Protocol):
     def probabilities(self, logits: Any, threshold: float) -> FloatArray:
         """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
 
-    def features(self, n: int, features: int, dim: int, dense: bool = True) -> Features:
-        """Return buffers for the F vectors of N samples; ``dense`` says whether the first is x."""
+    def block(self, n: int, shapes: Sequence[tuple[int, ...]]) -> Block:
+        """Return buffers for results of these shapes per sample, (C,) or (F, E), side by side."""
+
+    def rows(self, n: int, columns: int) -> Any:
+        """Return a row-major matrix for a result, or None if rules allocate theirs."""
+
+    def array_rule(self, forward: ArrayForward, backward: ArrayBackward) -> Rule:
+        """Return the rule of two functions of NumPy arrays.
+
+        ``forward(*arrays)`` returns the result, ``backward(gradient, *arrays)`` the gradients of
+        all arrays, None where there is none. Weights are (K, C).
+        """
+
+    def add_gradients(self, memory: dict[str, Any], total: Any, part: Any) -> Any:
+        """Return the sum of two gradients of an activation, in a buffer from ``memory``."""
 
     def flat(self, stored: Any) -> FloatArray:
         """Return a weight, a bias or a gradient as one dimension, without a copy."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlrmjit.autograd.tape import Rule, Step, Variable
-from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.perf.roofline import Ceilings, Work, step_bound, step_work
 
 UPDATE = "MLP update"
@@ -159,7 +159,7 @@ class Profile:
             clock = self.clocks[name] = Clock()
         return clock
 
-    def lines(self, config: ModelConfig, ceilings: Ceilings) -> list[Line]:
+    def lines(self, config: AnyModelConfig, ceilings: Ceilings) -> list[Line]:
         """Return a line per operation in the order of a step, the rest, and the whole step.
 
         All are averages per step.
@@ -174,7 +174,7 @@ class Profile:
         ]
         return [*lines, _line("step", self._seconds / steps, sum(work.values(), Work()), ceilings)]
 
-    def table(self, config: ModelConfig, ceilings: Ceilings) -> str:
+    def table(self, config: AnyModelConfig, ceilings: Ceilings) -> str:
         """Return the lines as aligned text."""
         rows = [f"{'operation':24}{'ms':>10}{'GF/s':>10}{'GB/s':>10}{'of ceiling':>12}"]
         for line in self.lines(config, ceilings):
@@ -185,7 +185,7 @@ class Profile:
 
 
 def fraction_of_roofline(
-    config: ModelConfig, n: int, lookups: int, seconds: float, ceilings: Ceilings
+    config: AnyModelConfig, n: int, lookups: int, seconds: float, ceilings: Ceilings
 ) -> float:
     """Return the least time of a step divided by ``seconds``, the time it took."""
     return step_bound(config, n, lookups, ceilings) / seconds

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlrmjit.config.memory import FLOAT_BYTES
-from dlrmjit.config.model import ModelConfig
+from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.config.model import AnyModelConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Work:
         return arithmetic + self.bytes / (1e9 * ceilings.triad_gbs)
 
 
-def step_work(config: ModelConfig, n: int, lookups: int) -> dict[str, Work]:
+def step_work(config: AnyModelConfig, n: int, lookups: int) -> dict[str, Work]:
     """Return the work of one training step, by operation and direction.
 
     Parameters
@@ -46,40 +47,34 @@ def step_work(config: ModelConfig, n: int, lookups: int) -> dict[str, Work]:
     n : samples N of the batch
     lookups : indices of all tables together
 
-    The keys are ``"<operation> forward"`` and ``"<operation> backward"`` of ``bottom``,
-    ``embedding``, ``interaction`` and ``top``, and of ``projection`` if tables are narrower than
-    E, when lookups are assumed to be spread evenly over the tables. Backward includes gradients
-    by data and by weights, except by data of the first bottom layer, which is not needed. The
-    backward of the embedding is fused with its update and transfers every row twice. The
-    interaction counts full F x F products, forward once and backward twice.
+    The keys are ``"<label> forward"`` and ``"<label> backward"`` of the nodes that have work, as
+    profiles call them; lookups count as spread evenly over the columns. Backward includes
+    gradients by data and by weights, except by data where no parameter comes before; that of the
+    embedding is fused with its update and moves every row twice.
     """
-    bottom = _products(config.bottom_layers, n)
-    top = _products(config.top_layers, n)
-    unneeded = _products(config.bottom_layers[:1], n)
-    square = 2.0 * n * config.features**2 * config.embedding_dim
-    pairs = square if config.interaction == "dot" else 0.0
-    rows = float(lookups) * sum(config.widths) / config.tables * FLOAT_BYTES
-    projected = 2.0 * n * config.embedding_dim * sum(config.projections.values())
-    work = {
-        "bottom forward": Work(flops=bottom),
-        "embedding forward": Work(bytes=rows),
-        "interaction forward": Work(flops=pairs),
-        "top forward": Work(flops=top),
-        "top backward": Work(flops=2 * top),
-        "interaction backward": Work(flops=2 * pairs),
-        "embedding backward": Work(bytes=2 * rows),
-        "bottom backward": Work(flops=2 * bottom - unneeded),
-    }
-    if projected:
-        work["projection forward"] = Work(flops=projected)
-        work["projection backward"] = Work(flops=2 * projected)
+    model = config.architecture
+    work: dict[str, Work] = {}
+    for node in model.nodes:
+        if isinstance(node, Embedding):
+            rows = float(lookups) * sum(node.widths) / model.tables * FLOAT_BYTES
+            _add(work, node.label, Work(bytes=rows), Work(bytes=2 * rows))
+            projected = n * node.projection_flops
+            if projected:
+                _add(work, "projection", Work(flops=projected), Work(flops=2 * projected))
+        elif node.inputs:
+            is_wanted = bool(model.trained & set(node.inputs))
+            forward, backward = node.flops(model.input_shapes(node), is_wanted)
+            _add(work, node.label, Work(flops=n * forward), Work(flops=n * backward))
     return work
 
 
-def step_bound(config: ModelConfig, n: int, lookups: int, ceilings: Ceilings) -> float:
+def _add(work: dict[str, Work], label: str, forward: Work, backward: Work) -> None:
+    for direction, part in (("forward", forward), ("backward", backward)):
+        key = f"{label} {direction}"
+        work[key] = work.get(key, Work()) + part
+
+
+def step_bound(config: AnyModelConfig, n: int, lookups: int, ceilings: Ceilings) -> float:
     """Return the least seconds of a training step of ``n`` samples."""
     return sum(work.bound(ceilings) for work in step_work(config, n, lookups).values())
 
-
-def _products(layers: tuple[tuple[int, int], ...], n: int) -> float:
-    return sum(2.0 * n * c * k for c, k in layers)

@@ -1,26 +1,21 @@
 """The compiled backend: each rule passes buffers to the kernels and does no arithmetic itself.
 
-Activations of hidden layers stay in a blocked layout from one layer to the next. The bottom MLP
-and the lookup write their vectors into one array (N, F, E) per batch, which the interaction reads
-without a copy and which, for ``cat``, is the top MLP's input.
+Activations of hidden layers stay in a blocked layout from one layer to the next. Results that a
+node joins are written into one array per batch (:mod:`dlrmjit.ops.jit.join`): the bottom MLP and
+the lookup write their vectors there, the interaction reads them without a copy, and for ``cat`` it
+is the top MLP's input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import numpy as np
 from dlrmjit_kernels.embedding import forward as embedding_lookup
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
-from dlrmjit_kernels.layers.interaction import (
-    bind_interaction_backward,
-    bind_interaction_forward,
-    interaction_width,
-)
 from dlrmjit_kernels.layers.loss import loss_gradient, probabilities
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
@@ -32,36 +27,14 @@ from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
-from dlrmjit.ops.backend import DenseState, FloatArray, Origin
-from dlrmjit.ops.jit import mlp, optimizers, projection, regularise
+from dlrmjit.ops.backend import ArrayBackward, ArrayForward, DenseState, FloatArray, Origin
+from dlrmjit.ops.jit import cross, interaction, join, mlp, optimizers, projection, regularise
+from dlrmjit.ops.jit.join import JoinedBlock
 from dlrmjit.ops.jit.mixed_tables import MixedBagGradient, MixedTables
 from dlrmjit.ops.jit.optimizers import BagGradient, flat
 from dlrmjit.precision import Precision
 
 Gradients = Iterator[tuple[int, Any]]
-
-
-class FeatureBlock:
-    """The interacting vectors (N, F, E) of a batch and their gradient; vector 0 is x, if any."""
-
-    def __init__(self, n: int, features: int, dim: int, has_dense: bool) -> None:
-        self.values = aligned_empty((n, features, dim))
-        self.has_dense = has_dense
-        self.dense = Matrix.view(self.values[:, 0]) if has_dense else None
-        self.pooled = self.values[:, int(has_dense) :]
-        self.joined = Matrix.view(self.values.reshape(n, features * dim))
-        self.gradient = np.empty((0, features, dim), np.float32)
-
-    def gradient_buffer(self) -> NDArray[np.float32]:
-        """Return the gradient's buffer, allocated on first use: inference does without."""
-        if not self.gradient.size:
-            self.gradient = aligned_empty(self.values.shape)
-        return self.gradient
-
-    def joined_gradient(self) -> Matrix:
-        """Return the gradient as (N, F * E): for ``cat``, the input gradient of the top MLP."""
-        gradient = self.gradient_buffer()
-        return Matrix.view(gradient.reshape(self.joined.rows, self.joined.cols))
 
 
 def _bag_forward(step: Step) -> NDArray[np.float32]:
@@ -89,31 +62,6 @@ def _bag_backward(step: Step, gradient: NDArray[np.float32]) -> Gradients:
         yield 0, BagGradient(lookups, gradient)
 
 
-def _interaction_forward(step: Step) -> Matrix:
-    buffers: FeatureBlock = step.options["buffers"]
-    if step.options["kind"] == "cat":
-        return buffers.joined
-    n, features, dim = buffers.values.shape
-    itself = step.options["itself"]
-    width = interaction_width(features, dim, itself, buffers.has_dense)
-    out = step.cached("out", lambda: Matrix.empty_blocked(n, width))
-    bind = partial(bind_interaction_forward, buffers.values, out, itself, buffers.has_dense)
-    step.cached("forward", bind)()
-    return out
-
-
-def _interaction_backward(step: Step, gradient: Matrix) -> Gradients:
-    buffers: FeatureBlock = step.options["buffers"]
-    dT = buffers.gradient_buffer()
-    if step.options["kind"] == "dot":
-        itself, head = step.options["itself"], buffers.has_dense
-        bind = partial(bind_interaction_backward, buffers.values, gradient, dT, itself, head)
-        step.cached_for("backward", (gradient,), bind)()
-    if buffers.has_dense:
-        yield 0, step.cached("dx", lambda: Matrix.view(dT[:, 0]))
-    yield int(buffers.has_dense), dT[:, int(buffers.has_dense) :]
-
-
 def _loss_forward(step: Step) -> float:
     logits, targets = step.values
     loss: LossConfig = step.options["loss"]
@@ -131,8 +79,10 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
 _RULES = (
     *mlp.RULES,
     Rule("embedding_bag", _bag_forward, _bag_backward),
-    Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
+    *cross.RULES,
+    *interaction.RULES,
+    *join.RULES,
     *projection.RULES,
     *regularise.RULES,
 )
@@ -215,9 +165,21 @@ class JitBackend:
         probabilities(logits, p, threshold)
         return p
 
-    def features(self, n: int, features: int, dim: int, dense: bool = True) -> FeatureBlock:
-        """Allocate one array (N, F, E) for the vectors of a batch."""
-        return FeatureBlock(n, features, dim, dense)
+    def block(self, n: int, shapes: Sequence[tuple[int, ...]]) -> JoinedBlock:
+        """Allocate one array (N, W) for results side by side."""
+        return JoinedBlock(n, shapes)
+
+    def rows(self, n: int, columns: int) -> Matrix:
+        """Allocate a row-major matrix."""
+        return Matrix.view(aligned_empty((n, columns)))
+
+    def array_rule(self, forward: ArrayForward, backward: ArrayBackward) -> Rule:
+        """Return the rule of two functions of NumPy arrays."""
+        return join.array_rule(forward, backward)
+
+    def add_gradients(self, memory: dict[str, Any], total: Any, part: Any) -> Any:
+        """Add two gradients of an activation, in a row-major buffer."""
+        return join.add_gradients(memory, total, part)
 
     def flat(self, stored: Any) -> NDArray[np.float32]:
         """Return the buffer of a weight, a bias or a gradient."""

@@ -8,24 +8,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit import knobs
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.errors import ConfigError
-from dlrmjit.ops.backend import DenseState, Features, FloatArray, Lookups, Origin, StoredArray
-from dlrmjit.ops.reference import optimizers, regularise
+from dlrmjit.ops.backend import (
+    ArrayBackward,
+    ArrayForward,
+    DenseState,
+    FloatArray,
+    Lookups,
+    Origin,
+    StoredArray,
+)
+from dlrmjit.ops.reference import cross, join, optimizers, regularise
 from dlrmjit.ops.reference.init import fill_uniform
+from dlrmjit.ops.reference.join import NoBlock
+from dlrmjit.ops.reference.operands import forward_values, rounded_operand
 from dlrmjit.ops.reference.optimizers import ReferenceBagGradient
 from dlrmjit.ops.reference.tables import ReferenceTables, zeros
-from dlrmjit.precision import Precision, SplitArray, check_precision, round_to_bf16
+from dlrmjit.precision import Precision, SplitArray, check_precision
 
 Gradients = Iterator[tuple[int, Any]]
 
@@ -49,23 +57,12 @@ def _through_activation(dy: FloatArray, y: FloatArray, activation: str) -> Float
     return dy * y * (1 - y) if activation == "sigmoid" else dy
 
 
-def _forward_values(stored: StoredArray) -> FloatArray:
-    """Return the values that forward and backward use: of Split-BF16, the high bits."""
-    return stored.truncated() if isinstance(stored, SplitArray) else stored
-
-
-def _rounded_operand(values: FloatArray, stored: StoredArray) -> FloatArray:
-    """Return an operand of products with this weight (K, C), or for its gradient, as rounded."""
-    may_round = isinstance(stored, SplitArray) and 1 not in stored.shape
-    return round_to_bf16(values) if may_round and knobs.activations() == "bf16" else values
-
-
 def _mlp_forward(step: Step) -> FloatArray:
     x, *parameters = step.values
     layers = [x]
     for i, activation in enumerate(step.options["activations"]):
         weight, bias = parameters[2 * i : 2 * i + 2]
-        z = _rounded_operand(layers[-1], weight) @ _forward_values(weight).T + bias
+        z = rounded_operand(layers[-1], weight) @ forward_values(weight).T + bias
         layers.append(_activate(z, activation))
     step.memory["layers"] = layers
     result: FloatArray = layers[-1]
@@ -77,8 +74,8 @@ def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
     layers, dy = step.memory["layers"], gradient
     for i in reversed(range(len(step.options["activations"]))):
         dz = _through_activation(dy, layers[i + 1], step.options["activations"][i])
-        x, dz = (_rounded_operand(values, parameters[2 * i]) for values in (layers[i], dz))
-        dy = dz @ _forward_values(parameters[2 * i])
+        x, dz = (rounded_operand(values, parameters[2 * i]) for values in (layers[i], dz))
+        dy = dz @ forward_values(parameters[2 * i])
         yield 2 * i + 1, dz.T @ x
         yield 2 * i + 2, dz.sum(axis=0)
     yield 0, dy
@@ -91,7 +88,7 @@ def _bag_forward(step: Step) -> FloatArray:
     for s in range(count):
         samples = np.repeat(np.arange(n), np.diff(offsets[s]))
         part, width = indices[offsets[s, 0] : offsets[s, -1]], tables.dims[s]
-        np.add.at(pooled[:, s, :width], samples, _forward_values(tables.table(s)[part]))
+        np.add.at(pooled[:, s, :width], samples, forward_values(tables.table(s)[part]))
     return pooled
 
 
@@ -105,8 +102,8 @@ def _projection_forward(step: Step) -> FloatArray:
     projected = np.zeros((n, count, max(width, len(weights[0]))), pooled.dtype)
     projected[:, :, :width] = pooled
     for s, weight in zip(step.options["tables"], weights, strict=True):
-        narrow = _rounded_operand(pooled[:, s, : weight.shape[1]], weight)
-        projected[:, s] = narrow @ _forward_values(weight).T
+        narrow = rounded_operand(pooled[:, s, : weight.shape[1]], weight)
+        projected[:, s] = narrow @ forward_values(weight).T
     return projected
 
 
@@ -116,11 +113,11 @@ def _projection_backward(step: Step, gradient: FloatArray) -> Gradients:
     for i, (s, weight) in enumerate(zip(step.options["tables"], weights, strict=True)):
         width = weight.shape[1]
         narrow, dy = (
-            _rounded_operand(pooled[:, s, :width], weight),
-            _rounded_operand(gradient[:, s], weight),
+            rounded_operand(pooled[:, s, :width], weight),
+            rounded_operand(gradient[:, s], weight),
         )
         dpooled[:, s] = 0
-        dpooled[:, s, :width] = dy @ _forward_values(weight)
+        dpooled[:, s, :width] = dy @ forward_values(weight)
         yield 1 + i, dy.T @ narrow
     yield 0, dpooled
 
@@ -213,6 +210,8 @@ _RULES = (
     Rule("projection", _projection_forward, _projection_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
+    *cross.RULES,
+    *join.RULES,
     *regularise.RULES,
 )
 
@@ -293,9 +292,22 @@ class ReferenceBackend:
         """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
         return _clamp(_sigmoid(logits.reshape(-1)), threshold)
 
-    def features(self, n: int, features: int, dim: int, dense: bool = True) -> Features:
+    def block(self, n: int, shapes: Sequence[tuple[int, ...]]) -> NoBlock:
         """Return no buffers: each rule allocates its result."""
-        return SimpleNamespace(dense=None, pooled=None, joined_gradient=None)
+        return NoBlock((None,) * len(shapes))
+
+    def rows(self, n: int, columns: int) -> None:
+        """Return no buffer: each rule allocates its result."""
+
+    def array_rule(self, forward: ArrayForward, backward: ArrayBackward) -> Rule:
+        """Return the rule of two functions of arrays."""
+        return join.array_rule(forward, backward)
+
+    def add_gradients(
+        self, memory: dict[str, Any], total: FloatArray, part: FloatArray
+    ) -> FloatArray:
+        """Return the sum of two gradients."""
+        return total + part
 
     def flat(self, stored: FloatArray) -> FloatArray:
         """Return the array in one dimension."""

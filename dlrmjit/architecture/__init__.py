@@ -1,0 +1,39 @@
+"""Models as values: named nodes, what each needs and costs, and the families that are shipped.
+
+Nothing here allocates or computes. A description can be printed, stored, compared, and refused
+before any memory is touched; a model records it on a tape.
+"""
+
+from dlrmjit.architecture.architecture import Architecture, TableSpec
+from dlrmjit.architecture.node import Node, NumpyNode, ParameterSpec, register_node
+from dlrmjit.architecture.nodes import (
+    BiInteraction,
+    Concat,
+    Cross,
+    Dense,
+    Embedding,
+    Fm,
+    Interaction,
+    Mlp,
+    Product,
+    Sum,
+)
+
+__all__ = [
+    "Architecture",
+    "BiInteraction",
+    "Concat",
+    "Cross",
+    "Dense",
+    "Embedding",
+    "Fm",
+    "Interaction",
+    "Mlp",
+    "Node",
+    "NumpyNode",
+    "ParameterSpec",
+    "Product",
+    "Sum",
+    "TableSpec",
+    "register_node",
+]

@@ -1,0 +1,187 @@
+"""A model as a list of named nodes, checked as a whole.
+
+The last node is the logit, of width 1. Training adds the loss, which is a setting of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from dlrmjit.architecture.node import Node, ParameterSpec, Shape, node_from_dict
+from dlrmjit.architecture.nodes.dense import Dense
+from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.errors import ConfigError
+
+
+class TableSpec(NamedTuple):
+    """One embedding table: its parameter's name, categorical column, and size.
+
+    ``slot`` is its number in its node.
+    """
+
+    name: str
+    node: str
+    slot: int
+    column: int
+    rows: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model: ``nodes`` in an order in which each follows its inputs; the last one is the logit.
+
+    Raises
+    ------
+    ConfigError
+        For the first node that does not fit, and for nodes that no logit needs.
+    """
+
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        if not self.nodes:
+            raise ConfigError("a model needs nodes, but none is given")
+        self._check_names()
+        if self.shapes[self.output] != (1,):
+            raise ConfigError(
+                f"the last node, {self.output!r}, is the logit and must have width 1, not shape "
+                f"{self.shapes[self.output]}"
+            )
+        self._check_inputs()
+
+    def _check_names(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise ConfigError(f"two nodes are called {node.name!r}; give each its name")
+            unknown = [name for name in node.inputs if name not in seen]
+            if unknown:
+                raise ConfigError(
+                    f"node {node.name!r} has the input {unknown[0]!r}, but no node before it has "
+                    "that name"
+                )
+            seen.add(node.name)
+        used = {name for node in self.nodes for name in node.inputs} | {self.output}
+        unused = [node.name for node in self.nodes if node.name not in used]
+        if unused:
+            raise ConfigError(f"node {unused[0]!r} is the input of no node; use it or leave it out")
+
+    def _check_inputs(self) -> None:
+        if sum(isinstance(node, Dense) for node in self.nodes) > 1:
+            raise ConfigError("a model has one dense node, which has all dense features")
+        rows: dict[int, TableSpec] = {}
+        for table in self.table_specs:
+            other = rows.setdefault(table.column, table)
+            if other.rows != table.rows:
+                raise ConfigError(
+                    f"{other.name} has {other.rows} rows and {table.name} {table.rows}, but both "
+                    f"look up column {table.column}"
+                )
+        missing = set(range(len(rows))) - set(rows)
+        if missing:
+            raise ConfigError(
+                f"no table looks up column {min(missing)}, but one looks up column {max(rows)}; "
+                "number the columns from 0"
+            )
+
+    @property
+    def architecture(self) -> Architecture:
+        """This value itself, as other configurations of models have it."""
+        return self
+
+    @property
+    def output(self) -> str:
+        """Name of the node of the logit."""
+        return self.nodes[-1].name
+
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Shape of one sample of every node's result."""
+        shapes: dict[str, Shape] = {}
+        for node in self.nodes:
+            shapes[node.name] = node.shape([shapes[name] for name in node.inputs])
+        return shapes
+
+    def input_shapes(self, node: Node) -> tuple[Shape, ...]:
+        """Return the shapes of a node's inputs."""
+        return tuple(self.shapes[name] for name in node.inputs)
+
+    def consumers(self, name: str) -> tuple[Node, ...]:
+        """Return the nodes of which a node is an input."""
+        return tuple(node for node in self.nodes if name in node.inputs)
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """Names of the nodes whose result depends on a parameter or table."""
+        names: set[str] = set()
+        for node in self.nodes:
+            has_own = isinstance(node, Embedding) or self.parameters_of(node)
+            if has_own or names & set(node.inputs):
+                names.add(node.name)
+        return frozenset(names)
+
+    def parameters_of(self, node: Node) -> tuple[ParameterSpec, ...]:
+        """Return a node's parameters, tables and normalisations excluded."""
+        return node.parameters(self.input_shapes(node))
+
+    @property
+    def embeddings(self) -> tuple[Embedding, ...]:
+        """The nodes that have tables."""
+        return tuple(node for node in self.nodes if isinstance(node, Embedding))
+
+    @cached_property
+    def table_specs(self) -> tuple[TableSpec, ...]:
+        """All tables of all nodes, in order."""
+        return tuple(
+            TableSpec(node.table_name(s), node.name, s, node.columns[s], node.rows[s], dim)
+            for node in self.embeddings
+            for s, dim in enumerate(node.widths)
+        )
+
+    @property
+    def dense_features(self) -> int:
+        """Number of dense features, D."""
+        return next((node.features for node in self.nodes if isinstance(node, Dense)), 0)
+
+    @cached_property
+    def table_rows(self) -> tuple[int, ...]:
+        """Rows of the tables of each categorical column."""
+        rows = {table.column: table.rows for table in self.table_specs}
+        return tuple(rows[column] for column in sorted(rows))
+
+    @property
+    def tables(self) -> int:
+        """Number of categorical columns, S."""
+        return len(self.table_rows)
+
+    @property
+    def dense_parameters(self) -> int:
+        """Number of elements of all parameters but the tables."""
+        norms = sum(2 * norm.columns for node in self.nodes for norm in node.norms())
+        specs = (spec for node in self.nodes for spec in self.parameters_of(node))
+        return norms + sum(spec.elements for spec in specs)
+
+    @property
+    def table_parameters(self) -> int:
+        """Number of elements of all embedding tables."""
+        return sum(table.rows * table.dim for table in self.table_specs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready description, which :meth:`from_dict` reads back."""
+        return {"nodes": [node.to_dict() for node in self.nodes]}
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Architecture:
+        """Build a model from :meth:`to_dict`'s result; raises ConfigError if it is none."""
+        nodes = description.get("nodes")
+        if not isinstance(nodes, Sequence) or set(description) != {"nodes"}:
+            raise ConfigError(
+                f"not a model description: it has {', '.join(map(str, description))} instead of "
+                "nodes"
+            )
+        return cls(tuple(node_from_dict(node) for node in nodes))

@@ -1,0 +1,24 @@
+"""The kinds of node that are shipped, one module each."""
+
+from dlrmjit.architecture.nodes.concat import Concat
+from dlrmjit.architecture.nodes.cross import Cross
+from dlrmjit.architecture.nodes.dense import Dense
+from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.architecture.nodes.fm import BiInteraction, Fm
+from dlrmjit.architecture.nodes.interaction import Interaction
+from dlrmjit.architecture.nodes.mlp import Mlp
+from dlrmjit.architecture.nodes.product import Product
+from dlrmjit.architecture.nodes.sum import Sum
+
+__all__ = [
+    "BiInteraction",
+    "Concat",
+    "Cross",
+    "Dense",
+    "Embedding",
+    "Fm",
+    "Interaction",
+    "Mlp",
+    "Product",
+    "Sum",
+]

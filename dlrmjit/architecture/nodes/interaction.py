@@ -1,0 +1,75 @@
+"""DLRM's interaction: pairwise products of vectors, or all of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dlrmjit.architecture.node import Flops, Node, Recording, Shape, register_node, shapes_text
+
+
+@register_node
+@dataclass(frozen=True)
+class Interaction(Node):
+    """``dot`` products of all pairs after x, the first input, or ``cat`` of all vectors.
+
+    The inputs are vectors (S, E), or x of width E followed by such vectors. ``itself`` includes
+    the product of each vector with itself.
+    """
+
+    operation: str = "dot"
+    itself: bool = False
+
+    kind: ClassVar[str] = "interaction"
+    joins: ClassVar[bool] = True
+    any_layout: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.operation not in ("dot", "cat"):
+            raise self.refuse(self.operation, "the operation dot or cat")
+
+    @property
+    def label(self) -> str:
+        """All interactions are one line of a profile."""
+        return "interaction"
+
+    def _sizes(self, inputs: Sequence[Shape]) -> tuple[bool, int, int]:
+        """Return whether there is an x, the number F of vectors, and their width E."""
+        *dense, vectors = inputs or [()]
+        if len(vectors) != 2 or len(dense) > 1 or (dense and dense[0] != (vectors[1],)):
+            raise self.refuse(shapes_text(inputs), "vectors, or a matrix of their width and them")
+        return bool(dense), vectors[0] + len(dense), vectors[1]
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the width of x and of the pairs, or of all vectors."""
+        has_dense, features, dim = self._sizes(inputs)
+        if self.operation == "cat":
+            return (features * dim,)
+        pairs = features * (features - 1) // 2 + (features if self.itself else 0)
+        width = (dim if has_dense else 0) + pairs
+        if not width:
+            raise self.refuse("one", "two vectors, itself=True, or the operation cat")
+        return (width,)
+
+    def record(self, recording: Recording) -> Any:
+        """Record the interaction of the vectors in the block."""
+        return recording.apply(
+            "interaction",
+            *recording.inputs,
+            kind=self.operation,
+            itself=self.itself,
+            buffers=recording.block,
+        )
+
+    def flops(self, inputs: Sequence[Shape], with_input_gradient: bool) -> Flops:
+        """Return full F x F products, forward once and backward twice."""
+        _, features, dim = self._sizes(inputs)
+        square = 2.0 * features**2 * dim if self.operation == "dot" else 0.0
+        return Flops(square, 2 * square)
+
+    def elements(self, inputs: Sequence[Shape]) -> int:
+        """Return the result, and x in the block of vectors."""
+        has_dense, _, dim = self._sizes(inputs)
+        return self.shape(inputs)[0] + (dim if has_dense else 0)

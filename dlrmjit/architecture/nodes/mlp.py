@@ -1,0 +1,146 @@
+"""Multi-layer perceptrons; one layer without activation is a linear form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dlrmjit.architecture.node import (
+    Flops,
+    Node,
+    NormSpec,
+    ParameterSpec,
+    Recording,
+    Shape,
+    register_node,
+)
+from dlrmjit.errors import ConfigError
+
+ACTIVATIONS = ("relu", "sigmoid", "none")
+
+
+@register_node
+@dataclass(frozen=True)
+class Mlp(Node):
+    """Fully connected layers of ``widths`` outputs over one matrix.
+
+    Parameters
+    ----------
+    widths : outputs K of each layer
+    hidden : activation of all layers but the last: ``relu``, ``sigmoid`` or ``none``
+    last : activation of the last layer
+    dropout : share of the outputs of hidden layers that training sets to zero
+    batch_norm : whether hidden layers are normalised over the batch before their ReLU
+    title : name in profiles, by default that of the node
+    """
+
+    widths: tuple[int, ...] = ()
+    hidden: str = "relu"
+    last: str = "relu"
+    dropout: float = 0.0
+    batch_norm: bool = False
+    title: str = ""
+
+    kind: ClassVar[str] = "mlp"
+    fills_block: ClassVar[bool] = True
+    any_layout: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "widths", tuple(int(v) for v in self.widths))
+        if not self.widths or min(self.widths) < 1:
+            raise self.refuse(self.widths, "positive widths")
+        for activation in (self.hidden, self.last):
+            if activation not in ACTIVATIONS:
+                raise self.refuse(activation, f"an activation of {', '.join(ACTIVATIONS)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.batch_norm and self.hidden != "relu":
+            raise self.refuse(self.hidden, "relu after batch normalisation")
+
+    @property
+    def label(self) -> str:
+        """The title, or the name."""
+        return self.title or self.name
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the outputs of the last layer."""
+        self.one_matrix(inputs)
+        return (self.widths[-1],)
+
+    def layers(self, inputs: Sequence[Shape]) -> tuple[tuple[int, int], ...]:
+        """Return (C, K) of each layer."""
+        return tuple(pairwise((self.one_matrix(inputs), *self.widths)))
+
+    def parameters(self, inputs: Sequence[Shape]) -> tuple[ParameterSpec, ...]:
+        """Return weight and bias of every layer, named and drawn as the reference program's."""
+        specs = []
+        for i, (c, k) in enumerate(self.layers(inputs)):
+            specs.append(ParameterSpec(f"{2 * i}.weight", (k, c), np.sqrt(2 / (c + k))))
+            specs.append(ParameterSpec(f"{2 * i}.bias", (k,), np.sqrt(1 / k)))
+        return tuple(specs)
+
+    def norms(self) -> tuple[NormSpec, ...]:
+        """Return one normalisation for each layer but the last, if there are any."""
+        hidden = self.widths[:-1] if self.batch_norm else ()
+        return tuple(NormSpec(f"{2 * i}.norm", k) for i, k in enumerate(hidden))
+
+    def record(self, recording: Recording) -> Any:
+        """Record one operation, or one and more per hidden layer that is dropped or normalised."""
+        hidden = len(self.widths) - 1
+        is_cut = self.batch_norm or (recording.training and self.dropout)
+        first = hidden if is_cut else 0
+        (x,), gradient = recording.inputs, recording.input_gradient
+        for i in range(first):
+            activation = "none" if self.batch_norm else self.hidden
+            x = self._layers(recording, x, (i, i + 1), (activation,), gradient)
+            x = self._regularised(recording, x, i)
+            gradient = None
+        activations = (self.hidden,) * (hidden - first) + (self.last,)
+        return self._layers(
+            recording, x, (first, hidden + 1), activations, gradient, out=recording.out
+        )
+
+    def _layers(
+        self,
+        recording: Recording,
+        x: Any,
+        span: tuple[int, int],
+        activations: tuple[str, ...],
+        input_gradient: Any,
+        out: Any = None,
+    ) -> Any:
+        parameters = [
+            recording.parameter(f"{2 * i}.{part}")
+            for i in range(*span)
+            for part in ("weight", "bias")
+        ]
+        return recording.apply(
+            "mlp", x, *parameters, activations=activations, out=out, input_gradient=input_gradient
+        )
+
+    def _regularised(self, recording: Recording, x: Any, layer: int) -> Any:
+        if self.batch_norm:
+            norm = recording.norm(f"{2 * layer}.norm")
+            options = {"running": norm.running, "training": recording.training}
+            x = recording.apply(
+                "batch_norm", x, norm.gamma, norm.beta, label="batch_norm", **options
+            )
+        if recording.training and self.dropout:
+            x = recording.dropout(x, self.dropout)
+        return x
+
+    def flops(self, inputs: Sequence[Shape], with_input_gradient: bool) -> Flops:
+        """Return two per element of every weight, and as many for each gradient."""
+        layers = self.layers(inputs)
+        forward = sum(2.0 * c * k for c, k in layers)
+        unneeded = 0.0 if with_input_gradient else 2.0 * layers[0][0] * layers[0][1]
+        return Flops(forward, 2 * forward - unneeded)
+
+    def elements(self, inputs: Sequence[Shape]) -> int:
+        """Return the outputs of all layers."""
+        return sum(self.widths)

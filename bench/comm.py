@@ -32,7 +32,7 @@ from bench.support import harness
 from dlrmjit.data.batch_shard import share_sizes
 from dlrmjit.parallel.comm import Comm, blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.planner import propose
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.step import ShardedStep
@@ -177,13 +177,13 @@ def step_ways(chosen: Case, comm: Comm) -> dict[str, Way]:
         comm.size,
         lookups=[chosen.lookups] * chosen.model.tables,
     )
-    model = ShardedDLRM(chosen.model, comm, plan, init="counter")
+    model = ShardedModel(chosen.model, comm, plan, init="counter")
     routed = model.router.route(batch)
     groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
     return {way: _sharded(model, group, routed) for way, group in groups.items()}
 
 
-def _sharded(model: ShardedDLRM, group: Comm, routed: ShardedBatch) -> Way:
+def _sharded(model: ShardedModel, group: Comm, routed: ShardedBatch) -> Way:
     """Return a step of ``model`` that communicates by ``group``."""
     regrouped = copy.copy(model)
     regrouped.comm = group

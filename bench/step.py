@@ -73,11 +73,11 @@ def make_model(config: ModelConfig, rng: np.random.Generator, precision: Precisi
 
     model = DLRM(config, initialise=False, precision=precision)
     model.tables.data.initialise_uniform(7)
-    state = model.mlp_state()
+    state = model.dense_state()
     for name, value in state.items():
         bound = np.sqrt(2.0 / sum(value.shape))
         state[name] = rng.normal(0.0, bound, value.shape).astype(np.float32)
-    model.load_mlps(state)
+    model.load_dense(state)
     return model
 
 

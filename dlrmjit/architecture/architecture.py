@@ -99,6 +99,10 @@ class Architecture:
         """Name of the node of the logit."""
         return self.nodes[-1].name
 
+    def node(self, name: str) -> Node:
+        """Return the node of that name."""
+        return next(node for node in self.nodes if node.name == name)
+
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
         """Shape of one sample of every node's result."""

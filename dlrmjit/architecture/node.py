@@ -66,6 +66,7 @@ class Recording(Protocol):
     n: int
     training: bool
     inputs: tuple[Any, ...]
+    dense: Any
     shapes: tuple[Shape, ...]
     out: Any
     block: Any
@@ -102,8 +103,6 @@ class Node(ABC):
     """Whether the inputs are stored next to each other in one block, without a copy if possible."""
     fills_block: ClassVar[bool] = False
     """Whether the result can be written to a part of another node's block."""
-    any_layout: ClassVar[bool] = False
-    """Whether inputs, and the gradient of the result, may have any layout, not only row-major."""
 
     def __post_init__(self) -> None:
         inputs = (self.inputs,) if isinstance(self.inputs, str) else self.inputs
@@ -117,6 +116,11 @@ class Node(ABC):
     def label(self) -> str:
         """The node's name in profiles."""
         return self.name
+
+    @property
+    def any_layout(self) -> bool:
+        """Whether inputs, and the gradient of the result, may have any layout, not only rows."""
+        return False
 
     @abstractmethod
     def shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -183,9 +187,7 @@ class NumpyNode(Node):
         """Record the two functions."""
         specs = self.parameters(recording.shapes)
         parameters = (recording.parameter(spec.name) for spec in specs)
-        return recording.apply_arrays(
-            self.forward, self.backward, *recording.inputs, *parameters
-        )
+        return recording.apply_arrays(self.forward, self.backward, *recording.inputs, *parameters)
 
 
 KINDS: dict[str, type[Node]] = {}
@@ -199,9 +201,7 @@ def register_node(kind: N) -> N:
     """
     known = KINDS.get(kind.kind)
     if not kind.kind or (known and known.__qualname__ != kind.__qualname__):
-        raise ConfigError(
-            f"{kind.__qualname__} needs a name of its own as kind, not {kind.kind!r}"
-        )
+        raise ConfigError(f"{kind.__qualname__} needs a name of its own as kind, not {kind.kind!r}")
     KINDS[kind.kind] = kind
     return kind
 

@@ -36,8 +36,9 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Return the bytes of tables, of MLPs with their gradients, of a step, and of optimiser states.
 
-    A step of ``batch_size`` samples counts what every node stores and as much for gradients, and ``lookups`` indices per bag (8 bytes each) twice, as the update sorts
-    them. Tables ``in_files``, and the optimiser states of their rows, take no memory.
+    A step of ``batch_size`` samples counts what every node stores and as much for gradients, and
+    ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them. Tables ``in_files``,
+    and the optimiser states of their rows, take no memory.
     """
     model = config.architecture
     elements = sum(node.elements(model.input_shapes(node)) for node in model.nodes)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dlrmjit.autograd.tape import Parameter, Tape, Variable
+from dlrmjit.architecture.node import Node
+from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.autograd.tape import Rule, Tape, Variable
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ShapeError
 from dlrmjit.model.batch_norm import Norm
-from dlrmjit.ops.backend import Features
+from dlrmjit.model.tables import Port
+from dlrmjit.ops.backend import Block
 from dlrmjit.perf.profile import Profile
 
 if TYPE_CHECKING:
-    from dlrmjit.model.dlrm import DLRM
+    from dlrmjit.model.model import Model
 
 _MOST_GRAPHS = 4
 G = TypeVar("G")
@@ -25,143 +30,142 @@ class Graph:
     The tape ends in the logits, or in ``loss`` if one is given; then hidden layers use dropout, for
     which ``dropout_key`` is a seed and a step, and are normalised by the batch. The loss is a mean
     over ``samples``, by default n; it is larger if n samples are a part of a batch. A ``profile``
-    times every rule.
+    times every rule. A ``port`` provides the pooled vectors, by default the model's store.
     """
 
     def __init__(
         self,
-        model: DLRM,
+        model: Model,
         n: int,
         loss: LossConfig | None = None,
         samples: int | None = None,
         profile: Profile | None = None,
+        port: Port | None = None,
     ) -> None:
-        self.model = model
-        config, backend = model.config, model.backend
-        self.rules = profile.rules(backend.rules) if profile else backend.rules
-        rules = self.rules
-        self.tape = Tape()
-        self.dense, self.lookups, self.targets = Variable(), Variable(), Variable()
-        self.dropout_key = Variable((0, 0))
-        self._training, self._dropout_layers = loss is not None, 0
-        buffers = backend.features(n, config.features, config.embedding_dim, config.has_dense)
-        vectors = [self._record_bottom(buffers)] if config.has_dense else []
-        pooled = self._record_projected(self._record_pooled(buffers))
-        joined = self.tape.record(
-            rules["interaction"],
-            *vectors,
-            pooled,
-            kind=config.interaction,
-            itself=config.interaction_itself,
-            buffers=buffers,
-            label="interaction",
-        )
-        make_gradient = buffers.joined_gradient if config.interaction == "cat" else None
-        self.logits = self._record_mlp(
-            joined, model.top, model.top_norms, "top", last="none", input_gradient=make_gradient
-        )
+        self.model, self.n, self.training = model, n, loss is not None
+        self.profile = profile
+        self.tape = Tape(model.backend.add_gradients)
+        self.dense, self.targets = Variable(), Variable()
+        self.dropout_key, self.dropout_layers = Variable((0, 0)), 0
+        self.port = port or model.store.port(n)
+        self.values: dict[str, Variable] = {}
+        self._record_nodes()
+        self.logits = self.values[model.architecture.output]
         self.loss = self.logits
         if loss is not None:
+            rule = self.timed(model.backend.rules["loss"])
             self.loss = self.tape.record(
-                rules["loss"], self.logits, self.targets, loss=loss, samples=samples
+                rule, self.logits, self.targets, loss=loss, samples=samples
             )
 
-    def _record_bottom(self, buffers: Features) -> Variable:
-        model = self.model
-        parameters, norms = model.bottom, model.bottom_norms
-        return self._record_mlp(
-            self.dense, parameters, norms, "bottom", last="relu", out=buffers.dense
-        )
+    def _record_nodes(self) -> None:
+        blocks, outs = self._buffers()
+        for node in self.model.architecture.nodes:
+            recording = NodeRecording(self, node)
+            recording.block, recording.out = blocks.get(node.name), outs.get(node.name)
+            recording.input_gradient = self._input_gradient(node, blocks)
+            self.values[node.name] = node.record(recording)
 
-    def _record_mlp(
-        self,
-        x: Variable,
-        parameters: tuple[Parameter, ...],
-        norms: tuple[Norm, ...],
-        label: str,
-        *,
-        last: str,
-        out: Any = None,
-        input_gradient: Any = None,
-    ) -> Variable:
-        """Record an MLP: one operation, or several per hidden layer with dropout or batch norm."""
-        rule, hidden = self.rules["mlp"], len(parameters) // 2 - 1
-        first = 0
-        if norms or (self._training and self.model.config.dropout):
-            first = hidden
-        for i in range(first):
-            layer, activation = parameters[2 * i : 2 * i + 2], "none" if norms else "relu"
-            make_gradient = input_gradient if i == 0 else None
-            x = self.tape.record(
-                rule,
-                x,
-                *layer,
-                activations=(activation,),
-                input_gradient=make_gradient,
-                label=label,
-            )
-            x = self._record_regularised(x, norms[i] if norms else None)
-        return self.tape.record(
-            rule,
-            x,
-            *parameters[2 * first :],
-            activations=("relu",) * (hidden - first) + (last,),
-            out=out,
-            input_gradient=None if first else input_gradient,
-            label=label,
-        )
+    def _buffers(self) -> tuple[dict[str, Block], dict[str, Any]]:
+        """Return the block of every node that joins its inputs, and where results are written."""
+        architecture, backend = self.model.architecture, self.model.backend
+        fills = {node.name: node for node in architecture.nodes if node.fills_block}
+        blocks, outs = dict[str, Block](), dict[str, Any]()
+        for node in architecture.nodes:
+            if node.joins:
+                block = blocks[node.name] = backend.block(self.n, architecture.input_shapes(node))
+                for name, part in zip(node.inputs, block.parts, strict=True):
+                    if name in fills:
+                        outs.setdefault(name, part)
+        for name in fills:
+            shape, consumers = architecture.shapes[name], architecture.consumers(name)
+            if len(shape) == 1 and not all(node.any_layout for node in consumers):
+                outs.setdefault(name, backend.rows(self.n, shape[0]))
+        return blocks, outs
 
-    def _record_regularised(self, x: Variable, norm: Norm | None) -> Variable:
-        config, training = self.model.config, self._training
-        if norm is not None:
-            rule, running = self.rules["batch_norm"], norm.running
-            x = self.tape.record(rule, x, norm.gamma, norm.beta, running=running, training=training)
-        if not (training and config.dropout):
-            return x
-        self._dropout_layers += 1
-        rule = self.rules["dropout"]
-        return self.tape.record(
-            rule, x, self.dropout_key, rate=config.dropout, layer=self._dropout_layers
-        )
+    def _input_gradient(self, node: Node, blocks: dict[str, Block]) -> Callable[[], Any] | None:
+        """Return what makes the gradient of the only input, if that must be stored in rows."""
+        if len(node.inputs) != 1:
+            return None
+        architecture, backend = self.model.architecture, self.model.backend
+        source, shape = architecture.node(node.inputs[0]), architecture.input_shapes(node)[0]
+        if source.any_layout or len(shape) != 1:
+            return None
+        if source.joins and len(architecture.consumers(source.name)) == 1:
+            return blocks[source.name].joined_gradient
+        return partial(backend.rows, self.n, shape[0])
 
-    def _record_pooled(self, buffers: Features) -> Variable:
-        """Record the pooled embeddings; graphs of sharded models fetch them from other ranks."""
-        bag = self.rules["embedding_bag"]
-        return self.tape.record(
-            bag, self.model.tables, self.lookups, out=buffers.pooled, label="embedding"
-        )
-
-    def _record_projected(self, pooled: Variable) -> Variable:
-        """Record the projections to width E of tables that are narrower."""
-        projections = self.model.projections
-        if not projections:
-            return pooled
-        rule, tables = self.rules["projection"], tuple(projections)
-        return self.tape.record(rule, pooled, *projections.values(), tables=tables)
+    def timed(self, rule: Rule) -> Rule:
+        """Return the rule, timed if there is a profile."""
+        return self.profile.rules({"": rule})[""] if self.profile else rule
 
     def load(self, batch: Batch) -> None:
-        """Make ``batch`` the input of the next replay.
+        """Set the batch of the next replay.
 
-        Raises ShapeError for another number of dense features or tables than the model has.
+        Raises ShapeError for a batch of another number of dense features or tables.
         """
-        config = self.model.config
-        if batch.dense.shape[1] != config.dense_features:
+        architecture = self.model.architecture
+        if batch.dense.shape[1] != architecture.dense_features:
             raise ShapeError(
                 f"the batch has {batch.dense.shape[1]} dense features, the model "
-                f"{config.dense_features}"
+                f"{architecture.dense_features}"
             )
-        if batch.tables != config.tables:
+        if batch.tables != architecture.tables:
             raise ShapeError(
-                f"the batch has lookups for {batch.tables} tables, the model has {config.tables}"
+                f"the batch has lookups for {batch.tables} tables, the model has "
+                f"{architecture.tables}"
             )
-        self._load_lookups(batch)
-        if config.has_dense:
+        self.port.load(batch)
+        if architecture.dense_features:
             self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)
         self.targets.data = batch.labels
 
-    def _load_lookups(self, batch: Batch) -> None:
-        backend, tables = self.model.backend, self.model.tables.data
-        self.lookups.data = backend.lookups(tables, batch.indices, batch.offsets)
+
+class NodeRecording:
+    """One node while it is recorded, see :class:`~dlrmjit.architecture.node.Recording`."""
+
+    block: Any = None
+    out: Any = None
+    input_gradient: Any = None
+
+    def __init__(self, graph: Graph, node: Node) -> None:
+        self.graph, self.node = graph, node
+        self.n, self.training, self.dense = graph.n, graph.training, graph.dense
+        self.inputs = tuple(graph.values[name] for name in node.inputs)
+        self.shapes = graph.model.architecture.input_shapes(node)
+
+    def parameter(self, name: str) -> Variable:
+        """Return the node's parameter ``name``."""
+        return self.graph.model.dense[f"{self.node.name}.{name}"]
+
+    def norm(self, name: str) -> Norm:
+        """Return the node's batch normalisation ``name``."""
+        return self.graph.model.norms[f"{self.node.name}.{name}"]
+
+    def pooled(self) -> Variable:
+        """Return the pooled vectors of the node's tables."""
+        assert isinstance(self.node, Embedding)  # no other kind asks for them
+        return self.graph.port.record(self, self.node)
+
+    def apply(self, rule: str, *inputs: Variable, label: str = "", **options: Any) -> Variable:
+        """Record a rule of the backend under the node's label."""
+        return self.record(self.graph.model.backend.rules[rule], *inputs, label=label, **options)
+
+    def record(self, rule: Rule, *inputs: Variable, label: str = "", **options: Any) -> Variable:
+        """Record any rule under the node's label."""
+        rule = self.graph.timed(rule)
+        return self.graph.tape.record(rule, *inputs, label=label or self.node.label, **options)
+
+    def apply_arrays(self, forward: Any, backward: Any, *inputs: Variable) -> Variable:
+        """Record a rule of two NumPy functions."""
+        rule = self.graph.model.backend.array_rule(forward, backward)
+        return self.record(rule, *inputs)
+
+    def dropout(self, x: Variable, rate: float) -> Variable:
+        """Record dropout, with masks of its own for every application."""
+        self.graph.dropout_layers += 1
+        layer, key = self.graph.dropout_layers, self.graph.dropout_key
+        return self.apply("dropout", x, key, rate=rate, layer=layer, label="dropout")
 
 
 def cache_graph(graphs: dict[int, G], n: int, graph: G) -> None:

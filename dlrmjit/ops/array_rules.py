@@ -15,9 +15,7 @@ Array = NDArray[Any]
 
 
 class ArrayRule(NamedTuple):
-    """A forward function of arrays, and a backward function of the gradient and the arrays.
-
-    """
+    """A forward function of arrays, and a backward function of the gradient and the arrays."""
 
     name: str
     forward: Callable[..., Array]
@@ -55,7 +53,8 @@ def _bi_interaction_backward(gradient: Array, vectors: Array) -> list[Array]:
 
 
 def _fm_forward(vectors: Array) -> Array:
-    return _bi_interaction_forward(vectors).sum(axis=1, keepdims=True)
+    result: Array = _bi_interaction_forward(vectors).sum(axis=1, keepdims=True)
+    return result
 
 
 def _cross_vector_forward(x0: Array, *parameters: Array) -> Array:

@@ -54,6 +54,10 @@ class Block(Protocol):
 
     parts: Sequence[Any]
 
+    @property
+    def joined_gradient(self) -> Callable[[], Any] | None:
+        """Function that returns the buffer of the gradient of the whole block, or None."""
+
 
 @dataclass
 class DenseState:

@@ -25,13 +25,13 @@ from dlrmjit.parallel.checkpoint_shards import (
     table_steps,
 )
 from dlrmjit.parallel.comm import Comm, exchange_json
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 
 _TRIES = 5
 
 
 def save_sharded(
-    model: ShardedDLRM,
+    model: ShardedModel,
     path: str | os.PathLike[str],
     progress: Mapping[str, Any],
     optimizer: Optimizer | None = None,
@@ -59,7 +59,7 @@ def save_sharded(
         finish_checkpoint(
             fresh,
             [entry for entries in written for entry in entries],
-            Section(table_shapes(model), model.mlp_state()),
+            Section(table_shapes(model), model.dense_state()),
             optimizer_state,
             model_config=model.config.to_dict(),
             progress=progress,
@@ -67,17 +67,17 @@ def save_sharded(
     comm.barrier()
 
 
-def restore_sharded(model: ShardedDLRM, path: str | os.PathLike[str]) -> dict[str, Any]:
+def restore_sharded(model: ShardedModel, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Fill ``model`` from a checkpoint of any number of ranks; return its progress.
 
     Raises CheckpointError like :func:`dlrmjit.training.persistence.restore`; the first rank
     compares the checksums of all files.
     """
     checkpoint = _open_together(model.comm, path)
-    state, mlps = checkpoint.state, model.mlp_state()
+    state, mlps = checkpoint.state, model.dense_state()
     state.check(table_shapes(model))
     state.read_into(mlps)
-    model.load_mlps(mlps)
+    model.load_dense(mlps)
     for shard in table_shards(model):
         state.read_shard(shard.name, shard.values, shard.part)
     return dict(checkpoint.progress)
@@ -96,7 +96,7 @@ def _open_together(comm: Comm, path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def restore_sharded_optimizer(
-    model: ShardedDLRM, optimizer: Optimizer, checkpoint: Checkpoint
+    model: ShardedModel, optimizer: Optimizer, checkpoint: Checkpoint
 ) -> None:
     """Overwrite the state of ``optimizer`` by that of a checkpoint of any plan."""
     stored, dense = checkpoint.optimizer, optimizer.dense_state_dict()
@@ -110,7 +110,7 @@ def restore_sharded_optimizer(
 
 
 def _write_shards(
-    model: ShardedDLRM,
+    model: ShardedModel,
     optimizer: Optimizer | None,
     fresh: Path,
     path: str | os.PathLike[str],

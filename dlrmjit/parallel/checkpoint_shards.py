@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlrmjit.checkpoint.manifest import Part
 from dlrmjit.checkpoint.sharded_writer import ArrayShard
 from dlrmjit.optim import STEP, Optimizer
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Shard
 
 NO_WRITER = -1  # of values that another rank has and writes
@@ -24,20 +24,20 @@ class LocalShard(ArrayShard):
     writer: int
 
 
-def table_shapes(model: ShardedDLRM) -> dict[str, tuple[int, ...]]:
+def table_shapes(model: ShardedModel) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tables, (M, E)."""
-    return {_name(t): (m, model.plan.dim) for t, m in enumerate(model.plan.table_rows)}
+    return {spec.name: (spec.rows, spec.dim) for spec in model.store.specs}
 
 
-def table_shards(model: ShardedDLRM) -> list[LocalShard]:
+def table_shards(model: ShardedModel) -> list[LocalShard]:
     """Return this rank's shards of the tables."""
     return [
-        LocalShard(_name(shard.table), _part(model, shard), values, max(shard.rank, 0))
-        for shard, values in model.sharded.shard_values()
+        LocalShard(_name(model, shard), _part(model, shard), values, max(shard.rank, 0))
+        for shard, values in model.store.shard_values()
     ]
 
 
-def state_shapes(model: ShardedDLRM, optimizer: Optimizer) -> dict[str, tuple[int, ...]]:
+def state_shapes(model: ShardedModel, optimizer: Optimizer) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all states of tables, (M, E) or (M,)."""
     per_element, per_row = _state_names(optimizer)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -47,41 +47,41 @@ def state_shapes(model: ShardedDLRM, optimizer: Optimizer) -> dict[str, tuple[in
     return shapes
 
 
-def state_shards(model: ShardedDLRM, optimizer: Optimizer) -> Iterator[LocalShard]:
+def state_shards(model: ShardedModel, optimizer: Optimizer) -> Iterator[LocalShard]:
     """Yield this rank's shards of these states.
 
     All ranks with columns of a table have the values per row; the one with the first column
     writes them.
     """
     per_element, per_row = _state_names(optimizer)
-    for parameter, shards in model.sharded.parameters():
+    for parameter, shards in model.store.shards_by_parameter():
         state = optimizer.state(parameter)
         for i, shard in enumerate(shards):
             part, writer = _part(model, shard), max(shard.rank, 0)
             for name, tables in zip(per_element, state.tables, strict=False):
-                yield LocalShard(f"{_name(shard.table)}.{name}", part, tables.table(i), writer)
+                yield LocalShard(f"{_name(model, shard)}.{name}", part, tables.table(i), writer)
             rows = Part("", part.start, part.stop, part.step)
             writer = writer if shard.first_col == 0 else NO_WRITER
             for name, tables in zip(per_row, state.tables[len(per_element) :], strict=False):
                 values = tables.table(i).reshape(-1)
-                yield LocalShard(f"{_name(shard.table)}.{name}", rows, values, writer)
+                yield LocalShard(f"{_name(model, shard)}.{name}", rows, values, writer)
 
 
-def table_steps(model: ShardedDLRM, optimizer: Optimizer) -> dict[str, NDArray[np.int64]]:
+def table_steps(model: ShardedModel, optimizer: Optimizer) -> dict[str, NDArray[np.int64]]:
     """Return the number of steps of every table by its name in a checkpoint: one for all."""
     if not any(_state_names(optimizer)):
         return {}
-    steps = [optimizer.state(p).steps for p, _ in model.sharded.parameters()]
+    steps = [optimizer.state(p).steps for p, _ in model.store.shards_by_parameter()]
     here = np.array([max(steps, default=0)], np.int64)  # 0 on a rank without tables
     everywhere = np.empty(model.comm.size, np.int64)
     model.comm.allgatherv(here, everywhere, [1] * model.comm.size, name="checkpoint").wait()
     return {f"{table}.{STEP}": np.array(everywhere.max()) for table in table_shapes(model)}
 
 
-def steps_by_parameter(model: ShardedDLRM, steps: int) -> dict[str, NDArray[np.int64]]:
+def steps_by_parameter(model: ShardedModel, steps: int) -> dict[str, NDArray[np.int64]]:
     """Return the number of steps by the optimiser's name of each parameter of tables."""
     count = np.array(steps, np.int64)
-    return {f"{p.name}.0.weight.{STEP}": count for p, _ in model.sharded.parameters()}
+    return {f"{p.name}.0.weight.{STEP}": count for p, _ in model.store.shards_by_parameter()}
 
 
 def _state_names(optimizer: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -90,10 +90,10 @@ def _state_names(optimizer: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]
     return rule.table_states, rule.row_states
 
 
-def _part(model: ShardedDLRM, shard: Shard) -> Part:
+def _part(model: ShardedModel, shard: Shard) -> Part:
     rows = model.plan.table_rows[shard.table]
     return Part("", shard.first_row, rows, shard.row_step, shard.first_col, shard.last_col)
 
 
-def _name(table: int) -> str:
-    return f"emb_l.{table}.weight"
+def _name(model: ShardedModel, shard: Shard) -> str:
+    return model.store.specs[shard.table].name

@@ -12,7 +12,7 @@ a block and in the operation that transfers it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, get_args
@@ -28,6 +28,7 @@ from dlrmjit.parallel.plan import Plan, Shard
 Strategy = Literal["alltoall", "scatter", "scatter_list"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 FloatArray = NDArray[Any]
+GroupOf = Callable[[Shard], Any]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class PooledExchange:
                 f"unknown strategy {strategy!r} to exchange embeddings; known are "
                 f"{', '.join(STRATEGIES)}"
             )
-        self._comm, self._sizes = comm, sizes
+        self._comm, self._sizes, self.dtype = comm, sizes, dtype
         self._is_alltoall = strategy == "alltoall"
         self._blocks = _blocks(plan, one_per_shard=strategy == "scatter_list")
         self._columns = _columns_of_tables(self._blocks)
@@ -118,8 +119,13 @@ class PooledExchange:
             for block, part in zip(self._blocks, received, strict=True)
         ]
 
-    def group_views(self) -> Iterator[tuple[tuple[Shard, ...], FloatArray]]:
-        """Yield this rank's shards of each width, with their pooled vectors (N, shards, W)."""
+    def group_views(
+        self, group_of: GroupOf = lambda shard: shard.width
+    ) -> Iterator[tuple[tuple[Shard, ...], FloatArray]]:
+        """Yield this rank's shards of each group, with their pooled vectors (N, shards, W).
+
+        A group is of consecutive shards of one width for which ``group_of`` returns the same.
+        """
         n = sum(self._sizes)
         local = [block for block in self._blocks if block.rank == self._comm.rank]
         columns = [
@@ -127,30 +133,43 @@ class PooledExchange:
             for block, matrix in zip(local, self._local, strict=True)
             for shard, first, last in _columns_of_shards(block)
         ]
-        for width, group in groupby(columns, key=lambda shard_and_view: shard_and_view[0].width):
+        for _, group in groupby(columns, key=lambda shard_and_view: group_of(shard_and_view[0])):
             shards, views = zip(*group, strict=True)
-            yield shards, _stack(views, n, width)
+            yield shards, _stack(views, n, shards[0].width)
 
     def post(self) -> None:
         """Send the pooled vectors in the group views."""
         self._requests = list(self._forward())
 
-    def finish(self, out: FloatArray) -> None:
-        """Wait, and copy the pooled vectors of this rank's n samples to ``out`` (n, S, E)."""
+    def finish(self, out: FloatArray, tables: range | None = None) -> None:
+        """Wait, and copy the pooled vectors of this rank's n samples to ``out`` (n, S, E).
+
+        ``tables`` are those whose vectors ``out`` has, by default all.
+        """
         self.wait()
-        for columns in self._columns:
-            target = out[:, columns.table, columns.columns]
+        first = tables.start if tables else 0
+        for columns in self._of_tables(tables):
+            target = out[:, columns.table - first, columns.columns]
             part = self._parts[columns.block][:, columns.first : columns.last]
             if columns.adds:
                 target += part
             else:
                 target[...] = part
 
-    def post_gradient(self, gradient: FloatArray) -> None:
-        """Send the gradient (n, S, E) of the result of :meth:`finish`."""
-        for columns in self._columns:
+    def copy_gradient(self, gradient: FloatArray, tables: range | None = None) -> None:
+        """Copy the gradient (n, S, E) of the result of :meth:`finish`, to be sent."""
+        first = tables.start if tables else 0
+        for columns in self._of_tables(tables):
             part = self._parts[columns.block][:, columns.first : columns.last]
-            part[...] = gradient[:, columns.table, columns.columns]
+            part[...] = gradient[:, columns.table - first, columns.columns]
+
+    def _of_tables(self, tables: range | None) -> list[BlockColumns]:
+        return [c for c in self._columns if tables is None or c.table in tables]
+
+    def post_gradient(self, gradient: FloatArray | None = None) -> None:
+        """Send the gradient (n, S, E) of the result of :meth:`finish`, if not copied already."""
+        if gradient is not None:
+            self.copy_gradient(gradient)
         self._requests = list(self._backward())
 
     def wait(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
@@ -15,7 +16,10 @@ from dlrmjit.ops.backend import Backend, FloatArray
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.plan import Shard
 from dlrmjit.parallel.routing import ShardedBatch, TableLookups
-from dlrmjit.parallel.tables import ShardedTables
+
+if TYPE_CHECKING:
+    from dlrmjit.model.graph import NodeRecording
+    from dlrmjit.parallel.tables import ShardedTables
 
 Gradients = Iterator[tuple[Parameter, SparseGradient]]
 
@@ -28,13 +32,13 @@ class LookupGradient(NamedTuple):
 
 
 class EmbeddingPort(Protocol):
-    """Provides the pooled vectors of a graph, and takes their gradient."""
+    """Provides the pooled vectors of a graph, and takes their gradient, by embedding node."""
 
-    def finish(self, out: FloatArray) -> FloatArray:
-        """Fill ``out`` (n, S, E) with the pooled vectors, and return it."""
+    def finish(self, node: str, out: FloatArray) -> FloatArray:
+        """Fill ``out`` (n, S, E) with a node's pooled vectors, and return it."""
 
-    def post_gradient(self, gradient: FloatArray) -> None:
-        """Send or store the gradient (n, S, E) of the pooled vectors."""
+    def post_gradient(self, node: str, gradient: FloatArray) -> None:
+        """Send or store the gradient (n, S, E) of a node's pooled vectors."""
 
 
 class RecordedLookup:
@@ -78,8 +82,12 @@ class ShardedLookup:
 
     def __init__(self, backend: Backend, tables: ShardedTables, exchange: PooledExchange) -> None:
         self._plan, self._exchange, self._dtype = tables.plan, exchange, backend.dtype
+        self._replicated_columns = tuple(tables.columns[t] for t in tables.plan.replicated)
         self._shards = [shard for group in tables.groups for shard in group.shards]
-        self._views = [view for _, view in exchange.group_views()]
+        self._tables = tables.table_ranges
+        self._store = tables
+        self._posted: dict[str, FloatArray] = {}  # gradients of nodes, until all are here
+        self._views = [view for _, view in exchange.group_views(tables.group_of)]
         self._lookups = [
             RecordedLookup(backend, group.parameter, view)
             for group, view in zip(tables.groups, self._views, strict=True)
@@ -90,6 +98,7 @@ class ShardedLookup:
             self._replicated = RecordedLookup(backend, tables.replicated, None)
         self._replicated_lookups: TableLookups | None = None
         self._replicated_gradient: LookupGradient | None = None
+        self._replicated_pooled = np.empty((0, 0, 0), exchange.dtype)
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the batch of the next replay."""
@@ -97,7 +106,7 @@ class ShardedLookup:
         for lookup, first, last in zip(self._lookups, self._ends, self._ends[1:], strict=False):
             lookup.load(batch.indices, batch.offsets[first:last])
         if self._replicated is not None:
-            self._replicated_lookups = lookups_of_tables(batch.local, self._plan.replicated)
+            self._replicated_lookups = lookups_of_columns(batch.local, self._replicated_columns)
             self._replicated.load(*self._replicated_lookups)
 
     def rows(self) -> dict[Shard, NDArray[Any]]:
@@ -111,7 +120,7 @@ class ShardedLookup:
         read = sum(len(rows) * shard.width for shard, rows in self.rows().items())
         replicated = self._replicated_lookups
         replicated_rows = 0 if replicated is None else len(replicated.indices)
-        return replicated_rows + read // self._plan.dim
+        return replicated_rows + read // max(self._plan.dims)
 
     def post(self) -> None:
         """Pool this rank's shards for all samples, and send the pooled vectors."""
@@ -119,19 +128,31 @@ class ShardedLookup:
             lookup.pool()
         self._exchange.post()
 
-    def finish(self, out: FloatArray) -> FloatArray:
-        """Fill ``out`` (n, S, E) with the pooled vectors of this rank's samples."""
         if self._replicated is not None:
-            out[:, list(self._plan.replicated)] = self._replicated.pool()
-        self._exchange.finish(out)
+            self._replicated_pooled = self._replicated.pool()
+
+    def finish(self, node: str, out: FloatArray) -> FloatArray:
+        """Fill ``out`` (n, S, E) with a node's pooled vectors of this rank's samples."""
+        tables = self._tables[node]
+        for i, table in enumerate(self._plan.replicated):
+            if table in tables:
+                width = self._plan.dims[table]
+                pooled = self._replicated_pooled[:, i, :width]
+                out[:, table - tables.start, :width] = pooled
+        self._exchange.finish(out, tables)
         return out
 
-    def post_gradient(self, gradient: FloatArray) -> None:
-        """Send the gradient (n, S, E) of the result of :meth:`finish`."""
-        self._exchange.post_gradient(gradient)
+    def post_gradient(self, node: str, gradient: FloatArray) -> None:
+        """Take the gradient (n, S, E) of a node's vectors; send them when all nodes' are here."""
+        tables = self._tables[node]
+        self._exchange.copy_gradient(gradient, tables)
+        self._posted[node] = gradient
+        if len(self._posted) < len(self._tables):
+            return
+        posted, self._posted = self._posted, {}
+        self._exchange.post_gradient()
         if self._replicated is not None and self._replicated_lookups is not None:
-            pooled = np.ascontiguousarray(gradient[:, list(self._plan.replicated)])
-            sparse = self._replicated.gradient(pooled)
+            sparse = self._replicated.gradient(self._store.replicated_vectors(posted))
             self._replicated_gradient = LookupGradient(sparse, self._replicated_lookups)
 
     def replicated_gradient(self) -> LookupGradient | None:
@@ -151,13 +172,13 @@ def _arrive(step: Step) -> FloatArray:
     if out is None:
         out = np.empty(step.options["shape"], step.options["dtype"])
     port: EmbeddingPort = step.options["port"]
-    return port.finish(out)
+    return port.finish(step.options["node"], out)
 
 
 def _depart(step: Step, gradient: FloatArray) -> Iterator[tuple[int, Any]]:
     """Backward: send the gradient, so that it is in flight during the bottom MLP's backward."""
     port: EmbeddingPort = step.options["port"]
-    port.post_gradient(gradient)
+    port.post_gradient(step.options["node"], gradient)
     yield 0, None
 
 
@@ -165,9 +186,33 @@ ARRIVE = Rule("arrive", _arrive, _depart)
 """The operation that receives pooled vectors from a ``port``, an :class:`EmbeddingPort`."""
 
 
-def lookups_of_tables(batch: Batch, table_ids: tuple[int, ...]) -> TableLookups:
-    """Return the lookups of some tables of a batch."""
-    parts = [batch.table(t) for t in table_ids]
+class ArrivalPort:
+    """The pooled vectors of a graph as they arrive from an :class:`EmbeddingPort`."""
+
+    def __init__(self, source: EmbeddingPort) -> None:
+        self.source = source
+        self.arrivals: dict[str, Variable] = {}
+
+    def record(self, recording: NodeRecording, node: Embedding) -> Variable:
+        """Record the arrival of a node's pooled vectors."""
+        arrival = self.arrivals[node.name] = Variable(name="arrival", requires_grad=True)
+        return recording.record(
+            ARRIVE,
+            arrival,
+            out=recording.out,
+            shape=(recording.n, len(node.rows), node.dim),
+            dtype=recording.graph.model.backend.dtype,
+            port=self.source,
+            node=node.name,
+        )
+
+    def load(self, batch: Batch) -> None:
+        """Do nothing: the source has the lookups."""
+
+
+def lookups_of_columns(batch: Batch, columns: tuple[int, ...]) -> TableLookups:
+    """Return the lookups of some categorical columns of a batch."""
+    parts = [batch.table(column) for column in columns]
     starts = np.cumsum([0, *(len(indices) for indices, _ in parts)])
     offsets = [offsets + start for (_, offsets), start in zip(parts, starts, strict=False)]
     return TableLookups(np.concatenate([indices for indices, _ in parts]), np.stack(offsets))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.source import Source
 from dlrmjit.metrics import Metrics, Totals, blocks, metrics_from, ranking_sums, totals
 from dlrmjit.parallel.comm import Comm, exchange_json
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.routing import ShardedSource
 
 _SORTED_SAMPLE = 1 << 14  # scores that each rank sorts to choose the bounds of the ranges
@@ -25,7 +25,7 @@ _CANDIDATES = 64  # scores of them that each rank proposes as bounds
 
 
 def evaluate(
-    model: ShardedDLRM, source: Source | ShardedSource, *, threshold: float = 0.0
+    model: ShardedModel, source: Source | ShardedSource, *, threshold: float = 0.0
 ) -> Metrics:
     """Return the metrics of ``model`` on all of ``source``, the same on every rank.
 

@@ -22,7 +22,7 @@ from dlrmjit.ops.backend import FloatArray
 from dlrmjit.optim import Optimizer, make_optimizer
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import ShardedLookup
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Plan, Shard
 
 AnyOptimizer = str | OptimizerConfig | UpdateConfig
@@ -32,14 +32,14 @@ Rows = NDArray[Any]
 class ShardedOptimizer:
     """The optimiser of a sharded model; its state is allocated here."""
 
-    def __init__(self, model: ShardedDLRM, optimizer: AnyOptimizer) -> None:
+    def __init__(self, model: ShardedModel, optimizer: AnyOptimizer) -> None:
         config = UpdateConfig.of(optimizer)
         self._exchanges_squares = bool(config.tables.row_states) and model.plan.splits_columns
         if self._exchanges_squares:
             config = replace(config, tables=config.tables.shared())
         self.optimizer: Optimizer = make_optimizer(config, model.backend)
         self.optimizer.prepare(model.parameters())
-        self._tables = model.sharded
+        self._tables = model.store
         self._squares = SquareExchange(model.comm, model.plan)
 
     def apply(self, parameter: Any, gradient: Any, rate: float) -> None:
@@ -77,9 +77,9 @@ class SquareExchange:
     """Completes the mean squares of rows whose columns are on several ranks."""
 
     def __init__(self, comm: Comm, plan: Plan) -> None:
-        self._comm, self._dim = comm, plan.dim
+        self._comm, self._dims = comm, plan.dims
         ranks, me = range(comm.size), comm.rank
-        shards = [shard for shard in plan.shards if shard.width < plan.dim]
+        shards = [shard for shard in plan.shards if shard.width < plan.dims[shard.table]]
         has_table = {(shard.table, shard.rank) for shard in shards}
         self._local = [shard for shard in shards if shard.rank == me]
         self._sent = [(r, s) for r in ranks for s in self._local if (s.table, r) in has_table]
@@ -107,7 +107,9 @@ class SquareExchange:
         )
         sums = self._sums(received, length)
         for shard in self._local:
-            means[shard][rows[shard]] = sums[shard.table] / means[shard].dtype.type(self._dim)
+            means[shard][rows[shard]] = sums[shard.table] / means[shard].dtype.type(
+                self._dims[shard.table]
+            )
 
     def _counts(self, messages: list[tuple[int, Shard]], length: dict[int, int]) -> list[int]:
         counts = [0] * self._comm.size

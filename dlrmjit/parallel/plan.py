@@ -63,6 +63,8 @@ class Shard:
 class Plan:
     """Placements of tables of ``table_rows`` rows and ``dim`` columns on ``ranks`` ranks.
 
+    ``dim`` is one width, or one per table.
+
     Raises
     ------
     ConfigError
@@ -70,11 +72,12 @@ class Plan:
     """
 
     table_rows: tuple[int, ...]
-    dim: int
+    dim: int | tuple[int, ...]
     ranks: int
     placements: tuple[Placement, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dim", one_width(self.dim))
         if len(self.placements) != len(self.table_rows):
             raise ConfigError(
                 f"the plan places {len(self.placements)} tables, but the model has "
@@ -84,12 +87,17 @@ class Plan:
             _check(table, placement, self.ranks)
 
     @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """Columns of each table."""
+        return widths_of(self.dim, len(self.table_rows))
+
+    @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """All shards of tables that are not replicated, by table."""
         return tuple(
             shard
             for table, placement in enumerate(self.placements)
-            for shard in _shards(table, placement, self.table_rows[table], self.dim)
+            for shard in _shards(table, placement, self.table_rows[table], self.dims[table])
         )
 
     @cached_property
@@ -100,7 +108,7 @@ class Plan:
     @property
     def splits_columns(self) -> bool:
         """Whether some table is split by columns."""
-        return any(shard.width < self.dim for shard in self.shards)
+        return any(shard.width < self.dims[shard.table] for shard in self.shards)
 
     def of_rank(self, rank: int) -> tuple[Shard, ...]:
         """Return the shards of one rank: by width, then by table."""
@@ -110,7 +118,7 @@ class Plan:
     def bytes_of(self, rank: int) -> int:
         """Return the bytes of weights on one rank, replicated tables included."""
         shards = sum(s.rows_of(self.table_rows[s.table]) * s.width for s in self.of_rank(rank))
-        replicated = sum(self.table_rows[t] for t in self.replicated) * self.dim
+        replicated = sum(self.table_rows[t] * self.dims[t] for t in self.replicated)
         return (shards + replicated) * FLOAT_BYTES
 
     def columns_of(self, rank: int) -> int:
@@ -135,7 +143,7 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"table {t}: {rows:,} x {self.dim}, {self.placements[t]}"
+            f"table {t}: {rows:,} x {self.dims[t]}, {self.placements[t]}"
             for t, rows in enumerate(self.table_rows)
         ]
         lines += [
@@ -151,7 +159,9 @@ class Plan:
         return {"ranks": self.ranks, "tables": tables}
 
 
-def plan_from_dict(description: Mapping[str, Any], table_rows: Sequence[int], dim: int) -> Plan:
+def plan_from_dict(
+    description: Mapping[str, Any], table_rows: Sequence[int], dim: int | Sequence[int]
+) -> Plan:
     """Return the plan of a description by :meth:`Plan.to_dict`, for tables of these sizes.
 
     Raises ConfigError for an invalid description or placement.
@@ -167,7 +177,20 @@ def plan_from_dict(description: Mapping[str, Any], table_rows: Sequence[int], di
             'a plan is {"ranks": R, "tables": [{"kind": K, "ranks": [...]}, ...]} with K one of '
             f"{', '.join(KINDS)}; this one has another form: {error!r}"
         ) from None
-    return Plan(tuple(table_rows), dim, ranks, placements)
+    return Plan(tuple(table_rows), one_width(dim), ranks, placements)
+
+
+def one_width(dim: int | Sequence[int]) -> int | tuple[int, ...]:
+    """Return one width where all tables have the same, so that equal plans are equal."""
+    if isinstance(dim, int):
+        return dim
+    widths = set(dim)
+    return widths.pop() if len(widths) == 1 else tuple(dim)
+
+
+def widths_of(dim: int | Sequence[int], tables: int) -> tuple[int, ...]:
+    """Return one width per table."""
+    return (dim,) * tables if isinstance(dim, int) else tuple(dim)
 
 
 def _check(table: int, placement: Placement, ranks: int) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
-from dlrmjit.parallel.plan import KINDS, Placement, Plan
+from dlrmjit.parallel.plan import KINDS, Placement, Plan, one_width, widths_of
 
 SMALL_TABLE = 2048
 """Tables of fewer rows are replicated: summing the gradient costs less than the exchange."""
@@ -22,10 +22,10 @@ _MAX_IMBALANCE = 1.25  # largest load over the mean that is accepted
 
 
 class _Tables(NamedTuple):
-    """Rows of each table, columns of all, and lookups per bag of each."""
+    """Rows and columns of each table, and lookups per bag of each."""
 
     rows: tuple[int, ...]
-    dim: int
+    dims: tuple[int, ...]
     lookups: tuple[int, ...]
 
 
@@ -39,7 +39,7 @@ class _Candidate(NamedTuple):
 
 def propose(
     table_rows: Sequence[int],
-    dim: int,
+    dim: int | Sequence[int],
     ranks: int,
     *,
     kind: str = "auto",
@@ -47,7 +47,7 @@ def propose(
     memory: int | None = None,
     min_columns: int = MIN_SHARD_COLUMNS,
 ) -> Plan:
-    """Return a plan for tables of ``table_rows`` rows and ``dim`` columns.
+    """Return a plan for tables of ``table_rows`` rows and ``dim`` columns, one width or one each.
 
     Parameters
     ----------
@@ -64,21 +64,24 @@ def propose(
         If the tables exceed the memory of all ranks, or with this kind that of one rank.
     """
     rows = tuple(table_rows)
-    check_memory(rows, dim, ranks, memory)
+    dims = widths_of(dim, len(rows))
+    check_memory(rows, dims, ranks, memory)
     if kind == "auto":
-        tables = _Tables(rows, dim, tuple(lookups or [1] * len(rows)))
+        tables = _Tables(rows, dims, tuple(lookups or [1] * len(rows)))
         plan = _automatic(tables, ranks, memory, min_columns)
     elif kind in KINDS:
-        plan = Plan(rows, dim, ranks, tuple(_uniform(kind, t, ranks) for t in range(len(rows))))
+        plan = Plan(
+            rows, one_width(dims), ranks, tuple(_uniform(kind, t, ranks) for t in range(len(rows)))
+        )
     else:
         raise ConfigError(f"unknown plan {kind!r}; known are auto, {', '.join(KINDS)}")
     _check_ranks(plan, memory)
     return plan
 
 
-def check_memory(rows: Sequence[int], dim: int, ranks: int, memory: int | None) -> None:
+def check_memory(rows: Sequence[int], dims: Sequence[int], ranks: int, memory: int | None) -> None:
     """Raise MemoryLimitError if the tables exceed the memory of all ranks."""
-    need = sum(rows) * dim * FLOAT_BYTES
+    need = sum(m * d for m, d in zip(rows, dims, strict=True)) * FLOAT_BYTES
     if memory is None or need <= ranks * memory:
         return
     raise MemoryLimitError(
@@ -109,9 +112,9 @@ def _uniform(kind: str, table: int, ranks: int) -> Placement:
 
 
 def _automatic(tables: _Tables, ranks: int, memory: int | None, min_columns: int) -> Plan:
-    rows, dim = tables.rows, tables.dim
+    rows = tables.rows
     if ranks == 1:
-        return Plan(rows, dim, 1, (Placement("whole", (0,)),) * len(rows))
+        return Plan(rows, one_width(tables.dims), 1, (Placement("whole", (0,)),) * len(rows))
     shards = {t: 1 for t, m in enumerate(rows) if m >= SMALL_TABLE}
     while True:
         plan, imbalance, fits = _balance(tables, ranks, shards, memory, min_columns)
@@ -128,11 +131,11 @@ def _balance(
     tables: _Tables, ranks: int, shards: dict[int, int], memory: int | None, min_columns: int
 ) -> _Candidate:
     """Assign each of ``shards[t]`` shards of table t to the rank with the least load."""
-    rows, dim, lookups = tables
+    rows, dims, lookups = tables
     load, used = [0.0] * ranks, [0.0] * ranks
     placements = [Placement("replicated")] * len(rows)
     for t in sorted(shards, key=lambda t: (-lookups[t] / shards[t], -rows[t], t)):
-        nbytes = rows[t] * dim * FLOAT_BYTES / shards[t]
+        nbytes = rows[t] * dims[t] * FLOAT_BYTES / shards[t]
         holders = []
         for _ in range(shards[t]):
             fitting = [r for r in range(ranks) if memory is None or used[r] + nbytes <= memory]
@@ -140,8 +143,8 @@ def _balance(
             load[rank] += lookups[t] / shards[t]
             used[rank] += nbytes
             holders.append(rank)
-        placements[t] = _placement(tuple(holders), dim // min_columns)
-    plan = Plan(rows, dim, ranks, tuple(placements))
+        placements[t] = _placement(tuple(holders), dims[t] // min_columns)
+    plan = Plan(rows, one_width(dims), ranks, tuple(placements))
     mean = sum(load) / ranks
     fits = memory is None or all(plan.bytes_of(r) <= memory for r in range(ranks))
     return _Candidate(plan, max(load) / mean if mean else 1.0, fits)

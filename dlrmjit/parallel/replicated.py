@@ -10,6 +10,7 @@ from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter
 from dlrmjit.ops.backend import Backend, FloatArray
 from dlrmjit.parallel.lookup import LookupGradient, RecordedLookup
+from dlrmjit.parallel.plan import one_width
 
 
 class ReplicatedGradient:
@@ -22,7 +23,8 @@ class ReplicatedGradient:
     def __init__(self, backend: Backend, replicated: Parameter) -> None:
         self.parameter = replicated
         rows = replicated.data.rows
-        self._sums: Any = backend.tables(rows, replicated.data.dim)
+        dims = [replicated.data.table(i).shape[1] for i in range(len(rows))]
+        self._sums: Any = backend.tables(rows, one_width(dims))
         self._arrays: list[FloatArray] = [self._sums.table(i) for i in range(len(rows))]
         self._touched = [np.zeros(m, backend.dtype) for m in rows]
         self._lookup = RecordedLookup(backend, replicated, None)
@@ -51,5 +53,5 @@ class ReplicatedGradient:
         shape = (counts.max(), len(rows), self.parameter.data.dim)
         pooled = np.zeros(shape, self._arrays[0].dtype)
         for i, (array, table_rows) in enumerate(zip(self._arrays, rows, strict=True)):
-            pooled[: len(table_rows), i] = array[table_rows]
+            pooled[: len(table_rows), i, : array.shape[1]] = array[table_rows]
         return self._lookup.gradient(pooled)

@@ -25,9 +25,9 @@ from dlrmjit.parallel.lookup import (
     LookupGradient,
     RecordedLookup,
     ShardedLookup,
-    lookups_of_tables,
+    lookups_of_columns,
 )
-from dlrmjit.parallel.model import PortGraph, ShardedDLRM
+from dlrmjit.parallel.model import PortGraph, ShardedModel
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
 from dlrmjit.parallel.replicated import ReplicatedGradient
 from dlrmjit.parallel.routing import ShardedBatch
@@ -51,7 +51,7 @@ class ReproducibleStep:
     """
 
     def __init__(
-        self, model: ShardedDLRM, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
+        self, model: ShardedModel, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
     ) -> None:
         if model.micro_batches % model.comm.size:
             raise ConfigError(
@@ -61,7 +61,7 @@ class ReproducibleStep:
         self._model, self._loss = model, loss or LossConfig()
         self._sharded_optimizer = ShardedOptimizer(model, optimizer)
         self.optimizer = self._sharded_optimizer.optimizer
-        replicated = model.sharded.replicated
+        replicated = model.store.replicated
         self._replicated = (
             None if replicated is None else ReplicatedGradient(model.backend, replicated)
         )
@@ -77,7 +77,7 @@ class ReproducibleStep:
         micro_batches = self._micro_batches[batch.n]
         micro_batches.load(batch)
         gradients = [self._gradients(micro_batches, i) for i in range(micro_batches.count)]
-        micro_batches.lookup.post_gradient(micro_batches.pooled_gradient)
+        micro_batches.send_gradients()
         self._update(micro_batches.lookup, gradients, rate)
         losses = np.array([[loss] for loss, _, _ in gradients], np.float64)
         return float(tree_sum(losses, model.comm)[0])
@@ -89,7 +89,7 @@ class ReproducibleStep:
         dense = [
             (variable, gradient)
             for variable, gradient in graph.tape.backward(graph.loss)
-            if variable is not graph.arrival
+            if not graph.is_arrival(variable)
         ]
         flat = [self._model.backend.flat(gradient).copy() for _, gradient in dense]
         if self._replicated is not None:
@@ -121,28 +121,34 @@ class _MicroBatches:
     The pooled vectors of all are received at once, and their gradients are sent at once.
     """
 
-    def __init__(self, model: ShardedDLRM, n: int, loss: LossConfig) -> None:
+    def __init__(self, model: ShardedModel, n: int, loss: LossConfig) -> None:
         self._model, self._n, self._loss = model, n, loss
         self.count = model.micro_batches // model.comm.size
         first = model.comm.rank * self.count
         self._starts = starts_of(share_sizes(n, model.micro_batches)[first : first + self.count])
-        self.lookup: ShardedLookup = model.lookup(n)
-        shape = (self._starts[-1], model.config.tables, model.config.embedding_dim)
-        self._pooled = np.empty(shape, model.backend.dtype)
-        self.pooled_gradient = np.empty(shape, model.backend.dtype)
+        self.lookup: ShardedLookup = model.store.lookup(n)
+        self._pooled = self._empty()
+        self.pooled_gradient = self._empty()
         self._graphs: dict[int, PortGraph] = {}  # by size: two sizes differ by one sample
         self._current = slice(0, 0)
-        replicated = model.sharded.replicated
+        replicated = model.store.replicated
         self._replicated = (
             None if replicated is None else RecordedLookup(model.backend, replicated, None)
         )
+
+    def _empty(self) -> dict[str, FloatArray]:
+        """Allocate vectors (n, S, E) of this rank's samples for every embedding node."""
+        dtype, n = self._model.backend.dtype, self._starts[-1]
+        nodes = self._model.architecture.embeddings
+        return {node.name: np.empty((n, len(node.rows), node.dim), dtype) for node in nodes}
 
     def load(self, batch: ShardedBatch) -> None:
         """Make ``batch`` the current one, and receive its pooled vectors."""
         self._local = batch.local
         self.lookup.load(batch)
         self.lookup.post()
-        self.lookup.finish(self._pooled)
+        for node, pooled in self._pooled.items():
+            self.lookup.finish(node, pooled)
 
     def graph(self, index: int) -> PortGraph:
         """Return the graph of one micro-batch, with its input loaded."""
@@ -157,23 +163,30 @@ class _MicroBatches:
         graph.load(Batch.unchecked(dense, indices, offsets, labels))
         return graph
 
-    def finish(self, out: FloatArray) -> FloatArray:
-        """Fill ``out`` (n, S, E) with the pooled vectors of the current micro-batch."""
-        out[...] = self._pooled[self._current]
+    def finish(self, node: str, out: FloatArray) -> FloatArray:
+        """Fill ``out`` (n, S, E) with a node's pooled vectors of the current micro-batch."""
+        out[...] = self._pooled[node][self._current]
         return out
 
-    def post_gradient(self, gradient: FloatArray) -> None:
+    def post_gradient(self, node: str, gradient: FloatArray) -> None:
         """Store the gradient of the current micro-batch until those of all are complete."""
-        self.pooled_gradient[self._current] = gradient
+        self.pooled_gradient[node][self._current] = gradient
+
+    def send_gradients(self) -> None:
+        """Send the gradients of all micro-batches."""
+        for node, gradient in self.pooled_gradient.items():
+            self.lookup.post_gradient(node, gradient)
 
     def replicated_gradient(self, index: int) -> LookupGradient:
         """Return the gradient of the replicated tables from one micro-batch."""
         assert self._replicated is not None
         start, stop = self._starts[index], self._starts[index + 1]
-        table_ids = self._model.plan.replicated
-        lookups = lookups_of_tables(cut(self._local, start, stop), table_ids)
+        store = self._model.store
+        columns = tuple(store.columns[t] for t in store.plan.replicated)
+        lookups = lookups_of_columns(cut(self._local, start, stop), columns)
         self._replicated.load(*lookups)
-        pooled = np.ascontiguousarray(self.pooled_gradient[start:stop, list(table_ids)])
+        gradients = {node: array[start:stop] for node, array in self.pooled_gradient.items()}
+        pooled = store.replicated_vectors(gradients)
         return LookupGradient(self._replicated.gradient(pooled), lookups)
 
 

@@ -54,11 +54,21 @@ class Router:
     """Exchanges the lookups of batches.
 
     Batches are split into ``micro_batches``, a multiple of the number of ranks and one each by
-    default; consecutive ones belong to the same rank.
+    default; consecutive ones belong to the same rank. ``columns`` are the categorical columns that
+    the tables look up, by default 0, 1, ...
     """
 
-    def __init__(self, comm: Comm, plan: Plan, micro_batches: int | None = None) -> None:
-        self._comm, self._plan = comm, plan
+    def __init__(
+        self,
+        comm: Comm,
+        plan: Plan,
+        micro_batches: int | None = None,
+        columns: Sequence[int] | None = None,
+    ) -> None:
+        self._comm = comm
+        self._columns = tuple(range(len(plan.table_rows)) if columns is None else columns)
+        rows = dict(zip(self._columns, plan.table_rows, strict=True))
+        self._rows = [rows[column] for column in sorted(rows)]
         self._micro_batches = micro_batches or comm.size
         self._shards = [plan.of_rank(rank) for rank in range(comm.size)]
         self._dtype = np.int32 if max(plan.table_rows) < 2**31 else np.int64
@@ -77,8 +87,8 @@ class Router:
 
         Raises IndexRangeError for the first lookup outside its table.
         """
-        share.check_indices(self._plan.table_rows)
-        messages = [_pack(share, shards, self._dtype) for shards in self._shards]
+        share.check_indices(self._rows)
+        messages = [self._pack(share, shards) for shards in self._shards]
         counts = np.array([len(message) for message in messages], np.int64)
         expected = np.empty_like(counts)
         ones = [1] * self._comm.size
@@ -92,6 +102,13 @@ class Router:
     def route(self, batch: Batch) -> ShardedBatch:
         """Post this rank's samples of a whole batch, and wait for the lookups of the others."""
         return self.post(self.share.of(batch), batch.n).wait()
+
+    def _pack(self, share: Batch, shards: Sequence[Shard]) -> Integers:
+        """Return a message: the lengths of all bags by shard, then their rows by shard."""
+        parts = [_lookups_of(share, shard, self._columns[shard.table]) for shard in shards]
+        lengths, rows = [part[0] for part in parts], [part[1] for part in parts]
+        start = np.empty(0, self._dtype)
+        return np.concatenate([start, *lengths, *rows], dtype=self._dtype, casting="same_kind")
 
     def _layout(self, n: int) -> _MessageLayout:
         return _MessageLayout(len(self._shards[self._comm.rank]), self.sizes(n))
@@ -159,20 +176,9 @@ class ShardedSource:
             left -= source.batch_size
 
 
-def _pack(share: Batch, shards: Sequence[Shard], dtype: Any) -> Integers:
-    """Return a message: the lengths of all bags by shard, then their rows by shard."""
-    lengths: list[Integers] = []
-    rows: list[Integers] = []
-    for shard in shards:
-        shard_lengths, shard_rows = _lookups_of(share, shard)
-        lengths.append(shard_lengths)
-        rows.append(shard_rows)
-    return np.concatenate([np.empty(0, dtype), *lengths, *rows], dtype=dtype, casting="same_kind")
-
-
-def _lookups_of(share: Batch, shard: Shard) -> tuple[Integers, Integers]:
+def _lookups_of(share: Batch, shard: Shard, column: int) -> tuple[Integers, Integers]:
     """Return the lengths of the bags in one shard, and the rows within the shard."""
-    indices, offsets = share.table(shard.table)
+    indices, offsets = share.table(column)
     if shard.row_step == 1:
         return np.diff(offsets), indices
     in_shard = indices % shard.row_step == shard.first_row

@@ -13,7 +13,7 @@ from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.model.graph import cache_graph
 from dlrmjit.parallel.gradient_allreduce import GradientReducer
-from dlrmjit.parallel.model import ShardedDLRM, ShardedGraph
+from dlrmjit.parallel.model import ShardedGraph, ShardedModel
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
 from dlrmjit.parallel.replicated import ReplicatedGradient
 from dlrmjit.parallel.routing import ShardedBatch
@@ -30,7 +30,7 @@ class ShardedStep:
 
     def __init__(
         self,
-        model: ShardedDLRM,
+        model: ShardedModel,
         optimizer: AnyOptimizer = "sgd",
         loss: LossConfig | None = None,
         profile: Profile | None = None,
@@ -46,7 +46,7 @@ class ShardedStep:
             self._apply_shards = profile.timed("embedding backward", updates.apply_shards)
         self._reducer = GradientReducer(model.comm)
         self._graphs: dict[int, Any] = {}
-        replicated = model.sharded.replicated
+        replicated = model.store.replicated
         self._replicated = (
             None if replicated is None else ReplicatedGradient(model.backend, replicated)
         )
@@ -78,9 +78,12 @@ class ShardedStep:
         return float(loss[0])
 
     def _backward(self, graph: ShardedGraph, rate: float) -> None:
+        missing = len(graph.port.arrivals)
         for variable, gradient in graph.tape.backward(graph.loss):
-            if variable is graph.arrival:
-                self._reduce_replicated(graph, rate)
+            if graph.is_arrival(variable):
+                missing -= 1
+                if not missing:
+                    self._reduce_replicated(graph, rate)
             else:
                 flat = self._model.backend.flat(gradient)
                 self._reducer.add(flat, self._update(variable, gradient, rate))

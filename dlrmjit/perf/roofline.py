@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.config.model import AnyModelConfig
 
 
@@ -77,4 +77,3 @@ def _add(work: dict[str, Work], label: str, forward: Work, backward: Work) -> No
 def step_bound(config: AnyModelConfig, n: int, lookups: int, ceilings: Ceilings) -> float:
     """Return the least seconds of a training step of ``n`` samples."""
     return sum(work.bound(ceilings) for work in step_work(config, n, lookups).values())
-

@@ -19,7 +19,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError
 from dlrmjit.metrics import Metrics, compute_metrics
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau, learning_rate
 from dlrmjit.perf.profile import Profile
 from dlrmjit.training.step import TrainingStep
@@ -134,7 +134,7 @@ class MeasureFunction(Protocol):
 class Observer(Protocol):
     """Receives the events of a run; each method may do nothing."""
 
-    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
         """Called before the first step of a run."""
 
     def on_step(self, record: StepRecord) -> None:
@@ -150,7 +150,7 @@ class Observer(Protocol):
 class NullObserver:
     """An observer that does nothing: a base class for those that need only some events."""
 
-    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
         """Ignore the start."""
 
     def on_step(self, record: StepRecord) -> None:
@@ -164,7 +164,7 @@ class NullObserver:
 
 
 def fit(
-    model: DLRM,
+    model: Model,
     train: Source,
     config: TrainConfig | None = None,
     *,
@@ -213,7 +213,7 @@ class _Run:
 
     def __init__(
         self,
-        model: DLRM,
+        model: Model,
         train: Source,
         config: TrainConfig,
         test: Source | None,
@@ -347,7 +347,7 @@ class _Run:
         return better_accuracy if math.isnan(metrics.auc) else better_auc
 
 
-def evaluate(model: DLRM, source: Source, *, threshold: float = 0.0) -> Metrics:
+def evaluate(model: Model, source: Source, *, threshold: float = 0.0) -> Metrics:
     """Return the metrics of ``model`` on all batches of ``source``.
 
     ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says.

@@ -18,14 +18,21 @@ from dlrmjit.checkpoint import (
 from dlrmjit.checkpoint.torch_format.optimizer import from_torch, to_torch
 from dlrmjit.checkpoint.torch_format.reader import MIXED_NAME
 from dlrmjit.checkpoint.torch_format.writer import sgd_state
-from dlrmjit.config.model import IN_MEMORY, ModelConfig, TableConfig
+from dlrmjit.config.model import (
+    IN_MEMORY,
+    AnyModelConfig,
+    ModelConfig,
+    TableConfig,
+    model_from_dict,
+)
 from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.ops.backend import StoredArray
 from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.checkpoint import restore_sharded, restore_sharded_optimizer, save_sharded
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.precision import Precision
 
 TORCH_SUFFIX = ".pt"
@@ -33,7 +40,7 @@ PathLike = str | os.PathLike[str]
 
 
 def save(
-    model: DLRM,
+    model: Model,
     path: PathLike,
     *,
     progress: Mapping[str, Any] | None = None,
@@ -58,13 +65,14 @@ def save(
     """
     progress = dict(progress or {})
     if _is_torch(path):
+        _check_is_dlrm(model, path)
         state = model.stored()
-        if isinstance(model, ShardedDLRM) and model.comm.rank > 0:
+        if isinstance(model, ShardedModel) and model.comm.rank > 0:
             return
         rate = progress.pop("learning_rate", 0.0)
         nested = _torch_optimizer(optimizer, list(state), rate)
         write_torch_file(path, _with_reference_names(model, state), progress, nested)
-    elif isinstance(model, ShardedDLRM):
+    elif isinstance(model, ShardedModel):
         save_sharded(model, path, progress | _optimizer_progress(optimizer), optimizer)
     else:
         progress |= _optimizer_progress(optimizer)
@@ -77,11 +85,19 @@ def save(
         )
 
 
+def _check_is_dlrm(model: Model, path: PathLike) -> None:
+    if not isinstance(model.config, ModelConfig):
+        raise CheckpointError(
+            f"{path}: the reference program's format has DLRMs only, but this is another model; "
+            "save it as a directory, with a name that does not end in .pt"
+        )
+
+
 def _with_reference_names(
-    model: DLRM, state: Mapping[str, StoredArray]
+    model: Model, state: Mapping[str, StoredArray]
 ) -> Mapping[str, StoredArray]:
     """Rename tables as the reference does, which has other names for tables of several widths."""
-    if not model.projections:
+    if not any(node.projections for node in model.architecture.embeddings):
         return state
     ending = re.compile(r"^(emb_l\.\d+)\.weight$")
     return {ending.sub(rf"\1{MIXED_NAME}", name): array for name, array in state.items()}
@@ -106,13 +122,13 @@ def load(
     backend: str | None = None,
     precision: Precision | None = None,
     tables: TableConfig = IN_MEMORY,
-) -> DLRM:
+) -> Model:
     """Return the model saved at ``path``.
 
     Parameters
     ----------
     path : a checkpoint directory, or a ``.pt`` file of the reference program
-    backend : as for :class:`~dlrmjit.model.dlrm.DLRM`
+    backend : as for :class:`~dlrmjit.model.model.Model`
     precision : precision of the model, by default that of the checkpoint; a ``.pt`` file is
         ``fp32``. No bit of a parameter is lost either way
     tables : where to store the tables, and how to handle an index outside them
@@ -133,9 +149,10 @@ def load_run(
     backend: str | None = None,
     precision: Precision | None = None,
     tables: TableConfig = IN_MEMORY,
-) -> tuple[DLRM, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     """Return the model saved at ``path`` and its ``progress``; raises as :func:`load` does."""
     options: dict[str, Any] = {"backend": backend, "initialise": False, "tables": tables}
+    model: Model
     if _is_torch(path):
         file = read_torch_file(path)
         shapes = {name: array.shape for name, array in file.state.items()}
@@ -144,12 +161,12 @@ def load_run(
         return model, dict(file.progress)
     checkpoint = open_checkpoint(path)
     saved: Precision = "bf16" if checkpoint.state.split else "fp32"
-    model = DLRM(_config_of(checkpoint), precision=precision or saved, **options)
+    model = model_of(_config_of(checkpoint), precision=precision or saved, **options)
     _fill(model, checkpoint)
     return model, dict(checkpoint.progress)
 
 
-def restore(model: DLRM, path: PathLike) -> dict[str, Any]:
+def restore(model: Model, path: PathLike) -> dict[str, Any]:
     """Overwrite ``model``'s parameters from ``path``; return the ``progress`` saved with them.
 
     Raises CheckpointError naming the first parameter that does not match; then the model is
@@ -159,21 +176,21 @@ def restore(model: DLRM, path: PathLike) -> dict[str, Any]:
         file = read_torch_file(path)
         model.load_state(file.state)
         return dict(file.progress)
-    if isinstance(model, ShardedDLRM):
+    if isinstance(model, ShardedModel):
         return restore_sharded(model, path)
     checkpoint = open_checkpoint(path)
     _fill(model, checkpoint)
     return dict(checkpoint.progress)
 
 
-def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None:
+def restore_optimizer(optimizer: Optimizer, model: Model, path: PathLike) -> None:
     """Overwrite the state of ``optimizer`` for ``model``'s parameters from ``path``.
 
     Raises CheckpointError if the state there is that of another optimiser; then nothing is
     changed.
     """
     optimizer.prepare(model.parameters())
-    if isinstance(model, ShardedDLRM):
+    if isinstance(model, ShardedModel):
         _restore_sharded_optimizer(optimizer, model, path)
         return
     arrays = optimizer.state_dict()
@@ -189,7 +206,7 @@ def restore_optimizer(optimizer: Optimizer, model: DLRM, path: PathLike) -> None
     optimizer.write_back(arrays)
 
 
-def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedDLRM, path: PathLike) -> None:
+def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedModel, path: PathLike) -> None:
     if not optimizer.config.has_state:
         return
     if _is_torch(path):
@@ -262,18 +279,23 @@ def _indexed_weights(
     return sorted(weights)
 
 
-def _config_of(checkpoint: Checkpoint) -> ModelConfig:
+def model_of(config: AnyModelConfig, **options: Any) -> Model:
+    """Return the model of a configuration: of a ModelConfig, a DLRM."""
+    return DLRM(config, **options) if isinstance(config, ModelConfig) else Model(config, **options)
+
+
+def _config_of(checkpoint: Checkpoint) -> AnyModelConfig:
     try:
-        return ModelConfig.from_dict(checkpoint.model_config)
+        return model_from_dict(checkpoint.model_config)
     except ConfigError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
-def _fill(model: DLRM, checkpoint: Checkpoint) -> None:
+def _fill(model: Model, checkpoint: Checkpoint) -> None:
     """Read tables straight into their memory, and MLPs through small copies."""
     targets = model.stored()
     checkpoint.state.read_into(targets)
-    model.load_mlps(targets)
+    model.load_dense(targets)
 
 
 def _is_torch(path: PathLike) -> bool:

@@ -11,8 +11,8 @@ from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.model.dlrm import DLRM
 from dlrmjit.model.graph import Graph, cache_graph
+from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer
 from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.optim.clipping import Clipper
@@ -30,7 +30,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: DLRM,
+        model: Model,
         optimizer: str | OptimizerConfig | UpdateConfig = "sgd",
         loss: LossConfig | None = None,
         profile: Profile | None = None,

@@ -93,7 +93,7 @@ def test_state_survives_a_round_trip():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_tables_are_scaled_and_nothing_else(precision, monkeypatch):
-    monkeypatch.setattr("dlrmjit.model.dlrm._INIT_CHUNK", 10)  # some rows at a time
+    monkeypatch.setattr("dlrmjit.model.model._SCALED_AT_ONCE", 10)  # some rows at a time
     model = DLRM(small_config(), precision=precision)
     first = {name: np.array(value) for name, value in model.state_dict().items()}
     model.scale_tables(0.01)

@@ -252,16 +252,17 @@ def interaction(backend, kind, itself, has_dense):
 
     def function(arrays):
         n, features, dim = arrays[0].shape
-        buffers = backend.features(n, features, dim, has_dense)
+        shapes = [*[(dim,)] * has_dense, (features - has_dense, dim)]
+        buffers = backend.block(n, shapes)
         values = np.asarray(arrays[0], backend.dtype)
         first = int(has_dense)
         x, pooled = Parameter(values[:, 0], "x"), Parameter(values[:, first:], "pooled")
-        if buffers.dense is not None:
-            buffers.dense.assign(values[:, 0])
-            x.data = buffers.dense
-        if buffers.pooled is not None:
-            buffers.pooled[...] = values[:, first:]
-            pooled.data = buffers.pooled
+        *x_part, pooled_part = buffers.parts
+        if has_dense and x_part[0] is not None:
+            x.data = x_part[0].assign(values[:, 0])
+        if pooled_part is not None:
+            pooled_part[...] = values[:, first:]
+            pooled.data = pooled_part
         tape = Tape()
         inputs = (x, pooled) if has_dense else (pooled,)
         y = tape.record(

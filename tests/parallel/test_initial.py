@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from dlrmjit.errors import ConfigError
-from dlrmjit.model.dlrm import DLRM, INITS
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import INITS
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import SelfComm
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from tests.builders import small_config
 from tests.parallel.programs.losses import CONFIG, plans
 
@@ -28,11 +29,11 @@ def test_every_rank_initialises_its_shards_of_the_model(init, ranks, precision):
     whole = DLRM(CONFIG, **how).state_dict()
     for plan in plans(ranks).values():
         for rank in range(ranks):
-            model = ShardedDLRM(CONFIG, Rank(rank, ranks), plan, **how)
-            for shard, values in model.sharded.shard_values():
+            model = ShardedModel(CONFIG, Rank(rank, ranks), plan, **how)
+            for shard, values in model.store.shard_values():
                 expected = shard.view_of(whole[f"emb_l.{shard.table}.weight"])
                 np.testing.assert_array_equal(np.asarray(values), expected)
-            for name, value in model.mlp_state().items():
+            for name, value in model.dense_state().items():
                 np.testing.assert_array_equal(np.asarray(value), whole[name])
 
 

@@ -6,7 +6,7 @@ import pytest
 from dlrmjit.config.optimizer import RowwiseAdagrad
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import SelfComm
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
 from tests.builders import random_batch, small_config
@@ -45,7 +45,7 @@ def test_tables_split_by_columns_are_updated_like_whole_ones():
     found = []
     for placements in (("whole", (0,)), ("whole", (0,))), (("whole", (0,)), ("columns", (0, 0, 0))):
         plan = Plan((9, 9), 5, 1, tuple(Placement(kind, ranks) for kind, ranks in placements))
-        model = ShardedDLRM(config, SelfComm(), plan, backend=ReferenceBackend(np.float64))
+        model = ShardedModel(config, SelfComm(), plan, backend=ReferenceBackend(np.float64))
         step, rng = ShardedStep(model, optimizer), np.random.default_rng(1)
         found.append([step(random_batch(rng, config, 8), 0.1) for _ in range(5)])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-13)

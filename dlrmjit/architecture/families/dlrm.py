@@ -30,9 +30,13 @@ def dlrm(
     nodes: list[Node] = []
     if mlp_bottom:
         nodes.append(Dense("dense", features=mlp_bottom[0]))
-        nodes.append(Mlp("bot_l", ("dense",), mlp_bottom[1:], "relu", "relu", dropout, batch_norm, "bottom"))
+        nodes.append(
+            Mlp("bot_l", ("dense",), mlp_bottom[1:], "relu", "relu", dropout, batch_norm, "bottom")
+        )
     nodes.append(Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims))
     joined = ("bot_l", "emb_l") if mlp_bottom else ("emb_l",)
     nodes.append(Interaction("interaction", joined, interaction, interaction_itself))
-    nodes.append(Mlp("top_l", ("interaction",), mlp_top, "relu", "none", dropout, batch_norm, "top"))
+    nodes.append(
+        Mlp("top_l", ("interaction",), mlp_top, "relu", "none", dropout, batch_norm, "top")
+    )
     return Architecture(tuple(nodes))

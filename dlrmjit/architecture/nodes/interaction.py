@@ -23,12 +23,16 @@ class Interaction(Node):
 
     kind: ClassVar[str] = "interaction"
     joins: ClassVar[bool] = True
-    any_layout: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.operation not in ("dot", "cat"):
             raise self.refuse(self.operation, "the operation dot or cat")
+
+    @property
+    def any_layout(self) -> bool:
+        """Products of pairs read their gradient in any layout."""
+        return self.operation == "dot"
 
     @property
     def label(self) -> str:

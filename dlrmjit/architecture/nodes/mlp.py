@@ -47,7 +47,6 @@ class Mlp(Node):
 
     kind: ClassVar[str] = "mlp"
     fills_block: ClassVar[bool] = True
-    any_layout: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +60,11 @@ class Mlp(Node):
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if self.batch_norm and self.hidden != "relu":
             raise self.refuse(self.hidden, "relu after batch normalisation")
+
+    @property
+    def any_layout(self) -> bool:
+        """Products read and write any layout."""
+        return True
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ from dlrmjit.cli.build.data import Data
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.metrics import Metrics
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer, Plateau
 from dlrmjit.training import persistence
 from dlrmjit.training.fit import Best, FitResult, NullObserver, Position, StepRecord, TestRecord
@@ -48,7 +48,7 @@ def check_save_path(path: str) -> None:
         check_destination(path)
 
 
-def restore(model: DLRM, path: str, batches: int) -> Restored:
+def restore(model: Model, path: str, batches: int) -> Restored:
     """Load the parameters at ``path`` into ``model``, and return the progress saved with them.
 
     ``batches`` is the number of batches of an epoch in this run: a run saved after the last of
@@ -61,7 +61,7 @@ def restore(model: DLRM, path: str, batches: int) -> Restored:
     return Restored(_position(progress, batches), _best(progress), _plateau(progress))
 
 
-def restore_optimizer(optimizer: Optimizer, model: DLRM, path: str, *, strict: bool) -> None:
+def restore_optimizer(optimizer: Optimizer, model: Model, path: str, *, strict: bool) -> None:
     """Load the optimiser state at ``path``.
 
     Resuming a run (``strict``) requires it and raises CheckpointError without it; otherwise the
@@ -114,7 +114,7 @@ class Checkpointer(NullObserver):
     def __init__(
         self,
         path: str,
-        model: DLRM,
+        model: Model,
         data: Data,
         config: TrainConfig,
         optimizer: Optimizer | None = None,

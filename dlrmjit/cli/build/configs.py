@@ -8,7 +8,7 @@ from dataclasses import fields
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.memory import MemoryEstimate, estimate_memory
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
-from dlrmjit.config.model import ModelConfig, TableConfig
+from dlrmjit.config.model import AnyModelConfig, ModelConfig, TableConfig
 from dlrmjit.config.optimizer import (
     OPTIMIZERS,
     OptimizerConfig,
@@ -161,7 +161,7 @@ def is_testing(options: Options) -> bool:
     return options.data_generation == "synthetic" and "test_freq" not in options.given
 
 
-def require_memory(config: ModelConfig, options: Options, available: int) -> None:
+def require_memory(config: AnyModelConfig, options: Options, available: int) -> None:
     """Raise MemoryLimitError, with the figures, for a model that ``available`` bytes cannot hold.
 
     Call it before anything is allocated.
@@ -171,7 +171,7 @@ def require_memory(config: ModelConfig, options: Options, available: int) -> Non
         raise MemoryLimitError(_memory_message(need, options, available))
 
 
-def estimated_memory(config: ModelConfig, options: Options) -> MemoryEstimate:
+def estimated_memory(config: AnyModelConfig, options: Options) -> MemoryEstimate:
     """Return the estimated bytes of the model, a training step and the optimiser state."""
     lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
     in_files = options.embedding_dir is not None

@@ -22,12 +22,12 @@ from dlrmjit.cli.build.configs import table_config, train_config
 from dlrmjit.cli.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.memory import estimate_memory
-from dlrmjit.config.model import IN_MEMORY, ModelConfig
+from dlrmjit.config.model import IN_MEMORY, AnyModelConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import (
     Comm,
     RanksDifferError,
@@ -37,7 +37,7 @@ from dlrmjit.parallel.comm import (
     yield_to_lower_ranks,
 )
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Plan, plan_from_dict
 from dlrmjit.parallel.planner import MIN_SHARD_COLUMNS, propose
 from dlrmjit.parallel.reproducible_step import ReproducibleStep
@@ -45,6 +45,7 @@ from dlrmjit.parallel.routing import ShardedSource
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.perf.profile import Profile
 from dlrmjit.training.fit import MeasureFunction
+from dlrmjit.training.persistence import model_of
 
 AnyShardedStep = ShardedStep | ReproducibleStep
 
@@ -117,12 +118,12 @@ def is_sharded(options: Options, comm: Comm) -> bool:
 
 
 def make_model(
-    architecture: ModelConfig,
+    architecture: AnyModelConfig,
     options: Options,
     comm: Comm,
     rng: np.random.RandomState,
     initialise: bool,
-) -> DLRM:
+) -> Model:
     """Return the model of this rank; raises MemoryLimitError before anything is allocated."""
     how = {
         "backend": options.backend,
@@ -134,10 +135,10 @@ def make_model(
     }
     tables = table_config(options)
     if not is_sharded(options, comm):
-        return DLRM(architecture, **how, tables=tables)
+        return model_of(architecture, **how, tables=tables)
     if tables != IN_MEMORY:
         raise ConfigError("--embedding-dir and --bounds need one process and no --reproducible")
-    return ShardedDLRM(
+    return ShardedModel(
         architecture,
         comm,
         make_plan(architecture, options, comm),
@@ -147,10 +148,10 @@ def make_model(
     )
 
 
-def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
+def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Plan:
     """Return the plan that the options name, a file or a kind, within this host's memory."""
     shares = options.reproducible or comm.size
-    rows, dim = architecture.table_rows, architecture.embedding_dim
+    rows, dims = table_sizes(architecture)
     if Path(options.plan).suffix == ".json":
         plan = read_plan(options.plan, architecture)
         return plan if plan.ranks == comm.size else plan.fold(comm.size)
@@ -161,10 +162,10 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
     memory = table_memory(architecture, options, comm)
     lookups = [options.num_indices_per_lookup] * len(rows)
     each = memory * comm.size // shares
-    min_columns = dim if _table_rule(options).row_states else MIN_SHARD_COLUMNS
+    min_columns = max(dims) if _table_rule(options).row_states else MIN_SHARD_COLUMNS
     plan = propose(
         rows,
-        dim,
+        dims,
         shares,
         kind=options.plan,
         lookups=lookups,
@@ -174,16 +175,22 @@ def make_plan(architecture: ModelConfig, options: Options, comm: Comm) -> Plan:
     return plan.fold(comm.size)
 
 
-def read_plan(path: str, architecture: ModelConfig) -> Plan:
+def read_plan(path: str, architecture: AnyModelConfig) -> Plan:
     """Return the plan in a JSON file; raises ConfigError naming the file."""
     try:
         description: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        return plan_from_dict(description, architecture.table_rows, architecture.embedding_dim)
+        return plan_from_dict(description, *table_sizes(architecture))
     except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(f"--plan: {path}: {error}") from error
 
 
-def table_memory(architecture: ModelConfig, options: Options, comm: Comm) -> int:
+def table_sizes(architecture: AnyModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the rows and the columns of all tables."""
+    specs = architecture.architecture.table_specs
+    return tuple(spec.rows for spec in specs), tuple(spec.dim for spec in specs)
+
+
+def table_memory(architecture: AnyModelConfig, options: Options, comm: Comm) -> int:
     """Return the bytes that every rank may fill with tables; all ranks call this."""
     _, count = comm.local_ranks()
     share = -(-options.mini_batch_size // comm.size)
@@ -199,23 +206,23 @@ def _table_rule(options: Options) -> OptimizerConfig:
     return train_config(options).update.tables
 
 
-def sharded_source(model: DLRM, source: Source) -> Source:
+def sharded_source(model: Model, source: Source) -> Source:
     """Return this rank's part of a source."""
-    if isinstance(model, ShardedDLRM):
+    if isinstance(model, ShardedModel):
         return ShardedSource(source, model.router)
     return source
 
 
-def profile_of(model: DLRM) -> Profile:
+def profile_of(model: Model) -> Profile:
     """Return a profile, which for many ranks includes the time of communication."""
-    return Profile(model.comm.waited) if isinstance(model, ShardedDLRM) else Profile()
+    return Profile(model.comm.waited) if isinstance(model, ShardedModel) else Profile()
 
 
 def training_step(
-    model: DLRM, options: Options, config: TrainConfig, profile: Profile | None
+    model: Model, options: Options, config: TrainConfig, profile: Profile | None
 ) -> AnyShardedStep | None:
     """Return the training step of a sharded model; None for a model of one process."""
-    if not isinstance(model, ShardedDLRM):
+    if not isinstance(model, ShardedModel):
         return None
     if options.reproducible is None:
         return ShardedStep(model, config.optimizer, config.loss, profile)
@@ -226,19 +233,19 @@ def training_step(
     return ReproducibleStep(model, config.optimizer, config.loss)
 
 
-def measure_function(model: DLRM) -> MeasureFunction | None:
+def measure_function(model: Model) -> MeasureFunction | None:
     """Return how all ranks evaluate together; None for a model of one process."""
-    return evaluate_sharded if isinstance(model, ShardedDLRM) else None
+    return evaluate_sharded if isinstance(model, ShardedModel) else None
 
 
-def is_main_rank(model: DLRM) -> bool:
+def is_main_rank(model: Model) -> bool:
     """Return whether this rank prints and logs for all."""
-    return not isinstance(model, ShardedDLRM) or model.comm.rank == 0
+    return not isinstance(model, ShardedModel) or model.comm.rank == 0
 
 
-def is_main_rank_of_several(model: DLRM) -> bool:
+def is_main_rank_of_several(model: Model) -> bool:
     """Return whether this rank prints for others too."""
-    return isinstance(model, ShardedDLRM) and model.comm.size > 1 and model.comm.rank == 0
+    return isinstance(model, ShardedModel) and model.comm.size > 1 and model.comm.rank == 0
 
 
 def waiting_line(comm: Comm, steps: int) -> str:

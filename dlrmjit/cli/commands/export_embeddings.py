@@ -29,6 +29,7 @@ from dlrmjit.files import (
 if TYPE_CHECKING:
     from dlrmjit.data.prepared.manifest import CategoricalColumn
     from dlrmjit.data.prepared.reader import PreparedSet
+    from dlrmjit.model.model import Model
 
 _UNKNOWN_HASH = -1
 _SUFFIXES = (".npy", ".projection.npy", ".values.npy", ".values.csv")
@@ -56,22 +57,31 @@ def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
     from dlrmjit.training.persistence import load
 
     model = load(model_path)
-    rows, widths = model.config.table_rows, model.config.widths
+    rows = model.config.table_rows
+    tables = model.architecture.table_specs
     known = None if vocabulary is None else _set_of(vocabulary, rows)
     names = _file_stems(known, len(rows))
     with new_folder(resolve_destination(out)) as fresh:
-        for s, name in enumerate(names):
-            _save(fresh / f"{name}.npy", model.tables.data.table(s))
-            if s in model.projections:
-                projection = model.backend.weight_to_numpy(model.projections[s].data)
-                _save(fresh / f"{name}.projection.npy", projection)
-            if known is not None:
-                _write_values(fresh, name, known, s)
-    print(f"{out}: {len(rows)} tables, {sum(rows):,} rows of {_span(widths)}")
+        _save_tables(model, fresh, names)
+        for s, name in enumerate(names if known is not None else ()):
+            _write_values(fresh, name, known, s)  # type: ignore[arg-type]
+    widths = _span([table.dim for table in tables])
+    print(f"{out}: {len(tables)} tables, {sum(table.rows for table in tables):,} rows of {widths}")
     for s, name in enumerate(names if known is not None else ()):
         column = known.manifest.categorical[s].name  # type: ignore[union-attr]
         if column != name:
             print(f"{out}: the table of column {column!r} is {name}.npy")
+
+
+def _save_tables(model: Model, folder: Path, names: Sequence[str]) -> None:
+    """Save all tables and projections; of the second and later embedding nodes, with its name."""
+    state, first = model.state_dict(), model.architecture.table_specs[0].node
+    for table in model.architecture.table_specs:
+        stem = names[table.column] + ("" if table.node == first else f".{table.node}")
+        _save(folder / f"{stem}.npy", state[table.name])
+        projection = state.get(table.name.removesuffix("weight") + "proj.weight")
+        if projection is not None:
+            _save(folder / f"{stem}.projection.npy", projection)
 
 
 def _span(widths: Sequence[int]) -> str:

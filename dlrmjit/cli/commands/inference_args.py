@@ -14,14 +14,14 @@ from dlrmjit.data.dataset import Dataset
 from dlrmjit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from dlrmjit.model.dlrm import DLRM
+    from dlrmjit.model.model import Model
 
 
 @dataclass(frozen=True)
 class Given:
     """A model and the rows to score with it."""
 
-    model: DLRM
+    model: Model
     rows: Dataset
 
 

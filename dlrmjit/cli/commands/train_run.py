@@ -46,14 +46,14 @@ from dlrmjit.cli.report.mllog import MlperfLog
 from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.cli.report.resume_note import resume_note
 from dlrmjit.cli.report.summary import StepTimes, machine_line, metrics_summary, training_summary
-from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_log, require_space
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import Comm, require_agreement
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.perf.profile import Profile
 from dlrmjit.perf.roofline import Ceilings
 from dlrmjit.training.fit import Best, Observer, evaluate, fit
@@ -77,7 +77,7 @@ def run(options: Options, comm: Comm) -> None:
         log = JsonLog(options.log_json, append=bool(options.resume)) if logs_here else None
         if log:
             stack.enter_context(log)
-            tables = {"tables": session.model.tables.data.placement}
+            tables = {"tables": session.model.store.placement}
             log.start(_described(options, session.model.config), machine_facts() | tables)
         if mlperf:
             _announce(mlperf, options, config, session.data)
@@ -92,7 +92,7 @@ def run(options: Options, comm: Comm) -> None:
 class Session:
     """The model and the data of a run, and the progress it starts from."""
 
-    model: DLRM
+    model: Model
     data: Data
     start: Restored
 
@@ -150,13 +150,13 @@ def _build(options: Options, comm: Comm) -> Session:
     return Session(model, data, start)
 
 
-def _print_setup(options: Options, architecture: ModelConfig, data: Data) -> None:
+def _print_setup(options: Options, architecture: AnyModelConfig, data: Data) -> None:
     np.set_printoptions(precision=options.print_precision)
     debug.print_model(architecture)
     debug.print_data(data.train)
 
 
-def _described(options: Options, architecture: ModelConfig) -> dict[str, Any]:
+def _described(options: Options, architecture: AnyModelConfig) -> dict[str, Any]:
     """Return all options and the model, for the log."""
     hidden = ("base", "given", "notes")
     values = {name: value for name, value in vars(options).items() if name not in hidden}
@@ -204,13 +204,13 @@ def _train(
     if options.debug_mode:
         debug.print_parameters(session.model, "updated")
     estimated = None
-    if not isinstance(session.model, ShardedDLRM):
+    if not isinstance(session.model, ShardedModel):
         estimated = estimated_memory(session.model.config, options).total
-    placement = session.model.tables.data.placement
+    placement = session.model.store.placement
     print(training_summary(result, times, machine_facts(), peak_rss_bytes(), estimated, placement))
     if isinstance(session.data.test, SyntheticSource):
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
-    if isinstance(session.model, ShardedDLRM):
+    if isinstance(session.model, ShardedModel):
         print(distributed.waiting_line(session.model.comm, result.steps))
         if profile and session.model.backend.name == "jit":
             print(profile.table(session.model.config, _ceilings()))
@@ -218,9 +218,9 @@ def _train(
         _print_speed(times, profile, session.model.config)
 
 
-def _require_space(path: str, model: DLRM) -> None:
+def _require_space(path: str, model: Model) -> None:
     """Refuse, before the training, a disk on which the model alone would not fit."""
-    if not isinstance(model, ShardedDLRM):  # whose parameters are not all here
+    if not isinstance(model, ShardedModel):  # whose parameters are not all here
         needed = sum(array.nbytes for array in model.stored().values())
         require_space(Path(path), needed, "--save-model")
 
@@ -243,7 +243,7 @@ def _training_step(
     return step
 
 
-def _print_speed(times: StepTimes, profile: Profile | None, config: ModelConfig) -> None:
+def _print_speed(times: StepTimes, profile: Profile | None, config: AnyModelConfig) -> None:
     """Print the share of the roofline that was reached; measures the ceilings now."""
     ceilings = _ceilings()
     if profile:

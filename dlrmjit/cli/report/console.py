@@ -6,7 +6,7 @@ import time
 
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.metrics import Metrics
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.training.fit import Best, FitResult, NullObserver, StepRecord, TestRecord
 
 
@@ -32,7 +32,7 @@ class ConsoleLines(NullObserver):
         self._config = TrainConfig()
         self._interval = _Interval()
 
-    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
         """Record the number of steps between tests."""
         self._config = config
 

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.model import AnyModelConfig, ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 
 
-def print_model(config: ModelConfig) -> None:
+def print_model(config: AnyModelConfig) -> None:
+    """Print the nodes of a model; of a DLRM, what the reference program prints."""
+    print("model arch:")
+    if isinstance(config, ModelConfig):
+        _print_dlrm(config)
+        return
+    for node in config.nodes:
+        inputs = ", ".join(node.inputs) or "-"
+        print(f"{node.name} ({node.kind}) of {inputs}: {config.shapes[node.name]}")
+    print(f"# of columns {config.tables}, rows of their tables:")
+    print(np.array(config.table_rows))
+
+
+def _print_dlrm(config: ModelConfig) -> None:
     """Print the widths of all layers and the sizes of the tables."""
     top = (config.interaction_width, *config.mlp_top)
-    print("model arch:")
     print(f"mlp top arch {len(top) - 1} layers, with input to output dimensions:")
     print(np.array(top))
     print(f"# of interactions\n{config.interaction_width}")
@@ -40,7 +52,7 @@ def print_data(source: Source) -> None:
         _print_batch(batch)
 
 
-def print_parameters(model: DLRM, title: str) -> None:
+def print_parameters(model: Model, title: str) -> None:
     """Print all parameters under ``title``."""
     print(f"{title} parameters (weights and bias):")
     for values in model.state_dict().values():

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from dlrmjit.config.training import TrainConfig
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 
 
@@ -53,7 +53,7 @@ class MlperfLog(NullObserver):
         if test is not None:
             self.event("eval_samples", test)
 
-    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
         """Forget the epoch of an earlier run."""
         self._open_epoch = None
 

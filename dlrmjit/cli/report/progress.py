@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from dlrmjit.config.training import TrainConfig
-from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.training.fit import NullObserver, Position, StepRecord
 
 _REFRESH_SECONDS = 0.2
@@ -59,7 +59,7 @@ class ProgressBar(NullObserver):
     ) -> None:
         self._progress.stop()
 
-    def on_start(self, model: DLRM, batches: int, config: TrainConfig) -> None:
+    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
         """Set the length of the bar."""
         done = self._start.epoch * batches + self._start.batch
         self._progress.update(self._task, total=config.epochs * batches, completed=done)

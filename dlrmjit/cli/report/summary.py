@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from dlrmjit.config.model import ModelConfig
+from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.metrics import Metrics
 from dlrmjit.perf.profile import fraction_of_roofline
 from dlrmjit.perf.roofline import Ceilings
@@ -40,7 +40,7 @@ class StepTimes(NullObserver):
         ms, rate = 1000 * median(self._seconds), median(self._rates)
         return f"; median step {ms:.2f} ms, {rate:,.0f} samples/s"
 
-    def roofline_line(self, config: ModelConfig, ceilings: Ceilings) -> str:
+    def roofline_line(self, config: AnyModelConfig, ceilings: Ceilings) -> str:
         """Return the roofline time of a step as a share of the median step; empty without steps."""
         if not self._seconds:
             return ""

@@ -67,7 +67,9 @@ class JoinedBlock:
     def gradient_parts(self, step: Step) -> Gradients:
         """Yield the parts of the gradient buffer that ``step`` wants."""
         buffer = self.gradient_buffer()
-        parts = step.cached("parts", lambda: [self._part(buffer, i) for i in range(len(self.parts))])
+        parts = step.cached(
+            "parts", lambda: [self._part(buffer, i) for i in range(len(self.parts))]
+        )
         for i, part in enumerate(parts):
             if step.wants(i):
                 yield i, part

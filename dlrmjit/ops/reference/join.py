@@ -20,6 +20,7 @@ class NoBlock(NamedTuple):
     """No buffers: each rule allocates its result."""
 
     parts: tuple[None, ...]
+    joined_gradient: None = None
 
 
 def _concat_forward(step: Step) -> FloatArray:

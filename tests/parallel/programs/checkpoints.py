@@ -11,7 +11,7 @@ import numpy as np
 from dlrmjit_kernels.runtime import threads
 
 from dlrmjit.parallel.comm import exchange_json, fail_together, world
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.training import persistence
 from tests.parallel.programs.losses import CONFIG, RATES, plans, train
@@ -29,7 +29,7 @@ DONE, MORE = 3, 2  # steps before and after a checkpoint
 def save(folder, comm, how):
     """Save a checkpoint per plan, its parameters, and the losses of the next steps."""
     for kind, plan in plans(comm.size).items():
-        model = ShardedDLRM(CONFIG, comm, plan, **how)
+        model = ShardedModel(CONFIG, comm, plan, **how)
         step, rate = ShardedStep(model, OPTIMIZERS[kind]), RATES[OPTIMIZERS[kind]]
         train(step, DONE, rate)
         persistence.save(model, folder / kind, progress={"kind": kind}, optimizer=step.optimizer)
@@ -48,7 +48,7 @@ def load(folder, comm, how):
         expected, after = np.load(folder / f"{saved}.npz"), np.load(folder / f"{saved}-next.npz")
         is_exact = {how["precision"], str(after["precision"])} == {"fp32"}
         for plan in plans(comm.size).values():
-            model = ShardedDLRM(CONFIG, comm, plan, initialise=False, **how)
+            model = ShardedModel(CONFIG, comm, plan, initialise=False, **how)
             same &= persistence.restore(model, folder / saved)["kind"] == saved
             state = model.state_dict()
             same &= all(np.array_equal(state[name], expected[name]) for name in state)

@@ -15,7 +15,7 @@ from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import KINDS, Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.training.step import TrainingStep
@@ -79,7 +79,7 @@ def main(name, steps, *arguments):
             found[f"one process/{optimizer}"] = train(step, int(steps), RATES[optimizer])
     for kind, plan, strategy, communicator in cases(comm, with_all):
         for optimizer in optimizers:
-            model = ShardedDLRM(CONFIG, communicator, plan, backend=backend, strategy=strategy)
+            model = ShardedModel(CONFIG, communicator, plan, backend=backend, strategy=strategy)
             losses = train(ShardedStep(model, optimizer), int(steps), RATES[optimizer])
             found[f"{kind}/{strategy}/{type(communicator).__name__}/{optimizer}"] = losses
     if comm.rank == 0:

@@ -11,7 +11,7 @@ from dlrmjit_kernels.runtime import threads
 
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.comm import fail_together, world
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.reproducible_step import ReproducibleStep
 from tests.parallel.programs.losses import CONFIG, RATES, plans, train
 
@@ -19,7 +19,7 @@ MICRO_BATCHES = 12
 
 
 def bits(comm, plan, optimizer, steps, how):
-    model = ShardedDLRM(CONFIG, comm, plan.fold(comm.size), micro_batches=MICRO_BATCHES, **how)
+    model = ShardedModel(CONFIG, comm, plan.fold(comm.size), micro_batches=MICRO_BATCHES, **how)
     losses = train(ReproducibleStep(model, optimizer), steps, RATES[optimizer])
     state = b"".join(value.tobytes() for value in model.state_dict().values())
     return [loss.hex() for loss in losses], hashlib.sha256(state).hexdigest()

@@ -12,7 +12,7 @@ from dlrmjit_kernels.runtime import threads
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import fail_together, world
-from dlrmjit.parallel.model import ShardedDLRM
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Placement, Plan
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.training.step import TrainingStep
@@ -40,7 +40,7 @@ def main(steps):
         plan = Plan(
             ROWS, config.embedding_dim, comm.size, (*placements, Placement("whole", all_ranks[-1:]))
         )
-        model = ShardedDLRM(config, comm, plan, backend=backend)
+        model = ShardedModel(config, comm, plan, backend=backend)
         losses = train(ShardedStep(model), config, int(steps))
         alone = train(TrainingStep(DLRM(config, backend=backend)), config, int(steps))
         found[name] = [losses, alone]

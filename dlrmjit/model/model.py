@@ -1,0 +1,243 @@
+"""A model: the parameters of an architecture, their initial values, and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.architecture.node import ParameterSpec
+from dlrmjit.autograd.tape import Parameter
+from dlrmjit.config.model import IN_MEMORY, AnyModelConfig, TableConfig
+from dlrmjit.data.batch import Batch
+from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.model.batch_norm import Norm
+from dlrmjit.model.graph import Graph, cache_graph
+from dlrmjit.model.tables import LocalTables, MakeStore, TableStore
+from dlrmjit.model.torch_rng import TorchStream
+from dlrmjit.ops import get_backend
+from dlrmjit.ops.backend import Backend, FloatArray, StoredArray
+from dlrmjit.precision import Precision, check_precision, to_precision
+
+_SCALED_AT_ONCE = 1 << 20  # elements
+INITS = ("reference", "counter")
+"""Ways to initialise tables."""
+
+
+class Model:
+    """A recommendation model with the nodes of an architecture.
+
+    Parameters
+    ----------
+    config : an :class:`~dlrmjit.architecture.Architecture`, or a ``ModelConfig`` of a DLRM
+    backend : ``jit``, ``reference`` or a backend object; by default ``DLRMJIT_BACKEND``
+    rng : source of the initial parameters, drawn in the order of the reference program: tables,
+        then the nodes in order. By default ``RandomState(123)``, the reference's seed
+    initialise : whether to draw parameters now; otherwise they are zero
+    init : ``reference`` draws tables from ``rng`` number by number; ``counter`` draws one seed from
+        it, and any part of any table from that: in parallel, and on any rank
+    precision : ``fp32``, or ``bf16``: tables and weights are Split-BF16, of which forward and
+        backward read the high bits and optimisers all, see :mod:`dlrmjit.precision`
+    tables : where the tables are stored, and how an index outside them is handled
+    seed : seed of projections, which the reference program draws from PyTorch's generator
+    make_store : makes the store of the tables, if it is not this process's
+
+    Raises
+    ------
+    ConfigError
+        For an unknown backend, precision or ``init``.
+    MemoryLimitError
+        When the parameters do not fit into this machine; nothing is allocated then.
+    """
+
+    def __init__(
+        self,
+        config: AnyModelConfig,
+        *,
+        backend: str | Backend | None = None,
+        rng: np.random.RandomState | None = None,
+        initialise: bool = True,
+        init: str = "reference",
+        precision: Precision = "fp32",
+        tables: TableConfig = IN_MEMORY,
+        seed: int = 123,
+        make_store: MakeStore | None = None,
+    ) -> None:
+        check_precision(precision)
+        self.config, self.precision, self.init = config, precision, _checked_init(init)
+        self.architecture = config.architecture
+        self.backend = get_backend(backend)
+        make_store = make_store or partial(LocalTables, config=tables)
+        self.store: TableStore = make_store(self.architecture, self.backend, precision)
+        self._specs = self._parameter_specs()
+        self.dense = {name: self._make(name, spec) for name, spec in self._specs.items()}
+        dtype = self.backend.dtype
+        self.norms = {
+            f"{node.name}.{norm.name}": Norm(f"{node.name}.{norm.name}", norm.columns, dtype)
+            for node in self.architecture.nodes
+            for norm in node.norms()
+        }
+        self._predictions: dict[int, Graph] = {}
+        if initialise:
+            self.initialise(rng or np.random.RandomState(123), seed)
+
+    def _parameter_specs(self) -> dict[str, ParameterSpec]:
+        """Return the dense parameters by name: those of embeddings, then those of other nodes."""
+        embeddings = self.architecture.embeddings
+        others = (node for node in self.architecture.nodes if node not in embeddings)
+        return {
+            f"{node.name}.{spec.name}": spec
+            for node in (*embeddings, *others)
+            for spec in self.architecture.parameters_of(node)
+        }
+
+    def _make(self, name: str, spec: ParameterSpec) -> Parameter:
+        if len(spec.shape) == 1:
+            return Parameter(np.zeros(spec.shape, self.backend.dtype), name)
+        weight = self.backend.weight(np.zeros(spec.shape, np.float32), self.precision)
+        return Parameter(weight, name)
+
+    def initialise(self, rng: np.random.RandomState, seed: int = 123) -> None:
+        """Redraw all parameters from ``rng``, in the order of the reference program.
+
+        Projections of tables are drawn as by PyTorch with ``seed`` instead.
+        """
+        if self.init == "counter":
+            self.store.init_from_counter(int(rng.randint(0, 2**63, dtype=np.int64)))
+        else:
+            self.store.init_from_rng(rng)
+        projections = self._draw_projections(TorchStream(seed))
+        for name, spec in self._specs.items():
+            if name not in projections:
+                values = spec.draw(rng)
+                self._assign(name, values.astype(np.float32) if values.ndim == 2 else values)
+        for norm in self.norms.values():
+            norm.reset()
+
+    def _draw_projections(self, stream: TorchStream) -> set[str]:
+        """Draw as the reference does: PyTorch first draws tables that NumPy then overwrites.
+
+        Returns the names of the projections.
+        """
+        drawn = set()
+        for node in self.architecture.embeddings:
+            for s, (rows, dim) in enumerate(zip(node.rows, node.widths, strict=True)):
+                if node.projections:  # otherwise nothing is drawn after the tables
+                    stream.skip_normal(rows * dim)
+                    stream.skip_uniform(rows * dim)
+                if s in node.projections:
+                    stream.skip_uniform(node.dim * dim)
+                    name = f"{node.name}.{s}.proj.weight"
+                    self._assign(name, stream.xavier_uniform(node.dim, dim))
+                    drawn.add(name)
+        return drawn
+
+    def _assign(self, name: str, values: StoredArray) -> None:
+        parameter, array = self.dense[name], np.asarray(values)
+        if array.ndim == 1:
+            parameter.data[...] = array
+        else:
+            self.backend.assign_weight(parameter.data, array)
+
+    def scale_tables(self, factor: float) -> None:
+        """Multiply all embedding tables by ``factor``, to scale their initial values."""
+        for values in self.store.values():
+            step = max(1, _SCALED_AT_ONCE // values.shape[1])
+            for first in range(0, len(values), step):
+                part = np.asarray(values[first : first + step])
+                values[first : first + step] = part * part.dtype.type(factor)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Return all parameters of this process: tables, then the dense ones."""
+        return (*self.store.parameters(), *self.dense_parameters())
+
+    def dense_parameters(self) -> tuple[Parameter, ...]:
+        """Return projections, then the other nodes' parameters, then normalisations."""
+        norms = (p for norm in self.norms.values() for p in (norm.gamma, norm.beta))
+        return (*self.dense.values(), *norms)
+
+    def state_dict(self) -> dict[str, FloatArray]:
+        """Return all parameters by name, those of a DLRM named as by the reference program.
+
+        Tables are views of the model's memory, or copies if they are Split-BF16; weights (K, C) and
+        biases (K,) are copies. Table s of a node is ``<node>.s.weight``, of a DLRM
+        ``emb_l.s.weight``, although the reference has ``emb_l.s.embs.weight`` with mixed
+        dimensions; projections (E, d) are ``<node>.s.proj.weight``.
+        """
+        return {name: np.asarray(array) for name, array in self.stored().items()}
+
+    def stored(self) -> dict[str, StoredArray]:
+        """As :meth:`state_dict`, but Split-BF16 stays Split-BF16, and no table is copied."""
+        dense, state = self.dense_state(), {}
+        for name, table in self.store.stored().items():
+            state[name] = table
+            projection = name.removesuffix("weight") + "proj.weight"
+            if projection in dense:
+                state[projection] = dense.pop(projection)
+        return state | dense
+
+    def dense_state(self) -> dict[str, StoredArray]:
+        """Return copies of all parameters but the tables, as in :meth:`stored`."""
+        state = {name: self._copy(parameter) for name, parameter in self.dense.items()}
+        for norm in self.norms.values():
+            state.update(norm.state())
+        return state
+
+    def _copy(self, parameter: Parameter) -> StoredArray:
+        data: Any = parameter.data
+        if len(self._specs[parameter.name].shape) == 1:
+            vector: FloatArray = data.copy()
+            return vector
+        return to_precision(self.precision, self.backend.weight_to_numpy(data))
+
+    def load_state(self, state: Mapping[str, StoredArray]) -> None:
+        """Overwrite all parameters from arrays named and shaped as in :meth:`state_dict`.
+
+        Raises CheckpointError naming the first parameter that is missing or has another shape,
+        before any parameter is changed.
+        """
+        for name, current in self.stored().items():
+            if name not in state:
+                raise CheckpointError(f"the checkpoint lacks parameter {name}")
+            if state[name].shape != current.shape:
+                raise CheckpointError(
+                    f"{name} has shape {state[name].shape} in the checkpoint, but this model "
+                    f"needs {current.shape}"
+                )
+        self.store.load(state)
+        self.load_dense(state)
+
+    def load_dense(self, state: Mapping[str, StoredArray]) -> None:
+        """Overwrite all parameters but the tables; shapes must be those of the model."""
+        for name in self.dense:
+            self._assign(name, np.asarray(state[name]))
+        for norm in self.norms.values():
+            norm.load(state)
+
+    def predict_proba(self, batch: Batch, *, threshold: float = 0.0) -> NDArray[np.float32]:
+        """Return predicted probabilities (N,), clamped to [threshold, 1 - threshold].
+
+        Raises
+        ------
+        IndexRangeError
+            For a lookup outside its table, if the tables' bounds are ``raise``.
+        ShapeError
+            For a batch of another number of dense features or tables.
+        """
+        graph = self._predictions.get(batch.n)
+        if graph is None:
+            graph = Graph(self, batch.n)
+            cache_graph(self._predictions, batch.n, graph)
+        graph.load(batch)
+        with self.backend.flush_denormals():  # as in training
+            graph.tape.forward()
+        return self.backend.probabilities(graph.logits.data, threshold)
+
+
+def _checked_init(init: str) -> str:
+    if init not in INITS:
+        raise ConfigError(f"init must be one of {', '.join(INITS)}, not {init!r}")
+    return init

@@ -7,15 +7,17 @@ checkpoints, profile and ranks use these declarations and know no kind by name.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from dlrmjit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 """The value of one sample: (C,) of a matrix (N, C), or (F, E) of F vectors (N, F, E)."""
@@ -37,10 +39,12 @@ class ParameterSpec(NamedTuple):
     @property
     def elements(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     def draw(self, rng: np.random.RandomState) -> NDArray[Any]:
         """Return initial values, float64."""
+        import numpy as np  # command lines that only describe models do without it
+
         if self.std:
             return rng.normal(0.0, self.std, self.shape)
         return np.full(self.shape, self.value)
@@ -144,7 +148,7 @@ class Node(ABC):
 
     def elements(self, inputs: Sequence[Shape]) -> int:
         """Return the number of elements stored per sample: results, but no gradients."""
-        return int(np.prod(self.shape(inputs)))
+        return math.prod(self.shape(inputs))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :func:`node_from_dict` reads back."""

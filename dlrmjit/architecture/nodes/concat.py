@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-import numpy as np
 
 from dlrmjit.architecture.node import Node, Recording, Shape, register_node
 
@@ -23,7 +22,7 @@ class Concat(Node):
         """Return the sum of all widths."""
         if not inputs:
             raise self.refuse("none", "inputs")
-        return (sum(int(np.prod(shape)) for shape in inputs),)
+        return (sum(math.prod(shape) for shape in inputs),)
 
     def record(self, recording: Recording) -> Any:
         """Record the copies of those inputs that are not in the block yet."""

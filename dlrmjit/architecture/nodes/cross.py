@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-import numpy as np
 
 from dlrmjit.architecture.node import (
     Flops,
@@ -51,7 +50,7 @@ class Cross(Node):
         specs = []
         for i in range(self.layers):
             for name, shape in self._weights(c):
-                std = float(np.sqrt(2 / sum(shape)))
+                std = math.sqrt(2 / sum(shape))
                 specs.append(ParameterSpec(f"{i}.{name}", shape, std))
             specs.append(ParameterSpec(f"{i}.bias", (c,)))
         return tuple(specs)
@@ -74,7 +73,7 @@ class Cross(Node):
 
     def flops(self, inputs: Sequence[Shape], with_input_gradient: bool) -> Flops:
         """Return two per element of every weight, and twice as many backward."""
-        weights = sum(int(np.prod(shape)) for _, shape in self._weights(self.one_matrix(inputs)))
+        weights = sum(math.prod(shape) for _, shape in self._weights(self.one_matrix(inputs)))
         forward = 2.0 * self.layers * weights
         return Flops(forward, 2 * forward)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
-
-import numpy as np
 
 from dlrmjit.architecture.node import (
     Flops,
@@ -84,8 +83,8 @@ class Mlp(Node):
         """Return weight and bias of every layer, named and drawn as the reference program's."""
         specs = []
         for i, (c, k) in enumerate(self.layers(inputs)):
-            specs.append(ParameterSpec(f"{2 * i}.weight", (k, c), np.sqrt(2 / (c + k))))
-            specs.append(ParameterSpec(f"{2 * i}.bias", (k,), np.sqrt(1 / k)))
+            specs.append(ParameterSpec(f"{2 * i}.weight", (k, c), math.sqrt(2 / (c + k))))
+            specs.append(ParameterSpec(f"{2 * i}.bias", (k,), math.sqrt(1 / k)))
         return tuple(specs)
 
     def norms(self) -> tuple[NormSpec, ...]:

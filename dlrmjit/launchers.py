@@ -7,6 +7,7 @@ are only what the launcher says: whether MPI agrees is known once MPI has starte
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -44,6 +45,8 @@ VARIABLES = tuple(
     name for entry in LAUNCHERS for name in (entry.rank, *entry.sizes, entry.mark) if name
 )
 
+_READ_SECONDS = 0.2  # in which a launcher passes on what ranks have printed before they end
+_ABORT_SECONDS = 1.0  # in which a launcher ends the process that has asked for it
 _FIRST_PSEUDO_STEP = 0xFFFFFFF0  # Slurm's batch script and shells are steps above this number
 
 
@@ -85,7 +88,7 @@ def launched_rank() -> int:
 
 def seconds_after_lower_ranks(rank: int) -> float:
     """Return how long a rank waits for lower ranks to report the same failure and end it."""
-    return min(0.5 + 0.02 * rank, 5.0) if rank else 0.0
+    return min(0.4 * rank, 4.0)
 
 
 def require_one_process(command: str) -> None:
@@ -110,12 +113,15 @@ def require_connection(launch: Launch) -> None:
 def abort(code: int) -> None:
     """Ask the launcher to end all ranks with exit code ``code``, also before MPI has started.
 
-    Hydra and others that speak PMI-1 do; without such a launcher nothing happens.
+    Hydra and others that speak PMI-1 then end this process within a moment; without such a
+    launcher nothing happens.
     """
     descriptor = os.environ.get("PMI_FD", "")
     if descriptor.isdigit() and not _has_lost_connection():
+        time.sleep(_READ_SECONDS)
         with suppress(OSError):
             os.write(int(descriptor), f"cmd=abort exitcode={code}\n".encode())
+            time.sleep(_ABORT_SECONDS)
 
 
 def _has_lost_connection() -> bool:

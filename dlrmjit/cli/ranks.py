@@ -20,7 +20,7 @@ from dlrmjit import launchers
 from dlrmjit.cli.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_INPUT, exit_code_of
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.streams import usable_streams
-from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.errors import DlrmjitError
 from dlrmjit.launchers import Launch, seconds_after_lower_ranks
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def start(parse: Parse) -> Start:
     except DlrmjitError as error:
         return Start(code=WRONG_INPUT, text=f"dlrmjit: error: {error}")
     except Exception:
-        return Start(code=FAILED, text=f"dlrmjit: failed\n{traceback.format_exc()}")
+        return Start(code=FAILED, text=f"dlrmjit: error: failed\n{traceback.format_exc()}")
 
 
 def run_on_ranks(parse: Parse, run: Run, launch: Launch) -> int:
@@ -73,7 +73,7 @@ def run_on_ranks(parse: Parse, run: Run, launch: Launch) -> int:
     except DlrmjitError as error:
         return _end_alone(started, launch, Start(code=WRONG_INPUT, text=f"{_ERROR}{error}"))
     except Exception:
-        failure = f"dlrmjit: rank {launch.rank} failed\n{traceback.format_exc()}"
+        failure = f"dlrmjit: error: rank {launch.rank} failed\n{traceback.format_exc()}"
         return _end_alone(started, launch, Start(code=FAILED, text=failure))
     if comm.rank == 0:
         return _exit_code(lambda: _run_together(started, run, comm))
@@ -109,26 +109,36 @@ def _end_alone(started: Start, launch: Launch, failure: Start) -> int:
 
 
 def _run_together(started: Start, run: Run, comm: Comm) -> int:
-    """Run if all ranks were started alike; return the exit code of this and every other rank."""
+    """Run and end MPI; return the exit code. A failure of one rank ends all."""
     from dlrmjit.cli.build.distributed import abort_on_error
-    from dlrmjit.cli.build.start_facts import start_facts
-    from dlrmjit.parallel.comm import exchange_json, finish, require_agreement
+    from dlrmjit.parallel.comm import finish
 
-    options, code = started.options, WRONG_INPUT
+    codes = []
+
+    def action() -> None:
+        codes.append(_run_if_alike(started, run, comm))
+        finish(comm, started.options.comm_timeout if started.options else None)
+
+    abort_on_error(action, comm)
+    return codes[0]
+
+
+def _run_if_alike(started: Start, run: Run, comm: Comm) -> int:
+    """Run if all ranks were started alike; return the exit code of this and every other rank."""
+    from dlrmjit.cli.build import start_facts
+    from dlrmjit.parallel.comm import RanksDifferError, exchange_json, require_agreement
+
+    options = started.options
     endings = [_Ending(*e) if e else None for e in exchange_json(comm, started.ending, "start")]
-    if any(endings):
-        code = _report(endings)
-    else:
-        assert options is not None
-        try:
-            require_agreement(comm, start_facts(options), "start")
-        except ConfigError as error:
-            print(f"{_ERROR}{error}", file=sys.stderr)
-        else:
-            abort_on_error(lambda: run(options, comm), comm)
-            code = DONE
-    finish(comm)
-    return code
+    if options is None or any(endings):
+        return _report(endings)
+    try:
+        require_agreement(comm, start_facts.start_facts(options), "start")
+    except RanksDifferError as error:
+        print(f"{_ERROR}{error}", file=sys.stderr)
+        return WRONG_INPUT
+    run(options, comm)
+    return DONE
 
 
 class _Ending(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,7 @@ from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError
+from dlrmjit.launchers import NONE, launched
 from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau, learning_rate
@@ -198,6 +200,7 @@ def fit(
         The summary, also if a threshold or ``early_stopping`` ended the run early.
     """
     config = config or TrainConfig()
+    _warn_of_copies(model)
     step = step or TrainingStep(
         model, config.optimizer, config.loss, profile, first_step=start.step
     )
@@ -206,6 +209,18 @@ def fit(
     run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
     run.plateau = plateau or run.plateau
     return run.execute(start)
+
+
+def _warn_of_copies(model: Model) -> None:
+    """Warn, on the first rank, if every rank of a launcher trains a model of its own."""
+    launch = launched()
+    if launch and launch.rank == 0 and launch.size and getattr(model, "comm", None) is None:
+        warnings.warn(
+            f"{launch.launcher} started {launch.size} ranks, but this model has no communicator: "
+            "every rank trains a copy on all batches; use dlrmjit.parallel's ShardedModel with "
+            f"world(), or set {NONE} if that is meant",
+            stacklevel=3,
+        )
 
 
 class _Run:

@@ -34,6 +34,7 @@ from dlrmjit.parallel.comm import (
     blocking,
     exchange_json,
     threaded,
+    with_notes,
     yield_to_lower_ranks,
 )
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
@@ -102,13 +103,13 @@ def abort_on_error(action: Callable[[], None], comm: Comm) -> None:
         _end(comm, f"dlrmjit: error: {error}", WRONG_INPUT)
     except DlrmjitError as error:
         _end(comm, f"dlrmjit: error: rank {comm.rank}: {error}", WRONG_INPUT)
-    except Exception:
-        _end(comm, f"dlrmjit: rank {comm.rank} failed\n{traceback.format_exc()}", FAILED)
+    except BaseException:  # an exit, too, would leave the others waiting
+        _end(comm, f"dlrmjit: error: rank {comm.rank} failed\n{traceback.format_exc()}", FAILED)
 
 
 def _end(comm: Comm, message: str, code: int) -> None:
     yield_to_lower_ranks(comm)
-    print(message, file=sys.__stderr__, flush=True)
+    print(with_notes(message), file=sys.__stderr__, flush=True)
     comm.abort(code)
 
 
@@ -241,11 +242,6 @@ def measure_function(model: Model) -> MeasureFunction | None:
 def is_main_rank(model: Model) -> bool:
     """Return whether this rank prints and logs for all."""
     return not isinstance(model, ShardedModel) or model.comm.rank == 0
-
-
-def is_main_rank_of_several(model: Model) -> bool:
-    """Return whether this rank prints for others too."""
-    return isinstance(model, ShardedModel) and model.comm.size > 1 and model.comm.rank == 0
 
 
 def waiting_line(comm: Comm, steps: int) -> str:

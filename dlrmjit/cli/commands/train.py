@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     launches: list[launchers.Launch | None] = []
     code = exit_code_of(lambda: launches.append(launchers.launched()))
     if not launches:
+        launchers.abort(code)
         return code
     if launches[0] is None:
         return exit_code_of(lambda: _run_alone(arguments))

@@ -186,8 +186,8 @@ def _train(
         observers.append(Checkpointer(path, session.model, session.data, config, step.optimizer))
     if sys.stderr.isatty() and distributed.is_main_rank(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
-    if distributed.is_main_rank_of_several(session.model):
-        stack.enter_context(resume_note(path))
+    if isinstance(session.model, ShardedModel):
+        stack.enter_context(resume_note(path, session.model.comm))
     result = fit(
         session.model,
         distributed.sharded_source(session.model, session.data.train),

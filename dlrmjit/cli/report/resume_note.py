@@ -12,19 +12,25 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from dlrmjit.parallel.comm import Comm, note_on_abort
+
 _SHELL = "/bin/sh"
-_SCRIPT = 'read -r end && exit; if [ -e "$1" ]; then echo "$2" >&2; else echo "$3" >&2; fi'
+_SCRIPT = 'read -r end || printf "%s\\n" "$1" >&2'
 _ENDED = "dlrmjit: note: the run ended early"
 
 
 @contextmanager
-def resume_note(path: str) -> Iterator[None]:
-    """Print how to resume, if this process or its job ends before the context does.
+def resume_note(path: str, comm: Comm) -> Iterator[None]:
+    """Print how to resume, if a rank ends before the context does.
 
-    ``path`` is where checkpoints are saved, or empty.
+    ``path`` is where checkpoints are saved, or empty. A rank that ends the job prints it itself.
     """
-    shell = _start(path)
-    yield
+    saved = f"{_ENDED}; --resume={path} continues it from its last checkpoint, if one was saved"
+    unsaved = f"{_ENDED}; --save-model or --resume names where to save checkpoints"
+    note = saved if path else unsaved
+    shell = _start(note) if comm.rank == 0 and comm.size > 1 else None
+    with note_on_abort(note):
+        yield
     if shell is not None and shell.stdin is not None:
         with suppress(OSError):
             shell.stdin.write(b"end\n")
@@ -32,16 +38,12 @@ def resume_note(path: str) -> Iterator[None]:
         shell.wait()
 
 
-def _start(path: str) -> subprocess.Popen[bytes] | None:
+def _start(note: str) -> subprocess.Popen[bytes] | None:
     if not os.access(_SHELL, os.X_OK) or sys.__stderr__ is None:
         return None
-    absolute = os.path.abspath(path) if path else ""
-    saved = f"{_ENDED}; --resume={path} continues it from the last checkpoint"
-    unsaved = f"{_ENDED}, before a checkpoint was saved" + (f" at {path}" if path else "")
-    unsaved += "" if path else "; --save-model or --resume names where to save them"
     with suppress(OSError):
         return subprocess.Popen(
-            [_SHELL, "-c", _SCRIPT, "dlrmjit", absolute, saved, unsaved],
+            [_SHELL, "-c", _SCRIPT, "dlrmjit", note],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,

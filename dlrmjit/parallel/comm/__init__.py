@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dlrmjit.parallel.comm.abort import fail_together, yield_to_lower_ranks
+from dlrmjit.parallel.comm.abort import (
+    fail_together,
+    note_on_abort,
+    with_notes,
+    yield_to_lower_ranks,
+)
 from dlrmjit.parallel.comm.agreement import RanksDifferError, require_agreement
 from dlrmjit.parallel.comm.blocking import BlockingComm, blocking
 from dlrmjit.parallel.comm.json_exchange import exchange_json
@@ -26,8 +31,10 @@ __all__ = [
     "exchange_json",
     "fail_together",
     "finish",
+    "note_on_abort",
     "require_agreement",
     "threaded",
+    "with_notes",
     "world",
     "yield_to_lower_ranks",
 ]

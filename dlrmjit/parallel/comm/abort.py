@@ -6,13 +6,30 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dlrmjit import launchers
 from dlrmjit.parallel.comm.protocol import Comm
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
+
+
+_notes: list[str] = []  # what to say after the reason for which the job ends
+
+
+@contextmanager
+def note_on_abort(note: str) -> Iterator[None]:
+    """Add a line to every report of a reason for which this rank ends the job, in the context."""
+    _notes.append(note)
+    yield
+    _notes.remove(note)
+
+
+def with_notes(message: str) -> str:
+    """Return a report with the lines that belong to it."""
+    return "\n".join([message.rstrip("\n"), *_notes])
 
 
 def yield_to_lower_ranks(comm: Comm) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from dlrmjit_kernels.runtime.threads import allowed_cpus, available_cpus
 from numpy.typing import NDArray
 
+from dlrmjit import launchers
 from dlrmjit.errors import ShapeError
 from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request, add_wait
 from dlrmjit.parallel.comm.watchdog import waiting
@@ -175,6 +176,7 @@ class MpiComm:
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides MPI's own message about the abort
+        launchers.abort(code)  # whose exit code is this one; MPI's may be that of a killed rank
         self._comm.Abort(code)
 
     def local_ranks(self) -> HostRanks:

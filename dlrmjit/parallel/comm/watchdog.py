@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlrmjit.launchers import seconds_after_lower_ranks
-from dlrmjit.parallel.comm.abort import FAILED, end_process
+from dlrmjit.launchers import abort, seconds_after_lower_ranks
+from dlrmjit.parallel.comm.abort import FAILED, end_process, with_notes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -107,7 +107,7 @@ def limited(limit: float, message: str, yield_seconds: float = 0.0) -> Iterator[
 def report(message: str) -> None:
     """Write one line to the process's standard error, whatever ``sys.stderr`` is now."""
     if sys.__stderr__ is not None:
-        sys.__stderr__.write(message + "\n")
+        sys.__stderr__.write(with_notes(message) + "\n")
         sys.__stderr__.flush()
 
 
@@ -118,6 +118,7 @@ class Watchdog:
         self._mpi, self._comm, self._limit = mpi, comm.Dup(), limit
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._may_ask = mpi.Query_thread() == mpi.THREAD_MULTIPLE
+        self._lower_rank_asked = False
         self._sent: list[Any] = []  # requests and their buffers, alive until MPI has sent them
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watchdog")
@@ -143,6 +144,7 @@ class Watchdog:
         return oldest if is_overdue else None
 
     def _end(self, overdue: _Wait) -> None:
+        self._lower_rank_asked = False
         states = self._ask() if self._may_ask else {}
         self._yield_to_lower_ranks(overdue)
         if overdue not in list(_waits.values()):
@@ -151,12 +153,18 @@ class Watchdog:
         fallback = threading.Timer(_ABORT_TIME, end_process, (FAILED,))
         fallback.daemon = True
         fallback.start()
+        abort(FAILED)
         self._comm.Abort(FAILED)
 
     def _yield_to_lower_ranks(self, overdue: _Wait) -> None:
         """Let the first of the waiting ranks report; go on answering meanwhile."""
-        until = time.monotonic() + seconds_after_lower_ranks(self._rank)
-        while time.monotonic() < until and overdue in list(_waits.values()):
+        began = time.monotonic()
+        while overdue in list(_waits.values()):
+            seconds = seconds_after_lower_ranks(self._rank)
+            if self._lower_rank_asked:  # to report it, and to end this rank
+                seconds += _ABORT_TIME
+            if time.monotonic() - began > seconds:
+                return
             if self._may_ask:
                 self._answer()
             time.sleep(0.02)
@@ -190,6 +198,7 @@ class Watchdog:
 
     def _answer(self) -> None:
         for source, _ in self._receive(_QUESTION):
+            self._lower_rank_asked |= source < self._rank
             self._send(source, _ANSWER, describe())
 
     def _send(self, rank: int, tag: int, text: str) -> None:

@@ -104,7 +104,7 @@ def _write_values(folder: Path, name: str, known: PreparedSet, column: int) -> N
             writer = csv.writer(lines, lineterminator="\n")
             writer.writerow(("row", "value", "kind"))
             writer.writerows(
-                (row, text.decode(), _kind_of_row(facts, row, text))
+                (row, text.decode("utf-8", "backslashreplace"), _kind_of_row(facts, row, text))
                 for row, text in enumerate(known.texts(column))
             )
             lines.detach()

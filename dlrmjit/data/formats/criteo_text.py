@@ -23,8 +23,9 @@ COLUMNS = (
     *(f"C{i}" for i in range(1, HASHES + 1)),
 )
 
-_TAB, _LINE_END, _MINUS, _PLUS, _ZERO, _ONE = b"\t\n-+01"
+_TAB, _LINE_END, _MINUS, _ZERO, _ONE = b"\t\n-01"
 _NO_DIGIT = 255
+_HASH_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _raise_for_field(fields: _Fields, bad: NDArray[np.bool_], path: str, first_l
     expected = {
         "l": "0 or 1",
         "I": "a 32-bit integer or nothing",
-        "C": "up to 8 hexadecimal digits or nothing",
+        "C": "8 hexadecimal digits or nothing",
     }
     raise DataError(
         f"{path}, line {first_line + line}, column {name}: "
@@ -131,18 +132,19 @@ def _labels(fields: _Fields) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
 
 def _decimals(fields: _Fields) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     first = fields.text[fields.starts]
-    negative = first == _MINUS
-    signed = (negative | (first == _PLUS)) & (fields.ends > fields.starts)
-    unsigned = _Fields(fields.text, fields.starts + signed, fields.ends)
+    negative = (first == _MINUS) & (fields.ends > fields.starts)
+    unsigned = _Fields(fields.text, fields.starts + negative, fields.ends)
     size, bad = _parse_digits(unsigned, base=10, max_digits=10)
     values = np.where(negative, -size, size)
-    bad |= signed & (unsigned.starts == unsigned.ends)
+    bad |= negative & (unsigned.starts == unsigned.ends)
     bad |= (values < -(2**31)) | (values >= 2**31)
     return values.astype(np.int32), bad
 
 
 def _hexadecimals(fields: _Fields) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    values, bad = _parse_digits(fields, base=16, max_digits=8)
+    values, bad = _parse_digits(fields, base=16, max_digits=_HASH_DIGITS)
+    lengths = fields.ends - fields.starts
+    bad |= (lengths != 0) & (lengths != _HASH_DIGITS)
     return values.astype(np.uint32), bad
 
 

@@ -9,11 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from dlrmjit.data.formats.gunzip import GZIP_MAGIC, open_gzip
 from dlrmjit.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
 _LONGEST_LINE = 8 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
+_OTHER_MAGICS = {
+    b"PK\x03\x04": "zip",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+}
+_MAGIC_BYTES = max(map(len, _OTHER_MAGICS))
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""The bytes with which some programs begin UTF-8 text; they are no part of the first field."""
 
 
 class TextBlocks:
@@ -36,8 +45,10 @@ class TextBlocks:
             yield first, block
 
     def _whole_lines(self) -> Iterator[bytes]:
-        rest = b""
+        rest, is_first = b"", True
         for block in self._read_blocks():
+            block = block.removeprefix(BYTE_ORDER_MARK) if is_first else block
+            is_first = False
             head, found, tail = (rest + block).rpartition(b"\n")
             if found:
                 yield (head + found).replace(b"\r\n", b"\n")
@@ -56,16 +67,35 @@ class TextBlocks:
 
 
 def open_text(path: Path) -> BinaryIO:
-    """Open a file for reading bytes, decompressing it if it has gzip's magic number."""
-    if is_compressed(path):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+    """Open a file for reading bytes, decompressing it if it has gzip's magic number.
+
+    Raises DataError for a file that is compressed in another way.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_MAGIC_BYTES)
+    for magic, name in _OTHER_MAGICS.items():
+        if start.startswith(magic):
+            raise DataError(
+                f"{path} is a {name} file, but text is read plain or as gzip; decompress it first"
+            )
+    if start.startswith(GZIP_MAGIC):
+        return open_gzip(path)
     return open(path, "rb")
 
 
 def is_compressed(path: Path) -> bool:
     """Return whether a file has gzip's magic number."""
     with open(path, "rb") as file:
-        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
+def skip_bytes(source: BinaryIO, count: int) -> None:
+    """Advance ``source`` by ``count`` bytes; compressed data are read to get there."""
+    if source.seekable():
+        source.seek(count)
+        return
+    while count > 0 and (block := source.read(min(count, _BLOCK_BYTES))):
+        count -= len(block)
 
 
 @contextmanager

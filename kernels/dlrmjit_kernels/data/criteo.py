@@ -17,7 +17,8 @@ SHORTEST_LINE = INTEGERS + HASHES  # of a line without a label: the tabs and the
 LABEL_ABSENT, LABEL_NEEDED, LABEL_IGNORED = range(3)
 """The first column of a line: not there, 0 or 1, or anything."""
 PADDING = 16  # bytes after the text that may be read, with any contents
-_TAB, _END, _RETURN, _MINUS, _PLUS, _ZERO = 9, 10, 13, 45, 43, 48
+_TAB, _END, _RETURN, _MINUS, _ZERO = 9, 10, 13, 45, 48
+HASH_DIGITS = 8  # a hash with fewer was cut off, or is of another format
 _BAD = -1
 
 Integer = Any  # a Python int or a NumPy scalar, which are the same to a compiled kernel
@@ -122,8 +123,8 @@ def _parse_line(
 def _decimal(text: NDArray[np.uint8], at: Integer) -> tuple[int, int]:
     """Return a 32-bit integer, 0 if there is none, and the position after it, -1 if too large."""
     sign = 1
-    if text[at] == _MINUS or text[at] == _PLUS:
-        sign = -1 if text[at] == _MINUS else 1
+    if text[at] == _MINUS:
+        sign = -1
         at += 1
         if text[at] == _TAB:
             return 0, _BAD
@@ -143,14 +144,15 @@ def _decimal(text: NDArray[np.uint8], at: Integer) -> tuple[int, int]:
 def _hexadecimal(
     text: NDArray[np.uint8], at: Integer, digits: NDArray[np.uint8]
 ) -> tuple[int, int]:
-    """Return up to 8 hexadecimal digits, 0 if there are none, and the position after them.
+    """Return 8 hexadecimal digits, 0 if there are none, and the position after them.
 
-    The position is -1 if there are more digits.
+    The position is -1 for any other number of digits.
     """
     value, first = np.uint32(0), at
     digit = digits[text[at]]
-    while digit < 16 and at - first < 8:
+    while digit < 16 and at - first < HASH_DIGITS:
         value = (value << np.uint32(4)) | np.uint32(digit)
         at += 1
         digit = digits[text[at]]
-    return value, (_BAD if digit < 16 else at)
+    length = at - first
+    return value, (at if digit >= 16 and (length == HASH_DIGITS or length == 0) else _BAD)

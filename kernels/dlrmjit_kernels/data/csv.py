@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.data.decimals import scaled
 from dlrmjit_kernels.data.strings import equals_any
 from dlrmjit_kernels.runtime.compile import jit
 
@@ -23,6 +24,8 @@ LABEL_FIELD, IGNORED_FIELD = 0, -1
 _END, _RETURN, _QUOTE, _SPACE, _ZERO = 10, 13, 34, 32, 48
 _DOT, _MINUS, _PLUS, _E, _SMALL_E = 46, 45, 43, 69, 101
 _DIGITS = 19  # that always fit into 64 bits
+BEYOND_FLOAT32 = 3.4028235677973366e38
+"""The least float64 that is infinite in float32."""
 
 Integer = Any
 
@@ -228,15 +231,16 @@ def _is_missing(
 def parse_numbers(
     text: NDArray[np.uint8], lengths: NDArray[np.int32], numbers: NDArray[np.float64]
 ) -> int:
-    """Write the number that each text is, NaN for an empty one.
+    """Write the number that each text is, NaN for an empty one and infinity for no number.
 
     Returns the first text that is no number, or -1 if all are numbers.
     """
     at, bad = 0, -1
     for i in range(lengths.size):
         state, numbers[i] = _number(text, at, at + lengths[i])
-        if state < 0 and bad < 0:
-            bad = i
+        if state < 0:
+            numbers[i] = np.inf
+            bad = i if bad < 0 else bad
         at += lengths[i]
     return bad
 
@@ -245,8 +249,7 @@ def parse_numbers(
 def _number(text: NDArray[np.uint8], at: Integer, stop: Integer) -> tuple[int, float]:
     """Return (1, value) of a decimal number, (0, NaN) of an empty field, else (-1, NaN).
 
-    The value is rounded correctly to float64 for up to 15 digits and small powers of ten
-    (Clinger, 1990), otherwise within two units in the last place.
+    The value is the float64 nearest to the first 19 significant digits.
     """
     while at < stop and text[at] == _SPACE:
         at += 1
@@ -283,8 +286,8 @@ def _number(text: NDArray[np.uint8], at: Integer, stop: Integer) -> tuple[int, f
         if at < stop or power == -(1 << 30):
             return -1, np.nan
         exponent += power
-    value = _scaled(np.float64(mantissa), exponent)
-    if value > 3.4028235e38:
+    value = scaled(mantissa, exponent)
+    if value >= BEYOND_FLOAT32:
         return -1, np.nan
     return 1, -value if negative else value
 
@@ -303,23 +306,6 @@ def _exponent(text: NDArray[np.uint8], at: Integer, stop: Integer) -> tuple[int,
     if at == first:
         return -(1 << 30), at
     return sign * value, at
-
-
-@jit
-def _scaled(value: float, exponent: Integer) -> float:
-    """Return ``value`` times a power of ten, in factors that are exact in float64."""
-    if value == 0.0:
-        return 0.0
-    exponent = max(min(exponent, 400), -400)
-    while exponent > 0:
-        step = min(exponent, 22)
-        value *= 10.0**step
-        exponent -= step
-    while exponent < 0:
-        step = min(-exponent, 22)
-        value /= 10.0**step
-        exponent += step
-    return value
 
 
 @jit

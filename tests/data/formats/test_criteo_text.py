@@ -1,4 +1,6 @@
+import bz2
 import gzip
+import lzma
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ row = st.tuples(
 )
 
 
-@given(st.lists(row, min_size=1, max_size=6), st.sampled_from(["08x", "x", "X"]))
+@given(st.lists(row, min_size=1, max_size=6), st.sampled_from(["08x", "08X"]))
 def test_reads_back_what_was_written(rows, form):
     def written(label, integers, hashes):
         numbers = ["" if v is None else str(v) for v in integers]
@@ -66,6 +68,7 @@ def test_a_missing_value_is_zero(column):
         ("I4", "1.5"),
         ("I5", "-"),
         ("I5", "+"),
+        ("I5", "+5"),
         ("I6", "1-"),
         ("I6", "--1"),
         ("I13", "2147483648"),
@@ -75,6 +78,7 @@ def test_a_missing_value_is_zero(column):
         ("C1", "xyz"),
         ("C2", "-1"),
         ("C26", "123456789"),
+        ("C25", "1234567"),
         ("C26", "0x12"),
         ("C3", "é"),
     ],
@@ -165,6 +169,36 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(DataError, match=r"damaged\.gz: damaged compressed data"):
         read_criteo_text(path)
+
+
+@pytest.mark.parametrize("rest", [bytes(1000), b"\0", b"\x1f", b"more"])
+def test_bytes_after_compressed_data_are_refused(tmp_path, rest):
+    path = tmp_path / "long.gz"
+    path.write_bytes(compressed_lines(20) + rest)
+    with pytest.raises(DataError, match=r"long\.gz.*compressed data"):
+        read_criteo_text(path)
+
+
+def test_members_of_a_compressed_file_follow_each_other(tmp_path):
+    path = tmp_path / "two.gz"
+    path.write_bytes(compressed_lines(20) + gzip.compress(b"") + compressed_lines(30))
+    assert len(read_criteo_text(path)) == 50
+
+
+@pytest.mark.parametrize(
+    ("compress", "name"), [(bz2.compress, "bzip2"), (lzma.compress, "xz")], ids=["bz2", "xz"]
+)
+def test_other_compression_is_named(tmp_path, compress, name):
+    path = tmp_path / "train.txt"
+    path.write_bytes(compress(line().encode()))
+    with pytest.raises(DataError, match=f"is a {name} file.*decompress it first"):
+        read_criteo_text(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_label(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + line().encode())
+    assert len(read_criteo_text(path)) == 1
 
 
 def test_a_missing_an_empty_and_a_folder_are_named(tmp_path):

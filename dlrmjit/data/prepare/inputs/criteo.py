@@ -64,7 +64,7 @@ class CriteoFormat(ChunkedText):
         text = chunk.buffer.text[: chunk.end + PADDING]
         lines, rows, skipped = parse_lines(
             text,
-            0,
+            chunk.first,
             chunk.end,
             self._skip_bad,
             self._labels[chunk.file],

@@ -73,7 +73,7 @@ class CsvFormat(ChunkedText):
     def parse(self, chunk: TextChunk) -> ParsedChunk:
         """Return the columns of a chunk."""
         schema, text = self._schema, chunk.buffer.text
-        first = self._after_header(chunk)
+        first, lines_before = self._first_row(chunk)
         capacity = int(np.count_nonzero(text[first : chunk.end] == _END))
         labels = np.zeros(capacity, np.uint8)
         dense = np.empty((len(schema.dense), capacity), np.float64)
@@ -100,7 +100,6 @@ class CsvFormat(ChunkedText):
             path = str(self._paths[chunk.file])
             return ParsedChunk(chunk.file, chunk.after, 1, 1, too_long(path), columns)
         keys = [_key_texts(text, *field) for field in fields[len(schema.categorical) :]]
-        lines_before = int(first > 0)
         line = text[bad[1] : bad[2]].tobytes()
 
         def explain(first_line: int) -> str:
@@ -112,11 +111,11 @@ class CsvFormat(ChunkedText):
             chunk.file, chunk.after, lines + lines_before, skipped, explain, columns, keys
         )
 
-    def _after_header(self, chunk: TextChunk) -> int:
-        """Return where the rows of a chunk start: after the header, in a file's first chunk."""
+    def _first_row(self, chunk: TextChunk) -> tuple[int, int]:
+        """Return where the rows of a chunk start, and the lines before them: a file's header."""
         if self._schema.columns or chunk.start or chunk.is_too_long:
-            return 0
-        return chunk.buffer.raw.find(b"\n", 0, chunk.end) + 1
+            return chunk.first, 0
+        return chunk.buffer.raw.find(b"\n", 0, chunk.end) + 1, 1
 
     def _describe_error(self, file: int, line: bytes, number: int, bad: Sequence[int]) -> str:
         field, reason, found = bad

@@ -14,7 +14,13 @@ import numpy as np
 from dlrmjit_kernels.data.criteo import PADDING
 from numpy.typing import NDArray
 
-from dlrmjit.data.formats.text_blocks import is_compressed, open_text, reading
+from dlrmjit.data.formats.text_blocks import (
+    BYTE_ORDER_MARK,
+    is_compressed,
+    open_text,
+    reading,
+    skip_bytes,
+)
 
 CHUNK_BYTES = 8 << 20
 """Size of a chunk of text; no line may be longer."""
@@ -72,6 +78,12 @@ class TextChunk:
         """Whether this is a skipped line that is longer than a buffer."""
         return self.end == 0
 
+    @property
+    def first(self) -> int:
+        """Position of the first line: after a byte order mark at the start of a file."""
+        has_mark = self.start == 0 and self.buffer.raw.startswith(BYTE_ORDER_MARK)
+        return min(len(BYTE_ORDER_MARK), self.end) if has_mark else 0
+
 
 class ChunkedText:
     """Yields the chunks of several files; the base class of text formats, which add ``parse``."""
@@ -107,7 +119,7 @@ class ChunkedText:
     def _chunks_of(self, path: Path, walk: _Walk) -> Iterator[TextChunk]:
         counts = is_compressed(path)
         with open_text(path) as source:
-            source.seek(walk.offset)
+            skip_bytes(source, walk.offset)
             rest, is_last = b"", False
             while not is_last:
                 buffer = self._free.get()

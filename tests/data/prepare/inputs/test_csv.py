@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dlrmjit.data.prepare.inputs.base import ParsedChunk
+from dlrmjit.data.prepare.inputs.csv import CsvFormat
 from dlrmjit.data.prepare.options import SplitRule
 from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.data.schema import CategoricalColumn, Schema
+from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
 from dlrmjit.errors import ConfigError, DataError
 from tests.data.prepare.builders import (
     COLUMNS,
@@ -95,3 +97,23 @@ def test_every_file_may_have_its_columns_in_another_order(rows: list[Row], tmp_p
 def test_csv_needs_a_schema(csv_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--schema FILE"):
         prepare(schema_options(csv_path, tmp_path / "set", schema=None))
+
+
+@pytest.mark.parametrize("header", [b"", b"c,d,y\n", b'"c",d,y\n'])
+def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + header + b"a,1,0\na,2,1\nb,3,1\n")
+    schema = Schema(
+        "y",
+        (DenseColumn("d"),),
+        (CategoricalColumn("c"),),
+        columns=() if header else ("c", "d", "y"),
+    )
+    (parsed,) = parsed_chunks(path, schema)
+    assert parsed.columns[-1].tobytes() == b"aab"
+    assert parsed.lines == 3 + bool(header)
+
+
+def parsed_chunks(path: Path, schema: Schema) -> list[ParsedChunk]:
+    source = CsvFormat((path,), schema, False, 2)
+    return [source.parse(chunk) for chunk in source.chunks(0, 0, 0)]

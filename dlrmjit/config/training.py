@@ -16,16 +16,23 @@ class LossConfig:
     """The training loss of predicted probabilities p against targets in [0, 1].
 
     ``weights`` scale negative and positive samples of ``wbce``. With 0 < ``threshold`` < 1, p is
-    clamped to [threshold, 1 - threshold] before the loss, as in the reference program.
+    clamped to [threshold, 1 - threshold] before the loss, as in the reference program. Targets of
+    a cross entropy are 0 or 1; with ``soft_labels``, ``bce`` also takes probabilities. Raises
+    ConfigError for ``soft_labels`` with ``wbce``, which has a weight for each of two classes.
     """
 
     kind: LossKind = "bce"
     weights: tuple[float, float] = (1.0, 1.0)
     threshold: float = 0.0
+    soft_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("bce", "wbce", "mse"):
             raise ConfigError(f"loss must be mse, bce or wbce, not {self.kind!r}")
+        if self.soft_labels and self.kind == "wbce":
+            raise ConfigError(
+                "wbce weighs the classes 0 and 1, which soft labels do not have; use bce"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.config.model import Bounds
 from dlrmjit.data.source import index_dtype
+from dlrmjit.data.validate import check_indices, check_numbers
 from dlrmjit.errors import DataError, ShapeError
 
 _BLOCK_ROWS = 1 << 18
@@ -71,8 +72,10 @@ class Dataset:
     multi-valued columns, each with its table's number. With ``log_transform`` the model sees
     log(max(x, 0) + 1) of dense values. ``max_ind_range`` > 0 takes ids modulo it. Unless
     ``bounds`` is ``raise``, ids outside their table reach the model unchecked; otherwise the
-    loader raises IndexRangeError. ``origin`` names the data in messages. Raises ShapeError for
-    arrays of different lengths, or a number of columns other than the number of tables.
+    loader raises IndexRangeError. ``origin`` names the data in messages. Labels are 0 or 1, or
+    with ``soft_labels`` probabilities. With ``has_counts`` negative
+    dense values are refused. Raises ShapeError for arrays of different lengths, or a
+    number of columns other than the number of tables, and DataError for types that are no numbers.
     """
 
     labels: NDArray[Any]
@@ -84,20 +87,42 @@ class Dataset:
     max_ind_range: int = 0
     origin: str = "the data"
     bounds: Bounds = "raise"
+    soft_labels: bool = False
+    has_counts: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         n = len(self.labels)
         if len(self.dense) != n or len(self.ids) != n:
             raise ShapeError(
                 f"{self.origin}: {n} labels, but {len(self.dense)} rows of dense values and "
                 f"{len(self.ids)} rows of ids; all three must have the same number of rows"
             )
+        for s, column in self.multi:
+            if len(column) != n:
+                raise ShapeError(
+                    f"{self.origin}: {n} labels, but {len(column)} rows of categorical column {s}; "
+                    "both must have the same number of rows"
+                )
         columns = self.ids.shape[1] + len(self.multi)
         if columns != len(self.table_rows):
             raise ShapeError(
                 f"{self.origin}: {columns} categorical columns, but {len(self.table_rows)} tables; "
                 "each table needs one column"
             )
+
+    def _check_types(self) -> None:
+        """Raise DataError for arrays that the kernels cannot read."""
+        check_numbers(self.labels, f"{self.origin}, labels", 1)
+        check_numbers(self.dense, f"{self.origin}, dense values", 2)
+        check_indices(self.ids, f"{self.origin}, ids", 2)
+        for s, column in self.multi:
+            name = f"{self.origin}, categorical column {s}"
+            check_indices(column.ids, name, 2 if column.offsets is None else 1)
+            if column.offsets is not None:
+                check_indices(column.offsets, f"{name}, offsets", 1)
+                if not len(column.offsets):
+                    raise ShapeError(f"{name}: no offsets; N rows have N + 1 of them")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -32,7 +32,7 @@ from dlrmjit.data.batch_shard import Share
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.multi_hot_gather import BagGatherer
 from dlrmjit.data.validate import check_index_range, check_positive
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, DataError
 
 Shuffle = Literal["none", "block", "total"]
 BLOCK_ROWS = 1 << 16
@@ -47,8 +47,8 @@ class Loader:
     ``ahead`` batches are assembled in advance; 0 means no thread. A buffer is reused as soon as
     no reference to its arrays is left.
 
-    Iteration raises IndexRangeError for an id outside its table if ``dataset.bounds`` is
-    ``raise``.
+    Iteration raises DataError for a dense value that is not finite, and IndexRangeError for an id
+    outside its table if ``dataset.bounds`` is ``raise``.
     """
 
     def __init__(
@@ -81,6 +81,11 @@ class Loader:
     def dense_features(self) -> int:
         """Number of dense features, D."""
         return int(self._dataset.dense.shape[1])
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether labels are probabilities, not only 0 or 1."""
+        return self._dataset.soft_labels
 
     @property
     def num_samples(self) -> int:
@@ -142,7 +147,12 @@ class _Assembler:
         dataset, n = self._dataset, len(chosen)
         dense = self._pool.take((n, dataset.dense.shape[1]), np.float32)
         labels = self._pool.take((n,), np.float32)
-        gather_dense(chosen, dataset.dense, dense, self._logarithms, dataset.log_transform)
+        least = 0.0 if dataset.has_counts else -np.inf
+        bad = gather_dense(
+            chosen, dataset.dense, dense, self._logarithms, dataset.log_transform, least
+        )
+        if bad >= 0:
+            self._refuse_dense(int(chosen[bad // dense.shape[1]]), bad % dense.shape[1])
         gather_labels(chosen, dataset.labels, labels)
         if dataset.multi:
             indices, offsets = self._bags.gather(chosen)
@@ -156,6 +166,14 @@ class _Assembler:
         bad = table_out_of_range(ids, self._rows) if self._dataset.bounds == "raise" else -1
         if bad >= 0:
             check_index_range(bad, ids[bad], np.arange(n + 1), int(self._rows[bad]))
+
+    def _refuse_dense(self, row: int, column: int) -> None:
+        dataset = self._dataset
+        expected = "a number that is not negative" if dataset.has_counts else "a finite number"
+        raise DataError(
+            f"{dataset.origin}, row {row}, dense column {column}: {dataset.dense[row, column]} "
+            f"found, expected {expected}"
+        )
 
     def _one_hot(self, n: int) -> NDArray[np.int64]:
         """Return offsets of one lookup per bag, which all batches of a size share."""

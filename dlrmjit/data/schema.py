@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from dlrmjit.errors import ConfigError
 
 TRANSFORMS = ("none", "log1p", "standardise")
+_LARGEST = float.fromhex("0x1.fffffep127")  # of float32
 T = TypeVar("T")
 
 
@@ -60,8 +61,9 @@ class CategoricalColumn:
 class Schema:
     """The columns to read, and the format of the text.
 
-    With ``threshold``, a label is any number and values above it count as clicks; without it,
-    labels are 0 or 1. ``columns`` names the columns of text without a header line. A field that
+    With ``threshold``, a label is any number and values above it count as clicks; with
+    ``soft_labels`` it is a probability from 0 to 1, such as a rate of clicks; otherwise it is 0 or
+    1. ``columns`` names the columns of text without a header line. A field that
     equals one of the texts ``missing`` counts as empty, in dense and categorical columns.
     """
 
@@ -72,6 +74,7 @@ class Schema:
     delimiter: str = ","
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    soft_labels: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -81,6 +84,13 @@ class Schema:
     def missing_texts(self, column: CategoricalColumn) -> tuple[str, ...]:
         """Return the texts that mean a missing value in a categorical column."""
         return self.missing if column.missing is None else column.missing
+
+    @property
+    def expected_label(self) -> str:
+        """Description of a valid label, for messages."""
+        if self.threshold is not None:
+            return "a number"
+        return "a number from 0 to 1" if self.soft_labels else "0 or 1"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,6 +202,15 @@ def _build(kind: type[T], content: Any, where: str) -> T:
 
 
 def _check(schema: Schema, where: str) -> None:
+    numbers = [("threshold", schema.threshold)]
+    numbers += [(f"missing of column {column.name!r}", column.missing) for column in schema.dense]
+    for name, value in numbers:
+        if value is not None and not abs(value) <= _LARGEST:
+            raise ConfigError(f"{where}: {name} must be a finite number, not {value}")
+    if schema.soft_labels and schema.threshold is not None:
+        raise ConfigError(
+            f"{where}: threshold makes labels 0 or 1, so it cannot be combined with soft_labels"
+        )
     if not schema.categorical:
         raise ConfigError(f"{where}: categorical must list at least one column")
     for name in schema.names:

@@ -70,6 +70,7 @@ class Take:
         self.batch_size = source.batch_size
         self.table_rows = source.table_rows
         self.dense_features = source.dense_features
+        self.soft_labels = has_soft_labels(source)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield batches from ``start`` up to the limit."""
@@ -80,6 +81,14 @@ class Take:
         part = copy.copy(self)
         part._source = self._source.sliced(share)
         return part
+
+
+def has_soft_labels(source: object) -> bool:
+    """Return whether a source says that its labels are probabilities, not only 0 or 1.
+
+    A source that has no attribute ``soft_labels`` has labels 0 and 1.
+    """
+    return bool(getattr(source, "soft_labels", False))
 
 
 def take(source: SizedSource, num_batches: int) -> SizedSource:

@@ -22,6 +22,55 @@ def check_finite(dense: NDArray[np.float32], first_sample: int = 0) -> None:
         )
 
 
+_INDICES = frozenset(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"))
+_NUMBERS = _INDICES | {"bool", "uint64", "float32", "float64"}
+
+
+def check_numbers(values: NDArray[Any], name: str, dimensions: int) -> None:
+    """Raise :class:`DataError` unless ``values`` are numbers that the kernels read.
+
+    These are booleans, integers, float32 and float64 in the byte order of the machine.
+    """
+    _check_kind(values, name, dimensions, _NUMBERS, "numbers")
+
+
+def check_indices(values: NDArray[Any], name: str, dimensions: int) -> None:
+    """Raise :class:`DataError` unless ``values`` are integers that the kernels read as indices."""
+    _check_kind(values, name, dimensions, _INDICES, "integers")
+
+
+def _check_kind(
+    values: NDArray[Any], name: str, dimensions: int, allowed: frozenset[str], what: str
+) -> None:
+    is_known = values.dtype.name in allowed and values.dtype.isnative
+    if values.ndim != dimensions or not is_known:
+        order = "" if values.dtype.isnative else " of another byte order"
+        raise DataError(
+            f"{name}: {values.dtype}{order} of shape {values.shape} found, expected {what} in "
+            f"{dimensions} dimension{'s' if dimensions > 1 else ''}"
+        )
+
+
+def check_labels(
+    labels: NDArray[Any], where: str, *, soft: bool = False, first_sample: int = 0
+) -> None:
+    """Raise :class:`DataError` for the first label (N,) that is neither 0 nor 1.
+
+    With ``soft``, labels are probabilities from 0 to 1. ``where`` names the data.
+    """
+    good = (labels >= 0) & (labels <= 1) if soft else (labels == 0) | (labels == 1)
+    if good.all():
+        return
+    sample = int(np.argmin(good))
+    expected = "a number from 0 to 1" if soft else "0 or 1"
+    if not soft and 0 <= labels[sample] <= 1:
+        expected += "; soft_labels accepts probabilities"
+    raise DataError(
+        f"{where}, sample {first_sample + sample}: the label {labels[sample]} found, expected "
+        f"{expected}"
+    )
+
+
 def check_offsets(offsets: NDArray[np.int64], n: int, lookups: int) -> None:
     """Raise :class:`ShapeError` unless ``offsets`` (S, N + 1) divide ``lookups`` into bags."""
     if offsets.shape[1] != n + 1:

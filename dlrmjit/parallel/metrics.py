@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.source import Source
+from dlrmjit.data.validate import check_labels
 from dlrmjit.metrics import Metrics, Totals, blocks, metrics_from, ranking_sums, totals
 from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.parallel.model import ShardedModel
@@ -36,6 +37,7 @@ def evaluate(
     scores, targets = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     for batch in source.batches():
         scores.append(model.predict_proba(batch, threshold=threshold))
+        check_labels(batch.labels, "test data", soft=True)
         targets.append(batch.labels)
     return metrics_over_ranks(np.concatenate(scores), np.concatenate(targets), model.comm)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share, rank_sizes
 from dlrmjit.data.generate.random import RandomSource
-from dlrmjit.data.source import SizedSource, Source
+from dlrmjit.data.source import SizedSource, Source, has_soft_labels
 from dlrmjit.parallel.comm import Comm, Request
 from dlrmjit.parallel.plan import Plan, Shard
 
@@ -152,6 +152,7 @@ class ShardedSource:
         self._source, self._router = source, router
         self.table_rows, self.dense_features = source.table_rows, source.dense_features
         self.num_batches, self.num_samples = source.num_batches, source.num_samples
+        self.soft_labels = has_soft_labels(source)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """Yield the sharded batches ``start``, ``start + 1``, ... of an epoch."""

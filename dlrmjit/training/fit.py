@@ -17,7 +17,8 @@ import numpy as np
 
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.source import Source
+from dlrmjit.data.source import Source, has_soft_labels
+from dlrmjit.data.validate import check_labels
 from dlrmjit.errors import ConfigError
 from dlrmjit.launchers import NONE, launched
 from dlrmjit.metrics import Metrics, compute_metrics
@@ -198,6 +199,13 @@ def fit(
     -------
     FitResult
         The summary, also if a threshold or ``early_stopping`` ended the run early.
+
+    Raises
+    ------
+    DataError
+        For a batch with a label that the loss does not allow, before the model changes: targets
+        are 0 or 1, or probabilities for ``mse`` and where ``config.loss`` or ``train`` has
+        ``soft_labels``.
     """
     config = config or TrainConfig()
     _warn_of_copies(model)
@@ -243,6 +251,8 @@ class _Run:
         self.result = FitResult(best=best)
         self.plateau = Plateau()
         self._tests_since_best = 0
+        loss = config.loss
+        self._soft_labels = loss.kind == "mse" or loss.soft_labels or has_soft_labels(train)
 
     def execute(self, start: Position) -> FitResult:
         began = time.perf_counter()
@@ -271,6 +281,8 @@ class _Run:
 
     def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord:
         step = self.result.position.step
+        where = f"epoch {epoch}, training batch {number}"
+        check_labels(batch.labels, where, soft=self._soft_labels)
         per_update, batches = self.config.batches_per_update, self.train.num_batches
         is_last = number + 1 == batches
         rate = learning_rate(self.config.learning_rate, self.config.schedule, step // per_update)
@@ -366,10 +378,13 @@ def evaluate(model: Model, source: Source, *, threshold: float = 0.0) -> Metrics
     """Return the metrics of ``model`` on all batches of ``source``.
 
     ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says.
+    Raises DataError for a label outside 0 to 1, or an unknown one.
     """
-    scores, targets = [], []
+    scores: list[Any] = []
+    targets: list[Any] = []
     for batch in source.batches():
         scores.append(model.predict_proba(batch, threshold=threshold))
+        check_labels(batch.labels, f"test batch {len(targets)}", soft=True)
         targets.append(batch.labels)
     if not scores:
         return compute_metrics(np.empty(0, np.float32), np.empty(0, np.float32))

@@ -82,7 +82,12 @@ def train_config(options: Options) -> TrainConfig:
         epochs=options.nepochs,
         learning_rate=options.learning_rate,
         optimizer=update_config(options),
-        loss=LossConfig(options.loss_function, options.loss_weights, options.loss_threshold),
+        loss=LossConfig(
+            options.loss_function,
+            options.loss_weights,
+            options.loss_threshold,
+            soft_labels=options.soft_labels,
+        ),
         schedule=ScheduleConfig(
             options.lr_num_warmup_steps, options.lr_decay_start_step, options.lr_num_decay_steps
         ),

@@ -20,10 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_command(EVALUATE, argv)
+    from dlrmjit.data.validate import check_labels
     from dlrmjit.metrics import compute_metrics
 
     given = load_given(arguments)
-    metrics = asdict(compute_metrics(*scores_of(given, arguments.batch_size)))
+    scores, labels = scores_of(given, arguments.batch_size)
+    check_labels(labels, given.rows.origin, soft=given.rows.soft_labels)
+    metrics = asdict(compute_metrics(scores, labels))
     if arguments.json:
         print(json.dumps(metrics))
         return

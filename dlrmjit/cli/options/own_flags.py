@@ -52,6 +52,12 @@ OWN = FlagGroup(
             values=("fp32", "bf16"),
         ),
         Flag(
+            "soft-labels",
+            switch,
+            False,
+            "train bce on labels that are probabilities, such as rates of clicks, not only 0 or 1",
+        ),
+        Flag(
             "resume",
             str,
             None,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.check_rows import check_rows
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.criteo_text import HASHES
 from dlrmjit.data.formats.dlrm_npz import load_npz
@@ -128,6 +129,7 @@ def _write(files: NewFiles, path: Path, **arrays: Any) -> None:
 
 
 def _arrays_of(day: Dataset) -> dict[str, NDArray[np.float64]]:
+    check_rows(day)
     return {
         "X_cat": np.ascontiguousarray(day.ids, np.float64),
         "X_int": np.ascontiguousarray(np.maximum(day.dense, 0), np.float64),

@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.check_rows import check_rows
 from dlrmjit.data.dataset import Dataset, rows_needed
 from dlrmjit.data.formats.criteo_text import FIELDS, HASHES, INTEGERS
 from dlrmjit.data.formats.dlrm_npz import load_npz
@@ -46,6 +47,7 @@ def open_bin(path: Path, table_rows: Sequence[int] | None = None) -> Dataset:
         ids=ids,
         table_rows=tuple(table_rows) if table_rows is not None else rows_needed(ids),
         log_transform=True,
+        has_counts=True,
         origin=str(path),
     )
 
@@ -54,7 +56,7 @@ def write_records(file: IO[bytes], dataset: Dataset) -> None:
     """Write ``dataset``, whose dense values must be integers, as records.
 
     Raises DataError if dense values are already transformed, or if the columns are not those of
-    the format.
+    the format, or for a row that cannot be trained on.
     """
     if dataset.multi or (dataset.dense.shape[1], dataset.ids.shape[1]) != (INTEGERS, HASHES):
         raise DataError(
@@ -67,6 +69,7 @@ def write_records(file: IO[bytes], dataset: Dataset) -> None:
             f"{dataset.origin} holds transformed dense values, but the .bin format needs integers; "
             "prepare the data with --dense int32"
         )
+    check_rows(dataset)
     for first in range(0, len(dataset), _ROWS):
         file.write(records_of(dataset.cut(first, min(first + _ROWS, len(dataset)))).data)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.check_rows import check_rows
 from dlrmjit.data.dataset import Dataset, MultiHot, rows_needed
 from dlrmjit.data.formats.criteo_text import CriteoRows
 from dlrmjit.errors import DataError
@@ -100,6 +101,7 @@ def _write_multi_hot_day(files: NewFiles, day: int, dataset: Dataset) -> None:
 
     Raises DataError for a column whose rows have different numbers of ids.
     """
+    check_rows(dataset)
     multi = dict(dataset.multi)
     singles = iter(dataset.ids.T)
     columns = {}

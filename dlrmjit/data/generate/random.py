@@ -97,6 +97,11 @@ class RandomSource:
         self._index_dtype = index_dtype(self.table_rows)
         self._share = Share()
 
+    @property
+    def soft_labels(self) -> bool:
+        """Whether labels are probabilities: the reference rounds them only on request."""
+        return not self.options.round_targets
+
     def sliced(self, share: Share) -> RandomSource:
         """Return a source of ``share`` of each batch, from the same stream.
 

@@ -19,6 +19,12 @@ class Layout:
     dense: tuple[str, ...]
     categorical: tuple[CategoricalColumn, ...]
     has_schema: bool
+    soft_labels: bool = False
+
+    @property
+    def label_type(self) -> str:
+        """Type of labels, parsed and in the set."""
+        return "float32" if self.soft_labels else "uint8"
 
     @property
     def dense_type(self) -> str:
@@ -47,4 +53,5 @@ def layout_of(schema: Schema | None) -> Layout:
     """Return the columns of ``schema``, or Criteo's if it is None."""
     if schema is None:
         return CRITEO
-    return Layout(tuple(c.name for c in schema.dense), schema.categorical, has_schema=True)
+    names = tuple(column.name for column in schema.dense)
+    return Layout(names, schema.categorical, True, schema.soft_labels)

@@ -165,7 +165,13 @@ class _Preparation:
         with ExitStack() as stack:
             outputs = {
                 name: stack.enter_context(
-                    SplitFiles(new_set / name, shape, self._dense_type, options.indices)
+                    SplitFiles(
+                        new_set / name,
+                        shape,
+                        self._dense_type,
+                        options.indices,
+                        self._layout.label_type,
+                    )
                 )
                 for name, shape in shapes.items()
             }

@@ -37,12 +37,15 @@ class PreparedSet:
             raise DataError(f"{self.folder} has no {split} split; it has {known}")
         rows = self.manifest.splits[split]
         single = sum(not column.is_multi for column in self.manifest.categorical)
+        labels = self._array(split, "labels", rows)
         return Dataset(
-            labels=self._array(split, "labels", rows),
+            labels=labels,
+            soft_labels=labels.dtype.kind == "f",
             dense=self._array(split, "dense", rows, len(self.manifest.dense)),
             ids=self._array(split, "ids", rows, single),
             table_rows=self.manifest.table_rows,
             log_transform=self.manifest.transform == "log1p",
+            has_counts=self.manifest.transform == "log1p",
             multi=tuple(self._multi(split, rows)),
             origin=str(self.folder / split),
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.check_rows import check_rows
 from dlrmjit.data.dataset import Dataset, MultiHot, concatenate
 from dlrmjit.data.formats.criteo import equal_days
 from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
@@ -21,7 +22,12 @@ _ROWS = 1 << 16
 
 
 def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:
-    """Write a new set of the rows of ``splits``. Raises ConfigError if ``folder`` exists."""
+    """Write a new set of the rows of ``splits``.
+
+    Raises ConfigError if ``folder`` exists, DataError for rows that cannot be trained on.
+    """
+    for dataset in splits.values():
+        check_rows(dataset, has_soft=True)
     with new_folder(resolve_destination(folder)) as fresh:
         for name, dataset in splits.items():
             _write_split(fresh / name, dataset)
@@ -48,10 +54,11 @@ def _describe(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manif
 
 def _write_split(folder: Path, dataset: Dataset) -> None:
     dense_type = "int32" if dataset.log_transform else "float32"
+    label_type = "float32" if dataset.soft_labels else "uint8"
     id_type = "int64" if max(dataset.table_rows) > 2**31 else "int32"
     bags = {s: column.size for s, column in dataset.multi}
     shape = SplitShape(len(dataset), dataset.dense.shape[1], dataset.ids.shape[1], bags)
-    with SplitFiles(folder, shape, dense_type, id_type) as files:
+    with SplitFiles(folder, shape, dense_type, id_type, label_type) as files:
         for start, end in slices(len(dataset), _ROWS):
             labels, dense, ids = files.empty(end - start)
             labels[:] = dataset.labels[start:end]

@@ -51,7 +51,7 @@ class FieldColumns(NamedTuple):
     (-1 - end) if the field was quoted.
     """
 
-    labels: NDArray[np.uint8]
+    labels: NDArray[Any]
     dense: NDArray[np.float64]
     spans: NDArray[np.int32]
 
@@ -70,7 +70,8 @@ def parse_fields(
 ) -> tuple[int, int, int]:
     """Parse whole lines ``text[start:end]``, whose last byte is a line end, into ``columns``.
 
-    A label is 1 above ``threshold``, or must be 0 or 1 if that is NaN. ``bad`` becomes (line,
+    A label is 1 above ``threshold``, or must be 0 or 1 if that is NaN, or from 0 to 1 if that is
+    infinite. ``bad`` becomes (line,
     first byte, end, field, error, number of fields) of the first bad line, where parsing stops
     unless ``skip_bad``.
 
@@ -198,7 +199,11 @@ def _store_field(
     if kind > 0:
         dense[kind - 1, row] = value
         return 0 if state >= 0 else NUMBER
-    if np.isnan(threshold):
+    if np.isinf(threshold):
+        if state != 1 or not 0.0 <= value <= 1.0:
+            return LABEL
+        columns.labels[row] = value
+    elif np.isnan(threshold):
         if state != 1 or (value != 0.0 and value != 1.0):
             return LABEL
         columns.labels[row] = value == 1.0

@@ -27,7 +27,7 @@ def log_table() -> NDArray[np.float32]:
 def pack_records(
     order: NDArray[np.int64],
     keys: NDArray[np.uint64],
-    labels: NDArray[np.uint8],
+    labels: NDArray[Any],
     dense: NDArray[np.int32],
     ids: NDArray[np.int32],
     records: NDArray[np.int32],
@@ -64,7 +64,7 @@ def unpack_records(
     records: NDArray[np.int32],
     order: NDArray[np.int64],
     first_id: Integer,
-    labels: NDArray[np.uint8],
+    labels: NDArray[Any],
     ids: NDArray[Any],
 ) -> None:
     """Write label (N,) and ids (N, S), elements ``first_id``, ..., of record ``order[k]``."""
@@ -158,8 +158,13 @@ def gather_dense(
     dense: NDArray[np.float32],
     logarithms: NDArray[np.float32],
     log_transform: bool,
-) -> None:
-    """``dense[k] = source[chosen[k]]`` (N, D), or log(max(x, 0) + 1) with ``log_transform``."""
+    least: float,
+) -> int:
+    """``dense[k] = source[chosen[k]]`` (N, D), or log(max(x, 0) + 1) with ``log_transform``.
+
+    Returns the first element ``k * D + i`` that is not finite in float32 or below ``least``, or -1.
+    """
+    bad = -1
     for k in range(chosen.size):
         row = chosen[k]
         for i in range(dense.shape[1]):
@@ -169,6 +174,9 @@ def gather_dense(
                 dense[k, i] = _logarithm(x, logarithms)
             else:
                 dense[k, i] = x
+            if bad < 0 and not (source[row, i] >= least and abs(dense[k, i]) < np.inf):
+                bad = k * dense.shape[1] + i
+    return bad
 
 
 @jit

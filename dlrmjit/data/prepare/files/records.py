@@ -89,7 +89,8 @@ class RecordShape:
         for start, end in slices(len(order), _ROWS):
             part = order[start:end]
             labels, dense, ids = output.empty(end - start)
-            unpack_records(records.fields, part, self.first_id, labels, ids)
+            stored = labels.view(np.int32) if self.layout.soft_labels else labels
+            unpack_records(records.fields, part, self.first_id, stored, ids)
             self._unpack_dense(records.fields, part, dense)
             output.write(row + start, labels, dense, ids)
             for m, table in enumerate(self.layout.multi):

@@ -29,29 +29,37 @@ class SplitShape:
 
 
 class SplitFiles:
-    """``labels.npy`` (N,) uint8, ``dense.npy`` (N, D) and ``ids.npy`` (N, S) of one split.
+    """``labels.npy`` (N,), ``dense.npy`` (N, D) and ``ids.npy`` (N, S) of one split.
 
     The multi-valued column of table s is in ``offsets_s.npy`` (N + 1,) int64 and
     ``values_s.npy``.
     """
 
-    def __init__(self, folder: Path, shape: SplitShape, dense_type: str, id_type: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: SplitShape,
+        dense_type: str,
+        id_type: str,
+        label_type: str = "uint8",
+    ) -> None:
         make_folder(folder)
         rows = shape.rows
+        self._labels = np.dtype(label_type)
         self._dense = shape.dense, np.dtype(dense_type)
         self._single = shape.single, np.dtype(id_type)
         self._files = [
-            _npy(folder / "labels.npy", np.uint8, (rows,)),
+            _npy(folder / "labels.npy", label_type, (rows,)),
             _npy(folder / "dense.npy", dense_type, (rows, shape.dense)),
             _npy(folder / "ids.npy", id_type, (rows, shape.single)),
         ]
         self._bags = {s: BagFiles(folder, s, rows, size, id_type) for s, size in shape.bags.items()}
 
-    def empty(self, n: int) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any]]:
+    def empty(self, n: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return uninitialised labels, dense values and ids of ``n`` rows, for :meth:`write`."""
         (dense, dense_type), (single, id_type) = self._dense, self._single
         return (
-            np.empty(n, np.uint8),
+            np.empty(n, self._labels),
             np.empty((n, dense), dense_type),
             np.empty((n, single), id_type),
         )

@@ -13,7 +13,7 @@ from dlrmjit.files import remove_work_file
 
 
 class Staging:
-    """Parsed columns: labels (uint8), dense (int32 or float64), then categorical ones.
+    """Parsed columns: labels (uint8 or float32), dense (int32 or float64), then categorical ones.
 
     A categorical value is a 32-bit hash, or text: the length of each value (int32) and the bytes
     of all. A multi-valued column also has the number of values of each row. Encoding turns hashes
@@ -43,7 +43,7 @@ class Staging:
 
     def labels(self) -> FlatFile:
         """Return the label column."""
-        return self._file("labels", np.uint8)
+        return self._file("labels", np.dtype(self.layout.label_type))
 
     def dense(self, i: int) -> FlatFile:
         """Return the ``i``-th dense column."""

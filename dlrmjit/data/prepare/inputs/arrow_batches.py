@@ -70,14 +70,12 @@ class ArrowReader:
             name = schema.names[column]
             found = batch.column(name)[row].as_py()
             return f"{origin}, row {first_row + row}, column {name}: {found!r} found, " + (
-                "expected a finite number"
-                if column or schema.threshold is not None
-                else "expected 0 or 1"
+                "expected a finite number" if column else f"expected {schema.expected_label}"
             )
 
         return ParsedChunk(file, after, n, int(n - good.sum()), explain, columns, keys)
 
-    def _labels(self, batch: Any, origin: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _labels(self, batch: Any, origin: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return labels, and a mask of invalid ones."""
         if not self._wanted.labels:
             n = batch.num_rows
@@ -86,6 +84,8 @@ class ArrowReader:
         threshold = self._schema.threshold
         if threshold is not None:
             return (values > threshold).astype(np.uint8), ~(np.abs(values) < BEYOND_FLOAT32)
+        if self._schema.soft_labels:
+            return values.astype(np.float32), ~((values >= 0) & (values <= 1))
         return (values == 1).astype(np.uint8), (values != 0) & (values != 1)
 
     def _numbers(self, batch: Any, name: str, origin: str) -> NDArray[np.float64]:

@@ -75,12 +75,14 @@ class CsvFormat(ChunkedText):
         schema, text = self._schema, chunk.buffer.text
         first, lines_before = self._first_row(chunk)
         capacity = int(np.count_nonzero(text[first : chunk.end] == _END))
-        labels = np.zeros(capacity, np.uint8)
+        labels = np.zeros(capacity, self.layout.label_type)
         dense = np.empty((len(schema.dense), capacity), np.float64)
         texts = len(schema.categorical) + len(self._wanted.keys)
         positions = np.empty((texts, 2, capacity), np.int32)
         bad = np.zeros(6, np.int64)
-        threshold = np.nan if schema.threshold is None else float(schema.threshold)
+        threshold = np.inf if schema.soft_labels else np.nan
+        if schema.threshold is not None:
+            threshold = float(schema.threshold)
         lines, rows, skipped = parse_fields(
             text,
             first,
@@ -139,7 +141,7 @@ class CsvFormat(ChunkedText):
     def _expected_field(self, reason: int) -> str:
         if reason == NUMBER:
             return "a number or nothing"
-        return "0 or 1" if self._schema.threshold is None else "a number"
+        return self._schema.expected_label
 
 
 def stage_values(

@@ -99,8 +99,10 @@ class RecordReader:
     def read(self, span: _RowRange) -> PartitionedRecords:
         """Return the records of a range of rows."""
         n = span.end - span.start
-        labels = np.empty(n, np.uint8)
+        labels = np.empty(n, self._labels.dtype)
         self._labels.read(span.start, labels)
+        if self._staging.layout.soft_labels:
+            labels = labels.view(np.int32)
         keys = np.empty(n, np.uint64)
         row_keys(self._seed, span.start, keys)
         buckets = self._buckets_of(keys, self._splitter.codes(span.start, span.end))

@@ -172,14 +172,14 @@ def write(path: Path, **columns: Any) -> tuple[Path, ...]:
 def test_times_beyond_the_calendar_are_refused(tmp_path: Path) -> None:
     times = pa.array([0, 1, 2, 2**62]).cast(pa.timestamp("ms"))
     paths = write(tmp_path / "x.parquet", c=times)
-    source = ParquetFormat(paths, Schema("y", categorical=(CategoricalColumn("c"),)), True)
+    source = ParquetFormat(paths, Schema("y", categorical=(CategoricalColumn("c"),)))
     with pytest.raises(DataError, match=r"x\.parquet, column c: .* calendar"):
         [source.parse(chunk) for chunk in source.chunks(0, 0, 0)]
 
 
 def test_an_unknown_time_zone_is_refused(tmp_path: Path) -> None:
     paths = write(tmp_path / "x.parquet", c=pa.array([1] * 4, pa.timestamp("us", "Nowhere/X")))
-    source = ParquetFormat(paths, Schema("y", categorical=(CategoricalColumn("c"),)), True)
+    source = ParquetFormat(paths, Schema("y", categorical=(CategoricalColumn("c"),)))
     with pytest.raises(DataError, match=r"column c: .*Nowhere/X"):
         [source.parse(chunk) for chunk in source.chunks(0, 0, 0)]
 
@@ -187,7 +187,7 @@ def test_an_unknown_time_zone_is_refused(tmp_path: Path) -> None:
 def test_a_threshold_is_compared_in_float64(tmp_path: Path) -> None:
     paths = write(tmp_path / "x.parquet", r=pa.array([16777216.0, 16777217.0, 1.0, 3e7]))
     schema = Schema("r", (), (CategoricalColumn("y"),), threshold=16777216.0)
-    source = ParquetFormat(paths, schema, False)
+    source = ParquetFormat(paths, schema)
     labels = [source.parse(chunk).columns[0] for chunk in source.chunks(0, 0, 0)]
     assert np.concatenate(labels).tolist() == [0, 1, 0, 1]
 
@@ -195,7 +195,7 @@ def test_a_threshold_is_compared_in_float64(tmp_path: Path) -> None:
 def test_a_value_beyond_float32_is_a_bad_row(tmp_path: Path) -> None:
     schema = Schema("y", (DenseColumn("d"),), (CategoricalColumn("y2"),))
     paths = write(tmp_path / "x.parquet", d=pa.array([1.0, 1e39, np.inf, -1e39]), y2=list("abcd"))
-    source = ParquetFormat(paths, schema, True)
+    source = ParquetFormat(paths, schema)
     (parsed,) = [source.parse(chunk) for chunk in source.chunks(0, 0, 0)]
     assert (parsed.lines, parsed.skipped) == (4, 3)
     assert "row 2, column d: 1e+39 found, expected a finite number" in parsed.explain(1)

@@ -1,0 +1,72 @@
+"""The check of all rows of a data set before they are written in another format.
+
+A row that cannot be trained on would be cast to something else there, such as the label -1 to 255.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.validate import check_labels
+from dlrmjit.errors import DataError, IndexRangeError
+
+_ROWS = 1 << 18
+
+
+def check_rows(dataset: Dataset, *, has_soft: bool = False) -> None:
+    """Raise DataError for the first row that cannot be trained on, with its column and value.
+
+    Labels must be 0 or 1, or from 0 to 1 if they are soft, and the other format ``has_soft``
+    labels too; dense values must be finite, integers if their logarithm is still to be taken, and
+    not negative if they are counts; ids must be within their tables.
+    """
+    soft = dataset.soft_labels and has_soft
+    for start in range(0, len(dataset), _ROWS):
+        rows = dataset.cut(start, min(start + _ROWS, len(dataset)))
+        check_labels(rows.labels, dataset.origin, soft=soft, first_sample=start)
+        _check_dense(rows, start)
+        _check_ids(rows, start)
+    for s, column in dataset.multi:
+        _check_bags(dataset, s, column.bags()[0])
+
+
+def _check_dense(rows: Dataset, start: int) -> None:
+    largest = np.finfo(np.float32).max
+    good = np.abs(rows.dense) <= largest
+    if rows.log_transform:
+        good &= rows.dense == np.trunc(rows.dense)
+    if rows.has_counts:
+        good &= rows.dense >= 0
+    if not good.all():
+        row, column = (int(i) for i in np.argwhere(~good)[0])
+        kind = "an integer" if rows.log_transform else "a finite number"
+        kind += " that is not negative" if rows.has_counts else ""
+        raise DataError(
+            f"{rows.origin}, row {start + row}, column {column} of the dense values: "
+            f"{rows.dense[row, column]} found, expected {kind}"
+        )
+
+
+def _check_ids(rows: Dataset, start: int) -> None:
+    is_multi = {s for s, _ in rows.multi}
+    tables = [s for s in range(len(rows.table_rows)) if s not in is_multi]
+    limits = np.array([rows.table_rows[s] for s in tables], np.int64)
+    good = (rows.ids >= 0) & (rows.ids < limits)
+    if not good.all():
+        row, column = (int(i) for i in np.argwhere(~good)[0])
+        found = int(rows.ids[row, column])
+        raise IndexRangeError(tables[column], start + row, found, int(limits[column]))
+
+
+def _check_bags(dataset: Dataset, s: int, ids: NDArray[np.integer]) -> None:
+    for start in range(0, len(ids), _ROWS):
+        part = ids[start : start + _ROWS]
+        good = (part >= 0) & (part < dataset.table_rows[s])
+        if not good.all():
+            first = int(np.argmin(good))
+            raise DataError(
+                f"{dataset.origin}, categorical column {s}: id {part[first]} found, expected one "
+                f"from 0 to {dataset.table_rows[s] - 1}"
+            )

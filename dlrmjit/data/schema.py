@@ -7,16 +7,17 @@ that is made with it, so that later data are read the same way.
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dlrmjit.errors import ConfigError
+from dlrmjit.files import parse_json
 
 TRANSFORMS = ("none", "log1p", "standardise")
 _LARGEST = float.fromhex("0x1.fffffep127")  # of float32
+_MOST_ROWS = 2**31  # ids have 32 bits
 T = TypeVar("T")
 
 
@@ -135,13 +136,13 @@ def read_schema(path: Path) -> Schema:
 def _parse(text: str, path: Path) -> Any:
     try:
         if path.suffix == ".json":
-            return json.loads(text)
+            return parse_json(text, f"the schema {path}", ConfigError)
         if path.suffix != ".toml":
             raise ConfigError(f"the schema {path} must be a .toml or .json file")
         return _toml().loads(text)
     except ImportError:
         raise ConfigError(f"the schema {path}: TOML needs Python 3.11; write it as JSON") from None
-    except ValueError as error:  # of either parser
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the schema {path} is not valid: {error}") from None
 
 
@@ -243,6 +244,8 @@ def _check_categorical(column: CategoricalColumn, where: str) -> None:
         value = getattr(column, key)
         if value is not None and value < least:
             raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
+        if value is not None and value > _MOST_ROWS:
+            raise ConfigError(f"{where}: {key} must be at most {_MOST_ROWS}, not {value}")
         check_reserved_rows(key, value, where)
     if column.hash_rows and ((column.min_count or 1) > 1 or column.max_rows):
         raise ConfigError(

@@ -26,6 +26,7 @@ from dlrmjit.files.destination import (
     resolve_destination,
     try_destination,
 )
+from dlrmjit.files.json_text import parse_json
 from dlrmjit.files.listing import FileFacts, Listing
 from dlrmjit.files.lock import try_lock
 from dlrmjit.files.names import is_inside, safe_names
@@ -69,6 +70,7 @@ __all__ = [
     "note_of",
     "open_log",
     "open_work_file",
+    "parse_json",
     "publish",
     "recover",
     "remove_work_file",

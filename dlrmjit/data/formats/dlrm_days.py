@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.check_rows import check_rows
 from dlrmjit.data.dataset import Dataset
-from dlrmjit.data.formats.criteo_text import HASHES
-from dlrmjit.data.formats.dlrm_npz import load_npz
+from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
+from dlrmjit.data.formats.dlrm_npz import whole_numbers
 from dlrmjit.data.formats.mlperf_bin import read_counts
+from dlrmjit.data.stored.npz import read_npz
+from dlrmjit.data.validate import check_labels
 from dlrmjit.errors import DataError
 from dlrmjit.files import NewFiles
 
@@ -78,17 +80,20 @@ def _dataset(parts: list[NDArray[Any]], rows: tuple[int, ...], raw: Path) -> Dat
 
 
 def _read_day(path: Path) -> list[NDArray[Any]]:
-    arrays = load_npz(path, ("y", "X_int", "X_cat"))
+    shapes = {"y": (None,), "X_int": (None, INTEGERS), "X_cat": (None, HASHES)}
+    arrays = read_npz(path, shapes)
     labels, dense, ids = (arrays[key] for key in ("y", "X_int", "X_cat"))
-    if not len(labels) == len(dense) == len(ids) or ids.ndim != 2 or ids.shape[1] != HASHES:
+    if not len(labels) == len(dense) == len(ids):
         raise DataError(
-            f"{path}: y, X_int and X_cat have shapes {labels.shape}, {dense.shape} and {ids.shape}"
+            f"{path}: y, X_int and X_cat have {len(labels)}, {len(dense)} and {len(ids)} rows; all "
+            "three must have the same number"
         )
-    return [_cast(labels, np.uint8), _cast(dense, np.int32), _cast(ids, np.int32)]
-
-
-def _cast(values: NDArray[Any], dtype: type[np.integer[Any]]) -> NDArray[Any]:
-    return np.ascontiguousarray(values, dtype=dtype)
+    check_labels(labels, f"{path}: y")
+    return [
+        np.ascontiguousarray(labels, np.uint8),
+        whole_numbers(dense, "X_int", path),
+        whole_numbers(ids, "X_cat", path, least=0),
+    ]
 
 
 def write_days(

@@ -7,7 +7,6 @@ reads any numeric type and any order.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.formats.criteo import CriteoData, equal_days
-from dlrmjit.data.validate import check_index_range
+from dlrmjit.data.stored.npz import read_npz
+from dlrmjit.data.validate import check_index_range, check_labels
 from dlrmjit.errors import DataError
 from dlrmjit.files import replaced_file
 
 KEYS = ("X_int", "X_cat", "y", "counts")
 #: An array that only dlrmjit writes; the reference ignores it.
 _DAYS = "day_counts"
+_SHAPES = {
+    "X_int": (None, None),
+    "X_cat": (None, None),
+    "y": None,
+    "counts": (None,),
+    _DAYS: (None,),
+}
 
 
 def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) -> CriteoData:
@@ -31,16 +38,16 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
     Raises :class:`DataError` naming the file and the offending array, sample, column and value;
     :class:`IndexRangeError` for an id that is not less than its column's count.
     """
-    arrays = load_npz(path, KEYS, _DAYS)
-    labels = _whole(arrays["y"], "y", path, 1).reshape(-1)
-    integers = _whole(arrays["X_int"], "X_int", path, 2)
-    ids = _whole(arrays["X_cat"], "X_cat", path, 2)
-    counts = _whole(arrays["counts"], "counts", path, 1)
+    arrays = read_npz(path, _SHAPES, _DAYS)
+    labels = whole_numbers(arrays["y"], "y", path).reshape(-1)
+    integers = whole_numbers(arrays["X_int"], "X_int", path)
+    ids = whole_numbers(arrays["X_cat"], "X_cat", path)
+    counts = whole_numbers(arrays["counts"], "counts", path, least=1)
     _check_shapes(path, labels, integers, ids, counts)
-    _check_labels(path, labels)
+    check_labels(labels, f"{path}: y")
     _check_ids(ids, counts)
     if day_counts is None and _DAYS in arrays:
-        day_counts = _whole(arrays[_DAYS], _DAYS, path, 1).tolist()
+        day_counts = whole_numbers(arrays[_DAYS], _DAYS, path, least=0).tolist()
     days = equal_days(len(labels)) if day_counts is None else tuple(day_counts)
     if sum(days) != len(labels):
         raise DataError(f"{path} has {len(labels)} samples, but its days add up to {sum(days)}")
@@ -87,54 +94,27 @@ def read_day_counts(raw_path: str | Path) -> tuple[int, ...] | None:
     note = raw.with_name(f"{raw.name.split('.')[0]}_day_count.npz")
     if not note.exists():
         return None
-    counts = load_npz(note, ("total_per_file",))["total_per_file"]
-    return tuple(_whole(counts, "total_per_file", note, 1).tolist())
+    counts = read_npz(note, {"total_per_file": (None,)})["total_per_file"]
+    return tuple(whole_numbers(counts, "total_per_file", note, least=0).tolist())
 
 
-def load_npz(path: str | Path, keys: Sequence[str], *optional: str) -> dict[str, NDArray[Any]]:
-    """Return arrays of an ``.npz`` file by name. Raises DataError for damage or a missing name."""
-    try:
-        with open(path, "rb") as file:
-            return _arrays(path, np.load(file, allow_pickle=False), keys, optional)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a complete .npz file of numbers ({error})") from None
+def whole_numbers(
+    values: NDArray[Any], name: str, path: str | Path, *, least: int = -(2**31)
+) -> NDArray[np.int32]:
+    """Return ``values`` as int32 in row order.
 
-
-def _arrays(
-    path: str | Path, loaded: Any, keys: Sequence[str], optional: Sequence[str]
-) -> dict[str, NDArray[Any]]:
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise DataError(f"{path} holds one array; expected an .npz file with {', '.join(keys)}")
-    with loaded:
-        _check_keys(path, loaded.files, keys)
-        wanted = [*keys, *(key for key in optional if key in loaded.files)]
-        return {key: loaded[key] for key in wanted}
-
-
-def _check_keys(path: str | Path, found: Sequence[str], keys: Sequence[str]) -> None:
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(found)}")
-
-
-def _whole(values: NDArray[Any], name: str, path: str | Path, dimensions: int) -> NDArray[np.int32]:
-    """Return ``values`` as int32 in row order; raise DataError for any other number."""
-    if values.dtype.kind not in "biuf" or values.ndim < dimensions:
-        raise DataError(
-            f"{path}: {name} must hold numbers in {dimensions} dimensions, "
-            f"not {values.dtype} of shape {values.shape}"
-        )
+    Raises DataError for any other number, or one below ``least``.
+    """
     with np.errstate(invalid="ignore"):
         whole = np.ascontiguousarray(values, dtype=np.int32)
-    wrong = whole != values
+    wrong = (whole != values) | (whole < least)
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         where = ", ".join(
             f"{axis} {i}" for axis, i in zip(("sample", "column"), index, strict=False)
         )
-        raise DataError(f"{path}: {name}, {where}: {values[index]} is not a 32-bit integer")
+        expected = "a 32-bit integer" if least < 0 else f"a 32-bit integer from {least} on"
+        raise DataError(f"{path}: {name}, {where}: {values[index]} is not {expected}")
     return whole
 
 
@@ -154,13 +134,6 @@ def _check_shapes(
         raise DataError(
             f"{path}: X_cat has {ids.shape[1]} columns, but counts has {counts.size} entries"
         )
-
-
-def _check_labels(path: str | Path, labels: NDArray[np.int32]) -> None:
-    wrong = np.flatnonzero((labels != 0) & (labels != 1))
-    if wrong.size:
-        sample = int(wrong[0])
-        raise DataError(f"{path}: y, sample {sample}: {labels[sample]} found, expected 0 or 1")
 
 
 def _check_ids(ids: NDArray[np.int32], counts: NDArray[np.int32]) -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from dlrmjit.data.check_rows import check_rows
 from dlrmjit.data.dataset import Dataset, rows_needed
 from dlrmjit.data.formats.criteo_text import FIELDS, HASHES, INTEGERS
-from dlrmjit.data.formats.dlrm_npz import load_npz
+from dlrmjit.data.formats.dlrm_npz import whole_numbers
+from dlrmjit.data.stored.npz import read_npz
 from dlrmjit.errors import DataError
 
 RECORD_BYTES = 4 * FIELDS
@@ -85,7 +86,5 @@ def records_of(dataset: Dataset) -> NDArray[np.int32]:
 
 def read_counts(path: Path) -> tuple[int, ...]:
     """Read the rows of each table from the reference's ``fea_count.npz``. Raises DataError."""
-    counts = load_npz(path, ("counts",))["counts"]
-    if counts.shape != (HASHES,):
-        raise DataError(f"{path}: counts has shape {counts.shape}, expected ({HASHES},)")
-    return tuple(int(count) for count in counts)
+    counts = read_npz(path, {"counts": (HASHES,)})["counts"]
+    return tuple(whole_numbers(counts, "counts", path, least=1).tolist())

@@ -8,8 +8,6 @@ raw hashes (then ``max_ind_range`` bounds them) or ids.
 
 from __future__ import annotations
 
-import struct
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +18,12 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.check_rows import check_rows
 from dlrmjit.data.dataset import Dataset, MultiHot, rows_needed
-from dlrmjit.data.formats.criteo_text import CriteoRows
+from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS, CriteoRows
+from dlrmjit.data.stored.npy import map_array
+from dlrmjit.data.stored.npz import map_npz
+from dlrmjit.data.validate import check_indices
 from dlrmjit.errors import DataError
 from dlrmjit.files import NewFiles
-
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) -> Dataset:
@@ -34,12 +33,15 @@ def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) ->
     or unreadable arrays and ShapeError for arrays of different lengths.
     """
     name = folder / f"day_{day}"
-    dense = _mapped(folder / f"day_{day}_dense.npy")
-    labels = _mapped(folder / f"day_{day}_labels.npy").reshape(-1)
+    dense = map_array(folder / f"day_{day}_dense.npy")
+    labels = _labels(folder / f"day_{day}_labels.npy")
     multi = folder / f"day_{day}_sparse_multi_hot.npz"
     if multi.exists():
         return _multi_hot_day(multi, labels, dense, table_rows)
-    ids = _mapped(folder / f"day_{day}_sparse.npy")
+    ids = map_array(folder / f"day_{day}_sparse.npy")
+    _check_columns(folder / f"day_{day}_dense.npy", dense, INTEGERS)
+    _check_columns(folder / f"day_{day}_sparse.npy", ids, HASHES)
+    check_indices(ids, f"{name}_sparse.npy", 2)
     rows = tuple(table_rows) if table_rows is not None else rows_needed(ids)
     return Dataset(labels, dense, ids, rows, origin=str(name))
 
@@ -47,13 +49,15 @@ def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) ->
 def _multi_hot_day(
     path: Path, labels: NDArray[Any], dense: NDArray[Any], table_rows: Sequence[int] | None
 ) -> Dataset:
-    columns = mapped_members(path)
+    columns = map_npz(path)
     names = [str(s) for s in range(len(columns))]
     if not set(names) <= set(columns):
         raise DataError(f"{path} has arrays {', '.join(columns)}; expected 0 to {len(columns) - 1}")
     per_table = [columns[name] for name in names]
+    for s, ids in enumerate(per_table):
+        check_indices(ids, f"{path}: {s}", 2)
     if table_rows is None:
-        table_rows = [int(ids.max()) + 1 for ids in per_table]
+        table_rows = [int(ids.max(initial=0)) + 1 for ids in per_table]
     return Dataset(
         labels,
         dense,
@@ -64,10 +68,23 @@ def _multi_hot_day(
     )
 
 
+def _labels(path: Path) -> NDArray[Any]:
+    """Return labels, which TorchRec stores as one column."""
+    labels = map_array(path)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels.reshape(-1)
+    return labels
+
+
+def _check_columns(path: Path, array: NDArray[Any], columns: int) -> None:
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise DataError(f"{path} has shape {array.shape}, expected (N, {columns})")
+
+
 def write_day(folder: Path, day: int, rows: CriteoRows) -> None:
     """Write the raw rows of one text file as TorchRec does, byte for byte."""
-    shifted = rows.integers - (rows.integers.min() - 2)
-    dense = np.log(shifted, dtype=np.float32)
+    integers = rows.integers.astype(np.int64)  # the sum may exceed 32 bits
+    dense = np.log((integers - (integers.min() - 2)).astype(np.float32))
     with _new_files(folder, day) as files:
         _save(files, f"day_{day}_dense.npy", dense)
         _save(files, f"day_{day}_sparse.npy", rows.hashes.astype(np.int64))
@@ -166,48 +183,6 @@ def _lookup_table(
         with np.errstate(invalid="ignore"):  # values beyond int32 overflow, as in TorchRec
             others = rng.pareto(a=0.25, size=shape).astype(np.int32) % rows
     return np.concatenate([np.arange(rows)[:, None], others], axis=1).astype(np.int32)
-
-
-def mapped_members(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an uncompressed ``.npz`` file, each mapped into memory.
-
-    Raises DataError for a damaged or compressed file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            members = archive.infolist()
-            return {m.filename.removesuffix(".npy"): _member(path, file, m) for m in members}
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, ValueError, struct.error) as error:
-        raise DataError(f"{path} is not a complete .npz file of numbers ({error})") from None
-
-
-def _member(path: Path, file: Any, member: zipfile.ZipInfo) -> NDArray[Any]:
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise DataError(f"{path} is compressed and cannot be mapped; write it with np.savez")
-    file.seek(member.header_offset)
-    _, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-    file.seek(member.header_offset + _LOCAL_HEADER.size + name + extra)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0
-    shape, fortran, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(
-        file
-    )
-    if dtype.hasobject:
-        raise ValueError(f"{member.filename} holds objects")
-    mapped: NDArray[Any] = np.memmap(
-        path, dtype, "r", int(file.tell()), shape, "F" if fortran else "C"
-    )
-    return mapped.view(np.ndarray)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    return array.view(np.ndarray)
 
 
 def _save(files: NewFiles, name: str, array: NDArray[Any]) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.errors import ConfigError
-from dlrmjit.files import replace_work_file
+from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.files import parse_json, replace_work_file
 
 _NAME = "journal.json"
 
@@ -36,9 +36,9 @@ class Journal:
         """
         journal = cls(folder, plan, every)
         try:
-            found = json.loads(journal._path.read_text())
+            found = parse_json(journal._path.read_bytes(), journal._path)
             old = found["plan"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, DataError, KeyError, TypeError):
             return None
         if found.get("boot") != _boot_id():
             return None

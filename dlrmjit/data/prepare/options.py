@@ -14,6 +14,7 @@ from dlrmjit.errors import ConfigError
 
 SplitKind = Literal["days", "fraction", "random", "files", "none"]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MOST_ROWS, _HASHES = 2**31, 2**32
 SMALLEST_MEMORY = 512 << 20
 
 
@@ -93,6 +94,16 @@ class PrepareOptions:
                 "the program and its buffers alone need that much"
             )
         check_fraction(self.sub_sample_rate, "the sub-sample rate")
+        if self.hash_rows > _MOST_ROWS or self.max_rows > _MOST_ROWS:
+            raise ConfigError(
+                f"--hash-rows and --max-rows must be at most {_MOST_ROWS}, because ids have 32 "
+                f"bits, not {max(self.hash_rows, self.max_rows)}"
+            )
+        if self.max_ind_range >= _HASHES:
+            raise ConfigError(
+                f"--max-ind-range must be below {_HASHES}, because hashes have 32 bits, not "
+                f"{self.max_ind_range}"
+            )
         if self.hash_rows and (self.min_count > 1 or self.max_rows):
             raise ConfigError(
                 "--hash-rows cannot be combined with --min-count or --max-rows; hashed values are "

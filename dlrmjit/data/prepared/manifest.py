@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dlrmjit.data.prepared.manifest_types import check_types
 from dlrmjit.errors import DataError
-from dlrmjit.files import FileFacts, Listing, is_inside, rewrite_work_file, sync_file
+from dlrmjit.files import FileFacts, Listing, is_inside, parse_json, rewrite_work_file, sync_file
 
 NAME = "manifest.json"
 FORMAT = "dlrmjit-set"
@@ -90,7 +91,8 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest of the set in ``folder``.
 
-        Raises DataError if there is none, it has another version, or its digest does not match.
+        Raises DataError if there is none, it has another version or entries of other types, or
+        its digest does not match.
         """
         path = folder / NAME
         content = _content(path)
@@ -104,6 +106,7 @@ class Manifest:
                 f"{path} was changed after it was written (its digest does not match); restore it "
                 "or prepare the data again"
             )
+        check_types(path, content)
         columns = tuple(_from_json(column) for column in content["categorical"])
         _check_names(path, content, columns)
         return cls(
@@ -215,13 +218,12 @@ def sha256_of(path: Path) -> str:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        text = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{path.parent} is not a prepared set: {path.name}: {error.strerror}"
         ) from None
-    except ValueError as error:
-        raise DataError(f"{path} is not a manifest: {error}") from None
+    content = parse_json(text, path)
     if not isinstance(content, dict):
         raise DataError(f"{path} is not a manifest: expected an object")
     return content

@@ -6,7 +6,6 @@ A model carries them, so that rows are scored as the training rows were read, wi
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,14 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dlrmjit.data.formats.criteo_text import INTEGERS
 from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex
 from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.schema import Schema
+from dlrmjit.data.stored.vocabulary import read_hashes, read_texts
 from dlrmjit.errors import ConfigError, DataError
 
 FILE = "preprocessing.json"
@@ -177,7 +174,11 @@ class Preprocessing:
     def text_indexes(self) -> tuple[TextIndex | None, ...]:
         """Finders of ids, of the columns of a schema; None for hashed columns."""
         return tuple(
-            None if file is None else TextIndex(_load_texts(file.read()), column.reserved_rows)
+            None
+            if file is None
+            else TextIndex(
+                read_texts(file.read(), self._name(column), column.rows), column.reserved_rows
+            )
             for column, file in zip(self.columns, self.vocabularies, strict=True)
         )
 
@@ -187,9 +188,15 @@ class Preprocessing:
         return tuple(
             None
             if file is None
-            else HashIndex(np.load(io.BytesIO(file.read())), column.reserved_rows)
+            else HashIndex(
+                read_hashes(file.read(), self._name(column), column.rows),
+                column.reserved_rows,
+            )
             for column, file in zip(self.columns, self.vocabularies, strict=True)
         )
+
+    def _name(self, column: CategoricalColumn) -> str:
+        return f"{self.origin}, vocabulary of column {column.name}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields without the indexes, which are made again where they are needed."""
@@ -210,11 +217,6 @@ def _file_of_set(known: PreparedSet, column: CategoricalColumn) -> VocabularyFil
 
 def _from_memory(content: bytes) -> VocabularyFile:
     return VocabularyFile(hashlib.sha256(content).hexdigest(), len(content), content=content)
-
-
-def _load_texts(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    with np.load(io.BytesIO(content)) as arrays:
-        return arrays["bytes"], arrays["ends"]
 
 
 def _features(schema: Schema | None) -> Any:

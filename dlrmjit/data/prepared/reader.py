@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.prepare.files.vocabularies import texts_of
 from dlrmjit.data.prepared.manifest import NAME, Manifest
+from dlrmjit.data.stored.npy import map_array
+from dlrmjit.data.stored.vocabulary import read_hashes, read_texts
 from dlrmjit.errors import DataError
 
 
@@ -59,7 +61,8 @@ class PreparedSet:
         Raises DataError if the file does not match the manifest.
         """
         path = self._vocabulary_path(column)
-        return None if path is None else np.load(path)
+        rows = self.manifest.categorical[column].rows
+        return None if path is None else read_hashes(path, path, rows)
 
     def text_vocabulary(self, column: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Return the bytes of a column's texts by id and the end of each, or None if hashed.
@@ -69,8 +72,7 @@ class PreparedSet:
         path = self._vocabulary_path(column)
         if path is None:
             return None
-        with np.load(path) as arrays:
-            return arrays["bytes"], arrays["ends"]
+        return read_texts(path, path, self.manifest.categorical[column].rows)
 
     def texts(self, column: int) -> list[bytes]:
         """Return the texts of a column by id, an empty list if they were hashed."""
@@ -95,13 +97,11 @@ class PreparedSet:
 
     def _array(self, split: str, name: str, *shape: int) -> NDArray[Any]:
         path = self.folder / split / f"{name}.npy"
-        try:
-            # an empty file cannot be mapped
-            array: NDArray[Any] = np.load(path, mmap_mode="r" if 0 not in shape else None)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from None
+        if path.relative_to(self.folder).as_posix() not in self.manifest.files:
+            raise DataError(f"{self.folder / NAME} does not list {path.name} of the {split} split")
+        array = map_array(path)
         if array.shape != shape:
             raise DataError(
                 f"{path} has shape {array.shape}, but {self.folder / NAME} says {shape}"
             )
-        return array.view(np.ndarray)
+        return array

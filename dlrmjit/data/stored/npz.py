@@ -20,7 +20,7 @@ from dlrmjit.data.stored.npy import Header, map_at, read_header
 from dlrmjit.errors import DataError, MemoryLimitError, format_gib
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_LOCAL_MAGIC = b"PK\x03\x04"
+_LOCAL_MAGIC, _NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
 _BLOCK = 1 << 24
 _MOST_MEMBERS = 1 << 14
 _ENCRYPTED = 1  # bit of a member's flags
@@ -51,7 +51,7 @@ def read_npz(
 def map_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of an uncompressed ``.npz`` file by name, each mapped into memory.
 
-    Raises DataError for a damaged or compressed file.
+    Raises DataError for a damaged or compressed file; for that it is read once.
     """
     with _reading(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         size = os.fstat(file.fileno()).st_size
@@ -99,6 +99,8 @@ def _read(
     shapes: Mapping[str, Shape | None],
     optional: Sequence[str],
 ) -> dict[str, NDArray[Any]]:
+    if file.read(len(_NPY_MAGIC)) == _NPY_MAGIC:
+        raise DataError(f"{path} holds one array; expected an .npz file with {', '.join(shapes)}")
     with zipfile.ZipFile(file) as archive:
         members = _members(path, archive)
         missing = [name for name in shapes if name not in members and name not in optional]
@@ -136,7 +138,7 @@ def _check_shape(name: str, header: Header, shape: Shape | None) -> None:
         wanted in (None, found) for wanted, found in zip(shape, header.shape, strict=True)
     )
     if not fits:
-        expected = ", ".join("N" if n is None else str(n) for n in shape)
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
         raise DataError(f"{name} has shape {header.shape}, expected ({expected})")
 
 
@@ -155,6 +157,15 @@ def _check_memory(name: str, header: Header) -> None:
         )
 
 
+def _check_sum(name: str, file: IO[bytes], first: int, member: zipfile.ZipInfo) -> None:
+    file.seek(first)
+    left, checksum = member.file_size, 0
+    while left and (block := file.read(min(_BLOCK, left))):
+        checksum, left = zlib.crc32(block, checksum), left - len(block)
+    if left or checksum != member.CRC:
+        raise DataError(f"{name} is damaged: its checksum does not match")
+
+
 def _map_member(path: Path, file: IO[bytes], size: int, member: zipfile.ZipInfo) -> NDArray[Any]:
     name = f"{path}: {member.filename}"
     if member.compress_type != zipfile.ZIP_STORED:
@@ -166,6 +177,7 @@ def _map_member(path: Path, file: IO[bytes], size: int, member: zipfile.ZipInfo)
         raise DataError(
             f"{name} reaches beyond the end of the file; it is truncated or was changed"
         )
+    _check_sum(name, file, first, member)
     file.seek(first)
     header = replace(read_header(file, name), offset=file.tell())
     if header.offset - first + header.nbytes != member.file_size:

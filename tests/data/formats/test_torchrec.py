@@ -11,10 +11,11 @@ import pytest
 
 from dlrmjit.cli.commands.convert import main as convert
 from dlrmjit.data.formats.criteo_text import read_criteo_text
-from dlrmjit.data.formats.torchrec import MultiHotTables, mapped_members, open_day, write_day
+from dlrmjit.data.formats.torchrec import MultiHotTables, open_day, write_day
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.prepared.writer import write_set
+from dlrmjit.data.stored.npz import map_npz
 from dlrmjit.errors import DataError
 from tests.data.formats.builders import (
     REAL,
@@ -72,10 +73,10 @@ def test_multi_hot_tables_are_those_of_torchrec() -> None:
 def test_compressed_and_damaged_archives(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", **{"0": np.arange(5)})
     with pytest.raises(DataError, match="compressed"):
-        mapped_members(tmp_path / "a.npz")
+        map_npz(tmp_path / "a.npz")
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:40])
     with pytest.raises(DataError, match="not a complete"):
-        mapped_members(tmp_path / "b.npz")
+        map_npz(tmp_path / "b.npz")
 
 
 def test_multi_hot_round_trip(tmp_path: Path) -> None:

@@ -218,8 +218,15 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
         raise DataError(f"{path}, line 1: not UTF-8 text") from None
     if len(line) == line_limit():
         raise DataError(f"{path}, line 1: longer than {line_limit() >> 20} MiB")
-    names = next(csv.reader([text.rstrip("\r\n")], delimiter=delimiter), [])
-    return tuple(names)
+    try:
+        return tuple(_split(text.rstrip("\r\n"), delimiter))
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: the columns' names cannot be read: {error}") from None
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    """Return the fields of a line. Raises csv.Error, such as for a carriage return in a field."""
+    return next(csv.reader([line], delimiter=delimiter), [])
 
 
 def _kinds(
@@ -239,6 +246,10 @@ def _kinds(
 
 def _field(line: bytes, field: int, delimiter: str) -> str:
     """Return one field of a line, shortened for a message."""
-    fields = next(csv.reader([line.decode("utf-8", "replace")], delimiter=delimiter), [])
+    text = line.decode("utf-8", "replace")
+    try:
+        fields = _split(text, delimiter)
+    except csv.Error:
+        fields = text.split(delimiter)
     shown = fields[field] if field < len(fields) else ""
     return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."

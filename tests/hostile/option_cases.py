@@ -1,0 +1,92 @@
+"""Odd values of every option of every command."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from dlrmjit.cli.options.command_flags import CONVERT, EVALUATE, EXPORT_EMBEDDINGS, PLAN, PREDICT
+from dlrmjit.cli.options.flag import Command, Effect, Flag
+from dlrmjit.cli.options.kinds import switch
+from dlrmjit.cli.options.parse import TRAIN
+from dlrmjit.cli.options.prepare_flags import PREPARE
+from tests.hostile.case import Case
+
+NASTY_VALUES = [
+    *("", "0", "-1", "1", "2", "nan", "inf", "-inf", "1e999", "1e-400", "0.5", "1.5", "1_000"),
+    *(
+        "0x10",
+        "+5",
+        " 3",
+        "3 ",
+        "\u0663",
+        "9" * 30,
+        "2147483648",
+        "4294967296",
+        "-9223372036854775809",
+    ),
+    *("true", "None", "-", "--", "1-", "-1-2", "1-2-3", "0-0", "a-b", "x" * 300, "/", "/dev/full"),
+    *("/dev/null", "/nonexistent/x", ".", "..", "\udcff", "a\nb", "{}", "[1]", "1,2", "1:2"),
+]
+#: More work is what these ask for, so that a large value takes long.
+_AMOUNTS = {
+    *("nepochs", "num-batches", "data-size", "arch-embedding-size", "arch-mlp-bot", "arch-mlp-top"),
+    *("arch-sparse-feature-size", "num-indices-per-lookup", "mini-batch-size", "enable-profiling"),
+    *("test-mini-batch-size", "table-dims", "config", "reproducible", "days", "print-wall-time"),
+}
+_SMALL = {
+    "",
+    "0",
+    "-1",
+    "1",
+    "2",
+    "nan",
+    "inf",
+    "-inf",
+    "0.5",
+    "1.5",
+    "a-b",
+    "-",
+    "1-2-3",
+    "x" * 300,
+}
+_BASE: dict[str, tuple[str, ...]] = {
+    "train": (
+        *("--arch-sparse-feature-size=2", "--arch-embedding-size=4-3", "--arch-mlp-bot=3-2"),
+        *("--arch-mlp-top=4-1", "--mini-batch-size=2", "--data-size=4", "--num-batches=2"),
+    ),
+    "prepare": ("day", "--out", "out", "--workers", "1"),
+    "convert": ("x_train.bin", "out", "--to", "set"),
+    "plan": ("--config", "small", "--ranks", "2"),
+    "predict": ("model", "--data", "day", "--out", "scores.csv"),
+    "evaluate": ("model", "--data", "day"),
+    "export_embeddings": ("model", "--out", "out"),
+}
+COMMANDS: list[Command] = [TRAIN, PREPARE, CONVERT, PLAN, PREDICT, EVALUATE, EXPORT_EMBEDDINGS]
+
+
+def options(folder: Path, rng: random.Random) -> Case:
+    """One or two options with odd values."""
+    command = rng.choice(COMMANDS)
+    flags = [
+        flag
+        for flag in command.flags()
+        if flag.effect is not Effect.REFUSED
+        and not flag.is_operand
+        and flag.name != "embedding-dir"
+    ]
+    row = "0" + "\t1" * 13 + "\t0000000a" * 26 + "\n"
+    (folder / "day").write_text(row * 20)
+    (folder / "x_train.bin").write_bytes(bytes(160 * 4))
+    words = [_word(rng.choice(flags), rng) for _ in range(rng.choice([1, 1, 2]))]
+    base = _BASE[command.name]
+    argv = (*base, *words)
+    return Case("options", f"{command.name} {' '.join(words)!r}", command.name, argv)
+
+
+def _word(flag: Flag, rng: random.Random) -> str:
+    if flag.kind is switch:
+        return f"--{flag.name}"
+    allowed = NASTY_VALUES if flag.name not in _AMOUNTS else sorted(_SMALL)
+    value = rng.choice([*allowed, *flag.values])
+    return f"--{flag.name}={value}"

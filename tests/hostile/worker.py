@@ -1,0 +1,118 @@
+"""A process that runs one command after the other and reports how each ended.
+
+It reads a JSON line per case and answers with one: exit code, what was printed as an error, and
+the traceback of an exception that is no answer of the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ["DLRMJIT_PIN"] = "0"
+
+
+def read_vocabularies(argv: list[str]) -> int:
+    """Read the vocabularies of a set, as ``predict`` and ``export_embeddings`` do."""
+    from dlrmjit.cli.exit_codes import exit_code_of
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
+    from dlrmjit.data.prepared.reader import PreparedSet
+
+    def run() -> None:
+        known = PreparedSet(argv[0])
+        for column in range(len(known.manifest.categorical)):
+            known.texts(column)
+        rules = Preprocessing.of_set(known)
+        assert rules is not None
+        found = [index for index in rules.text_indexes if index is not None]
+        assert len(found) <= len(known.manifest.categorical)
+
+    return exit_code_of(run)
+
+
+def read_batches(argv: list[str]) -> int:
+    """Read all rows of a set through a loader, and save what a model would see."""
+    import numpy as np
+
+    from dlrmjit.cli.exit_codes import exit_code_of
+    from dlrmjit.data.loader import Loader
+    from dlrmjit.data.prepared.reader import PreparedSet
+    from dlrmjit.data.validate import check_labels
+
+    def run() -> None:
+        dataset = PreparedSet(argv[0]).dataset("train")
+        batches = list(Loader(dataset, 16, ahead=0).batches())
+        for batch in batches:
+            check_labels(batch.labels, dataset.origin, soft=dataset.soft_labels)
+        np.savez(
+            argv[1],
+            labels=np.concatenate([b.labels for b in batches]),
+            dense=np.concatenate([b.dense for b in batches]),
+            lookups=np.concatenate([b.indices for b in batches]),
+        )
+
+    return exit_code_of(run)
+
+
+def read_processed(argv: list[str]) -> int:
+    """Read a processed set, and save its arrays."""
+    import numpy as np
+
+    from dlrmjit.cli.exit_codes import exit_code_of
+    from dlrmjit.data.formats.dlrm_npz import read_processed as read
+
+    def run() -> None:
+        data = read(argv[0])
+        np.savez(argv[1], y=data.labels, X_int=data.integers, X_cat=data.ids, counts=data.counts)
+
+    return exit_code_of(run)
+
+
+def main_of(command: str) -> Any:
+    """Return the function that runs a command."""
+    own = {"vocabularies": read_vocabularies, "batches": read_batches, "processed": read_processed}
+    if command in own:
+        return own[command]
+    return importlib.import_module(f"dlrmjit.cli.commands.{command}").main
+
+
+def run(command: str, argv: list[str]) -> dict[str, Any]:
+    """Return how a command ended."""
+    error = io.StringIO()
+    result: dict[str, Any] = {"code": None, "error": "", "traceback": ""}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                warnings.simplefilter("ignore", ResourceWarning)
+                result["code"] = main_of(command)(argv)
+        except SystemExit as ended:
+            result["code"] = ended.code if isinstance(ended.code, int) else 2
+        except BaseException:
+            result["traceback"] = traceback.format_exc()[-3000:]
+    result["error"] = error.getvalue()[-1000:]
+    return result
+
+
+def serve() -> None:
+    """Answer one case per line of the standard input."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints to the descriptor must not disturb the answers
+    for line in sys.stdin:
+        case = json.loads(line)
+        os.chdir(Path(case["folder"]))
+        result = run(case["command"], case["argv"])
+        answers.write(json.dumps(result) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()

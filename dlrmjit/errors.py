@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dlrmjit_kernels.errors import (
     BlockingError,
+    ConcurrencyError,
     ConfigError,
+    CopyError,
     DataError,
     DlrmjitError,
     IndexRangeError,
@@ -22,7 +24,9 @@ from dlrmjit_kernels.errors import (
 __all__ = [
     "BlockingError",
     "CheckpointError",
+    "ConcurrencyError",
     "ConfigError",
+    "CopyError",
     "DataError",
     "DlrmjitError",
     "IndexRangeError",

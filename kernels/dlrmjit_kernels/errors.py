@@ -56,3 +56,11 @@ class TargetError(DlrmjitError):
 
 class ThreadError(DlrmjitError):
     """A number of threads that is not available."""
+
+
+class ConcurrencyError(DlrmjitError):
+    """An object that another thread is using in a way that excludes this use."""
+
+
+class CopyError(DlrmjitError, TypeError):
+    """An object that cannot be copied or pickled; says what to copy instead."""

@@ -34,6 +34,10 @@ class Spec(Protocol):
 
 _lock = threading.RLock()
 _addresses: dict[tuple[Target, str], int] = {}
+if hasattr(os, "register_at_fork"):  # a lock of another thread would stay locked in the child
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 def address(spec: Spec, target: Target) -> int:

@@ -12,6 +12,7 @@ from dlrmjit_kernels.embedding import forward
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.storage import Float32, TableStorage
 from dlrmjit_kernels.errors import ShapeError
+from dlrmjit_kernels.runtime.access import Access
 from dlrmjit_kernels.runtime.workspace import Workspace
 
 
@@ -38,6 +39,7 @@ class BorrowedTables(TableStorage):
         self.dim = int(arrays[0].shape[1]) if arrays else 1
         self.bounds, self.split = bounds, False
         self.workspace = Workspace()
+        self.access = Access("these tables")
         self.addresses = np.array([array.ctypes.data for array in arrays], np.int64)
         self.low_addresses = self.addresses
         self.row_counts = np.array(self.rows, np.int64)
@@ -51,6 +53,12 @@ class BorrowedTables(TableStorage):
     def pages(self) -> str:
         """``borrowed``: the caller chose the memory."""
         return "borrowed"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ([array.copy() for array in self._arrays], self.bounds)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BorrowedTables:
+        return BorrowedTables([array.copy() for array in self._arrays], self.bounds)
 
     def table(self, s: int) -> Float32:
         """Return the array of table ``s``."""

@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen.engine import address
@@ -18,6 +17,7 @@ from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
+from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import call, next_task
 
 _FLIGHT_BYTES = 64 << 10  # most bytes of rows in flight: a small part of the second cache
@@ -45,16 +45,17 @@ def pool(
     check_pooled(tables, lookups, out, pooling, weights)
     bits = 8 * lookups.indices.dtype.itemsize
     scaled, mean = weights is not None, pooling == "mean"
-    outside = _pool(
-        _gather(current_target(), tables.dim, bits, scaled, mean, tables.split),
-        tables.for_kernels,
-        tuple(lookups.bags(weights)),
-        lookups.pooled_vectors(out),
-        prefetch_distance(tables.row_bytes),
-        _chunks(lookups),
-        get_num_threads(),
-        tables.workspace.get("counter", 2, np.int64),
-    )
+    with tables.access.reading():
+        outside = _pool(
+            _gather(current_target(), tables.dim, bits, scaled, mean, tables.split),
+            tables.for_kernels,
+            tuple(lookups.bags(weights)),
+            lookups.pooled_vectors(out),
+            prefetch_distance(tables.row_bytes),
+            _chunks(lookups),
+            get_threads(),
+            np.zeros(2, np.int64),  # not in the tables' workspace, which threads would share
+        )
     if outside:
         lookups, weights = lookups.apply_bounds(tables.row_counts, tables.bounds, weights)
         pool(tables, lookups, out, pooling, weights)

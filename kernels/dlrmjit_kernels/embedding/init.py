@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.precision import SplitArray
@@ -18,6 +17,7 @@ from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.splitmix import draw, mix
+from dlrmjit_kernels.runtime.threads import get_threads
 
 _PAGE = (2 << 20) // 4  # elements of a huge page
 _SMALL_PAGE = 4096  # bytes
@@ -60,7 +60,7 @@ def touch_pages(data: NDArray[np.uint8]) -> None:
 
     The initial values themselves may be written by a single thread, hence on one node.
     """
-    _touch_pages(data, get_num_threads())
+    _touch_pages(data, get_threads())
 
 
 def uniform(table: Float32 | SplitArray, seed: int, origin: Origin) -> None:
@@ -78,14 +78,14 @@ def uniform(table: Float32 | SplitArray, seed: int, origin: Origin) -> None:
         width = step = max(flat.size, 1)
     values = _Uniform(stream, bound, first, width, step)
     if isinstance(flat, SplitArray):
-        _fill_uniform_split(flat.high, flat.low, values, get_num_threads())
+        _fill_uniform_split(flat.high, flat.low, values, get_threads())
     else:
-        _fill_uniform(flat, values, get_num_threads())
+        _fill_uniform(flat, values, get_threads())
 
 
 def fill(array: NDArray[Any], value: float) -> None:
     """Set all elements of a flat array."""
-    _fill(array, array.dtype.type(value), get_num_threads())
+    _fill(array, array.dtype.type(value), get_threads())
 
 
 @jit

@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding.lookups import Bags
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
+from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import next_task
 from dlrmjit_kernels.runtime.workspace import Workspace
 
@@ -69,7 +69,7 @@ def sort_lookups(
 
     With weights or ``mean`` every entry has a scale.
     """
-    S, size, threads = len(bags.offsets), len(bags.indices), get_num_threads()
+    S, size, threads = len(bags.offsets), len(bags.indices), get_threads()
     plan = workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
     _make_plan(bags.offsets, rows, bucket_lookups(size, threads), plan)
     buckets, chunks, cells = (int(plan[S, c]) for c in (FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL))

@@ -6,6 +6,7 @@ Lookups and updates need addresses only, so they depend on this module and not o
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from dlrmjit_kernels.embedding import init
 from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels.runtime import buffers, numa, threads
+from dlrmjit_kernels.runtime.access import Access
 from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.workspace import Workspace
 
@@ -45,6 +47,9 @@ class TableStorage:
     Every table starts on a cache line. With ``bf16`` the first half of the buffer holds the high
     16 bits of all elements, which lookups read, and the second half the low 16 bits, which only
     updates touch. Parameters and errors are those of :class:`.EmbeddingTables`.
+
+    A copy, also by ``pickle``, has the same elements in memory of its own, or in an unnamed file of
+    the same directory if these tables are in a file.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class TableStorage:
         self._buffer = buffers.allocate(self.nbytes, path)
         self._nodes = self._spread_over_nodes()
         self.workspace = Workspace()
+        self.access = Access("these tables")
         self.addresses = np.array(self._starts[:-1], np.int64) + self._buffer.address
         self.low_addresses = self.addresses + self._low_offset
         self.row_counts = np.array(self.rows, np.int64)
@@ -117,9 +123,39 @@ class TableStorage:
 
         They are in memory if these are, else in unnamed files of the same directory.
         """
+        return TableStorage(self.rows, dim, self._directory)
+
+    @property
+    def _directory(self) -> Path | None:
+        """The directory of the tables' file; None if they are in memory."""
         path = self._path
-        directory = path if path is None or path.is_dir() else path.absolute().parent
-        return TableStorage(self.rows, dim, directory)
+        return path if path is None or path.is_dir() else path.absolute().parent
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the elements: ``fp32`` or ``bf16``."""
+        return "bf16" if self.split else "fp32"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self.access.reading():
+            buffers.require_memory(self.nbytes, "a pickle of the tables")
+            return _restored, (self._description(), self._buffer.data.copy())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TableStorage:
+        with self.access.reading():
+            return _restored(self._description(), self._buffer.data)
+
+    __copy__ = copy.deepcopy
+
+    def _description(self) -> tuple[Any, ...]:
+        """Return the class and all parameters."""
+        return type(self), self.rows, self.dim, self._directory, self.bounds, self.precision
+
+    def __repr__(self) -> str:
+        rows = format_sizes(self.rows)
+        return (
+            f"{type(self).__name__}({rows} rows x {self.dim}, {self.precision}, {self.placement})"
+        )
 
     def table(self, s: int) -> Float32 | SplitArray:
         """Return a view of table ``s``, (M, E)."""
@@ -136,6 +172,10 @@ class TableStorage:
 
     def fill(self, value: float) -> None:
         """Set every element, on all threads."""
+        with self.access.writing():
+            self._fill(value)
+
+    def _fill(self, value: float) -> None:
         if not self.split:
             init.fill(self._buffer.data.view(np.float32), value)
             return
@@ -151,8 +191,28 @@ class TableStorage:
         ``origins`` say which parts of a whole model's tables these are; by default they are all.
         """
         whole = (init.Origin(s, rows, self.dim) for s, rows in enumerate(self.rows))
-        for s, origin in enumerate(origins or whole):
-            init.uniform(self.table(s), seed, origin)
+        with self.access.writing():
+            for s, origin in enumerate(origins or whole):
+                init.uniform(self.table(s), seed, origin)
+
+
+def _restored(description: tuple[Any, ...], data: NDArray[np.uint8]) -> TableStorage:
+    """Return new tables with the bytes of others, whose class and parameters are given."""
+    kind, *parameters = description
+    tables: TableStorage = kind(*parameters)
+    if data.size != tables.nbytes:
+        raise ShapeError(f"{tables!r} need {tables.nbytes} bytes, not {data.size}")
+    np.copyto(tables._buffer.data, data)
+    return tables
+
+
+def format_sizes(sizes: Sequence[int]) -> str:
+    """Return the sizes of tables as ``repr`` shows them: ``10, 20``, ``26 tables of 3 to 500``."""
+    if len(sizes) < 4:
+        return ", ".join(f"{size:,}" for size in sizes)
+    low, high = min(sizes), max(sizes)
+    span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{len(sizes)} tables of {span}"
 
 
 def _table_starts(rows: Sequence[int], row_bytes: int) -> list[int]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen.engine import address
@@ -30,6 +29,7 @@ from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
+from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import call, next_task
 
 Float32 = NDArray[np.float32]
@@ -76,11 +76,24 @@ def apply(
     """
     check_pooled(tables, lookups, dY, pooling, weights)
     state = _checked_state(rule, state)
-    bags, mean = lookups.bags(weights), pooling == "mean"
+    with tables.access.writing():
+        _apply(tables, lookups, dY, rule, state, pooling == "mean", weights)
+
+
+def _apply(
+    tables: TableStorage,
+    lookups: Lookups,
+    dY: Float32,
+    rule: RowRule,
+    state: RowState,
+    mean: bool,
+    weights: Float32 | None,
+) -> None:
+    bags = lookups.bags(weights)
     buckets = sort_lookups(bags, tables.row_counts, tables.workspace, mean)
     if buckets is None:
         lookups, weights = lookups.apply_bounds(tables.row_counts, tables.bounds, weights)
-        apply(tables, lookups, dY, rule, state, pooling, weights)
+        _apply(tables, lookups, dY, rule, state, mean, weights)
         return
     state.steps += 1
     gradients = lookups.pooled_vectors(dY)
@@ -113,7 +126,7 @@ def _scatter_rows(
         gradients,
         factor,
         prefetch_distance(4 * tables.dim),
-        get_num_threads(),
+        get_threads(),
         workspace.get("counter", 2, np.int64),
     )
 
@@ -217,7 +230,7 @@ def _update_rows(
     scalars = workspace.get("scalars", 16, np.float32)
     values = (rule.l2, *rule.scalars(state.steps))
     scalars[: len(values)] = values
-    threads = get_num_threads()
+    threads = get_threads()
     kernel = address(update_spec(rule, tables, buckets.scaled), current_target())
     _update_kernel(
         (kernel, scalars.ctypes.data, prefetch_distance(4 * tables.dim)),

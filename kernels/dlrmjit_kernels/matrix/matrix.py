@@ -87,7 +87,8 @@ class Layout:
 class Matrix:
     """A float32 matrix over a buffer ``data``, which starts at element (0, 0).
 
-    Padding of the last blocks is undefined, and never affects a result of a kernel.
+    Padding of the last blocks is undefined, and never affects a result of a kernel. A copy, also by
+    ``pickle``, has the same layout and a buffer of its own.
     """
 
     __slots__ = ("address", "data", "layout")
@@ -101,6 +102,14 @@ class Matrix:
         self.data = data
         self.layout = layout
         self.address = int(data.ctypes.data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.data[: self.layout.span], self.layout)
+
+    def __repr__(self) -> str:
+        x = self.layout
+        blocks = f", in blocks of {x.block_rows} x {x.block_cols}" if x.block_col_stride else ""
+        return f"Matrix({x.rows} x {x.cols} float32{blocks})"
 
     @property
     def rows(self) -> int:
@@ -183,6 +192,13 @@ class Matrix:
         strides = (4 * x.block_row_stride, 4 * x.row_stride, 4 * x.block_col_stride, 4)
         view: Floats = np.lib.stride_tricks.as_strided(self.data, shape, strides)
         return view
+
+
+def _restored(data: Floats, layout: Layout) -> Matrix:
+    """Return a new matrix with the elements of another, padding included."""
+    matrix = Matrix.empty(layout)
+    np.copyto(matrix.data, data)
+    return matrix
 
 
 def layout_of(array: NDArray[Any]) -> Layout:

@@ -38,6 +38,9 @@ class SplitWeights:
         self.high = Matrix.empty(layout)
         self.low = Matrix.empty(layout)
 
+    def __repr__(self) -> str:
+        return f"SplitWeights({self.rows} x {self.cols}, bf16)"
+
     @property
     def cols(self) -> int:
         """Number of columns K."""

@@ -3,7 +3,7 @@
 Numba compiles every loop over ``prange`` to separate functions; a training step needs dozens,
 and their compilation was a third of a first start. Here the loop is compiled once, and a kernel
 passes it the addresses of its task and of its operands. As with ``prange``, each thread gets an
-equal run of consecutive tasks.
+equal run of consecutive tasks. All threads compute in the floating-point mode of the calling one.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import get_num_threads, prange, types
+from numba import prange, types
 from numba.core.cgutils import (
+    add_global_variable,
     alloca_once_value,
     gep_inbounds,
     get_null_value,
+    get_or_insert_function,
     if_unlikely,
     pack_struct,
 )
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from dlrmjit_kernels.runtime import unsafe
-from dlrmjit_kernels.runtime.compile import parallel_jit
+from dlrmjit_kernels.runtime import thread_pool, unsafe
+from dlrmjit_kernels.runtime.compile import jit, parallel_jit
+from dlrmjit_kernels.runtime.threads import available_cpus
 
 _I64 = ir.IntType(64)
 
@@ -33,19 +36,68 @@ PARALLEL_MIN_ELEMENTS = 1 << 14
 """Elements from which adding or copying on all threads pays: waking them takes microseconds."""
 
 
+thread_pool.check_layer()
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pool_state(typingctx: Any) -> Any:
+    """Return the address of the state of the thread pool."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        state = add_global_variable(builder.module, _I64, thread_pool.SYMBOL)
+        return builder.ptrtoint(state, _I64)
+
+    return types.int64(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _threads_set(typingctx: Any) -> Any:
+    """Return the number of threads set for this thread; kernels that ask Numba are not cached."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(_I64, [])  # as Numba declares it
+        function = get_or_insert_function(builder.module, kind, "get_num_threads")
+        return builder.call(function, [])
+
+    return types.int64(), codegen
+
+
+@jit
+def _enter_pool(threads: int) -> int:
+    """Return how many threads a loop may use, 1 or ``threads``; others may be using the pool."""
+    state = _pool_state()
+    if threads < 2 or unsafe.load_int64(state + 8 * thread_pool.FORKED):
+        return 1
+    used = unsafe.fetch_add(state + 8 * thread_pool.IN_USE, threads)
+    if used == 0 or used + threads <= unsafe.load_int64(state + 8 * thread_pool.LIMIT):
+        return threads
+    unsafe.fetch_add(state + 8 * thread_pool.IN_USE, -threads)
+    return 1
+
+
+@jit
+def _leave_pool(threads: int) -> None:
+    unsafe.fetch_add(_pool_state() + 8 * thread_pool.IN_USE, -threads)
+
+
 @parallel_jit
 def _loop(task: int, operands: int, count: int, serial: bool) -> None:
-    if serial or count < 2:
+    threads = 1 if serial or count < 2 else _enter_pool(_threads_set())
+    if threads < 2:
         for i in range(count):
             unsafe.call(task, (i, operands))
     else:
-        for i in prange(count):
-            unsafe.call(task, (i, operands))
+        mode = unsafe.float_mode()
+        for thread in prange(threads):
+            unsafe.set_float_mode(mode)
+            for i in range(thread * count // threads, (thread + 1) * count // threads):
+                unsafe.call(task, (i, operands))
+        _leave_pool(threads)
 
 
 def _start_threads() -> None:
     """Load the threading layer, whose symbols parallel loops call."""
-    get_num_threads()
+    thread_pool.start(available_cpus())
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -87,6 +139,7 @@ def run_tasks(typingctx: Any, task: Any, count: Any, operands: Any, serial: Any)
 
 
 def _compiled(dispatcher: Any, kinds: tuple[Any, ...]) -> Any:
+    _start_threads()
     dispatcher.compile(kinds)
     return dispatcher.overloads[kinds]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numba
 
 from dlrmjit_kernels.errors import ThreadError
+from dlrmjit_kernels.runtime import thread_pool
 from dlrmjit_kernels.runtime.cgroups import control_groups
 
 _allowed: frozenset[int] = frozenset()
@@ -68,11 +69,17 @@ def set_threads(count: int) -> None:
     ------
     ThreadError
         If ``count`` is below 1, or above the size of the thread pool. The pool is sized when
-        Numba is first imported: from the CPUs, or from ``NUMBA_NUM_THREADS``.
+        Numba is first imported: from the CPUs, or from ``NUMBA_NUM_THREADS``. A process that was
+        forked after its parent had used kernels has one thread.
     """
     limit = numba.config.NUMBA_NUM_THREADS
     if count < 1:
         raise ThreadError(f"the number of threads must be at least 1, not {count}")
+    if count > 1 and thread_pool.is_forked():
+        raise ThreadError(
+            f"{count} threads were requested, but this process was forked from one that had used "
+            "kernels, so they run on one thread; start it with multiprocessing's spawn instead"
+        )
     if count > limit:
         raise ThreadError(
             f"{count} threads were requested, but the thread pool has {limit}; set "
@@ -82,5 +89,5 @@ def set_threads(count: int) -> None:
 
 
 def get_threads() -> int:
-    """Return the number of threads that the next kernel will use."""
-    return int(numba.get_num_threads())
+    """Return the number of threads that the next kernel will use, or fewer if others use them."""
+    return 1 if thread_pool.is_forked() else int(numba.get_num_threads())

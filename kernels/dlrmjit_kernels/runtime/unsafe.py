@@ -5,16 +5,24 @@ Nothing is checked here: the caller must have checked every address and stride.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.cgutils import get_or_insert_function, raw_memcpy
+from numba.core.cgutils import (
+    alloca_once,
+    alloca_once_value,
+    get_or_insert_function,
+    raw_memcpy,
+)
 from numba.extending import intrinsic
 
 from dlrmjit_kernels.runtime.compile import jit
 
+_I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
+_POINTER = ir.PointerType()
 _F32 = ir.FloatType()
 _CACHE_LINE = 64  # bytes
 
@@ -84,6 +92,60 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.int64, types.float32), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Return the int64 at ``address`` and add ``value`` to it, atomically and in one order."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = _pointer(builder, values[0], _I64)
+        return builder.atomic_rmw("add", pointer, values[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_mode(typingctx: Any) -> Any:
+    """Return the floating-point mode of this thread: MXCSR on x86, FPCR on arm64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if _is_arm():
+            read = get_or_insert_function(
+                builder.module, ir.FunctionType(_I64, []), "llvm.aarch64.get.fpcr"
+            )
+            return builder.call(read, [])
+        saved = alloca_once(builder, _I32)
+        builder.call(_on_mxcsr(builder, "stmxcsr"), [builder.bitcast(saved, _POINTER)])
+        return builder.zext(builder.load(saved), _I64)
+
+    return types.int64(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def set_float_mode(typingctx: Any, mode: Any) -> Any:
+    """Set the floating-point mode of this thread to a value of :func:`float_mode`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if _is_arm():
+            kind = ir.FunctionType(ir.VoidType(), [_I64])
+            write = get_or_insert_function(builder.module, kind, "llvm.aarch64.set.fpcr")
+            builder.call(write, [values[0]])
+        else:
+            saved = alloca_once_value(builder, builder.trunc(values[0], _I32))
+            builder.call(_on_mxcsr(builder, "ldmxcsr"), [builder.bitcast(saved, _POINTER)])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
+def _is_arm() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
+def _on_mxcsr(builder: Any, instruction: str) -> Any:
+    kind = ir.FunctionType(ir.VoidType(), [_POINTER])
+    return get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{instruction}")
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -7,19 +7,23 @@ import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.microkernels.denormals import denormals_flushed
 from dlrmjit_kernels.microkernels.float_mode import FloatMode
-from dlrmjit_kernels.runtime.compile import parallel_jit
+from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import named_target
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
-from numba import prange
 
 TINY = np.float32(1e-30)  # its square is far below the least normal number, 2**-126
 
 
-@parallel_jit
+@task_jit
+def _product(task, factors, results):
+    results[task] = factors[task] * TINY
+
+
+@jit
 def _products(factors, results):
     """One product per thread."""
-    for i in prange(len(factors)):
-        results[i] = factors[i] * TINY
+    run_tasks(_product, len(factors), (factors, results), ALL_THREADS)
 
 
 def computed(threads):
@@ -39,6 +43,12 @@ def threads(request):
 def test_every_thread_flushes_results(threads):
     with denormals_flushed():
         assert np.all(computed(threads) == 0)
+
+
+def test_threads_flush_no_more_when_the_caller_does_not(threads):
+    with denormals_flushed():
+        computed(threads)
+    assert np.all(computed(threads) > 0)
 
 
 def test_the_mode_of_the_calling_thread_is_restored():

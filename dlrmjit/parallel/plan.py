@@ -168,16 +168,23 @@ def plan_from_dict(
     """
     try:
         placements = tuple(
-            Placement(entry["kind"], tuple(int(r) for r in entry.get("ranks", ())))
+            Placement(entry["kind"], tuple(_integer(r) for r in entry.get("ranks", ())))
             for entry in description["tables"]
         )
-        ranks = int(description["ranks"])
+        ranks = _integer(description["ranks"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             'a plan is {"ranks": R, "tables": [{"kind": K, "ranks": [...]}, ...]} with K one of '
             f"{', '.join(KINDS)}; this one has another form: {error!r}"
         ) from None
     return Plan(tuple(table_rows), one_width(dim), ranks, placements)
+
+
+def _integer(value: Any) -> int:
+    """Return an integer of JSON. Raises TypeError for anything else, such as 1.5 or true."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.60} is not an integer")
+    return value
 
 
 def one_width(dim: int | Sequence[int]) -> int | tuple[int, ...]:

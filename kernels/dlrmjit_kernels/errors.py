@@ -7,8 +7,29 @@ A message says in one or two sentences what was asked, what was found and what t
 from __future__ import annotations
 
 
+_LONGEST = 2000  # characters of a message
+_LONGEST_START = 1400
+
+
 class DlrmjitError(Exception):
-    """Base of all errors raised on purpose by dlrmjit."""
+    """Base of all errors raised on purpose by dlrmjit.
+
+    Its text is one line that any terminal can show, whatever a file put into the message.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if text.isprintable() and len(text) <= _LONGEST else _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    """Return a text with its control characters escaped, and its middle left out if it is long."""
+    if len(text) > 2 * _LONGEST:  # escaping more would take time for nothing
+        text = text[:_LONGEST] + text[-_LONGEST:]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(shown) <= _LONGEST:
+        return shown
+    return f"{shown[:_LONGEST_START]} [...] {shown[_LONGEST_START + 100 - _LONGEST :]}"
 
 
 class ConfigError(DlrmjitError):

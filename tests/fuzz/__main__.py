@@ -30,11 +30,12 @@ def main() -> int:
 
 def _replay(name: str, paths: list[Path]) -> int:
     faults = 0
-    for path in paths:
-        fault = isolate.run(reader_of(name), path.read_bytes())
-        faults += fault is not None
-        print(f"{path}: {'read or refused well' if fault is None else fault.signature}")
-        print(fault.trace if fault else "", end="")
+    with isolate.child_of(reader_of(name)) as child:
+        for path in paths:
+            fault = child.run(path.read_bytes())
+            faults += fault is not None
+            print(f"{path}: {'read or refused well' if fault is None else fault.signature}")
+            print(fault.trace if fault else "", end="")
     return int(faults > 0)
 
 

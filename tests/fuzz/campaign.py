@@ -92,22 +92,25 @@ def _progress(log: str) -> Progress:
 def _report(name: str, work: Path, findings: Path) -> int:
     """Print each fault that can be shown again; return their number."""
     seen: set[str] = set()
-    for data, first in _faults(work):
-        fault = isolate.run(reader_of(name), data)
-        if fault is None:
-            print(f"once, and not again: {first}")
-            continue
-        if fault.signature in seen:
-            continue
-        seen.add(fault.signature)
-        short = isolate.minimise(reader_of(name), data, _MINIMISE_SECONDS)
-        findings.mkdir(parents=True, exist_ok=True)
-        path = findings / f"{name}-{hashlib.sha1(short).hexdigest()[:10]}"
-        path.write_bytes(short)
-        print(f"\n{fault.signature} ({len(short)} bytes)\n{fault.trace[-2000:]}")
-        print(f"  python -m tests.fuzz {name} --replay {path}")
+    with isolate.child_of(reader_of(name)) as child:
+        for data, first in _faults(work):
+            fault = child.run(data)
+            if fault is None:
+                print(f"once, and not again: {first}")
+            elif fault.signature not in seen:
+                seen.add(fault.signature)
+                path = _store(name, isolate.minimise(child, data, _MINIMISE_SECONDS), findings)
+                print(f"\n{fault.signature} ({path.stat().st_size} bytes)\n{fault.trace[-2000:]}")
+                print(f"  python -m tests.fuzz {name} --replay {path}")
     print(f"{name}: {len(seen)} findings")
     return len(seen)
+
+
+def _store(name: str, data: bytes, findings: Path) -> Path:
+    findings.mkdir(parents=True, exist_ok=True)
+    path = findings / f"{name}-{hashlib.sha1(data).hexdigest()[:10]}"
+    path.write_bytes(data)
+    return path
 
 
 def _faults(work: Path) -> Iterator[tuple[bytes, str]]:

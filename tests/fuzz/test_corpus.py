@@ -1,12 +1,15 @@
 """Replays valid inputs and those that once went wrong; no fuzzing."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from dlrmjit.errors import DataError
 from tests.fuzz.bundle import MEMBER, SIGNED, Bundle, unsigned
 from tests.fuzz.check import BadMessageError, Reader, check, signature
-from tests.fuzz.isolate import minimise, run
+from tests.fuzz.isolate import child_of, minimise
 from tests.fuzz.registry import NAMES, reader_of
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -44,16 +47,30 @@ def test_a_fault_is_named_and_its_input_minimised():
         if b"x" in data and b"y" in data:
             raise IndexError("planted")
 
-    fault = run(planted(attempt), b"abcx" * 9 + b"y")
-    assert fault.signature.startswith("IndexError")
-    assert sorted(minimise(planted(attempt), b"abcx" * 9 + b"y", 60)) == sorted(b"xy")
+    with child_of(planted(attempt)) as child:
+        fault = child.run(b"abcx" * 9 + b"y")
+        assert fault.signature.startswith("IndexError")
+        assert sorted(minimise(child, b"abcx" * 9 + b"y", 60)) == sorted(b"xy")
+
+
+def test_an_input_that_kills_its_process_is_a_fault():
+    def attempt(data, folder):
+        if data == b"bad":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with child_of(planted(attempt)) as child:
+        assert child.run(b"good") is None
+        assert child.run(b"bad").signature == "SIGKILL"
+        assert child.run(b"good") is None
 
 
 def test_a_message_of_several_lines_is_a_fault():
-    from dlrmjit.errors import DataError
+    class TwoLinesError(DataError):
+        def __str__(self):
+            return "one\ntwo"
 
     def attempt(data, folder):
-        raise DataError("one\ntwo")
+        raise TwoLinesError
 
     with pytest.raises(BadMessageError) as caught:
         check(planted(attempt), b"")

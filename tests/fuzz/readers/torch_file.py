@@ -38,7 +38,8 @@ def _attempt(data: bytes, folder: Path) -> None:
     found = read_torch_file(folder / name)
     for value in found.state.values():
         true(value.dtype == np.float32, f"a parameter of type {value.dtype}")
-        float(np.sum(value[..., :1] if value.nbytes > _FEW else value))
+        if value.nbytes <= _FEW:
+            value.copy()
     _touch(found.optimizer)
     if not getattr(found, "is_torchrec", False):
         _compare(folder / name, found.state)

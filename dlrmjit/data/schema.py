@@ -160,7 +160,16 @@ def _as_texts(value: Any, where: str) -> tuple[str, ...]:
     for text in _as_list(value, where):
         if not isinstance(text, str):
             raise ConfigError(f"{where} must list texts, not {text!r}")
+        _check_unicode(text, where)
     return tuple(value)
+
+
+def _check_unicode(text: str, where: str) -> None:
+    """Raise ConfigError for half of a surrogate pair, which JSON may have and UTF-8 may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where}: {text!r} is not Unicode text") from None
 
 
 _TYPE_NAMES = {
@@ -186,15 +195,16 @@ def _build(kind: type[T], content: Any, where: str) -> T:
     for key, value in content.items():
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key!r}; expected one of {', '.join(known)}")
-        if str(known[key].type).startswith("tuple[str") and value is not None:
+        wanted = str(known[key].type)
+        if wanted == "tuple[str, ...]" or (wanted.startswith("tuple[str") and value is not None):
             content[key] = _as_texts(value, f"{where}: {key}")
-        allowed = _TYPES.get(str(known[key].type))
+        if isinstance(value, str):
+            _check_unicode(value, f"{where}: {key}")
+        allowed = _TYPES.get(wanted)
         if allowed and (
             not isinstance(value, allowed) or isinstance(value, bool) != (bool in allowed)
         ):
-            raise ConfigError(
-                f"{where}: {key} must be {_TYPE_NAMES[str(known[key].type)]}, not {value!r}"
-            )
+            raise ConfigError(f"{where}: {key} must be {_TYPE_NAMES[wanted]}, not {value!r}")
     try:
         return kind(**content)
     except TypeError:
@@ -214,10 +224,13 @@ def _check(schema: Schema, where: str) -> None:
         )
     if not schema.categorical:
         raise ConfigError(f"{where}: categorical must list at least one column")
+    seen: set[str] = set()
+    listed = set(schema.columns)
     for name in schema.names:
-        if schema.names.count(name) > 1:
+        if name in seen:
             raise ConfigError(f"{where}: column {name!r} is named twice")
-        if schema.columns and name not in schema.columns:
+        seen.add(name)
+        if listed and name not in listed:
             raise ConfigError(
                 f"{where}: column {name!r} is missing from columns, which must list every column"
             )

@@ -6,7 +6,6 @@ A message says in one or two sentences what was asked, what was found and what t
 
 from __future__ import annotations
 
-
 _LONGEST = 2000  # characters of a message
 _LONGEST_START = 1400
 

@@ -2,6 +2,7 @@
 
 from dlrmjit.checkpoint.destination import check_destination
 from dlrmjit.checkpoint.reader import Checkpoint, open_checkpoint
+from dlrmjit.checkpoint.strict import check_config, check_parameters
 from dlrmjit.checkpoint.torch_format.reader import TorchCheckpoint, read_torch_file
 from dlrmjit.checkpoint.torch_format.writer import check_torch_destination, write_torch_file
 from dlrmjit.checkpoint.writer import save_checkpoint
@@ -9,7 +10,9 @@ from dlrmjit.checkpoint.writer import save_checkpoint
 __all__ = [
     "Checkpoint",
     "TorchCheckpoint",
+    "check_config",
     "check_destination",
+    "check_parameters",
     "check_torch_destination",
     "open_checkpoint",
     "read_torch_file",

@@ -5,7 +5,9 @@ It is the last file written and the first one read, so a directory with a manife
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +20,15 @@ from dlrmjit.version import __version__
 NAME = "manifest.json"
 FORMAT = "dlrmjit-checkpoint"
 VERSION = 1
+DIGEST = "manifest_sha256"
+"""Key of the digest of the manifest's text, in which the digest itself is replaced by zeros."""
+
+_NO_DIGEST = "0" * 64
+_DIGEST_FIELD = re.compile(rf'"{DIGEST}": "([0-9a-f]{{64}})"')
+_KEYS_BEFORE_DIGESTS = {
+    *("format", "version", "writer", "model_config", "progress", "state", "optimizer", "files"),
+}
+_MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -74,9 +85,13 @@ class Manifest:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the text of the manifest file."""
+        """Return the text of the manifest file, which has its own digest.
+
+        Raises TypeError where the configuration or the progress is not JSON-ready.
+        """
         head = {"format": FORMAT, "version": VERSION, "writer": f"dlrmjit {__version__}"}
-        return json.dumps({**head, **asdict(self)}, indent=1) + "\n"
+        text = json.dumps({**head, DIGEST: _NO_DIGEST, **asdict(self)}, indent=1) + "\n"
+        return _with_digest(text, _digest(text))
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -89,18 +104,51 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = _read_text(path)
+        content = json.loads(text)
     except FileNotFoundError:
         raise CheckpointError(
             f"{directory}: not a checkpoint directory: it has no {NAME}"
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     _check_format(path, content)
+    _check_digest(path, text, content)
     try:
         return _parse(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path}: an incomplete manifest: {error!r}") from error
+
+
+def _read_text(path: Path) -> str:
+    with open(path, "rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+    return content.decode("utf-8")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _with_digest(text: str, digest: str) -> str:
+    """Return the text with another digest in the place of the first."""
+    return _DIGEST_FIELD.sub(f'"{DIGEST}": "{digest}"', text, count=1)
+
+
+def _check_digest(path: Path, text: str, content: Mapping[str, Any]) -> None:
+    """Refuse a manifest that is not as it was written; older ones have no digest."""
+    field_ = _DIGEST_FIELD.search(text)
+    if field_ is not None:
+        is_same = _digest(_with_digest(text, _NO_DIGEST)) == field_[1]
+    else:
+        is_same = set(content) <= _KEYS_BEFORE_DIGESTS
+    if not is_same:
+        raise CheckpointError(
+            f"{path}: its digest is not that of its text: it was damaged or changed after it was "
+            "saved; restore it from a copy, or use another checkpoint"
+        )
 
 
 def _check_format(path: Path, content: object) -> None:

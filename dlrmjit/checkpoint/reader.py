@@ -23,6 +23,7 @@ from dlrmjit.checkpoint.safetensors_file import (
     check_size,
     read_rows,
 )
+from dlrmjit.checkpoint.strict import check_parameters
 from dlrmjit.errors import CheckpointError
 from dlrmjit.files import locate
 
@@ -64,19 +65,15 @@ class StoredArrays(Mapping[str, Array]):
         """Whether some array is stored as Split-BF16."""
         return any(record.split for record in self._records.values())
 
-    def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise CheckpointError unless all ``wanted`` arrays are stored with these shapes."""
-        for name, shape in wanted.items():
-            if name not in self._records:
-                raise CheckpointError(
-                    f"{self._directory}: the model has {name}, but the checkpoint does not"
-                )
-            stored = self._records[name].shape
-            if stored != tuple(shape):
-                raise CheckpointError(
-                    f"{self._directory}: {name} is {stored} in the checkpoint, but "
-                    f"{tuple(shape)} in the model"
-                )
+    def check(self, wanted: Mapping[str, tuple[int, ...]], *, strict: bool = False) -> None:
+        """Raise CheckpointError unless all ``wanted`` arrays are stored with these shapes.
+
+        If ``strict``, no others may be stored.
+        """
+        stored = self.shapes
+        if not strict:
+            stored = {name: shape for name, shape in stored.items() if name in wanted}
+        check_parameters(self._directory, stored, wanted)
 
     def read_into(self, targets: Mapping[str, Storable]) -> None:
         """Fill ``targets`` (arrays or views) by name, a block of rows at a time.

@@ -11,7 +11,7 @@ from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.tape import Rule, Tape, Variable
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.errors import ShapeError
+from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.model.batch_norm import Norm
 from dlrmjit.model.tables import Port
 from dlrmjit.ops.backend import Block
@@ -42,6 +42,8 @@ class Graph:
         profile: Profile | None = None,
         port: Port | None = None,
     ) -> None:
+        if model.undecided:
+            raise CheckpointError(model.undecided)
         self.model, self.n, self.training = model, n, loss is not None
         self.profile = profile
         self.tape = Tape(model.backend.add_gradients)

@@ -80,6 +80,7 @@ class Model:
             for node in self.architecture.nodes
             for norm in node.norms()
         }
+        self.undecided = ""  # why this model cannot compute, if its file left something open
         self._predictions: dict[int, Graph] = {}
         if initialise:
             self.initialise(rng or np.random.RandomState(123), seed)

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.checkpoint import Checkpoint, open_checkpoint
+from dlrmjit.checkpoint import Checkpoint, check_config, open_checkpoint
 from dlrmjit.checkpoint.destination import checkpoint_errors, new_checkpoint
 from dlrmjit.checkpoint.sharded_writer import (
     Section,
     finish_checkpoint,
     write_shards,
 )
-from dlrmjit.errors import CheckpointError
+from dlrmjit.config.model import AnyModelConfig, model_from_dict
+from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.checkpoint_shards import (
     state_shapes,
@@ -75,12 +76,27 @@ def restore_sharded(model: ShardedModel, path: str | os.PathLike[str]) -> dict[s
     """
     checkpoint = _open_together(model.comm, path)
     state, mlps = checkpoint.state, model.dense_state()
-    state.check(table_shapes(model))
+    shapes = {name: array.shape for name, array in mlps.items()}
+    state.check({**table_shapes(model), **shapes}, strict=True)
+    check_config(checkpoint.path, config_of(checkpoint).to_dict(), model.config.to_dict())
     state.read_into(mlps)
     model.load_dense(mlps)
     for shard in table_shards(model):
         state.read_shard(shard.name, shard.values, shard.part)
     return dict(checkpoint.progress)
+
+
+def config_of(checkpoint: Checkpoint) -> AnyModelConfig:
+    """Return the configuration of the saved model; raises CheckpointError for one of no model."""
+    return described(checkpoint.model_config, checkpoint.path)
+
+
+def described(model_config: Mapping[str, Any], path: object) -> AnyModelConfig:
+    """Return the configuration that a file describes; ``path`` is its name in errors."""
+    try:
+        return model_from_dict(model_config)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _open_together(comm: Comm, path: str | os.PathLike[str]) -> Checkpoint:
@@ -101,7 +117,8 @@ def restore_sharded_optimizer(
     """Overwrite the state of ``optimizer`` by that of a checkpoint of any plan."""
     stored, dense = checkpoint.optimizer, optimizer.dense_state_dict()
     steps = table_steps(model, optimizer)
-    stored.check(state_shapes(model, optimizer))
+    shapes = {name: array.shape for name, array in {**dense, **steps}.items()}
+    stored.check({**state_shapes(model, optimizer), **shapes}, strict=True)
     stored.read_into({**dense, **steps})
     for shard in state_shards(model, optimizer):
         stored.read_shard(shard.name, shard.values, shard.part)

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dlrmjit.checkpoint import (
     Checkpoint,
+    TorchCheckpoint,
+    check_config,
+    check_parameters,
     open_checkpoint,
     read_torch_file,
     save_checkpoint,
     write_torch_file,
 )
+from dlrmjit.checkpoint.torch_format.names import MIXED_NAME
 from dlrmjit.checkpoint.torch_format.optimizer import from_torch, to_torch
-from dlrmjit.checkpoint.torch_format.reader import MIXED_NAME
 from dlrmjit.checkpoint.torch_format.writer import sgd_state
 from dlrmjit.config.model import (
     IN_MEMORY,
     AnyModelConfig,
+    Interaction,
     ModelConfig,
     TableConfig,
-    model_from_dict,
 )
 from dlrmjit.config.optimizer import UpdateConfig
-from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.errors import CheckpointError
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.model.model import Model
 from dlrmjit.ops.backend import StoredArray
 from dlrmjit.optim import Optimizer
-from dlrmjit.parallel.checkpoint import restore_sharded, restore_sharded_optimizer, save_sharded
+from dlrmjit.parallel.checkpoint import (
+    config_of,
+    restore_sharded,
+    restore_sharded_optimizer,
+    save_sharded,
+)
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.precision import Precision
-
-TORCH_SUFFIX = ".pt"
-PathLike = str | os.PathLike[str]
+from dlrmjit.training.saved_architecture import (
+    PathLike,
+    ambiguity,
+    is_torch,
+    matching,
+    possible_configs,
+)
 
 
 def save(
@@ -64,14 +74,17 @@ def save(
         If it cannot be written.
     """
     progress = dict(progress or {})
-    if _is_torch(path):
+    if model.undecided:
+        raise CheckpointError(model.undecided)
+    if is_torch(path):
         _check_is_dlrm(model, path)
         state = model.stored()
         if isinstance(model, ShardedModel) and model.comm.rank > 0:
             return
         rate = progress.pop("learning_rate", 0.0)
         nested = _torch_optimizer(optimizer, list(state), rate)
-        write_torch_file(path, _with_reference_names(model, state), progress, nested)
+        named, config = _with_reference_names(model, state), model.config.to_dict()
+        write_torch_file(path, named, progress, nested, model_config=config)
     elif isinstance(model, ShardedModel):
         save_sharded(model, path, progress | _optimizer_progress(optimizer), optimizer)
     else:
@@ -122,8 +135,14 @@ def load(
     backend: str | None = None,
     precision: Precision | None = None,
     tables: TableConfig = IN_MEMORY,
+    interaction: Interaction | None = None,
+    interaction_itself: bool | None = None,
 ) -> Model:
     """Return the model saved at ``path``.
+
+    A ``.pt`` file in which the top MLP has as many inputs as two interactions have outputs does not
+    say how features interact. Without ``interaction``, its parameters can be read from the model,
+    but predicting, training and saving raise CheckpointError.
 
     Parameters
     ----------
@@ -132,15 +151,25 @@ def load(
     precision : precision of the model, by default that of the checkpoint; a ``.pt`` file is
         ``fp32``. No bit of a parameter is lost either way
     tables : where to store the tables, and how to handle an index outside them
+    interaction, interaction_itself : how features interact, as in
+        :class:`~dlrmjit.config.model.ModelConfig`, where the file does not say it
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, or it is damaged.
+        If there is no checkpoint, it is damaged, or its parameters are not exactly those of its
+        model.
     MemoryLimitError
         If the model does not fit into this machine.
     """
-    return load_run(path, backend=backend, precision=precision, tables=tables)[0]
+    return load_run(
+        path,
+        backend=backend,
+        precision=precision,
+        tables=tables,
+        interaction=interaction,
+        interaction_itself=interaction_itself,
+    )[0]
 
 
 def load_run(
@@ -149,19 +178,24 @@ def load_run(
     backend: str | None = None,
     precision: Precision | None = None,
     tables: TableConfig = IN_MEMORY,
+    interaction: Interaction | None = None,
+    interaction_itself: bool | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Return the model saved at ``path`` and its ``progress``; raises as :func:`load` does."""
     options: dict[str, Any] = {"backend": backend, "initialise": False, "tables": tables}
-    model: Model
-    if _is_torch(path):
+    if is_torch(path):
         file = read_torch_file(path)
-        shapes = {name: array.shape for name, array in file.state.items()}
-        model = DLRM(infer_config(shapes, path), precision=precision or "fp32", **options)
+        found = matching(possible_configs(file, path), path, interaction, interaction_itself)
+        model = model_of(found[0], precision=precision or "fp32", **options)
+        check_parameters(path, _shapes(file.state), _shapes(model.stored()))
         model.load_state(file.state)
+        if len(found) > 1:
+            model.undecided = ambiguity(found, path)
         return model, dict(file.progress)
     checkpoint = open_checkpoint(path)
+    [config] = matching([config_of(checkpoint)], path, interaction, interaction_itself)
     saved: Precision = "bf16" if checkpoint.state.split else "fp32"
-    model = model_of(_config_of(checkpoint), precision=precision or saved, **options)
+    model = model_of(config, precision=precision or saved, **options)
     _fill(model, checkpoint)
     return model, dict(checkpoint.progress)
 
@@ -169,16 +203,20 @@ def load_run(
 def restore(model: Model, path: PathLike) -> dict[str, Any]:
     """Overwrite ``model``'s parameters from ``path``; return the ``progress`` saved with them.
 
-    Raises CheckpointError naming the first parameter that does not match; then the model is
-    unchanged.
+    Raises CheckpointError naming what differs: a parameter that is missing, unexpected or has
+    another shape, or a key of the configuration. Then the model is unchanged.
     """
-    if _is_torch(path):
+    if is_torch(path):
         file = read_torch_file(path)
+        check_parameters(path, _shapes(file.state), _shapes(model.stored()))
+        _check_interaction(model, file, path)
         model.load_state(file.state)
         return dict(file.progress)
     if isinstance(model, ShardedModel):
         return restore_sharded(model, path)
     checkpoint = open_checkpoint(path)
+    checkpoint.state.check(_shapes(model.stored()), strict=True)
+    check_config(path, config_of(checkpoint).to_dict(), model.config.to_dict())
     _fill(model, checkpoint)
     return dict(checkpoint.progress)
 
@@ -196,12 +234,13 @@ def restore_optimizer(optimizer: Optimizer, model: Model, path: PathLike) -> Non
     arrays = optimizer.state_dict()
     if not arrays:
         return
-    if _is_torch(path):
+    if is_torch(path):
         saved = from_torch(read_torch_file(path).optimizer, list(model.stored()))
         optimizer.load_state(saved)
         return
     checkpoint = open_checkpoint(path, verify=False)
     _check_same_optimizer(optimizer, checkpoint)
+    checkpoint.optimizer.check(_shapes(arrays), strict=True)
     checkpoint.optimizer.read_into(arrays)
     optimizer.write_back(arrays)
 
@@ -209,7 +248,7 @@ def restore_optimizer(optimizer: Optimizer, model: Model, path: PathLike) -> Non
 def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedModel, path: PathLike) -> None:
     if not optimizer.config.has_state:
         return
-    if _is_torch(path):
+    if is_torch(path):
         raise CheckpointError(
             f"{path}: the optimizer state of a .pt file cannot be distributed to ranks; load it in "
             "one process and save a directory"
@@ -229,74 +268,27 @@ def _check_same_optimizer(optimizer: Optimizer, checkpoint: Checkpoint) -> None:
             )
 
 
-def infer_config(shapes: Mapping[str, tuple[int, ...]], path: PathLike) -> ModelConfig:
-    """Return the architecture that has parameters of these names and shapes.
-
-    A file of the reference program does not say how features interact; the width of the top MLP's
-    input does. If two interactions have that width, ``dot`` is chosen.
-
-    Raises CheckpointError if no architecture matches; ``path`` is for its message.
-    """
-    try:
-        return _config_by_width(shapes)
-    except (ConfigError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{path}: its parameters are not those of a DLRM: {error}") from error
-
-
-def _config_by_width(shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
-    tables = [s for _, s in _indexed_weights(shapes, "emb_l")]
-    bottom = [s for _, s in _indexed_weights(shapes, "bot_l")]
-    top = [s for _, s in _indexed_weights(shapes, "top_l")]
-    dims = tuple(dim for _, dim in tables)
-    projected = {shape[0] for name, shape in shapes.items() if name.endswith(".proj.weight")}
-    kinds = (("dot", False), ("cat", False), ("dot", True))
-    is_single = len(tables) + bool(bottom) == 1  # no pairs: dot only with itself
-    for kind, itself in kinds[1:] if is_single else kinds:
-        config = ModelConfig(
-            table_rows=tuple(rows for rows, _ in tables),
-            embedding_dim=max(dims, default=0) if not projected else max(projected),
-            table_dims=dims,
-            mlp_bottom=(bottom[0][1], *(k for k, _ in bottom)) if bottom else (),
-            mlp_top=tuple(k for k, _ in top),
-            interaction=kind,  # type: ignore[arg-type]
-            interaction_itself=itself,
-            batch_norm=any(".norm." in name for name in shapes),
-        )
-        if config.interaction_width == top[0][1]:
-            return config
-    raise ConfigError(f"the top MLP takes {top[0][1]} inputs, which no interaction has as outputs")
-
-
-def _indexed_weights(
-    shapes: Mapping[str, tuple[int, ...]], prefix: str
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Return (index, shape) of the weights called ``prefix.index.weight``, by index."""
-    weights = []
-    for name, shape in shapes.items():
-        parts = name.split(".")
-        if len(parts) == 3 and parts[0] == prefix and parts[2] == "weight":
-            weights.append((int(parts[1]), shape))
-    return sorted(weights)
-
-
 def model_of(config: AnyModelConfig, **options: Any) -> Model:
     """Return the model of a configuration: of a ModelConfig, a DLRM."""
     return DLRM(config, **options) if isinstance(config, ModelConfig) else Model(config, **options)
 
 
-def _config_of(checkpoint: Checkpoint) -> AnyModelConfig:
-    try:
-        return model_from_dict(checkpoint.model_config)
-    except ConfigError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def _check_interaction(model: Model, file: TorchCheckpoint, path: PathLike) -> None:
+    """Refuse a file of another model, or whose only possible interaction is another one."""
+    configs, config = possible_configs(file, path), model.config
+    if file.model_config is not None:
+        check_config(path, configs[0].to_dict(), config.to_dict())
+    elif isinstance(config, ModelConfig):
+        matching(configs, path, config.interaction, config.interaction_itself)
 
 
 def _fill(model: Model, checkpoint: Checkpoint) -> None:
     """Read tables straight into their memory, and MLPs through small copies."""
     targets = model.stored()
+    checkpoint.state.check(_shapes(targets), strict=True)
     checkpoint.state.read_into(targets)
     model.load_dense(targets)
-
-
-def _is_torch(path: PathLike) -> bool:
-    return Path(path).suffix == TORCH_SUFFIX

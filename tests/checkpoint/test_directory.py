@@ -85,7 +85,7 @@ def test_views_are_saved_and_read_into(tmp_path):
 def test_a_wrong_shape_changes_nothing(tmp_path):
     opened = open_checkpoint(save(tmp_path / "a"))
     targets = {"emb_l.0.weight": np.zeros((7, 4), "f4"), "emb_l.1.weight": np.zeros((5, 4), "f4")}
-    with pytest.raises(CheckpointError, match=r"emb_l.1.weight is \(3, 4\).*\(5, 4\) in the model"):
+    with pytest.raises(CheckpointError, match=r"emb_l.1.weight \(3, 4\), not \(5, 4\)"):
         opened.state.read_into(targets)
     assert not targets["emb_l.0.weight"].any()
     with pytest.raises(CheckpointError, match=r"emb_l.9.weight"):
@@ -104,7 +104,9 @@ def test_paths_without_a_checkpoint_are_refused(tmp_path):
 
 def edit_manifest(path, **changes):
     file = path / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    content = {**json.loads(file.read_text()), **changes}
+    del content["manifest_sha256"]
+    file.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(

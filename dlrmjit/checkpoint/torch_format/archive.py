@@ -6,9 +6,11 @@ is read. Compressed entries, which other tools write, are decompressed instead.
 
 from __future__ import annotations
 
+import lzma
 import os
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -16,10 +18,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.checkpoint.torch_format.pickle import Storage
+from dlrmjit.checkpoint.torch_format.pickle import BFLOAT16, Storage
 from dlrmjit.errors import CheckpointError
 
 Array = NDArray[Any]
+
+MOST_PICKLE_BYTES = 64 << 20
+"""Size of the pickle beyond which no file is read: that of a model takes 100 bytes a tensor."""
+
+_DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError, MemoryError),  # unknown or encrypted entries
+)
 
 LOCAL_HEADER = struct.Struct("<4s22sHH")
 """Head of an entry: signature, fields that the zip directory repeats, two name lengths."""
@@ -41,7 +51,7 @@ class TorchArchive:
             self._zip = _open_zip(path, self._file)
             self._prefix = self._find_prefix()
             self._big_endian = self._optional("byteorder") == b"big"
-        except CheckpointError:
+        except BaseException:
             self._file.close()
             raise
 
@@ -58,8 +68,14 @@ class TorchArchive:
         self._file.close()
 
     def pickle(self) -> bytes:
-        """Return the bytes of the pickle."""
-        return self._read(self._zip.getinfo(f"{self._prefix}data.pkl"))
+        """Return the bytes of the pickle; raises CheckpointError for one too large."""
+        info = self._zip.getinfo(f"{self._prefix}data.pkl")
+        if info.file_size > MOST_PICKLE_BYTES:
+            raise CheckpointError(
+                f"{self.path}: its pickle has {info.file_size} bytes, more than the "
+                f"{MOST_PICKLE_BYTES} of a model whose tensors are stored apart"
+            )
+        return self._read(info)
 
     def storage(self, storage: Storage) -> Array:
         """Return all elements of a storage, one-dimensional and read-only.
@@ -67,7 +83,8 @@ class TorchArchive:
         Raises CheckpointError if the entry is missing, damaged or too short.
         """
         info = self._entry(f"data/{storage.key}")
-        dtype = np.dtype(storage.dtype).newbyteorder(">" if self._big_endian else "<")
+        kind = np.dtype("u2" if storage.dtype == BFLOAT16 else storage.dtype)
+        dtype = kind.newbyteorder(">" if self._big_endian else "<")
         if info.file_size < storage.length * dtype.itemsize:
             raise CheckpointError(
                 f"{self.path}: the storage {storage.key} has {info.file_size} bytes, too few for "
@@ -76,6 +93,11 @@ class TorchArchive:
         if storage.length == 0:
             return np.empty(0, dtype)
         if info.compress_type != zipfile.ZIP_STORED:
+            if info.file_size > storage.length * dtype.itemsize:
+                raise CheckpointError(
+                    f"{self.path}: the compressed storage {storage.key} has {info.file_size} "
+                    f"bytes, but its tensors need {storage.length * dtype.itemsize}"
+                )
             return np.frombuffer(self._read(info), dtype, storage.length)
         return np.memmap(self._file, dtype, "r", self._data_offset(info), (storage.length,))
 
@@ -100,7 +122,7 @@ class TorchArchive:
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:
             return self._zip.read(info)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except _DAMAGES as error:
             raise CheckpointError(f"{self.path}: {info.filename}: {error}") from error
 
     def _data_offset(self, info: zipfile.ZipInfo) -> int:
@@ -130,7 +152,7 @@ def _open_zip(path: Path, file: BinaryIO) -> zipfile.ZipFile:
         return zipfile.ZipFile(file)
     except zipfile.BadZipFile:
         raise CheckpointError(f"{path}: {_description(file)}") from None
-    except OSError as error:
+    except (OSError, NotImplementedError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.config.optimizer import OptimizerConfig
+from dlrmjit.errors import CheckpointError
 
 Array = NDArray[Any]
 STEP = "step"
@@ -34,16 +35,30 @@ def to_torch(
 
 
 def from_torch(nested: Mapping[str, Any] | None, parameters: Sequence[str]) -> dict[str, Array]:
-    """Return the inverse of :func:`to_torch`: arrays ``parameter.state``, steps as int64."""
+    """Return the inverse of :func:`to_torch`: arrays ``parameter.state``, steps as int64.
+
+    Raises CheckpointError for what is no state of an optimiser of these parameters.
+    """
     arrays: dict[str, Array] = {}
-    for index, states in (nested or {}).get("state", {}).items():
-        for state, value in states.items():
+    states = (nested or {}).get("state", {})
+    for index, entries in states.items() if isinstance(states, dict) else ():
+        is_known = isinstance(index, int) and 0 <= index < len(parameters)
+        if not is_known or not isinstance(entries, dict):
+            raise CheckpointError(
+                f"the optimizer state of parameter {index!r:.40} is not one of the model's "
+                f"{len(parameters)} parameters"
+            )
+        for state, value in entries.items():
             if value is not None:
-                array = np.asarray(value)
-                is_step = state == STEP
-                name = f"{parameters[index]}.{state}"
-                arrays[name] = np.array(int(array), np.int64) if is_step else array
+                arrays[f"{parameters[index]}.{state}"] = _array(parameters[index], state, value)
     return arrays
+
+
+def _array(parameter: str, state: object, value: Any) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or (state == STEP and array.size != 1):
+        raise CheckpointError(f"the optimizer state {state!r:.40} of {parameter} is no number")
+    return np.array(int(array.reshape(())), np.int64) if state == STEP else array
 
 
 def _value(config: OptimizerConfig, state: str, array: Array) -> Any:

@@ -7,6 +7,7 @@ training state consists of, replaces them by harmless stand-ins, and refuses all
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +21,13 @@ from dlrmjit.errors import CheckpointError
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+
+BFLOAT16 = "bfloat16"
+"""The dtype of storages that NumPy cannot read: their elements are the high 16 bits of float32."""
+
+_MOST_ELEMENTS = 1 << 48
+_MOST_AXES = 8
+_MOST_REPEATED = 1 << 20  # elements of an expanded tensor, which has more than its storage
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,18 @@ class StoredTensor:
 
     def __post_init__(self) -> None:
         """Refuse a view that exceeds its storage, which would read other memory."""
-        last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         values = (self.offset, *self.shape, *self.strides)
-        if not all(isinstance(n, int) and n >= 0 for n in values):
+        is_valid = all(type(n) is int and 0 <= n <= _MOST_ELEMENTS for n in values)
+        if not is_valid or not len(self.shape) == len(self.strides) <= _MOST_AXES:
             raise pickle.UnpicklingError(
-                f"a tensor of shape {self.shape} has an invalid offset, shape or stride"
+                f"a tensor of shape {_shown(self.shape)} has an invalid offset, shape or stride"
+            )
+        last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        elements = math.prod(self.shape)
+        if elements > max(self.storage.length, _MOST_REPEATED):
+            raise pickle.UnpicklingError(
+                f"a tensor of shape {self.shape} repeats the {self.storage.length} elements that "
+                "it stores; save a copy of it (tensor.clone())"
             )
         if 0 not in self.shape and self.offset + last >= self.storage.length:
             raise pickle.UnpicklingError(
@@ -64,6 +79,8 @@ class StoredTensor:
 def load_pickle(data: bytes, source: str) -> object:
     """Return the content of a PyTorch file's ``data.pkl``, tensors as :class:`StoredTensor`.
 
+    It may contain itself, or one container very often; walk it with a limit.
+
     ``source`` is the file's name in errors.
 
     Raises
@@ -76,7 +93,7 @@ def load_pickle(data: bytes, source: str) -> object:
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{source}: {error}") from error
     except Exception as error:
-        raise CheckpointError(f"{source}: a damaged pickle: {error!r}") from error
+        raise CheckpointError(f"{source}: a damaged pickle: {_shown(error)}") from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -93,6 +110,8 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _device, length = pid
         if kind != "storage" or not isinstance(dtype, _StorageType):
             raise pickle.UnpicklingError(f"the file has an unknown reference {pid!r}")
+        if not 0 <= int(length) <= _MOST_ELEMENTS:
+            raise pickle.UnpicklingError(f"the file has a storage of {length} elements")
         return Storage(str(key), dtype.dtype, int(length))
 
 
@@ -127,6 +146,11 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode(encoding)
 
 
+def _shown(shape: object) -> str:
+    text = repr(shape)
+    return text if len(text) < 80 else f"{text[:76]}..."
+
+
 def _rebuild_tensor(
     storage: Storage, offset: int, shape: Shape, strides: Shape, *_: object
 ) -> StoredTensor:
@@ -145,8 +169,12 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any] | _StorageType] = {
     ("torch", "FloatStorage"): _StorageType("f4"),
     ("torch", "DoubleStorage"): _StorageType("f8"),
     ("torch", "HalfStorage"): _StorageType("f2"),
+    ("torch", "BFloat16Storage"): _StorageType(BFLOAT16),
     ("torch", "LongStorage"): _StorageType("i8"),
     ("torch", "IntStorage"): _StorageType("i4"),
+    ("torch", "ShortStorage"): _StorageType("i2"),
+    ("torch", "CharStorage"): _StorageType("i1"),
+    ("torch", "ByteStorage"): _StorageType("u1"),
     ("torch", "BoolStorage"): _StorageType("?"),
     ("numpy", "dtype"): _NumpyType,
     ("numpy.core.multiarray", "scalar"): _numpy_scalar,

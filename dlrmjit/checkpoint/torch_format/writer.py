@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint.destination import checkpoint_errors
 from dlrmjit.checkpoint.safetensors_file import row_blocks
+from dlrmjit.checkpoint.torch_format.archive import MOST_PICKLE_BYTES
+from dlrmjit.checkpoint.torch_format.reader import MODEL_CONFIG, MOST_DEPTH
 from dlrmjit.errors import CheckpointError
 from dlrmjit.files import replaced_file, try_destination
 from dlrmjit.files.new_files import check_file_replaceable
@@ -41,8 +43,6 @@ PROGRESS = (
 ALIGNMENT = 64
 """Storages start at multiples of this many bytes, as in PyTorch, so that they can be mapped."""
 
-_MOST_PICKLE_BYTES = 64 << 20  # of a model whose tensors are stored apart
-
 ENTRY_HEAD = 30
 """Bytes of the head of a zip entry without its name and extra field."""
 
@@ -57,6 +57,7 @@ def write_torch_file(
     optimizer: Mapping[str, Any] | None = None,
     *,
     learning_rate: float = 0.01,
+    model_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a ``.pt`` file that ``torch.load`` reads (``weights_only`` or not).
 
@@ -85,6 +86,7 @@ def write_torch_file(
     content = {
         **dict.fromkeys(PROGRESS, 0),
         **_plain(progress),
+        **({} if model_config is None else {MODEL_CONFIG: _plain(model_config)}),
         "state_dict": OrderedDict(state),
         "opt_state_dict": _plain(optimizer or sgd_state(len(state), learning_rate)),
     }
@@ -104,7 +106,7 @@ def is_reference_model(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [i for i in archive.infolist() if i.filename.endswith("/data.pkl")]
-            if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLE_BYTES:
+            if len(pickles) != 1 or pickles[0].file_size > MOST_PICKLE_BYTES:
                 return False
             content = archive.read(pickles[0])
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
@@ -129,13 +131,26 @@ def sgd_state(parameters: int, lr: float) -> dict[str, Any]:
     return {"state": {}, "param_groups": [group]}
 
 
-def _plain(value: Any) -> Any:
-    """Replace NumPy scalars by Python numbers: ``torch.load(weights_only=True)`` refuses them."""
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Replace NumPy scalars by Python numbers: ``torch.load(weights_only=True)`` refuses them.
+
+    Raises CheckpointError for what a reader would refuse.
+    """
+    if depth > MOST_DEPTH:
+        raise CheckpointError(f"values nested {depth} deep cannot be written to a .pt file")
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        if not all(isinstance(key, str | int) for key in value):
+            raise CheckpointError("keys that are no texts cannot be written to a .pt file")
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
+        return [_plain(item, depth + 1) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, bool | int | float | str | np.ndarray | SplitArray | None):
+        raise CheckpointError(
+            f"a {type(value).__name__} cannot be written to a .pt file: {value!r:.60}; give "
+            "numbers, texts, lists and dictionaries"
+        )
+    return value
 
 
 def _write_archive(handle: IO[bytes], root: str, content: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer, Plateau
 from dlrmjit.training import persistence
 from dlrmjit.training.fit import Best, FitResult, NullObserver, Position, StepRecord, TestRecord
+from dlrmjit.training.saved_architecture import is_torch
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def check_save_path(path: str) -> None:
     parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise ConfigError(f"--save-model: the folder {parent} does not exist; create it")
-    if Path(path).suffix == persistence.TORCH_SUFFIX:
+    if is_torch(path):
         check_torch_destination(path)
     else:
         check_destination(path)

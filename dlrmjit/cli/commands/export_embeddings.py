@@ -48,15 +48,15 @@ def _run(argv: Sequence[str]) -> None:
     try:
         make_parents(out)
         check_new(out)
-        _export(arguments.model, out, arguments.vocabulary)
+        _export(arguments, out)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
 
 
-def _export(model_path: Path, out: Path, vocabulary: Path | None) -> None:
-    from dlrmjit.training.persistence import load
+def _export(arguments: Any, out: Path) -> None:
+    from dlrmjit.cli.build.saved_model import load_saved
 
-    model = load(model_path)
+    model, vocabulary = load_saved(arguments.model, arguments), arguments.vocabulary
     rows = model.config.table_rows
     tables = model.architecture.table_specs
     known = None if vocabulary is None else _set_of(vocabulary, rows)

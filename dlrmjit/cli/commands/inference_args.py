@@ -30,13 +30,13 @@ def load_given(arguments: Any) -> Given:
 
     Raises ConfigError, DataError or CheckpointError, also for rows that do not match the model.
     """
+    from dlrmjit.cli.build.saved_model import load_saved
     from dlrmjit.cli.report.machine import use_threads
-    from dlrmjit.training.persistence import load
 
     use_threads(arguments.threads)
     tables = TableConfig(arguments.embedding_dir, arguments.bounds)
     rows = replace(_rows(arguments).limited(arguments.max_ind_range), bounds=tables.bounds)
-    model = load(arguments.model, backend=arguments.backend, tables=tables)
+    model = load_saved(arguments.model, arguments, backend=arguments.backend, tables=tables)
     check_fits(rows, model.config.table_rows, model.config.dense_features, arguments.model)
     return Given(model, rows)
 

@@ -31,6 +31,7 @@ from dlrmjit.cli.build.configs import (
     train_config,
 )
 from dlrmjit.cli.build.data import Data, make_data
+from dlrmjit.cli.build.saved_model import with_saved_architecture
 from dlrmjit.cli.build.start_facts import model_facts
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
@@ -126,12 +127,15 @@ def _build(options: Options, comm: Comm) -> Session:
     """Build the data, then the model: both draw from one stream, in the reference's order."""
     print("Using CPU...", flush=True)
     sharded = distributed.is_sharded(options, comm)
+    path = options.resume or options.load_model
+    if path:
+        options = with_saved_architecture(options, path)
     if options.data_generation != "dataset" and not sharded:
         early = model_config(options, options.arch_embedding_size)
         require_memory(early, options, available_memory())
     rng = np.random.RandomState(options.numpy_rand_seed)
     data = make_data(options, rng)
-    fitted = fit_architecture(options, data.train)
+    fitted = options if path else fit_architecture(options, data.train)
     if line := derived_line(options, fitted):
         print(line, flush=True)
     architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
@@ -139,7 +143,6 @@ def _build(options: Options, comm: Comm) -> Session:
         require_memory(architecture, options, available_memory())
     if options.debug_mode:
         _print_setup(options, architecture, data)
-    path = options.resume or options.load_model
     model = distributed.make_model(architecture, options, comm, rng, initialise=not path)
     if options.sparse_init_scale != 1 and not path:
         model.scale_tables(options.sparse_init_scale)

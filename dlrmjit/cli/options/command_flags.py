@@ -25,6 +25,21 @@ _VOCABULARY = Flag(
 _THREADS = Flag(
     "threads", int, None, "threads to compute with (default: all CPUs)", domain=at_least(1)
 )
+INTERACTION = (
+    Flag(
+        "arch-interaction-op",
+        str,
+        None,
+        "how the features of a .pt model interact, where its shapes allow both (default: dot)",
+        values=("dot", "cat"),
+    ),
+    Flag(
+        "arch-interaction-itself",
+        switch,
+        False,
+        "each feature of a .pt model also interacts with itself, where its shapes allow both",
+    ),
+)
 
 SCORING = FlagGroup(
     "model and data",
@@ -71,6 +86,7 @@ SCORING = FlagGroup(
             "row, or ignore the lookup",
             values=get_args(Bounds),
         ),
+        *INTERACTION,
     ),
 )
 
@@ -116,6 +132,7 @@ EXPORT_EMBEDDINGS = Command(
                 _MODEL,
                 Flag("out", Path, None, "a new directory", metavar="DIR", is_required=True),
                 _VOCABULARY,
+                *INTERACTION,
             ),
         ),
     ),

@@ -1,0 +1,128 @@
+"""A saved model and its architecture, with what the options say where a file leaves it open."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrmjit.cli.options.parse import Options
+from dlrmjit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from dlrmjit.config.model import AnyModelConfig
+    from dlrmjit.model.model import Model
+
+_FIELDS = {
+    "arch_sparse_feature_size": "embedding_dim",
+    "arch_embedding_size": "table_rows",
+    "arch_mlp_bot": "mlp_bottom",
+    "arch_mlp_top": "mlp_top",
+    "arch_interaction_op": "interaction",
+    "arch_interaction_itself": "interaction_itself",
+    "batch_norm": "batch_norm",
+    "table_dims": "table_dims",
+}
+"""The configuration of a model by the options that describe it."""
+
+
+def load_saved(path: Path, arguments: Any, **how: Any) -> Model:
+    """Return the model at ``path`` for a command that has the flags of the interaction.
+
+    Prints a note about what is assumed. ``how`` are arguments of ``dlrmjit.load``.
+    """
+    from dlrmjit.config.model import ModelConfig
+    from dlrmjit.training.persistence import load
+    from dlrmjit.training.saved_architecture import is_torch
+
+    op, itself = arguments.arch_interaction_op, arguments.arch_interaction_itself or None
+    if is_torch(path):
+        config = saved_config(path, op, itself)
+        if isinstance(config, ModelConfig):
+            op, itself = config.interaction, config.interaction_itself
+    return load(path, interaction=op, interaction_itself=itself, **how)
+
+
+def saved_config(path: str | Path, interaction: Any, itself: bool | None) -> AnyModelConfig:
+    """Return the architecture of the model at ``path``.
+
+    Where a ``.pt`` file allows several, the first with the interaction that is asked for, None for
+    any; a note on the standard error says which and how to choose.
+
+    Raises CheckpointError if there is none.
+    """
+    from dlrmjit.training.saved_architecture import architectures, matching, shown
+
+    configs = architectures(path)
+    found = matching(configs, path, interaction, itself)
+    if len(found) > 1:
+        print(
+            f"dlrmjit: note: {path} does not say how features interact, and its shapes allow "
+            f"{' and '.join(map(shown, configs))}: {shown(found[0])} is assumed; choose with "
+            "--arch-interaction-op and --arch-interaction-itself",
+            file=sys.stderr,
+        )
+    return found[0]
+
+
+def with_saved_architecture(options: Options, path: str) -> Options:
+    """Return the options with the architecture of the model at ``path``.
+
+    Raises CheckpointError for an option that was given and contradicts it; a preset named by
+    ``--config`` counts as given.
+    """
+    from dlrmjit.config.model import ModelConfig
+    from dlrmjit.training.saved_architecture import is_torch
+
+    is_preset = "config" in options.given
+    given = set(_FIELDS) if is_preset else options.given & set(_FIELDS)
+    has_op = "arch_interaction_op" in given
+    itself = options.arch_interaction_itself if "arch_interaction_itself" in given else None
+    config = saved_config(path, options.arch_interaction_op if has_op else None, itself)
+    if not isinstance(config, ModelConfig):
+        return options
+    taken = copy.copy(options)
+    for option, field in _FIELDS.items():
+        saved = getattr(config, field)
+        if option not in given:
+            setattr(taken, option, saved)
+        elif not _agrees(options, option, saved):
+            raise CheckpointError(_contradiction(options, option, saved, path))
+    if options.md_flag:
+        taken.table_dims = ()
+    if "dropout" not in options.given and not is_torch(path):
+        taken.dropout = config.dropout
+    return taken
+
+
+def _agrees(options: Options, option: str, saved: Any) -> bool:
+    """Return whether a given option may describe the saved model; data may decide the rest."""
+    value, is_dataset = getattr(options, option), options.data_generation == "dataset"
+    if option == "arch_embedding_size" and is_dataset:
+        return True  # the data have the rows, which are compared when the model is loaded
+    if option == "table_dims":
+        return options.md_flag or tuple(value) in (tuple(saved), ()) or _all_wide(options, saved)
+    if option == "arch_mlp_bot" and is_dataset:
+        return tuple(value[1:]) == tuple(saved[1:])
+    return bool(value == saved)
+
+
+def _all_wide(options: Options, saved: tuple[int, ...]) -> bool:
+    return not saved and set(options.table_dims) == {options.arch_sparse_feature_size}
+
+
+def _contradiction(options: Options, option: str, saved: Any, path: str) -> str:
+    flag = f"--{option.replace('_', '-')}"
+    value = getattr(options, option)
+    asked = flag if value is True else f"{flag}={_text(value)}"
+    if "config" in options.given and option not in options.given:
+        asked = f"--config={options.config} ({asked})"
+    return (
+        f"{asked} contradicts the model in {path}, which has {_text(saved)}; leave the option "
+        "out, or name another checkpoint"
+    )
+
+
+def _text(value: Any) -> str:
+    return ("-".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)

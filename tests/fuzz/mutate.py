@@ -24,17 +24,14 @@ def mutate(content: bytes, rng: random.Random) -> bytes | None:
     try:
         changed = (change(content, rng) for change in (_json, _npy, _safetensors))
         return next((one for one in changed if one is not None), None)
-    except (RecursionError, ValueError, OverflowError):  # too deep, or numbers too long to write
+    except Exception:  # inputs are of any form; those that are no such structure are left alone
         return None
 
 
 def _json(content: bytes, rng: random.Random) -> bytes | None:
     if content.lstrip()[:1] not in (b"{", b"["):
         return None
-    try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
+    tree = json.loads(content)
     for _ in range(rng.randint(1, 3)):
         tree = _change_tree(tree, rng)
     text = json.dumps(tree, indent=rng.choice((None, 1)))
@@ -96,11 +93,8 @@ def _npy(content: bytes, rng: random.Random) -> bytes | None:
     if not content.startswith(_NPY):
         return None
     size = int.from_bytes(content[8:10], "little")
-    try:
-        header = ast.literal_eval(content[10 : 10 + size].decode("latin1"))
-        shape = list(header["shape"])
-    except Exception:
-        return None
+    header = ast.literal_eval(content[10 : 10 + size].decode("latin1"))
+    shape = list(header["shape"])
     kind = rng.randrange(5)
     if kind == 0:
         header["descr"] = rng.choice(_DTYPES)

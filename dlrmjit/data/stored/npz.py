@@ -73,6 +73,8 @@ def _reading(path: str | Path) -> Iterator[None]:
         *(struct.error, zlib.error, lzma.LZMAError),
     ) as error:
         raise DataError(f"{path} is not a complete .npz file of numbers ({error})") from None
+    except MemoryError as error:
+        raise MemoryLimitError(f"{path} does not fit into memory: {error}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -120,6 +122,8 @@ def _read_member(
     with archive.open(member) as file:
         header = read_header(file, name)
         _check_shape(name, header, shape)
+        if header.offset + header.nbytes != member.file_size:
+            raise DataError(f"{name}: its length is not that of {header.dtype} {header.shape}")
         _check_memory(name, header)
         flat = np.empty(header.nbytes, np.uint8)
         filled = 0

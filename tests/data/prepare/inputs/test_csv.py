@@ -35,6 +35,7 @@ HOSTILE = {
     "large": (GOOD.replace(b"2.5", b"1e39"), "column price: '1e39' found"),
     "label": (GOOD.replace(b",0,", b",2,"), "column clicked: '2' found, expected 0 or 1"),
     "no label": (GOOD.replace(b",0,", b",,"), "column clicked: '' found, expected 0 or 1"),
+    "line end": (GOOD.replace(b"2.5", b"2\r5"), r"column price: '2\r5' found"),
     "open quote": (GOOD.replace(b"ann", b'"ann'), "column user: a quoted field must end"),
     "after a quote": (GOOD.replace(b"ann", b'"a"nn'), "column user: a quoted field must end"),
     "long": (b"9" * 20_000 + b"\n", "longer than 9000 bytes"),
@@ -83,6 +84,14 @@ def test_headers_that_lack_a_column_or_have_it_twice(tmp_path: Path) -> None:
         path.write_bytes(head + b"\n")
         with pytest.raises(DataError, match=f"a.csv, line 1: {times} columns called 'clicked'"):
             prepare(schema_options(path, tmp_path / "set"))
+
+
+@pytest.mark.parametrize("header", ['""y,c', "y,c\rx", "y,c," + "x" * 150_000])
+def test_a_header_that_is_no_csv_is_refused(tmp_path: Path, header: str) -> None:
+    (tmp_path / "log.csv").write_text(f"{header}\n1,a\n", newline="")
+    schema = Schema("y", categorical=(CategoricalColumn("c"),))
+    with pytest.raises(DataError, match=r"log\.csv, line 1: not the names of columns"):
+        CsvFormat((tmp_path / "log.csv",), schema, False, 1)
 
 
 def test_every_file_may_have_its_columns_in_another_order(rows: list[Row], tmp_path: Path) -> None:

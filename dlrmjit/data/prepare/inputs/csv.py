@@ -226,7 +226,7 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
 
 def _split(line: str, delimiter: str) -> list[str]:
     """Return the fields of a line. Raises csv.Error, such as for a carriage return in a field."""
-    return next(csv.reader([line], delimiter=delimiter), [])
+    return next(csv.reader([line], delimiter=delimiter, strict=True), [])
 
 
 def _kinds(

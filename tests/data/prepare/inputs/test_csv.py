@@ -86,11 +86,11 @@ def test_headers_that_lack_a_column_or_have_it_twice(tmp_path: Path) -> None:
             prepare(schema_options(path, tmp_path / "set"))
 
 
-@pytest.mark.parametrize("header", ['""y,c', "y,c\rx", "y,c," + "x" * 150_000])
+@pytest.mark.parametrize("header", ['""y,c', "y,c\rx"])
 def test_a_header_that_is_no_csv_is_refused(tmp_path: Path, header: str) -> None:
     (tmp_path / "log.csv").write_text(f"{header}\n1,a\n", newline="")
     schema = Schema("y", categorical=(CategoricalColumn("c"),))
-    with pytest.raises(DataError, match=r"log\.csv, line 1: not the names of columns"):
+    with pytest.raises(DataError, match=r"log\.csv, line 1: the columns' names cannot be read"):
         CsvFormat((tmp_path / "log.csv",), schema, False, 1)
 
 

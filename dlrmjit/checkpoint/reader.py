@@ -126,6 +126,8 @@ class Checkpoint:
         takes its place.
     digest
         A digest of the manifest, which tells this checkpoint from others.
+    files, file_names
+        All files that the manifest lists, open, and their names.
     """
 
     path: Path
@@ -134,6 +136,14 @@ class Checkpoint:
     state: StoredArrays
     optimizer: StoredArrays
     digest: str = ""
+    files: OpenFiles | None = None
+    file_names: tuple[str, ...] = ()
+
+    def read_file(self, name: str) -> bytes:
+        """Return the contents of one of ``file_names``."""
+        assert self.files is not None
+        with open(self.files[name], "rb") as file:
+            return file.read()
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Checkpoint:
@@ -191,6 +201,8 @@ def _checkpoint(directory: Path, opened: _Opened) -> Checkpoint:
         state=StoredArrays(directory, files, content.state),
         optimizer=StoredArrays(directory, files, content.optimizer),
         digest=hashlib.sha256(content.to_json().encode()).hexdigest(),
+        files=files,
+        file_names=tuple(content.files),
     )
 
 

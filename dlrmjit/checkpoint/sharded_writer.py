@@ -72,12 +72,15 @@ def finish_checkpoint(
     *,
     model_config: Mapping[str, Any],
     progress: Mapping[str, Any],
+    extra: Mapping[str, FileRecord],
 ) -> None:
     """Write the arrays that are not sharded, then the manifest.
 
-    ``written`` are the records of :func:`write_shards` of all ranks.
+    ``extra`` are files that were written already. ``written`` are the records of
+    :func:`write_shards` of all ranks.
     """
     files = {entry["part"]["file"]: FileRecord(**entry["file"]) for entry in written}
+    files |= extra
     layouts = (
         layout_of_state(state.whole, CHUNK_BYTES),
         layout_of_optimizer(optimizer.whole, CHUNK_BYTES),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -18,10 +18,14 @@ from dlrmjit.checkpoint.file_layout import (
     records_of,
 )
 from dlrmjit.checkpoint.manifest import Manifest
+from dlrmjit.checkpoint.preprocessing_files import write_preprocessing
 from dlrmjit.checkpoint.safetensors_file import DTYPES, FileRecord, write_tensors
 from dlrmjit.errors import CheckpointError
 from dlrmjit.files import create
 from dlrmjit.precision import SplitArray
+
+if TYPE_CHECKING:
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
 
 Array = NDArray[Any] | SplitArray
 
@@ -37,6 +41,7 @@ def save_checkpoint(
     progress: Mapping[str, Any],
     optimizer: Mapping[str, Array] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
+    preprocessing: Preprocessing | None = None,
 ) -> None:
     """Save a training state as a checkpoint directory, replacing an older checkpoint.
 
@@ -56,6 +61,8 @@ def save_checkpoint(
         Arrays of the optimiser's state, by any names.
     chunk_bytes
         Size above which an array is split by rows into several files.
+    preprocessing
+        The rules by which raw rows become the model's inputs; its vocabularies are linked.
 
     Raises
     ------
@@ -66,7 +73,8 @@ def save_checkpoint(
     optimizer = optimizer or {}
     _check_dtypes({**state, **optimizer})
     with new_checkpoint(path) as fresh:
-        _write(fresh, state, optimizer, model_config, progress, chunk_bytes)
+        extra = write_preprocessing(fresh, preprocessing, Path(path))
+        _write(fresh, state, optimizer, model_config, progress, chunk_bytes, extra)
 
 
 def _check_dtypes(arrays: Mapping[str, Array]) -> None:
@@ -85,6 +93,7 @@ def _write(
     model_config: Mapping[str, Any],
     progress: Mapping[str, Any],
     chunk_bytes: int,
+    extra: Mapping[str, FileRecord],
 ) -> None:
     state_layout = layout_of_state(state, chunk_bytes)
     optimizer_layout = layout_of_optimizer(optimizer, chunk_bytes)
@@ -96,6 +105,7 @@ def _write(
         files={
             **write_files(directory, state, state_layout),
             **write_files(directory, optimizer, optimizer_layout),
+            **extra,
         },
     )
     write_manifest(directory / manifest.NAME, whole)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from dlrmjit.config.model import Bounds
 from dlrmjit.data.source import index_dtype
 from dlrmjit.data.validate import check_indices, check_numbers
 from dlrmjit.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
 
 _BLOCK_ROWS = 1 << 18
 
@@ -73,9 +76,10 @@ class Dataset:
     log(max(x, 0) + 1) of dense values. ``max_ind_range`` > 0 takes ids modulo it. Unless
     ``bounds`` is ``raise``, ids outside their table reach the model unchecked; otherwise the
     loader raises IndexRangeError. ``origin`` names the data in messages. Labels are 0 or 1, or
-    with ``soft_labels`` probabilities. With ``has_counts`` negative
-    dense values are refused. Raises ShapeError for arrays of different lengths, or a
-    number of columns other than the number of tables, and DataError for types that are no numbers.
+    with ``soft_labels`` probabilities. With ``has_counts`` negative dense values are refused.
+    ``preprocessing`` are the rules by which raw rows became these, if they are known. Raises
+    ShapeError for arrays of different lengths, or a number of columns other than the number of
+    tables, and DataError for types that are no numbers.
     """
 
     labels: NDArray[Any]
@@ -89,6 +93,7 @@ class Dataset:
     bounds: Bounds = "raise"
     soft_labels: bool = False
     has_counts: bool = False
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -153,23 +158,22 @@ class Dataset:
         if max_ind_range <= 0:
             return self
         rows = tuple(min(rows, max_ind_range) for rows in self.table_rows)
-        return replace(self, table_rows=rows, max_ind_range=max_ind_range)
+        rules = self.preprocessing and self.preprocessing.limited(max_ind_range)
+        return replace(self, table_rows=rows, max_ind_range=max_ind_range, preprocessing=rules)
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     """Return one data set, in memory, of the rows of several."""
     first = datasets[0]
     multi = zip(*([column for _, column in dataset.multi] for dataset in datasets), strict=True)
-    return Dataset(
-        np.concatenate([dataset.labels for dataset in datasets]),
-        np.concatenate([dataset.dense for dataset in datasets]),
-        np.concatenate([dataset.ids for dataset in datasets]),
-        first.table_rows,
-        log_transform=first.log_transform,
+    return replace(
+        first,
+        labels=np.concatenate([dataset.labels for dataset in datasets]),
+        dense=np.concatenate([dataset.dense for dataset in datasets]),
+        ids=np.concatenate([dataset.ids for dataset in datasets]),
         multi=tuple(
             (s, _concatenate_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
         ),
-        origin=first.origin,
     )
 
 

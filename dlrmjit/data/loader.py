@@ -10,7 +10,7 @@ import copy
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from dlrmjit_kernels.data.permutation import half_width, row_key
@@ -33,6 +33,9 @@ from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.multi_hot_gather import BagGatherer
 from dlrmjit.data.validate import check_index_range, check_positive
 from dlrmjit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
 
 Shuffle = Literal["none", "block", "total"]
 BLOCK_ROWS = 1 << 16
@@ -76,6 +79,11 @@ class Loader:
     def table_rows(self) -> tuple[int, ...]:
         """Rows of each table."""
         return self._dataset.table_rows
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """Rules by which raw rows became those of the data set, if they are known."""
+        return self._dataset.preprocessing
 
     @property
     def dense_features(self) -> int:

@@ -71,6 +71,7 @@ class Take:
         self.table_rows = source.table_rows
         self.dense_features = source.dense_features
         self.soft_labels = has_soft_labels(source)
+        self.preprocessing = getattr(source, "preprocessing", None)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield batches from ``start`` up to the limit."""

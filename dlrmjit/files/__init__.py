@@ -10,6 +10,7 @@ from dlrmjit.files.append import check_log, open_log
 from dlrmjit.files.create import (
     copy_work_file,
     create,
+    link_or_copy,
     make_folder,
     make_output_folder,
     make_parents,
@@ -61,6 +62,7 @@ __all__ = [
     "create",
     "is_inside",
     "is_signed",
+    "link_or_copy",
     "locate",
     "make_folder",
     "make_output_folder",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -69,6 +69,19 @@ def remove_work_file(path: Path) -> None:
 def copy_work_file(source: Path, path: Path) -> None:
     """Copy a work folder's file to another of its files."""
     with open(source, "rb") as original, rewrite_work_file(path) as copy:
+        shutil.copyfileobj(original, copy, 1 << 20)
+
+
+def link_or_copy(sources: Sequence[Path], path: Path) -> None:
+    """Give a file, which no one changes in place, a second name: a hard link, or else a copy.
+
+    ``sources`` have the same contents; a link to any of them is preferred to a copy of the last.
+    """
+    for source in sources:
+        with suppress(OSError):
+            os.link(source, path, follow_symlinks=False)
+            return
+    with open(sources[-1], "rb") as original, create(path) as copy:
         shutil.copyfileobj(original, copy, 1 << 20)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,15 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model.batch_norm import Norm
 from dlrmjit.model.graph import Graph, cache_graph
+from dlrmjit.model.scoring import score_chunks
 from dlrmjit.model.tables import LocalTables, MakeStore, TableStore
 from dlrmjit.model.torch_rng import TorchStream
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Backend, FloatArray, StoredArray
 from dlrmjit.precision import Precision, check_precision, to_precision
+
+if TYPE_CHECKING:
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
 
 _SCALED_AT_ONCE = 1 << 20  # elements
 INITS = ("reference", "counter")
@@ -29,6 +33,9 @@ INITS = ("reference", "counter")
 
 class Model:
     """A recommendation model with the nodes of an architecture.
+
+    ``preprocessing`` is None, or the rules by which raw rows become its inputs: training from a
+    prepared set and loading a model that was trained so set it, saving stores it.
 
     Parameters
     ----------
@@ -68,6 +75,7 @@ class Model:
     ) -> None:
         check_precision(precision)
         self.config, self.precision, self.init = config, precision, _checked_init(init)
+        self.preprocessing: Preprocessing | None = None
         self.architecture = config.architecture
         self.backend = get_backend(backend)
         make_store = make_store or partial(LocalTables, config=tables)
@@ -217,6 +225,38 @@ class Model:
             self._assign(name, np.asarray(state[name]))
         for norm in self.norms.values():
             norm.load(state)
+
+    def predict(self, rows: Any, *, batch_size: int = 4096) -> NDArray[np.float32]:
+        """Return predicted probabilities (N,) of raw rows, in their order.
+
+        They need the columns of the training data, except for the label. Values that the
+        vocabularies lack count as unknown; ``model.preprocessing.unknown_values(rows)`` counts
+        them.
+
+        Parameters
+        ----------
+        rows : a list of mappings, a pandas or polars DataFrame, an Arrow table, or the path of a
+            file in a format of the training data
+        batch_size : rows to score at a time; scores do not depend on it
+
+        Raises
+        ------
+        ConfigError
+            For a model that was not trained from a prepared set, and for rows of another type.
+        DataError
+            For a column that is not there and a value that cannot be read, by name.
+        """
+        from dlrmjit.data.prepare.inputs.base import Wanted
+        from dlrmjit.data.prepared.open_rows import encode_any
+
+        if self.preprocessing is None:
+            raise ConfigError(
+                "the model has no schema and no vocabularies, because it was not trained from a "
+                "prepared set of text or Parquet; encode the rows and use predict_proba"
+            )
+        chunks = encode_any(rows, self.preprocessing, Wanted(labels=False))
+        parts = [scores for _, scores in score_chunks(self, chunks, batch_size)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def predict_proba(self, batch: Batch, *, threshold: float = 0.0) -> NDArray[np.float32]:
         """Return predicted probabilities (N,), clamped to [threshold, 1 - threshold].

@@ -9,6 +9,7 @@ from typing import Any
 
 from dlrmjit.checkpoint import Checkpoint, check_config, open_checkpoint
 from dlrmjit.checkpoint.destination import checkpoint_errors, new_checkpoint
+from dlrmjit.checkpoint.preprocessing_files import read_preprocessing, write_preprocessing
 from dlrmjit.checkpoint.sharded_writer import (
     Section,
     finish_checkpoint,
@@ -64,6 +65,7 @@ def save_sharded(
             optimizer_state,
             model_config=model.config.to_dict(),
             progress=progress,
+            extra=write_preprocessing(fresh, model.preprocessing, Path(path)),
         )
     comm.barrier()
 
@@ -83,6 +85,7 @@ def restore_sharded(model: ShardedModel, path: str | os.PathLike[str]) -> dict[s
     model.load_dense(mlps)
     for shard in table_shards(model):
         state.read_shard(shard.name, shard.values, shard.part)
+    model.preprocessing = read_preprocessing(checkpoint)
     return dict(checkpoint.progress)
 
 

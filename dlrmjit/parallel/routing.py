@@ -153,6 +153,7 @@ class ShardedSource:
         self.table_rows, self.dense_features = source.table_rows, source.dense_features
         self.num_batches, self.num_samples = source.num_batches, source.num_samples
         self.soft_labels = has_soft_labels(source)
+        self.preprocessing = getattr(source, "preprocessing", None)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """Yield the sharded batches ``start``, ``start + 1``, ... of an epoch."""

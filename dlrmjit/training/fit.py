@@ -25,6 +25,7 @@ from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau, learning_rate
 from dlrmjit.perf.profile import Profile
+from dlrmjit.training.preprocessing import adopt_preprocessing, check_preprocessing
 from dlrmjit.training.step import TrainingStep
 
 
@@ -214,6 +215,7 @@ def fit(
     )
     if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep):
         raise ConfigError("updates from several batches need one process and no --reproducible")
+    adopt_preprocessing(model, train)
     run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
     run.plateau = plateau or run.plateau
     return run.execute(start)
@@ -380,6 +382,7 @@ def evaluate(model: Model, source: Source, *, threshold: float = 0.0) -> Metrics
     ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says.
     Raises DataError for a label outside 0 to 1, or an unknown one.
     """
+    check_preprocessing(model, source, "evaluation")
     scores: list[Any] = []
     targets: list[Any] = []
     for batch in source.batches():

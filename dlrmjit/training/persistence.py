@@ -16,6 +16,7 @@ from dlrmjit.checkpoint import (
     save_checkpoint,
     write_torch_file,
 )
+from dlrmjit.checkpoint.preprocessing_files import read_preprocessing
 from dlrmjit.checkpoint.torch_format.names import MIXED_NAME
 from dlrmjit.checkpoint.torch_format.optimizer import from_torch, to_torch
 from dlrmjit.checkpoint.torch_format.writer import sgd_state
@@ -95,6 +96,7 @@ def save(
             model_config=model.config.to_dict(),
             progress=progress,
             optimizer=optimizer.state_dict() if optimizer else None,
+            preprocessing=model.preprocessing,
         )
 
 
@@ -197,6 +199,7 @@ def load_run(
     saved: Precision = "bf16" if checkpoint.state.split else "fp32"
     model = model_of(config, precision=precision or saved, **options)
     _fill(model, checkpoint)
+    model.preprocessing = read_preprocessing(checkpoint)
     return model, dict(checkpoint.progress)
 
 
@@ -218,6 +221,7 @@ def restore(model: Model, path: PathLike) -> dict[str, Any]:
     checkpoint.state.check(_shapes(model.stored()), strict=True)
     check_config(path, config_of(checkpoint).to_dict(), model.config.to_dict())
     _fill(model, checkpoint)
+    model.preprocessing = read_preprocessing(checkpoint)
     return dict(checkpoint.progress)
 
 

@@ -28,7 +28,7 @@ from dlrmjit.files import (
 
 if TYPE_CHECKING:
     from dlrmjit.data.prepared.manifest import CategoricalColumn
-    from dlrmjit.data.prepared.reader import PreparedSet
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
     from dlrmjit.model.model import Model
 
 _UNKNOWN_HASH = -1
@@ -59,16 +59,16 @@ def _export(arguments: Any, out: Path) -> None:
     model, vocabulary = load_saved(arguments.model, arguments), arguments.vocabulary
     rows = model.config.table_rows
     tables = model.architecture.table_specs
-    known = None if vocabulary is None else _set_of(vocabulary, rows)
-    names = _file_stems(known, len(rows))
+    rules = _rules_of(model, vocabulary)
+    names = _file_stems(rules, len(rows))
     with new_folder(resolve_destination(out)) as fresh:
         _save_tables(model, fresh, names)
-        for s, name in enumerate(names if known is not None else ()):
-            _write_values(fresh, name, known, s)  # type: ignore[arg-type]
+        for s, name in enumerate(names if rules is not None else ()):
+            _write_values(fresh, name, rules, s)  # type: ignore[arg-type]
     widths = _span([table.dim for table in tables])
     print(f"{out}: {len(tables)} tables, {sum(table.rows for table in tables):,} rows of {widths}")
-    for s, name in enumerate(names if known is not None else ()):
-        column = known.manifest.categorical[s].name  # type: ignore[union-attr]
+    for s, name in enumerate(names if rules is not None else ()):
+        column = rules.columns[s].name  # type: ignore[union-attr]
         if column != name:
             print(f"{out}: the table of column {column!r} is {name}.npy")
 
@@ -94,27 +94,27 @@ def _save(path: Path, array: NDArray[Any]) -> None:
         np.save(file, array)
 
 
-def _write_values(folder: Path, name: str, known: PreparedSet, column: int) -> None:
+def _write_values(folder: Path, name: str, rules: Preprocessing, column: int) -> None:
     """Write the raw values of a column by row: hashes as an array, texts as CSV."""
-    facts = known.manifest.categorical[column]
-    vocabulary = facts.vocabulary
-    if vocabulary.endswith(".npz"):
-        with create(folder / f"{name}.values.csv") as file:
-            lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
-            writer = csv.writer(lines, lineterminator="\n")
-            writer.writerow(("row", "value", "kind"))
-            writer.writerows(
-                (row, text.decode("utf-8", "backslashreplace"), _kind_of_row(facts, row, text))
-                for row, text in enumerate(known.texts(column))
-            )
-            lines.detach()
-    elif vocabulary:
-        values = known.vocabulary(column)
-        assert values is not None
+    facts = rules.columns[column]
+    if rules.vocabularies[column] is None:
+        return
+    if rules.schema is None:
+        values = rules.hashes(column)
         if facts.has_rare_row:  # its entry is 0, as that of missing values
             values = values.astype(np.int64)
             values[0] = _UNKNOWN_HASH
         _save(folder / f"{name}.values.npy", values)
+        return
+    with create(folder / f"{name}.values.csv") as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(("row", "value", "kind"))
+        writer.writerows(
+            (row, text.decode("utf-8", "backslashreplace"), _kind_of_row(facts, row, text))
+            for row, text in enumerate(rules.texts(column))
+        )
+        lines.detach()
 
 
 def _kind_of_row(column: CategoricalColumn, row: int, text: bytes) -> str:
@@ -124,23 +124,41 @@ def _kind_of_row(column: CategoricalColumn, row: int, text: bytes) -> str:
     return "missing" if row == column.missing_row or not text else "value"
 
 
-def _set_of(path: Path, rows: Sequence[int]) -> PreparedSet:
-    """Return the set at ``path``; raises DataError if its tables are not the model's."""
+def _rules_of(model: Model, vocabulary: Path | None) -> Preprocessing | None:
+    """Return the preprocessing of the model or of a set; raises DataError for another set."""
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
     from dlrmjit.data.prepared.reader import PreparedSet
 
-    known = PreparedSet(path)
-    if tuple(known.manifest.table_rows) != tuple(rows):
+    rules = model.preprocessing
+    if vocabulary is not None:
+        known = PreparedSet(vocabulary)
+        rules = Preprocessing.of_set(known.folder, known.manifest)
+        if rules is None:
+            raise DataError(
+                f"{vocabulary} was not made of text or Parquet, so it has no vocabularies; leave "
+                "out --vocabulary"
+            )
+        _check_same_rows(rules, model, vocabulary)
+        if model.preprocessing is not None:
+            model.preprocessing.require_same(rules, "the model")
+    if rules is not None and rules.table_rows != tuple(model.config.table_rows):
+        return None  # ids were limited, so a row stands for many values
+    return rules
+
+
+def _check_same_rows(rules: Preprocessing, model: Model, path: Path) -> None:
+    rows = model.config.table_rows
+    if rules.table_rows != tuple(rows):
         raise DataError(
-            f"{path} has tables of {sum(known.manifest.table_rows):,} rows in all, the model of "
+            f"{path} has tables of {sum(rules.table_rows):,} rows in all, the model of "
             f"{sum(rows):,}; the model was trained on another set"
         )
-    return known
 
 
-def _file_stems(known: PreparedSet | None, tables: int) -> list[str]:
+def _file_stems(rules: Preprocessing | None, tables: int) -> list[str]:
     """Return what the files of each table are called: its column, where that is a file's name."""
     numbered = [f"table_{s}" for s in range(tables)]
-    if known is None:
+    if rules is None:
         return numbered
-    names = [column.name for column in known.manifest.categorical]
+    names = [column.name for column in rules.columns]
     return safe_names(names, numbered, _SUFFIXES)

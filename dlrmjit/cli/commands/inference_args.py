@@ -1,31 +1,37 @@
-"""The inputs of ``evaluate`` and ``predict``: a saved model, and data that fit it."""
+"""The inputs of ``evaluate`` and ``predict``: a saved model, and rows that fit it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dlrmjit.config.model import TableConfig
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from dlrmjit.data.prepare.inputs.base import Wanted
+    from dlrmjit.data.prepared.encode import EncodedRows
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
+    from dlrmjit.data.prepared.unknown import UnknownValues
     from dlrmjit.model.model import Model
+
+_CHUNK_ROWS = 1 << 18
+Report = Callable[[str, int, int, int], None]
 
 
 @dataclass(frozen=True)
 class Given:
-    """A model and the rows to score with it."""
+    """A model, the rows to score with it, and the counts of unknown values met so far."""
 
     model: Model
-    rows: Dataset
+    rows: Iterator[EncodedRows]
+    unknown: UnknownValues | None = None
 
 
-def load_given(arguments: Any) -> Given:
+def load_given(arguments: Any, wanted: Wanted, report: Report) -> Given:
     """Return the model and the rows that the options name.
 
     Raises ConfigError, DataError or CheckpointError, also for rows that do not match the model.
@@ -35,28 +41,99 @@ def load_given(arguments: Any) -> Given:
 
     use_threads(arguments.threads)
     tables = TableConfig(arguments.embedding_dir, arguments.bounds)
-    rows = replace(_rows(arguments).limited(arguments.max_ind_range), bounds=tables.bounds)
     model = load_saved(arguments.model, arguments, backend=arguments.backend, tables=tables)
-    check_fits(rows, model.config.table_rows, model.config.dense_features, arguments.model)
-    return Given(model, rows)
+    rules = _rules_of(model, arguments)
+    is_file = arguments.data.is_dir() or arguments.data.suffix == ".bin"
+    if not is_file and rules is None:
+        raise ConfigError(
+            f"{arguments.data} is text, whose values have no ids: {arguments.model} has no "
+            "vocabularies, so give the prepared set that it was trained on as --vocabulary DIR"
+        )
+    if is_file or rules is None:
+        given = Given(model, _stored_rows(arguments, model, wanted, report))
+    else:
+        given = _raw_rows(arguments, model, rules, wanted, report)
+    return replace(given, rows=_checked(given.rows, model, arguments))
 
 
-def _rows(arguments: Any) -> Dataset:
-    from dlrmjit.data.prepared.encode import read_with_vocabulary
+def _rules_of(model: Model, arguments: Any) -> Preprocessing | None:
+    """Return the preprocessing of the model, or that of --vocabulary if the model has none."""
+    if arguments.vocabulary is None:
+        return model.preprocessing
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
     from dlrmjit.data.prepared.reader import PreparedSet
 
-    if arguments.data.is_dir():
-        return PreparedSet(arguments.data).dataset(arguments.split)
-    if arguments.data.suffix == ".bin":
-        from dlrmjit.data.formats.mlperf_bin import open_bin
-
-        return open_bin(arguments.data)
-    if arguments.vocabulary is None:
+    known = PreparedSet(arguments.vocabulary)
+    rules = Preprocessing.of_set(known.folder, known.manifest)
+    if rules is None:
         raise ConfigError(
-            f"{arguments.data} is text, whose values have no ids: give the prepared set that the "
-            "model was trained on as --vocabulary DIR"
+            f"--vocabulary: {arguments.vocabulary} was not made of text or Parquet, so it has no "
+            "vocabularies; give the set that the model was trained on"
         )
-    return read_with_vocabulary(arguments.data, PreparedSet(arguments.vocabulary))
+    if model.preprocessing is None:
+        return rules
+    if model.preprocessing.id_limit:
+        rules = rules.limited(model.preprocessing.id_limit)
+    model.preprocessing.require_same(rules, "the model")
+    return model.preprocessing
+
+
+def _raw_rows(
+    arguments: Any, model: Model, rules: Preprocessing, wanted: Wanted, report: Report
+) -> Given:
+    """Return the rows of text or Parquet; chunks are read ahead while others are scored."""
+    from dlrmjit_kernels.runtime.threads import get_threads
+
+    from dlrmjit.data.prepared.encode import read_rows
+    from dlrmjit.data.prepared.unknown import UnknownValues
+
+    unknown = UnknownValues(rules)
+    rows = read_rows(
+        arguments.data,
+        rules,
+        wanted,
+        unknown=unknown,
+        workers=get_threads(),
+        report=lambda done, total, count: report("score", done, total, count),
+    )
+    return Given(model, rows, unknown)
+
+
+def _stored_rows(
+    arguments: Any, model: Model, wanted: Wanted, report: Report
+) -> Iterator[EncodedRows]:
+    """Yield the rows of a prepared set or a ``.bin``, which have ids already."""
+    from dlrmjit.data.formats.mlperf_bin import open_bin
+    from dlrmjit.data.prepared.encode import EncodedRows
+    from dlrmjit.data.prepared.reader import PreparedSet
+
+    if wanted.keys:
+        raise ConfigError(
+            f"--key: {arguments.data} stores labels and features only; give the text or Parquet "
+            "that it was made of"
+        )
+    if arguments.data.is_dir():
+        rows = PreparedSet(arguments.data).dataset(arguments.split)
+    else:
+        rows = open_bin(arguments.data)
+    if model.preprocessing and rows.preprocessing:
+        rules = rows.preprocessing
+        if model.preprocessing.id_limit:
+            rows = rows.limited(model.preprocessing.id_limit)
+            rules = rules.limited(model.preprocessing.id_limit)
+        model.preprocessing.require_same(rules, "the model")
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        end = min(start + _CHUNK_ROWS, len(rows))
+        yield EncodedRows(rows.cut(start, end), [])
+        report("score", end, len(rows), end)
+
+
+def _checked(chunks: Iterator[EncodedRows], model: Model, arguments: Any) -> Iterator[EncodedRows]:
+    """Yield chunks that fit the model, with the limits of the options."""
+    for chunk in chunks:
+        rows = replace(chunk.rows.limited(arguments.max_ind_range), bounds=arguments.bounds)
+        check_fits(rows, model.config.table_rows, model.config.dense_features, arguments.model)
+        yield replace(chunk, rows=rows)
 
 
 def check_fits(
@@ -81,16 +158,16 @@ def check_fits(
             )
 
 
-def scores_of(given: Given, batch_size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return predicted probabilities and labels of all N rows in order, each float32 (N,)."""
-    from dlrmjit.data.loader import Loader
-
-    scores = np.empty(len(given.rows), np.float32)
-    labels = np.empty(len(given.rows), np.float32)
-    begin = 0
-    for batch in Loader(given.rows, batch_size).batches():
-        end = begin + batch.n
-        scores[begin:end] = given.model.predict_proba(batch)
-        labels[begin:end] = batch.labels
-        begin = end
-    return scores, labels
+def warn_of_unknown(given: Given, data: object) -> None:
+    """Print how many values of each column the vocabularies lack, with the first of them."""
+    if given.unknown is None:
+        return
+    met = [column for column in given.unknown.columns if column.unknown]
+    if not met:
+        return
+    shown = ", ".join(f"{c.name} {c.unknown:,} of {c.values:,} ({c.first!r})" for c in met)
+    print(
+        f"dlrmjit: note: {data}: values that are not in the vocabularies, by column, and the first "
+        f"of them: {shown}; they are scored as unknown (row 0)",
+        file=sys.stderr,
+    )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dlrmjit.cli.commands.inference_args import load_given, scores_of
+from dlrmjit.cli.commands.inference_args import Given, load_given, warn_of_unknown
+from dlrmjit.cli.commands.score_files import ScoreFile, score_file_kind
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import PREDICT
 from dlrmjit.cli.options.command_line import parse_command
-from dlrmjit.data.formats.arrow import require_arrow
+from dlrmjit.cli.report.step_progress import StepProgress
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.files import (
     check_differs,
@@ -24,9 +23,6 @@ from dlrmjit.files import (
     try_destination,
 )
 
-_INSTEAD = "write .csv or .npy"
-Scores = NDArray[np.float32]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the program's own; return the exit code."""
@@ -35,48 +31,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_command(PREDICT, argv)
-    out = arguments.out
-    write = _writer(out)
+    out, keys = arguments.out, tuple(arguments.key)
+    open_scores = score_file_kind(out, keys)
     _check_output(arguments)
-    scores, _ = scores_of(load_given(arguments), arguments.batch_size)
+    from dlrmjit.data.prepare.inputs.base import Wanted
+
+    progress = StepProgress()
+    given = load_given(arguments, Wanted(labels=False, keys=keys), progress)
     try:
         with replaced_file(out, is_signed, signs=True) as file:
-            write(file, scores)
+            rows, total = _score(given, open_scores(file, keys), arguments.batch_size)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
-    print(f"{out}: {len(scores):,} scores, mean {scores.mean(dtype=np.float64):.6f}")
+    progress.close()
+    warn_of_unknown(given, arguments.data)
+    print(f"{out}: {rows:,} scores, mean {total / rows if rows else np.nan:.6f}")
 
 
-def _writer(path: Path) -> Callable[[IO[bytes], Scores], None]:
-    """Return the function that writes a file of this name; raises ConfigError before any work."""
-    writers = {".csv": _write_csv, ".npy": _write_npy, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise ConfigError(f"--out must end in .csv, .npy or .parquet, not {path.name!r}")
-    if path.suffix == ".parquet":
-        require_arrow(_INSTEAD)
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--out: the folder {path.absolute().parent} does not exist; create it")
-    return writers[path.suffix]
+def _score(given: Given, file: ScoreFile, batch_size: int) -> tuple[int, float]:
+    """Write the scores of all rows; return their number and sum."""
+    from dlrmjit.model.scoring import score_chunks
+
+    rows, total = 0, 0.0
+    for part, scores in score_chunks(given.model, given.rows, batch_size):
+        file.write(scores, part.keys)
+        rows += len(scores)
+        total += float(scores.sum(dtype=np.float64))
+    file.finish()
+    return rows, total
 
 
 def _check_output(arguments: Any) -> None:
     """Refuse, before any work, an output that is an input or that somebody else wrote."""
     out = arguments.out
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist; create it")
     check_differs(out, {"the data": arguments.data, "the model": arguments.model})
     check_file_replaceable(out, is_signed)
     try_destination(out)
-
-
-def _write_csv(file: IO[bytes], scores: Scores) -> None:
-    file.write(b"row,score\n")
-    file.writelines(f"{row},{score:.9g}\n".encode() for row, score in enumerate(scores.tolist()))
-
-
-def _write_npy(file: IO[bytes], scores: Scores) -> None:
-    np.save(file, scores)
-
-
-def _write_parquet(file: IO[bytes], scores: Scores) -> None:
-    arrow, parquet = require_arrow(_INSTEAD)
-    rows = arrow.array(np.arange(len(scores)))
-    parquet.write_table(arrow.table({"row": rows, "score": scores}), file)

@@ -7,7 +7,7 @@ from typing import get_args
 
 from dlrmjit.cli.options.domain import POSITIVE, at_least
 from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
-from dlrmjit.cli.options.kinds import switch
+from dlrmjit.cli.options.kinds import names, switch
 from dlrmjit.config.model import Bounds
 from dlrmjit.config.presets import PRESETS
 
@@ -20,7 +20,12 @@ _MODEL = Flag(
     is_required=True,
 )
 _VOCABULARY = Flag(
-    "vocabulary", Path, None, "the prepared set that the model was trained on", metavar="DIR"
+    "vocabulary",
+    Path,
+    None,
+    "the prepared set that the model was trained on, for a .pt and for models saved by earlier "
+    "versions; others have its vocabularies",
+    metavar="DIR",
 )
 _THREADS = Flag(
     "threads", int, None, "threads to compute with (default: all CPUs)", domain=at_least(1)
@@ -49,7 +54,8 @@ SCORING = FlagGroup(
             "data",
             Path,
             None,
-            "a prepared set, an MLPerf .bin file, or text or Parquet with --vocabulary",
+            "text or Parquet in the format that the model was trained on, a prepared set, or an "
+            "MLPerf .bin file",
             is_operand=True,
             is_required=True,
         ),
@@ -101,12 +107,21 @@ EVALUATE = Command(
 
 PREDICT = Command(
     "predict",
-    "Write the predicted probability of each row of data.",
+    "Write the predicted probability of each row of data, which needs no labels. Values that the "
+    "model's vocabularies lack are scored as unknown, and counted.",
     (
         SCORING,
         FlagGroup(
             "output",
             (
+                Flag(
+                    "key",
+                    names,
+                    (),
+                    "columns of the data to write next to the scores, such as the id of a row, "
+                    "with commas between them (default: the number of the row)",
+                    metavar="COLUMN",
+                ),
                 Flag(
                     "out",
                     Path,
@@ -122,9 +137,10 @@ PREDICT = Command(
 
 EXPORT_EMBEDDINGS = Command(
     "export_embeddings",
-    "Write NAME.npy (rows, E) for each table, and with --vocabulary NAME.values.npy (or .csv, for "
-    "text), the raw value that each row stands for. A table of width d < E comes with "
-    "NAME.projection.npy (E, d): multiply its rows by the transpose to get vectors of width E.",
+    "Write NAME.npy (rows, E) for each table, and NAME.values.csv (for Criteo's hashes .npy), the "
+    "raw value that each row stands for, if the model or --vocabulary has them. A table of width "
+    "d < E comes with NAME.projection.npy (E, d): multiply its rows by the transpose for vectors "
+    "of width E.",
     (
         FlagGroup(
             "model and files",

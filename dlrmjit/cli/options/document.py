@@ -32,6 +32,7 @@ _KINDS = {
     "dashed_floats": "numbers, dashed",
     "mlp_widths": "integers, dashed",
     "switch": "switch",
+    "names": "names, with commas",
 }
 
 

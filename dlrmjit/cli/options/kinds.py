@@ -42,3 +42,8 @@ def _dashed(text: str, number: Callable[[str], Any], expected: str) -> tuple[Any
         raise argparse.ArgumentTypeError(
             f"expected dash-separated {expected}, not {text!r}"
         ) from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names with commas between them."""
+    return tuple(text.split(","))

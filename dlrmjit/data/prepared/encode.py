@@ -53,7 +53,7 @@ def read_with_vocabulary(path: Path, known: PreparedSet) -> Dataset:
     A value that is not in the set's vocabulary gets id 0. Raises DataError for a file that cannot
     be read, and for a set that was not made of text or Parquet.
     """
-    rules = Preprocessing.of_set(known)
+    rules = Preprocessing.of_set(known.folder, known.manifest)
     if rules is None:
         raise DataError(f"{known.folder} was not made of text or Parquet and has no vocabulary")
     parts = [chunk.rows for chunk in read_rows(path, rules)]
@@ -131,7 +131,7 @@ class _Encoder:
             rows = self._criteo(labels, columns, unknown)
         else:
             rows = self._with_schema(labels, columns, unknown)
-        return EncodedRows(rows, parsed.keys)
+        return EncodedRows(rows.limited(self._rules.id_limit), parsed.keys)
 
     def _criteo(
         self, labels: NDArray[Any], columns: Iterator[NDArray[Any]], unknown: UnknownValues
@@ -177,6 +177,7 @@ class _Encoder:
             self._rules.table_rows,
             multi=tuple(multi),
             origin=self._origin,
+            soft_labels=schema.soft_labels,
         )
 
     def _texts(

@@ -13,12 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dlrmjit.data.formats.criteo_text import INTEGERS
-from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex
-from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn
-from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex, texts_of
+from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn, Manifest
 from dlrmjit.data.schema import Schema
-from dlrmjit.data.stored.vocabulary import read_hashes, read_texts
+from dlrmjit.data.stored.vocabulary import Texts, read_hashes, read_texts
 from dlrmjit.errors import ConfigError, DataError
 
 FILE = "preprocessing.json"
@@ -58,10 +60,10 @@ class Preprocessing:
     """How the rows of one kind of input become dense values and ids.
 
     ``schema`` is None for Criteo text, whose hashes are taken modulo ``max_ind_range`` if that is
-    > 0. ``moments`` are mean and deviation of standardised columns over the training rows.
-    ``columns`` are those of the set's manifest; ``vocabularies`` their files, None for hashed
-    columns. ``origin`` names the source in messages. Instances are immutable, so copies of a
-    model share one.
+    > 0. With ``id_limit`` > 0 ids are taken modulo it. ``moments`` are mean and deviation of
+    standardised columns over the training rows. ``columns`` are those of the set's manifest;
+    ``vocabularies`` their files, None for hashed columns. ``origin`` names the source in messages.
+    Instances are immutable, so copies of a model share one.
     """
 
     schema: Schema | None
@@ -69,25 +71,26 @@ class Preprocessing:
     columns: tuple[CategoricalColumn, ...]
     vocabularies: tuple[VocabularyFile | None, ...]
     max_ind_range: int = 0
+    id_limit: int = 0
     origin: str = field(default="the model", compare=False)
 
     @classmethod
-    def of_set(cls, known: PreparedSet) -> Preprocessing | None:
+    def of_set(cls, folder: Path, manifest: Manifest) -> Preprocessing | None:
         """Return the rules of a set, or None for a set that was not made of text or Parquet."""
-        origin, manifest = known.manifest.origin, known.manifest
+        origin = manifest.origin
         if origin.get("kind") not in (USER_DEFINED, CRITEO):
             return None
         options = origin.get("options", {})
         schema = None
         if origin["kind"] == USER_DEFINED:
-            schema = Schema.from_dict(options["schema"], str(known.folder))
+            schema = Schema.from_dict(options["schema"], str(folder))
         return cls(
             schema,
             origin.get("moments", {}),
             manifest.categorical,
-            tuple(_file_of_set(known, column) for column in manifest.categorical),
+            tuple(_file_of_set(folder, manifest, column) for column in manifest.categorical),
             int(options.get("max_ind_range", 0)),
-            str(known.folder),
+            origin=str(folder),
         )
 
     @classmethod
@@ -108,6 +111,7 @@ class Preprocessing:
                 columns,
                 tuple(_from_memory(files[c.vocabulary]) if c.vocabulary else None for c in columns),
                 int(found["max_ind_range"]),
+                int(found["id_limit"]),
                 origin,
             )
             expected = found["digest"]
@@ -117,9 +121,14 @@ class Preprocessing:
             raise DataError(f"{origin}: {FILE} was changed after it was written")
         return result
 
+    def limited(self, max_ind_range: int) -> Preprocessing:
+        """Return the rules by which ids are then taken modulo ``max_ind_range``."""
+        limit = min(self.id_limit, max_ind_range) if self.id_limit else max_ind_range
+        return replace(self, id_limit=limit)
+
     @property
     def table_rows(self) -> tuple[int, ...]:
-        """Rows of each table."""
+        """Rows of each table, before ids are limited."""
         return tuple(column.rows for column in self.columns)
 
     @property
@@ -133,6 +142,7 @@ class Preprocessing:
         rules = {
             "moments": {name: list(pair) for name, pair in self.moments.items()},
             "max_ind_range": self.max_ind_range,
+            "id_limit": self.id_limit,
             "features": _features(self.schema),
             "columns": [
                 {**asdict(column), "vocabulary": file and file.sha256}
@@ -156,6 +166,7 @@ class Preprocessing:
             "schema": None if self.schema is None else self.schema.to_dict(),
             "moments": {name: list(pair) for name, pair in self.moments.items()},
             "max_ind_range": self.max_ind_range,
+            "id_limit": self.id_limit,
             "columns": columns,
             "digest": self.digest,
         }
@@ -169,6 +180,37 @@ class Preprocessing:
                 f"{self.origin}, but {other.origin} has {other.digest[:_DIGITS]}: its ids "
                 "mean other values"
             )
+
+    def texts(self, column: int) -> list[bytes]:
+        """Return the texts of a column's vocabulary by id, empty for reserved rows."""
+        file = self.vocabularies[column]
+        return [] if file is None else texts_of(*self._texts(column, file))
+
+    def hashes(self, column: int) -> NDArray[np.uint32]:
+        """Return the hashes of a column of Criteo text by id, 0 for a reserved row."""
+        file = self.vocabularies[column]
+        if file is None:
+            return np.empty(0, np.uint32)
+        facts = self.columns[column]
+        return read_hashes(file.read(), self._name(facts), facts.rows)
+
+    def _texts(self, column: int, file: VocabularyFile) -> Texts:
+        facts = self.columns[column]
+        return read_texts(file.read(), self._name(facts), facts.rows)
+
+    def unknown_values(self, rows: Any) -> dict[str, int]:
+        """Return how many values of each column of raw rows are not in its vocabulary.
+
+        ``rows`` and errors are those of :meth:`dlrmjit.DLRM.predict`.
+        """
+        from dlrmjit.data.prepare.inputs.base import Wanted
+        from dlrmjit.data.prepared.open_rows import encode_any
+        from dlrmjit.data.prepared.unknown import UnknownValues
+
+        unknown = UnknownValues(self)
+        for _ in encode_any(rows, self, Wanted(labels=False), unknown=unknown):
+            pass
+        return unknown.by_column()
 
     @cached_property
     def text_indexes(self) -> tuple[TextIndex | None, ...]:
@@ -207,11 +249,13 @@ class Preprocessing:
         return self
 
 
-def _file_of_set(known: PreparedSet, column: CategoricalColumn) -> VocabularyFile | None:
+def _file_of_set(
+    folder: Path, manifest: Manifest, column: CategoricalColumn
+) -> VocabularyFile | None:
     if not column.vocabulary:
         return None
-    facts = known.manifest.files[column.vocabulary]
-    path = known.folder.absolute() / column.vocabulary
+    facts = manifest.files[column.vocabulary]
+    path = folder.absolute() / column.vocabulary
     return VocabularyFile(facts["sha256"], facts["bytes"], path)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.prepare.files.vocabularies import texts_of
 from dlrmjit.data.prepared.manifest import NAME, Manifest
+from dlrmjit.data.prepared.preprocessing import Preprocessing
 from dlrmjit.data.stored.npy import map_array
 from dlrmjit.data.stored.vocabulary import read_hashes, read_texts
 from dlrmjit.errors import DataError
@@ -50,6 +51,7 @@ class PreparedSet:
             has_counts=self.manifest.transform == "log1p",
             multi=tuple(self._multi(split, rows)),
             origin=str(self.folder / split),
+            preprocessing=Preprocessing.of_set(self.folder, self.manifest),
         )
 
     table = dataset

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrmjit import load
+from dlrmjit import load, save
 from dlrmjit.cli.commands import convert, evaluate, export_embeddings, predict, prepare
 from dlrmjit.cli.commands.train import main as train
 from dlrmjit.data.formats.criteo import load_criteo_text
@@ -185,18 +185,29 @@ def test_a_vocabulary_of_another_set(
     model, text, out = str(home / "model"), str(home / "train.txt.gz"), str(tmp_path / "x.npy")
     given = [model, text, "--vocabulary", str(other_set), "--out", out]
     assert predict.main(given) == 2
-    assert "the model was trained on another set" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "its ids mean other values" in error
+    assert str(other_set) in error
+    assert str(home / "model") in error
     assert evaluate.main([model, str(other_set)]) == 2
-    assert "another set" in capsys.readouterr().err
+    assert "its ids mean other values" in capsys.readouterr().err
     given = [model, "--out", str(tmp_path / "y"), "--vocabulary", str(other_set)]
     assert export_embeddings.main(given) == 2
     assert "another set" in capsys.readouterr().err
 
 
+def without_preprocessing(home: Path, tmp_path: Path) -> Path:
+    """Save the model as one that was not trained from a prepared set."""
+    model = load(home / "model")
+    model.preprocessing = None
+    save(model, tmp_path / "plain")
+    return tmp_path / "plain"
+
+
 def test_ids_beyond_the_models_tables_may_be_left_out(
     home: Path, other_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, out = str(home / "model"), tmp_path / "scores.npy"
+    model, out = str(without_preprocessing(home, tmp_path)), tmp_path / "scores.npy"
     assert evaluate.main([model, str(other_set), "--bounds", "clamp", "--split", "train"]) == 0
     given = [model, str(other_set), "--split", "train", "--out", str(out)]
     assert predict.main([*given, "--bounds", "ignore", "--embedding-dir", str(tmp_path)]) == 0

@@ -51,7 +51,7 @@ WRONG: list[tuple[Command, str, str]] = [
     (PLAN, "--config=small --ranks=2 --kind=diagonal", "--kind must be one of auto, whole"),
     (TUNE, "--seconds=-1", "--seconds must be positive, not -1.0"),
     (TUNE, "--threads=0", "--threads must be at least 1"),
-    (EVALUATE, "model", "DATA is required: a prepared set"),
+    (EVALUATE, "model", "DATA is required: text or Parquet"),
     (EVALUATE, "model data more", "unknown option 'more'"),
     (EVALUATE, "model data --batch-size=0", "--batch-size must be at least 1"),
     (EVALUATE, "model data --split=dev", "--split must be one of train, test, validation"),

@@ -1,0 +1,118 @@
+"""Files of scores, written part by part while rows are scored."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.formats.arrow import require_arrow
+from dlrmjit.errors import ConfigError
+
+_INSTEAD = "write .csv or .npy"
+_SCORE = "score"
+Scores = NDArray[np.float32]
+
+
+class ScoreFile(Protocol):
+    """Writes scores and the keys of their rows in order, to an open file."""
+
+    def write(self, scores: Scores, keys: Sequence[Any]) -> None:
+        """Write the rows that follow."""
+
+    def finish(self) -> None:
+        """Write what must come last."""
+
+
+class CsvScores:
+    """Lines of the keys, or of the row's number if there are none, and the score."""
+
+    def __init__(self, file: IO[bytes], keys: Sequence[str]) -> None:
+        self._text = io.TextIOWrapper(file, "utf-8", newline="", write_through=False)
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._writer.writerow([*(keys or ["row"]), _SCORE])
+        self._rows = 0
+
+    def write(self, scores: Scores, keys: Sequence[Any]) -> None:
+        """Write the rows that follow."""
+        numbers = range(self._rows, self._rows + len(scores))
+        names = [_as_list(key) for key in keys] or [list(numbers)]
+        self._rows += len(scores)
+        shown = map("{:.9g}".format, scores.tolist())
+        self._writer.writerows(zip(*names, shown, strict=True))
+
+    def finish(self) -> None:
+        """Flush the lines; the file stays open."""
+        self._text.flush()
+        self._text.detach()
+
+
+class ParquetScores:
+    """Columns of the keys, or of the row's number if there are none, and the score."""
+
+    def __init__(self, file: IO[bytes], keys: Sequence[str]) -> None:
+        self._arrow, self._parquet = require_arrow(_INSTEAD)
+        self._file, self._names = file, list(keys) or ["row"]
+        self._writer: Any = None
+        self._rows = 0
+
+    def write(self, scores: Scores, keys: Sequence[Any]) -> None:
+        """Write the rows that follow as a row group."""
+        columns = [self._arrow.array(key) if isinstance(key, list) else key for key in keys]
+        if not keys:
+            columns = [self._arrow.array(np.arange(self._rows, self._rows + len(scores)))]
+        self._rows += len(scores)
+        part = self._arrow.table([*columns, scores], names=[*self._names, _SCORE])
+        if self._writer is None:
+            self._writer = self._parquet.ParquetWriter(self._file, part.schema)
+        self._writer.write_table(part)
+
+    def finish(self) -> None:
+        """Write the footer."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class NpyScores:
+    """An array of scores, which are held until the end: 4 bytes a row."""
+
+    def __init__(self, file: IO[bytes], keys: Sequence[str]) -> None:
+        self._file, self._parts = file, [np.empty(0, np.float32)]
+
+    def write(self, scores: Scores, keys: Sequence[Any]) -> None:
+        """Hold the scores that follow."""
+        self._parts.append(scores)
+
+    def finish(self) -> None:
+        """Write the array."""
+        np.save(self._file, np.concatenate(self._parts))
+
+
+def score_file_kind(path: Path, keys: Sequence[str]) -> type[CsvScores | ParquetScores | NpyScores]:
+    """Return the class that writes a file of this name; raises ConfigError before any work."""
+    kinds: dict[str, type[CsvScores | ParquetScores | NpyScores]] = {
+        ".csv": CsvScores,
+        ".npy": NpyScores,
+        ".parquet": ParquetScores,
+    }
+    if path.suffix not in kinds:
+        raise ConfigError(f"--out must end in .csv, .npy or .parquet, not {path.name!r}")
+    if path.suffix == ".parquet":
+        require_arrow(_INSTEAD)
+    if keys and path.suffix == ".npy":
+        raise ConfigError("--key: a .npy file holds scores only; write .csv or .parquet")
+    if _SCORE in keys or len(set(keys)) < len(keys):
+        raise ConfigError(
+            f"--key: {', '.join(keys)} found; name each key once, and none {_SCORE!r}, which is "
+            "the column of scores"
+        )
+    return kinds[path.suffix]
+
+
+def _as_list(key: Any) -> list[Any]:
+    return key if isinstance(key, list) else list(key.to_pylist())

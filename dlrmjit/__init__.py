@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dlrmjit.version import __version__
 
 if TYPE_CHECKING:
+    from dlrmjit.architecture.architecture import Architecture
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
     from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
@@ -19,17 +20,21 @@ if TYPE_CHECKING:
     from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
     from dlrmjit.data.batch import Batch
     from dlrmjit.errors import DlrmjitError
+    from dlrmjit.model.check import check_architecture
     from dlrmjit.model.dlrm import DLRM
+    from dlrmjit.model.model import Model
     from dlrmjit.training.fit import evaluate, fit
     from dlrmjit.training.persistence import load, save
 
 _HOME = {
     "Adagrad": "dlrmjit.config.optimizer",
     "Adam": "dlrmjit.config.optimizer",
+    "Architecture": "dlrmjit.architecture.architecture",
     "Batch": "dlrmjit.data.batch",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
     "LossConfig": "dlrmjit.config.training",
+    "Model": "dlrmjit.model.model",
     "ModelConfig": "dlrmjit.config.model",
     "PlateauConfig": "dlrmjit.config.training",
     "RowwiseAdagrad": "dlrmjit.config.optimizer",
@@ -38,6 +43,7 @@ _HOME = {
     "TableConfig": "dlrmjit.config.model",
     "TrainConfig": "dlrmjit.config.training",
     "UpdateConfig": "dlrmjit.config.optimizer",
+    "check_architecture": "dlrmjit.model.check",
     "evaluate": "dlrmjit.training.fit",
     "fit": "dlrmjit.training.fit",
     "load": "dlrmjit.training.persistence",
@@ -50,9 +56,11 @@ __all__ = [
     "DLRM",
     "Adagrad",
     "Adam",
+    "Architecture",
     "Batch",
     "DlrmjitError",
     "LossConfig",
+    "Model",
     "ModelConfig",
     "PlateauConfig",
     "RowwiseAdagrad",
@@ -62,6 +70,7 @@ __all__ = [
     "TrainConfig",
     "UpdateConfig",
     "__version__",
+    "check_architecture",
     "evaluate",
     "fit",
     "load",

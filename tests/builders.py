@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dlrmjit.architecture.families import build
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
@@ -72,3 +73,16 @@ def loss_of(config, backend, batch, names):
         return np.float64(graph.loss.data), pullback
 
     return function
+
+
+def family(name, **changes):
+    """A small model of a family, whose sizes divide no block."""
+    values = {
+        "table_rows": (7, 1, 30),
+        "embedding_dim": 6,
+        "mlp_bottom": (13, 19, 6),
+        "mlp_top": (33, 5, 1),
+        "dense_features": 13,
+        "cross_rank": 5,
+    }
+    return build(name, {**values, **changes})

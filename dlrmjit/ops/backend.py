@@ -47,12 +47,11 @@ class Tables(Protocol):
 
 
 class Block(Protocol):
-    """Buffers in which results of several operations are stored side by side.
+    """Buffers in which results of several operations are stored side by side."""
 
-    ``parts`` has the buffer of each result, None if its rule allocates it.
-    """
-
-    parts: Sequence[Any]
+    @property
+    def parts(self) -> Sequence[Any]:
+        """Buffer of each result, None if its rule allocates it."""
 
     @property
     def joined_gradient(self) -> Callable[[], Any] | None:
@@ -82,7 +81,10 @@ class Backend(Protocol):
 
     name: str
     dtype: Any
-    rules: Mapping[str, Rule]
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """The rule of every operation, by name."""
 
     def flush_denormals(self) -> AbstractContextManager[None]:
         """Return a context in which the backend may treat denormal numbers as zero."""

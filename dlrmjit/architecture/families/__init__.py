@@ -1,5 +1,54 @@
 """The families of models that are shipped: functions from a few values to an architecture."""
 
-from dlrmjit.architecture.families.dlrm import dlrm
+from __future__ import annotations
 
-__all__ = ["dlrm"]
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dlrmjit.architecture.architecture import Architecture
+from dlrmjit.architecture.families.cross import dcn, dcnv2
+from dlrmjit.architecture.families.dlrm import dlrm, dlrm_projection
+from dlrmjit.architecture.families.factorisation import deepfm, fm, nfm
+from dlrmjit.architecture.families.linear import lr, wide_deep
+from dlrmjit.errors import ConfigError
+
+FAMILIES: Mapping[str, Callable[..., Architecture]] = {
+    "dlrm": dlrm,
+    "dcnv2": dcnv2,
+    "dlrm-projection": dlrm_projection,
+    "dcn": dcn,
+    "lr": lr,
+    "fm": fm,
+    "deepfm": deepfm,
+    "wide-deep": wide_deep,
+    "nfm": nfm,
+}
+"""Every family by its name on the command line."""
+
+__all__ = [
+    "FAMILIES",
+    "dcn",
+    "dcnv2",
+    "deepfm",
+    "dlrm",
+    "dlrm_projection",
+    "family_values",
+    "fm",
+    "lr",
+    "nfm",
+    "wide_deep",
+]
+
+
+def family_values(name: str) -> frozenset[str]:
+    """Return the names of the values that a family is built from; raises ConfigError."""
+    if name not in FAMILIES:
+        raise ConfigError(f"unknown model {name!r}; known are {', '.join(FAMILIES)}")
+    return frozenset(inspect.signature(FAMILIES[name]).parameters)
+
+
+def build(name: str, values: Mapping[str, Any]) -> Architecture:
+    """Return the model of a family from those of ``values`` that it has; raises ConfigError."""
+    wanted = family_values(name)
+    return FAMILIES[name](**{key: value for key, value in values.items() if key in wanted})

@@ -1,4 +1,4 @@
-"""The DLRM (Naumov et al., arXiv 1906.00091), with the reference program's names.
+"""The DLRM (Naumov et al., arXiv 1906.00091), with the reference program's names, and a variant.
 
 Bottom MLP over the dense features, one embedding bag per table, their interaction, top MLP to
 one logit. Without dense features there is no bottom MLP; tables narrower than E are projected to
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.node import Node
+from dlrmjit.architecture.nodes.concat import Concat
 from dlrmjit.architecture.nodes.dense import Dense
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.architecture.nodes.interaction import Interaction
 from dlrmjit.architecture.nodes.mlp import Mlp
+from dlrmjit.architecture.nodes.product import Product
 
 
 def dlrm(
@@ -27,16 +29,58 @@ def dlrm(
     table_dims: tuple[int, ...] = (),
 ) -> Architecture:
     """Return the model; the values are those of :class:`~dlrmjit.config.model.ModelConfig`."""
-    nodes: list[Node] = []
-    if mlp_bottom:
-        nodes.append(Dense("dense", features=mlp_bottom[0]))
-        nodes.append(
-            Mlp("bot_l", ("dense",), mlp_bottom[1:], "relu", "relu", dropout, batch_norm, "bottom")
-        )
-    nodes.append(Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims))
-    joined = ("bot_l", "emb_l") if mlp_bottom else ("emb_l",)
-    nodes.append(Interaction("interaction", joined, interaction, interaction_itself))
-    nodes.append(
-        Mlp("top_l", ("interaction",), mlp_top, "relu", "none", dropout, batch_norm, "top")
-    )
+    nodes, x = bottom_part(mlp_bottom, dropout, batch_norm)
+    nodes += [
+        Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims),
+        Interaction("interaction", (*x, "emb_l"), interaction, interaction_itself),
+        Mlp("top_l", ("interaction",), mlp_top, "relu", "none", dropout, batch_norm, "top"),
+    ]
     return Architecture(tuple(nodes))
+
+
+def dlrm_projection(
+    table_rows: tuple[int, ...],
+    embedding_dim: int,
+    mlp_bottom: tuple[int, ...],
+    mlp_top: tuple[int, ...],
+    branch1: tuple[int, ...] = (),
+    branch2: tuple[int, ...] = (),
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+    table_dims: tuple[int, ...] = (),
+) -> Architecture:
+    """Return TorchRec's ``DLRM_Projection``: products of what two MLPs make of all vectors.
+
+    Both MLPs read x and all vectors side by side; their last widths are multiples of E, by default
+    the only ones, 4 E. The products of the vectors of the first with those of the second follow x
+    as inputs of the top MLP.
+    """
+    nodes, x = bottom_part(mlp_bottom, dropout, batch_norm)
+    widths = (4 * embedding_dim,)
+    nodes += [
+        Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims),
+        Concat("joined", (*x, "emb_l")),
+        Mlp("branch1", ("joined",), branch1 or widths),
+        Mlp("branch2", ("joined",), branch2 or widths),
+        Product("products", ("branch1", "branch2"), embedding_dim),
+    ]
+    top = "products"
+    if x:
+        top = "interaction"
+        nodes.append(Concat(top, (*x, "products")))
+    nodes.append(Mlp("top_l", (top,), mlp_top, "relu", "none", dropout, batch_norm, "top"))
+    return Architecture(tuple(nodes))
+
+
+def bottom_part(
+    mlp_bottom: tuple[int, ...], dropout: float, batch_norm: bool
+) -> tuple[list[Node], tuple[str, ...]]:
+    """Return the bottom MLP over the dense features, and its name; nothing without widths."""
+    if not mlp_bottom:
+        return [], ()
+    widths = mlp_bottom[1:]
+    nodes = [
+        Dense("dense", features=mlp_bottom[0]),
+        Mlp("bot_l", ("dense",), widths, "relu", "relu", dropout, batch_norm, "bottom"),
+    ]
+    return nodes, ("bot_l",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from dlrmjit.architecture.families import build, family_values
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.memory import MemoryEstimate, estimate_memory
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
@@ -18,30 +19,65 @@ from dlrmjit.config.optimizer import (
 from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
 from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 
+_VALUES = {
+    "arch_sparse_feature_size": "embedding_dim",
+    "arch_mlp_top": "mlp_top",
+    "arch_interaction_op": "interaction",
+    "arch_interaction_itself": "interaction_itself",
+    "dropout": "dropout",
+    "batch_norm": "batch_norm",
+    "dcn_num_layers": "cross_layers",
+    "dcn_low_rank_dim": "cross_rank",
+    "interaction_branch1_layer_sizes": "branch1",
+    "interaction_branch2_layer_sizes": "branch2",
+    "table_dims": "table_dims",
+    "md_flag": "table_dims",
+}
+"""The value of a family that each option gives."""
+
 
 def model_config(
     options: Options, table_rows: Sequence[int], dense_features: int | None = None
-) -> ModelConfig:
+) -> AnyModelConfig:
     """Return the model that the options describe, over tables of ``table_rows``.
 
     ``dense_features`` is the number of dense columns of a data set, which overrides the input
     width of the bottom MLP; if it is 0 there is no bottom MLP. Raises ConfigError for sizes that
     contradict each other.
     """
-    bottom = tuple(options.arch_mlp_bot)
-    if dense_features is not None:
-        bottom = _bottom_over(dense_features, options)
-    return ModelConfig(
-        table_rows=tuple(table_rows),
-        embedding_dim=options.arch_sparse_feature_size,
-        mlp_bottom=bottom,
-        mlp_top=options.arch_mlp_top,
-        interaction=options.arch_interaction_op,
-        interaction_itself=options.arch_interaction_itself,
-        dropout=options.dropout,
-        batch_norm=options.batch_norm,
-        table_dims=_table_dims(options, table_rows),
-    )
+    wanted = family_values(options.model)
+    for option, value in _VALUES.items():
+        if option in options.given and value not in wanted:
+            flag = option.replace("_", "-")
+            raise ConfigError(f"--{flag} has no effect on --model={options.model}; leave it out")
+    values = {value: getattr(options, option) for option, value in _VALUES.items()}
+    values["table_rows"] = tuple(table_rows)
+    values["table_dims"] = _table_dims(options, table_rows)
+    if "mlp_bottom" in wanted:
+        values["mlp_bottom"] = _bottom(dense_features, options)
+    else:
+        values["dense_features"] = _dense_features(dense_features, options)
+    if options.model == "dlrm":
+        return ModelConfig(**{name: value for name, value in values.items() if name in wanted})
+    return build(options.model, values)
+
+
+def _dense_features(found: int | None, options: Options) -> int:
+    """Return the number of dense features of a model without a bottom MLP."""
+    widths = tuple(options.arch_mlp_bot)
+    if "arch_mlp_bot" in options.given and len(widths) > 1:
+        raise ConfigError(
+            f"--model={options.model} has no bottom MLP: --arch-mlp-bot is the number of dense "
+            f"features alone, not {'-'.join(map(str, widths))}"
+        )
+    return found if found is not None else widths[0] if widths else 0
+
+
+def _bottom(dense_features: int | None, options: Options) -> tuple[int, ...]:
+    """Return the widths of the bottom MLP."""
+    if dense_features is None:
+        return tuple(options.arch_mlp_bot)
+    return _bottom_over(dense_features, options)
 
 
 def _table_dims(options: Options, table_rows: Sequence[int]) -> tuple[int, ...]:

@@ -46,18 +46,29 @@ def _bag_forward(step: Step) -> NDArray[np.float32]:
     if not isinstance(tables, MixedTables):
         embedding_lookup.pool(tables, lookups, pooled, "sum", None)
         return pooled
-    parts = tables.split(lookups, step.cached("offsets", lambda: tables.offsets(lookups.samples)))
-    for group_tables, part in parts:
+    for group_tables, part in _split(step):
         embedding_lookup.pool(group_tables, part, pooled, "sum", None)
-    step.memory["parts"] = [part for _, part in parts]
     return pooled
+
+
+def _split(step: Step) -> Sequence[tuple[Any, Lookups]]:
+    """Return the tables and lookups of each width, split once per batch."""
+    tables, lookups = step.values
+
+    def split() -> Sequence[tuple[Any, Lookups]]:
+        offsets = step.memory.get("offsets")
+        if offsets is None or offsets[0].shape[1] != lookups.samples + 1:
+            offsets = step.memory["offsets"] = tables.offsets(lookups.samples)
+        parts: Sequence[tuple[Any, Lookups]] = tables.split(lookups, offsets)
+        return parts
+
+    return step.cached_for("parts", (tables, lookups), split)
 
 
 def _bag_backward(step: Step, gradient: NDArray[np.float32]) -> Gradients:
     tables, lookups = step.values
     if isinstance(tables, MixedTables):
-        parts = step.memory["parts"]
-        yield 0, MixedBagGradient(tuple(BagGradient(part, gradient) for part in parts))
+        yield 0, MixedBagGradient(tuple(BagGradient(part, gradient) for _, part in _split(step)))
     else:
         yield 0, BagGradient(lookups, gradient)
 

@@ -36,6 +36,7 @@ def check_parameters(
 
 def check_config(source: object, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise CheckpointError unless two descriptions of models are equal; names what differs."""
+    saved, wanted = _by_node(saved), _by_node(wanted)
     names = [*wanted, *(name for name in saved if name not in wanted)]
     different = [name for name in names if _plain(saved.get(name)) != _plain(wanted.get(name))]
     if different:
@@ -48,6 +49,20 @@ def check_config(source: object, saved: Mapping[str, Any], wanted: Mapping[str, 
             f"{source}: not a checkpoint of this model: {differences}{_more(different)}; leave it "
             "to the checkpoint, or name another checkpoint"
         )
+
+
+def _by_node(description: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a description by node, if it is one of nodes: then a message names those that differ.
+
+    The title of a node is its name in profiles only.
+    """
+    nodes = description.get("nodes")
+    if not isinstance(nodes, list | tuple):
+        return description
+    return {
+        f"node {node['name']}": {key: value for key, value in node.items() if key != "title"}
+        for node in nodes
+    }
 
 
 def _named(verb: str, names: list[str]) -> list[str]:

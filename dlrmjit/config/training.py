@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.errors import ConfigError
 
 LossKind = Literal["bce", "wbce", "mse"]
+Monitor = Literal["auc", "logloss"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class ScheduleConfig:
 class PlateauConfig:
     """Multiply the learning rate by ``factor`` when tests stop improving.
 
-    They do when more than ``patience`` tests in a row have not raised the best AUC, or the best
-    accuracy if the AUC is undefined, by more than ``threshold``.
+    They do when more than ``patience`` tests in a row were not better than the best one by more
+    than ``threshold``, as ``monitor`` says.
     """
 
     factor: float = 0.1
@@ -87,8 +88,11 @@ class TrainConfig:
     test_every : batches between tests; 0 tests only after the last batch of an epoch. Without a
         test set there are none
     accuracy_threshold, auc_threshold : a test at or above a positive one ends training
-    early_stopping : if positive, so many tests in a row without a better AUC, or accuracy if the
-        AUC is undefined, end training
+    monitor : by what a test is better than another: a larger ``auc`` or a smaller ``logloss``; a
+        larger accuracy where that is undefined
+    early_stopping : if positive, so many tests in a row without a better one end training
+    restore_best : whether training ends with the parameters of the best test. Takes the memory of a
+        second copy of all parameters
     batches_per_update : batches whose gradients are summed before an update; fewer at the end of
         an epoch. ``schedule`` counts updates
     """
@@ -103,6 +107,8 @@ class TrainConfig:
     accuracy_threshold: float = 0.0
     auc_threshold: float = 0.0
     early_stopping: int = 0
+    monitor: Monitor = "auc"
+    restore_best: bool = False
     batches_per_update: int = 1
 
     def __post_init__(self) -> None:
@@ -115,6 +121,8 @@ class TrainConfig:
                 f"a test every {self.test_every} batches would come between the "
                 f"{self.batches_per_update} batches of an update; take a multiple of these"
             )
+        if self.monitor not in get_args(Monitor):
+            raise ConfigError(f"monitor must be auc or logloss, not {self.monitor!r}")
         if self.early_stopping < 0:
             raise ConfigError(
                 f"the tests before an early stop must not be negative, not {self.early_stopping}"

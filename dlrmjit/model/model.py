@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from dlrmjit.architecture.node import ParameterSpec
 from dlrmjit.autograd.tape import Parameter
-from dlrmjit.config.model import IN_MEMORY, AnyModelConfig, TableConfig
+from dlrmjit.config.model import (
+    IN_MEMORY,
+    AnyModelConfig,
+    TableConfig,
+)
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model.batch_norm import Norm

@@ -25,6 +25,7 @@ from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau, learning_rate
 from dlrmjit.perf.profile import Profile
+from dlrmjit.training.best_weights import BestWeights
 from dlrmjit.training.preprocessing import adopt_preprocessing, check_preprocessing
 from dlrmjit.training.step import TrainingStep
 
@@ -68,14 +69,15 @@ class Best:
 
     accuracy: float = 0.0
     auc: float = 0.0
+    logloss: float = math.inf
 
 
 @dataclass(frozen=True)
 class TestRecord:
     """One test after ``step`` steps.
 
-    ``best`` includes this test. ``improved`` says whether it raised the best AUC, or the best
-    accuracy if the AUC is undefined. ``position`` is where training would resume, and ``plateau``
+    ``best`` includes this test. ``improved`` says whether it is better than all before, as
+    ``TrainConfig.monitor`` says. ``position`` is where training would resume, and ``plateau``
     how tests have changed the learning rate.
     """
 
@@ -95,7 +97,11 @@ class TestRecord:
 
 @dataclass
 class FitResult:
-    """Summary of a run: steps taken, samples seen, the last and the best tests, why it ended."""
+    """Summary of a run: steps taken, samples seen, the last and the best tests, why it ended.
+
+    ``restored_step`` is the step whose parameters the model has, if those of the best test were
+    restored; ``test`` is that test then.
+    """
 
     steps: int = 0
     samples: int = 0
@@ -105,6 +111,7 @@ class FitResult:
     position: Position = field(default_factory=Position)
     test: Metrics | None = None
     best: Best = field(default_factory=Best)
+    restored_step: int | None = None
     reached_threshold: bool = False
     stopped_early: bool = False
 
@@ -215,6 +222,8 @@ def fit(
     )
     if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep):
         raise ConfigError("updates from several batches need one process and no --reproducible")
+    if config.restore_best and test is None:
+        raise ConfigError("restoring the best parameters needs tests; give a test set")
     adopt_preprocessing(model, train)
     run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
     run.plateau = plateau or run.plateau
@@ -253,12 +262,17 @@ class _Run:
         self.result = FitResult(best=best)
         self.plateau = Plateau()
         self._tests_since_best = 0
+        self._best_weights: BestWeights | None = None
+        self._best_step = 0
+        self._best_test: Metrics | None = None
         loss = config.loss
         self._soft_labels = loss.kind == "mse" or loss.soft_labels or has_soft_labels(train)
 
     def execute(self, start: Position) -> FitResult:
         began = time.perf_counter()
         self.result.position = start
+        if self.result.best != Best():  # the run continues from its best test
+            self._save_best_weights()
         for observer in self.observers:
             observer.on_start(self.model, self.train.num_batches, self.config)
         for epoch in range(start.epoch, self.config.epochs):
@@ -266,6 +280,10 @@ class _Run:
             self._run_epoch(epoch, first)
             if self.result.is_over:
                 break
+        if self._best_weights is not None:
+            self._best_weights.restore(self.model)
+            self.result.restored_step = self._best_step
+            self.result.test = self._best_test or self.result.test
         self.result.seconds = time.perf_counter() - began
         for observer in self.observers:
             observer.on_end(self.result)
@@ -320,6 +338,13 @@ class _Run:
         assert isinstance(step, AccumulatingStep)  # fit refuses any other
         return step.accumulate(batch)
 
+    def _save_best_weights(self) -> None:
+        if not self.config.restore_best:
+            return
+        self._best_weights = self._best_weights or BestWeights()
+        self._best_weights.save(self.model)
+        self._best_step, self._best_test = self.result.position.step, self.result.test
+
     def _is_test_due(self, record: StepRecord) -> bool:
         if self.test is None:
             return False
@@ -335,6 +360,8 @@ class _Run:
         self._update_early_stopping(improved)
         self._update_plateau(metrics)
         self.result.test = metrics
+        if improved:
+            self._save_best_weights()
         record = TestRecord(
             step=step.step,
             epoch=step.epoch,
@@ -357,23 +384,33 @@ class _Run:
 
     def _update_plateau(self, metrics: Metrics) -> None:
         if self.config.plateau is not None:
-            metric = metrics.accuracy if math.isnan(metrics.auc) else metrics.auc
+            monitored = self._monitored(metrics)
+            metric = metrics.accuracy if math.isnan(monitored) else monitored
             self.plateau = self.plateau.after(metric, self.config.plateau)
+
+    def _monitored(self, metrics: Metrics) -> float:
+        """Return the metric that is monitored, larger if better; NaN if it is undefined."""
+        return -metrics.logloss if self.config.monitor == "logloss" else metrics.auc
 
     def _update_best(self, metrics: Metrics) -> bool:
         best, config = self.result.best, self.config
         better_accuracy = metrics.accuracy > best.accuracy
-        better_auc = metrics.auc > best.auc  # False if the AUC is undefined (NaN)
+        better_auc = metrics.auc > best.auc  # False if undefined (NaN), as the next one
+        better_logloss = metrics.logloss < best.logloss
         if better_accuracy:
             best = replace(best, accuracy=metrics.accuracy)
         if better_auc:
             best = replace(best, auc=metrics.auc)
+        if better_logloss:
+            best = replace(best, logloss=metrics.logloss)
         self.result.best = best
         self.result.reached_threshold = (
             0 < config.accuracy_threshold <= metrics.accuracy
             or 0 < config.auc_threshold <= metrics.auc
         )
-        return better_accuracy if math.isnan(metrics.auc) else better_auc
+        if math.isnan(self._monitored(metrics)):
+            return better_accuracy
+        return better_logloss if config.monitor == "logloss" else better_auc
 
 
 def evaluate(model: Model, source: Source, *, threshold: float = 0.0) -> Metrics:

@@ -8,7 +8,8 @@ import pytest
 from dlrmjit import DLRM, TrainConfig, evaluate, fit
 from dlrmjit.config.training import PlateauConfig
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
-from dlrmjit.training.fit import NullObserver, Position
+from dlrmjit.errors import ConfigError
+from dlrmjit.training.fit import Best, NullObserver, Position
 from tests.builders import small_config
 
 CONFIG = small_config()
@@ -174,3 +175,41 @@ def test_steps_flush_denormals_where_the_backend_does_and_observers_never_see_it
 
     fit(DLRM(CONFIG, backend=backend), _source(2), step=step, observers=[Watcher()])
     assert seen == {"step": [flushes] * 2, "observer": [False] * 2}
+
+
+@pytest.mark.parametrize("monitor", ["auc", "logloss"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_parameters_of_the_best_test_are_restored(monitor, precision):
+    aucs, losses, states = [0.6, 0.8, 0.7, 0.75], [0.5, 0.6, 0.4, 0.7], []
+
+    def scripted(model, source, *, threshold):
+        i = len(states)
+        states.append({name: np.array(value) for name, value in model.state_dict().items()})
+        metrics = evaluate(model, source, threshold=threshold)
+        return replace(metrics, auc=aucs[i], logloss=losses[i])
+
+    model, best = DLRM(CONFIG, precision=precision), {"auc": 1, "logloss": 2}[monitor]
+    options = TrainConfig(learning_rate=0.3, test_every=1, monitor=monitor, restore_best=True)
+    recorder, test = Recorder(), _source(seed=2)
+    result = fit(model, _source(), options, test=test, observers=[recorder], measure=scripted)
+    improved = {"auc": [True, True, False, False], "logloss": [True, False, True, False]}
+    assert [record.improved for record in recorder.tests] == improved[monitor]
+    assert (result.restored_step, result.test.auc) == (best + 1, aucs[best])
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, states[best][name])
+
+
+def test_a_run_that_continues_from_its_best_test_restores_that_one():
+    model, best = DLRM(CONFIG), Best(1.0, 1.0)
+    before = {name: np.array(value) for name, value in model.state_dict().items()}
+    options = TrainConfig(restore_best=True)
+    fit(model, _source(), options, test=_source(seed=2), best=best, start=Position(0, 2, 2))
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_restoring_the_best_parameters_needs_tests():
+    with pytest.raises(ConfigError, match="needs tests"):
+        fit(DLRM(CONFIG), _source(), TrainConfig(restore_best=True))
+    with pytest.raises(ConfigError, match="monitor must be auc or logloss"):
+        TrainConfig(monitor="f1")

@@ -86,7 +86,7 @@ def _best(progress: Mapping[str, Any]) -> Best:
     """Return the best results; the reference has them only as those of its last saved test."""
     accuracy = progress.get("best_accuracy", progress.get("test_acc", 0.0))
     auc = progress.get("best_auc", progress.get("test_auc", 0.0))
-    return Best(float(accuracy), float(auc))
+    return Best(float(accuracy), float(auc), float(progress.get("best_logloss", math.inf)))
 
 
 def _plateau(progress: Mapping[str, Any]) -> Plateau:
@@ -122,6 +122,7 @@ class Checkpointer(NullObserver):
     ) -> None:
         self._path, self._model, self._optimizer = path, model, optimizer
         self._reduces = config.plateau is not None
+        self._monitors_logloss = config.monitor == "logloss"
         self._lengths = {
             "nepochs": config.epochs,
             "nbatches": data.train.num_batches,
@@ -139,7 +140,10 @@ class Checkpointer(NullObserver):
         self._has_tested = True
         if record.improved:
             plateau = {"plateau": list(astuple(record.plateau))} if self._reduces else {}
-            self._save({**_test_results(record.metrics, record.best), **plateau})
+            results = _test_results(record.metrics, record.best)
+            if self._monitors_logloss:
+                results["best_logloss"] = record.best.logloss
+            self._save({**results, **plateau})
 
     def on_end(self, result: FitResult) -> None:
         """Save the final model of a run without tests."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
+from dlrmjit.architecture import Architecture
 from dlrmjit.architecture.families import build, family_values
 from dlrmjit.cli.options.parse import Options
-from dlrmjit.config.memory import MemoryEstimate, estimate_memory
+from dlrmjit.config.memory import FLOAT_BYTES, MemoryEstimate, estimate_memory
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
 from dlrmjit.config.model import AnyModelConfig, ModelConfig, TableConfig
 from dlrmjit.config.optimizer import (
@@ -45,6 +46,8 @@ def model_config(
     width of the bottom MLP; if it is 0 there is no bottom MLP. Raises ConfigError for sizes that
     contradict each other.
     """
+    if options.saved_nodes is not None:
+        return _fitting(options.saved_nodes, table_rows, dense_features)
     wanted = family_values(options.model)
     for option, value in _VALUES.items():
         if option in options.given and value not in wanted:
@@ -60,6 +63,20 @@ def model_config(
     if options.model == "dlrm":
         return ModelConfig(**{name: value for name, value in values.items() if name in wanted})
     return build(options.model, values)
+
+
+def _fitting(
+    nodes: Architecture, table_rows: Sequence[int], dense_features: int | None
+) -> Architecture:
+    """Return the nodes of a loaded model, if they fit the data."""
+    given = tuple(table_rows), nodes.dense_features if dense_features is None else dense_features
+    if given != (nodes.table_rows, nodes.dense_features):
+        raise ConfigError(
+            f"the loaded model has tables of {nodes.table_rows} rows and {nodes.dense_features} "
+            f"dense features, but the data {given[0]} and {given[1]}; give the data it was trained "
+            "on"
+        )
+    return nodes
 
 
 def _dense_features(found: int | None, options: Options) -> int:
@@ -129,6 +146,8 @@ def train_config(options: Options) -> TrainConfig:
         ),
         plateau=_plateau_config(options),
         early_stopping=_early_stopping(options),
+        monitor=options.monitor,
+        restore_best=_restore_best(options),
         test_every=max(0, options.test_freq),
         accuracy_threshold=options.mlperf_acc_threshold,
         auc_threshold=options.mlperf_auc_threshold,
@@ -185,6 +204,12 @@ def _plateau_config(options: Options) -> PlateauConfig | None:
     )
 
 
+def _restore_best(options: Options) -> bool:
+    if options.restore_best and not is_testing(options):
+        raise ConfigError("--restore-best needs tests; give --test-freq")
+    return bool(options.restore_best)
+
+
 def _early_stopping(options: Options) -> int:
     if options.early_stopping and not is_testing(options):
         raise ConfigError("--early-stopping needs tests; give --test-freq")
@@ -217,7 +242,11 @@ def estimated_memory(config: AnyModelConfig, options: Options) -> MemoryEstimate
     lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
     in_files = options.embedding_dir is not None
     update = update_config(options)
-    return estimate_memory(config, options.mini_batch_size, lookups, update, in_files)
+    need = estimate_memory(config, options.mini_batch_size, lookups, update, in_files)
+    if options.restore_best:  # the best parameters are copied to memory, also from files
+        copied = config.architecture.table_parameters * FLOAT_BYTES
+        need = replace(need, tables=need.tables + copied, mlp=need.mlp * 3 // 2)
+    return need
 
 
 def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:

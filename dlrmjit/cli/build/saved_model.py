@@ -11,6 +11,7 @@ from dlrmjit.cli.options.parse import Options
 from dlrmjit.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from dlrmjit.architecture import Architecture
     from dlrmjit.config.model import AnyModelConfig
     from dlrmjit.model.model import Model
 
@@ -81,7 +82,7 @@ def with_saved_architecture(options: Options, path: str) -> Options:
     itself = options.arch_interaction_itself if "arch_interaction_itself" in given else None
     config = saved_config(path, options.arch_interaction_op if has_op else None, itself)
     if not isinstance(config, ModelConfig):
-        return options
+        return _with_nodes(options, config, path)
     taken = copy.copy(options)
     for option, field in _FIELDS.items():
         saved = getattr(config, field)
@@ -93,6 +94,26 @@ def with_saved_architecture(options: Options, path: str) -> Options:
         taken.table_dims = ()
     if "dropout" not in options.given and not is_torch(path):
         taken.dropout = config.dropout
+    return taken
+
+
+def _with_nodes(options: Options, config: Architecture, path: str) -> Options:
+    """Return options of a model that is no DLRM: its nodes, or the family that was given again.
+
+    With ``--model`` the architecture follows from the options, and is compared when it is loaded.
+    """
+    if "model" in options.given:
+        return options
+    given = sorted(options.given & (set(_FIELDS) | {"config"}))
+    if given:
+        raise CheckpointError(
+            f"{path} holds another model than a DLRM, of which --{given[0].replace('_', '-')} "
+            "does not say enough; leave it out, or give the --model that was trained"
+        )
+    taken = copy.copy(options)
+    taken.saved_nodes = config
+    taken.arch_embedding_size = config.table_rows
+    taken.arch_mlp_bot = (config.dense_features,) if config.dense_features else ()
     return taken
 
 

@@ -135,7 +135,8 @@ def _build(options: Options, comm: Comm) -> Session:
         require_memory(early, options, available_memory())
     rng = np.random.RandomState(options.numpy_rand_seed)
     data = make_data(options, rng)
-    fitted = options if path else fit_architecture(options, data.train)
+    is_known = path and options.model == "dlrm"
+    fitted = options if is_known else fit_architecture(options, data.train)
     if line := derived_line(options, fitted):
         print(line, flush=True)
     architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
@@ -161,7 +162,7 @@ def _print_setup(options: Options, architecture: AnyModelConfig, data: Data) -> 
 
 def _described(options: Options, architecture: AnyModelConfig) -> dict[str, Any]:
     """Return all options and the model, for the log."""
-    hidden = ("base", "given", "notes")
+    hidden = ("base", "given", "notes", "saved_nodes")
     values = {name: value for name, value in vars(options).items() if name not in hidden}
     return {"options": values, "given": sorted(options.given), "model": architecture.to_dict()}
 

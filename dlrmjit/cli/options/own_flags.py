@@ -31,45 +31,6 @@ OWN = FlagGroup(
             values=tuple(PRESETS),
         ),
         Flag(
-            "model",
-            str,
-            "dlrm",
-            "family of the model, see docs/models.md; --arch-mlp-top is the MLP of those that have "
-            "one, and --arch-mlp-bot the number of dense features alone of those without a bottom "
-            "MLP",
-            values=tuple(FAMILIES),
-        ),
-        Flag(
-            "dcn-num-layers",
-            int,
-            3,
-            "cross layers of --model=dcnv2 and dcn",
-            domain=at_least(1),
-        ),
-        Flag(
-            "dcn-low-rank-dim",
-            int,
-            None,
-            "rank of the cross layers of --model=dcnv2; 0 has full matrices (default: 512, or 0 "
-            "where the layers are less than 1024 wide)",
-            domain=at_least(0),
-        ),
-        Flag(
-            "interaction-branch1-layer-sizes",
-            dashed_ints,
-            (),
-            "widths of the first MLP of --model=dlrm-projection, the last a multiple of "
-            "--arch-sparse-feature-size (default: four times that)",
-            domain=at_least(1),
-        ),
-        Flag(
-            "interaction-branch2-layer-sizes",
-            dashed_ints,
-            (),
-            "widths of the second MLP of --model=dlrm-projection, likewise",
-            domain=at_least(1),
-        ),
-        Flag(
             "threads",
             int,
             None,
@@ -136,6 +97,51 @@ OWN = FlagGroup(
         ),
     ),
     may_be_abbreviated=True,
+)
+
+MODELS = FlagGroup(
+    "models",
+    (
+        Flag(
+            "model",
+            str,
+            "dlrm",
+            "family of the model, see docs/models.md; --arch-mlp-top is the MLP of those that have "
+            "one, and --arch-mlp-bot the number of dense features alone of those without a bottom "
+            "MLP",
+            values=tuple(FAMILIES),
+        ),
+        Flag(
+            "dcn-num-layers",
+            int,
+            3,
+            "cross layers of --model=dcnv2 and dcn",
+            domain=at_least(1),
+        ),
+        Flag(
+            "dcn-low-rank-dim",
+            int,
+            None,
+            "rank of the cross layers of --model=dcnv2; 0 has full matrices (default: 512, or 0 "
+            "where the layers are less than 1024 wide)",
+            domain=at_least(0),
+        ),
+        Flag(
+            "interaction-branch1-layer-sizes",
+            dashed_ints,
+            (),
+            "widths of the first MLP of --model=dlrm-projection, the last a multiple of "
+            "--arch-sparse-feature-size (default: four times that)",
+            domain=at_least(1),
+        ),
+        Flag(
+            "interaction-branch2-layer-sizes",
+            dashed_ints,
+            (),
+            "widths of the second MLP of --model=dlrm-projection, likewise",
+            domain=at_least(1),
+        ),
+    ),
 )
 
 RANKS = FlagGroup(
@@ -276,6 +282,22 @@ OPTIMIZERS = FlagGroup(
             None,
             "L2 of the embedding tables (default: --weight-decay)",
             domain=at_least(0),
+        ),
+        Flag(
+            "monitor",
+            str,
+            "auc",
+            "by what a test is better than another, for --save-model, --early-stopping, "
+            "--reduce-on-plateau and --restore-best: a larger AUC or a smaller logloss; a larger "
+            "accuracy where that is undefined",
+            values=("auc", "logloss"),
+        ),
+        Flag(
+            "restore-best",
+            switch,
+            False,
+            "end with the parameters of the best test instead of the last step's, for the final "
+            "report; takes memory for a second copy of all parameters",
         ),
         Flag(
             "early-stopping",

@@ -9,9 +9,10 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from dlrmjit.architecture import Architecture
 from dlrmjit.cli.options.command_line import notes_on, parse_given
 from dlrmjit.cli.options.flag import Command
-from dlrmjit.cli.options.own_flags import INTEL, OPTIMIZERS, OWN, RANKS, TABLES
+from dlrmjit.cli.options.own_flags import INTEL, MODELS, OPTIMIZERS, OWN, RANKS, TABLES
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
 from dlrmjit.config.presets import Preset, preset
 from dlrmjit.errors import ConfigError
@@ -24,7 +25,7 @@ TRAIN = Command(
     "Train a deep learning recommendation model (DLRM) on CPUs. Without options, the built-in "
     "demo: a small model on generated Criteo-like data. With any option of the reference "
     "program dlrm_s_pytorch.py, its defaults hold. The mini-batch is global.",
-    (OWN, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
+    (OWN, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
 )
 
 
@@ -32,11 +33,13 @@ class Options(argparse.Namespace):
     """Values of all options by name (dashes as underscores), from most to least explicit.
 
     ``given`` names the options on the command line; ``base`` is the preset that supplied
-    defaults, if any, and ``notes`` are sentences about options that have no effect.
+    defaults, if any, and ``notes`` are sentences about options that have no effect. A model that is
+    loaded may have ``saved_nodes``, which no option describes.
     """
 
     given: frozenset[str]
     base: Preset | None
+    saved_nodes: Architecture | None = None
     notes: tuple[str, ...]
 
 

@@ -68,6 +68,10 @@ def training_summary(
         lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
     if result.test is not None:
         lines.append(metrics_summary(result.test) + _best_text(result))
+    if result.restored_step is not None:
+        lines.append(
+            f"The parameters are those of the best test, after step {result.restored_step}"
+        )
     tables = f"; tables on {placement}" if placement else ""
     return "\n".join([*lines, machine_line(machine, peak_rss, estimated) + tables])
 

@@ -69,7 +69,8 @@ def _run_workers(name: str, seconds: int, corpus: Path, work: Path) -> Progress:
         command = [
             *(sys.executable, "-m", "tests.fuzz.worker", name, str(work / "found")),
             *(f"-max_total_time={left}", f"-timeout={SECONDS}", f"-artifact_prefix={work}/killer-"),
-            *(f"-max_len={_LONGEST_INPUT}", f"-dict={work / 'tokens'}", "-rss_limit_mb=0"),
+            *(f"-max_len={_LONGEST_INPUT}", "-rss_limit_mb=0"),
+            *([f"-dict={work / 'tokens'}"] if reader_of(name).tokens else []),
             *("-len_control=0", "-print_final_stats=0", str(corpus)),
         ]
         with open(log, "wb") as out:

@@ -60,8 +60,11 @@ def check_batches(dataset: Dataset) -> None:
     for batch in Loader(dataset, _BATCH, ahead=0).batches():
         part = slice(rows, rows + batch.n)
         same(batch.labels, np.asarray(dataset.labels[part], np.float32), "labels of a batch")
-        true(((batch.labels >= 0) & (batch.labels <= 1)).all(), f"labels {batch.labels}")
-        true(np.isfinite(batch.dense).all(), f"dense values {batch.dense}")
+        true(
+            ((batch.labels >= 0) & (batch.labels <= 1)).all(),
+            "a label of a batch is not from 0 to 1",
+        )
+        true(np.isfinite(batch.dense).all(), "a dense value of a batch is not finite")
         _same_dense(batch.dense, dataset, part)
         _same_ids(batch, dataset, rows)
         rows += batch.n
@@ -72,7 +75,7 @@ def _same_dense(found: Any, dataset: Dataset, part: slice) -> None:
     dense = np.asarray(dataset.dense[part], np.float64)
     if dataset.log_transform:
         dense = np.log(np.maximum(dense, 0) + 1)
-    true(np.allclose(found, dense, rtol=1e-6, atol=1e-6), f"dense {found}, expected {dense}")
+    true(np.allclose(found, dense, rtol=1e-6, atol=1e-6), "other dense values in a batch")
 
 
 def _same_ids(batch: Any, dataset: Dataset, first: int) -> None:

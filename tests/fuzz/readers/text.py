@@ -98,7 +98,7 @@ def _gunzip(content: bytes) -> bytes | None:
 
 
 @contextmanager
-def _small_chunks() -> Iterator[None]:
+def small_chunks() -> Iterator[None]:
     """Let chunk borders be within a few lines."""
     before = chunks.CHUNK_BYTES, blocks._BLOCK_BYTES
     chunks.CHUNK_BYTES, blocks._BLOCK_BYTES = CHUNK, CHUNK
@@ -151,7 +151,7 @@ def _attempt_criteo(data: bytes, folder: Path) -> None:
     _, text = _write(data, path)
     expected = None if text is None else _criteo_rows(text)
     found = {}
-    with _small_chunks():
+    with small_chunks():
         for name, read in (("whole", _read_whole), ("chunks", _read_chunks)):
             try:
                 found[name] = read(path)
@@ -210,7 +210,7 @@ def _attempt_csv(data: bytes, folder: Path) -> None:
     path = folder / "log.csv"
     mode, text = _write(data, path)
     schema = SCHEMAS[mode % len(SCHEMAS)]
-    with _small_chunks():
+    with small_chunks():
         columns = read_columns(path, schema)
     true(text is not None, "damaged data are accepted")
     compare_columns(columns, _csv_rows(text or b"", schema), schema)

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.loader import Loader
+from dlrmjit.data.validate import check_labels
 from tests.fuzz.check import WrongValueError
 
 _NUMBER = re.compile(rb" *([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?) *")
@@ -55,9 +56,13 @@ def same_number(found: float, expected: float, what: str) -> None:
 
 
 def check_batches(dataset: Dataset) -> None:
-    """Raise WrongValueError unless a loader's batches have the rows of valid arrays."""
+    """Raise WrongValueError unless a loader's batches have the rows of valid arrays.
+
+    Raises DataError for labels that a training refuses.
+    """
     rows = 0
     for batch in Loader(dataset, _BATCH, ahead=0).batches():
+        check_labels(batch.labels, "a batch", soft=True)
         part = slice(rows, rows + batch.n)
         same(batch.labels, np.asarray(dataset.labels[part], np.float32), "labels of a batch")
         true(

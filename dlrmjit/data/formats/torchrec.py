@@ -50,6 +50,8 @@ def _multi_hot_day(
     path: Path, labels: NDArray[Any], dense: NDArray[Any], table_rows: Sequence[int] | None
 ) -> Dataset:
     columns = map_npz(path)
+    if not columns:
+        raise DataError(f"{path} has no arrays; expected the ids of table s as array s")
     names = [str(s) for s in range(len(columns))]
     if not set(names) <= set(columns):
         raise DataError(f"{path} has arrays {', '.join(columns)}; expected 0 to {len(columns) - 1}")

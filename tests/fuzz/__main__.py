@@ -21,11 +21,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="time of the campaign")
     parser.add_argument("--corpus", type=Path, help="inputs to start from, which grows")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
+    parser.add_argument("--logs", type=Path, help="store libFuzzer's logs, to check the counts")
     parser.add_argument("--replay", type=Path, nargs="+", help="run these inputs only")
     options = parser.parse_args()
     if options.replay:
         return _replay(options.reader, options.replay)
-    return run_campaign(options.reader, options.seconds, options.corpus, options.findings)
+    return run_campaign(
+        options.reader, options.seconds, options.corpus, options.findings, options.logs
+    )
 
 
 def _replay(name: str, paths: list[Path]) -> int:

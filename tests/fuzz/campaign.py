@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,14 +35,20 @@ class Progress(NamedTuple):
     corpus: int = 0
 
 
-def run_campaign(name: str, seconds: int, corpus: Path | None, findings: Path) -> int:
-    """Fuzz a reader; print a report; return 1 if there are findings."""
+def run_campaign(
+    name: str, seconds: int, corpus: Path | None, findings: Path, logs: Path | None
+) -> int:
+    """Fuzz a reader; print a report, and store libFuzzer's logs; return 1 if there are findings."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
         work = Path(temporary)
         (work / "found").mkdir()
         corpus = corpus or work / "corpus"
         _write_seeds(name, corpus, work / "tokens")
         progress = _run_workers(name, seconds, corpus, work)
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            for log in work.glob("log-*"):
+                shutil.copy(log, logs / f"{name}-{log.name}")
         print(
             f"{name}: {progress.executions:,} inputs, {progress.coverage} branches and "
             f"{progress.features} features covered, {progress.corpus} inputs in the corpus"

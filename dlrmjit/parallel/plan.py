@@ -78,6 +78,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dim", one_width(self.dim))
+        if self.ranks < 1:
+            raise ConfigError(f"a plan needs at least one rank, not {self.ranks}")
         if len(self.placements) != len(self.table_rows):
             raise ConfigError(
                 f"the plan places {len(self.placements)} tables, but the model has "
@@ -168,7 +170,7 @@ def plan_from_dict(
     """
     try:
         placements = tuple(
-            Placement(entry["kind"], tuple(_integer(r) for r in entry.get("ranks", ())))
+            Placement(entry["kind"], _integers(entry.get("ranks", [])))
             for entry in description["tables"]
         )
         ranks = _integer(description["ranks"])
@@ -178,6 +180,12 @@ def plan_from_dict(
             f"{', '.join(KINDS)}; this one has another form: {error!r}"
         ) from None
     return Plan(tuple(table_rows), one_width(dim), ranks, placements)
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{values!r:.60} is not a list of ranks")
+    return tuple(_integer(value) for value in values)
 
 
 def _integer(value: Any) -> int:

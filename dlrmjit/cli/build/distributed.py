@@ -5,13 +5,11 @@ Without a launcher there is one rank, and nothing here has an effect.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from dlrmjit_kernels.runtime.buffers import available_memory
@@ -27,6 +25,7 @@ from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.files import parse_json
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import (
     Comm,
@@ -179,7 +178,7 @@ def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Pla
 def read_plan(path: str, architecture: AnyModelConfig) -> Plan:
     """Return the plan in a JSON file; raises ConfigError naming the file."""
     try:
-        description: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        description = parse_json(Path(path).read_bytes(), "the file", ConfigError)
         return plan_from_dict(description, *table_sizes(architecture))
     except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(f"--plan: {path}: {error}") from error

@@ -77,5 +77,7 @@ def test_a_model_is_trained_evaluated_applied_and_exported(tmp_path, capsys):
     assert np.isfinite(np.load(scores)).all()
     assert export_embeddings.main([str(model), "--out", str(tmp_path / "tables")]) == 0
     found = load(model)
-    names = {path.name for path in (tmp_path / "tables").glob("*.npy")}
-    assert len(names) == len(found.architecture.table_specs)
+    tables = {spec.name: spec for spec in found.architecture.table_specs}
+    exported = {path.name: path for path in (tmp_path / "tables").glob("*.npy")}
+    assert np.load(exported["C1.npy"]).shape[1] == tables["emb_l.0.weight"].dim == 16
+    assert np.load(exported["C1.wide.npy"]).shape == (tables["wide.0.weight"].rows, 1)

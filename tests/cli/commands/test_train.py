@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dlrmjit.cli.commands import train as module
-from dlrmjit.cli.options.parse import Options
 from dlrmjit.train import main
 
 ROOT = Path(__file__).parents[3]
@@ -82,7 +81,7 @@ def test_a_closed_output_ends_a_run_without_a_traceback() -> None:
 def test_an_interruption_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(options: Options) -> int:
+    def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_run", interrupt)
@@ -91,7 +90,7 @@ def test_an_interruption_has_its_exit_code(
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(options: Options) -> int:
+    def fail(*_: object) -> int:
         raise ZeroDivisionError
 
     monkeypatch.setattr(module, "_run", fail)

@@ -16,7 +16,6 @@ from dlrmjit.data.source import index_dtype
 from dlrmjit.data.validate import (
     check_finite,
     check_index_range,
-    check_labels,
     check_positive,
     check_table_rows,
 )
@@ -27,11 +26,11 @@ class ArraySource:
     """Batches of ``dense`` (N, D), ``categorical`` (N, S) and ``labels`` (N,).
 
     ``table_rows`` defaults to one more than each column's largest value. ``order`` lists the
-    samples to yield, in order; by default all, as stored. The last batch may be short. Labels are
-    0 or 1, or with ``soft_labels`` probabilities; all may be NaN, for prediction.
+    samples to yield, in order; by default all, as stored. The last batch may be short. ``fit``
+    refuses labels other than 0 and 1, unless ``soft_labels`` says that they are probabilities.
     Raises :class:`ShapeError` for arrays of incompatible shapes, :class:`DataError` naming
-    sample and column of a dense value that is not finite or the sample of a label out of range,
-    and :class:`IndexRangeError` naming table, sample and value of an index outside its table.
+    sample and column of a dense value that is not finite, and :class:`IndexRangeError` naming
+    table, sample and value of an index outside its table.
     """
 
     def __init__(
@@ -50,8 +49,6 @@ class ArraySource:
         self._labels = as_labels(labels, len(self._dense))
         check_finite(self._dense)
         self.soft_labels = soft_labels
-        if not np.isnan(self._labels).all():  # all unknown: for prediction
-            check_labels(self._labels, "labels", soft=soft_labels)
         rows = rows_needed(self._categorical) if table_rows is None else table_rows
         self.table_rows = check_table_rows(rows)
         self._categorical = _checked_ids(self._categorical, self.table_rows)

@@ -93,6 +93,15 @@ class Schema:
             return "a number"
         return "a number from 0 to 1" if self.soft_labels else "0 or 1"
 
+    def label_advice(self, found: str) -> str:
+        """Return what to do about a refused label that is a probability, "" about any other."""
+        try:
+            is_rate = 0 < float(found) < 1
+        except ValueError:
+            return ""
+        advice = "; soft_labels = true in the schema accepts numbers from 0 to 1"
+        return advice if is_rate and self.threshold is None else ""
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all columns to read: label, dense, categorical."""

@@ -74,10 +74,13 @@ def test_tests_need_labels() -> None:
 
 
 @pytest.mark.parametrize("label", [np.nan, -1, 2, 0.3])
-def test_arrays_with_other_labels_are_refused(label: float) -> None:
+def test_arrays_with_other_labels_are_scored_but_not_trained_on(label: float) -> None:
     dense, ids = np.ones((4, 3)), np.zeros((4, 2), int)
-    with pytest.raises(DataError, match="labels, sample 2: the label"):
-        ArraySource(dense, ids, [0, 1, label, 1], 2)
+    source = ArraySource(dense, ids, [0, 1, label, 1], 2)
+    model = dlrmjit.DLRM(CONFIG)
+    assert np.isfinite([model.predict_proba(batch) for batch in source.batches()]).all()
+    with pytest.raises(DataError, match="epoch 0, training batch 1, sample 0: the label"):
+        train(source)
 
 
 def test_arrays_without_labels_can_be_scored() -> None:

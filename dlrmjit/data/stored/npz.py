@@ -121,6 +121,8 @@ def _read_member(
 ) -> NDArray[Any]:
     with archive.open(member) as file:
         header = read_header(file, name)
+        if header.offset + header.nbytes != member.file_size:
+            raise DataError(f"{name}: its length is not that of {header.dtype} {header.shape}")
         _check_shape(name, header, shape)
         if header.offset + header.nbytes != member.file_size:
             raise DataError(f"{name}: its length is not that of {header.dtype} {header.shape}")
@@ -148,17 +150,22 @@ def _check_shape(name: str, header: Header, shape: Shape | None) -> None:
 
 def _check_memory(name: str, header: Header) -> None:
     """Raise MemoryLimitError for an array larger than the free memory of the machine."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        free = int(lines["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
-        return
+    free = _free_bytes()
     if header.nbytes > free:
         raise MemoryLimitError(
             f"{name} needs {format_gib(header.nbytes)} when it is read, but {format_gib(free)} "
             "are free"
         )
+
+
+def _free_bytes() -> int:
+    """Return the memory that the machine can give, or a large number if it does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return 1 << 62
 
 
 def _check_sum(name: str, file: IO[bytes], first: int, member: zipfile.ZipInfo) -> None:

@@ -69,9 +69,10 @@ class ArrowReader:
             row, column = (int(i) for i in np.argwhere(bad)[0])
             name = schema.names[column]
             found = batch.column(name)[row].as_py()
-            return f"{origin}, row {first_row + row}, column {name}: {found!r} found, " + (
-                "expected a finite number" if column else f"expected {schema.expected_label}"
-            )
+            where = f"{origin}, row {first_row + row}, column {name}: {found!r} found, expected"
+            if column:
+                return f"{where} a finite number"
+            return f"{where} {schema.expected_label}{schema.label_advice(str(found))}"
 
         return ParsedChunk(file, after, n, int(n - good.sum()), explain, columns, keys)
 

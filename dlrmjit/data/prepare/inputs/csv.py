@@ -134,6 +134,8 @@ class CsvFormat(ChunkedText):
             )
         shown = _field(line, field, self._schema.delimiter)
         expected = self._expected_field(reason)
+        if reason == LABEL:
+            expected += self._schema.label_advice(shown)
         if reason == LABEL and not shown:
             expected += "; labels are needed to train and to evaluate, not to predict"
         return f"{where}, column {name}: {shown!r} found, expected {expected}"

@@ -5,7 +5,18 @@ import pytest
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.files import parse_json
 
-BAD = ["", "[", "[" * 100_000, '{"a":' * 50_000, "NaN", "[Infinity]", "9" * 10_000, "{}x", b"\xff"]
+BAD = [
+    "",
+    "[",
+    "[" * 100_000,
+    "[" * 200 + "]" * 200,
+    '{"a":' * 50_000,
+    "NaN",
+    "[Infinity]",
+    "9" * 10_000,
+    "{}x",
+    b"\xff",
+]
 
 
 @pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))

@@ -32,7 +32,7 @@ NASTY_VALUES = [
 _AMOUNTS = {
     *("nepochs", "num-batches", "data-size", "arch-embedding-size", "arch-mlp-bot", "arch-mlp-top"),
     *("arch-sparse-feature-size", "num-indices-per-lookup", "mini-batch-size", "enable-profiling"),
-    *("test-mini-batch-size", "table-dims", "config", "reproducible", "days", "print-wall-time"),
+    *("test-mini-batch-size", "table-dims", "config", "reproducible", "print-wall-time"),
 }
 _SMALL = {
     "",

@@ -14,6 +14,7 @@ from dlrmjit.errors import ConfigError
 
 SplitKind = Literal["days", "fraction", "random", "files", "none"]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MOST_DAYS = 10_000
 _MOST_ROWS, _HASHES = 2**31, 2**32
 SMALLEST_MEMORY = 512 << 20
 
@@ -44,8 +45,11 @@ class SplitRule:
                 f"test and validation fractions of {self.test} and {self.validation} leave "
                 "no rows for training; their sum must be less than 1"
             )
-        if self.kind == "days" and self.days < 2:
-            raise ConfigError(f"a split by days needs at least 2 days, not {self.days}")
+        if self.kind == "days" and not 2 <= self.days <= _MOST_DAYS:
+            raise ConfigError(
+                f"a split by days needs 2 to {_MOST_DAYS} days, not {self.days}; every one of them "
+                "has rows"
+            )
 
 
 @dataclass(frozen=True)

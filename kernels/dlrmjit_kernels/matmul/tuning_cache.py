@@ -114,7 +114,7 @@ def _read(path: Path) -> Winners:
             )
             for e in entries
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

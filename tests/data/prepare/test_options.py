@@ -44,7 +44,7 @@ def test_options_that_contradict_each_other(changes: dict[str, object], said: st
     [
         ({"kind": "fraction", "test": 1.5}, "test fraction must be between 0 and 1"),
         ({"kind": "random", "test": 0.5, "validation": 0.5}, "no rows for training"),
-        ({"kind": "days", "days": 1}, "at least 2 days, not 1"),
+        ({"kind": "days", "days": 1}, "needs 2 to 10000 days, not 1"),
     ],
 )
 def test_splits_that_leave_nothing_for_training(rule: dict[str, object], said: str) -> None:

@@ -51,14 +51,8 @@ def changed(path: Path, offset: int, form: str, value: int) -> Path:
     return path
 
 
-LIES = [
-    (8, "<H", 1),
-    (10, "<H", 99),
-    (16, "<I", 7),
-    (24, "<I", 3),
-    (24, "<I", 2**31),
-    (42, "<I", 5),
-]
+FIELDS = [(8, "<H", 1), (10, "<H", 99), (16, "<I", 7), (24, "<I", 3), (42, "<I", 5)]
+LIES = [*FIELDS, (24, "<I", 2**31)]
 
 
 @pytest.mark.parametrize(("offset", "form", "value"), LIES)

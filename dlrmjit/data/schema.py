@@ -117,6 +117,8 @@ class Schema:
 
         Raises ConfigError for unknown or missing keys, wrong types and contradictions.
         """
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{origin} must hold keys and values, not {content!r}")
         values = dict(content)
         for key, kind in (("dense", DenseColumn), ("categorical", CategoricalColumn)):
             values[key] = tuple(

@@ -31,7 +31,12 @@ def main() -> int:
             folder, templates, words.inputs, words.seed, kind=words.kind, first=words.first
         )
         counts = run_all(
-            cases, jobs=words.jobs, limit=words.limit, keep=bool(words.keep), progress=shown
+            cases,
+            jobs=words.jobs,
+            limit=words.limit,
+            sets=list(templates.values()),
+            keep=bool(words.keep),
+            progress=shown,
         )
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.kinds.items()))
     sys.stdout.write("\n".join([*counts.bad, kinds, counts.report(), ""]))

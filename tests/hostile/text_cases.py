@@ -259,7 +259,7 @@ def _text_of(value: Any) -> bytes:
         return str(value).lower().encode()
     if isinstance(value, float) and value == int(value if abs(value) < 1e308 else 0):
         return str(int(value)).encode()
-    if isinstance(value, float) and np.float32(value) == value and repr(value) != "inf":
+    if isinstance(value, float) and float(np.float32(value)) == value and repr(value) != "inf":
         return str(np.float32(value)).encode()
     if isinstance(value, dt.datetime):
         return f"{value:%Y-%m-%d %H:%M:%S.%f}Z".encode()

@@ -194,7 +194,14 @@ PLAN = Command(
             "model and ranks",
             (
                 Flag("config", str, None, "a named model", values=tuple(PRESETS), is_required=True),
-                Flag("ranks", int, None, "number of ranks", domain=at_least(1), is_required=True),
+                Flag(
+                    "ranks",
+                    int,
+                    None,
+                    "number of ranks",
+                    domain=between(1, 65536),
+                    is_required=True,
+                ),
                 Flag(
                     "memory",
                     float,

@@ -83,7 +83,7 @@ class Preprocessing:
         options = origin.get("options", {})
         schema = None
         if origin["kind"] == USER_DEFINED:
-            schema = Schema.from_dict(options["schema"], str(folder))
+            schema = Schema.from_dict(options.get("schema"), str(folder))
         return cls(
             schema,
             origin.get("moments", {}),

@@ -184,7 +184,8 @@ def _map_member(path: Path, file: IO[bytes], size: int, member: zipfile.ZipInfo)
     file.seek(member.header_offset)
     magic, name_bytes, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     first = member.header_offset + _LOCAL_HEADER.size + name_bytes + extra
-    if magic != _LOCAL_MAGIC or first + member.file_size > size:
+    is_whole = member.compress_size == member.file_size
+    if magic != _LOCAL_MAGIC or not is_whole or first + member.file_size > size:
         raise DataError(
             f"{name} reaches beyond the end of the file; it is truncated or was changed"
         )

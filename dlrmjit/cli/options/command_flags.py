@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from dlrmjit.cli.options.domain import POSITIVE, at_least
+from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import names, switch
 from dlrmjit.config.model import Bounds

@@ -84,7 +84,7 @@ def damaged_set(folder: Path, ids: tuple[int, ...], multi: bool) -> str:
     column = rng.choice(np.array(ids, np.int64), (96, 1))
     several = ((1, MultiHot(rng.choice(np.array(ids, np.int64), (96, 2)))),) if multi else ()
     dense, labels = rng.integers(0, 9, (96, 3)), rng.integers(0, 2, 96).astype(np.uint8)
-    table = Dataset(labels, dense, column, (4,) * (1 + multi), multi=several)
+    table = Dataset(labels, dense, column, (4,) * (1 + multi), multi=several, bounds="clamp")
     write_set(folder, {"train": table}, "test")
     return str(folder)
 

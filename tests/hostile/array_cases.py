@@ -339,7 +339,7 @@ def write_manifest(folder: Path, content: Any) -> None:
 
 
 def _check_set(folder: Path) -> str:
-    content = json.loads((folder / "set" / "manifest.json").read_text())
+    content = json.loads((folder / "set" / "manifest.json").read_text("utf-8-sig"))
     labels, dense, ids = (_load(folder / "set" / "train" / f"{n}.npy") for n in _ARRAYS)
     rows = content["splits"]["train"]
     if labels.shape != (rows,) or dense.shape[1:] != (len(content["dense"]),):

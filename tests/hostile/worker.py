@@ -99,7 +99,7 @@ def run(command: str, argv: list[str]) -> dict[str, Any]:
             result["code"] = ended.code if isinstance(ended.code, int) else 2
         except BaseException:
             result["traceback"] = traceback.format_exc()[-3000:]
-    result["error"] = error.getvalue()[-1000:]
+    result["error"] = error.getvalue()[-5000:]
     return result
 
 

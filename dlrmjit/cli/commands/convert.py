@@ -88,6 +88,11 @@ def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Datas
             "one day to train on and one to test on"
         )
     train, last = open_day(folder, days[0]), open_day(folder, days[1])
+    if len(train.table_rows) != len(last.table_rows):
+        raise DataError(
+            f"{train.origin} has {len(train.table_rows)} categorical columns, {last.origin} "
+            f"{len(last.table_rows)}; the days of a folder must have the same"
+        )
     rows = np.maximum(train.table_rows, last.table_rows).tolist()
     train, last = open_day(folder, days[0], rows), open_day(folder, days[1], rows)
     half = len(last) // 2

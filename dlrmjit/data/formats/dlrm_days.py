@@ -7,6 +7,7 @@ y (float64), and for all days ``NAME_fea_count.npz``, ``NAME_day_count.npz`` and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
 from dlrmjit.data.formats.dlrm_npz import whole_numbers
 from dlrmjit.data.formats.mlperf_bin import read_counts
 from dlrmjit.data.stored.npz import read_npz
-from dlrmjit.data.validate import check_labels
+from dlrmjit.data.validate import check_index_range, check_labels
 from dlrmjit.errors import DataError
 from dlrmjit.files import NewFiles
 
@@ -68,7 +69,7 @@ def read_days(raw: Path, *, kaggle: bool) -> tuple[Dataset, Dataset]:
     """
     names = DayNames(raw, kaggle)
     rows = read_counts(names.shared_file("fea_count"))
-    *days, last = [_read_day(names.day(i)) for i in range(names.days)]
+    *days, last = [_read_day(names.day(i), rows) for i in range(names.days)]
     train = _dataset([np.concatenate(parts) for parts in zip(*days, strict=True)], rows, raw)
     final = _dataset(last, rows, raw)
     return train, final.cut(0, -(-len(final) // 2))
@@ -79,7 +80,7 @@ def _dataset(parts: list[NDArray[Any]], rows: tuple[int, ...], raw: Path) -> Dat
     return Dataset(labels, dense, ids, rows, log_transform=True, origin=str(raw))
 
 
-def _read_day(path: Path) -> list[NDArray[Any]]:
+def _read_day(path: Path, rows: Sequence[int]) -> list[NDArray[Any]]:
     shapes = {"y": (None,), "X_int": (None, INTEGERS), "X_cat": (None, HASHES)}
     arrays = read_npz(path, shapes)
     labels, dense, ids = (arrays[key] for key in ("y", "X_int", "X_cat"))
@@ -89,10 +90,13 @@ def _read_day(path: Path) -> list[NDArray[Any]]:
             "three must have the same number"
         )
     check_labels(labels, f"{path}: y")
+    whole = whole_numbers(ids, "X_cat", path)
+    for table, count in enumerate(rows):
+        check_index_range(table, whole[:, table], np.arange(len(whole) + 1), count)
     return [
         np.ascontiguousarray(labels, np.uint8),
         whole_numbers(dense, "X_int", path),
-        whole_numbers(ids, "X_cat", path, least=0),
+        whole,
     ]
 
 

@@ -88,10 +88,11 @@ def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Datas
             "one day to train on and one to test on"
         )
     train, last = open_day(folder, days[0]), open_day(folder, days[1])
-    if len(train.table_rows) != len(last.table_rows):
+    found = [(day.dense.shape[1], len(day.table_rows)) for day in (train, last)]
+    if found[0] != found[1]:
         raise DataError(
-            f"{train.origin} has {len(train.table_rows)} categorical columns, {last.origin} "
-            f"{len(last.table_rows)}; the days of a folder must have the same"
+            f"{train.origin} has {found[0][0]} dense and {found[0][1]} categorical columns, "
+            f"{last.origin} {found[1][0]} and {found[1][1]}; the days of a folder must have the same"
         )
     rows = np.maximum(train.table_rows, last.table_rows).tolist()
     train, last = open_day(folder, days[0], rows), open_day(folder, days[1], rows)

@@ -31,7 +31,7 @@ def read_vocabularies(argv: list[str]) -> int:
         known = PreparedSet(argv[0])
         for column in range(len(known.manifest.categorical)):
             known.texts(column)
-        rules = Preprocessing.of_set(known)
+        rules = Preprocessing.of_set(known.folder, known.manifest)
         assert rules is not None
         found = [index for index in rules.text_indexes if index is not None]
         assert len(found) <= len(known.manifest.categorical)

@@ -92,7 +92,7 @@ def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Datas
     if found[0] != found[1]:
         raise DataError(
             f"{train.origin} has {found[0][0]} dense and {found[0][1]} categorical columns, "
-            f"{last.origin} {found[1][0]} and {found[1][1]}; the days of a folder must have the same"
+            f"{last.origin} {found[1][0]} and {found[1][1]}; both days must have the same"
         )
     rows = np.maximum(train.table_rows, last.table_rows).tolist()
     train, last = open_day(folder, days[0], rows), open_day(folder, days[1], rows)

@@ -59,11 +59,9 @@ class _Bytes:
             return None
         if pa.types.is_floating(kind):
             choices = (0.0, 1.0, -2.5, 1e30, 3.5e38, math.nan, math.inf, -math.inf, 0.1, 2.0**63)
-            return (
-                np.float16(choices[self.below(10)])
-                if kind == pa.float16()
-                else choices[self.below(10)]
-            )
+            with np.errstate(over="ignore"):
+                number = choices[self.below(len(choices))]
+                return np.float16(number) if kind == pa.float16() else number
         if pa.types.is_integer(kind):
             return (0, 1, 2, -1, 127, 2**31, 2**53 + 1, 2**63 - 1, 2**64 - 1)[self.below(9)]
         if pa.types.is_boolean(kind):
@@ -232,7 +230,7 @@ def _text(value: Any) -> bytes | None:
     if isinstance(value, float | np.floating):
         if math.isnan(value):
             return b""
-        is_whole = math.isfinite(value) and value == math.trunc(value)
+        is_whole = math.isfinite(value) and float(value).is_integer()
         return (str(int(value)) if is_whole else str(value)).encode()
     if isinstance(value, list | dict):
         raise WrongValueError(f"the category {value!r} is accepted")

@@ -56,7 +56,7 @@ class ArrowReader:
             dense[i] = self._numbers(batch, column.name, origin)
             bad[:, 1 + i] = np.abs(dense[i]) >= BEYOND_FLOAT32
         good = ~bad.any(axis=1)
-        chosen = batch if good.all() else batch.filter(self.arrow.array(good))
+        chosen = batch if good.all() else self._filtered(batch, good, origin)
         columns: list[NDArray[Any]] = [
             labels[good],
             *(np.ascontiguousarray(d[good]) for d in dense),
@@ -75,6 +75,18 @@ class ArrowReader:
             return f"{where} {schema.expected_label}{schema.label_advice(str(found))}"
 
         return ParsedChunk(file, after, n, int(n - good.sum()), explain, columns, keys)
+
+    def _filtered(self, batch: Any, good: NDArray[np.bool_], origin: str) -> Any:
+        """Return the good rows of a batch."""
+        arrow = self.arrow
+        try:
+            columns = [self._values.without_views(column) for column in batch.columns]
+            plain = arrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+            return plain.filter(arrow.array(good))
+        except arrow.ArrowException as error:
+            raise DataError(
+                f"{origin}: bad rows cannot be left out of these types: {first_line(error)}"
+            ) from None
 
     def _labels(self, batch: Any, origin: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return labels, and a mask of invalid ones."""

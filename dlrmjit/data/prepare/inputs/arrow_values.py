@@ -103,6 +103,12 @@ class ArrowValues:
         sizes = self._compute.list_value_length(array).fill_null(0)
         return sizes.to_numpy(zero_copy_only=False).astype(np.int32), array.flatten()
 
+    def without_views(self, array: Any) -> Any:
+        """Return an array, of text or binary views as plain ones, which Arrow can filter."""
+        if getattr(self._types, "is_string_view", _never)(array.type):
+            return array.cast(self._arrow.large_string())
+        return array.cast(self._arrow.large_binary()) if self._is_view(array.type) else array
+
     def _plain(self, array: Any) -> Any:
         """Return an array without dictionary or runs."""
         if self._types.is_run_end_encoded(array.type):

@@ -199,3 +199,14 @@ def test_a_value_beyond_float32_is_a_bad_row(tmp_path: Path) -> None:
     (parsed,) = [source.parse(chunk) for chunk in source.chunks(0, 0, 0)]
     assert (parsed.lines, parsed.skipped) == (4, 3)
     assert "row 2, column d: 1e+39 found, expected a finite number" in parsed.explain(1)
+
+
+@pytest.mark.parametrize("kind", ["string_view", "binary_view"])
+def test_a_bad_row_is_left_out_of_columns_of_views(kind: str, tmp_path: Path) -> None:
+    user = pa.array([b"a", b"b"], pa.binary()).cast(getattr(pa, kind)())
+    parquet.write_table(pa.table({"y": [1, 7], "u": user}), tmp_path / "rows.parquet")
+    schema = Schema("y", categorical=(CategoricalColumn("u"),))
+    source = ParquetFormat((tmp_path / "rows.parquet",), schema)
+    (parsed,) = (source.parse(chunk) for chunk in source.chunks(0, 0, 0))
+    assert (parsed.rows, parsed.skipped) == (1, 1)
+    assert "row 2, column y: 7 found" in parsed.explain(1)

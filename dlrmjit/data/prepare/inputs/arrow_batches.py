@@ -56,7 +56,7 @@ class ArrowReader:
             dense[i] = self._numbers(batch, column.name, origin)
             bad[:, 1 + i] = np.abs(dense[i]) >= BEYOND_FLOAT32
         good = ~bad.any(axis=1)
-        chosen = batch if good.all() else self._filtered(batch, good, origin)
+        chosen = batch if good.all() else self._filtered(batch, np.asarray(good), origin)
         columns: list[NDArray[Any]] = [
             labels[good],
             *(np.ascontiguousarray(d[good]) for d in dense),
@@ -76,7 +76,7 @@ class ArrowReader:
 
         return ParsedChunk(file, after, n, int(n - good.sum()), explain, columns, keys)
 
-    def _filtered(self, batch: Any, good: NDArray[np.bool_], origin: str) -> Any:
+    def _filtered(self, batch: Any, good: NDArray[Any], origin: str) -> Any:
         """Return the good rows of a batch."""
         arrow = self.arrow
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,13 @@ from dlrmjit.data.formats.criteo import (
     split_by_days,
     split_by_fraction,
 )
-from dlrmjit.data.formats.dlrm_npz import read_day_counts, read_processed, write_processed
+from dlrmjit.data.formats.dlrm_npz import (
+    ProcessedSource,
+    processed_source,
+    read_day_counts,
+    read_processed,
+    write_processed,
+)
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.data.source import Source, take
@@ -120,6 +127,8 @@ def _criteo(options: Options, rng: np.random.RandomState) -> CriteoData:
     """Read the processed file if it exists, else the text, and write its processed form."""
     raw, processed = options.raw_data_file, options.processed_data_file
     if processed and (Path(processed).exists() or not raw):
+        if raw:
+            _check_source(Path(processed), Path(raw), options.max_ind_range)
         return read_processed(processed, read_day_counts(raw) if raw else None)
     data = load_criteo_text(
         raw,
@@ -128,8 +137,40 @@ def _criteo(options: Options, rng: np.random.RandomState) -> CriteoData:
         rng=rng,
     )
     if processed:
-        write_processed(processed, data)
+        source = ProcessedSource.of_text(Path(raw), options.max_ind_range)
+        write_processed(processed, data, source)
     return data
+
+
+def _check_source(processed: Path, raw: Path, max_ind_range: int) -> None:
+    """Refuse a processed file of another text; note one whose values had another limit.
+
+    The reference writes nothing to tell by, so a text that is newer than its file gets a note.
+    """
+    if not raw.is_file():
+        return
+    source = processed_source(processed)
+    if source is None:
+        if raw.stat().st_mtime_ns > processed.stat().st_mtime_ns:
+            _note(f"{processed} is used; {raw}, which is newer, is not read")
+        return
+    now = ProcessedSource.of_text(raw, max_ind_range)
+    if now.digest != source.digest:
+        raise ConfigError(
+            f"--processed-data-file: {processed} was made of another text than {raw} is now; "
+            "remove it to make it again, or leave out --raw-data-file to use it"
+        )
+    if now.max_ind_range != source.max_ind_range:
+        _note(
+            f"{processed} was made with --max-ind-range={source.max_ind_range or -1}; its ids, not "
+            f"the values of {raw}, are taken modulo {max_ind_range}, as by the reference"
+            if max_ind_range > 0
+            else f"{processed} was made with --max-ind-range={source.max_ind_range}, which applies"
+        )
+
+
+def _note(text: str) -> None:
+    print(f"dlrmjit: note: {text}", file=sys.stderr)
 
 
 def _split(data: CriteoData, options: Options, rng: np.random.RandomState) -> Split:

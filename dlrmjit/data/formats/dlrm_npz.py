@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.formats.criteo import CriteoData, equal_days
+from dlrmjit.data.prepare.check_inputs import digest_of
 from dlrmjit.data.stored.npz import read_npz
 from dlrmjit.data.validate import check_index_range, check_labels
 from dlrmjit.errors import DataError
 from dlrmjit.files import replaced_file
 
 KEYS = ("X_int", "X_cat", "y", "counts")
-#: An array that only dlrmjit writes; the reference ignores it.
-_DAYS = "day_counts"
+#: Arrays that only dlrmjit writes; the reference ignores them.
+_DAYS, _SOURCE = "day_counts", "source"
 _SHAPES = {
     "X_int": (None, None),
     "X_cat": (None, None),
@@ -30,6 +32,35 @@ _SHAPES = {
     "counts": (None,),
     _DAYS: (None,),
 }
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class ProcessedSource:
+    """What a processed set was made of: a digest of the text, and the limit of its values."""
+
+    digest: str
+    max_ind_range: int
+
+    @classmethod
+    def of_text(cls, raw: Path, max_ind_range: int) -> ProcessedSource:
+        """Return the source that a set made now would have."""
+        return cls(digest_of([raw]), max(max_ind_range, 0))
+
+    def to_array(self) -> NDArray[np.int64]:
+        """Return an array to store; :func:`processed_source` is the inverse."""
+        return np.array([self.max_ind_range, *bytes.fromhex(self.digest)], np.int64)
+
+
+def processed_source(path: Path) -> ProcessedSource | None:
+    """Return what a processed set was made of, or None if the reference or an older version did."""
+    arrays = read_npz(path, {_SOURCE: (None,)}, _SOURCE)
+    if _SOURCE not in arrays:
+        return None
+    limit, *digest = (int(value) for value in arrays[_SOURCE])
+    if len(digest) != _DIGEST_BYTES or not all(0 <= value < 256 for value in digest):
+        raise DataError(f"{path}: {_SOURCE} is damaged; remove the file to make it again")
+    return ProcessedSource(bytes(digest).hex(), limit)
 
 
 def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) -> CriteoData:
@@ -56,22 +87,27 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
     )
 
 
-def write_processed(path: str | Path, data: CriteoData) -> None:
+def write_processed(
+    path: str | Path, data: CriteoData, source: ProcessedSource | None = None
+) -> None:
     """Write ``data`` in a form that the reference reads too, replacing an older one atomically.
 
-    Raises ConfigError where something else than a processed set has the name ``path``.
+    ``source`` is what they were made of, to be compared when the file is used again. Raises
+    ConfigError where something else than a processed set has the name ``path``.
     """
     path = Path(path)
+    arrays: dict[str, Any] = {
+        "X_int": data.integers,
+        "X_cat": data.ids,
+        "y": data.labels.astype(np.int32),
+        "counts": np.array(data.counts, dtype=np.int32),
+        _DAYS: np.array(data.day_counts, dtype=np.int64),
+    }
+    if source is not None:
+        arrays[_SOURCE] = source.to_array()
     try:
         with replaced_file(path, is_processed) as file:
-            np.savez_compressed(
-                file,
-                X_int=data.integers,
-                X_cat=data.ids,
-                y=data.labels.astype(np.int32),
-                counts=np.array(data.counts, dtype=np.int32),
-                day_counts=np.array(data.day_counts, dtype=np.int64),
-            )
+            np.savez_compressed(file, **arrays)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from None
 

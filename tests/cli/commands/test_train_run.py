@@ -14,6 +14,7 @@ import pytest
 
 from dlrmjit import load
 from dlrmjit.checkpoint import open_checkpoint
+from dlrmjit.cli.commands.train import main
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -333,3 +334,28 @@ def test_tables_are_scaled_once(run: Run, tmp_path: Path) -> None:
     for name, value in plain.items():
         factor = np.float32(0.5 if name.startswith("emb_l") else 1)
         np.testing.assert_array_equal(halved[name], value * factor)
+
+
+def test_a_processed_file_of_another_text_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        "\t".join([str(r % 2), *["1"] * 13, *(f"{(r + c) % 5:08x}" for c in range(26))])
+        for r in range(70)
+    ]
+    text = tmp_path / "train.txt"
+    text.write_text("".join(f"{line}\n" for line in lines))
+    given = [
+        *("--data-generation=dataset", f"--raw-data-file={text}"),
+        f"--processed-data-file={tmp_path / 'p.npz'}",
+        *("--arch-sparse-feature-size=2", "--arch-mlp-bot=13-2", "--arch-mlp-top=2-1"),
+        *("--loss-function=bce", "--mini-batch-size=8", "--backend=reference"),
+    ]
+    assert main(given) == 0
+    assert main(given) == 0
+    capsys.readouterr()
+    assert main([*given, "--max-ind-range=2"]) == 0
+    assert "p.npz was made with --max-ind-range=-1" in capsys.readouterr().err
+    text.write_text("".join(f"{line}\n" for line in lines[:35]))
+    assert main(given) == 2
+    assert "p.npz was made of another text than" in capsys.readouterr().err

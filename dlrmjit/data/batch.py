@@ -7,6 +7,7 @@ kernels read that layout. The constructor also takes one array per table and mer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,8 +27,11 @@ class Batch:
 
     ``indices`` and ``offsets`` may also be sequences of S arrays, one per table, with offsets
     that start at 0 and have N or N + 1 entries. Without ``labels`` they are NaN: such a batch
-    can be scored, not trained on. Raises :class:`ShapeError` for incompatible shapes, dtypes or
-    offsets and :class:`DataError` for dense values that are not finite.
+    can be scored, not trained on. Dtypes and axes of attributes that are set later are checked
+    too; that all belong together is checked again when the batch is used.
+
+    Raises :class:`ShapeError` for incompatible shapes, dtypes or offsets and :class:`DataError`
+    for dense values that are not finite.
     """
 
     __slots__ = ("dense", "indices", "labels", "offsets")
@@ -58,10 +62,22 @@ class Batch:
         offsets: NDArray[np.int64],
         labels: NDArray[np.float32],
     ) -> Batch:
-        """Wrap arrays that are already in the final form, without checking them."""
+        """Wrap arrays that are already in the final form; only dtypes and axes are checked."""
         batch = cls.__new__(cls)
         batch.dense, batch.indices, batch.offsets, batch.labels = dense, indices, offsets, labels
         return batch
+
+    def __setattr__(self, name: str, value: object) -> None:
+        _check_form(name, value)
+        super().__setattr__(name, value)
+
+    def check_shapes(self) -> None:
+        """Raise :class:`ShapeError` unless all arrays are for as many samples as ``dense``."""
+        if self.labels.shape[0] != self.n or self.offsets.shape[1] != self.n + 1:
+            raise ShapeError(
+                f"a batch of {self.n} dense rows needs {self.n} labels and offsets of "
+                f"{self.n + 1} columns, not {self.labels.shape[0]} and {self.offsets.shape[1]}"
+            )
 
     @property
     def n(self) -> int:
@@ -94,6 +110,25 @@ class Batch:
             f"Batch(n={self.n}, dense_features={self.dense.shape[1]}, tables={self.tables}, "
             f"lookups={self.indices.size})"
         )
+
+
+# Kernels check how the arrays are stored when they are used, consumers without kernels do not mind.
+_FORMS = {
+    "dense": ((np.float32,), 2),
+    "indices": ((np.int32, np.int64), 1),
+    "offsets": ((np.int64,), 2),
+    "labels": ((np.float32,), 1),
+}
+
+
+def _check_form(name: str, value: Any) -> None:
+    """Raise :class:`ShapeError` unless ``value`` may be this attribute of a batch."""
+    dtypes, axes = _FORMS[name]
+    if not isinstance(value, np.ndarray) or value.dtype not in dtypes or value.ndim != axes:
+        wanted = " or ".join(dtype.__name__ for dtype in dtypes)
+        is_array = isinstance(value, np.ndarray)
+        found = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
+        raise ShapeError(f"{name} of a batch must be a {axes}-D {wanted} array, not {found}")
 
 
 def as_dense(dense: ArrayLike) -> NDArray[np.float32]:

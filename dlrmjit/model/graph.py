@@ -117,6 +117,7 @@ class Graph:
                 f"the batch has lookups for {batch.tables} tables, the model has "
                 f"{architecture.tables}"
             )
+        batch.check_shapes()
         self.port.load(batch)
         if architecture.dense_features:
             self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)

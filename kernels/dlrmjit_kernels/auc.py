@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.operands import BOOL, FLOAT32, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 _BUCKETS = 1 << 16
@@ -37,7 +39,10 @@ def ranking_metrics(
     statistic, where a tie counts half, exact up to its last rounding; average precision sums
     precision over the steps of recall, highest distinct score first.
     """
+    positive = check_array("positive", positive, BOOL, 1)
     positives = int(np.count_nonzero(positive))
+    if not 0 < positives < len(positive):
+        raise ShapeError(f"both labels must occur, but {positives} of {len(positive)} are positive")
     twice_wins, precision = ranking_sums(scores, positive, memory=memory)
     return twice_wins / (2 * positives * (len(scores) - positives)), precision / positives
 
@@ -54,6 +59,8 @@ def ranking_sums(
     higher than all of these. The sums are twice the wins of positives over negatives, where a tie
     counts half, and the precision at each positive. Extra memory is ``memory`` and some MB.
     """
+    scores = check_array("scores", scores, FLOAT32, 1)
+    positive = check_array("positive", positive, BOOL, scores.shape)
     counts = np.zeros((_BLOCKS, _BUCKETS, 2), np.int64)
     _count_buckets(scores, positive, counts)
     sizes = counts.sum(axis=0)

@@ -117,3 +117,33 @@ def test_an_index_inside_every_table_passes():
 def test_a_batch_for_another_number_of_tables_is_refused():
     with pytest.raises(ShapeError, match="lookups for 2 tables, but the model has 3"):
         Batch(DENSE, INDICES, OFFSETS, LABELS).check_indices([4, 5, 6])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dense", np.zeros((2, 3))),
+        ("dense", [[0.0]]),
+        ("indices", np.zeros(4, np.uint8)),
+        ("indices", np.zeros(4, ">i8")),
+        ("offsets", np.zeros(3, np.int64)),
+        ("offsets", np.zeros((1, 3), np.int32)),
+        ("labels", np.zeros((2, 1), np.float32)),
+        ("labels", None),
+    ],
+)
+def test_attributes_that_are_set_later_are_checked(name, value):
+    batch = Batch(np.zeros((2, 3)), np.arange(4), np.array([[0, 2, 4]]), np.zeros(2))
+    with pytest.raises(ShapeError, match=f"{name} of a batch"):
+        setattr(batch, name, value)
+    arrays = {n: getattr(batch, n) for n in ("dense", "indices", "offsets", "labels")}
+    with pytest.raises(ShapeError, match=f"{name} of a batch"):
+        Batch.unchecked(**{**arrays, name: value})
+
+
+def test_arrays_of_other_samples_are_refused_when_the_batch_is_used():
+    batch = Batch(np.zeros((2, 3)), np.arange(4), np.array([[0, 2, 4]]), np.zeros(2))
+    batch.check_shapes()
+    batch.labels = np.zeros(3, np.float32)
+    with pytest.raises(ShapeError, match="2 dense rows needs 2 labels"):
+        batch.check_shapes()

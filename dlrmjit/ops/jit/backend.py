@@ -150,8 +150,7 @@ class JitBackend:
         offsets: NDArray[np.int64],
     ) -> Lookups:
         """Check the layout of lookups; the kernels check indices that are to raise an error."""
-        lookups = Lookups(indices, offsets)
-        lookups.check_layout(len(tables))
+        lookups = Lookups.checked(indices, offsets, len(tables))
         if tables.bounds == "raise":
             return lookups
         return lookups.within(tables.row_counts, tables.bounds)

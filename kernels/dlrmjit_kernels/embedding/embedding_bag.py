@@ -13,6 +13,12 @@ from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.storage import Float32, TableStorage
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.runtime.access import Access
+from dlrmjit_kernels.runtime.operands import (
+    FLOAT32,
+    check_array,
+    check_disjoint,
+    check_ndarray,
+)
 from dlrmjit_kernels.runtime.workspace import Workspace
 
 
@@ -24,11 +30,9 @@ class BorrowedTables(TableStorage):
 
     def __init__(self, arrays: Sequence[Float32], bounds: str = "raise") -> None:
         for s, array in enumerate(arrays):
-            if array.dtype != np.float32 or array.ndim != 2 or not array.flags.c_contiguous:
-                raise ShapeError(
-                    f"table {s} must be a C-contiguous float32 array (M, E), not {array.dtype} "
-                    f"of shape {array.shape}"
-                )
+            check_array(f"table {s} (M, E)", array, FLOAT32, 2)
+            if array.shape[1] == 0:
+                raise ShapeError(f"table {s} has rows without elements")
             if array.shape[1] != arrays[0].shape[1]:
                 raise ShapeError(
                     f"table {s} has rows of {array.shape[1]} elements, table 0 of "
@@ -93,9 +97,12 @@ def embedding_bag(
         If shapes or dtypes do not match.
     """
     borrowed = BorrowedTables(tables)
+    lookups = Lookups.checked(indices, offsets, len(borrowed))
     if out is None:
         out = np.empty((offsets.shape[1] - 1, len(tables), borrowed.dim), np.float32)
-    lookups = Lookups(indices, offsets)
-    lookups.check_layout(len(borrowed))
+    else:
+        check_ndarray("out", out)
+        check_disjoint("out", out, indices=indices, offsets=offsets, weights=weights)
+        check_disjoint("out", out, **{f"table {s}": table for s, table in enumerate(tables)})
     forward.pool(borrowed, lookups, out, pooling, weights)
     return out

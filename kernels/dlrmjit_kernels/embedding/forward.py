@@ -15,6 +15,14 @@ from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.microkernels.row_gather import GatherSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
+from dlrmjit_kernels.runtime.operands import (
+    FLOAT32,
+    check_array,
+    check_flags,
+    check_ndarray,
+    describe,
+    strides_overlap,
+)
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
@@ -42,7 +50,9 @@ def pool(
     IndexRangeError
         For the first lookup outside its table, if the tables' bounds say ``raise``.
     """
-    check_pooled(tables, lookups, out, pooling, weights)
+    weights = check_pooled(tables, lookups, out, pooling, weights, written=True)
+    if not lookups.tables or not lookups.samples:
+        return
     bits = 8 * lookups.indices.dtype.itemsize
     scaled, mean = weights is not None, pooling == "mean"
     with tables.access.reading():
@@ -88,27 +98,38 @@ def check_pooled(
     pooled: NDArray[np.float32],
     pooling: str,
     weights: NDArray[np.float32] | None,
-) -> None:
-    """Refuse pooled arrays and options that do not belong to the lookups.
+    written: bool = False,
+) -> NDArray[np.float32] | None:
+    """Refuse pooled arrays and options that do not belong to the lookups; return the weights.
 
     Raises
     ------
     ShapeError
         Naming what was found and what is needed.
     """
+    check_ndarray("the array of pooled rows", pooled)
     shape: tuple[int, ...] = (lookups.samples, len(tables), tables.dim)
     if lookups.table_ids is not None and pooled.ndim == 3:
         shape = _enclosing_shape(lookups, shape, pooled.shape)
-    if pooled.shape != shape or pooled.dtype != np.float32:
-        raise ShapeError(f"pooled rows must be float32 {shape}, not {pooled.dtype} {pooled.shape}")
+    if pooled.shape != shape or pooled.dtype != FLOAT32:
+        raise ShapeError(f"pooled rows must be float32 {shape}, not {describe(pooled)}")
+    check_flags("the array of pooled rows", pooled, written)
     if tables.dim > 1 and pooled.size and pooled.strides[2] != 4:
         raise ShapeError("pooled rows must be contiguous along the embedding dimension")
+    if written and not pooled.flags.c_contiguous and rows_overlap(pooled.shape, pooled.strides):
+        raise ShapeError(f"pooled rows must not overlap, as in {describe(pooled)}")
     if pooling not in ("sum", "mean"):
         raise ShapeError(f"pooling must be 'sum' or 'mean', not {pooling!r}")
-    if weights is not None and weights.shape != lookups.indices.shape:
-        raise ShapeError(
-            f"{len(lookups.indices)} lookups need as many weights, not {weights.shape}"
-        )
+    if weights is None:
+        return None
+    return check_array("weights", weights, FLOAT32, lookups.indices.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def rows_overlap(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Return whether float32 rows (N, S, E) of these strides in bytes overlap, or might."""
+    axes = [*zip(strides[:2], shape[:2], strict=True), (4, shape[2])]
+    return 0 not in shape and strides_overlap([axis for axis in axes if axis[1] > 1])
 
 
 def _enclosing_shape(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import IndexRangeError, ShapeError
 from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.operands import INT32, INT64, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 _CHUNK_LOOKUPS = 1 << 14
@@ -93,18 +94,27 @@ class Lookups:
             Naming what is wrong, and what was found.
         """
         indices, offsets = self.indices, self.offsets
-        if indices.ndim != 1 or indices.dtype not in (np.int32, np.int64):
+        check_array("indices", indices, _index_dtype(indices), 1)
+        offsets = check_array("offsets (tables, samples + 1)", offsets, INT64, 2)
+        if offsets.shape[0] != tables or offsets.shape[1] < 1:
             raise ShapeError(
-                f"indices must be 1-D int32 or int64, not {indices.ndim}-D {indices.dtype}"
+                f"offsets of {tables} tables and N samples must be ({tables}, N + 1), "
+                f"not {offsets.shape}"
             )
-        if offsets.ndim != 2 or offsets.dtype != np.int64 or offsets.shape[1] < 1:
-            raise ShapeError(
-                f"offsets must be int64 (tables, samples + 1), not {offsets.dtype} {offsets.shape}"
-            )
-        if offsets.shape[0] != tables:
-            raise ShapeError(f"offsets are for {offsets.shape[0]} tables, but there are {tables}")
         if tables and not _ascending(offsets.reshape(-1), len(indices)):
             raise self._broken_offsets()
+
+    @classmethod
+    def checked(cls, indices: NDArray[Any], offsets: NDArray[np.int64], tables: int) -> Lookups:
+        """Return lookups in so many tables, after :meth:`check_layout`; arrays may be read-only."""
+        lookups = cls(indices, offsets)
+        lookups.check_layout(tables)
+        if indices.flags.writeable and offsets.flags.writeable:
+            return lookups
+        return cls(
+            check_array("indices", indices, indices.dtype, 1),
+            check_array("offsets", offsets, INT64, 2),
+        )
 
     def first_outside(self, rows: NDArray[np.int64]) -> IndexRangeError:
         """Return the error for the first lookup outside its table, which must exist."""
@@ -171,6 +181,10 @@ class Lookups:
         return ShapeError(
             f"table {s}, sample {n}: offset {flat[first]}{before} must ascend within 0 to {count}"
         )
+
+
+def _index_dtype(indices: object) -> np.dtype[Any]:
+    return INT32 if getattr(indices, "dtype", None) == INT32 else INT64
 
 
 @functools.lru_cache(maxsize=256)

@@ -24,6 +24,8 @@ from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.workspace import Workspace
 
 Float32 = NDArray[np.float32]
+# Kernels compute addresses from these, so they must stay as they are checked.
+_FIXED = frozenset(("rows", "dim", "split", "addresses", "low_addresses", "row_counts"))
 _MOST_ROWS = 1 << 31  # sorted lookups store rows and bags in 32 bits each
 
 
@@ -64,8 +66,6 @@ class TableStorage:
         self.rows = tuple(int(count) for count in rows)
         self.dim = int(dim)
         self.bounds = bounds
-        if bounds not in ("raise", "clamp", "ignore"):
-            raise ConfigError(f"bounds must be 'raise', 'clamp' or 'ignore', not {bounds!r}")
         if self.dim < 1 or any(not 1 <= count < _MOST_ROWS for count in self.rows):
             raise ShapeError(
                 f"tables need a column and 1 to {_MOST_ROWS - 1} rows, not {self.rows} x {dim}"
@@ -82,6 +82,13 @@ class TableStorage:
         self.low_addresses = self.addresses + self._low_offset
         self.row_counts = np.array(self.rows, np.int64)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _FIXED and hasattr(self, name):
+            raise AttributeError(f"{name} of tables cannot be changed; make new tables")
+        if name == "bounds" and value not in ("raise", "clamp", "ignore"):
+            raise ConfigError(f"bounds must be 'raise', 'clamp' or 'ignore', not {value!r}")
+        super().__setattr__(name, value)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -94,6 +101,11 @@ class TableStorage:
     def nbytes(self) -> int:
         """Bytes of all tables, padding between them included."""
         return self._starts[-1] + self._low_offset
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """Bytes of all tables, padding between them included."""
+        return self._buffer.data
 
     @property
     def pages(self) -> str:

@@ -18,6 +18,7 @@ from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import Float32, TableStorage
 from dlrmjit_kernels.embedding.update import RowState
+from dlrmjit_kernels.runtime.operands import check_disjoint, check_ndarray
 
 
 class EmbeddingTables(TableStorage):
@@ -60,7 +61,7 @@ class EmbeddingTables(TableStorage):
         ShapeError
             If the offsets are not (S, N + 1), ascending, or leave the indices.
         """
-        Lookups(indices, offsets).check(self.row_counts)
+        Lookups.checked(indices, offsets, len(self)).check(self.row_counts)
 
     def lookup(
         self,
@@ -75,8 +76,10 @@ class EmbeddingTables(TableStorage):
         ``out`` is (N, S, E), of unit stride along E. ``pooling="mean"`` divides by the length of
         the bag; ``weights``, one per index, scale the rows. Errors as in :meth:`check`.
         """
-        lookups = Lookups(indices, offsets)
-        lookups.check_layout(len(self))
+        lookups = Lookups.checked(indices, offsets, len(self))
+        check_ndarray("out", out)
+        check_disjoint("out", out, tables=self.memory, indices=indices, offsets=offsets)
+        check_disjoint("out", out, weights=weights)
         forward.pool(self, lookups, out, pooling, weights)
 
     def new_state(self, rule: RowRule) -> RowState:
@@ -98,8 +101,9 @@ class EmbeddingTables(TableStorage):
         ``dY`` is the gradient of the pooled output, (N, S, E), of unit stride along E. Rules
         with states need the ``state`` that :meth:`new_state` made; this counts one step of it.
         """
-        lookups = Lookups(indices, offsets)
-        lookups.check_layout(len(self))
+        lookups = Lookups.checked(indices, offsets, len(self))
+        check_ndarray("dY", dY)
+        check_disjoint("the tables", self.memory, dY=dY)
         update.apply(self, lookups, dY, rule, state, pooling, weights)
 
     def accumulate_gradient(
@@ -112,5 +116,5 @@ class EmbeddingTables(TableStorage):
         weights: Float32 | None = None,
     ) -> None:
         """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed."""
-        lookups = Lookups(indices, offsets)
+        lookups = Lookups.checked(indices, offsets, len(self))
         update.accumulate_dense(self, lookups, dY, dense, pooling, weights)

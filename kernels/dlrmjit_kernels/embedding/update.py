@@ -22,11 +22,18 @@ from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
-from dlrmjit_kernels.errors import ConfigError
+from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
+from dlrmjit_kernels.runtime.operands import (
+    FLOAT32,
+    check_array,
+    check_ndarray,
+    check_separate,
+    describe,
+)
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
@@ -74,8 +81,11 @@ def apply(
         For the first lookup outside its table, if the tables' bounds say ``raise``; then no row
         was updated.
     """
-    check_pooled(tables, lookups, dY, pooling, weights)
-    state = _checked_state(rule, state)
+    weights = check_pooled(tables, lookups, dY, pooling, weights)
+    state = _checked_state(tables, rule, state)
+    if not lookups.tables:
+        state.steps += 1
+        return
     with tables.access.writing():
         _apply(tables, lookups, dY, rule, state, pooling == "mean", weights)
 
@@ -103,13 +113,27 @@ def _apply(
         _update_rows(tables, buckets, gradients, rule, state)
 
 
-def _checked_state(rule: RowRule, state: RowState | None) -> RowState:
-    needed = len(rule.element_states) + len(rule.row_states)
-    if state is None and needed == 0:
+def _checked_state(tables: TableStorage, rule: RowRule, state: RowState | None) -> RowState:
+    dims = [tables.dim] * len(rule.element_states) + [1] * len(rule.row_states)
+    if state is None and not dims:
         return RowState(())
-    if state is None or len(state.tables) != needed:
+    if state is None or len(state.tables) != len(dims):
         raise ConfigError(f"{rule.optimizer.name} needs the state that new_state(rule) makes")
+    for stored, dim in zip(state.tables, dims, strict=True):
+        if stored.rows != tables.rows or stored.dim != dim or stored.split or stored is tables:
+            raise ConfigError(
+                f"{rule.optimizer.name} needs the state that new_state(rule) makes for these "
+                f"tables: rows {_some(tables.rows)} of {dim} columns, not "
+                f"{_some(stored.rows)} of {stored.dim}"
+            )
+    if len(dims) == 2 and state.tables[0] is state.tables[1]:
+        raise ConfigError(f"{rule.optimizer.name} needs two states, not one state twice")
     return state
+
+
+def _some(rows: tuple[int, ...]) -> str:
+    """Return the first rows, as messages show them."""
+    return f"({', '.join(map(str, rows[:4]))}{', ...' if len(rows) > 4 else ''})"
 
 
 def _scatter_rows(
@@ -398,12 +422,31 @@ def accumulate_dense(
     ``dY`` is (N, S, E), its tables in the order of the lookups' tables.
     """
     lookups.check(tables.row_counts)
+    _check_dense(tables, lookups, dY, dense)
+    if weights is not None:
+        weights = check_array("weights", weights, FLOAT32, lookups.indices.shape)
     scale, offsets = _lookup_scale(lookups, pooling, weights), lookups.offsets
     for s, gradient in enumerate(dense):
         start, end = offsets[s, 0], offsets[s, -1]
         bags = np.repeat(np.arange(lookups.samples), np.diff(offsets[s]))
         rows = dY[bags, s] * scale[start:end, None]
         np.add.at(gradient, lookups.indices[start:end], rows)
+
+
+def _check_dense(
+    tables: TableStorage, lookups: Lookups, dY: Float32, dense: Sequence[Float32]
+) -> None:
+    """Raise ShapeError unless dY and the dense gradients belong to the lookups."""
+    check_ndarray("dY", dY)
+    shape = (lookups.samples, len(tables), tables.dim)
+    if dY.dtype != FLOAT32 or dY.shape != shape:
+        raise ShapeError(f"dY must be float32 {shape}, not {describe(dY)}")
+    if len(dense) != len(tables):
+        raise ShapeError(f"{len(tables)} tables have as many gradients, not {len(dense)}")
+    for s, gradient in enumerate(dense):
+        check_array(f"gradient {s}", gradient, FLOAT32, (tables.rows[s], tables.dim), written=True)
+    named = {f"gradient {s}": gradient for s, gradient in enumerate(dense)}
+    check_separate(named, dY=dY, indices=lookups.indices, offsets=lookups.offsets)
 
 
 def _lookup_scale(lookups: Lookups, pooling: str, weights: Float32 | None) -> Float32:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matrix.axes import common_tile, view_of
-from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.matrix import Matrix, check_apart
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, run_start, strides_of
 from dlrmjit_kernels.microkernels.column_ops import ColumnKernel, ColumnOp
 from dlrmjit_kernels.runtime import unsafe
@@ -88,6 +88,8 @@ def bind_column_op(
     if any((m.rows, m.cols) != (x.rows, x.cols) for m in matrices):
         shapes = [(m.rows, m.cols) for m in matrices]
         raise ShapeError(f"matrices of one shape are needed here, not {shapes}")
+    if sums is _NOTHING:
+        check_in_place(matrices[:-1], matrices[-1])
     target = current_target()
     run = common_tile((view_of(m.layout).cols for m in matrices), x.cols)
     shape = (x.rows, x.cols, _tile_rows(matrices), run, target.lanes)
@@ -97,6 +99,12 @@ def bind_column_op(
     strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
     is_small = x.rows * x.cols < PARALLEL_MIN_ELEMENTS
     return partial(_run_tiles, edge, whole, shape, addresses, strides, is_small)
+
+
+def check_in_place(inputs: tuple[Matrix, ...], output: Matrix) -> None:
+    """Refuse an output that overlaps an input and is not the same matrix."""
+    others = [m for m in inputs if m.address != output.address or m.layout != output.layout]
+    check_apart("the output", output, **{f"input {i}": m for i, m in enumerate(others)})
 
 
 @jit

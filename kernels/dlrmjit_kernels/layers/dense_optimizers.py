@@ -8,7 +8,6 @@ values are those of float32 weights to the bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.layers.elementwise import RUN, check_flat
+from dlrmjit_kernels.layers.elementwise import RUN
+from dlrmjit_kernels.matrix.matrix import check_written
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.dense_update import DenseUpdate
 from dlrmjit_kernels.microkernels.split_bf16 import SplitBf16
@@ -25,6 +25,7 @@ from dlrmjit_kernels.optimizers import Adagrad, OptimizerConfig, Sgd
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
+from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_separate
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 
@@ -77,11 +78,11 @@ class BoundStep:
             raise ShapeError(f"{optimizer.name} has {needed} states, but {len(states)} are given")
         self._optimizer = optimizer
         kernel = engine.address(_spec(optimizer), current_target())
+        p, g, states = _checked(optimizer.states, p, g, states)
         first, second = (*states, g, g)[:2]  # the kernel reads no more states than there are
         if isinstance(p, SplitWeights):
-            self._run = _bind_split(kernel, p, g, (first, second))
+            self._run = partial(_update_split, _split(p), kernel, g, first, second)
         else:
-            check_flat(p, g, *states)
             self._run = partial(_update_all, kernel, p, g, first, second)
 
     def __call__(self, rate: float, step: int) -> None:
@@ -114,20 +115,31 @@ def _spec(optimizer: OptimizerConfig) -> DenseUpdate:
     )
 
 
-def _bind_split(
-    kernel: int, p: SplitWeights, g: F32, states: tuple[F32, F32]
-) -> Callable[[F32], None]:
-    check_flat(g, *states)
-    at = p.high.layout
-    if g.size != p.float_layout.span:
-        raise ShapeError(
-            f"the gradient of {p.rows} x {p.cols} weights has {p.float_layout.span} elements, "
-            f"padding included, not {g.size}"
-        )
-    target = current_target()
+def _checked(
+    names: tuple[str, ...], p: Parameters, g: F32, states: tuple[F32, ...]
+) -> tuple[Parameters, F32, tuple[F32, ...]]:
+    """Return parameter, gradient and states for the kernels, after checking them."""
+    length: int
+    if isinstance(p, SplitWeights):
+        length = p.float_layout.span
+        written = {"p": p.high.data, "the low bits of p": p.low.data}
+        for matrix in (p.high, p.low):
+            check_written("p", matrix)
+    else:
+        p = check_array("p", p, FLOAT32, 1, written=True)
+        length, written = p.size, {"p": p}
+    g = check_array("g", g, FLOAT32, (length,))
+    for name, state in zip(names, states, strict=True):
+        written[name] = check_array(name, state, FLOAT32, (length,), written=True)
+    check_separate(written, g=g)
+    return p, g, states
+
+
+def _split(p: SplitWeights) -> tuple[int, ...]:
+    """Return the fields of ``_Split``."""
+    at, target = p.high.layout, current_target()
     converters = (engine.address(SplitBf16(at.block_cols, s), target) for s in (False, True))
-    split = (p.high.address, p.low.address, p.rows, at.col_blocks, at.block_cols, *converters)
-    return partial(_update_split, split, kernel, g, *states)
+    return (p.high.address, p.low.address, p.rows, at.col_blocks, at.block_cols, *converters)
 
 
 @functools.lru_cache(maxsize=64)

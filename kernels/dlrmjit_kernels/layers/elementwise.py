@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.column_ops import bind_column_op
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, position, run_length, strides_of
 from dlrmjit_kernels.microkernels.column_ops import ColumnOp
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
+from dlrmjit_kernels.runtime.operands import FLOAT32, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
 
 F32 = NDArray[np.float32]
@@ -29,14 +29,16 @@ RUN = 4096
 
 def scale(x: F32, factor: float) -> None:
     """``x *= factor``; x flat float32."""
-    check_flat(x)
+    x = check_array("x", x, FLOAT32, 1, written=True)
     _scale(x, np.float32(factor))
 
 
 def sum_of_squares(x: Matrix) -> float:
     """Return the sum of the squares of all elements, without padding, in double precision."""
+    if x.cols == 0:
+        return 0.0
     row_sums = np.empty(x.rows)
-    _row_squares(x.data, strides_of(x.layout), x.cols, row_sums)
+    _row_squares(check_array("x", x.data, FLOAT32, 1), strides_of(x.layout), x.cols, row_sums)
     return float(row_sums.sum())
 
 
@@ -58,18 +60,6 @@ def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 def bind_sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
     """:func:`sigmoid_backward` as a call to repeat; the matrices must not move in memory."""
     return bind_column_op(ColumnOp.SIGMOID_SLOPE, (dy, y, dx))
-
-
-def check_flat(*arrays: F32) -> None:
-    """Raise ShapeError unless all are flat, contiguous float32 arrays of one length."""
-    size = arrays[0].size
-    for a in arrays:  # a plain loop: it runs at every call
-        if a.ndim != 1 or a.dtype != np.float32 or not a.flags.c_contiguous:
-            kinds = ", ".join(f"{a.dtype} {a.shape}" for a in arrays)
-            raise ShapeError(f"flat, contiguous float32 arrays are needed here, not {kinds}")
-        if a.size != size:
-            sizes = [a.size for a in arrays]
-            raise ShapeError(f"arrays of one length are needed here, not {sizes}")
 
 
 @jit

@@ -20,9 +20,10 @@ from dlrmjit_kernels.layers import bf16_gemm
 from dlrmjit_kernels.matmul.dispatch import Addresses, bind, run
 from dlrmjit_kernels.matmul.plan import Finish, Product
 from dlrmjit_kernels.matrix.axes import Axis, View, view_of
-from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix
+from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, check_apart
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint
 from dlrmjit_kernels.runtime.target import Target, current_target
 
 _ONE = np.ones(1, dtype=np.float32)
@@ -66,7 +67,10 @@ def bind_forward(
     """
     target = _target(rounded)
     product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)
-    at = Addresses(x.address, 0, y.address, _vector(b, y.cols))
+    at = Addresses(x.address, 0, y.address, _vector("b", b, y.cols))
+    check_apart("y", y, x=x, w=_stored(w))
+    if b is not None:
+        check_disjoint("y", y.data, b=b)
     if isinstance(w, SplitWeights):
         on_pairs = bf16_gemm.forward(
             x.layout, w.high.layout, y.layout, product.finish, rounded, target
@@ -107,6 +111,7 @@ def bind_backward_data(
     """Return :func:`fc_backward_data` as a call to repeat, as :func:`bind_forward` does."""
     target, masked = _target(rounded), mask.layout if mask else None
     product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
+    check_apart("dx", dx, dz=dz, w=_stored(w), mask=mask)
     at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
     if isinstance(w, SplitWeights):
         on_pairs = bf16_gemm.backward_data(
@@ -136,8 +141,11 @@ def bind_backward_weights(
     x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
 ) -> Call:
     """Return :func:`fc_backward_weights` as a call to repeat, as :func:`bind_forward` does."""
-    target, sums = _target(rounded), _vector(db, dz.cols)
+    target, sums = _target(rounded), _vector("db", db, dz.cols, written=True)
     product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
+    check_apart("dw", dw, x=x, dz=dz)
+    if db is not None:
+        check_disjoint("db", db, x=x.data, dz=dz.data, dw=dw.data)
     if rounded:
         on_pairs = bf16_gemm.backward_weights(
             x.layout, dz.layout, dw.layout, db is not None, target
@@ -212,17 +220,16 @@ def _sum(dz: Layout) -> Product:
     return Product(ones, view_of(dz), view_of(Layout.plain(1, 1)))
 
 
-def _vector(values: Floats | None, length: int) -> int:
+def _stored(w: Matrix | SplitWeights) -> Matrix:
+    """Return the matrix of weights that layers read."""
+    return w.high if isinstance(w, SplitWeights) else w
+
+
+def _vector(name: str, values: Floats | None, length: int, written: bool = False) -> int:
     """Return the address of a vector of ``length``, 0 for none."""
     if values is None:
         return 0
-    is_vector = values.dtype == np.float32 and values.shape == (length,)
-    if not is_vector or not values.flags.c_contiguous:
-        raise ShapeError(
-            f"{length} contiguous float32 numbers are needed, not {values.dtype} of shape "
-            f"{values.shape}"
-        )
-    return int(values.ctypes.data)
+    return int(check_array(name, values, FLOAT32, (length,), written).ctypes.data)
 
 
 def _shape(layout: Layout) -> tuple[int, int]:

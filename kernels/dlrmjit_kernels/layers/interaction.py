@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.interaction_loops import backward, forward
 from dlrmjit_kernels.layers.interaction_plan import sample_plan
-from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.matrix import Matrix, check_written
 from dlrmjit_kernels.matrix.row_access import strides_of
 from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint
 from dlrmjit_kernels.runtime.target import current_target
 
 F32 = NDArray[np.float32]
@@ -61,7 +62,9 @@ def bind_interaction_forward(
     features: F32, out: Matrix, itself: bool = False, head: bool = True
 ) -> Call:
     """Check the operands of :func:`interaction_forward` and return it as a call to repeat."""
-    _check(features, out, itself, head)
+    features = _check(features, out, itself, head)
+    check_written("out", out)
+    check_disjoint("out", out.data, features=features)
     plan = sample_plan(*features.shape[1:], itself, current_target())
     calls = (plan.squares, plan.forward, plan.fold)
     rows = (out.data, strides_of(out.layout), out.cols)
@@ -97,28 +100,23 @@ def bind_interaction_backward(
     head: bool = True,
 ) -> Call:
     """Check the operands of :func:`interaction_backward` and return it as a call to repeat."""
-    _check(features, dout, itself, head)
-    _check_block(dfeatures)
-    if dfeatures.shape != features.shape:
-        raise ShapeError(
-            f"the features are {features.shape}, but their gradient is {dfeatures.shape}"
-        )
+    features = _check(features, dout, itself, head)
+    dfeatures = check_array("dfeatures", dfeatures, FLOAT32, features.shape, written=True)
+    data = check_array("dout", dout.data, FLOAT32, 1)
+    check_disjoint("dfeatures", dfeatures, features=features, dout=data)
     plan = sample_plan(*features.shape[1:], itself, current_target())
     calls = (plan.unfold, plan.backward)
-    rows, columns = (dout.data, strides_of(dout.layout), dout.cols), features.shape[2]
+    rows, columns = (data, strides_of(dout.layout), dout.cols), features.shape[2]
     return partial(backward, features, rows, columns if head else 0, dfeatures, calls, plan.sizes)
 
 
-def _check_block(features: F32) -> None:
-    if features.ndim != 3 or features.dtype != np.float32 or not features.flags.c_contiguous:
+def _check(features: F32, out: Matrix, itself: bool, head: bool) -> F32:
+    """Return the features for the kernels, after checking them and the matrix of outputs."""
+    features = check_array("features (N, F, E)", features, FLOAT32, 3)
+    if 0 in features.shape[1:]:
         raise ShapeError(
-            "the interaction takes features as a C-contiguous float32 block (N, F, E), "
-            f"not {features.dtype} {features.shape}"
+            f"features must have vectors of at least one element, not {features.shape}"
         )
-
-
-def _check(features: F32, out: Matrix, itself: bool, head: bool) -> None:
-    _check_block(features)
     samples, count, width = features.shape
     expected = (samples, interaction_width(count, width, itself, head))
     if (out.rows, out.cols) != expected:
@@ -126,3 +124,4 @@ def _check(features: F32, out: Matrix, itself: bool, head: bool) -> None:
             f"features {features.shape} interact into {expected} (rows, columns), "
             f"but the given matrix is {(out.rows, out.cols)}"
         )
+    return features

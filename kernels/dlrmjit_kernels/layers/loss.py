@@ -19,6 +19,12 @@ from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, strides_of
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
+from dlrmjit_kernels.runtime.operands import (
+    FLOAT32,
+    check_array,
+    check_disjoint,
+    check_same_or_disjoint,
+)
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 F32 = NDArray[np.float32]
@@ -59,8 +65,9 @@ def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
 
     ``logits`` is (N,) or a matrix (N, 1); ``p`` is (N,) float32 and is written.
     """
-    data, strides, rows = _column(logits)
-    _check_samples("probabilities", p, rows)
+    data, strides, rows = _column("logits", logits)
+    p = check_array("p", p, FLOAT32, (rows,), written=True)
+    check_same_or_disjoint("p", p, "logits", data)
     _probabilities(data, strides, p, _clamp_range(threshold))
 
 
@@ -73,7 +80,7 @@ def loss_forward(
     samples: int | None = None,
 ) -> tuple[float, F32]:
     """Return the mean loss (summed in float64 in a fixed order) and the probabilities (N,)."""
-    p = np.empty(targets.shape, np.float32)
+    p = np.empty(_column("logits", logits)[2], np.float32)
     return _run(kind, logits, targets, weights, threshold, samples, p, p, False), p
 
 
@@ -125,10 +132,14 @@ def _run(
     dlogits: F32 | Matrix,
     gradient: bool,
 ) -> float:
-    z, z_strides, rows = _column(logits)
-    dz, dz_strides, gradient_rows = _column(dlogits)
-    _check_samples("targets", targets, rows)
-    _check_samples("probabilities", p, rows)
+    z, z_strides, rows = _column("logits", logits)
+    dz, dz_strides, gradient_rows = _column("dlogits", dlogits, written=True)
+    targets = check_array("targets", targets, FLOAT32, (rows,))
+    p = check_array("p", p, FLOAT32, (rows,), written=True)
+    if gradient:
+        check_same_or_disjoint("dlogits", dz, "logits", z)
+        check_disjoint("dlogits", dz, targets=targets, p=p)
+    check_disjoint("p", p, logits=z, targets=targets)
     if gradient_rows != rows:
         raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
     count = float(rows if samples is None else samples)
@@ -143,22 +154,15 @@ def _kind(name: str) -> int:
     return KINDS[name]
 
 
-def _column(values: F32 | Matrix) -> tuple[F32, Strides, int]:
+def _column(name: str, values: F32 | Matrix, written: bool = False) -> tuple[F32, Strides, int]:
     """Return the data, strides and length of a column in any layout."""
     if isinstance(values, Matrix):
         if values.cols != 1:
-            raise ShapeError(f"the loss needs one column of logits, not {values.cols}")
-        return values.data, strides_of(values.layout), values.rows
-    if values.ndim != 1 or values.dtype != np.float32 or not values.flags.c_contiguous:
-        raise ShapeError(f"logits are (N,) float32, not {values.dtype} {values.shape}")
+            raise ShapeError(f"{name} must be one column, not {values.cols}")
+        data = check_array(name, values.data, FLOAT32, 1, written)
+        return data, strides_of(values.layout), values.rows
+    values = check_array(name, values, FLOAT32, 1, written)
     return values, (max(1, values.size), 1, 0, 0, 1), values.size
-
-
-def _check_samples(name: str, values: F32, rows: int) -> None:
-    if values.shape != (rows,) or values.dtype != np.float32 or not values.flags.c_contiguous:
-        raise ShapeError(
-            f"for {rows} logits, {name} are ({rows},) float32, not {values.dtype} {values.shape}"
-        )
 
 
 def _clamp_range(threshold: float) -> Pair:

@@ -13,6 +13,7 @@ from dlrmjit_kernels.matmul.dispatch import Addresses, run
 from dlrmjit_kernels.matmul.plan import Product
 from dlrmjit_kernels.matrix.axes import view_of
 from dlrmjit_kernels.matrix.matrix import Floats, Layout, aligned_floats, layout_of
+from dlrmjit_kernels.runtime.operands import check_disjoint, check_flags
 
 
 def gemm(
@@ -47,9 +48,12 @@ def gemm(
             raise ShapeError("gemm was asked to accumulate, but out was not given")
         rows, cols = of_a.cols if trans_a else of_a.rows, of_b.rows if trans_b else of_b.cols
         out = aligned_floats(rows * cols).reshape(rows, cols)
-    product = _product(of_a, of_b, layout_of(out), trans_a, trans_b, accumulate)
-    if np.may_share_memory(out, a) or np.may_share_memory(out, b):
-        raise ShapeError("gemm cannot write its result over one of its operands; copy it first")
+        of_out = layout_of(out)
+    else:
+        of_out = layout_of(out)
+        check_flags("out of gemm", out, written=True)
+        check_disjoint("out of gemm", out, a=a, b=b)
+    product = _product(of_a, of_b, of_out, trans_a, trans_b, accumulate)
     run(product, Addresses(a.ctypes.data, b.ctypes.data, out.ctypes.data))
     return out
 
@@ -58,6 +62,9 @@ def gemm(
 def _product(
     a: Layout, b: Layout, c: Layout, trans_a: bool, trans_b: bool, accumulate: bool
 ) -> Product:
+    for name, flag in (("trans_a", trans_a), ("trans_b", trans_b), ("accumulate", accumulate)):
+        if not isinstance(flag, (bool, np.bool_)):
+            raise ShapeError(f"{name} of gemm must be True or False, not {flag!r}")
     left = view_of(a).transposed if trans_a else view_of(a)
     right = view_of(b).transposed if trans_b else view_of(b)
     result = view_of(c)

@@ -7,7 +7,7 @@ row-major arrays, blocked activations ``X[Nb][Cb][bn][bc]`` and weights ``W[Kb][
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.runtime.buffers import HUGE_PAGE, aligned_empty, allocate
 from dlrmjit_kernels.runtime.integers import ceil_div
+from dlrmjit_kernels.runtime.operands import (
+    FLOAT32,
+    check_flags,
+    check_ndarray,
+    describe,
+    strides_overlap,
+)
 from dlrmjit_kernels.runtime.target import current_target
 
 Floats = NDArray[np.float32]
+_MOST_WORK = 10_000  # to decide whether two strided arrays share an element: microseconds
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,23 @@ class Layout:
     block_col_stride: int
     row_stride: int
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            least = 1 if field.name in ("block_rows", "block_cols") else 0
+            _check_integer(field.name, getattr(self, field.name), least)
+        if self.rows and self.cols and self._overlaps():
+            raise ShapeError(f"elements of a matrix must not overlap, as those of {self} do")
+
+    def _overlaps(self) -> bool:
+        """Return whether two elements are at one offset, or might be."""
+        axes = [
+            (1, self.block_cols),
+            (self.row_stride, self.block_rows),
+            (self.block_col_stride, self.col_blocks),
+            (self.block_row_stride, self.row_blocks),
+        ]
+        return strides_overlap([axis for axis in axes if axis[1] > 1])
+
     @classmethod
     @functools.lru_cache(maxsize=4096)
     def blocked(cls, rows: int, cols: int, block_rows: int, block_cols: int) -> Layout:
@@ -45,6 +70,7 @@ class Layout:
         A row of 8, 16, ... blocks gets one more as padding, because otherwise the blocks of a
         column would map to the same few sets of the caches.
         """
+        _check_integer("block_cols", block_cols, 1)
         block = block_rows * block_cols
         across = ceil_div(cols, block_cols)
         across += across % 8 == 0
@@ -93,15 +119,26 @@ class Matrix:
 
     __slots__ = ("address", "data", "layout")
 
+    data: Floats
+    layout: Layout
+    address: int
+
     def __init__(self, data: Floats, layout: Layout) -> None:
-        if data.dtype != np.float32 or data.ndim != 1 or data.size < layout.span:
+        check_ndarray("the buffer of a matrix", data)
+        is_flat = data.ndim == 1 and data.flags.c_contiguous
+        if data.dtype != FLOAT32 or not is_flat or data.size < layout.span:
             raise ShapeError(
                 f"a {layout.rows} x {layout.cols} matrix of this layout needs a flat float32 "
-                f"buffer of {layout.span} elements, not {data.dtype} of shape {data.shape}"
+                f"buffer of {layout.span} elements, not {describe(data)}"
             )
-        self.data = data
-        self.layout = layout
-        self.address = int(data.ctypes.data)
+        check_flags("the buffer of a matrix", data)
+        fixed = super().__setattr__
+        fixed("data", data)
+        fixed("layout", layout)
+        fixed("address", int(data.ctypes.data))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} of a matrix cannot be changed; make a new Matrix")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self.data[: self.layout.span], self.layout)
@@ -132,13 +169,15 @@ class Matrix:
     ) -> Matrix:
         """Return uninitialised activations; block sizes default to those of the kernels' tiles."""
         target = current_target()
-        block_rows = min(block_rows or target.row_block, max(rows, 1))
-        return cls.empty(Layout.blocked(rows, cols, block_rows, block_cols or target.panel(cols)))
+        block_rows = min(_or(block_rows, target.row_block), max(rows, 1))
+        block_cols = _or(block_cols, target.panel(cols))
+        return cls.empty(Layout.blocked(rows, cols, block_rows, block_cols))
 
     @classmethod
     def empty_panels(cls, rows: int, cols: int, block_cols: int | None = None) -> Matrix:
         """Return uninitialised weights, C rows and K columns, as panels ``W[Kb][C][bk]``."""
-        return cls.empty(Layout.panels(rows, cols, block_cols or current_target().panel(cols)))
+        block_cols = _or(block_cols, current_target().panel(cols))
+        return cls.empty(Layout.panels(rows, cols, block_cols))
 
     @classmethod
     def view(cls, array: NDArray[Any]) -> Matrix:
@@ -169,9 +208,10 @@ class Matrix:
         Raises
         ------
         ShapeError
-            For an array of another shape.
+            For an array of another shape or not of numbers, or if the matrix is read-only.
         """
-        source = np.asarray(array, dtype=np.float32)
+        check_written("a matrix that is assigned to", self)
+        source = as_floats(array)
         if source.shape != (self.rows, self.cols):
             raise ShapeError(
                 f"an array of shape {source.shape} cannot be assigned to a "
@@ -201,6 +241,10 @@ def _restored(data: Floats, layout: Layout) -> Matrix:
     return matrix
 
 
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
 def layout_of(array: NDArray[Any]) -> Layout:
     """Return the layout of an ordinary 2-D float32 array with contiguous rows.
 
@@ -209,7 +253,53 @@ def layout_of(array: NDArray[Any]) -> Layout:
     ShapeError
         For another rank, dtype or inner stride, or rows that are not whole elements apart.
     """
+    check_ndarray("a matrix", array)
+    check_flags("a matrix", array)
     return _layout(array.shape, array.strides, array.dtype)
+
+
+def check_written(name: str, matrix: Matrix) -> None:
+    """Raise ShapeError if a matrix that is to be written is over a read-only buffer."""
+    check_flags(name, matrix.data, written=True)
+
+
+def check_apart(name: str, written: Matrix, **others: Matrix | None) -> None:
+    """Raise ShapeError if a matrix that is written shares elements with one of ``others``."""
+    check_written(name, written)
+    begin, end = written.address, written.address + 4 * written.layout.span
+    for other, matrix in others.items():
+        if (
+            matrix is None
+            or end <= matrix.address
+            or matrix.address + 4 * matrix.layout.span <= begin
+        ):
+            continue
+        if _share_elements(written, matrix):
+            raise ShapeError(f"{name} is written and must not overlap {other}; copy one of them")
+
+
+def _share_elements(a: Matrix, b: Matrix) -> bool:
+    """Return whether matrices whose buffers overlap have elements in common, or might have."""
+    if 0 in (a.rows, a.cols, b.rows, b.cols):
+        return False
+    try:
+        return np.shares_memory(a._blocks(), b._blocks(), max_work=_MOST_WORK)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def as_floats(array: ArrayLike) -> Floats:
+    """Return numbers as a float32 array. Raises ShapeError for what is not numbers."""
+    source = np.asarray(array)
+    if source.dtype.kind not in "biuf":
+        raise ShapeError(f"an array of numbers is needed here, not of {source.dtype}")
+    return source.astype(np.float32, copy=False)
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or int(value) < least:  # type: ignore[call-overload]
+        raise ShapeError(f"{name} of a matrix must be an integer from {least} on, not {value!r}")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -220,7 +310,7 @@ def _layout(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[An
             f"{dtype} of shape {shape} with strides {strides}"
         )
     rows, cols = shape
-    return Layout.plain(rows, cols, strides[0] // 4 if rows > 1 else cols)
+    return Layout.plain(rows, cols, strides[0] // 4 if rows > 1 and cols else cols)
 
 
 def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -7,11 +7,13 @@ the VNNI layout: pairs of neighbours along C, which the kernels multiply.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix
+from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, as_floats, check_apart
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
@@ -32,11 +34,23 @@ class SplitWeights:
 
     __slots__ = ("high", "low", "rows")
 
+    rows: int
+    high: Matrix
+    low: Matrix
+
     def __init__(self, rows: int, cols: int) -> None:
-        layout = Layout.panels(ceil_div(rows, 2), cols, current_target().panel(cols))
-        self.rows = rows
-        self.high = Matrix.empty(layout)
-        self.low = Matrix.empty(layout)
+        layout = Layout.panels(rows, cols, current_target().panel(cols))  # checks both numbers
+        layout = Layout.panels(ceil_div(rows, 2), cols, layout.block_cols)
+        fixed = super().__setattr__
+        fixed("rows", rows)
+        fixed("high", Matrix.empty(layout))
+        fixed("low", Matrix.empty(layout))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} of weights cannot be changed; make new SplitWeights")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.rows, self.cols, self.high.data, self.low.data)
 
     def __repr__(self) -> str:
         return f"SplitWeights({self.rows} x {self.cols}, bf16)"
@@ -59,7 +73,7 @@ class SplitWeights:
         ShapeError
             For an array of another shape.
         """
-        source = np.asarray(array, dtype=np.float32)
+        source = as_floats(array)
         if source.shape != (self.rows, self.cols):
             raise ShapeError(
                 f"an array of shape {source.shape} cannot be assigned to {self.rows} x {self.cols} "
@@ -86,10 +100,29 @@ class SplitWeights:
         return rows.view(np.float32)
 
     def upcast(self, into: Matrix) -> None:
-        """Write the weights that layers read as float32 to a matrix of layout ``float_layout``."""
+        """Write the weights that layers read as float32 to a matrix of layout ``float_layout``.
+
+        Raises
+        ------
+        ShapeError
+            For a matrix of another layout, or one that is read-only.
+        """
+        if into.layout != self.float_layout:
+            raise ShapeError(
+                f"{self.rows} x {self.cols} weights are upcast to {self.float_layout}, "
+                f"not to {into.layout}"
+            )
+        check_apart("the matrix", into, **{"the weights": self.high})
         pairs = self.high.data.view(np.uint32)
         blocks, width = self.high.layout.col_blocks, self.high.layout.block_cols
         _upcast(pairs, into.data.view(np.uint32), self.rows, blocks, width)
+
+
+def _restored(rows: int, cols: int, high: Floats, low: Floats) -> SplitWeights:
+    """Return weights of these bits, for a copy."""
+    weights = SplitWeights(rows, cols)
+    weights.high.data[...], weights.low.data[...] = high, low
+    return weights
 
 
 @jit

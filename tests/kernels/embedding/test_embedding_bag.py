@@ -48,7 +48,7 @@ def test_mean_into_a_given_array():
 
 def test_unsuitable_tables_and_indices_are_refused():
     tables, indices, offsets = _case()
-    with pytest.raises(ShapeError, match="table 1 must be a C-contiguous float32"):
+    with pytest.raises(ShapeError, match=r"table 1 \(M, E\) must be a C-contiguous 2-D float32"):
         dk.embedding_bag([tables[0], tables[1].astype(np.float64), tables[2]], indices, offsets)
     of_three_columns = np.ones((400, 3), np.float32)
     with pytest.raises(ShapeError, match="table 2 has rows of 3 elements, table 0 of 12"):

@@ -98,7 +98,7 @@ def test_wrong_shapes_are_refused():
     x, other = Matrix.empty_blocked(3, 5), Matrix.empty_blocked(3, 6)
     with pytest.raises(ShapeError, match="one shape"):
         dropout(x, other, 0.5, 0)
-    with pytest.raises(ShapeError, match="5 elements"):
+    with pytest.raises(ShapeError, match=r"mean must be .* of shape \(5,\)"):
         column_moments(x, np.empty(6), np.empty(6))
 
 

@@ -60,8 +60,6 @@ def test_gradients_in_place():
 
 
 def test_wrong_shapes_are_named():
-    with pytest.raises(ShapeError, match=r"\[3, 4\]"):
-        elementwise.check_flat(np.zeros(3, np.float32), np.zeros(4, np.float32))
     with pytest.raises(ShapeError, match=r"float64 \(3,\)"):
         elementwise.scale(np.zeros(3), 2)
     y, dy = stored(normal((2, 3), 0), False), stored(normal((3, 2), 0), False)

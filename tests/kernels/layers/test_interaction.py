@@ -108,7 +108,7 @@ def test_wrong_shapes_are_named():
     with pytest.raises(ShapeError, match="contiguous"):
         interaction.interaction_forward(T[:, ::2], Matrix.view(np.empty((3, 14), np.float32)))
     dout = Matrix.view(np.empty((3, 14), np.float32))
-    with pytest.raises(ShapeError, match="gradient"):
+    with pytest.raises(ShapeError, match="dfeatures"):
         interaction.interaction_backward(T, dout, np.empty((3, 4, 7), np.float32))
 
 

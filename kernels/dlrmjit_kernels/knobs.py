@@ -24,8 +24,8 @@ def cache_dir() -> Path:
     explicit = os.environ.get("DLRMJIT_CACHE_DIR")
     if explicit:
         return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else _home() / ".cache") / "dlrmjit"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else _home() / ".cache") / "dlrmjit"
 
 
 def _home() -> Path:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Protocol
 
 from llvmlite import binding, ir
 
-from dlrmjit_kernels.runtime.compile import cache_path
+from dlrmjit_kernels.runtime import cache_folder
+from dlrmjit_kernels.runtime.compile import version_folder
 from dlrmjit_kernels.runtime.target import Target
 
 
@@ -60,9 +60,6 @@ def assembly(spec: Spec, target: Target) -> str:
     return str(machine.emit_assembly(_optimised(spec, target, machine)))
 
 
-_DIGEST_BYTES = hashlib.sha256().digest_size
-
-
 def _load(spec: Spec, target: Target) -> int:
     engine = _engine(target)
     engine.add_object_file(binding.ObjectFileRef.from_data(_object(spec, target)))
@@ -73,42 +70,18 @@ def _load(spec: Spec, target: Target) -> int:
 def _object(spec: Spec, target: Target) -> bytes:
     """Return the object file of ``spec``, from disk if it is there and intact."""
     path = _object_path(spec, target)
-    content = _stored(path)
+    content = cache_folder.read(path.parent, path.name)
     if content is None:
         machine = _machine(target)
         content = bytes(machine.emit_object(_optimised(spec, target, machine)))
-        _store(path, content)
+        cache_folder.write(path.parent, path.name, content)
     return content
 
 
 def _object_path(spec: Spec, target: Target) -> Path:
     machine = f"{target.triple} {target.cpu} {target.features}"
     digest = hashlib.sha256(machine.encode()).hexdigest()[:12]
-    return cache_path() / f"{target.isa}-{digest}" / f"{spec.symbol}.kernel"
-
-
-def _stored(path: Path) -> bytes | None:
-    """Return what :func:`_store` wrote, or None; damaged code would crash the process."""
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
-    return content if hashlib.sha256(content).digest() == digest else None
-
-
-def _store(path: Path, content: bytes) -> None:
-    """Write to a temporary file and rename it, so that no process reads a partial one.
-
-    A full disk is no error.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
-            handle.write(hashlib.sha256(content).digest() + content)
-        os.replace(handle.name, path)
-    except OSError:
-        return
+    return version_folder() / f"{target.isa}-{digest}" / f"{spec.symbol}.kernel"
 
 
 def _optimised(spec: Spec, target: Target, machine: Any) -> Any:

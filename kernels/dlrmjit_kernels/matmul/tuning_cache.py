@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from dlrmjit_kernels import knobs
-from dlrmjit_kernels.errors import BlockingError
+from dlrmjit_kernels.errors import BlockingError, ConfigError
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape, check_blocking, choose_blocking
+from dlrmjit_kernels.runtime import cache_folder
 from dlrmjit_kernels.runtime.compile import sources_digest
 from dlrmjit_kernels.runtime.target import Target
 
+T = TypeVar("T", Shape, Blocking)
+_MOST = 1 << 40  # of any extent or block size in a file
 Winners = dict[Shape, Blocking]
 # Sources that a winner depends on: rule, plans, loops, how they are measured, tiles, compiler.
 _DECISIVE = (
@@ -85,15 +87,18 @@ def fastest(
 
 
 def store(target: Target, winners: Winners) -> Path:
-    """Add winners to the file of a processor, replacing stale ones and those of the same shapes."""
+    """Add winners to the file of a processor, replacing stale ones and those of the same shapes.
+
+    Raises ConfigError if the cache cannot be written, or is not the user's alone.
+    """
     path = store_path(target)
     merged = {**_read(path), **winners}
     entries = [{**asdict(shape), **asdict(blocking)} for shape, blocking in merged.items()]
     content = {"kernels": measured_kernels(), "winners": entries}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as handle:
-        json.dump(content, handle, indent=1)
-    os.replace(handle.name, path)
+    try:
+        cache_folder.write_text(path.parent, path.name, json.dumps(content, indent=1))
+    except OSError as error:
+        raise ConfigError(f"the winners cannot be saved in {path}: {error}") from None
     _stored.cache_clear()
     return path
 
@@ -105,17 +110,22 @@ def _stored(path: Path) -> Winners:
 
 def _read(path: Path) -> Winners:
     """Return the winners in a file; none if it is missing, stale, or of another form."""
+    text = cache_folder.read_text(path.parent, path.name)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(text or "{}")
         entries = content["winners"] if content["kernels"] == measured_kernels() else []
-        return {
-            Shape(*(e[field.name] for field in fields(Shape))): Blocking(
-                *(e[field.name] for field in fields(Blocking))
-            )
-            for e in entries
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {_numbers(Shape, e): _numbers(Blocking, e) for e in entries}
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
+
+
+def _numbers(kind: type[T], entry: dict[str, Any]) -> T:
+    """Return a Shape or a Blocking of an entry, whose values must be of its fields' types."""
+    values = [entry[field.name] for field in fields(kind)]
+    for field, value in zip(fields(kind), values, strict=True):
+        if type(value).__name__ != field.type or not 0 <= value < _MOST:
+            raise ValueError(f"{field.name} is {value!r}")
+    return kind(*values)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import pickle
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from numba.core import caching
 from numba.extending import register_jitable
 
 from dlrmjit_kernels import knobs
+from dlrmjit_kernels.runtime import cache_folder
 from dlrmjit_kernels.runtime.file_lock import FileLock
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 
@@ -59,20 +61,29 @@ def sources_digest(patterns: tuple[str, ...] = ("**/*.py",)) -> str:
     return digest.hexdigest()[:16]
 
 
+def version_folder() -> Path:
+    """Return the folder of the kernels compiled from exactly these sources, in the cache."""
+    return Path("kernels", sources_digest())
+
+
 def cache_path() -> Path:
-    """Return the folder of the kernels compiled from exactly these sources."""
-    return knobs.cache_dir() / "kernels" / sources_digest()
+    """Return the path of :func:`version_folder`."""
+    return knobs.cache_dir() / version_folder()
 
 
 @contextmanager
 def cache_lock() -> Iterator[None]:
     """Lock the cache folder against other processes; the system unlocks it if this one dies."""
-    folder = cache_path()
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as handle:
+    with open(cache_folder.open_lock(version_folder(), "lock"), "w") as handle:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@functools.cache
+def _use_cache(is_new: bool) -> None:
+    """Note once, and once more when a kernel is stored, that this version is in use."""
+    cache_folder.use_version(version_folder(), is_new)
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
@@ -81,6 +92,9 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         self._py_file = py_file  # Numba's messages name it when a kernel cannot be cached
         self._disambiguator = f"{Path(py_file).stem}-{py_func.__code__.co_firstlineno}"
+
+    def ensure_cache_path(self) -> None:
+        """Do nothing: :mod:`.cache_folder` makes the folder when a file is written."""
 
     def get_cache_path(self) -> str:
         return os.fspath(cache_path())
@@ -100,7 +114,35 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = (_Locator,)
 
 
-_DAMAGED = (EOFError, pickle.UnpicklingError, ValueError)
+class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's index and data files of a function; both are unpickled only if they are intact.
+
+    Every data file has a name that no other had before, because a process that has read an index
+    may read a file of it when another process has replaced both.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        overloads = self._load_index()
+        name = overloads.get(key) or self._data_name(secrets.randbits(63))
+        self._save_data(name, data)
+        self._save_index({**overloads, key: name})
+
+    def _load_index(self) -> dict[Any, str]:
+        content = cache_folder.read(Path(self._cache_path), self._index_name)
+        overloads: dict[Any, str] = {} if content is None else pickle.loads(content)
+        return overloads
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        cache_folder.write(Path(self._cache_path), self._index_name, self._dump(overloads))
+
+    def _load_data(self, name: str) -> Any:
+        content = cache_folder.read(Path(self._cache_path), name)
+        if content is None:
+            raise FileNotFoundError(name)
+        return pickle.loads(content)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        cache_folder.write(Path(self._cache_path), name, self._dump(data))
 
 
 class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
@@ -110,45 +152,40 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
         super().__init__(py_func)
+        base = self._impl.filename_base
+        self._cache_file = _CacheFile(os.fspath(version_folder()), base, sources_digest())
         self._lock = FileLock()
-        self._lock_path = cache_path() / f"{self._impl.filename_base}.lock"
+        self._lock_path = version_folder() / f"{base}.lock"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the stored kernel, or None to the one process that shall compile it.
 
         Other processes wait until that one has stored it.
         """
-        kernel = self._load(sig, target_context)
+        _use_cache(False)
+        kernel = super().load_overload(sig, target_context)
         if kernel is not None:
             return kernel
         with suppress(OSError):
-            self._lock.acquire(self._lock_path)
-        kernel = self._load(sig, target_context)
+            self._lock.acquire(self._lock_path, _open_lock)
+        kernel = super().load_overload(sig, target_context)
         if kernel is not None:
             self._lock.release()
         return kernel
 
-    def _load(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except (OSError, *_DAMAGED):
-            return None
-
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             with cache_lock():
-                self._save(sig, data)
+                super().save_overload(sig, data)
+            _use_cache(True)
         except OSError:
             self.disable()
         finally:
             self._lock.release()
 
-    def _save(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except _DAMAGED:
-            self.flush()
-            super().save_overload(sig, data)
+
+def _open_lock(path: Path) -> int:
+    return cache_folder.open_lock(path.parent, path.name)
 
 
 def _compile(function: F, **options: Any) -> F:

@@ -6,7 +6,9 @@ dies. Waiting for it is only an optimisation: after :data:`LONGEST_WAIT` a proce
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -19,21 +21,26 @@ LONGEST_WAIT = 120.0  # seconds: many times what the slowest kernel takes to com
 _PAUSE = 0.01  # seconds between two attempts
 
 
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
 class FileLock:
     """An exclusive lock that processes share by naming the same file."""
 
     def __init__(self) -> None:
         self._handle: IO[str] | None = None
 
-    def acquire(self, path: Path) -> None:
+    def acquire(self, path: Path, opener: Callable[[Path], int] = _open) -> None:
         """Return when this process has the lock of ``path``, or after :data:`LONGEST_WAIT`.
 
-        Does nothing if the lock is held already.
+        Does nothing if the lock is held already. ``opener`` returns the descriptor of the file.
         """
         if self._handle is not None or fcntl is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = open(path, "w")  # noqa: SIM115 - open as long as the lock is held
+        descriptor = opener(path)
+        self._handle = open(descriptor, "w")  # noqa: SIM115 - open as long as the lock is held
         end = time.monotonic() + LONGEST_WAIT
         while time.monotonic() < end:
             try:

@@ -234,8 +234,7 @@ class Model:
         """Return predicted probabilities (N,) of raw rows, in their order.
 
         They need the columns of the training data, except for the label. Values that the
-        vocabularies lack count as unknown; ``model.preprocessing.unknown_values(rows)`` counts
-        them.
+        vocabularies lack count as unknown; :meth:`unknown_values` counts them.
 
         Parameters
         ----------
@@ -253,14 +252,27 @@ class Model:
         from dlrmjit.data.prepare.inputs.base import Wanted
         from dlrmjit.data.prepared.open_rows import encode_any
 
+        chunks = encode_any(rows, self._rules_of_rows(), Wanted(labels=False))
+        parts = [scores for _, scores in score_chunks(self, chunks, batch_size)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def unknown_values(self, rows: Any) -> dict[str, int]:
+        """Return how many values of each column of raw rows are not in its vocabulary.
+
+        ``rows`` and errors are those of :meth:`predict`.
+        """
+        from dlrmjit.data.prepared.open_rows import unknown_values
+
+        return unknown_values(self._rules_of_rows(), rows)
+
+    def _rules_of_rows(self) -> Preprocessing:
+        """Return the preprocessing; raises ConfigError for a model that has none."""
         if self.preprocessing is None:
             raise ConfigError(
                 "the model has no schema and no vocabularies, because it was not trained from a "
                 "prepared set of text or Parquet; encode the rows and use predict_proba"
             )
-        chunks = encode_any(rows, self.preprocessing, Wanted(labels=False))
-        parts = [scores for _, scores in score_chunks(self, chunks, batch_size)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        return self.preprocessing
 
     def predict_proba(self, batch: Batch, *, threshold: float = 0.0) -> NDArray[np.float32]:
         """Return predicted probabilities (N,), clamped to [threshold, 1 - threshold].

@@ -56,3 +56,14 @@ def _source_of(rows: Any, rules: Preprocessing, wanted: Wanted) -> InputFormat:
             "Arrow table or a list of mappings"
         )
     return PythonRows(rows, rules.schema, wanted, _ORIGIN)
+
+
+def unknown_values(preprocessing: Preprocessing, rows: Any) -> dict[str, int]:
+    """Return how many values of each column of raw rows are not in its vocabulary.
+
+    ``rows`` and errors are those of :meth:`dlrmjit.DLRM.predict`.
+    """
+    unknown = UnknownValues(preprocessing)
+    for _ in encode_any(rows, preprocessing, Wanted(labels=False), unknown=unknown):
+        pass
+    return unknown.by_column()

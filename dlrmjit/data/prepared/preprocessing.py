@@ -198,20 +198,6 @@ class Preprocessing:
         facts = self.columns[column]
         return read_texts(file.read(), self._name(facts), facts.rows)
 
-    def unknown_values(self, rows: Any) -> dict[str, int]:
-        """Return how many values of each column of raw rows are not in its vocabulary.
-
-        ``rows`` and errors are those of :meth:`dlrmjit.DLRM.predict`.
-        """
-        from dlrmjit.data.prepare.inputs.base import Wanted
-        from dlrmjit.data.prepared.open_rows import encode_any
-        from dlrmjit.data.prepared.unknown import UnknownValues
-
-        unknown = UnknownValues(self)
-        for _ in encode_any(rows, self, Wanted(labels=False), unknown=unknown):
-            pass
-        return unknown.by_column()
-
     @cached_property
     def text_indexes(self) -> tuple[TextIndex | None, ...]:
         """Finders of ids, of the columns of a schema; None for hashed columns."""

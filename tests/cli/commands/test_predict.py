@@ -197,7 +197,7 @@ def test_a_file_of_new_values_is_scored_and_they_are_counted(
     error = capsys.readouterr().err
     assert "user 3 of 3 ('0.0')" in error
     assert "film" not in error
-    assert load(home / "model").preprocessing.unknown_values(path)["user"] == 3
+    assert load(home / "model").unknown_values(path)["user"] == 3
 
 
 def test_an_exported_unknown_row_is_told_apart_from_a_missing_one(

@@ -31,12 +31,26 @@ __all__ = [
     "DlrmjitError",
     "IndexRangeError",
     "MemoryLimitError",
+    "NonFiniteLossError",
     "ShapeError",
     "TargetError",
     "ThreadError",
+    "TrainingError",
     "format_gib",
 ]
 
 
 class CheckpointError(DlrmjitError):
     """A checkpoint that is missing, incomplete, or of another model."""
+
+
+class TrainingError(DlrmjitError):
+    """A training that cannot go on, such as one whose loss is not finite."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The ``loss`` of a batch is not finite; the batch has changed no parameter."""
+
+    def __init__(self, loss: float) -> None:
+        super().__init__(f"the loss of the batch is {loss}")
+        self.loss = loss

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from dlrmjit.cli.streams import point_to_null, usable_streams
-from dlrmjit.errors import DlrmjitError
+from dlrmjit.errors import DlrmjitError, TrainingError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+SIGNALLED = 128
+"""Plus the number of a signal: the code of a run that was saved and stopped because of it."""
 
 
 def exit_code_of(action: Callable[[], None]) -> int:
     """Run ``action`` and return the exit code of the process.
 
     The code is 0 when done, 2 for wrong usage or input, with one sentence on the standard error,
-    130 when interrupted, and 1 when the reader of the output has closed it or the output could
-    not be written. Streams that were closed from the start are no error. Other errors are bugs
-    and are raised.
+    130 when interrupted, and 1 when a training cannot go on, when the reader of the output has
+    closed it or the output could not be written. Streams that were closed from the start are no
+    error. Other errors are bugs and are raised.
     """
     with usable_streams() as (output, _):
         code = _run(action)
@@ -31,6 +33,9 @@ def _run(action: Callable[[], None]) -> int:
     try:
         _run_and_flush(action)
         return DONE
+    except TrainingError as error:
+        print(f"dlrmjit: error: {error}", file=sys.stderr)
+        return FAILED
     except DlrmjitError as error:
         print(f"dlrmjit: error: {error}", file=sys.stderr)
         return WRONG_INPUT

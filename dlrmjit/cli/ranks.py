@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ERROR = "dlrmjit: error: "
 Parse = Callable[[], Options]
-Run = Callable[[Options, "Comm"], None]
+Run = Callable[[Options, "Comm"], int]
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ def _run_if_alike(started: Start, run: Run, comm: Comm) -> int:
     except RanksDifferError as error:
         print(f"{_ERROR}{error}", file=sys.stderr)
         return WRONG_INPUT
-    run(options, comm)
-    return DONE
+    return run(options, comm)
 
 
 class _Ending(NamedTuple):

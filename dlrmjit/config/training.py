@@ -95,6 +95,8 @@ class TrainConfig:
         second copy of all parameters
     batches_per_update : batches whose gradients are summed before an update; fewer at the end of
         an epoch. ``schedule`` counts updates
+    on_nonfinite : what a batch does whose loss is not finite: ``stop`` the run with TrainingError,
+        or be skipped. It is not trained on in either case
     """
 
     epochs: int = 1
@@ -110,12 +112,15 @@ class TrainConfig:
     monitor: Monitor = "auc"
     restore_best: bool = False
     batches_per_update: int = 1
+    on_nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         if self.batches_per_update < 1:
             raise ConfigError(
                 f"the batches of an update must be at least 1, not {self.batches_per_update}"
             )
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ConfigError(f"on_nonfinite must be stop or skip, not {self.on_nonfinite!r}")
         if self.test_every % self.batches_per_update:
             raise ConfigError(
                 f"a test every {self.test_every} batches would come between the "

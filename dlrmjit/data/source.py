@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -60,6 +60,27 @@ class SizedSource(Source, Protocol):
         """
 
 
+@runtime_checkable
+class StatefulSource(Protocol):
+    """A source whose batches depend on more than the epoch and their number.
+
+    A run that continues in the middle of an epoch restores the state before it asks for batches.
+    """
+
+    def state(self) -> Any:
+        """Return what the next batch depends on, ready for JSON."""
+
+    def restore(self, state: Any) -> None:
+        """Make the next call of ``batches`` continue from a state; raises DataError for another."""
+
+
+def stateful(source: Any) -> StatefulSource | None:
+    """Return what in ``source`` has a state: the source, or the ``whole`` that it is a part of."""
+    while source is not None and not isinstance(source, StatefulSource):
+        source = getattr(source, "whole", None)
+    return source
+
+
 class Take:
     """The first ``limit`` batches of another source, or all of them when it has fewer."""
 
@@ -72,6 +93,11 @@ class Take:
         self.dense_features = source.dense_features
         self.soft_labels = has_soft_labels(source)
         self.preprocessing = getattr(source, "preprocessing", None)
+
+    @property
+    def whole(self) -> SizedSource:
+        """The source without the limit."""
+        return self._source
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield batches from ``start`` up to the limit."""

@@ -31,7 +31,13 @@ from dlrmjit.files.json_text import parse_json
 from dlrmjit.files.listing import FileFacts, Listing
 from dlrmjit.files.lock import try_lock
 from dlrmjit.files.names import is_inside, safe_names
-from dlrmjit.files.new_files import NewFiles, check_file_replaceable, new_file, replaced_file
+from dlrmjit.files.new_files import (
+    NewFiles,
+    check_file_replaceable,
+    new_file,
+    remove_file,
+    replaced_file,
+)
 from dlrmjit.files.notes import attach_note, is_signed, note_of
 from dlrmjit.files.replace_folder import (
     check_replaceable,
@@ -39,6 +45,7 @@ from dlrmjit.files.replace_folder import (
     new_folder,
     publish,
     recover,
+    remove_folder,
     replaced_folder,
 )
 from dlrmjit.files.sync import sync_directory, sync_file
@@ -75,6 +82,8 @@ __all__ = [
     "parse_json",
     "publish",
     "recover",
+    "remove_file",
+    "remove_folder",
     "remove_work_file",
     "replace_work_file",
     "replaced_file",

@@ -101,6 +101,12 @@ def replaced_file(
         work.remove()
 
 
+def remove_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Remove a file that ``is_ours``; raises ConfigError for another."""
+    check_file_replaceable(path, is_ours)
+    path.unlink(missing_ok=True)
+
+
 def check_file_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
     """Raise ConfigError where ``path`` is something else than a file that ``is_ours``."""
     if not os.path.lexists(path):

@@ -113,6 +113,20 @@ def recover(target: Path, read_listing: ReadListing) -> None:
             os.rmdir(previous)
 
 
+def remove_folder(target: Path, read_listing: ReadListing) -> None:
+    """Remove a folder of ours: the files that its manifest lists, the manifest last.
+
+    Files of others stay, and the folder with them. Raises what ``read_listing`` raises for a folder
+    without such a manifest.
+    """
+    with locked_directory(target.parent):
+        listing = _listing_of(target, read_listing)
+        remove_listed(target, listing, last=MANIFEST)
+        left = [name for name in listing if os.path.lexists(target / name)]
+        if left == [MANIFEST]:
+            os.unlink(target / MANIFEST)
+
+
 def publish(content: Path, target: Path, read_listing: ReadListing) -> None:
     """Let ``content`` take the place of ``target``; raises before anything has changed.
 

@@ -26,6 +26,14 @@ class Norm:
         self.gamma.data[...], self.beta.data[...] = 1, 0
         self.running.mean[...], self.running.variance[...] = 0, 1
 
+    def moments(self) -> tuple[FloatArray, FloatArray]:
+        """Return copies of the moments, for :meth:`restore`."""
+        return self.running.mean.copy(), self.running.variance.copy()
+
+    def restore(self, moments: tuple[FloatArray, FloatArray]) -> None:
+        """Put back earlier moments."""
+        self.running.mean[...], self.running.variance[...] = moments
+
     def _arrays(self) -> dict[str, FloatArray]:
         return {
             self.gamma.name: self.gamma.data,

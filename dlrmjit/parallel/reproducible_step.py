@@ -7,6 +7,7 @@ fixed tree: each rank sums a part of the elements for all V, then the parts are 
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import cut, share_sizes, starts_of
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, NonFiniteLossError
 from dlrmjit.model.graph import cache_graph
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.parallel.comm import Comm
@@ -77,10 +78,13 @@ class ReproducibleStep:
         micro_batches = self._micro_batches[batch.n]
         micro_batches.load(batch)
         gradients = [self._gradients(micro_batches, i) for i in range(micro_batches.count)]
+        losses = np.array([[loss] for loss, _, _ in gradients], np.float64)
+        loss = float(tree_sum(losses, model.comm)[0])
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(loss)
         micro_batches.send_gradients()
         self._update(micro_batches.lookup, gradients, rate)
-        losses = np.array([[loss] for loss, _, _ in gradients], np.float64)
-        return float(tree_sum(losses, model.comm)[0])
+        return loss
 
     def _gradients(self, micro_batches: _MicroBatches, index: int) -> _Gradients:
         """Run one micro-batch forward and backward."""

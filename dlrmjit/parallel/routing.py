@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share, rank_sizes
-from dlrmjit.data.generate.random import RandomSource
-from dlrmjit.data.source import SizedSource, Source, has_soft_labels
+from dlrmjit.data.source import SizedSource, Source, has_soft_labels, stateful
 from dlrmjit.parallel.comm import Comm, Request
 from dlrmjit.parallel.plan import Plan, Shard
 
@@ -144,8 +143,8 @@ class ShardedSource:
     """A source as sharded batches of one rank, whose lookups are exchanged one batch ahead.
 
     If the source can be sliced, this rank makes only its samples; otherwise it makes whole batches
-    and slices them. Random batches are not made ahead: evaluations in between use the same random
-    stream.
+    and slices them. Batches of a source that has a state, as random ones, are not made ahead:
+    evaluations in between use the same random stream.
     """
 
     def __init__(self, source: Source, router: Router) -> None:
@@ -155,9 +154,14 @@ class ShardedSource:
         self.soft_labels = has_soft_labels(source)
         self.preprocessing = getattr(source, "preprocessing", None)
 
+    @property
+    def whole(self) -> Source:
+        """The source of the whole batches."""
+        return self._source
+
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """Yield the sharded batches ``start``, ``start + 1``, ... of an epoch."""
-        ahead = 0 if isinstance(self._source, RandomSource) else 1
+        ahead = 1 if stateful(self._source) is None else 0
         in_flight: deque[PendingBatch] = deque()
         for share, n in self._shares(epoch, start):
             in_flight.append(self._router.post(share, n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from dlrmjit.autograd.tape import Parameter, Variable
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.errors import NonFiniteLossError
 from dlrmjit.model.graph import cache_graph
 from dlrmjit.parallel.gradient_allreduce import GradientReducer
 from dlrmjit.parallel.model import ShardedGraph, ShardedModel
@@ -25,7 +27,9 @@ class ShardedStep:
 
     Pooled vectors are exchanged during the forward of the bottom MLP, their gradients during its
     backward. The gradients of the MLPs are summed from the last layer on, during the backward of
-    earlier layers, and each parameter is updated when its sum has arrived.
+    earlier layers, and each parameter is updated when its sum has arrived. With
+    ``checks_loss_first`` all ranks wait for the loss before they change anything, and a batch whose
+    loss is not finite raises NonFiniteLossError; otherwise such a batch ruins the model.
     """
 
     def __init__(
@@ -34,9 +38,11 @@ class ShardedStep:
         optimizer: AnyOptimizer = "sgd",
         loss: LossConfig | None = None,
         profile: Profile | None = None,
+        *,
+        checks_loss_first: bool = False,
     ) -> None:
         self._model = model
-        self._loss = loss or LossConfig()
+        self._loss, self._checks_loss_first = loss or LossConfig(), checks_loss_first
         updates = ShardedOptimizer(model, optimizer)
         self.optimizer = updates.optimizer
         self._profile = profile
@@ -70,6 +76,10 @@ class ShardedStep:
         graph.tape.forward()
         loss = np.array([graph.loss.data], np.float64)
         summed = self._model.comm.allreduce(loss, name="loss")
+        if self._checks_loss_first:
+            summed.wait()
+            if not math.isfinite(loss[0]):
+                raise NonFiniteLossError(float(loss[0]))
         self._backward(graph, rate)
         summed.wait()
         if self._profile:

@@ -10,115 +10,55 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.source import Source, has_soft_labels
+from dlrmjit.data.source import Source, has_soft_labels, stateful
 from dlrmjit.data.validate import check_labels
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, NonFiniteLossError, TrainingError
 from dlrmjit.launchers import NONE, launched
 from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau, learning_rate
 from dlrmjit.perf.profile import Profile
 from dlrmjit.training.best_weights import BestWeights
+from dlrmjit.training.checkpointer import Checkpointer
+from dlrmjit.training.events import (
+    NO_TEST,
+    START,
+    Best,
+    FitResult,
+    Moment,
+    NullObserver,
+    Observer,
+    Position,
+    RunState,
+    StepRecord,
+    TestRecord,
+)
+from dlrmjit.training.nonfinite import cause_of, check_weights
 from dlrmjit.training.preprocessing import adopt_preprocessing, check_preprocessing
 from dlrmjit.training.step import TrainingStep
 
-
-@dataclass(frozen=True)
-class Position:
-    """Progress of training: the next batch to train on, and the steps taken so far."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One training step: ``batch`` of ``batches`` in ``epoch``; ``step`` counts from the start.
-
-    ``loss`` is the mean over the batch, ``lookups`` the number of indices of all its bags, and
-    ``seconds`` the time of the step without loading its data.
-    """
-
-    step: int
-    epoch: int
-    batch: int
-    batches: int
-    samples: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    lookups: int = 0
-
-    @property
-    def is_last_of_epoch(self) -> bool:
-        """Whether the epoch ends with this step."""
-        return self.batch + 1 == self.batches
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best test results of a run so far."""
-
-    accuracy: float = 0.0
-    auc: float = 0.0
-    logloss: float = math.inf
-
-
-@dataclass(frozen=True)
-class TestRecord:
-    """One test after ``step`` steps.
-
-    ``best`` includes this test. ``improved`` says whether it is better than all before, as
-    ``TrainConfig.monitor`` says. ``position`` is where training would resume, and ``plateau``
-    how tests have changed the learning rate.
-    """
-
-    __test__ = False  # pytest must not collect it
-
-    step: int
-    epoch: int
-    batch: int
-    batches: int
-    metrics: Metrics
-    best: Best
-    improved: bool
-    position: Position
-    seconds: float
-    plateau: Plateau = field(default_factory=Plateau)
-
-
-@dataclass
-class FitResult:
-    """Summary of a run: steps taken, samples seen, the last and the best tests, why it ended.
-
-    ``restored_step`` is the step whose parameters the model has, if those of the best test were
-    restored; ``test`` is that test then.
-    """
-
-    steps: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    step_seconds: float = 0.0
-    last_loss: float = float("nan")
-    position: Position = field(default_factory=Position)
-    test: Metrics | None = None
-    best: Best = field(default_factory=Best)
-    restored_step: int | None = None
-    reached_threshold: bool = False
-    stopped_early: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether a test ended the run before its last epoch."""
-        return self.reached_threshold or self.stopped_early
+__all__ = [
+    "AccumulatingStep",
+    "Best",
+    "FitResult",
+    "MeasureFunction",
+    "NullObserver",
+    "Observer",
+    "Position",
+    "StepFunction",
+    "StepRecord",
+    "TestRecord",
+    "evaluate",
+    "fit",
+]
 
 
 StepFunction = Callable[[Any, float], float]
@@ -142,38 +82,6 @@ class MeasureFunction(Protocol):
         """Return the metrics, as :func:`evaluate` does."""
 
 
-class Observer(Protocol):
-    """Receives the events of a run; each method may do nothing."""
-
-    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
-        """Called before the first step of a run."""
-
-    def on_step(self, record: StepRecord) -> None:
-        """Called after every training step."""
-
-    def on_test(self, record: TestRecord) -> None:
-        """Called after every test."""
-
-    def on_end(self, result: FitResult) -> None:
-        """Called after the last step, or when a threshold is reached; not after an exception."""
-
-
-class NullObserver:
-    """An observer that does nothing: a base class for those that need only some events."""
-
-    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
-        """Ignore the start."""
-
-    def on_step(self, record: StepRecord) -> None:
-        """Ignore a step."""
-
-    def on_test(self, record: TestRecord) -> None:
-        """Ignore a test."""
-
-    def on_end(self, result: FitResult) -> None:
-        """Ignore the end."""
-
-
 def fit(
     model: Model,
     train: Source,
@@ -181,12 +89,15 @@ def fit(
     *,
     test: Source | None = None,
     observers: Sequence[Observer] = (),
-    start: Position = Position(),
-    best: Best = Best(),
+    start: Position = START,
+    best: Best = NO_TEST,
     plateau: Plateau | None = None,
+    tests_since_best: int = 0,
     profile: Profile | None = None,
     step: StepFunction | None = None,
     measure: MeasureFunction | None = None,
+    checkpointer: Checkpointer | None = None,
+    resume: bool = False,
 ) -> FitResult:
     """Train ``model`` on ``train`` in place.
 
@@ -196,12 +107,17 @@ def fit(
     train, test : sources of batches; the test set is evaluated every ``config.test_every``
         steps and after the last step of each epoch
     observers : receive every step and test, in this order
-    start, best, plateau : where an interrupted run stopped, its best results, and how tests had
-        changed its learning rate, to continue from there
+    start, best, plateau, tests_since_best : where an interrupted run stopped, its best results, how
+        tests had changed its learning rate, and how many had not improved since, to continue from
+        there
     profile : collects the time of every operation
     step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
         a :class:`TrainingStep`. Must be an :class:`AccumulatingStep` for ``batches_per_update`` > 1
     measure : evaluates on ``test``; by default :func:`evaluate`
+    checkpointer : saves the run while it trains
+    resume : continue from what ``checkpointer`` has saved at its path, if anything, with the same
+        bits as a run that was not interrupted, instead of from ``start``, ``best``, ``plateau``.
+        Needs a step of this package
 
     Returns
     -------
@@ -214,20 +130,39 @@ def fit(
         For a batch with a label that the loss does not allow, before the model changes: targets
         are 0 or 1, or probabilities for ``mse`` and where ``config.loss`` or ``train`` has
         ``soft_labels``.
+    TrainingError
+        For a loss or parameter that is not finite, if ``config.on_nonfinite`` is ``stop``.
+    CheckpointError
+        If a checkpoint cannot be saved, or is of another model or optimiser.
     """
     config = config or TrainConfig()
     _warn_of_copies(model)
+    state = RunState(start, best, plateau or Plateau(), tests_since_best)
+    if resume:
+        state = _required(checkpointer).restore_model(model, train) or state
     step = step or TrainingStep(
-        model, config.optimizer, config.loss, profile, first_step=start.step
+        model, config.optimizer, config.loss, profile, first_step=state.position.step
     )
+    if resume:
+        _required(checkpointer).restore_optimizer(model, step)
     if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep):
         raise ConfigError("updates from several batches need one process and no --reproducible")
     if config.restore_best and test is None:
         raise ConfigError("restoring the best parameters needs tests; give a test set")
     adopt_preprocessing(model, train)
-    run = _Run(model, train, config, test, observers, best, step, measure or evaluate)
-    run.plateau = plateau or run.plateau
-    return run.execute(start)
+    if checkpointer is not None:
+        checkpointer.begin(model, config, train, test, getattr(step, "optimizer", None))
+        observers = [*observers, checkpointer]
+    run = _Run(model, train, config, test, observers, state, step, measure or evaluate)
+    run.restore_saved_best = checkpointer.restore_best if checkpointer else None
+    with checkpointer or nullcontext():
+        return run.execute(state.position)
+
+
+def _required(checkpointer: Checkpointer | None) -> Checkpointer:
+    if checkpointer is None:
+        raise ConfigError("resume=True needs a checkpointer, which says where the run was saved")
+    return checkpointer
 
 
 def _warn_of_copies(model: Model) -> None:
@@ -252,16 +187,18 @@ class _Run:
         config: TrainConfig,
         test: Source | None,
         observers: Sequence[Observer],
-        best: Best,
+        state: RunState,
         step: StepFunction,
         measure: MeasureFunction,
     ) -> None:
         self.model, self.train, self.config, self.test = model, train, config, test
         self.observers = observers
         self.training_step, self.measure = step, measure
-        self.result = FitResult(best=best)
-        self.plateau = Plateau()
-        self._tests_since_best = 0
+        self.result = FitResult(best=state.best)
+        self.plateau = state.plateau
+        self._tests_since_best = state.tests_since_best
+        self._moments = [o.on_moment for o in observers if hasattr(o, "on_moment")]
+        self.restore_saved_best: Callable[[Model], int | None] | None = None
         self._best_weights: BestWeights | None = None
         self._best_step = 0
         self._best_test: Metrics | None = None
@@ -280,26 +217,53 @@ class _Run:
             self._run_epoch(epoch, first)
             if self.result.is_over:
                 break
-        if self._best_weights is not None:
-            self._best_weights.restore(self.model)
-            self.result.restored_step = self._best_step
-            self.result.test = self._best_test or self.result.test
+        if not self.result.stopped_by:
+            self._restore_best_weights()
         self.result.seconds = time.perf_counter() - began
-        for observer in self.observers:
-            observer.on_end(self.result)
+        if self.result.steps:
+            check_weights(self.model, self.result.position.step)
+        if not self.result.stopped_by:
+            for observer in self.observers:
+                observer.on_end(self.result)
         return self.result
 
     def _run_epoch(self, epoch: int, first: int) -> None:
         for number, batch in enumerate(self.train.batches(epoch, first), first):
             record = self._train_on(batch, epoch, number)
-            for observer in self.observers:
-                observer.on_step(record)
-            if self._is_test_due(record):
-                self._run_test(record)
+            if record is not None:
+                for observer in self.observers:
+                    observer.on_step(record)
+            if self._is_test_due(number):
+                self._run_test(epoch, number)
+            if self._is_updated(number):
+                self._offer_moment()
             if self.result.is_over:
                 return
 
-    def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord:
+    def _offer_moment(self) -> None:
+        """Let observers save the run: the gradients of all its batches have been applied."""
+        if self._moments:
+            moment = Moment(self.result.position.step, self._state, self._stop)
+            for on_moment in self._moments:
+                on_moment(moment)
+
+    def _state(self) -> RunState:
+        source = stateful(self.train)
+        data = None if source is None else source.state()
+        position, best = self.result.position, self.result.best
+        return RunState(position, best, self.plateau, self._tests_since_best, data)
+
+    def _stop(self, by: str) -> None:
+        if not self.result.is_over:
+            self.result.stopped_by = by
+
+    def _is_updated(self, number: int) -> bool:
+        """Return whether the gradients of batch ``number`` and of those before were applied."""
+        is_last = number + 1 == self.train.num_batches
+        return is_last or (number + 1) % self.config.batches_per_update == 0
+
+    def _train_on(self, batch: Batch, epoch: int, number: int) -> StepRecord | None:
+        """Train on a batch; return None if it was skipped."""
         step = self.result.position.step
         where = f"epoch {epoch}, training batch {number}"
         check_labels(batch.labels, where, soft=self._soft_labels)
@@ -308,15 +272,14 @@ class _Run:
         rate = learning_rate(self.config.learning_rate, self.config.schedule, step // per_update)
         rate *= self.plateau.factor
         began = time.perf_counter()
-        with self.model.backend.flush_denormals():
-            if is_last or (number + 1) % per_update == 0:
-                loss = self.training_step(batch, rate)
-            else:
-                loss = self._accumulate(batch)
+        loss = self._loss_of(batch, rate, is_update=self._is_updated(number))
         seconds = time.perf_counter() - began
         self.result.position = Position(
             epoch + 1 if is_last else epoch, 0 if is_last else number + 1, step + 1
         )
+        if not math.isfinite(loss):
+            self._skip_or_stop(batch, loss, f"step {step + 1} ({where} of {batches})")
+            return None
         self.result.steps += 1
         self.result.samples += batch.n
         self.result.step_seconds += seconds
@@ -333,10 +296,42 @@ class _Run:
             seconds=seconds,
         )
 
+    def _loss_of(self, batch: Batch, rate: float, *, is_update: bool) -> float:
+        """Return the loss; if it is not finite, nothing is trained on this batch."""
+        with self.model.backend.flush_denormals():
+            try:
+                return self.training_step(batch, rate) if is_update else self._accumulate(batch)
+            except NonFiniteLossError as error:
+                if is_update and self.config.batches_per_update > 1:
+                    self.training_step.apply_accumulated(rate)  # type: ignore[attr-defined]
+                return error.loss
+
+    def _skip_or_stop(self, batch: Batch, loss: float, where: str) -> None:
+        cause = cause_of(self.model, batch)
+        if self.config.on_nonfinite == "stop":
+            raise TrainingError(
+                f"the loss of {where} is {loss}: {cause}; the last checkpoint stays as it is "
+                "(--on-nonfinite=skip skips such batches)"
+            )
+        check_weights(self.model, self.result.position.step)
+        self.result.skipped += 1
+        for observer in self.observers:
+            if hasattr(observer, "on_skip"):
+                observer.on_skip(self.result.position.step, f"{where}: {cause}")
+
     def _accumulate(self, batch: Batch) -> float:
         step = self.training_step
         assert isinstance(step, AccumulatingStep)  # fit refuses any other
         return step.accumulate(batch)
+
+    def _restore_best_weights(self) -> None:
+        """Return to the parameters of the best test, which an earlier run may have saved."""
+        if self._best_weights is not None:
+            self._best_weights.restore(self.model)
+            self.result.restored_step = self._best_step
+            self.result.test = self._best_test or self.result.test
+        elif self.config.restore_best and self.restore_saved_best is not None:
+            self.result.restored_step = self.restore_saved_best(self.model)
 
     def _save_best_weights(self) -> None:
         if not self.config.restore_best:
@@ -345,13 +340,13 @@ class _Run:
         self._best_weights.save(self.model)
         self._best_step, self._best_test = self.result.position.step, self.result.test
 
-    def _is_test_due(self, record: StepRecord) -> bool:
+    def _is_test_due(self, number: int) -> bool:
         if self.test is None:
             return False
-        every = self.config.test_every
-        return record.is_last_of_epoch or (every > 0 and (record.batch + 1) % every == 0)
+        every, is_last = self.config.test_every, number + 1 == self.train.num_batches
+        return is_last or (every > 0 and (number + 1) % every == 0)
 
-    def _run_test(self, step: StepRecord) -> None:
+    def _run_test(self, epoch: int, number: int) -> None:
         assert self.test is not None
         began = time.perf_counter()
         metrics = self.measure(self.model, self.test, threshold=self.config.loss.threshold)
@@ -363,10 +358,10 @@ class _Run:
         if improved:
             self._save_best_weights()
         record = TestRecord(
-            step=step.step,
-            epoch=step.epoch,
-            batch=step.batch,
-            batches=step.batches,
+            step=self.result.position.step,
+            epoch=epoch,
+            batch=number,
+            batches=self.train.num_batches,
             metrics=metrics,
             best=self.result.best,
             improved=improved,
@@ -378,7 +373,7 @@ class _Run:
             observer.on_test(record)
 
     def _update_early_stopping(self, improved: bool) -> None:
-        """Count the tests since the best one; a resumed run starts counting at zero."""
+        """Count the tests since the best one."""
         self._tests_since_best = 0 if improved else self._tests_since_best + 1
         self.result.stopped_early = 0 < self.config.early_stopping <= self._tests_since_best
 

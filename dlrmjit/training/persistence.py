@@ -203,6 +203,16 @@ def load_run(
     return model, dict(checkpoint.progress)
 
 
+def progress_of(path: PathLike) -> dict[str, Any]:
+    """Return the ``progress`` saved at ``path``, without reading an array.
+
+    Raises CheckpointError if there is no checkpoint.
+    """
+    if is_torch(path):
+        return dict(read_torch_file(path).progress)
+    return dict(open_checkpoint(path, verify=False).progress)
+
+
 def restore(model: Model, path: PathLike) -> dict[str, Any]:
     """Overwrite ``model``'s parameters from ``path``; return the ``progress`` saved with them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,6 +12,7 @@ from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.errors import NonFiniteLossError
 from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer
@@ -61,8 +63,8 @@ class TrainingStep:
     def __call__(self, batch: Batch, rate: float) -> float:
         """Train on ``batch`` with learning rate ``rate``; return the loss before the update.
 
-        Raises IndexRangeError or ShapeError for a batch that does not match the model; then the
-        model is unchanged.
+        Raises IndexRangeError or ShapeError for a batch that does not match the model, and
+        NonFiniteLossError for one whose loss is not finite; then the model is unchanged.
         """
         return self._run(batch, partial(self._update_all, rate))
 
@@ -73,18 +75,29 @@ class TrainingStep:
         """
         return self._run(batch, self._accumulated.add)
 
+    def apply_accumulated(self, rate: float) -> None:
+        """Update with the gradients accumulated so far, if there are any."""
+        if self._accumulated:
+            self._update_all(rate, ())
+
     def _run(self, batch: Batch, use: Callable[[Gradients], None]) -> float:
         """Run forward and backward, pass the gradients to ``use``, and return the loss."""
         began = time.perf_counter()
         graph = self.graph(batch.n)
         graph.load(batch)
         graph.dropout_key.data = self._dropout_key
+        moments = [norm.moments() for norm in self._model.norms.values()]
         graph.tape.forward()
-        use(graph.tape.backward(graph.loss))
+        loss = float(graph.loss.data)
         self._dropout_key = (self._dropout_key[0], self._dropout_key[1] + 1)
+        if not math.isfinite(loss):
+            for norm, before in zip(self._model.norms.values(), moments, strict=True):
+                norm.restore(before)
+            raise NonFiniteLossError(loss)
+        use(graph.tape.backward(graph.loss))
         if self._profile:
             self._profile.count(batch.n, len(batch.indices), time.perf_counter() - began)
-        return float(graph.loss.data)
+        return loss
 
     def _update_all(self, rate: float, gradients: Gradients) -> None:
         """Apply each gradient as soon as it is complete, or all at the end to sum or clip them."""

@@ -152,6 +152,7 @@ def train_config(options: Options) -> TrainConfig:
         accuracy_threshold=options.mlperf_acc_threshold,
         auc_threshold=options.mlperf_auc_threshold,
         batches_per_update=options.mlperf_grad_accum_iter,
+        on_nonfinite=options.on_nonfinite,
     )
 
 

@@ -24,7 +24,7 @@ from dlrmjit.config.model import IN_MEMORY, AnyModelConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
-from dlrmjit.errors import ConfigError, DlrmjitError
+from dlrmjit.errors import ConfigError, DlrmjitError, TrainingError
 from dlrmjit.files import parse_json
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import (
@@ -100,6 +100,8 @@ def abort_on_error(action: Callable[[], None], comm: Comm) -> None:
         _end(comm, "dlrmjit: interrupted", INTERRUPTED)
     except RanksDifferError as error:
         _end(comm, f"dlrmjit: error: {error}", WRONG_INPUT)
+    except TrainingError as error:  # of all ranks
+        _end(comm, f"dlrmjit: error: {error}", FAILED)
     except DlrmjitError as error:
         _end(comm, f"dlrmjit: error: rank {comm.rank}: {error}", WRONG_INPUT)
     except BaseException:  # an exit, too, would leave the others waiting
@@ -225,7 +227,8 @@ def training_step(
     if not isinstance(model, ShardedModel):
         return None
     if options.reproducible is None:
-        return ShardedStep(model, config.optimizer, config.loss, profile)
+        skips = config.on_nonfinite == "skip"
+        return ShardedStep(model, config.optimizer, config.loss, profile, checks_loss_first=skips)
     if profile:
         raise ConfigError(
             "--enable-profiling cannot be combined with --reproducible; leave one out"

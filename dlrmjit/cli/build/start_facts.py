@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dlrmjit import knobs
-from dlrmjit.cli.build.checkpointing import Restored
 from dlrmjit.cli.build.data import Data
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.model import ShardedModel
+from dlrmjit.training.events import RunState
 from dlrmjit.version import __version__
 
 _OF_ONE_RANK = {"threads", "comm_cores", "log_json", "notes", "given", "base"}
@@ -58,7 +58,7 @@ def _shown(options: Options, name: str) -> str:
     return str(value) if name in options.given else f"{value} by default"
 
 
-def model_facts(model: Model, data: Data, start: Restored) -> Facts:
+def model_facts(model: Model, data: Data, start: RunState) -> Facts:
     """Return what a rank has built: the model, the plan, the data and the position in them."""
     facts = {f"the model's {name}": str(value) for name, value in model.config.to_dict().items()}
     if isinstance(model, ShardedModel):

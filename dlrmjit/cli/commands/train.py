@@ -24,15 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         launchers.abort(code)
         return code
     if launches[0] is None:
-        return exit_code_of(lambda: _run_alone(arguments))
+        codes: list[int] = []
+        return exit_code_of(lambda: codes.append(_run_alone(arguments))) or codes[0]
     return run_on_ranks(lambda: _parse(arguments), _run, launches[0])
 
 
-def _run_alone(arguments: Sequence[str]) -> None:
+def _run_alone(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     from dlrmjit.parallel.comm import SelfComm
 
-    _run(options, SelfComm())
+    return _run(options, SelfComm())
 
 
 def _parse(arguments: Sequence[str]) -> Options:
@@ -43,11 +44,11 @@ def _parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def _run(options: Options, comm: Comm) -> None:
-    """Load the modules that compute, and run."""
+def _run(options: Options, comm: Comm) -> int:
+    """Load the modules that compute, and run; return the exit code."""
     for note in options.notes:
         print(f"dlrmjit: note: {note}", file=sys.stderr)
     from dlrmjit.cli.build.distributed import bind_to_cpus
     from dlrmjit.cli.commands.train_run import run
 
-    run(options, bind_to_cpus(comm, options))
+    return run(options, bind_to_cpus(comm, options))

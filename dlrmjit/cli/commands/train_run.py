@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,8 @@ from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit.cli.build import distributed
 from dlrmjit.cli.build.architecture import derived_line, fit_architecture
 from dlrmjit.cli.build.checkpointing import (
-    Checkpointer,
-    Restored,
     check_save_path,
+    checkpoint_of,
     restore,
     restore_optimizer,
 )
@@ -33,6 +34,7 @@ from dlrmjit.cli.build.configs import (
 from dlrmjit.cli.build.data import Data, make_data
 from dlrmjit.cli.build.saved_model import with_saved_architecture
 from dlrmjit.cli.build.start_facts import model_facts
+from dlrmjit.cli.exit_codes import DONE, SIGNALLED
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
 from dlrmjit.cli.report.console import ConsoleLines
@@ -46,6 +48,7 @@ from dlrmjit.cli.report.machine import (
 from dlrmjit.cli.report.mllog import MlperfLog
 from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.cli.report.resume_note import resume_note
+from dlrmjit.cli.report.saves import Saves, stopped_line
 from dlrmjit.cli.report.summary import StepTimes, machine_line, metrics_summary, training_summary
 from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import TrainConfig
@@ -57,14 +60,19 @@ from dlrmjit.parallel.comm import Comm, require_agreement
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.perf.profile import Profile
 from dlrmjit.perf.roofline import Ceilings
+from dlrmjit.training.checkpointer import Checkpointer, restored_state
+from dlrmjit.training.events import FitResult, RunState
 from dlrmjit.training.fit import Best, Observer, evaluate, fit
 from dlrmjit.training.step import TrainingStep
 
 _CEILING_SECONDS = 0.15  # for each ceiling at the end of a run: enough for the best of several
 
 
-def run(options: Options, comm: Comm) -> None:
-    """Run as the options ask; wrong input raises DlrmjitError before anything is written."""
+def run(options: Options, comm: Comm) -> int:
+    """Run as the options ask; return the exit code.
+
+    Wrong input raises DlrmjitError before anything is written.
+    """
     _check_outputs(options, comm)
     config = train_config(options)
     mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
@@ -85,17 +93,19 @@ def run(options: Options, comm: Comm) -> None:
         print("time/loss/accuracy (if enabled):", flush=True)
         if options.inference_only:
             _test(options, session, log)
-        else:
-            _train(options, config, session, [o for o in (log, mlperf) if o], stack)
+            return DONE
+        return _train(options, config, session, [o for o in (log, mlperf) if o], stack)
 
 
 @dataclass(frozen=True)
 class Session:
-    """The model and the data of a run, and the progress it starts from."""
+    """The model and the data of a run, the checkpoint it starts from and its progress."""
 
     model: Model
     data: Data
-    start: Restored
+    start: RunState
+    source: str
+    progress: Mapping[str, Any]
 
 
 def _check_outputs(options: Options, comm: Comm) -> None:
@@ -127,7 +137,7 @@ def _build(options: Options, comm: Comm) -> Session:
     """Build the data, then the model: both draw from one stream, in the reference's order."""
     print("Using CPU...", flush=True)
     sharded = distributed.is_sharded(options, comm)
-    path = options.resume or options.load_model
+    path = checkpoint_of(options, comm)
     if path:
         options = with_saved_architecture(options, path)
     if options.data_generation != "dataset" and not sharded:
@@ -147,11 +157,12 @@ def _build(options: Options, comm: Comm) -> Session:
     model = distributed.make_model(architecture, options, comm, rng, initialise=not path)
     if options.sparse_init_scale != 1 and not path:
         model.scale_tables(options.sparse_init_scale)
-    start = restore(model, path, data.train.num_batches) if path else Restored()
+    progress = restore(model, path) if path else {}
+    start = restored_state(progress, data.train) if path else RunState()
     require_agreement(comm, model_facts(model, data, start), "build")
     if options.debug_mode:
         debug.print_parameters(model, "initial")
-    return Session(model, data, start)
+    return Session(model, data, start, path, progress)
 
 
 def _print_setup(options: Options, architecture: AnyModelConfig, data: Data) -> None:
@@ -179,15 +190,14 @@ def _train(
     session: Session,
     extra: list[Observer],
     stack: ExitStack,
-) -> None:
+) -> int:
     times = StepTimes()
     profile = distributed.profile_of(session.model) if options.enable_profiling else None
     step = _training_step(options, config, session, profile)
     observers: list[Observer] = [_console(options), times, *extra]
     path = options.save_model or options.resume
-    if path:
-        _require_space(path, session.model)
-        observers.append(Checkpointer(path, session.model, session.data, config, step.optimizer))
+    saves = Saves(extra)
+    checkpointer = _checkpointer(path, options, session, saves) if path else None
     if sys.stderr.isatty() and distributed.is_main_rank(session.model):
         observers.append(stack.enter_context(ProgressBar(session.start.position)))
     if isinstance(session.model, ShardedModel):
@@ -201,10 +211,29 @@ def _train(
         start=session.start.position,
         best=session.start.best,
         plateau=session.start.plateau,
+        tests_since_best=session.start.tests_since_best,
         step=step,
         measure=distributed.measure_function(session.model),
+        checkpointer=checkpointer,
     )
     stack.close()
+    if result.stopped_by:
+        number = signal.Signals[result.stopped_by]
+        print(stopped_line(result, path), file=sys.stderr)
+        return SIGNALLED + number
+    _print_results(options, session, result, times, profile)
+    if line := saves.line(result.seconds):
+        print(line)
+    return DONE
+
+
+def _print_results(
+    options: Options,
+    session: Session,
+    result: FitResult,
+    times: StepTimes,
+    profile: Profile | None,
+) -> None:
     if options.debug_mode:
         debug.print_parameters(session.model, "updated")
     estimated = None
@@ -220,6 +249,21 @@ def _train(
             print(profile.table(session.model.config, _ceilings()))
     elif session.model.backend.name == "jit":
         _print_speed(times, profile, session.model.config)
+
+
+def _checkpointer(path: str, options: Options, session: Session, saves: Saves) -> Checkpointer:
+    _require_space(path, session.model)
+    checkpointer = Checkpointer(
+        path,
+        options.save_every,
+        keep=options.keep,
+        progress={"nbatches_test": session.data.test.num_batches},
+        on_save=saves.announce,
+        on_saved=saves.add,
+    )
+    if options.resume and session.source:
+        checkpointer.continue_from(session.progress)
+    return checkpointer
 
 
 def _require_space(path: str, model: Model) -> None:
@@ -241,9 +285,9 @@ def _training_step(
         seed=options.numpy_rand_seed,
         first_step=session.start.position.step,
     )
-    path = options.resume or options.load_model
-    if path:
-        restore_optimizer(step.optimizer, session.model, path, strict=bool(options.resume))
+    if session.source:
+        strict = bool(options.resume)
+        restore_optimizer(step.optimizer, session.model, session.source, strict=strict)
     return step
 
 

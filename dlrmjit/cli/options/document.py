@@ -28,6 +28,7 @@ _KINDS = {
     "str": "text",
     "Path": "path",
     "boolean": "True or False",
+    "interval": "steps or time",
     "dashed_ints": "integers, dashed",
     "dashed_floats": "numbers, dashed",
     "mlp_widths": "integers, dashed",

@@ -29,6 +29,7 @@ _METAVARS = {
     "str": "TEXT",
     "Path": "PATH",
     "boolean": "True|False",
+    "interval": "N|Ns|Nmin|Nh",
     "dashed_ints": "N-N-...",
     "mlp_widths": "N-N-...",
     "dashed_floats": "X-X-...",

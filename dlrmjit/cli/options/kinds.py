@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from dlrmjit.config.interval import Interval
+from dlrmjit.errors import ConfigError
+
 
 def switch(text: str) -> bool:
     """Mark a flag that takes no value; never called on one."""
@@ -28,6 +31,14 @@ def dashed_ints(text: str) -> tuple[int, ...]:
 def mlp_widths(text: str) -> tuple[int, ...]:
     """Return the widths of an MLP that may be absent: ``0`` or nothing stands for no layers."""
     return () if text in ("", "0") else dashed_ints(text)
+
+
+def interval(text: str) -> Interval:
+    """Return the interval of ``500`` steps, or of a time such as ``30s``, ``10min`` or ``2h``."""
+    try:
+        return Interval.of(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def dashed_floats(text: str) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from dlrmjit.architecture.families import FAMILIES
 from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
-from dlrmjit.cli.options.kinds import dashed_ints, switch
+from dlrmjit.cli.options.kinds import dashed_ints, interval, switch
 from dlrmjit.config.optimizer import OPTIMIZERS as RULES
 from dlrmjit.config.presets import PRESETS
 
@@ -62,8 +62,30 @@ OWN = FlagGroup(
             "resume",
             str,
             None,
-            "continue from the checkpoint in this directory, and save later ones there",
+            "continue from the newest checkpoint of the run that saves to this directory, or start "
+            "one if nothing is there yet, and save later ones there",
             metavar="DIR",
+        ),
+        Flag(
+            "save-every",
+            interval,
+            None,
+            "save the state of the run every N steps, or after so many seconds, minutes or hours, "
+            "next to the best model (needs --save-model or --resume)",
+        ),
+        Flag(
+            "keep",
+            int,
+            1,
+            "number of states of --save-every that are kept",
+            domain=at_least(1),
+        ),
+        Flag(
+            "on-nonfinite",
+            str,
+            "stop",
+            "what to do with a batch whose loss is not finite: stop the run, or skip the batch",
+            values=("stop", "skip"),
         ),
         Flag(
             "backend",

@@ -104,6 +104,10 @@ def _check_together(options: Options) -> None:
         )
     if options.resume and options.load_model:
         raise ConfigError("give --resume or --load-model, not both: each names the model to load")
+    if options.save_every and not (options.save_model or options.resume):
+        raise ConfigError("--save-every needs a place to save: give --save-model or --resume")
+    if "keep" in options.given and not options.save_every:
+        raise ConfigError("--keep counts the states of --save-every; give that, too")
     if options.md_flag and options.table_dims:
         raise ConfigError("give --md-flag or --table-dims, not both: each says how wide tables are")
     _check_data_set(options)

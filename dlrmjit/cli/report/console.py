@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.metrics import Metrics
 from dlrmjit.model.model import Model
 from dlrmjit.training.fit import Best, FitResult, NullObserver, StepRecord, TestRecord
+
+_SHOWN_SKIPS = 5
 
 
 class ConsoleLines(NullObserver):
@@ -30,7 +33,7 @@ class ConsoleLines(NullObserver):
         self._with_time, self._with_clock = with_time, with_clock
         self._with_mlperf = with_mlperf
         self._config = TrainConfig()
-        self._interval = _Interval()
+        self._interval, self._skipped = _Interval(), 0
 
     def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
         """Record the number of steps between tests."""
@@ -52,6 +55,12 @@ class ConsoleLines(NullObserver):
         """Print one line of test results."""
         line = mlperf_line(metrics, best) if self._with_mlperf else accuracy_line(metrics, best)
         print(line, flush=True)
+
+    def on_skip(self, step: int, cause: str) -> None:
+        """Report the first batches that are skipped; the summary has their number."""
+        self._skipped += 1
+        if self._skipped <= _SHOWN_SKIPS:
+            print(f"dlrmjit: note: skipped {cause}", file=sys.stderr)
 
     def on_end(self, result: FitResult) -> None:
         """Print which threshold ended the run, if one did."""

@@ -105,6 +105,10 @@ class JsonLog(NullObserver):
         """Write metrics after ``step`` steps."""
         self.write("eval", {"step": step, **asdict(metrics), "seconds": seconds, **extra})
 
+    def on_skip(self, step: int, cause: str) -> None:
+        """Write why a batch was skipped."""
+        self.write("skip", {"step": step, "cause": cause})
+
     def on_end(self, result: FitResult) -> None:
         """Write the last line of a run that was not interrupted."""
         self.write(

@@ -66,6 +66,8 @@ def training_summary(
     lines = [_steps_line(result) + times.describe()]
     if result.steps:
         lines.append(f"Loss of the last batch: {result.last_loss:.6f}")
+    if result.skipped:
+        lines.append(f"{result.skipped:,} batches were skipped, because their loss was not finite")
     if result.test is not None:
         lines.append(metrics_summary(result.test) + _best_text(result))
     if result.restored_step is not None:

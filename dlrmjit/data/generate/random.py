@@ -26,7 +26,7 @@ from dlrmjit.data.validate import (
     check_positive,
     check_table_rows,
 )
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, DataError
 
 DISTRIBUTIONS = ("uniform", "gaussian")
 
@@ -96,6 +96,7 @@ class RandomSource:
         self.rng = np.random.RandomState(seed) if rng is None else rng
         self._index_dtype = index_dtype(self.table_rows)
         self._share = Share()
+        self._restored: list[Any] = []  # shared by all shares of this source
 
     @property
     def soft_labels(self) -> bool:
@@ -113,13 +114,42 @@ class RandomSource:
         return part
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """Yield batches from ``start`` on; earlier ones are drawn only to advance the stream."""
-        self.rng.seed(self.seed)
-        for number in range(self.num_batches):
+        """Yield batches from ``start`` on; earlier ones are drawn only to advance the stream.
+
+        After :meth:`restore` the stream is where it was when the state was saved, which a test in
+        the middle of the epoch may have advanced.
+        """
+        first, restored = 0, self._take_restored()
+        if restored is None:
+            self.rng.seed(self.seed)
+        elif start:
+            self.rng.set_state(restored)
+            first = start
+        else:
+            self.rng.seed(self.seed)  # an epoch always starts so
+        for number in range(first, self.num_batches):
             n = min(self.batch_size, self.num_samples - number * self.batch_size)
             batch = self._draw(n)
             if number >= start:
                 yield batch
+
+    def state(self) -> list[Any]:
+        """Return the state of the stream, ready for JSON."""
+        kind, keys, *rest = self.rng.get_state(legacy=True)
+        return [kind, np.asarray(keys).tolist(), *rest]
+
+    def restore(self, state: Any) -> None:
+        """Continue the stream from a state in the next call of :meth:`batches`."""
+        try:
+            kind, keys, *rest = state
+            restored = (kind, np.array(keys, np.uint32), *rest)
+            np.random.RandomState().set_state(restored)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"not the state of a random stream: {error}") from None
+        self._restored.append(restored)
+
+    def _take_restored(self) -> Any:
+        return self._restored.pop() if self._restored else None
 
     def _draw(self, n: int) -> Batch:
         samples = slice(*self._share.bounds(n))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dlrmjit.cli.build import checkpointing
+from dlrmjit.training.checkpointer import state_of
 from dlrmjit.training.fit import Best, Position
 
 CASES: list[tuple[dict[str, Any], Position]] = [
@@ -20,17 +20,12 @@ CASES: list[tuple[dict[str, Any], Position]] = [
 
 
 @pytest.mark.parametrize(("progress", "position"), CASES)
-def test_a_run_resumes_at_the_saved_position(
-    progress: dict[str, Any], position: Position, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpointing.persistence, "restore", lambda model, path: progress)
-    restored = checkpointing.restore(None, "x", 10)  # type: ignore[arg-type]
-    assert restored.position == position
+def test_a_run_resumes_at_the_saved_position(progress: dict[str, Any], position: Position) -> None:
+    assert state_of(progress, 10).position == position
 
 
-def test_best_results_of_either_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_results_of_either_program() -> None:
     saved = {"test_acc": 0.5, "test_auc": 0.6}
-    monkeypatch.setattr(checkpointing.persistence, "restore", lambda model, path: saved)
-    assert checkpointing.restore(None, "x", 10).best == Best(0.5, 0.6)  # type: ignore[arg-type]
+    assert state_of(saved, 10).best == Best(0.5, 0.6)
     saved |= {"best_accuracy": 0.7, "best_auc": 0.8}
-    assert checkpointing.restore(None, "x", 10).best == Best(0.7, 0.8)  # type: ignore[arg-type]
+    assert state_of(saved, 10).best == Best(0.7, 0.8)

@@ -1,0 +1,396 @@
+"""Saves a run while it trains, and finds where it continues.
+
+The best model of the tests is at the path that the user names. The state of the run goes there too
+as long as no test has put a model there, otherwise next to it (``PATH.step-000000500``). A run that
+continues takes the newest of them, so the same command serves to start and to continue.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dlrmjit.checkpoint.step_files import (
+    clear_abandoned_states,
+    is_saved,
+    is_whole,
+    remove_state,
+    step_path,
+    step_paths,
+)
+from dlrmjit.config.interval import Interval
+from dlrmjit.config.training import TrainConfig
+from dlrmjit.data.source import Source, stateful
+from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.metrics import Metrics
+from dlrmjit.model.model import Model
+from dlrmjit.optim import Optimizer, Plateau
+from dlrmjit.parallel.comm import Comm, Request, exchange_json
+from dlrmjit.parallel.model import ShardedModel
+from dlrmjit.training import persistence
+from dlrmjit.training.events import (
+    Best,
+    FitResult,
+    Moment,
+    NullObserver,
+    Position,
+    RunState,
+    StepRecord,
+    TestRecord,
+)
+from dlrmjit.training.nonfinite import check_weights
+from dlrmjit.training.persistence import progress_of
+from dlrmjit.training.saved_architecture import PathLike
+from dlrmjit.training.signals import STOPPING, StopSignals
+
+_BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss")
+BEST, LAST = "best", "last"
+"""Kinds of checkpoints: of the best test, or the latest state of the run."""
+
+NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class SaveRecord:
+    """One save: where, after how many steps, the bytes, and how long the training paused for it."""
+
+    path: str
+    step: int
+    bytes: int
+    seconds: float
+
+
+class Checkpointer(NullObserver):
+    """Saves the best model of the tests, and the state of the run at intervals and when asked.
+
+    Parameters
+    ----------
+    path : a directory, or a file ending in ``.pt``
+    every : how often the state is saved, in steps (500) or time ("10min"); None: only after tests
+        and at the end
+    keep : number of states that are kept next to the best model. With more than one, states are
+        never saved at ``path`` itself before the end
+    signals : whether SIGTERM, SIGINT and SIGUSR1 end the run after its current step, saved
+    progress : more values to be saved, ready for JSON
+    on_save, on_saved : called before and after each save, with the path and with its record
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        every: Interval | int | str | None = None,
+        *,
+        keep: int = 1,
+        signals: bool = True,
+        progress: Mapping[str, Any] = NOTHING,
+        on_save: Callable[[str], None] = lambda path: None,
+        on_saved: Callable[[SaveRecord], None] = lambda record: None,
+    ) -> None:
+        if keep < 1:
+            raise ConfigError(f"at least 1 state must be kept, not {keep}")
+        self._path, self._keep = Path(path), keep
+        self._every = None if every is None else Interval.of(every)
+        self._signals = StopSignals() if signals else None
+        self._on_save, self._on_saved = on_save, on_saved
+        self._run, self._has_best = secrets.token_hex(4), False
+        self._more: dict[str, Any] = dict(progress)
+        self._results: dict[str, Any] = {"test_acc": 0.0}
+        self._last: StepRecord | None = None
+        self._moment: Moment | None = None
+        self._improved = self._has_tested = False
+        self._saved_at = (-1, "")
+
+    def begin(
+        self,
+        model: Model,
+        config: TrainConfig,
+        train: Source,
+        test: Source | None,
+        optimizer: Optimizer | None,
+    ) -> None:
+        """Start observing a run; :func:`~dlrmjit.fit` calls this."""
+        self._model, self._optimizer = model, optimizer
+        self._reduces = config.plateau is not None
+        self._lengths = {
+            "nepochs": config.epochs,
+            "nbatches": train.num_batches,
+            "nbatches_test": test.num_batches if test is not None else 0,
+        }
+        comm = model.comm if isinstance(model, ShardedModel) else None
+        self._agreement = _Agreement(comm)
+        if comm is None or comm.rank == 0:
+            clear_abandoned_states(self._path)
+
+    def __enter__(self) -> Checkpointer:
+        self._saved_time = time.monotonic()
+        if self._signals:
+            self._signals.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._signals:
+            self._signals.__exit__(kind, error, trace)
+        if kind is None:
+            self._agreement.finish()
+
+    def find(self, model: Model) -> Path | None:
+        """Return the newest checkpoint of the run, None without one; all ranks call this."""
+        if not isinstance(model, ShardedModel):
+            return newest(self._path)
+        found = newest(self._path) if model.comm.rank == 0 else None
+        name = exchange_json(model.comm, None if found is None else str(found))[0]
+        return None if name is None else Path(name)
+
+    def restore_model(self, model: Model, train: Source) -> RunState | None:
+        """Load the newest checkpoint; return where the run continues, None if there is none."""
+        self._source = self.find(model)
+        if self._source is None:
+            return None
+        progress = persistence.restore(model, self._source)
+        self.continue_from(progress)
+        return restored_state(progress, train)
+
+    def restore_optimizer(self, model: Model, step: Any) -> None:
+        """Load the state of a training step's optimiser from the checkpoint of the model."""
+        if self._source is not None:
+            persistence.restore_optimizer(step.optimizer, model, self._source)
+
+    def continue_from(self, progress: Mapping[str, Any]) -> None:
+        """Save the run that ``progress`` describes on: what is at the path belongs to it."""
+        self._run = str(progress.get("run", self._run))
+        best = {"test_acc", "test_auc", *_BEST_RESULTS} & set(progress)
+        self._results |= {name: progress[name] for name in best}
+        self._has_best = is_saved(self._path) and kind_of(self._path) == BEST
+
+    def restore_best(self, model: Model) -> int | None:
+        """Load the best model of the tests of an earlier run, if it is saved; return its step."""
+        if not self._has_best:
+            return None
+        return int(persistence.restore(model, self._path).get("step", 0))
+
+    def on_step(self, record: StepRecord) -> None:
+        """Note the loss and the learning rate."""
+        self._last = record
+
+    def on_test(self, record: TestRecord) -> None:
+        """Note the results, to be saved when all observers have them."""
+        self._has_tested, self._improved = True, record.improved or self._improved
+        self._results |= _test_results(record.metrics, record.best)
+
+    def on_moment(self, moment: Moment) -> None:
+        """Save what is due: the best model, the state of the run, or both because of a signal."""
+        self._moment = moment
+        if self._improved:
+            self._save(self._path, BEST)
+            self._has_best, self._improved = True, False
+        received = self._signals.received if self._signals else None
+        number, is_due = self._agreement.exchange(received, self._is_time())
+        is_due = is_due or self._is_step(moment.step)
+        if number is not None:
+            self._save_state(at_path=True)
+            moment.request_stop(number.name)
+        elif is_due:
+            self._save_state()
+
+    def on_end(self, result: FitResult) -> None:
+        """Save the final model of a run without tests."""
+        if not self._has_tested and result.steps:
+            self._save(self._path, LAST)
+
+    def _is_step(self, step: int) -> bool:
+        """Return whether a state is saved after this step; all ranks know."""
+        every = self._every.steps if self._every else 0
+        return every > 0 and step % every == 0
+
+    def _is_time(self) -> bool:
+        """Return whether the time for a save has come on this rank."""
+        every = self._every.seconds if self._every else 0.0
+        return 0 < every <= time.monotonic() - self._saved_time
+
+    def _save_state(self, *, at_path: bool = False) -> None:
+        """Save the state of the run: at the path unless the best model is there."""
+        assert self._moment is not None
+        is_free = not self._has_best and (at_path or self._keep == 1)
+        path = self._path if is_free else step_path(self._path, self._moment.step)
+        self._save(path, LAST)
+        if isinstance(self._model, ShardedModel) and self._model.comm.rank > 0:
+            return
+        self._remove_old_states(self._moment.step)
+
+    def _remove_old_states(self, step: int) -> None:
+        """Remove the states of this run beyond the last, and those of earlier runs."""
+        states = step_paths(self._path)
+        whole = [s for s in states if s <= step and is_whole(states[s])]
+        ours = [s for s in whole if progress_of(states[s]).get("run") == self._run]
+        wanted = self._keep if self._has_best or self._keep > 1 else 0
+        for old in states.keys() - set(ours[len(ours) - min(wanted, len(ours)) :]):
+            remove_state(states[old])
+
+    def _save(self, path: Path, kind: str) -> None:
+        assert self._moment is not None
+        step = self._moment.step
+        if self._saved_at in ((step, str(path)), (step, str(self._path))):
+            self._saved_time = time.monotonic()
+            return
+        began = time.monotonic()
+        check_weights(self._model, step, tables=True)
+        self._on_save(str(path))
+        progress = self._progress(self._moment.state(), kind)
+        persistence.save(self._model, path, progress=progress, optimizer=self._optimizer)
+        self._saved_at, self._saved_time = (step, str(path)), time.monotonic()
+        self._on_saved(SaveRecord(str(path), step, _bytes_of(path), self._saved_time - began))
+
+    def _progress(self, state: RunState, kind: str) -> dict[str, Any]:
+        """Return the progress under the reference's names, and what it does not have."""
+        at = state.position
+        is_new_epoch = at.batch == 0 and at.epoch > 0
+        progress = {
+            **self._lengths,
+            "epoch": at.epoch - 1 if is_new_epoch else at.epoch,
+            "iter": self._lengths["nbatches"] if is_new_epoch else at.batch,
+            "step": at.step,
+            "train_loss": self._last.loss if self._last else 0.0,
+            "total_loss": 0.0,
+            "learning_rate": self._last.learning_rate if self._last else 0.0,
+            **self._results,
+            **self._more,
+            "run": self._run,
+            "kind": kind,
+        }
+        if self._reduces:
+            progress["plateau"] = list(astuple(state.plateau))
+        if state.tests_since_best:
+            progress["tests_since_best"] = state.tests_since_best
+        return progress if state.data is None else {**progress, "data": state.data}
+
+
+class _Agreement:
+    """Lets all ranks do the same after the same step, without a wait: one step later.
+
+    Every rank's request travels while the next batch is trained.
+    """
+
+    def __init__(self, comm: Comm | None) -> None:
+        self._comm = comm if comm is not None and comm.size > 1 else None
+        self._flags = np.zeros(len(STOPPING) + 1)
+        self._request: Request | None = None
+
+    def exchange(self, received: Any, is_due: bool) -> tuple[Any, bool]:
+        """Return the signal and whether a save is due, as all ranks see them."""
+        if self._comm is None:
+            return received, is_due
+        agreed = self._wait()
+        is_due = is_due and not agreed[-1]  # what is agreed now is done before the next answer
+        self._flags = np.array([*(received == number for number in STOPPING), is_due], float)
+        self._request = self._comm.allreduce(self._flags, name="signals")
+        numbers = [number for number, flag in zip(STOPPING, agreed, strict=False) if flag]
+        return (numbers[0] if numbers else None), bool(agreed[-1])
+
+    def finish(self) -> None:
+        """Wait for the last exchange."""
+        self._wait()
+
+    def _wait(self) -> Any:
+        if self._request is None:
+            return np.zeros(len(STOPPING) + 1)
+        self._request.wait()
+        self._request = None
+        return self._flags
+
+
+def newest(path: PathLike) -> Path | None:
+    """Return the newest checkpoint of the run that saves at ``path``; None if there is none.
+
+    Of several runs, one after the other at the same path, that of the last one that saved.
+    """
+    target = Path(path)
+    states = [state for state in step_paths(target).values() if is_whole(state)]
+    candidates = [*([target] if is_saved(target) else []), *states]
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    described = [(progress_of(candidate), candidate) for candidate in candidates]
+    last = max(described, key=lambda entry: _modified(entry[1]))
+    same = [entry for entry in described if entry[0].get("run") == last[0].get("run")]
+    return max(same, key=lambda entry: (int(entry[0].get("step", 0)), entry[1] == target))[1]
+
+
+def kind_of(path: PathLike) -> str:
+    """Return the kind of the checkpoint at ``path``; one without a kind is of a test, if any."""
+    progress = progress_of(Path(path))
+    default = BEST if float(progress.get("test_acc", 0.0)) > 0 else LAST
+    return str(progress.get("kind", default))
+
+
+def restored_state(progress: Mapping[str, Any], train: Source) -> RunState:
+    """Return where the run of ``progress`` continues; restore the state of a source that has one.
+
+    Raises CheckpointError for a position that these data do not have.
+    """
+    state = state_of(progress, train.num_batches)
+    source = stateful(train)
+    if source is not None and state.data is not None:
+        source.restore(state.data)
+    return state
+
+
+def state_of(progress: Mapping[str, Any], batches: int) -> RunState:
+    """Return where a run continues, given the progress of a checkpoint of either program.
+
+    ``batches`` is the number of batches of an epoch: a run saved after the last of them continues
+    with the next epoch.
+    """
+    try:
+        epoch, batch = int(progress.get("epoch", 0)), int(progress.get("iter", 0))
+        step = int(progress.get("step", epoch * int(progress.get("nbatches", batches)) + batch))
+        is_done = batch >= batches
+        position = Position(epoch + 1, 0, step) if is_done else Position(epoch, batch, step)
+        accuracy = progress.get("best_accuracy", progress.get("test_acc", 0.0))
+        auc = progress.get("best_auc", progress.get("test_auc", 0.0))
+        saved = progress.get("plateau")
+        return RunState(
+            position,
+            Best(float(accuracy), float(auc), float(progress.get("best_logloss", math.inf))),
+            Plateau(*saved) if saved else Plateau(),
+            int(progress.get("tests_since_best", 0)),
+            progress.get("data"),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"the saved progress is not that of a run: {error}") from None
+
+
+def _modified(path: Path) -> int:
+    from dlrmjit.checkpoint.manifest import NAME
+    from dlrmjit.files import locate
+
+    found = locate(path)
+    return (found / NAME if found.is_dir() else found).stat().st_mtime_ns
+
+
+def _bytes_of(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
+def _test_results(metrics: Metrics, best: Best) -> dict[str, float]:
+    results = {
+        "test_acc": metrics.accuracy,
+        "test_auc": metrics.auc,
+        "best_accuracy": best.accuracy,
+        "best_auc": best.auc,
+        "best_logloss": best.logloss,
+    }
+    return {name: value for name, value in results.items() if math.isfinite(value)}

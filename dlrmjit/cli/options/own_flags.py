@@ -67,27 +67,6 @@ OWN = FlagGroup(
             metavar="DIR",
         ),
         Flag(
-            "save-every",
-            interval,
-            None,
-            "save the state of the run every N steps, or after so many seconds, minutes or hours, "
-            "next to the best model (needs --save-model or --resume)",
-        ),
-        Flag(
-            "keep",
-            int,
-            1,
-            "number of states of --save-every that are kept",
-            domain=at_least(1),
-        ),
-        Flag(
-            "on-nonfinite",
-            str,
-            "stop",
-            "what to do with a batch whose loss is not finite: stop the run, or skip the batch",
-            values=("stop", "skip"),
-        ),
-        Flag(
             "backend",
             str,
             None,
@@ -162,6 +141,33 @@ MODELS = FlagGroup(
             (),
             "widths of the second MLP of --model=dlrm-projection, likewise",
             domain=at_least(1),
+        ),
+    ),
+)
+
+SAVING = FlagGroup(
+    "saving, and what is not finite",
+    (
+        Flag(
+            "save-every",
+            interval,
+            None,
+            "save the state of the run every N steps, or after so many seconds, minutes or hours, "
+            "next to the best model (needs --save-model or --resume)",
+        ),
+        Flag(
+            "keep",
+            int,
+            1,
+            "number of states of --save-every that are kept",
+            domain=at_least(1),
+        ),
+        Flag(
+            "on-nonfinite",
+            str,
+            "stop",
+            "what to do with a batch whose loss is not finite: stop the run, or skip the batch",
+            values=("stop", "skip"),
         ),
     ),
 )

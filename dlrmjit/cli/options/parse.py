@@ -12,7 +12,7 @@ from typing import Any
 from dlrmjit.architecture import Architecture
 from dlrmjit.cli.options.command_line import notes_on, parse_given
 from dlrmjit.cli.options.flag import Command
-from dlrmjit.cli.options.own_flags import INTEL, MODELS, OPTIMIZERS, OWN, RANKS, TABLES
+from dlrmjit.cli.options.own_flags import INTEL, MODELS, OPTIMIZERS, OWN, RANKS, SAVING, TABLES
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
 from dlrmjit.config.presets import Preset, preset
 from dlrmjit.errors import ConfigError
@@ -25,7 +25,7 @@ TRAIN = Command(
     "Train a deep learning recommendation model (DLRM) on CPUs. Without options, the built-in "
     "demo: a small model on generated Criteo-like data. With any option of the reference "
     "program dlrm_s_pytorch.py, its defaults hold. The mini-batch is global.",
-    (OWN, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
+    (OWN, SAVING, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
 )
 
 

@@ -10,7 +10,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -99,7 +98,7 @@ def fit(
     checkpointer: Checkpointer | None = None,
     resume: bool = False,
 ) -> FitResult:
-    """Train ``model`` on ``train`` in place.
+    """Train ``model`` on ``train`` in place; return the summary, also of a run that ended early.
 
     Parameters
     ----------
@@ -108,28 +107,20 @@ def fit(
         steps and after the last step of each epoch
     observers : receive every step and test, in this order
     start, best, plateau, tests_since_best : where an interrupted run stopped, its best results, how
-        tests had changed its learning rate, and how many had not improved since, to continue from
-        there
+        tests had changed its learning rate, and how many had not improved since
     profile : collects the time of every operation
     step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
         a :class:`TrainingStep`. Must be an :class:`AccumulatingStep` for ``batches_per_update`` > 1
     measure : evaluates on ``test``; by default :func:`evaluate`
     checkpointer : saves the run while it trains
-    resume : continue from what ``checkpointer`` has saved at its path, if anything, with the same
-        bits as a run that was not interrupted, instead of from ``start``, ``best``, ``plateau``.
-        Needs a step of this package
-
-    Returns
-    -------
-    FitResult
-        The summary, also if a threshold or ``early_stopping`` ended the run early.
+    resume : continue from what ``checkpointer`` has saved, if anything, with the bits of a run
+        that was not interrupted
 
     Raises
     ------
     DataError
-        For a batch with a label that the loss does not allow, before the model changes: targets
-        are 0 or 1, or probabilities for ``mse`` and where ``config.loss`` or ``train`` has
-        ``soft_labels``.
+        For a batch with a label that the loss does not allow, before the model changes: targets are
+        0 or 1; with ``mse``, or if ``config.loss`` or ``train`` has ``soft_labels``, probabilities.
     TrainingError
         For a loss or parameter that is not finite, if ``config.on_nonfinite`` is ``stop``.
     CheckpointError
@@ -138,31 +129,37 @@ def fit(
     config = config or TrainConfig()
     _warn_of_copies(model)
     state = RunState(start, best, plateau or Plateau(), tests_since_best)
-    if resume:
-        state = _required(checkpointer).restore_model(model, train) or state
     step = step or TrainingStep(
-        model, config.optimizer, config.loss, profile, first_step=state.position.step
+        model, config.optimizer, config.loss, profile, first_step=start.step
     )
+    _check_together(config, step, test)
     if resume:
-        _required(checkpointer).restore_optimizer(model, step)
+        state = _resumed(model, train, step, checkpointer) or state
+    adopt_preprocessing(model, train)
+    run = _Run(model, train, config, test, observers, state, step, measure or evaluate)
+    return run.execute(state.position) if checkpointer is None else run.saved_by(checkpointer)
+
+
+def _check_together(config: TrainConfig, step: StepFunction, test: Source | None) -> None:
     if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep):
         raise ConfigError("updates from several batches need one process and no --reproducible")
     if config.restore_best and test is None:
         raise ConfigError("restoring the best parameters needs tests; give a test set")
-    adopt_preprocessing(model, train)
-    if checkpointer is not None:
-        checkpointer.begin(model, config, train, test, getattr(step, "optimizer", None))
-        observers = [*observers, checkpointer]
-    run = _Run(model, train, config, test, observers, state, step, measure or evaluate)
-    run.restore_saved_best = checkpointer.restore_best if checkpointer else None
-    with checkpointer or nullcontext():
-        return run.execute(state.position)
 
 
-def _required(checkpointer: Checkpointer | None) -> Checkpointer:
+def _resumed(
+    model: Model, train: Source, step: StepFunction, checkpointer: Checkpointer | None
+) -> RunState | None:
+    """Load model and optimiser from the newest checkpoint; return None if there is none."""
     if checkpointer is None:
         raise ConfigError("resume=True needs a checkpointer, which says where the run was saved")
-    return checkpointer
+    if getattr(step, "optimizer", None) is None:
+        raise ConfigError("resume=True needs a step with an optimizer, whose state is restored")
+    state = checkpointer.restore_model(model, train)
+    checkpointer.restore_optimizer(model, step)
+    if state is not None and isinstance(step, TrainingStep):
+        step.start_at(state.position.step)
+    return state
 
 
 def _warn_of_copies(model: Model) -> None:
@@ -195,7 +192,7 @@ class _Run:
         self.observers = observers
         self.training_step, self.measure = step, measure
         self.result = FitResult(best=state.best)
-        self.plateau = state.plateau
+        self.plateau, self._start = state.plateau, state.position
         self._tests_since_best = state.tests_since_best
         self._moments = [o.on_moment for o in observers if hasattr(o, "on_moment")]
         self.restore_saved_best: Callable[[Model], int | None] | None = None
@@ -204,6 +201,16 @@ class _Run:
         self._best_test: Metrics | None = None
         loss = config.loss
         self._soft_labels = loss.kind == "mse" or loss.soft_labels or has_soft_labels(train)
+
+    def saved_by(self, checkpointer: Checkpointer) -> FitResult:
+        """Execute while ``checkpointer`` observes the run, after all others."""
+        optimizer = getattr(self.training_step, "optimizer", None)
+        checkpointer.begin(self.model, self.config, self.train, self.test, optimizer)
+        self.observers = [*self.observers, checkpointer]
+        self._moments = [*self._moments, checkpointer.on_moment]
+        self.restore_saved_best = checkpointer.restore_best
+        with checkpointer:
+            return self.execute(self._start)
 
     def execute(self, start: Position) -> FitResult:
         began = time.perf_counter()

@@ -53,6 +53,10 @@ class TrainingStep:
         self._accumulated = Accumulator(model.backend)
         self._graphs: dict[int, Graph] = {}
 
+    def start_at(self, step: int) -> None:
+        """Draw dropout masks as after ``step`` steps."""
+        self._dropout_key = (self._dropout_key[0], step)
+
     def graph(self, n: int) -> Graph:
         """Return the recorded graph for batches of ``n`` samples."""
         if n not in self._graphs:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from dlrmjit_kernels.embedding import grad_norm
 from dlrmjit_kernels.embedding import update as embedding_update
+from dlrmjit_kernels.embedding.dense_gradient import accumulate_dense
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
 from dlrmjit_kernels.embedding.storage import TableStorage
@@ -78,7 +79,7 @@ class BagGradient(SparseGradient):
         dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
         table_ids = self.lookups.table_ids or range(len(tables))
         dY = self.dY[:, list(table_ids), : tables.dim]
-        embedding_update.accumulate_dense(tables, self.lookups, dY, dense)
+        accumulate_dense(tables, self.lookups, dY, dense)
         return dense
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding import forward, update
+from dlrmjit_kernels.embedding.dense_gradient import accumulate_dense
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import Float32, TableStorage
@@ -117,4 +118,4 @@ class EmbeddingTables(TableStorage):
     ) -> None:
         """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed."""
         lookups = Lookups.checked(indices, offsets, len(self))
-        update.accumulate_dense(self, lookups, dY, dense, pooling, weights)
+        accumulate_dense(self, lookups, dY, dense, pooling, weights)

@@ -8,7 +8,6 @@ occurrence: no atomics, no scan by every thread, the same bits for any number of
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,18 +21,11 @@ from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
-from dlrmjit_kernels.errors import ConfigError, ShapeError
+from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
-from dlrmjit_kernels.runtime.operands import (
-    FLOAT32,
-    check_array,
-    check_ndarray,
-    check_separate,
-    describe,
-)
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
@@ -407,54 +399,3 @@ def update_spec(rule: RowRule, tables: TableStorage, scaled: bool) -> UpdateSpec
         scaled,
         tables.split,
     )
-
-
-def accumulate_dense(
-    tables: TableStorage,
-    lookups: Lookups,
-    dY: Float32,
-    dense: Sequence[Float32],
-    pooling: str = "sum",
-    weights: Float32 | None = None,
-) -> None:
-    """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed.
-
-    ``dY`` is (N, S, E), its tables in the order of the lookups' tables.
-    """
-    lookups.check(tables.row_counts)
-    _check_dense(tables, lookups, dY, dense)
-    if weights is not None:
-        weights = check_array("weights", weights, FLOAT32, lookups.indices.shape)
-    scale, offsets = _lookup_scale(lookups, pooling, weights), lookups.offsets
-    for s, gradient in enumerate(dense):
-        start, end = offsets[s, 0], offsets[s, -1]
-        bags = np.repeat(np.arange(lookups.samples), np.diff(offsets[s]))
-        rows = dY[bags, s] * scale[start:end, None]
-        np.add.at(gradient, lookups.indices[start:end], rows)
-
-
-def _check_dense(
-    tables: TableStorage, lookups: Lookups, dY: Float32, dense: Sequence[Float32]
-) -> None:
-    """Raise ShapeError unless dY and the dense gradients belong to the lookups."""
-    check_ndarray("dY", dY)
-    shape = (lookups.samples, len(tables), tables.dim)
-    if dY.dtype != FLOAT32 or dY.shape != shape:
-        raise ShapeError(f"dY must be float32 {shape}, not {describe(dY)}")
-    if len(dense) != len(tables):
-        raise ShapeError(f"{len(tables)} tables have as many gradients, not {len(dense)}")
-    for s, gradient in enumerate(dense):
-        check_array(f"gradient {s}", gradient, FLOAT32, (tables.rows[s], tables.dim), written=True)
-    named = {f"gradient {s}": gradient for s, gradient in enumerate(dense)}
-    check_separate(named, dY=dY, indices=lookups.indices, offsets=lookups.offsets)
-
-
-def _lookup_scale(lookups: Lookups, pooling: str, weights: Float32 | None) -> Float32:
-    """Return the factor of each lookup's row in its bag's sum."""
-    count = len(lookups.indices)
-    scale = np.ones(count, np.float32) if weights is None else weights.astype(np.float32)
-    if pooling == "mean":
-        lengths = np.diff(lookups.offsets).ravel()
-        used, _ = lookups.packed()
-        scale[used] /= np.repeat(lengths, lengths).astype(np.float32)
-    return scale

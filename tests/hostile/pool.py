@@ -18,7 +18,7 @@ from typing import Any
 from tests.hostile.case import Case, RefusedError
 
 _WAITING = 12  # seconds of waiting that count as one of computing
-_SENTENCE = "dlrmjit: error: "
+_SENTENCE, _NOTE = "dlrmjit: error: ", "dlrmjit: note: "
 
 
 @dataclass
@@ -107,7 +107,8 @@ class Worker:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with self._process:  # closes the pipes
+                pass
         self._process = None
 
 
@@ -141,11 +142,11 @@ def _end_of(case: Case, answer: dict[str, Any], folder: Path) -> tuple[str, str]
         return ("hangs" if answer["end"] == "hang" else "crashes"), answer["end"]
     if answer["traceback"]:
         return "tracebacks", answer["traceback"]
-    error = answer["error"].strip()
+    lines = answer["error"].strip().splitlines()
+    error = "\n".join(line for line in lines if not line.startswith(_NOTE))
     if answer["code"] == 0:
         return _check(case, folder)
-    last = error.rpartition("\n")[2]
-    if answer["code"] == 2 and last.startswith(_SENTENCE) and "\n" not in error:
+    if answer["code"] == 2 and error.startswith(_SENTENCE) and "\n" not in error:
         return "refused", ""
     return "odd", f"code {answer['code']}: {error}"
 

@@ -158,6 +158,8 @@ def _help_text(flag: Flag) -> str:
 
 
 def _check(flag: Flag, value: Any) -> None:
+    if value == []:  # argparse drops a value of two dashes
+        raise ConfigError(f"{flag.label} needs a value, not '--'")
     if flag.effect is Effect.REFUSED and value != flag.default:
         raise ConfigError(f"{_spelled(flag, value)} is not supported: {flag.note}")
     if flag.values and value not in flag.values:

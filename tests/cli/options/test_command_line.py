@@ -45,6 +45,7 @@ WRONG: list[tuple[Command, str, str]] = [
     (PLAN, "--config=small", "--ranks N is required: number of ranks"),
     (PLAN, "--config=huge --ranks=2", "--config must be one of small, large"),
     (PLAN, "--config=small --ranks=0", "--ranks must be between 1 and 65536, not 0"),
+    (PLAN, "--config=small --ranks=--", "--ranks needs a value"),
     (PLAN, "--config=small --ranks=2 --memory=0", "--memory must be positive, not 0.0"),
     (PLAN, "--config=small --ranks=2 --memory=inf", "--memory must be finite, not inf"),
     (PLAN, "--conf=small --ranks=2", "unknown option '--conf=small'; did you mean --config?"),

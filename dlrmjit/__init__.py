@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from dlrmjit.model.check import check_architecture
     from dlrmjit.model.dlrm import DLRM
     from dlrmjit.model.model import Model
+    from dlrmjit.training.checkpointer import Checkpointer
     from dlrmjit.training.fit import evaluate, fit
-    from dlrmjit.training.persistence import load, save
+    from dlrmjit.training.persistence import load, restore_optimizer, save
+    from dlrmjit.training.step import TrainingStep
 
 _HOME = {
     "Adagrad": "dlrmjit.config.optimizer",
     "Adam": "dlrmjit.config.optimizer",
     "Architecture": "dlrmjit.architecture.architecture",
     "Batch": "dlrmjit.data.batch",
+    "Checkpointer": "dlrmjit.training.checkpointer",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
     "LossConfig": "dlrmjit.config.training",
@@ -42,6 +45,7 @@ _HOME = {
     "Sgd": "dlrmjit.config.optimizer",
     "TableConfig": "dlrmjit.config.model",
     "TrainConfig": "dlrmjit.config.training",
+    "TrainingStep": "dlrmjit.training.step",
     "UpdateConfig": "dlrmjit.config.optimizer",
     "check_architecture": "dlrmjit.model.check",
     "evaluate": "dlrmjit.training.fit",
@@ -49,6 +53,7 @@ _HOME = {
     "load": "dlrmjit.training.persistence",
     "mixed_dimensions": "dlrmjit.config.mixed_dimensions",
     "preset": "dlrmjit.config.presets",
+    "restore_optimizer": "dlrmjit.training.persistence",
     "save": "dlrmjit.training.persistence",
 }
 
@@ -58,6 +63,7 @@ __all__ = [
     "Adam",
     "Architecture",
     "Batch",
+    "Checkpointer",
     "DlrmjitError",
     "LossConfig",
     "Model",
@@ -68,6 +74,7 @@ __all__ = [
     "Sgd",
     "TableConfig",
     "TrainConfig",
+    "TrainingStep",
     "UpdateConfig",
     "__version__",
     "check_architecture",
@@ -76,6 +83,7 @@ __all__ = [
     "load",
     "mixed_dimensions",
     "preset",
+    "restore_optimizer",
     "save",
 ]
 

@@ -206,9 +206,13 @@ class Checkpointer(NullObserver):
             self._save_state()
 
     def on_end(self, result: FitResult) -> None:
-        """Save the final model of a run without tests."""
-        if not self._has_tested and result.steps:
+        """Save the final model of a run without tests, the final state of one with tests."""
+        if not result.steps or self._moment is None:
+            return
+        if not self._has_tested:
             self._save(self._path, LAST)
+        elif self._every is not None and result.restored_step is None:
+            self._save_state()
 
     def _is_step(self, step: int) -> bool:
         """Return whether a state is saved after this step; all ranks know."""

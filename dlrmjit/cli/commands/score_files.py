@@ -90,7 +90,7 @@ class NpyScores:
 
     def finish(self) -> None:
         """Write the array."""
-        np.save(self._file, np.concatenate(self._parts))
+        np.lib.format.write_array(self._file, np.concatenate(self._parts))
 
 
 def score_file_kind(path: Path, keys: Sequence[str]) -> type[CsvScores | ParquetScores | NpyScores]:

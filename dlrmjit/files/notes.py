@@ -1,7 +1,7 @@
 """Short notes on a file that are not part of its bytes: extended attributes.
 
-They move with the file but not through every copy, and not every file system has them. So a note
-may be missing, and whoever asks for one must have another way to decide.
+They move with the file but not through every copy, and not every file system has them. A note may
+be missing, so a caller needs another way to decide.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class WorkFolder:
         return self.path / "content"
 
     def close(self) -> None:
-        """Leave the folder to whoever takes it over."""
+        """Leave the folder to the process that takes it over."""
         if self._marker >= 0:
             os.close(self._marker)
             self._marker = -1

@@ -1,4 +1,4 @@
-"""Checkpoints of every family and of models with nodes of one's own."""
+"""Checkpoints of every family and of models with user-defined nodes."""
 
 from dataclasses import dataclass
 

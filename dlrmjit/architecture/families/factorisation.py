@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.families.linear import deep_part, linear_part
-from dlrmjit.architecture.nodes.concat import Concat
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.architecture.nodes.fm import BiInteraction, Fm
-from dlrmjit.architecture.nodes.mlp import Mlp
 from dlrmjit.architecture.nodes.sum import Sum
 
 
@@ -58,9 +56,5 @@ def nfm(
     nodes, terms = linear_part(table_rows, dense_features)
     nodes.append(Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims))
     nodes.append(BiInteraction("pairs", ("emb_l",)))
-    joined = "pairs"
-    if dense_features:
-        joined = "joined"
-        nodes.append(Concat(joined, ("dense", "pairs")))
-    nodes.append(Mlp("top_l", (joined,), mlp_top, "relu", "none", dropout, batch_norm, "top"))
+    nodes += deep_part(dense_features, mlp_top, dropout, batch_norm, vectors="pairs")
     return Architecture((*nodes, Sum("logit", (*terms, "top_l"), bias=True)))

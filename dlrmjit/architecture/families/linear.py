@@ -55,9 +55,10 @@ def deep_part(
     widths: tuple[int, ...],
     dropout: float,
     batch_norm: bool,
+    last: str = "none",
     vectors: str = "emb_l",
 ) -> list[Node]:
     """Return an MLP ``top_l`` over the output of the node ``vectors`` and the dense features."""
     joined = ("dense", vectors) if dense_features else (vectors,)
-    mlp = Mlp("top_l", ("joined",), widths, "relu", "none", dropout, batch_norm, "top")
+    mlp = Mlp("top_l", ("joined",), widths, "relu", last, dropout, batch_norm, "top")
     return [Concat("joined", joined), mlp]

@@ -147,7 +147,7 @@ class Architecture:
             for s, dim in enumerate(node.widths)
         )
 
-    @property
+    @cached_property
     def dense_features(self) -> int:
         """Number of dense features, D."""
         return next((node.features for node in self.nodes if isinstance(node, Dense)), 0)

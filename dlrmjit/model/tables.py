@@ -155,26 +155,24 @@ class LocalPort:
         self, tables: LocalTables, architecture: Architecture, backend: Backend, raises: bool
     ) -> None:
         self._tables, self._backend, self._raises = tables, backend, raises
-        self._architecture = architecture
-        self._lookups: dict[str, Variable] = {}
+        self._columns = tuple(range(architecture.tables))
+        self._lookups: list[tuple[Embedding, Variable, Any]] = []
 
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record one lookup operation."""
-        lookups = self._lookups[node.name] = Variable()
-        tables = self._tables.nodes[node.name]
+        lookups, tables = Variable(), self._tables.nodes[node.name]
+        self._lookups.append((node, lookups, tables.data))
         pooled: Variable = recording.apply("embedding_bag", tables, lookups, out=recording.out)
         return pooled
 
     def load(self, batch: Batch) -> None:
         """Set the lookups of every node."""
-        for node in self._architecture.embeddings:
-            bags = self._bags(node, batch)
-            tables = self._tables.nodes[node.name].data
-            self._lookups[node.name].data = self._backend.lookups(tables, *bags)
+        for node, lookups, tables in self._lookups:
+            lookups.data = self._backend.lookups(tables, *self._bags(node, batch))
 
     def _bags(self, node: Embedding, batch: Batch) -> tuple[Any, Any]:
         """Return the indices and offsets of a node's columns."""
-        if node.columns == tuple(range(batch.tables)):
+        if node.columns == self._columns:
             return batch.indices, batch.offsets
         parts = [batch.table(column) for column in node.columns]
         if self._raises:  # the kernels would name the table by its number in the node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlrmjit_kernels.layers.interaction import (
     bind_interaction_backward,
@@ -12,6 +12,7 @@ from dlrmjit_kernels.layers.interaction import (
     interaction_width,
 )
 from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.runtime.compile import Call
 
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.jit.join import JoinedBlock
@@ -19,11 +20,17 @@ from dlrmjit.ops.jit.join import JoinedBlock
 Gradients = Iterator[tuple[int, Any]]
 
 
-def _features(step: Step) -> tuple[int, int, bool]:
-    """Return F, E, and whether the first vector is x."""
-    buffers: JoinedBlock = step.options["buffers"]
+class _Shape(NamedTuple):
+    """N, F and E of the vectors, and whether the first is x."""
+
+    vectors: tuple[int, int, int]
+    has_dense: bool
+
+
+def _shape(buffers: JoinedBlock) -> _Shape:
     dim = buffers.shapes[-1][1]
-    return buffers.values.shape[1] // dim, dim, len(buffers.shapes) > 1
+    n, width = buffers.values.shape
+    return _Shape((n, width // dim, dim), len(buffers.shapes) > 1)
 
 
 def _forward(step: Step) -> Matrix:
@@ -31,15 +38,18 @@ def _forward(step: Step) -> Matrix:
     buffers.fill(step.values)
     if step.options["kind"] == "cat":
         return buffers.joined
-    n = len(buffers.values)
-    features, dim, has_dense = _features(step)
-    itself = step.options["itself"]
-    width = interaction_width(features, dim, itself, has_dense)
-    out = step.cached("out", lambda: Matrix.empty_blocked(n, width))
-    vectors = buffers.values.reshape(n, features, dim)
-    bind = partial(bind_interaction_forward, vectors, out, itself, has_dense)
-    step.cached("forward", bind)()
+    out, call = step.cached("forward", partial(_bind_forward, step, buffers))
+    call()
     return out
+
+
+def _bind_forward(step: Step, buffers: JoinedBlock) -> tuple[Matrix, Call]:
+    shape, has_dense = _shape(buffers)
+    itself = step.options["itself"]
+    width = interaction_width(shape[1], shape[2], itself, has_dense)
+    out = Matrix.empty_blocked(shape[0], width)
+    vectors = buffers.values.reshape(shape)
+    return out, bind_interaction_forward(vectors, out, itself, has_dense)
 
 
 def _backward(step: Step, gradient: Matrix) -> Gradients:
@@ -47,13 +57,15 @@ def _backward(step: Step, gradient: Matrix) -> Gradients:
     if step.options["kind"] == "cat":
         yield from buffers.split(step, gradient)
         return
-    features, dim, has_dense = _features(step)
-    shape = (len(buffers.values), features, dim)
+    step.cached_for("backward", (gradient,), partial(_bind_backward, step, buffers, gradient))()
+    yield from buffers.gradient_parts(step)
+
+
+def _bind_backward(step: Step, buffers: JoinedBlock, gradient: Matrix) -> Call:
+    shape, has_dense = _shape(buffers)
     dT = buffers.gradient_buffer().reshape(shape)
     vectors, itself = buffers.values.reshape(shape), step.options["itself"]
-    bind = partial(bind_interaction_backward, vectors, gradient, dT, itself, has_dense)
-    step.cached_for("backward", (gradient,), bind)()
-    yield from buffers.gradient_parts(step)
+    return bind_interaction_backward(vectors, gradient, dT, itself, has_dense)
 
 
 RULES = (Rule("interaction", _forward, _backward),)

@@ -8,6 +8,7 @@ operation that makes it writes to the block's buffer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -66,13 +67,11 @@ class JoinedBlock:
 
     def gradient_parts(self, step: Step) -> Gradients:
         """Yield the parts of the gradient buffer that ``step`` wants."""
+        yield from step.cached("parts", partial(self._gradient_parts, step))
+
+    def _gradient_parts(self, step: Step) -> list[tuple[int, Any]]:
         buffer = self.gradient_buffer()
-        parts = step.cached(
-            "parts", lambda: [self._part(buffer, i) for i in range(len(self.parts))]
-        )
-        for i, part in enumerate(parts):
-            if step.wants(i):
-                yield i, part
+        return [(i, self._part(buffer, i)) for i in range(len(self.parts)) if step.wants(i)]
 
     def split(self, step: Step, gradient: Matrix) -> Gradients:
         """Yield the parts of ``gradient``, which is copied if it is not in the buffer."""

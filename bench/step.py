@@ -88,7 +88,7 @@ def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Cal
     rng = np.random.default_rng(1)
     model = make_model(case.model, rng)
     batches = [make_batch(case, rng) for _ in range(BATCHES)]
-    state = model.state_dict()
+    state = {name: np.asarray(array) for name, array in model.stored().items()}
     actions = {name: _peer(name, case, state, batches, forward) for name in peers}
     step = TrainingStep(model)
     ours = model.predict_proba if forward else lambda batch: step(batch, RATE)

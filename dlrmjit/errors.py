@@ -19,6 +19,7 @@ from dlrmjit_kernels.errors import (
     TargetError,
     ThreadError,
     format_gib,
+    format_sizes,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "ThreadError",
     "TrainingError",
     "format_gib",
+    "format_sizes",
 ]
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "backend",
     "cache_dir",
     "comm_timeout",
+    "is_jit_disabled",
     "pin_threads",
     "reserve_threads",
     "target",
@@ -35,6 +36,11 @@ def activations() -> str | None:
 def backend() -> str:
     """``DLRMJIT_BACKEND``: ``jit`` (default) or ``reference`` (NumPy alone)."""
     return os.environ.get("DLRMJIT_BACKEND") or "jit"
+
+
+def is_jit_disabled() -> bool:
+    """``NUMBA_DISABLE_JIT``: Numba's own, for debugging; the ``jit`` backend is then refused."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
 
 
 def alltoall() -> str:

@@ -9,6 +9,7 @@ from docs.layers import CLI, ROOT, SOURCES, crowded_folders, imports, level_of, 
 MAY_USE_KERNELS = {CLI, "dlrmjit.ops", "dlrmjit.optim", "dlrmjit.data", "dlrmjit.metrics"}
 INFRASTRUCTURE = {
     *("dlrmjit_kernels.runtime.compile", "dlrmjit_kernels.runtime.threads"),
+    "dlrmjit_kernels.runtime.access",
     *("dlrmjit_kernels.errors", "dlrmjit_kernels.knobs", "dlrmjit_kernels.precision"),
     "dlrmjit_kernels.optimizers",
 }

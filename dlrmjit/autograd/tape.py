@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, TypeVar
 
+from dlrmjit.errors import CopyError
+
 T = TypeVar("T")
 
 
@@ -114,6 +116,12 @@ class Tape:
         self.steps: list[Step] = []
         self._add, self._sums = add, dict[int, dict[str, Any]]()
         self._routes: dict[tuple[int, int], _Route] = {}
+
+    def __reduce__(self) -> str:
+        raise CopyError(
+            "a recorded graph has buffers to which its operations are bound, and cannot be copied; "
+            "copy the model or the TrainingStep, which record again"
+        )
 
     def record(self, rule: Rule, *inputs: Variable, **options: Any) -> Variable:
         """Append an application of ``rule``; its output has no value until ``forward``."""

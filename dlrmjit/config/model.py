@@ -15,10 +15,17 @@ from typing import Any, Literal, get_args
 
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.families.dlrm import dlrm
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, format_sizes
 
+_MOST_SHOWN = 30  # tables whose sizes ``repr`` shows
 Interaction = Literal["dot", "cat"]
 Bounds = Literal["raise", "clamp", "ignore"]
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return an argument as ``repr`` shows it."""
+    is_long = name.startswith("table") and len(value) > _MOST_SHOWN
+    return f"<{format_sizes(value)}>" if is_long else repr(value)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,12 @@ class ModelConfig:
         self._check_sizes()
         self._check_dims()
         self._check_widths()
+
+    def __repr__(self) -> str:
+        """Return the arguments; of many tables, how many they are and their least and most."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        shown = (f"{name}={_shown(name, value)}" for name, value in values)
+        return f"ModelConfig({', '.join(shown)})"
 
     def _check_sizes(self) -> None:
         named: Mapping[str, Sequence[int]] = {

@@ -7,6 +7,7 @@ memory, and training can resume at any batch of any epoch.
 from __future__ import annotations
 
 import copy
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from dlrmjit.data.batch_shard import Share
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.multi_hot_gather import BagGatherer
 from dlrmjit.data.validate import check_index_range, check_positive
-from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.errors import ConcurrencyError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from dlrmjit.data.prepared.preprocessing import Preprocessing
@@ -73,7 +74,6 @@ class Loader:
         self._block = {"none": 0, "block": block_rows, "total": max(len(dataset), 1)}[shuffle]
         permuted = len(dataset) // block_rows if shuffle == "block" else len(dataset)
         self._half_widths = half_width(max(permuted, 1)), half_width(block_rows)
-        self._assembler = _Assembler(dataset)
 
     @property
     def table_rows(self) -> tuple[int, ...]:
@@ -123,8 +123,9 @@ class Loader:
         return part
 
     def _walk(self, epoch: int, start: int) -> Iterator[Batch]:
+        assembler = _Assembler(self._dataset)  # not shared with other loops over this loader
         for number in range(start, self.num_batches):
-            yield self._assembler.batch(self.rows_of_batch(epoch, number))
+            yield assembler.batch(self.rows_of_batch(epoch, number))
 
     def rows_of_batch(self, epoch: int, number: int) -> NDArray[np.int64]:
         """Return the rows of batch ``number`` of an epoch, or of this loader's share of it."""
@@ -200,15 +201,25 @@ class _Prefetch:
         self._source = source
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(ahead)
         self._stopped = threading.Event()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, daemon=True, name="loader")
         self._thread.start()
 
     def __iter__(self) -> Iterator[Batch]:
-        while (item := self._ready.get()) is not None:
+        while (item := self._next()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
             del item  # otherwise this frame would keep its buffers in use
+
+    def _next(self) -> Batch | BaseException | None:
+        """Return the next item; raise ConcurrencyError in a process that was forked since."""
+        if os.getpid() != self._process:
+            raise ConcurrencyError(
+                "these batches are prepared by a thread of the process that started to read them, "
+                "which a forked process does not have; start another loop over the source here"
+            )
+        return self._ready.get()
 
     def stop(self) -> None:
         """End the thread, which may be assembling a batch or waiting for room in the queue."""

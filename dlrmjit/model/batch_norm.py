@@ -34,7 +34,8 @@ class Norm:
         """Put back earlier moments."""
         self.running.mean[...], self.running.variance[...] = moments
 
-    def _arrays(self) -> dict[str, FloatArray]:
+    def arrays(self) -> dict[str, FloatArray]:
+        """Return parameters and moments, not copied, under PyTorch's names."""
         return {
             self.gamma.name: self.gamma.data,
             self.beta.name: self.beta.data,
@@ -44,9 +45,9 @@ class Norm:
 
     def state(self) -> dict[str, FloatArray]:
         """Return copies of parameters and moments, under PyTorch's names."""
-        return {name: array.copy() for name, array in self._arrays().items()}
+        return {name: array.copy() for name, array in self.arrays().items()}
 
     def load(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite parameters and moments from arrays named as in :meth:`state`."""
-        for name, array in self._arrays().items():
+        for name, array in self.arrays().items():
             array[...] = state[name]

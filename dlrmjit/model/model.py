@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from dlrmjit_kernels.runtime.access import Access
 from numpy.typing import NDArray
 
 from dlrmjit.architecture.node import ParameterSpec
@@ -19,13 +22,16 @@ from dlrmjit.config.model import (
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model.batch_norm import Norm
-from dlrmjit.model.graph import Graph, cache_graph
+from dlrmjit.model.description import describe
+from dlrmjit.model.graph import Graph
+from dlrmjit.model.graph_pool import GraphPool
 from dlrmjit.model.scoring import score_chunks
 from dlrmjit.model.tables import LocalTables, MakeStore, TableStore
 from dlrmjit.model.torch_rng import TorchStream
+from dlrmjit.model.views import WeightView
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Backend, FloatArray, StoredArray
-from dlrmjit.precision import Precision, check_precision, to_precision
+from dlrmjit.precision import Precision, SplitArray, check_precision, to_precision
 
 if TYPE_CHECKING:
     from dlrmjit.data.prepared.preprocessing import Preprocessing
@@ -33,6 +39,8 @@ if TYPE_CHECKING:
 _SCALED_AT_ONCE = 1 << 20  # elements
 INITS = ("reference", "counter")
 """Ways to initialise tables."""
+_NOT_COPIED = ("_graphs", "_specs", "_is_private")
+M = TypeVar("M", bound="Model")
 
 
 class Model:
@@ -55,6 +63,11 @@ class Model:
     tables : where the tables are stored, and how an index outside them is handled
     seed : seed of projections, which the reference program draws from PyTorch's generator
     make_store : makes the store of the tables, if it is not this process's
+
+    Any threads may predict at once. Changes wait for predictions and predictions for changes; while
+    ``fit`` trains the model in one thread, others that use it get a ConcurrencyError.
+    ``copy.deepcopy``, ``pickle`` and ``joblib`` make an independent model of the same parameters,
+    whose tables are where these are: in memory, or in unnamed files of the same directory.
 
     Raises
     ------
@@ -93,7 +106,8 @@ class Model:
             for norm in node.norms()
         }
         self.undecided = ""  # why this model cannot compute, if its file left something open
-        self._predictions: dict[int, Graph] = {}
+        self.access = Access("this model")
+        self._graphs: GraphPool[Graph] = GraphPool()
         if initialise:
             self.initialise(rng or np.random.RandomState(123), seed)
 
@@ -118,6 +132,10 @@ class Model:
 
         Projections of tables are drawn as by PyTorch with ``seed`` instead.
         """
+        with self.access.writing():
+            self._initialise(rng, seed)
+
+    def _initialise(self, rng: np.random.RandomState, seed: int) -> None:
         if self.init == "counter":
             self.store.init_from_counter(int(rng.randint(0, 2**63, dtype=np.int64)))
         else:
@@ -157,11 +175,18 @@ class Model:
 
     def scale_tables(self, factor: float) -> None:
         """Multiply all embedding tables by ``factor``, to scale their initial values."""
-        for values in self.store.values():
-            step = max(1, _SCALED_AT_ONCE // values.shape[1])
-            for first in range(0, len(values), step):
-                part = np.asarray(values[first : first + step])
-                values[first : first + step] = part * part.dtype.type(factor)
+        with self.access.writing():
+            for values in self.store.values():
+                step = max(1, _SCALED_AT_ONCE // values.shape[1])
+                for first in range(0, len(values), step):
+                    part = np.asarray(values[first : first + step])
+                    values[first : first + step] = part * part.dtype.type(factor)
+
+    @property
+    def dense_elements(self) -> int:
+        """Number of elements of all parameters but the tables."""
+        norms = [2 * len(norm.running.mean) for norm in self.norms.values()]
+        return sum(norms) + sum(math.prod(spec.shape) for spec in self._specs.values())
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Return all parameters of this process: tables, then the dense ones."""
@@ -172,20 +197,44 @@ class Model:
         norms = (p for norm in self.norms.values() for p in (norm.gamma, norm.beta))
         return (*self.dense.values(), *norms)
 
-    def state_dict(self) -> dict[str, FloatArray]:
+    def state_dict(self, *, copy: bool = True) -> dict[str, Any]:
         """Return all parameters by name, those of a DLRM named as by the reference program.
 
-        Tables are views of the model's memory, or copies if they are Split-BF16; weights (K, C) and
-        biases (K,) are copies. Table s of a node is ``<node>.s.weight``, of a DLRM
-        ``emb_l.s.weight``, although the reference has ``emb_l.s.embs.weight`` with mixed
-        dimensions; projections (E, d) are ``<node>.s.proj.weight``.
+        By default float arrays, which are copies and all of one moment. With ``copy=False`` no
+        element is copied: arrays, or objects that ``np.asarray`` reads, show the parameters at the
+        time they are read, and assigning to ``[...]`` changes the model.
+
+        Table s of a node is ``<node>.s.weight``, of a DLRM ``emb_l.s.weight``, although the
+        reference has ``emb_l.s.embs.weight`` with mixed dimensions; projections (E, d) are
+        ``<node>.s.proj.weight``; weights are (K, C), biases (K,).
         """
-        return {name: np.asarray(array) for name, array in self.stored().items()}
+        if not copy:
+            return self._views()
+        with self.access.reading():
+            return {name: np.array(array) for name, array in self.stored().items()}
+
+    def _views(self) -> dict[str, Any]:
+        dense: dict[str, Any] = {
+            name: data
+            if isinstance(data := parameter.data, (np.ndarray, SplitArray))
+            else WeightView(self.backend, data)
+            for name, parameter in self.dense.items()
+        }
+        for norm in self.norms.values():
+            dense.update(norm.arrays())
+        return self._in_order(self.store.stored(), dense)
 
     def stored(self) -> dict[str, StoredArray]:
-        """As :meth:`state_dict`, but Split-BF16 stays Split-BF16, and no table is copied."""
-        dense, state = self.dense_state(), {}
-        for name, table in self.store.stored().items():
+        """Return all parameters as they are saved: views of the tables, copies of the others.
+
+        Split-BF16 stays Split-BF16. Names are those of :meth:`state_dict`.
+        """
+        return self._in_order(self.store.stored(), self.dense_state())
+
+    def _in_order(self, tables: Mapping[str, Any], dense: dict[str, Any]) -> dict[str, Any]:
+        """Return tables, each followed by its projection, then the other parameters."""
+        state = {}
+        for name, table in tables.items():
             state[name] = table
             projection = name.removesuffix("weight") + "proj.weight"
             if projection in dense:
@@ -212,6 +261,12 @@ class Model:
         Raises CheckpointError naming the first parameter that is missing or has another shape,
         before any parameter is changed.
         """
+        with self.access.writing():
+            self._check_shapes(state)
+            self.store.load(state)
+            self.load_dense(state)
+
+    def _check_shapes(self, state: Mapping[str, StoredArray]) -> None:
         for name, current in self.stored().items():
             if name not in state:
                 raise CheckpointError(f"the checkpoint lacks parameter {name}")
@@ -220,8 +275,6 @@ class Model:
                     f"{name} has shape {state[name].shape} in the checkpoint, but this model "
                     f"needs {current.shape}"
                 )
-        self.store.load(state)
-        self.load_dense(state)
 
     def load_dense(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite all parameters but the tables; shapes must be those of the model."""
@@ -284,14 +337,60 @@ class Model:
         ShapeError
             For a batch of another number of dense features or tables.
         """
-        graph = self._predictions.get(batch.n)
-        if graph is None:
-            graph = Graph(self, batch.n)
-            cache_graph(self._predictions, batch.n, graph)
-        graph.load(batch)
-        with self.backend.flush_denormals():  # as in training
-            graph.tape.forward()
-        return self.backend.probabilities(graph.logits.data, threshold)
+        record = partial(Graph, self, batch.n)
+        with self.access.reading(), self._graphs.leased(batch.n, record) as graph:
+            graph.load(batch)
+            with self.backend.flush_denormals():  # as in training
+                graph.tape.forward()
+            return self.backend.probabilities(graph.logits.data, threshold)
+
+    def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
+        made = memo[id(self)] = type(self).__new__(type(self))
+        with self.access.reading():
+            made.__setstate__(copy.deepcopy(self._attributes(), memo))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: a copy, because the model may change before it is written."""
+        if "_is_private" in vars(self):
+            return self._attributes()
+        with self.access.reading():
+            return copy.deepcopy(self._attributes())
+
+    def private_copy(self: M, memo: dict[int, Any]) -> M:
+        """Return a copy that nothing else uses, so that it is pickled as it is."""
+        made = copy.deepcopy(self, memo)
+        made.__dict__["_is_private"] = True
+        return made
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._specs = self._parameter_specs()
+        self._graphs = GraphPool()
+        for parameter in self.dense_parameters():
+            parameter.data = _writable(parameter.data)
+        for norm in self.norms.values():
+            norm.running.mean = _writable(norm.running.mean)
+            norm.running.variance = _writable(norm.running.variance)
+
+    def __copy__(self: M) -> M:
+        """Return a model that shares the parameters."""
+        made = type(self).__new__(type(self))
+        made.__setstate__(self._attributes())
+        return made
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return what a copy is made of; graphs are bound to the addresses of this model."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_COPIED}
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+
+def _writable(stored: Any) -> Any:
+    """Return an array, copied if it is a part of a file that is not to be written (joblib)."""
+    is_fixed = isinstance(stored, np.ndarray) and not stored.flags.writeable
+    return np.array(stored) if is_fixed else stored
 
 
 def _checked_init(init: str) -> str:

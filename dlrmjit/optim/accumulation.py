@@ -16,6 +16,11 @@ class Accumulator:
         self._backend = backend
         self._sums: dict[int, tuple[Variable, Any]] = {}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, in which parameters have other identities."""
+        self.__dict__.update(state)
+        self._sums = {id(entry[0]): entry for entry in self._sums.values()}
+
     def __bool__(self) -> bool:
         return bool(self._sums)
 

@@ -5,6 +5,7 @@ The backend applies a dense gradient, a sparse gradient applies itself.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
-from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.errors import CheckpointError, ConfigError, CopyError
 from dlrmjit.ops.backend import Backend, FloatArray
 
 STEP = "step"
@@ -54,12 +55,33 @@ class Optimizer:
     def _config_of(self, parameter: Variable) -> OptimizerConfig:
         return self.config.tables if parameter.is_sparse else self.config.mlps
 
-    def state_dict(self) -> dict[str, FloatArray]:
-        """Return all states under names ``parameter.state``, parameters named as in the model.
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        """Return an optimiser of the copies of the parameters that ``memo`` has or gets."""
+        made = memo[id(self)] = Optimizer.__new__(Optimizer)
+        made.__setstate__(copy.deepcopy(vars(self), memo))
+        return made
 
-        States of tables are views, (M, E) or (M,), those of weights copies (K, C). A parameter
-        that has states also has its count of steps, an int64 scalar.
+    def __reduce__(self) -> str:
+        raise CopyError(
+            "an optimiser is not pickled without its model; pickle the TrainingStep that has both, "
+            "or save both with dlrmjit.save(model, path, optimizer=...)"
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy, in which parameters have other identities."""
+        self.__dict__.update(state)
+        self._states = {id(entry[0]): entry for entry in self._states.values()}
+
+    def state_dict(self) -> dict[str, FloatArray]:
+        """Return copies of all states under names ``parameter.state``, as parameters are named.
+
+        States of tables are (M, E) or (M,), those of weights (K, C). A parameter that has states
+        also has its count of steps, an int64 scalar.
         """
+        return {name: np.array(array) for name, array in self.stored().items()}
+
+    def stored(self) -> dict[str, FloatArray]:
+        """As :meth:`state_dict`, but states of tables are views."""
         arrays: dict[str, FloatArray] = {}
         for parameter, state in self._states.values():
             entries = self._table_arrays if parameter.is_sparse else self._dense_arrays
@@ -101,7 +123,7 @@ class Optimizer:
         Raises CheckpointError naming the first that is missing or has another shape, before any
         state is changed.
         """
-        arrays = self.state_dict()
+        arrays = self.stored()
         for name, array in arrays.items():
             if name not in saved or saved[name].shape != array.shape:
                 found = f"has shape {saved[name].shape}" if name in saved else "is missing"
@@ -113,7 +135,7 @@ class Optimizer:
         self.write_back(arrays)
 
     def write_back(self, filled: Mapping[str, FloatArray]) -> None:
-        """Store the result of :meth:`state_dict` after its arrays have been overwritten.
+        """Store the result of :meth:`stored` after its arrays have been overwritten.
 
         States of tables are views and need no copy.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, CopyError
 from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.model.model import Model
 from dlrmjit.ops.backend import Backend
@@ -88,6 +89,18 @@ class ShardedModel(Model):
         """The exchange of lookups."""
         return self.store.router
 
+    def _attributes(self) -> dict[str, Any]:
+        raise CopyError(
+            "a model that is distributed over ranks cannot be copied or pickled; save it with "
+            "dlrmjit.save and load it with dlrmjit.load"
+        )
+
+    def _views(self) -> dict[str, Any]:
+        raise CopyError(
+            "the parameters of a model that is distributed over ranks are in several processes; "
+            "state_dict() copies them to this one"
+        )
+
     def predict_proba(
         self, batch: Batch | ShardedBatch, *, threshold: float = 0.0
     ) -> NDArray[np.float32]:
@@ -95,6 +108,10 @@ class ShardedModel(Model):
 
         Otherwise like :meth:`Model.predict_proba`.
         """
+        with self.access.writing():  # one exchange at a time
+            return self._predict(batch, threshold)
+
+    def _predict(self, batch: Batch | ShardedBatch, threshold: float) -> NDArray[np.float32]:
         if isinstance(batch, Batch):
             batch = self.router.route(batch)
         graph = self._sharded_predictions.get(batch.n)

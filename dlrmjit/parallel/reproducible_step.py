@@ -70,6 +70,10 @@ class ReproducibleStep:
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
         """Train on a batch with learning rate ``rate``; return its loss, before the update."""
+        with self._model.access.writing():
+            return self._train(batch, rate)
+
+    def _train(self, batch: Batch | ShardedBatch, rate: float) -> float:
         model = self._model
         if isinstance(batch, Batch):
             batch = model.router.route(batch)

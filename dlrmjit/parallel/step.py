@@ -66,6 +66,10 @@ class ShardedStep:
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
         """Train on a batch with learning rate ``rate``; return its loss, before the update."""
+        with self._model.access.writing():
+            return self._train(batch, rate)
+
+    def _train(self, batch: Batch | ShardedBatch, rate: float) -> float:
         began = time.perf_counter()
         if isinstance(batch, Batch):
             batch = self._model.router.route(batch)

@@ -123,6 +123,9 @@ def fit(
         0 or 1; with ``mse``, or if ``config.loss`` or ``train`` has ``soft_labels``, probabilities.
     TrainingError
         For a loss or parameter that is not finite, if ``config.on_nonfinite`` is ``stop``.
+    ConcurrencyError
+        If another thread is training the model. Until this returns, other threads that use the
+        model get that error; observers run in this thread and may use it.
     CheckpointError
         If a checkpoint cannot be saved, or is of another model or optimiser.
     """
@@ -133,11 +136,12 @@ def fit(
         model, config.optimizer, config.loss, profile, first_step=start.step
     )
     _check_together(config, step, test)
-    if resume:
-        state = _resumed(model, train, step, checkpointer) or state
-    adopt_preprocessing(model, train)
-    run = _Run(model, train, config, test, observers, state, step, measure or evaluate)
-    return run.execute(state.position) if checkpointer is None else run.saved_by(checkpointer)
+    with model.access.owning():
+        if resume:
+            state = _resumed(model, train, step, checkpointer) or state
+        adopt_preprocessing(model, train)
+        run = _Run(model, train, config, test, observers, state, step, measure or evaluate)
+        return run.execute(state.position) if checkpointer is None else run.saved_by(checkpointer)
 
 
 def _check_together(config: TrainConfig, step: StepFunction, test: Source | None) -> None:

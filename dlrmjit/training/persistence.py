@@ -74,7 +74,13 @@ def save(
     CheckpointError
         If it cannot be written.
     """
-    progress = dict(progress or {})
+    with model.access.reading():
+        _save(model, path, dict(progress or {}), optimizer)
+
+
+def _save(
+    model: Model, path: PathLike, progress: dict[str, Any], optimizer: Optimizer | None
+) -> None:
     if model.undecided:
         raise CheckpointError(model.undecided)
     if is_torch(path):
@@ -95,7 +101,7 @@ def save(
             model.stored(),
             model_config=model.config.to_dict(),
             progress=progress,
-            optimizer=optimizer.state_dict() if optimizer else None,
+            optimizer=optimizer.stored() if optimizer else None,
             preprocessing=model.preprocessing,
         )
 
@@ -128,7 +134,7 @@ def _torch_optimizer(
     """Return ``opt_state_dict``, which the reference needs even if there is no state."""
     if optimizer is None:
         return sgd_state(len(parameters), rate)
-    return to_torch(optimizer.config.mlps, parameters, optimizer.state_dict(), rate)
+    return to_torch(optimizer.config.mlps, parameters, optimizer.stored(), rate)
 
 
 def load(
@@ -245,7 +251,7 @@ def restore_optimizer(optimizer: Optimizer, model: Model, path: PathLike) -> Non
     if isinstance(model, ShardedModel):
         _restore_sharded_optimizer(optimizer, model, path)
         return
-    arrays = optimizer.state_dict()
+    arrays = optimizer.stored()
     if not arrays:
         return
     if is_torch(path):

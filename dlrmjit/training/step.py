@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -47,8 +48,7 @@ class TrainingStep:
         self.optimizer = Optimizer(model.backend, config)
         self.optimizer.prepare(model.parameters())
         self._clip = Clipper(model.backend, config.clip_norm) if config.clip_norm else None
-        update = self.optimizer.apply
-        self._update = profile.timed_update(update) if profile else update
+        self._update = self._make_update()
         self._dropout_key = (seed, first_step)
         self._accumulated = Accumulator(model.backend)
         self._graphs: dict[int, Graph] = {}
@@ -56,6 +56,36 @@ class TrainingStep:
     def start_at(self, step: int) -> None:
         """Draw dropout masks as after ``step`` steps."""
         self._dropout_key = (self._dropout_key[0], step)
+
+    def _make_update(self) -> Callable[..., None]:
+        update = self.optimizer.apply
+        return self._profile.timed_update(update) if self._profile else update
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingStep:
+        """Return a step that trains a copy of the model."""
+        made = memo[id(self)] = TrainingStep.__new__(TrainingStep)
+        with self._model.access.reading():
+            made.__setstate__(copy.deepcopy(self._attributes(), memo))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled, all of one moment."""
+        memo: dict[int, Any] = {}
+        with self._model.access.reading():
+            self._model.private_copy(memo)
+            state = copy.deepcopy(self._attributes(), memo)
+        return state | {"optimizer": vars(state["optimizer"])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.optimizer, dict):
+            attributes, self.optimizer = self.optimizer, Optimizer.__new__(Optimizer)
+            self.optimizer.__setstate__(attributes)
+        self._update, self._graphs = self._make_update(), {}
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return what a copy is made of; the rest is bound to this model."""
+        return {k: value for k, value in vars(self).items() if k not in ("_update", "_graphs")}
 
     def graph(self, n: int) -> Graph:
         """Return the recorded graph for batches of ``n`` samples."""
@@ -82,11 +112,16 @@ class TrainingStep:
     def apply_accumulated(self, rate: float) -> None:
         """Update with the gradients accumulated so far, if there are any."""
         if self._accumulated:
-            self._update_all(rate, ())
+            with self._model.access.writing():
+                self._update_all(rate, ())
 
     def _run(self, batch: Batch, use: Callable[[Gradients], None]) -> float:
         """Run forward and backward, pass the gradients to ``use``, and return the loss."""
         began = time.perf_counter()
+        with self._model.access.writing():
+            return self._run_alone(batch, use, began)
+
+    def _run_alone(self, batch: Batch, use: Callable[[Gradients], None], began: float) -> float:
         graph = self.graph(batch.n)
         graph.load(batch)
         graph.dropout_key.data = self._dropout_key

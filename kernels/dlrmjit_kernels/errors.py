@@ -6,6 +6,8 @@ A message says in one or two sentences what was asked, what was found and what t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _LONGEST = 2000  # characters of a message
 _LONGEST_START = 1400
 
@@ -64,6 +66,15 @@ class MemoryLimitError(DlrmjitError):
 def format_gib(nbytes: float) -> str:
     """Return ``nbytes`` as messages show memory: ``1.50 GiB``."""
     return f"{nbytes / 2**30:.2f} GiB"
+
+
+def format_sizes(sizes: Sequence[int]) -> str:
+    """Return the sizes of tables as ``repr`` shows them: ``10, 20``, ``26 tables of 3 to 500``."""
+    if len(sizes) < 4:
+        return ", ".join(f"{size:,}" for size in sizes)
+    low, high = min(sizes), max(sizes)
+    span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{len(sizes)} tables of {span}"
 
 
 class BlockingError(DlrmjitError):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.data.array_pool import Pool
+from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.loader import Loader
 from dlrmjit.errors import ConfigError, IndexRangeError, ShapeError
@@ -167,3 +168,24 @@ def test_wrong_data_sets_and_shuffles() -> None:
         replace(dataset(), labels=np.zeros(5))
     with pytest.raises(ShapeError, match="2 tables"):
         replace(dataset(), table_rows=(1, 1))
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_loops_over_one_loader_at_once_are_as_alone(multi: bool) -> None:
+    rows = dataset(2000)
+    if multi:
+        column = MultiHot(np.arange(6000, dtype=np.int32).reshape(2000, 3))
+        rows = replace(rows, ids=rows.ids[:, [0, 2]], multi=((1, column),))
+    loader = Loader(rows, 10, shuffle="total")
+    alone = [as_bytes(batch) for batch in loader.batches()]
+    half_read = loader.batches()
+    next(half_read)
+    loops = [loader.batches() for _ in range(4)]
+    for number, together in enumerate(zip(*loops, strict=True)):
+        assert {as_bytes(batch) for batch in together} == {alone[number]}
+    assert [as_bytes(batch) for batch in half_read] == alone[1:]
+
+
+def as_bytes(batch: Batch) -> bytes:
+    arrays = (batch.dense, batch.indices, batch.offsets, batch.labels)
+    return b"".join(array.tobytes() for array in arrays)

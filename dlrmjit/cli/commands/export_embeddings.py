@@ -75,7 +75,7 @@ def _export(arguments: Any, out: Path) -> None:
 
 def _save_tables(model: Model, folder: Path, names: Sequence[str]) -> None:
     """Save all tables and projections, but for the widest tables under the name of their node."""
-    state = model.state_dict()
+    state = model.state_dict(copy=False)
     first = max(model.architecture.table_specs, key=lambda table: table.dim).node
     for table in model.architecture.table_specs:
         stem = names[table.column] + ("" if table.node == first else f".{table.node}")

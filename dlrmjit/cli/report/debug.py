@@ -55,8 +55,8 @@ def print_data(source: Source) -> None:
 def print_parameters(model: Model, title: str) -> None:
     """Print all parameters under ``title``."""
     print(f"{title} parameters (weights and bias):")
-    for values in model.state_dict().values():
-        print(values)
+    for values in model.state_dict(copy=False).values():
+        print(np.asarray(values))
 
 
 def _print_batch(batch: Batch) -> None:

@@ -38,6 +38,10 @@ class VocabularyFile:
     path: Path | None = None
     content: bytes | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the bytes, because the file may not be where the pickle is loaded."""
+        return VocabularyFile, (self.sha256, self.size, None, self.read())
+
     def read(self) -> bytes:
         """Return the bytes. Raises DataError if the file is gone or was changed."""
         if self.content is not None:

@@ -100,11 +100,14 @@ _RULES = (
 
 
 class JitBackend:
-    """Kernels compiled for this machine; float32."""
+    """Kernels compiled for this machine; float32. Copies are the same object."""
 
     name = "jit"
     dtype = np.float32
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
+
+    def __reduce__(self) -> str:
+        return "BACKEND"  # the name of the only one
 
     def flush_denormals(self) -> AbstractContextManager[None]:
         """Return a context in which denormal numbers are zero, in every thread of the kernels."""

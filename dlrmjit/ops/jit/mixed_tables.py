@@ -17,7 +17,6 @@ from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
-from dlrmjit_kernels.runtime.workspace import Workspace
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
@@ -41,6 +40,8 @@ class MixedTables:
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = tuple(groups)
+        for group in self.groups[1:]:  # groups are updated one after another
+            group.tables.workspace = self.groups[0].tables.workspace
         stored = {
             table: (group.tables, i) for group in groups for i, table in enumerate(group.table_ids)
         }
@@ -54,15 +55,20 @@ class MixedTables:
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
     ) -> MixedTables:
-        """Allocate zeroed tables; groups are used one after another, so they share a workspace."""
-        workspace, groups = Workspace(), []
+        """Allocate zeroed tables."""
+        groups = []
         for width in sorted(set(dims)):
             table_ids = tuple(s for s, dim in enumerate(dims) if dim == width)
             counts = [rows[s] for s in table_ids]
             tables = TableStorage(counts, width, config.directory, config.bounds, precision)
-            tables.workspace = workspace
             groups.append(Group(table_ids, tables))
         return cls(groups)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MixedTables, (self.groups,)
+
+    def __repr__(self) -> str:
+        return f"MixedTables({', '.join(repr(group.tables) for group in self.groups)})"
 
     @property
     def rows(self) -> tuple[int, ...]:

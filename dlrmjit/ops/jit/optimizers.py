@@ -111,6 +111,10 @@ class BoundState(DenseState):
     _operands: tuple[Any, ...] = (None, None, None)
     _step: BoundStep
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: not what is bound to the parameter of this one."""
+        return {"values": self.values, "steps": self.steps}
+
     def step(self, stored: Any, gradient: Any, config: OptimizerConfig) -> BoundStep:
         """Return the bound step; a tape replays into one gradient, so it is rarely rebound."""
         bound = self._operands

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dlrmjit.config.model import IN_MEMORY, TableConfig
-from dlrmjit.errors import IndexRangeError
+from dlrmjit.errors import IndexRangeError, format_sizes
 from dlrmjit.ops.backend import Lookups, StoredArray
+from dlrmjit.precision import SplitArray
 
 
 class ReferenceTables:
@@ -18,6 +20,12 @@ class ReferenceTables:
 
     def __init__(self, arrays: Sequence[StoredArray], config: TableConfig = IN_MEMORY) -> None:
         self.arrays, self.config = list(arrays), config
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.arrays, self.config)
+
+    def __repr__(self) -> str:
+        return f"ReferenceTables({format_sizes(self.rows)} rows, {self.placement})"
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -77,6 +85,27 @@ class ReferenceTables:
                 position = offsets[s, 0] + bad[0]
                 sample = int(np.searchsorted(offsets[s], position, side="right")) - 1
                 raise IndexRangeError(s, sample, int(indices[position]), rows)
+
+
+def _restored(arrays: Sequence[StoredArray], config: TableConfig) -> ReferenceTables:
+    """Return copies of tables, in unnamed files if they are in files.
+
+    Raises ConfigError if their directory is not on this machine.
+    """
+    config = replace(config)  # checks it again
+    return ReferenceTables([_stored(array, config.directory) for array in arrays], config)
+
+
+def _stored(array: StoredArray, directory: str | None) -> StoredArray:
+    if isinstance(array, SplitArray):
+        return SplitArray(_copied(array.high, directory), _copied(array.low, directory))
+    return _copied(array, directory)
+
+
+def _copied(array: NDArray[Any], directory: str | None) -> NDArray[Any]:
+    copied = zeros(array.shape, array.dtype, directory)
+    copied[...] = array
+    return copied
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike, directory: str | None) -> NDArray[Any]:

@@ -39,6 +39,7 @@ class BorrowedTables(TableStorage):
                     f"{arrays[0].shape[1]}; look tables of different widths up separately"
                 )
         self._arrays, self._path, self._nodes = list(arrays), None, 1
+        self._directory = None
         self.rows = tuple(len(array) for array in arrays)
         self.dim = int(arrays[0].shape[1]) if arrays else 1
         self.bounds, self.split = bounds, False

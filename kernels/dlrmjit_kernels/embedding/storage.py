@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding import init
-from dlrmjit_kernels.errors import ConfigError, ShapeError
+from dlrmjit_kernels.errors import ConfigError, ShapeError, format_sizes
 from dlrmjit_kernels.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels.runtime import buffers, numa, threads
 from dlrmjit_kernels.runtime.access import Access
@@ -75,6 +75,7 @@ class TableStorage:
         self._low_offset = self._starts[-1] if self.split else 0
         self._path = None if path is None else Path(path)
         self._buffer = buffers.allocate(self.nbytes, path)
+        self._directory = None if self._path is None else _directory_of(self._path)
         self._nodes = self._spread_over_nodes()
         self.workspace = Workspace()
         self.access = Access("these tables")
@@ -136,12 +137,6 @@ class TableStorage:
         They are in memory if these are, else in unnamed files of the same directory.
         """
         return TableStorage(self.rows, dim, self._directory)
-
-    @property
-    def _directory(self) -> Path | None:
-        """The directory of the tables' file; None if they are in memory."""
-        path = self._path
-        return path if path is None or path.is_dir() else path.absolute().parent
 
     @property
     def precision(self) -> Precision:
@@ -208,23 +203,25 @@ class TableStorage:
                 init.uniform(self.table(s), seed, origin)
 
 
+def _directory_of(path: Path) -> Path:
+    """Return the directory in which copies of tables, and their states, are stored."""
+    return path if path.is_dir() else path.absolute().parent
+
+
 def _restored(description: tuple[Any, ...], data: NDArray[np.uint8]) -> TableStorage:
     """Return new tables with the bytes of others, whose class and parameters are given."""
     kind, *parameters = description
+    directory = parameters[2]
+    if directory is not None and not directory.is_dir():
+        raise ConfigError(
+            f"the tables that are copied are stored in {directory}, which is no directory here; "
+            "create it, or save the model and load it with its tables in memory"
+        )
     tables: TableStorage = kind(*parameters)
     if data.size != tables.nbytes:
         raise ShapeError(f"{tables!r} need {tables.nbytes} bytes, not {data.size}")
     np.copyto(tables._buffer.data, data)
     return tables
-
-
-def format_sizes(sizes: Sequence[int]) -> str:
-    """Return the sizes of tables as ``repr`` shows them: ``10, 20``, ``26 tables of 3 to 500``."""
-    if len(sizes) < 4:
-        return ", ".join(f"{size:,}" for size in sizes)
-    low, high = min(sizes), max(sizes)
-    span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return f"{len(sizes)} tables of {span}"
 
 
 def _table_starts(rows: Sequence[int], row_bytes: int) -> list[int]:

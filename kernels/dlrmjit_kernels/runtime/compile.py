@@ -188,10 +188,21 @@ def _open_lock(path: Path) -> int:
     return cache_folder.open_lock(path.parent, path.name)
 
 
+@contextmanager
+def _compiler_on() -> Iterator[None]:
+    """Compile also with ``NUMBA_DISABLE_JIT``: as Python, kernels cannot run at all."""
+    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
+    try:
+        yield
+    finally:
+        numba.config.DISABLE_JIT = disabled
+
+
 def _compile(function: F, **options: Any) -> F:
-    dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(
-        function
-    )
+    with _compiler_on():
+        dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(
+            function
+        )
     dispatcher._cache = _KernelCache(function)
     return dispatcher  # type: ignore[no-any-return]
 

@@ -1,0 +1,149 @@
+"""Throughput of threads that predict with one model, against processes with a model each.
+
+    python -m bench.threads [--config mlperf] [--batch 64] [--workers 2] [--quick]
+
+Both have the same number of workers, each of which computes on one CPU and predicts batches of
+the same sizes for the same time. The processes have an interpreter each and share nothing, so they
+are what threads can reach at best. Rounds alternate; the ratio is the median over rounds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from bench.support import harness
+
+BATCHES = 8
+
+
+def _count(model: Any, batches: Any, start: Any, seconds: float) -> int:
+    """Predict for ``seconds`` after all workers are ready; return how many batches were done."""
+    model.predict_proba(batches[0])
+    start.wait()
+    end, done = time.perf_counter() + seconds, 0
+    while time.perf_counter() < end:
+        model.predict_proba(batches[done % len(batches)])
+        done += 1
+    return done
+
+
+def _made(config: str, batch: int, max_rows: int) -> tuple[Any, Any]:
+    from bench.step import case, make_batch, make_model
+
+    chosen = case(config, batch, max_rows)
+    rng = np.random.default_rng(1)
+    model = make_model(chosen.model, rng)
+    return model, [make_batch(chosen, rng) for _ in range(BATCHES)]
+
+
+def _serve(what: tuple[str, int, int], start: Any, rounds: Any, counts: Any) -> None:
+    """Run one process: a round for every number of seconds that ``rounds`` has."""
+    from dlrmjit_kernels.runtime.threads import set_threads
+
+    model, batches = _made(*what)
+    set_threads(1)
+    while (seconds := rounds.get()) > 0:
+        counts.put(_count(model, batches, start, seconds))
+
+
+class Processes:
+    """Workers that are processes."""
+
+    def __init__(self, what: tuple[str, int, int], workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._start, self._counts = context.Barrier(workers), context.Queue()
+        self._rounds = [context.Queue() for _ in range(workers)]
+        self._workers = [
+            context.Process(target=_serve, args=(what, self._start, rounds, self._counts))
+            for rounds in self._rounds
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def run(self, seconds: float) -> int:
+        """Return how many batches all workers predict."""
+        for rounds in self._rounds:
+            rounds.put(seconds)
+        return sum(self._counts.get() for _ in self._workers)
+
+    def stop(self) -> None:
+        """End the processes."""
+        for rounds in self._rounds:
+            rounds.put(0)
+        for worker in self._workers:
+            worker.join()
+
+
+class Threads:
+    """Workers that are threads of this process."""
+
+    def __init__(self, what: tuple[str, int, int], workers: int) -> None:
+        self._model, self._batches = _made(*what)
+        self._workers = workers
+
+    def run(self, seconds: float) -> int:
+        """Return how many batches all workers predict."""
+        start, counts = threading.Barrier(self._workers), []
+
+        def work() -> None:
+            counts.append(_count(self._model, self._batches, start, seconds))
+
+        threads = [threading.Thread(target=work) for _ in range(self._workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts)
+
+
+def main() -> None:
+    """Alternate both and report them."""
+    parser = harness.options(__doc__)
+    parser.add_argument("--config", default="mlperf", help="preset, or large-slice")
+    parser.add_argument("--batch", type=int, default=64, metavar="N", help="samples of a batch")
+    parser.add_argument("--max-rows", type=int, default=100_000, help="cut tables to these rows")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a round of each")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    seconds, repeats = (1.0, 1) if options.quick else (options.seconds, options.rounds)
+    harness.prepare(options.threads)
+    what = (options.config, options.batch, options.max_rows)
+    processes = Processes(what, options.workers)
+    contenders: dict[str, Threads | Processes] = {
+        "threads": Threads(what, options.workers),
+        "one thread": Threads(what, 1),
+        "processes": processes,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for contender in contenders.values():
+        contender.run(0.5)
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            rates[name].append(contender.run(seconds) / seconds)
+    processes.stop()
+    report = harness.Report(harness.describe_machine(1, {}))
+    for name, found in rates.items():
+        report.rows.append(
+            {
+                "op": f"predict, {options.workers} {name}",
+                "shape": {"N": options.batch},
+                "rates": found,
+            }
+        )
+    report.write(options.json)
+    pairs = zip(rates["threads"], rates["processes"], strict=True)
+    ratio = statistics.median(threads / processes for threads, processes in pairs)
+    for name, found in rates.items():
+        print(f"{name:12} {statistics.median(found):9.1f} batches of {options.batch} a second")
+    print(f"{options.workers} threads against {options.workers} processes: {ratio:.2f}x")
+
+
+if __name__ == "__main__":
+    harness.run_program(main)

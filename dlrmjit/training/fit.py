@@ -124,8 +124,7 @@ def fit(
     TrainingError
         For a loss or parameter that is not finite, if ``config.on_nonfinite`` is ``stop``.
     ConcurrencyError
-        If another thread is training the model. Until this returns, other threads that use the
-        model get that error; observers run in this thread and may use it.
+        If another thread is training the model, or uses it before this returns; observers may.
     CheckpointError
         If a checkpoint cannot be saved, or is of another model or optimiser.
     """

@@ -78,10 +78,13 @@ def test_a_full_disk_leaves_the_previous_checkpoint(saved_model, rank):
 
 
 @needs_mpi
+@pytest.mark.parametrize("saves", [False, True], ids=["unsaved", "saved"])
 @pytest.mark.parametrize("group", [False, True], ids=["launcher", "terminal"])
-def test_an_interrupt_ends_all_with_one_message(saved_model, group):
+def test_an_interrupt_ends_all_with_one_message(saved_model, group, saves):
     """Interrupt the launcher alone, or the whole foreground group as a terminal does."""
-    arguments = [*SMALL, "--num-batches=10000000", "--print-freq=10", f"--resume={saved_model}"]
+    arguments = [*SMALL, "--num-batches=10000000", "--print-freq=10"]
+    arguments += [f"--resume={saved_model}"] if saves else []
+    message = "dlrmjit: stopped by SIGINT after step" if saves else "dlrmjit: interrupted"
     running = subprocess.Popen(
         [mpiexec(), "-n", "3", sys.executable, "-m", "dlrmjit.train", *arguments],
         cwd=ROOT,
@@ -98,7 +101,7 @@ def test_an_interrupt_ends_all_with_one_message(saved_model, group):
         _, errors = running.communicate(timeout=ENDED)
     finally:
         running.kill()
-    assert errors.count("dlrmjit: interrupted") == 1
+    assert errors.count(message) == 1, errors
     assert "Abort(" not in errors
     assert running.returncode != 0
 

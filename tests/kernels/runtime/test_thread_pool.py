@@ -110,7 +110,8 @@ def _run(program, **environment):
 
 _TWO_LOOPS = """
 import threading
-from tests.kernels.runtime.test_thread_pool import threads_used, threading_layer
+from numba import threading_layer
+from tests.kernels.runtime.test_thread_pool import threads_used
 threads_used()
 threads = [threading.Thread(target=lambda: [threads_used() for _ in range(500)]) for _ in range(3)]
 [t.start() for t in threads]

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from llvmlite import binding, ir
 
-from dlrmjit_kernels.runtime import cache_folder
+from dlrmjit_kernels.runtime.cache import folder as cache_folder
 from dlrmjit_kernels.runtime.compile import version_folder
 from dlrmjit_kernels.runtime.target import Target
 

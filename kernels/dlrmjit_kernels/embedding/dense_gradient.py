@@ -1,14 +1,13 @@
-"""The gradient of whole tables, which a training step never makes: for checks."""
+"""The gradient of embedding tables as full arrays, to check the updates that never make one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding.lookups import Lookups
-from dlrmjit_kernels.embedding.storage import TableStorage
+from dlrmjit_kernels.embedding.storage import Float32, TableStorage
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.runtime.operands import (
     FLOAT32,
@@ -17,8 +16,6 @@ from dlrmjit_kernels.runtime.operands import (
     check_separate,
     describe,
 )
-
-Float32 = NDArray[np.float32]
 
 
 def accumulate_dense(

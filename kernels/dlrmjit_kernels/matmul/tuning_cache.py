@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from dlrmjit_kernels import knobs
 from dlrmjit_kernels.errors import BlockingError, ConfigError
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape, check_blocking, choose_blocking
-from dlrmjit_kernels.runtime import cache_folder
+from dlrmjit_kernels.runtime.cache import folder as cache_folder
 from dlrmjit_kernels.runtime.compile import sources_digest
 from dlrmjit_kernels.runtime.target import Target
 

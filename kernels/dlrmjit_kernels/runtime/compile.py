@@ -24,8 +24,8 @@ from numba.core import caching
 from numba.extending import register_jitable
 
 from dlrmjit_kernels import knobs
-from dlrmjit_kernels.runtime import cache_folder
-from dlrmjit_kernels.runtime.file_lock import FileLock
+from dlrmjit_kernels.runtime.cache import folder as cache_folder
+from dlrmjit_kernels.runtime.cache.file_lock import FileLock
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 
 # As in codegen/engine.py: the sections of a kernel must be loaded near each other, or relative
@@ -94,7 +94,7 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
         self._disambiguator = f"{Path(py_file).stem}-{py_func.__code__.co_firstlineno}"
 
     def ensure_cache_path(self) -> None:
-        """Do nothing: :mod:`.cache_folder` makes the folder when a file is written."""
+        """Do nothing: :mod:`.cache.folder` makes the folder when a file is written."""
 
     def get_cache_path(self) -> str:
         return os.fspath(cache_path())

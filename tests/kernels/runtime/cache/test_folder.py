@@ -12,7 +12,7 @@ from dlrmjit_kernels import knobs
 from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.matmul import tuning_cache
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape, choose_blocking
-from dlrmjit_kernels.runtime import cache_folder
+from dlrmjit_kernels.runtime.cache import folder as cache_folder
 from dlrmjit_kernels.runtime.target import current_target
 
 

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dlrmjit_kernels.runtime import file_lock
+from dlrmjit_kernels.runtime.cache import file_lock
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PROGRAM = """
 import numpy as np
 from numba.core import event

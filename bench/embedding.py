@@ -218,7 +218,7 @@ def compare(
 
 
 def cases_in_memory(quick: bool, every: bool, only: str | None) -> Iterator[Case]:
-    """Yield the cases whose tables, with optimiser state, fit into memory."""
+    """Yield the cases whose tables, with optimizer state, fit into memory."""
     for case in cases(quick, every):
         if only and only not in f"{case.variant} {case.sizes}":
             continue

@@ -1,4 +1,4 @@
-"""Writes how PyTorch's optimisers update parameters over 20 steps, for our tests to compare.
+"""Writes how PyTorch's optimizers update parameters over 20 steps, for our tests to compare.
 
     PYTHON -m bench.parity_optim --reference DIR --out FILE.npz
 
@@ -54,7 +54,7 @@ SPARSE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run every optimiser on the same gradients and store what it does."""
+    """Run every optimizer on the same gradients and store what it does."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reference", type=Path, required=True, help="checkout of the reference")
     parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")

@@ -38,7 +38,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {"dlrmjit.training": "epochs, steps, tests, saving"},
     {"dlrmjit.parallel": "ranks, plans, exchange"},
     {
-        "dlrmjit.optim": "optimisers, rates",
+        "dlrmjit.optim": "optimizers, rates",
         "dlrmjit.checkpoint": "formats of saved models",
         "dlrmjit.metrics": "exact metrics",
     },
@@ -65,7 +65,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit_kernels.embedding": "tables, lookups, updates",
     },
     {
-        "dlrmjit_kernels.optimizers": "optimisers, declared once",
+        "dlrmjit_kernels.optimizers": "optimizers, declared once",
         "dlrmjit_kernels.data": "text, records, vocabularies",
     },
     {"dlrmjit_kernels.microkernels": "one emitter each, with contract"},

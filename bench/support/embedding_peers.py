@@ -20,7 +20,7 @@ Peer = Callable[[Case, str, Sequence[Batch], int], Any]
 
 
 class TorchBags:
-    """``nn.EmbeddingBag`` per table with sparse gradients and the matching optimiser."""
+    """``nn.EmbeddingBag`` per table with sparse gradients and the matching optimizer."""
 
     label = "torch"
 
@@ -32,7 +32,7 @@ class TorchBags:
         self.bags = [torch.nn.EmbeddingBag(m, case.E, mode="sum", sparse=True) for m in case.rows]
         parameters = [bag.weight for bag in self.bags]
         adagrad, sgd = torch.optim.Adagrad, torch.optim.SGD
-        self.optimiser = sgd(parameters, LR) if rule == "sgd" else adagrad(parameters, LR)
+        self.optimizer = sgd(parameters, LR) if rule == "sgd" else adagrad(parameters, LR)
         self.inputs = [self._inputs(batch, torch) for batch in batches]
 
     @staticmethod
@@ -73,12 +73,12 @@ class TorchBags:
 
         pooled = self.forward(number)
         torch.autograd.backward(pooled, [dY for _, _, dY in self.inputs[number]])
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 class FbgemmBags:
-    """FBGEMM's table-batched embeddings on the CPU, whose backward applies the optimiser."""
+    """FBGEMM's table-batched embeddings on the CPU, whose backward applies the optimizer."""
 
     label = "fbgemm"
 
@@ -131,7 +131,7 @@ class FbgemmBags:
 
 
 def available(rule: str) -> list[Peer]:
-    """Return the installed peers that have the optimiser."""
+    """Return the installed peers that have the optimizer."""
     peers: list[Peer] = []
     if importlib.util.find_spec("torch") and rule != "rowwise_adagrad":
         peers.append(TorchBags)

@@ -25,7 +25,7 @@ class SparseGradient(ABC):
 
     @abstractmethod
     def update(self, tables: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
-        """Apply one step of an optimiser to the looked-up rows and their states, in place."""
+        """Apply one step of an optimizer to the looked-up rows and their states, in place."""
 
     @abstractmethod
     def sum_of_squares(self, tables: Any, scratch: dict[str, Any]) -> float:

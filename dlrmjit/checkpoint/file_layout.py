@@ -51,7 +51,7 @@ def layout_of_state(state: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
 
 
 def layout_of_optimizer(optimizer: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
-    """Lay out optimiser state: ``optimizer``, and ``optimizer-NNNNN`` beyond ``chunk_bytes``."""
+    """Lay out optimizer state: ``optimizer``, and ``optimizer-NNNNN`` beyond ``chunk_bytes``."""
     return _shared_layout("optimizer", optimizer, chunk_bytes)
 
 

@@ -58,7 +58,7 @@ def save_checkpoint(
     model_config, progress
         JSON-ready mappings: the model's configuration; step, epoch, batch, best metrics.
     optimizer
-        Arrays of the optimiser's state, by any names.
+        Arrays of the optimizer's state, by any names.
     chunk_bytes
         Size above which an array is split by rows into several files.
     preprocessing

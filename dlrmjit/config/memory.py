@@ -34,11 +34,11 @@ def estimate_memory(
     update: UpdateConfig | None = None,
     in_files: bool = False,
 ) -> MemoryEstimate:
-    """Return the bytes of tables, of MLPs with their gradients, of a step, and of optimiser states.
+    """Return the bytes of tables, of MLPs with their gradients, of a step, and of optimizer states.
 
     A step of ``batch_size`` samples counts what every node stores and as much for gradients, and
     ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them. Tables ``in_files``,
-    and the optimiser states of their rows, take no memory.
+    and the optimizer states of their rows, take no memory.
     """
     model = config.architecture
     elements = sum(node.elements(model.input_shapes(node)) for node in model.nodes)
@@ -58,7 +58,7 @@ def estimate_memory(
 
 
 def _row_state_elements(model: Architecture, update: UpdateConfig) -> int:
-    """Return the elements of the tables' optimiser states, and of what clipping needs."""
+    """Return the elements of the tables' optimizer states, and of what clipping needs."""
     per_row = len(update.tables.row_states) + (update.clip_norm > 0)
     per_element = len(update.tables.table_states)
     rows = sum(table.rows for table in model.table_specs)

@@ -208,7 +208,7 @@ class TableConfig:
 
     Parameters
     ----------
-    directory : store the tables, and the optimiser states of their rows, in files in this folder
+    directory : store the tables, and the optimizer states of their rows, in files in this folder
         instead of memory, which they may exceed. The files are gone when the process ends; save a
         checkpoint to keep the model
     bounds : what to do with an index outside its table: ``raise`` refuses the batch, ``clamp``

@@ -1,6 +1,6 @@
-"""Which optimisers update a model's parameters, with which constants.
+"""Which optimizers update a model's parameters, with which constants.
 
-The optimisers themselves, arithmetic included, are in :mod:`dlrmjit_kernels.optimizers`.
+The optimizers themselves, arithmetic included, are in :mod:`dlrmjit_kernels.optimizers`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UpdateConfig:
 
     Parameters
     ----------
-    mlps, tables : the optimisers of dense parameters and of embedding tables
+    mlps, tables : the optimizers of dense parameters and of embedding tables
     tables_rate : learning rate of the tables, as a multiple of that of the MLPs
     clip_norm : scale all gradients of a step down to this Euclidean norm if theirs is larger; 0
         does not clip. Costs time: no gradient can be applied before all are computed
@@ -58,14 +58,14 @@ class UpdateConfig:
 
     @property
     def has_state(self) -> bool:
-        """Whether any optimiser has states."""
+        """Whether any optimizer has states."""
         return bool(self.mlps.states or self.tables.table_states or self.tables.row_states)
 
     @classmethod
     def of(cls, what: UpdateConfig | OptimizerConfig | str) -> UpdateConfig:
-        """Return ``what``, or a configuration with this optimiser for all parameters.
+        """Return ``what``, or a configuration with this optimizer for all parameters.
 
-        An optimiser is given as a value or by name; raises ConfigError for an unknown name.
+        An optimizer is given as a value or by name; raises ConfigError for an unknown name.
         """
         if isinstance(what, UpdateConfig):
             return what

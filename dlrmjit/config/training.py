@@ -1,4 +1,4 @@
-"""Settings of training: the loss, the learning rate, the optimiser and when to stop."""
+"""Settings of training: the loss, the learning rate, the optimizer and when to stop."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TrainConfig:
     ----------
     epochs : passes over the training data
     learning_rate : rate before ``schedule`` and ``plateau`` scale it
-    optimizer : name or value of the optimiser of all parameters, or an
+    optimizer : name or value of the optimizer of all parameters, or an
         :class:`~dlrmjit.config.optimizer.UpdateConfig`
     loss, schedule, plateau : what is minimised, and how the learning rate changes
     test_every : batches between tests; 0 tests only after the last batch of an epoch. Without a

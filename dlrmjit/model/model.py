@@ -59,7 +59,7 @@ class Model:
     init : ``reference`` draws tables from ``rng`` number by number; ``counter`` draws one seed from
         it, and any part of any table from that: in parallel, and on any rank
     precision : ``fp32``, or ``bf16``: tables and weights are Split-BF16, of which forward and
-        backward read the high bits and optimisers all, see :mod:`dlrmjit.precision`
+        backward read the high bits and optimizers all, see :mod:`dlrmjit.precision`
     tables : where the tables are stored, and how an index outside them is handled
     seed : seed of projections, which the reference program draws from PyTorch's generator
     make_store : makes the store of the tables, if it is not this process's

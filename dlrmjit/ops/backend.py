@@ -1,6 +1,6 @@
 """The interface of a backend: storage for parameters and activations, one rule per operation.
 
-Models, optimisers and the gradient checker use nothing else. The layout of values in memory is
+Models, optimizers and the gradient checker use nothing else. The layout of values in memory is
 up to the backend, as long as it can convert them to NumPy arrays and back.
 """
 
@@ -60,14 +60,14 @@ class Block(Protocol):
 
 @dataclass
 class DenseState:
-    """Optimiser state of one dense parameter: values stored as the parameter is; steps taken."""
+    """Optimizer state of one dense parameter: values stored as the parameter is; steps taken."""
 
     values: tuple[Any, ...]
     steps: int = 0
 
 
 class TableState(Protocol):
-    """Optimiser state of tables: tables of the same shape, or of width 1; steps taken."""
+    """Optimizer state of tables: tables of the same shape, or of width 1; steps taken."""
 
     steps: int
 
@@ -158,12 +158,12 @@ class Backend(Protocol):
         """Return a weight, a bias or a gradient as one dimension, without a copy."""
 
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
-        """Allocate an optimiser's states: a TableState for tables, a DenseState for others."""
+        """Allocate an optimizer's states: a TableState for tables, a DenseState for others."""
 
     def update(
         self, stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
     ) -> None:
-        """Apply one step of an optimiser to a dense parameter and its state, in place."""
+        """Apply one step of an optimizer to a dense parameter and its state, in place."""
 
     def sum_of_squares(self, gradient: Any) -> float:
         """Return the sum of the squares of all elements of a dense gradient."""

@@ -1,4 +1,4 @@
-"""Optimisers and their state, accumulation, clipping, and learning rates."""
+"""Optimizers and their state, accumulation, clipping, and learning rates."""
 
 from dlrmjit.optim.optimizer import STEP, Optimizer, make_optimizer
 from dlrmjit.optim.schedule import Plateau, learning_rate

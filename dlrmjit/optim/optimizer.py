@@ -1,4 +1,4 @@
-"""The optimiser of a model: chooses the update of each parameter, and owns its state.
+"""The optimizer of a model: chooses the update of each parameter, and owns its state.
 
 The backend applies a dense gradient, a sparse gradient applies itself.
 """
@@ -56,14 +56,14 @@ class Optimizer:
         return self.config.tables if parameter.is_sparse else self.config.mlps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
-        """Return an optimiser of the copies of the parameters that ``memo`` has or gets."""
+        """Return an optimizer of the copies of the parameters that ``memo`` has or gets."""
         made = memo[id(self)] = Optimizer.__new__(Optimizer)
         made.__setstate__(copy.deepcopy(vars(self), memo))
         return made
 
     def __reduce__(self) -> str:
         raise CopyError(
-            "an optimiser is not pickled without its model; pickle the TrainingStep that has both, "
+            "an optimizer is not pickled without its model; pickle the TrainingStep that has both, "
             "or save both with dlrmjit.save(model, path, optimizer=...)"
         )
 
@@ -128,7 +128,7 @@ class Optimizer:
             if name not in saved or saved[name].shape != array.shape:
                 found = f"has shape {saved[name].shape}" if name in saved else "is missing"
                 raise CheckpointError(
-                    f"the optimiser's {name} should have shape {array.shape}, but it {found}"
+                    f"the optimizer's {name} should have shape {array.shape}, but it {found}"
                 )
         for name, array in arrays.items():
             array[...] = saved[name]
@@ -155,7 +155,7 @@ class Optimizer:
 
 
 def make_optimizer(what: str | OptimizerConfig | UpdateConfig, backend: Backend) -> Optimizer:
-    """Return an optimiser that applies every gradient as soon as it is complete.
+    """Return an optimizer that applies every gradient as soon as it is complete.
 
     Raises ConfigError for an unknown name, and for clipping, which needs all gradients first.
     """

@@ -1,4 +1,4 @@
-"""The sharded arrays of a checkpoint: tables, and the optimiser's state of their rows."""
+"""The sharded arrays of a checkpoint: tables, and the optimizer's state of their rows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def table_steps(model: ShardedModel, optimizer: Optimizer) -> dict[str, NDArray[
 
 
 def steps_by_parameter(model: ShardedModel, steps: int) -> dict[str, NDArray[np.int64]]:
-    """Return the number of steps by the optimiser's name of each parameter of tables."""
+    """Return the number of steps by the optimizer's name of each parameter of tables."""
     count = np.array(steps, np.int64)
     return {f"{p.name}.0.weight.{STEP}": count for p, _ in model.store.shards_by_parameter()}
 

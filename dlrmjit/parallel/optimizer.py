@@ -1,4 +1,4 @@
-"""Update the shards of one rank, also where an optimiser needs the gradient of whole rows.
+"""Update the shards of one rank, also where an optimizer needs the gradient of whole rows.
 
 Row-wise Adagrad needs the mean square of the gradient of a whole row, but a rank with some columns
 of a table has only their part of it. All ranks with columns of a table have the same lookups in
@@ -30,7 +30,7 @@ Rows = NDArray[Any]
 
 
 class ShardedOptimizer:
-    """The optimiser of a sharded model; its state is allocated here."""
+    """The optimizer of a sharded model; its state is allocated here."""
 
     def __init__(self, model: ShardedModel, optimizer: AnyOptimizer) -> None:
         config = UpdateConfig.of(optimizer)
@@ -64,7 +64,7 @@ class ShardedOptimizer:
             self.optimizer.apply(parameter, gradient, rate)
 
     def _store_squares(self, parameter: Parameter, gradient: SparseGradient) -> Any:
-        """Write the mean squares of ``gradient`` to the state that the optimiser reads them from.
+        """Write the mean squares of ``gradient`` to the state that the optimizer reads them from.
 
         Returns this state, tables of one column.
         """

@@ -54,7 +54,7 @@ def propose(
     kind : ``auto``, or one kind for all tables: ``whole``, ``columns``, ``rows``, ``replicated``
     lookups : lookups per bag of each table, 1 by default; the load that is balanced
     memory : bytes for tables on one rank, unlimited by default
-    min_columns : minimum columns of a shard; ``dim`` for optimisers that need whole rows
+    min_columns : minimum columns of a shard; ``dim`` for optimizers that need whole rows
 
     Raises
     ------

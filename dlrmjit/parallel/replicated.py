@@ -16,7 +16,7 @@ from dlrmjit.parallel.plan import one_width
 class ReplicatedGradient:
     """The gradient of the replicated tables: as dense arrays to sum, and as a sparse gradient.
 
-    The sums include a marker per row that any rank looked up, because optimisers do not change
+    The sums include a marker per row that any rank looked up, because optimizers do not change
     other rows.
     """
 

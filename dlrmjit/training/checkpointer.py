@@ -164,7 +164,7 @@ class Checkpointer(NullObserver):
         return restored_state(progress, train)
 
     def restore_optimizer(self, model: Model, step: Any) -> None:
-        """Load the state of a training step's optimiser from the checkpoint of the model."""
+        """Load the state of a training step's optimizer from the checkpoint of the model."""
         if self._source is not None:
             persistence.restore_optimizer(step.optimizer, model, self._source)
 

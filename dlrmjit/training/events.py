@@ -114,7 +114,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class RunState:
-    """All that a run needs, next to the model and the optimiser, to continue with the same bits.
+    """All that a run needs, next to the model and the optimizer, to continue with the same bits.
 
     ``tests_since_best`` counts for early stopping; ``data`` is the state of a source that has one,
     JSON-ready.

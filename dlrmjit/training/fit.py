@@ -126,7 +126,7 @@ def fit(
     ConcurrencyError
         If another thread is training the model, or uses it before this returns; observers may.
     CheckpointError
-        If a checkpoint cannot be saved, or is of another model or optimiser.
+        If a checkpoint cannot be saved, or is of another model or optimizer.
     """
     config = config or TrainConfig()
     _warn_of_copies(model)
@@ -153,7 +153,7 @@ def _check_together(config: TrainConfig, step: StepFunction, test: Source | None
 def _resumed(
     model: Model, train: Source, step: StepFunction, checkpointer: Checkpointer | None
 ) -> RunState | None:
-    """Load model and optimiser from the newest checkpoint; return None if there is none."""
+    """Load model and optimizer from the newest checkpoint; return None if there is none."""
     if checkpointer is None:
         raise ConfigError("resume=True needs a checkpointer, which says where the run was saved")
     if getattr(step, "optimizer", None) is None:

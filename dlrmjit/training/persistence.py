@@ -66,7 +66,7 @@ def save(
     model : the model; all ranks call this with their parts of a sharded one
     path : the directory or file
     progress : any JSON-ready mapping, such as positions and results, to be loaded with the model.
-        In a ``.pt`` file its ``learning_rate`` is stored where PyTorch's optimiser expects it
+        In a ``.pt`` file its ``learning_rate`` is stored where PyTorch's optimizer expects it
     optimizer : saves its state too, for :func:`restore_optimizer`
 
     Raises
@@ -244,7 +244,7 @@ def restore(model: Model, path: PathLike) -> dict[str, Any]:
 def restore_optimizer(optimizer: Optimizer, model: Model, path: PathLike) -> None:
     """Overwrite the state of ``optimizer`` for ``model``'s parameters from ``path``.
 
-    Raises CheckpointError if the state there is that of another optimiser; then nothing is
+    Raises CheckpointError if the state there is that of another optimizer; then nothing is
     changed.
     """
     optimizer.prepare(model.parameters())

@@ -1,12 +1,12 @@
-"""Optimisers, each declared once: its constants, its states and the arithmetic of a step.
+"""Optimizers, each declared once: its constants, its states and the arithmetic of a step.
 
-Whatever depends on an optimiser reads it here: the compiled updates of parameters and of table
+Whatever depends on an optimizer reads it here: the compiled updates of parameters and of table
 rows, the NumPy backend, the memory estimate, checkpoints and the command line. To add one, write
 a class and list it in ``OPTIMIZERS``.
 
 The arithmetic is written over values that support ``+ - * /`` and :func:`sqrt`: vectors in
 registers when a kernel is generated, or NumPy arrays. It must take its constants from ``k``, not
-from the optimiser: one kernel serves all constants.
+from the optimizer: one kernel serves all constants.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def sqrt(x: Any) -> Any:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimiser without its learning rate: the base class of all.
+    """An optimizer without its learning rate: the base class of all.
 
     ``weight_decay * w`` is added to every gradient (L2) before the arithmetic sees it. On
-    embedding tables every optimiser is lazy: rows that a batch does not look up keep their values
+    embedding tables every optimizer is lazy: rows that a batch does not look up keep their values
     and their states, decay included.
 
     There are at most two states, all of the parameter's shape or, of a table, all of one value
@@ -48,7 +48,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     name: ClassVar[str]
     torch_step_is_tensor: ClassVar[bool] = True
-    """Whether this optimiser's count of steps is a tensor in a PyTorch checkpoint, or an int."""
+    """Whether this optimizer's count of steps is a tensor in a PyTorch checkpoint, or an int."""
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
@@ -122,7 +122,7 @@ class OptimizerConfig:
         return self.element(w, g, (), k, factor)[0], new
 
     def shared(self) -> OptimizerConfig:
-        """Return this optimiser for ranks that store some of a row's columns each.
+        """Return this optimizer for ranks that store some of a row's columns each.
 
         Its ``row_scratch`` is the mean square of the gradient over all columns, to be filled in
         before the step.
@@ -130,7 +130,7 @@ class OptimizerConfig:
         return _shared(type(self))(**asdict(self))  # type: ignore[arg-type]
 
     def torch_group(self, rate: float) -> dict[str, Any]:
-        """Return the entry of PyTorch's ``param_groups`` for the same optimiser."""
+        """Return the entry of PyTorch's ``param_groups`` for the same optimizer."""
         return {"lr": rate, **asdict(self)}
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class RowwiseAdagrad(Adagrad):
     """Adagrad with one sum per row of a table, ``h += mean(g**2)``; on MLPs, Adagrad."""
 
     name: ClassVar[str] = "rwsadagrad"
-    torch_step_is_tensor: ClassVar[bool] = False  # the reference program's own optimiser
+    torch_step_is_tensor: ClassVar[bool] = False  # the reference program's own optimizer
 
     @property
     def table_states(self) -> tuple[str, ...]:
@@ -344,9 +344,9 @@ OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {
 
 
 def optimizer_named(name: str, **constants: float) -> OptimizerConfig:
-    """Return the optimiser called ``name`` with these constants, the others at their defaults.
+    """Return the optimizer called ``name`` with these constants, the others at their defaults.
 
-    Raises ConfigError naming the known optimisers if there is none of that name.
+    Raises ConfigError naming the known optimizers if there is none of that name.
     """
     if name not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")

@@ -1,7 +1,7 @@
 """Split-BF16: float32 numbers stored as two arrays of 16 bits each.
 
 The high 16 bits of a float32 *are* a bfloat16, the number truncated; forward and backward read
-only those. The low 16 bits are stored in another array and read by the optimiser alone, which
+only those. The low 16 bits are stored in another array and read by the optimizer alone, which
 joins both and so computes exactly as with float32 (Kalamkar et al., arXiv 2005.04680).
 """
 

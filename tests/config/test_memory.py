@@ -12,7 +12,7 @@ def test_memory_grows_with_tables_layers_and_batch():
     assert base.total == base.tables + base.mlp + base.step
 
 
-def test_memory_counts_optimiser_states():
+def test_memory_counts_optimizer_states():
     config = small_config()
     rows, mlps = sum(config.table_rows), config.mlp_parameters
 

@@ -1,4 +1,4 @@
-"""What every optimiser declares, and that rules of rows derive from it."""
+"""What every optimizer declares, and that rules of rows derive from it."""
 
 import inspect
 

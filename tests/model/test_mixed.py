@@ -64,7 +64,7 @@ def _trained(config, backend, update, steps=4, **options):
 
 
 @pytest.mark.parametrize("update", UPDATES, ids=repr)
-def test_backends_agree_with_every_optimiser(update):
+def test_backends_agree_with_every_optimizer(update):
     losses, model = _trained(mixed_config(), "jit", update)
     expected, oracle = _trained(mixed_config(), "reference", update)
     np.testing.assert_allclose(losses, expected, rtol=2e-5)

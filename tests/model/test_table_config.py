@@ -20,7 +20,7 @@ BACKENDS = ["reference", "jit"]
 
 
 def _trained(batches, optimizer, backend, tables=IN_MEMORY, precision="fp32"):
-    """A model and its optimiser after ``batches``, from the same parameters every time."""
+    """A model and its optimizer after ``batches``, from the same parameters every time."""
     rng = np.random.RandomState(5)
     model = DLRM(small_config(), backend=backend, rng=rng, precision=precision, tables=tables)
     step = TrainingStep(model, optimizer)

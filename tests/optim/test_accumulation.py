@@ -108,7 +108,7 @@ def dense(model, parameter, gradient):
 
 @backends
 @pytest.mark.parametrize("optimizer", ["rwsadagrad", "adam", "adagrad"])
-def test_clipping_and_every_optimiser_see_one_gradient(backend, optimizer):
+def test_clipping_and_every_optimizer_see_one_gradient(backend, optimizer):
     """A bound far below the norm makes the sum of gradients what the gradient of all is."""
     config = UpdateConfig.of(optimizer)
     config = UpdateConfig(config.mlps, config.tables, clip_norm=1e-3)

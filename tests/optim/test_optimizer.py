@@ -1,4 +1,4 @@
-"""Every optimiser against PyTorch's over 20 steps, and the kernels against float64."""
+"""Every optimizer against PyTorch's over 20 steps, and the kernels against float64."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Learning rates step by step, and the optimisers' names."""
+"""Learning rates step by step, and the optimizers' names."""
 
 import numpy as np
 import pytest

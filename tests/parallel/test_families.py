@@ -1,4 +1,4 @@
-"""Every family trains the same on any number of ranks, with every class of optimiser."""
+"""Every family trains the same on any number of ranks, with every class of optimizer."""
 
 import numpy as np
 import pytest

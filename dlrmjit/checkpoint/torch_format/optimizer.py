@@ -1,4 +1,4 @@
-"""Optimiser states in PyTorch's nested form, for the reference program's ``opt_state_dict``.
+"""Optimizer states in PyTorch's nested form, for the reference program's ``opt_state_dict``.
 
 PyTorch identifies parameters by index, this package by name; the states have the same names.
 """
@@ -21,7 +21,7 @@ STEP = "step"
 def to_torch(
     config: OptimizerConfig, parameters: Sequence[str], states: Mapping[str, Array], lr: float
 ) -> dict[str, Any]:
-    """Return the ``state_dict`` of the PyTorch optimiser that corresponds to ``config``.
+    """Return the ``state_dict`` of the PyTorch optimizer that corresponds to ``config``.
 
     ``states`` are arrays named ``parameter.state``; ``parameters`` gives the order of parameters.
     """
@@ -37,7 +37,7 @@ def to_torch(
 def from_torch(nested: Mapping[str, Any] | None, parameters: Sequence[str]) -> dict[str, Array]:
     """Return the inverse of :func:`to_torch`: arrays ``parameter.state``, steps as int64.
 
-    Raises CheckpointError for what is no state of an optimiser of these parameters.
+    Raises CheckpointError for what is no state of an optimizer of these parameters.
     """
     arrays: dict[str, Array] = {}
     states = (nested or {}).get("state", {})

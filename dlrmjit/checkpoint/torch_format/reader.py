@@ -43,7 +43,7 @@ class TorchCheckpoint:
         Parameters by name: float32. Those stored so are read-only views of the mapped file; those
         of half precision or bfloat16 are converted exactly, those of float64 rounded.
     optimizer
-        The optimiser's state in PyTorch's nested form, tensors as arrays; None if missing.
+        The optimizer's state in PyTorch's nested form, tensors as arrays; None if missing.
     progress
         ``iter``, ``epoch``, ``nepochs``, ``nbatches``, ``nbatches_test``, ``train_loss``,
         ``total_loss``, ``test_acc``, ``test_auc``: those in the file.

@@ -63,17 +63,17 @@ def restore(model: Model, path: str) -> dict[str, Any]:
 
 
 def restore_optimizer(optimizer: Optimizer, model: Model, path: str, *, strict: bool) -> None:
-    """Load the optimiser state at ``path``.
+    """Load the optimizer state at ``path``.
 
     Resuming a run (``strict``) requires it and raises CheckpointError without it; otherwise the
-    optimiser starts from its initial state, with a note.
+    optimizer starts from its initial state, with a note.
     """
     try:
         persistence.restore_optimizer(optimizer, model, path)
     except CheckpointError as error:
         if strict:
             raise
-        print(f"dlrmjit: note: the optimiser state is not restored: {error}", file=sys.stderr)
+        print(f"dlrmjit: note: the optimizer state is not restored: {error}", file=sys.stderr)
 
 
 def _print_progress(progress: Mapping[str, Any]) -> None:

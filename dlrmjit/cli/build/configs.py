@@ -157,7 +157,7 @@ def train_config(options: Options) -> TrainConfig:
 
 
 def update_config(options: Options) -> UpdateConfig:
-    """Return the optimisers of MLPs and tables, with the constants that the options give."""
+    """Return the optimizers of MLPs and tables, with the constants that the options give."""
     return UpdateConfig(
         mlps=_optimizer(options.optimizer, options, options.weight_decay),
         tables=_optimizer(
@@ -239,7 +239,7 @@ def require_memory(config: AnyModelConfig, options: Options, available: int) -> 
 
 
 def estimated_memory(config: AnyModelConfig, options: Options) -> MemoryEstimate:
-    """Return the estimated bytes of the model, a training step and the optimiser state."""
+    """Return the estimated bytes of the model, a training step and the optimizer state."""
     lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
     in_files = options.embedding_dir is not None
     update = update_config(options)
@@ -251,7 +251,7 @@ def estimated_memory(config: AnyModelConfig, options: Options) -> MemoryEstimate
 
 
 def _memory_message(need: MemoryEstimate, options: Options, available: int) -> str:
-    states = f"{format_gib(need.optimizer)} for the optimiser, " if need.optimizer else ""
+    states = f"{format_gib(need.optimizer)} for the optimizer, " if need.optimizer else ""
     name = f"--config={options.config}" if options.config else "the model"
     parts = (
         f"{format_gib(need.tables)} for the tables, {format_gib(need.mlp)} for the MLPs, "

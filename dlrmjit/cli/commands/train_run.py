@@ -276,7 +276,7 @@ def _require_space(path: str, model: Model) -> None:
 def _training_step(
     options: Options, config: TrainConfig, session: Session, profile: Profile | None
 ) -> TrainingStep | distributed.AnyShardedStep:
-    """Return the step that trains on a batch, with the optimiser state of a loaded model."""
+    """Return the step that trains on a batch, with the optimizer state of a loaded model."""
     step = distributed.training_step(session.model, options, config, profile) or TrainingStep(
         session.model,
         config.optimizer,

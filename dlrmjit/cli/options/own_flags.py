@@ -15,7 +15,7 @@ OPTIMIZER_NAMES = tuple(RULES)
 
 
 def _optimizers_with(constant: str) -> str:
-    """Return the names of the optimisers that have a constant, as words."""
+    """Return the names of the optimizers that have a constant, as words."""
     names = [name for name, rule in RULES.items() if constant in {f.name for f in fields(rule)}]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
@@ -233,7 +233,7 @@ TABLES = FlagGroup(
             "embedding-dir",
             str,
             None,
-            "store embedding tables and their optimiser state in files in this directory, which "
+            "store embedding tables and their optimizer state in files in this directory, which "
             "are removed when the run ends; they may exceed memory",
             metavar="DIR",
         ),
@@ -249,7 +249,7 @@ TABLES = FlagGroup(
 )
 
 OPTIMIZERS = FlagGroup(
-    "optimisers and regularisers beyond the reference's",
+    "optimizers and regularisers beyond the reference's",
     (
         Flag(
             "dropout",
@@ -263,7 +263,7 @@ OPTIMIZERS = FlagGroup(
             "sparse-optimizer",
             str,
             None,
-            "optimiser of the embedding tables (default: that of --optimizer)",
+            "optimizer of the embedding tables (default: that of --optimizer)",
             values=OPTIMIZER_NAMES,
         ),
         Flag(

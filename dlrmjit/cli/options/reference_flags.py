@@ -256,7 +256,7 @@ TRAINING = FlagGroup(
             "optimizer",
             str,
             "sgd",
-            "optimiser of MLPs and tables",
+            "optimizer of MLPs and tables",
             values=OPTIMIZER_NAMES,
         ),
         Flag("lr-num-warmup-steps", int, 0, "steps of linear warm-up", domain=at_least(0)),

@@ -200,7 +200,7 @@ class JitBackend:
         return buffer
 
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
-        """Allocate an optimiser's states for tables or for a dense parameter."""
+        """Allocate an optimizer's states for tables or for a dense parameter."""
         return optimizers.new_state(stored, config)
 
     def update(

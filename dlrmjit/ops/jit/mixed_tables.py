@@ -139,7 +139,7 @@ class MixedTables:
 
 @dataclass
 class MixedState:
-    """Optimiser state of mixed tables: the state of each group, and the tables in the group."""
+    """Optimizer state of mixed tables: the state of each group, and the tables in the group."""
 
     table_ids: tuple[tuple[int, ...], ...]
     states: tuple[RowState, ...]
@@ -178,7 +178,7 @@ class MixedBagGradient(SparseGradient):
     def update(
         self, tables: MixedTables, state: MixedState, config: OptimizerConfig, rate: float
     ) -> None:
-        """Apply an optimiser to the looked-up rows of every group."""
+        """Apply an optimizer to the looked-up rows of every group."""
         for part, group, part_state in zip(self.parts, tables.groups, state.states, strict=True):
             part.update(group.tables, part_state, config, rate)
 

@@ -1,4 +1,4 @@
-"""Optimiser steps of the compiled backend, and gradients of embedding tables.
+"""Optimizer steps of the compiled backend, and gradients of embedding tables.
 
 Dense parameters are updated over their flat buffers, padding of blocks included, which no result
 ever reads.
@@ -47,7 +47,7 @@ class BagGradient(SparseGradient):
     def update(
         self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
     ) -> None:
-        """Apply an optimiser to the looked-up rows, fused with the backward pass of the lookup."""
+        """Apply an optimizer to the looked-up rows, fused with the backward pass of the lookup."""
         rule = RowRule(config, rate)
         embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
 
@@ -90,7 +90,7 @@ def merge_lookups(batches: Sequence[Lookups]) -> Lookups:
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> Any:
-    """Allocate an optimiser's states for tables or for a dense parameter."""
+    """Allocate an optimizer's states for tables or for a dense parameter."""
     if not isinstance(stored, (np.ndarray, Matrix, SplitWeights)):  # embedding tables
         return stored.new_state(RowRule(config, 0.0))
     return BoundState(tuple(_like(stored, config.initial_state) for _ in config.states))

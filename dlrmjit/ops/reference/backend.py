@@ -314,7 +314,7 @@ class ReferenceBackend:
         return stored.reshape(-1)
 
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
-        """Allocate an optimiser's states for tables or for a dense parameter."""
+        """Allocate an optimizer's states for tables or for a dense parameter."""
         return optimizers.new_state(stored, config)
 
     def update(
@@ -325,7 +325,7 @@ class ReferenceBackend:
         config: OptimizerConfig,
         rate: float,
     ) -> None:
-        """Apply one step of an optimiser, in place."""
+        """Apply one step of an optimizer, in place."""
         optimizers.update(stored, gradient, state, config, rate)
 
     def sum_of_squares(self, gradient: FloatArray) -> float:

@@ -18,7 +18,7 @@ from dlrmjit.ops.reference.tables import ReferenceTables
 
 @dataclass
 class ReferenceTableState:
-    """Optimiser state of tables: one set of tables per state; steps taken."""
+    """Optimizer state of tables: one set of tables per state; steps taken."""
 
     tables: tuple[ReferenceTables, ...]
     steps: int = 0
@@ -42,7 +42,7 @@ class ReferenceBagGradient(SparseGradient):
         config: OptimizerConfig,
         rate: float,
     ) -> None:
-        """Apply one step of an optimiser to the looked-up rows and their states."""
+        """Apply one step of an optimizer to the looked-up rows and their states."""
         state.steps += 1
         k = config.row_scalars(rate, state.steps)
         for s, (rows, gradient) in enumerate(self._rows(tables)):
@@ -95,7 +95,7 @@ class ReferenceBagGradient(SparseGradient):
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> DenseState | ReferenceTableState:
-    """Allocate an optimiser's states for tables or for a dense parameter."""
+    """Allocate an optimizer's states for tables or for a dense parameter."""
     start = config.initial_state
     if not isinstance(stored, ReferenceTables):
         return DenseState(tuple(_full(stored, start) for _ in config.states))

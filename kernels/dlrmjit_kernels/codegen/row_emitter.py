@@ -177,7 +177,7 @@ class RowEmitter(Emitter):
         return self.builder.bitcast(self._load_bits(row.base, piece, 16), piece.kind)
 
     def fetch_weights(self, row: Weights, piece: Piece) -> Value:
-        """Load what optimisers read: all bits."""
+        """Load what optimizers read: all bits."""
         if row.size == 4:
             return self.read_weights(row, piece)
         high = self._load_bits(row.base, piece, 16)

@@ -23,7 +23,7 @@ from dlrmjit_kernels.runtime.compile import jit
 
 @dataclass(frozen=True)
 class _MeanSquare(OptimizerConfig):
-    """No optimiser: stores the mean square of the gradient of every touched row."""
+    """No optimizer: stores the mean square of the gradient of every touched row."""
 
     name: ClassVar[str] = "square"
 

@@ -1,4 +1,4 @@
-"""How the gradient of a touched row updates it: an optimiser, and the learning rate of the step.
+"""How the gradient of a touched row updates it: an optimizer, and the learning rate of the step.
 
 An update is lazy: only rows that a batch looks up are read or written, their states included.
 """
@@ -12,14 +12,14 @@ from dlrmjit_kernels.optimizers import Adagrad, Adam, OptimizerConfig, RowwiseAd
 
 @dataclass(frozen=True)
 class RowRule:
-    """An optimiser from :mod:`dlrmjit_kernels.optimizers` at a learning rate."""
+    """An optimizer from :mod:`dlrmjit_kernels.optimizers` at a learning rate."""
 
     optimizer: OptimizerConfig
     lr: float
 
     @property
     def l2(self) -> float:
-        """Factor of ``w`` in the gradient: the optimiser's weight decay."""
+        """Factor of ``w`` in the gradient: the optimizer's weight decay."""
         return self.optimizer.weight_decay
 
     @property

@@ -1,4 +1,4 @@
-"""Optimiser steps of dense parameters, stored as float32 or as Split-BF16, by the same arithmetic.
+"""Optimizer steps of dense parameters, stored as float32 or as Split-BF16, by the same arithmetic.
 
 A step runs over a layer's flat parameters, padding included. Split weights are joined piece by
 piece, updated as float32 and split again while the piece is in the first cache, so that the
@@ -60,7 +60,7 @@ class _Operands(NamedTuple):
 
 
 class BoundStep:
-    """An optimiser, a parameter, its gradient and states, checked once: steps look nothing up.
+    """An optimizer, a parameter, its gradient and states, checked once: steps look nothing up.
 
     All arrays are flat float32 in the order of the parameter, which may be Split-BF16; buffers
     must stay where they are.
@@ -69,7 +69,7 @@ class BoundStep:
     ------
     ShapeError
         For arrays that are not flat or not as long, or for another number of states than the
-        optimiser has.
+        optimizer has.
     """
 
     def __init__(self, optimizer: OptimizerConfig, p: Parameters, g: F32, *states: F32) -> None:

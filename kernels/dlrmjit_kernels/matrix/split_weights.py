@@ -1,6 +1,6 @@
 """Split-BF16 weights: the high 16 bits of float32 numbers, which are BF16, and the low 16 bits.
 
-Layers read the high bits only. An optimiser joins both and so updates float32 numbers exactly, in
+Layers read the high bits only. An optimizer joins both and so updates float32 numbers exactly, in
 the memory of float32 weights (Kalamkar et al., SC20). Both are stored as ``[Kb][C/2][bk][2]``,
 the VNNI layout: pairs of neighbours along C, which the kernels multiply.
 """

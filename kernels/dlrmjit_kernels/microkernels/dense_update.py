@@ -1,4 +1,4 @@
-"""The dense update micro-kernel: one step of an optimiser over flat arrays.
+"""The dense update micro-kernel: one step of an optimizer over flat arrays.
 
 In NumPy::
 
@@ -29,7 +29,7 @@ _UNROLLED = 4  # independent divisions and roots in flight
 
 @dataclass(frozen=True)
 class DenseUpdate:
-    """The rule of an optimiser with so many ``states`` and, beside ``l2``, so many ``scalars``."""
+    """The rule of an optimizer with so many ``states`` and, beside ``l2``, so many ``scalars``."""
 
     name: str
     scalars: int

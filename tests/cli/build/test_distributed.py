@@ -45,7 +45,7 @@ def test_sixty_gigabytes_do_not_start_on_two_ranks_of_one_machine(monkeypatch):
     assert "use at least 5 such ranks" in str(refused.value)
 
 
-def test_optimiser_state_counts_as_well(monkeypatch):
+def test_optimizer_state_counts_as_well(monkeypatch):
     """Adagrad has as much state as there are table elements."""
     with pytest.raises(MemoryLimitError, match="use at least 10 such ranks"):
         _plan(monkeypatch, 2, "--optimizer=adagrad")

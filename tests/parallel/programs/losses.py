@@ -1,4 +1,4 @@
-"""Train the same model with every plan, strategy and optimiser; rank 0 prints the losses.
+"""Train the same model with every plan, strategy and optimizer; rank 0 prints the losses.
 
 Run by the tests under ``mpiexec``: ``losses.py BACKEND STEPS OPTIMISER... [all]``, where ``all``
 means every strategy with every plan.

@@ -30,7 +30,7 @@ SHIMS = {  # modules that only start a command: ``python -m dlrmjit.train``
     f"dlrmjit.{name}"
     for name in (
         *("train", "prepare", "convert", "evaluate", "predict", "export_embeddings", "plan"),
-        "tune",
+        *("tune", "__main__"),
     )
 }
 LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for

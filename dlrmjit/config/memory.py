@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlrmjit.architecture.architecture import Architecture
@@ -30,20 +31,21 @@ class MemoryEstimate:
 def estimate_memory(
     config: AnyModelConfig,
     batch_size: int,
-    lookups: int = 1,
+    lookups: int | Sequence[int] = 1,
     update: UpdateConfig | None = None,
     in_files: bool = False,
 ) -> MemoryEstimate:
     """Return the bytes of tables, of MLPs with their gradients, of a step, and of optimizer states.
 
     A step of ``batch_size`` samples counts what every node stores and as much for gradients, and
-    ``lookups`` indices per bag (8 bytes each) twice, as the update sorts them. Tables ``in_files``,
-    and the optimizer states of their rows, take no memory.
+    ``lookups`` indices per bag (8 bytes each), one number or one per column, twice, as the update
+    sorts them. Tables ``in_files``, and the optimizer states of their rows, take no memory.
     """
     model = config.architecture
     elements = sum(node.elements(model.input_shapes(node)) for node in model.nodes)
     per_sample = 2 * elements * FLOAT_BYTES
-    indices = 2 * 8 * len(model.table_specs) * lookups
+    per_column = [lookups] * model.tables if isinstance(lookups, int) else lookups
+    indices = 2 * 8 * sum(per_column[table.column] for table in model.table_specs)
     update = update or UpdateConfig()
     tables = model.table_parameters * FLOAT_BYTES
     row_states = _row_state_elements(model, update) * FLOAT_BYTES

@@ -1,13 +1,17 @@
-"""Named configurations: three of the SC20 paper, two of Criteo's data sets, and a demo.
+"""Named configurations: three of the SC20 paper, two of Criteo's data sets, MLPerf's, and a demo.
 
 Sources: Kalamkar et al. (SC20) Table I as realised by the reference program's benchmark
-scripts; table sizes of Criteo's data as the reference's preprocessing counts them.
+scripts; table sizes of Criteo's data as the reference's preprocessing counts them; tables, layers
+and multi-hot sizes of MLPerf training v3.0 and later (DLRM-DCNv2) as its rules state them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
+from dlrmjit.architecture.architecture import Architecture
+from dlrmjit.architecture.families import build
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.training import LossKind
 from dlrmjit.errors import ConfigError
@@ -15,16 +19,39 @@ from dlrmjit.errors import ConfigError
 
 @dataclass(frozen=True)
 class Preset:
-    """A model with its training defaults."""
+    """A model with its training defaults.
+
+    ``model`` has the sizes of tables and MLPs, ``family`` is what is built of them, with
+    ``cross_layers`` of rank ``cross_rank`` where the family has those. ``lookups`` per bag are the
+    same for all tables, or ``multi_hot_sizes`` has one number per table.
+    """
 
     model: ModelConfig
     batch_size: int
+    family: str = "dlrm"
+    cross_layers: int = 3
+    cross_rank: int | None = None
     lookups: int = 1
+    multi_hot_sizes: tuple[int, ...] = ()
     lookups_fixed: bool = True
     loss: LossKind = "bce"
     learning_rate: float = 0.1
     round_targets: bool = True
+    optimizer: str = "sgd"
     data_size: int | None = None
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The nodes of the model."""
+        if self.family == "dlrm":
+            return self.model.architecture
+        cross = {"cross_layers": self.cross_layers, "cross_rank": self.cross_rank}
+        return build(self.family, {**asdict(self.model), **cross})
+
+    @property
+    def lookups_per_table(self) -> tuple[int, ...]:
+        """Lookups per bag of each table."""
+        return self.multi_hot_sizes or (self.lookups,) * self.model.tables
 
 
 _KAGGLE_ROWS = (
@@ -38,6 +65,13 @@ _TERABYTE_ROWS = (
 _MLPERF_ROWS = (
     39884406, 39043, 17289, 7420, 20263, 3, 7120, 1543, 63, 38532951, 2953546, 403346, 10,
     2208, 11938, 155, 4, 976, 14, 39979771, 25641295, 39664984, 585935, 12972, 108, 36,
+)  # fmt: skip
+_MLPERF_V2_ROWS = (
+    40000000, 39060, 17295, 7424, 20265, 3, 7122, 1543, 63, 40000000, 3067956, 405282, 10,
+    2209, 11938, 155, 4, 976, 14, 40000000, 40000000, 40000000, 590152, 12973, 108, 36,
+)  # fmt: skip
+_MLPERF_V2_SIZES = (
+    3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
@@ -55,6 +89,15 @@ PRESETS: dict[str, Preset] = {
         ModelConfig(_MLPERF_ROWS, 128, (13, 512, 256, 128), (1024, 1024, 512, 256, 1)),
         batch_size=2048,
         learning_rate=1.0,
+    ),
+    "mlperf-v2": Preset(
+        ModelConfig(_MLPERF_V2_ROWS, 128, (13, 512, 256, 128), (1024, 1024, 512, 256, 1)),
+        batch_size=2048,
+        family="dcnv2",
+        cross_rank=512,
+        multi_hot_sizes=_MLPERF_V2_SIZES,
+        learning_rate=0.005,
+        optimizer="adagrad",
     ),
     "kaggle": Preset(
         ModelConfig(_KAGGLE_ROWS, 16, (13, 512, 256, 64, 16), (512, 256, 1)), batch_size=128

@@ -174,11 +174,6 @@ def _check_config(config: AnyModelConfig, comm: Comm, plan: Plan) -> None:
             "dropout and batch normalisation need one process and no --reproducible; "
             "start one rank, or leave them out"
         )
-    if any(node.projections for node in architecture.embeddings):
-        raise ConfigError(
-            "tables of several widths need one process and no --reproducible; "
-            "start one rank, or give all tables one width"
-        )
     if plan.ranks != comm.size:
         raise ConfigError(
             f"the plan is for {plan.ranks} ranks, but the job has {comm.size}; make a plan for "

@@ -3,6 +3,7 @@
 import pytest
 
 from dlrmjit.config.memory import estimate_memory
+from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.config.presets import PRESETS, preset
 from dlrmjit.errors import ConfigError
 
@@ -26,6 +27,23 @@ def test_the_presets_have_the_sizes_of_the_paper():
 )
 def test_interaction_widths(name, width):
     assert PRESETS[name].model.interaction_width == width
+
+
+def test_mlperf_v2_is_dlrm_dcnv2():
+    chosen = PRESETS["mlperf-v2"]
+    assert sum(chosen.multi_hot_sizes) == 214
+    assert sum(chosen.model.table_rows) == 204_184_588
+    model = chosen.architecture
+    assert model.shapes["joined"] == (27 * 128,)
+    cross = 3 * (2 * 512 * 3456 + 3456)
+    assert sum(spec.elements for spec in model.parameters_of(model.node("cross"))) == cross
+    assert chosen.lookups_per_table[20] == 100
+    assert PRESETS["small"].lookups_per_table == (50,) * 8
+    # 104.5 GB of tables, and as much for Adagrad; 8 bytes per lookup, twice
+    need = estimate_memory(model, 1, chosen.lookups_per_table, UpdateConfig.of(chosen.optimizer))
+    assert need.tables == 204_184_588 * 128 * 4
+    assert need.optimizer > need.tables
+    assert need.step - estimate_memory(model, 1, (0,) * 26).step == 2 * 8 * 214
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

@@ -240,7 +240,7 @@ def require_memory(config: AnyModelConfig, options: Options, available: int) -> 
 
 def estimated_memory(config: AnyModelConfig, options: Options) -> MemoryEstimate:
     """Return the estimated bytes of the model, a training step and the optimizer state."""
-    lookups = options.num_indices_per_lookup if options.data_generation != "dataset" else 1
+    lookups = options.lookups_per_table if options.data_generation != "dataset" else 1
     in_files = options.embedding_dir is not None
     update = update_config(options)
     need = estimate_memory(config, options.mini_batch_size, lookups, update, in_files)

@@ -72,6 +72,7 @@ def _random_source(options: Options, rng: np.random.RandomState) -> RandomSource
             maximum=options.rand_data_max,
             mu=options.rand_data_mu,
             sigma=options.rand_data_sigma,
+            multi_hot_sizes=tuple(options.multi_hot_sizes),
         ),
         seed=options.numpy_rand_seed,
         rng=rng,
@@ -100,7 +101,7 @@ def _synthetic_source(options: Options, split: str, size: int, batches: int) -> 
         batches,
         table_rows=options.arch_embedding_size,
         dense_features=_dense_features(options),
-        lookups=options.num_indices_per_lookup,
+        lookups=options.lookups_per_table,
         split=split,
         seed=options.numpy_rand_seed,
     )

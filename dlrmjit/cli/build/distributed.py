@@ -162,7 +162,7 @@ def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Pla
             f"--reproducible={shares} must be a multiple of the number of ranks, {comm.size}"
         )
     memory = table_memory(architecture, options, comm)
-    lookups = [options.num_indices_per_lookup] * len(rows)
+    lookups = _lookups_of(architecture, options)
     each = memory * comm.size // shares
     min_columns = max(dims) if _table_rule(options).row_states else MIN_SHARD_COLUMNS
     plan = propose(
@@ -196,12 +196,20 @@ def table_memory(architecture: AnyModelConfig, options: Options, comm: Comm) -> 
     """Return the bytes that every rank may fill with tables; all ranks call this."""
     _, count = comm.local_ranks()
     share = -(-options.mini_batch_size // comm.size)
-    lookups = options.num_indices_per_lookup
+    lookups = options.lookups_per_table if options.data_generation != "dataset" else 1
     need = estimate_memory(architecture, share, lookups, train_config(options).update)
     # All ranks plan with the memory of the poorest: otherwise their plans would differ.
     available: int = min(exchange_json(comm, available_memory() // count, "memory"))
     left = available - need.mlp - need.step
     return int(max(0, left)) // (1 + len(_table_rule(options).table_states))
+
+
+def _lookups_of(architecture: AnyModelConfig, options: Options) -> list[int]:
+    """Return the lookups per bag of every table; of data sets, which do not say, one."""
+    columns = [spec.column for spec in architecture.architecture.table_specs]
+    if options.data_generation == "dataset":
+        return [1] * len(columns)
+    return [options.lookups_per_table[column] for column in columns]
 
 
 def _table_rule(options: Options) -> OptimizerConfig:

@@ -76,7 +76,7 @@ def with_saved_architecture(options: Options, path: str) -> Options:
     from dlrmjit.config.model import ModelConfig
     from dlrmjit.training.saved_architecture import is_torch
 
-    is_preset = "config" in options.given
+    is_preset = "config" in options.given and options.model == "dlrm"
     given = set(_FIELDS) if is_preset else options.given & set(_FIELDS)
     has_op = "arch_interaction_op" in given
     itself = options.arch_interaction_itself if "arch_interaction_itself" in given else None
@@ -102,7 +102,7 @@ def _with_nodes(options: Options, config: Architecture, path: str) -> Options:
 
     With ``--model`` the architecture follows from the options, and is compared when it is loaded.
     """
-    if "model" in options.given:
+    if options.model != "dlrm" or "model" in options.given:
         return options
     given = sorted(options.given & (set(_FIELDS) | {"config"}))
     if given:

@@ -33,7 +33,7 @@ def _run(argv: Sequence[str]) -> None:
         model.model.embedding_dim,
         options.ranks,
         kind=options.kind,
-        lookups=[model.lookups] * model.model.tables,
+        lookups=model.lookups_per_table,
         memory=memory,
     )
     print(plan)

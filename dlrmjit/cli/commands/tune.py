@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dlrmjit import knobs
+from dlrmjit.architecture import Architecture
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import TUNE
 from dlrmjit.cli.options.command_line import parse_command
@@ -36,10 +37,16 @@ def _run(options: argparse.Namespace) -> None:
     set_threads(options.threads or available_cpus())
     chosen = preset(options.config)
     n = options.batch_size or chosen.batch_size
-    for c, k in dict.fromkeys(chosen.model.bottom_layers + chosen.model.top_layers):
+    for c, k in dict.fromkeys(_layers(chosen.architecture)):
         for tuned in autotune.tune_layer(n, c, k, options.seconds):
             print(_line(tuned, n, c, k), flush=True)
     print(f"stored in {tuning_cache.store_path(current_target())}")
+
+
+def _layers(model: Architecture) -> list[tuple[int, int]]:
+    """Return (C, K) of every weight."""
+    shapes = [spec.shape for node in model.nodes for spec in model.parameters_of(node)]
+    return [(shape[1], shape[0]) for shape in shapes if len(shape) == 2]
 
 
 def _line(tuned: Tuned, n: int, c: int, k: int) -> str:

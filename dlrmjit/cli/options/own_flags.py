@@ -82,6 +82,14 @@ OWN = FlagGroup(
             domain=at_least(1),
         ),
         Flag(
+            "multi-hot-sizes",
+            dashed_ints,
+            (),
+            "lookups per bag of each table in random and synthetic data, with repetition (default: "
+            "--num-indices-per-lookup for all)",
+            domain=at_least(1),
+        ),
+        Flag(
             "test-split",
             str,
             "test",

@@ -19,6 +19,7 @@ from dlrmjit.errors import ConfigError
 
 DEMO = "demo"
 _BATCHES_OF_PRESET = 100
+_LOOKUPS = {"num_indices_per_lookup", "num_indices_per_lookup_fixed", "rand_data_dist"}
 
 TRAIN = Command(
     "train",
@@ -41,6 +42,12 @@ class Options(argparse.Namespace):
     base: Preset | None
     saved_nodes: Architecture | None = None
     notes: tuple[str, ...]
+
+    @property
+    def lookups_per_table(self) -> tuple[int, ...]:
+        """Most lookups per bag of generated data, for each table."""
+        count = len(self.arch_embedding_size)
+        return tuple(self.multi_hot_sizes) or (self.num_indices_per_lookup,) * count
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -81,6 +88,9 @@ def _preset_values(base: Preset, given: dict[str, Any]) -> dict[str, Any]:
         "arch_embedding_size": model.table_rows,
         "arch_mlp_bot": model.mlp_bottom,
         "arch_mlp_top": model.mlp_top,
+        "model": base.family,
+        "dcn_num_layers": base.cross_layers,
+        "dcn_low_rank_dim": base.cross_rank,
         "arch_interaction_op": model.interaction,
         "arch_interaction_itself": model.interaction_itself,
         "loss_function": base.loss,
@@ -89,8 +99,10 @@ def _preset_values(base: Preset, given: dict[str, Any]) -> dict[str, Any]:
         "data_size": base.data_size or size,
         "num_indices_per_lookup": base.lookups,
         "num_indices_per_lookup_fixed": base.lookups_fixed,
+        "multi_hot_sizes": () if _LOOKUPS & set(given) else base.multi_hot_sizes,
         "mini_batch_size": base.batch_size,
         "learning_rate": base.learning_rate,
+        "optimizer": base.optimizer,
         "print_freq": 100 if is_demo else 10,
         "print_time": True,
     }
@@ -111,6 +123,23 @@ def _check_together(options: Options) -> None:
     if options.md_flag and options.table_dims:
         raise ConfigError("give --md-flag or --table-dims, not both: each says how wide tables are")
     _check_data_set(options)
+    _check_lookups(options)
+
+
+def _check_lookups(options: Options) -> None:
+    sizes, tables = options.multi_hot_sizes, len(options.arch_embedding_size)
+    if not sizes or options.data_generation == "dataset":
+        return
+    if len(sizes) != tables:
+        raise ConfigError(
+            f"--multi-hot-sizes has {len(sizes)} numbers for {tables} tables; give one each"
+        )
+    other = sorted(_LOOKUPS & options.given)
+    if other:
+        raise ConfigError(
+            f"give --multi-hot-sizes or --{other[0].replace('_', '-')}, not both: sizes say how "
+            "many rows a bag has, which are drawn uniformly"
+        )
 
 
 def _check_data_set(options: Options) -> None:

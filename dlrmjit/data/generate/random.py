@@ -38,7 +38,8 @@ class RandomOptions:
     ``lookups`` is the largest number of lookups per bag; with ``fixed_lookups`` every bag draws
     exactly that many, before repeated indices are dropped. ``minimum``, ``maximum``, ``mu`` and
     ``sigma`` only affect the gaussian distribution; ``mu`` = -1 means the midpoint between
-    ``minimum`` and ``maximum``.
+    ``minimum`` and ``maximum``. With ``multi_hot_sizes``, which the reference does not have, every
+    bag of table s has exactly ``multi_hot_sizes[s]`` rows, uniform and independent.
     """
 
     lookups: int = 10
@@ -49,6 +50,7 @@ class RandomOptions:
     maximum: float = 1.0
     mu: float = -1.0
     sigma: float = 1.0
+    multi_hot_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_positive(self.lookups, "lookups per bag")
@@ -92,6 +94,7 @@ class RandomSource:
         self.num_samples = num_batches * batch_size if num_batches > 0 else data_size
         self.num_batches = -(-check_positive(self.num_samples, "data size") // batch_size)
         self.options = options or RandomOptions()
+        check_multi_hot_sizes(self.options.multi_hot_sizes, len(self.table_rows))
         self.seed = seed
         self.rng = np.random.RandomState(seed) if rng is None else rng
         self._index_dtype = index_dtype(self.table_rows)
@@ -161,6 +164,8 @@ class RandomSource:
         return Batch.unchecked(dense, *self._merge(bags, len(labels)), labels)
 
     def _draw_bags(self, n: int, s: int, rows: int, samples: slice) -> Bags:
+        if self.options.multi_hot_sizes:
+            return multi_hot_bags(self.rng, n, rows, self.options.multi_hot_sizes[s], samples)
         if self.options.distribution == "uniform":
             return uniform_bags(self.rng, n, rows, self.options, samples)
         bags = gaussian_bags(self.rng, n, rows, self.options, samples)
@@ -184,6 +189,23 @@ class Bags:
 
     indices: NDArray[np.int64]
     lengths: NDArray[np.int64]
+
+
+def check_multi_hot_sizes(sizes: Sequence[int], tables: int) -> None:
+    """Raise :class:`ConfigError` unless there are none, or a positive one for each table."""
+    if sizes and (len(sizes) != tables or min(sizes) < 1):
+        raise ConfigError(
+            f"multi-hot sizes must be one positive number for each of {tables} tables, not {sizes}"
+        )
+
+
+def multi_hot_bags(
+    rng: np.random.RandomState, n: int, rows: int, size: int, samples: slice
+) -> Bags:
+    """Draw ``n`` bags of ``size`` independent uniform rows each; return those of ``samples``."""
+    drawn = rng.random_sample((n, size))[samples]
+    indices = np.minimum((drawn * rows).astype(np.int64), rows - 1).reshape(-1)
+    return Bags(indices, np.full(len(drawn), size, np.int64))
 
 
 def uniform_bags(

@@ -47,6 +47,19 @@ def test_a_preset_gives_defaults_and_explicit_options_win() -> None:
     assert options.data_generation == "random"
 
 
+def test_a_preset_may_be_of_another_family() -> None:
+    options = parse(["--config=mlperf-v2"])
+    assert (options.model, options.optimizer, options.dcn_low_rank_dim) == ("dcnv2", "adagrad", 512)
+    assert sum(options.lookups_per_table) == 214
+    fewer = parse(["--config=mlperf-v2", "--num-indices-per-lookup=3", "--model=dlrm"])
+    assert (fewer.model, fewer.lookups_per_table) == ("dlrm", (3,) * 26)
+
+
+def test_multi_hot_sizes_and_other_lookups_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="--multi-hot-sizes or --num-indices-per-lookup, not bot"):
+        parse(["--multi-hot-sizes=3-2-1", "--num-indices-per-lookup=3"])
+
+
 def test_max_ind_range_cuts_a_presets_tables() -> None:
     options = parse(["--config=kaggle", "--max-ind-range=1000"])
     assert max(options.arch_embedding_size) == 1000
@@ -82,6 +95,8 @@ WRONG = {
     "--quantize-emb-with-bit=4": "32 bits",
     "--weighted-pooling=learned": "leave the flag out",
     "--mlperf-grad-accum-iter=0": "at least 1",
+    "--multi-hot-sizes=3-2": "--multi-hot-sizes has 2 numbers for 26 tables",
+    "--multi-hot-sizes=3-0-2": "at least 1, not 0",
     "--data-generation=internal": "never published",
     "--data-generation=foo": "must be one of random",
     "--data-generation=dataset": "--raw-data-file",

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlrmjit.data.batch_shard import Share
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
 from dlrmjit.errors import ConfigError, IndexRangeError
 
@@ -127,3 +128,30 @@ def test_a_gaussian_index_outside_its_table_is_named():
 def test_invalid_arguments_are_named(build, message):
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+def test_multi_hot_bags_have_exactly_their_sizes():
+    sizes = (3, 1, 40)
+    whole = source(RandomOptions(multi_hot_sizes=sizes))
+    for batch in whole.batches():
+        assert (np.diff(batch.offsets, axis=1) == np.array(sizes)[:, None]).all()
+        batch.check_indices(ROWS)
+    part = whole.sliced(Share(1, 2))
+    for batch, half in zip(list(whole.batches()), list(part.batches()), strict=True):
+        first = Share(1, 2).bounds(batch.n)[0]
+        for s in range(len(ROWS)):
+            indices, offsets = batch.table(s)
+            np.testing.assert_array_equal(half.table(s)[0], indices[offsets[first] :])
+
+
+def test_every_row_is_drawn_equally_often():
+    options = RandomOptions(multi_hot_sizes=(100, 1, 1))
+    [batch] = RandomSource(1, ROWS, 1000, data_size=1000, options=options).batches()
+    counts = np.bincount(batch.table(0)[0], minlength=5)
+    assert abs(counts - 20_000).max() < 1000
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (1, 2, 0)])
+def test_wrong_multi_hot_sizes_are_refused(sizes):
+    with pytest.raises(ConfigError, match="one positive number for each of 3 tables"):
+        source(RandomOptions(multi_hot_sizes=sizes))

@@ -37,6 +37,8 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
         "Adam",
         {"betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.01},
     ),
+    "adamw": ("AdamW", {}),
+    "adamw_all": ("AdamW", {"betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.1}),
     "rwsadagrad": ("RWSAdagrad", {"weight_decay": 0.01, "eps": 1e-4, "lr_decay": 0.05}),
 }
 SPARSE: dict[str, tuple[str, dict[str, Any]]] = {

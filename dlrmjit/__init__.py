@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dlrmjit.architecture.architecture import Architecture
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
-    from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
+    from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
     from dlrmjit.config.presets import preset
     from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
     from dlrmjit.data.batch import Batch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Adagrad": "dlrmjit.config.optimizer",
     "Adam": "dlrmjit.config.optimizer",
+    "AdamW": "dlrmjit.config.optimizer",
     "Architecture": "dlrmjit.architecture.architecture",
     "Batch": "dlrmjit.data.batch",
     "Checkpointer": "dlrmjit.training.checkpointer",
@@ -61,6 +62,7 @@ __all__ = [
     "DLRM",
     "Adagrad",
     "Adam",
+    "AdamW",
     "Architecture",
     "Batch",
     "Checkpointer",

@@ -71,7 +71,10 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {"dlrmjit_kernels.microkernels": "one emitter each, with contract"},
     {"dlrmjit_kernels.codegen": "LLVM IR: vocabulary, engine"},
     {"dlrmjit_kernels.runtime": "compile, threads, memory, target"},
-    dict.fromkeys((f"dlrmjit_kernels.{name}" for name in ("errors", "knobs", "precision")), ""),
+    dict.fromkeys(
+        (f"dlrmjit_kernels.{name}" for name in ("compile_events", "errors", "knobs", "precision")),
+        "",
+    ),
 ]
 SHARED = {room for layer in LAYERS for room, purpose in layer.items() if not purpose}
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from dlrmjit.cli.report.compilation import compilation_notes
 from dlrmjit.cli.streams import point_to_null, usable_streams
 from dlrmjit.errors import DlrmjitError, TrainingError
 
@@ -22,7 +23,7 @@ def exit_code_of(action: Callable[[], None]) -> int:
     closed it or the output could not be written. Streams that were closed from the start are no
     error. Other errors are bugs and are raised.
     """
-    with usable_streams() as (output, _):
+    with usable_streams() as (output, _), compilation_notes():
         code = _run(action)
         with suppress(BrokenPipeError):
             output.flush()

@@ -5,6 +5,7 @@ from dlrmjit.config.model import ModelConfig, TableConfig
 from dlrmjit.config.optimizer import (
     Adagrad,
     Adam,
+    AdamW,
     OptimizerConfig,
     RowwiseAdagrad,
     Sgd,
@@ -15,6 +16,7 @@ from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, T
 __all__ = [
     "Adagrad",
     "Adam",
+    "AdamW",
     "LossConfig",
     "MemoryEstimate",
     "ModelConfig",

@@ -69,7 +69,7 @@ class ShardedOptimizer:
         Returns this state, tables of one column.
         """
         squares = self.optimizer.state(parameter).tables[-1]
-        gradient.mean_squares(parameter.data, squares, self.optimizer.config.tables.weight_decay)
+        gradient.mean_squares(parameter.data, squares, self.optimizer.config.tables.l2)
         return squares
 
 

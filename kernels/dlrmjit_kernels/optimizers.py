@@ -37,7 +37,8 @@ def sqrt(x: Any) -> Any:
 class OptimizerConfig:
     """An optimizer without its learning rate: the base class of all.
 
-    ``weight_decay * w`` is added to every gradient (L2) before the arithmetic sees it. On
+    ``l2 * w`` is added to every gradient before the arithmetic sees it; that is the weight decay,
+    unless an optimizer applies it in another way. On
     embedding tables every optimizer is lazy: rows that a batch does not look up keep their values
     and their states, decay included.
 
@@ -54,6 +55,11 @@ class OptimizerConfig:
         for key, value in asdict(self).items():
             if not value >= 0:
                 raise ConfigError(f"{key} of {self.name} must not be negative, not {value}")
+
+    @property
+    def l2(self) -> float:
+        """The factor of ``w`` that is added to every gradient."""
+        return self.weight_decay
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -290,7 +296,9 @@ class Adam(OptimizerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if max(self.beta1, self.beta2) >= 1.0:
-            raise ConfigError(f"betas of adam must be below 1, not {self.beta1} and {self.beta2}")
+            raise ConfigError(
+                f"betas of {self.name} must be below 1, not {self.beta1} and {self.beta2}"
+            )
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -338,8 +346,44 @@ class Adam(OptimizerConfig):
         }
 
 
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW.
+
+    ``w`` is multiplied by ``1 - rate * weight_decay`` before the step of Adam, and the decay is no
+    part of the gradient. Of tables, rows that a batch does not look up do not decay.
+    """
+
+    weight_decay: float = 0.01
+    name: ClassVar[str] = "adamw"
+
+    @property
+    def l2(self) -> float:
+        """None: gradients are taken as they are."""
+        return 0.0
+
+    def row_scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return what Adam needs, and the factor of the decay before epsilon."""
+        *others, eps = super().row_scalars(rate, step)
+        return (*others, 1.0 - rate * self.weight_decay, eps)
+
+    @classmethod
+    def dense(cls, w: Any, g: Any, states: Any, k: Any) -> Updated:
+        """Decay, then divide first, as PyTorch does."""
+        return super().dense(w * k[5], g, states, (*k[:5], k[6]))
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return decayed elements moved as Adam moves them, and both moments."""
+        return super().element(w * k[5], g, states, (*k[:5], k[6]), factor)
+
+    def torch_group(self, rate: float) -> dict[str, Any]:
+        """Return the settings of torch.optim.AdamW."""
+        return super().torch_group(rate) | {"decoupled_weight_decay": True}
+
+
 OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {
-    kind.name: kind for kind in (Sgd, Adagrad, RowwiseAdagrad, Adam)
+    kind.name: kind for kind in (Sgd, Adagrad, RowwiseAdagrad, Adam, AdamW)
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.autograd.tape import Parameter, Tape, Variable
-from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
+from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference.backend import ReferenceBackend
@@ -28,6 +28,8 @@ DENSE = {
     "adagrad_all": Adagrad(0.01, 1e-3, 0.1, 0.2),
     "adam": Adam(),
     "adam_all": Adam(0.01, 0.8, 0.99, 1e-3),
+    "adamw": AdamW(),
+    "adamw_all": AdamW(0.1, 0.8, 0.99, 1e-3),
     "rwsadagrad": RowwiseAdagrad(0.01, 1e-4, 0.05),
 }
 SPARSE = {
@@ -39,7 +41,7 @@ SPARSE = {
     "rwsadagrad": RowwiseAdagrad(),
     "rwsadagrad_all": RowwiseAdagrad(0.0, 1e-4, 0.05, 0.1),
 }
-EVERY = [*DENSE.values(), RowwiseAdagrad(0.1), Adam(0.1, 0.5, 0.9)]
+EVERY = [*DENSE.values(), RowwiseAdagrad(0.1), Adam(0.1, 0.5, 0.9), AdamW(0.3)]
 configs = st.sampled_from(EVERY)
 ids = {"ids": repr}
 
@@ -205,3 +207,22 @@ def test_state_of_another_shape_is_refused_before_anything_changes():
 def test_wrong_constants_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_decoupled_decay_shrinks_touched_rows_alone_before_the_step_of_adam(backend):
+    decay, rate = 0.5, 0.1
+    gradients = GOLDEN["gradients"][0]
+    indices, dY = np.arange(len(gradients)), gradients[:, None]
+    start = np.vstack([GOLDEN["table"], GOLDEN["table"]])
+    offsets = np.arange(len(indices) + 1)[None]
+    found = []
+    for config, factor in ((Adam(), 1 - rate * decay), (AdamW(decay), 1.0)):
+        array = start.copy()
+        array[indices] *= np.float32(factor)
+        tables = tables_of(backend, [array])
+        gradient = bag_gradient(backend, tables, indices, offsets, dY)
+        optimizer_of(backend, config).apply(tables, gradient, rate)
+        found.append(np.array(tables.data.table(0)))
+    np.testing.assert_allclose(found[0], found[1], 1e-5, 1e-6)
+    np.testing.assert_array_equal(found[1][len(indices) :], start[len(indices) :])

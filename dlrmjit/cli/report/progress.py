@@ -37,14 +37,14 @@ class ProgressBar(NullObserver):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]:,.0f} samples/s"),
-            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[loss]}"),
             TimeRemainingColumn(),
             console=console or Console(stderr=True),
             auto_refresh=False,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),
         )
-        self._task = self._progress.add_task("", epoch="", rate=0.0, loss=float("nan"))
+        self._task = self._progress.add_task("", epoch="", rate=0.0, loss="")
         self._rate = 0.0
 
     def __enter__(self) -> ProgressBar:
@@ -76,6 +76,6 @@ class ProgressBar(NullObserver):
             completed=record.epoch * record.batches + record.batch + 1,
             epoch=record.epoch,
             rate=self._rate,
-            loss=record.loss,
+            loss=f"loss {record.loss:.4f}",
             refresh=True,
         )

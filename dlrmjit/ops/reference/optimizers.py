@@ -127,5 +127,5 @@ def update(
 
 
 def _decayed(g: FloatArray, w: FloatArray, config: OptimizerConfig) -> FloatArray:
-    decayed: FloatArray = g + config.weight_decay * w if config.weight_decay else g
+    decayed: FloatArray = g + config.l2 * w if config.l2 else g
     return decayed

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from llvmlite import binding, ir
 
+from dlrmjit_kernels import compile_events
 from dlrmjit_kernels.runtime.cache import folder as cache_folder
 from dlrmjit_kernels.runtime.compile import version_folder
 from dlrmjit_kernels.runtime.target import Target
@@ -72,6 +73,7 @@ def _object(spec: Spec, target: Target) -> bytes:
     path = _object_path(spec, target)
     content = cache_folder.read(path.parent, path.name)
     if content is None:
+        compile_events.compiling()
         machine = _machine(target)
         content = bytes(machine.emit_object(_optimised(spec, target, machine)))
         cache_folder.write(path.parent, path.name, content)

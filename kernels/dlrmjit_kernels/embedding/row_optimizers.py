@@ -19,8 +19,8 @@ class RowRule:
 
     @property
     def l2(self) -> float:
-        """Factor of ``w`` in the gradient: the optimizer's weight decay."""
-        return self.optimizer.weight_decay
+        """Factor of ``w`` in the gradient."""
+        return self.optimizer.l2
 
     @property
     def element_states(self) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ class BoundStep:
     def __call__(self, rate: float, step: int) -> None:
         """Apply step 1, 2, ... with learning rate ``rate``, in place."""
         optimizer = self._optimizer
-        self._run(_rounded((optimizer.weight_decay, *optimizer.scalars(rate, step))))
+        self._run(_rounded((optimizer.l2, *optimizer.scalars(rate, step))))
 
 
 def sgd_step(p: Parameters, g: F32, lr: float, l2: float = 0.0) -> None:
@@ -111,7 +111,7 @@ def _spec(optimizer: OptimizerConfig) -> DenseUpdate:
         len(optimizer.scalars(0.0, 1)),
         len(optimizer.states),
         optimizer.dense,
-        decayed=bool(optimizer.weight_decay or optimizer.states),
+        decayed=bool(optimizer.l2 or optimizer.states),
     )
 
 

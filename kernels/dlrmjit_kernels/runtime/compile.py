@@ -23,7 +23,7 @@ import numba
 from numba.core import caching
 from numba.extending import register_jitable
 
-from dlrmjit_kernels import knobs
+from dlrmjit_kernels import compile_events, knobs
 from dlrmjit_kernels.runtime.cache import folder as cache_folder
 from dlrmjit_kernels.runtime.cache.file_lock import FileLock
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
@@ -171,6 +171,8 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         kernel = super().load_overload(sig, target_context)
         if kernel is not None:
             self._lock.release()
+        else:
+            compile_events.compiling()
         return kernel
 
     def save_overload(self, sig: Any, data: Any) -> None:

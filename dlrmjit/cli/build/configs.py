@@ -168,14 +168,14 @@ def update_config(options: Options) -> UpdateConfig:
     )
 
 
-def _tables_decay(options: Options) -> float:
-    decay = options.sparse_weight_decay
-    return float(options.weight_decay if decay is None else decay)
+def _tables_decay(options: Options) -> float | None:
+    decay: float | None = options.sparse_weight_decay
+    return options.weight_decay if decay is None else decay
 
 
-def _optimizer(name: str, options: Options, weight_decay: float) -> OptimizerConfig:
+def _optimizer(name: str, options: Options, weight_decay: float | None) -> OptimizerConfig:
     """Return the optimizer of that name, with those constants that it has and a flag gives."""
-    constants = {"weight_decay": weight_decay}
+    constants = {} if weight_decay is None else {"weight_decay": weight_decay}
     for constant in fields(OPTIMIZERS[name]):
         for flag in (constant.name, f"optimizer_{constant.name}"):
             value = getattr(options, flag, None)

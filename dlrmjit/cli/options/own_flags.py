@@ -307,9 +307,10 @@ OPTIMIZERS = FlagGroup(
         Flag(
             "weight-decay",
             float,
-            0.0,
+            None,
             "L2: add this times the weights to the gradients, on tables only for the rows looked "
-            "up",
+            "up; of adamw, take this times the rate of the weights themselves (default: 0, of "
+            "adamw 0.01)",
             domain=at_least(0),
         ),
         Flag(

@@ -35,6 +35,7 @@ SHIMS = {  # modules that only start a command: ``python -m dlrmjit.train``
 }
 LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {CLI: "flags, commands, reports", "dlrmjit": "the public names"},
+    {"dlrmjit.doctor": "examines a machine"},
     {"dlrmjit.training": "epochs, steps, tests, saving"},
     {"dlrmjit.parallel": "ranks, plans, exchange"},
     {
@@ -88,7 +89,7 @@ def module_name(path: Path) -> str:
 def room_of(module: str) -> str:
     """Return the room of a module: ``dlrmjit.ops.jit.mlp`` is in ``dlrmjit.ops``."""
     room = ".".join(module.split(".")[:2])
-    return CLI if room in SHIMS else room
+    return CLI if room in SHIMS or module.endswith(".__main__") else room
 
 
 @cache

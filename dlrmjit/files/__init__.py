@@ -48,10 +48,12 @@ from dlrmjit.files.replace_folder import (
     remove_folder,
     replaced_folder,
 )
+from dlrmjit.files.speed import DiskSpeed, disk_speed
 from dlrmjit.files.sync import sync_directory, sync_file
 from dlrmjit.files.work_folder import Survey, WorkFolder, clear_abandoned, survey
 
 __all__ = [
+    "DiskSpeed",
     "FileFacts",
     "Listing",
     "NewFiles",
@@ -67,6 +69,7 @@ __all__ = [
     "clear_abandoned",
     "copy_work_file",
     "create",
+    "disk_speed",
     "is_inside",
     "is_signed",
     "link_or_copy",

@@ -65,7 +65,7 @@ def fma_peak(threads: int, seconds: float = 0.5) -> float:
     best = 0.0
     for chains in (10, 12, current_target().registers - 6):
         action, gflop = multiply_adds(threads, chains)
-        best = max(best, gflop / _best_time(action, seconds / 3))
+        best = max(best, gflop / best_time(action, seconds / 3))
     return best
 
 
@@ -73,7 +73,7 @@ def triad(threads: int, seconds: float = 0.5) -> float:
     """Return the GB/s of ``a = b + s * c`` on arrays beyond the caches, at 12 bytes an element."""
     count = max(1 << 24, 4 * current_target().l3 // 4)
     a, b, c = (np.ones(count, dtype=np.float32) for _ in range(3))
-    return 12.0 * count / _best_time(lambda: _triad(a, b, c, np.float32(3), threads), seconds) / 1e9
+    return 12.0 * count / best_time(lambda: _triad(a, b, c, np.float32(3), threads), seconds) / 1e9
 
 
 def ceilings(threads: int, seconds: float = 0.5) -> dict[str, float]:
@@ -81,7 +81,8 @@ def ceilings(threads: int, seconds: float = 0.5) -> dict[str, float]:
     return {"fma_peak_gflops": fma_peak(threads, seconds), "triad_gbs": triad(threads, seconds)}
 
 
-def _best_time(action: Callable[[], object], seconds: float) -> float:
+def best_time(action: Callable[[], object], seconds: float) -> float:
+    """Return the least seconds of ``action``, called again and again for ``seconds``."""
     action()
     end, best = time.perf_counter() + seconds, float("inf")
     while time.perf_counter() < end:

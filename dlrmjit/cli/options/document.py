@@ -14,12 +14,13 @@ from dlrmjit.cli.options.command_flags import (
     TUNE,
 )
 from dlrmjit.cli.options.flag import Command, Effect, Flag
+from dlrmjit.cli.options.insight_flags import DOCTOR
 from dlrmjit.cli.options.kinds import switch
 from dlrmjit.cli.options.parse import TRAIN
 from dlrmjit.cli.options.prepare_flags import PREPARE
 from dlrmjit.files import replaced_file
 
-COMMANDS = (TRAIN, PREPARE, EVALUATE, PREDICT, EXPORT_EMBEDDINGS, CONVERT, PLAN, TUNE)
+COMMANDS = (TRAIN, PREPARE, EVALUATE, PREDICT, EXPORT_EMBEDDINGS, CONVERT, PLAN, TUNE, DOCTOR)
 BEGIN = "<!-- options: written by python -m dlrmjit.cli.options.document -->"
 END = "<!-- end of options -->"
 _KINDS = {

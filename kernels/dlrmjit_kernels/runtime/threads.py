@@ -44,12 +44,12 @@ def reset_affinity() -> None:
 
 def available_cpus() -> int:
     """Return the number of CPUs by affinity mask and cgroup quotas, rounded down, at least 1."""
-    quotas = (_quota(group) for group in control_groups("cpu"))
+    quotas = (cpu_quota(group) for group in control_groups("cpu"))
     limits = [int(cpus) for cpus in quotas if cpus is not None]
     return max(1, min([len(allowed_cpus()), *limits]))
 
 
-def _quota(group: Path) -> float | None:
+def cpu_quota(group: Path) -> float | None:
     """Return the CPUs of a control group, of version 2 or 1; None if it has no limit."""
     try:
         if (group / "cpu.max").exists():

@@ -1,0 +1,10 @@
+"""``python -m dlrmjit.doctor``: examine whether this machine is set up well."""
+
+from __future__ import annotations
+
+import sys
+
+from dlrmjit.cli.commands.doctor import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Ranks that a launcher starts for an examination, and what they measure."""

@@ -26,6 +26,7 @@ COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "convert": ("dlrmjit.cli.commands.convert", "turn data of one format into another"),
     "plan": ("dlrmjit.cli.commands.plan", "propose how to shard tables over many ranks"),
     "tune": ("dlrmjit.cli.commands.tune", "measure the fastest matrix blockings of this machine"),
+    "doctor": ("dlrmjit.cli.commands.doctor", "examine whether this machine is set up well"),
 }
 
 

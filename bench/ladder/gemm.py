@@ -66,7 +66,7 @@ def _tiles(kernel: Any, a: Any, b: Any, c: Any, sizes: Any) -> None:
     for j in range(0, width, nr):
         for i in range(0, width // mr * mr, mr):
             operands = (a + 4 * i * depth, b + 4 * j, c + 4 * (i * width + j), 0, 0)
-            unsafe.call(kernel, (*operands, 0, 0, 1, depth, depth, width, 0, 0))
+            unsafe.call(kernel, (*operands, 0, 0, 1, depth, depth, width, 0, 0, 0))
 
 
 def three_loops(a: Floats, b: Floats, c: Floats) -> harness.Action:

@@ -40,6 +40,11 @@ class Cross(Node):
         if self.rank < 0 or (self.rank and self.vector):
             raise self.refuse(self.rank, "a rank of at least 0, which is 0 for a vector")
 
+    @property
+    def any_layout(self) -> bool:
+        """Matrices with matrices may be in blocks; vectors are rules of arrays."""
+        return not self.vector
+
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return the width of the input."""
         return (self.one_matrix(inputs),)
@@ -68,7 +73,11 @@ class Cross(Node):
         parameters = (recording.parameter(spec.name) for spec in specs)
         rule = "cross_vector" if self.vector else "cross"
         return recording.apply(
-            rule, *recording.inputs, *parameters, layers=self.layers, out=recording.out
+            rule,
+            *recording.inputs,
+            *parameters,
+            layers=self.layers,
+            input_gradient=recording.input_gradient,
         )
 
     def flops(self, inputs: Sequence[Shape], with_input_gradient: bool) -> Flops:
@@ -78,5 +87,6 @@ class Cross(Node):
         return Flops(forward, 2 * forward)
 
     def elements(self, inputs: Sequence[Shape]) -> int:
-        """Return what every layer stores for its gradient: V x, the product and the result."""
-        return self.layers * (2 * self.one_matrix(inputs) + self.rank)
+        """Return what every layer stores: V x, the product and the result; and the input again."""
+        c = self.one_matrix(inputs)
+        return c + self.layers * (2 * c + self.rank)

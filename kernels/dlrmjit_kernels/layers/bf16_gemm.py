@@ -97,20 +97,27 @@ def upcast(weights: SplitWeights) -> Matrix:
 
 @functools.lru_cache(maxsize=4096)
 def forward(
-    x: Layout, w: Layout, y: Layout, finish: Finish, rounded: bool, target: Target
+    x: Layout,
+    w: Layout,
+    y: Layout,
+    finish: Finish,
+    rounded: bool,
+    target: Target,
+    mask: Layout | None = None,
 ) -> Bf16Product | None:
     """``y = finish(x @ w)`` for w in pairs; ``x`` is rounded to pairs too if ``rounded``."""
     if w.cols == 1:
         return None
     if rounded:
         a = _pairs_in_rows(x, y, target)
-        return _on_pairs(a, None, view_of(w), view_of(y), finish) if a else None
+        return _on_pairs(a, None, view_of(w), view_of(y), finish, mask) if a else None
     pairs = _paired(view_of(x))
     if pairs is None:
         return None
     odd = x.cols % 2 == 1
+    masked = view_of(mask) if mask else None
     product = Product(
-        pairs, view_of(w), view_of(y), finish=finish, operands=Operands.MIXED, odd=odd
+        pairs, view_of(w), view_of(y), masked, finish, operands=Operands.MIXED, odd=odd
     )
     copied = incompatible_operands(product, target) + far_apart(product, target)
     return None if "a" in copied else Bf16Product(product)
@@ -118,7 +125,13 @@ def forward(
 
 @functools.lru_cache(maxsize=4096)
 def backward_data(
-    dz: Layout, w: Layout, dx: Layout, mask: Layout | None, rounded: bool, target: Target
+    dz: Layout,
+    w: Layout,
+    dx: Layout,
+    mask: Layout | None,
+    finish: Finish,
+    rounded: bool,
+    target: Target,
 ) -> Bf16Product | None:
     """``dx = dz @ w.T`` for w of this float layout; on pairs of both if dz is to be ``rounded``."""
     if 1 in (w.rows, w.cols):
@@ -127,9 +140,10 @@ def backward_data(
     to_pairs = a is not None
     b = _Transposed(transposed_layout(w.rows, w.cols, to_pairs, target), to_pairs)
     if a is not None:
-        return _on_pairs(a, b, view_of(b.layout), view_of(dx), mask=mask)
+        return _on_pairs(a, b, view_of(b.layout), view_of(dx), finish, mask)
     masked = view_of(mask) if mask else None
-    return Bf16Product(Product(view_of(dz), view_of(b.layout), view_of(dx), masked), None, b)
+    product = Product(view_of(dz), view_of(b.layout), view_of(dx), masked, finish)
+    return Bf16Product(product, None, b)
 
 
 @functools.lru_cache(maxsize=4096)

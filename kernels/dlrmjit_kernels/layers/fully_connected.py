@@ -17,11 +17,13 @@ import numpy as np
 
 from dlrmjit_kernels.errors import ShapeError, TargetError
 from dlrmjit_kernels.layers import bf16_gemm
+from dlrmjit_kernels.layers.cross import CrossEpilogue
 from dlrmjit_kernels.matmul.dispatch import Addresses, bind, run
 from dlrmjit_kernels.matmul.plan import Finish, Product
 from dlrmjit_kernels.matrix.axes import Axis, View, view_of
 from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, check_apart
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from dlrmjit_kernels.microkernels.cross_finish import Cross
 from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint
 from dlrmjit_kernels.runtime.target import Target, current_target
@@ -59,21 +61,23 @@ def bind_forward(
     y: Matrix,
     activation: Activation = "none",
     rounded: bool = False,
+    epilogue: CrossEpilogue | None = None,
 ) -> Call:
     """Check the operands of :func:`fc_forward` and return it as a call to repeat.
 
     The call contains addresses only: the operands must live, and not move in memory, as long as
-    it may be called. Their contents may change. It runs on as many threads as are set now.
+    it may be called. Their contents may change. It runs on as many threads as are set now. An
+    ``epilogue`` replaces the activation.
     """
-    target = _target(rounded)
-    product = _forward(x.layout, _layout(w), y.layout, b is not None, activation)
-    at = Addresses(x.address, 0, y.address, _vector("b", b, y.cols))
-    check_apart("y", y, x=x, w=_stored(w))
+    target, layout, kind = _target(rounded), *_of_epilogue(epilogue)
+    product = _forward(x.layout, _layout(w), y.layout, b is not None, activation, layout, kind)
+    at = _with_epilogue(Addresses(x.address, 0, y.address, _vector("b", b, y.cols)), epilogue)
+    check_apart("y", y, x=x, w=_stored(w), **_operands(epilogue))
     if b is not None:
         check_disjoint("y", y.data, b=b)
     if isinstance(w, SplitWeights):
         on_pairs = bf16_gemm.forward(
-            x.layout, w.high.layout, y.layout, product.finish, rounded, target
+            x.layout, w.high.layout, y.layout, product.finish, rounded, target, layout
         )
         if on_pairs is not None:
             return partial(on_pairs.run, x.address, w.high.address, at)
@@ -107,15 +111,21 @@ def bind_backward_data(
     dx: Matrix,
     mask: Matrix | None = None,
     rounded: bool = False,
+    epilogue: CrossEpilogue | None = None,
 ) -> Call:
-    """Return :func:`fc_backward_data` as a call to repeat, as :func:`bind_forward` does."""
-    target, masked = _target(rounded), mask.layout if mask else None
-    product = _backward_data(dz.layout, _layout(w), dx.layout, masked)
-    check_apart("dx", dx, dz=dz, w=_stored(w), mask=mask)
+    """Return :func:`fc_backward_data` as a call to repeat, as :func:`bind_forward` does.
+
+    An ``epilogue`` replaces the mask.
+    """
+    target, masked, kind = _target(rounded), *_of_epilogue(epilogue)
+    masked = mask.layout if mask else masked
+    product = _backward_data(dz.layout, _layout(w), dx.layout, masked, kind)
+    check_apart("dx", dx, dz=dz, w=_stored(w), mask=mask, **_operands(epilogue))
     at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
+    at = _with_epilogue(at, epilogue)
     if isinstance(w, SplitWeights):
         on_pairs = bf16_gemm.backward_data(
-            dz.layout, w.float_layout, dx.layout, masked, rounded, target
+            dz.layout, w.float_layout, dx.layout, masked, product.finish, rounded, target
         )
         if on_pairs is not None:
             return partial(on_pairs.run, dz.address, w, at)
@@ -189,20 +199,30 @@ def _layout(w: Matrix | SplitWeights) -> Layout:
 
 
 @functools.lru_cache(maxsize=4096)
-def _forward(x: Layout, w: Layout, y: Layout, bias: bool, activation: Activation) -> Product:
-    _expect(x.rows == y.rows and x.cols == w.rows and w.cols == y.cols, x, w, y)
+def _forward(
+    x: Layout,
+    w: Layout,
+    y: Layout,
+    bias: bool,
+    activation: Activation,
+    operands: Layout | None,
+    cross: Cross,
+) -> Product:
+    match = x.rows == y.rows and x.cols == w.rows and w.cols == y.cols
+    _expect(match and (operands is None or _shape(operands) == _shape(y)), x, w, y, operands)
     if activation not in ("none", "relu", "sigmoid"):
         raise ShapeError(f"the activation {activation!r} is unknown; use none, relu or sigmoid")
-    finish = Finish(bias, activation == "relu", activation == "sigmoid")
-    return Product(view_of(x), view_of(w), view_of(y), finish=finish)
+    finish = Finish(bias, activation == "relu", activation == "sigmoid", cross)
+    mask = view_of(operands) if operands else None
+    return Product(view_of(x), view_of(w), view_of(y), mask, finish)
 
 
 @functools.lru_cache(maxsize=4096)
-def _backward_data(dz: Layout, w: Layout, dx: Layout, mask: Layout | None) -> Product:
+def _backward_data(dz: Layout, w: Layout, dx: Layout, mask: Layout | None, cross: Cross) -> Product:
     match = dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols
     _expect(match and (mask is None or _shape(mask) == _shape(dx)), dz, w, dx, mask)
-    masked = view_of(mask) if mask else None
-    return Product(view_of(dz), view_of(w).transposed, view_of(dx), mask=masked)
+    masked, finish = view_of(mask) if mask else None, Finish(cross=cross)
+    return Product(view_of(dz), view_of(w).transposed, view_of(dx), masked, finish)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -218,6 +238,22 @@ def _sum(dz: Layout) -> Product:
     """Return the product that sums a single column: with a row of ones, stored as one number."""
     ones = View(Axis(1, 1, 0, 0), Axis(dz.rows, max(dz.rows, 1), 0, 0))
     return Product(ones, view_of(dz), view_of(Layout.plain(1, 1)))
+
+
+def _of_epilogue(epilogue: CrossEpilogue | None) -> tuple[Layout | None, Cross]:
+    """Return the layout of the operands, and the kind."""
+    return (epilogue.first.layout, epilogue.kind) if epilogue else (None, Cross.NONE)
+
+
+def _with_epilogue(at: Addresses, epilogue: CrossEpilogue | None) -> Addresses:
+    if epilogue is None:
+        return at
+    distances = int(epilogue.distances.ctypes.data)
+    return at._replace(mask=epilogue.first.address, others=distances)
+
+
+def _operands(epilogue: CrossEpilogue | None) -> dict[str, Matrix]:
+    return epilogue.operands if epilogue else {}
 
 
 def _stored(w: Matrix | SplitWeights) -> Matrix:

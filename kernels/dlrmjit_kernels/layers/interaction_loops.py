@@ -161,7 +161,7 @@ def _run_tiles(
             _fetch_share(address, nbytes, i, len(tiles))
         a, b = operands[0] + 4 * tiles[i, 0], operands[1] + 4 * tiles[i, 1]
         c = operands[2] + 4 * tiles[i, 2]
-        unsafe.call(tiles[i, 3], (a, b, c, 0, 0, 0, 0, 1, length, length, c_row, 0, 0))
+        unsafe.call(tiles[i, 3], (a, b, c, 0, 0, 0, 0, 1, length, length, c_row, 0, 0, 0))
 
 
 @jit

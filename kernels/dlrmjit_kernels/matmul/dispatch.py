@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matmul.packing import PackedPlan, can_pack, packed_plan
 from dlrmjit_kernels.matmul.plan import Plan, Product, incompatible_operands
 from dlrmjit_kernels.matmul.split_k import SplitKPlan, choose_plan
@@ -39,6 +40,7 @@ class Addresses(NamedTuple):
     bias: int = 0
     mask: int = 0
     sums: int = 0
+    others: int = 0
 
 
 class _Copy(NamedTuple):
@@ -102,6 +104,8 @@ def _run_on_copies(prepared: _Prepared, at: Addresses) -> None:
 @functools.lru_cache(maxsize=4096)
 def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
     names = sorted({*incompatible_operands(product, target), *far_apart(product, target)})
+    if product.finish.cross and "mask" in names:  # a copy would be elsewhere than the others
+        raise ShapeError("the operands of a cross layer must be in blocks of C's rows and panels")
     if names and _is_packed(product, names, target):
         return _Prepared(packed_plan(product, names, target, threads))
     copies, span, compatible = [], 0, product

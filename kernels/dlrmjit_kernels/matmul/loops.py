@@ -50,7 +50,8 @@ FIRST, LAST = 1, 2  # bits of a kernel's variant: C is written, not added to; C 
 class GemmOperands(NamedTuple):
     """Addresses of the operands; zero for what a product does not have.
 
-    ``one`` is the address of an element of A that is one.
+    ``one`` is the address of an element of A that is one, ``others`` that of the distances of a
+    cross layer's further operands.
     """
 
     a: int
@@ -60,6 +61,7 @@ class GemmOperands(NamedTuple):
     mask: int
     sums: int
     one: int
+    others: int
 
 
 class Rectangle(NamedTuple):
@@ -86,13 +88,17 @@ class _Reduction(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Addresses of a block of rows of A, C and the mask, and of a panel of B and the bias."""
+    """Addresses of a block of rows of A, C and the mask, and of a panel of B and the bias.
+
+    ``others`` is that of the distances, the same for all blocks.
+    """
 
     a: int
     b: int
     c: int
     bias: int
     mask: int
+    others: int
 
 
 @jit
@@ -106,6 +112,7 @@ def gemm_loops(
     mask: int,
     sums: int,
     one: int,
+    others: int,
 ) -> None:
     """``C = finish(A @ B)`` over the grid of ``plan``; operands are addresses.
 
@@ -113,7 +120,7 @@ def gemm_loops(
     not zero, the sums of the columns of B are written there, by the kernels at ``rows`` 0: they
     multiply B by one row of A whose every element is at ``one``.
     """
-    operands = GemmOperands(a, b, c, bias, mask, sums, one)
+    operands = GemmOperands(a, b, c, bias, mask, sums, one, others)
     tasks = plan[0].grid_rows * plan[0].grid_cols
     run_tasks(_rectangle_task, tasks, (plan, kernels, operands), ALL_THREADS)
 
@@ -173,6 +180,7 @@ def compute_panel(
             operands.c + 4 * (block * p.c_row_block + panel * p.c_panel),
             operands.bias + 4 * panel * p.nr,
             operands.mask + 4 * (block * p.mask_row_block + panel * p.mask_panel),
+            operands.others,
         )
         count = min(p.row_block, p.rows - block * p.row_block)
         _compute_tiles(p, tiles, at, reduction, block, count)
@@ -216,6 +224,7 @@ def _compute_tiles(
                 p.c_row,
                 p.mask_row,
                 _prefetch_offset(p, block * tiles + tile),
+                at.others,
             ),
         )
         first += height
@@ -246,7 +255,7 @@ def _column_sums(
     """Sum the columns of a panel: a tile whose only row of A is all ones."""
     unsafe.call(
         kernel,
-        (one, b, sums, 0, 0, 0, p.b_block, reduction.blocks, p.length, reduction.last, 0, 0, 0),
+        (one, b, sums, 0, 0, 0, p.b_block, reduction.blocks, p.length, reduction.last, 0, 0, 0, 0),
     )
 
 

@@ -86,10 +86,12 @@ class PackedPlan:
     spans: _Spans
     capacity: int
 
-    def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
+    def run(
+        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
+    ) -> None:
         """Run on operands at these addresses; there are no sums."""
         buffers = _scratch.address("parts", self.capacity)
-        operands = (a, b, c, bias, mask, sums, 0)
+        operands = (a, b, c, bias, mask, sums, 0, others)
         spans = tuple(self.spans)
         _packed_loops(self.record, self.sides, self.kernels, operands, buffers, spans)
 
@@ -262,7 +264,7 @@ def _compute_rectangle(
     rectangle: Rectangle,
 ) -> None:
     """Compute the tiles of a rectangle of C, from as many panels of B at a time as are packed."""
-    _, _, c, bias, mask, sums, one = operands
+    _, _, c, bias, mask, sums, one, others = operands
     for first in range(rectangle.left, rectangle.right, buffers.panels):
         last = min(first + buffers.panels, rectangle.right)
         for start in range(0, p.blocks, p.kc_blocks):
@@ -271,7 +273,7 @@ def _compute_rectangle(
                 rows = RowBlocks(top, min(top + p.mc_row_blocks, rectangle.bottom))
                 a = _packed_a(p, left, operands.a, buffers.a, rows, start)
                 # no constants among these: Numba would compile the loops again for their types
-                packed = GemmOperands(a, b, c, bias, mask, sums, one)
+                packed = GemmOperands(a, b, c, bias, mask, sums, one, others)
                 for panel in range(first, last):
                     compute_panel(p, kernels, packed, rows, start, panel)
 

@@ -21,6 +21,7 @@ from dlrmjit_kernels.matmul.blocking import Blocking, Shape
 from dlrmjit_kernels.matmul.loops import FIRST, GEMM_PLAN, LAST, gemm_loops
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block
+from dlrmjit_kernels.microkernels.cross_finish import Cross
 from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
@@ -42,11 +43,14 @@ class Finish:
     bias: bool = False
     relu: bool = False
     sigmoid: bool = False
+    cross: Cross = Cross.NONE
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
     """``C = finish(A @ B)`` by layouts alone; C is zero where ``mask`` is not positive.
+
+    In a cross layer ``mask`` is the layout of the operands of :mod:`.cross_finish` instead.
 
     With ``sums`` the sums of the columns of B are wanted as well. ``operands`` is the type of the
     elements of A and B, and ``odd`` says that the last pair has one number only, as in
@@ -94,13 +98,16 @@ class Plan:
     kernels: NDArray[np.int64]
     one: int
 
-    def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
-        """Run on operands at these addresses."""
-        self.bind(a, b, c, bias, mask, sums)()
+    def run(self, *addresses: int) -> None:
+        """Run on operands at these addresses, as :meth:`bind` takes them."""
+        self.bind(*addresses)()
 
-    def bind(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> Call:
+    def bind(
+        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
+    ) -> Call:
         """Return the compiled loops with operands at these addresses."""
-        return partial(gemm_loops, self.record, self.kernels, a, b, c, bias, mask, sums, self.one)
+        operands = a, b, c, bias, mask, sums, self.one, others
+        return partial(gemm_loops, self.record, self.kernels, *operands)
 
 
 @dataclass(frozen=True)
@@ -256,7 +263,8 @@ def _panel_after_panel(c: View) -> bool:
 def _is_outer(product: Product) -> bool:
     """Return whether nothing is summed, so that registers do not bound the height of a tile."""
     fp32 = product.operands is Operands.FP32
-    return product.shape.length == 1 and fp32 and not product.accumulate
+    summed = product.accumulate or product.finish.cross
+    return product.shape.length == 1 and fp32 and not summed
 
 
 def grid(
@@ -328,15 +336,16 @@ def _tile(
     finish = (
         finished and product.finish.bias,
         finished and product.finish.relu,
-        finished and product.mask is not None,
+        finished and product.mask is not None and not product.finish.cross,
     )
+    cross = product.finish.cross if finished else Cross.NONE
     if _is_outer(product):
         return Rank1Tile(rows, cols, a_row, *finish)
-    if cols == a_step == b_row == 1:
+    if cols == a_step == b_row == 1 and not product.finish.cross:
         return GemvTile(rows, a_row, accumulate, *finish)
     odd = finished and product.odd
     return GemmTile(
-        rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *gap
+        rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *gap, cross
     )
 
 

@@ -56,8 +56,10 @@ class SplitKPlan:
     span: int
     one: int
 
-    def run(self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0) -> None:
-        """Run on operands at these addresses; there is neither bias nor mask."""
+    def run(
+        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
+    ) -> None:
+        """Run on operands at these addresses; there is neither bias, mask nor others."""
         stride = self.span + int(self.whole[0]["panels"] * self.whole[0]["nr"])
         address = _scratch.address("partial", len(self.parts) * stride)
         partials = (address, self.span, stride)
@@ -141,7 +143,7 @@ def _compute_part(
     part_sums = c + 4 * partials.span if sums != 0 else 0
     a += 4 * first * p.a_block
     b += 4 * first * p.b_block
-    operands = GemmOperands(a, b, c, 0, 0, part_sums, one)
+    operands = GemmOperands(a, b, c, 0, 0, part_sums, one, 0)
     rectangle = Rectangle(0, p.row_blocks, 0, p.panels)
     compute_rectangle(p, kernels.ctypes.data, operands, rectangle)
 

@@ -4,7 +4,8 @@ In NumPy, with ``a[i]`` of shape (rows, length) and ``b[i]`` of shape (length, c
 
     c = finish((c if accumulate else 0) + sum(a[i] @ b[i] for i in range(blocks)))
 
-where ``finish`` adds ``bias[cols]`` and applies ReLU, or zeroes elements where ``mask <= 0``.
+where ``finish`` adds ``bias[cols]`` and applies ReLU, or zeroes elements where ``mask <= 0``, or
+is that of a cross layer (:mod:`.cross_finish`), for which ``others`` is the address of int64.
 
 Contract. All strides count elements. Element (r, l) of ``a[i]`` is at ``a + i * a_block +
 r * a_row + l * a_step``, plus ``skip`` for rows from ``split`` on if ``split`` is not zero; element
@@ -32,12 +33,14 @@ is not read there. Sums are always float32.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
 from llvmlite import ir
 
 from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter, Value, integer
+from dlrmjit_kernels.microkernels.cross_finish import Cross, Write, cross, load_distances, moved
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
@@ -59,6 +62,7 @@ ARGUMENTS: dict[str, ir.Type] = {
     "c_row": I64,
     "mask_row": I64,
     "ahead": I64,
+    "others": POINTER,
 }
 
 
@@ -87,6 +91,7 @@ class GemmTile:
     odd: bool = False
     split: int = 0
     skip: int = 0
+    cross: Cross = Cross.NONE
 
     @property
     def symbol(self) -> str:
@@ -122,6 +127,7 @@ class _GemmTileEmitter(Emitter):
         single = spec.rows == 1 and spec.a_step > 0
         self.ahead_in_b = 4 * UNROLL * spec.cols if single else CACHE_LINE
         self.numbers = (0, 1) if spec.operands is Operands.MIXED else (0,)  # of a pair
+        self.distances = load_distances(self, spec.cross)
 
     def emit(self) -> None:
         self._prefetch_tile()
@@ -140,13 +146,17 @@ class _GemmTileEmitter(Emitter):
         return sums
 
     def _prefetch_tile(self) -> None:
-        """Prefetch the lines of C and the mask, which arrive during the reduction."""
-        for name in ("c", "mask")[: 1 + self.spec.mask]:
-            row = self[name]
-            for _ in range(self.spec.rows):
+        """Prefetch the lines of C, the mask and others, which arrive during the reduction."""
+        self._prefetch_rows("c", [self["c"]])
+        if self.spec.mask or self.spec.cross:
+            self._prefetch_rows("mask", moved(self, self["mask"], self.distances))
+
+    def _prefetch_rows(self, name: str, rows: list[Value]) -> None:
+        for _ in range(self.spec.rows):
+            for row in rows:
                 for line in range(0, 4 * self.spec.cols, CACHE_LINE):
                     self.prefetch(self.offset(row, line, size=1), for_write=name == "c")
-                row = self.offset(row, self[f"{name}_row"])
+            rows = [self.offset(row, self[f"{name}_row"]) for row in rows]
 
     def _reduce(self, sums: list[Value]) -> list[Value]:
         final = self.builder.sub(self["blocks"], integer(1))
@@ -251,7 +261,10 @@ class _GemmTileEmitter(Emitter):
         return self.multiply_add(factor, x, total)
 
     def _load_row(self, pointer: Value, vector: int) -> Value:
-        return self.load(self.offset(pointer, self._first(vector)), self._active)
+        return self._load_active(self.offset(pointer, self._first(vector)))
+
+    def _load_active(self, pointer: Value) -> Value:
+        return self.load(pointer, self._active)
 
     def _first(self, vector: int) -> int:
         """Return the column of a vector's first lane; the last one overlaps to end with the row."""
@@ -266,12 +279,13 @@ class _GemmTileEmitter(Emitter):
         c, mask = self["c"], self["mask"]
         for r in range(self.spec.rows):
             row = sums[r * self.vectors : (r + 1) * self.vectors]
-            row = [self._epilogue(value, c, mask, v) for v, value in enumerate(row)]
-            for v, value in enumerate(row):
-                self.store(value, self.offset(c, self._first(v)), self._active)
+            writes = [self._epilogue(value, c, mask, v) for v, value in enumerate(row)]
+            for value, pointer in itertools.chain(*writes):  # vectors of a row may overlap
+                self.store(value, pointer, self._active)
             c, mask = self.offset(c, self["c_row"]), self.offset(mask, self["mask_row"])
 
-    def _epilogue(self, value: Value, c: Value, mask: Value, v: int) -> Value:
+    def _epilogue(self, value: Value, c: Value, mask: Value, v: int) -> list[Write]:
+        """Return what to write for one vector of sums, the vector of C last."""
         spec = self.spec
         if spec.accumulate:
             value = self.builder.fadd(value, self._load_row(c, v))
@@ -281,4 +295,8 @@ class _GemmTileEmitter(Emitter):
             value = self.relu(value)
         if spec.mask:
             value = self.where_positive(value, self._load_row(mask, v))
-        return value
+        if not spec.cross:
+            return [(value, self.offset(c, self._first(v)))]
+        pointers = moved(self, self.offset(mask, self._first(v)), self.distances)
+        value, writes = cross(self, spec.cross, value, pointers, self._load_active)
+        return [*writes, (value, self.offset(c, self._first(v)))]

@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, UNROLL, GemmTile, Operands
+from dlrmjit_kernels.microkernels.gemm_tile import (
+    ARGUMENTS,
+    CACHE_LINE,
+    UNROLL,
+    GemmTile,
+    Operands,
+)
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
@@ -16,7 +22,7 @@ from hypothesis import strategies as st
 from tests.bf16 import truncated
 from tests.tolerance import tolerance
 
-_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)
+_SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(ARGUMENTS))
 
 
 def call(spec, a, b, c, bias, mask, blocks, last):
@@ -25,7 +31,7 @@ def call(spec, a, b, c, bias, mask, blocks, last):
     addresses = [x.ctypes.data for x in (a[0], b, c, bias, mask)]
     length = b.shape[1]
     strides = [c.strides[0] // 4, mask.strides[0] // 4]
-    function(*addresses, a[0].size, b[0].size, blocks, length, last, *strides, 0)
+    function(*addresses, a[0].size, b[0].size, blocks, length, last, *strides, 0, 0)
 
 
 def operands(rows, cols, blocks, length):

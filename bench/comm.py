@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from bench.roofline import ceilings
-from bench.step import Case, case, make_batch, make_model
 from bench.support import harness
+from bench.support.step_cases import Case, case, make_batch, make_model
 from dlrmjit.data.batch_shard import share_sizes
 from dlrmjit.parallel.comm import Comm, blocking, fail_together, threaded, world
 from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange

@@ -40,7 +40,7 @@ def reset_peak() -> None:
 
 def train(chosen: object, batch: object) -> None:
     """Build the model of a case and train it."""
-    from bench.step import RATE, Case, make_model
+    from bench.support.step_cases import RATE, Case, make_model
     from dlrmjit.training.step import TrainingStep
 
     assert isinstance(chosen, Case)
@@ -51,7 +51,7 @@ def train(chosen: object, batch: object) -> None:
 
 def main() -> int:
     """Print the estimated and the measured memory; return 1 if that is more than allowed."""
-    from bench.step import case, make_batch
+    from bench.support.step_cases import case, make_batch
     from dlrmjit.config.memory import estimate_memory
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

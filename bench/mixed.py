@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     threads = harness.prepare(options.threads)
     from bench.overhead import stepping
-    from bench.step import case
+    from bench.support.step_cases import case
 
     chosen = case(options.config, options.batch, options.max_rows)
     found = models(chosen.model)

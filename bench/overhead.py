@@ -31,7 +31,7 @@ def skeleton(config: Any) -> Any:
 
 def stepping(case: Any, profile: Any = None) -> harness.Action:
     """Return an action that trains on one batch of ``case`` repeatedly."""
-    from bench.step import RATE, make_batch, make_model
+    from bench.support.step_cases import RATE, make_batch, make_model
     from dlrmjit.training.step import TrainingStep
 
     rng = np.random.default_rng(1)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, default=100_000, help="cut tables to these rows")
     options = parser.parse_args()
     threads = harness.prepare(options.threads)
-    from bench.step import Case, case
+    from bench.support.step_cases import Case, case
     from dlrmjit.perf.profile import Profile
 
     chosen = case(options.config, options.batch, options.max_rows)

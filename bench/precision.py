@@ -23,6 +23,7 @@ from dlrmjit.precision import Precision, SplitArray
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 FLOAT32 = "float32"
 RATE = 0.01
+BATCHES = 3
 WIDTHS = (64, 128, 256)
 DIFFERENCE = 2e-2  # of losses: weights are cut to 8 bits, which changes a loss by less
 
@@ -98,14 +99,14 @@ def check_tables(ours: dict[str, Any]) -> None:
 
 def step(name: str, arguments: argparse.Namespace, report: harness.Report) -> None:
     """Whole training steps of one model."""
-    from bench import step as steps
     from bench.embedding import rotating
+    from bench.support import step_cases as steps
     from dlrmjit.config.memory import FLOAT_BYTES
     from dlrmjit.perf.roofline import step_work
     from dlrmjit.training.step import TrainingStep
 
     case = steps.case(name, arguments.batch, arguments.max_rows)
-    batches = [steps.make_batch(case, np.random.default_rng(i)) for i in range(steps.BATCHES)]
+    batches = [steps.make_batch(case, np.random.default_rng(i)) for i in range(BATCHES)]
     actions: dict[str, harness.Action] = {}
     for precision in PRECISIONS:
         model = steps.make_model(case.model, np.random.default_rng(1), precision)

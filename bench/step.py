@@ -1,10 +1,12 @@
 """The whole training step, data ready in memory, against the same model in torch.
 
     python -m bench.step --config small|mlperf|kaggle|terabyte|large-slice [--batch N] [--forward]
+    python -m bench.step --config mlperf-v2|fm|deepfm
 
-Peers are torch ``nn`` as the reference program builds it, and FBGEMM's table-batched embeddings
-with torch MLPs, all starting from the same parameters; their losses are compared before
-anything is timed. Rows of tables are cut at ``--max-rows`` so that three copies fit.
+Peers are torch ``nn`` as the reference program builds it, FBGEMM's table-batched embeddings
+with torch MLPs, and for DCNv2 TorchRec's own ``DLRM_DCN`` over these, all starting from the same
+parameters; their losses are compared before anything is timed. Peers that are not installed are
+left out. Rows of tables are cut at ``--max-rows`` so that three copies fit.
 
 A ratio is bounded by the peer: "at best" is what a step exactly on the roofline would reach, the
 peer's best time over the bound. ``--markdown`` writes the results as a section of a document.
@@ -16,69 +18,32 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.support import harness
+from bench.support.step_cases import RATE, Case, case, make_batch, make_model
+from dlrmjit.architecture.nodes.cross import Cross
 from dlrmjit.config.model import ModelConfig
-from dlrmjit.precision import Precision
 
-PEERS = ("torch nn", "fbgemm")
-RATE = 0.01
+PEERS = ("torch nn", "fbgemm", "torchrec")
+_PACKAGES = {
+    "torch nn": ("torch",),
+    "fbgemm": ("torch", "fbgemm_gpu"),
+    "torchrec": ("torch", "fbgemm_gpu", "torchrec"),
+}
+_DISTRIBUTIONS = {
+    "torch nn": ("torch",),
+    "fbgemm": ("torch", "fbgemm-gpu-cpu"),
+    "torchrec": ("torch", "fbgemm-gpu-cpu", "torchrec"),
+}
 BATCHES = 3
 SAME_LOSS = 1e-4
 _BREAKDOWN_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, and the batch it is timed with."""
-
-    model: ModelConfig
-    batch: int
-    lookups: int
-
-
-def case(name: str, batch: int | None, max_rows: int) -> Case:
-    """Return the case called ``name``: a preset, or a slice of ``large`` that fits one machine."""
-    from dlrmjit.config.presets import preset
-
-    if name == "large-slice":
-        large = preset("large").model
-        chosen = Case(replace(large, table_rows=(min(500_000, max_rows),) * 8), 512, 100)
-    else:
-        named = preset(name, max_rows)
-        chosen = Case(named.model, 2048, named.lookups)
-    return replace(chosen, batch=batch or chosen.batch)
-
-
-def make_batch(case: Case, rng: np.random.Generator) -> Any:
-    """Return a random batch with exactly ``case.lookups`` uniform indices per bag."""
-    from dlrmjit.data.batch import Batch
-
-    n, p, config = case.batch, case.lookups, case.model
-    indices = [rng.integers(0, rows, n * p, dtype=np.int64) for rows in config.table_rows]
-    offsets = [np.arange(0, n * p + 1, p)] * config.tables
-    dense = rng.random((n, config.dense_features), dtype=np.float32)
-    return Batch(dense, indices, offsets, rng.integers(0, 2, n).astype(np.float32))
-
-
-def make_model(config: ModelConfig, rng: np.random.Generator, precision: Precision = "fp32") -> Any:
-    """Return a model with parameters of usual size, initialised faster than the reference's."""
-    from dlrmjit.model.dlrm import DLRM
-
-    model = DLRM(config, initialise=False, precision=precision)
-    model.tables.data.initialise_uniform(7)
-    state = model.dense_state()
-    for name, value in state.items():
-        bound = np.sqrt(2.0 / sum(value.shape))
-        state[name] = rng.normal(0.0, bound, value.shape).astype(np.float32)
-    model.load_dense(state)
-    return model
 
 
 def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Callable[[], Any]]:
@@ -98,11 +63,38 @@ def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Cal
 def _peer(
     name: str, case: Case, state: Any, batches: Sequence[Any], forward: bool
 ) -> Callable[[], Any]:
-    from bench.support.torch_dlrm import FbgemmStep, TorchBatch, TorchStep
+    from bench.support.torch_dlrm import TorchBatch
 
-    kind = FbgemmStep if name == "fbgemm" else TorchStep
-    step = kind(case.model, state, RATE)
+    step: Any = _peer_kind(name, case)(case.model, state, RATE)
     return _walk(step.predict if forward else step, [TorchBatch(batch) for batch in batches])
+
+
+def _peer_kind(name: str, case: Case) -> Any:
+    """Return the class of a peer: of the reference's DLRM, or of any other family."""
+    from bench.support import torch_dlrm, torch_families
+
+    if isinstance(case.model, ModelConfig):
+        return torch_dlrm.FbgemmStep if name == "fbgemm" else torch_dlrm.TorchStep
+    kinds = {"fbgemm": torch_families.FbgemmFamily, "torchrec": torch_families.TorchRecStep}
+    return kinds.get(name, torch_families.TorchFamily)
+
+
+def usable_peers(names: Sequence[str] | None, case: Case) -> list[str]:
+    """Return the peers to time, by default all; say which do not exist here, or for this model."""
+    has_torchrec = any(
+        isinstance(node, Cross) and node.rank for node in case.model.architecture.nodes
+    )
+    usable = []
+    for name in PEERS if names is None else names:
+        missing = [package for package in _PACKAGES[name] if find_spec(package) is None]
+        if missing:
+            print(f"without {name}: {' and '.join(missing)} cannot be imported")
+        elif name == "torchrec" and not has_torchrec:
+            if names is not None:
+                print("without torchrec: it is a peer of cross layers with a low rank only")
+        else:
+            usable.append(name)
+    return usable
 
 
 def _walk(action: Callable[[Any], Any], batches: Sequence[Any]) -> Callable[[], Any]:
@@ -148,17 +140,18 @@ def main() -> None:
 
     chosen = case(options.config, options.batch, options.max_rows)
     measured = roofline.ceilings(threads, 0.3 if options.quick else 1.0)
-    report = harness.Report(harness.describe_machine(threads, measured) | _versions(options.peers))
-    actions = contenders(chosen, options.peers, options.forward)
+    peers = usable_peers(options.peers, chosen)
+    report = harness.Report(harness.describe_machine(threads, measured) | _versions(peers))
+    actions = contenders(chosen, peers, options.forward)
     check(actions)
     samples = harness.alternate(actions, 5 if options.quick else options.seconds)
     ceilings = Ceilings(**measured)
-    lookups = chosen.batch * chosen.lookups * chosen.model.tables
+    lookups = chosen.batch * sum(chosen.per_table)
     work = step_work(chosen.model, chosen.batch, lookups)
     flops = sum(w.flops for name, w in work.items() if counted(name, options.forward))
     row = report.add(
         f"{options.config} {'forward' if options.forward else 'step'}",
-        {"N": chosen.batch, "P": chosen.lookups},
+        chosen.shape,
         samples,
         work=flops / 1e9,
         unit="gflops",
@@ -250,12 +243,13 @@ def plot(row: dict[str, Any], path: str) -> None:
 def _versions(peers: Sequence[str]) -> dict[str, str]:
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("torch", "fbgemm-gpu-cpu")} if peers else {}
+    packages = dict.fromkeys(d for peer in peers for d in _DISTRIBUTIONS[peer])
+    return {name: version(name) for name in packages}
 
 
 def _options() -> argparse.Namespace:
     parser = harness.options(__doc__)
-    parser.add_argument("--config", default="small", help="preset, or large-slice")
+    parser.add_argument("--config", default="small", help="preset, large-slice, fm or deepfm")
     parser.add_argument("--batch", type=int, metavar="N", help="samples; default: the case's")
     parser.add_argument("--max-rows", type=int, default=500_000, help="cut tables to these rows")
     parser.add_argument("--forward", action="store_true", help="time the forward pass alone")
@@ -264,8 +258,7 @@ def _options() -> argparse.Namespace:
         "--peers",
         nargs="*",
         choices=PEERS,
-        default=list(PEERS),
-        help="which peers; given without any: ours alone",
+        help="which peers, by default all that are installed; given without any: ours alone",
     )
     parser.add_argument("--plot", metavar="PNG", help="draw the breakdown")
     parser.add_argument("--markdown", metavar="FILE", help="write the results as Markdown")

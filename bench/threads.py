@@ -34,7 +34,7 @@ def _count(model: Any, batches: Any, start: Any, seconds: float) -> int:
 
 
 def _made(config: str, batch: int, max_rows: int) -> tuple[Any, Any]:
-    from bench.step import case, make_batch, make_model
+    from bench.support.step_cases import case, make_batch, make_model
 
     chosen = case(config, batch, max_rows)
     rng = np.random.default_rng(1)

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from bench import comm as measured
-from bench.step import case
 from bench.support import harness
+from bench.support.step_cases import case
 from dlrmjit.parallel.comm import Comm, fail_together, world
 
 STEPS = 3  # of a round, the first uncounted

@@ -6,7 +6,7 @@ FBGEMM's table-batched embeddings with a fused update are what TorchRec puts und
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,28 +86,34 @@ class FbgemmStep(TorchStep):
     def _embeddings(
         self, state: Mapping[str, Any], rate: float
     ) -> tuple[Callable[[Any], list[Any]], list[Any]]:
-        from fbgemm_gpu.split_embedding_configs import EmbOptimType
-        from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
-        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-            ComputeDevice,
-            SplitTableBatchedEmbeddingBagsCodegen,
-        )
-
-        dim = self.config.embedding_dim
-        host = (EmbeddingLocation.HOST, ComputeDevice.CPU)
-        tables = SplitTableBatchedEmbeddingBagsCodegen(
-            [(rows, dim, *host) for rows in self.config.table_rows],
-            optimizer=EmbOptimType.EXACT_SGD,
-            learning_rate=rate,
-            device=torch.device("cpu"),
-        )
-        for s, weights in enumerate(tables.split_embedding_weights()):
-            weights.copy_(torch.from_numpy(state[f"emb_l.{s}.weight"]))
+        names = (f"emb_l.{s}.weight" for s in range(self.config.tables))
+        tables = fbgemm_tables([state[name] for name in names], rate)
 
         def lookup(batch: TorchBatch) -> list[Any]:
             return [tables(batch.merged_indices, batch.merged_offsets)]
 
         return lookup, []
+
+
+def fbgemm_tables(weights: Sequence[Any], rate: float) -> Any:
+    """Return FBGEMM's table-batched embeddings of these weights, with a fused SGD update."""
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+    host = (EmbeddingLocation.HOST, ComputeDevice.CPU)
+    tables = SplitTableBatchedEmbeddingBagsCodegen(
+        [(*array.shape, *host) for array in weights],
+        optimizer=EmbOptimType.EXACT_SGD,
+        learning_rate=rate,
+        device=torch.device("cpu"),
+    )
+    for array, stored in zip(weights, tables.split_embedding_weights(), strict=True):
+        stored.copy_(torch.from_numpy(array))
+    return tables
 
 
 class TorchBatch:

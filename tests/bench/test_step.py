@@ -1,10 +1,13 @@
-"""The benchmark of steps accepts the peers it has, and refuses other names."""
+"""The benchmark of steps: its peers, absent and unknown ones, and its cases."""
 
 import sys
 
+import numpy as np
 import pytest
 
 from bench import step
+from bench.support.step_cases import case, make_batch, make_model
+from dlrmjit.training.step import TrainingStep
 
 
 def options(monkeypatch, *arguments):
@@ -21,3 +24,31 @@ def test_an_unknown_peer_is_refused_by_name(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         options(monkeypatch, "--peers", "none")
     assert "'none'" in capsys.readouterr().err
+
+
+def test_peers_that_are_not_installed_are_left_out_in_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(step, "find_spec", lambda name: None if name == "fbgemm_gpu" else object())
+    chosen = case("mlperf-v2", 4, 100)
+    assert step.usable_peers(None, chosen) == ["torch nn"]
+    assert step.usable_peers(["torch nn"], chosen) == ["torch nn"]
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == "without fbgemm: fbgemm_gpu cannot be imported"
+    assert len(others) == 1
+
+
+def test_torchrec_is_a_peer_of_low_rank_cross_layers_only(monkeypatch, capsys):
+    monkeypatch.setattr(step, "find_spec", lambda name: object())
+    assert step.usable_peers(None, case("mlperf-v2", 4, 100)) == list(step.PEERS)
+    assert step.usable_peers(None, case("kaggle", 4, 100)) == ["torch nn", "fbgemm"]
+    assert not capsys.readouterr().out
+    assert step.usable_peers(["torchrec"], case("deepfm", 4, 100)) == []
+    assert "low rank" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["kaggle", "mlperf-v2", "fm", "deepfm"])
+def test_every_case_can_be_trained(name):
+    chosen, rng = case(name, 8, 30), np.random.default_rng(1)
+    batch = make_batch(chosen, rng)
+    assert len(batch.indices) == 8 * sum(chosen.per_table)
+    train = TrainingStep(make_model(chosen.model, rng))
+    assert np.isfinite([train(batch, 0.01) for _ in range(2)]).all()

@@ -82,8 +82,10 @@ def _blocked(step: Step, name: str, columns: int) -> Matrix:
 def _in_blocks(step: Step, name: str, x: Matrix) -> tuple[Matrix, list[Call]]:
     """Return ``x`` in the layout of all others, and how to copy it there."""
     copy = _blocked(step, name, x.cols)
-    if x.layout == copy.layout or x.rows == 0:
+    if x.layout == copy.layout:
         return x, []
+    if x.rows == 0:
+        return copy, []
     relayout = bind_relayout(view_of(x.layout), view_of(copy.layout))
     return copy, [partial(relayout, x.address, copy.address)]
 

@@ -22,6 +22,8 @@ from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 
+_DX = "operand 1"
+
 
 @dataclass(frozen=True, eq=False)
 class CrossEpilogue:
@@ -40,9 +42,13 @@ class CrossEpilogue:
                     f"the operands of a cross layer must have one layout, not {self.first!r} and "
                     f"{matrix!r}"
                 )
-        for number, matrix in list(self.operands.items())[-self.written :] if self.written else ():
-            others = {k: m for k, m in self.operands.items() if m is not matrix}
-            check_apart(number, matrix, **others)
+        named = list(self.operands.items())
+        for i in range(len(named) - self.written, len(named)):
+            name, matrix = named[i]
+            others = dict(named[:i] + named[i + 1 :])
+            if self.kind is Cross.BACKWARD and others.get(_DX) is matrix:
+                del others[_DX]  # the gradient may be replaced by the following one
+            check_apart(name, matrix, **others)
         apart = [matrix.address - self.first.address for matrix in self.others]
         object.__setattr__(self, "distances", np.array(apart, np.int64))
 

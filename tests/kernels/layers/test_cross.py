@@ -1,4 +1,4 @@
-"""Epilogues of cross layers: their formulas, any size, any number of threads, their machine code."""
+"""Epilogues of cross layers: formulas, any size, any number of threads, machine code."""
 
 import re
 
@@ -17,6 +17,7 @@ from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.bf16 import truncated
 from tests.tolerance import tolerance
 
 nr = current_target().nr
@@ -49,7 +50,8 @@ def run_forward(n, c, r, split=False):
     (w,), (bias,) = arrays(r, c), np.ones((1, c), np.float32)
     m0, mx, z, y = blocked(x0), blocked(x), blocked(x), blocked(x)
     epilogue = cross.forward_epilogue(m0, mx, z)
-    bind_forward(blocked(h), panels(w, split), bias, y, "none", False, epilogue)()
+    operands = blocked(h), panels(w, split), bias, y  # which must live as long as the call
+    bind_forward(*operands, "none", False, epilogue)()
     return (h, w, bias, x0, x), z.to_numpy(), y.to_numpy()
 
 
@@ -67,7 +69,8 @@ def test_backward_makes_all_gradients_of_the_layer_below(n, c, r):
     (w,) = arrays(c, r)
     m0, mz, m_dx, m_sum, dz = (blocked(a) for a in (x0, z, dx, dx0, x0))
     epilogue = cross.backward_epilogue(m0, m_dx, mz, m_sum, m_dx)
-    bind_backward_data(blocked(dh), panels(w), dz, None, False, epilogue)()
+    operands = blocked(dh), panels(w), dz
+    bind_backward_data(*operands, None, False, epilogue)()
     following = dh.astype(np.float64) @ w.T + dx
     terms = 2 + np.abs(dx) + np.abs(z) + np.abs(dx0) + np.abs(x0)
     assert close(m_dx.to_numpy(), following, dh, w.T, terms)
@@ -80,8 +83,9 @@ def test_the_last_gradient_is_a_sum_in_any_layout(n, c, r, in_rows):
     dh, dx, dx0 = arrays(n, r, c, c)
     (w,) = arrays(c, r)
     result = Matrix.view(np.empty((n, c + 3), np.float32)[:, :c]) if in_rows else blocked(dx)
-    epilogue = cross.last_epilogue(blocked(dx), blocked(dx0))
-    bind_backward_data(blocked(dh), panels(w), result, None, False, epilogue)()
+    epilogue = cross.last_epilogue(blocked(dx), blocked(dx0))  # which owns its operands
+    operands = blocked(dh), panels(w), result
+    bind_backward_data(*operands, None, False, epilogue)()
     expected = dh.astype(np.float64) @ w.T + dx + dx0
     assert close(result.to_numpy(), expected, dh, w.T, 1 + np.abs(dx) + np.abs(dx0))
 
@@ -112,7 +116,7 @@ def test_any_number_of_threads_gives_the_same_bits(split):
 def test_a_product_cut_along_its_reduction_is_finished_once(split):
     """The reduction is longer than any part of it that a cache holds."""
     (h, w, bias, x0, x), z, y = run_forward(100, nr + 3, 3000, split)
-    w = w if not split else (w.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    w = truncated(w) if split else w
     product = h.astype(np.float64) @ w + bias
     assert close(z, product, h, w, 1)
     assert close(y, x0 * product + x, h, w, 1 + np.abs(x0) + np.abs(x))

@@ -63,10 +63,17 @@ class Graph:
     def _record_nodes(self) -> None:
         blocks, outs = self._buffers()
         for node in self.model.architecture.nodes:
+            if not self.is_recorded(node.name):
+                self.values[node.name] = Variable()
+                continue
             recording = NodeRecording(self, node)
             recording.block, recording.out = blocks.get(node.name), outs.get(node.name)
             recording.input_gradient = self._input_gradient(node, blocks)
             self.values[node.name] = node.record(recording)
+
+    def is_recorded(self, name: str) -> bool:
+        """Return whether a node is computed here; a subclass may be given some results."""
+        return True
 
     def _buffers(self) -> tuple[dict[str, Block], dict[str, Any]]:
         """Return the block of every node that joins its inputs, and where results are written."""

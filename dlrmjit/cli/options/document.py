@@ -18,9 +18,21 @@ from dlrmjit.cli.options.insight_flags import DOCTOR
 from dlrmjit.cli.options.kinds import switch
 from dlrmjit.cli.options.parse import TRAIN
 from dlrmjit.cli.options.prepare_flags import PREPARE
+from dlrmjit.cli.options.serve_flags import SERVE
 from dlrmjit.files import replaced_file
 
-COMMANDS = (TRAIN, PREPARE, EVALUATE, PREDICT, EXPORT_EMBEDDINGS, CONVERT, PLAN, TUNE, DOCTOR)
+COMMANDS = (
+    TRAIN,
+    PREPARE,
+    EVALUATE,
+    PREDICT,
+    EXPORT_EMBEDDINGS,
+    CONVERT,
+    SERVE,
+    PLAN,
+    TUNE,
+    DOCTOR,
+)
 BEGIN = "<!-- options: written by python -m dlrmjit.cli.options.document -->"
 END = "<!-- end of options -->"
 _KINDS = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +129,26 @@ class Preprocessing:
         """Return the rules by which ids are then taken modulo ``max_ind_range``."""
         limit = min(self.id_limit, max_ind_range) if self.id_limit else max_ind_range
         return replace(self, id_limit=limit)
+
+    def of_columns(self, names: Collection[str]) -> Preprocessing:
+        """Return the rules of some of a schema's columns, in the same order.
+
+        Its ids are those of the whole; the indexes of vocabularies are shared.
+        """
+        assert self.schema is not None
+        chosen = [j for j, column in enumerate(self.columns) if column.name in names]
+        part = replace(
+            self,
+            schema=replace(
+                self.schema,
+                dense=tuple(c for c in self.schema.dense if c.name in names),
+                categorical=tuple(self.schema.categorical[j] for j in chosen),
+            ),
+            columns=tuple(self.columns[j] for j in chosen),
+            vocabularies=tuple(self.vocabularies[j] for j in chosen),
+        )
+        part.__dict__["text_indexes"] = tuple(self.text_indexes[j] for j in chosen)
+        return part
 
     @property
     def table_rows(self) -> tuple[int, ...]:

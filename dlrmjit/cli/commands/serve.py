@@ -1,0 +1,85 @@
+"""The command ``serve``: an inference server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dlrmjit.cli.exit_codes import exit_code_of
+from dlrmjit.cli.options.command_line import parse_command
+from dlrmjit.cli.options.serve_flags import SERVE
+from dlrmjit.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from dlrmjit.serve.service import Service
+
+_MIB = 1 << 20
+_MS = 1e-3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``, by default the program's own; return the exit code."""
+    return exit_code_of(lambda: _run(parse_command(SERVE, sys.argv[1:] if argv is None else argv)))
+
+
+def _run(options: Any) -> None:
+    host, port = _address(options.listen)
+    for path in filter(None, (options.model, options.prerank)):
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist; give a saved model")
+    _require_libraries()
+    from dlrmjit.serve.app import BodyLimits
+    from dlrmjit.serve.server import bind, serve
+
+    logging.basicConfig(format="dlrmjit: %(message)s")
+    service = _service(options)
+    limits = BodyLimits(int(options.max_body_mb * _MIB), options.body_seconds, options.max_rows)
+    with bind(host, port) as sock:
+        name, bound = sock.getsockname()[:2]
+
+        def announce() -> None:
+            workers, tables = service.spec.workers, service.generation.ready.tables
+            print(
+                f"serving {options.model} at http://{name}:{bound}, {workers} workers, tables in "
+                f"{tables}",
+                flush=True,
+            )
+
+        asyncio.run(serve(service, sock, limits, options.watch, announce))
+
+
+def _service(options: Any) -> Service:
+    from dlrmjit_kernels.runtime.threads import available_cpus
+
+    from dlrmjit.serve.service import FixedPolicy, Limits, Service
+    from dlrmjit.serve.wire import Spec
+
+    spec = Spec(
+        str(options.model),
+        None if options.prerank is None else str(options.prerank),
+        options.cpus or available_cpus(),
+        options.batch_size,
+        options.backend,
+    )
+    limits = Limits(options.budget_ms * _MS, options.max_wait_ms * _MS)
+    return Service(spec, limits, FixedPolicy(options.candidates))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"--listen must be HOST:PORT, such as 127.0.0.1:8000, not {text!r}")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _require_libraries() -> None:
+    try:
+        import prometheus_client
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(f"serve needs {error.name}: pip install 'dlrmjit[serve]'") from None
+    del prometheus_client, starlette, uvicorn

@@ -1,0 +1,108 @@
+"""Flags of the command ``serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dlrmjit.cli.options.domain import POSITIVE, at_least, between
+from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
+
+SERVE = Command(
+    "serve",
+    "Answer queries over HTTP: the probabilities of rows (POST /predict), or candidates in order "
+    "(POST /rank), within a budget of time and of CPUs. GET / shows the load.",
+    (
+        FlagGroup(
+            "model",
+            (
+                Flag(
+                    "model",
+                    Path,
+                    None,
+                    "a saved model: a directory, or the reference's .pt",
+                    is_operand=True,
+                    is_required=True,
+                ),
+                Flag(
+                    "prerank",
+                    Path,
+                    None,
+                    "a cheaper saved model, which orders all candidates before the model ranks the "
+                    "best of them (default: the order in which they are sent)",
+                    metavar="MODEL",
+                ),
+                Flag(
+                    "backend",
+                    str,
+                    None,
+                    "compiled kernels, or NumPy alone (default: jit)",
+                    values=("jit", "reference"),
+                ),
+                Flag(
+                    "watch",
+                    float,
+                    0.0,
+                    "look every so many seconds whether the checkpoint has changed, and load it "
+                    "again (0: only on SIGHUP)",
+                    domain=at_least(0),
+                ),
+            ),
+        ),
+        FlagGroup(
+            "budget",
+            (
+                Flag(
+                    "budget-ms",
+                    float,
+                    60.0,
+                    "milliseconds within which a query is to be answered",
+                    domain=POSITIVE,
+                ),
+                Flag(
+                    "cpus",
+                    int,
+                    None,
+                    "worker processes, each of which computes on one CPU and shares the tables "
+                    "(default: all CPUs)",
+                    domain=at_least(1),
+                ),
+                Flag(
+                    "candidates",
+                    int,
+                    0,
+                    "candidates of a query that the model ranks at most (0: all)",
+                    domain=at_least(0),
+                ),
+                Flag(
+                    "batch-size",
+                    int,
+                    512,
+                    "rows of the largest batch",
+                    domain=between(16, 65536),
+                ),
+            ),
+        ),
+        FlagGroup(
+            "limits",
+            (
+                Flag(
+                    "listen",
+                    str,
+                    "127.0.0.1:8000",
+                    "address and port; port 0 is any free one",
+                    metavar="HOST:PORT",
+                ),
+                Flag(
+                    "max-wait-ms",
+                    float,
+                    250.0,
+                    "waiting time above which predictions are refused with status 429",
+                    domain=POSITIVE,
+                ),
+                Flag("max-rows", int, 4096, "rows of a query at most", domain=at_least(1)),
+                Flag("max-body-mb", float, 8.0, "MiB of a body at most", domain=POSITIVE),
+                Flag("body-seconds", float, 10.0, "seconds a body may take", domain=POSITIVE),
+            ),
+        ),
+    ),
+)

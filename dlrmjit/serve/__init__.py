@@ -1,0 +1,1 @@
+"""An inference server: queries joined to batches, on worker processes that share the tables."""

@@ -1,0 +1,111 @@
+"""Which rows of which queries a worker scores next: earliest deadline first, joined or split.
+
+Nothing waits for a batch to fill. If fewer rows wait than idle workers could take, they are spread
+over these; if more wait, a worker takes as many as the largest batch has.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+from dlrmjit.serve.engine import LANES
+
+J = TypeVar("J")
+_LEAST = 64  # rows of a part that is worth a message of its own
+
+
+@dataclass(frozen=True)
+class Work(Generic[J]):
+    """Rows ``begin`` to ``end`` of a job, to be scored by model number ``model``."""
+
+    job: J
+    begin: int
+    end: int
+    deadline: float
+    model: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.end - self.begin
+
+
+class Batcher(Generic[J]):
+    """Work that waits, by deadline; ``most`` rows form a batch at most, per model.
+
+    Work of a job for which ``is_done`` returns true is dropped.
+    """
+
+    def __init__(self, most: dict[int, int], is_done: Callable[[J], bool]) -> None:
+        self._most, self._is_done = most, is_done
+        self._heap: list[tuple[float, int, Work[J]]] = []
+        self._numbers = count(1)
+        self.rows: dict[int, int] = dict.fromkeys(most, 0)
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, work: Work[J]) -> None:
+        """Add work that waits."""
+        self._push(work, next(self._numbers))
+
+    def put_back(self, works: list[Work[J]]) -> None:
+        """Add work whose worker has died before all other work of the same deadline."""
+        for work in works:
+            self._push(work, -next(self._numbers))
+
+    def _push(self, work: Work[J], number: int) -> None:
+        heapq.heappush(self._heap, (work.deadline, number, work))
+        self.rows[work.model] += work.rows
+
+    def take(self, idle: int) -> list[Work[J]]:
+        """Return the next batch for one of ``idle`` workers; empty if nothing waits."""
+        first = self._pop()
+        if first is None:
+            return []
+        most, model = self._most[first[1].model], first[1].model
+        waiting = self.rows[model] + first[1].rows
+        share = -(-waiting // (max(1, idle) * LANES)) * LANES
+        room = min(most, max(_LEAST, share))
+        batch: list[Work[J]] = []
+        entry: tuple[int, Work[J]] | None = first
+        while entry is not None:
+            number, work = entry
+            if work.model != model:
+                self._push(work, number)
+                break
+            if work.rows > room:
+                batch.append(replace(work, end=work.begin + room))
+                self._push(replace(work, begin=work.begin + room), number)
+                break
+            batch.append(work)
+            room -= work.rows
+            entry = self._pop() if room else None
+        return batch
+
+    def _pop(self) -> tuple[int, Work[J]] | None:
+        while self._heap:
+            _, number, work = heapq.heappop(self._heap)
+            self.rows[work.model] -= work.rows
+            if not self._is_done(work.job):
+                return number, work
+        return None
+
+    def drop_done(self) -> None:
+        """Remove the work of jobs that are done, so that it does not count as waiting."""
+        kept = [entry for entry in self._heap if not self._is_done(entry[2].job)]
+        if len(kept) == len(self._heap):
+            return
+        self._heap = kept
+        heapq.heapify(self._heap)
+        self.rows = dict.fromkeys(self._most, 0)
+        for _, _, work in kept:
+            self.rows[work.model] += work.rows
+
+    def jobs(self) -> list[Any]:
+        """Return the jobs that wait, in no order."""
+        return [entry[2].job for entry in self._heap]

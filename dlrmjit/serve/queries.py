@@ -1,0 +1,112 @@
+"""Queries as they were sent: rows of raw values or encoded arrays, which can be cut and chosen.
+
+They are counted and checked for form where they arrive, and encoded where they are scored, so that
+the process that talks to clients stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.errors import DataError
+from dlrmjit.serve.rows import Rows
+
+Kind = Literal["predict", "rank"]
+
+
+class Payload(Protocol):
+    """The rows of a query."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def cut(self, start: int, end: int) -> Payload:
+        """Return rows ``start`` to ``end``."""
+
+    def take(self, chosen: NDArray[np.int64]) -> Payload:
+        """Return the rows ``chosen``, in that order."""
+
+
+@dataclass(frozen=True)
+class Mappings:
+    """Rows as mappings from column names to raw values; ``user`` has the values all rows share."""
+
+    rows: Sequence[Mapping[str, Any]]
+    user: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, start: int, end: int) -> Mappings:
+        """Return rows ``start`` to ``end``."""
+        return replace(self, rows=self.rows[start:end])
+
+    def take(self, chosen: NDArray[np.int64]) -> Mappings:
+        """Return the rows ``chosen``, in that order."""
+        return replace(self, rows=[self.rows[i] for i in chosen])
+
+
+@dataclass(frozen=True)
+class ArrowRows:
+    """Rows of an Arrow IPC stream; ``user`` has the values all rows share."""
+
+    content: bytes
+    chosen: NDArray[np.int64]
+    user: Mapping[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def cut(self, start: int, end: int) -> ArrowRows:
+        """Return rows ``start`` to ``end``."""
+        return replace(self, chosen=self.chosen[start:end])
+
+    def take(self, chosen: NDArray[np.int64]) -> ArrowRows:
+        """Return the rows ``chosen``, in that order."""
+        return replace(self, chosen=self.chosen[chosen])
+
+    def table(self) -> Any:
+        """Return the rows as an Arrow table. Raises DataError for a stream that is damaged."""
+        return read_arrow(self.content).take(self.chosen)
+
+
+def read_arrow(content: bytes) -> Any:
+    """Return the table of an Arrow IPC stream. Raises DataError for anything else."""
+    from dlrmjit.data.formats.arrow import require_arrow
+
+    arrow, _ = require_arrow("send JSON or arrays")
+    try:
+        with arrow.ipc.open_stream(content) as stream:
+            table = stream.read_all()
+        table.validate(full=True)
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise DataError(f"the body is not an Arrow IPC stream: {reason}") from None
+    return table
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a client asks: scores of rows (``predict``), or candidates in order (``rank``).
+
+    ``weight`` multiplies the value of ranking one more candidate; ``top`` is the number of
+    candidates to return, 0 for all.
+    """
+
+    kind: Kind
+    payload: Payload
+    weight: float = 1.0
+    top: int = 0
+
+    def __len__(self) -> int:
+        return len(self.payload)
+
+
+def is_encoded(payload: Payload) -> bool:
+    """Return whether the rows are encoded already."""
+    return isinstance(payload, Rows)

@@ -1,0 +1,128 @@
+"""Runs the application on a socket until a signal ends it, after all queries are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from dlrmjit.errors import ConfigError
+from dlrmjit.serve.app import BodyLimits, application
+from dlrmjit.serve.service import LOG, Service
+
+_BACKLOG = 1024
+_KEEP_ALIVE = 30  # seconds
+_DRAIN = 30  # seconds in which queries are answered after a signal
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket on which to listen. Raises ConfigError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--listen: {host}:{port} cannot be used: {reason}") from None
+    return sock
+
+
+async def serve(
+    service: Service,
+    sock: socket.socket,
+    limits: BodyLimits,
+    watch: float = 0.0,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP loads the checkpoint again.
+
+    With ``watch`` > 0 the checkpoint is looked at every so many seconds, and loaded again when it
+    has changed. Raises CheckpointError if the model cannot be served.
+    """
+    await service.start()
+    config = uvicorn.Config(
+        application(service, limits),
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_DRAIN,
+        server_header=False,
+    )
+    server = _Server(config, service)
+    async with _reloading(service, watch):
+        on_ready()
+        await server.serve(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """A server that stops being ready when it is told to end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Note a signal; uvicorn answers what it has accepted and ends."""
+        self._service.is_ready = False
+        super().handle_exit(sig, frame)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """Handle signals as uvicorn does, but do not raise them again: the end is in order."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
+@contextlib.asynccontextmanager
+async def _reloading(service: Service, watch: float) -> AsyncIterator[None]:
+    """Reload on SIGHUP, and when the checkpoint changes, in this block."""
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
+        loop.add_signal_handler(signal.SIGHUP, changed.set)
+    jobs = [loop.create_task(_reload_on(service, changed))]
+    if watch > 0:
+        jobs.append(loop.create_task(_watch(Path(service.spec.model), watch, changed)))
+    try:
+        yield
+    finally:
+        for job in jobs:
+            job.cancel()
+
+
+async def _reload_on(service: Service, changed: asyncio.Event) -> None:
+    while True:
+        await changed.wait()
+        changed.clear()
+        if await service.reload():
+            LOG.warning("%s is loaded again", service.spec.model)
+
+
+async def _watch(path: Path, seconds: float, changed: asyncio.Event) -> None:
+    known = _version(path)
+    while True:
+        await asyncio.sleep(seconds)
+        found = _version(path)
+        if found not in (known, None):
+            known = found
+            changed.set()
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a checkpoint is saved; None while there is none."""
+    manifest = path / "manifest.json" if path.is_dir() else path
+    try:
+        facts = manifest.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size

@@ -1,0 +1,73 @@
+"""A worker: one process and one thread that encodes and scores, until its socket is closed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dlrmjit.errors import DlrmjitError
+from dlrmjit.serve.encode import Encoder
+from dlrmjit.serve.engine import Engine
+from dlrmjit.serve.queries import Payload
+from dlrmjit.serve.rows import Rows
+from dlrmjit.serve.wire import Refused, Reply, Scored, Task, packed, receive
+
+_VALUES = (ValueError, TypeError, OverflowError, RecursionError)
+"""What encoders of other libraries raise for values that they do not understand."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model with what encodes its rows."""
+
+    engine: Engine
+    encoder: Encoder
+
+
+def run(sock: socket.socket, stages: Sequence[Stage]) -> None:
+    """Answer the tasks of a socket until its end."""
+    while True:
+        task = receive(sock)
+        if not isinstance(task, Task):
+            return
+        try:
+            sock.sendall(packed(answer(task, stages)))
+        except OSError:  # the server is gone
+            return
+
+
+def answer(task: Task, stages: Sequence[Stage]) -> Reply:
+    """Return the results of a task; a part that is refused does not disturb the others."""
+    began, stage = time.perf_counter(), stages[task.model]
+    encoded = [_encoded(stage.encoder, part) for part in task.parts]
+    results = iter(_scores(stage.engine, [rows for rows in encoded if isinstance(rows, Rows)]))
+    parts: list[Scored | Refused] = []
+    for rows in encoded:
+        if isinstance(rows, Refused):
+            parts.append(rows)
+            continue
+        result = next(results)
+        if isinstance(result, Scored) and task.wants_rows:
+            result = Scored(result.scores, rows)
+        parts.append(result)
+    return Reply(task.number, tuple(parts), time.perf_counter() - began)
+
+
+def _encoded(encoder: Encoder, part: Payload) -> Rows | Refused:
+    try:
+        return encoder.encode(part)
+    except DlrmjitError as error:
+        return Refused(400, str(error))
+    except _VALUES as error:
+        return Refused(400, f"a value of the rows cannot be read: {error}")
+
+
+def _scores(engine: Engine, rows: list[Rows]) -> Sequence[Scored | Refused]:
+    if not rows:
+        return []
+    try:
+        return [Scored(scores) for scores in engine.score(rows)]
+    except DlrmjitError as error:
+        return [Refused(500, str(error))] * len(rows)

@@ -1,0 +1,71 @@
+"""Work is joined, split and ordered by deadline; no row is lost or scored twice."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlrmjit.serve.batcher import Batcher, Work
+
+SIZES = st.lists(st.tuples(st.integers(1, 700), st.integers(0, 50), st.integers(0, 1)), max_size=30)
+
+
+def batcher(most=256):
+    return Batcher({0: most, 1: most}, lambda job: job in DONE)
+
+
+DONE: set[int] = set()
+
+
+@given(SIZES, st.integers(1, 4), st.integers(2, 40))
+@settings(max_examples=100, deadline=None)
+def test_every_row_is_taken_once_in_batches_of_one_model(sizes, idle, sixteens):
+    queue = batcher(16 * sixteens)
+    for job, (n, deadline, model) in enumerate(sizes):
+        queue.add(Work(job, 0, n, deadline, model))
+    seen = []
+    while batch := queue.take(idle):
+        assert len({work.model for work in batch}) == 1
+        assert sum(work.rows for work in batch) <= 16 * sixteens
+        assert all(work.rows > 0 for work in batch)
+        seen += [(work.job, row) for work in batch for row in range(work.begin, work.end)]
+    assert sorted(seen) == [(j, r) for j, (n, _, _) in enumerate(sizes) for r in range(n)]
+    assert (queue.rows, len(queue)) == ({0: 0, 1: 0}, 0)
+
+
+def test_the_earliest_deadline_is_first_and_equal_ones_in_order():
+    queue = batcher()
+    for job, deadline in ((0, 3.0), (1, 1.0), (2, 3.0)):
+        queue.add(Work(job, 0, 100, deadline))
+    assert [work.job for work in queue.take(1)] == [1, 0, 2]
+
+
+def test_few_rows_are_spread_over_idle_workers():
+    queue = batcher()
+    queue.add(Work(0, 0, 200, 1.0))
+    assert [work.rows for work in queue.take(2)] == [112]
+    assert [work.rows for work in queue.take(1)] == [88]
+
+
+def test_a_short_query_is_not_split():
+    queue = batcher()
+    queue.add(Work(0, 0, 60, 1.0))
+    assert [work.rows for work in queue.take(2)] == [60]
+
+
+def test_work_of_a_dead_worker_comes_first():
+    queue = batcher()
+    queue.add(Work(0, 0, 10, 1.0))
+    queue.put_back([Work(1, 0, 10, 1.0)])
+    assert [work.job for work in queue.take(1)] == [1, 0]
+
+
+def test_work_of_jobs_that_are_done_is_dropped():
+    queue = batcher()
+    queue.add(Work(0, 0, 10, 1.0))
+    queue.add(Work(1, 0, 20, 2.0))
+    DONE.add(0)
+    try:
+        queue.drop_done()
+        assert (queue.rows[0], queue.jobs()) == (20, [1])
+        assert [work.job for work in queue.take(1)] == [1]
+    finally:
+        DONE.clear()

@@ -18,7 +18,7 @@ INFRASTRUCTURE = {
 }
 MAY_EXIT = {
     "dlrmjit.parallel.comm.abort",  # where MPI itself cannot end a rank
-    "dlrmjit.serve.host",  # a process of its own, and its forks
+    "dlrmjit.serve.processes.host",  # a process of its own, and its forks
 }
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 450

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.serve.batcher import Work
-from dlrmjit.serve.queries import Payload, Query
-from dlrmjit.serve.requests import RequestError
-from dlrmjit.serve.wire import Refused, Scored
+from dlrmjit.serve.processes.wire import Refused, Scored
+from dlrmjit.serve.queries import Payload, Query, RequestError
 
 MODEL, PRERANK = 0, 1
 """Numbers of the models of a host."""

@@ -13,10 +13,26 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import DataError
-from dlrmjit.serve.rows import Rows
+from dlrmjit.errors import DataError, DlrmjitError
 
 Kind = Literal["predict", "rank"]
+
+
+class RequestError(DlrmjitError):
+    """A request that is refused, with the status of the answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the model reads: dense values D and tables S of encoded rows, most rows of a query."""
+
+    dense: int
+    tables: int
+    most_rows: int = 4096
 
 
 class Payload(Protocol):
@@ -105,8 +121,3 @@ class Query:
 
     def __len__(self) -> int:
         return len(self.payload)
-
-
-def is_encoded(payload: Payload) -> bool:
-    """Return whether the rows are encoded already."""
-    return isinstance(payload, Rows)

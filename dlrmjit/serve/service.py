@@ -11,11 +11,10 @@ from typing import Any, Protocol
 
 from dlrmjit.errors import DlrmjitError
 from dlrmjit.serve.batcher import Work
-from dlrmjit.serve.generation import Events, Generation
 from dlrmjit.serve.jobs import MODEL, PRERANK, Answer, Job
-from dlrmjit.serve.queries import Query
-from dlrmjit.serve.requests import RequestError
-from dlrmjit.serve.wire import Refused, Reply, Scored, Spec
+from dlrmjit.serve.processes.generation import Events, Generation
+from dlrmjit.serve.processes.wire import Refused, Reply, Scored, Spec
+from dlrmjit.serve.queries import Query, RequestError
 
 LOG = logging.getLogger("dlrmjit.serve")
 TICK = 0.1

@@ -31,8 +31,8 @@ def _run(options: Any) -> None:
         if not path.exists():
             raise CheckpointError(f"{path} does not exist; give a saved model")
     _require_libraries()
-    from dlrmjit.serve.app import BodyLimits
-    from dlrmjit.serve.server import bind, serve
+    from dlrmjit.serve.http.app import BodyLimits
+    from dlrmjit.serve.http.server import bind, serve
 
     logging.basicConfig(format="dlrmjit: %(message)s")
     service = _service(options)
@@ -54,8 +54,9 @@ def _run(options: Any) -> None:
 def _service(options: Any) -> Service:
     from dlrmjit_kernels.runtime.threads import available_cpus
 
-    from dlrmjit.serve.service import FixedPolicy, Limits, Service
-    from dlrmjit.serve.wire import Spec
+    from dlrmjit.serve.allocation.cras import CrasPolicy
+    from dlrmjit.serve.processes.wire import Spec
+    from dlrmjit.serve.service import TICK, FixedPolicy, Limits, Service
 
     spec = Spec(
         str(options.model),
@@ -65,7 +66,11 @@ def _service(options: Any) -> Service:
         options.backend,
     )
     limits = Limits(options.budget_ms * _MS, options.max_wait_ms * _MS)
-    return Service(spec, limits, FixedPolicy(options.candidates))
+    if options.policy == "fixed":
+        return Service(spec, limits, FixedPolicy(options.candidates))
+    if options.candidates:
+        raise ConfigError("--candidates is of --policy fixed; with cras the load decides")
+    return Service(spec, limits, CrasPolicy(TICK))
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -67,10 +67,18 @@ SERVE = Command(
                     domain=at_least(1),
                 ),
                 Flag(
+                    "policy",
+                    str,
+                    "fixed",
+                    "how many candidates of a query the model ranks: the same number, or as many "
+                    "as they are worth at the present load (cras)",
+                    values=("fixed", "cras"),
+                ),
+                Flag(
                     "candidates",
                     int,
                     0,
-                    "candidates of a query that the model ranks at most (0: all)",
+                    "candidates of a query that the model ranks with --policy fixed (0: all)",
                     domain=at_least(0),
                 ),
                 Flag(

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlrmjit.errors import CheckpointError
-from dlrmjit.serve import wire
 from dlrmjit.serve.batcher import Batcher, Work
-from dlrmjit.serve.wire import Failed, Ready, Reply, Spec, Task, packed
+from dlrmjit.serve.processes import wire
+from dlrmjit.serve.processes.wire import Failed, Ready, Reply, Spec, Task, packed
 
 _PID_BYTES = 8
 
@@ -61,7 +61,7 @@ class Generation:
         """Load the models and wait for a worker. Raises CheckpointError with the host's reason."""
         ours, theirs = socket.socketpair()
         environment = os.environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "dlrmjit.serve.host", str(theirs.fileno())]
+        words = [sys.executable, "-m", "dlrmjit.serve.processes.host", str(theirs.fileno())]
         self._process = subprocess.Popen(
             words, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )

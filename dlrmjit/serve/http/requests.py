@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,7 +17,16 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from dlrmjit.errors import DlrmjitError
-from dlrmjit.serve.queries import ArrowRows, Kind, Mappings, Payload, Query, read_arrow
+from dlrmjit.serve.queries import (
+    ArrowRows,
+    Form,
+    Kind,
+    Mappings,
+    Payload,
+    Query,
+    RequestError,
+    read_arrow,
+)
 from dlrmjit.serve.rows import Bags, Rows, User, merged
 
 JSON = "application/json"
@@ -26,23 +34,6 @@ ARROW = "application/vnd.apache.arrow.stream"
 ARRAYS = "application/vnd.safetensors"
 _SHOWN = 60
 _LISTS = {"predict": "rows", "rank": "items"}
-
-
-class RequestError(DlrmjitError):
-    """A request that is refused, with the status of the answer."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Form:
-    """What the model reads: dense values D and tables S of encoded rows, most rows of a query."""
-
-    dense: int
-    tables: int
-    most_rows: int = 4096
 
 
 def parse(kind: Kind, content_type: str, body: bytes, form: Form) -> Query:

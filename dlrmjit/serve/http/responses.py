@@ -8,8 +8,9 @@ import numpy as np
 import safetensors.numpy
 from starlette.responses import Response
 
+from dlrmjit.serve.http.requests import ARRAYS, JSON
 from dlrmjit.serve.jobs import Answer
-from dlrmjit.serve.requests import ARRAYS, JSON, RequestError
+from dlrmjit.serve.queries import RequestError
 
 _DIGITS = 9  # tell float32 values apart
 

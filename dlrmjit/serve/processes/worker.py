@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from dlrmjit.errors import DlrmjitError
 from dlrmjit.serve.encode import Encoder
 from dlrmjit.serve.engine import Engine
+from dlrmjit.serve.processes.wire import Refused, Reply, Scored, Task, packed, receive
 from dlrmjit.serve.queries import Payload
 from dlrmjit.serve.rows import Rows
-from dlrmjit.serve.wire import Refused, Reply, Scored, Task, packed, receive
 
 _VALUES = (ValueError, TypeError, OverflowError, RecursionError)
 """What encoders of other libraries raise for values that they do not understand."""

@@ -18,12 +18,12 @@ from typing import Any, NoReturn
 
 from dlrmjit.config.model import TableConfig
 from dlrmjit.errors import ConfigError, DlrmjitError
-from dlrmjit.serve import worker
 from dlrmjit.serve.encode import Encoder
 from dlrmjit.serve.engine import Engine
-from dlrmjit.serve.requests import Form
-from dlrmjit.serve.wire import Failed, Ready, Spec, packed, receive
-from dlrmjit.serve.worker import Stage
+from dlrmjit.serve.processes import worker
+from dlrmjit.serve.processes.wire import Failed, Ready, Spec, packed, receive
+from dlrmjit.serve.processes.worker import Stage
+from dlrmjit.serve.queries import Form
 
 _LOOK = 0.02  # seconds between looks for workers that have died
 _SOON = 0.5  # seconds: a worker that dies sooner than this is replaced after a pause

@@ -16,10 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dlrmjit.serve.metrics import Metrics
-from dlrmjit.serve.queries import Kind
-from dlrmjit.serve.requests import ARRAYS, JSON, Form, RequestError, parse
-from dlrmjit.serve.responses import refusal, response_to
+from dlrmjit.serve.http.metrics import Metrics
+from dlrmjit.serve.http.requests import ARRAYS, JSON, parse
+from dlrmjit.serve.http.responses import refusal, response_to
+from dlrmjit.serve.queries import Form, Kind, RequestError
 from dlrmjit.serve.service import Service
 
 _POLICY = (
@@ -122,7 +122,7 @@ class Front:
 
     async def page(self, request: Request) -> Response:
         """Answer ``GET /``: a page that shows the numbers as they change."""
-        content = files("dlrmjit.serve").joinpath("page.html").read_bytes()
+        content = files("dlrmjit.serve.http").joinpath("page.html").read_bytes()
         headers = {"Content-Security-Policy": _POLICY}
         return Response(content, headers=headers, media_type="text/html")
 

@@ -11,8 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dlrmjit.serve.engine import Cost
-from dlrmjit.serve.queries import Payload
-from dlrmjit.serve.requests import Form
+from dlrmjit.serve.queries import Form, Payload
 from dlrmjit.serve.rows import Rows
 
 _LENGTH = 8

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from dlrmjit.errors import ConfigError
-from dlrmjit.serve.app import BodyLimits, application
+from dlrmjit.serve.http.app import BodyLimits, application
 from dlrmjit.serve.service import LOG, Service
 
 _BACKLOG = 1024

@@ -1,0 +1,1 @@
+"""How many candidates of a query are ranked: values, prices, control."""

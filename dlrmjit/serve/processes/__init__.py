@@ -1,0 +1,1 @@
+"""The processes of a server, and the messages between them."""

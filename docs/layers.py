@@ -35,7 +35,11 @@ SHIMS = {  # modules that only start a command: ``python -m dlrmjit.train``
 }
 LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {CLI: "flags, commands, reports", "dlrmjit": "the public names"},
-    {"dlrmjit.doctor": "examines a machine", "dlrmjit.serve": "an inference server"},
+    {
+        "dlrmjit.doctor": "examines a machine",
+        "dlrmjit.serve": "an inference server",
+        "dlrmjit.export": "models as ONNX",
+    },
     {"dlrmjit.training": "epochs, steps, tests, saving"},
     {"dlrmjit.parallel": "ranks, plans, exchange"},
     {

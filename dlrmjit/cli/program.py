@@ -24,6 +24,7 @@ COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "predict": ("dlrmjit.cli.commands.predict", "write the probability of a click for every row"),
     "export-embeddings": ("dlrmjit.cli.commands.export_embeddings", "write tables as array files"),
     "convert": ("dlrmjit.cli.commands.convert", "turn data of one format into another"),
+    "export": ("dlrmjit.cli.commands.export", "write a model for another program, as ONNX"),
     "serve": ("dlrmjit.cli.commands.serve", "answer queries over HTTP within a budget"),
     "plan": ("dlrmjit.cli.commands.plan", "propose how to shard tables over many ranks"),
     "tune": ("dlrmjit.cli.commands.tune", "measure the fastest matrix blockings of this machine"),

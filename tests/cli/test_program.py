@@ -47,7 +47,7 @@ def test_the_version_is_printed(capsys):
     ("word", "hint"),
     [
         ("trian", "did you mean train?"),
-        ("export", "did you mean export-embeddings?"),
+        ("exprt", "did you mean export?"),
         ("zzz", "the commands are train, prepare"),
         ("", "the commands are train, prepare"),
         ("--config", "options follow a command"),

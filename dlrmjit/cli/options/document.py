@@ -13,6 +13,7 @@ from dlrmjit.cli.options.command_flags import (
     PREDICT,
     TUNE,
 )
+from dlrmjit.cli.options.export_flags import EXPORT
 from dlrmjit.cli.options.flag import Command, Effect, Flag
 from dlrmjit.cli.options.insight_flags import DOCTOR
 from dlrmjit.cli.options.kinds import switch
@@ -28,6 +29,7 @@ COMMANDS = (
     PREDICT,
     EXPORT_EMBEDDINGS,
     CONVERT,
+    EXPORT,
     SERVE,
     PLAN,
     TUNE,

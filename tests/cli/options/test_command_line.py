@@ -96,10 +96,8 @@ def test_every_command_tells_its_version(
 
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
 def test_every_command_is_a_module_with_a_main(command: Command) -> None:
-    code = f"from dlrmjit.{command.name} import main; raise SystemExit(main(['--nonsense']))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, "-m", f"dlrmjit.{command.name}", "--nonsense"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert (
         done.stderr == "dlrmjit: error: unknown option '--nonsense'; see --help for all options\n"

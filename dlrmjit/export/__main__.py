@@ -1,0 +1,12 @@
+"""``python -m dlrmjit.export``: write a saved model for another program, as ONNX."""
+
+from __future__ import annotations
+
+import sys
+
+from dlrmjit.cli.commands.export import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,6 +43,11 @@ def is_jit_disabled() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
 
 
+def compile_notes() -> bool:
+    """Return whether commands note that kernels are compiled: not if ``DLRMJIT_NOTES`` is 0."""
+    return os.environ.get("DLRMJIT_NOTES") != "0"
+
+
 def alltoall() -> str:
     """``DLRM_ALLTOALL_IMPL``: how pooled embeddings are exchanged; by default ``alltoall``."""
     return os.environ.get("DLRM_ALLTOALL_IMPL") or "alltoall"

@@ -21,7 +21,7 @@ def fit_architecture(options: Options, data: Source) -> Options:
     """
     processed = options.processed_data_file
     is_set = options.data_generation == "dataset" and processed and Path(processed).is_dir()
-    if not is_set or options.base is not None:
+    if not is_set or options.base is not None or options.set:
         return options
     derived, given = copy.copy(options), options.given
     bottom_given = "arch_mlp_bot" in given and bool(options.arch_mlp_bot)

@@ -34,10 +34,21 @@ _TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on
 
 @dataclass(frozen=True)
 class Data:
-    """The sources to train and to test on, with the same tables and dense features."""
+    """The sources to train and to test on, with the same tables and dense features.
+
+    Unless ``test_is_final``, tests choose the parameters, and ``final`` are rows to report on at
+    the end, if there are any.
+    """
 
     train: Source
     test: Source
+    final: Source | None = None
+    test_is_final: bool = True
+
+    @property
+    def final_or_test(self) -> Source | None:
+        """The rows to report on at the end; None without rows that no test chooses by."""
+        return self.test if self.test_is_final else self.final
 
 
 def make_data(options: Options, rng: np.random.RandomState) -> Data:

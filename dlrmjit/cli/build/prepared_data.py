@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlrmjit.cli.build.set_defaults import training_rows
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.formats.dlrm_days import has_days, read_days
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredSplits:
-    """The rows to train on and to test on."""
+    """The rows to train on and to test on.
+
+    Unless ``test_is_final``, tests choose the parameters, and ``final`` is reported on at the end.
+    """
 
     train: Dataset
     test: Dataset
+    final: Dataset | None = None
+    test_is_final: bool = True
 
 
 def find_stored(options: Options) -> StoredSplits | None:
@@ -50,7 +56,7 @@ def _find(options: Options) -> StoredSplits | None:
     if options.memory_map and has_days(Path(options.raw_data_file), options.data_set == "kaggle"):
         return _days(options)
     if processed and Path(processed).is_dir():
-        return _prepared(processed, options.test_split)
+        return _of_set(processed, options) if options.set else _prepared(processed, options)
     return None
 
 
@@ -59,10 +65,28 @@ def _is_prepared(options: Options) -> bool:
     return not options.mlperf_bin_loader and bool(processed) and Path(processed).is_dir()
 
 
-def _prepared(path: str, test: str) -> StoredSplits:
+def _of_set(path: str, options: Options) -> StoredSplits:
+    """Return the splits of ``train SET``: validation rows choose, test rows are reported on.
+
+    Without validation rows, the last of the training rows are taken for them.
+    """
     from dlrmjit.data.prepared.reader import PreparedSet
 
     prepared = PreparedSet(path)
+    splits, train = prepared.manifest.splits, prepared.dataset("train")
+    final = prepared.dataset("test") if splits.get("test") else None
+    if options.inference_only or "test_split" in options.given:
+        return _prepared(path, options)
+    if splits.get("validation"):
+        return StoredSplits(train, prepared.dataset("validation"), final, False)
+    cut = training_rows(prepared.manifest)
+    return StoredSplits(train.cut(0, cut), train.cut(cut, len(train)), final, False)
+
+
+def _prepared(path: str, options: Options) -> StoredSplits:
+    from dlrmjit.data.prepared.reader import PreparedSet
+
+    prepared, test = PreparedSet(path), options.test_split
     if test == "test" and test not in prepared.manifest.splits:
         train = prepared.dataset("train")
         return StoredSplits(train, train.cut(0, 0))
@@ -92,8 +116,10 @@ def _days(options: Options) -> StoredSplits:
     )
 
 
-def stored_sources(splits: StoredSplits, options: Options, test_size: int) -> tuple[Source, Source]:
-    """Return the sources to train and to test on.
+def stored_sources(
+    splits: StoredSplits, options: Options, test_size: int
+) -> tuple[Source, Source, Source | None, bool]:
+    """Return the fields of a :class:`Data`.
 
     Stored data are shuffled already, so they are read in their order unless
     ``--data-randomize`` was given: ``total`` shuffles all rows each epoch, ``day`` blocks of
@@ -102,10 +128,11 @@ def stored_sources(splits: StoredSplits, options: Options, test_size: int) -> tu
     from dlrmjit.data.loader import Loader
 
     size, limit = options.mini_batch_size, options.num_batches
-    train, test = (
-        replace(rows.limited(options.max_ind_range), bounds=options.bounds)
-        for rows in (splits.train, splits.test)
-    )
+
+    def checked(rows: Dataset) -> Dataset:
+        return replace(rows.limited(options.max_ind_range), bounds=options.bounds)
+
+    train, test, final = checked(splits.train), checked(splits.test), splits.final
     shuffle, block = _shuffle(options)
     return (
         take(
@@ -113,12 +140,15 @@ def stored_sources(splits: StoredSplits, options: Options, test_size: int) -> tu
             limit,
         ),
         take(Loader(test, test_size), limit),
+        None if final is None else Loader(checked(final), test_size),
+        splits.test_is_final,
     )
 
 
 def _shuffle(options: Options) -> tuple[Shuffle, int]:
     if options.mlperf_bin_shuffle:
         return "block", int(options.mini_batch_size)
-    asked = options.data_randomize if "data_randomize" in options.given else "none"
+    is_asked = options.set or "data_randomize" in options.given
+    asked = options.data_randomize if is_asked else "none"
     names: dict[str, Shuffle] = {"total": "total", "day": "block", "none": "none"}
     return names[asked], 1 << 16

@@ -84,6 +84,8 @@ def with_saved_architecture(options: Options, path: str) -> Options:
     if not isinstance(config, ModelConfig):
         return _with_nodes(options, config, path)
     taken = copy.copy(options)
+    if "model" not in options.given:
+        taken.model = "dlrm"
     for option, field in _FIELDS.items():
         saved = getattr(config, field)
         if option not in given:

@@ -33,7 +33,9 @@ from dlrmjit.cli.build.configs import (
 )
 from dlrmjit.cli.build.data import Data, make_data
 from dlrmjit.cli.build.saved_model import with_saved_architecture
+from dlrmjit.cli.build.set_defaults import with_set_defaults
 from dlrmjit.cli.build.start_facts import model_facts
+from dlrmjit.cli.commands.verdict import FinalTest, print_verdict
 from dlrmjit.cli.exit_codes import DONE, SIGNALLED
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
@@ -49,6 +51,7 @@ from dlrmjit.cli.report.mllog import MlperfLog
 from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.cli.report.resume_note import resume_note
 from dlrmjit.cli.report.saves import Saves, stopped_line
+from dlrmjit.cli.report.set_lines import SetLines, start_lines
 from dlrmjit.cli.report.summary import StepTimes, machine_line, metrics_summary, training_summary
 from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import TrainConfig
@@ -74,6 +77,7 @@ def run(options: Options, comm: Comm) -> int:
     Wrong input raises DlrmjitError before anything is written.
     """
     _check_outputs(options, comm)
+    options = with_set_defaults(options)
     config = train_config(options)
     mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
     if mlperf:
@@ -90,11 +94,12 @@ def run(options: Options, comm: Comm) -> int:
             log.start(_described(options, session.model.config), machine_facts() | tables)
         if mlperf:
             _announce(mlperf, options, config, session.data)
-        print("time/loss/accuracy (if enabled):", flush=True)
+        if not options.set:
+            print("time/loss/accuracy (if enabled):", flush=True)
         if options.inference_only:
             _test(options, session, log)
             return DONE
-        return _train(options, config, session, [o for o in (log, mlperf) if o], stack)
+        return _train(options, config, session, [o for o in (log, mlperf) if o])
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ def _check_log(options: Options) -> None:
 
 def _build(options: Options, comm: Comm) -> Session:
     """Build the data, then the model: both draw from one stream, in the reference's order."""
-    print("Using CPU...", flush=True)
+    if not options.set:
+        print("Using CPU...", flush=True)
     sharded = distributed.is_sharded(options, comm)
     path = checkpoint_of(options, comm)
     if path:
@@ -152,6 +158,8 @@ def _build(options: Options, comm: Comm) -> Session:
     architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
     if not sharded:
         require_memory(architecture, options, available_memory())
+    if options.set:
+        print(start_lines(options, data), flush=True)
     if options.debug_mode:
         _print_setup(options, architecture, data)
     model = distributed.make_model(architecture, options, comm, rng, initialise=not path)
@@ -189,20 +197,42 @@ def _train(
     config: TrainConfig,
     session: Session,
     extra: list[Observer],
-    stack: ExitStack,
 ) -> int:
-    times = StepTimes()
+    times, final = StepTimes(), FinalTest(options, session.data, extra)
     profile = distributed.profile_of(session.model) if options.enable_profiling else None
     step = _training_step(options, config, session, profile)
-    observers: list[Observer] = [_console(options), times, *extra]
+    observers: list[Observer] = [_lines(options, session.data), times, final, *extra]
     path = options.save_model or options.resume
     saves = Saves(extra)
     checkpointer = _checkpointer(path, options, session, saves) if path else None
-    if sys.stderr.isatty() and distributed.is_main_rank(session.model):
-        observers.append(stack.enter_context(ProgressBar(session.start.position)))
-    if isinstance(session.model, ShardedModel):
-        stack.enter_context(resume_note(path, session.model.comm))
-    result = fit(
+    with ExitStack() as stack:
+        if sys.stderr.isatty() and distributed.is_main_rank(session.model):
+            observers.append(stack.enter_context(ProgressBar(session.start.position)))
+        if isinstance(session.model, ShardedModel):
+            stack.enter_context(resume_note(path, session.model.comm))
+        result = _fit(options, config, session, observers, step, checkpointer)
+    if result.stopped_by:
+        number = signal.Signals[result.stopped_by]
+        print(stopped_line(result, path), file=sys.stderr)
+        return SIGNALLED + number
+    if options.set:
+        print_verdict(options, session.model, session.data, result, final.metrics)
+    else:
+        _print_results(options, session, result, times, profile)
+    if line := saves.line(result.seconds):
+        print(line)
+    return DONE
+
+
+def _fit(
+    options: Options,
+    config: TrainConfig,
+    session: Session,
+    observers: list[Observer],
+    step: TrainingStep | distributed.AnyShardedStep,
+    checkpointer: Checkpointer | None,
+) -> FitResult:
+    return fit(
         session.model,
         distributed.sharded_source(session.model, session.data.train),
         config,
@@ -216,15 +246,6 @@ def _train(
         measure=distributed.measure_function(session.model),
         checkpointer=checkpointer,
     )
-    stack.close()
-    if result.stopped_by:
-        number = signal.Signals[result.stopped_by]
-        print(stopped_line(result, path), file=sys.stderr)
-        return SIGNALLED + number
-    _print_results(options, session, result, times, profile)
-    if line := saves.line(result.seconds):
-        print(line)
-    return DONE
 
 
 def _print_results(
@@ -303,6 +324,13 @@ def _print_speed(times: StepTimes, profile: Profile | None, config: AnyModelConf
 
 def _ceilings() -> Ceilings:
     return Ceilings(**measure_ceilings(get_threads(), _CEILING_SECONDS))
+
+
+def _lines(options: Options, data: Data) -> Observer:
+    """Return what prints the progress: lines of the reference, or for ``train SET`` its own."""
+    if not options.set:
+        return _console(options)
+    return SetLines("test" if data.test_is_final else "validation")
 
 
 def _console(options: Options) -> ConsoleLines:

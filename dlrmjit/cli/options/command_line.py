@@ -94,7 +94,7 @@ def _read_operands(command: Command, words: Sequence[str]) -> dict[str, Any]:
     unknown = [word for word in words[:end] if word.startswith("-") and word != "-"]
     rest = [*words[:end], *words[end + 1 :]]
     if unknown:
-        raise ConfigError(_unknown_message(command, unknown[0]))
+        raise ConfigError(unknown_message(command, unknown[0]))
     given: dict[str, Any] = {}
     for flag in command.operands():
         if flag.takes_many and rest:
@@ -102,11 +102,12 @@ def _read_operands(command: Command, words: Sequence[str]) -> dict[str, Any]:
         elif rest:
             given[flag.dest], rest = flag.kind(rest[0]), rest[1:]
     if rest:
-        raise ConfigError(_unknown_message(command, rest[0]))
+        raise ConfigError(unknown_message(command, rest[0]))
     return given
 
 
-def _unknown_message(command: Command, word: str) -> str:
+def unknown_message(command: Command, word: str) -> str:
+    """Return the refusal of a word that is no option, with the nearest one."""
     names = [flag.name for flag in command.flags() if not flag.is_operand]
     close = difflib.get_close_matches(word.strip("-").split("=")[0], names, n=1, cutoff=0.7)
     hint = f"did you mean --{close[0]}?" if close else "see --help for all options"

@@ -24,6 +24,22 @@ OWN = FlagGroup(
     "dlrmjit",
     (
         Flag(
+            "set",
+            str,
+            "",
+            "a prepared set to train on: with it alone, everything else follows from its size, and "
+            "the model is compared with a baseline",
+            is_operand=True,
+        ),
+        Flag(
+            "baseline",
+            str,
+            "base-rate",
+            "what a model of SET is compared with: the share of clicks alone, or also a logistic "
+            "regression trained on the same rows",
+            values=("base-rate", "logistic"),
+        ),
+        Flag(
             "config",
             str,
             None,

@@ -6,6 +6,7 @@ Light on purpose, as :mod:`dlrmjit.cli.options.command_line` is.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ _LOOKUPS = {"num_indices_per_lookup", "num_indices_per_lookup_fixed", "rand_data
 
 TRAIN = Command(
     "train",
-    "Train a deep learning recommendation model (DLRM) on CPUs. Without options, the built-in "
-    "demo: a small model on generated Criteo-like data. With any option of the reference "
-    "program dlrm_s_pytorch.py, its defaults hold. The mini-batch is global.",
+    "Train a deep learning recommendation model (DLRM) on CPUs. With SET alone, everything else "
+    "follows from the set. Without SET and options, the built-in demo: a small model on generated "
+    "Criteo-like data. Without SET, with any option of the reference program dlrm_s_pytorch.py, "
+    "its defaults hold. The mini-batch is global.",
     (OWN, SAVING, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
 )
 
@@ -64,6 +66,7 @@ def parse(argv: Sequence[str]) -> Options:
         defaults |= _preset_values(options.base, given)
     for name, value in (defaults | given).items():
         setattr(options, name, value)
+    _use_set(options)
     _check_together(options)
     return options
 
@@ -73,6 +76,8 @@ def _base_preset(given: dict[str, Any]) -> Preset | None:
     max_rows = given.get("max_ind_range", 0)
     if "config" in given:
         return preset(given["config"], max_rows)
+    if given.get("set"):
+        return None
     reference = {f.dest for group in REFERENCE_GROUPS for f in group.flags}
     is_synthetic = given.get("data_generation") == "synthetic"
     return preset(DEMO, max_rows) if is_synthetic or not reference & set(given) else None
@@ -106,6 +111,35 @@ def _preset_values(base: Preset, given: dict[str, Any]) -> dict[str, Any]:
         "print_freq": 100 if is_demo else 10,
         "print_time": True,
     }
+
+
+_OTHER_DATA = ("processed_data_file", "raw_data_file", "mlperf_bin_loader", "memory_map")
+
+
+def _use_set(options: Options) -> None:
+    """Let the data be the prepared set that was named, by position or without saying so.
+
+    Raises ConfigError for other data next to it: a set is never left unused without a word.
+    """
+    kind, is_kind_given = options.data_generation, "data_generation" in options.given
+    if options.set:
+        other = next((name for name in _OTHER_DATA if name in options.given), "")
+        if other:
+            flag = other.replace("_", "-")
+            raise ConfigError(f"{options.set} and --{flag} both name data; give one of them")
+        options.processed_data_file = options.set
+    elif not _is_set(options.processed_data_file):
+        return
+    if is_kind_given and kind != "dataset":
+        raise ConfigError(
+            f"{options.processed_data_file} is a prepared set, but --data-generation={kind} trains "
+            "on generated data; leave one of them out"
+        )
+    options.data_generation = "dataset"
+
+
+def _is_set(path: str) -> bool:
+    return bool(path) and os.path.isfile(os.path.join(path, "manifest.json"))
 
 
 def _check_together(options: Options) -> None:
@@ -144,6 +178,8 @@ def _check_lookups(options: Options) -> None:
 
 def _check_data_set(options: Options) -> None:
     is_dataset = options.data_generation == "dataset"
+    if "baseline" in options.given and not options.set:
+        raise ConfigError("--baseline compares a model of a prepared set; name the set: train SET")
     if options.train_fraction is not None and options.data_randomize == "day":
         raise ConfigError(
             "--train-fraction cannot split by day; give --data-randomize=total or none"

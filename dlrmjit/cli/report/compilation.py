@@ -56,7 +56,7 @@ class CompilationNotes:
 @contextmanager
 def compilation_notes() -> Iterator[None]:
     """Print notes about all kernels compiled meanwhile, on the first rank alone."""
-    if not _is_first_rank():
+    if not knobs.compile_notes() or not _is_first_rank():
         yield
         return
     with observed_by(CompilationNotes()):

@@ -48,6 +48,7 @@ def test_a_count_beyond_the_usual_names_no_total(clock, capsys):
 
 
 def test_only_the_first_rank_has_notes(monkeypatch, capsys):
+    monkeypatch.delenv("DLRMJIT_NOTES")
     for rank, printed in (("0", True), ("1", False)):
         monkeypatch.setenv("PMI_RANK", rank)
         monkeypatch.setenv("PMI_SIZE", "2")

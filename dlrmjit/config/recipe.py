@@ -1,0 +1,85 @@
+"""How to train a model on rows of which only the sizes are known: defaults that are safe.
+
+The command line uses them for ``dlrmjit train SET``, the estimator for scikit-learn likewise.
+They were chosen on generated data of several kinds, see ``python -m bench.defaults``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlrmjit.config.optimizer import optimizer_named
+
+RATES = {"sgd": 0.1, "adagrad": 0.02, "rwsadagrad": 0.02, "adam": 0.005, "adamw": 0.005}
+"""The learning rate of each optimizer with which a run starts, before it decays to zero."""
+_STEPS_OF_EPOCH = 200  # about as many, where the smallest and the largest batch allow it
+_SMALLEST_BATCH, _LARGEST_BATCH = 32, 4096
+_EPOCHS = ((20_000, 20), (200_000, 10), (2_000_000, 4))  # up to so many rows, so many epochs
+_FEWEST_EPOCHS = 1
+TESTS_OF_EPOCH = 2
+PATIENCE = 8
+"""Tests in a row without a better one that end a run."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training that follow from the size of the data.
+
+    ``embedding_dim`` is the width of the tables, ``bottom`` the hidden layers of a bottom MLP and
+    ``top`` the layers of the MLP that ends in the logit. The learning rate decays to zero over all
+    ``steps``; a test is due every ``test_every`` batches.
+    """
+
+    batch_size: int
+    epochs: int
+    test_every: int
+    steps: int
+    embedding_dim: int
+    bottom: tuple[int, ...]
+    top: tuple[int, ...]
+    dropout: float
+    family: str = "wide-deep"
+    optimizer: str = "adamw"
+    learning_rate: float = RATES["adamw"]
+
+
+def recipe(
+    rows: int,
+    *,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    optimizer: str | None = None,
+) -> Recipe:
+    """Return the recipe for ``rows`` training rows, around the settings that are given.
+
+    Raises ConfigError for an unknown optimizer.
+    """
+    if optimizer is not None:
+        optimizer_named(optimizer)
+    name = optimizer or Recipe.optimizer
+    size = batch_size or _batch_size(rows)
+    count = _epochs(rows) if epochs is None else epochs
+    batches = max(1, -(-rows // size))
+    is_small = rows < 1_000_000
+    return Recipe(
+        batch_size=size,
+        epochs=count,
+        test_every=max(1, batches // TESTS_OF_EPOCH),
+        steps=max(1, batches * count),
+        embedding_dim=8 if is_small else 16,
+        bottom=(64,) if is_small else (256, 64),
+        top=(256, 128, 1) if is_small else (512, 256, 1),
+        dropout=0.3 if is_small else 0.0,
+        optimizer=name,
+        learning_rate=RATES.get(name, RATES["adamw"]),
+    )
+
+
+def _batch_size(rows: int) -> int:
+    """Return a power of two."""
+    wanted = max(1, rows // _STEPS_OF_EPOCH)
+    return min(max(1 << (wanted.bit_length() - 1), _SMALLEST_BATCH), _LARGEST_BATCH)
+
+
+def _epochs(rows: int) -> int:
+    return next((epochs for most, epochs in _EPOCHS if rows <= most), _FEWEST_EPOCHS)

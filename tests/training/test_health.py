@@ -1,0 +1,59 @@
+"""Signs that a model has not learned are named, and none where there are none."""
+
+import numpy as np
+import pytest
+
+import dlrmjit
+from dlrmjit.architecture.families import FAMILIES, build
+from dlrmjit.training.health import dead_layers, score_notes
+
+ROWS = (30, 20, 10)
+RNG = np.random.default_rng(0)
+
+
+def batch_of(n):
+    ids = [RNG.integers(0, rows, n) for rows in ROWS]
+    return dlrmjit.Batch(RNG.normal(size=(n, 4)), ids, [np.arange(n)] * 3, RNG.random(n) < 0.3)
+
+
+def model_of(family, **more):
+    values = {
+        "table_rows": ROWS,
+        "embedding_dim": 4,
+        "mlp_bottom": (4, 8, 4),
+        "mlp_top": (8, 6, 1),
+        "dense_features": 4,
+        **more,
+    }
+    return dlrmjit.Model(build(family, values), backend="reference")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_whose_outputs_are_all_zero_are_named(family):
+    model, batch = model_of(family), batch_of(2000)
+    assert dead_layers(model, batch) == []
+    killed = [name for name in model.dense if name in ("bot_l.2.bias", "top_l.2.bias")]
+    for name in killed:
+        model.dense[name].data[...] = -1e4
+    expected = {"bot_l.2.bias": "layer 2 of 2 of bot_l", "top_l.2.bias": "layer 2 of 3 of top_l"}
+    assert dead_layers(model, batch) == [expected[name] for name in killed]
+
+
+def test_few_rows_say_nothing_about_a_layer():
+    model = model_of("dlrm")
+    model.dense["bot_l.2.bias"].data[...] = -1e4
+    assert dead_layers(model, batch_of(31)) == []
+
+
+def test_scores_that_are_constant_or_far_from_the_share_of_clicks_are_noted():
+    labels = RNG.random(5000) < 0.2
+    (note,) = score_notes(np.full(5000, 0.2), labels)
+    assert "the same" in note
+    (note,) = score_notes(RNG.uniform(0.5, 0.9, 5000), labels)
+    assert "the mean prediction is 0.7" in note
+
+
+@pytest.mark.parametrize("n", [31, 40, 5000])
+def test_scores_as_often_clicked_as_predicted_are_not_noted(n):
+    scores = RNG.uniform(0.1, 0.3, n)
+    assert score_notes(scores, RNG.random(n) < scores) == []

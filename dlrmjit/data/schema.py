@@ -16,6 +16,8 @@ from dlrmjit.errors import ConfigError
 from dlrmjit.files import parse_json
 
 TRANSFORMS = ("none", "log1p", "standardise")
+TIME_NUMBERS = ("seconds", "days")
+TIME_PARTS = ("year", "month", "day", "weekday", "hour", "date")
 _LARGEST = float.fromhex("0x1.fffffep127")  # of float32
 _MOST_ROWS = 2**31  # ids have 32 bits
 T = TypeVar("T")
@@ -27,12 +29,14 @@ class DenseColumn:
 
     ``transform``: ``none``; ``log1p``, log(max(x, 0) + 1); ``standardise``, (x - mean) / deviation
     over the training rows. A missing value is replaced by ``missing``; if that is None, the
-    transformed value is 0.
+    transformed value is 0. With ``time``, the column has dates or times, which become ``seconds``
+    or ``days`` since 1970-01-01 00:00 UTC, before the transform.
     """
 
     name: str
     transform: str = "none"
     missing: float | None = None
+    time: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class CategoricalColumn:
 
     ``separator`` splits text into values; ``multi`` alone is for Parquet's lists. ``hash_rows``,
     ``min_count`` and ``max_rows`` override the options of the command for this column, and
-    ``missing`` overrides the texts of the schema that mean a missing value.
+    ``missing`` overrides the texts of the schema that mean a missing value. With ``time``, the
+    column has dates or times, of which one part is the category, in UTC: ``year``, ``month``,
+    ``day``, ``weekday`` (1 to 7, from Monday on), ``hour`` or ``date``.
     """
 
     name: str
@@ -51,6 +57,7 @@ class CategoricalColumn:
     min_count: int | None = None
     max_rows: int | None = None
     missing: tuple[str, ...] | None = None
+    time: str = ""
 
     @property
     def is_multi(self) -> bool:
@@ -109,7 +116,10 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as JSON values; :meth:`from_dict` is the inverse."""
-        return asdict(self)
+        content = asdict(self)
+        for column in (*content["dense"], *content["categorical"]):
+            drop_unused_time(column)
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], origin: str = "the schema") -> Schema:
@@ -128,6 +138,12 @@ class Schema:
         schema = _build(cls, values, origin)
         _check(schema, origin)
         return schema
+
+
+def drop_unused_time(column: dict[str, Any]) -> None:
+    """Remove the key ``time`` of a column without times, which older sets and models lack."""
+    if not column["time"]:
+        del column["time"]
 
 
 def read_schema(path: Path) -> Schema:
@@ -251,6 +267,7 @@ def _check(schema: Schema, where: str) -> None:
                 f"{where}: column {dense.name!r}: transform must be one of "
                 f"{', '.join(TRANSFORMS)}, not {dense.transform!r}"
             )
+        _check_time(dense.time, TIME_NUMBERS, f"{where}: column {dense.name!r}")
     for column in schema.categorical:
         _check_categorical(column, f"{where}: column {column.name!r}")
     for what, text in (("delimiter", schema.delimiter), *_separators(schema)):
@@ -263,7 +280,18 @@ def _check(schema: Schema, where: str) -> None:
             raise ConfigError(f"{where}: {what} must differ from the delimiter, {text!r}")
 
 
+def _check_time(found: str, known: tuple[str, ...], where: str) -> None:
+    if found and found not in known:
+        raise ConfigError(f"{where}: time must be one of {', '.join(known)}, not {found!r}")
+
+
 def _check_categorical(column: CategoricalColumn, where: str) -> None:
+    _check_time(column.time, TIME_PARTS, where)
+    if column.time and (column.is_multi or column.missing is not None):
+        raise ConfigError(
+            f"{where}: a column with time has one value, and its missing texts are those of the "
+            "schema; remove separator, multi and missing"
+        )
     for key, least in (("hash_rows", 0), ("min_count", 1), ("max_rows", 0)):
         value = getattr(column, key)
         if value is not None and value < least:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.formats.criteo_text import INTEGERS
 from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex, texts_of
 from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn, Manifest
-from dlrmjit.data.schema import Schema
+from dlrmjit.data.schema import Schema, drop_unused_time
 from dlrmjit.data.stored.vocabulary import Texts, read_hashes, read_texts
 from dlrmjit.errors import ConfigError, DataError
 
@@ -277,11 +277,14 @@ def _features(schema: Schema | None) -> Any:
     """Return the parts of a schema that decide values and ids, not where they are read from."""
     if schema is None:
         return None
+    dense = [asdict(column) for column in schema.dense]
+    for column in dense:
+        drop_unused_time(column)
     return {
-        "dense": [asdict(column) for column in schema.dense],
+        "dense": dense,
         "categorical": [
-            (column.name, column.separator, column.multi, list(schema.missing_texts(column)))
-            for column in schema.categorical
+            (c.name, c.separator, c.multi, list(schema.missing_texts(c)), *filter(None, [c.time]))
+            for c in schema.categorical
         ],
         "missing": list(schema.missing),
     }

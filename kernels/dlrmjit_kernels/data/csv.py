@@ -14,9 +14,15 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.data.decimals import scaled
 from dlrmjit_kernels.data.strings import equals_any
+from dlrmjit_kernels.data.times import (
+    MISSING_SECONDS,
+    WRONG_SECONDS,
+    number_of_time,
+    read_time,
+)
 from dlrmjit_kernels.runtime.compile import jit
 
-WIDTH, QUOTES, NUMBER, LABEL, ENCODING = range(1, 6)
+WIDTH, QUOTES, NUMBER, LABEL, ENCODING, TIME = range(1, 7)
 """Errors of a line; 0 is none."""
 LABEL_FIELD, IGNORED_FIELD = 0, -1
 """Kinds of fields; 1 to D are dense columns, D + 1 to D + S categorical ones."""
@@ -33,12 +39,14 @@ Integer = Any
 class FieldRules(NamedTuple):
     """What to do with the fields of a line; ``kinds`` and ``keys`` have one entry per field.
 
-    ``kinds`` are defined above; ``keys`` are the numbers of key columns, -1 for other fields. The
-    texts that mean a missing number are in ``missing`` and end at ``missing_ends``.
+    ``kinds`` are defined above; ``keys`` are the numbers of key columns, -1 for other fields;
+    ``times`` are the parts of :mod:`.times` to make of dates and times, 0 for other fields. The
+    texts that mean a missing number or time are in ``missing`` and end at ``missing_ends``.
     """
 
     kinds: NDArray[np.int64]
     keys: NDArray[np.int64]
+    times: NDArray[np.int64]
     missing: NDArray[np.uint8]
     missing_ends: NDArray[np.int64]
 
@@ -188,13 +196,23 @@ def _store_field(
     row: Integer,
 ) -> int:
     """Write one field to its column and return its error."""
-    kind, dense = rules.kinds[field], columns.dense
-    if kind > dense.shape[0]:
+    kind, dense, part = rules.kinds[field], columns.dense, rules.times[field]
+    is_category = kind > dense.shape[0]
+    if is_category:
         _store_span(first, stop, quoted, columns.spans, kind - dense.shape[0] - 1, row)
-        return 0
-    if kind > 0 and _is_missing(text, first, stop, rules.missing, rules.missing_ends):
+        if not part:
+            return 0
+    is_missing = kind > 0 and _is_missing(text, first, stop, rules.missing, rules.missing_ends)
+    if is_missing and not is_category:
         dense[kind - 1, row] = np.nan
+    if is_missing:
         return 0
+    if part:
+        state, seconds, nanoseconds = read_time(text, first, stop)
+        if not is_category:
+            number = number_of_time(seconds, nanoseconds, part)
+            dense[kind - 1, row] = number if state else np.nan
+        return 0 if state >= 0 else TIME
     state, value = _number(text, first, stop)
     if kind > 0:
         dense[kind - 1, row] = value
@@ -234,19 +252,54 @@ def _is_missing(
 
 @jit
 def parse_numbers(
-    text: NDArray[np.uint8], lengths: NDArray[np.int32], numbers: NDArray[np.float64]
+    text: NDArray[np.uint8],
+    lengths: NDArray[np.int32],
+    missing: NDArray[np.uint8],
+    missing_ends: NDArray[np.int64],
+    numbers: NDArray[np.float64],
 ) -> int:
-    """Write the number that each text is, NaN for an empty one and infinity for no number.
+    """Write the number that each text is, NaN for a missing one and infinity for no number.
 
-    Returns the first text that is no number, or -1 if all are numbers.
+    A text is missing if it is empty or one of ``missing``, which end at ``missing_ends``. Returns
+    the first text that is no number, or -1 if all are numbers.
     """
     at, bad = 0, -1
     for i in range(lengths.size):
-        state, numbers[i] = _number(text, at, at + lengths[i])
-        if state < 0:
-            numbers[i] = np.inf
+        stop = at + lengths[i]
+        if _is_missing(text, at, stop, missing, missing_ends):
+            numbers[i] = np.nan
+        else:
+            state, numbers[i] = _number(text, at, stop)
+            if state < 0:
+                numbers[i] = np.inf
+                bad = i if bad < 0 else bad
+        at = stop
+    return bad
+
+
+@jit
+def parse_times(
+    text: NDArray[np.uint8],
+    lengths: NDArray[np.int32],
+    missing: NDArray[np.uint8],
+    missing_ends: NDArray[np.int64],
+    seconds: NDArray[np.int64],
+    nanoseconds: NDArray[np.int64],
+) -> int:
+    """Write the time that each text is; see :mod:`.times` for a missing one and for no time.
+
+    Missing texts and the result are those of :func:`parse_numbers`.
+    """
+    at, bad = 0, -1
+    for i in range(lengths.size):
+        stop = at + lengths[i]
+        state, seconds[i], nanoseconds[i] = read_time(text, at, stop)
+        if state == 0 or _is_missing(text, at, stop, missing, missing_ends):
+            seconds[i] = MISSING_SECONDS
+        elif state < 0:
+            seconds[i] = WRONG_SECONDS
             bad = i if bad < 0 else bad
-        at += lengths[i]
+        at = stop
     return bad
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,9 +19,12 @@ from dlrmjit.data.prepare.inputs.base import (
     check_columns,
     columns_to_read,
 )
-from dlrmjit.data.prepare.inputs.csv import stage_values, without_missing
+from dlrmjit.data.prepare.inputs.csv import pack_texts, stage_values, without_missing
+from dlrmjit.data.prepare.inputs.times import EXPECTED, Times, time_columns
 from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
+
+_VERBATIM = CategoricalColumn("values", missing=())  # no text of which is missing
 
 
 class ArrowReader:
@@ -35,26 +38,30 @@ class ArrowReader:
         self._values = ArrowValues(self.arrow)
         self.columns = columns_to_read(schema, wanted)
         self._schema, self._wanted = schema, wanted
+        self._missing = pack_texts(schema.missing)
 
     def check(self, found: Any, origin: str) -> None:
         """Raise DataError if an Arrow schema lacks a column, or has one of another kind."""
         check_columns(found.names, self._schema, self._wanted, origin)
         label = (self._schema.label,) if self._wanted.labels else ()
-        for name in (*label, *(dense.name for dense in self._schema.dense)):
+        for name in label:
             self._values.check_number(found.field(name), origin)
+        for dense in self._schema.dense:
+            check = self._values.check_time if dense.time else self._values.check_number
+            check(found.field(dense.name), origin)
         for column in self._schema.categorical:
-            self._values.check_category(found.field(column.name), column, origin)
+            if column.time:
+                self._values.check_time(found.field(column.name), origin)
+            else:
+                self._values.check_category(found.field(column.name), column, origin)
 
     def parse(self, batch: Any, origin: str, file: int, after: int) -> ParsedChunk:
         """Return the columns of a batch of rows."""
-        schema, n = self._schema, batch.num_rows
-        labels, bad_label = self._labels(batch, origin)
-        dense = np.empty((len(schema.dense), n), np.float64)
-        bad = np.zeros((n, 1 + len(schema.dense)), np.bool_)
-        bad[:, 0] = bad_label
-        for i, column in enumerate(schema.dense):
-            dense[i] = self._numbers(batch, column.name, origin)
-            bad[:, 1 + i] = np.abs(dense[i]) >= BEYOND_FLOAT32
+        schema = self._schema
+        labels, bad_labels = self._labels(batch, origin)
+        times = {name: self._times(batch, name, origin) for name in time_columns(schema)}
+        dense = self._dense(batch, times, origin)
+        bad = self._bad(bad_labels, dense, times)
         good = ~bad.any(axis=1)
         chosen = batch if good.all() else self._filtered(batch, np.asarray(good), origin)
         columns: list[NDArray[Any]] = [
@@ -62,19 +69,54 @@ class ArrowReader:
             *(np.ascontiguousarray(d[good]) for d in dense),
         ]
         for category in schema.categorical:
-            columns += self._category(chosen.column(category.name), category, origin)
+            if category.time:
+                of_good = Times(*(part[good] for part in times[category.name]))
+                columns += of_good.categories(category.time)
+            else:
+                columns += self._category(chosen.column(category.name), category, origin)
         keys = [chosen.column(name) for name in self._wanted.keys]
 
         def explain(first_row: int) -> str:
             row, column = (int(i) for i in np.argwhere(bad)[0])
             name = schema.names[column]
-            found = batch.column(name)[row].as_py()
-            where = f"{origin}, row {first_row + row}, column {name}: {found!r} found, expected"
+            found = _shown(batch.column(name)[row])
+            where = f"{origin}, row {first_row + row}, column {name}: {found} found, expected"
+            if name in times:
+                return f"{where} {EXPECTED}"
             if column:
                 return f"{where} a finite number"
-            return f"{where} {schema.expected_label}{schema.label_advice(str(found))}"
+            return f"{where} {schema.expected_label}{schema.label_advice(found)}"
 
-        return ParsedChunk(file, after, n, int(n - good.sum()), explain, columns, keys)
+        return ParsedChunk(
+            file, after, batch.num_rows, int(bad.any(axis=1).sum()), explain, columns, keys
+        )
+
+    def _dense(
+        self, batch: Any, times: Mapping[str, Times], origin: str
+    ) -> list[NDArray[np.float64]]:
+        """Return the dense columns, NaN where a value is missing, infinite where it is wrong."""
+        return [
+            times[column.name].numbers(column.time)
+            if column.time
+            else self._numbers(batch, column.name, origin)
+            for column in self._schema.dense
+        ]
+
+    def _bad(
+        self,
+        labels: NDArray[np.bool_],
+        dense: Sequence[NDArray[np.float64]],
+        times: Mapping[str, Times],
+    ) -> NDArray[np.bool_]:
+        """Return which values of each row are wrong, by the columns of ``schema.names``."""
+        names = self._schema.names
+        bad = np.zeros((len(labels), len(names)), np.bool_)
+        bad[:, 0] = labels
+        for i, values in enumerate(dense, 1):
+            bad[:, i] = np.abs(values) >= BEYOND_FLOAT32
+        for name, found in times.items():
+            bad[:, names.index(name)] = found.wrong
+        return bad
 
     def _filtered(self, batch: Any, good: NDArray[Any], origin: str) -> Any:
         """Return the good rows of a batch."""
@@ -107,11 +149,19 @@ class ArrowReader:
         with self._reading(origin, name):
             if not self._values.is_text(column.type):
                 return self._values.numbers(column)
-            missing = CategoricalColumn(name, missing=self._schema.missing)
-            lengths, text = self._staged(self._values.texts(column), missing)
+            lengths, text = self._staged(self._values.texts(column), _VERBATIM)
         numbers = np.empty(len(lengths), np.float64)
-        parse_numbers(text, lengths, numbers)
+        parse_numbers(text, lengths, *self._missing, numbers)
         return numbers
+
+    def _times(self, batch: Any, name: str, origin: str) -> Times:
+        """Return a column of dates and times."""
+        column = batch.column(name)
+        with self._reading(origin, name):
+            if not self._values.is_text(column.type):
+                return self._values.times(column)
+            lengths, text = self._staged(self._values.texts(column), _VERBATIM)
+        return Times.of_texts(text, lengths, self._missing)
 
     def _category(self, array: Any, column: CategoricalColumn, origin: str) -> list[NDArray[Any]]:
         """Return a category's columns for staging."""
@@ -120,7 +170,7 @@ class ArrowReader:
                 return self._staged(self._values.texts(array), column)
             counts, values = self._values.lists(array)
             texts = self._values.texts(values)
-        lengths, text = self._staged(texts, CategoricalColumn(column.name, missing=()))
+        lengths, text = self._staged(texts, _VERBATIM)
         missing = self._schema.missing_texts(column)
         return without_missing(counts, lengths, text, is_multi=True, missing=missing)
 
@@ -142,6 +192,14 @@ class ArrowReader:
             raise DataError(f"{origin}, column {name}: {first_line(error)}") from None
         except DataError as error:
             raise DataError(f"{origin}, column {name}: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    """Return an Arrow value for a message."""
+    try:
+        return repr(value.as_py())
+    except (ValueError, OverflowError):  # a time that Python has no type for
+        return f"a {value.type} without a date"
 
 
 def first_line(error: Exception) -> str:

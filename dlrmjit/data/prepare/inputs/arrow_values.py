@@ -5,6 +5,7 @@ A value has one meaning whatever file or object it comes from, so the rules are 
 - A category is text. Numbers are written in decimal, an integral float as the integer that it is;
   binary values are their bytes; a null or NaN is missing.
 - A number is a float64, rounded to nearest once; a null or NaN is missing.
+- A time has the same text in every unit.
 - Every other type is refused with the names of column and type before a row is read.
 """
 
@@ -16,11 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.prepare.inputs.times import Times
 from dlrmjit.data.schema import CategoricalColumn
 from dlrmjit.errors import DataError
 
 _WITHIN_INT64 = 2.0**63
 _OUT_OF_RANGE = "<value out of range"  # what Arrow writes for a time beyond its calendar
+_UNITS = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
+# Fractions of a second as Arrow writes them in each unit, and as Python writes them
+_PLAIN_FRACTIONS = ((r"\.0+$", ""), (r"\.(\d{3})$", r".\1000"), (r"(\.\d{6})000$", r"\1"))
+_ZONED_FRACTIONS = (
+    (r"(:\d\d)(Z|[+-]\d{4})$", r"\1.000000\2"),
+    (r"(\.\d{3})(Z|[+-]\d{4})$", r"\1000\2"),
+    (r"(\.\d{6})000(Z|[+-]\d{4})$", r"\1\2"),
+    (r"[+-]0000$", "Z"),
+)
 
 
 class ArrowValues:
@@ -36,7 +47,7 @@ class ArrowValues:
         kind = self._value_type(field.type)
         types = self._types
         if not (self._is_numeric(kind) or types.is_null(kind) or self.is_text(kind)):
-            advice = "dates and times need a number, such as the seconds since 1970"
+            advice = 'time = "seconds" in the schema makes a number of dates and times'
             raise DataError(
                 f"{origin}: column {field.name} has type {field.type}, expected numbers"
                 f"{'; ' + advice if types.is_temporal(kind) else ''}"
@@ -59,6 +70,16 @@ class ArrowValues:
                 "numbers, booleans, dates or times, or lists of them"
             )
 
+    def check_time(self, field: Any, origin: str) -> None:
+        """Raise DataError unless a field has dates, timestamps or text."""
+        kind, types = self._value_type(field.type), self._types
+        is_time = types.is_date(kind) or types.is_timestamp(kind)
+        if not (is_time or types.is_null(kind) or self.is_text(kind)):
+            raise DataError(
+                f"{origin}: column {field.name} has type {field.type}, expected dates, timestamps "
+                "or text of them, because the schema says time for it"
+            )
+
     def is_list(self, kind: Any) -> bool:
         """Return whether values of type ``kind`` are lists."""
         types = self._types
@@ -79,6 +100,22 @@ class ArrowValues:
         numbers = array.cast(self._arrow.float64(), safe=False)  # rounds integers beyond 2^53
         return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
 
+    def times(self, array: Any) -> Times:
+        """Return an array of dates or timestamps, not of text, as times."""
+        arrow, types = self._arrow, self._types
+        array = self._plain(array)
+        null = np.asarray(array.is_null().to_numpy(zero_copy_only=False))
+        if types.is_null(array.type) or not len(array):
+            return Times.of_days(np.zeros(len(array), np.int64), null)
+        if types.is_date32(array.type):
+            array = array.cast(arrow.int32())
+        counted = array.cast(arrow.int64()).fill_null(0)
+        values = np.array(counted.to_numpy(zero_copy_only=False))
+        if types.is_int32(array.type):
+            return Times.of_days(values, null)
+        unit = "ms" if types.is_date64(array.type) else array.type.unit
+        return Times.of_units(values, _UNITS[unit], null)
+
     def texts(self, array: Any) -> Any:
         """Return an array as ``large_binary``, null where a value is missing."""
         arrow, types = self._arrow, self._types
@@ -93,6 +130,7 @@ class ArrowValues:
             text = self._without_exponents(text)
         if types.is_temporal(array.type):
             self._check_times(text, array)
+            text = self._without_unit(text, array.type)
         return text.cast(arrow.large_binary())
 
     def lists(self, array: Any) -> tuple[NDArray[np.int32], Any]:
@@ -172,6 +210,18 @@ class ArrowValues:
             return text
         plain = [None if t is None else f"{decimal.Decimal(t):f}" for t in text.to_pylist()]
         return self._arrow.array(plain, self._arrow.large_string())
+
+    def _without_unit(self, text: Any, kind: Any) -> Any:
+        """Return times with 6 digits of a fraction, 9 where 6 are not enough.
+
+        A fraction of 0 is left out where there is no zone.
+        """
+        is_zoned = self._types.is_timestamp(kind) and kind.tz is not None
+        if self._types.is_date(kind):
+            return text
+        for pattern, replacement in _ZONED_FRACTIONS if is_zoned else _PLAIN_FRACTIONS:
+            text = self._compute.replace_substring_regex(text, pattern, replacement)
+        return text
 
     def _check_times(self, text: Any, array: Any) -> None:
         outside = self._compute.starts_with(text, _OUT_OF_RANGE)

@@ -15,6 +15,7 @@ from dlrmjit_kernels.data.csv import (
     LABEL_FIELD,
     NUMBER,
     QUOTES,
+    TIME,
     FieldColumns,
     FieldRules,
     parse_fields,
@@ -37,6 +38,7 @@ from dlrmjit.data.prepare.inputs.text_chunks import (
     line_limit,
     too_long,
 )
+from dlrmjit.data.prepare.inputs.times import EXPECTED, Times, time_codes
 from dlrmjit.data.prepare.layout import layout_of
 from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
@@ -97,7 +99,7 @@ class CsvFormat(ChunkedText):
         columns: list[NDArray[Any]] = [labels[:rows], *dense[:, :rows]]
         fields = positions[:, :, :rows]
         for column, (firsts, stops) in zip(schema.categorical, fields, strict=False):
-            columns += stage_values(text, firsts, stops, column, schema.missing_texts(column))
+            columns += self._category(text, firsts, stops, column)
         if chunk.is_too_long:
             path = str(self._paths[chunk.file])
             return ParsedChunk(chunk.file, chunk.after, 1, 1, too_long(path), columns)
@@ -113,6 +115,19 @@ class CsvFormat(ChunkedText):
             chunk.file, chunk.after, lines + lines_before, skipped, explain, columns, keys
         )
 
+    def _category(
+        self,
+        text: NDArray[np.uint8],
+        firsts: NDArray[Any],
+        stops: NDArray[Any],
+        column: CategoricalColumn,
+    ) -> list[NDArray[Any]]:
+        """Return a category's columns for staging."""
+        if not column.time:
+            return stage_values(text, firsts, stops, column, self._schema.missing_texts(column))
+        lengths, out = stage_values(text, firsts, stops, column)
+        return Times.of_texts(out, lengths, self._missing).categories(column.time)
+
     def _first_row(self, chunk: TextChunk) -> tuple[int, int]:
         """Return where the rows of a chunk start, and the lines before them: a file's header."""
         if self._schema.columns or chunk.start or chunk.is_too_long:
@@ -124,7 +139,7 @@ class CsvFormat(ChunkedText):
         where, columns = f"{self._paths[file]}, line {number}", self._columns[file]
         if reason == ENCODING:
             return f"{where}: not UTF-8 text"
-        if reason not in (QUOTES, NUMBER, LABEL):
+        if reason not in (QUOTES, NUMBER, LABEL, TIME):
             return f"{where}: {found} columns, expected {len(columns)} ({', '.join(columns)})"
         name = columns[field] if field < len(columns) else str(field + 1)
         if reason == QUOTES:
@@ -141,6 +156,8 @@ class CsvFormat(ChunkedText):
         return f"{where}, column {name}: {shown!r} found, expected {expected}"
 
     def _expected_field(self, reason: int) -> str:
+        if reason == TIME:
+            return EXPECTED
         if reason == NUMBER:
             return "a number or nothing"
         return self._schema.expected_label
@@ -233,17 +250,20 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 def _kinds(
     columns: Sequence[str], schema: Schema, wanted: Wanted, path: Path
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return kind and key of each field of a line, numbered as the kernel expects."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return kind, key and time of each field of a line, numbered as the kernel expects."""
     check_columns(columns, schema, wanted, f"{path}, line 1")
     kinds = np.full(len(columns), IGNORED_FIELD, np.int64)
     keys = np.full(len(columns), -1, np.int64)
+    times = np.zeros(len(columns), np.int64)
+    codes = time_codes(schema)
     for kind, name in enumerate(schema.names, LABEL_FIELD):
         if name in columns and (wanted.labels or kind != LABEL_FIELD):
             kinds[columns.index(name)] = kind
+            times[columns.index(name)] = codes[kind]
     for number, name in enumerate(wanted.keys, len(schema.categorical)):
         keys[columns.index(name)] = number
-    return kinds, keys
+    return kinds, keys, times
 
 
 def _field(line: bytes, field: int, delimiter: str) -> str:

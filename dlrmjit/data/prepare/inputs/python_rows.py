@@ -5,6 +5,7 @@ A value means what the same value means in CSV and Arrow; a type without a meani
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.prepare.inputs.base import ParsedChunk, Wanted, columns_to_read
 from dlrmjit.data.prepare.inputs.csv import pack_texts
+from dlrmjit.data.prepare.inputs.python_values import MeaningError, is_missing, texts_of_value
+from dlrmjit.data.prepare.inputs.times import EXPECTED, Times, is_time
 from dlrmjit.data.prepare.layout import layout_of
 from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
 
 _ROWS = 1 << 14
 _LARGEST = float(np.finfo(np.float32).max)
-_MISSING_TYPES = ("NAType", "NaTType")  # of pandas, which need not be installed
 Row = Mapping[str, Any]
 
 
@@ -32,6 +34,7 @@ class PythonRows:
         self.layout = layout_of(schema)
         self.expected = f"mappings with the keys {', '.join(columns_to_read(schema, wanted))}"
         self._rows, self._schema, self._wanted, self._origin = rows, schema, wanted, origin
+        self._missing = pack_texts(schema.missing)
 
     def sizes(self) -> list[int] | None:
         """Return the number of rows."""
@@ -49,9 +52,17 @@ class PythonRows:
         """Return the columns of a range of rows. Raises DataError naming a row and a column."""
         schema, rows = self._schema, self._rows[chunk.start : chunk.stop]
         columns: list[NDArray[Any]] = [np.zeros(len(rows), np.uint8)]
-        columns += [self._numbers(rows, column.name, chunk.start) for column in schema.dense]
+        for dense in schema.dense:
+            if dense.time:
+                columns.append(self._times(rows, dense.name, chunk.start).numbers(dense.time))
+            else:
+                columns.append(self._numbers(rows, dense.name, chunk.start))
         for category in schema.categorical:
-            columns += self._category(rows, category, chunk.start)
+            if category.time:
+                times = self._times(rows, category.name, chunk.start)
+                columns += times.categories(category.time)
+            else:
+                columns += self._category(rows, category, chunk.start)
         keys = [self._values(rows, name, chunk.start) for name in self._wanted.keys]
         return ParsedChunk(0, chunk.stop, len(rows), 0, lambda line: "", columns, keys)
 
@@ -80,10 +91,10 @@ class PythonRows:
             if isinstance(value, str):
                 numbers[i] = np.nan
                 texts.append(i)
-            elif isinstance(value, (int, float, np.number, np.bool_, Decimal)):
-                numbers[i] = float(value)
-            elif _is_missing(value):
+            elif is_missing(value):
                 numbers[i] = np.nan
+            elif isinstance(value, (int, float, np.number, np.bool_, Decimal)):
+                numbers[i] = _as_float(value)
             else:
                 raise self._wrong(value, name, first + i, "a number or None")
         if texts:
@@ -102,34 +113,49 @@ class PythonRows:
         first: int,
     ) -> None:
         """Fill in numbers that are written as text, read as those of CSV."""
-        missing = set(self._schema.missing)
-        shown = ["" if values[i].strip(" ") in missing else values[i] for i in texts]
-        raw, ends = pack_texts(shown)
         parsed = np.empty(len(texts), np.float64)
-        bad = parse_numbers(raw, np.diff(ends, prepend=0).astype(np.int32), parsed)
+        bad = parse_numbers(*_packed([values[i] for i in texts]), *self._missing, parsed)
         if bad >= 0:
             i = texts[bad]
             raise self._wrong(values[i], name, first + i, "a number or nothing")
         numbers[texts] = parsed
+
+    def _times(self, rows: Sequence[Row], name: str, first: int) -> Times:
+        """Return a column of dates and times, or of text of them."""
+        values = self._values(rows, name, first)
+        objects = [None if isinstance(v, str) or is_missing(v) else v for v in values]
+        for row, value in enumerate(objects, first):
+            if value is not None and not is_time(value):
+                raise self._wrong(value, name, row, EXPECTED)
+        times = Times.of_objects(objects)
+        texts = [i for i, value in enumerate(values) if isinstance(value, str)]
+        read = Times.of_texts(*_packed([values[i] for i in texts]), self._missing)
+        for all_rows, found in zip(times, read, strict=True):
+            all_rows[texts] = found
+        wrong = np.flatnonzero(times.wrong)
+        if wrong.size:
+            raise self._wrong(values[wrong[0]], name, first + int(wrong[0]), EXPECTED)
+        return times
 
     def _category(
         self, rows: Sequence[Row], column: CategoricalColumn, first: int
     ) -> list[NDArray[Any]]:
         """Return a category's columns for staging."""
         values = self._values(rows, column.name, first)
-        missing = set(self._schema.missing_texts(column))
+        missing = {text.encode() for text in self._schema.missing_texts(column)}
         bags = []
         for number, value in enumerate(values, first):
             try:
-                bags.append(_texts_of(value, column))
-            except _MeaningError as error:
+                bags.append(texts_of_value(value, column))
+            except MeaningError as error:
                 raise self._wrong(value, column.name, number, str(error)) from None
         if column.is_multi:
             bags = [[text for text in bag if text and text not in missing] for bag in bags]
         else:
-            bags = [["" if text in missing else text for text in bag] for bag in bags]
-        raw, ends = pack_texts([text for bag in bags for text in bag])
-        lengths = np.diff(ends, prepend=0).astype(np.int32)
+            bags = [[b"" if text in missing else text for text in bag] for bag in bags]
+        texts = [text for bag in bags for text in bag]
+        lengths = np.array([len(text) for text in texts], np.int32)
+        raw = np.frombuffer(b"".join(texts), np.uint8)
         counts = [np.array([len(bag) for bag in bags], np.int32)] if column.is_multi else []
         return [*counts, lengths, raw]
 
@@ -140,43 +166,16 @@ class PythonRows:
         )
 
 
-class _MeaningError(Exception):
-    """A value has no meaning in its column; the message says what has."""
+def _as_float(value: Any) -> float:
+    """Return a number as float64, infinite beyond its range."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
-def _texts_of(value: Any, column: CategoricalColumn) -> list[str]:
-    if not column.is_multi:
-        return [_text_of(value)]
-    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
-        return [_text_of(one) for one in value]
-    if isinstance(value, str) and column.separator:
-        return value.split(column.separator)
-    if _is_missing(value):
-        return []
-    raise _MeaningError("a list" + (" or text" if column.separator else ""))
-
-
-def _text_of(value: Any) -> str:
-    """Return the text of a category; a whole number of any type is written without a point."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (bool, np.bool_)):
-        return "true" if value else "false"
-    if isinstance(value, (int, np.integer)):
-        return str(int(value))
-    if _is_missing(value):
-        return ""
-    if isinstance(value, (float, np.floating)) and np.isfinite(value):
-        return str(int(value)) if value == int(value) else repr(float(value))
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            pass
-    raise _MeaningError("text, a whole number or None")
-
-
-def _is_missing(value: Any) -> bool:
-    if value is None or type(value).__name__ in _MISSING_TYPES:
-        return True
-    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+def _packed(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Return the bytes of all texts, and their lengths; what is not Unicode becomes a ``?``."""
+    raw = [text.encode(errors="replace") for text in texts]
+    lengths = np.array([len(one) for one in raw], np.int32)
+    return np.frombuffer(b"".join(raw), np.uint8), lengths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,8 +70,9 @@ class TextBlocks:
 def open_text(path: Path) -> BinaryIO:
     """Open a file for reading bytes, decompressing it if it has gzip's magic number.
 
-    Raises DataError for a file that is compressed in another way.
+    Raises DataError for a file that is compressed in another way, and for a pipe.
     """
+    check_rereadable(path)
     with open(path, "rb") as file:
         start = file.read(_MAGIC_BYTES)
     for magic, name in _OTHER_MAGICS.items():
@@ -81,6 +83,21 @@ def open_text(path: Path) -> BinaryIO:
     if start.startswith(GZIP_MAGIC):
         return open_gzip(path)
     return open(path, "rb")
+
+
+def check_rereadable(path: Path) -> None:
+    """Raise DataError for a pipe, socket or device; inputs are opened more than once.
+
+    Raises OSError for a path that does not exist.
+    """
+    kind = path.stat().st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
+        return
+    name = "a pipe" if stat.S_ISFIFO(kind) else "a socket" if stat.S_ISSOCK(kind) else "a device"
+    raise DataError(
+        f"{path} is {name}, which can be read only once, but the format is detected before the "
+        "data are read; write them to a file first (gzip and Parquet need no decompression)"
+    )
 
 
 def is_compressed(path: Path) -> bool:

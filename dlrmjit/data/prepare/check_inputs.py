@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlrmjit.data.formats.text_blocks import check_rereadable
 from dlrmjit.errors import DataError
 
 _SAMPLE = 1 << 20  # bytes of each end of a file
@@ -58,6 +59,7 @@ def first_changed(paths: Sequence[Path], made_ns: int, *, is_same: bool) -> Path
 def _identity(path: Path) -> tuple[Any, ...]:
     try:
         facts = path.stat()
+        check_rereadable(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if path.is_dir():

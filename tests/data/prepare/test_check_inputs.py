@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from dlrmjit.data.formats.text_blocks import open_text
 from dlrmjit.data.prepare.check_inputs import check_inputs
+from dlrmjit.data.prepare.inputs.open import open_format
+from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
 
 
@@ -25,3 +29,15 @@ def test_missing_and_empty_files_and_directories(tmp_path: Path) -> None:
     for path, said in (("missing", "No such file"), ("empty", "empty"), (".", "directory")):
         with pytest.raises(DataError, match=said):
             check_inputs([tmp_path / path])
+
+
+def test_a_pipe_is_refused_as_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "log.csv"
+    os.mkfifo(pipe)
+    schema = Schema("y", categorical=(CategoricalColumn("c"),))
+    with pytest.raises(DataError, match=r"log\.csv is a pipe, which can be read only once"):
+        check_inputs([pipe])
+    with pytest.raises(DataError, match=r"log\.csv is a pipe"):
+        open_format((pipe,), schema, False, 2)
+    with pytest.raises(DataError, match=r"/dev/null is a device"):
+        open_text(Path("/dev/null"))

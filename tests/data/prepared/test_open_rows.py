@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
+from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +30,89 @@ pandas = pytest.importorskip("pandas")
 
 SCHEMA = Schema(
     "clicked",
-    (DenseColumn("age", "standardise"), DenseColumn("price", "log1p", missing=2.0)),
+    (
+        DenseColumn("age", "standardise"),
+        DenseColumn("price", "log1p", missing=2.0),
+        DenseColumn("weight"),
+        DenseColumn("seen", "standardise", time="seconds"),
+    ),
     (
         CategoricalColumn("user"),
         CategoricalColumn("shop"),
-        CategoricalColumn("tags", "|"),
+        CategoricalColumn("tags", "|", multi=True),
+        CategoricalColumn("sizes", "|", multi=True),
         CategoricalColumn("note", hash_rows=7),
+        CategoricalColumn("code"),
+        CategoricalColumn("cost"),
+        CategoricalColumn("member"),
+        CategoricalColumn("born"),
+        CategoricalColumn("opened"),
+        CategoricalColumn("hour", time="hour"),
+        CategoricalColumn("weekday", time="weekday"),
     ),
-    missing=("NA", "?"),
+    missing=("NA", "?", "nan"),
 )
-NAMES = SCHEMA.features
+NAMES = SCHEMA.names
 TEXTS = st.one_of(
-    st.sampled_from(["", "NA", "?", "ann", "bob", "Käse", 'says "no"', "a,b", "1.0", "1"]),
+    st.sampled_from(["", "NA", "nan", " NA", "NaN", "ann", "Käse", 'says "no"', "a,b", "1.0", "1"]),
     st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0|"), max_size=6),
 )
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "age": st.none() | st.integers(-(2**31), 2**31),
-            "price": st.none() | st.floats(-1e30, 1e30, allow_nan=False),
-            "user": st.none() | TEXTS,
-            "shop": st.integers(0, 12),
-            "tags": st.lists(st.sampled_from(["x", "y", "new", "NA"]), max_size=3),
-            "note": st.none() | TEXTS,
-        }
-    ),
-    min_size=1,
-    max_size=30,
-)
+TIMES = st.datetimes(dt.datetime(1678, 1, 1), dt.datetime(2261, 1, 1))
+MINUTES = TIMES.map(lambda moment: moment.replace(second=0, microsecond=0))
+VALUES = {
+    "clicked": st.integers(0, 1),
+    "age": st.none() | st.integers(-(2**31), 2**31),
+    "price": st.none() | st.floats(-1e30, 1e30, allow_nan=False),
+    "weight": st.none() | st.decimals(-(10**6), 10**6, places=3),
+    "seen": st.none() | TIMES,
+    "user": st.none() | TEXTS,
+    "shop": st.none() | st.integers(0, 12) | st.just(10_000_000_000),
+    "tags": st.lists(st.sampled_from(["x", "y", "new", "NA"]), max_size=3),
+    "sizes": st.lists(st.integers(-1, 3), max_size=3),
+    "note": st.none() | TEXTS,
+    "code": st.none() | st.sampled_from([b"c1", b"c2", "cé".encode(), b"NA"]),
+    "cost": st.none() | st.decimals(0, 4, places=2),
+    "member": st.none() | st.booleans(),
+    "born": st.none() | st.dates(dt.date(1960, 1, 1), dt.date(1960, 1, 9)),
+    "opened": st.none() | MINUTES,
+    "hour": st.none() | TIMES,
+    "weekday": st.none() | st.dates(dt.date(1700, 1, 1), dt.date(2200, 1, 1)),
+}
+ROWS = st.lists(st.fixed_dictionaries(VALUES), min_size=1, max_size=20)
+TYPES: dict[str, list[Any]] = {
+    "clicked": [arrow.uint8(), arrow.bool_(), arrow.float16(), arrow.string()],
+    "age": [arrow.int64(), arrow.float64(), arrow.dictionary(arrow.int8(), arrow.int64())],
+    "price": [arrow.float64(), arrow.large_string()],
+    "weight": [arrow.decimal128(12, 3), arrow.float64(), arrow.string()],
+    "seen": [
+        arrow.timestamp("us"),
+        arrow.timestamp("ns"),
+        arrow.timestamp("us", "Asia/Shanghai"),
+        arrow.string(),
+    ],
+    "user": [arrow.string(), arrow.large_string(), arrow.string_view(), arrow.binary()],
+    "shop": [arrow.int64(), arrow.float64(), arrow.uint64(), arrow.string()],
+    "tags": [
+        arrow.list_(arrow.string()),
+        arrow.large_list(arrow.dictionary(arrow.int8(), arrow.string())),
+        arrow.string(),
+    ],
+    "sizes": [arrow.list_(arrow.int8()), arrow.list_(arrow.float32()), arrow.string()],
+    "note": [arrow.string(), arrow.dictionary(arrow.int32(), arrow.string())],
+    "code": [arrow.binary(), arrow.large_binary(), arrow.string(), arrow.binary_view()],
+    "cost": [arrow.decimal128(6, 2), arrow.string(), arrow.decimal128(20, 2)],
+    "member": [arrow.bool_(), arrow.dictionary(arrow.int8(), arrow.string())],
+    "born": [arrow.date32(), arrow.date64(), arrow.string()],
+    "opened": [
+        arrow.timestamp("s"),
+        arrow.timestamp("ms"),
+        arrow.timestamp("us"),
+        arrow.timestamp("ns"),
+    ],
+    "hour": [arrow.timestamp("ns"), arrow.timestamp("us", "UTC"), arrow.large_string()],
+    "weekday": [arrow.date32(), arrow.date64(), arrow.timestamp("s"), arrow.string()],
+}
+CHOICES = st.fixed_dictionaries({name: st.sampled_from(kinds) for name, kinds in TYPES.items()})
 
 
 @pytest.fixture(scope="module")
@@ -65,81 +123,126 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> DLRM:
     """A model with the preprocessing of a small set."""
-    lines = ["clicked,age,price,user,shop,tags,note"]
-    lines += [f"{i % 2},{i},{i / 3},{'ann' if i % 3 else '1'},{i % 9},x|y,n{i}" for i in range(40)]
-    (folder / "log.csv").write_text("\n".join(lines))
-    out = folder / "set"
-    prepare(PrepareOptions((folder / "log.csv",), out, schema=SCHEMA, split=SplitRule("none")))
+    days = [dt.datetime(1960, 1, 1 + i % 7, i % 24, i) for i in range(40)]
+    rows = [
+        {
+            "clicked": i % 2,
+            "age": i,
+            "price": i / 3,
+            "weight": Decimal(i) / 8,
+            "seen": day,
+            "user": "ann" if i % 3 else "1",
+            "shop": i % 9 or 10_000_000_000,
+            "tags": ["x", "y"],
+            "sizes": [i % 3, 1],
+            "note": f"n{i}",
+            "code": b"c1",
+            "cost": Decimal(i % 5).quantize(Decimal("0.01")),
+            "member": bool(i % 2),
+            "born": day.date(),
+            "opened": day,
+            "hour": day,
+            "weekday": day.date(),
+        }
+        for i, day in enumerate(days)
+    ]
+    source, out = as_csv(folder / "log.csv", rows), folder / "set"
+    prepare(PrepareOptions((source,), out, schema=SCHEMA, split=SplitRule("none")))
     rules = PreparedSet(out).dataset("train").preprocessing
     assert rules is not None
-    model = DLRM(
-        ModelConfig(table_rows=rules.table_rows, embedding_dim=4, mlp_bottom=(2, 4), mlp_top=(4, 1))
-    )
+    config = ModelConfig(rules.table_rows, 4, mlp_bottom=(4, 4), mlp_top=(4, 1))
+    model = DLRM(config)
     model.preprocessing = rules
     return model
+
+
+def shown(value: Any) -> str:
+    """Return a value as a field of CSV."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "|".join(map(shown, value))
+    if isinstance(value, bytes):
+        return value.decode()
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 def as_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(NAMES)
-        for row in rows:
-            shown = {**row, "tags": "|".join(row["tags"])}
-            writer.writerow(["" if shown[name] is None else shown[name] for name in NAMES])
+        writer.writerows([shown(row[name]) for name in NAMES] for row in rows)
     return path
 
 
-def every_kind(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same rows in each form that can be scored."""
-    joined = [{**row, "tags": "|".join(row["tags"])} for row in rows]
-    table = arrow.table(
-        {name: [row[name] for row in joined] for name in NAMES},
-        schema=arrow.schema(
-            [
-                ("age", arrow.int64()),
-                ("price", arrow.float64()),
-                *((name, arrow.string()) for name in ("user",)),
-                ("shop", arrow.int32()),
-                *((name, arrow.string()) for name in ("tags", "note")),
-            ]
-        ),
-    )
+def column(values: list[Any], kind: Any) -> Any:
+    """Return values as an Arrow array of a type that can hold them."""
+    value_kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    is_text = any(getattr(arrow.types, f"is_{k}")(value_kind) for k in TEXT_TYPES)
+    if is_text:
+        values = [None if value is None else shown(value) for value in values]
+    elif arrow.types.is_timestamp(kind):
+        values = [None if v is None else dt.datetime.fromisoformat(str(v)) for v in values]
+    elif arrow.types.is_boolean(kind):
+        values = [None if v is None else bool(v) for v in values]
+    elif arrow.types.is_floating(kind):
+        values = [None if v is None else float(v) for v in values]
+    elif arrow.types.is_binary(kind) or kind in (arrow.large_binary(), arrow.binary_view()):
+        values = [v.encode() if isinstance(v, str) else v for v in values]
+    array = arrow.array(values, value_kind)
+    return array.dictionary_encode().cast(kind) if value_kind is not kind else array
+
+
+TEXT_TYPES = ("string", "large_string", "string_view")
+
+
+def every_kind(
+    folder: Path, rows: list[dict[str, Any]], types: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the same rows in each form that can be scored."""
+    table = arrow.table({name: column([r[name] for r in rows], types[name]) for name in NAMES})
     parquet.write_table(table, folder / "rows.parquet", row_group_size=7)
-    kinds = {
-        "csv": as_csv(folder / "rows.csv", rows),
-        "parquet": str(folder / "rows.parquet"),
-        "arrow": table,
-        "batch": table.to_batches()[0] if len(table.to_batches()) == 1 else table,
-        "pandas": table.to_pandas(),  # whole numbers become floats where some are missing
-        "objects": pandas.DataFrame(joined, columns=NAMES).astype(object),
-        "dicts": rows,
-        "texts": [
-            {name: "" if row[name] is None else str(row[name]) for name in NAMES} for row in joined
-        ],
-        "records": table.to_pandas().to_dict("records"),
-    }
+    frame = table.to_pandas()  # whole numbers become floats where some are missing
+    yield "parquet", str(folder / "rows.parquet")
+    yield "arrow", table
+    yield "batch", table.to_batches()[0]
+    yield "pandas", frame
+    yield "pandas with types of Arrow", table.to_pandas(types_mapper=pandas.ArrowDtype)
+    yield "mappings", rows
+    yield "mappings of text", [{name: shown(row[name]) for name in NAMES} for row in rows]
+    yield "mappings of Arrow", table.to_pylist()
+    yield "mappings of pandas", frame.to_dict("records")
     try:
         import polars
     except ImportError:
-        return kinds
-    return {**kinds, "polars": polars.from_arrow(table)}
+        return
+    columns = [  # polars has no dates of 64 bits
+        array.cast(arrow.date32()) if arrow.types.is_date64(array.type) else array
+        for array in table.columns
+    ]
+    polar = polars.from_arrow(arrow.table(columns, NAMES))
+    yield "polars", polar
+    yield "mappings of polars", polar.to_dicts()
 
 
 def encoded(rows: Any, rules: Preprocessing) -> Dataset:
-    return concatenate([part.rows for part in encode_any(rows, rules, Wanted(labels=False))])
+    return concatenate([part.rows for part in encode_any(rows, rules, Wanted())])
 
 
-@settings(max_examples=25, deadline=None)
-@given(rows=ROWS)
-def test_rows_of_every_kind_have_the_same_ids_values_and_scores(
-    rows: list[dict[str, Any]], model: DLRM, folder: Path
+@settings(max_examples=40, deadline=None)
+@given(rows=ROWS, types=CHOICES)
+def test_rows_of_every_kind_have_the_same_labels_ids_values_and_scores(
+    rows: list[dict[str, Any]], types: dict[str, Any], model: DLRM, folder: Path
 ) -> None:
-    kinds = every_kind(folder, rows)
     assert model.preprocessing is not None
-    expected = encoded(kinds["csv"], model.preprocessing)
-    scores = model.predict(kinds["csv"])
-    for name, given_rows in kinds.items():
+    path = as_csv(folder / "rows.csv", rows)
+    expected, scores = encoded(path, model.preprocessing), model.predict(path)
+    assert expected.labels.tolist() == [row["clicked"] for row in rows]
+    for name, given_rows in every_kind(folder, rows, types):
         found = encoded(given_rows, model.preprocessing)
+        assert found.labels.tobytes() == expected.labels.tobytes(), name
         assert found.dense.tobytes() == expected.dense.tobytes(), name
         assert found.ids.tobytes() == expected.ids.tobytes(), name
         for (s, ours), (t, theirs) in zip(found.multi, expected.multi, strict=True):

@@ -20,6 +20,7 @@ from dlrmjit.data.prepare.inputs.base import (
     columns_to_read,
 )
 from dlrmjit.data.prepare.inputs.csv import pack_texts, stage_values, without_missing
+from dlrmjit.data.prepare.inputs.labels import labels_of
 from dlrmjit.data.prepare.inputs.times import EXPECTED, Times, time_columns
 from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
@@ -135,13 +136,7 @@ class ArrowReader:
         if not self._wanted.labels:
             n = batch.num_rows
             return np.zeros(n, np.uint8), np.zeros(n, np.bool_)
-        values = self._numbers(batch, self._schema.label, origin)
-        threshold = self._schema.threshold
-        if threshold is not None:
-            return (values > threshold).astype(np.uint8), ~(np.abs(values) < BEYOND_FLOAT32)
-        if self._schema.soft_labels:
-            return values.astype(np.float32), ~((values >= 0) & (values <= 1))
-        return (values == 1).astype(np.uint8), (values != 0) & (values != 1)
+        return labels_of(self._numbers(batch, self._schema.label, origin), self._schema)
 
     def _numbers(self, batch: Any, name: str, origin: str) -> NDArray[np.float64]:
         """Return a column as float64, NaN where it is null, infinite where it is no number."""

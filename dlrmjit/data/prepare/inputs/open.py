@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlrmjit.data.formats.text_blocks import check_rereadable
 from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, InputFormat, Wanted
 from dlrmjit.data.prepare.inputs.criteo import CriteoFormat
 from dlrmjit.data.prepare.inputs.csv import CsvFormat
@@ -50,5 +51,6 @@ def open_format(
 
 def is_parquet(path: Path) -> bool:
     """Return whether a file has Parquet's magic number."""
+    check_rereadable(path)
     with open(path, "rb") as file:
         return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC

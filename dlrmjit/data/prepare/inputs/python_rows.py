@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.prepare.inputs.base import ParsedChunk, Wanted, columns_to_read
 from dlrmjit.data.prepare.inputs.csv import pack_texts
+from dlrmjit.data.prepare.inputs.labels import labels_of
 from dlrmjit.data.prepare.inputs.python_values import MeaningError, is_missing, texts_of_value
 from dlrmjit.data.prepare.inputs.times import EXPECTED, Times, is_time
 from dlrmjit.data.prepare.layout import layout_of
@@ -28,7 +29,7 @@ Row = Mapping[str, Any]
 
 
 class PythonRows:
-    """Mappings with the columns that a schema names as keys, without labels."""
+    """Mappings with the columns that a schema names as keys."""
 
     def __init__(self, rows: Sequence[Row], schema: Schema, wanted: Wanted, origin: str) -> None:
         self.layout = layout_of(schema)
@@ -51,7 +52,7 @@ class PythonRows:
     def parse(self, chunk: range) -> ParsedChunk:
         """Return the columns of a range of rows. Raises DataError naming a row and a column."""
         schema, rows = self._schema, self._rows[chunk.start : chunk.stop]
-        columns: list[NDArray[Any]] = [np.zeros(len(rows), np.uint8)]
+        columns: list[NDArray[Any]] = [self._labels(rows, chunk.start)]
         for dense in schema.dense:
             if dense.time:
                 columns.append(self._times(rows, dense.name, chunk.start).numbers(dense.time))
@@ -82,6 +83,20 @@ class PythonRows:
                     f"{self._origin}, row {number}: no value of {name!r}; a missing value is None"
                 )
         raise AssertionError("the row was changed")
+
+    def _labels(self, rows: Sequence[Row], first: int) -> NDArray[Any]:
+        """Return labels, 0 if they are not wanted."""
+        schema = self._schema
+        if not self._wanted.labels:
+            return np.zeros(len(rows), np.uint8)
+        numbers = self._numbers(rows, schema.label, first)
+        labels, bad = labels_of(numbers, schema)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise self._wrong(
+                rows[row][schema.label], schema.label, first + row, schema.expected_label
+            )
+        return labels
 
     def _numbers(self, rows: Sequence[Row], name: str, first: int) -> NDArray[np.float64]:
         values = self._values(rows, name, first)

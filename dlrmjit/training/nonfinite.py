@@ -1,4 +1,4 @@
-"""Why a loss is not finite, as far as it can be told, and which parameters are not."""
+"""Why a loss is not finite, as far as it shows, and which parameters are not."""
 
 from __future__ import annotations
 

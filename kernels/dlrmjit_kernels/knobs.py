@@ -32,7 +32,7 @@ def _home() -> Path:
     """Return the user's home, or without any a path under which nothing can be written.
 
     A user that a container invents has neither ``HOME`` nor an entry in the list of users;
-    compiled kernels are then not kept.
+    compiled kernels are then not stored.
     """
     try:
         return Path.home()

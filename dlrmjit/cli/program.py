@@ -27,6 +27,7 @@ COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "export": ("dlrmjit.cli.commands.export", "write a model for another program, as ONNX"),
     "serve": ("dlrmjit.cli.commands.serve", "answer queries over HTTP within a budget"),
     "plan": ("dlrmjit.cli.commands.plan", "propose how to shard tables over many ranks"),
+    "warm": ("dlrmjit.cli.commands.warm", "compile the kernels of a training before it starts"),
     "tune": ("dlrmjit.cli.commands.tune", "measure the fastest matrix blockings of this machine"),
     "doctor": ("dlrmjit.cli.commands.doctor", "examine whether this machine is set up well"),
 }

@@ -32,6 +32,7 @@ from dlrmjit.cli.build.configs import (
     train_config,
 )
 from dlrmjit.cli.build.data import Data, make_data
+from dlrmjit.cli.build.rehearsal import rehearsal_of
 from dlrmjit.cli.build.saved_model import with_saved_architecture
 from dlrmjit.cli.build.set_defaults import with_set_defaults
 from dlrmjit.cli.build.start_facts import model_facts
@@ -59,6 +60,7 @@ from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_log, require_space
 from dlrmjit.model.model import Model
+from dlrmjit.ops import get_backend
 from dlrmjit.parallel.comm import Comm, require_agreement
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.perf.profile import Profile
@@ -67,6 +69,7 @@ from dlrmjit.training.checkpointer import Checkpointer, restored_state
 from dlrmjit.training.events import FitResult, RunState
 from dlrmjit.training.fit import Best, Observer, evaluate, fit
 from dlrmjit.training.step import TrainingStep
+from dlrmjit.warm import compile_ahead
 
 _CEILING_SECONDS = 0.15  # for each ceiling at the end of a run: enough for the best of several
 
@@ -158,6 +161,7 @@ def _build(options: Options, comm: Comm) -> Session:
     architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
     if not sharded:
         require_memory(architecture, options, available_memory())
+        _compile_ahead(options, architecture)
     if options.set:
         print(start_lines(options, data), flush=True)
     if options.debug_mode:
@@ -171,6 +175,12 @@ def _build(options: Options, comm: Comm) -> Session:
     if options.debug_mode:
         debug.print_parameters(model, "initial")
     return Session(model, data, start, path, progress)
+
+
+def _compile_ahead(options: Options, config: AnyModelConfig) -> None:
+    """Let other processes compile kernels too."""
+    if not options.inference_only and get_backend(options.backend).name == "jit":
+        compile_ahead(rehearsal_of(options, config))
 
 
 def _print_setup(options: Options, architecture: AnyModelConfig, data: Data) -> None:

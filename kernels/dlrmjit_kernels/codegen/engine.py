@@ -18,7 +18,7 @@ from llvmlite import binding, ir
 
 from dlrmjit_kernels import compile_events
 from dlrmjit_kernels.runtime.cache import folder as cache_folder
-from dlrmjit_kernels.runtime.compile import version_folder
+from dlrmjit_kernels.runtime.compile import note, version_folder
 from dlrmjit_kernels.runtime.target import Target
 
 
@@ -44,11 +44,14 @@ if hasattr(os, "register_at_fork"):  # a lock of another thread would stay locke
 def address(spec: Spec, target: Target) -> int:
     """Return the address of the function of ``spec``, compiled or loaded on first use.
 
-    The code stays loaded until the process ends.
+    The code stays loaded until the process ends. In a dry run the address is 0: only compiled
+    kernels may call it.
     """
     key = (target, spec.symbol)
     known = _addresses.get(key)
     if known is None:
+        if note(_object, spec, target):
+            return 0
         with _lock:
             known = _addresses.get(key) or _load(spec, target)
             _addresses[key] = known

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding.lookups import Bags
-from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.compile import jit, jit_for_sizes, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.threads import get_threads
@@ -122,7 +122,7 @@ def _bucket_of(row: int, bits: int, mask: int) -> int:
     return (row ^ (row >> bits)) & mask
 
 
-@jit
+@jit_for_sizes
 def _make_plan(
     offsets: NDArray[np.int64], rows: NDArray[np.int64], per_bucket: int, plan: NDArray[np.int64]
 ) -> None:

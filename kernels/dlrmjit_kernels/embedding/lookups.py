@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import IndexRangeError, ShapeError
-from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.compile import jit, jit_for_sizes, task_jit
 from dlrmjit_kernels.runtime.operands import INT32, INT64, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
@@ -229,7 +229,7 @@ def _check_chunk(
     outside[task] = any_outside(indices[offsets[s, first] : offsets[s, last]], rows[s])
 
 
-@jit
+@jit_for_sizes
 def _ascending(flat: NDArray[np.int64], count: int) -> bool:
     """Return whether offsets never descend, table after table, and stay within the indices."""
     descents = 0

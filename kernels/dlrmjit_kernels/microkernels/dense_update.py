@@ -29,7 +29,7 @@ _UNROLLED = 4  # independent divisions and roots in flight
 
 @dataclass(frozen=True)
 class DenseUpdate:
-    """The rule of an optimizer with so many ``states`` and, apart from ``l2``, so many ``scalars``."""
+    """The rule of an optimizer of ``states`` arrays and ``scalars`` numbers, without ``l2``."""
 
     name: str
     scalars: int

@@ -1,4 +1,4 @@
-"""Three decorators over Numba that compile kernels, and the on-disk cache they share.
+"""Decorators over Numba that compile kernels, and the on-disk cache they share.
 
 Numba's on-disk cache keys a function on its source file alone: a kernel that calls a helper of
 another file would run stale code after the helper changes. And two processes that fill an empty
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from numba.core import caching
+from numba.core.registry import CPUDispatcher
 from numba.extending import register_jitable
 
 from dlrmjit_kernels import compile_events, knobs
@@ -38,6 +39,7 @@ if not os.environ.get("NUMBA_USE_LLVMLITE_MEMORY_MANAGER"):
 for _function in (ceil_div, round_up):
     register_jitable(_function)
 
+_FEW_FILES = 100  # in the folder of a version; a training leaves about 250
 F = TypeVar("F", bound=Callable[..., Any])
 Call = Callable[[], object]
 """A kernel bound to its operands: calling it only computes, without checks or look-ups."""
@@ -69,6 +71,11 @@ def version_folder() -> Path:
 def cache_path() -> Path:
     """Return the path of :func:`version_folder`."""
     return knobs.cache_dir() / version_folder()
+
+
+def is_cache_cold() -> bool:
+    """Return whether the cache may be filled but lacks most kernels of a training."""
+    return cache_folder.has_fewer_files(version_folder(), _FEW_FILES)
 
 
 @contextmanager
@@ -190,6 +197,45 @@ def _open_lock(path: Path) -> int:
     return cache_folder.open_lock(path.parent, path.name)
 
 
+_noted: dict[object, Call] | None = None
+_kernels: list[Any] = []
+
+
+class _NotedKernel(CPUDispatcher):  # type: ignore[misc]
+    """A kernel in a dry run, which notes the types of its operands."""
+
+    def __call__(self, *args: Any) -> bool:
+        note(self.compile, tuple(map(self.typeof_pyval, args)))
+        return False
+
+
+@contextmanager
+def dry_run() -> Iterator[dict[object, Call]]:
+    """Note what would be compiled, as functions that compile it, and run no kernel.
+
+    Kernels return False meanwhile, so what calls them computes nothing; those declared by
+    :func:`jit_for_sizes` do run. For a process that does nothing else.
+    """
+    global _noted
+    _noted = {}
+    for kernel in _kernels:
+        kernel.__class__ = _NotedKernel
+    try:
+        yield _noted
+    finally:
+        _noted = None
+        for kernel in _kernels:
+            kernel.__class__ = CPUDispatcher
+
+
+def note(compile_it: Callable[..., object], *operands: object) -> bool:
+    """Note a kernel once, in a dry run; return False in any other."""
+    if _noted is None:
+        return False
+    _noted.setdefault((compile_it, operands), functools.partial(compile_it, *operands))
+    return True
+
+
 @contextmanager
 def _compiler_on() -> Iterator[None]:
     """Compile also with ``NUMBA_DISABLE_JIT``: as Python, kernels cannot run at all."""
@@ -200,18 +246,27 @@ def _compiler_on() -> Iterator[None]:
         numba.config.DISABLE_JIT = disabled
 
 
-def _compile(function: F, **options: Any) -> F:
+def _compile(function: F, runs_dry: bool = False, **options: Any) -> F:
     with _compiler_on():
         dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(
             function
         )
     dispatcher._cache = _KernelCache(function)
+    if not runs_dry:
+        _kernels.append(dispatcher)
+        if _noted is not None:
+            dispatcher.__class__ = _NotedKernel
     return dispatcher  # type: ignore[no-any-return]
 
 
 def jit(function: F) -> F:
     """Compile a single-threaded kernel or helper."""
     return _compile(function)
+
+
+def jit_for_sizes(function: F) -> F:
+    """Compile a kernel that tells Python what to allocate or refuse: it also runs in a dry run."""
+    return _compile(function, runs_dry=True)
 
 
 def task_jit(function: F) -> F:

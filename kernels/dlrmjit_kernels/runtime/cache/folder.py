@@ -90,6 +90,18 @@ def open_lock(folder: Path, name: str) -> int:
         return os.open(name, flags, 0o600, dir_fd=handle)
 
 
+def has_fewer_files(folder: Path, count: int) -> bool:
+    """Return whether a folder of the cache is not there yet or nearly empty, and may be filled."""
+    try:
+        with _opened(folder) as handle:
+            return len(os.listdir(handle)) < count
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        _note(error)
+        return False
+
+
 def use_version(folder: Path, is_new: bool = False) -> None:
     """Note that the kernels in ``folder`` are used; once a day, remove those of old versions.
 

@@ -1,0 +1,10 @@
+"""``python -m dlrmjit.warm``: compile the kernels of a training before it starts."""
+
+from __future__ import annotations
+
+import sys
+
+from dlrmjit.cli.commands.warm import main
+
+if __name__ == "__main__":
+    sys.exit(main())

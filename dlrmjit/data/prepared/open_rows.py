@@ -13,7 +13,7 @@ from dlrmjit.data.prepare.inputs.tables import TableFormat, is_table
 from dlrmjit.data.prepared.encode import EncodedRows, encode_rows, read_rows
 from dlrmjit.data.prepared.preprocessing import Preprocessing
 from dlrmjit.data.prepared.unknown import UnknownValues
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, DataError
 
 _ORIGIN = "the rows"
 
@@ -31,6 +31,8 @@ def encode_any(
     sequence of mappings. Raises ConfigError for anything else, DataError for bad rows.
     """
     if isinstance(rows, (str, os.PathLike)):
+        if "\0" in str(rows):
+            raise DataError(f"{str(rows)!r} is no path: it has a NUL character")
         return read_rows(Path(rows), rules, wanted, unknown=unknown)
     if _is_empty(rows):
         return iter(())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +23,7 @@ from dlrmjit.data.prepared.open_rows import encode_any
 from dlrmjit.data.prepared.preprocessing import Preprocessing
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, DataError
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -256,6 +257,44 @@ def test_what_is_no_row_is_refused(model: DLRM) -> None:
     for rows in ({"age": 1}, 3, (row for row in [])):
         with pytest.raises(ConfigError, match="give a path, a DataFrame, an Arrow table or a list"):
             model.predict(rows)
+
+
+ROW: dict[str, Any] = {**dict.fromkeys(NAMES), "tags": [], "sizes": []}
+WRONG = {
+    "half of a pair": ({"user": "\ud800"}, "column user: .* expected Unicode text"),
+    "a number of too many digits": ({"shop": 10**5000}, "column shop: .* of fewer digits"),
+    "no number": ({"age": "\ud800"}, "column age: .* expected a number or nothing"),
+    "beyond float32": ({"age": 10**400}, "column age: .* expected a finite number"),
+    "a number as a time": ({"hour": 1511568000}, "column hour: .* expected a date or time"),
+    "text that is no time": ({"seen": "noon"}, "column seen: 'noon' found .* a date or time"),
+    "a span of time": ({"user": dt.timedelta(1)}, "column user: .* expected text, bytes, a number"),
+}
+
+
+@pytest.mark.parametrize(("values", "said"), WRONG.values(), ids=list(WRONG))
+def test_a_value_without_a_meaning_is_refused_by_row_and_column(
+    values: dict[str, Any], said: str, model: DLRM
+) -> None:
+    previous = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 0
+    if "shop" in values and not previous:
+        pytest.skip("Python writes numbers of any size")
+    with pytest.raises(DataError, match=f"(?s)row 1, {said}"):
+        model.predict([ROW, {**ROW, **values}])
+
+
+def test_objects_of_polars_are_refused(model: DLRM) -> None:
+    polars = pytest.importorskip("polars")
+    columns = {name: ["1"] for name in NAMES if name != "user"}
+    frame = polars.DataFrame(columns).with_columns(
+        polars.Series("user", [object()], dtype=polars.Object)
+    )
+    with pytest.raises(DataError, match="column user has type Object, whose values have no mean"):
+        model.predict(frame)
+
+
+def test_a_path_with_a_nul_is_refused(model: DLRM) -> None:
+    with pytest.raises(DataError, match="is no path"):
+        model.predict("a\0b")
 
 
 def test_a_model_without_preprocessing_says_so(model: DLRM) -> None:

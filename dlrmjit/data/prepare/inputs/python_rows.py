@@ -24,6 +24,7 @@ from dlrmjit.data.schema import CategoricalColumn, Schema
 from dlrmjit.errors import DataError
 
 _ROWS = 1 << 14
+_SHOWN = 80  # characters of a value in a message
 _LARGEST = float(np.finfo(np.float32).max)
 Row = Mapping[str, Any]
 
@@ -176,9 +177,18 @@ class PythonRows:
 
     def _wrong(self, value: Any, name: str, row: int, expected: str) -> DataError:
         return DataError(
-            f"{self._origin}, row {row}, column {name}: {value!r} found "
+            f"{self._origin}, row {row}, column {name}: {_shown(value)} found "
             f"({type(value).__name__}), expected {expected}"
         )
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, shortened."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of so many digits
+        return "a long number"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def _as_float(value: Any) -> float:
@@ -190,7 +200,7 @@ def _as_float(value: Any) -> float:
 
 
 def _packed(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Return the bytes of all texts, and their lengths; what is not Unicode becomes a ``?``."""
-    raw = [text.encode(errors="replace") for text in texts]
+    """Return the bytes of all texts, also of those that are not Unicode, and their lengths."""
+    raw = [text.encode(errors="surrogatepass") for text in texts]
     lengths = np.array([len(one) for one in raw], np.int32)
     return np.frombuffer(b"".join(raw), np.uint8), lengths

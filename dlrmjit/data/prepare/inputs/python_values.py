@@ -52,6 +52,8 @@ def _text_of(value: Any) -> bytes:
         return (value if isinstance(value, str) else _written(value)).encode()
     except UnicodeEncodeError:
         raise MeaningError("Unicode text, which half of a surrogate pair is not") from None
+    except ValueError:
+        raise MeaningError("a number of fewer digits") from None
 
 
 def _written(value: Any) -> str:

@@ -57,7 +57,14 @@ class TableFormat:
             whole = table if isinstance(table, arrow.Table) else arrow.Table.from_batches([table])
             return whole.select(names)
         if package == "polars":
-            return table.select(names).to_arrow()
+            chosen = table.select(names)
+            for name, kind in chosen.schema.items():
+                if kind.is_object():  # Arrow would get the addresses of the objects
+                    raise DataError(
+                        f"{self._origin}: column {name} has type {kind}, whose values have no "
+                        "meaning; give a column values of one type"
+                    )
+            return chosen.to_arrow()
         try:
             return arrow.Table.from_pandas(table[names], preserve_index=False)
         except (arrow.ArrowException, TypeError) as error:

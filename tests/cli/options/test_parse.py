@@ -120,7 +120,6 @@ WRONG = {
     "--mini-batchsize=3": "did you mean --mini-batch-size?",
     "--zzz": "unknown option",
     "--data=3": "ambiguous",
-    "stray": "unknown option 'stray'",
 }
 
 

@@ -40,6 +40,8 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit.serve": "an inference server",
         "dlrmjit.export": "models as ONNX",
         "dlrmjit.warm": "kernels compiled ahead",
+        "dlrmjit.sklearn": "an estimator",
+        "dlrmjit.torch": "models in PyTorch",
     },
     {"dlrmjit.training": "epochs, steps, tests, saving"},
     {"dlrmjit.parallel": "ranks, plans, exchange"},

@@ -150,10 +150,15 @@ def as_labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
 
 
 def _numeric(values: ArrayLike, name: str) -> NDArray[np.generic]:
-    array = np.asarray(values)
+    array = np.asarray(_on_cpu(values))
     if array.dtype.kind not in "biuf":
         raise ShapeError(f"{name} must hold numbers, not {array.dtype}")
     return array
+
+
+def _on_cpu(values: Any) -> Any:
+    """Return the NumPy view of a tensor of PyTorch, and anything else as it is."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
 
 
 def _lookups(
@@ -161,6 +166,7 @@ def _lookups(
     offsets: NDArray[np.int64] | Sequence[ArrayLike],
     n: int,
 ) -> tuple[Lookups, NDArray[np.int64]]:
+    indices, offsets = _on_cpu(indices), _on_cpu(offsets)
     if isinstance(indices, np.ndarray) and indices.ndim == 1 and indices.dtype.kind in "iu":
         return _integers(indices, "indices"), _merged_offsets(offsets)
     return _merge(list(indices), list(offsets), n)
@@ -178,7 +184,7 @@ def _merged_offsets(offsets: NDArray[np.int64] | Sequence[ArrayLike]) -> NDArray
 
 def _integers(values: ArrayLike, name: str) -> Lookups:
     """Return ``values`` as int32 or int64; an empty list counts as integers."""
-    array = np.asarray(values)
+    array = np.asarray(_on_cpu(values))
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ShapeError(
             f"{name} must be integers in one dimension, not {array.dtype} of shape {array.shape}"

@@ -1,0 +1,125 @@
+"""The estimator does what scikit-learn and its users expect of a classifier."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", minversion="1.6")
+
+from sklearn.base import clone
+from sklearn.inspection import permutation_importance
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+
+from dlrmjit.sklearn import DLRMClassifier
+
+QUICK = {"max_epochs": 3, "random_state": 0}
+
+
+def rows_of(n=1200, seed=0):
+    """Return a frame of rows like a census's, and labels that depend on all but the noise."""
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(seed)
+    city, job = rng.integers(0, 30, n), rng.integers(0, 8, n)
+    age, noise = rng.normal(40, 12, n), rng.normal(size=n)
+    weights = np.random.default_rng(1)
+    logit = weights.normal(size=30)[city] + 2 * weights.normal(size=8)[job] + (age - 40) / 12
+    y = np.where(rng.random(n) < 1 / (1 + np.exp(-logit)), ">50K", "<=50K")
+    frame = {"city": [f"c{i}" for i in city], "job": [f"j{i}" for i in job], "age": age, "n": noise}
+    return pandas.DataFrame(frame), y
+
+
+def test_the_checks_of_scikit_learn_pass():
+    results = check_estimator(
+        DLRMClassifier(max_epochs=1, hidden=(4,), batch_size=16), legacy=False, on_fail=None
+    )
+    assert [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")] == []
+
+
+def test_a_frame_of_raw_columns_is_learned_and_its_names_are_kept():
+    X, y = rows_of()
+    estimator = DLRMClassifier(random_state=0).fit(X[:1000], y[:1000])
+    assert roc_auc_score(y[1000:], estimator.predict_proba(X[1000:])[:, 1]) > 0.75
+    assert estimator.n_features_in_ == 4
+    assert estimator.feature_names_in_.tolist() == ["city", "job", "age", "n"]
+    assert set(estimator.predict(X)) <= {">50K", "<=50K"}
+    with pytest.raises(ValueError, match="feature names"):
+        estimator.predict(X.rename(columns={"job": "work"}))
+
+
+def test_rows_with_unknown_and_missing_values_are_scored():
+    X, y = rows_of()
+    estimator = DLRMClassifier(**QUICK).fit(X, y)
+    new = X[:3].copy()
+    new["city"] = ["nowhere", None, "c1"]
+    new.loc[0, "age"] = np.nan
+    assert np.isfinite(estimator.predict_proba(new)).all()
+
+
+def test_a_search_over_a_pipeline_in_processes_of_joblib():
+    X, y = rows_of(400)
+    pipeline = make_pipeline(FunctionTransformer(), DLRMClassifier(max_epochs=1, random_state=0))
+    grid = {"dlrmclassifier__learning_rate": [0.001, 0.01]}
+    search = GridSearchCV(pipeline, grid, cv=2, scoring="roc_auc", n_jobs=2).fit(X, y)
+    assert search.best_params_["dlrmclassifier__learning_rate"] in (0.001, 0.01)
+    assert search.predict(X).shape == (400,)
+
+
+def test_copies_score_alike_and_a_seed_gives_the_same_model():
+    X, y = rows_of()
+    first = DLRMClassifier(**QUICK).fit(X, y)
+    again = clone(first).fit(X, y)
+    expected = first.predict_proba(X)
+    np.testing.assert_array_equal(again.predict_proba(X), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(first)).predict_proba(X), expected)
+
+
+def test_shuffling_the_columns_that_matter_costs_most():
+    X, y = rows_of()
+    estimator = DLRMClassifier(random_state=0).fit(X, y)
+    found = permutation_importance(estimator, X, y, scoring="roc_auc", n_repeats=2, random_state=0)
+    importance = dict(zip(X.columns, found.importances_mean, strict=True))
+    assert importance["job"] > importance["n"]
+
+
+def test_an_eval_set_chooses_instead_of_held_out_rows():
+    X, y = rows_of()
+    estimator = DLRMClassifier(**QUICK).fit(X[:800], y[:800], eval_set=(X[800:], y[800:]))
+    assert estimator.result_.test.samples == 400
+
+
+def test_partial_fits_go_on_where_the_last_one_ended():
+    X, y = rows_of()
+    estimator = DLRMClassifier(random_state=0)
+    for first in range(0, 1200, 300):
+        part = slice(first, first + 300)
+        estimator.partial_fit(X[part], y[part], classes=["<=50K", ">50K"])
+    assert roc_auc_score(y, estimator.predict_proba(X)[:, 1]) > 0.7
+    with pytest.raises(ValueError, match="which is not in"):
+        estimator.partial_fit(X, np.full(1200, "other"))
+
+
+@pytest.mark.parametrize("chosen", [["7"], ["no such"]])
+def test_categorical_features_that_do_not_exist_are_refused(chosen):
+    X, y = rows_of(100)
+    with pytest.raises(ValueError, match="there is no column"):
+        DLRMClassifier(categorical_features=chosen).fit(X, y)
+
+
+def test_numbers_are_categories_where_that_is_asked_for():
+    rng = np.random.default_rng(0)
+    X = np.stack([rng.integers(0, 10, 800), rng.normal(size=800)], axis=1)
+    y = (X[:, 0] % 2).astype(int)
+    estimator = DLRMClassifier(categorical_features=[0], random_state=0).fit(X, y)
+    assert estimator.score(X, y) > 0.95
+
+
+def test_the_package_alone_does_not_load_scikit_learn():
+    code = "import sys, dlrmjit, dlrmjit.training.fit; sys.exit('sklearn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dlrmjit.errors import ConfigError
 from dlrmjit.files.create import create, refuse_existing
+from dlrmjit.files.new_files import clear_interrupted
 from dlrmjit.files.work_folder import WorkFolder, clear_abandoned
 
 _KIND = "trying"
@@ -37,7 +38,11 @@ def resolve_destination(path: Path) -> Path:
 
 
 def check_new(path: Path) -> None:
-    """Raise ConfigError unless ``path`` is a new name in a folder that can be written."""
+    """Raise ConfigError unless ``path`` is a new name in a folder that can be written.
+
+    Files of a process that was killed before all of them had appeared are removed.
+    """
+    clear_interrupted(path.absolute().parent)
     try:
         refuse_existing(path)
     except (OSError, ValueError) as error:
@@ -47,6 +52,7 @@ def check_new(path: Path) -> None:
 
 def check_all_new(paths: Sequence[Path]) -> None:
     """Raise ConfigError unless all of ``paths``, in one folder, are new names there."""
+    clear_interrupted(paths[0].absolute().parent)
     for path in paths:
         refuse_existing(path)
     check_new(paths[0])

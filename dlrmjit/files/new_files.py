@@ -13,7 +13,7 @@ from typing import IO
 from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.notes import sign
 from dlrmjit.files.sync import sync_directory
-from dlrmjit.files.work_folder import WorkFolder, clear_abandoned, survey
+from dlrmjit.files.work_folder import WorkFolder, clear_abandoned, survey, targets
 
 _KIND = "writing"
 _PUBLISHED = "published"
@@ -129,6 +129,12 @@ def _place(source: Path, target: Path) -> None:
             raise
     refuse_existing(target)
     os.rename(source, target)
+
+
+def clear_interrupted(folder: Path) -> None:
+    """Clear what dead processes left of new files in ``folder``, so that their names are free."""
+    for name in targets(folder, _KIND):
+        _undo_interrupted(folder / name)
 
 
 def _undo_interrupted(target: Path) -> None:

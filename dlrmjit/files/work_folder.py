@@ -30,6 +30,7 @@ _PAUSE = 0.005  # seconds
 _DIGITS = 8  # random bytes in a name
 _MOST_BYTES = 1 << 16  # of a marker
 _STATE_BYTES = 16
+_READ_MARKER = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMOVING = b"removing"  # the state at the start of a marker whose folder is being removed
 
 
@@ -130,6 +131,28 @@ def survey(target: Path, kind: str) -> Survey:
     for name in sorted(names):
         _examine(target.with_name(name), target.name, kind, found)
     return found
+
+
+def targets(folder: Path, kind: str) -> set[str]:
+    """Return the names in ``folder`` for which there are work folders."""
+    pattern = re.compile(rf"\.(.+)\.{kind}-[0-9a-f]{{{2 * _DIGITS}}}")
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return set()
+    found = (match for entry in entries if (match := pattern.fullmatch(entry)))
+    return {_target_of(folder / match[0]) or match[1] for match in found}
+
+
+def _target_of(path: Path) -> str:
+    """Return the target that the marker of a work folder names; empty where there is none yet."""
+    try:
+        marker = os.open(path / MARKER, _READ_MARKER)
+    except OSError:
+        return ""
+    name = str(_owner(marker).get("target", ""))
+    os.close(marker)
+    return name if Path(name).name == name else ""
 
 
 def clear_abandoned(target: Path, kind: str) -> None:

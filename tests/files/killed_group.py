@@ -1,6 +1,9 @@
 """Several new files that appear together, killed anywhere: see ``tests/files/kills.py``."""
 
-from dlrmjit.files import NewFiles
+import contextlib
+
+from dlrmjit.errors import ConfigError
+from dlrmjit.files import NewFiles, check_all_new
 
 NAMES = ["a.bin", "b.bin", "c.bin"]
 
@@ -10,7 +13,8 @@ def prepare(folder):
 
 
 def act(folder):
-    with NewFiles(folder, NAMES[0]) as files:
+    check_all_new([folder / name for name in NAMES])
+    with NewFiles(folder, "group") as files:
         for name in NAMES:
             with files.open(name) as file:
                 file.write(name.encode())
@@ -19,13 +23,11 @@ def act(folder):
 def check(folder, died):
     whole = all((folder / name).exists() for name in NAMES)
     assert whole or died
-    if not whole:
-        act(folder)  # is not refused for what the killed one left
-    elif any(entry.name.startswith(".") for entry in folder.iterdir()):
-        with NewFiles(folder, NAMES[0]):  # clears up, and leaves whole files alone
-            pass
-        if not (folder / "a.bin").exists():  # it was not known yet that all had appeared
+    if whole:
+        with contextlib.suppress(ConfigError):  # refused, or killed before it was known to be whole
             act(folder)
+    else:
+        act(folder)  # is not refused for what the killed one left
     assert sorted(entry.name for entry in folder.iterdir()) == [*NAMES, "x.bin"]
     assert [(folder / name).read_text() for name in NAMES] == NAMES
     assert (folder / "x.bin").read_text() == "mine"

@@ -26,13 +26,15 @@ def read_vocabularies(argv: list[str]) -> int:
     from dlrmjit.cli.exit_codes import exit_code_of
     from dlrmjit.data.prepared.preprocessing import Preprocessing
     from dlrmjit.data.prepared.reader import PreparedSet
+    from dlrmjit.errors import DataError
 
     def run() -> None:
         known = PreparedSet(argv[0])
         for column in range(len(known.manifest.categorical)):
             known.texts(column)
         rules = Preprocessing.of_set(known.folder, known.manifest)
-        assert rules is not None
+        if rules is None:
+            raise DataError(f"{known.folder} was not made of text, so it has no vocabularies")
         found = [index for index in rules.text_indexes if index is not None]
         assert len(found) <= len(known.manifest.categorical)
 

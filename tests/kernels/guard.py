@@ -95,9 +95,12 @@ class _Span:
         copy.flags.writeable = array.flags.writeable
         return copy
 
-    def copy_back(self) -> None:
-        """Write the bytes back to the arrays, padding between them included."""
-        if any(array.flags.writeable for array in self.arrays):
+    def copy_back(self, is_written: bool) -> None:
+        """Write the bytes back to the arrays, padding between them included.
+
+        Not of a span that the call only reads: it may be a guarded copy of a call around this one.
+        """
+        if is_written and any(array.flags.writeable for array in self.arrays):
             ctypes.memmove(self.low, self.guard.data.ctypes.data, self.nbytes)
 
 
@@ -135,15 +138,16 @@ class GuardedCall:
         }
         arguments = {n: _moved(value, spans) for n, value in bound.arguments.items()}
         bound.arguments.update(arguments)
-        for span in spans:
-            span.guard.set_writable(any(id(array) in is_written for array in span.arrays))
+        changes = [any(id(array) in is_written for array in span.arrays) for span in spans]
+        for span, is_changed in zip(spans, changes, strict=True):
+            span.guard.set_writable(is_changed)
         try:
             result = self._function(*bound.args, **bound.kwargs)
         finally:
-            for span in spans:
+            for span, is_changed in zip(spans, changes, strict=True):
                 span.guard.check(self._function.__name__)
                 span.guard.set_writable(True)
-                span.copy_back()
+                span.copy_back(is_changed)
         return _original(result, args, kwargs, arguments, self._signature)
 
 

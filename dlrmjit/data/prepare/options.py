@@ -15,6 +15,7 @@ from dlrmjit.errors import ConfigError
 SplitKind = Literal["days", "fraction", "random", "files", "none"]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MOST_DAYS = 10_000
+_LARGEST_SEED = 2**62  # kernels add to it in 64 bits
 _MOST_ROWS, _HASHES = 2**31, 2**32
 SMALLEST_MEMORY = 512 << 20
 
@@ -98,6 +99,8 @@ class PrepareOptions:
                 "the program and its buffers alone need that much"
             )
         check_fraction(self.sub_sample_rate, "the sub-sample rate")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise ConfigError(f"--seed must be from 0 to {_LARGEST_SEED}, not {self.seed}")
         if self.hash_rows > _MOST_ROWS or self.max_rows > _MOST_ROWS:
             raise ConfigError(
                 f"--hash-rows and --max-rows must be at most {_MOST_ROWS}, because ids have 32 "

@@ -23,7 +23,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LOCAL_MAGIC, _NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
 _BLOCK = 1 << 24
 _MOST_MEMBERS = 1 << 14
-_ENCRYPTED = 1  # bit of a member's flags
+_ENCRYPTED, _UTF8 = 1, 0x800  # bits of a member's flags
 
 Shape = Sequence["int | None"]
 
@@ -184,11 +184,14 @@ def _map_member(path: Path, file: IO[bytes], size: int, member: zipfile.ZipInfo)
     file.seek(member.header_offset)
     magic, name_bytes, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     first = member.header_offset + _LOCAL_HEADER.size + name_bytes + extra
+    stored = file.read(name_bytes)
     is_whole = member.compress_size == member.file_size
     if magic != _LOCAL_MAGIC or not is_whole or first + member.file_size > size:
         raise DataError(
             f"{name} reaches beyond the end of the file; it is truncated or was changed"
         )
+    if stored != member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8 else "cp437"):
+        raise DataError(f"{name} is called {stored!r} where it starts; the file was changed")
     _check_sum(name, file, first, member)
     file.seek(first)
     header = replace(read_header(file, name), offset=file.tell())

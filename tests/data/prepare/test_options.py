@@ -27,6 +27,7 @@ WRONG = {
     "no input": ({"inputs": ()}, "name at least one file"),
     "memory": ({"memory": 1 << 20}, "--memory must be at least 512M, not 1M"),
     "rate": ({"sub_sample_rate": 2.0}, "sub-sample rate must be between 0 and 1"),
+    "seed": ({"seed": 10**30}, "--seed must be from 0 to"),
     "hashes": ({"hash_rows": 9, "min_count": 2}, "--hash-rows cannot be combined with"),
     "range": ({"schema": SCHEMA, "max_ind_range": 5}, "--max-ind-range and --sub-sample-rate are"),
     "sample": ({"schema": SCHEMA, "sub_sample_rate": 0.5}, "with a schema, bound tables with"),

@@ -66,6 +66,15 @@ def test_directories_that_lie_are_refused(
         read(path)
 
 
+@pytest.mark.parametrize("read", [lambda path: read_npz(path, {"a": None}), map_npz])
+def test_a_member_of_two_names_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    np.savez(tmp_path / "x.npz", a=A)
+    raw = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(raw.replace(b"a.npy", b"a.npx", 1))
+    with pytest.raises(DataError, match=r"x\.npz"):
+        read(tmp_path / "x.npz")
+
+
 def test_a_bomb_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

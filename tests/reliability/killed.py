@@ -1,0 +1,66 @@
+"""A command that gets a signal at one of its file-system calls: ``killed.py SIGNAL CALL ...``.
+
+Under a launcher only the rank that ``KILLED_RANK`` names gets it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+CALLS = (
+    "open",
+    "write",
+    "pwrite",
+    "fsync",
+    "rename",
+    "replace",
+    "link",
+    "unlink",
+    "rmdir",
+    "mkdir",
+    "ftruncate",
+)
+ENTRY = {
+    "train": "dlrmjit.cli.commands.train",
+    "prepare": "dlrmjit.cli.commands.prepare",
+    "convert": "dlrmjit.cli.commands.convert",
+    "predict": "dlrmjit.cli.commands.predict",
+}
+
+
+class Counter:
+    """Counts file-system calls, and sends this process ``number`` right before one of them."""
+
+    def __init__(self, number: int, kill_at: int) -> None:
+        self.calls, self._number, self._kill_at = 0, number, kill_at
+        for name in CALLS:
+            setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._kill_at:
+                os.kill(os.getpid(), self._number)
+            return function(*arguments, **named)
+
+        return run
+
+
+def main_of(command: str) -> Callable[[list[str]], int]:
+    """Return the function that runs a command line."""
+    main: Callable[[list[str]], int] = importlib.import_module(ENTRY[command]).main
+    return main
+
+
+if __name__ == "__main__":
+    number, kill_at, command, *arguments = sys.argv[1:]
+    from dlrmjit import launchers
+
+    if launchers.launched_rank() == int(os.environ.get("KILLED_RANK", "0")):
+        Counter(signal.Signals[number], int(kill_at))
+    sys.exit(main_of(command)(arguments))

@@ -5,7 +5,7 @@ from dlrmjit.checkpoint.reader import Checkpoint, open_checkpoint
 from dlrmjit.checkpoint.strict import check_config, check_parameters
 from dlrmjit.checkpoint.torch_format.reader import TorchCheckpoint, read_torch_file
 from dlrmjit.checkpoint.torch_format.writer import check_torch_destination, write_torch_file
-from dlrmjit.checkpoint.writer import save_checkpoint
+from dlrmjit.checkpoint.writer import save_checkpoint, write_checkpoint
 
 __all__ = [
     "Checkpoint",
@@ -17,5 +17,6 @@ __all__ = [
     "open_checkpoint",
     "read_torch_file",
     "save_checkpoint",
+    "write_checkpoint",
     "write_torch_file",
 ]

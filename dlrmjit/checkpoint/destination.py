@@ -24,7 +24,7 @@ from dlrmjit.files import (
     resolve_destination,
     try_destination,
 )
-from dlrmjit.files.replace_folder import WRITING
+from dlrmjit.files.work_folder import WRITING
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:

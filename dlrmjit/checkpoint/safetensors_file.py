@@ -49,6 +49,7 @@ NAMES = {stored: name for name, stored in DTYPES.items()}
 UPPER, LOWER = ".upper", ".lower"
 """Suffixes of the tensors with the high and low 16 bits of a Split-BF16 array."""
 
+_CACHED_BYTES = 1 << 20  # hashed, then written from the cache
 BLOCK_BYTES = 1 << 26
 """Bytes read or written at a time; the largest copy that saving or loading makes."""
 
@@ -61,15 +62,20 @@ class FileRecord:
     sha256: str
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Storable]) -> FileRecord:
-    """Write arrays or views as a safetensors file and sync it; return its length and checksum."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Storable], *, syncs: bool = False
+) -> FileRecord:
+    """Write arrays or views as a safetensors file; return its length and checksum.
+
+    Unless it ``syncs``, the file is synced with the folder that is published.
+    """
     digest = hashlib.sha256()
-    with create(path) as handle:
+    with create(path, syncs=syncs) as handle:
         for chunk in _chunks(_as_tensors(tensors)):
-            digest.update(chunk)
-            handle.write(chunk)
-        handle.flush()
-        os.fsync(handle.fileno())
+            for start in range(0, len(chunk), _CACHED_BYTES):
+                part = chunk[start : start + _CACHED_BYTES]
+                digest.update(part)
+                handle.write(part)
         return FileRecord(handle.tell(), digest.hexdigest())
 
 

@@ -39,7 +39,8 @@ def write_shards(directory: Path, rank: int, shards: Sequence[ArrayShard]) -> li
         ranges = block_ranges(len(values), values.nbytes, CHUNK_BYTES)
         for chunk, (start, stop) in enumerate(ranges):
             file = f"rank-{rank:05d}-{number:05d}-{chunk:05d}.safetensors"
-            record = write_tensors(directory / file, {shard.name: values[start:stop]})
+            rows = {shard.name: values[start:stop]}
+            record = write_tensors(directory / file, rows, syncs=True)  # on the host of this rank
             entry = {
                 "name": shard.name,
                 "part": asdict(_rows_of(shard.part, start, stop, file)),

@@ -11,7 +11,7 @@ from dlrmjit.checkpoint.manifest import NAME
 from dlrmjit.checkpoint.torch_format.writer import is_reference_model
 from dlrmjit.errors import CheckpointError
 from dlrmjit.files import clear_abandoned, locate, remove_file, remove_folder
-from dlrmjit.files.replace_folder import WRITING
+from dlrmjit.files.work_folder import WRITING
 
 _DIGITS = 9
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlrmjit_kernels.runtime.threads import get_threads, reset_affinity
 from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
@@ -70,11 +73,39 @@ def save_checkpoint(
         If the directory holds other files than a checkpoint, it cannot be written, or a value
         cannot be stored.
     """
+    write_checkpoint(
+        path,
+        state,
+        model_config=model_config,
+        progress=progress,
+        optimizer=optimizer,
+        chunk_bytes=chunk_bytes,
+        preprocessing=preprocessing,
+    ).close()
+
+
+def write_checkpoint(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Array],
+    *,
+    model_config: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    optimizer: Mapping[str, Array] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    preprocessing: Preprocessing | None = None,
+) -> ExitStack:
+    """Write as :func:`save_checkpoint`, but leave the rest to the result's ``close()``.
+
+    The arrays may change when this returns. ``close()``, which any thread may call, waits for the
+    disk and lets the new checkpoint take the place of the old one; it needs no computing.
+    """
     optimizer = optimizer or {}
     _check_dtypes({**state, **optimizer})
-    with new_checkpoint(path) as fresh:
+    with ExitStack() as stack:
+        fresh = stack.enter_context(new_checkpoint(path))
         extra = write_preprocessing(fresh, preprocessing, Path(path))
         _write(fresh, state, optimizer, model_config, progress, chunk_bytes, extra)
+        return stack.pop_all()
 
 
 def _check_dtypes(arrays: Mapping[str, Array]) -> None:
@@ -114,11 +145,21 @@ def _write(
 def write_files(
     directory: Path, arrays: Mapping[str, Array], layout: FileLayout
 ) -> dict[str, FileRecord]:
-    """Write the files of ``layout``; return their lengths and checksums by name."""
-    return {
-        file: write_tensors(directory / file, {s.name: s.of(arrays[s.name]) for s in slices})
-        for file, slices in layout.items()
-    }
+    """Write the files of ``layout``; return their lengths and checksums by name.
+
+    As many at a time as kernels have threads: hashing and writing take about as long as the disk.
+    """
+    largest_first = sorted(
+        layout, key=lambda file: -sum(s.of(arrays[s.name]).nbytes for s in layout[file])
+    )
+
+    def write(file: str) -> FileRecord:
+        slices = {s.name: s.of(arrays[s.name]) for s in layout[file]}
+        return write_tensors(directory / file, slices)
+
+    with ThreadPoolExecutor(get_threads(), initializer=reset_affinity) as pool:
+        records = dict(zip(largest_first, pool.map(write, largest_first), strict=True))
+    return {file: records[file] for file in layout}
 
 
 def write_manifest(path: Path, whole: Manifest) -> None:

@@ -33,12 +33,16 @@ def refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def create(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file created now; it is durable when the block has ended well."""
+def create(path: Path, *, syncs: bool = True) -> Iterator[IO[bytes]]:
+    """Give a file created now; it is durable when the block has ended well.
+
+    Not if it ``syncs`` later, with the folder that is published.
+    """
     with os.fdopen(open_new(path), "wb") as file:
         yield file
         file.flush()
-        sync_file(file.fileno())
+        if syncs:
+            sync_file(file.fileno())
 
 
 def open_work_file(path: Path) -> int:

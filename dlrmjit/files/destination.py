@@ -16,7 +16,7 @@ from pathlib import Path
 from dlrmjit.errors import ConfigError
 from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.new_files import clear_interrupted
-from dlrmjit.files.work_folder import WorkFolder, clear_abandoned
+from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned
 
 _KIND = "trying"
 
@@ -70,7 +70,8 @@ def try_destination(path: Path) -> None:
     if target.is_dir():
         _check_movable(path, target)
     try:
-        clear_abandoned(target, _KIND)
+        for kind in (_KIND, WRITING):
+            clear_abandoned(target, kind)
         work = WorkFolder.create(target, _KIND)
         try:
             with create(work.content) as file:

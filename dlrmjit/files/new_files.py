@@ -13,9 +13,8 @@ from typing import IO
 from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.notes import sign
 from dlrmjit.files.sync import sync_directory
-from dlrmjit.files.work_folder import WorkFolder, clear_abandoned, survey, targets
+from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned, survey, targets
 
-_KIND = "writing"
 _PUBLISHED = "published"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -32,7 +31,7 @@ class NewFiles:
 
     def __enter__(self) -> NewFiles:
         _undo_interrupted(self._target)
-        self._work = WorkFolder.create(self._target, _KIND)
+        self._work = WorkFolder.create(self._target, WRITING)
         os.mkdir(self._work.content)
         return self
 
@@ -87,8 +86,8 @@ def replaced_file(
     """
     check_file_replaceable(path, is_ours)
     target = path.parent.resolve() / path.name
-    clear_abandoned(target, _KIND)
-    work = WorkFolder.create(target, _KIND)
+    clear_abandoned(target, WRITING)
+    work = WorkFolder.create(target, WRITING)
     try:
         with create(work.content) as file:
             yield file
@@ -133,13 +132,13 @@ def _place(source: Path, target: Path) -> None:
 
 def clear_interrupted(folder: Path) -> None:
     """Clear what dead processes left of new files in ``folder``, so that their names are free."""
-    for name in targets(folder, _KIND):
+    for name in targets(folder, WRITING):
         _undo_interrupted(folder / name)
 
 
 def _undo_interrupted(target: Path) -> None:
     """Clear what dead processes left; of files that did not all appear, none stays."""
-    for work in survey(target, _KIND).abandoned:
+    for work in survey(target, WRITING).abandoned:
         with suppress(OSError):
             for entry in os.listdir(work.content):
                 placed = target.parent / entry

@@ -17,11 +17,10 @@ from dlrmjit.files.create import make_parents, refuse_existing
 from dlrmjit.files.listing import Listing, ReadListing, changed, foreign, remove_listed
 from dlrmjit.files.lock import locked_directory
 from dlrmjit.files.names import stem_of
-from dlrmjit.files.sync import sync_directory
-from dlrmjit.files.work_folder import WorkFolder, clear_abandoned
+from dlrmjit.files.sync import sync_directory, sync_path
+from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned
 
 MANIFEST = "manifest.json"
-WRITING = "writing"
 _SHOWN = 3  # names of files in a message
 
 
@@ -68,8 +67,8 @@ def check_replaceable(target: Path, read_listing: ReadListing) -> None:
 def replaced_folder(target: Path, read_listing: ReadListing) -> Iterator[Path]:
     """Give an empty folder to fill; on success it takes the place of ``target``.
 
-    If the block raises, what it wrote is removed and ``target`` stays as it was. Files must be
-    synced by the block; folders and renames are synced here.
+    If the block raises, what it wrote is removed and ``target`` stays as it was. Files, folders and
+    renames are synced here, when the block has ended.
     """
     recover(target, read_listing)
     clear_abandoned(target, WRITING)
@@ -130,10 +129,13 @@ def remove_folder(target: Path, read_listing: ReadListing) -> None:
 def publish(content: Path, target: Path, read_listing: ReadListing) -> None:
     """Let ``content`` take the place of ``target``; raises before anything has changed.
 
-    ``content`` is on the same file system, its files are synced. Raises ConfigError for a target
-    that is not ours, or has a file of others under a name that ``content`` has too.
+    ``content`` is on the same file system; what of it is not durable yet is synced. Raises
+    ConfigError for a target that is not ours, or has a file of others under a name that
+    ``content`` has too.
     """
-    for folder, _, _ in os.walk(content):
+    for folder, _, names in os.walk(content):
+        for name in names:
+            sync_path(Path(folder, name))
         sync_directory(Path(folder))
     with locked_directory(target.parent):
         check_replaceable(target, read_listing)

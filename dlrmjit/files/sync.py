@@ -22,6 +22,18 @@ def sync_file(descriptor: int) -> None:
             raise
 
 
+def sync_path(path: Path) -> None:
+    """Return when the disk has the file that was written at ``path`` and closed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except PermissionError:
+        return  # a file that may be linked but not read
+    try:
+        sync_file(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     try:

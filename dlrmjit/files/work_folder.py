@@ -23,6 +23,7 @@ from dlrmjit.files.create import open_new
 from dlrmjit.files.lock import try_lock
 from dlrmjit.files.names import stem_of
 
+WRITING = "writing"  # the kind of what takes its target's place at once
 MARKER = "owner.json"
 FORMAT = "dlrmjit-work"
 _TRIES = 20

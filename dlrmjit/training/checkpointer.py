@@ -11,12 +11,11 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import numpy as np
 
 from dlrmjit.checkpoint.step_files import (
     clear_abandoned_states,
@@ -33,9 +32,11 @@ from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.metrics import Metrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer, Plateau
-from dlrmjit.parallel.comm import Comm, Request, exchange_json
+from dlrmjit.parallel.comm import exchange_json
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.training import persistence
+from dlrmjit.training.agreement import Agreement
+from dlrmjit.training.background_save import BackgroundSave
 from dlrmjit.training.events import (
     Best,
     FitResult,
@@ -49,7 +50,7 @@ from dlrmjit.training.events import (
 from dlrmjit.training.nonfinite import check_weights
 from dlrmjit.training.persistence import progress_of
 from dlrmjit.training.saved_architecture import PathLike
-from dlrmjit.training.signals import STOPPING, StopSignals
+from dlrmjit.training.signals import StopSignals
 
 _BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss")
 BEST, LAST = "best", "last"
@@ -103,10 +104,14 @@ class Checkpointer(NullObserver):
         self._run, self._has_best = secrets.token_hex(4), False
         self._more: dict[str, Any] = dict(progress)
         self._results: dict[str, Any] = {"test_acc": 0.0}
+        self._continued_at: int | None = None
         self._last: StepRecord | None = None
         self._moment: Moment | None = None
         self._improved = self._has_tested = False
         self._saved_at = (-1, "")
+        self._step = 0  # of the last moment
+        self._unsaved: tuple[BackgroundSave, SaveRecord, Callable[[], None]] | None = None
+        self._lag = 0.0
 
     def begin(
         self,
@@ -125,9 +130,11 @@ class Checkpointer(NullObserver):
             "nbatches_test": test.num_batches if test is not None else 0,
         }
         comm = model.comm if isinstance(model, ShardedModel) else None
-        self._agreement = _Agreement(comm)
+        self._agreement = Agreement(comm)
         if comm is None or comm.rank == 0:
             clear_abandoned_states(self._path)
+            if self._continued_at is not None:
+                self._remove_old_states(self._continued_at, least=1)
 
     def __enter__(self) -> Checkpointer:
         self._saved_time = time.monotonic()
@@ -141,8 +148,12 @@ class Checkpointer(NullObserver):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._signals:
-            self._signals.__exit__(kind, error, trace)
+        try:
+            with suppress(CheckpointError) if kind else nullcontext():  # the first error counts
+                self._complete()
+        finally:
+            if self._signals:
+                self._signals.__exit__(kind, error, trace)
         if kind is None:
             self._agreement.finish()
 
@@ -171,12 +182,14 @@ class Checkpointer(NullObserver):
     def continue_from(self, progress: Mapping[str, Any]) -> None:
         """Save the run that ``progress`` describes on: what is at the path belongs to it."""
         self._run = str(progress.get("run", self._run))
+        self._continued_at = self._step = int(progress.get("step", 0))
         best = {"test_acc", "test_auc", *_BEST_RESULTS} & set(progress)
         self._results |= {name: progress[name] for name in best}
         self._has_best = is_saved(self._path) and kind_of(self._path) == BEST
 
     def restore_best(self, model: Model) -> int | None:
         """Load the best model of the tests of an earlier run, if it is saved; return its step."""
+        self._complete()
         if not self._has_best:
             return None
         return int(persistence.restore(model, self._path).get("step", 0))
@@ -193,17 +206,23 @@ class Checkpointer(NullObserver):
     def on_moment(self, moment: Moment) -> None:
         """Save what is due: the best model, the state of the run, or both because of a signal."""
         self._moment = moment
+        if self._unsaved is not None and self._unsaved[0].is_done:
+            self._complete()
         if self._improved:
             self._save(self._path, BEST)
             self._has_best, self._improved = True, False
         received = self._signals.received if self._signals else None
         number, is_due = self._agreement.exchange(received, self._is_time())
-        is_due = is_due or self._is_step(moment.step)
+        is_step = self._is_step(moment.step)
+        is_due = is_due or is_step
         if number is not None:
             self._save_state(at_path=True)
             moment.request_stop(number.name)
         elif is_due:
             self._save_state()
+        if is_step:
+            self._complete()  # a kill loses no more steps than that
+        self._step = moment.step
 
     def on_end(self, result: FitResult) -> None:
         """Save the final model of a run without tests, the final state of one with tests."""
@@ -215,47 +234,69 @@ class Checkpointer(NullObserver):
             self._save_state()
 
     def _is_step(self, step: int) -> bool:
-        """Return whether a state is saved after this step; all ranks know."""
+        """Return whether a state is saved after this step; all ranks know.
+
+        With updates from several batches, the step may be some later than the interval says.
+        """
         every = self._every.steps if self._every else 0
-        return every > 0 and step % every == 0
+        return every > 0 and step // every > self._step // every
 
     def _is_time(self) -> bool:
-        """Return whether the time for a save has come on this rank."""
+        """Return whether the time for a save has come on this rank.
+
+        The disk is slower than the training, so a save begins as much earlier as the last one took.
+        """
         every = self._every.seconds if self._every else 0.0
-        return 0 < every <= time.monotonic() - self._saved_time
+        lag = min(self._lag, every / 2)
+        return 0 < every - lag <= time.monotonic() - self._saved_time
 
     def _save_state(self, *, at_path: bool = False) -> None:
         """Save the state of the run: at the path unless the best model is there."""
         assert self._moment is not None
         is_free = not self._has_best and (at_path or self._keep == 1)
         path = self._path if is_free else step_path(self._path, self._moment.step)
-        self._save(path, LAST)
-        if isinstance(self._model, ShardedModel) and self._model.comm.rank > 0:
-            return
-        self._remove_old_states(self._moment.step)
+        step = self._moment.step
+        is_main = not isinstance(self._model, ShardedModel) or self._model.comm.rank == 0
+        self._save(path, LAST, lambda: self._remove_old_states(step) if is_main else None)
 
-    def _remove_old_states(self, step: int) -> None:
-        """Remove the states of this run beyond the last, and those of earlier runs."""
+    def _remove_old_states(self, step: int, least: int = 0) -> None:
+        """Remove states: half removed ones, those of earlier runs, and all but the last of this."""
         states = step_paths(self._path)
         whole = [s for s in states if s <= step and is_whole(states[s])]
         ours = [s for s in whole if progress_of(states[s]).get("run") == self._run]
-        wanted = self._keep if self._has_best or self._keep > 1 else 0
+        wanted = max(least, self._keep if self._has_best or self._keep > 1 else 0)
         for old in states.keys() - set(ours[len(ours) - min(wanted, len(ours)) :]):
             remove_state(states[old])
 
-    def _save(self, path: Path, kind: str) -> None:
+    def _save(self, path: Path, kind: str, then: Callable[[], None] = lambda: None) -> None:
+        """Save; ``then`` is called when the new checkpoint is durable, before the next save."""
+        self._complete()
         assert self._moment is not None
         step = self._moment.step
         if self._saved_at in ((step, str(path)), (step, str(self._path))):
             self._saved_time = time.monotonic()
+            then()
             return
         began = time.monotonic()
         check_weights(self._model, step, tables=True)
         self._on_save(str(path))
         progress = self._progress(self._moment.state(), kind)
-        persistence.save(self._model, path, progress=progress, optimizer=self._optimizer)
-        self._saved_at, self._saved_time = (step, str(path)), time.monotonic()
-        self._on_saved(SaveRecord(str(path), step, _bytes_of(path), self._saved_time - began))
+        finish = persistence.begin_save(
+            self._model, path, progress=progress, optimizer=self._optimizer
+        )
+        self._saved_at, self._saved_time = (step, str(path)), began
+        record = SaveRecord(str(path), step, 0, time.monotonic() - began)
+        self._unsaved = (BackgroundSave(finish), record, then)
+
+    def _complete(self) -> None:
+        """Wait until the disk has the last save; do what follows."""
+        if self._unsaved is None:
+            return
+        (save, record, then), self._unsaved = self._unsaved, None
+        save.wait()
+        self._lag = record.seconds + save.seconds
+        self._on_saved(replace(record, bytes=_bytes_of(Path(record.path))))
+        then()
 
     def _progress(self, state: RunState, kind: str) -> dict[str, Any]:
         """Return the progress under the reference's names, and what it does not have."""
@@ -279,40 +320,6 @@ class Checkpointer(NullObserver):
         if state.tests_since_best:
             progress["tests_since_best"] = state.tests_since_best
         return progress if state.data is None else {**progress, "data": state.data}
-
-
-class _Agreement:
-    """Lets all ranks do the same after the same step, without a wait: one step later.
-
-    Every rank's request travels while the next batch is trained.
-    """
-
-    def __init__(self, comm: Comm | None) -> None:
-        self._comm = comm if comm is not None and comm.size > 1 else None
-        self._flags = np.zeros(len(STOPPING) + 1)
-        self._request: Request | None = None
-
-    def exchange(self, received: Any, is_due: bool) -> tuple[Any, bool]:
-        """Return the signal and whether a save is due, as all ranks see them."""
-        if self._comm is None:
-            return received, is_due
-        agreed = self._wait()
-        is_due = is_due and not agreed[-1]  # what is agreed now is done before the next answer
-        self._flags = np.array([*(received == number for number in STOPPING), is_due], float)
-        self._request = self._comm.allreduce(self._flags, name="signals")
-        numbers = [number for number, flag in zip(STOPPING, agreed, strict=False) if flag]
-        return (numbers[0] if numbers else None), bool(agreed[-1])
-
-    def finish(self) -> None:
-        """Wait for the last exchange."""
-        self._wait()
-
-    def _wait(self) -> Any:
-        if self._request is None:
-            return np.zeros(len(STOPPING) + 1)
-        self._request.wait()
-        self._request = None
-        return self._flags
 
 
 def newest(path: PathLike) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dlrmjit.checkpoint import (
@@ -13,7 +13,7 @@ from dlrmjit.checkpoint import (
     check_parameters,
     open_checkpoint,
     read_torch_file,
-    save_checkpoint,
+    write_checkpoint,
     write_torch_file,
 )
 from dlrmjit.checkpoint.preprocessing_files import read_preprocessing
@@ -74,20 +74,35 @@ def save(
     CheckpointError
         If it cannot be written.
     """
+    begin_save(model, path, progress=progress, optimizer=optimizer)()
+
+
+def begin_save(
+    model: Model,
+    path: PathLike,
+    *,
+    progress: Mapping[str, Any] | None = None,
+    optimizer: Optimizer | None = None,
+) -> Callable[[], None]:
+    """Save as :func:`save`, but let the caller choose when to wait for the disk.
+
+    The model may change when this returns. The result, which any thread may call, returns when the
+    checkpoint is durable and in its place. Sharded models and ``.pt`` files are saved at once.
+    """
     with model.access.reading():
-        _save(model, path, dict(progress or {}), optimizer)
+        return _begin_save(model, path, dict(progress or {}), optimizer)
 
 
-def _save(
+def _begin_save(
     model: Model, path: PathLike, progress: dict[str, Any], optimizer: Optimizer | None
-) -> None:
+) -> Callable[[], None]:
     if model.undecided:
         raise CheckpointError(model.undecided)
     if is_torch(path):
         _check_is_dlrm(model, path)
         state = model.stored()
         if isinstance(model, ShardedModel) and model.comm.rank > 0:
-            return
+            return _nothing
         rate = progress.pop("learning_rate", 0.0)
         nested = _torch_optimizer(optimizer, list(state), rate)
         named, config = _with_reference_names(model, state), model.config.to_dict()
@@ -96,14 +111,19 @@ def _save(
         save_sharded(model, path, progress | _optimizer_progress(optimizer), optimizer)
     else:
         progress |= _optimizer_progress(optimizer)
-        save_checkpoint(
+        return write_checkpoint(
             path,
             model.stored(),
             model_config=model.config.to_dict(),
             progress=progress,
             optimizer=optimizer.stored() if optimizer else None,
             preprocessing=model.preprocessing,
-        )
+        ).close
+    return _nothing
+
+
+def _nothing() -> None:
+    """Do nothing: all has been done."""
 
 
 def _check_is_dlrm(model: Model, path: PathLike) -> None:

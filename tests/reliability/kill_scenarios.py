@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dlrmjit.checkpoint import open_checkpoint, read_torch_file
+from dlrmjit.errors import CheckpointError
 from dlrmjit.precision import SplitArray
 from tests.reliability.killed import main_of
 
@@ -165,7 +166,11 @@ def contents(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(out.iterdir()):
         if path.name == "log.jsonl":
-            found[path.name] = [json.loads(line)["event"] for line in path.open()][-1]
+            events = {json.loads(line)["event"] for line in path.open()}
+            found[path.name] = "end" in events
+        elif ".step-" in path.name:  # which steps they are of depends on when the run was killed
+            found["states"] = found.get("states", 0) + 1
+            _arrays(path)
         elif path.name.startswith("model"):
             found[path.name] = _saved(path)
         elif path.is_dir():
@@ -177,6 +182,13 @@ def contents(out: Path) -> dict[str, Any]:
 
 
 def _saved(path: Path) -> dict[str, Any]:
+    try:
+        return _arrays(path)
+    except CheckpointError as error:
+        return {"progress": str(error)}
+
+
+def _arrays(path: Path) -> dict[str, Any]:
     if path.suffix == ".pt":
         torch = read_torch_file(path)
         arrays: Mapping[str, Any] = torch.state

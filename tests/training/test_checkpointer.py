@@ -1,7 +1,11 @@
 """Runs that are stopped anywhere, and continue with the bits of a run that was not."""
 
+import errno
 import os
+import shutil
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +23,8 @@ from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.source import take
 from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.files import replace_folder
+from dlrmjit.training import persistence
 from dlrmjit.training.checkpointer import BEST, LAST, Checkpointer, kind_of, newest
 from dlrmjit.training.events import NullObserver
 from tests.builders import small_config
@@ -164,6 +170,13 @@ def test_a_kill_loses_no_more_than_the_interval(tmp_path):
     assert result.steps == 16 - 9
 
 
+def test_updates_from_several_batches_are_saved_as_soon_as_the_interval_is_over(tmp_path):
+    config, saved = TrainConfig(batches_per_update=2), []
+    saver = Checkpointer(tmp_path / "m", every=3, on_saved=lambda record: saved.append(record.step))
+    fit(DLRM(CONFIG), array_sources()[0], config, checkpointer=saver)
+    assert saved == [4, 6, 8]
+
+
 def test_states_are_kept_next_to_the_best_model(tmp_path):
     train, test = array_sources()
     config = TrainConfig(test_every=3, learning_rate=0.0)  # only the first test improves
@@ -174,6 +187,92 @@ def test_states_are_kept_next_to_the_best_model(tmp_path):
     assert kind_of(step_path(tmp_path / "m", 8)) == LAST
     assert newest(tmp_path / "m") == step_path(tmp_path / "m", 8)
     assert dlrmjit.load(tmp_path / "m.step-000000008").config == small_config()
+
+
+def test_what_a_kill_left_of_old_states_is_removed_by_the_next_start(tmp_path):
+    train, _ = array_sources()
+    fit(DLRM(CONFIG), train, checkpointer=Checkpointer(tmp_path / "m", every=3, keep=2))
+    last = newest(tmp_path / "m")
+    half, older = step_path(tmp_path / "m", 1), step_path(tmp_path / "m", 2)
+    shutil.copytree(last, half)
+    next(half.glob("table*")).unlink()
+    shutil.copytree(last, older)
+    saver = Checkpointer(tmp_path / "m", keep=1)
+    result = fit(DLRM(CONFIG), train, checkpointer=saver, resume=True)
+    assert result.steps == 0
+    assert not half.exists()
+    assert not older.exists()
+    assert newest(tmp_path / "m") == last
+
+
+class Slow:
+    """A disk that has a checkpoint when the run has gone on for some steps."""
+
+    def __init__(self, monkeypatch):
+        self.has_it, finish = threading.Event(), persistence.begin_save
+
+        def begin(*arguments, **named):
+            done = finish(*arguments, **named)
+
+            def wait():
+                self.has_it.wait()
+                done()
+
+            return wait
+
+        monkeypatch.setattr(persistence, "begin_save", begin)
+
+
+class Clock(NullObserver):
+    """A clock by which every step takes 4 s."""
+
+    def __init__(self, now):
+        self.now = now
+
+    def on_step(self, record):
+        self.now[0] += 4.0
+
+
+class Releasing(NullObserver):
+    def __init__(self, disk, path, step):
+        self.disk, self.path, self.step, self.was_saved = disk, path, step, None
+
+    def on_step(self, record):
+        if record.step == self.step:
+            self.was_saved = newest(self.path) is not None
+            self.disk.has_it.set()
+
+
+def test_training_goes_on_while_the_disk_is_slow_and_the_state_is_that_of_the_save(
+    tmp_path, monkeypatch
+):
+    disk = Slow(monkeypatch)
+    releasing = Releasing(disk, tmp_path / "m", 5)
+    train, saved = array_sources()[0], []
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    saver = Checkpointer(tmp_path / "m", "10s", keep=9, on_saved=lambda r: saved.append(r.step))
+    model = DLRM(CONFIG, rng=np.random.RandomState(1))
+    fit(model, train, observers=[Clock(now), releasing], checkpointer=saver)
+    assert releasing.was_saved is False
+    assert saved[0] == 3
+    shutil.rmtree(tmp_path / "m")
+    for step in saved[1:-1]:
+        shutil.rmtree(step_path(tmp_path / "m", step))
+    again = DLRM(CONFIG, rng=np.random.RandomState(9))
+    fit(again, train, checkpointer=Checkpointer(tmp_path / "m"), resume=True)
+    assert state_bytes(again) == state_bytes(model)
+
+
+def test_a_disk_that_fails_later_ends_the_run_with_its_error(tmp_path, monkeypatch):
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    saver = Checkpointer(tmp_path / "m", every=3)
+    monkeypatch.setattr(replace_folder, "sync_path", fails)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        fit(DLRM(CONFIG), array_sources()[0], checkpointer=saver)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_new_run_at_the_same_path_removes_the_states_of_the_old_one(tmp_path):
@@ -197,18 +296,11 @@ def test_the_handlers_of_signals_are_those_of_before_after_a_run(tmp_path, numbe
 
 
 def test_a_time_is_waited_for(tmp_path, monkeypatch):
-    from dlrmjit.training import checkpointer as module
-
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-
-    class Clock(NullObserver):
-        def on_step(self, record):
-            now[0] += 4.0
-
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     saved = []
     saver = Checkpointer(tmp_path / "m", "10s", on_saved=lambda record: saved.append(record.step))
-    fit(DLRM(CONFIG), array_sources()[0], observers=[Clock()], checkpointer=saver)
+    fit(DLRM(CONFIG), array_sources()[0], observers=[Clock(now)], checkpointer=saver)
     assert saved == [3, 6, 8]
 
 

@@ -4,8 +4,8 @@
 
 A run trains on uniform batches, which change rows everywhere, and saves its state at intervals with
 ``dlrmjit.Checkpointer``. The pause is the time in which no step is taken. The time lost has also
-what steps are slower until the disk has the checkpoint: from the beginning of a save to its end,
-less what the steps in between take when nothing is saved. The share is that of saving every 60 s.
+what steps are slower: from the beginning of a save to the next one, less what the steps in between
+take before anything is saved. The share is that of saving every 60 s.
 """
 
 from __future__ import annotations
@@ -83,16 +83,11 @@ class Times:
     def lost(self) -> tuple[float, list[float]]:
         """Return the seconds of an undisturbed step, and those that each save cost."""
         ends = np.array(self.steps)
-        windows = list(zip(self.begun, self.done, strict=True))[1:]  # the first one warms up
-        disturbed = np.zeros(len(ends), bool)
-        for begun, done in zip(self.begun, self.done, strict=True):
-            disturbed |= (ends > begun) & (ends <= done)
-        free = np.diff(ends)[~(disturbed[1:] | disturbed[:-1])]
-        after = ends[1:][~(disturbed[1:] | disturbed[:-1])] > self.done[0]
-        step = float(free[after].mean())
+        before = ends[ends < self.begun[0]]
+        step = float(np.diff(before[len(before) // 4 :]).mean())
         found = []
-        for begun, done in windows:
-            inside = ends[(ends > begun) & (ends <= done)]
+        for begun, after in zip(self.begun[1:], self.begun[2:], strict=False):
+            inside = ends[(ends > begun) & (ends <= after)]  # the first save warms up
             first = ends[ends <= begun][-1]
             found.append(float(inside[-1] - first - step * len(inside)))
         return step, found
@@ -107,7 +102,7 @@ def measure(options: Any) -> tuple[Times, float, list[float]]:
     rng = np.random.default_rng(1)
     model = make_model(chosen.model, rng)
     source = Source([make_batch(chosen, rng) for _ in range(_BATCHES)], chosen.model)
-    times = Times(options.saves + 1)
+    times = Times(options.saves + 2)
     config = TrainConfig(learning_rate=RATE, optimizer=options.optimizer)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         saver = Checkpointer(

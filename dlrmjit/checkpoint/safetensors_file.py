@@ -49,7 +49,7 @@ NAMES = {stored: name for name, stored in DTYPES.items()}
 UPPER, LOWER = ".upper", ".lower"
 """Suffixes of the tensors with the high and low 16 bits of a Split-BF16 array."""
 
-_CACHED_BYTES = 1 << 20  # hashed, then written from the cache
+_CACHED_BYTES = 1 << 22  # hashed, then written from the cache
 BLOCK_BYTES = 1 << 26
 """Bytes read or written at a time; the largest copy that saving or loading makes."""
 

@@ -93,18 +93,20 @@ def write_checkpoint(
     optimizer: Mapping[str, Array] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     preprocessing: Preprocessing | None = None,
+    workers: int | None = None,
 ) -> ExitStack:
     """Write as :func:`save_checkpoint`, but leave the rest to the result's ``close()``.
 
     The arrays may change when this returns. ``close()``, which any thread may call, waits for the
-    disk and lets the new checkpoint take the place of the old one; it needs no computing.
+    disk and lets the new checkpoint take the place of the old one; it needs no computing. As many
+    files as ``workers``, by default as kernels have threads, are hashed and written at a time.
     """
     optimizer = optimizer or {}
     _check_dtypes({**state, **optimizer})
     with ExitStack() as stack:
         fresh = stack.enter_context(new_checkpoint(path))
         extra = write_preprocessing(fresh, preprocessing, Path(path))
-        _write(fresh, state, optimizer, model_config, progress, chunk_bytes, extra)
+        _write(fresh, state, optimizer, model_config, progress, chunk_bytes, extra, workers)
         return stack.pop_all()
 
 
@@ -125,6 +127,7 @@ def _write(
     progress: Mapping[str, Any],
     chunk_bytes: int,
     extra: Mapping[str, FileRecord],
+    workers: int | None,
 ) -> None:
     state_layout = layout_of_state(state, chunk_bytes)
     optimizer_layout = layout_of_optimizer(optimizer, chunk_bytes)
@@ -134,8 +137,8 @@ def _write(
         state=records_of(state, state_layout),
         optimizer=records_of(optimizer, optimizer_layout),
         files={
-            **write_files(directory, state, state_layout),
-            **write_files(directory, optimizer, optimizer_layout),
+            **write_files(directory, state, state_layout, workers),
+            **write_files(directory, optimizer, optimizer_layout, workers),
             **extra,
         },
     )
@@ -143,11 +146,14 @@ def _write(
 
 
 def write_files(
-    directory: Path, arrays: Mapping[str, Array], layout: FileLayout
+    directory: Path,
+    arrays: Mapping[str, Array],
+    layout: FileLayout,
+    workers: int | None = None,
 ) -> dict[str, FileRecord]:
     """Write the files of ``layout``; return their lengths and checksums by name.
 
-    As many at a time as kernels have threads: hashing and writing take about as long as the disk.
+    One after the other on this thread with 1 of ``workers``.
     """
     largest_first = sorted(
         layout, key=lambda file: -sum(s.of(arrays[s.name]).nbytes for s in layout[file])
@@ -157,7 +163,9 @@ def write_files(
         slices = {s.name: s.of(arrays[s.name]) for s in layout[file]}
         return write_tensors(directory / file, slices)
 
-    with ThreadPoolExecutor(get_threads(), initializer=reset_affinity) as pool:
+    if workers == 1:
+        return {file: write(file) for file in layout}
+    with ThreadPoolExecutor(workers or get_threads(), initializer=reset_affinity) as pool:
         records = dict(zip(largest_first, pool.map(write, largest_first), strict=True))
     return {file: records[file] for file in layout}
 

@@ -1,15 +1,20 @@
-"""A save whose last part, waiting for the disk, runs beside the training.
+"""A save that goes on beside the training: a thread writes what is copied, and waits for the disk.
 
-Hashing and writing the files to the system's cache needs the CPUs, and so delays training wherever
-it is done; it is done at once, by all threads. After that the model may change. Waiting until the
-disk has the files takes as long again but computes nothing, so a thread does that.
+It gives way to the training: what it takes of a CPU that kernels wait for is lost to all of them.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+
+from dlrmjit_kernels.runtime.threads import reset_affinity
+
+_NICE = 19
 
 
 class BackgroundSave:
@@ -35,7 +40,16 @@ class BackgroundSave:
 
     def _run(self) -> None:
         try:
+            reset_affinity()
+            _give_way()
             self._finish()
         except BaseException as error:
             self._error = error
         self.seconds = time.perf_counter() - self._began
+
+
+def _give_way() -> None:
+    """Let this thread run when others need no CPU, where the system has priorities of threads."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

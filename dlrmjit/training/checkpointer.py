@@ -51,6 +51,7 @@ from dlrmjit.training.nonfinite import check_weights
 from dlrmjit.training.persistence import progress_of
 from dlrmjit.training.saved_architecture import PathLike
 from dlrmjit.training.signals import StopSignals
+from dlrmjit.training.snapshot import Snapshot
 
 _BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss")
 BEST, LAST = "best", "last"
@@ -109,6 +110,8 @@ class Checkpointer(NullObserver):
         self._moment: Moment | None = None
         self._improved = self._has_tested = False
         self._saved_at = (-1, "")
+        is_timed = self._every is not None and self._every.seconds > 0
+        self._snapshot = Snapshot() if is_timed else None
         self._step = 0  # of the last moment
         self._unsaved: tuple[BackgroundSave, SaveRecord, Callable[[], None]] | None = None
         self._lag = 0.0
@@ -282,7 +285,11 @@ class Checkpointer(NullObserver):
         self._on_save(str(path))
         progress = self._progress(self._moment.state(), kind)
         finish = persistence.begin_save(
-            self._model, path, progress=progress, optimizer=self._optimizer
+            self._model,
+            path,
+            progress=progress,
+            optimizer=self._optimizer,
+            snapshot=self._snapshot,
         )
         self._saved_at, self._saved_time = (step, str(path)), began
         record = SaveRecord(str(path), step, 0, time.monotonic() - began)

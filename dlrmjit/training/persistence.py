@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dlrmjit.checkpoint import (
@@ -48,6 +49,7 @@ from dlrmjit.training.saved_architecture import (
     matching,
     possible_configs,
 )
+from dlrmjit.training.snapshot import Snapshot
 
 
 def save(
@@ -83,18 +85,24 @@ def begin_save(
     *,
     progress: Mapping[str, Any] | None = None,
     optimizer: Optimizer | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Callable[[], None]:
     """Save as :func:`save`, but let the caller choose when to wait for the disk.
 
     The model may change when this returns. The result, which any thread may call, returns when the
-    checkpoint is durable and in its place. Sharded models and ``.pt`` files are saved at once.
+    checkpoint is durable and in its place. With a ``snapshot`` it hashes and writes too, on one
+    thread. Sharded models and ``.pt`` files are saved at once.
     """
     with model.access.reading():
-        return _begin_save(model, path, dict(progress or {}), optimizer)
+        return _begin_save(model, path, dict(progress or {}), optimizer, snapshot)
 
 
 def _begin_save(
-    model: Model, path: PathLike, progress: dict[str, Any], optimizer: Optimizer | None
+    model: Model,
+    path: PathLike,
+    progress: dict[str, Any],
+    optimizer: Optimizer | None,
+    snapshot: Snapshot | None,
 ) -> Callable[[], None]:
     if model.undecided:
         raise CheckpointError(model.undecided)
@@ -111,14 +119,20 @@ def _begin_save(
         save_sharded(model, path, progress | _optimizer_progress(optimizer), optimizer)
     else:
         progress |= _optimizer_progress(optimizer)
-        return write_checkpoint(
+        state = model.stored()
+        extra: dict[str, StoredArray] = dict(optimizer.stored()) if optimizer else {}
+        write = partial(
+            write_checkpoint,
             path,
-            model.stored(),
             model_config=model.config.to_dict(),
             progress=progress,
-            optimizer=optimizer.stored() if optimizer else None,
             preprocessing=model.preprocessing,
-        ).close
+        )
+        if snapshot is None or not snapshot.fits({**state, **extra}):
+            return write(state, optimizer=extra).close
+        copied = snapshot.copy({**state, **extra})
+        state, extra = ({name: copied[name] for name in part} for part in (state, extra))
+        return lambda: write(state, optimizer=extra, workers=1).close()
     return _nothing
 
 

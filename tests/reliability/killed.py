@@ -39,7 +39,15 @@ class Counter:
     def __init__(self, number: int, kill_at: int) -> None:
         self.calls, self._number, self._kill_at = 0, number, kill_at
         for name in CALLS:
-            setattr(os, name, self._counted(getattr(os, name)))
+            self._count(name)
+
+    def _count(self, name: str) -> None:
+        function = getattr(os, name)
+        counted = self._counted(function)
+        for abilities in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+            if function in abilities:
+                abilities.add(counted)  # others ask there what a function can
+        setattr(os, name, counted)
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **named: Any) -> Any:

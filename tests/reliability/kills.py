@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +95,12 @@ class Kill:
 class Matrix:
     """Runs cases in ``home``; what an uninterrupted run leaves is computed once per scenario."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, scenarios: Iterable[Scenario]) -> None:
         self._home = home
         self._whole: dict[Scenario, tuple[Ended, dict[str, Any]]] = {}
         _in_child(lambda: make_inputs(home))
         self._inputs = _tree(home)
-        _load_kernels(home)
+        _load_kernels(home, scenarios)
 
     def run(self, kill: Kill) -> list[str]:
         """Return what is wrong after one kill."""
@@ -267,13 +267,13 @@ def _be_killed(
         os._exit(code)
 
 
-def _load_kernels(home: Path) -> None:
-    """Run all commands here, with tiny data, so that their kernels are loaded in every child.
+def _load_kernels(home: Path, scenarios: Iterable[Scenario]) -> None:
+    """Run the commands here, with tiny data, so that their kernels are loaded in every child.
 
     Children compute on one thread therefore, with the same bits.
     """
-    for scenario in SCENARIOS:
-        if scenario.command in ("train", "predict", "prepare"):
+    for scenario in scenarios:
+        if not scenario.ranks and scenario.command in ("train", "predict", "prepare"):
             with tempfile.TemporaryDirectory() as out, open(os.devnull, "w") as null:
                 arguments = scenario.arguments(home, Path(out))
                 with redirect_stdout(null), redirect_stderr(null):
@@ -439,7 +439,7 @@ def run_kills(
     """Run cases one after the other; return what is wrong with each."""
     preload()
     with tempfile.TemporaryDirectory() as folder:
-        matrix = Matrix(Path(folder) / "home")
+        matrix = Matrix(Path(folder) / "home", {kill.scenario for kill in kills})
         results = []
         for number, kill in enumerate(kills):
             began = time.monotonic()

@@ -31,20 +31,20 @@ def use_threads(count: int | None) -> None:
     pin_threads()
 
 
-def oversubscription(threads: int, cpus: int, load: float) -> str:
+def oversubscription(threads: int, cpus: int, load: float, all_cpus: int) -> str:
     """Return a warning that threads will compete for CPUs, or nothing.
 
     ``load`` is the system's average number of runnable tasks over the last minute, before this
-    process computes.
+    process computes, on ``all_cpus``; this process may use ``cpus`` of these, a rank few.
     """
     if threads > cpus:
         return (
             f"{threads} threads share {cpus} CPUs, and every operation waits for the slowest; "
             f"--threads {cpus} is faster"
         )
-    if load > _BUSY * cpus:
+    if load > _BUSY * all_cpus:
         return (
-            f"other programs keep about {load:.1f} of {cpus} CPUs busy, and every operation "
+            f"other programs keep about {load:.1f} of {all_cpus} CPUs busy, and every operation "
             "waits for the slowest thread"
         )
     return ""
@@ -53,7 +53,7 @@ def oversubscription(threads: int, cpus: int, load: float) -> str:
 def warn_if_oversubscribed() -> None:
     """Print the warning of :func:`oversubscription`, if any, on the standard error."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    note = oversubscription(get_threads(), available_cpus(), load)
+    note = oversubscription(get_threads(), available_cpus(), load, os.cpu_count() or 1)
     if note:
         print(f"dlrmjit: note: {note}", file=sys.stderr)
 

@@ -150,7 +150,7 @@ def _check_shape(name: str, header: Header, shape: Shape | None) -> None:
 
 def _check_memory(name: str, header: Header) -> None:
     """Raise MemoryLimitError for an array larger than the free memory of the machine."""
-    free = _free_bytes()
+    free = free_bytes()
     if header.nbytes > free:
         raise MemoryLimitError(
             f"{name} needs {format_gib(header.nbytes)} when it is read, but {format_gib(free)} "
@@ -158,7 +158,7 @@ def _check_memory(name: str, header: Header) -> None:
         )
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
     """Return the memory that the machine can give, or a large number if it does not tell."""
     try:
         with open("/proc/meminfo") as file:

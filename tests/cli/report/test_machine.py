@@ -19,18 +19,23 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def test_more_threads_than_cpus_get_a_warning() -> None:
-    assert oversubscription(8, 2, 0.0) == (
+    assert oversubscription(8, 2, 0.0, 2) == (
         "8 threads share 2 CPUs, and every operation waits for the slowest; --threads 2 is faster"
     )
 
 
 def test_a_busy_machine_gets_a_warning() -> None:
-    assert "other programs keep about 3.5 of 4 CPUs busy" in oversubscription(4, 4, 3.5)
+    assert "other programs keep about 3.5 of 4 CPUs busy" in oversubscription(4, 4, 3.5, 4)
 
 
 @pytest.mark.parametrize(("count", "cpus", "load"), [(2, 2, 0.0), (1, 2, 1.0), (4, 4, 2.9)])
 def test_an_idle_machine_gets_none(count: int, cpus: int, load: float) -> None:
-    assert oversubscription(count, cpus, load) == ""
+    assert oversubscription(count, cpus, load, cpus) == ""
+
+
+def test_a_rank_compares_the_load_with_all_cpus_of_its_host() -> None:
+    assert oversubscription(1, 1, 2.1, 8) == ""
+    assert "6.5 of 8 CPUs busy" in oversubscription(1, 1, 6.5, 8)
 
 
 def test_a_run_warns_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

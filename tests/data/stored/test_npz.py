@@ -79,7 +79,7 @@ def test_a_bomb_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez_compressed(tmp_path / "x.npz", a=np.zeros(1 << 20, np.uint8))
-    monkeypatch.setattr(npz, "_free_bytes", lambda: 1 << 19)
+    monkeypatch.setattr(npz, "free_bytes", lambda: 1 << 19)
     with pytest.raises(MemoryLimitError, match=r"x\.npz: a needs"):
         read_npz(tmp_path / "x.npz", {"a": None})
 

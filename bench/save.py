@@ -95,7 +95,7 @@ class Times:
 
 def measure(options: Any) -> tuple[Times, float, list[float]]:
     """Train and save; return the times."""
-    from bench.step import RATE, case, make_batch, make_model
+    from bench.support.step_cases import RATE, case, make_batch, make_model
     from dlrmjit import Checkpointer, TrainConfig, fit
 
     chosen = case(options.config, options.batch, options.max_rows)

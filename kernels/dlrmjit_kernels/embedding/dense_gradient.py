@@ -24,7 +24,6 @@ def accumulate_dense(
     dY: Float32,
     dense: Sequence[Float32],
     pooling: str = "sum",
-    weights: Float32 | None = None,
 ) -> None:
     """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed.
 
@@ -32,9 +31,7 @@ def accumulate_dense(
     """
     lookups.check(tables.row_counts)
     _check_dense(tables, lookups, dY, dense)
-    if weights is not None:
-        weights = check_array("weights", weights, FLOAT32, lookups.indices.shape)
-    scale, offsets = _lookup_scale(lookups, pooling, weights), lookups.offsets
+    scale, offsets = _lookup_scale(lookups, pooling), lookups.offsets
     for s, gradient in enumerate(dense):
         start, end = offsets[s, 0], offsets[s, -1]
         bags = np.repeat(np.arange(lookups.samples), np.diff(offsets[s]))
@@ -58,9 +55,9 @@ def _check_dense(
     check_separate(named, dY=dY, indices=lookups.indices, offsets=lookups.offsets)
 
 
-def _lookup_scale(lookups: Lookups, pooling: str, weights: Float32 | None) -> Float32:
+def _lookup_scale(lookups: Lookups, pooling: str) -> Float32:
     """Return the factor of each lookup's row in its bag's sum."""
-    count = len(lookups.indices)
+    count, weights = len(lookups.indices), lookups.weights
     scale = np.ones(count, np.float32) if weights is None else weights.astype(np.float32)
     if pooling == "mean":
         lengths = np.diff(lookups.offsets).ravel()

@@ -98,12 +98,12 @@ def embedding_bag(
         If shapes or dtypes do not match.
     """
     borrowed = BorrowedTables(tables)
-    lookups = Lookups.checked(indices, offsets, len(borrowed))
+    lookups = Lookups.checked(indices, offsets, len(borrowed), weights)
     if out is None:
         out = np.empty((offsets.shape[1] - 1, len(tables), borrowed.dim), np.float32)
     else:
         check_ndarray("out", out)
         check_disjoint("out", out, indices=indices, offsets=offsets, weights=weights)
         check_disjoint("out", out, **{f"table {s}": table for s, table in enumerate(tables)})
-    forward.pool(borrowed, lookups, out, pooling, weights)
+    forward.pool(borrowed, lookups, out, pooling)
     return out

@@ -37,7 +37,6 @@ def pool(
     lookups: Lookups,
     out: NDArray[np.float32],
     pooling: str,
-    weights: NDArray[np.float32] | None,
 ) -> None:
     """Write the pooled bags of ``lookups`` to ``out`` (N, S, E), or to a part of a larger one.
 
@@ -50,16 +49,16 @@ def pool(
     IndexRangeError
         For the first lookup outside its table, if the tables' bounds say ``raise``.
     """
-    weights = check_pooled(tables, lookups, out, pooling, weights, written=True)
+    check_pooled(tables, lookups, out, pooling, written=True)
     if not lookups.tables or not lookups.samples:
         return
     bits = 8 * lookups.indices.dtype.itemsize
-    scaled, mean = weights is not None, pooling == "mean"
+    scaled, mean = lookups.weights is not None, pooling == "mean"
     with tables.access.reading():
         outside = _pool(
             _gather(current_target(), tables.dim, bits, scaled, mean, tables.split),
             tables.for_kernels,
-            tuple(lookups.bags(weights)),
+            tuple(lookups.bags()),
             lookups.pooled_vectors(out),
             prefetch_distance(tables.row_bytes),
             _chunks(lookups),
@@ -67,8 +66,8 @@ def pool(
             np.zeros(2, np.int64),  # not in the tables' workspace, which threads would share
         )
     if outside:
-        lookups, weights = lookups.apply_bounds(tables.row_counts, tables.bounds, weights)
-        pool(tables, lookups, out, pooling, weights)
+        lookups = lookups.apply_bounds(tables.row_counts, tables.bounds)
+        pool(tables, lookups, out, pooling)
 
 
 @functools.lru_cache(maxsize=256)
@@ -97,10 +96,9 @@ def check_pooled(
     lookups: Lookups,
     pooled: NDArray[np.float32],
     pooling: str,
-    weights: NDArray[np.float32] | None,
     written: bool = False,
-) -> NDArray[np.float32] | None:
-    """Refuse pooled arrays and options that do not belong to the lookups; return the weights.
+) -> None:
+    """Refuse pooled arrays, weights and pooling that do not belong to the lookups.
 
     Raises
     ------
@@ -120,9 +118,8 @@ def check_pooled(
         raise ShapeError(f"pooled rows must not overlap, as in {describe(pooled)}")
     if pooling not in ("sum", "mean"):
         raise ShapeError(f"pooling must be 'sum' or 'mean', not {pooling!r}")
-    if weights is None:
-        return None
-    return check_array("weights", weights, FLOAT32, lookups.indices.shape)
+    if lookups.weights is not None:
+        check_array("weights", lookups.weights, FLOAT32, lookups.indices.shape)
 
 
 @functools.lru_cache(maxsize=256)

@@ -55,6 +55,7 @@ def gradient_square(
     lookups: Lookups,
     dY: NDArray[np.float32],
     state: update.RowState,
+    pooling: str = "sum",
 ) -> float:
     """Return the sum of the squares of every row's summed gradient, given ``dY`` (N, S, E).
 
@@ -63,7 +64,7 @@ def gradient_square(
     tables' bounds say ``raise``.
     """
     lookups = lookups.within(tables.row_counts, tables.bounds)
-    update.apply(tables, lookups, dY, SquareRows(), state, "sum", None)
+    update.apply(tables, lookups, dY, SquareRows(), state, pooling)
     (squares,) = state.tables
     flat = [np.asarray(squares.table(s)).reshape(-1) for s in range(len(tables))]
     sums = [

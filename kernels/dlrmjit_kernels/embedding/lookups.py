@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import IndexRangeError, ShapeError
 from dlrmjit_kernels.runtime.compile import jit, jit_for_sizes, task_jit
-from dlrmjit_kernels.runtime.operands import INT32, INT64, check_array
+from dlrmjit_kernels.runtime.operands import FLOAT32, INT32, INT64, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 
 _CHUNK_LOOKUPS = 1 << 14
@@ -42,6 +42,7 @@ class PooledVectors(NamedTuple):
 class Lookups:
     """Merged lookups: ``indices`` (int32 or int64) and ``offsets`` int64 (S, N + 1).
 
+    ``weights`` (float32, one per index) scale the rows, by default none is scaled.
     ``table_ids`` are the positions of these tables among all of a model's, if they are only some:
     errors name them, and pooled vectors of table ``s`` are in slot ``table_ids[s]``. The indices
     of other tables may then stand between those of these.
@@ -50,6 +51,7 @@ class Lookups:
     indices: NDArray[Any]
     offsets: NDArray[np.int64]
     table_ids: tuple[int, ...] | None = None
+    weights: NDArray[np.float32] | None = None
 
     @property
     def tables(self) -> int:
@@ -61,9 +63,10 @@ class Lookups:
         """Number of samples, N."""
         return int(self.offsets.shape[1]) - 1
 
-    def bags(self, weights: NDArray[np.float32] | None = None) -> Bags:
-        """Return the lookups, and one weight per index if given, for compiled loops."""
-        return Bags(self.indices, self.offsets, _NO_WEIGHTS if weights is None else weights)
+    def bags(self) -> Bags:
+        """Return the lookups for compiled loops."""
+        weights = _NO_WEIGHTS if self.weights is None else self.weights
+        return Bags(self.indices, self.offsets, weights)
 
     def pooled_vectors(self, pooled: NDArray[np.float32]) -> tuple[Any, ...]:
         """Return the fields of :class:`PooledVectors` for vectors in ``pooled`` (N, F, E)."""
@@ -95,6 +98,8 @@ class Lookups:
         """
         indices, offsets = self.indices, self.offsets
         check_array("indices", indices, _index_dtype(indices), 1)
+        if self.weights is not None:
+            check_array("weights", self.weights, FLOAT32, indices.shape)
         offsets = check_array("offsets (tables, samples + 1)", offsets, INT64, 2)
         if offsets.shape[0] != tables or offsets.shape[1] < 1:
             raise ShapeError(
@@ -105,15 +110,25 @@ class Lookups:
             raise self._broken_offsets()
 
     @classmethod
-    def checked(cls, indices: NDArray[Any], offsets: NDArray[np.int64], tables: int) -> Lookups:
+    def checked(
+        cls,
+        indices: NDArray[Any],
+        offsets: NDArray[np.int64],
+        tables: int,
+        weights: NDArray[np.float32] | None = None,
+    ) -> Lookups:
         """Return lookups in so many tables, after :meth:`check_layout`; arrays may be read-only."""
-        lookups = cls(indices, offsets)
+        lookups = cls(indices, offsets, weights=weights)
         lookups.check_layout(tables)
-        if indices.flags.writeable and offsets.flags.writeable:
+        arrays = (indices, offsets) if weights is None else (indices, offsets, weights)
+        if all(array.flags.writeable for array in arrays):
             return lookups
         return cls(
             check_array("indices", indices, indices.dtype, 1),
             check_array("offsets", offsets, INT64, 2),
+            weights=weights
+            if weights is None
+            else check_array("weights", weights, FLOAT32, indices.shape),
         )
 
     def first_outside(self, rows: NDArray[np.int64]) -> IndexRangeError:
@@ -133,12 +148,10 @@ class Lookups:
         """Return these lookups if all are inside their tables, else :meth:`apply_bounds`."""
         if not _any_outside(self.indices, self.offsets, rows):
             return self
-        return self.apply_bounds(rows, bounds, None)[0]
+        return self.apply_bounds(rows, bounds)
 
-    def apply_bounds(
-        self, rows: NDArray[np.int64], bounds: str, weights: NDArray[np.float32] | None
-    ) -> tuple[Lookups, NDArray[np.float32] | None]:
-        """Return lookups that are inside their tables, and their weights.
+    def apply_bounds(self, rows: NDArray[np.int64], bounds: str) -> Lookups:
+        """Return lookups that are inside their tables.
 
         ``bounds`` says what to do with those outside: ``clamp`` takes the nearest row, ``ignore``
         drops the lookup from its bag, ``raise`` refuses.
@@ -153,14 +166,14 @@ class Lookups:
         used, offsets = self.packed()
         limits = np.repeat(rows, self.offsets[:, -1] - self.offsets[:, 0])
         indices = self.indices[used]
-        weights = None if weights is None else weights[used]
+        weights = None if self.weights is None else self.weights[used]
         if bounds == "clamp":
             nearest = np.clip(indices, 0, limits - 1).astype(indices.dtype)
-            return Lookups(nearest, offsets, self.table_ids), weights
+            return Lookups(nearest, offsets, self.table_ids, weights)
         inside = (indices >= 0) & (indices < limits)
         inside_before = np.concatenate([[0], np.cumsum(inside)])
         weights = None if weights is None else weights[inside]
-        return Lookups(indices[inside], inside_before[offsets], self.table_ids), weights
+        return Lookups(indices[inside], inside_before[offsets], self.table_ids, weights)
 
     def packed(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the positions of indices that some bag has, and the bags' offsets among those."""

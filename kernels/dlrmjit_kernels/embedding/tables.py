@@ -77,11 +77,11 @@ class EmbeddingTables(TableStorage):
         ``out`` is (N, S, E), of unit stride along E. ``pooling="mean"`` divides by the length of
         the bag; ``weights``, one per index, scale the rows. Errors as in :meth:`check`.
         """
-        lookups = Lookups.checked(indices, offsets, len(self))
+        lookups = Lookups.checked(indices, offsets, len(self), weights)
         check_ndarray("out", out)
         check_disjoint("out", out, tables=self.memory, indices=indices, offsets=offsets)
         check_disjoint("out", out, weights=weights)
-        forward.pool(self, lookups, out, pooling, weights)
+        forward.pool(self, lookups, out, pooling)
 
     def new_state(self, rule: RowRule) -> RowState:
         """Return the initial optimizer state of ``rule`` for these tables."""
@@ -102,10 +102,10 @@ class EmbeddingTables(TableStorage):
         ``dY`` is the gradient of the pooled output, (N, S, E), of unit stride along E. Rules
         with states need the ``state`` that :meth:`new_state` made; this counts one step of it.
         """
-        lookups = Lookups.checked(indices, offsets, len(self))
+        lookups = Lookups.checked(indices, offsets, len(self), weights)
         check_ndarray("dY", dY)
         check_disjoint("the tables", self.memory, dY=dY)
-        update.apply(self, lookups, dY, rule, state, pooling, weights)
+        update.apply(self, lookups, dY, rule, state, pooling)
 
     def accumulate_gradient(
         self,
@@ -117,5 +117,5 @@ class EmbeddingTables(TableStorage):
         weights: Float32 | None = None,
     ) -> None:
         """Add the gradient of every table to ``dense[s]`` (M, E): for checking, not for speed."""
-        lookups = Lookups.checked(indices, offsets, len(self))
-        accumulate_dense(self, lookups, dY, dense, pooling, weights)
+        lookups = Lookups.checked(indices, offsets, len(self), weights)
+        accumulate_dense(self, lookups, dY, dense, pooling)

@@ -58,7 +58,6 @@ def apply(
     rule: RowRule,
     state: RowState | None,
     pooling: str,
-    weights: Float32 | None,
 ) -> None:
     """Update every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
 
@@ -73,13 +72,13 @@ def apply(
         For the first lookup outside its table, if the tables' bounds say ``raise``; then no row
         was updated.
     """
-    weights = check_pooled(tables, lookups, dY, pooling, weights)
+    check_pooled(tables, lookups, dY, pooling)
     state = _checked_state(tables, rule, state)
     if not lookups.tables:
         state.steps += 1
         return
     with tables.access.writing():
-        _apply(tables, lookups, dY, rule, state, pooling == "mean", weights)
+        _apply(tables, lookups, dY, rule, state, pooling == "mean")
 
 
 def _apply(
@@ -89,13 +88,11 @@ def _apply(
     rule: RowRule,
     state: RowState,
     mean: bool,
-    weights: Float32 | None,
 ) -> None:
-    bags = lookups.bags(weights)
-    buckets = sort_lookups(bags, tables.row_counts, tables.workspace, mean)
+    buckets = sort_lookups(lookups.bags(), tables.row_counts, tables.workspace, mean)
     if buckets is None:
-        lookups, weights = lookups.apply_bounds(tables.row_counts, tables.bounds, weights)
-        _apply(tables, lookups, dY, rule, state, mean, weights)
+        lookups = lookups.apply_bounds(tables.row_counts, tables.bounds)
+        _apply(tables, lookups, dY, rule, state, mean)
         return
     state.steps += 1
     gradients = lookups.pooled_vectors(dY)

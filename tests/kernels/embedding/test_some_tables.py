@@ -1,5 +1,7 @@
 """Some tables of a batch, with the indices of others between theirs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dlrmjit_kernels.embedding import forward, grad_norm, update
@@ -39,7 +41,7 @@ def test_pooling_fills_their_slots_and_no_other(chosen, wider):
     shape = (bags.samples, len(bags.rows), bags.width + wider)
     out = np.full(shape, np.float32(7))
     want = out.copy()
-    forward.pool(tables, lookups, out, "sum", None)
+    forward.pool(tables, lookups, out, "sum")
     whole = np.empty((bags.samples, len(bags.rows), bags.width), np.float32)
     bags.tables().lookup(bags.indices, bags.offsets, whole)
     want[:, list(ids), : bags.width] = whole[:, list(ids)]
@@ -54,7 +56,7 @@ def test_they_are_updated_as_among_all(chosen, rule, pooling):
     for step in range(2):
         dY = bags.pooled_like(step)
         whole.apply_gradient(bags.indices, bags.offsets, dY, rule, whole_state, pooling)
-        update.apply(tables, lookups, dY, rule, state, pooling, None)
+        update.apply(tables, lookups, dY, rule, state, pooling)
     for s, t in enumerate(ids):
         np.testing.assert_array_equal(tables.table(s), whole.table(t))
 
@@ -90,7 +92,7 @@ def test_lookups_outside_are_clamped_or_left_out(bounds, weighted):
     tables, lookups = some_of(bags, (0, 2), indices, bounds=bounds)
     out = np.zeros((30, 3, 16), np.float32)
     weights = bags.weights if weighted else None
-    forward.pool(tables, lookups, out, "sum", weights)
+    forward.pool(tables, replace(lookups, weights=weights), out, "sum")
     whole = np.empty_like(out)
     bags.tables(bounds=bounds).lookup(indices, bags.offsets, whole, weights=weights)
     np.testing.assert_array_equal(out[:, [0, 2]], whole[:, [0, 2]])
@@ -104,11 +106,11 @@ def test_an_index_outside_is_named_with_its_table_id():
     sample = int(np.searchsorted(bags.offsets[2], bags.offsets[2, 5], side="right")) - 1
     tables, lookups = some_of(bags, (0, 2), indices)
     with pytest.raises(IndexRangeError, match=f"table 2, sample {sample}: index 9"):
-        forward.pool(tables, lookups, np.empty((30, 3, 16), np.float32), "sum", None)
+        forward.pool(tables, lookups, np.empty((30, 3, 16), np.float32), "sum")
 
 
 @pytest.mark.parametrize("shape", [(30, 2, 16), (30, 3, 15), (29, 3, 16)])
 def test_an_output_that_is_too_small_is_refused(shape):
     tables, lookups = some_of(make_bags((50, 7, 9), 16, 30, 5), (0, 2))
     with pytest.raises(ShapeError, match=r"pooled rows must be float32 \(30, 3, 16\)"):
-        forward.pool(tables, lookups, np.empty(shape, np.float32), "sum", None)
+        forward.pool(tables, lookups, np.empty(shape, np.float32), "sum")

@@ -4,7 +4,7 @@ Nothing here allocates or computes. A description can be printed, stored, compar
 before any memory is touched; a model records it on a tape.
 """
 
-from dlrmjit.architecture.architecture import Architecture, TableSpec
+from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.node import Node, NumpyNode, ParameterSpec, register_node
 from dlrmjit.architecture.nodes import (
     BiInteraction,
@@ -18,6 +18,7 @@ from dlrmjit.architecture.nodes import (
     Product,
     Sum,
 )
+from dlrmjit.architecture.table_spec import TableSpec
 
 __all__ = [
     "Architecture",

@@ -6,28 +6,15 @@ The last node is the logit, of width 1. Training adds the loss, which is a setti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from dlrmjit.architecture.node import Node, ParameterSpec, Shape, node_from_dict
 from dlrmjit.architecture.nodes.dense import Dense
 from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.errors import ConfigError
-
-
-class TableSpec(NamedTuple):
-    """One embedding table: its parameter's name, categorical column, and size.
-
-    ``slot`` is its number in its node.
-    """
-
-    name: str
-    node: str
-    slot: int
-    column: int
-    rows: int
-    dim: int
 
 
 @dataclass(frozen=True)
@@ -77,10 +64,10 @@ class Architecture:
         rows: dict[int, TableSpec] = {}
         for table in self.table_specs:
             other = rows.setdefault(table.column, table)
-            if other.rows != table.rows:
+            if other.column_rows != table.column_rows:
                 raise ConfigError(
-                    f"{other.name} has {other.rows} rows and {table.name} {table.rows}, but both "
-                    f"look up column {table.column}"
+                    f"{other.name} has {other.column_rows} rows and {table.name} "
+                    f"{table.column_rows}, but both look up column {table.column}"
                 )
         missing = set(range(len(rows))) - set(rows)
         if missing:
@@ -140,12 +127,17 @@ class Architecture:
 
     @cached_property
     def table_specs(self) -> tuple[TableSpec, ...]:
-        """All tables of all nodes, in order."""
-        return tuple(
-            TableSpec(node.table_name(s), node.name, s, node.columns[s], node.rows[s], dim)
-            for node in self.embeddings
-            for s, dim in enumerate(node.widths)
-        )
+        """All stored tables of all nodes, in order; learned weights of pooling excluded."""
+        return tuple(table for node in self.embeddings for table in node.tables)
+
+    def is_learned(self, name: str) -> bool:
+        """Return whether the embedding node called ``name`` has learned weights of pooling."""
+        return any(node.name == name and node.learned for node in self.embeddings)
+
+    @cached_property
+    def row_weight_specs(self) -> tuple[TableSpec, ...]:
+        """The learned weights of pooling of all nodes."""
+        return tuple(table for node in self.embeddings for table in node.row_weights)
 
     @cached_property
     def dense_features(self) -> int:
@@ -154,8 +146,8 @@ class Architecture:
 
     @cached_property
     def table_rows(self) -> tuple[int, ...]:
-        """Rows of the tables of each categorical column."""
-        rows = {table.column: table.rows for table in self.table_specs}
+        """Number of values of each categorical column."""
+        rows = {table.column: table.column_rows for table in self.table_specs}
         return tuple(rows[column] for column in sorted(rows))
 
     @property
@@ -172,8 +164,20 @@ class Architecture:
 
     @property
     def table_parameters(self) -> int:
-        """Number of elements of all embedding tables."""
-        return sum(table.rows * table.dim for table in self.table_specs)
+        """Number of elements of all embedding tables, learned weights of pooling included."""
+        specs = (*self.table_specs, *self.row_weight_specs)
+        return sum(table.rows * table.dim for table in specs)
+
+    def with_values(self, name: str, **values: Any) -> Architecture:
+        """Return the model with other values of the node called ``name``.
+
+        Raises ConfigError if the node has no such value, or the others do not fit it any more.
+        """
+        try:
+            changed = replace(self.node(name), **values)
+        except TypeError as error:
+            raise ConfigError(f"node {name!r}: {error}") from error
+        return Architecture(tuple(changed if n.name == name else n for n in self.nodes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :meth:`from_dict` reads back."""

@@ -8,7 +8,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, TypeVar
@@ -25,27 +25,35 @@ class Variable:
     ----------
     requires_grad
         Whether ``Tape.backward`` yields its gradient.
-    is_sparse
-        Whether it is a set of embedding tables, whose gradient is a ``SparseGradient``.
+    table_names
+        Names of the tables, if it is a set of embedding tables.
     """
 
-    __slots__ = ("data", "is_sparse", "name", "requires_grad")
+    __slots__ = ("data", "name", "requires_grad", "table_names")
 
     def __init__(self, data: Any = None, *, name: str = "", requires_grad: bool = False) -> None:
         self.data = data
-        self.is_sparse = False
+        self.table_names: tuple[str, ...] = ()
         self.name = name
         self.requires_grad = requires_grad
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether it is a set of tables, whose gradient is a ``SparseGradient``."""
+        return bool(self.table_names)
+
 
 class Parameter(Variable):
-    """A variable that training changes; ``Tape.backward`` yields its gradient."""
+    """A variable that training changes; ``Tape.backward`` yields its gradient.
+
+    A set of embedding tables has ``table_names``, by which its gradient is sparse.
+    """
 
     __slots__ = ()
 
-    def __init__(self, data: Any, name: str, *, is_sparse: bool = False) -> None:
+    def __init__(self, data: Any, name: str, *, table_names: Sequence[str] = ()) -> None:
         super().__init__(data, name=name, requires_grad=True)
-        self.is_sparse = is_sparse
+        self.table_names = tuple(table_names)
 
 
 @dataclass(frozen=True)

@@ -63,5 +63,5 @@ def _row_state_elements(model: Architecture, update: UpdateConfig) -> int:
     """Return the elements of the tables' optimizer states, and of what clipping needs."""
     per_row = len(update.tables.row_states) + (update.clip_norm > 0)
     per_element = len(update.tables.table_states)
-    rows = sum(table.rows for table in model.table_specs)
+    rows = sum(table.rows for table in (*model.table_specs, *model.row_weight_specs))
     return per_element * model.table_parameters + per_row * rows

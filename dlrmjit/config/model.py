@@ -15,11 +15,26 @@ from typing import Any, Literal, get_args
 
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.families.dlrm import dlrm
+from dlrmjit.architecture.nodes.embedding import Operation, Pooling
 from dlrmjit.errors import ConfigError, format_sizes
 
 _MOST_SHOWN = 30  # tables whose sizes ``repr`` shows
 Interaction = Literal["dot", "cat"]
 Bounds = Literal["raise", "clamp", "ignore"]
+
+
+_OF_TABLES = {
+    "qr_collisions": "collisions",
+    "qr_operation": "operation",
+    "pooling": "pooling",
+    "learned_pooling": "learned",
+}
+"""Values of the node of the tables, which older descriptions of models do not have."""
+
+
+def _is_left_out(name: str, value: Any) -> bool:
+    """Return whether descriptions leave a value out, as those of models from before it existed."""
+    return name in _OF_TABLES and value in ((), "mult", "sum", False)
 
 
 def _shown(name: str, value: Any) -> str:
@@ -35,7 +50,8 @@ class ModelConfig:
     Parameters
     ----------
     table_rows : rows M of each of the S embedding tables
-    embedding_dim : E, the width of every table; must equal the last width of ``mlp_bottom``
+    embedding_dim : E, the width of every table; must equal the last width of ``mlp_bottom``, or
+        half of it if the vectors of two tables are concatenated
     mlp_bottom : widths of the bottom MLP, its input (the dense features) first; empty for a
         model without dense features, in which embeddings alone interact
     mlp_top : widths of the top MLP without its input, which the interaction determines; ends in 1
@@ -46,6 +62,11 @@ class ModelConfig:
     batch_norm : whether hidden layers are normalised over the batch before their ReLU
     table_dims : width of each table, at most E; a narrower one is followed by a projection to E.
         Empty if all have width E
+    qr_collisions : for each table 0, or the number of values that share a row of quotients, of
+        which another table has as many remainders. Empty if all are 0
+    qr_operation : how the pooled rows of both tables become a vector: ``mult``, ``add``, ``concat``
+    pooling : ``sum`` or ``mean`` of the rows of a bag
+    learned_pooling : whether rows have weights in their bags that are trained
     """
 
     table_rows: tuple[int, ...]
@@ -57,19 +78,30 @@ class ModelConfig:
     dropout: float = 0.0
     batch_norm: bool = False
     table_dims: tuple[int, ...] = ()
+    qr_collisions: tuple[int, ...] = ()
+    qr_operation: Operation = "mult"
+    pooling: Pooling = "sum"
+    learned_pooling: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("table_rows", "mlp_bottom", "mlp_top", "table_dims"):
+        for name in ("table_rows", "mlp_bottom", "mlp_top", "table_dims", "qr_collisions"):
             object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
+        if not any(self.qr_collisions):
+            object.__setattr__(self, "qr_collisions", ())
+            object.__setattr__(self, "qr_operation", "mult")
         self._check_sizes()
         self._check_dims()
         self._check_widths()
+        _ = self.architecture.table_specs  # checks what remains
 
     def __repr__(self) -> str:
         """Return the arguments; of many tables, how many they are and their least and most."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        values = ((name, value) for name, value in self._values() if not _is_left_out(name, value))
         shown = (f"{name}={_shown(name, value)}" for name, value in values)
         return f"ModelConfig({', '.join(shown)})"
+
+    def _values(self) -> list[tuple[str, Any]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     def _check_sizes(self) -> None:
         named: Mapping[str, Sequence[int]] = {
@@ -106,10 +138,15 @@ class ModelConfig:
                 f"the bottom MLP needs an input and at least one layer, not {self.mlp_bottom}; "
                 "without dense features, leave it empty"
             )
-        if self.has_dense and self.mlp_bottom[-1] != self.embedding_dim:
+        if self.has_dense and self.mlp_bottom[-1] != self.vector_width:
+            name = (
+                "arch-sparse-feature-size"
+                if self.vector_width == self.embedding_dim
+                else ("2 arch-sparse-feature-size")
+            )
             raise ConfigError(
-                f"arch-sparse-feature-size {self.embedding_dim} does not match last dim of "
-                f"bottom mlp {self.mlp_bottom[-1]}"
+                f"{name} {self.vector_width} does not match last dim of bottom mlp "
+                f"{self.mlp_bottom[-1]}"
             )
         if self.mlp_top[-1] != 1:
             raise ConfigError(f"the top MLP must end in one output, not {self.mlp_top[-1]}")
@@ -122,7 +159,10 @@ class ModelConfig:
     @cached_property
     def architecture(self) -> Architecture:
         """The nodes of this model."""
-        return dlrm(**{field.name: getattr(self, field.name) for field in fields(self)})
+        values = {name: value for name, value in self._values() if name not in _OF_TABLES}
+        nodes = dlrm(**(values | {"embedding_dim": self.vector_width}))
+        changes = {new: getattr(self, old) for old, new in _OF_TABLES.items()}
+        return nodes.with_values("emb_l", **changes)
 
     @property
     def has_dense(self) -> bool:
@@ -138,6 +178,11 @@ class ModelConfig:
     def tables(self) -> int:
         """Number of embedding tables, S."""
         return len(self.table_rows)
+
+    @property
+    def vector_width(self) -> int:
+        """Width in which features interact: E, or 2 E if vectors are concatenated."""
+        return self.embedding_dim * (2 if self.qr_operation == "concat" else 1)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -158,9 +203,9 @@ class ModelConfig:
     def interaction_width(self) -> int:
         """Number of inputs of the top MLP."""
         if self.interaction == "cat":
-            return self.features * self.embedding_dim
+            return self.features * self.vector_width
         pairs = self.features * (self.features - 1) // 2
-        x = self.embedding_dim if self.has_dense else 0
+        x = self.vector_width if self.has_dense else 0
         return x + pairs + (self.features if self.interaction_itself else 0)
 
     @property
@@ -186,7 +231,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :meth:`from_dict` reads back."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        values = ((k, v) for k, v in asdict(self).items() if not _is_left_out(k, v))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> ModelConfig:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.data.validate import check_finite, check_index_range, check_offsets
-from dlrmjit.errors import ShapeError
+from dlrmjit.errors import DataError, ShapeError
 
 Lookups = NDArray[np.int32] | NDArray[np.int64]
 
@@ -27,19 +27,21 @@ class Batch:
 
     ``indices`` and ``offsets`` may also be sequences of S arrays, one per table, with offsets
     that start at 0 and have N or N + 1 entries. Without ``labels`` they are NaN: such a batch
-    can be scored, not trained on. Dtypes and axes of attributes that are set later are checked
-    too; that all belong together is checked again when the batch is used.
+    can be scored, not trained on. ``weights`` (NS,) float32, one per index, or S arrays, scale the
+    rows that are pooled; without them, none is scaled. Dtypes and axes of attributes that are set
+    later are checked too; that all belong together is checked again when the batch is used.
 
     Raises :class:`ShapeError` for incompatible shapes, dtypes or offsets and :class:`DataError`
-    for dense values that are not finite.
+    for dense values and weights that are not finite.
     """
 
-    __slots__ = ("dense", "indices", "labels", "offsets")
+    __slots__ = ("dense", "indices", "labels", "offsets", "weights")
 
     dense: NDArray[np.float32]
     indices: Lookups
     offsets: NDArray[np.int64]
     labels: NDArray[np.float32]
+    weights: NDArray[np.float32] | None
 
     def __init__(
         self,
@@ -47,9 +49,12 @@ class Batch:
         indices: Lookups | Sequence[ArrayLike],
         offsets: NDArray[np.int64] | Sequence[ArrayLike],
         labels: ArrayLike | None = None,
+        weights: ArrayLike | Sequence[ArrayLike] | None = None,
     ) -> None:
         self.dense = as_dense(dense)
+        self.weights = None
         self.indices, self.offsets = _lookups(indices, offsets, self.n)
+        self.weights = as_weights(weights, self.indices.size)
         self.labels = as_labels(labels, self.n)
         check_offsets(self.offsets, self.n, self.indices.size)
         check_finite(self.dense)
@@ -61,9 +66,11 @@ class Batch:
         indices: Lookups,
         offsets: NDArray[np.int64],
         labels: NDArray[np.float32],
+        weights: NDArray[np.float32] | None = None,
     ) -> Batch:
         """Wrap arrays that are already in the final form; only dtypes and axes are checked."""
         batch = cls.__new__(cls)
+        batch.weights = weights
         batch.dense, batch.indices, batch.offsets, batch.labels = dense, indices, offsets, labels
         return batch
 
@@ -77,6 +84,11 @@ class Batch:
             raise ShapeError(
                 f"a batch of {self.n} dense rows needs {self.n} labels and offsets of "
                 f"{self.n + 1} columns, not {self.labels.shape[0]} and {self.offsets.shape[1]}"
+            )
+        if self.weights is not None and self.weights.shape != self.indices.shape:
+            raise ShapeError(
+                f"a batch of {self.indices.size} lookups needs as many weights, not "
+                f"{self.weights.size}"
             )
 
     @property
@@ -94,6 +106,12 @@ class Batch:
         start, end = self.offsets[s, 0], self.offsets[s, -1]
         return self.indices[start:end], self.offsets[s] - start
 
+    def table_weights(self, s: int) -> NDArray[np.float32] | None:
+        """Return the weights of the lookups in table ``s``, None if the batch has none."""
+        if self.weights is None:
+            return None
+        return self.weights[self.offsets[s, 0] : self.offsets[s, -1]]
+
     def check_indices(self, table_rows: Sequence[int]) -> None:
         """Raise :class:`IndexRangeError` for the first lookup outside its table's rows."""
         if len(table_rows) != self.tables:
@@ -108,7 +126,7 @@ class Batch:
     def __repr__(self) -> str:
         return (
             f"Batch(n={self.n}, dense_features={self.dense.shape[1]}, tables={self.tables}, "
-            f"lookups={self.indices.size})"
+            f"lookups={self.indices.size}{', weighted' * (self.weights is not None)})"
         )
 
 
@@ -118,12 +136,15 @@ _FORMS = {
     "indices": ((np.int32, np.int64), 1),
     "offsets": ((np.int64,), 2),
     "labels": ((np.float32,), 1),
+    "weights": ((np.float32,), 1),
 }
 
 
 def _check_form(name: str, value: Any) -> None:
     """Raise :class:`ShapeError` unless ``value`` may be this attribute of a batch."""
     dtypes, axes = _FORMS[name]
+    if value is None and name == "weights":
+        return
     if not isinstance(value, np.ndarray) or value.dtype not in dtypes or value.ndim != axes:
         wanted = " or ".join(dtype.__name__ for dtype in dtypes)
         is_array = isinstance(value, np.ndarray)
@@ -147,6 +168,27 @@ def as_labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
     if array.shape not in ((n,), (n, 1)):
         raise ShapeError(f"labels must have shape ({n},), one per dense row, not {array.shape}")
     return np.ascontiguousarray(array.reshape(n), dtype=np.float32)
+
+
+def as_weights(
+    weights: ArrayLike | Sequence[ArrayLike] | None, lookups: int
+) -> NDArray[np.float32] | None:
+    """Return weights of so many lookups as (NS,) float32, or None; given as one array or several.
+
+    Raises :class:`ShapeError`, and :class:`DataError` for one that is not finite.
+    """
+    if weights is None:
+        return None
+    is_merged = isinstance(weights, np.ndarray) and weights.ndim == 1
+    parts: list[Any] = [weights] if is_merged else list(weights)  # type: ignore[arg-type]
+    arrays = [_numeric(part, "weights of lookups").reshape(-1) for part in parts]
+    merged = np.concatenate([np.empty(0), *arrays]).astype(np.float32)
+    if merged.size != lookups:
+        raise ShapeError(f"{lookups} lookups need as many weights, not {merged.size}")
+    wrong = np.flatnonzero(~np.isfinite(merged))
+    if wrong.size:
+        raise DataError(f"weight {wrong[0]} of the lookups is not finite: {merged[wrong[0]]}")
+    return merged
 
 
 def _numeric(values: ArrayLike, name: str) -> NDArray[np.generic]:

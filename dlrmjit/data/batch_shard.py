@@ -51,4 +51,8 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
     ends = np.cumsum([0, *(len(part) for part in parts)])
     offsets = runs - runs[:, :1] + ends[:-1, None]
     indices: Lookups = np.concatenate([batch.indices[:0], *parts])
-    return Batch.unchecked(batch.dense[start:stop], indices, offsets, batch.labels[start:stop])
+    weights = batch.weights
+    if weights is not None:
+        weights = np.concatenate([weights[:0], *(weights[run[0] : run[-1]] for run in runs)])
+    rows = slice(start, stop)
+    return Batch.unchecked(batch.dense[rows], indices, offsets, batch.labels[rows], weights)

@@ -101,8 +101,8 @@ def gradients_by_name(model: Model, graph: Graph) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     for parameter, gradient in graph.tape.backward(graph.loss):
         if parameter.is_sparse:
-            for s, dense in enumerate(gradient.to_dense(parameter.data)):
-                found[f"{parameter.name}.{s}.weight"] = dense
+            dense = gradient.to_dense(parameter.data)
+            found.update(zip(parameter.table_names, dense, strict=True))
         elif isinstance(parameter.data, np.ndarray) and parameter.data.ndim == 1:
             found[parameter.name] = np.array(gradient)
         else:

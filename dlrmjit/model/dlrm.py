@@ -18,5 +18,4 @@ class DLRM(Model):
     @property
     def tables(self) -> Parameter:
         """All embedding tables of this process, as one parameter."""
-        [tables] = self.store.parameters()
-        return tables
+        return self.store.parameters()[0]

@@ -139,7 +139,7 @@ class Model:
         if self.init == "counter":
             self.store.init_from_counter(int(rng.randint(0, 2**63, dtype=np.int64)))
         else:
-            self.store.init_from_rng(rng)
+            self.store.init_from_rng(rng, TorchStream(seed))
         projections = self._draw_projections(TorchStream(seed))
         for name, spec in self._specs.items():
             if name not in projections:

@@ -6,18 +6,23 @@ same model runs on tables of this process, or on shards on many ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.autograd.tape import Parameter, Variable
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.validate import check_index_range
-from dlrmjit.ops.backend import Backend, Origin, StoredArray
+from dlrmjit.model.lookups import of_columns, of_tables
+from dlrmjit.model.torch_rng import TorchStream
+from dlrmjit.ops.backend import Backend, Lookups, Origin, StoredArray
+from dlrmjit.ops.bounds import apply_bounds
 from dlrmjit.precision import Precision
 
 if TYPE_CHECKING:
@@ -46,14 +51,17 @@ class TableStore(Protocol):
     def parameters(self) -> tuple[Parameter, ...]:
         """Return the parameters of tables that this process updates."""
 
-    def init_from_rng(self, rng: np.random.RandomState) -> None:
-        """Draw all tables from ``rng``, number by number in the order of the tables."""
+    def init_from_rng(self, rng: np.random.RandomState, stream: TorchStream) -> None:
+        """Draw all tables from ``rng``, number by number in the order of the tables.
+
+        Tables of quotients and of remainders are drawn from ``stream`` instead.
+        """
 
     def init_from_counter(self, seed: int) -> None:
         """Draw all tables from one seed, in parallel."""
 
     def values(self) -> Iterable[StoredArray]:
-        """Return the tables, or the shards of them in this process."""
+        """Return the tables, or the shards of them in this process, without weights of pooling."""
 
     def stored(self) -> dict[str, StoredArray]:
         """Return all whole tables by name; views, if they are in this process."""
@@ -69,7 +77,10 @@ MakeStore = Callable[[Architecture, Backend, Precision], TableStore]
 
 
 class LocalTables:
-    """All tables in this process: one parameter per embedding node."""
+    """All tables in this process: one parameter per embedding node.
+
+    A node with learned weights of pooling has a second one, of tables of one column.
+    """
 
     def __init__(
         self,
@@ -79,34 +90,38 @@ class LocalTables:
         config: TableConfig = IN_MEMORY,
     ) -> None:
         self._architecture, self._backend, self._config = architecture, backend, config
+        nodes = architecture.embeddings
         self.nodes = {
-            node.name: Parameter(
-                backend.tables(node.rows, node.dims or node.dim, precision, config),
-                node.name,
-                is_sparse=True,
+            node.name: table_parameter(backend, node.name, node.tables, precision, config)
+            for node in nodes
+        }
+        self.row_weights = {
+            node.name: table_parameter(
+                backend, f"{node.name}.pooling", node.row_weights, "fp32", config
             )
-            for node in architecture.embeddings
+            for node in nodes
+            if node.learned
         }
 
     @property
     def placement(self) -> str:
         """Description of the memory that the tables are in."""
-        found = {parameter.data.placement for parameter in self.nodes.values()}
+        found = {parameter.data.placement for parameter in self.parameters()}
         return " and ".join(sorted(found)) or "no pages"
 
     def parameters(self) -> tuple[Parameter, ...]:
-        """Return one parameter per embedding node."""
-        return tuple(self.nodes.values())
+        """Return one parameter per embedding node, then those of weights of pooling."""
+        return (*self.nodes.values(), *self.row_weights.values())
 
-    def init_from_rng(self, rng: np.random.RandomState) -> None:
-        """Draw the tables in order, uniformly in +- sqrt(1 / M)."""
+    def init_from_rng(self, rng: np.random.RandomState, stream: TorchStream) -> None:
+        """Draw the tables in order: uniformly in +- sqrt(1 / M), quotients and remainders else."""
         for node in self._drawn():
-            for s, rows in enumerate(node.rows):
-                bound = np.sqrt(1 / rows)
-                flat = self.nodes[node.name].data.table(s).reshape(-1)
+            for table in node.tables:
+                flat = self.nodes[node.name].data.table(table.slot).reshape(-1)
+                draw = drawn_by_reference(node, table, rng, stream)
                 for first in range(0, flat.size, _INIT_CHUNK):
                     part = flat[first : first + _INIT_CHUNK]
-                    part[...] = rng.uniform(-bound, bound, part.size)
+                    part[...] = draw(part.size)
 
     def init_from_counter(self, seed: int) -> None:
         """Draw every element from the seed and its position."""
@@ -117,25 +132,32 @@ class LocalTables:
                 for t, spec in enumerate(specs)
                 if spec.node == node.name
             ]
-            self._backend.initialise(self.nodes[node.name].data, seed, whole)
+            tables = self.nodes[node.name].data
+            self._backend.initialise(tables, seed, whole)
+            for table in node.tables:
+                spread_combined(tables.table(table.slot), table)
 
     def _drawn(self) -> list[Embedding]:
-        """Return the nodes whose tables are drawn; all others are zero."""
+        """Return the nodes whose tables are drawn; all others are zero, weights of rows 1."""
+        for parameter in self.row_weights.values():
+            for s in range(len(parameter.table_names)):
+                parameter.data.table(s)[...] = 1
         for node in self._architecture.embeddings:
             if node.initial == "zeros":
-                for s in range(len(node.rows)):
-                    self.nodes[node.name].data.table(s)[...] = 0
+                for table in node.tables:
+                    self.nodes[node.name].data.table(table.slot)[...] = 0
         return [node for node in self._architecture.embeddings if node.initial != "zeros"]
 
     def values(self) -> Iterable[StoredArray]:
-        """Return the tables (M, d)."""
-        return self.stored().values()
+        """Return the tables (M, d), without weights of pooling."""
+        return [self.nodes[s.node].data.table(s.slot) for s in self._architecture.table_specs]
 
     def stored(self) -> dict[str, StoredArray]:
-        """Return views of all tables by name."""
+        """Return views of all tables by name, then of the weights of pooling (M, 1)."""
         return {
-            spec.name: self.nodes[spec.node].data.table(spec.slot)
-            for spec in self._architecture.table_specs
+            name: parameter.data.table(s)
+            for parameter in self.parameters()
+            for s, name in enumerate(parameter.table_names)
         }
 
     def load(self, state: Mapping[str, StoredArray]) -> None:
@@ -145,16 +167,66 @@ class LocalTables:
 
     def port(self, n: int) -> LocalPort:
         """Return the lookups of a new graph."""
-        return LocalPort(self, self._architecture, self._backend, self._config.bounds == "raise")
+        return LocalPort(self, self._architecture, self._backend, self._config.bounds)
+
+
+def table_parameter(
+    backend: Backend,
+    name: str,
+    specs: Sequence[TableSpec],
+    precision: Precision,
+    config: TableConfig = IN_MEMORY,
+) -> Parameter:
+    """Return a parameter of zeroed tables of these sizes."""
+    dims = [spec.dim for spec in specs]
+    widths: int | list[int] = dims[0] if len(set(dims)) == 1 else dims
+    data: Any = backend.tables([spec.rows for spec in specs], widths, precision, config)
+    return Parameter(data, name, table_names=[spec.name for spec in specs])
+
+
+def drawn_by_reference(
+    node: Embedding, table: TableSpec, rng: np.random.RandomState, stream: TorchStream
+) -> Callable[[int], Any]:
+    """Return what draws the next elements of a table as the reference program does.
+
+    It overwrites what PyTorch drew for a table by NumPy's numbers, but leaves PyTorch's for
+    quotients and remainders: uniform from sqrt(1 / M) to 1, M the values of the column.
+    """
+    low = np.sqrt(1 / table.column_rows)
+    if is_combined(table):
+        return partial(stream.uniform, low=low, high=1.0)
+    if node.is_combined:
+        stream.skip_normal(table.rows * table.dim)
+    return partial(rng.uniform, -low, low)
+
+
+def is_combined(table: TableSpec) -> bool:
+    """Return whether a table has quotients or remainders."""
+    return bool(table.divisor or table.modulus)
+
+
+def spread_combined(values: StoredArray, table: TableSpec) -> None:
+    """Map numbers within +- sqrt(1 / rows) to those that a table of quotients or remainders has.
+
+    ``values`` are the table or a part of it. Those of other tables stay as they are.
+    """
+    if not is_combined(table):
+        return
+    low, bound = np.float32(np.sqrt(1 / table.column_rows)), np.sqrt(1 / table.rows)
+    scale = np.float32((1 - low) / (2 * bound))
+    step = max(1, _INIT_CHUNK // values.shape[1])
+    for first in range(0, len(values), step):
+        part = np.asarray(values[first : first + step])
+        values[first : first + step] = (part + part.dtype.type(bound)) * scale + low
 
 
 class LocalPort:
     """Lookups in tables of this process, by node."""
 
     def __init__(
-        self, tables: LocalTables, architecture: Architecture, backend: Backend, raises: bool
+        self, tables: LocalTables, architecture: Architecture, backend: Backend, bounds: str
     ) -> None:
-        self._tables, self._backend, self._raises = tables, backend, raises
+        self._tables, self._backend, self._bounds = tables, backend, bounds
         self._columns = tuple(range(architecture.tables))
         self._lookups: list[tuple[Embedding, Variable, Any]] = []
 
@@ -162,22 +234,34 @@ class LocalPort:
         """Record one lookup operation."""
         lookups, tables = Variable(), self._tables.nodes[node.name]
         self._lookups.append((node, lookups, tables.data))
-        pooled: Variable = recording.apply("embedding_bag", tables, lookups, out=recording.out)
+        inputs = [tables, lookups]
+        if node.learned:
+            inputs.append(self._tables.row_weights[node.name])
+        out = None if node.is_combined else recording.out
+        pooled: Variable = recording.apply("embedding_bag", *inputs, out=out, pooling=node.pooling)
         return pooled
 
     def load(self, batch: Batch) -> None:
         """Set the lookups of every node."""
         for node, lookups, tables in self._lookups:
-            lookups.data = self._backend.lookups(tables, *self._bags(node, batch))
+            lookups.data = self._backend.lookups(tables, self._bags(node, batch))
 
-    def _bags(self, node: Embedding, batch: Batch) -> tuple[Any, Any]:
-        """Return the indices and offsets of a node's columns."""
-        if node.columns == self._columns:
-            return batch.indices, batch.offsets
-        parts = [batch.table(column) for column in node.columns]
-        if self._raises:  # the kernels would name the table by its number in the node
-            for column, rows, part in zip(node.columns, node.rows, parts, strict=True):
-                check_index_range(column, *part, rows)
-        starts = np.cumsum([0, *(len(indices) for indices, _ in parts)])[:-1]
-        offsets = [offsets + start for (_, offsets), start in zip(parts, starts, strict=True)]
-        return np.concatenate([indices for indices, _ in parts]), np.stack(offsets)
+    def _bags(self, node: Embedding, batch: Batch) -> Lookups:
+        """Return the lookups in a node's stored tables.
+
+        Indices are checked here where the kernels would name a table by its number in the node, or
+        see a row of quotients and of remainders.
+        """
+        found = of_columns(batch, node.columns)
+        if node.columns == self._columns and not node.is_combined:
+            return found
+        if self._bounds == "raise":
+            for i, (column, rows) in enumerate(zip(node.columns, node.rows, strict=True)):
+                offsets = found.offsets[i]
+                indices = found.indices[offsets[0] : offsets[-1]]
+                check_index_range(column, indices, offsets - offsets[0], rows)
+        if not node.is_combined:
+            return found
+        if self._bounds != "raise":
+            found = apply_bounds(found, node.rows, self._bounds)
+        return of_tables(found, node.tables, node.columns)

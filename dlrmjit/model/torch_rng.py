@@ -1,8 +1,9 @@
 """Draws the random numbers of PyTorch, without PyTorch, for parameters that it initialises.
 
 The reference program draws tables and MLPs with NumPy, but the projections of tables of width
-d < E with PyTorch. PyTorch's generator on CPUs is the Mersenne Twister, seeded as NumPy's; they
-differ in how many 32-bit outputs a random number consumes, here as in torch.nn.init and ATen's
+d < E, and tables of quotients and of remainders, with PyTorch. PyTorch's generator on CPUs is the
+Mersenne Twister, seeded as NumPy's; they differ in how many 32-bit outputs a random number
+consumes, here as in torch.nn.init and ATen's
 distributions.
 """
 
@@ -26,10 +27,19 @@ class TorchStream:
     def xavier_uniform(self, rows: int, cols: int) -> NDArray[np.float32]:
         """Return what ``torch.nn.init.xavier_uniform_`` draws for a tensor (rows, cols)."""
         bound = np.float32(np.sqrt(6.0 / (rows + cols)))
-        outputs = self._draw(rows * cols) & np.uint32((1 << 24) - 1)
-        unit = outputs.astype(np.float32) * np.float32(2.0**-24)
-        values: NDArray[np.float32] = unit * (bound + bound) - bound
+        values: NDArray[np.float32] = self._unit(rows * cols) * (bound + bound) - bound
         return values.reshape(rows, cols)
+
+    def uniform(self, count: int, low: float, high: float) -> NDArray[np.float32]:
+        """Return what ``Tensor.uniform_(low, high)`` draws for a tensor of ``count`` elements."""
+        first, last = np.float32(low), np.float32(high)
+        values: NDArray[np.float32] = self._unit(count) * (last - first) + first
+        return values
+
+    def _unit(self, count: int) -> NDArray[np.float32]:
+        outputs = self._draw(count) & np.uint32((1 << 24) - 1)
+        unit: NDArray[np.float32] = outputs.astype(np.float32) * np.float32(2.0**-24)
+        return unit
 
     def skip_uniform(self, count: int) -> None:
         """Skip ``count`` numbers that ``Tensor.uniform_`` would draw."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from dlrmjit_kernels.embedding.init import Origin as Origin
@@ -24,7 +24,17 @@ FloatArray = NDArray[Any]
 StoredArray = NDArray[Any] | SplitArray  # float32 values, or the same as Split-BF16
 ArrayForward = Callable[..., Any]
 ArrayBackward = Callable[..., Sequence[Any]]
-Lookups = tuple[NDArray[Any], NDArray[np.int64]]  # indices of all tables, offsets (S, N + 1)
+
+
+class Lookups(NamedTuple):
+    """Lookups of all tables: ``indices``, ``offsets`` (S, N + 1), and a weight per index or None.
+
+    As in a batch, ``offsets[s, n]:offsets[s, n + 1]`` is the bag of sample n in table s.
+    """
+
+    indices: NDArray[Any]
+    offsets: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
 
 
 class Tables(Protocol):
@@ -116,7 +126,7 @@ class Backend(Protocol):
         ``origins`` say which part of the model each table is. All backends draw the same float32.
         """
 
-    def lookups(self, tables: Any, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
+    def lookups(self, tables: Any, lookups: Lookups) -> Any:
         """Wrap lookups; indices outside their table are handled as the tables' ``bounds`` say.
 
         If that is ``raise``, raises IndexRangeError for the first of them, here or in the forward

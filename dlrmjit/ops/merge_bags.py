@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Bags = tuple[NDArray[Any], NDArray[np.int64]]
+from dlrmjit.ops.backend import Lookups
 
 
-def merge_bags(batches: Sequence[Bags]) -> Bags:
-    """Return ``indices`` and ``offsets`` (S, N + 1) of all batches' samples in order, as copies."""
-    tables = range(batches[0][1].shape[0])
-    parts = [indices[o[s, 0] : o[s, -1]] for s in tables for indices, o in batches]
-    lengths = np.concatenate([np.diff(offsets, axis=1) for _, offsets in batches], axis=1)
+def merge_bags(batches: Sequence[Lookups]) -> Lookups:
+    """Return the lookups of all batches' samples in order, as copies."""
+    tables = range(batches[0].offsets.shape[0])
+    runs = [(b, slice(b.offsets[s, 0], b.offsets[s, -1])) for s in tables for b in batches]
+    lengths = np.concatenate([np.diff(batch.offsets, axis=1) for batch in batches], axis=1)
     ends = np.cumsum(lengths).reshape(lengths.shape)
     starts = np.concatenate([[0], ends[:-1, -1]])
-    return np.concatenate(parts), np.column_stack([starts, ends])
+    weights = None
+    if any(batch.weights is not None for batch in batches):
+        weights = np.concatenate([_weights(batch, run) for batch, run in runs])
+    indices = np.concatenate([batch.indices[run] for batch, run in runs])
+    return Lookups(indices, np.column_stack([starts, ends]), weights)
+
+
+def _weights(batch: Lookups, run: slice) -> NDArray[np.float32]:
+    """Return the weights of some lookups, 1 where the batch has none."""
+    if batch.weights is None:
+        return np.ones(run.stop - run.start, np.float32)
+    return batch.weights[run]

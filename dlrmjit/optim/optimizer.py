@@ -100,8 +100,7 @@ class Optimizer:
     def _table_arrays(self, parameter: Variable, state: Any) -> Iterator[tuple[str, FloatArray]]:
         rule = self.config.tables
         names = [*rule.table_states, *rule.row_states]
-        for s in range(len(parameter.data.rows)) if names else ():
-            table = f"{parameter.name}.{s}.weight"
+        for s, table in enumerate(parameter.table_names if names else ()):
             for name, tables in zip(names, state.tables, strict=True):
                 array = tables.table(s)
                 yield f"{table}.{name}", array if name in rule.table_states else array.reshape(-1)
@@ -141,7 +140,7 @@ class Optimizer:
         """
         for parameter, state in self._states.values():
             if parameter.is_sparse:
-                state.steps = int(filled.get(f"{parameter.name}.0.weight.{STEP}", state.steps))
+                state.steps = int(filled.get(f"{parameter.table_names[0]}.{STEP}", state.steps))
                 continue
             for name, value in zip(self.config.mlps.states, state.values, strict=True):
                 self._assign(value, filled[f"{parameter.name}.{name}"])

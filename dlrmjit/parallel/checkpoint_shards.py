@@ -81,7 +81,8 @@ def table_steps(model: ShardedModel, optimizer: Optimizer) -> dict[str, NDArray[
 def steps_by_parameter(model: ShardedModel, steps: int) -> dict[str, NDArray[np.int64]]:
     """Return the number of steps by the optimizer's name of each parameter of tables."""
     count = np.array(steps, np.int64)
-    return {f"{p.name}.0.weight.{STEP}": count for p, _ in model.store.shards_by_parameter()}
+    parameters = (parameter for parameter, _ in model.store.shards_by_parameter())
+    return {f"{parameter.table_names[0]}.{STEP}": count for parameter in parameters}
 
 
 def _state_names(optimizer: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -91,7 +92,7 @@ def _state_names(optimizer: Optimizer) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _part(model: ShardedModel, shard: Shard) -> Part:
-    rows = model.plan.table_rows[shard.table]
+    rows = model.store.specs[shard.table].rows
     return Part("", shard.first_row, rows, shard.row_step, shard.first_col, shard.last_col)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,10 @@ from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
-from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.ops.backend import Backend, FloatArray, Lookups
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.plan import Shard
-from dlrmjit.parallel.routing import ShardedBatch, TableLookups
+from dlrmjit.parallel.routing import ShardedBatch
 
 if TYPE_CHECKING:
     from dlrmjit.model.graph import NodeRecording
@@ -28,7 +28,7 @@ class LookupGradient(NamedTuple):
     """The gradient of some tables, and the lookups that it is from."""
 
     gradient: SparseGradient
-    lookups: TableLookups
+    lookups: Lookups
 
 
 class EmbeddingPort(Protocol):
@@ -42,21 +42,31 @@ class EmbeddingPort(Protocol):
 
 
 class RecordedLookup:
-    """The lookup operation of one parameter, recorded once and replayed for every batch."""
+    """The lookup operation of one parameter, recorded once and replayed for every batch.
 
-    def __init__(self, backend: Backend, parameter: Parameter, out: FloatArray | None) -> None:
+    ``row_weights`` are learned weights of its rows, another parameter.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        parameter: Parameter,
+        out: FloatArray | None,
+        row_weights: Parameter | None = None,
+    ) -> None:
         self._backend, self.parameter, self._out = backend, parameter, out
         self._lookups, self._tape = Variable(), Tape()
-        self._pooled = self._tape.record(
-            backend.rules["embedding_bag"], parameter, self._lookups, out=out
-        )
+        inputs = [parameter, self._lookups, *([row_weights] if row_weights else [])]
+        self._pooled = self._tape.record(backend.rules["embedding_bag"], *inputs, out=out)
 
-    def load(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
+    def load(self, lookups: Lookups) -> None:
         """Set the lookups of the next replay; raises IndexRangeError for one outside its table."""
+        indices, offsets, weights = lookups
         base, end = int(offsets[0, 0]), int(offsets[-1, -1])
-        self._lookups.data = self._backend.lookups(
-            self.parameter.data, indices[base:end], offsets - base
+        part = Lookups(
+            indices[base:end], offsets - base, None if weights is None else weights[base:end]
         )
+        self._lookups.data = self._backend.lookups(self.parameter.data, part)
 
     def pool(self) -> FloatArray:
         """Return the pooled vectors (N, shards, W), in ``out`` if it was given."""
@@ -68,9 +78,13 @@ class RecordedLookup:
 
     def gradient(self, pooled_gradient: FloatArray) -> SparseGradient:
         """Return the parameter's gradient from that of the pooled vectors."""
-        [(_, gradient)] = self._tape.backward(self._pooled, pooled_gradient)
-        sparse: SparseGradient = gradient
-        return sparse
+        [(_, gradient)] = self.gradients(pooled_gradient)
+        return gradient
+
+    def gradients(self, pooled_gradient: FloatArray) -> Gradients:
+        """Yield the parameters' gradients, all from their values of now."""
+        for parameter, gradient in list(self._tape.backward(self._pooled, pooled_gradient)):
+            yield cast(Parameter, parameter), gradient
 
 
 class ShardedLookup:
@@ -82,21 +96,20 @@ class ShardedLookup:
 
     def __init__(self, backend: Backend, tables: ShardedTables, exchange: PooledExchange) -> None:
         self._plan, self._exchange, self._dtype = tables.plan, exchange, backend.dtype
-        self._replicated_columns = tuple(tables.columns[t] for t in tables.plan.replicated)
         self._shards = [shard for group in tables.groups for shard in group.shards]
         self._tables = tables.table_ranges
         self._store = tables
         self._posted: dict[str, FloatArray] = {}  # gradients of nodes, until all are here
         self._views = [view for _, view in exchange.group_views(tables.group_of)]
         self._lookups = [
-            RecordedLookup(backend, group.parameter, view)
+            RecordedLookup(backend, group.parameter, view, group.row_weights)
             for group, view in zip(tables.groups, self._views, strict=True)
         ]
         self._ends = np.cumsum([0, *(group.count for group in tables.groups)])
         self._replicated = None
         if tables.replicated is not None:
             self._replicated = RecordedLookup(backend, tables.replicated, None)
-        self._replicated_lookups: TableLookups | None = None
+        self._replicated_lookups: Lookups | None = None
         self._replicated_gradient: LookupGradient | None = None
         self._replicated_pooled = np.empty((0, 0, 0), exchange.dtype)
 
@@ -104,10 +117,10 @@ class ShardedLookup:
         """Set the batch of the next replay."""
         self._batch = batch
         for lookup, first, last in zip(self._lookups, self._ends, self._ends[1:], strict=False):
-            lookup.load(batch.indices, batch.offsets[first:last])
+            lookup.load(Lookups(batch.indices, batch.offsets[first:last], batch.weights))
         if self._replicated is not None:
-            self._replicated_lookups = lookups_of_columns(batch.local, self._replicated_columns)
-            self._replicated.load(*self._replicated_lookups)
+            self._replicated_lookups = self._store.replicated_lookups(batch.local)
+            self._replicated.load(self._replicated_lookups)
 
     def rows(self) -> dict[Shard, NDArray[Any]]:
         """Return the rows of each of this rank's shards that the whole batch looks up."""
@@ -163,7 +176,7 @@ class ShardedLookup:
         """Wait, and yield the gradients of this rank's shards from all samples."""
         self._exchange.wait()
         for lookup, view in zip(self._lookups, self._views, strict=True):
-            yield lookup.parameter, lookup.gradient(view)
+            yield from lookup.gradients(view)
 
 
 def _arrive(step: Step) -> FloatArray:
@@ -199,8 +212,8 @@ class ArrivalPort:
         return recording.record(
             ARRIVE,
             arrival,
-            out=recording.out,
-            shape=(recording.n, len(node.rows), node.dim),
+            out=None if node.is_combined else recording.out,
+            shape=(recording.n, *node.pooled_shape),
             dtype=recording.graph.model.backend.dtype,
             port=self.source,
             node=node.name,
@@ -208,11 +221,3 @@ class ArrivalPort:
 
     def load(self, batch: Batch) -> None:
         """Do nothing: the source has the lookups."""
-
-
-def lookups_of_columns(batch: Batch, columns: tuple[int, ...]) -> TableLookups:
-    """Return the lookups of some categorical columns of a batch."""
-    parts = [batch.table(column) for column in columns]
-    starts = np.cumsum([0, *(len(indices) for indices, _ in parts)])
-    offsets = [offsets + start for (_, offsets), start in zip(parts, starts, strict=False)]
-    return TableLookups(np.concatenate([indices for indices, _ in parts]), np.stack(offsets))

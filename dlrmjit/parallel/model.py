@@ -174,6 +174,13 @@ def _check_config(config: AnyModelConfig, comm: Comm, plan: Plan) -> None:
             "dropout and batch normalisation need one process and no --reproducible; "
             "start one rank, or leave them out"
         )
+    for t, spec in enumerate(architecture.table_specs):
+        kind = plan.placements[t].kind if t < len(plan.placements) else "whole"
+        if architecture.is_learned(spec.node) and kind not in ("whole", "rows"):
+            raise ConfigError(
+                f"the plan for {spec.name} is {kind}, but learned weights of pooling need tables "
+                "that are whole or split by rows; give such a plan"
+            )
     if plan.ranks != comm.size:
         raise ConfigError(
             f"the plan is for {plan.ranks} ranks, but the job has {comm.size}; make a plan for "

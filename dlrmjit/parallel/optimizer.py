@@ -55,10 +55,12 @@ class ShardedOptimizer:
                 self.optimizer.apply(parameter, gradient, rate)
             return
         gradients = list(lookup.gradients())
+        shards = {id(group.parameter): group.shards for group in self._tables.groups}
         means: dict[Shard, FloatArray] = {}
-        for group, (parameter, gradient) in zip(self._tables.groups, gradients, strict=True):
+        for parameter, gradient in gradients:
             squares = self._store_squares(parameter, gradient)
-            means |= {shard: squares.table(i)[:, 0] for i, shard in enumerate(group.shards)}
+            own = shards.get(id(parameter), ())  # weights of rows are whole on their rank
+            means |= {shard: squares.table(i)[:, 0] for i, shard in enumerate(own)}
         self._squares.complete(means, lookup.rows())
         for parameter, gradient in gradients:
             self.optimizer.apply(parameter, gradient, rate)

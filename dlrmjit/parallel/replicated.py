@@ -8,7 +8,7 @@ import numpy as np
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter
-from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.ops.backend import Backend, FloatArray, Lookups
 from dlrmjit.parallel.lookup import LookupGradient, RecordedLookup
 from dlrmjit.parallel.plan import one_width
 
@@ -31,7 +31,7 @@ class ReplicatedGradient:
 
     def assign(self, gradient: LookupGradient) -> None:
         """Overwrite the arrays by this rank's sparse gradient and the rows of its lookups."""
-        indices, offsets = gradient.lookups
+        indices, offsets, _ = gradient.lookups
         for i, (array, touched) in enumerate(zip(self._arrays, self._touched, strict=True)):
             array[...] = 0
             touched[...] = 0
@@ -49,7 +49,7 @@ class ReplicatedGradient:
         starts = np.cumsum([0, *counts])[:-1, None]
         # One lookup per bag; tables with fewer rows than others have empty bags at the end.
         bags = np.minimum(np.arange(counts.max() + 1), counts[:, None])
-        self._lookup.load(np.concatenate(rows).astype(np.int64), starts + bags)
+        self._lookup.load(Lookups(np.concatenate(rows).astype(np.int64), starts + bags))
         shape = (counts.max(), len(rows), self.parameter.data.dim)
         pooled = np.zeros(shape, self._arrays[0].dtype)
         for i, (array, table_rows) in enumerate(zip(self._arrays, rows, strict=True)):

@@ -26,7 +26,6 @@ from dlrmjit.parallel.lookup import (
     LookupGradient,
     RecordedLookup,
     ShardedLookup,
-    lookups_of_columns,
 )
 from dlrmjit.parallel.model import PortGraph, ShardedModel
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
@@ -148,7 +147,7 @@ class _MicroBatches:
         """Allocate vectors (n, S, E) of this rank's samples for every embedding node."""
         dtype, n = self._model.backend.dtype, self._starts[-1]
         nodes = self._model.architecture.embeddings
-        return {node.name: np.empty((n, len(node.rows), node.dim), dtype) for node in nodes}
+        return {node.name: np.empty((n, *node.pooled_shape), dtype) for node in nodes}
 
     def load(self, batch: ShardedBatch) -> None:
         """Make ``batch`` the current one, and receive its pooled vectors."""
@@ -190,9 +189,8 @@ class _MicroBatches:
         assert self._replicated is not None
         start, stop = self._starts[index], self._starts[index + 1]
         store = self._model.store
-        columns = tuple(store.columns[t] for t in store.plan.replicated)
-        lookups = lookups_of_columns(cut(self._local, start, stop), columns)
-        self._replicated.load(*lookups)
+        lookups = store.replicated_lookups(cut(self._local, start, stop))
+        self._replicated.load(lookups)
         gradients = {node: array[start:stop] for node, array in self.pooled_gradient.items()}
         pooled = store.replicated_vectors(gradients)
         return LookupGradient(self._replicated.gradient(pooled), lookups)

@@ -14,20 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share, rank_sizes
 from dlrmjit.data.source import SizedSource, Source, has_soft_labels, stateful
+from dlrmjit.errors import DataError
+from dlrmjit.model.lookups import mean_shares
+from dlrmjit.ops.backend import Lookups
 from dlrmjit.parallel.comm import Comm, Request
 from dlrmjit.parallel.plan import Plan, Shard
 
 Integers = NDArray[Any]
-
-
-class TableLookups(NamedTuple):
-    """Lookups in some tables: ``indices``, and ``offsets`` (tables, N + 1) into them."""
-
-    indices: NDArray[Any]
-    offsets: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,13 +32,15 @@ class ShardedBatch:
     """One rank's view of a batch of ``n`` samples.
 
     ``local`` has this rank's samples with their lookups in all tables; ``indices`` and ``offsets``
-    (shards, n + 1) are the lookups of all n samples in this rank's shards, in the plan's order.
+    (shards, n + 1) are the lookups of all n samples in this rank's shards, in the plan's order, and
+    ``weights`` one number per index, if rows are weighted.
     """
 
     n: int
     local: Batch
     indices: Integers
     offsets: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
 
     @property
     def labels(self) -> NDArray[np.float32]:
@@ -53,8 +52,8 @@ class Router:
     """Exchanges the lookups of batches.
 
     Batches are split into ``micro_batches``, a multiple of the number of ranks and one each by
-    default; consecutive ones belong to the same rank. ``columns`` are the categorical columns that
-    the tables look up, by default 0, 1, ...
+    default; consecutive ones belong to the same rank. ``specs`` say what the tables look up, by
+    default columns 0, 1, ...
     """
 
     def __init__(
@@ -62,12 +61,13 @@ class Router:
         comm: Comm,
         plan: Plan,
         micro_batches: int | None = None,
-        columns: Sequence[int] | None = None,
+        specs: Sequence[TableSpec] | None = None,
     ) -> None:
         self._comm = comm
-        self._columns = tuple(range(len(plan.table_rows)) if columns is None else columns)
-        rows = dict(zip(self._columns, plan.table_rows, strict=True))
+        self._specs = tuple(specs or _plain_specs(plan))
+        rows = {spec.column: spec.column_rows for spec in self._specs}
         self._rows = [rows[column] for column in sorted(rows)]
+        self._has_means = any(spec.mean for spec in self._specs)
         self._micro_batches = micro_batches or comm.size
         self._shards = [plan.of_rank(rank) for rank in range(comm.size)]
         self._dtype = np.int32 if max(plan.table_rows) < 2**31 else np.int64
@@ -87,7 +87,8 @@ class Router:
         Raises IndexRangeError for the first lookup outside its table.
         """
         share.check_indices(self._rows)
-        messages = [self._pack(share, shards) for shards in self._shards]
+        is_weighted = share.weights is not None or self._has_means
+        messages = [self._pack(share, shards, is_weighted) for shards in self._shards]
         counts = np.array([len(message) for message in messages], np.int64)
         expected = np.empty_like(counts)
         ones = [1] * self._comm.size
@@ -96,21 +97,29 @@ class Router:
         request = self._comm.alltoallv(
             np.concatenate(messages), counts.tolist(), received, expected.tolist(), name="lookups"
         )
-        return PendingBatch(share, n, received, expected, self._layout(n), request)
+        return PendingBatch(share, n, received, expected, self._layout(n, is_weighted), request)
 
     def route(self, batch: Batch) -> ShardedBatch:
         """Post this rank's samples of a whole batch, and wait for the lookups of the others."""
         return self.post(self.share.of(batch), batch.n).wait()
 
-    def _pack(self, share: Batch, shards: Sequence[Shard]) -> Integers:
-        """Return a message: the lengths of all bags by shard, then their rows by shard."""
-        parts = [_lookups_of(share, shard, self._columns[shard.table]) for shard in shards]
-        lengths, rows = [part[0] for part in parts], [part[1] for part in parts]
-        start = np.empty(0, self._dtype)
-        return np.concatenate([start, *lengths, *rows], dtype=self._dtype, casting="same_kind")
+    def _pack(self, share: Batch, shards: Sequence[Shard], is_weighted: bool) -> Integers:
+        """Return a message: the lengths of all bags by shard, then their rows by shard.
 
-    def _layout(self, n: int) -> _MessageLayout:
-        return _MessageLayout(len(self._shards[self._comm.rank]), self.sizes(n))
+        Weights follow as the integers with their bits.
+        """
+        parts = [
+            _lookups_of(share, shard, self._specs[shard.table], is_weighted) for shard in shards
+        ]
+        lengths, rows = [part.lengths for part in parts], [part.rows for part in parts]
+        bits = [part.weights.view(np.int32) for part in parts if part.weights is not None]
+        start = np.empty(0, self._dtype)
+        return np.concatenate(
+            [start, *lengths, *rows, *bits], dtype=self._dtype, casting="same_kind"
+        )
+
+    def _layout(self, n: int, is_weighted: bool) -> _MessageLayout:
+        return _MessageLayout(len(self._shards[self._comm.rank]), self.sizes(n), is_weighted)
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class _MessageLayout:
 
     shards: int
     sizes: tuple[int, ...]
+    is_weighted: bool
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ class PendingBatch:
         """Wait for the lookups of all ranks, and return the batch."""
         self.request.wait()
         lookups = _merge(self.received, self.counts, self.layout)
-        return ShardedBatch(self.n, self.share, lookups.indices, lookups.offsets)
+        return ShardedBatch(self.n, self.share, *lookups)
 
 
 class ShardedSource:
@@ -182,32 +192,69 @@ class ShardedSource:
             left -= source.batch_size
 
 
-def _lookups_of(share: Batch, shard: Shard, column: int) -> tuple[Integers, Integers]:
-    """Return the lengths of the bags in one shard, and the rows within the shard."""
-    indices, offsets = share.table(column)
+class _Part(NamedTuple):
+    """Lookups in one shard: lengths of bags, rows within the shard, and weights or None."""
+
+    lengths: Integers
+    rows: Integers
+    weights: NDArray[np.float32] | None
+
+
+def _plain_specs(plan: Plan) -> Iterator[TableSpec]:
+    """Yield descriptions of tables that each look up a column of their own."""
+    for t, (rows, dim) in enumerate(zip(plan.table_rows, plan.dims, strict=True)):
+        yield TableSpec(f"table {t}", "", t, t, rows, dim, rows)
+
+
+def _lookups_of(share: Batch, shard: Shard, spec: TableSpec, is_weighted: bool) -> _Part:
+    """Return the lookups in one shard; bags are divided here, before they are split by rows."""
+    values, offsets = share.table(spec.column)
+    indices, lengths = spec.rows_of(values), np.diff(offsets)
+    weights = share.table_weights(spec.column)
+    if is_weighted and weights is None:
+        weights = np.ones(len(indices), np.float32)
+    if weights is not None and spec.mean:
+        weights = weights * mean_shares(lengths)
     if shard.row_step == 1:
-        return np.diff(offsets), indices
+        return _Part(lengths, indices, weights)
     in_shard = indices % shard.row_step == shard.first_row
     shard_offsets = np.concatenate([[0], np.cumsum(in_shard)])[offsets]
-    return np.diff(shard_offsets), indices[in_shard] // shard.row_step
+    rows = indices[in_shard] // shard.row_step
+    return _Part(np.diff(shard_offsets), rows, None if weights is None else weights[in_shard])
 
 
-def _merge(received: Integers, counts: NDArray[np.int64], layout: _MessageLayout) -> TableLookups:
-    """Return the messages of all ranks as the lookups of the whole batch, by shard."""
+def _merge(received: Integers, counts: NDArray[np.int64], layout: _MessageLayout) -> Lookups:
+    """Return the messages of all ranks as the lookups of the whole batch, by shard.
+
+    Raises DataError for a message without the weights that this rank has, or with others.
+    """
     n, shards = sum(layout.sizes), layout.shards
     lengths = np.empty((shards, n), np.int64)
     rows: list[list[Integers]] = [[] for _ in range(shards)]
+    weights: list[list[Integers]] = [[] for _ in range(shards)]
     message, sample = 0, 0  # where the message of the next sender and its samples begin
     for count, samples in zip(counts, layout.sizes, strict=True):
         first_row = message + shards * samples
         sender_lengths = received[message:first_row].reshape(shards, samples)
         lengths[:, sample : sample + samples] = sender_lengths
         ends = first_row + np.cumsum(sender_lengths.sum(axis=1, dtype=np.int64))
+        total = int(sender_lengths.sum(dtype=np.int64))
+        if count != shards * samples + total * (1 + layout.is_weighted):
+            raise DataError(
+                "the lookups of some ranks have weights and those of others none; give all batches "
+                "weights, or none"
+            )
         for s, (start, end) in enumerate(zip([first_row, *ends], ends, strict=False)):
             rows[s].append(received[start:end])
+            if layout.is_weighted:
+                weights[s].append(received[start + total : end + total])
         message, sample = message + int(count), sample + samples
     indices = np.concatenate([received[:0], *(part for parts in rows for part in parts)])
-    return TableLookups(indices, _offsets(lengths))
+    found = None
+    if layout.is_weighted:
+        bits = np.concatenate([received[:0], *(part for parts in weights for part in parts)])
+        found = bits.astype(np.int32).view(np.float32)
+    return Lookups(indices, _offsets(lengths), found)
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

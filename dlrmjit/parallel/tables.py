@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 
 from dlrmjit.architecture.architecture import Architecture
+from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.autograd.tape import Parameter
-from dlrmjit.ops.backend import Backend, FloatArray, Origin, StoredArray
+from dlrmjit.data.batch import Batch
+from dlrmjit.model.lookups import of_columns, of_tables, with_means
+from dlrmjit.model.tables import (
+    drawn_by_reference,
+    is_combined,
+    spread_combined,
+    table_parameter,
+)
+from dlrmjit.model.torch_rng import TorchStream
+from dlrmjit.ops.backend import Backend, FloatArray, Lookups, Origin, StoredArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.lookup import ArrivalPort, ShardedLookup
-from dlrmjit.parallel.plan import Plan, Shard, one_width
+from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.parallel.routing import Router
 from dlrmjit.precision import Precision
 
@@ -25,10 +35,11 @@ _ELEMENTS_PER_DRAW = 1 << 20  # elements drawn at a time
 
 @dataclass(frozen=True)
 class ShardGroup:
-    """Shards of one width, stored together as one parameter."""
+    """Shards of one width, stored together as one parameter, and learned weights of their rows."""
 
     shards: tuple[Shard, ...]
     parameter: Parameter
+    row_weights: Parameter | None = None
 
     @property
     def count(self) -> int:
@@ -40,7 +51,8 @@ class ShardedTables:
     """One rank's shards of a model's tables, and its copies of replicated ones.
 
     Table t of the plan is ``architecture.table_specs[t]``. Shards of one node and width form a
-    group, which is one parameter.
+    group, which is one parameter. Learned weights of pooling are sharded as the rows are; their
+    tables have the numbers after those of the plan.
     """
 
     def __init__(
@@ -55,9 +67,10 @@ class ShardedTables:
         micro_batches: int | None = None,
     ) -> None:
         self._backend, self._comm, self.plan, self.strategy = backend, comm, plan, strategy
-        self.specs = architecture.table_specs
-        self.columns = tuple(spec.column for spec in self.specs)
-        self.router = Router(comm, plan, micro_batches, self.columns)
+        self.specs = (*architecture.table_specs, *architecture.row_weight_specs)
+        self._nodes = {node.name: node for node in architecture.embeddings}
+        self._weights_of = _numbers_of_weights(architecture)
+        self.router = Router(comm, plan, micro_batches, architecture.table_specs)
         self._drawn = {node.name for node in architecture.embeddings if node.initial != "zeros"}
         self.groups = tuple(
             self._make_group(tuple(shards), precision)
@@ -65,26 +78,38 @@ class ShardedTables:
         )
         self.replicated: Parameter | None = None
         if plan.replicated:
-            rows = [plan.table_rows[t] for t in plan.replicated]
-            dims = one_width([plan.dims[t] for t in plan.replicated])
-            tables = backend.tables(rows, dims, precision)
-            self.replicated = Parameter(tables, "emb_l.replicated", is_sparse=True)
+            specs = [self.specs[t] for t in plan.replicated]
+            self.replicated = table_parameter(backend, "emb_l.replicated", specs, precision)
 
     def group_of(self, shard: Shard) -> tuple[str, int]:
         """Return what the shards of one group have in common."""
         return self.specs[shard.table].node, shard.width
 
     def _make_group(self, shards: tuple[Shard, ...], precision: Precision) -> ShardGroup:
-        rows = [shard.rows_of(self.plan.table_rows[shard.table]) for shard in shards]
         node, width = self.group_of(shards[0])
-        data: Any = self._backend.tables(rows, width, precision)
-        return ShardGroup(shards, Parameter(data, f"{node}.width{width}", is_sparse=True))
+        name, weights = f"{node}.width{width}", None
+        if self._nodes[node].learned:
+            of_rows = [self._sizes(self._of_weights(shard)) for shard in shards]
+            weights = table_parameter(self._backend, f"{name}.pooling", of_rows, "fp32")
+        sizes = [self._sizes(shard) for shard in shards]
+        return ShardGroup(shards, table_parameter(self._backend, name, sizes, precision), weights)
+
+    def _sizes(self, shard: Shard) -> TableSpec:
+        """Return the description of a shard as a table of its own."""
+        spec = self.specs[shard.table]
+        part = f"{spec.name}.{shard.first_row}.{shard.first_col}"
+        return spec._replace(name=part, rows=shard.rows_of(spec.rows), dim=shard.width)
+
+    def _of_weights(self, shard: Shard) -> Shard:
+        """Return the shard of the learned weights of the rows of ``shard``."""
+        number = self._weights_of[shard.table]
+        return replace(shard, table=number, first_col=0, last_col=1)
 
     @cached_property
     def table_ranges(self) -> dict[str, range]:
         """Numbers of the tables of each node."""
         ranges: dict[str, range] = {}
-        for t, spec in enumerate(self.specs):
+        for t, spec in enumerate(self.specs[: len(self.plan.dims)]):
             ranges[spec.node] = range(t - spec.slot, t + 1)
         return ranges
 
@@ -104,6 +129,11 @@ class ShardedTables:
         Replicated tables are shards of all rows and columns with rank -1.
         """
         pairs = [(group.parameter, group.shards) for group in self.groups]
+        pairs += [
+            (group.row_weights, tuple(self._of_weights(shard) for shard in group.shards))
+            for group in self.groups
+            if group.row_weights is not None
+        ]
         if self.replicated is not None:
             plan = self.plan
             whole = (Shard(t, -1, 0, 1, 0, plan.dims[t]) for t in plan.replicated)
@@ -119,33 +149,47 @@ class ShardedTables:
         ]
 
     def values(self) -> Iterable[StoredArray]:
-        """Return the values of this rank's shards."""
-        return (values for _, values in self.shard_values())
+        """Return the values of this rank's shards, without weights of pooling."""
+        return (values for shard, values in self.shard_values() if not self._is_weight(shard))
 
-    def init_from_rng(self, rng: np.random.RandomState) -> None:
-        """Draw all tables from ``rng`` in the order of one process, and copy this rank's shards."""
+    def _is_weight(self, shard: Shard) -> bool:
+        return shard.table >= len(self.plan.table_rows)
+
+    def init_from_rng(self, rng: np.random.RandomState, stream: TorchStream) -> None:
+        """Draw all tables in the order of one process, and copy this rank's shards."""
         self._clear()
         shard_values = self.shard_values()
         for table, rows in enumerate(self.plan.table_rows):
-            if self.specs[table].node not in self._drawn:
+            spec = self.specs[table]
+            if spec.node not in self._drawn:
                 continue
+            draw = drawn_by_reference(self._nodes[spec.node], spec, rng, stream)
             shards = [(shard, values) for shard, values in shard_values if shard.table == table]
             if shards:
-                _draw_table(rng, shards, rows, self.plan.dims[table])
+                _draw_table(draw, shards, rows, spec.dim)
+            elif is_combined(spec):
+                stream.skip_uniform(rows * spec.dim)
             else:
-                _skip(rng, rows * self.plan.dims[table])
+                _skip(rng, rows * spec.dim)
 
     def init_from_counter(self, seed: int) -> None:
         """Draw every element of this rank's shards from the seed and its position."""
         for parameter, shards in self.shards_by_parameter():
+            if self._is_weight(shards[0]):
+                continue
             origins = [self._origin(shard) for shard in shards]
             self._backend.initialise(parameter.data, seed, origins)
+            for i, shard in enumerate(shards):
+                spec = self.specs[shard.table]
+                spread_combined(parameter.data.table(i), spec)
         self._clear()
 
     def _clear(self) -> None:
-        """Set the tables that are not drawn to zero."""
+        """Set the tables that are not drawn to zero, and weights of pooling to 1."""
         for shard, values in self.shard_values():
-            if self.specs[shard.table].node not in self._drawn:
+            if self._is_weight(shard):
+                values[...] = 1
+            elif self.specs[shard.table].node not in self._drawn:
                 values[...] = 0
 
     def _origin(self, shard: Shard) -> Origin:
@@ -179,6 +223,12 @@ class ShardedTables:
             found[:, i, : spec.dim] = vectors[spec.node][:, spec.slot, : spec.dim]
         return found
 
+    def replicated_lookups(self, batch: Batch) -> Lookups:
+        """Return the lookups of a batch in the replicated tables."""
+        specs, columns = [self.specs[t] for t in self.plan.replicated], range(batch.tables)
+        found = of_tables(of_columns(batch, columns), specs, columns)
+        return with_means(found, specs)
+
     def lookup(self, n: int) -> ShardedLookup:
         """Return a new lookup operation for batches of ``n`` samples."""
         sizes, dtype = self.router.sizes(n), self._backend.dtype
@@ -190,13 +240,21 @@ class ShardedTables:
         return ArrivalPort(self.lookup(n))
 
 
+def _numbers_of_weights(architecture: Architecture) -> dict[int, int]:
+    """Return the number of the table of learned weights of each table that has one."""
+    tables, weights = architecture.table_specs, architecture.row_weight_specs
+    numbers = {(spec.node, spec.slot): len(tables) + i for i, spec in enumerate(weights)}
+    keys = ((t, (spec.node, spec.slot)) for t, spec in enumerate(tables))
+    return {t: numbers[key] for t, key in keys if key in numbers}
+
+
 def _draw_table(
-    rng: np.random.RandomState, shards: Sequence[tuple[Shard, StoredArray]], rows: int, dim: int
+    draw: Callable[[int], Any], shards: Sequence[tuple[Shard, StoredArray]], rows: int, dim: int
 ) -> None:
-    bound, step = np.sqrt(1 / rows), max(1, _ELEMENTS_PER_DRAW // dim)
+    step = max(1, _ELEMENTS_PER_DRAW // dim)
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        _copy_rows(shards, rng.uniform(-bound, bound, (count, dim)), first)
+        _copy_rows(shards, draw(count * dim).reshape(count, dim), first)
 
 
 def _skip(rng: np.random.RandomState, count: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from dlrmjit.checkpoint import (
     Checkpoint,
@@ -18,7 +19,7 @@ from dlrmjit.checkpoint import (
     write_torch_file,
 )
 from dlrmjit.checkpoint.preprocessing_files import read_preprocessing
-from dlrmjit.checkpoint.torch_format.names import MIXED_NAME
+from dlrmjit.checkpoint.torch_format.names import is_row_weight, reference_names
 from dlrmjit.checkpoint.torch_format.optimizer import from_torch, to_torch
 from dlrmjit.checkpoint.torch_format.writer import sgd_state
 from dlrmjit.config.model import (
@@ -113,7 +114,8 @@ def _begin_save(
             return _nothing
         rate = progress.pop("learning_rate", 0.0)
         nested = _torch_optimizer(optimizer, list(state), rate)
-        named, config = _with_reference_names(model, state), model.config.to_dict()
+        is_mixed = any(node.projections for node in model.architecture.embeddings)
+        named, config = reference_names(state, is_mixed), model.config.to_dict()
         write_torch_file(path, named, progress, nested, model_config=config)
     elif isinstance(model, ShardedModel):
         save_sharded(model, path, progress | _optimizer_progress(optimizer), optimizer)
@@ -146,16 +148,6 @@ def _check_is_dlrm(model: Model, path: PathLike) -> None:
             f"{path}: the reference program's format has DLRMs only, but this is another model; "
             "save it as a directory, with a name that does not end in .pt"
         )
-
-
-def _with_reference_names(
-    model: Model, state: Mapping[str, StoredArray]
-) -> Mapping[str, StoredArray]:
-    """Rename tables as the reference does, which has other names for tables of several widths."""
-    if not any(node.projections for node in model.architecture.embeddings):
-        return state
-    ending = re.compile(r"^(emb_l\.\d+)\.weight$")
-    return {ending.sub(rf"\1{MIXED_NAME}", name): array for name, array in state.items()}
 
 
 def _optimizer_progress(optimizer: Optimizer | None) -> dict[str, Any]:
@@ -290,13 +282,26 @@ def restore_optimizer(optimizer: Optimizer, model: Model, path: PathLike) -> Non
         return
     if is_torch(path):
         saved = from_torch(read_torch_file(path).optimizer, list(model.stored()))
-        optimizer.load_state(saved)
+        optimizer.load_state(_as_columns(saved, arrays))
         return
     checkpoint = open_checkpoint(path, verify=False)
     _check_same_optimizer(optimizer, checkpoint)
     checkpoint.optimizer.check(_shapes(arrays), strict=True)
     checkpoint.optimizer.read_into(arrays)
     optimizer.write_back(arrays)
+
+
+def _as_columns(
+    saved: Mapping[str, StoredArray], wanted: Mapping[str, StoredArray]
+) -> dict[str, Any]:
+    """Return states of PyTorch with those of weights of pooling, vectors there, as columns."""
+    return {
+        name: np.reshape(array, wanted[name].shape)
+        if is_row_weight(name.rsplit(".", 1)[0]) and wanted[name].size == np.size(array)
+        else array
+        for name, array in saved.items()
+        if name in wanted or not is_row_weight(name.rsplit(".", 1)[0])
+    }
 
 
 def _restore_sharded_optimizer(optimizer: Optimizer, model: ShardedModel, path: PathLike) -> None:

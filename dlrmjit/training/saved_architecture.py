@@ -1,7 +1,8 @@
 """The architecture of a saved model: what a checkpoint says, or what a ``.pt`` file's shapes allow.
 
 A file of the reference program does not say how features interact; the width of the top MLP's
-input does, unless two interactions have that width.
+input does, unless two interactions have that width. Nor does it say how quotients and remainders
+are combined, nor how many values a table of quotients is for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from dlrmjit.architecture.nodes.embedding import Operation
 from dlrmjit.checkpoint import TorchCheckpoint, open_checkpoint, read_torch_file
+from dlrmjit.checkpoint.torch_format.names import is_row_weight
 from dlrmjit.config.model import AnyModelConfig, Interaction, ModelConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.parallel.checkpoint import config_of, described
@@ -96,6 +99,12 @@ def matching(
 def ambiguity(configs: list[AnyModelConfig], path: PathLike) -> str:
     """Return the sentence that refuses to compute with a model of several interactions."""
     kinds = " and ".join(map(shown, configs))
+    if len(operations(configs)) > 1:
+        return (
+            f"{path}: the file does not say how its quotients and remainders are combined, nor how "
+            "many values its columns have; load it with python -m dlrmjit.train --load-model, "
+            "--qr-flag and the options it was trained with, which can save it as a directory"
+        )
     return (
         f"{path}: the file does not say how features interact, and {kinds} "
         "both give the top MLP as many inputs as it has; load it with "
@@ -110,8 +119,13 @@ def shown(config: AnyModelConfig) -> str:
     return f"{config.interaction}{' with itself' * config.interaction_itself}"
 
 
+def operations(configs: list[AnyModelConfig]) -> set[str]:
+    """Return how the quotients and remainders of these models are combined."""
+    return {config.qr_operation for config in configs if isinstance(config, ModelConfig)}
+
+
 def _configs_by_width(shapes: Shapes) -> list[ModelConfig]:
-    tables = [s for _, s in _indexed_weights(shapes, "emb_l")]
+    tables, combined = _tables(shapes)
     bottom = [s for _, s in _indexed_weights(shapes, "bot_l")]
     top = [s for _, s in _indexed_weights(shapes, "top_l")]
     dims = tuple(dim for _, dim in tables)
@@ -120,15 +134,19 @@ def _configs_by_width(shapes: Shapes) -> list[ModelConfig]:
     configs = [
         ModelConfig(
             table_rows=tuple(rows for rows, _ in tables),
-            embedding_dim=max(dims, default=0) if not projected else max(projected),
-            table_dims=dims,
+            embedding_dim=_embedding_dim(dims, projected, combined),
+            table_dims=() if any(combined) else dims,
             mlp_bottom=(bottom[0][1], *(k for k, _ in bottom)) if bottom else (),
             mlp_top=tuple(k for k, _ in top),
             interaction=kind,
             interaction_itself=itself,
             batch_norm=any(".norm." in name for name in shapes),
+            qr_collisions=combined,
+            qr_operation=operation,
+            learned_pooling=any(is_row_weight(name) for name in shapes),
         )
         for kind, itself in (_KINDS[1:] if is_single else _KINDS)
+        for operation in _operations(combined, dims, bottom)
     ]
     found = [config for config in configs if config.interaction_width == top[0][1]]
     if not found:
@@ -138,15 +156,57 @@ def _configs_by_width(shapes: Shapes) -> list[ModelConfig]:
     return found
 
 
-def _indexed_weights(shapes: Shapes, prefix: str) -> list[tuple[int, tuple[int, ...]]]:
-    """Return (index, shape) of the weights called ``prefix.index.weight``, by index.
+def _tables(shapes: Shapes) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    """Return (rows, width) of the table of every column, and its collisions or 0.
+
+    Rows are the most that the quotients are enough for.
+    """
+    whole = dict(_indexed_weights(shapes, "emb_l"))
+    quotients = dict(_indexed_weights(shapes, "emb_l", "weight_q"))
+    remainders = dict(_indexed_weights(shapes, "emb_l", "weight_r"))
+    if set(quotients) != set(remainders) or set(quotients) & set(whole):
+        raise ConfigError("tables of quotients need one of remainders each, and no other")
+    found: dict[int, tuple[tuple[int, ...], int]] = {s: (shape, 0) for s, shape in whole.items()}
+    for s, (rows, width) in quotients.items():
+        count = remainders[s][0]
+        found[s] = ((rows * count, width), count)
+    tables = [found[s] for s in sorted(found)]
+    return [shape for shape, _ in tables], tuple(count for _, count in tables)
+
+
+def _embedding_dim(dims: tuple[int, ...], projected: set[int], combined: tuple[int, ...]) -> int:
+    """Return the width E; of concatenated vectors, that of one of them."""
+    if any(combined):
+        return min(dim for dim, count in zip(dims, combined, strict=True) if count)
+    return max(projected or dims, default=0)
+
+
+def _operations(
+    combined: tuple[int, ...], dims: tuple[int, ...], bottom: list[tuple[int, ...]]
+) -> tuple[Operation, ...]:
+    """Return how quotients and remainders may be combined, given the layers (K, C) of ``bottom``.
+
+    Without a bottom MLP any operation may be meant.
+    """
+    if not any(combined):
+        return ("mult",)
+    width = bottom[-1][0] if bottom else 0
+    if width == 2 * _embedding_dim(dims, set(), combined):
+        return ("concat",)
+    return ("mult", "add") if bottom else ("mult", "add", "concat")
+
+
+def _indexed_weights(
+    shapes: Shapes, prefix: str, ending: str = "weight"
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Return (index, shape) of the weights called ``prefix.index.<ending>``, by index.
 
     Raises CheckpointError for a name without an index, or a weight that is no matrix.
     """
     weights = []
     for name, shape in shapes.items():
         parts = name.split(".")
-        if len(parts) == 3 and parts[0] == prefix and parts[2] == "weight":
+        if len(parts) == 3 and parts[0] == prefix and parts[2] == ending:
             if not (parts[1].isascii() and parts[1].isdigit()) or len(shape) != 2:
                 raise ConfigError(f"{name} with shape {shape} is no table or layer")
             weights.append((int(parts[1]), shape))

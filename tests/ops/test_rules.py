@@ -12,6 +12,7 @@ from dlrmjit.autograd.gradcheck import check_gradients
 from dlrmjit.autograd.tape import Parameter, Tape, Variable
 from dlrmjit.config.training import LossConfig
 from dlrmjit.ops import get_backend
+from dlrmjit.ops.backend import Lookups
 from dlrmjit.ops.random_masks import RunningMoments
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from tests.builders import jagged
@@ -127,26 +128,35 @@ def _skip_near_kinks(arrays, activations):
         x = np.maximum(z, 0) if activation == "relu" else z
 
 
-def bags(backend, indices, offsets, rows):
-    """Pooled lookups as a function of the tables."""
+def stored(backend, arrays, name):
+    rows, dims = [len(a) for a in arrays], [a.shape[1] for a in arrays]
+    storage = backend.tables(rows, dims if len(set(dims)) > 1 else dims[0])
+    for s, array in enumerate(arrays):
+        storage.table(s)[...] = array
+    return Parameter(storage, name, table_names=[f"{name}.{s}" for s in range(len(rows))])
+
+
+def bags(backend, lookups, pooling="sum", learned=False):
+    """Pooled lookups as a function of the tables, and of their rows' weights if ``learned``."""
 
     def function(arrays):
-        dims = [a.shape[1] for a in arrays]
-        storage = backend.tables(rows, dims if len(set(dims)) > 1 else dims[0])
-        for s, array in enumerate(arrays):
-            storage.table(s)[...] = array
-        tables = Parameter(storage, "tables", is_sparse=True)
-        lookups = Variable(backend.lookups(storage, indices, offsets))
+        count = len(arrays) // 2 if learned else len(arrays)
+        dims = [a.shape[1] for a in arrays[:count]]
+        parameters = [stored(backend, arrays[:count], "tables")]
+        if learned:
+            parameters.append(stored(backend, arrays[count:], "weights"))
+        data = Variable(backend.lookups(parameters[0].data, lookups))
         tape = Tape()
-        y = tape.record(backend.rules["embedding_bag"], tables, lookups)
+        rule = backend.rules["embedding_bag"]
+        y = tape.record(rule, parameters[0], data, *parameters[1:], pooling=pooling)
         tape.forward()
         pooled = np.array(y.data)
         for s, dim in enumerate(dims):
             pooled[:, s, dim:] = 0  # the columns after d are undefined
 
         def pullback(v):
-            ((_, gradient),) = tape.backward(y, v.astype(backend.dtype))
-            return gradient.to_dense(storage)
+            found = dict(tape.backward(y, v.astype(backend.dtype)))
+            return [g for p in parameters for g in found[p].to_dense(p.data)]
 
         return pooled, pullback
 
@@ -159,19 +169,23 @@ def bags(backend, indices, offsets, rows):
     dims=st.lists(sizes, min_size=1, max_size=3),
     rows=st.lists(st.sampled_from([1, 2, 50]), min_size=1, max_size=4),
     seed=st.integers(0, 1000),
+    pooling=st.sampled_from(("sum", "mean")),
+    weights=st.sampled_from(("none", "batch", "learned", "both")),
 )
-def test_embedding_bag(name, n, dims, rows, seed):
+def test_embedding_bag(name, n, dims, rows, seed, pooling, weights):
     rng = np.random.default_rng(seed)
     indices, offsets = jagged(rng, rows, n)
-    widths = [dims[s % len(dims)] for s in range(len(rows))]
-    arrays = [
-        rng.standard_normal((m, e)).astype(np.float32) for m, e in zip(rows, widths, strict=True)
-    ]
+    learned = weights in ("learned", "both")
+    widths = [dims[0 if learned else s % len(dims)] for s in range(len(rows))]
+    shapes = [*zip(rows, widths, strict=True), *((m, 1) for m in rows if learned)]
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    of_batch = rng.standard_normal(len(indices)).astype(np.float32)
+    lookups = Lookups(indices, offsets, of_batch if weights in ("batch", "both") else None)
     backend, tolerance = BACKENDS[name]
     check_gradients(
-        bags(backend, indices, offsets, rows),
+        bags(backend, lookups, pooling, learned),
         arrays,
-        oracle=bags(ORACLE, indices, offsets, rows),
+        oracle=bags(ORACLE, lookups, pooling, learned),
         tolerance=tolerance,
     )
 
@@ -186,8 +200,8 @@ def test_the_bag_gradient_applies_itself(name):
     for s, array in enumerate(before):
         tables.table(s)[...] = array
     variable, lookups = (
-        Parameter(tables, "t", is_sparse=True),
-        Variable(backend.lookups(tables, indices, offsets)),
+        Parameter(tables, "t", table_names=["a", "b"]),
+        Variable(backend.lookups(tables, Lookups(indices, offsets))),
     )
     tape = Tape()
     y = tape.record(backend.rules["embedding_bag"], variable, lookups)

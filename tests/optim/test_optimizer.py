@@ -11,6 +11,7 @@ from dlrmjit.autograd.tape import Parameter, Tape, Variable
 from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.ops import get_backend
+from dlrmjit.ops.backend import Lookups
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.optim import Optimizer, make_optimizer
 from tests.builders import jagged
@@ -58,12 +59,14 @@ def tables_of(backend, arrays):
     tables = backend.tables([len(a) for a in arrays], arrays[0].shape[1])
     for s, array in enumerate(arrays):
         tables.table(s)[...] = array
-    return Parameter(tables, "emb_l", is_sparse=True)
+    return Parameter(
+        tables, "emb_l", table_names=[f"emb_l.{s}.weight" for s in range(len(tables.rows))]
+    )
 
 
 def bag_gradient(backend, tables, indices, offsets, dY):
     """Return the gradient of pooled lookups, as the backend's rule computes it."""
-    tape, lookups = Tape(), Variable(backend.lookups(tables.data, indices, offsets))
+    tape, lookups = Tape(), Variable(backend.lookups(tables.data, Lookups(indices, offsets)))
     pooled = tape.record(backend.rules["embedding_bag"], tables, lookups)
     tape.forward()
     ((_, gradient),) = tape.backward(pooled, np.array(dY, backend.dtype))

@@ -31,11 +31,11 @@ WRAPPERS = {
 """Components of names that wrappers add, at any depth."""
 
 _UNSUPPORTED = {
-    r"v_W_l\.\d+": "learned weights of pooling are not implemented",
-    r"emb_l\.\d+\.weight_[qr]": "quotient-remainder embeddings are not implemented",
     r"(.*\.)?inter_arch\..*": "of TorchRec's models only DLRM is implemented",
     r"(.*\.)?embedding_bag_collection\.t_.*": "this is no layout of TorchRec's DLRM",
 }
+_ROW_WEIGHTS = re.compile(r"v_W_l\.(\d+)")
+_POOLING = re.compile(r"(emb_l\.\d+)\.pooling")
 _TORCHREC_TABLE = re.compile(r"sparse_arch\.embedding_bag_collection\.embedding_bags\.(.+)\.weight")
 _TORCHREC_LAYERS = (
     (re.compile(r"dense_arch\.model\._mlp\.(\d+)\._linear\.(weight|bias)"), "bot_l", "hidden"),
@@ -66,7 +66,32 @@ def plain_names(source: object, state: Mapping[str, Any]) -> dict[str, Any]:
         if text in result:
             raise CheckpointError(f"{source}: {text} is there twice, also as {name}")
         result[text] = state[name]
-    return result
+    return {_ROW_WEIGHTS.sub(r"emb_l.\1.pooling", n): _column(n, a) for n, a in result.items()}
+
+
+def _column(name: str, array: Any) -> Any:
+    """Return learned weights of pooling (M,) as the table of one column that they are here."""
+    if _ROW_WEIGHTS.fullmatch(name) and np.ndim(array) == 1:
+        return np.reshape(array, (-1, 1))
+    return array
+
+
+def reference_names(state: Mapping[str, Any], is_mixed: bool) -> dict[str, Any]:
+    """Return parameters of a DLRM under the reference's names; ``is_mixed`` is of mixed widths."""
+    named: dict[str, Any] = {}
+    for name, array in state.items():
+        if _POOLING.fullmatch(name):
+            named[f"v_W_l.{name.split('.')[1]}"] = np.reshape(array, -1)
+        elif is_mixed and re.fullmatch(r"emb_l\.\d+\.weight", name):
+            named[name.removesuffix(".weight") + MIXED_NAME] = array
+        else:
+            named[name] = array
+    return named
+
+
+def is_row_weight(name: str) -> bool:
+    """Return whether a parameter has learned weights of pooling."""
+    return bool(_POOLING.fullmatch(name))
 
 
 def has_torchrec_names(names: Iterable[str]) -> bool:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.checkpoint.torch_format.names import is_row_weight
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.errors import CheckpointError
 
 Array = NDArray[Any]
 STEP = "step"
+_OF_VECTORS = {"momentum": "sum"}
+"""Names of row-wise Adagrad's states of rows, and those the reference gives them of vectors."""
 
 
 def to_torch(
@@ -29,7 +32,10 @@ def to_torch(
     nested: dict[int, dict[str, Any]] = {}
     for name, array in states.items():
         parameter, state = name.rsplit(".", 1)
-        nested.setdefault(index_of[parameter], {})[state] = _value(config, state, array)
+        value = _value(config, state, array)
+        if is_row_weight(parameter) and state != STEP:  # a vector in PyTorch
+            state, value = _OF_VECTORS.get(state, state), np.reshape(value, np.shape(value)[:1])
+        nested.setdefault(index_of[parameter], {})[state] = value
     group = {**config.torch_group(float(lr)), "params": list(range(len(parameters)))}
     return {"state": nested, "param_groups": [group]}
 
@@ -50,8 +56,16 @@ def from_torch(nested: Mapping[str, Any] | None, parameters: Sequence[str]) -> d
             )
         for state, value in entries.items():
             if value is not None:
-                arrays[f"{parameters[index]}.{state}"] = _array(parameters[index], state, value)
+                name, array = parameters[index], _array(parameters[index], state, value)
+                arrays[f"{name}.{state}"] = array
+                if is_row_weight(name):
+                    arrays |= {f"{name}.{ours}": array for ours in _ours(state)}
     return arrays
+
+
+def _ours(state: object) -> list[str]:
+    """Return the names that states of vectors have here, where they are tables of one column."""
+    return [ours for ours, theirs in _OF_VECTORS.items() if theirs == state]
 
 
 def _array(parameter: str, state: object, value: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from dlrmjit.architecture import Architecture
 from dlrmjit.architecture.families import build, family_values
@@ -17,6 +18,7 @@ from dlrmjit.config.optimizer import (
     UpdateConfig,
     optimizer_named,
 )
+from dlrmjit.config.quotient_remainder import collisions_of
 from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
 from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
 
@@ -56,13 +58,52 @@ def model_config(
     values = {value: getattr(options, option) for option, value in _VALUES.items()}
     values["table_rows"] = tuple(table_rows)
     values["table_dims"] = _table_dims(options, table_rows)
+    tables = _kind_of_tables(options, table_rows)
     if "mlp_bottom" in wanted:
         values["mlp_bottom"] = _bottom(dense_features, options)
     else:
         values["dense_features"] = _dense_features(dense_features, options)
     if options.model == "dlrm":
-        return ModelConfig(**{name: value for name, value in values.items() if name in wanted})
-    return build(options.model, values)
+        known = {name: value for name, value in values.items() if name in wanted}
+        return ModelConfig(**known, **tables)
+    return _with_kind(build(options.model, _wider(values, tables)), tables, options)
+
+
+def _kind_of_tables(options: Options, table_rows: Sequence[int]) -> dict[str, Any]:
+    """Return values of a ModelConfig: quotients and remainders, and how bags are pooled."""
+    collisions = options.saved_collisions
+    if options.qr_flag:
+        collisions = collisions_of(
+            table_rows, collisions=options.qr_collisions, threshold=options.qr_threshold
+        )
+    return {
+        "qr_collisions": collisions,
+        "qr_operation": options.qr_operation if any(collisions) else "mult",
+        "pooling": options.pooling,
+        "learned_pooling": options.weighted_pooling == "learned",
+    }
+
+
+def _wider(values: dict[str, Any], tables: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a family whose vectors are concatenated from two of half the width."""
+    if tables["qr_operation"] != "concat":
+        return values
+    return values | {"embedding_dim": 2 * values["embedding_dim"]}
+
+
+def _with_kind(model: Architecture, tables: dict[str, Any], options: Options) -> Architecture:
+    """Return a model of another family with these tables of vectors; all tables pool alike."""
+    for node in model.embeddings:
+        model = model.with_values(node.name, pooling=tables["pooling"])
+    collisions, learned = tables["qr_collisions"], tables["learned_pooling"]
+    if not any(collisions) and not learned:
+        return model
+    if not any(node.name == "emb_l" for node in model.embeddings):
+        flag = "--qr-flag" if collisions else "--weighted-pooling"
+        raise ConfigError(f"{flag} has no effect on --model={options.model}; leave it out")
+    return model.with_values(
+        "emb_l", collisions=collisions, operation=tables["qr_operation"], learned=learned
+    )
 
 
 def _fitting(

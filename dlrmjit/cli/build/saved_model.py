@@ -24,6 +24,8 @@ _FIELDS = {
     "arch_interaction_itself": "interaction_itself",
     "batch_norm": "batch_norm",
     "table_dims": "table_dims",
+    "weighted_pooling": "learned_pooling",
+    "pooling": "pooling",
 }
 """The configuration of a model by the options that describe it."""
 
@@ -45,18 +47,31 @@ def load_saved(path: Path, arguments: Any, **how: Any) -> Model:
     return load(path, interaction=op, interaction_itself=itself, **how)
 
 
-def saved_config(path: str | Path, interaction: Any, itself: bool | None) -> AnyModelConfig:
+def saved_config(
+    path: str | Path, interaction: Any, itself: bool | None, operation: str | None = None
+) -> AnyModelConfig:
     """Return the architecture of the model at ``path``.
 
     Where a ``.pt`` file allows several, the first with the interaction that is asked for, None for
-    any; a note on the standard error says which and how to choose.
+    any; a note on the standard error says which and how to choose. ``operation`` is that of
+    quotients and remainders.
 
-    Raises CheckpointError if there is none.
+    Raises CheckpointError if there is none, or the operation is left open.
     """
-    from dlrmjit.training.saved_architecture import architectures, matching, shown
+    from dlrmjit.training.saved_architecture import (
+        ambiguity,
+        architectures,
+        matching,
+        operations,
+        shown,
+    )
 
     configs = architectures(path)
     found = matching(configs, path, interaction, itself)
+    if len(operations(found)) > 1:
+        if operation is None:
+            raise CheckpointError(ambiguity(found, path))
+        found = [config for config in found if operation in operations([config])] or found
     if len(found) > 1:
         print(
             f"dlrmjit: note: {path} does not say how features interact, and its shapes allow "
@@ -77,10 +92,13 @@ def with_saved_architecture(options: Options, path: str) -> Options:
     from dlrmjit.training.saved_architecture import is_torch
 
     is_preset = "config" in options.given and options.model == "dlrm"
-    given = set(_FIELDS) if is_preset else options.given & set(_FIELDS)
+    given = options.given & set(_FIELDS)
+    if is_preset:
+        given |= set(_FIELDS) - {"weighted_pooling", "pooling"}
     has_op = "arch_interaction_op" in given
     itself = options.arch_interaction_itself if "arch_interaction_itself" in given else None
-    config = saved_config(path, options.arch_interaction_op if has_op else None, itself)
+    operation = options.qr_operation if options.qr_flag else None
+    config = saved_config(path, options.arch_interaction_op if has_op else None, itself, operation)
     if not isinstance(config, ModelConfig):
         return _with_nodes(options, config, path)
     taken = copy.copy(options)
@@ -89,11 +107,13 @@ def with_saved_architecture(options: Options, path: str) -> Options:
     for option, field in _FIELDS.items():
         saved = getattr(config, field)
         if option not in given:
-            setattr(taken, option, saved)
+            setattr(taken, option, _as_option(option, saved))
         elif not _agrees(options, option, saved):
             raise CheckpointError(_contradiction(options, option, saved, path))
     if options.md_flag:
         taken.table_dims = ()
+    if not options.qr_flag:
+        taken.saved_collisions, taken.qr_operation = config.qr_collisions, config.qr_operation
     if "dropout" not in options.given and not is_torch(path):
         taken.dropout = config.dropout
     return taken
@@ -119,10 +139,17 @@ def _with_nodes(options: Options, config: Architecture, path: str) -> Options:
     return taken
 
 
+def _as_option(option: str, saved: Any) -> Any:
+    """Return the value of an option for the saved value of the model."""
+    return ("learned" if saved else None) if option == "weighted_pooling" else saved
+
+
 def _agrees(options: Options, option: str, saved: Any) -> bool:
     """Return whether a given option may describe the saved model; data may decide the rest."""
     value, is_dataset = getattr(options, option), options.data_generation == "dataset"
-    if option == "arch_embedding_size" and is_dataset:
+    if option == "weighted_pooling":
+        return bool((value == "learned") == saved)
+    if option == "arch_embedding_size" and (is_dataset or options.qr_flag):
         return True  # the data have the rows, which are compared when the model is loaded
     if option == "table_dims":
         return options.md_flag or tuple(value) in (tuple(saved), ()) or _all_wide(options, saved)

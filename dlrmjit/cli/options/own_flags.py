@@ -98,6 +98,13 @@ OWN = FlagGroup(
             domain=at_least(1),
         ),
         Flag(
+            "pooling",
+            str,
+            "sum",
+            "how the rows of a bag become one vector",
+            values=("sum", "mean"),
+        ),
+        Flag(
             "multi-hot-sizes",
             dashed_ints,
             (),

@@ -37,12 +37,13 @@ class Options(argparse.Namespace):
 
     ``given`` names the options on the command line; ``base`` is the preset that supplied
     defaults, if any, and ``notes`` are sentences about options that have no effect. A model that is
-    loaded may have ``saved_nodes``, which no option describes.
+    loaded may have ``saved_nodes`` or ``saved_collisions``, which no option describes.
     """
 
     given: frozenset[str]
     base: Preset | None
     saved_nodes: Architecture | None = None
+    saved_collisions: tuple[int, ...] = ()
     notes: tuple[str, ...]
 
     @property
@@ -156,8 +157,25 @@ def _check_together(options: Options) -> None:
         raise ConfigError("--keep counts the states of --save-every; give that, too")
     if options.md_flag and options.table_dims:
         raise ConfigError("give --md-flag or --table-dims, not both: each says how wide tables are")
+    _check_pooling(options)
     _check_data_set(options)
     _check_lookups(options)
+
+
+def _check_pooling(options: Options) -> None:
+    """Refuse what the reference refuses: tables of several kinds at once."""
+    kinds = {
+        "--qr-flag": options.qr_flag,
+        "--md-flag": options.md_flag,
+        "--table-dims": options.table_dims,
+        "--weighted-pooling": options.weighted_pooling is not None,
+    }
+    asked = [flag for flag, value in kinds.items() if value]
+    if len(asked) > 1:
+        raise ConfigError(
+            f"give {' or '.join(asked)}, not {'both' if len(asked) == 2 else 'all'}: tables are of "
+            "one kind"
+        )
 
 
 def _check_lookups(options: Options) -> None:

@@ -8,8 +8,6 @@ from dlrmjit.cli.options.kinds import boolean, dashed_floats, dashed_ints, mlp_w
 from dlrmjit.cli.options.own_flags import OPTIMIZER_NAMES
 
 _IGNORED, _REFUSED = Effect.IGNORED, Effect.REFUSED
-_NO_QR = "it only matters with --qr-flag, which is not supported"
-_FULL_TABLES = "train full tables, and bound their rows with --max-ind-range"
 _NO_QUANTIZATION = "models run in 32 bits; leave the flag out"
 _READER = "one process prepares the data"
 
@@ -52,9 +50,8 @@ MODEL = FlagGroup(
             "weighted-pooling",
             str,
             None,
-            "weights of pooled rows: fixed (all ones)",
-            note="learned pooling weights are not implemented; leave the flag out",
-            supported=("fixed",),
+            "weights of pooled rows: fixed (all ones), or learned, one per row, 1 at first",
+            values=("fixed", "learned"),
         ),
         Flag(
             "md-flag",
@@ -76,10 +73,32 @@ MODEL = FlagGroup(
             domain=at_least(0),
         ),
         Flag("md-round-dims", switch, False, "mixed dimensions: round widths to powers of two"),
-        Flag("qr-flag", switch, False, "quotient-remainder tables", _REFUSED, _FULL_TABLES),
-        Flag("qr-threshold", int, 200, "quotient-remainder: least rows", _IGNORED, _NO_QR),
-        Flag("qr-operation", str, "mult", "quotient-remainder: combination", _IGNORED, _NO_QR),
-        Flag("qr-collisions", int, 4, "quotient-remainder: collisions", _IGNORED, _NO_QR),
+        Flag(
+            "qr-flag",
+            switch,
+            False,
+            "quotient-remainder: two smaller tables, of quotients and of remainders, for each",
+        ),
+        Flag(
+            "qr-threshold",
+            int,
+            200,
+            "quotient-remainder: tables of up to this many rows stay whole",
+        ),
+        Flag(
+            "qr-operation",
+            str,
+            "mult",
+            "quotient-remainder: how the vectors of both tables become one",
+            values=("mult", "add", "concat"),
+        ),
+        Flag(
+            "qr-collisions",
+            int,
+            4,
+            "quotient-remainder: values that share a quotient; there are as many remainders",
+            domain=at_least(1),
+        ),
         Flag(
             "activation-function",
             str,

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.embedding import forward as embedding_lookup
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from dlrmjit_kernels.layers.loss import loss_gradient, probabilities
@@ -27,50 +26,25 @@ from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
+from dlrmjit.ops import combine
 from dlrmjit.ops.backend import ArrayBackward, ArrayForward, DenseState, FloatArray, Origin
-from dlrmjit.ops.jit import cross, interaction, join, mlp, optimizers, projection, regularise
+from dlrmjit.ops.backend import Lookups as Bags
+from dlrmjit.ops.jit import (
+    cross,
+    embedding,
+    interaction,
+    join,
+    mlp,
+    optimizers,
+    projection,
+    regularise,
+)
 from dlrmjit.ops.jit.join import JoinedBlock
-from dlrmjit.ops.jit.mixed_tables import MixedBagGradient, MixedTables
-from dlrmjit.ops.jit.optimizers import BagGradient, flat
+from dlrmjit.ops.jit.mixed_tables import MixedTables
+from dlrmjit.ops.jit.optimizers import flat
 from dlrmjit.precision import Precision
 
 Gradients = Iterator[tuple[int, Any]]
-
-
-def _bag_forward(step: Step) -> NDArray[np.float32]:
-    tables, lookups = step.values
-    pooled: NDArray[np.float32] | None = step.options.get("out")
-    if pooled is None:
-        shape = (lookups.offsets.shape[1] - 1, len(tables), tables.dim)
-        pooled = step.cached("pooled", lambda: aligned_empty(shape))
-    if not isinstance(tables, MixedTables):
-        embedding_lookup.pool(tables, lookups, pooled, "sum", None)
-        return pooled
-    for group_tables, part in _split(step):
-        embedding_lookup.pool(group_tables, part, pooled, "sum", None)
-    return pooled
-
-
-def _split(step: Step) -> Sequence[tuple[Any, Lookups]]:
-    """Return the tables and lookups of each width, split once per batch."""
-    tables, lookups = step.values
-
-    def split() -> Sequence[tuple[Any, Lookups]]:
-        offsets = step.memory.get("offsets")
-        if offsets is None or offsets[0].shape[1] != lookups.samples + 1:
-            offsets = step.memory["offsets"] = tables.offsets(lookups.samples)
-        parts: Sequence[tuple[Any, Lookups]] = tables.split(lookups, offsets)
-        return parts
-
-    return step.cached_for("parts", (tables, lookups), split)
-
-
-def _bag_backward(step: Step, gradient: NDArray[np.float32]) -> Gradients:
-    tables, lookups = step.values
-    if isinstance(tables, MixedTables):
-        yield 0, MixedBagGradient(tuple(BagGradient(part, gradient) for _, part in _split(step)))
-    else:
-        yield 0, BagGradient(lookups, gradient)
 
 
 def _loss_forward(step: Step) -> float:
@@ -89,7 +63,8 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
 
 _RULES = (
     *mlp.RULES,
-    Rule("embedding_bag", _bag_forward, _bag_backward),
+    *embedding.RULES,
+    *combine.RULES,
     Rule("loss", _loss_forward, _loss_backward),
     *cross.RULES,
     *interaction.RULES,
@@ -146,17 +121,13 @@ class JitBackend:
         """Draw tables uniformly, on all threads."""
         tables.initialise_uniform(seed, origins)
 
-    def lookups(
-        self,
-        tables: EmbeddingTables | MixedTables,
-        indices: NDArray[Any],
-        offsets: NDArray[np.int64],
-    ) -> Lookups:
+    def lookups(self, tables: EmbeddingTables | MixedTables, lookups: Bags) -> Lookups:
         """Check the layout of lookups; the kernels check indices that are to raise an error."""
-        lookups = Lookups.checked(indices, offsets, len(tables))
+        indices, offsets, weights = lookups
+        checked = Lookups.checked(indices, offsets, len(tables), weights)
         if tables.bounds == "raise":
-            return lookups
-        return lookups.within(tables.row_counts, tables.bounds)
+            return checked
+        return checked.within(tables.row_counts, tables.bounds)
 
     def matrix(self, values: FloatArray) -> Matrix:
         """Return a view of a row-major float32 array."""

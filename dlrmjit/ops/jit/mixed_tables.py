@@ -126,7 +126,8 @@ class MixedTables:
         parts = []
         for group, part in zip(self.groups, offsets, strict=True):
             np.take(lookups.offsets, group.table_ids, axis=0, out=part, mode="clip")
-            parts.append((group.tables, Lookups(lookups.indices, part, group.table_ids)))
+            part_lookups = Lookups(lookups.indices, part, group.table_ids, lookups.weights)
+            parts.append((group.tables, part_lookups))
         return parts
 
     def new_state(self, rule: RowRule) -> MixedState:
@@ -200,7 +201,8 @@ class MixedBagGradient(SparseGradient):
         dY = np.concatenate([gradient.parts[0].dY for gradient in gradients])
         groups = zip(*(gradient.parts for gradient in gradients), strict=True)
         lookups = [merge_lookups([part.lookups for part in parts]) for parts in groups]
-        return MixedBagGradient(tuple(BagGradient(part, dY) for part in lookups))
+        pooling = self.parts[0].pooling
+        return MixedBagGradient(tuple(BagGradient(part, dY, pooling) for part in lookups))
 
     def scale(self, factor: float) -> None:
         """Scale dY in place."""

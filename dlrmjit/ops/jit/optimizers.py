@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.ops.backend import DenseState, FloatArray
+from dlrmjit.ops.backend import Lookups as Bags
 from dlrmjit.ops.merge_bags import merge_bags
 
 F32 = NDArray[np.float32]
@@ -34,35 +35,36 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BagGradient(SparseGradient):
-    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
+    """Gradient of pooled bags: dY (N, S, E) of the pooled vectors, and the lookups they pool."""
 
     lookups: Lookups
     dY: F32
+    pooling: str = "sum"
 
     def descend(self, tables: TableStorage, rate: float) -> None:
         """Plain SGD on the looked-up rows, fused with the backward pass of the lookup."""
         rule = SgdRows(rate)
-        embedding_update.apply(tables, self.lookups, self.dY, rule, None, "sum", None)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, None, self.pooling)
 
     def update(
         self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
     ) -> None:
         """Apply an optimizer to the looked-up rows, fused with the backward pass of the lookup."""
         rule = RowRule(config, rate)
-        embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, state, self.pooling)
 
     def sum_of_squares(self, tables: TableStorage, scratch: dict[str, Any]) -> float:
         """Return the sum of squares of the rows' gradients; ``scratch`` has one float per row."""
         if "squares" not in scratch:
             scratch["squares"] = embedding_update.new_state(tables, grad_norm.SquareRows())
         squares = scratch["squares"]
-        return grad_norm.gradient_square(tables, self.lookups, self.dY, squares)
+        return grad_norm.gradient_square(tables, self.lookups, self.dY, squares, self.pooling)
 
     def mean_squares(self, tables: TableStorage, means: TableStorage, weight_decay: float) -> None:
         """Write one value per looked-up row, by an update that changes nothing else."""
         rule = grad_norm.SquareRows(l2=weight_decay)
         state = RowState((means,))
-        embedding_update.apply(tables, self.lookups, self.dY, rule, state, "sum", None)
+        embedding_update.apply(tables, self.lookups, self.dY, rule, state, self.pooling)
 
     def scale(self, factor: float) -> None:
         """Scale dY in place."""
@@ -72,21 +74,22 @@ class BagGradient(SparseGradient):
         """Return a copy of this gradient and those of other batches as that of one large batch."""
         gradients = (self, *others)
         lookups = merge_lookups([gradient.lookups for gradient in gradients])
-        return BagGradient(lookups, np.concatenate([gradient.dY for gradient in gradients]))
+        dY = np.concatenate([gradient.dY for gradient in gradients])
+        return BagGradient(lookups, dY, self.pooling)
 
     def to_dense(self, tables: TableStorage) -> list[FloatArray]:
         """Return full arrays (M, E), one per table."""
         dense = [np.zeros((m, tables.dim), np.float32) for m in tables.rows]
         table_ids = self.lookups.table_ids or range(len(tables))
         dY = self.dY[:, list(table_ids), : tables.dim]
-        accumulate_dense(tables, self.lookups, dY, dense)
+        accumulate_dense(tables, self.lookups, dY, dense, self.pooling)
         return dense
 
 
 def merge_lookups(batches: Sequence[Lookups]) -> Lookups:
     """Return the lookups of several batches in the same tables as those of one, copied."""
-    bags = merge_bags([(lookups.indices, lookups.offsets) for lookups in batches])
-    return Lookups(*bags, batches[0].table_ids)
+    bags = merge_bags([Bags(part.indices, part.offsets, part.weights) for part in batches])
+    return Lookups(bags.indices, bags.offsets, batches[0].table_ids, bags.weights)
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> Any:

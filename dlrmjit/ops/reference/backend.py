@@ -18,6 +18,7 @@ from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.errors import ConfigError
+from dlrmjit.ops import combine
 from dlrmjit.ops.backend import (
     ArrayBackward,
     ArrayForward,
@@ -27,11 +28,10 @@ from dlrmjit.ops.backend import (
     Origin,
     StoredArray,
 )
-from dlrmjit.ops.reference import cross, join, optimizers, regularise
+from dlrmjit.ops.reference import cross, embedding, join, optimizers, regularise
 from dlrmjit.ops.reference.init import fill_uniform
 from dlrmjit.ops.reference.join import NoBlock
 from dlrmjit.ops.reference.operands import forward_values, rounded_operand
-from dlrmjit.ops.reference.optimizers import ReferenceBagGradient
 from dlrmjit.ops.reference.tables import ReferenceTables, zeros
 from dlrmjit.precision import Precision, SplitArray, check_precision
 
@@ -79,21 +79,6 @@ def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
         yield 2 * i + 1, dz.T @ x
         yield 2 * i + 2, dz.sum(axis=0)
     yield 0, dy
-
-
-def _bag_forward(step: Step) -> FloatArray:
-    tables, (indices, offsets) = step.values
-    count, n = offsets.shape[0], offsets.shape[1] - 1
-    pooled = np.zeros((n, count, tables.dim), tables.table(0).dtype)
-    for s in range(count):
-        samples = np.repeat(np.arange(n), np.diff(offsets[s]))
-        part, width = indices[offsets[s, 0] : offsets[s, -1]], tables.dims[s]
-        np.add.at(pooled[:, s, :width], samples, forward_values(tables.table(s)[part]))
-    return pooled
-
-
-def _bag_backward(step: Step, gradient: FloatArray) -> Gradients:
-    yield 0, ReferenceBagGradient(step.values[1], gradient)
 
 
 def _projection_forward(step: Step) -> FloatArray:
@@ -206,7 +191,8 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
 
 _RULES = (
     Rule("mlp", _mlp_forward, _mlp_backward),
-    Rule("embedding_bag", _bag_forward, _bag_backward),
+    *embedding.RULES,
+    *combine.RULES,
     Rule("projection", _projection_forward, _projection_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
@@ -270,11 +256,9 @@ class ReferenceBackend:
         for s, origin in enumerate(origins):
             fill_uniform(tables.table(s), seed, origin)
 
-    def lookups(
-        self, tables: ReferenceTables, indices: NDArray[Any], offsets: NDArray[np.int64]
-    ) -> Lookups:
+    def lookups(self, tables: ReferenceTables, lookups: Lookups) -> Lookups:
         """Return the same arrays if all indices are inside; otherwise as the tables' bounds say."""
-        return tables.apply_bounds(indices, offsets)
+        return tables.apply_bounds(lookups)
 
     def matrix(self, values: FloatArray) -> FloatArray:
         """Return the array in this backend's float type."""

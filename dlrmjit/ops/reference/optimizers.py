@@ -26,10 +26,11 @@ class ReferenceTableState:
 
 @dataclass(frozen=True)
 class ReferenceBagGradient(SparseGradient):
-    """Gradient of summed bags: dY (N, S, E) of the pooled vectors, and the lookups they sum."""
+    """Gradient of pooled bags: dY (N, S, E) of the pooled vectors, and the lookups they pool."""
 
     lookups: Lookups
     dY: FloatArray
+    pooling: str = "sum"
 
     def descend(self, tables: ReferenceTables, rate: float) -> None:
         """Plain SGD on the looked-up rows."""
@@ -74,7 +75,8 @@ class ReferenceBagGradient(SparseGradient):
         """Return a copy of this gradient and those of other batches as that of one large batch."""
         gradients = (self, *others)
         bags = merge_bags([gradient.lookups for gradient in gradients])
-        return ReferenceBagGradient(bags, np.concatenate([g.dY for g in gradients]))
+        dY = np.concatenate([gradient.dY for gradient in gradients])
+        return ReferenceBagGradient(bags, dY, self.pooling)
 
     def to_dense(self, tables: ReferenceTables) -> list[FloatArray]:
         """Return full arrays (M, E), one per table."""
@@ -85,13 +87,31 @@ class ReferenceBagGradient(SparseGradient):
 
     def _rows(self, tables: ReferenceTables) -> Iterator[tuple[NDArray[Any], FloatArray]]:
         """Yield the rows looked up in each table, and the summed gradient of each row."""
-        indices, offsets = self.lookups
+        indices, offsets, _ = self.lookups
+        scales = lookup_scales(self.lookups, self.pooling)
         for s, width in enumerate(tables.dims):
-            part, dY = indices[offsets[s, 0] : offsets[s, -1]], self.dY[:, s, :width]
-            rows, positions = np.unique(part, return_inverse=True)
+            part, dY = slice(offsets[s, 0], offsets[s, -1]), self.dY[:, s, :width]
+            rows, positions = np.unique(indices[part], return_inverse=True)
             summed = np.zeros((len(rows), width), self.dY.dtype)
-            np.add.at(summed, positions, np.repeat(dY, np.diff(offsets[s]), axis=0))
+            parts = np.repeat(dY, np.diff(offsets[s]), axis=0)
+            if scales is not None:
+                parts = parts * scales[part, None].astype(parts.dtype)
+            np.add.at(summed, positions, parts)
             yield rows, summed
+
+
+def lookup_scales(lookups: Lookups, pooling: str) -> FloatArray | None:
+    """Return the factor of each lookup's row in its bag, None if all are 1."""
+    weights: FloatArray | None = lookups.weights
+    if pooling != "mean":
+        return weights
+    scales = np.ones(len(lookups.indices))
+    if weights is not None:
+        scales *= weights
+    for offsets in lookups.offsets:
+        lengths = np.diff(offsets)
+        scales[offsets[0] : offsets[-1]] /= np.repeat(lengths, lengths)
+    return scales
 
 
 def new_state(stored: Any, config: OptimizerConfig) -> DenseState | ReferenceTableState:

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.errors import IndexRangeError, format_sizes
 from dlrmjit.ops.backend import Lookups, StoredArray
+from dlrmjit.ops.bounds import apply_bounds
 from dlrmjit.precision import SplitArray
 
 
@@ -59,22 +60,15 @@ class ReferenceTables:
             filled[-1][...] = value
         return ReferenceTables(filled, self.config)
 
-    def apply_bounds(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> Lookups:
+    def apply_bounds(self, lookups: Lookups) -> Lookups:
         """Return lookups with all indices inside their tables: as given, clamped, or without some.
 
         Raises IndexRangeError for the first lookup outside its table if ``bounds`` is ``raise``.
         """
-        if self.config.bounds == "raise":
-            self.check(indices, offsets)
-            return indices, offsets
-        first, last = offsets[0, 0], offsets[-1, -1]
-        indices, offsets = indices[first:last], offsets - first
-        limits = np.repeat(self.rows, offsets[:, -1] - offsets[:, 0])
-        if self.config.bounds == "clamp":
-            return np.clip(indices, 0, limits - 1), offsets
-        inside = (indices >= 0) & (indices < limits)
-        inside_before = np.concatenate([[0], np.cumsum(inside)])
-        return indices[inside], inside_before[offsets]
+        if self.config.bounds != "raise":
+            return apply_bounds(lookups, self.rows, self.config.bounds)
+        self.check(lookups.indices, lookups.offsets)
+        return lookups
 
     def check(self, indices: NDArray[Any], offsets: NDArray[np.int64]) -> None:
         """Raise IndexRangeError for the first lookup outside its table."""

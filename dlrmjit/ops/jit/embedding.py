@@ -1,0 +1,80 @@
+"""The embedding bag of the compiled backend, with weights of the batch and of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.embedding import forward, lookup_weights
+from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.runtime.buffers import aligned_empty
+from numpy.typing import NDArray
+
+from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.ops.jit.mixed_tables import MixedBagGradient, MixedTables
+from dlrmjit.ops.jit.optimizers import BagGradient
+
+Gradients = Iterator[tuple[int, Any]]
+F32 = NDArray[np.float32]
+
+
+def _forward(step: Step) -> F32:
+    """Pool the rows of ``tables``; a third input has weights of rows, tables of one column."""
+    tables, lookups, *columns = step.values
+    pooled: F32 | None = step.options.get("out")
+    if pooled is None:
+        shape = (lookups.offsets.shape[1] - 1, len(tables), tables.dim)
+        pooled = step.cached("pooled", lambda: aligned_empty(shape))
+    if columns:
+        inside = lookups.within(tables.row_counts, tables.bounds)
+        step.memory["weighted"] = lookup_weights.weighted(columns[0], inside)
+        parts: Sequence[tuple[Any, Lookups]] = [(tables, step.memory["weighted"])]
+    else:
+        parts = _parts(step)
+    for group, part in parts:
+        forward.pool(group, part, pooled, _pooling(step))
+    return pooled
+
+
+def _pooling(step: Step) -> str:
+    return str(step.options.get("pooling", "sum"))
+
+
+def _parts(step: Step) -> Sequence[tuple[Any, Lookups]]:
+    """Return the tables and lookups of each width, split once per batch."""
+    tables, lookups = step.values
+    if not isinstance(tables, MixedTables):
+        return [(tables, lookups)]
+
+    def split() -> Sequence[tuple[Any, Lookups]]:
+        offsets = step.memory.get("offsets")
+        if offsets is None or offsets[0].shape[1] != lookups.samples + 1:
+            offsets = step.memory["offsets"] = tables.offsets(lookups.samples)
+        parts: Sequence[tuple[Any, Lookups]] = tables.split(lookups, offsets)
+        return parts
+
+    return step.cached_for("parts", (tables, lookups), split)
+
+
+def _backward(step: Step, gradient: F32) -> Gradients:
+    tables, lookups, *columns = step.values
+    if columns:
+        yield from _weighted_backward(step, tables, lookups, gradient)
+    elif isinstance(tables, MixedTables):
+        parts = (BagGradient(part, gradient, _pooling(step)) for _, part in _parts(step))
+        yield 0, MixedBagGradient(tuple(parts))
+    else:
+        yield 0, BagGradient(lookups, gradient, _pooling(step))
+
+
+def _weighted_backward(step: Step, tables: Any, lookups: Lookups, gradient: F32) -> Gradients:
+    """Yield the gradients of rows and of their weights; both use the values before the update."""
+    inside = lookups.within(tables.row_counts, tables.bounds)
+    of_weights = lookup_weights.weight_gradient(tables, inside, gradient, _pooling(step))
+    yield 0, BagGradient(step.memory["weighted"], gradient, _pooling(step))
+    ones = np.ones((*gradient.shape[:2], 1), np.float32)
+    yield 2, BagGradient(Lookups(inside.indices, inside.offsets, weights=of_weights), ones)
+
+
+RULES = (Rule("embedding_bag", _forward, _backward),)

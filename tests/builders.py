@@ -23,12 +23,32 @@ def jagged(rng, rows, n, longest=4):
     return np.concatenate(indices), offsets
 
 
-def random_batch(rng, config, n, longest=4):
-    """A batch of ``n`` samples that fits ``config``."""
+def random_batch(rng, config, n, longest=4, weighted=False):
+    """A batch of ``n`` samples that fits ``config``, with a weight per lookup if ``weighted``."""
     indices, offsets = jagged(rng, config.table_rows, n, longest)
     dense = rng.standard_normal((n, config.dense_features)).astype(np.float32)
     labels = rng.integers(0, 2, n).astype(np.float32)
-    return Batch(dense, indices, offsets, labels)
+    weights = rng.uniform(-1, 2, len(indices)).astype(np.float32) if weighted else None
+    return Batch(dense, indices, offsets, labels, weights)
+
+
+def tables_of_all_kinds(rows):
+    """Models by the kind of their tables, each with whether its batches have weights."""
+    qr = (3,) + (0,) + (4,) * (len(rows) - 2)
+    wide = family("dlrm", table_rows=rows, embedding_dim=8, mlp_bottom=(13, 8))
+    every = family("deepfm", table_rows=rows)
+    for node in every.embeddings:
+        every = every.with_values(node.name, pooling="mean")
+    dlrm, dcnv2 = family("dlrm", table_rows=rows), family("dcnv2", table_rows=rows)
+    return {
+        "mixed": (family("dlrm", table_rows=rows, table_dims=(3, 6, 1, 3, 6)[: len(rows)]), False),
+        "mult": (dlrm.with_values("emb_l", collisions=qr), False),
+        "concat": (wide.with_values("emb_l", collisions=qr, operation="concat"), False),
+        "add mean": (every.with_values("emb_l", collisions=qr, operation="add"), True),
+        "weighted": (dcnv2, True),
+        "learned": (dlrm.with_values("emb_l", learned=True), False),
+        "learned mean": (dcnv2.with_values("emb_l", learned=True, pooling="mean"), True),
+    }
 
 
 def small_config(**changes):

@@ -92,7 +92,14 @@ class LocalTables:
         self._architecture, self._backend, self._config = architecture, backend, config
         nodes = architecture.embeddings
         self.nodes = {
-            node.name: table_parameter(backend, node.name, node.tables, precision, config)
+            node.name: table_parameter(
+                backend,
+                node.name,
+                node.tables,
+                precision,
+                config,
+                node.pooled_shape[1] if node.is_combined else node.dim,
+            )
             for node in nodes
         }
         self.row_weights = {
@@ -176,10 +183,14 @@ def table_parameter(
     specs: Sequence[TableSpec],
     precision: Precision,
     config: TableConfig = IN_MEMORY,
+    width: int = 0,
 ) -> Parameter:
-    """Return a parameter of zeroed tables of these sizes."""
+    """Return a parameter of zeroed tables of these sizes.
+
+    Their pooled vectors are ``width`` wide, by default as the tables, if those are of one width.
+    """
     dims = [spec.dim for spec in specs]
-    widths: int | list[int] = dims[0] if len(set(dims)) == 1 else dims
+    widths: int | list[int] = dims[0] if set(dims) == {width or dims[0]} else dims
     data: Any = backend.tables([spec.rows for spec in specs], widths, precision, config)
     return Parameter(data, name, table_names=[spec.name for spec in specs])
 

@@ -80,6 +80,14 @@ COMMANDS = (
     f"{_CRITEO} {_MIXED} --md-temperature=0.5 --arch-interaction-op=cat",
     f"{_CRITEO} {_MIXED} --optimizer=adagrad --learning-rate=0.01 --num-batches=8",
     "--mini-batch-size=2 --data-size=40 --md-flag --md-threshold=1 --md-temperature=0.9",
+    f"{_CRITEO} --qr-flag",
+    f"{_CRITEO} --qr-flag --qr-operation=add --qr-collisions=7 --arch-interaction-op=cat",
+    f"{_CRITEO} --qr-flag --arch-sparse-feature-size=8 --qr-operation=concat --qr-threshold=2 "
+    "--qr-collisions=3",
+    f"{_CRITEO} --qr-flag --optimizer=adagrad --learning-rate=0.01 --num-batches=8",
+    f"{_CRITEO} --weighted-pooling=learned --num-indices-per-lookup=5",
+    f"{_CRITEO} --weighted-pooling=learned --optimizer=rwsadagrad --learning-rate=0.01 "
+    "--num-indices-per-lookup=5 --num-batches=8",
     "--rand-data-dist=gaussian --rand-data-max=6.5 --arch-embedding-size=9-8-7 "
     "--mini-batch-size=4 --data-size=80",
 )

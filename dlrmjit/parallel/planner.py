@@ -46,6 +46,7 @@ def propose(
     lookups: Sequence[int] | None = None,
     memory: int | None = None,
     min_columns: int = MIN_SHARD_COLUMNS,
+    replicates: bool = True,
 ) -> Plan:
     """Return a plan for tables of ``table_rows`` rows and ``dim`` columns, one width or one each.
 
@@ -54,7 +55,8 @@ def propose(
     kind : ``auto``, or one kind for all tables: ``whole``, ``columns``, ``rows``, ``replicated``
     lookups : lookups per bag of each table, 1 by default; the load that is balanced
     memory : bytes for tables on one rank, unlimited by default
-    min_columns : minimum columns of a shard; ``dim`` for optimizers that need whole rows
+    min_columns : minimum columns of a shard, ``dim`` for optimizers that need whole rows
+    replicates : whether ``auto`` replicates small tables
 
     Raises
     ------
@@ -68,7 +70,7 @@ def propose(
     check_memory(rows, dims, ranks, memory)
     if kind == "auto":
         tables = _Tables(rows, dims, tuple(lookups or [1] * len(rows)))
-        plan = _automatic(tables, ranks, memory, min_columns)
+        plan = _automatic(tables, ranks, memory, min_columns, SMALL_TABLE if replicates else 0)
     elif kind in KINDS:
         plan = Plan(
             rows, one_width(dims), ranks, tuple(_uniform(kind, t, ranks) for t in range(len(rows)))
@@ -111,11 +113,13 @@ def _uniform(kind: str, table: int, ranks: int) -> Placement:
     return Placement("rows" if kind == "rows" else "columns", all_ranks)
 
 
-def _automatic(tables: _Tables, ranks: int, memory: int | None, min_columns: int) -> Plan:
+def _automatic(
+    tables: _Tables, ranks: int, memory: int | None, min_columns: int, small: int
+) -> Plan:
     rows = tables.rows
     if ranks == 1:
         return Plan(rows, one_width(tables.dims), 1, (Placement("whole", (0,)),) * len(rows))
-    shards = {t: 1 for t, m in enumerate(rows) if m >= SMALL_TABLE}
+    shards = {t: 1 for t, m in enumerate(rows) if m >= small}
     while True:
         plan, imbalance, fits = _balance(tables, ranks, shards, memory, min_columns)
         splittable = [t for t, count in shards.items() if count < min(ranks, rows[t])]

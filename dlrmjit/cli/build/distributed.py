@@ -165,11 +165,15 @@ def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Pla
     lookups = _lookups_of(architecture, options)
     each = memory * comm.size // shares
     min_columns = max(dims) if _table_rule(options).row_states else MIN_SHARD_COLUMNS
+    is_learned = bool(architecture.architecture.row_weight_specs)
+    if is_learned:
+        min_columns = max(dims)
     plan = propose(
         rows,
         dims,
         shares,
         kind=options.plan,
+        replicates=not is_learned,
         lookups=lookups,
         memory=each,
         min_columns=min_columns,

@@ -32,9 +32,7 @@ def test_two_names_of_one_parameter_are_refused():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("v_W_l.0", "learned weights of pooling"),
-        ("module.v_W_l.1", "learned weights of pooling"),
-        ("emb_l.0.weight_q", "quotient-remainder"),
+        ("module.inter_arch.W_kernels.1", "only DLRM"),
         ("inter_arch.crossnet.V_kernels.0", "only DLRM"),
     ],
 )

@@ -112,7 +112,7 @@ WRONG = {
     "--table-dims=2-8-5 --md-flag": "--md-flag or --table-dims, not both",
     "--table-dims=a": "dash-separated integers",
     "--md-flag --md-temperature=-1": "--md-temperature must be at least 0",
-    "--qr-flag": "--qr-flag is not supported: train full tables",
+    "--table-dims=2-8-5 --qr-flag": "tables are of one kind",
 }
 
 

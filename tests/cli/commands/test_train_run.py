@@ -57,6 +57,19 @@ REFERENCE = {
         Finished training it 2/4 of epoch 0, -1.00 ms/it, loss 0.693839
         Finished training it 3/4 of epoch 0, -1.00 ms/it, loss 0.695152
         Finished training it 4/4 of epoch 0, -1.00 ms/it, loss 0.693902""",
+    "--mini-batch-size=8 --data-size=32 --arch-embedding-size=301-150-900 --arch-mlp-bot=4-4 "
+    "--arch-interaction-op=cat --qr-flag --qr-operation=concat --qr-threshold=100 "
+    "--optimizer=rwsadagrad --loss-function=bce": """
+        Finished training it 1/4 of epoch 0, -1.00 ms/it, loss 1.057346
+        Finished training it 2/4 of epoch 0, -1.00 ms/it, loss 0.914808
+        Finished training it 3/4 of epoch 0, -1.00 ms/it, loss 0.948863
+        Finished training it 4/4 of epoch 0, -1.00 ms/it, loss 0.634517""",
+    "--mini-batch-size=8 --data-size=32 --weighted-pooling=learned --optimizer=rwsadagrad "
+    "--loss-function=bce --learning-rate=0.1": """
+        Finished training it 1/4 of epoch 0, -1.00 ms/it, loss 0.808245
+        Finished training it 2/4 of epoch 0, -1.00 ms/it, loss 1.000913
+        Finished training it 3/4 of epoch 0, -1.00 ms/it, loss 0.770335
+        Finished training it 4/4 of epoch 0, -1.00 ms/it, loss 0.697209""",
 }
 LOSS = re.compile(r"loss (\S+)")
 

@@ -60,6 +60,12 @@ def test_multi_hot_sizes_and_other_lookups_exclude_each_other() -> None:
         parse(["--multi-hot-sizes=3-2-1", "--num-indices-per-lookup=3"])
 
 
+@pytest.mark.parametrize("words", ["--qr-flag --md-flag", "--weighted-pooling=fixed --qr-flag"])
+def test_tables_are_of_one_kind(words: str) -> None:
+    with pytest.raises(ConfigError, match="not both: tables are of one kind"):
+        parse(words.split())
+
+
 def test_max_ind_range_cuts_a_presets_tables() -> None:
     options = parse(["--config=kaggle", "--max-ind-range=1000"])
     assert max(options.arch_embedding_size) == 1000
@@ -89,11 +95,13 @@ WRONG = {
     "--sparse-optimizer=lion": "must be one of sgd, adagrad, rwsadagrad, adam",
     "--momentum=-1": "at least 0",
     "--precision=fp16": "must be one of fp32, bf16",
-    "--qr-flag": "--max-ind-range",
+    "--qr-operation=sub": "must be one of mult, add, concat",
+    "--qr-collisions=0": "at least 1",
+    "--pooling=max": "must be one of sum, mean",
     "--save-onnx": "--save-model",
     "--quantize-mlp-with-bit=8": "32 bits",
     "--quantize-emb-with-bit=4": "32 bits",
-    "--weighted-pooling=learned": "leave the flag out",
+    "--weighted-pooling=trained": "must be one of fixed, learned",
     "--mlperf-grad-accum-iter=0": "at least 1",
     "--multi-hot-sizes=3-2": "--multi-hot-sizes has 2 numbers for 26 tables",
     "--multi-hot-sizes=3-0-2": "at least 1, not 0",

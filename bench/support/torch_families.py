@@ -208,7 +208,7 @@ class _Bags:
 
     def __init__(self, node: Embedding, state: Mapping[str, Any]) -> None:
         self.columns = node.columns
-        names = [node.table_name(s) for s in range(len(node.rows))]
+        names = [node.tables[s].name for s in range(len(node.rows))]
         weights = (torch.from_numpy(np.array(state[name])) for name in names)
         self.bags = [
             nn.EmbeddingBag.from_pretrained(weight, freeze=False, mode="sum", sparse=True)
@@ -230,7 +230,7 @@ class _Batched:
 
     def __init__(self, node: Embedding, state: Mapping[str, Any], rate: float) -> None:
         self.dim, self.size = node.dim, len(node.rows)
-        names = [node.table_name(s) for s in range(self.size)]
+        names = [node.tables[s].name for s in range(self.size)]
         dim = max(4, node.dim)  # FBGEMM has no narrower rows
         weights = [np.pad(state[name], ((0, 0), (0, dim - node.dim))) for name in names]
         self.tables = fbgemm_tables(weights, rate)

@@ -19,7 +19,7 @@ from dlrmjit_kernels.embedding.forward import check_pooled, prefetch_distance
 from dlrmjit_kernels.embedding.lookups import Bags, Lookups, PooledVectors
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.microkernels.row_dot import DotSpec
+from dlrmjit_kernels.microkernels.row_gather import DotSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks

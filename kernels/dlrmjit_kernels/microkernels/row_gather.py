@@ -1,4 +1,4 @@
-"""The row gather-accumulate micro-kernel: pool a run of bags of one table.
+"""The micro-kernels that gather rows: pool a run of bags of one table, and multiply by a gradient.
 
 In NumPy, for every bag ``n`` of ``first <= n < last``::
 
@@ -9,6 +9,12 @@ the high 16 bits, which are all that is read. Contract: all arguments are int64;
 ``indices``, ``offsets`` (int64), ``scales`` (float32, read if ``scaled``) and ``out`` are
 addresses, strides are bytes; ``indices[min(i + ahead, final)]`` is read to prefetch its row, so
 ``final`` is a valid position; ``out`` overlaps nothing.
+
+The second kernel has the gradient of every lookup's weight, in NumPy::
+
+    out[i] = dY[n] @ table[indices[i]], for each lookup ``i`` of bag ``n``
+
+with the rows of ``dY`` ``bag_stride`` bytes apart, under the same contract.
 """
 
 from __future__ import annotations
@@ -111,3 +117,64 @@ def _divide(k: RowEmitter, sums: list[Value], start: Value, end: Value) -> list[
         k.builder.select(k.builder.icmp_signed(">", length, I64(0)), length, I64(1)), F32
     )
     return [k.builder.fdiv(s, k.splat(divisor, getattr(s.type, "count", 1))) for s in sums]
+
+
+DOT_ARGUMENTS = (
+    "dY",
+    "bag_stride",
+    "table",
+    "row_stride",
+    "indices",
+    "offsets",
+    "first",
+    "last",
+    "final",
+    "ahead",
+    "out",
+)
+
+
+@dataclass(frozen=True)
+class DotSpec:
+    """Width of the rows, bits of the indices, and whether the table is split."""
+
+    width: int
+    index_bits: int
+    split: bool = False
+
+    @property
+    def symbol(self) -> str:
+        """Name of the generated function."""
+        return f"row_dot_e{self.width}_i{self.index_bits}{'_split' * self.split}"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        _emit_dot(self, RowEmitter(module, self.symbol, DOT_ARGUMENTS, target), target)
+
+
+def _emit_dot(spec: DotSpec, k: RowEmitter, target: Target) -> None:
+    pieces, bits = row_pieces(spec.width, target.lanes), spec.index_bits
+    with k.span(k["first"], k["last"]) as (bag, _):
+        start = k.integer(64, k["offsets"], bag)
+        end = k.integer(64, k["offsets"], k.builder.add(bag, I64(1)))
+        dy = k.row(k["dY"], bag, k["bag_stride"])
+        with k.span(start, end) as (i, _):
+            later = k.minimum(k.builder.add(i, k["ahead"]), k["final"])
+            later_row = k.weights(k.integer(bits, k["indices"], later), spec.split, low=False)
+            k.prefetch_weights(later_row, pieces)
+            row = k.weights(k.integer(bits, k["indices"], i), spec.split, low=False)
+            values = [(piece, k.read_weights(row, piece)) for piece in pieces]
+            k.put(_dot(k, dy, values), k.row(k["out"], i, I64(4)))
+    k.finish()
+
+
+def _dot(k: RowEmitter, dy: Value, values: list[tuple[Piece, Value]]) -> Value:
+    """Return the sum of products, of pieces of equal length in one accumulator each."""
+    sums: dict[int, Value] = {}
+    for piece, value in values:
+        g = k.fetch(piece.kind, k.at(dy, piece))
+        sums[piece.lanes] = k.fma(g, value, sums.get(piece.lanes, k.zeros(piece)))
+    total = ir.Constant(F32, 0.0)
+    for value in sums.values():
+        total = k.builder.fadd(total, k.lane_sum(value))
+    return total

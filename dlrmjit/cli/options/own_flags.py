@@ -97,13 +97,7 @@ OWN = FlagGroup(
             "are projected (default: --arch-sparse-feature-size for all)",
             domain=at_least(1),
         ),
-        Flag(
-            "pooling",
-            str,
-            "sum",
-            "how the rows of a bag become one vector",
-            values=("sum", "mean"),
-        ),
+        Flag("pooling", str, "sum", "how a bag's rows become a vector", values=("sum", "mean")),
         Flag(
             "multi-hot-sizes",
             dashed_ints,

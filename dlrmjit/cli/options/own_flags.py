@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from dlrmjit.architecture.families import FAMILIES
-from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least
+from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least, between
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import dashed_ints, interval, switch
 from dlrmjit.config.optimizer import OPTIMIZERS as RULES
@@ -246,7 +246,7 @@ RANKS = FlagGroup(
             None,
             "split every batch into this many micro-batches, a multiple of the ranks, for results "
             "with the same bits for any number of ranks",
-            domain=at_least(1),
+            domain=between(1, 4096),
         ),
     ),
 )

@@ -167,6 +167,10 @@ def test_checkpoint_of_another_model(name: str, run: Run, tmp_path: Path) -> Non
     assert "4-3-2" in message
 
 
+def test_more_micro_batches_than_any_run_needs(run: Run, tmp_path: Path) -> None:
+    assert "--reproducible" in refused(run, tmp_path, "--reproducible=1000000")
+
+
 def test_saving_over_something_else(run: Run, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("precious")
     assert str(tmp_path) in refused(run, tmp_path, f"--save-model={tmp_path}")

@@ -13,11 +13,19 @@ from dlrmjit.version import __version__
 
 if TYPE_CHECKING:
     from dlrmjit.architecture.architecture import Architecture
+    from dlrmjit.cli.report.progress import ProgressBar
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
     from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
     from dlrmjit.config.presets import preset
-    from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
+    from dlrmjit.config.training import (
+        CosineSchedule,
+        LossConfig,
+        PlateauConfig,
+        ScheduleConfig,
+        StepSchedule,
+        TrainConfig,
+    )
     from dlrmjit.data.batch import Batch
     from dlrmjit.errors import DlrmjitError
     from dlrmjit.model.check import check_architecture
@@ -35,15 +43,18 @@ _HOME = {
     "Architecture": "dlrmjit.architecture.architecture",
     "Batch": "dlrmjit.data.batch",
     "Checkpointer": "dlrmjit.training.checkpointer",
+    "CosineSchedule": "dlrmjit.config.training",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
     "LossConfig": "dlrmjit.config.training",
     "Model": "dlrmjit.model.model",
     "ModelConfig": "dlrmjit.config.model",
     "PlateauConfig": "dlrmjit.config.training",
+    "ProgressBar": "dlrmjit.cli.report.progress",
     "RowwiseAdagrad": "dlrmjit.config.optimizer",
     "ScheduleConfig": "dlrmjit.config.training",
     "Sgd": "dlrmjit.config.optimizer",
+    "StepSchedule": "dlrmjit.config.training",
     "TableConfig": "dlrmjit.config.model",
     "TrainConfig": "dlrmjit.config.training",
     "TrainingStep": "dlrmjit.training.step",
@@ -66,14 +77,17 @@ __all__ = [
     "Architecture",
     "Batch",
     "Checkpointer",
+    "CosineSchedule",
     "DlrmjitError",
     "LossConfig",
     "Model",
     "ModelConfig",
     "PlateauConfig",
+    "ProgressBar",
     "RowwiseAdagrad",
     "ScheduleConfig",
     "Sgd",
+    "StepSchedule",
     "TableConfig",
     "TrainConfig",
     "TrainingStep",

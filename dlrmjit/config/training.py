@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -56,6 +58,55 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class CosineSchedule:
+    """Linear warm-up, then half a cosine from 1 down to ``last`` times the rate after ``steps``.
+
+    Like any function from the number of an update, 0, 1, ..., to a factor, it is a schedule
+    (Loshchilov and Hutter 2017). Raises ConfigError for a warm-up as long as all steps.
+    """
+
+    steps: int
+    warmup_steps: int = 0
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ConfigError(
+                f"a warm-up of {self.warmup_steps} steps must be shorter than all {self.steps}"
+            )
+
+    def __call__(self, step: int) -> float:
+        """Return the factor of update ``step``."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = min(1.0, (step - self.warmup_steps) / (self.steps - self.warmup_steps))
+        return self.last + (1 - self.last) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """Multiply the rate by ``factor`` after every ``every`` updates, as torch's ``StepLR``."""
+
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not self.factor > 0:
+            raise ConfigError(
+                f"a factor of {self.factor} every {self.every} steps is no schedule; both must be "
+                "positive"
+            )
+
+    def __call__(self, step: int) -> float:
+        """Return the factor of update ``step``."""
+        return float(self.factor ** (step // self.every))
+
+
+Schedule = ScheduleConfig | Callable[[int], float]
+"""The reference's schedule, or a function from the number of an update to a factor of the rate."""
+
+
+@dataclass(frozen=True)
 class PlateauConfig:
     """Multiply the learning rate by ``factor`` when tests stop improving.
 
@@ -94,7 +145,8 @@ class TrainConfig:
     restore_best : whether training ends with the parameters of the best test. Takes the memory of a
         second copy of all parameters
     batches_per_update : batches whose gradients are summed before an update; fewer at the end of
-        an epoch. ``schedule`` counts updates
+        an epoch. ``schedule`` counts updates; it is one of the values of this module, or any
+        function from 0, 1, ... to a factor of the learning rate
     on_nonfinite : what a batch does whose loss is not finite: ``stop`` the run with TrainingError,
         or be skipped. It is not trained on in either case
     """
@@ -103,7 +155,7 @@ class TrainConfig:
     learning_rate: float = 0.01
     optimizer: str | OptimizerConfig | UpdateConfig = "sgd"
     loss: LossConfig = field(default_factory=LossConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: Schedule = field(default_factory=ScheduleConfig)
     plateau: PlateauConfig | None = None
     test_every: int = 0
     accuracy_threshold: float = 0.0

@@ -5,17 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from dlrmjit.config.training import PlateauConfig, ScheduleConfig
+from dlrmjit.config.training import PlateauConfig, Schedule, ScheduleConfig
+from dlrmjit.errors import ConfigError
 
 _LOWEST_DECAYED_RATE = 1e-7
 
 
-def learning_rate(base: float, schedule: ScheduleConfig, step: int) -> float:
+def learning_rate(base: float, schedule: Schedule, step: int) -> float:
     """Return the learning rate of step 0, 1, ...: warm-up, constant, quadratic decay.
 
-    As in the reference program, the first step already counts as one of the warm-up, and a
-    schedule with a decay repeats its last rate between the phases and after them.
+    A schedule that is a function gives a factor of ``base`` instead; raises ConfigError for one
+    that is negative or not finite. As in the reference program, the first step already counts as
+    one of the warm-up, and a schedule with a decay repeats its last rate between the phases and
+    after them.
     """
+    if not isinstance(schedule, ScheduleConfig):
+        factor = float(schedule(step))
+        if not 0 <= factor < math.inf:
+            raise ConfigError(
+                f"the schedule gives {factor} for step {step}, not a factor of a rate"
+            )
+        return base * factor
     count = step + 1
     warmup, start, length = schedule.warmup_steps, schedule.decay_start_step, schedule.decay_steps
     if count < warmup:

@@ -156,7 +156,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
             names = [str(name) for name in X.columns]
             columns = [np.asarray(X[name], object) for name in X.columns]
-            numeric = [np.asarray(X[name]).dtype.kind in "iuf" for name in X.columns]
+            numeric = [_is_numeric_type(X[name].dtype) for name in X.columns]
         else:
             mixed = np.dtype(getattr(X, "dtype", object)).kind == "O" or not hasattr(X, "dtype")
             array = validate_data(
@@ -288,6 +288,12 @@ class _Shuffled:
 def _batch(dense: NDArray[Any], ids: NDArray[Any]) -> Batch:
     n = len(dense)
     return Batch(dense, list(ids.T), [np.arange(n)] * ids.shape[1])
+
+
+def _is_numeric_type(dtype: Any) -> bool:
+    """Return whether a column of a DataFrame has numbers; pandas' categories of numbers do not."""
+    is_numeric = getattr(dtype, "is_numeric", None)  # of polars
+    return bool(is_numeric()) if is_numeric else getattr(dtype, "kind", "O") in "iuf"
 
 
 def _is_numeric(column: NDArray[Any]) -> bool:

@@ -25,7 +25,7 @@ class DenseColumn:
     @classmethod
     def fitted(cls, values: NDArray[Any]) -> DenseColumn:
         """Return the column with the moments of its finite ``values`` (N,)."""
-        x = np.asarray(values, np.float64)
+        x = as_numbers(values)
         x = x[np.isfinite(x)]
         mean, deviation = (float(x.mean()), float(x.std())) if x.size else (0.0, 0.0)
         return cls(mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 0.0)
@@ -130,6 +130,8 @@ class Columns:
 def as_numbers(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return numbers (N,). Raises DataError for anything else."""
     try:
+        if values.dtype.kind == "O":
+            values = np.array([np.nan if is_missing(v) else v for v in values])
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
         wrong = next((v for v in values if not isinstance(v, (int, float))), None)

@@ -89,7 +89,7 @@ class FitResult:
     ``restored_step`` is the step whose parameters the model has, if those of the best test were
     restored; ``test`` is that test then.
     ``skipped`` counts the batches left out because their loss was not finite, ``stopped_by`` says
-    who asked the run to stop, such as ``SIGTERM``.
+    who asked the run to stop, such as ``SIGTERM``. ``history`` has all tests of this call in order.
     """
 
     steps: int = 0
@@ -105,11 +105,28 @@ class FitResult:
     stopped_early: bool = False
     skipped: int = 0
     stopped_by: str = ""
+    history: list[TestRecord] = field(default_factory=list)
 
     @property
     def is_over(self) -> bool:
         """Whether a test or a request ended the run before its last epoch."""
         return self.reached_threshold or self.stopped_early or bool(self.stopped_by)
+
+    def _repr_html_(self) -> str:
+        """Return a table of all tests, for notebooks."""
+        names = ("step", "epoch", "AUC", "log loss", "accuracy")
+        rows = [
+            (f"{r.step:,}", r.epoch + 1, *(f"{v:.4f}" for v in _shown(r.metrics)))
+            for r in self.history
+        ]
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        text = f"{self.steps:,} steps, {self.samples:,} samples, {self.seconds:.1f} s"
+        return f"<p>{text}</p><table><tr>{head}</tr>{body}</table>"
+
+
+def _shown(metrics: Metrics) -> tuple[float, float, float]:
+    return metrics.auc, metrics.logloss, metrics.accuracy
 
 
 @dataclass(frozen=True)

@@ -379,6 +379,7 @@ class _Run:
             seconds=seconds,
             plateau=self.plateau,
         )
+        self.result.history.append(record)
         for observer in self.observers:
             observer.on_test(record)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlrmjit.config.optimizer import UpdateConfig
-from dlrmjit.config.training import PlateauConfig, ScheduleConfig
+from dlrmjit.config.training import CosineSchedule, PlateauConfig, ScheduleConfig, StepSchedule
 from dlrmjit.errors import ConfigError
 from dlrmjit.ops import get_backend
 from dlrmjit.optim import Plateau, learning_rate, make_optimizer
@@ -70,3 +70,30 @@ def test_a_test_without_a_metric_is_ignored():
 def test_a_reduction_outside_its_range_is_refused(factor):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         PlateauConfig(factor)
+
+
+def test_a_cosine_warms_up_and_falls_to_its_last_factor():
+    schedule = CosineSchedule(steps=110, warmup_steps=10, last=0.1)
+    assert [schedule(step) for step in (0, 9, 10)] == pytest.approx([0.1, 1.0, 1.0])
+    assert schedule(60) == pytest.approx(0.55)
+    assert schedule(110) == schedule(500) == pytest.approx(0.1)
+
+
+def test_steps_multiply_the_rate_again_and_again():
+    schedule = StepSchedule(every=5, factor=0.5)
+    rates = [learning_rate(2.0, schedule, step) for step in (0, 4, 5, 10)]
+    assert rates == [2.0, 2.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+def test_a_function_that_gives_no_factor_is_refused(factor):
+    with pytest.raises(ConfigError, match="not a factor"):
+        learning_rate(1.0, lambda step: factor, 3)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: CosineSchedule(5, 5), lambda: StepSchedule(0), lambda: StepSchedule(5, 0.0)]
+)
+def test_schedules_that_are_none_are_refused(make):
+    with pytest.raises(ConfigError):
+        make()

@@ -123,3 +123,15 @@ def test_numbers_are_categories_where_that_is_asked_for():
 def test_the_package_alone_does_not_load_scikit_learn():
     code = "import sys, dlrmjit, dlrmjit.training.fit; sys.exit('sklearn' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_categories_of_numbers_are_categories_and_nullable_integers_are_numbers():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    kind, age = rng.integers(0, 10, 800), rng.integers(20, 60, 800)
+    X = pandas.DataFrame({"kind": pandas.Categorical(kind), "age": pandas.array(age, "Int64")})
+    X.loc[3, "age"] = pandas.NA
+    estimator = DLRMClassifier(random_state=0).fit(X, kind % 2)
+    assert estimator.columns_.table_rows == (12,)
+    assert estimator.columns_.dense_features == 1
+    assert estimator.score(X, kind % 2) > 0.95

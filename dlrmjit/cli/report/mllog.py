@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from dlrmjit.config.training import TrainConfig
+from dlrmjit.config.training import ScheduleConfig, TrainConfig
 from dlrmjit.model.model import Model
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 
@@ -36,6 +36,7 @@ class MlperfLog(NullObserver):
     def hyperparameters(self, seed: int, batch_size: int, config: TrainConfig) -> None:
         """Print the events that describe how the model is trained."""
         schedule = config.schedule
+        assert isinstance(schedule, ScheduleConfig)  # the command line makes no other
         self.event("submission_benchmark", "dlrm")
         self.event("seed", seed)
         self.event("global_batch_size", batch_size)

@@ -17,6 +17,7 @@ from rich.progress import (
 
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.model.model import Model
+from dlrmjit.training.events import START
 from dlrmjit.training.fit import NullObserver, Position, StepRecord
 
 _REFRESH_SECONDS = 0.2
@@ -29,7 +30,7 @@ class ProgressBar(NullObserver):
     the standard output is left alone.
     """
 
-    def __init__(self, start: Position, console: Console | None = None) -> None:
+    def __init__(self, start: Position = START, console: Console | None = None) -> None:
         self._start = start
         self._shown = 0.0
         self._progress = Progress(

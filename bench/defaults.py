@@ -1,0 +1,156 @@
+"""Are the defaults good? AUC of the estimator, of LightGBM's defaults and of logistic regression.
+
+    python -m bench.defaults --seeds 10
+
+Generated rows of several kinds; all three train on the same rows, of which the estimator holds out
+a tenth to choose its parameters, and are tested on the same others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Rows = tuple[F64, NDArray[np.int64], F64]
+_TEST = 0.2
+
+
+def _ids(rng: np.random.Generator, n: int, cards: Sequence[int]) -> NDArray[np.int64]:
+    columns = []
+    for card in cards:
+        p = 1 / np.arange(1, card + 1)
+        columns.append(rng.choice(card, n, p=p / p.sum()))
+    return np.stack(columns, axis=1)
+
+
+def _labels(rng: np.random.Generator, logit: F64, share: float) -> F64:
+    logit = logit - np.quantile(logit, 1 - share)
+    return (rng.random(len(logit)) < 1 / (1 + np.exp(-logit))).astype(np.float64)
+
+
+def _effects(rng: np.random.Generator, ids: NDArray[np.int64], size: float) -> F64:
+    total = np.zeros(len(ids))
+    for column in ids.T:
+        total += size * rng.normal(size=column.max() + 1)[column]
+    return total
+
+
+def census(seed: int, n: int = 24_000) -> Rows:
+    """Return rows like a census's: few values per column, curved and joint effects."""
+    rng = np.random.default_rng(seed)
+    ids, x = _ids(rng, n, (9, 16, 7, 15, 6, 5, 2, 42)), rng.normal(size=(n, 6))
+    x[:, 1] = np.exp(x[:, 1])
+    logit = _effects(rng, ids, 0.5) + 0.8 * x[:, 0] - 0.5 * x[:, 0] ** 2 + 0.5 * x[:, 3] * x[:, 4]
+    logit += 0.6 * np.log1p(x[:, 1]) * rng.normal(size=7)[ids[:, 2]]
+    return x, ids, _labels(rng, logit, 0.25)
+
+
+def clicks(seed: int, n: int = 40_000) -> Rows:
+    """Return a log of users and items with many values, whose factors are multiplied."""
+    rng = np.random.default_rng(seed)
+    ids, x = _ids(rng, n, (2000, 500, 24, 7, 3)), rng.normal(size=(n, 2))
+    users, items = rng.normal(size=(2000, 3)), rng.normal(size=(500, 3))
+    logit = _effects(rng, ids, 0.6) + 0.5 * (users[ids[:, 0]] * items[ids[:, 1]]).sum(axis=1)
+    return x, ids, _labels(rng, logit + 0.3 * x[:, 1], 0.2)
+
+
+def clusters(seed: int, n: int = 15_000) -> Rows:
+    """Return numeric columns alone, whose classes are several clusters each."""
+    from sklearn.datasets import make_classification
+
+    x, y = make_classification(
+        n, 12, n_informative=6, n_clusters_per_class=3, flip_y=0.1, class_sep=0.7, random_state=seed
+    )
+    return x, np.empty((n, 0), np.int64), y.astype(np.float64)
+
+
+def small(seed: int) -> Rows:
+    """Return few rows of the census."""
+    return census(seed, 3000)
+
+
+def linear(seed: int, n: int = 12_000) -> Rows:
+    """Return rows for which logistic regression is the true model."""
+    rng = np.random.default_rng(seed)
+    ids, x = _ids(rng, n, (300, 50, 10)), rng.normal(size=(n, 4))
+    logit = _effects(rng, ids, 0.7) + x @ np.array([0.8, -0.5, 0.3, 0.0])
+    return x, ids, _labels(rng, logit, 0.3)
+
+
+KINDS: dict[str, Callable[[int], Rows]] = {
+    kind.__name__: kind for kind in (census, clicks, clusters, small, linear)
+}
+
+
+def _frame(x: F64, ids: NDArray[np.int64]) -> Any:
+    import pandas as pd
+
+    frame = pd.DataFrame({f"x{i}": column for i, column in enumerate(x.T)})
+    for i, column in enumerate(ids.T):
+        frame[f"c{i}"] = pd.Categorical(column)
+    return frame
+
+
+def _rivals() -> dict[str, Any]:
+    from lightgbm import LGBMClassifier
+    from sklearn.compose import make_column_selector, make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    encoder = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_include="category")),
+        remainder=StandardScaler(),
+    )
+    return {
+        "LightGBM": LGBMClassifier(verbose=-1, n_jobs=1),
+        "logistic regression": make_pipeline(encoder, LogisticRegression(max_iter=500)),
+    }
+
+
+def compare(kind: str, seed: int) -> dict[str, float]:
+    """Return the AUC of all models on test rows of a kind of data."""
+    from sklearn.metrics import roc_auc_score
+
+    from dlrmjit.sklearn import DLRMClassifier
+
+    x, ids, y = KINDS[kind](seed)
+    frame, cut = _frame(x, ids), int(len(y) * (1 - _TEST))
+    models = {"dlrmjit": DLRMClassifier(random_state=seed), **_rivals()}
+    found = {}
+    for name, model in models.items():
+        model.fit(frame[:cut], y[:cut])
+        found[name] = float(roc_auc_score(y[cut:], model.predict_proba(frame[cut:])[:, 1]))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a line for every kind and seed, and how far the worst seed is from the best rival."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    options = parser.parse_args(argv)
+    for kind in options.kinds:
+        leads = []
+        for seed in range(options.seeds):
+            found = compare(kind, seed)
+            ours = found["dlrmjit"]
+            leads.append(ours - max(auc for name, auc in found.items() if name != "dlrmjit"))
+            line = "  ".join(f"{name} {auc:.4f}" for name, auc in found.items())
+            print(f"{kind} {seed}: {line}  lead {leads[-1]:+.4f}", flush=True)
+        ahead = sum(lead >= 0 for lead in leads)
+        print(
+            f"{kind}: ahead of both in {ahead} of {len(leads)} seeds, lead {np.mean(leads):+.4f} "
+            f"on average, {min(leads):+.4f} at worst",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

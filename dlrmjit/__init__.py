@@ -13,7 +13,6 @@ from dlrmjit.version import __version__
 
 if TYPE_CHECKING:
     from dlrmjit.architecture.architecture import Architecture
-    from dlrmjit.cli.report.progress import ProgressBar
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
     from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
@@ -50,7 +49,6 @@ _HOME = {
     "Model": "dlrmjit.model.model",
     "ModelConfig": "dlrmjit.config.model",
     "PlateauConfig": "dlrmjit.config.training",
-    "ProgressBar": "dlrmjit.cli.report.progress",
     "RowwiseAdagrad": "dlrmjit.config.optimizer",
     "ScheduleConfig": "dlrmjit.config.training",
     "Sgd": "dlrmjit.config.optimizer",
@@ -83,7 +81,6 @@ __all__ = [
     "Model",
     "ModelConfig",
     "PlateauConfig",
-    "ProgressBar",
     "RowwiseAdagrad",
     "ScheduleConfig",
     "Sgd",

@@ -31,11 +31,13 @@ def _run(options: Options) -> None:
     from dlrmjit.cli.build.configs import model_config
     from dlrmjit.cli.build.data import make_data
     from dlrmjit.cli.build.rehearsal import rehearsal_of
+    from dlrmjit.cli.build.set_defaults import with_set_defaults
     from dlrmjit.ops import get_backend
     from dlrmjit.warm import compile_all
 
     if get_backend(options.backend).name != "jit":
         raise ConfigError("only the backend jit compiles kernels; leave --backend out")
+    options = with_set_defaults(options)
     data = make_data(options, np.random.RandomState(options.numpy_rand_seed)).train
     fitted = fit_architecture(options, data)
     config = model_config(fitted, data.table_rows, data.dense_features)

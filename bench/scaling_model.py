@@ -24,29 +24,13 @@ from typing import Any
 import numpy as np
 
 from bench.support.harness import run_program
+from dlrmjit.advice.network import Network
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.presets import preset
 from dlrmjit.perf.roofline import Ceilings, step_work
 
 Row = dict[str, Any]
 _DEFAULT_EFFICIENCY = 0.5
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network: latency in seconds per message, bandwidth in bytes per second each way."""
-
-    latency: float
-    bandwidth: float
-
-    def alltoall(self, nbytes: float, ranks: int) -> float:
-        """Return the seconds in which each rank sends its share of ``nbytes`` to all others."""
-        return (ranks - 1) * (self.latency + nbytes / ranks**2 / self.bandwidth)
-
-    def allreduce(self, nbytes: float, ranks: int) -> float:
-        """Return the seconds of a reduce-scatter and an allgather of ``nbytes`` on every rank."""
-        sent = 2 * nbytes * (ranks - 1) / ranks
-        return 2 * math.ceil(math.log2(ranks)) * self.latency + sent / self.bandwidth
 
 
 @dataclass(frozen=True)

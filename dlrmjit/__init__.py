@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dlrmjit.version import __version__
 
 if TYPE_CHECKING:
+    from dlrmjit.advice.advise import advise
     from dlrmjit.architecture.architecture import Architecture
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dlrmjit.training.step import TrainingStep
 
 _HOME = {
+    "advise": "dlrmjit.advice.advise",
     "Adagrad": "dlrmjit.config.optimizer",
     "Adam": "dlrmjit.config.optimizer",
     "AdamW": "dlrmjit.config.optimizer",
@@ -90,6 +92,7 @@ __all__ = [
     "TrainingStep",
     "UpdateConfig",
     "__version__",
+    "advise",
     "check_architecture",
     "evaluate",
     "fit",

@@ -42,7 +42,9 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit.warm": "kernels compiled ahead",
         "dlrmjit.sklearn": "an estimator",
         "dlrmjit.torch": "models in PyTorch",
+        "dlrmjit.report": "pages of logs",
     },
+    {"dlrmjit.advice": "how to train a model"},
     {"dlrmjit.training": "epochs, steps, tests, saving"},
     {"dlrmjit.parallel": "ranks, plans, exchange"},
     {

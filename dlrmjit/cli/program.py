@@ -30,6 +30,7 @@ COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "warm": ("dlrmjit.cli.commands.warm", "compile the kernels of a training before it starts"),
     "tune": ("dlrmjit.cli.commands.tune", "measure the fastest matrix blockings of this machine"),
     "doctor": ("dlrmjit.cli.commands.doctor", "examine whether this machine is set up well"),
+    "report": ("dlrmjit.cli.commands.report", "write a page that shows the logs of runs"),
 }
 
 
@@ -75,7 +76,7 @@ def _help() -> str:
 
 def _unknown_message(word: str) -> str:
     starting = [name for name in COMMANDS if word and name.startswith(word)]
-    close = difflib.get_close_matches(word, COMMANDS, n=1) or starting
+    close = starting or difflib.get_close_matches(word, COMMANDS, n=1)
     if close:
         return f"unknown command {word!r}; did you mean {close[0]}?"
     if word.startswith("-"):

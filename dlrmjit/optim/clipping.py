@@ -13,12 +13,27 @@ Gradients = Sequence[tuple[Variable, Any]]
 _EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
+class SquaredNorms:
+    """Computes sums of squares of gradients; owns the working memory that tables need for it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._scratch: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, parameter: Variable, gradient: Any) -> float:
+        """Return the sum of the squares of the gradient of ``parameter``."""
+        if parameter.is_sparse:
+            scratch = self._scratch.setdefault(id(parameter), {})
+            return float(gradient.sum_of_squares(parameter.data, scratch))
+        return self._backend.sum_of_squares(gradient)
+
+
 class Clipper:
-    """Scales gradients down to a norm; owns the working memory that tables need for it."""
+    """Scales gradients down to a norm."""
 
     def __init__(self, backend: Backend, norm: float) -> None:
         self._backend, self._norm = backend, norm
-        self._scratch: dict[int, dict[str, Any]] = {}
+        self._sum_of_squares = SquaredNorms(backend)
 
     def __call__(self, gradients: Gradients) -> float:
         """Scale all gradients in place if their norm is too large; return the norm before."""
@@ -28,12 +43,6 @@ class Clipper:
             for parameter, gradient in gradients:
                 self._scale(parameter, gradient, factor)
         return norm
-
-    def _sum_of_squares(self, parameter: Variable, gradient: Any) -> float:
-        if parameter.is_sparse:
-            scratch = self._scratch.setdefault(id(parameter), {})
-            return float(gradient.sum_of_squares(parameter.data, scratch))
-        return self._backend.sum_of_squares(gradient)
 
     def _scale(self, parameter: Variable, gradient: Any, factor: float) -> None:
         if parameter.is_sparse:

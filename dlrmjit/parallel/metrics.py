@@ -8,6 +8,7 @@ needs five bytes per score of its range, and the memory of the radix kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple
 from typing import Any
 
@@ -26,9 +27,15 @@ _CANDIDATES = 64  # scores of them that each rank proposes as bounds
 
 
 def evaluate(
-    model: ShardedModel, source: Source | ShardedSource, *, threshold: float = 0.0
+    model: ShardedModel,
+    source: Source | ShardedSource,
+    *,
+    threshold: float = 0.0,
+    on_scores: Callable[[Any, Any], None] | None = None,
 ) -> Metrics:
     """Return the metrics of ``model`` on all of ``source``, the same on every rank.
+
+    ``on_scores`` is called with this rank's probabilities of every batch, and their targets.
 
     The result is that of :func:`dlrmjit.training.fit.evaluate` in one process.
     """
@@ -39,6 +46,8 @@ def evaluate(
         scores.append(model.predict_proba(batch, threshold=threshold))
         check_labels(batch.labels, "test data", soft=True)
         targets.append(batch.labels)
+        if on_scores is not None:
+            on_scores(scores[-1], batch.labels)
     return metrics_over_ranks(np.concatenate(scores), np.concatenate(targets), model.comm)
 
 

@@ -52,6 +52,8 @@ class Profile:
 
     ``waited`` are the seconds that this process has waited for communication, by name, as a
     communicator counts them; they are reported as separate lines and excluded from all others.
+    ``listener`` is called with the name of every operation and when it began and ended, waiting
+    included, in seconds of ``time.perf_counter``.
     """
 
     waited: Mapping[str, float] = field(default_factory=lambda: NOTHING_WAITED)
@@ -59,6 +61,7 @@ class Profile:
     steps: int = 0
     samples: int = 0
     lookups: int = 0
+    listener: Callable[[str, float, float], None] | None = None
     _seconds: float = 0.0
     _waited_before: Mapping[str, float] = field(default_factory=dict)
     _now: Callable[[], float] = time.perf_counter
@@ -74,6 +77,23 @@ class Profile:
         self.steps = self.samples = self.lookups = 0
         self._seconds = 0.0
 
+    def copy(self) -> Profile:
+        """Return what has been collected so far."""
+        clocks = {name: Clock(clock.seconds, clock.calls) for name, clock in self.clocks.items()}
+        return Profile({}, clocks, self.steps, self.samples, self.lookups, _seconds=self._seconds)
+
+    def since(self, earlier: Profile) -> Profile:
+        """Return what has been collected after ``earlier`` was copied from this profile."""
+        found = self.copy()
+        for name, clock in earlier.clocks.items():
+            found.clocks[name].seconds -= clock.seconds
+            found.clocks[name].calls -= clock.calls
+        found.steps -= earlier.steps
+        found.samples -= earlier.samples
+        found.lookups -= earlier.lookups
+        found._seconds -= earlier._seconds
+        return found
+
     def rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
         """Return the same rules, timed under the label of the step that applies them."""
         return {name: self._timed(rule) for name, rule in rules.items()}
@@ -82,29 +102,31 @@ class Profile:
         now = self._now
 
         def forward(step: Step) -> Any:
-            began = now()
+            started, began = time.perf_counter(), now()
             value = rule.forward(step)
             seconds = now() - began
-            self._clock(_label(step) + " forward").add(seconds)
+            self._add(_label(step) + " forward", seconds, started)
             return value
 
         def backward(step: Step, gradient: Any) -> Iterator[tuple[int, Any]]:
-            clock = self._clock(_label(step) + " backward")
-            return self._timed_items(rule.backward(step, gradient), clock)
+            name = _label(step) + " backward"
+            return self._timed_items(rule.backward(step, gradient), name)
 
         return Rule(rule.name, forward, backward)
 
     def _timed_items(
-        self, items: Iterable[tuple[int, Any]], clock: Clock
+        self, items: Iterable[tuple[int, Any]], name: str
     ) -> Iterator[tuple[int, Any]]:
-        """Yield the same items; ``clock`` runs while they are computed, not while they are used."""
-        now, seconds = self._now, 0.0
-        began = now()
+        """Yield the same items, timed while they are computed, not while they are used."""
+        now, clock = self._now, self._clock(name)
+        started, began = time.perf_counter(), now()
         for item in items:
-            seconds += now() - began
+            clock.seconds += now() - began
+            self._notify(name, started)
             yield item
-            began = now()
-        clock.add(seconds + now() - began)
+            started, began = time.perf_counter(), now()
+        clock.add(now() - began)
+        self._notify(name, started)
 
     def timed_update(
         self, apply: Callable[[Variable, Any, float], None]
@@ -113,7 +135,7 @@ class Profile:
         now, clocks = self._now, dict[bool, Clock]()
 
         def timed(parameter: Variable, gradient: Any, rate: float) -> None:
-            began = now()
+            started, began = time.perf_counter(), now()
             apply(parameter, gradient, rate)
             seconds, is_sparse = now() - began, parameter.is_sparse
             clock = clocks.get(is_sparse)
@@ -122,6 +144,7 @@ class Profile:
                 clock = clocks[is_sparse] = self._clock(name)
             clock.seconds += seconds  # not by a call: there are many updates in a step
             clock.calls += 1
+            self._notify("embedding backward" if is_sparse else UPDATE, started)
 
         return timed
 
@@ -130,9 +153,9 @@ class Profile:
         now = self._now
 
         def timed(*arguments: Any) -> None:
-            began = now()
+            started, began = time.perf_counter(), now()
             action(*arguments)
-            self._clock(name).add(now() - began)
+            self._add(name, now() - began, started)
 
         return timed
 
@@ -144,10 +167,21 @@ class Profile:
         """Count one step that took ``seconds``."""
         for name, waited in self.waited.items():
             self._clock(f"waiting: {name}").add(waited - self._waited_before.get(name, 0.0))
+        if self.listener is not None:
+            ended = time.perf_counter()
+            self.listener("step", ended - seconds, ended)
         self._seconds += seconds
         self.steps += 1
         self.samples += samples
         self.lookups += lookups
+
+    def _add(self, name: str, seconds: float, started: float) -> None:
+        self._clock(name).add(seconds)
+        self._notify(name, started)
+
+    def _notify(self, name: str, started: float) -> None:
+        if self.listener is not None:
+            self.listener(name, started, time.perf_counter())
 
     def _now_without_waiting(self) -> float:
         """Return the time of a clock that stops while this process waits for communication."""

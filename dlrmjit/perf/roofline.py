@@ -8,6 +8,7 @@ tables remain.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.config.memory import FLOAT_BYTES
@@ -66,6 +67,26 @@ def step_work(config: AnyModelConfig, n: int, lookups: int) -> dict[str, Work]:
             forward, backward = node.flops(model.input_shapes(node), is_wanted)
             _add(work, node.label, Work(flops=n * forward), Work(flops=n * backward))
     return work
+
+
+def step_traffic(config: AnyModelConfig, n: int, lookups: int) -> dict[str, float]:
+    """Return the least bytes that every operation of a step moves, by the keys of ``step_work``.
+
+    Inputs, results and parameters pass once forward, and they and their gradients backward; of
+    tables, the rows that are looked up.
+    """
+    model = config.architecture
+    bytes_of = {name: work.bytes for name, work in step_work(config, n, lookups).items()}
+    for node in model.nodes:
+        if node.inputs and not isinstance(node, Embedding):
+            shapes = model.input_shapes(node)
+            passed = sum(prod(shape) for shape in shapes) + node.elements(shapes)
+            weights = sum(spec.elements for spec in model.parameters_of(node))
+            moved = FLOAT_BYTES * (n * passed + weights)
+            for direction, times in (("forward", 1), ("backward", 2)):
+                key = f"{node.label} {direction}"
+                bytes_of[key] = bytes_of.get(key, 0.0) + times * moved
+    return bytes_of
 
 
 def _add(work: dict[str, Work], label: str, forward: Work, backward: Work) -> None:

@@ -61,6 +61,7 @@ __all__ = [
 
 
 StepFunction = Callable[[Any, float], float]
+OnScores = Callable[[Any, Any], None]
 
 
 @runtime_checkable
@@ -419,10 +420,17 @@ class _Run:
         return better_logloss if config.monitor == "logloss" else better_auc
 
 
-def evaluate(model: Model, source: Source, *, threshold: float = 0.0) -> Metrics:
+def evaluate(
+    model: Model,
+    source: Source,
+    *,
+    threshold: float = 0.0,
+    on_scores: OnScores | None = None,
+) -> Metrics:
     """Return the metrics of ``model`` on all batches of ``source``.
 
-    ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says.
+    ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says;
+    ``on_scores`` is called with those of every batch and their targets.
     Raises DataError for a label outside 0 to 1, or an unknown one.
     """
     check_preprocessing(model, source, "evaluation")
@@ -432,6 +440,8 @@ def evaluate(model: Model, source: Source, *, threshold: float = 0.0) -> Metrics
         scores.append(model.predict_proba(batch, threshold=threshold))
         check_labels(batch.labels, f"test batch {len(targets)}", soft=True)
         targets.append(batch.labels)
+        if on_scores is not None:
+            on_scores(scores[-1], batch.labels)
     if not scores:
         return compute_metrics(np.empty(0, np.float32), np.empty(0, np.float32))
     return compute_metrics(np.concatenate(scores), np.concatenate(targets))

@@ -241,10 +241,6 @@ def training_step(
     if options.reproducible is None:
         skips = config.on_nonfinite == "skip"
         return ShardedStep(model, config.optimizer, config.loss, profile, checks_loss_first=skips)
-    if profile:
-        raise ConfigError(
-            "--enable-profiling cannot be combined with --reproducible; leave one out"
-        )
     return ReproducibleStep(model, config.optimizer, config.loss)
 
 

@@ -19,7 +19,10 @@ from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.training.events import RunState
 from dlrmjit.version import __version__
 
-_OF_ONE_RANK = {"threads", "comm_cores", "log_json", "notes", "given", "base", "set"}
+_OF_ONE_RANK = {
+    *("threads", "comm_cores", "log_json", "trace", "tensorboard", "metrics"),
+    *("notes", "given", "base", "words", "set"),
+}
 _INPUTS = ("raw_data_file", "processed_data_file", "load_model", "resume")
 _FILE_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of a file's content, evenly spaced
 _MOST_FILES = 4096  # of a folder

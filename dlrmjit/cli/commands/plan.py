@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -10,9 +11,11 @@ from pathlib import Path
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import PLAN
 from dlrmjit.cli.options.command_line import parse_command
+from dlrmjit.cli.options.insight_flags import ADVICE
 from dlrmjit.config.presets import preset
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_file_replaceable, replaced_file, try_destination
+from dlrmjit.parallel.plan import Plan
 from dlrmjit.parallel.planner import propose
 
 
@@ -26,6 +29,32 @@ def _run(argv: Sequence[str]) -> None:
     if options.json:
         check_file_replaceable(Path(options.json), _is_plan)
         try_destination(Path(options.json))
+    plan = _advised(options) if options.advise else _proposed(options)
+    if options.json:
+        text = json.dumps(plan.to_dict(), indent=1) + "\n"
+        try:
+            with replaced_file(Path(options.json), _is_plan) as file:
+                file.write(text.encode())
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(f"--json: {options.json} cannot be written: {reason}") from None
+
+
+def _advised(options: argparse.Namespace) -> Plan:
+    """Print how to train, and return where the tables are then."""
+    from dlrmjit.cli.insight.advice import print_advice
+
+    return print_advice(options).setup.plan
+
+
+def _proposed(options: argparse.Namespace) -> Plan:
+    """Print a plan for the ranks that the options name, and return it."""
+    if options.ranks is None:
+        raise ConfigError("--ranks N is required: number of ranks (see --help)")
+    defaults = {flag.dest: flag for flag in ADVICE.flags}
+    given = [flag.label for name, flag in defaults.items() if vars(options)[name] != flag.default]
+    if given:
+        raise ConfigError(f"{given[0]} belongs to advice: give --advise, too")
     model = preset(options.config, options.max_ind_range)
     memory = None if options.memory is None else int(options.memory * 2**30)
     plan = propose(
@@ -37,14 +66,7 @@ def _run(argv: Sequence[str]) -> None:
         memory=memory,
     )
     print(plan)
-    if options.json:
-        text = json.dumps(plan.to_dict(), indent=1) + "\n"
-        try:
-            with replaced_file(Path(options.json), _is_plan) as file:
-                file.write(text.encode())
-        except OSError as error:
-            reason = error.strerror or error
-            raise ConfigError(f"--json: {options.json} cannot be written: {reason}") from None
+    return plan
 
 
 def _is_plan(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import time
@@ -38,6 +39,7 @@ from dlrmjit.cli.build.set_defaults import with_set_defaults
 from dlrmjit.cli.build.start_facts import model_facts
 from dlrmjit.cli.commands.verdict import FinalTest, print_verdict
 from dlrmjit.cli.exit_codes import DONE, SIGNALLED
+from dlrmjit.cli.insight.insight import Insight, command_text
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
 from dlrmjit.cli.report.console import ConsoleLines
@@ -49,6 +51,7 @@ from dlrmjit.cli.report.machine import (
     warn_if_oversubscribed,
 )
 from dlrmjit.cli.report.mllog import MlperfLog
+from dlrmjit.cli.report.pace import ProgressLines
 from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.cli.report.resume_note import resume_note
 from dlrmjit.cli.report.saves import Saves, stopped_line
@@ -81,12 +84,14 @@ def run(options: Options, comm: Comm) -> int:
     """
     _check_outputs(options, comm)
     options = with_set_defaults(options)
+    insight = Insight(options, comm)
     config = train_config(options)
     mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
     if mlperf:
         mlperf.setup()
     use_threads(options.threads)
     warn_if_oversubscribed()
+    comm = insight.traced(comm, get_threads())
     session = _build(options, comm)
     with ExitStack() as stack:
         logs_here = options.log_json and comm.rank == 0
@@ -94,7 +99,8 @@ def run(options: Options, comm: Comm) -> int:
         if log:
             stack.enter_context(log)
             tables = {"tables": session.model.store.placement}
-            log.start(_described(options, session.model.config), machine_facts() | tables)
+            command = {"command": command_text(options.words, comm.size), "ranks": comm.size}
+            log.start(_described(options, session.model.config) | command, machine_facts() | tables)
         if mlperf:
             _announce(mlperf, options, config, session.data)
         if not options.set:
@@ -102,7 +108,9 @@ def run(options: Options, comm: Comm) -> int:
         if options.inference_only:
             _test(options, session, log)
             return DONE
-        return _train(options, config, session, [o for o in (log, mlperf) if o])
+        details = insight.start(session.model, comm, log, _ceilings)
+        extra = [*details, *(o for o in (log, mlperf) if o)]
+        return _train(options, config, session, insight, extra)
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,7 @@ def _print_setup(options: Options, architecture: AnyModelConfig, data: Data) -> 
 
 def _described(options: Options, architecture: AnyModelConfig) -> dict[str, Any]:
     """Return all options and the model, for the log."""
-    hidden = ("base", "given", "notes", "saved_nodes")
+    hidden = ("base", "given", "notes", "saved_nodes", "words")
     values = {name: value for name, value in vars(options).items() if name not in hidden}
     return {"options": values, "given": sorted(options.given), "model": architecture.to_dict()}
 
@@ -206,21 +214,22 @@ def _train(
     options: Options,
     config: TrainConfig,
     session: Session,
+    insight: Insight,
     extra: list[Observer],
 ) -> int:
     times, final = StepTimes(), FinalTest(options, session.data, extra)
-    profile = distributed.profile_of(session.model) if options.enable_profiling else None
+    profile = insight.profile
     step = _training_step(options, config, session, profile)
     observers: list[Observer] = [_lines(options, session.data), times, final, *extra]
     path = options.save_model or options.resume
     saves = Saves(extra)
     checkpointer = _checkpointer(path, options, session, saves) if path else None
     with ExitStack() as stack:
-        if sys.stderr.isatty() and distributed.is_main_rank(session.model):
-            observers.append(stack.enter_context(ProgressBar(session.start.position)))
+        if distributed.is_main_rank(session.model):
+            observers.append(_progress(session, stack))
         if isinstance(session.model, ShardedModel):
             stack.enter_context(resume_note(path, session.model.comm))
-        result = _fit(options, config, session, observers, step, checkpointer)
+        result = _fit(options, config, session, insight, observers, step, checkpointer)
     if result.stopped_by:
         number = signal.Signals[result.stopped_by]
         print(stopped_line(result, path), file=sys.stderr)
@@ -228,23 +237,34 @@ def _train(
     if options.set:
         print_verdict(options, session.model, session.data, result, final.metrics)
     else:
-        _print_results(options, session, result, times, profile)
+        shown = profile if options.enable_profiling else None
+        _print_results(options, session, result, times, shown)
     if line := saves.line(result.seconds):
         print(line)
     return DONE
+
+
+def _progress(session: Session, stack: ExitStack) -> Observer:
+    """Return a bar on a terminal, else a line a minute."""
+    if sys.stderr.isatty():
+        return stack.enter_context(ProgressBar(session.start.position))
+    return ProgressLines(session.start.position)
 
 
 def _fit(
     options: Options,
     config: TrainConfig,
     session: Session,
+    insight: Insight,
     observers: list[Observer],
     step: TrainingStep | distributed.AnyShardedStep,
     checkpointer: Checkpointer | None,
 ) -> FitResult:
     return fit(
         session.model,
-        distributed.sharded_source(session.model, session.data.train),
+        insight.timed(
+            distributed.sharded_source(session.model, insight.counted(session.data.train))
+        ),
         config,
         test=session.data.test if is_testing(options) else None,
         observers=observers,
@@ -253,7 +273,7 @@ def _fit(
         plateau=session.start.plateau,
         tests_since_best=session.start.tests_since_best,
         step=step,
-        measure=distributed.measure_function(session.model),
+        measure=insight.measure(session.model),
         checkpointer=checkpointer,
     )
 
@@ -332,6 +352,7 @@ def _print_speed(times: StepTimes, profile: Profile | None, config: AnyModelConf
         print(line)
 
 
+@functools.cache
 def _ceilings() -> Ceilings:
     return Ceilings(**measure_ceilings(get_threads(), _CEILING_SECONDS))
 

@@ -7,6 +7,7 @@ from typing import get_args
 
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
+from dlrmjit.cli.options.insight_flags import ADVICE
 from dlrmjit.cli.options.kinds import names, switch
 from dlrmjit.config.model import Bounds
 from dlrmjit.config.presets import PRESETS
@@ -188,7 +189,8 @@ CONVERT = Command(
 
 PLAN = Command(
     "plan",
-    "Propose how to shard the tables of a model over many ranks; allocates nothing.",
+    "Propose how to shard the tables of a model over many ranks; allocates nothing. With --advise, "
+    "choose how to train it: batch, ranks, threads, placement, communication, precision.",
     (
         FlagGroup(
             "model and ranks",
@@ -198,15 +200,15 @@ PLAN = Command(
                     "ranks",
                     int,
                     None,
-                    "number of ranks",
+                    "number of ranks; with --advise the most to consider (default: every CPU)",
                     domain=between(1, 65536),
-                    is_required=True,
                 ),
                 Flag(
                     "memory",
                     float,
                     None,
-                    "memory of each rank for tables in GiB (default: unlimited)",
+                    "memory of each rank for tables in GiB (default: unlimited); with --advise for "
+                    "everything (default: what this machine has)",
                     domain=POSITIVE,
                     metavar="GIB",
                 ),
@@ -227,6 +229,7 @@ PLAN = Command(
                 ),
             ),
         ),
+        ADVICE,
     ),
 )
 

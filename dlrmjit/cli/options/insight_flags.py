@@ -4,9 +4,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrmjit.cli.options.domain import between
+from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
-from dlrmjit.cli.options.kinds import switch
+from dlrmjit.cli.options.kinds import dashed_floats, dashed_ints, switch
+
+INSIGHT = FlagGroup(
+    "what a run shows about itself",
+    (
+        Flag(
+            "log-details",
+            switch,
+            False,
+            "also log the time of operations, norms, calibration, lookups, memory and ranks, for "
+            "python -m dlrmjit.report; costs about a hundredth of the time",
+        ),
+        Flag(
+            "trace",
+            str,
+            "",
+            "write operations, waits and messages of some steps of all ranks to this file, for "
+            "ui.perfetto.dev",
+            metavar="FILE",
+        ),
+        Flag(
+            "trace-steps",
+            dashed_ints,
+            (3, 20),
+            "the first step to trace, counted from 0, and the number of steps",
+            domain=at_least(0),
+        ),
+        Flag(
+            "tensorboard",
+            str,
+            "",
+            "write losses, metrics, norms and calibration to this folder, for TensorBoard",
+            metavar="DIR",
+        ),
+        Flag(
+            "metrics",
+            str,
+            "",
+            "write the last numbers of the run to this file, as one flat JSON object",
+            metavar="FILE",
+        ),
+    ),
+)
 
 DOCTOR = Command(
     "doctor",
@@ -37,5 +79,68 @@ DOCTOR = Command(
                 Flag("json", switch, False, "print one JSON object instead"),
             ),
         ),
+    ),
+)
+
+REPORT = Command(
+    "report",
+    "Write one HTML file, which needs no network, that shows the logs of runs (--log-json of "
+    "python -m dlrmjit.train, with --log-details for all figures), several of them overlaid.",
+    (
+        FlagGroup(
+            "logs and page",
+            (
+                Flag(
+                    "logs",
+                    Path,
+                    (),
+                    "the logs of the runs",
+                    is_required=True,
+                    is_operand=True,
+                    takes_many=True,
+                ),
+                Flag("out", Path, None, "the page", metavar="FILE", is_required=True),
+                Flag("title", str, "", "the title of the page (default: the names of the logs)"),
+            ),
+        ),
+    ),
+)
+
+ADVICE = FlagGroup(
+    "advice",
+    (
+        Flag("advise", switch, False, "choose how to train, and print the command line"),
+        Flag("explain", switch, False, "also print the lemmas behind the choice, with its numbers"),
+        Flag("measure", switch, False, "measure this machine first, half a minute at most"),
+        Flag(
+            "batch-size",
+            int,
+            None,
+            "samples of a batch (default: the configuration's)",
+            domain=at_least(1),
+        ),
+        Flag(
+            "noise",
+            float,
+            None,
+            "noise scale of the gradient in samples: choose the batch too",
+            domain=POSITIVE,
+        ),
+        Flag("hosts", int, 1, "hosts like this one", domain=between(1, 65536)),
+        Flag("cpus", int, None, "CPUs of each host (default: this one's)", domain=at_least(1)),
+        Flag(
+            "network",
+            dashed_floats,
+            (),
+            "latency in microseconds and bandwidth in GB/s between "
+            "ranks, such as 3-12.5 (default: 50-5, ranks of one host)",
+            domain=POSITIVE,
+        ),
+        Flag(
+            "precision", str, "any", "precision of the parameters", values=("any", "fp32", "bf16")
+        ),
+        Flag("target-efficiency", float, 0.0, "least speed-up per host", domain=between(0, 1)),
+        Flag("samples", int, None, "samples to train on, for --hours", domain=at_least(1)),
+        Flag("hours", float, None, "time in which to train on --samples", domain=POSITIVE),
     ),
 )

@@ -13,6 +13,7 @@ from typing import Any
 from dlrmjit.architecture import Architecture
 from dlrmjit.cli.options.command_line import notes_on, parse_given
 from dlrmjit.cli.options.flag import Command
+from dlrmjit.cli.options.insight_flags import INSIGHT
 from dlrmjit.cli.options.own_flags import INTEL, MODELS, OPTIMIZERS, OWN, RANKS, SAVING, TABLES
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
 from dlrmjit.config.presets import Preset, preset
@@ -28,7 +29,7 @@ TRAIN = Command(
     "follows from the set. Without SET and options, the built-in demo: a small model on generated "
     "Criteo-like data. Without SET, with any option of the reference program dlrm_s_pytorch.py, "
     "its defaults hold. The mini-batch is global.",
-    (OWN, SAVING, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
+    (OWN, INSIGHT, SAVING, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
 )
 
 
@@ -36,8 +37,9 @@ class Options(argparse.Namespace):
     """Values of all options by name (dashes as underscores), from most to least explicit.
 
     ``given`` names the options on the command line; ``base`` is the preset that supplied
-    defaults, if any, and ``notes`` are sentences about options that have no effect. A model that is
-    loaded may have ``saved_nodes`` or ``saved_collisions``, which no option describes.
+    defaults, if any, ``words`` is the command line, and ``notes`` are sentences about options that
+    have no effect. A model that is loaded may have ``saved_nodes`` or ``saved_collisions``, which
+    no option describes.
     """
 
     given: frozenset[str]
@@ -45,6 +47,7 @@ class Options(argparse.Namespace):
     saved_nodes: Architecture | None = None
     saved_collisions: tuple[int, ...] = ()
     notes: tuple[str, ...]
+    words: tuple[str, ...] = ()
 
     @property
     def lookups_per_table(self) -> tuple[int, ...]:
@@ -60,7 +63,9 @@ def parse(argv: Sequence[str]) -> Options:
     for options that contradict each other.
     """
     given = parse_given(TRAIN, argv)
-    options = Options(given=frozenset(given), notes=tuple(notes_on(TRAIN, given)))
+    options = Options(
+        given=frozenset(given), words=tuple(argv), notes=tuple(notes_on(TRAIN, given))
+    )
     options.base = _base_preset(given)
     defaults = {flag.dest: flag.default for flag in TRAIN.flags()}
     if options.base:
@@ -148,6 +153,10 @@ def _check_together(options: Options) -> None:
     if len(options.loss_weights) != 2:
         raise ConfigError(
             f"--loss-weights needs two numbers (negative-positive), not {len(options.loss_weights)}"
+        )
+    if len(options.trace_steps) != 2 or not options.trace_steps[1]:
+        raise ConfigError(
+            "--trace-steps needs two numbers, such as 3-20: the first step and how many"
         )
     if options.resume and options.load_model:
         raise ConfigError("give --resume or --load-model, not both: each names the model to load")

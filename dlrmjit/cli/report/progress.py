@@ -1,4 +1,4 @@
-"""A progress bar on the standard error: rate, loss and remaining time of a run."""
+"""A progress bar on the standard error: how a run goes, and its remaining time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dlrmjit.cli.report.pace import Pace
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.model.model import Model
 from dlrmjit.training.events import START
-from dlrmjit.training.fit import NullObserver, Position, StepRecord
+from dlrmjit.training.fit import NullObserver, Position, StepRecord, TestRecord
 
 _REFRESH_SECONDS = 0.2
 
@@ -31,22 +32,20 @@ class ProgressBar(NullObserver):
     """
 
     def __init__(self, start: Position = START, console: Console | None = None) -> None:
-        self._start = start
         self._shown = 0.0
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:,.0f} samples/s"),
-            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(),
             console=console or Console(stderr=True),
             auto_refresh=False,
             transient=True,
             redirect_stdout=sys.stdout.isatty(),
         )
-        self._task = self._progress.add_task("", epoch="", rate=0.0, loss="")
-        self._rate = 0.0
+        self._task = self._progress.add_task("", epoch="", values="")
+        self._pace = Pace(start)
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -62,21 +61,23 @@ class ProgressBar(NullObserver):
 
     def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
         """Set the length of the bar."""
-        done = self._start.epoch * batches + self._start.batch
-        self._progress.update(self._task, total=config.epochs * batches, completed=done)
+        self._pace.begin(batches, config)
+        self._progress.update(self._task, total=self._pace.total, completed=self._pace.done)
 
     def on_step(self, record: StepRecord) -> None:
         """Advance, and redraw a few times a second."""
-        now = record.samples / record.seconds if record.seconds else 0.0
-        self._rate = 0.9 * self._rate + 0.1 * now if self._rate else now
+        self._pace.add(record)
         if time.monotonic() - self._shown < _REFRESH_SECONDS and not record.is_last_of_epoch:
             return
         self._shown = time.monotonic()
         self._progress.update(
             self._task,
-            completed=record.epoch * record.batches + record.batch + 1,
+            completed=self._pace.done,
             epoch=record.epoch,
-            rate=self._rate,
-            loss=f"loss {record.loss:.4f}",
+            values=self._pace.values(),
             refresh=True,
         )
+
+    def on_test(self, record: TestRecord) -> None:
+        """Show the AUC from now on."""
+        self._pace.auc = record.metrics.auc

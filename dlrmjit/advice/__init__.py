@@ -1,0 +1,8 @@
+"""Advises how to train a model: batch size, ranks, threads, placement, communication, precision."""
+
+from dlrmjit.advice.advise import Advice, Target, advise
+from dlrmjit.advice.machine import Machine
+from dlrmjit.advice.network import Network
+from dlrmjit.advice.noise import noise_scale
+
+__all__ = ["Advice", "Machine", "Network", "Target", "advise", "noise_scale"]

@@ -30,7 +30,7 @@ COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "warm": ("dlrmjit.cli.commands.warm", "compile the kernels of a training before it starts"),
     "tune": ("dlrmjit.cli.commands.tune", "measure the fastest matrix blockings of this machine"),
     "doctor": ("dlrmjit.cli.commands.doctor", "examine whether this machine is set up well"),
-    "report": ("dlrmjit.cli.commands.report", "write a page that shows the logs of runs"),
+    "report": ("dlrmjit.cli.insight.report", "write a page that shows the logs of runs"),
 }
 
 

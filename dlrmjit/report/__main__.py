@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.commands.report import main
+from dlrmjit.cli.insight.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from dlrmjit.cli.commands.report import main
+from dlrmjit.cli.insight.report import main
 from dlrmjit.errors import DataError
 from dlrmjit.report import page, read_log
 from dlrmjit.report.run_log import distinct_names

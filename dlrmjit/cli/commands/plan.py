@@ -49,8 +49,6 @@ def _advised(options: argparse.Namespace) -> Plan:
 
 def _proposed(options: argparse.Namespace) -> Plan:
     """Print a plan for the ranks that the options name, and return it."""
-    if options.ranks is None:
-        raise ConfigError("--ranks N is required: number of ranks (see --help)")
     defaults = {flag.dest: flag for flag in ADVICE.flags}
     given = [flag.label for name, flag in defaults.items() if vars(options)[name] != flag.default]
     if given:

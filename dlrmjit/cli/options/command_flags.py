@@ -200,8 +200,9 @@ PLAN = Command(
                     "ranks",
                     int,
                     None,
-                    "number of ranks; with --advise the most to consider (default: every CPU)",
+                    "number of ranks; with --advise the most to consider",
                     domain=between(1, 65536),
+                    is_required=True,
                 ),
                 Flag(
                     "memory",

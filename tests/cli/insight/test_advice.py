@@ -9,6 +9,7 @@ from dlrmjit.cli.options.parse import parse
 from dlrmjit.plan import main
 
 ADVISE = ["--config=mlperf", "--max-ind-range=10000", "--advise", "--cpus=4"]
+ADVISE.append("--ranks=16")
 
 
 def test_the_last_line_is_a_command_line_of_train(capsys, tmp_path):
@@ -43,8 +44,6 @@ def test_contradictions_and_what_cannot_be_are_refused(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_flags_of_advice_need_advice_and_a_plan_needs_ranks(capsys):
+def test_flags_of_advice_need_advice(capsys):
     assert main(["--config=kaggle", "--ranks=2", "--noise=5"]) == 2
     assert "--noise belongs to advice" in capsys.readouterr().err
-    assert main(["--config=kaggle"]) == 2
-    assert "--ranks N is required" in capsys.readouterr().err

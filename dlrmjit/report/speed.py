@@ -56,7 +56,9 @@ def of_ceilings(runs: Sequence[RunLog]) -> Any:
                     marker={"color": colour(number)},
                 )
             )
-    return figure(traces, "", "% of the ceiling", barmode="group") if traces else None
+    legend = {"y": -0.6}  # below the slanted names
+    made = figure(traces, "", "% of the ceiling", barmode="group") if traces else None
+    return made.update_layout(legend=legend) if made is not None else None
 
 
 def roofline(runs: Sequence[RunLog]) -> Any:

@@ -72,6 +72,8 @@ def run_on_ranks(parse: Parse, run: Run, launch: Launch) -> int:
         comm = _join(started)
     except DlrmjitError as error:
         return _end_alone(started, launch, Start(code=WRONG_INPUT, text=f"{_ERROR}{error}"))
+    except KeyboardInterrupt:
+        return _end_alone(started, launch, Start(code=INTERRUPTED, text="dlrmjit: interrupted"))
     except Exception:
         failure = f"dlrmjit: error: rank {launch.rank} failed\n{traceback.format_exc()}"
         return _end_alone(started, launch, Start(code=FAILED, text=failure))

@@ -107,6 +107,8 @@ class Node(ABC):
     """Whether the inputs are stored next to each other in one block, without a copy if possible."""
     fills_block: ClassVar[bool] = False
     """Whether the result can be written to a part of another node's block."""
+    sums_vectors: ClassVar[bool] = False
+    """Whether vectors are only summed, alone or in pairs, so that they need not be stored."""
 
     def __post_init__(self) -> None:
         inputs = (self.inputs,) if isinstance(self.inputs, str) else self.inputs

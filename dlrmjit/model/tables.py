@@ -249,7 +249,10 @@ class LocalPort:
         if node.learned:
             inputs.append(self._tables.row_weights[node.name])
         out = None if node.is_combined else recording.out
-        pooled: Variable = recording.apply("embedding_bag", *inputs, out=out, pooling=node.pooling)
+        summed = recording.summed and not node.is_combined
+        pooled: Variable = recording.apply(
+            "embedding_bag", *inputs, out=out, pooling=node.pooling, summed=summed
+        )
         return pooled
 
     def load(self, batch: Batch) -> None:

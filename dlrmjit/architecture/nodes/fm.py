@@ -20,6 +20,7 @@ class Fm(Node):
     """
 
     kind: ClassVar[str] = "fm"
+    sums_vectors: ClassVar[bool] = True
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return one column."""

@@ -27,6 +27,7 @@ class Sum(Node):
     bias: bool = False
 
     kind: ClassVar[str] = "sum"
+    sums_vectors: ClassVar[bool] = True
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return the width that all inputs have."""

@@ -36,6 +36,7 @@ from dlrmjit.ops.jit import (
     join,
     mlp,
     optimizers,
+    pairs,
     projection,
     regularise,
 )
@@ -69,6 +70,7 @@ _RULES = (
     *cross.RULES,
     *interaction.RULES,
     *join.RULES,
+    *pairs.RULES,
     *projection.RULES,
     *regularise.RULES,
 )

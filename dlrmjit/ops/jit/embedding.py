@@ -14,14 +14,20 @@ from numpy.typing import NDArray
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.jit.mixed_tables import MixedBagGradient, MixedTables
 from dlrmjit.ops.jit.optimizers import BagGradient
+from dlrmjit.ops.jit.pairs import LookedUp, PairGradient, SharedGradient
 
 Gradients = Iterator[tuple[int, Any]]
 F32 = NDArray[np.float32]
 
 
-def _forward(step: Step) -> F32:
-    """Pool the rows of ``tables``; a third input has weights of rows, tables of one column."""
+def _forward(step: Step) -> F32 | LookedUp:
+    """Pool the rows of ``tables``; a third input has weights of rows, tables of one column.
+
+    Where only sums of the vectors are wanted, the operation that sums them gathers plain rows.
+    """
     tables, lookups, *columns = step.values
+    if step.options.get("summed") and _are_plain(step):
+        return LookedUp(tables, lookups)
     pooled: F32 | None = step.options.get("out")
     if pooled is None:
         shape = (lookups.offsets.shape[1] - 1, len(tables), tables.dim)
@@ -35,6 +41,13 @@ def _forward(step: Step) -> F32:
     for group, part in parts:
         forward.pool(group, part, pooled, _pooling(step))
     return pooled
+
+
+def _are_plain(step: Step) -> bool:
+    """Return whether bags are sums of rows of one width, without weights."""
+    tables, lookups, *columns = step.values
+    is_sum = _pooling(step) == "sum" and not columns and lookups.weights is None
+    return is_sum and not isinstance(tables, MixedTables)
 
 
 def _pooling(step: Step) -> str:
@@ -57,9 +70,11 @@ def _parts(step: Step) -> Sequence[tuple[Any, Lookups]]:
     return step.cached_for("parts", (tables, lookups), split)
 
 
-def _backward(step: Step, gradient: F32) -> Gradients:
+def _backward(step: Step, gradient: Any) -> Gradients:
     tables, lookups, *columns = step.values
-    if columns:
+    if isinstance(gradient, (SharedGradient, PairGradient)):
+        yield 0, LookedUp(tables, lookups).gradient(gradient)
+    elif columns:
         yield from _weighted_backward(step, tables, lookups, gradient)
     elif isinstance(tables, MixedTables):
         parts = (BagGradient(part, gradient, _pooling(step)) for _, part in _parts(step))

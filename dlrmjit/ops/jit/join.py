@@ -126,22 +126,26 @@ def array_rule(forward: ArrayForward, backward: ArrayBackward, name: str = "arra
 
     def run(step: Step) -> Any:
         result = np.asarray(forward(*_arrays(step)), np.float32)
-        return _store(step, "result", result)
+        return store(step, "result", result)
 
     def differentiate(step: Step, gradient: Any) -> Gradients:
         gradients = backward(rows_of(gradient), *_arrays(step))
         for i, part in enumerate(gradients):
             if part is not None and step.wants(i):
-                yield i, _store_gradient(step, i, np.asarray(part, np.float32))
+                yield i, store_gradient(step, i, np.asarray(part, np.float32))
 
     return Rule(name, run, differentiate)
 
 
 def _arrays(step: Step) -> list[Any]:
     """Return arrays of activations, vectors, and weights (K, C)."""
-    return [
-        _weight_values(x) if _is_weight(step, i) else rows_of(x) for i, x in enumerate(step.values)
-    ]
+    return [array_of(step, i) for i in range(len(step.values))]
+
+
+def array_of(step: Step, number: int) -> Any:
+    """Return input ``number`` as an array."""
+    x = step.values[number]
+    return _weight_values(x) if _is_weight(step, number) else rows_of(x)
 
 
 def _is_weight(step: Step, number: int) -> bool:
@@ -158,7 +162,7 @@ def _weight_values(weight: Matrix | SplitWeights) -> F32:
     return values
 
 
-def _store(step: Step, name: str, array: F32) -> Any:
+def store(step: Step, name: str, array: F32) -> Any:
     """Return a result in the same buffer for every replay: a matrix, or an array."""
     buffer = step.cached(name, lambda: aligned_empty(array.shape))
     buffer[...] = array
@@ -167,10 +171,11 @@ def _store(step: Step, name: str, array: F32) -> Any:
     return step.cached(f"{name} matrix", lambda: Matrix.view(buffer))
 
 
-def _store_gradient(step: Step, number: int, array: F32) -> Any:
+def store_gradient(step: Step, number: int, array: F32) -> Any:
+    """Return the gradient of an input in a buffer of its own, weights as they are stored."""
     name, weight = f"gradient {number}", step.values[number]
     if not _is_weight(step, number):
-        return _store(step, name, array)
+        return store(step, name, array)
     layout = weight.float_layout if isinstance(weight, SplitWeights) else weight.layout
     return step.cached(name, lambda: Matrix.empty(layout)).assign(array.T)
 
@@ -191,5 +196,9 @@ def _product_backward(step: Step, gradient: Any) -> Gradients:
 RULES = (
     Rule("concat", _concat_forward, _concat_backward),
     Rule("product", _product_forward, _product_backward),
-    *(array_rule(rule.forward, rule.backward, rule.name) for rule in ARRAY_RULES),
+    *(
+        array_rule(rule.forward, rule.backward, rule.name)
+        for rule in ARRAY_RULES
+        if rule.name in ("bi_interaction", "cross_vector")  # others have kernels
+    ),
 )

@@ -26,6 +26,7 @@ from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
+from dlrmjit_kernels.runtime.operands import FLOAT32, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
@@ -79,6 +80,35 @@ def apply(
         return
     with tables.access.writing():
         _apply(tables, lookups, dY, rule, state, pooling == "mean")
+
+
+def apply_pairs(
+    tables: TableStorage,
+    lookups: Lookups,
+    sums: Float32,
+    upstream: Float32,
+    rule: RowRule,
+    state: RowState | None,
+) -> None:
+    """Update every looked-up row by the gradient of the products of all pairs of vectors.
+
+    That of lookup i of sample n is ``upstream[n] * (sums[n] - row)``: ``sums`` (N, E), of the
+    sample's vectors, serve all tables. Every bag must have one lookup at most; what was looked up
+    is the rows before the update. Raises as :func:`apply`.
+    """
+    check_array("upstream (samples,)", upstream, FLOAT32, (lookups.samples,))
+    check_array("sums (samples, E)", sums, FLOAT32, (lookups.samples, tables.dim))
+    shared = np.broadcast_to(sums[:, None], (lookups.samples, len(tables), tables.dim))
+    check_pooled(tables, lookups, shared, "sum", None)
+    state = _checked_state(tables, rule, state)
+    with tables.access.writing():
+        buckets = sort_lookups(lookups.bags(), tables.row_counts, tables.workspace, False)
+        if buckets is None:
+            lookups, _ = lookups.apply_bounds(tables.row_counts, tables.bounds, None)
+            apply_pairs(tables, lookups, sums, upstream, rule, state)
+            return
+        state.steps += 1
+        _update_rows(tables, buckets, lookups.pooled_vectors(shared), rule, state, upstream)
 
 
 def _apply(
@@ -229,6 +259,7 @@ class _RuleOperands(NamedTuple):
     kernel: int
     scalars: int  # address
     ahead: int
+    factors: int  # address, of pairs
 
 
 def _update_rows(
@@ -237,16 +268,22 @@ def _update_rows(
     gradients: tuple[Any, ...],
     rule: RowRule,
     state: RowState,
+    upstream: Float32 | None = None,
 ) -> None:
-    """Any rule: sum the gradient of a row before updating it."""
+    """Any rule: sum the gradient of a row before updating it.
+
+    With ``upstream`` the gradient is that of pairs.
+    """
     workspace = tables.workspace
     scalars = workspace.get("scalars", 16, np.float32)
     values = (rule.l2, *rule.scalars(state.steps))
     scalars[: len(values)] = values
     threads = get_threads()
-    kernel = address(update_spec(rule, tables, buckets.scaled), current_target())
+    pairs = upstream is not None
+    kernel = address(update_spec(rule, tables, buckets.scaled, pairs), current_target())
+    factors = int(upstream.ctypes.data) if upstream is not None else 0
     _update_kernel(
-        (kernel, scalars.ctypes.data, prefetch_distance(4 * tables.dim)),
+        (kernel, scalars.ctypes.data, prefetch_distance(4 * tables.dim), factors),
         tuple(buckets),
         tables.for_kernels,
         _state_addresses(tables, state),
@@ -297,7 +334,7 @@ def _group_space(
 
 @jit
 def _update_kernel(
-    rule: tuple[int, int, int],
+    rule: tuple[int, int, int, int],
     buckets: tuple[Any, ...],
     tables: tuple[Any, ...],
     states: tuple[Any, ...],
@@ -379,11 +416,14 @@ def _update_bucket(
             rule.scalars,
             summed,
             rule.ahead,
+            rule.factors,
         ),
     )
 
 
-def update_spec(rule: RowRule, tables: TableStorage, scaled: bool) -> UpdateSpec:
+def update_spec(
+    rule: RowRule, tables: TableStorage, scaled: bool, pairs: bool = False
+) -> UpdateSpec:
     """Return the specification of the micro-kernel that applies a rule to such tables."""
     return UpdateSpec(
         rule.kernel_name,
@@ -395,4 +435,5 @@ def update_spec(rule: RowRule, tables: TableStorage, scaled: bool) -> UpdateSpec
         rule.optimizer.row if rule.row_states else None,
         scaled,
         tables.split,
+        pairs,
     )

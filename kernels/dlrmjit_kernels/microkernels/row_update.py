@@ -7,6 +7,11 @@ In NumPy, for every group ``u`` of ``first <= u < last``::
     g = (scales[group, None] * dY[bags]).sum(0) + l2 * table[row]
     table[row], states[row] = rule(table[row], g, states[row])
 
+Of ``pairs``, the gradient is that of the products of all pairs of a sample's vectors, with ``dY``
+their sums and ``factors`` (float32, by bag) the gradients of the products::
+
+    g = (factors[bags, None] * (dY[bags] - table[row])).sum(0) + l2 * table[row]
+
 The rule is two functions that compute with :class:`Vector` values: ``row`` makes a factor from
 the mean square of ``g`` and the states per row, ``element`` updates the elements. Contract:
 arguments are int64; ``entries`` is the address of uint64 with the row in the high and the bag in
@@ -46,6 +51,7 @@ ARGUMENTS = (
     "scalars",
     "scratch",
     "ahead",
+    "factors",
 )
 
 
@@ -93,11 +99,13 @@ class UpdateSpec:
     row: Callable[..., tuple[Value, Sequence[Value]]] | None = None
     scaled: bool = False
     split: bool = False
+    pairs: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the generated function."""
-        kind = ("_scaled" if self.scaled else "") + ("_split" if self.split else "")
+        flags = ("scaled", "split", "pairs")
+        kind = "".join(f"_{flag}" for flag in flags if getattr(self, flag))
         return f"row_update_{self.name}_e{self.width}{kind}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
@@ -177,27 +185,38 @@ def _gather_gradient(
 ) -> list[tuple[Piece, Value, Value]]:
     """Return weights and summed gradient of one block of columns."""
     loaded = []
-    for piece, value in zip(pieces, _sum_gradients(k, spec, pieces, head), strict=True):
+    summed, own = _sum_gradients(k, spec, pieces, head)
+    for piece, value in zip(pieces, summed, strict=True):
         w = k.fetch_weights(row, piece)
+        if spec.pairs:
+            looked_up = k.read_weights(row, piece)
+            value = k.fma(k.splat(k.builder.fneg(own), piece.lanes), looked_up, value)
         loaded.append((piece, w, k.fma(k.splat(l2, piece.lanes), w, value)))
     return loaded
 
 
 def _sum_gradients(
     k: RowEmitter, spec: UpdateSpec, pieces: list[Piece], head: Value
-) -> list[Value]:
-    """Return the summed gradients of a row's lookups for one block of columns."""
-    with k.chain(head, k["links"], [k.zeros(piece) for piece in pieces]) as (i, sums):
+) -> tuple[list[Value], Value]:
+    """Return the summed gradients of a row's lookups for one block of columns.
+
+    Of pairs, these are without the row's own part, whose factor is returned as well.
+    """
+    zeros = [k.zeros(piece) for piece in pieces]
+    with k.chain(head, k["links"], [*zeros, ir.Constant(F32, 0.0)]) as (i, sums):
         bag = k.builder.and_(k.integer(64, k["entries"], i), I64(0xFFFFFFFF))
         row = k.row(k["dY"], bag, k["bag_stride"])
         scale = k.item(F32, k["scales"], i) if spec.scaled else None
+        if spec.pairs:
+            scale = k.item(F32, k["factors"], bag)
+            sums[-1] = k.builder.fadd(sums[-1], scale)
         for p, piece in enumerate(pieces):
             value = k.fetch(piece.kind, k.at(row, piece))
             if scale is None:
                 sums[p] = k.builder.fadd(sums[p], value)
             else:
                 sums[p] = k.fma(k.splat(scale, piece.lanes), value, sums[p])
-    return sums
+    return sums[:-1], sums[-1]
 
 
 def _apply_row(

@@ -1,0 +1,197 @@
+"""Sums of vectors for the compiled backend, and the products of their pairs: linear models, FM.
+
+Where nothing else needs the vectors of a node, its lookup records no pooled vectors: the operation
+that sums them gathers the rows, and their gradient is one vector per sample for all tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.embedding import forward as embedding_lookup
+from dlrmjit_kernels.embedding import update as embedding_update
+from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.embedding.pair_sums import sum_tables
+from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
+from dlrmjit_kernels.embedding.storage import TableStorage
+from dlrmjit_kernels.embedding.update import RowState
+from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.runtime.buffers import aligned_empty
+from numpy.typing import NDArray
+
+from dlrmjit.autograd.sparse_gradient import SparseGradient
+from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.config.optimizer import OptimizerConfig
+from dlrmjit.ops.array_rules import RULES as ARRAY_RULES
+from dlrmjit.ops.jit.join import array_of, rows_of, store, store_gradient
+from dlrmjit.ops.jit.optimizers import BagGradient, merge_lookups
+
+Gradients = Iterator[tuple[int, Any]]
+F32 = NDArray[np.float32]
+_ARRAY_RULES = {rule.name: rule for rule in ARRAY_RULES}
+
+
+@dataclass(frozen=True)
+class LookedUp:
+    """The vectors (N, S, E) that lookups find, of which only sums are wanted."""
+
+    tables: TableStorage
+    lookups: Lookups
+
+    def gradient(self, shared: SharedGradient | PairGradient) -> SparseGradient:
+        """Return the gradient of the tables from that of the vectors."""
+        if isinstance(shared, SharedGradient):
+            return SharedBagGradient.of(self.lookups, self.tables, shared.each)
+        pairs = PairBagGradient(self.lookups, shared.sums, shared.upstream)
+        return pairs if shared.longest <= 1 else pairs.whole(self.tables)
+
+
+@dataclass(frozen=True)
+class SharedGradient:
+    """A gradient (N, E) that all vectors of a sample have."""
+
+    each: F32
+
+
+@dataclass(frozen=True)
+class PairGradient:
+    """``upstream[n] * (sums[n] - v)`` for every vector v of sample n; the longest bag."""
+
+    sums: F32
+    upstream: F32
+    longest: int
+
+
+@dataclass(frozen=True)
+class SharedBagGradient(BagGradient):
+    """A gradient of bags whose dY repeats ``each`` (N, E) for every table, without a copy."""
+
+    each: F32
+
+    @classmethod
+    def of(cls, lookups: Lookups, tables: TableStorage, each: F32) -> SharedBagGradient:
+        """Return the gradient of the bags of all tables."""
+        shape = len(each), len(tables), each.shape[1]
+        return cls(lookups, np.broadcast_to(each[:, None], shape), each)
+
+    def scale(self, factor: float) -> None:
+        """Scale once what all tables share."""
+        np.multiply(self.each, np.float32(factor), out=self.each)
+
+
+@dataclass(frozen=True)
+class PairBagGradient(SparseGradient):
+    """The gradient of the products of all pairs of vectors, each of one row or of none."""
+
+    lookups: Lookups
+    sums: F32
+    upstream: F32
+
+    def descend(self, tables: TableStorage, rate: float) -> None:
+        """Plain SGD on the looked-up rows."""
+        self._apply(tables, SgdRows(rate), None)
+
+    def update(
+        self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
+    ) -> None:
+        """Apply an optimizer to the looked-up rows."""
+        self._apply(tables, RowRule(config, rate), state)
+
+    def _apply(self, tables: TableStorage, rule: RowRule, state: RowState | None) -> None:
+        embedding_update.apply_pairs(tables, self.lookups, self.sums, self.upstream, rule, state)
+
+    def whole(self, tables: TableStorage) -> BagGradient:
+        """Return the same gradient with dY (N, S, E), for bags of any length."""
+        dY = np.empty((len(self.sums), len(tables), tables.dim), np.float32)
+        embedding_lookup.pool(tables, self.lookups, dY, "sum", None)
+        np.subtract(self.sums[:, None], dY, out=dY)
+        dY *= self.upstream[:, None, None]
+        return BagGradient(self.lookups, dY)
+
+    def sum_of_squares(self, tables: TableStorage, scratch: dict[str, Any]) -> float:
+        """Return the sum of squares of the rows' gradients."""
+        return self.whole(tables).sum_of_squares(tables, scratch)
+
+    def mean_squares(self, tables: TableStorage, means: TableStorage, weight_decay: float) -> None:
+        """Write one value per looked-up row."""
+        self.whole(tables).mean_squares(tables, means, weight_decay)
+
+    def scale(self, factor: float) -> None:
+        """Scale in place."""
+        np.multiply(self.upstream, np.float32(factor), out=self.upstream)
+
+    def merged(self, *others: PairBagGradient) -> PairBagGradient:
+        """Return a copy of this gradient and those of other batches as that of one large batch."""
+        gradients = (self, *others)
+        return PairBagGradient(
+            merge_lookups([gradient.lookups for gradient in gradients]),
+            np.concatenate([gradient.sums for gradient in gradients]),
+            np.concatenate([gradient.upstream for gradient in gradients]),
+        )
+
+    def to_dense(self, tables: TableStorage) -> list[Any]:
+        """Return full arrays (M, E), one per table."""
+        return self.whole(tables).to_dense(tables)
+
+
+def _buffer(step: Step, name: str, *shape: int) -> F32:
+    return step.cached(name, lambda: aligned_empty(shape))
+
+
+def _fm_forward(step: Step) -> Matrix:
+    x = step.values[0]
+    if not isinstance(x, LookedUp):
+        return _in_columns(step, _ARRAY_RULES["fm"].forward(x))
+    sums = _buffer(step, "sums", x.lookups.samples, x.tables.dim)
+    pairs = _buffer(step, "pairs", x.lookups.samples, 1)
+    step.memory["longest"] = sum_tables(x.tables, x.lookups, sums, pairs.reshape(-1))
+    return step.cached("result", lambda: Matrix.view(pairs))
+
+
+def _in_columns(step: Step, array: F32) -> Matrix:
+    result: Matrix = store(step, "result", array)
+    return result
+
+
+def _fm_backward(step: Step, gradient: Any) -> Gradients:
+    x, g = step.values[0], rows_of(gradient)
+    if isinstance(x, LookedUp):
+        upstream = np.array(g[:, 0])  # a copy: a gradient may be scaled, and others share it
+        yield 0, PairGradient(step.memory["sums"], upstream, step.memory["longest"])
+        return
+    buffer = _buffer(step, "gradient", *x.shape)
+    np.subtract(x.sum(axis=1, keepdims=True), x, out=buffer)
+    buffer *= g[:, :, None]
+    yield 0, buffer
+
+
+def _sum_forward(step: Step) -> Matrix:
+    arrays = [
+        _sums(step, i, x) if isinstance(x, LookedUp) else array_of(step, i)
+        for i, x in enumerate(step.values)
+    ]
+    return _in_columns(step, _ARRAY_RULES["sum"].forward(*arrays))
+
+
+def _sums(step: Step, number: int, x: LookedUp) -> F32:
+    sums = _buffer(step, f"sums {number}", x.lookups.samples, x.tables.dim)
+    sum_tables(x.tables, x.lookups, sums)
+    return sums
+
+
+def _sum_backward(step: Step, gradient: Any) -> Gradients:
+    g = rows_of(gradient)
+    for i, x in enumerate(step.values):
+        if not step.wants(i):
+            continue
+        if isinstance(x, LookedUp):
+            yield i, SharedGradient(np.array(g))
+        else:
+            (part,) = _ARRAY_RULES["sum"].backward(g, array_of(step, i))
+            yield i, store_gradient(step, i, np.asarray(part, np.float32))
+
+
+RULES = (Rule("fm", _fm_forward, _fm_backward), Rule("sum", _sum_forward, _sum_backward))

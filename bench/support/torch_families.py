@@ -3,7 +3,7 @@
 ``TorchFamily`` computes the nodes with torch's own functions, and TorchRec's ``LowRankCrossNet``
 line by line; its tables are ``nn.EmbeddingBag`` with sparse gradients. ``FbgemmFamily`` has
 FBGEMM's table-batched embeddings with a fused update. ``TorchRecStep`` is TorchRec's own
-``DLRM_DCN`` over these.
+models over these.
 """
 
 from __future__ import annotations
@@ -135,10 +135,10 @@ class FbgemmFamily(TorchFamily):
 
 
 class TorchRecStep(_Peer):
-    """TorchRec's ``DLRM_DCN`` itself, over FBGEMM's tables, for a DCNv2 with a low rank."""
+    """TorchRec's ``DLRM_DCN`` or ``DLRM_Projection`` itself, over FBGEMM's tables."""
 
     def __init__(self, model: Architecture, state: Mapping[str, Any], rate: float) -> None:
-        self.module = torchrec_dcn(model, _Batched(model.embeddings[0], state, rate))
+        self.module = torchrec_module(model, _Batched(model.embeddings[0], state, rate))
         load_torchrec(self.module, model, state)
         self.keys = [f"c{column}" for column in model.embeddings[0].columns]
         self.optimizer = torch.optim.SGD(self.module.parameters(), lr=rate)
@@ -157,23 +157,26 @@ def jagged(keys: list[str], batch: TorchBatch) -> Any:
     )
 
 
-def torchrec_dcn(model: Architecture, tables: Any) -> Any:
-    """Return TorchRec's ``DLRM_DCN`` with the sizes of a model."""
-    from torchrec.models.dlrm import DLRM_DCN
+def torchrec_module(model: Architecture, tables: Any) -> Any:
+    """Return TorchRec's ``DLRM_DCN``, or its ``DLRM_Projection``, with the sizes of a model."""
+    from torchrec.models import dlrm
 
-    node, bottom, top, cross = (model.node(n) for n in ("emb_l", "bot_l", "top_l", "cross"))
-    assert isinstance(bottom, Mlp)
-    assert isinstance(top, Mlp)
-    assert isinstance(cross, Cross)
-    assert isinstance(node, Embedding)
-    return DLRM_DCN(
-        _Collection(node, tables),
-        dense_in_features=model.dense_features,
-        dense_arch_layer_sizes=list(bottom.widths),
-        over_arch_layer_sizes=list(top.widths),
-        dcn_num_layers=cross.layers,
-        dcn_low_rank_dim=cross.rank,
-    )
+    nodes: dict[str, Any] = {node.name: node for node in model.nodes}
+    sizes = {
+        "dense_in_features": model.dense_features,
+        "dense_arch_layer_sizes": list(nodes["bot_l"].widths),
+        "over_arch_layer_sizes": list(nodes["top_l"].widths),
+    }
+    collection = _Collection(nodes["emb_l"], tables)
+    if "cross" in nodes:
+        cross = nodes["cross"]
+        return dlrm.DLRM_DCN(
+            collection, **sizes, dcn_num_layers=cross.layers, dcn_low_rank_dim=cross.rank
+        )
+    branches = {
+        f"interaction_branch{i}_layer_sizes": list(nodes[f"branch{i}"].widths) for i in (1, 2)
+    }
+    return dlrm.DLRM_Projection(collection, **sizes, **branches)
 
 
 def load_torchrec(module: Any, model: Architecture, state: Mapping[str, Any]) -> None:

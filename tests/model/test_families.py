@@ -66,6 +66,37 @@ def test_backends_agree(name, update):
     )
 
 
+def _one_lookup_each(config, n):
+    """A batch whose bags have one lookup, or none in the second column."""
+    rng = np.random.default_rng(n)
+    ids = [rng.integers(0, rows, n) for rows in config.table_rows]
+    ids[1], ends = ids[1][: n // 2], np.minimum(np.arange(n), n // 2)
+    offsets = [np.arange(n), ends, np.arange(n)]
+    return Batch(rng.random((n, 13), np.float32), ids, offsets, rng.integers(0, 2, n))
+
+
+@pytest.mark.parametrize("update", [*UPDATES, Sgd(weight_decay=0.1)], ids=repr)
+@pytest.mark.parametrize("group", [1, 2])
+def test_pairs_of_single_rows_train_as_any(update, group):
+    """Their vectors are not stored: the gradient is that of the reference's stored ones."""
+    config, losses, states = family("fm"), [], []
+    for backend in ("jit", "reference"):
+        model = Model(config, backend=backend, rng=np.random.RandomState(7))
+        model.scale_tables(0.3)
+        step, rng = TrainingStep(model, update), np.random.default_rng(2)
+        found = []
+        for n in (40, 40, 9, 40):
+            if group > 1:  # with bags of any length before or after those of single rows
+                found.append(step.accumulate(_one_lookup_each(config, n + 1)))
+                found.append(step.accumulate(random_batch(rng, config, n)))
+            found.append(step(_one_lookup_each(config, n), 0.01))
+        losses.append(found)
+        states.append(model.state_dict())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=3e-5)
+    for name, value in states[1].items():
+        np.testing.assert_allclose(states[0][name], value, rtol=2e-3, atol=2e-4)
+
+
 @families
 def test_backends_agree_on_split_bf16(name, monkeypatch):
     monkeypatch.setenv("DLRMJIT_ACTIVATIONS", "fp32")

@@ -45,8 +45,8 @@ class LookedUp:
         """Return the gradient of the tables from that of the vectors."""
         if isinstance(shared, SharedGradient):
             return SharedBagGradient.of(self.lookups, self.tables, shared.each)
-        pairs = PairBagGradient(self.lookups, shared.sums, shared.upstream)
-        return pairs if shared.longest <= 1 else pairs.whole(self.tables)
+        pairs = PairBagGradient(self.lookups, shared.sums, shared.upstream, self.tables)
+        return pairs if shared.longest <= 1 else pairs.whole()
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,16 @@ class SharedBagGradient(BagGradient):
 
 @dataclass(frozen=True)
 class PairBagGradient(SparseGradient):
-    """The gradient of the products of all pairs of vectors, each of one row or of none."""
+    """The gradient of the products of all pairs of vectors, each of one row of ``tables`` or none.
+
+    That of one lookup is ``upstream[n] * (sums[n] - row)``. What needs the gradients of all vectors
+    makes them by another lookup, before the tables change.
+    """
 
     lookups: Lookups
     sums: F32
     upstream: F32
+    tables: TableStorage
 
     def descend(self, tables: TableStorage, rate: float) -> None:
         """Plain SGD on the looked-up rows."""
@@ -103,38 +108,49 @@ class PairBagGradient(SparseGradient):
     def _apply(self, tables: TableStorage, rule: RowRule, state: RowState | None) -> None:
         embedding_update.apply_pairs(tables, self.lookups, self.sums, self.upstream, rule, state)
 
-    def whole(self, tables: TableStorage) -> BagGradient:
-        """Return the same gradient with dY (N, S, E), for bags of any length."""
-        dY = np.empty((len(self.sums), len(tables), tables.dim), np.float32)
-        embedding_lookup.pool(tables, self.lookups, dY, "sum", None)
+    @property
+    def dY(self) -> F32:  # noqa: N802 - as of the gradients of bags
+        """The gradients (N, S, E) of the vectors, of bags of any length."""
+        dY = np.empty((len(self.sums), len(self.tables), self.tables.dim), np.float32)
+        embedding_lookup.pool(self.tables, self.lookups, dY, "sum", None)
         np.subtract(self.sums[:, None], dY, out=dY)
         dY *= self.upstream[:, None, None]
-        return BagGradient(self.lookups, dY)
+        return dY
+
+    def whole(self) -> BagGradient:
+        """Return the same gradient with those of all vectors."""
+        return BagGradient(self.lookups, self.dY)
 
     def sum_of_squares(self, tables: TableStorage, scratch: dict[str, Any]) -> float:
         """Return the sum of squares of the rows' gradients."""
-        return self.whole(tables).sum_of_squares(tables, scratch)
+        return self.whole().sum_of_squares(tables, scratch)
 
     def mean_squares(self, tables: TableStorage, means: TableStorage, weight_decay: float) -> None:
         """Write one value per looked-up row."""
-        self.whole(tables).mean_squares(tables, means, weight_decay)
+        self.whole().mean_squares(tables, means, weight_decay)
 
     def scale(self, factor: float) -> None:
         """Scale in place."""
         np.multiply(self.upstream, np.float32(factor), out=self.upstream)
 
-    def merged(self, *others: PairBagGradient) -> PairBagGradient:
-        """Return a copy of this gradient and those of other batches as that of one large batch."""
-        gradients = (self, *others)
+    def merged(self, *others: Any) -> Any:
+        """Return a copy of this gradient and those of other batches as that of one large batch.
+
+        Others are of the same tables, but their bags may have any length.
+        """
+        pairs = [other for other in (self, *others) if isinstance(other, PairBagGradient)]
+        if len(pairs) <= len(others):
+            return self.whole().merged(*others)
         return PairBagGradient(
-            merge_lookups([gradient.lookups for gradient in gradients]),
-            np.concatenate([gradient.sums for gradient in gradients]),
-            np.concatenate([gradient.upstream for gradient in gradients]),
+            merge_lookups([gradient.lookups for gradient in pairs]),
+            np.concatenate([gradient.sums for gradient in pairs]),
+            np.concatenate([gradient.upstream for gradient in pairs]),
+            self.tables,
         )
 
     def to_dense(self, tables: TableStorage) -> list[Any]:
         """Return full arrays (M, E), one per table."""
-        return self.whole(tables).to_dense(tables)
+        return self.whole().to_dense(tables)
 
 
 def _buffer(step: Step, name: str, *shape: int) -> F32:

@@ -185,38 +185,31 @@ def _gather_gradient(
 ) -> list[tuple[Piece, Value, Value]]:
     """Return weights and summed gradient of one block of columns."""
     loaded = []
-    summed, own = _sum_gradients(k, spec, pieces, head)
+    summed = _sum_gradients(k, spec, pieces, head, row)
     for piece, value in zip(pieces, summed, strict=True):
         w = k.fetch_weights(row, piece)
-        if spec.pairs:
-            looked_up = k.read_weights(row, piece)
-            value = k.fma(k.splat(k.builder.fneg(own), piece.lanes), looked_up, value)
         loaded.append((piece, w, k.fma(k.splat(l2, piece.lanes), w, value)))
     return loaded
 
 
 def _sum_gradients(
-    k: RowEmitter, spec: UpdateSpec, pieces: list[Piece], head: Value
-) -> tuple[list[Value], Value]:
-    """Return the summed gradients of a row's lookups for one block of columns.
-
-    Of pairs, these are without the row's own part, whose factor is returned as well.
-    """
-    zeros = [k.zeros(piece) for piece in pieces]
-    with k.chain(head, k["links"], [*zeros, ir.Constant(F32, 0.0)]) as (i, sums):
+    k: RowEmitter, spec: UpdateSpec, pieces: list[Piece], head: Value, row: Weights
+) -> list[Value]:
+    """Return the summed gradients of a row's lookups for one block of columns."""
+    with k.chain(head, k["links"], [k.zeros(piece) for piece in pieces]) as (i, sums):
         bag = k.builder.and_(k.integer(64, k["entries"], i), I64(0xFFFFFFFF))
-        row = k.row(k["dY"], bag, k["bag_stride"])
+        gradient = k.row(k["dY"], bag, k["bag_stride"])
         scale = k.item(F32, k["scales"], i) if spec.scaled else None
-        if spec.pairs:
-            scale = k.item(F32, k["factors"], bag)
-            sums[-1] = k.builder.fadd(sums[-1], scale)
+        scale = k.item(F32, k["factors"], bag) if spec.pairs else scale
         for p, piece in enumerate(pieces):
-            value = k.fetch(piece.kind, k.at(row, piece))
+            value = k.fetch(piece.kind, k.at(gradient, piece))
+            if spec.pairs:  # first, so that a vector without others has a gradient of exactly zero
+                value = k.builder.fsub(value, k.read_weights(row, piece))
             if scale is None:
                 sums[p] = k.builder.fadd(sums[p], value)
             else:
                 sums[p] = k.fma(k.splat(scale, piece.lanes), value, sums[p])
-    return sums[:-1], sums[-1]
+    return sums
 
 
 def _apply_row(

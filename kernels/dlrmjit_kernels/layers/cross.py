@@ -14,10 +14,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers.elementwise import F32, RUN
 from dlrmjit_kernels.matrix.matrix import Matrix, check_apart
-from dlrmjit_kernels.microkernels.cross_finish import Cross
 from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.errors import ShapeError, TargetError
 from dlrmjit_kernels.layers import bf16_gemm
 from dlrmjit_kernels.layers.cross import CrossEpilogue
@@ -23,7 +24,6 @@ from dlrmjit_kernels.matmul.plan import Finish, Product
 from dlrmjit_kernels.matrix.axes import Axis, View, view_of
 from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, check_apart
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.microkernels.cross_finish import Cross
 from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint
 from dlrmjit_kernels.runtime.target import Target, current_target

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape
 from dlrmjit_kernels.matmul.loops import FIRST, GEMM_PLAN, LAST, gemm_loops
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block
-from dlrmjit_kernels.microkernels.cross_finish import Cross
 from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
@@ -50,7 +50,7 @@ class Finish:
 class Product:
     """``C = finish(A @ B)`` by layouts alone; C is zero where ``mask`` is not positive.
 
-    In a cross layer ``mask`` is the layout of the operands of :mod:`.cross_finish` instead.
+    In a cross layer ``mask`` is the layout of the operands of :mod:`~dlrmjit_kernels.codegen.cross_finish` instead.
 
     With ``sums`` the sums of the columns of B are wanted as well. ``operands`` is the type of the
     elements of A and B, and ``odd`` says that the last pair has one number only, as in

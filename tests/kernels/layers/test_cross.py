@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.cross_finish import OPERANDS, Cross
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.layers import cross
 from dlrmjit_kernels.layers.fully_connected import bind_backward_data, bind_forward
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.microkernels.cross_finish import OPERANDS, Cross
 from dlrmjit_kernels.microkernels.gemm_tile import GemmTile
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads

@@ -7,7 +7,7 @@ that sums them gathers the rows, and their gradient is one vector per sample for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -69,13 +69,13 @@ class PairGradient:
 class SharedBagGradient(BagGradient):
     """A gradient of bags whose dY repeats ``each`` (N, E) for every table, without a copy."""
 
-    each: F32
+    each: F32 = field(kw_only=True)
 
     @classmethod
     def of(cls, lookups: Lookups, tables: TableStorage, each: F32) -> SharedBagGradient:
         """Return the gradient of the bags of all tables."""
         shape = len(each), len(tables), each.shape[1]
-        return cls(lookups, np.broadcast_to(each[:, None], shape), each)
+        return cls(lookups, np.broadcast_to(each[:, None], shape), each=each)
 
     def scale(self, factor: float) -> None:
         """Scale once what all tables share."""
@@ -112,7 +112,7 @@ class PairBagGradient(SparseGradient):
     def dY(self) -> F32:  # noqa: N802 - as of the gradients of bags
         """The gradients (N, S, E) of the vectors, of bags of any length."""
         dY = np.empty((len(self.sums), len(self.tables), self.tables.dim), np.float32)
-        embedding_lookup.pool(self.tables, self.lookups, dY, "sum", None)
+        embedding_lookup.pool(self.tables, self.lookups, dY, "sum")
         np.subtract(self.sums[:, None], dY, out=dY)
         dY *= self.upstream[:, None, None]
         return dY

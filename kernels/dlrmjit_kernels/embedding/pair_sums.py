@@ -48,6 +48,8 @@ def sum_tables(tables: TableStorage, lookups: Lookups, sums: F32, pairs: F32 | N
         check_array("pairs (samples,)", pairs, FLOAT32, (lookups.samples,), written=True)
     if len(tables) != lookups.tables:
         raise ShapeError(f"lookups in {lookups.tables} tables, not in {len(tables)}")
+    if lookups.weights is not None:
+        raise ShapeError("only rows without weights are summed over tables")
     if not len(lookups.indices):
         sums[...] = 0
         if pairs is not None:
@@ -56,7 +58,7 @@ def sum_tables(tables: TableStorage, lookups: Lookups, sums: F32, pairs: F32 | N
     with tables.access.reading():
         longest = _run(tables, lookups, sums, pairs)
     if longest < 0:
-        within, _ = lookups.apply_bounds(tables.row_counts, tables.bounds, None)
+        within = lookups.apply_bounds(tables.row_counts, tables.bounds)
         return sum_tables(tables, within, sums, pairs)
     return longest
 

@@ -21,7 +21,7 @@ from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
 from dlrmjit_kernels.embedding.row_optimizers import RowRule
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
-from dlrmjit_kernels.errors import ConfigError
+from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
@@ -99,16 +99,22 @@ def apply_pairs(
     check_array("upstream (samples,)", upstream, FLOAT32, (lookups.samples,))
     check_array("sums (samples, E)", sums, FLOAT32, (lookups.samples, tables.dim))
     shared = np.broadcast_to(sums[:, None], (lookups.samples, len(tables), tables.dim))
-    check_pooled(tables, lookups, shared, "sum", None)
+    check_pooled(tables, lookups, shared, "sum")
+    _refuse_weights(lookups)
     state = _checked_state(tables, rule, state)
     with tables.access.writing():
         buckets = sort_lookups(lookups.bags(), tables.row_counts, tables.workspace, False)
         if buckets is None:
-            lookups, _ = lookups.apply_bounds(tables.row_counts, tables.bounds, None)
+            lookups = lookups.apply_bounds(tables.row_counts, tables.bounds)
             apply_pairs(tables, lookups, sums, upstream, rule, state)
             return
         state.steps += 1
         _update_rows(tables, buckets, lookups.pooled_vectors(shared), rule, state, upstream)
+
+
+def _refuse_weights(lookups: Lookups) -> None:
+    if lookups.weights is not None:
+        raise ShapeError("the products of pairs are those of rows without weights")
 
 
 def _apply(

@@ -50,7 +50,8 @@ class Finish:
 class Product:
     """``C = finish(A @ B)`` by layouts alone; C is zero where ``mask`` is not positive.
 
-    In a cross layer ``mask`` is the layout of the operands of :mod:`~dlrmjit_kernels.codegen.cross_finish` instead.
+    In a cross layer ``mask`` is instead the layout of the operands that
+    :mod:`~dlrmjit_kernels.codegen.cross_finish` has.
 
     With ``sums`` the sums of the columns of B are wanted as well. ``operands`` is the type of the
     elements of A and B, and ``odd`` says that the last pair has one number only, as in

@@ -5,7 +5,8 @@ In NumPy, with ``a[i]`` of shape (rows, length) and ``b[i]`` of shape (length, c
     c = finish((c if accumulate else 0) + sum(a[i] @ b[i] for i in range(blocks)))
 
 where ``finish`` adds ``bias[cols]`` and applies ReLU, or zeroes elements where ``mask <= 0``, or
-is that of a cross layer (:mod:`dlrmjit_kernels.codegen.cross_finish`), for which ``others`` is the address of int64.
+is that of a cross layer, for which ``others`` is the address of int64
+(:mod:`dlrmjit_kernels.codegen.cross_finish`).
 
 Contract. All strides count elements. Element (r, l) of ``a[i]`` is at ``a + i * a_block +
 r * a_row + l * a_step``, plus ``skip`` for rows from ``split`` on if ``split`` is not zero; element

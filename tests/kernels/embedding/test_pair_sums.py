@@ -79,11 +79,11 @@ def test_the_update_is_that_of_the_whole_gradient(rule, precision, dim):
     upstream = np.random.default_rng(1).standard_normal(60).astype(np.float32)
     sums, _, _ = gathered(tables, lookups)
     dY = np.empty((60, len(ROWS), dim), np.float32)
-    pool(tables, lookups, dY, "sum", None)
+    pool(tables, lookups, dY, "sum")
     dY = (sums[:, None] - dY) * upstream[:, None, None]
     states = [update.new_state(t, rule) for t in (tables, whole)]
     update.apply_pairs(tables, lookups, sums, upstream, rule, states[0])
-    update.apply(whole, lookups, dY, rule, states[1], "sum", None)
+    update.apply(whole, lookups, dY, rule, states[1], "sum")
     for s in range(len(ROWS)):
         np.testing.assert_allclose(tables.table(s), whole.table(s), rtol=2e-4, atol=2e-4)
 

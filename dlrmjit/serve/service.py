@@ -19,6 +19,8 @@ from dlrmjit.serve.queries import Query, RequestError
 LOG = logging.getLogger("dlrmjit.serve")
 TICK = 0.1
 """Seconds between two looks at load and time."""
+MOST_OF_TIME_LEFT = 0.25
+"""Share of the time to its deadline that a query of ``rank`` may fill, for there may be others."""
 _MOST_DEATHS = 2  # of workers that computed a query, after which it is to blame
 _MARGIN = 0.002  # seconds that an answer takes to reach the client
 _LEARNING = 0.05  # weight of a new measurement of the cost of a row
@@ -181,7 +183,7 @@ class Service:
         left = job.deadline - _MARGIN - asyncio.get_running_loop().time() - self.waiting
         workers = max(1, len(generation.workers))
         fixed = generation.ready.costs[MODEL].fixed
-        feasible = int(max(0.0, left - fixed) * workers / max(cost, 1e-9))
+        feasible = int(max(0.0, left - fixed) * MOST_OF_TIME_LEFT * workers / max(cost, 1e-9))
         count = self.policy.choose(job.query, min(len(job), feasible), cost)
         if count < 1:
             self._expire(job)

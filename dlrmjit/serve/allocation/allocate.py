@@ -10,7 +10,7 @@ closed forms are derived here).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,16 +18,17 @@ from numpy.typing import ArrayLike, NDArray
 from dlrmjit.errors import ConfigError
 
 Floats = NDArray[np.float64]
-Kind = Literal["log", "power"]
+Kind = Literal["log", "power", "exponential"]
 _STEPS = 80  # of the bisection of log lambda: to the last bit
 _TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Values of ranking x candidates of m queries: ``a log(1 + x / b)``, or ``a x^b``.
+    """Values of ranking x candidates of m queries.
 
-    ``a`` (m,) at least 0; ``b`` (m,) positive, below 1 for ``power``. Raises ConfigError.
+    ``log`` is a log(1 + x / b), ``power`` a x^b, ``exponential`` a (1 - exp(-x / b)); ``a`` (m,) is
+    at least 0, ``b`` (m,) positive, and below 1 for ``power``. Raises ConfigError.
     """
 
     kind: Kind
@@ -39,7 +40,7 @@ class Curves:
         object.__setattr__(self, "a", a)
         object.__setattr__(self, "b", b)
         most = 1.0 if self.kind == "power" else np.inf
-        if self.kind not in ("log", "power") or (a < 0).any() or not ((b > 0) & (b < most)).all():
+        if self.kind not in get_args(Kind) or (a < 0).any() or not ((b > 0) & (b < most)).all():
             raise ConfigError(
                 f"{self.kind} curves need a at least 0 and b positive (below 1 for power), not "
                 f"a {a} and b {b}"
@@ -48,7 +49,9 @@ class Curves:
     def value(self, x: ArrayLike) -> Any:
         """Return R(x)."""
         x = np.asarray(x, np.float64)
-        return self.a * (np.log1p(x / self.b) if self.kind == "log" else x**self.b)
+        if self.kind == "power":
+            return self.a * x**self.b
+        return self.a * (np.log1p(x / self.b) if self.kind == "log" else -np.expm1(-x / self.b))
 
     def best(self, price: ArrayLike) -> Any:
         """Return the x at which one candidate more is worth ``price``; not limited."""
@@ -56,6 +59,8 @@ class Curves:
         with np.errstate(over="ignore", divide="ignore"):
             if self.kind == "log":
                 return self.a / price - self.b
+            if self.kind == "exponential":
+                return self.b * np.log(self.a / (self.b * price))
             return (self.a * self.b / price) ** (1 / (1 - self.b))
 
 

@@ -41,7 +41,7 @@ class Mpc:
     What waits above ``slack`` ticks of work is worked off within the horizon.
     """
 
-    target: float = 0.97
+    target: float = 0.985
     horizon: float = 10.0
     slack: float = 0.2
     forecast: Forecast = field(default_factory=Forecast)

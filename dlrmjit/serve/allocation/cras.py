@@ -23,7 +23,7 @@ _EXPLORED = 50  # of so many queries one is ranked whole, so that curves follow 
 _NEEDED = 20  # observations before a curve is used
 _REFIT = 10  # observations between fits
 _KEPT = 400  # observations of a class
-_RECENT = 2000  # queries that stand for those to come
+_RECENT = 500  # queries that stand for those to come
 _TOP = 10  # candidates that count as the answer, of a query that does not say
 
 
@@ -43,13 +43,13 @@ class CrasPolicy:
     def choose(self, query: Query, most: int, cost: float) -> int:
         """Return how many candidates are worth their cost."""
         n = len(query)
-        known = self._class(n)
+        curve = self._curve(_class_of(n))
         self._arrivals += 1
         self._count += 1
         self._recent.append((_class_of(n), n, query.weight, cost))
-        if known.curve is None or self._count % _EXPLORED == 0 or self.price <= 0:
+        if curve is None or self._count % _EXPLORED == 0 or self.price <= 0:
             return most
-        x = known.curve.best(self.price * cost / max(query.weight, 1e-12))
+        x = curve.best(self.price * cost / max(query.weight, 1e-12))
         return int(min(most, max(0.0, math.floor(float(x)))))
 
     def observe(self, job: Job) -> None:
@@ -66,16 +66,22 @@ class CrasPolicy:
             arrivals, capacity * self._seconds, waiting, self._price_of
         )
 
+    def _curve(self, key: int) -> Curves | None:
+        """Return the curve of a class, or of the nearest one that has a curve."""
+        known = [other for other, found in self._classes.items() if found.curve is not None]
+        if not known:
+            return None
+        return self._classes[min(known, key=lambda other: abs(other - key))].curve
+
     def _class(self, n: int) -> _Class:
         return self._classes.setdefault(_class_of(n), _Class())
 
     def _price_of(self, seconds: float) -> float:
         """Return the price at which recent queries would cost so many seconds on average."""
         rows = list(self._recent)
-        curves = [self._classes[key].curve for key, _, _, _ in rows if key in self._classes]
-        if len(curves) < len(rows) or any(curve is None for curve in curves):
+        known = [curve for key, _, _, _ in rows if (curve := self._curve(key)) is not None]
+        if len(known) < len(rows):
             return 0.0  # nothing is known yet: rank all
-        known = [curve for curve in curves if curve is not None]
         n, weight, cost = (np.array(column) for column in list(zip(*rows, strict=True))[1:])
         whole = float(np.sum(n * cost)) / _EXPLORED  # of the queries that are ranked whole
         budget = max(0.0, seconds * len(rows) - whole) * _EXPLORED / (_EXPLORED - 1)

@@ -8,6 +8,7 @@ model's scores stand for what a candidate is worth.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,35 +19,39 @@ _SHAPES = 24  # tried for b,
 _PASSES = 3  # each between the neighbours of the last one's best
 
 
-def truncated_values(scores: NDArray[np.float32], top: int, sizes: Sequence[int]) -> Floats:
-    """Return the worth of the first ``top`` of an answer had only so many candidates been ranked.
+def worth(scores: NDArray[np.floating], ranked: int, top: int) -> float:
+    """Return the worth of an answer of which the first ``ranked`` candidates were ranked.
 
-    ``scores`` (n,) are in the order of the prerank; the result has one value per size, of which the
-    worth of the prerank's own order is subtracted.
+    ``scores`` (n,) are in the order of the prerank. The value of position i counts
+    1 / log2(i + 2), as in DCG, because fewer users look at it.
     """
-    values = np.asarray(scores, np.float64)
-    top = min(top, len(values)) or len(values)
-    unranked = values[:top].sum()
-    found = []
-    for size in sizes:
-        ranked = min(size, len(values))
-        best = np.sort(values[:ranked])[::-1][:top]
-        rest = values[ranked : ranked + max(0, top - len(best))]
-        found.append(best.sum() + rest.sum() - unranked)
-    return np.array(found)
+    top = min(top, len(scores)) or len(scores)
+    answer = np.array(scores[: max(ranked, top)], np.float64)
+    answer[:ranked] = -np.sort(-answer[:ranked])
+    return float(answer[:top] @ (1 / np.log2(np.arange(top) + 2)))
 
 
-def fitted(sizes: Sequence[int], values: Floats) -> Curves:
+def truncated_values(scores: NDArray[np.floating], top: int, sizes: Sequence[int]) -> Floats:
+    """Return the worth of an answer had only so many candidates been ranked, one value per size.
+
+    The worth of the prerank's own order is subtracted. ``scores`` (n,) are in its order, ``top``
+    candidates make the answer, 0 for all.
+    """
+    unranked = worth(scores, 0, top)
+    return np.array([worth(scores, min(size, len(scores)), top) - unranked for size in sizes])
+
+
+def fitted(
+    sizes: Sequence[int], values: Floats, kinds: tuple[Kind, ...] = get_args(Kind)
+) -> Curves:
     """Return the curve of the least squared error to mean values (k,) at ``sizes`` (k,).
 
-    Both kinds are tried; values that do not rise give a curve of 0.
+    All ``kinds`` are tried; values that do not rise give a curve of 0.
     """
     x, v = np.asarray(sizes, np.float64), np.asarray(values, np.float64)
-    ranges: tuple[tuple[Kind, float, float], ...] = (
-        ("log", 1e-2 * x.max(), 1e2 * x.max()),
-        ("power", 0.02, 0.98),
-    )
-    found = [_closest(kind, low, high, x, v) for kind, low, high in ranges]
+    wide = 1e-2 * x.max(), 1e2 * x.max()
+    ranges = {"log": wide, "power": (0.02, 0.98), "exponential": wide}
+    found = [_closest(kind, *ranges[kind], x, v) for kind in kinds]
     return min(found, key=lambda pair: pair[0])[1]
 
 

@@ -25,13 +25,15 @@ def knapsack(curves, cost, least, most, budget):
     return best.max()
 
 
-@given(st.sampled_from(["log", "power"]), st.integers(0, 10_000), st.floats(0.1, 0.9))
+@given(
+    st.sampled_from(["log", "power", "exponential"]), st.integers(0, 10_000), st.floats(0.1, 0.9)
+)
 @settings(max_examples=40, deadline=None)
 def test_whole_numbers_are_within_half_a_percent_of_the_knapsack(kind, seed, share):
     rng = np.random.default_rng(seed)
     m = 24
     a = rng.lognormal(0, 1, m)
-    b = rng.uniform(1, 60, m) if kind == "log" else rng.uniform(0.1, 0.9, m)
+    b = rng.uniform(0.1, 0.9, m) if kind == "power" else rng.uniform(1, 60, m)
     cost, most = rng.integers(1, 4, m), rng.integers(10, 90, m)
     least = rng.integers(0, 4, m)
     budget = int(least @ cost + share * (most - least) @ cost)
@@ -43,11 +45,13 @@ def test_whole_numbers_are_within_half_a_percent_of_the_knapsack(kind, seed, sha
     assert curves.value(x).sum() >= 0.995 * knapsack(curves, cost, least, most, budget)
 
 
-@given(st.sampled_from(["log", "power"]), st.integers(0, 10_000), st.floats(1.0, 900.0))
+@given(
+    st.sampled_from(["log", "power", "exponential"]), st.integers(0, 10_000), st.floats(1.0, 900.0)
+)
 @settings(max_examples=60, deadline=None)
 def test_the_budget_is_spent_and_all_have_one_marginal_value(kind, seed, budget):
     rng = np.random.default_rng(seed)
-    b = rng.uniform(1, 60, 10) if kind == "log" else rng.uniform(0.1, 0.9, 10)
+    b = rng.uniform(0.1, 0.9, 10) if kind == "power" else rng.uniform(1, 60, 10)
     curves = Curves(kind, rng.uniform(0.1, 5, 10), b)
     allocator = Allocator(curves, 1.0, 0, 100)
     found = allocator.solve(budget)

@@ -41,10 +41,10 @@ def _run(options: Any) -> None:
         name, bound = sock.getsockname()[:2]
 
         def announce() -> None:
-            workers, tables = service.spec.workers, service.generation.ready.tables
+            workers, ready = service.spec.workers, service.generation.ready
             print(
-                f"serving {options.model} at http://{name}:{bound}, {workers} workers, tables in "
-                f"{tables}",
+                f"serving {options.model} at http://{name}:{bound}, {workers} workers, tables of "
+                f"{ready.table_bytes / _MIB:,.1f} MiB ({options.tables}) on {ready.tables}",
                 flush=True,
             )
 
@@ -64,6 +64,7 @@ def _service(options: Any) -> Service:
         options.cpus or available_cpus(),
         options.batch_size,
         options.backend,
+        options.tables,
     )
     limits = Limits(options.budget_ms * _MS, options.max_wait_ms * _MS)
     if options.policy == "fixed":

@@ -39,6 +39,14 @@ SERVE = Command(
                     values=("jit", "reference"),
                 ),
                 Flag(
+                    "tables",
+                    str,
+                    "fp32",
+                    "numbers of the tables, which are rounded once they are loaded: 8 bits have a "
+                    "scale per row",
+                    values=("fp32", "bf16", "int8"),
+                ),
+                Flag(
                     "watch",
                     float,
                     0.0,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from dlrmjit_kernels.embedding import forward, lookup_weights
+from dlrmjit_kernels.embedding.int8 import Int8Tables
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from numpy.typing import NDArray
@@ -39,7 +40,10 @@ def _forward(step: Step) -> F32 | LookedUp:
     else:
         parts = _parts(step)
     for group, part in parts:
-        forward.pool(group, part, pooled, _pooling(step))
+        if isinstance(group, Int8Tables):
+            group.pool(part, pooled)
+        else:
+            forward.pool(group, part, pooled, _pooling(step))
     return pooled
 
 

@@ -73,7 +73,8 @@ class Metrics:
             "budget_ms": service.limits.budget * 1e3,
             "model": service.spec.model,
             "prerank": service.spec.prerank,
-            "tables": service.generation.ready.tables,
+            "tables": service.spec.tables,
+            "table_bytes": service.generation.ready.table_bytes,
         }
 
 
@@ -110,6 +111,7 @@ class _Readings(Collector):
             "queue_rows": ("Rows that wait", sum(service.generation.batcher.rows.values())),
             "waiting_seconds": ("Seconds to compute what waits", service.waiting),
             "open_queries": ("Queries that are not answered", service.queries),
+            "table_bytes": ("Bytes of the tables", service.generation.ready.table_bytes),
             "workers": ("Workers that are connected", len(service.generation.workers)),
         }
         for name, (text, value) in gauges.items():

@@ -6,6 +6,7 @@ to load or compile. A host ends when the server closes its socket, and its worke
 
 from __future__ import annotations
 
+import importlib
 import os
 import selectors
 import signal
@@ -24,6 +25,7 @@ from dlrmjit.serve.processes import worker
 from dlrmjit.serve.processes.wire import Failed, Ready, Spec, packed, receive
 from dlrmjit.serve.processes.worker import Stage
 from dlrmjit.serve.queries import Form
+from dlrmjit.serve.tables import reduce_tables, table_bytes
 
 _LOOK = 0.02  # seconds between looks for workers that have died
 _SOON = 0.5  # seconds: a worker that dies sooner than this is replaced after a pause
@@ -72,7 +74,7 @@ def load_stages(spec: Spec) -> tuple[list[Stage], Ready]:
         str(digests[0] or ""),
         len(set(digests)) == 1,
         models[0].store.placement,
-        sum(spec.rows * spec.dim for spec in first.table_specs) * 4,
+        table_bytes(models[0], spec.tables),
     )
     return stages, ready
 
@@ -81,9 +83,13 @@ def _stage(path: str, spec: Spec) -> Stage:
     from dlrmjit.training.persistence import load
 
     model = load(path, backend=spec.backend, tables=TableConfig())
+    if spec.tables != "fp32":
+        reduce_tables(model, spec.tables)
     encoder = Encoder(model)
     encoder.prepare()
-    return Stage(Engine(model, spec.most), encoder)
+    module, _, name = spec.engine.partition(":")
+    engine: Engine = getattr(importlib.import_module(module), name)(model, spec.most)
+    return Stage(engine, encoder)
 
 
 class _Workers:

@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -15,17 +15,24 @@ from dlrmjit.serve.queries import Form, Payload
 from dlrmjit.serve.rows import Rows
 
 _LENGTH = 8
+TableFormat = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a host loads and how it computes."""
+    """What a host loads and how it computes.
+
+    ``engine`` names a function ``module:name`` that returns an engine for a model and a largest
+    batch; by default the product's.
+    """
 
     model: str
     prerank: str | None = None
     workers: int = 1
     most: int = 1024
     backend: str | None = None
+    tables: TableFormat = "fp32"
+    engine: str = "dlrmjit.serve.engine:Engine"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 import dlrmjit
+from dlrmjit.serve.http.server import bind
 from tests.serve.conftest import USER, items, rows
 
 ARROW, ARRAYS = "application/vnd.apache.arrow.stream", "application/vnd.safetensors"
@@ -220,3 +221,12 @@ def test_health_and_metrics(client):
     client.post("/predict", {"rows": rows(3)})
     assert client.reading("dlrmjit_rows_total") == before + 3
     assert client.reading('dlrmjit_answers_total{route="predict",status="200"}') > 0
+
+
+def test_answers_do_not_wait_for_delayed_acknowledgements():
+    with (
+        bind("127.0.0.1", 0) as sock,
+        socket.create_connection(sock.getsockname()),
+        sock.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

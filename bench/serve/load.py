@@ -1,0 +1,127 @@
+"""Open-loop load: queries arrive by exponential gaps, whether or not earlier ones are answered.
+
+A latency counts from the moment at which a query should have been sent, so that a client that falls
+behind does not hide it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from bench.serve.queries import sizes
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.serve.http.requests import ARRAYS
+
+_PREPARED = 64  # different queries
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Milliseconds and status of every query of a run, and the queries answered per second."""
+
+    milliseconds: NDArray[np.float64]
+    statuses: NDArray[np.int64]
+    per_second: float
+
+    @property
+    def p99(self) -> float:
+        """The 99th percentile; queries that were refused count as infinitely late."""
+        late = np.where(self.statuses == 200, self.milliseconds, np.inf)
+        return float(np.quantile(late, 0.99, method="higher"))
+
+    @property
+    def p50(self) -> float:
+        """The median of the queries that were answered."""
+        return float(np.median(self.milliseconds[self.statuses == 200]))
+
+
+def requests(config: ModelConfig, rows: Sequence[int], seed: int = 0) -> list[bytes]:
+    """Return requests to predict so many rows each, as they are sent."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for n in rows:
+        ids = np.stack([rng.integers(0, m, n) for m in config.table_rows], axis=1)
+        dense = rng.random((n, config.dense_features)).astype(np.float32)
+        body = safetensors.numpy.save({"dense": dense, "ids": ids.astype(np.int32)})
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: bench\r\nContent-Type: {ARRAYS}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        found.append(head.encode() + body)
+    return found
+
+
+def mix(config: ModelConfig, seed: int = 0) -> list[bytes]:
+    """Return requests of MLPerf's mix."""
+    return requests(config, [int(n) for n in sizes(np.random.default_rng(seed), _PREPARED)], seed)
+
+
+class Client:
+    """Connections to a server, used one query at a time and opened as they are needed."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, request: bytes) -> int:
+        """Send a request and read the answer; return its status."""
+        if self._free:
+            reader, writer = self._free.pop()
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1])
+            for line in head.lower().split(b"\r\n")
+            if line.startswith(b"content-length")
+        )
+        await reader.readexactly(length)
+        self._free.append((reader, writer))
+        return int(head.split(b" ", 2)[1])
+
+    def close(self) -> None:
+        """Close all connections."""
+        for _, writer in self._free:
+            writer.close()
+
+
+async def run(port: int, asked: Sequence[bytes], rate: float, seconds: float, seed: int) -> Answers:
+    """Send queries at a rate per second for some seconds; wait for all answers."""
+    rng = np.random.default_rng(seed)
+    times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+    chosen = rng.integers(0, len(asked), len(times))
+    client, jobs = Client(port), []
+    began = time.perf_counter()
+
+    async def one(due: float, request: bytes) -> tuple[float, int]:
+        status = await client.ask(request)
+        return 1e3 * (time.perf_counter() - due), status
+
+    for due, number in zip(began + times, chosen, strict=True):
+        if (pause := due - time.perf_counter()) > 0:
+            await asyncio.sleep(pause)
+        jobs.append(asyncio.create_task(one(due, asked[number])))
+    results = await asyncio.gather(*jobs)
+    client.close()
+    span = time.perf_counter() - began
+    found, statuses = (np.array(column) for column in zip(*results, strict=True))
+    return Answers(found, statuses, int((statuses == 200).sum()) / span)
+
+
+async def one_by_one(port: int, request: bytes, count: int) -> NDArray[np.float64]:
+    """Return the milliseconds of queries of which each waits for the one before."""
+    client, found = Client(port), []
+    for _ in range(count):
+        began = time.perf_counter()
+        await client.ask(request)
+        found.append(1e3 * (time.perf_counter() - began))
+    client.close()
+    return np.array(found)

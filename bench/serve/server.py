@@ -1,0 +1,30 @@
+"""A server with any engine, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from bench.serve.peers import ENGINES
+from dlrmjit.serve.http.app import BodyLimits
+from dlrmjit.serve.http.server import bind, serve
+from dlrmjit.serve.processes.wire import Spec
+from dlrmjit.serve.service import Limits, Service
+
+
+def main() -> None:
+    """Serve until SIGTERM; print the port, and the seconds of a batch: fixed, and per row."""
+    model, engine, workers, most = sys.argv[1:]
+    spec = Spec(model, None, int(workers), int(most), engine=ENGINES[engine])
+    service = Service(spec, Limits(most_wait=1.0))
+    with bind("127.0.0.1", 0) as sock:
+
+        def announce() -> None:
+            cost = service.generation.ready.costs[0]
+            print(sock.getsockname()[1], cost.fixed, cost.per_row, flush=True)
+
+        asyncio.run(serve(service, sock, BodyLimits(), 0.0, announce))
+
+
+if __name__ == "__main__":
+    main()

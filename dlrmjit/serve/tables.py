@@ -1,0 +1,27 @@
+"""Tables of a served model in fewer bits, as ``--tables`` asks."""
+
+from __future__ import annotations
+
+from dlrmjit.errors import ConfigError
+from dlrmjit.model.model import Model
+from dlrmjit.model.tables import LocalTables
+from dlrmjit.ops.jit.read_only_tables import Reduced, read_only
+
+
+def reduce_tables(model: Model, kind: Reduced) -> None:
+    """Replace the tables of a model, which can then only predict, by rounded ones.
+
+    Raises ConfigError for another backend than ``jit``.
+    """
+    if model.backend.name != "jit" or not isinstance(model.store, LocalTables):
+        raise ConfigError(f"--tables {kind} needs the backend jit, not {model.backend.name}")
+    for parameter in model.store.nodes.values():
+        parameter.data = read_only(model.backend, parameter.data, kind)
+
+
+def table_bytes(model: Model, kind: str) -> int:
+    """Return the bytes of a model's tables in ``fp32``, ``bf16`` or ``int8``."""
+    bits = {"fp32": 32, "bf16": 16, "int8": 8}[kind]
+    scales = 4 if kind == "int8" else 0
+    specs = model.architecture.table_specs
+    return sum(spec.rows * (spec.dim * bits // 8 + scales) for spec in specs)

@@ -3,7 +3,7 @@
 ``load`` starts a server per engine and sends MLPerf's mix at several rates; saturation is what the
 measured time of a row allows. ``overhead`` sends queries one by one and subtracts what workers
 computed. ``day`` simulates a day with two peaks and a burst; ``static`` compares allocations of the
-same queries.
+same queries. ``latency`` times ``predict_proba`` of few samples.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 
 import dlrmjit
 from bench.serve import day, load
+from bench.serve.latency import latencies
 from bench.serve.peers import ENGINES
 from bench.serve.queries import MLPERF_SIZES, config_of
 from bench.support.harness import options, run_program
@@ -128,6 +129,10 @@ def _static(given: Any, path: Path) -> Iterator[dict[str, Any]]:
         yield day.static_saving(candidates, 1000 if given.quick else 4000)
 
 
+def _latency(given: Any, path: Path) -> Iterator[dict[str, Any]]:
+    yield from latencies(given.config, given.max_rows, given.threads, given.seconds)
+
+
 def _nothing(given: Any, path: Path) -> Iterator[dict[str, Any]]:
     """Measure nothing: the model has been saved for other runs."""
     yield from ()
@@ -138,6 +143,7 @@ _PARTS = {
     "overhead": _overhead,
     "day": _day,
     "static": _static,
+    "latency": _latency,
     "save": _nothing,
 }
 

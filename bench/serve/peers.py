@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +34,36 @@ class PeerEngine(Engine):
         raise NotImplementedError
 
 
+def onnx_forward(model: Model, threads: int) -> Callable[[Batch], Any]:
+    """Return ONNX Runtime's forward pass of our own export, for one id per bag."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(model, path)
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def forward(batch: Batch) -> Any:
+        ids = batch.indices.reshape(len(batch.offsets), batch.n).T.astype(np.int64)
+        return session.run(["scores"], {"dense": batch.dense, "ids": ids})[0]
+
+    return forward
+
+
 class OnnxEngine(PeerEngine):
-    """ONNX Runtime on one thread, of our own export."""
+    """ONNX Runtime on one thread."""
 
     def __init__(self, model: Model, most: int) -> None:
         super().__init__(model, most)
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            export_onnx(model, path)
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+        self._forward = onnx_forward(model, 1)
 
     def forward(self, batch: Batch) -> Any:
         """Return the probabilities (N,)."""
-        ids = batch.indices.reshape(len(batch.offsets), batch.n).T.astype(np.int64)
-        return self._session.run(["scores"], {"dense": batch.dense, "ids": ids})[0]
+        return self._forward(batch)
 
 
 class TorchEngine(PeerEngine):

@@ -1,0 +1,70 @@
+"""The fixed cost of a call: ``predict_proba`` of few samples, against torch and ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import dlrmjit
+from bench.serve.peers import onnx_forward
+from bench.serve.queries import config_of
+from bench.support.harness import alternate, prepare
+from dlrmjit.data.batch import Batch
+
+_SAMPLES = (1, 16, 128, 1024, 8192)
+
+
+def latencies(
+    config_name: str, max_rows: int, threads: int | None, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Yield a line per number of samples: microseconds at best, and ratios to ours (medians)."""
+    count = prepare(threads)
+    config = config_of(config_name, max_rows)
+    model = dlrmjit.DLRM(config, init="counter")
+    peers = _peers(model, count)
+    rng = np.random.default_rng(0)
+    for n in _SAMPLES:
+        ids = [rng.integers(0, rows, n).astype(np.int32) for rows in config.table_rows]
+        dense = rng.random((n, config.dense_features)).astype(np.float32)
+        batch = Batch(dense, ids, [np.arange(n)] * len(ids))
+        calls: dict[str, Callable[[], Any]] = {"ours": partial(model.predict_proba, batch)}
+        for name, peer in peers.items():
+            calls[name] = peer(batch)
+            np.testing.assert_allclose(calls[name](), calls["ours"](), atol=2e-6)
+        found = alternate(calls, seconds)
+        ours = found.pop("ours")
+        yield {
+            "samples": n,
+            "ours_us": 1e6 * ours.best,
+            **{f"{name}_us": 1e6 * samples.best for name, samples in found.items()},
+            **{f"{name}_ratio": samples.ratio(ours) for name, samples in found.items()},
+        }
+
+
+def _peers(model: Any, threads: int) -> dict[str, Callable[[Batch], Callable[[], Any]]]:
+    """Return what makes a call of every peer that is installed, from arrays or tensors ready."""
+    peers: dict[str, Callable[[Batch], Callable[[], Any]]] = {}
+    try:
+        forward = onnx_forward(model, threads)
+        peers["onnxruntime"] = lambda batch: lambda: forward(batch)
+    except ImportError:
+        pass
+    try:
+        import torch
+
+        from bench.support.torch_dlrm import TorchBatch, TorchStep
+    except ImportError:
+        return peers
+    torch.set_num_threads(threads)
+    state = {name: np.asarray(view) for name, view in model.state_dict(copy=False).items()}
+    step = TorchStep(model.config, state, 0.0)
+
+    def of_torch(batch: Batch) -> Callable[[], Any]:
+        tensors = TorchBatch(batch)
+        return lambda: step.predict(tensors).numpy()
+
+    peers["torch"] = of_torch
+    return peers

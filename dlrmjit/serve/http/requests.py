@@ -119,7 +119,8 @@ def _as_float(value: float) -> float:
 def _array(name: str, value: Any) -> NDArray[Any]:
     """Return nested lists of JSON as an array."""
     try:
-        array = np.array(value, np.float32 if name == "dense" else None)
+        with np.errstate(over="ignore"):  # infinite values are refused where they are encoded
+            array = np.array(value, np.float32 if name == "dense" else None)
     except (ValueError, TypeError, OverflowError):
         array = np.array(None)
     if array.dtype.kind not in "if" or (name != "dense" and array.size and array.dtype.kind != "i"):
@@ -157,14 +158,7 @@ def _encoded(kind: Kind, arrays: Mapping[str, NDArray[Any]], form: Form) -> Rows
         _refuse(
             f"arrays {_short(', '.join(sorted(arrays)))} found, expected {', '.join(sorted(known))}"
         )
-    ids, dense = arrays["ids"], arrays.get("dense", np.zeros((len(arrays["ids"]), 0), np.float32))
-    if ids.dtype.kind not in "iu" or ids.ndim not in (2, 3) or dense.ndim not in (1, 2):
-        _refuse(
-            f"ids of {ids.dtype} {ids.shape} and dense of {dense.shape} found, expected whole "
-            "numbers (n, S) or (n, S, P), and (n, D) or (D,)"
-        )
-    if dense.dtype.kind not in "fiu":
-        _refuse(f"dense of {dense.dtype} found, expected numbers")
+    ids, dense = _checked_arrays(arrays)
     tables = _user_tables(arrays, form)
     rows, others = len(ids), form.tables - len(tables)
     if ids.shape[1] != others or dense.shape[-1] != form.dense:
@@ -177,6 +171,17 @@ def _encoded(kind: Kind, arrays: Mapping[str, NDArray[Any]], form: Form) -> Rows
     with np.errstate(over="ignore"):
         values = np.asarray(np.atleast_2d(dense), np.float32)
     return _rows(values, ids, dense.ndim == 1, tables, arrays.get("user_ids"), form)
+
+
+def _checked_arrays(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return ids and dense values of the right types and axes."""
+    ids = arrays["ids"]
+    if ids.dtype.kind not in "iu" or ids.ndim not in (2, 3):
+        _refuse(f"ids of {ids.dtype} {ids.shape} found, expected whole numbers (n, S) or (n, S, P)")
+    dense = arrays.get("dense", np.zeros((len(ids), 0), np.float32))
+    if dense.dtype.kind not in "fiu" or dense.ndim not in (1, 2):
+        _refuse(f"dense of {dense.dtype} {dense.shape} found, expected numbers (n, D) or (D,)")
+    return ids, dense
 
 
 def _user_tables(arrays: Mapping[str, NDArray[Any]], form: Form) -> list[int]:

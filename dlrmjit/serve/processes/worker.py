@@ -7,6 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dlrmjit.errors import DlrmjitError
 from dlrmjit.serve.encode import Encoder
 from dlrmjit.serve.engine import Engine
@@ -68,6 +71,17 @@ def _scores(engine: Engine, rows: list[Rows]) -> Sequence[Scored | Refused]:
     if not rows:
         return []
     try:
-        return [Scored(scores) for scores in engine.score(rows)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [_checked(scores) for scores in engine.score(rows)]
     except DlrmjitError as error:
         return [Refused(500, str(error))] * len(rows)
+
+
+def _checked(scores: NDArray[np.float32]) -> Scored | Refused:
+    """Return scores, or a refusal of rows whose values overflow in the model."""
+    bad = np.flatnonzero(np.isnan(scores))
+    if not len(bad):
+        return Scored(scores)
+    return Refused(
+        400, f"the rows, row {bad[0]}: the score is not a number; a dense value is far too large"
+    )

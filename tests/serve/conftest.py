@@ -75,7 +75,7 @@ class Client:
 
     def __init__(self, port: int, process: subprocess.Popen) -> None:
         self.port, self.process = port, process
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
 
     def send(self, method, path, body=None, **headers):
         """Return status, headers and body of an answer."""
@@ -114,7 +114,7 @@ def _children(pid):
     return [int(word) for task in tasks for word in task.read_text().split()]
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition, seconds=120.0):
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -137,7 +137,7 @@ def running(model, *flags):
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

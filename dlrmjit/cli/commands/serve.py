@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _MS = 1e-3
+_PATIENCE = 10.0  # seconds after which a prediction is given up, or ten budgets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +67,8 @@ def _service(options: Any) -> Service:
         options.backend,
         options.tables,
     )
-    limits = Limits(options.budget_ms * _MS, options.max_wait_ms * _MS)
+    budget = options.budget_ms * _MS
+    limits = Limits(budget, options.max_wait_ms * _MS, patience=max(_PATIENCE, 10 * budget))
     if options.policy == "fixed":
         return Service(spec, limits, FixedPolicy(options.candidates))
     if options.candidates:

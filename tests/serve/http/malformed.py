@@ -85,10 +85,11 @@ def main(model, count):
     """Send mutated bodies to a server of ``model``, and print the statuses and the memory."""
     from pathlib import Path
 
-    from tests.serve.conftest import running
+    from tests.serve.conftest import running, wait_for
 
     rng, bodies, statuses = random.Random(1), valid_bodies(), Counter()
     with running(model, "--budget-ms=20000") as client:
+        wait_for(lambda: len(client.workers()) == 2)
         pids = [client.process.pid, *client.workers()]
         memory = []
         for number in range(count):

@@ -121,7 +121,7 @@ def test_queries_that_were_accepted_are_answered_before_the_end(model_path):
         wait_for(lambda: json.loads(client.send("GET", "/live")[2])["open_queries"] == 1)
         client.process.send_signal(signal.SIGTERM)
         thread.join()
-        assert (client.process.wait(20), done) == (0, [200])
+        assert (client.process.wait(120), done) == (0, [200])
 
 
 def test_predictions_that_would_wait_too_long_are_told_when_to_retry(model_path):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 from bench.serve.peers import ENGINES
 from dlrmjit.serve.http.app import BodyLimits
-from dlrmjit.serve.http.server import bind, serve
+from dlrmjit.serve.http.server import bind, run, serve
 from dlrmjit.serve.processes.wire import Spec
 from dlrmjit.serve.service import Limits, Service
 
@@ -23,7 +22,7 @@ def main() -> None:
             cost = service.generation.ready.costs[0]
             print(sock.getsockname()[1], cost.fixed, cost.per_row, flush=True)
 
-        asyncio.run(serve(service, sock, BodyLimits(), 0.0, announce))
+        run(serve(service, sock, BodyLimits(), 0.0, announce))
 
 
 if __name__ == "__main__":

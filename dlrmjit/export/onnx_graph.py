@@ -85,6 +85,11 @@ class OnnxGraph:
         return DENSE
 
     def _embedding(self, node: Embedding, inputs: list[str]) -> str:
+        if node.is_combined or node.learned or (node.pooling != "sum" and self.lookups > 1):
+            raise ConfigError(
+                f"node {node.name!r} has quotient-remainder tables, learned weights of pooling or "
+                "means of bags, which cannot be written as ONNX"
+            )
         axis = self.constant("axis_1", np.array([1]))
         vectors = []
         for s, column in enumerate(node.columns):

@@ -110,7 +110,10 @@ def _encoded(raw: Any, rules: Preprocessing) -> Batch:
 
 def _batch(chunks: Sequence[Dataset]) -> Batch:
     rows = chunks[0] if len(chunks) == 1 else concatenate(chunks)
-    return next(iter(Loader(rows, len(rows), ahead=0).batches()))
+    batch = next(iter(Loader(rows, len(rows), ahead=0).batches()))
+    if batch.weights is not None:
+        raise DataError("rows whose values have weights cannot be served yet")
+    return batch
 
 
 def _plain(batch: Batch) -> Rows:

@@ -139,8 +139,8 @@ class _Spread:
         if self.user is not None:
             vectors = self.user.pooled[node.name].data
             for begin, end, number, tables in self.shared:
-                for slot, column in enumerate(node.columns):
-                    if column in tables:
+                for slot, table in enumerate(node.tables):
+                    if table.column in tables:
                         pooled[begin:end, slot] = vectors[number, slot]
         return pooled
 

@@ -15,6 +15,12 @@ def reduce_tables(model: Model, kind: Reduced) -> None:
     """
     if model.backend.name != "jit" or not isinstance(model.store, LocalTables):
         raise ConfigError(f"--tables {kind} needs the backend jit, not {model.backend.name}")
+    for node in model.architecture.embeddings:
+        if kind == "int8" and (node.pooling != "sum" or node.learned):
+            raise ConfigError(
+                f"--tables int8 sums the rows of bags without weights, but node {node.name!r} has "
+                "means or learned weights; use bf16"
+            )
     for parameter in model.store.nodes.values():
         parameter.data = read_only(model.backend, parameter.data, kind)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ def _run(options: Any) -> None:
             raise CheckpointError(f"{path} does not exist; give a saved model")
     _require_libraries()
     from dlrmjit.serve.http.app import BodyLimits
-    from dlrmjit.serve.http.server import bind, serve
+    from dlrmjit.serve.http.server import bind, run, serve
 
     logging.basicConfig(format="dlrmjit: %(message)s")
     service = _service(options)
@@ -49,7 +48,7 @@ def _run(options: Any) -> None:
                 flush=True,
             )
 
-        asyncio.run(serve(service, sock, limits, options.watch, announce))
+        run(serve(service, sock, limits, options.watch, announce))
 
 
 def _service(options: Any) -> Service:

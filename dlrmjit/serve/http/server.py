@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,16 @@ async def serve(
     async with _reloading(service, watch):
         on_ready()
         await server.serve(sockets=[sock])
+
+
+def run(action: Coroutine[Any, Any, None]) -> None:
+    """Run a server in a new event loop, uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(action)
+    else:
+        uvloop.run(action)
 
 
 class _Server(uvicorn.Server):

@@ -119,7 +119,7 @@ class Generation:
     async def _serve(self, pid: int, sock: socket.socket) -> None:
         """Read the replies of a worker until it ends."""
         sock.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=sock)
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
         worker = Worker(pid, reader, writer)
         self.workers.append(worker)
         self._first_worker.set()

@@ -72,6 +72,8 @@ class Int8Tables:
 
         Raises IndexRangeError for the first lookup outside its table.
         """
+        if lookups.weights is not None:
+            raise ShapeError("lookups with weights cannot be pooled from 8-bit tables")
         shape = lookups.samples, len(self.rows), self.dim
         if out.shape != shape or out.dtype != np.float32:
             raise ShapeError(f"pooled rows must be float32 {shape}, not {out.dtype} {out.shape}")

@@ -1,8 +1,12 @@
 """Small models, batches and jagged lookups that tests of several layers share."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.families import build
+from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
@@ -106,3 +110,11 @@ def family(name, **changes):
         "cross_rank": 5,
     }
     return build(name, {**values, **changes})
+
+
+def with_embedding(**changes):
+    """A small DLRM with another embedding node."""
+    nodes = small_config().architecture.nodes
+    return Architecture(
+        tuple(replace(n, **changes) if isinstance(n, Embedding) else n for n in nodes)
+    )

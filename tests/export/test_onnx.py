@@ -12,7 +12,7 @@ from dlrmjit.export.onnx_file import data_path, export_onnx
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.model.model import Model
 from dlrmjit.training.step import TrainingStep
-from tests.builders import family, random_batch, small_config
+from tests.builders import family, random_batch, small_config, with_embedding
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -125,3 +125,12 @@ def test_the_command_writes_a_file_and_replaces_only_its_own(tmp_path, capsys):
     assert (tmp_path / "m.onnx").read_text() == "another's"
     assert export.main([*words[:2], f"--out={tmp_path}/no/m.onnx"]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes", [{"collisions": (0, 0, 4)}, {"pooling": "mean"}, {"learned": True}], ids=str
+)
+def test_ways_of_pooling_without_a_translation_are_refused(tmp_path, changes):
+    model = Model(with_embedding(**changes), backend="reference")
+    with pytest.raises(ConfigError, match="cannot be written as ONNX"):
+        export_onnx(model, tmp_path / "m.onnx", lookups=2)

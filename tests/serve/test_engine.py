@@ -14,7 +14,7 @@ from dlrmjit.model.dlrm import DLRM
 from dlrmjit.model.model import Model
 from dlrmjit.serve.engine import Engine, ladder_of
 from dlrmjit.serve.rows import Bags, Rows, User, bags_of, batch_of, joined, merged
-from tests.builders import family, random_batch, small_config
+from tests.builders import family, random_batch, small_config, with_embedding
 
 ENGINE = Engine(DLRM(small_config(), backend="reference"), 64)
 TABLES = small_config().table_rows
@@ -167,3 +167,14 @@ def test_a_batch_of_one_id_per_bag_is_stored_so():
     batch = Batch(np.zeros((2, 1)), [np.array([1, 2]), np.array([3, 4])], [np.arange(2)] * 2)
     assert bags_of(batch).offsets is None
     assert joined([bags_of(batch)], 3).ids.tolist() == [[1, 2, 2], [3, 4, 4]]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"collisions": (0, 0, 4)}, {"pooling": "mean"}, {"learned": True}], ids=str
+)
+def test_every_way_of_pooling_is_shared(changes):
+    model = Model(with_embedding(**changes), backend="reference")
+    pairs = [with_user(np.random.default_rng(3), n, tables) for n, tables in ((5, (0,)), (9, (2,)))]
+    found = Engine(model, 64).score([shared for shared, _ in pairs])
+    for scores, (_, rows) in zip(found, pairs, strict=True):
+        np.testing.assert_allclose(scores, expected(rows, model), rtol=2e-6)

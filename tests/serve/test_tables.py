@@ -5,10 +5,11 @@ import pytest
 
 from dlrmjit.errors import ConfigError
 from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.model import Model
 from dlrmjit.serve.engine import Engine
 from dlrmjit.serve.rows import Rows, bags_of
 from dlrmjit.serve.tables import reduce_tables, table_bytes
-from tests.builders import random_batch, small_config
+from tests.builders import random_batch, small_config, with_embedding
 
 
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
@@ -41,3 +42,10 @@ def test_bytes_are_a_half_and_about_a_quarter():
 def test_the_reference_backend_is_refused():
     with pytest.raises(ConfigError, match="needs the backend jit, not reference"):
         reduce_tables(DLRM(small_config(), backend="reference"), "int8")
+
+
+@pytest.mark.parametrize("changes", [{"pooling": "mean"}, {"learned": True}], ids=str)
+def test_what_8_bit_tables_cannot_pool_is_refused(changes):
+    model = Model(with_embedding(**changes), backend="jit")
+    with pytest.raises(ConfigError, match="use bf16"):
+        reduce_tables(model, "int8")

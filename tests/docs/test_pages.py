@@ -68,10 +68,27 @@ def test_classes_that_the_maps_name_exist(name):
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_measured_figures_stand_in_performance_only(page):
-    if page.name == "performance.md":
+    if page.name in ("performance.md", "README.md"):
         return
     found = [line for line in page.read_text().splitlines() if MEASURED.search(line)]
     assert found == [], "move measured figures to docs/performance.md"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_performance_page():
+    readme, measured = ((ROOT / page).read_text() for page in ("README.md", "docs/performance.md"))
+    figures = re.findall(r"\d[\d.]*(?:x| %)", readme)
+    assert figures
+    for figure in figures:
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}", measured), figure
+
+
+def test_the_example_of_the_readme_runs(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    run = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "model" / "manifest.json").exists()
 
 
 def test_the_kernels_page_has_every_micro_kernel():

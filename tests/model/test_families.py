@@ -97,6 +97,28 @@ def test_pairs_of_single_rows_train_as_any(update, group):
         np.testing.assert_allclose(states[0][name], value, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", ["lr", "fm"])
+def test_batches_with_and_without_weights_take_turns(name):
+    """With weights the vectors are stored, without them only their sums are."""
+    config, losses = family(name), []
+    batches = [random_batch(np.random.default_rng(n), config, 20) for n in range(4)]
+    for i in (0, 2):
+        plain = batches[i]
+        weights = np.random.default_rng(i).random(len(plain.indices), np.float32)
+        ends = np.cumsum([len(plain.table(s)[0]) for s in range(plain.tables)])[:-1]
+        bags = [plain.table(s) for s in range(plain.tables)]
+        indices, offsets = [bag[0] for bag in bags], [bag[1][:-1] for bag in bags]
+        batches[i] = Batch(
+            plain.dense, indices, offsets, plain.labels, weights=np.split(weights, ends)
+        )
+    for backend in ("jit", "reference"):
+        model = Model(config, backend=backend, rng=np.random.RandomState(7))
+        model.scale_tables(0.3)
+        step = TrainingStep(model, Adagrad())
+        losses.append([step(batch, 0.01) for batch in batches])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=3e-5)
+
+
 @families
 def test_backends_agree_on_split_bf16(name, monkeypatch):
     monkeypatch.setenv("DLRMJIT_ACTIVATIONS", "fp32")

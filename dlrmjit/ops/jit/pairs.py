@@ -164,7 +164,7 @@ def _fm_forward(step: Step) -> Matrix:
     sums = _buffer(step, "sums", x.lookups.samples, x.tables.dim)
     pairs = _buffer(step, "pairs", x.lookups.samples, 1)
     step.memory["longest"] = sum_tables(x.tables, x.lookups, sums, pairs.reshape(-1))
-    return step.cached("result", lambda: Matrix.view(pairs))
+    return step.cached("pairs matrix", lambda: Matrix.view(pairs))
 
 
 def _in_columns(step: Step, array: F32) -> Matrix:

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from dlrmjit.model.model import Model
 
 _UNKNOWN_HASH = -1
-_SUFFIXES = (".npy", ".projection.npy", ".values.npy", ".values.csv")
+_PARTS = {"weight": "", "weight_q": ".quotient", "weight_r": ".remainder", "pooling": ".pooling"}
+"""What follows the name of a column in the name of a file, by the last part of a parameter's."""
+_SUFFIXES = (
+    *(".projection.npy", ".values.npy", ".values.csv"),
+    *(f"{part}.npy" for part in _PARTS.values()),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,10 +80,11 @@ def _export(arguments: Any, out: Path) -> None:
 
 def _save_tables(model: Model, folder: Path, names: Sequence[str]) -> None:
     """Save all tables and projections, but for the widest tables under the name of their node."""
-    state = model.state_dict(copy=False)
-    first = max(model.architecture.table_specs, key=lambda table: table.dim).node
-    for table in model.architecture.table_specs:
+    state, architecture = model.state_dict(copy=False), model.architecture
+    first = max(architecture.table_specs, key=lambda table: table.dim).node
+    for table in (*architecture.table_specs, *architecture.row_weight_specs):
         stem = names[table.column] + ("" if table.node == first else f".{table.node}")
+        stem += _PARTS[table.name.rpartition(".")[2]]
         _save(folder / f"{stem}.npy", state[table.name])
         projection = state.get(table.name.removesuffix("weight") + "proj.weight")
         if projection is not None:

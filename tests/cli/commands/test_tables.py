@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dlrmjit import load
+from dlrmjit.cli.commands import export_embeddings
 from dlrmjit.cli.commands import train_run as running
 from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.prepared.writer import write_set
@@ -107,3 +108,30 @@ def test_a_set_with_a_wrong_id(run: Run, tmp_path: Path, backend: str, multi: bo
     ignored = losses(run(*given, "--bounds=ignore", backend=backend)[1])
     assert len(ignored) == len(expected)
     assert ignored != expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "files"),
+    [
+        (
+            ["--qr-flag", "--qr-threshold=3", "--qr-collisions=2"],
+            {"table_0.quotient": "weight_q", "table_0.remainder": "weight_r", "table_1": "weight"},
+        ),
+        (
+            ["--weighted-pooling=learned"],
+            {"table_0": "weight", "table_0.pooling": "pooling", "table_1": "weight"},
+        ),
+    ],
+)
+def test_every_array_of_a_table_is_exported(
+    run: Run, tmp_path: Path, flags: list[str], files: dict[str, str]
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "tables"
+    words = [*MODEL, "--arch-embedding-size=9-2", *flags, f"--save-model={model}"]
+    assert run(*words)[0] == 0
+    assert export_embeddings.main([str(model), "--out", str(out)]) == 0
+    state = load(model).state_dict()
+    for name, part in files.items():
+        table = name.removeprefix("table_").partition(".")[0]
+        assert (np.load(out / f"{name}.npy") == state[f"emb_l.{table}.{part}"]).all()
+    assert len(list(out.iterdir())) == len([n for n in state if n.startswith("emb_l")])

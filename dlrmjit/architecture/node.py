@@ -79,8 +79,8 @@ class Recording(Protocol):
     def parameter(self, name: str) -> Any:
         """Return the node's parameter ``name`` as a variable."""
 
-    def norm(self, name: str) -> Any:
-        """Return the batch normalisation ``name`` of the node."""
+    def batch_norm(self, x: Any, name: str, activation: str) -> Any:
+        """Apply the node's batch normalisation ``name``, and an activation; return the result."""
 
     def pooled(self) -> Any:
         """Return the pooled vectors (N, S, E) of the node's tables, in ``out`` if given."""

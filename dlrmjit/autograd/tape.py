@@ -140,7 +140,11 @@ class Tape:
 
     def forward(self) -> None:
         """Compute every step's output from the current values of the inputs."""
-        for step in self.steps:
+        self.replay(0, len(self.steps))
+
+    def replay(self, first: int, end: int) -> None:
+        """Compute the outputs of some steps, from number ``first`` up to ``end``."""
+        for step in self.steps[first:end]:
             step.output.data = step.rule.forward(step)
 
     def backward(self, result: Variable, gradient: Any = 1.0) -> Iterator[tuple[Variable, Any]]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.families.dlrm import dlrm
 from dlrmjit.architecture.nodes.embedding import Operation, Pooling
+from dlrmjit.architecture.nodes.mlp import ACTIVATIONS, check_one_norm
 from dlrmjit.errors import ConfigError, format_sizes
 
 _MOST_SHOWN = 30  # tables whose sizes ``repr`` shows
@@ -32,9 +33,19 @@ _OF_TABLES = {
 """Values of the node of the tables, which older descriptions of models do not have."""
 
 
+_NOT_OF_REFERENCE = {
+    "layer_norm": False,
+    "bottom_activation": "relu",
+    "top_activation": "relu",
+    "wide": False,
+}
+"""Fields that models of the reference program do not have, with the values that stand for none."""
+
+
 def _is_left_out(name: str, value: Any) -> bool:
     """Return whether descriptions leave a value out, as those of models from before it existed."""
-    return name in _OF_TABLES and value in ((), "mult", "sum", False)
+    of_tables = name in _OF_TABLES and value in ((), "mult", "sum", False)
+    return of_tables or (name in _NOT_OF_REFERENCE and value == _NOT_OF_REFERENCE[name])
 
 
 def _shown(name: str, value: Any) -> str:
@@ -59,7 +70,7 @@ class ModelConfig:
     interaction_itself : whether ``dot`` includes each feature's product with itself
     dropout : share of the outputs of hidden layers that training sets to zero; the last layer
         of an MLP is not hidden
-    batch_norm : whether hidden layers are normalised over the batch before their ReLU
+    batch_norm : whether hidden layers are normalised over the batch before their activation
     table_dims : width of each table, at most E; a narrower one is followed by a projection to E.
         Empty if all have width E
     qr_collisions : for each table 0, or the number of values that share a row of quotients, of
@@ -67,6 +78,11 @@ class ModelConfig:
     qr_operation : how the pooled rows of both tables become a vector: ``mult``, ``add``, ``concat``
     pooling : ``sum`` or ``mean`` of the rows of a bag
     learned_pooling : whether rows have weights in their bags that are trained
+    layer_norm : whether hidden layers are normalised over their outputs instead
+    bottom_activation : activation of all layers of the bottom MLP: ``relu``, ``sigmoid``, ``tanh``,
+        ``silu`` or ``none``
+    top_activation : activation of the top MLP's hidden layers
+    wide : whether the logit also has a weight per category and per dense feature
     """
 
     table_rows: tuple[int, ...]
@@ -82,6 +98,10 @@ class ModelConfig:
     qr_operation: Operation = "mult"
     pooling: Pooling = "sum"
     learned_pooling: bool = False
+    layer_norm: bool = False
+    bottom_activation: str = "relu"
+    top_activation: str = "relu"
+    wide: bool = False
 
     def __post_init__(self) -> None:
         for name in ("table_rows", "mlp_bottom", "mlp_top", "table_dims", "qr_collisions"):
@@ -117,6 +137,11 @@ class ModelConfig:
             raise ConfigError(f"interaction must be dot or cat, not {self.interaction!r}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_one_norm(self.batch_norm, self.layer_norm)
+        for name in ("bottom_activation", "top_activation"):
+            if getattr(self, name) not in ACTIVATIONS:
+                wanted = ", ".join(ACTIVATIONS)
+                raise ConfigError(f"{name} must be one of {wanted}, not {getattr(self, name)!r}")
 
     def _check_dims(self) -> None:
         """Check the widths of tables; drop them if all are E, so that equal models are equal."""
@@ -228,6 +253,12 @@ class ModelConfig:
     def table_parameters(self) -> int:
         """Number of elements of all embedding tables."""
         return self.architecture.table_parameters
+
+    @property
+    def unknown_to_reference(self) -> tuple[str, ...]:
+        """Fields whose values the reference program's models cannot have."""
+        usual = _NOT_OF_REFERENCE.items()
+        return tuple(name for name, value in usual if getattr(self, name) != value)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :meth:`from_dict` reads back."""

@@ -17,5 +17,5 @@ class DLRM(Model):
 
     @property
     def tables(self) -> Parameter:
-        """All embedding tables of this process, as one parameter."""
+        """The embedding tables of the vectors of this process, as one parameter."""
         return self.store.parameters()[0]

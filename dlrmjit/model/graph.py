@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dlrmjit.architecture.node import Node
 from dlrmjit.architecture.nodes.embedding import Embedding
@@ -15,6 +15,7 @@ from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.model.batch_norm import Norm
 from dlrmjit.model.tables import Port
 from dlrmjit.ops.backend import Block
+from dlrmjit.ops.random_masks import DropoutKey
 from dlrmjit.perf.profile import Profile
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Graph:
 
     The tape ends in the logits, or in ``loss`` if one is given; then hidden layers use dropout, for
     which ``dropout_key`` is a seed and a step, and are normalised by the batch. The loss is a mean
-    over ``samples``, by default n; it is larger if n samples are a part of a batch. A ``profile``
-    times every rule. A ``port`` provides the pooled vectors, by default the model's store.
+    over ``samples``, by default n; it is larger if n samples are a part of a batch, of which
+    ``part`` says how it is normalised. A ``profile`` times every rule. A ``port`` provides the
+    pooled vectors, by default the model's store.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Graph:
         samples: int | None = None,
         profile: Profile | None = None,
         port: Port | None = None,
+        part: BatchPart | None = None,
     ) -> None:
         if model.undecided:
             raise CheckpointError(model.undecided)
@@ -48,7 +51,8 @@ class Graph:
         self.profile = profile
         self.tape = Tape(model.backend.add_gradients)
         self.dense, self.targets = Variable(), Variable()
-        self.dropout_key, self.dropout_layers = Variable((0, 0)), 0
+        self.dropout_key, self.dropout_layers = Variable(DropoutKey()), 0
+        self.part, self.shared_norms = part, list[SharedNorm]()
         self.port = port or model.store.port(n)
         self.values: dict[str, Variable] = {}
         self._record_nodes()
@@ -141,6 +145,27 @@ class Graph:
         self.targets.data = batch.labels
 
 
+class BatchPart(NamedTuple):
+    """A graph has a part of a batch, whose moments normalise it; other graphs have other parts.
+
+    One of the graphs of a process ``averages`` the moments.
+    """
+
+    averages: bool = True
+
+
+class SharedNorm(NamedTuple):
+    """A batch normalisation of a part of a batch.
+
+    After the first ``steps`` of the tape, ``moments`` are those of the part, and must become those
+    of the batch; in the backward pass ``sums`` alike.
+    """
+
+    steps: int
+    moments: Variable
+    sums: Variable
+
+
 class NodeRecording:
     """One node while it is recorded, see :class:`~dlrmjit.architecture.node.Recording`."""
 
@@ -181,6 +206,20 @@ class NodeRecording:
         """Record a rule of two NumPy functions."""
         rule = self.graph.model.backend.array_rule(forward, backward)
         return self.record(rule, *inputs)
+
+    def batch_norm(self, x: Variable, name: str, activation: str) -> Variable:
+        """Normalise ``x`` by the moments of the batch in training, else by their averages."""
+        norm, graph = self.norm(name), self.graph
+        apply = partial(self.apply, label="batch_norm", activation=activation)
+        if not self.training:
+            return apply("batch_norm", x, norm.gamma, norm.beta, running=norm.running)
+        moments = self.apply("batch_moments", x, label="batch_norm")
+        moments.requires_grad = False  # the gradient through them is part of the next rule's
+        sums, part = Variable(name="sums", requires_grad=graph.part is not None), graph.part
+        if part is not None:
+            graph.shared_norms.append(SharedNorm(len(graph.tape.steps), moments, sums))
+        running = norm.running if part is None or part.averages else None
+        return apply("batch_norm", x, norm.gamma, norm.beta, moments, sums, running=running)
 
     def dropout(self, x: Variable, rate: float) -> Variable:
         """Record dropout, with masks of its own for every application."""

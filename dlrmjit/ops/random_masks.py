@@ -1,23 +1,58 @@
-"""What dropout and batch normalisation of all backends share: random streams, running moments.
+"""What dropout and normalisation of all backends share: random streams, moments.
 
-Rule ``dropout``: inputs x and a key ``(seed, step)``; options ``rate`` and ``layer``. Rule
-``batch_norm``: inputs x, gamma, beta; options ``running``, the running moments, and ``training``,
-whether to use and average the moments of the batch; ReLU follows. Running moments are updated in
-the backward pass, so that a batch which the forward pass refuses does not change them.
+Rule ``dropout``: inputs x and a :class:`DropoutKey`; options ``rate`` and ``layer``.
+
+Rule ``batch_moments``: input x, whose :class:`BatchMoments` it returns. Rule ``batch_norm``: inputs
+x, gamma and beta; in training also the moments to normalise by, and ``sums``, a variable without
+data: its gradient are the sums (2, C) over x of the gradients that the input's gradient needs. If
+that gradient is asked for, x is a part of a batch, and ``sums`` must have those of the whole batch
+as data when the rule goes on. Options ``activation``, which follows, and ``running``: the moments
+by which predictions normalise. Training averages them in the backward pass, so that a batch which
+the forward pass refuses does not change them; None has others do it.
+
+Rule ``layer_norm``: inputs x, gamma, beta; option ``activation``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dlrmjit.errors import ShapeError
 
 EPS = 1e-5
 MOMENTUM = 0.1  # share of the newest batch in the averages; both as in torch.nn.BatchNorm1d
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+
+
+class DropoutKey(NamedTuple):
+    """What a mask depends on: a seed, a step, and the first sample's position in its batch."""
+
+    seed: int = 0
+    step: int = 0
+    first: int = 0
+
+    def stream(self, layer: int, columns: int) -> int:
+        """Return the SplitMix64 stream in which the first sample's row has number 0."""
+        start = stream(self.seed, self.step, layer)
+        return (start + self.first * columns * _GOLDEN) & _MASK
+
+
+class BatchMoments(NamedTuple):
+    """Number of samples, and mean and biased variance of each column over them, float64 (C,)."""
+
+    rows: int
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+    def check(self) -> None:
+        """Raise ShapeError if there are no samples."""
+        if not self.rows:
+            raise ShapeError("a batch without samples has no mean and no variance")
 
 
 @dataclass
@@ -32,8 +67,9 @@ class RunningMoments:
         """Return the moments before the first batch: mean 0, variance 1."""
         return cls(np.zeros(columns, np.float32), np.ones(columns, np.float32))
 
-    def add(self, mean: NDArray[Any], variance: NDArray[Any], rows: int) -> None:
-        """Add a batch of ``rows`` samples to the averages, given its biased variance."""
+    def add(self, batch: BatchMoments) -> None:
+        """Add the moments of a batch to the averages."""
+        rows, mean, variance = batch
         unbiased = variance * (rows / max(rows - 1, 1))
         self.mean += (MOMENTUM * (mean - self.mean)).astype(np.float32)
         self.variance += (MOMENTUM * (unbiased - self.variance)).astype(np.float32)

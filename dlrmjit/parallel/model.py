@@ -13,7 +13,7 @@ from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, CopyError
-from dlrmjit.model.graph import Graph, cache_graph
+from dlrmjit.model.graph import BatchPart, Graph, cache_graph
 from dlrmjit.model.model import Model
 from dlrmjit.ops.backend import Backend
 from dlrmjit.parallel.comm import Comm
@@ -43,7 +43,7 @@ class ShardedModel(Model):
     Raises
     ------
     ConfigError
-        If the plan is for other ranks or tables, or the model needs one process.
+        If the plan is for other ranks or tables.
     """
 
     store: ShardedTables
@@ -136,8 +136,9 @@ class PortGraph(Graph):
         loss: LossConfig | None,
         samples: int | None,
         profile: Profile | None = None,
+        part: BatchPart | None = None,
     ) -> None:
-        super().__init__(model, n, loss, samples, profile, ArrivalPort(source))
+        super().__init__(model, n, loss, samples, profile, ArrivalPort(source), part)
 
     def is_arrival(self, variable: Variable) -> bool:
         """Return whether a variable stands for pooled vectors, which have no update here."""
@@ -155,8 +156,9 @@ class ShardedGraph(PortGraph):
         profile: Profile | None = None,
     ) -> None:
         self.lookup: ShardedLookup = model.store.lookup(n)
-        local_n = model.router.sizes(n)[model.comm.rank]
-        super().__init__(model, local_n, self.lookup, loss, n, profile)
+        sizes, rank = model.router.sizes(n), model.comm.rank
+        super().__init__(model, sizes[rank], self.lookup, loss, n, profile, BatchPart())
+        self.first_sample = sum(sizes[:rank])
         post = self.lookup.post
         self._post = profile.timed("embedding forward", post) if profile else post
 
@@ -169,11 +171,6 @@ class ShardedGraph(PortGraph):
 
 def _check_config(config: AnyModelConfig, comm: Comm, plan: Plan) -> None:
     architecture = config.architecture
-    if any(node.norms() or getattr(node, "dropout", 0) for node in architecture.nodes):
-        raise ConfigError(
-            "dropout and batch normalisation need one process and no --reproducible; "
-            "start one rank, or leave them out"
-        )
     for t, spec in enumerate(architecture.table_specs):
         kind = plan.placements[t].kind if t < len(plan.placements) else "whole"
         if architecture.is_learned(spec.node) and kind not in ("whole", "rows"):

@@ -8,6 +8,7 @@ fixed tree: each rank sums a part of the elements for all V, then the parts are 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,8 +20,10 @@ from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import cut, share_sizes, starts_of
 from dlrmjit.errors import ConfigError, NonFiniteLossError
-from dlrmjit.model.graph import cache_graph
+from dlrmjit.model.graph import BatchPart, cache_graph
 from dlrmjit.ops.backend import FloatArray
+from dlrmjit.ops.random_masks import DropoutKey
+from dlrmjit.parallel import batch_norm
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import (
     LookupGradient,
@@ -31,6 +34,22 @@ from dlrmjit.parallel.model import PortGraph, ShardedModel
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
 from dlrmjit.parallel.replicated import ReplicatedGradient
 from dlrmjit.parallel.routing import ShardedBatch
+
+
+class _Port:
+    """Vectors and gradients of the current samples among those of all micro-batches."""
+
+    def __init__(self, batches: _MicroBatches) -> None:
+        self._batches, self.current = batches, slice(0, 0)
+
+    def finish(self, node: str, out: FloatArray) -> FloatArray:
+        """Fill ``out`` (n, S, E) with a node's pooled vectors."""
+        out[...] = self._batches.pooled[node][self.current]
+        return out
+
+    def post_gradient(self, node: str, gradient: FloatArray) -> None:
+        """Store the gradient until those of all micro-batches are complete."""
+        self._batches.pooled_gradient[node][self.current] = gradient
 
 
 class _Gradients(NamedTuple):
@@ -47,11 +66,18 @@ class _Gradients(NamedTuple):
 class ReproducibleStep:
     """Like :class:`~dlrmjit.parallel.step.ShardedStep`, one micro-batch of the model at a time.
 
+    Where batches are normalised, the micro-batches wait for each other: all are in memory.
+
     Raises ConfigError unless the number of ranks divides ``model.micro_batches``.
     """
 
     def __init__(
-        self, model: ShardedModel, optimizer: AnyOptimizer = "sgd", loss: LossConfig | None = None
+        self,
+        model: ShardedModel,
+        optimizer: AnyOptimizer = "sgd",
+        loss: LossConfig | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
         if model.micro_batches % model.comm.size:
             raise ConfigError(
@@ -66,6 +92,11 @@ class ReproducibleStep:
             None if replicated is None else ReplicatedGradient(model.backend, replicated)
         )
         self._micro_batches: dict[int, _MicroBatches] = {}
+        self._dropout_key = DropoutKey(seed)
+
+    def start_at(self, step: int) -> None:
+        """Draw dropout masks as after ``step`` steps."""
+        self._dropout_key = self._dropout_key._replace(step=step)
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
         """Train on a batch with learning rate ``rate``; return its loss, before the update."""
@@ -79,32 +110,43 @@ class ReproducibleStep:
         if batch.n not in self._micro_batches:
             cache_graph(self._micro_batches, batch.n, _MicroBatches(model, batch.n, self._loss))
         micro_batches = self._micro_batches[batch.n]
-        micro_batches.load(batch)
-        gradients = [self._gradients(micro_batches, i) for i in range(micro_batches.count)]
-        losses = np.array([[loss] for loss, _, _ in gradients], np.float64)
+        micro_batches.load(batch, self._dropout_key)
+        self.start_at(self._dropout_key.step + 1)
+        moments = [norm.moments() for norm in model.norms.values()]
+        gradients = [one for group in micro_batches.groups() for one in self._gradients(group)]
+        losses = np.array([[one.loss] for one in gradients], np.float64)
         loss = float(tree_sum(losses, model.comm)[0])
         if not math.isfinite(loss):
+            for norm, before in zip(model.norms.values(), moments, strict=True):
+                norm.restore(before)
             raise NonFiniteLossError(loss)
         micro_batches.send_gradients()
-        self._update(micro_batches.lookup, gradients, rate)
+        self._update(micro_batches, gradients, rate)
         return loss
 
-    def _gradients(self, micro_batches: _MicroBatches, index: int) -> _Gradients:
-        """Run one micro-batch forward and backward."""
-        graph = micro_batches.graph(index)
-        graph.tape.forward()
-        dense = [
-            (variable, gradient)
-            for variable, gradient in graph.tape.backward(graph.loss)
-            if not graph.is_arrival(variable)
+    def _gradients(self, group: _Group) -> list[_Gradients]:
+        """Run micro-batches forward and backward, together."""
+        graphs, comm = [one.graph() for one in group], self._model.comm
+        batch_norm.forward(graphs, comm)
+        dense: list[list[tuple[Variable, Any]]] = [[] for _ in group]
+        for part, variable, gradient in batch_norm.backward(graphs, comm):
+            if not graphs[part].is_arrival(variable):
+                dense[part].append((variable, gradient))
+        return [
+            _Gradients(float(graph.loss.data), gradients, self._flat(one, gradients))
+            for one, graph, gradients in zip(group, graphs, dense, strict=True)
         ]
+
+    def _flat(self, one: _MicroBatch, dense: list[tuple[Variable, Any]]) -> FloatArray:
         flat = [self._model.backend.flat(gradient).copy() for _, gradient in dense]
         if self._replicated is not None:
-            self._replicated.assign(micro_batches.replicated_gradient(index))
+            self._replicated.assign(one.batches.replicated_gradient(one.samples))
             flat += [array.copy() for array in self._replicated.flat()]
-        return _Gradients(float(graph.loss.data), dense, np.concatenate(flat))
+        return np.concatenate(flat)
 
-    def _update(self, lookup: ShardedLookup, gradients: list[_Gradients], rate: float) -> None:
+    def _update(
+        self, micro_batches: _MicroBatches, gradients: list[_Gradients], rate: float
+    ) -> None:
         """Sum the gradients of all micro-batches, and update all parameters of this rank."""
         summed = tree_sum(np.stack([flat for _, _, flat in gradients]), self._model.comm)
         dense = gradients[-1].dense  # its buffers take the sums
@@ -119,81 +161,101 @@ class ReproducibleStep:
             apply(parameter, gradient, rate)
         if self._replicated is not None:
             apply(self._replicated.parameter, self._replicated.sparse(), rate)
-        self._sharded_optimizer.apply_shards(lookup, rate)
+        self._sharded_optimizer.apply_shards(micro_batches.lookup, rate)
 
 
 class _MicroBatches:
-    """One rank's micro-batches of batches of ``n`` samples; the port of their graphs.
+    """One rank's micro-batches of batches of ``n`` samples.
 
     The pooled vectors of all are received at once, and their gradients are sent at once.
     """
 
     def __init__(self, model: ShardedModel, n: int, loss: LossConfig) -> None:
-        self._model, self._n, self._loss = model, n, loss
-        self.count = model.micro_batches // model.comm.size
-        first = model.comm.rank * self.count
-        self._starts = starts_of(share_sizes(n, model.micro_batches)[first : first + self.count])
+        self.model, self.n, self.loss = model, n, loss
+        count = model.micro_batches // model.comm.size
+        first, sizes = model.comm.rank * count, share_sizes(n, model.micro_batches)
+        starts = starts_of(sizes[first : first + count])
+        self.first_sample = sum(sizes[:first])
         self.lookup: ShardedLookup = model.store.lookup(n)
-        self._pooled = self._empty()
-        self.pooled_gradient = self._empty()
-        self._graphs: dict[int, PortGraph] = {}  # by size: two sizes differ by one sample
-        self._current = slice(0, 0)
+        self.pooled, self.pooled_gradient = self._empty(starts[-1]), self._empty(starts[-1])
+        graphs: dict[int, _RecordedGraph] = {}  # by size: two sizes differ by one sample
+        self._all = [
+            _MicroBatch(self, slice(*ends), number, {} if model.norms else graphs)
+            for number, ends in enumerate(pairwise(starts))
+        ]
         replicated = model.store.replicated
         self._replicated = (
             None if replicated is None else RecordedLookup(model.backend, replicated, None)
         )
 
-    def _empty(self) -> dict[str, FloatArray]:
+    def _empty(self, n: int) -> dict[str, FloatArray]:
         """Allocate vectors (n, S, E) of this rank's samples for every embedding node."""
-        dtype, n = self._model.backend.dtype, self._starts[-1]
-        nodes = self._model.architecture.embeddings
+        dtype = self.model.backend.dtype
+        nodes = self.model.architecture.embeddings
         return {node.name: np.empty((n, *node.pooled_shape), dtype) for node in nodes}
 
-    def load(self, batch: ShardedBatch) -> None:
+    def groups(self) -> list[_Group]:
+        """Return the micro-batches that run together: all if they are normalised, else one each."""
+        return [self._all] if self.model.norms else [[one] for one in self._all]
+
+    def load(self, batch: ShardedBatch, key: DropoutKey) -> None:
         """Make ``batch`` the current one, and receive its pooled vectors."""
-        self._local = batch.local
+        self.local, self.dropout_key = batch.local, key
         self.lookup.load(batch)
         self.lookup.post()
-        for node, pooled in self._pooled.items():
+        for node, pooled in self.pooled.items():
             self.lookup.finish(node, pooled)
-
-    def graph(self, index: int) -> PortGraph:
-        """Return the graph of one micro-batch, with its input loaded."""
-        start, stop = self._starts[index], self._starts[index + 1]
-        self._current = slice(start, stop)
-        size, local = stop - start, self._local
-        if size not in self._graphs:
-            self._graphs[size] = PortGraph(self._model, size, self, self._loss, self._n)
-        graph = self._graphs[size]
-        offsets, indices = local.offsets[:, start : stop + 1], local.indices
-        dense, labels = local.dense[start:stop], local.labels[start:stop]
-        graph.load(Batch.unchecked(dense, indices, offsets, labels))
-        return graph
-
-    def finish(self, node: str, out: FloatArray) -> FloatArray:
-        """Fill ``out`` (n, S, E) with a node's pooled vectors of the current micro-batch."""
-        out[...] = self._pooled[node][self._current]
-        return out
-
-    def post_gradient(self, node: str, gradient: FloatArray) -> None:
-        """Store the gradient of the current micro-batch until those of all are complete."""
-        self.pooled_gradient[node][self._current] = gradient
 
     def send_gradients(self) -> None:
         """Send the gradients of all micro-batches."""
         for node, gradient in self.pooled_gradient.items():
             self.lookup.post_gradient(node, gradient)
 
-    def replicated_gradient(self, index: int) -> LookupGradient:
-        """Return the gradient of the replicated tables from one micro-batch."""
+    def replicated_gradient(self, samples: slice) -> LookupGradient:
+        """Return the gradient of the replicated tables from some of this rank's samples."""
         assert self._replicated is not None
-        start, stop = self._starts[index], self._starts[index + 1]
-        store = self._model.store
-        lookups = store.replicated_lookups(cut(self._local, start, stop))
+        store = self.model.store
+        lookups = store.replicated_lookups(cut(self.local, samples.start, samples.stop))
         self._replicated.load(lookups)
-        gradients = {node: array[start:stop] for node, array in self.pooled_gradient.items()}
+        gradients = {node: array[samples] for node, array in self.pooled_gradient.items()}
         pooled = store.replicated_vectors(gradients)
         return LookupGradient(self._replicated.gradient(pooled), lookups)
+
+
+class _RecordedGraph(NamedTuple):
+    """A graph, and where it gets its pooled vectors."""
+
+    graph: PortGraph
+    port: _Port
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    """Some of a rank's ``samples``; those with the same ``graphs`` use one for each size."""
+
+    batches: _MicroBatches
+    samples: slice
+    number: int
+    graphs: dict[int, _RecordedGraph]
+
+    def graph(self) -> PortGraph:
+        """Return the graph with the input of this micro-batch."""
+        batches, first, stop = self.batches, self.samples.start, self.samples.stop
+        size, model = stop - first, batches.model
+        if size not in self.graphs:
+            port, part = _Port(batches), BatchPart(averages=self.number == 0)
+            graph = PortGraph(model, size, port, batches.loss, batches.n, part=part)
+            self.graphs[size] = _RecordedGraph(graph, port)
+        graph, port = self.graphs[size]
+        port.current = self.samples
+        offsets, indices = batches.local.offsets[:, first : stop + 1], batches.local.indices
+        dense, labels = batches.local.dense[first:stop], batches.local.labels[first:stop]
+        graph.load(Batch.unchecked(dense, indices, offsets, labels))
+        graph.dropout_key.data = batches.dropout_key._replace(first=batches.first_sample + first)
+        return graph
+
+
+_Group = list[_MicroBatch]
 
 
 def tree_sum(leaves: NDArray[Any], comm: Comm) -> NDArray[Any]:

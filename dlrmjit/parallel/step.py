@@ -14,6 +14,8 @@ from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import NonFiniteLossError
 from dlrmjit.model.graph import cache_graph
+from dlrmjit.ops.random_masks import DropoutKey
+from dlrmjit.parallel import batch_norm
 from dlrmjit.parallel.gradient_allreduce import GradientReducer
 from dlrmjit.parallel.model import ShardedGraph, ShardedModel
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
@@ -29,7 +31,8 @@ class ShardedStep:
     backward. The gradients of the MLPs are summed from the last layer on, during the backward of
     earlier layers, and each parameter is updated when its sum has arrived. With
     ``checks_loss_first`` all ranks wait for the loss before they change anything, and a batch whose
-    loss is not finite raises NonFiniteLossError; otherwise such a batch ruins the model.
+    loss is not finite raises NonFiniteLossError; otherwise such a batch ruins the model. Dropout
+    masks depend on ``seed``, on the number of the step and on the sample's position in the batch.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class ShardedStep:
         profile: Profile | None = None,
         *,
         checks_loss_first: bool = False,
+        seed: int = 0,
     ) -> None:
         self._model = model
         self._loss, self._checks_loss_first = loss or LossConfig(), checks_loss_first
@@ -51,11 +55,16 @@ class ShardedStep:
         if profile:
             self._apply_shards = profile.timed("embedding backward", updates.apply_shards)
         self._reducer = GradientReducer(model.comm)
+        self._dropout_key = DropoutKey(seed)
         self._graphs: dict[int, Any] = {}
         replicated = model.store.replicated
         self._replicated = (
             None if replicated is None else ReplicatedGradient(model.backend, replicated)
         )
+
+    def start_at(self, step: int) -> None:
+        """Draw dropout masks as after ``step`` steps."""
+        self._dropout_key = self._dropout_key._replace(step=step)
 
     def graph(self, n: int) -> ShardedGraph:
         """Return the recorded graph for batches of ``n`` samples in total."""
@@ -77,7 +86,9 @@ class ShardedStep:
         if self._profile:
             self._profile.start()
         graph.start(batch)
-        graph.tape.forward()
+        graph.dropout_key.data = self._dropout_key._replace(first=graph.first_sample)
+        self.start_at(self._dropout_key.step + 1)
+        batch_norm.forward([graph], self._model.comm)
         loss = np.array([graph.loss.data], np.float64)
         summed = self._model.comm.allreduce(loss, name="loss")
         if self._checks_loss_first:
@@ -93,7 +104,7 @@ class ShardedStep:
 
     def _backward(self, graph: ShardedGraph, rate: float) -> None:
         missing = len(graph.port.arrivals)
-        for variable, gradient in graph.tape.backward(graph.loss):
+        for _, variable, gradient in batch_norm.backward([graph], self._model.comm):
             if graph.is_arrival(variable):
                 missing -= 1
                 if not missing:

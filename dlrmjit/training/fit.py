@@ -161,8 +161,9 @@ def _resumed(
         raise ConfigError("resume=True needs a step with an optimizer, whose state is restored")
     state = checkpointer.restore_model(model, train)
     checkpointer.restore_optimizer(model, step)
-    if state is not None and isinstance(step, TrainingStep):
-        step.start_at(state.position.step)
+    start_at = getattr(step, "start_at", None)
+    if state is not None and start_at is not None:
+        start_at(state.position.step)
     return state
 
 

@@ -108,7 +108,7 @@ def _begin_save(
     if model.undecided:
         raise CheckpointError(model.undecided)
     if is_torch(path):
-        _check_is_dlrm(model, path)
+        check_torch_export(model.config, path)
         state = model.stored()
         if isinstance(model, ShardedModel) and model.comm.rank > 0:
             return _nothing
@@ -142,11 +142,19 @@ def _nothing() -> None:
     """Do nothing: all has been done."""
 
 
-def _check_is_dlrm(model: Model, path: PathLike) -> None:
-    if not isinstance(model.config, ModelConfig):
+def check_torch_export(config: AnyModelConfig, path: PathLike) -> None:
+    """Raise CheckpointError for a model that the reference program's format cannot have."""
+    if not isinstance(config, ModelConfig):
         raise CheckpointError(
             f"{path}: the reference program's format has DLRMs only, but this is another model; "
             "save it as a directory, with a name that does not end in .pt"
+        )
+    unknown = config.unknown_to_reference
+    if unknown:
+        shown = ", ".join(f"{name} {getattr(config, name)}" for name in unknown)
+        raise CheckpointError(
+            f"{path}: the reference program's models cannot have {shown}; save the model as a "
+            "directory, with a name that does not end in .pt"
         )
 
 

@@ -16,6 +16,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.errors import NonFiniteLossError
 from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.model.model import Model
+from dlrmjit.ops.random_masks import DropoutKey
 from dlrmjit.optim import Optimizer
 from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.optim.clipping import Clipper
@@ -49,13 +50,13 @@ class TrainingStep:
         self.optimizer.prepare(model.parameters())
         self._clip = Clipper(model.backend, config.clip_norm) if config.clip_norm else None
         self._update = self._make_update()
-        self._dropout_key = (seed, first_step)
+        self._dropout_key = DropoutKey(seed, first_step)
         self._accumulated = Accumulator(model.backend)
         self._graphs: dict[int, Graph] = {}
 
     def start_at(self, step: int) -> None:
         """Draw dropout masks as after ``step`` steps."""
-        self._dropout_key = (self._dropout_key[0], step)
+        self._dropout_key = self._dropout_key._replace(step=step)
 
     def _make_update(self) -> Callable[..., None]:
         update = self.optimizer.apply
@@ -128,7 +129,7 @@ class TrainingStep:
         moments = [norm.moments() for norm in self._model.norms.values()]
         graph.tape.forward()
         loss = float(graph.loss.data)
-        self._dropout_key = (self._dropout_key[0], self._dropout_key[1] + 1)
+        self.start_at(self._dropout_key.step + 1)
         if not math.isfinite(loss):
             for norm, before in zip(self._model.norms.values(), moments, strict=True):
                 norm.restore(before)

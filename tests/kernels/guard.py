@@ -191,7 +191,7 @@ def _moved(value: Any, spans: list[_Span]) -> Any:
 WRITTEN = {
     "dlrmjit_kernels.matmul.gemm": {"gemm": {"out"}},
     "dlrmjit_kernels.layers.fully_connected": {
-        "fc_forward": {"y"},
+        "fc_forward": {"y", "slopes"},
         "fc_backward_data": {"dx"},
         "fc_backward_weights": {"dw", "db"},
     },
@@ -214,7 +214,14 @@ WRITTEN = {
     "dlrmjit_kernels.layers.batch_norm": {
         "column_moments": {"mean", "variance"},
         "normalise_relu": {"y"},
+        "normalise": {"y", "slopes"},
+        "gradient_sums": set(),
+        "input_gradient": {"dy"},
         "batch_norm_backward": {"dy", "dgamma", "dbeta"},
+    },
+    "dlrmjit_kernels.layers.layer_norm": {
+        "layer_norm_forward": {"y", "mean", "inverse"},
+        "layer_norm_backward": {"dy", "dgamma", "dbeta"},
     },
     "dlrmjit_kernels.layers.dense_optimizers": {
         "sgd_step": {"p"},

@@ -392,6 +392,79 @@ def _right_batch_norm(o: Operands) -> Operands:
     return {"dbeta": dbeta, "dgamma": dgamma, "dy": dx}
 
 
+def _sums(o: Operands) -> Any:
+    from dlrmjit_kernels.layers.batch_norm import gradient_sums
+
+    return gradient_sums(_view(o["x"]), _view(o["y"]), _view(o["dy"]), o["mean"])
+
+
+def _right_sums(o: Operands) -> Operands:
+    x, y, dy, mean = (_d(o[name]) for name in ("x", "y", "dy", "mean"))
+    for other in (y, dy):
+        _shape(other, *x.shape)
+    _shape(mean, x.shape[1])
+    g = dy * (y > 0)
+    return {"result": np.stack([g.sum(0), (g * (x - mean)).sum(0)])}
+
+
+def _input_gradient(o: Operands) -> Any:
+    from dlrmjit_kernels.layers.batch_norm import input_gradient
+
+    matrices = (_view(o[name]) for name in ("x", "y", "dy"))
+    vectors = (o[name] for name in ("mean", "inverse", "gamma", "sums"))
+    input_gradient(*matrices, *vectors, rows=N)
+
+
+def _right_input_gradient(o: Operands) -> Operands:
+    x, y, dy = (_d(o[name]) for name in ("x", "y", "dy"))
+    mean, inverse, gamma, sums = (_d(o[name]) for name in ("mean", "inverse", "gamma", "sums"))
+    for other in (y, dy):
+        _shape(other, *x.shape)
+    for other in (mean, inverse, gamma):
+        _shape(other, x.shape[1])
+    _shape(sums, 2, x.shape[1])
+    centred = (dy * (y > 0)) - sums[0] / N - (x - mean) * inverse**2 * sums[1] / N
+    return {"dy": gamma * inverse * centred}
+
+
+def _layer_norm(o: Operands) -> Any:
+    from dlrmjit_kernels.layers.layer_norm import layer_norm_forward
+
+    vectors = (o[name] for name in ("gamma", "beta", "mean", "inverse"))
+    layer_norm_forward(_view(o["x"]), _view(o["y"]), *vectors, 1e-5)
+
+
+def _right_layer_norm(o: Operands) -> Operands:
+    x, gamma, beta = (_d(o[name]) for name in ("x", "gamma", "beta"))
+    _shape(o["y"], *x.shape)
+    for other in (gamma, beta):
+        _shape(other, x.shape[1])
+    for other in (o["mean"], o["inverse"]):
+        _shape(other, x.shape[0])
+    mean, inverse = x.mean(1), 1 / np.sqrt(x.var(1) + 1e-5)
+    unit = (x - mean[:, None]) * inverse[:, None]
+    return {"y": unit * gamma + beta, "mean": mean, "inverse": inverse}
+
+
+def _layer_norm_backward(o: Operands) -> Any:
+    from dlrmjit_kernels.layers.layer_norm import layer_norm_backward
+
+    vectors = (o[name] for name in ("gamma", "mean", "inverse", "dgamma", "dbeta"))
+    layer_norm_backward(_view(o["x"]), _view(o["dy"]), *vectors)
+
+
+def _right_layer_norm_backward(o: Operands) -> Operands:
+    x, dy, gamma, mean, inverse = (_d(o[n]) for n in ("x", "dy", "gamma", "mean", "inverse"))
+    _shape(dy, *x.shape)
+    for other in (gamma, o["dgamma"], o["dbeta"]):
+        _shape(other, x.shape[1])
+    for other in (mean, inverse):
+        _shape(other, x.shape[0])
+    unit, g = (x - mean[:, None]) * inverse[:, None], dy * gamma
+    dx = g - g.mean(1, keepdims=True) - unit * (g * unit).mean(1, keepdims=True)
+    return {"dgamma": (dy * unit).sum(0), "dbeta": dy.sum(0), "dy": inverse[:, None] * dx}
+
+
 def _ranking(o: Operands) -> Any:
     from dlrmjit_kernels.auc import ranking_metrics
 
@@ -567,6 +640,11 @@ def _batch_norm_operands(rng: np.random.Generator) -> Operands:
     return {**matrices, **moments, **{v: _f32(rng, K) for v in ("gamma", "dgamma", "dbeta")}}
 
 
+def _gradient_operands(rng: np.random.Generator) -> Operands:
+    matrices = {name: _f32(rng, N, K) for name in ("x", "y", "dy")}
+    return matrices | {"mean": rng.standard_normal(K)}
+
+
 def _ranking_operands(rng: np.random.Generator) -> Operands:
     return {"scores": _f32(rng, 9), "positive": np.arange(9) % 3 == 0}
 
@@ -662,6 +740,50 @@ FUNCTIONS = [
         ("dy", "dgamma", "dbeta"),
         _batch_norm,
         _right_batch_norm,
+    ),
+    Function("gradient_sums", _gradient_operands, (), _sums, _right_sums),
+    Function(
+        "input_gradient",
+        lambda rng: (
+            _gradient_operands(rng)
+            | {
+                "inverse": np.abs(rng.standard_normal(K)) + 0.5,
+                "gamma": _f32(rng, K),
+                "sums": rng.standard_normal((2, K)),
+            }
+        ),
+        ("dy",),
+        _input_gradient,
+        _right_input_gradient,
+    ),
+    Function(
+        "layer_norm_forward",
+        lambda rng: {
+            "x": _f32(rng, N, K),
+            "y": _f32(rng, N, K),
+            "gamma": _f32(rng, K),
+            "beta": _f32(rng, K),
+            "mean": np.zeros(N),
+            "inverse": np.zeros(N),
+        },
+        ("y", "mean", "inverse"),
+        _layer_norm,
+        _right_layer_norm,
+    ),
+    Function(
+        "layer_norm_backward",
+        lambda rng: {
+            "x": _f32(rng, N, K),
+            "dy": _f32(rng, N, K),
+            "gamma": _f32(rng, K),
+            "mean": rng.standard_normal(N),
+            "inverse": np.abs(rng.standard_normal(N)) + 0.5,
+            "dgamma": _f32(rng, K),
+            "dbeta": _f32(rng, K),
+        },
+        ("dy", "dgamma", "dbeta"),
+        _layer_norm_backward,
+        _right_layer_norm_backward,
     ),
     Function("ranking_metrics", _ranking_operands, (), _ranking, _right_ranking),
     Function("embedding_bag", _bag_operands, ("out",), _bag, _right_bag),

@@ -15,6 +15,7 @@ from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Lookups
 from dlrmjit.ops.random_masks import RunningMoments
 from dlrmjit.ops.reference.backend import ReferenceBackend
+from tests.activations import NAMES, activated
 from tests.builders import jagged
 
 ORACLE = ReferenceBackend(np.float64)
@@ -56,15 +57,16 @@ def mlp(backend, activations, precision="fp32"):
 @given(
     n=sizes,
     widths=st.lists(sizes, min_size=2, max_size=4),
-    last=st.sampled_from(["none", "relu", "sigmoid"]),
+    hidden=st.sampled_from(NAMES),
+    last=st.sampled_from(NAMES),
 )
-def test_mlp(name, n, widths, last):
+def test_mlp(name, n, widths, hidden, last):
     rng = np.random.default_rng(n)
     arrays = [rng.standard_normal((n, widths[0])).astype(np.float32)]
     for c, k in pairwise(widths):
         arrays += [rng.standard_normal((k, c)) / np.sqrt(c), rng.standard_normal(k)]
     arrays = [a.astype(np.float32) for a in arrays]
-    activations = ("relu",) * (len(widths) - 2) + (last,)
+    activations = (hidden,) * (len(widths) - 2) + (last,)
     backend, tolerance = BACKENDS[name]
     _skip_near_kinks(arrays, activations)
     check_gradients(
@@ -125,7 +127,7 @@ def _skip_near_kinks(arrays, activations):
                 elif np.abs(z[:, k]).min() < 0.01:
                     bias[k] += np.float32(0.02 - z[:, k].min())
                     z[:, k] += np.float32(0.02 - z[:, k].min())
-        x = np.maximum(z, 0) if activation == "relu" else z
+        x, _ = activated(z, activation)
 
 
 def stored(backend, arrays, name):
@@ -392,16 +394,19 @@ def test_dropout_keeps_its_share_and_differs_by_step_and_seed(name):
         assert abs((masks[0] == other).mean() - 0.58) < 0.02  # independent: 0.7**2 + 0.3**2
 
 
-def normalised(backend, training=True, running=None):
-    """Batch normalisation and ReLU as a function of x, gamma, beta."""
+def normalised(backend, training=True, running=None, activation="relu"):
+    """Batch normalisation and an activation as a function of x, gamma, beta."""
 
     def function(arrays):
         x = Parameter(backend.matrix(arrays[0]), "x")
         gamma, beta = (Parameter(np.asarray(a, backend.dtype), "p") for a in arrays[1:])
         moments, tape = running or RunningMoments.of(arrays[0].shape[1]), Tape()
-        y = tape.record(
-            backend.rules["batch_norm"], x, gamma, beta, running=moments, training=training
-        )
+        of_batch = [Variable(), Variable()][: 2 * training]
+        if training:
+            of_batch[0] = tape.record(backend.rules["batch_moments"], x)
+            of_batch[0].requires_grad = False
+        options = {"running": moments, "activation": activation}
+        y = tape.record(backend.rules["batch_norm"], x, gamma, beta, *of_batch, **options)
         tape.forward()
 
         def pullback(v):
@@ -414,19 +419,62 @@ def normalised(backend, training=True, running=None):
 
 
 @backends
-@given(n=st.sampled_from([8, 16, 33, 100]), c=sizes, seed=st.integers(0, 50))
-def test_batch_norm(name, n, c, seed):
-    rng = np.random.default_rng(seed)
+@given(
+    n=st.sampled_from([8, 16, 33, 100]),
+    c=sizes,
+    seed=st.integers(0, 50),
+    activation=st.sampled_from(NAMES),
+)
+def test_batch_norm(name, n, c, seed, activation):
+    rng = np.random.default_rng(seed + 1)  # not that of the check's direction
     x = (3 + 2 * rng.standard_normal((n, c))).astype(np.float32)
     gamma, beta = (rng.uniform(0.5, 2, c).astype(np.float32) for _ in range(2))
     unit = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
     beta = np.where(np.abs(gamma * unit + beta).min(0) < 0.01, 9 * gamma, beta).astype(np.float32)
     backend, tolerance = BACKENDS[name]
-    function, oracle = normalised(backend), normalised(ORACLE)
+    function, oracle = (normalised(b, activation=activation) for b in (backend, ORACLE))
     check_gradients(function, [x, gamma, beta], oracle=oracle, tolerance=max(tolerance, 1e-5))
-    np.testing.assert_allclose(
-        function([x, gamma, beta])[0], np.maximum(gamma * unit + beta, 0), rtol=1e-4, atol=1e-4
-    )
+    expected, _ = activated(gamma * unit + beta, activation)
+    np.testing.assert_allclose(function([x, gamma, beta])[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def layer_normalised(backend, activation):
+    """Layer normalisation and an activation as a function of x, gamma, beta."""
+
+    def function(arrays):
+        x, tape = Parameter(backend.matrix(arrays[0]), "x"), Tape()
+        gamma, beta = (Parameter(np.asarray(a, backend.dtype), "p") for a in arrays[1:])
+        rule = backend.rules["layer_norm"]
+        y = tape.record(rule, x, gamma, beta, activation=activation)
+        tape.forward()
+
+        def pullback(v):
+            found = {id(k): g for k, g in tape.backward(y, backend.matrix(v.astype(backend.dtype)))}
+            return [backend.to_numpy(found[id(p)]) for p in (x, gamma, beta)]
+
+        return backend.to_numpy(y.data), pullback
+
+    return function
+
+
+@backends
+@given(
+    n=sizes,
+    c=st.sampled_from([3, 16, 33, 100]),
+    seed=st.integers(0, 50),
+    activation=st.sampled_from(["none", "sigmoid", "tanh", "silu"]),
+)
+def test_layer_norm(name, n, c, seed, activation):
+    rng = np.random.default_rng(seed + 1)  # not that of the check's direction
+    x = (3 + 2 * rng.standard_normal((n, c))).astype(np.float32)
+    gamma, beta = (rng.uniform(0.5, 2, c).astype(np.float32) for _ in range(2))
+    backend, tolerance = BACKENDS[name]
+    function, oracle = (layer_normalised(b, activation) for b in (backend, ORACLE))
+    check_gradients(function, [x, gamma, beta], oracle=oracle, tolerance=max(tolerance, 1e-5))
+    wide = x.astype(np.float64)
+    unit = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    expected, _ = activated(gamma * unit + beta, activation)
+    np.testing.assert_allclose(function([x, gamma, beta])[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @backends

@@ -11,6 +11,7 @@ from dlrmjit.architecture.families.cross import dcn, dcnv2
 from dlrmjit.architecture.families.dlrm import dlrm, dlrm_projection
 from dlrmjit.architecture.families.factorisation import deepfm, fm, nfm
 from dlrmjit.architecture.families.linear import lr, wide_deep
+from dlrmjit.architecture.families.parts import with_wide_part
 from dlrmjit.errors import ConfigError
 
 FAMILIES: Mapping[str, Callable[..., Architecture]] = {
@@ -25,8 +26,11 @@ FAMILIES: Mapping[str, Callable[..., Architecture]] = {
     "nfm": nfm,
 }
 """Every family by its name on the command line."""
+ALWAYS_WIDE = ("lr", "fm", "deepfm", "wide-deep", "nfm")
+"""Families whose logit always has a weight per category and per dense feature."""
 
 __all__ = [
+    "ALWAYS_WIDE",
     "FAMILIES",
     "dcn",
     "dcnv2",
@@ -38,6 +42,7 @@ __all__ = [
     "lr",
     "nfm",
     "wide_deep",
+    "with_wide_part",
 ]
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dlrmjit.architecture.architecture import Architecture
-from dlrmjit.architecture.families.dlrm import bottom_part
-from dlrmjit.architecture.families.linear import deep_part
+from dlrmjit.architecture.families.parts import (
+    Hidden,
+    bottom_part,
+    deep_part,
+    with_wide_part,
+)
 from dlrmjit.architecture.node import Node
 from dlrmjit.architecture.nodes.concat import Concat
 from dlrmjit.architecture.nodes.cross import Cross
@@ -25,13 +29,18 @@ def dcnv2(
     dropout: float = 0.0,
     batch_norm: bool = False,
     table_dims: tuple[int, ...] = (),
+    layer_norm: bool = False,
+    bottom_activation: str = "relu",
+    top_activation: str = "relu",
+    wide: bool = False,
 ) -> Architecture:
     """Return MLPerf's DLRM-DCNv2: cross layers over x and all vectors, then the top MLP.
 
     ``cross_rank`` 0 has full matrices. By default it is 512, or 0 if the layers are less than twice
     as wide, where a low rank saves nothing.
     """
-    nodes, x = bottom_part(mlp_bottom, dropout, batch_norm)
+    hidden = Hidden(top_activation, dropout, batch_norm, layer_norm)
+    nodes, x = bottom_part(mlp_bottom, hidden._replace(activation=bottom_activation))
     nodes.append(Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims))
     width = embedding_dim * (len(table_rows) + len(x))
     if cross_rank is None:
@@ -39,9 +48,9 @@ def dcnv2(
     nodes += [
         Concat("joined", (*x, "emb_l")),
         Cross("cross", ("joined",), cross_layers, cross_rank),
-        Mlp("top_l", ("cross",), mlp_top, "relu", "none", dropout, batch_norm, "top"),
+        hidden.mlp("top_l", "cross", mlp_top, title="top"),
     ]
-    return Architecture(tuple(nodes))
+    return with_wide_part(Architecture(tuple(nodes)), wide)
 
 
 def dcn(
@@ -53,6 +62,9 @@ def dcn(
     dropout: float = 0.0,
     batch_norm: bool = False,
     table_dims: tuple[int, ...] = (),
+    layer_norm: bool = False,
+    top_activation: str = "relu",
+    wide: bool = False,
 ) -> Architecture:
     """Return the first DCN: cross layers with vectors next to an MLP, and a linear layer over both.
 
@@ -60,18 +72,19 @@ def dcn(
     """
     nodes: list[Node] = [Dense("dense", features=dense_features)] if dense_features else []
     nodes.append(Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims))
-    *hidden, last = mlp_top
-    if not hidden:
+    *widths, last = mlp_top
+    if not widths:
         joined = ("dense", "emb_l") if dense_features else ("emb_l",)
         nodes += [Concat("joined", joined)]
         parts: tuple[str, ...] = ("cross",)
     else:
-        nodes += deep_part(dense_features, tuple(hidden), dropout, batch_norm, last="relu")
+        hidden = Hidden(top_activation, dropout, batch_norm, layer_norm)
+        nodes += deep_part(dense_features, tuple(widths), hidden, last=top_activation)
         parts = ("cross", "top_l")
     nodes.append(Cross("cross", ("joined",), cross_layers, vector=True))
     final = parts[0]
     if len(parts) > 1:
         final = "both"
         nodes.append(Concat(final, parts))
-    nodes.append(Mlp("logit", (final,), (last,), last="none"))
-    return Architecture(tuple(nodes))
+    nodes.append(Mlp("both_l" if wide else "logit", (final,), (last,), last="none"))
+    return with_wide_part(Architecture(tuple(nodes)), wide)

@@ -8,9 +8,8 @@ it (Ginart et al., arXiv 1909.11810).
 from __future__ import annotations
 
 from dlrmjit.architecture.architecture import Architecture
-from dlrmjit.architecture.node import Node
+from dlrmjit.architecture.families.parts import Hidden, bottom_part, with_wide_part
 from dlrmjit.architecture.nodes.concat import Concat
-from dlrmjit.architecture.nodes.dense import Dense
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.architecture.nodes.interaction import Interaction
 from dlrmjit.architecture.nodes.mlp import Mlp
@@ -27,15 +26,20 @@ def dlrm(
     dropout: float = 0.0,
     batch_norm: bool = False,
     table_dims: tuple[int, ...] = (),
+    layer_norm: bool = False,
+    bottom_activation: str = "relu",
+    top_activation: str = "relu",
+    wide: bool = False,
 ) -> Architecture:
     """Return the model; the values are those of :class:`~dlrmjit.config.model.ModelConfig`."""
-    nodes, x = bottom_part(mlp_bottom, dropout, batch_norm)
+    hidden = Hidden(top_activation, dropout, batch_norm, layer_norm)
+    nodes, x = bottom_part(mlp_bottom, hidden._replace(activation=bottom_activation))
     nodes += [
         Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims),
         Interaction("interaction", (*x, "emb_l"), interaction, interaction_itself),
-        Mlp("top_l", ("interaction",), mlp_top, "relu", "none", dropout, batch_norm, "top"),
+        hidden.mlp("top_l", "interaction", mlp_top, title="top"),
     ]
-    return Architecture(tuple(nodes))
+    return with_wide_part(Architecture(tuple(nodes)), wide)
 
 
 def dlrm_projection(
@@ -48,6 +52,10 @@ def dlrm_projection(
     dropout: float = 0.0,
     batch_norm: bool = False,
     table_dims: tuple[int, ...] = (),
+    layer_norm: bool = False,
+    bottom_activation: str = "relu",
+    top_activation: str = "relu",
+    wide: bool = False,
 ) -> Architecture:
     """Return TorchRec's ``DLRM_Projection``: products of what two MLPs make of all vectors.
 
@@ -55,32 +63,19 @@ def dlrm_projection(
     the only ones, 4 E. The products of the vectors of the first with those of the second follow x
     as inputs of the top MLP.
     """
-    nodes, x = bottom_part(mlp_bottom, dropout, batch_norm)
+    hidden = Hidden(top_activation, dropout, batch_norm, layer_norm)
+    nodes, x = bottom_part(mlp_bottom, hidden._replace(activation=bottom_activation))
     widths = (4 * embedding_dim,)
     nodes += [
         Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims),
         Concat("joined", (*x, "emb_l")),
-        Mlp("branch1", ("joined",), branch1 or widths),
-        Mlp("branch2", ("joined",), branch2 or widths),
+        Mlp("branch1", ("joined",), branch1 or widths, top_activation, top_activation),
+        Mlp("branch2", ("joined",), branch2 or widths, top_activation, top_activation),
         Product("products", ("branch1", "branch2"), embedding_dim),
     ]
     top = "products"
     if x:
         top = "interaction"
         nodes.append(Concat(top, (*x, "products")))
-    nodes.append(Mlp("top_l", (top,), mlp_top, "relu", "none", dropout, batch_norm, "top"))
-    return Architecture(tuple(nodes))
-
-
-def bottom_part(
-    mlp_bottom: tuple[int, ...], dropout: float, batch_norm: bool
-) -> tuple[list[Node], tuple[str, ...]]:
-    """Return the bottom MLP over the dense features, and its name; nothing without widths."""
-    if not mlp_bottom:
-        return [], ()
-    widths = mlp_bottom[1:]
-    nodes = [
-        Dense("dense", features=mlp_bottom[0]),
-        Mlp("bot_l", ("dense",), widths, "relu", "relu", dropout, batch_norm, "bottom"),
-    ]
-    return nodes, ("bot_l",)
+    nodes.append(hidden.mlp("top_l", top, mlp_top, title="top"))
+    return with_wide_part(Architecture(tuple(nodes)), wide)

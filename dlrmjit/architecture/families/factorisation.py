@@ -7,7 +7,7 @@ are those of the categorical columns; dense features enter linearly, and DeepFM'
 from __future__ import annotations
 
 from dlrmjit.architecture.architecture import Architecture
-from dlrmjit.architecture.families.linear import deep_part, linear_part
+from dlrmjit.architecture.families.parts import Hidden, deep_part, linear_part
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.architecture.nodes.fm import BiInteraction, Fm
 from dlrmjit.architecture.nodes.sum import Sum
@@ -34,12 +34,15 @@ def deepfm(
     dropout: float = 0.0,
     batch_norm: bool = False,
     table_dims: tuple[int, ...] = (),
+    layer_norm: bool = False,
+    top_activation: str = "relu",
 ) -> Architecture:
     """Return a factorisation machine plus an MLP over the same vectors and the dense features."""
     nodes, terms = linear_part(table_rows, dense_features)
     nodes.append(Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims))
     nodes.append(Fm("fm", ("emb_l",)))
-    nodes += deep_part(dense_features, mlp_top, dropout, batch_norm)
+    hidden = Hidden(top_activation, dropout, batch_norm, layer_norm)
+    nodes += deep_part(dense_features, mlp_top, hidden)
     return Architecture((*nodes, Sum("logit", (*terms, "fm", "top_l"), bias=True)))
 
 
@@ -51,10 +54,13 @@ def nfm(
     dropout: float = 0.0,
     batch_norm: bool = False,
     table_dims: tuple[int, ...] = (),
+    layer_norm: bool = False,
+    top_activation: str = "relu",
 ) -> Architecture:
     """Return a linear form plus an MLP over the products of all pairs, and the dense features."""
     nodes, terms = linear_part(table_rows, dense_features)
     nodes.append(Embedding("emb_l", (), table_rows, embedding_dim, dims=table_dims))
     nodes.append(BiInteraction("pairs", ("emb_l",)))
-    nodes += deep_part(dense_features, mlp_top, dropout, batch_norm, vectors="pairs")
+    hidden = Hidden(top_activation, dropout, batch_norm, layer_norm)
+    nodes += deep_part(dense_features, mlp_top, hidden, vectors="pairs")
     return Architecture((*nodes, Sum("logit", (*terms, "top_l"), bias=True)))

@@ -19,7 +19,7 @@ from dlrmjit.architecture.node import (
 )
 from dlrmjit.errors import ConfigError
 
-ACTIVATIONS = ("relu", "sigmoid", "none")
+ACTIVATIONS = ("relu", "sigmoid", "tanh", "silu", "none")
 
 
 @register_node
@@ -30,11 +30,13 @@ class Mlp(Node):
     Parameters
     ----------
     widths : outputs K of each layer
-    hidden : activation of all layers but the last: ``relu``, ``sigmoid`` or ``none``
+    hidden : activation of all layers but the last: ``relu``, ``sigmoid``, ``tanh``, ``silu``
+        (x times its sigmoid) or ``none``
     last : activation of the last layer
     dropout : share of the outputs of hidden layers that training sets to zero
-    batch_norm : whether hidden layers are normalised over the batch before their ReLU
+    batch_norm : whether hidden layers are normalised over the batch before their activation
     title : name in profiles, by default that of the node
+    layer_norm : whether they are normalised over their outputs instead
     """
 
     widths: tuple[int, ...] = ()
@@ -43,6 +45,7 @@ class Mlp(Node):
     dropout: float = 0.0
     batch_norm: bool = False
     title: str = ""
+    layer_norm: bool = False
 
     kind: ClassVar[str] = "mlp"
     fills_block: ClassVar[bool] = True
@@ -57,8 +60,7 @@ class Mlp(Node):
                 raise self.refuse(activation, f"an activation of {', '.join(ACTIVATIONS)}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        if self.batch_norm and self.hidden != "relu":
-            raise self.refuse(self.hidden, "relu after batch normalisation")
+        check_one_norm(self.batch_norm, self.layer_norm)
 
     @property
     def any_layout(self) -> bool:
@@ -85,6 +87,9 @@ class Mlp(Node):
         for i, (c, k) in enumerate(self.layers(inputs)):
             specs.append(ParameterSpec(f"{2 * i}.weight", (k, c), math.sqrt(2 / (c + k))))
             specs.append(ParameterSpec(f"{2 * i}.bias", (k,), math.sqrt(1 / k)))
+            if self.layer_norm and i + 1 < len(self.widths):
+                specs.append(ParameterSpec(f"{2 * i}.layer_norm.weight", (k,), value=1.0))
+                specs.append(ParameterSpec(f"{2 * i}.layer_norm.bias", (k,)))
         return tuple(specs)
 
     def norms(self) -> tuple[NormSpec, ...]:
@@ -94,12 +99,12 @@ class Mlp(Node):
 
     def record(self, recording: Recording) -> Any:
         """Record one operation, or one and more per hidden layer that is dropped or normalised."""
-        hidden = len(self.widths) - 1
-        is_cut = self.batch_norm or (recording.training and self.dropout)
+        hidden, has_norm = len(self.widths) - 1, self.batch_norm or self.layer_norm
+        is_cut = has_norm or (recording.training and self.dropout)
         first = hidden if is_cut else 0
         (x,), gradient = recording.inputs, recording.input_gradient
         for i in range(first):
-            activation = "none" if self.batch_norm else self.hidden
+            activation = "none" if has_norm else self.hidden
             x = self._layers(recording, x, (i, i + 1), (activation,), gradient)
             x = self._regularised(recording, x, i)
             gradient = None
@@ -128,11 +133,11 @@ class Mlp(Node):
 
     def _regularised(self, recording: Recording, x: Any, layer: int) -> Any:
         if self.batch_norm:
-            norm = recording.norm(f"{2 * layer}.norm")
-            options = {"running": norm.running, "training": recording.training}
-            x = recording.apply(
-                "batch_norm", x, norm.gamma, norm.beta, label="batch_norm", **options
-            )
+            x = recording.batch_norm(x, f"{2 * layer}.norm", self.hidden)
+        if self.layer_norm:
+            name = f"{2 * layer}.layer_norm"
+            own = (recording.parameter(f"{name}.{part}") for part in ("weight", "bias"))
+            x = recording.apply("layer_norm", x, *own, label="layer_norm", activation=self.hidden)
         if recording.training and self.dropout:
             x = recording.dropout(x, self.dropout)
         return x
@@ -145,5 +150,18 @@ class Mlp(Node):
         return Flops(forward, 2 * forward - unneeded)
 
     def elements(self, inputs: Sequence[Shape]) -> int:
-        """Return the outputs of all layers."""
-        return sum(self.widths)
+        """Return the outputs of all layers, and what normalisation and ``silu`` store of them."""
+        copies = int(self.batch_norm or self.layer_norm) + (self.hidden == "silu")
+        return sum(self.widths) + copies * sum(self.widths[:-1]) + _of_silu(self.last, self.widths)
+
+
+def _of_silu(activation: str, widths: tuple[int, ...]) -> int:
+    return widths[-1] if activation == "silu" else 0
+
+
+def check_one_norm(batch_norm: bool, layer_norm: bool) -> None:
+    """Raise ConfigError for two normalisations of the same layers."""
+    if batch_norm and layer_norm:
+        raise ConfigError(
+            "hidden layers have one normalisation, of batches or of layers; leave one out"
+        )

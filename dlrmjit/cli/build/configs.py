@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from dlrmjit.architecture import Architecture
-from dlrmjit.architecture.families import build, family_values
+from dlrmjit.architecture.families import ALWAYS_WIDE, build, family_values
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.memory import FLOAT_BYTES, MemoryEstimate, estimate_memory
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
@@ -29,6 +29,10 @@ _VALUES = {
     "arch_interaction_itself": "interaction_itself",
     "dropout": "dropout",
     "batch_norm": "batch_norm",
+    "layer_norm": "layer_norm",
+    "mlp_bot_activation": "bottom_activation",
+    "mlp_top_activation": "top_activation",
+    "wide": "wide",
     "dcn_num_layers": "cross_layers",
     "dcn_low_rank_dim": "cross_rank",
     "interaction_branch1_layer_sizes": "branch1",
@@ -52,7 +56,8 @@ def model_config(
         return _fitting(options.saved_nodes, table_rows, dense_features)
     wanted = family_values(options.model)
     for option, value in _VALUES.items():
-        if option in options.given and value not in wanted:
+        is_always = option == "wide" and options.model in ALWAYS_WIDE
+        if option in options.given and value not in wanted and not is_always:
             flag = option.replace("_", "-")
             raise ConfigError(f"--{flag} has no effect on --model={options.model}; leave it out")
     values = {value: getattr(options, option) for option, value in _VALUES.items()}

@@ -240,8 +240,9 @@ def training_step(
         return None
     if options.reproducible is None:
         skips = config.on_nonfinite == "skip"
-        return ShardedStep(model, config.optimizer, config.loss, profile, checks_loss_first=skips)
-    return ReproducibleStep(model, config.optimizer, config.loss)
+        how = {"checks_loss_first": skips, "seed": options.numpy_rand_seed}
+        return ShardedStep(model, config.optimizer, config.loss, profile, **how)
+    return ReproducibleStep(model, config.optimizer, config.loss, seed=options.numpy_rand_seed)
 
 
 def measure_function(model: Model) -> MeasureFunction | None:

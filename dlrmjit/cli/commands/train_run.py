@@ -71,6 +71,8 @@ from dlrmjit.perf.roofline import Ceilings
 from dlrmjit.training.checkpointer import Checkpointer, restored_state
 from dlrmjit.training.events import FitResult, RunState
 from dlrmjit.training.fit import Best, Observer, evaluate, fit
+from dlrmjit.training.persistence import check_torch_export
+from dlrmjit.training.saved_architecture import is_torch
 from dlrmjit.training.step import TrainingStep
 from dlrmjit.warm import compile_ahead
 
@@ -167,6 +169,8 @@ def _build(options: Options, comm: Comm) -> Session:
     if line := derived_line(options, fitted):
         print(line, flush=True)
     architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
+    if options.save_model and is_torch(options.save_model):
+        check_torch_export(architecture, options.save_model)
     if not sharded:
         require_memory(architecture, options, available_memory())
         _compile_ahead(options, architecture)
@@ -334,8 +338,8 @@ def _training_step(
         config.loss,
         profile,
         seed=options.numpy_rand_seed,
-        first_step=session.start.position.step,
     )
+    step.start_at(session.start.position.step)
     if session.source:
         strict = bool(options.resume)
         restore_optimizer(step.optimizer, session.model, session.source, strict=strict)

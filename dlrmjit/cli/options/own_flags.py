@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from dlrmjit.architecture.families import FAMILIES
 from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least, between
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import dashed_ints, interval, switch
@@ -125,51 +124,6 @@ OWN = FlagGroup(
     may_be_abbreviated=True,
 )
 
-MODELS = FlagGroup(
-    "models",
-    (
-        Flag(
-            "model",
-            str,
-            "dlrm",
-            "family of the model, see docs/models.md; --arch-mlp-top is the MLP of those that have "
-            "one, and --arch-mlp-bot the number of dense features alone of those without a bottom "
-            "MLP",
-            values=tuple(FAMILIES),
-        ),
-        Flag(
-            "dcn-num-layers",
-            int,
-            3,
-            "cross layers of --model=dcnv2 and dcn",
-            domain=at_least(1),
-        ),
-        Flag(
-            "dcn-low-rank-dim",
-            int,
-            None,
-            "rank of the cross layers of --model=dcnv2; 0 has full matrices (default: 512, or 0 "
-            "where the layers are less than 1024 wide)",
-            domain=at_least(0),
-        ),
-        Flag(
-            "interaction-branch1-layer-sizes",
-            dashed_ints,
-            (),
-            "widths of the first MLP of --model=dlrm-projection, the last a multiple of "
-            "--arch-sparse-feature-size (default: four times that)",
-            domain=at_least(1),
-        ),
-        Flag(
-            "interaction-branch2-layer-sizes",
-            dashed_ints,
-            (),
-            "widths of the second MLP of --model=dlrm-projection, likewise",
-            domain=at_least(1),
-        ),
-    ),
-)
-
 SAVING = FlagGroup(
     "saving, and what is not finite",
     (
@@ -284,6 +238,7 @@ OPTIMIZERS = FlagGroup(
             domain=BELOW_ONE,
         ),
         Flag("batch-norm", switch, False, "normalise the outputs of hidden layers over the batch"),
+        Flag("layer-norm", switch, False, "normalise the outputs of hidden layers by sample"),
         Flag(
             "sparse-optimizer",
             str,

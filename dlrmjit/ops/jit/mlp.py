@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-from dlrmjit_kernels.layers.elementwise import bind_relu_backward, bind_sigmoid_backward
+from dlrmjit_kernels.layers.elementwise import bind_activation_backward
 from dlrmjit_kernels.layers.fully_connected import (
+    activation_code,
     bind_backward_data,
     bind_backward_weights,
     bind_forward,
@@ -27,10 +28,14 @@ from dlrmjit.ops.jit.bf16_rounding import is_rounded
 
 
 class _Forward(NamedTuple):
-    """The calls of all layers, and the input followed by the output of each layer."""
+    """The calls of all layers, and the input followed by the output of each layer.
+
+    ``stored`` is what the backward pass needs of each activation: its output, or its derivatives.
+    """
 
     calls: list[Call]
     layers: list[Matrix]
+    stored: list[Matrix]
 
 
 class _LayerBackward(NamedTuple):
@@ -73,13 +78,18 @@ def _bound_forward(step: Step) -> _Forward:
 
 def _bind_forward(step: Step) -> _Forward:
     x, *parameters = step.values
-    calls, layers = [], [x]
+    bound = _Forward([], [x], [])
     for i, activation in enumerate(step.options["activations"]):
         weight, bias = parameters[2 * i : 2 * i + 2]
-        y = _output(step, i, x.rows, weight.cols)
-        calls.append(bind_forward(layers[-1], weight, bias, y, activation, is_rounded(weight)))
-        layers.append(y)
-    return _Forward(calls, layers)
+        y, slopes = _output(step, i, x.rows, weight.cols), None
+        if activation_code(activation).has_slopes:
+            make = partial(Matrix.empty_blocked, x.rows, weight.cols)
+            slopes = step.cached(f"slopes{i}", make)
+        operands = bound.layers[-1], weight, bias, y, activation, is_rounded(weight)
+        bound.calls.append(bind_forward(*operands, slopes=slopes))
+        bound.layers.append(y)
+        bound.stored.append(slopes or y)
+    return bound
 
 
 def _output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
@@ -90,35 +100,34 @@ def _output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
 
 
 def _bind_backward(step: Step, gradient: Matrix) -> _Backward:
-    outputs, activations = _bound_forward(step).layers, step.options["activations"]
+    bound, last = _bound_forward(step), step.options["activations"][-1]
     layers, dx = [], gradient
-    for i in reversed(range(len(activations))):
-        layer, dx = _bind_layer_backward(step, i, outputs[i], dx)
+    for i in reversed(range(len(bound.calls))):
+        layer, dx = _bind_layer_backward(step, i, bound, dx)
         layers.append(layer)
-    layers[0].calls[:0] = _through_activation(outputs[-1], gradient, activations[-1])
+    if last != "none":
+        code = activation_code(last)
+        call = bind_activation_backward(bound.stored[-1], gradient, gradient, code)
+        layers[0].calls.insert(0, call)
     return _Backward(layers, dx)
 
 
 def _bind_layer_backward(
-    step: Step, layer: int, x: Matrix, dz: Matrix
+    step: Step, layer: int, bound: _Forward, dz: Matrix
 ) -> tuple[_LayerBackward, Any]:
     """Return the layer's calls, and the gradient of its input: None if it is not needed."""
-    weight, activations = step.values[1 + 2 * layer], step.options["activations"]
+    weight, x = step.values[1 + 2 * layer], bound.layers[layer]
     calls, dx = [], None
     if layer > 0 or step.wants(0):
         dx = _input_gradient(step, layer, x)
-        mask = x if layer > 0 and activations[layer - 1] == "relu" else None
-        calls.append(bind_backward_data(dz, weight, dx, mask, is_rounded(weight)))
+        below: Any = step.options["activations"][layer - 1] if layer > 0 else "none"
+        mask = bound.stored[layer - 1] if below != "none" else None
+        operands = dz, weight, dx, mask, is_rounded(weight)
+        calls.append(bind_backward_data(*operands, activation=below))
     dw = step.cached(f"dw{layer}", partial(Matrix.empty_panels, x.cols, dz.cols))
     db = step.cached(f"db{layer}", partial(aligned_empty, dz.cols))
     calls.append(bind_backward_weights(x, dz, dw, db, is_rounded(weight)))
     return _LayerBackward(calls, ((1 + 2 * layer, dw), (2 + 2 * layer, db))), dx
-
-
-def _through_activation(y: Matrix, dy: Matrix, activation: str) -> list[Call]:
-    if activation == "relu":
-        return [bind_relu_backward(y, dy, dy)]
-    return [bind_sigmoid_backward(y, dy, dy)] if activation == "sigmoid" else []
 
 
 def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:

@@ -1,68 +1,135 @@
-"""Rules of the compiled backend for dropout and batch normalisation."""
+"""Rules of the compiled backend for dropout, batch and layer normalisation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.layers.batch_norm import batch_norm_backward, column_moments, normalise_relu
+from dlrmjit_kernels.layers.batch_norm import (
+    column_moments,
+    gradient_sums,
+    input_gradient,
+    normalise,
+)
 from dlrmjit_kernels.layers.dropout import dropout
+from dlrmjit_kernels.layers.elementwise import bind_activation_backward
+from dlrmjit_kernels.layers.fully_connected import activation_code
+from dlrmjit_kernels.layers.layer_norm import layer_norm_backward, layer_norm_forward
 from dlrmjit_kernels.matrix.matrix import Matrix
 
 from dlrmjit.autograd.tape import Rule, Step
-from dlrmjit.ops.random_masks import EPS, RunningMoments, stream
+from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey
 
 Gradients = Iterator[tuple[int, Any]]
 
 
-def _output(step: Step) -> Matrix:
+def _buffer(step: Step, name: str) -> Matrix:
     x: Matrix = step.values[0]
-    return step.cached("y", lambda: Matrix.empty_blocked(x.rows, x.cols))
+    return step.cached(name, lambda: Matrix.empty_blocked(x.rows, x.cols))
 
 
-def _stream(step: Step) -> int:
-    seed, number = step.values[1]
-    return stream(seed, number, step.options["layer"])
+def _slopes(step: Step) -> Matrix | None:
+    """Return where derivatives of the activation are stored, if the backward pass needs them."""
+    has_slopes = activation_code(step.options["activation"]).has_slopes
+    return _buffer(step, "slopes") if has_slopes else None
+
+
+def _stored(step: Step) -> Matrix:
+    """Return what the backward pass needs of the activation: its derivatives, or its output."""
+    return _slopes(step) or _buffer(step, "y")
+
+
+def _drop(step: Step, x: Matrix, y: Matrix) -> None:
+    stream = DropoutKey(*step.values[1]).stream(step.options["layer"], x.cols)
+    dropout(x, y, step.options["rate"], stream)
 
 
 def _dropout_forward(step: Step) -> Matrix:
-    y = _output(step)
-    dropout(step.values[0], y, step.options["rate"], _stream(step))
+    y = _buffer(step, "y")
+    _drop(step, step.values[0], y)
     return y
 
 
 def _dropout_backward(step: Step, gradient: Matrix) -> Gradients:
-    dropout(gradient, gradient, step.options["rate"], _stream(step))
+    _drop(step, gradient, gradient)
     yield 0, gradient
 
 
+def _moments_forward(step: Step) -> BatchMoments:
+    (x,) = step.values
+    mean, variance = (step.cached(name, partial(np.zeros, x.cols)) for name in ("mean", "variance"))
+    if x.rows:
+        column_moments(x, mean, variance)
+    return BatchMoments(x.rows, mean, variance)
+
+
+def _no_gradient(step: Step, gradient: Any) -> Gradients:
+    yield from ()
+
+
 def _norm_forward(step: Step) -> Matrix:
-    x, gamma, beta = step.values
-    mean, inverse = _moments(step, x)
+    x, gamma, beta, *_ = step.values
+    mean, inverse = _scale(step)
     scale = (gamma * inverse).astype(np.float32)
-    y = _output(step)
-    normalise_relu(x, y, scale, (beta - mean * scale).astype(np.float32))
+    y, shift = _buffer(step, "y"), (beta - mean * scale).astype(np.float32)
+    normalise(x, y, scale, shift, step.options["activation"], _slopes(step))
     return y
 
 
-def _moments(step: Step, x: Matrix) -> tuple[Any, Any]:
+def _scale(step: Step) -> tuple[Any, Any]:
     """Return the mean and the inverse deviation to normalise by."""
-    running: RunningMoments = step.options["running"]
-    if not step.options["training"]:
+    running, moments = step.options["running"], step.values[3:4]
+    if not moments:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)
-    mean, variance = (step.cached(name, lambda: np.zeros(x.cols)) for name in ("mean", "variance"))
-    column_moments(x, mean, variance)
-    step.memory["inverse"] = 1 / np.sqrt(variance + EPS)
-    return mean, step.memory["inverse"]
+    moments[0].check()
+    step.memory["inverse"] = 1 / np.sqrt(moments[0].variance + EPS)
+    return moments[0].mean, step.memory["inverse"]
 
 
 def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
+    x, gamma, _, moments, _ = step.values
+    inverse, activation = step.memory["inverse"], step.options["activation"]
+    if step.options["running"] is not None:
+        step.options["running"].add(moments)
+    own = gradient_sums(x, _stored(step), gradient, moments.mean, activation)
+    yield 4, own
+    sums = step.values[4] if step.wants(4) else own
+    operands = x, _stored(step), gradient, moments.mean, inverse, gamma
+    input_gradient(*operands, sums, moments.rows, activation)
+    dgamma, dbeta = _vectors(step, gamma)
+    dbeta[...], dgamma[...] = own[0], own[1] * inverse
+    yield 1, dgamma
+    yield 2, dbeta
+    yield 0, gradient
+
+
+def _vectors(step: Step, gamma: Any) -> tuple[Any, Any]:
+    """Return the gradients of gamma and beta, in the same arrays for every replay."""
+    make = partial(np.zeros_like, gamma)
+    return step.cached("dgamma", make), step.cached("dbeta", make)
+
+
+def _layer_norm_forward(step: Step) -> Matrix:
+    x, gamma, beta = step.values
+    y, activation = _buffer(step, "y"), step.options["activation"]
+    mean, inverse = (step.cached(name, partial(np.empty, x.rows)) for name in ("mean", "inverse"))
+    layer_norm_forward(x, y, gamma, beta, mean, inverse, EPS)
+    if activation != "none":
+        ones, zeros = np.ones(x.cols, np.float32), np.zeros(x.cols, np.float32)
+        normalise(y, y, ones, zeros, activation, _slopes(step))
+    return y
+
+
+def _layer_norm_backward(step: Step, gradient: Matrix) -> Gradients:
     x, gamma, _ = step.values
-    dgamma, dbeta = (step.cached(k, lambda: np.zeros_like(gamma)) for k in ("dgamma", "dbeta"))
-    y, mean, inverse = (step.memory[name] for name in ("y", "mean", "inverse"))
-    step.options["running"].add(mean, step.memory["variance"], x.rows)
-    batch_norm_backward(x, y, gradient, mean, inverse, gamma, dgamma, dbeta)
+    code = activation_code(step.options["activation"])
+    if code:
+        bind_activation_backward(_stored(step), gradient, gradient, code)()
+    dgamma, dbeta = _vectors(step, gamma)
+    moments = step.memory["mean"], step.memory["inverse"]
+    layer_norm_backward(x, gradient, gamma, *moments, dgamma, dbeta)
     yield 1, dgamma
     yield 2, dbeta
     yield 0, gradient
@@ -70,5 +137,7 @@ def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
 
 RULES = (
     Rule("dropout", _dropout_forward, _dropout_backward),
+    Rule("batch_moments", _moments_forward, _no_gradient),
     Rule("batch_norm", _norm_forward, _norm_backward),
+    Rule("layer_norm", _layer_norm_forward, _layer_norm_backward),
 )

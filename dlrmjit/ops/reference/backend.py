@@ -29,6 +29,7 @@ from dlrmjit.ops.backend import (
     StoredArray,
 )
 from dlrmjit.ops.reference import cross, embedding, join, optimizers, regularise
+from dlrmjit.ops.reference.activations import activate, before_activation, sigmoid
 from dlrmjit.ops.reference.init import fill_uniform
 from dlrmjit.ops.reference.join import NoBlock
 from dlrmjit.ops.reference.operands import forward_values, rounded_operand
@@ -38,42 +39,24 @@ from dlrmjit.precision import Precision, SplitArray, check_precision
 Gradients = Iterator[tuple[int, Any]]
 
 
-def _activate(z: FloatArray, activation: str) -> FloatArray:
-    if activation == "relu":
-        return np.maximum(z, 0)
-    return _sigmoid(z) if activation == "sigmoid" else z
-
-
-def _sigmoid(z: FloatArray) -> FloatArray:
-    e = np.exp(-np.abs(z))
-    result: FloatArray = np.where(z >= 0, 1 / (1 + e), e / (1 + e)).astype(z.dtype)
-    return result
-
-
-def _through_activation(dy: FloatArray, y: FloatArray, activation: str) -> FloatArray:
-    """Return the gradient before an activation, given the gradient dy after it and its output y."""
-    if activation == "relu":
-        return dy * (y > 0)
-    return dy * y * (1 - y) if activation == "sigmoid" else dy
-
-
 def _mlp_forward(step: Step) -> FloatArray:
     x, *parameters = step.values
-    layers = [x]
+    layers, stored = [x], list[FloatArray]()
     for i, activation in enumerate(step.options["activations"]):
         weight, bias = parameters[2 * i : 2 * i + 2]
         z = rounded_operand(layers[-1], weight) @ forward_values(weight).T + bias
-        layers.append(_activate(z, activation))
-    step.memory["layers"] = layers
-    result: FloatArray = layers[-1]
-    return result
+        for results, result in zip((layers, stored), activate(z, activation), strict=True):
+            results.append(result)
+    step.memory.update(layers=layers, stored=stored)
+    last: FloatArray = layers[-1]
+    return last
 
 
 def _mlp_backward(step: Step, gradient: FloatArray) -> Gradients:
     _, *parameters = step.values
-    layers, dy = step.memory["layers"], gradient
-    for i in reversed(range(len(step.options["activations"]))):
-        dz = _through_activation(dy, layers[i + 1], step.options["activations"][i])
+    layers, stored, dy = step.memory["layers"], step.memory["stored"], gradient
+    for i, activation in reversed(list(enumerate(step.options["activations"]))):
+        dz = before_activation(dy, stored[i], activation)
         x, dz = (rounded_operand(values, parameters[2 * i]) for values in (layers[i], dz))
         dy = dz @ forward_values(parameters[2 * i])
         yield 2 * i + 1, dz.T @ x
@@ -160,7 +143,7 @@ def _sample_weights(loss: LossConfig, targets: FloatArray) -> FloatArray:
 def _loss_forward(step: Step) -> float:
     z, targets = step.values
     loss: LossConfig = step.options["loss"]
-    p = _clamp(_sigmoid(z.reshape(-1)), loss.threshold)
+    p = _clamp(sigmoid(z.reshape(-1)), loss.threshold)
     step.memory["p"] = p
     samples = _samples(step)
     if loss.kind == "mse":
@@ -179,7 +162,7 @@ def _samples(step: Step) -> int:
 def _loss_backward(step: Step, gradient: float) -> Gradients:
     z, targets = step.values
     loss: LossConfig = step.options["loss"]
-    p, raw = step.memory["p"], _sigmoid(z.reshape(-1))
+    p, raw = step.memory["p"], sigmoid(z.reshape(-1))
     slope = p * (1 - p)
     if loss.kind == "mse":
         dz = 2 * (p - targets) * slope
@@ -274,7 +257,7 @@ class ReferenceBackend:
 
     def probabilities(self, logits: FloatArray, threshold: float) -> FloatArray:
         """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
-        return _clamp(_sigmoid(logits.reshape(-1)), threshold)
+        return _clamp(sigmoid(logits.reshape(-1)), threshold)
 
     def block(self, n: int, shapes: Sequence[tuple[int, ...]]) -> NoBlock:
         """Return no buffers: each rule allocates its result."""

@@ -1,4 +1,4 @@
-"""Rules of the reference backend for dropout and batch normalisation."""
+"""Rules of the reference backend for dropout, batch and layer normalisation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.backend import FloatArray
-from dlrmjit.ops.random_masks import EPS, RunningMoments, keep_mask, stream
+from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey, keep_mask
+from dlrmjit.ops.reference.activations import activate, before_activation
 
 Gradients = Iterator[tuple[int, Any]]
 
 
 def _dropped(step: Step, values: FloatArray) -> FloatArray:
-    rate, (seed, number) = step.options["rate"], step.values[1]
-    keep = keep_mask(values.shape, rate, stream(seed, number, step.options["layer"]))
+    rate, key = step.options["rate"], step.values[1]
+    stream = DropoutKey(*key).stream(step.options["layer"], values.shape[1])
+    keep = keep_mask(values.shape, rate, stream)
     return np.where(keep, values * values.dtype.type(1 / (1 - rate)), 0).astype(values.dtype)
 
 
@@ -28,37 +30,75 @@ def _dropout_backward(step: Step, gradient: FloatArray) -> Gradients:
     yield 0, _dropped(step, gradient)
 
 
+def _moments_forward(step: Step) -> BatchMoments:
+    (x,) = step.values
+    if not len(x):
+        return BatchMoments(0, *np.zeros((2, x.shape[1])))
+    return BatchMoments(len(x), x.mean(0, dtype=np.float64), x.var(0, dtype=np.float64))
+
+
+def _no_gradient(step: Step, gradient: Any) -> Gradients:
+    yield from ()
+
+
 def _norm_forward(step: Step) -> FloatArray:
-    x, gamma, beta = step.values
-    mean, inverse = _moments(step, x)
+    x, gamma, beta, *_ = step.values
+    mean, inverse = _scale(step)
     unit = ((x - mean) * inverse).astype(x.dtype)
-    y: FloatArray = np.maximum(gamma * unit + beta, 0)
-    step.memory.update(unit=unit, inverse=inverse, y=y)
+    y, stored = activate(gamma * unit + beta, step.options["activation"])
+    step.memory.update(unit=unit, inverse=inverse, stored=stored)
     return y
 
 
-def _moments(step: Step, x: FloatArray) -> tuple[Any, Any]:
+def _scale(step: Step) -> tuple[Any, Any]:
     """Return the mean and the inverse deviation to normalise by."""
-    running: RunningMoments = step.options["running"]
-    if not step.options["training"]:
+    running, moments = step.options["running"], step.values[3:4]
+    if not moments:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)
-    mean, variance = x.mean(0, dtype=np.float64), x.var(0, dtype=np.float64)
-    step.memory.update(mean=mean, variance=variance)
-    return mean, 1 / np.sqrt(variance + EPS)
+    moments[0].check()
+    return moments[0].mean, 1 / np.sqrt(moments[0].variance + EPS)
 
 
 def _norm_backward(step: Step, gradient: FloatArray) -> Gradients:
-    gamma, unit, inverse = step.values[1], step.memory["unit"], step.memory["inverse"]
-    dy = gradient * (step.memory["y"] > 0)
-    step.options["running"].add(step.memory["mean"], step.memory["variance"], len(dy))
-    centred = dy - dy.mean(0) - unit * (dy * unit).mean(0)
+    gamma, moments = step.values[1], step.values[3]
+    unit, inverse = step.memory["unit"], step.memory["inverse"]
+    dy = before_activation(gradient, step.memory["stored"], step.options["activation"])
+    if step.options["running"] is not None:
+        step.options["running"].add(moments)
+    own = np.stack([dy.sum(0), (dy * unit).sum(0)])
+    yield 4, own
+    sums = step.values[4] if step.wants(4) else own
+    centred = dy - sums[0] / moments.rows - unit * (sums[1] / moments.rows)
     dx = (gamma * inverse * centred).astype(dy.dtype)
+    yield 1, own[1].astype(dy.dtype)
+    yield 2, own[0].astype(dy.dtype)
+    yield 0, dx
+
+
+def _layer_norm_forward(step: Step) -> FloatArray:
+    x, gamma, beta = step.values
+    mean, variance = (f(x, 1, dtype=np.float64, keepdims=True) for f in (np.mean, np.var))
+    inverse = 1 / np.sqrt(variance + EPS)
+    unit = ((x - mean) * inverse).astype(x.dtype)
+    y, stored = activate(gamma * unit + beta, step.options["activation"])
+    step.memory.update(unit=unit, inverse=inverse, stored=stored)
+    return y
+
+
+def _layer_norm_backward(step: Step, gradient: FloatArray) -> Gradients:
+    gamma, unit, inverse = step.values[1], step.memory["unit"], step.memory["inverse"]
+    dy = before_activation(gradient, step.memory["stored"], step.options["activation"])
+    by_gamma = dy * gamma
+    along = by_gamma - by_gamma.mean(1, keepdims=True)
+    dx = inverse * (along - unit * (by_gamma * unit).mean(1, keepdims=True))
     yield 1, (dy * unit).sum(0)
     yield 2, dy.sum(0)
-    yield 0, dx
+    yield 0, dx.astype(dy.dtype)
 
 
 RULES = (
     Rule("dropout", _dropout_forward, _dropout_backward),
+    Rule("batch_moments", _moments_forward, _no_gradient),
     Rule("batch_norm", _norm_forward, _norm_backward),
+    Rule("layer_norm", _layer_norm_forward, _layer_norm_backward),
 )

@@ -13,6 +13,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.matmul.dispatch import Addresses, far_apart, run
 from dlrmjit_kernels.matmul.plan import Finish, Product, incompatible_operands
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block, view_of
@@ -130,6 +131,7 @@ def backward_data(
     dx: Layout,
     mask: Layout | None,
     finish: Finish,
+    slope: Activation,
     rounded: bool,
     target: Target,
 ) -> Bf16Product | None:
@@ -140,9 +142,9 @@ def backward_data(
     to_pairs = a is not None
     b = _Transposed(transposed_layout(w.rows, w.cols, to_pairs, target), to_pairs)
     if a is not None:
-        return _on_pairs(a, b, view_of(b.layout), view_of(dx), finish, mask)
+        return _on_pairs(a, b, view_of(b.layout), view_of(dx), finish, mask, slope)
     masked = view_of(mask) if mask else None
-    product = Product(view_of(dz), view_of(b.layout), view_of(dx), masked, finish)
+    product = Product(view_of(dz), view_of(b.layout), view_of(dx), masked, finish, slope)
     return Bf16Product(product, None, b)
 
 
@@ -167,10 +169,12 @@ def _on_pairs(
     c: View,
     finish: Finish = _UNFINISHED,
     mask: Layout | None = None,
+    slope: Activation = Activation.NONE,
 ) -> Bf16Product:
     masked = view_of(mask) if mask else None
     left = view_of(a.layout)
-    return Bf16Product(Product(left, right, c, masked, finish, operands=Operands.BF16), a, b)
+    product = Product(left, right, c, masked, finish, slope, operands=Operands.BF16)
+    return Bf16Product(product, a, b)
 
 
 def _pairs_in_rows(a: Layout, c: Layout, target: Target) -> _RoundedPairs | None:

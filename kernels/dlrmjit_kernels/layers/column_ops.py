@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matrix.axes import common_tile, view_of
 from dlrmjit_kernels.matrix.matrix import Matrix, check_apart
@@ -50,16 +51,26 @@ class _Addresses(NamedTuple):
     sums: int
 
 
-def run_column_op(op: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> None:
+def run_column_op(
+    op: ColumnOp,
+    matrices: tuple[Matrix, ...],
+    constants: NDArray[Any],
+    activation: Activation = Activation.NONE,
+) -> None:
     """Apply ``op`` to the matrices x, y and dy, as many as it has, with its ``constants``."""
-    bind_column_op(op, matrices, constants)()
+    bind_column_op(op, matrices, constants, activation=activation)()
 
 
-def column_sums(op: ColumnOp, matrices: tuple[Matrix, ...], constants: NDArray[Any]) -> F64:
+def column_sums(
+    op: ColumnOp,
+    matrices: tuple[Matrix, ...],
+    constants: NDArray[Any],
+    activation: Activation = Activation.NONE,
+) -> F64:
     """Return what ``op`` sums over rows, (2, cols); tiles are added from the first to the last."""
     x = matrices[0]
     partial_sums = np.empty((ceil_div(x.rows, _tile_rows(matrices)), 2, x.cols))
-    bind_column_op(op, matrices, constants, partial_sums)()
+    bind_column_op(op, matrices, constants, partial_sums, activation)()
     total: F64 = partial_sums.sum(axis=0)
     return total
 
@@ -73,6 +84,7 @@ def bind_column_op(
     matrices: tuple[Matrix, ...],
     constants: NDArray[Any] = _NOTHING,
     sums: F64 = _NOTHING,
+    activation: Activation = Activation.NONE,
 ) -> Call:
     """Return :func:`run_column_op` as a call to repeat.
 
@@ -93,7 +105,8 @@ def bind_column_op(
     target = current_target()
     run = common_tile((view_of(m.layout).cols for m in matrices), x.cols)
     shape = (x.rows, x.cols, _tile_rows(matrices), run, target.lanes)
-    edge, whole = (engine.address(ColumnKernel(op, full), target) for full in (False, True))
+    kernels = (ColumnKernel(op, full, activation) for full in (False, True))
+    edge, whole = (engine.address(kernel, target) for kernel in kernels)
     x, y, dy = (*matrices, *matrices[-1:] * 2)[:3]
     addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
     strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.layers.column_ops import bind_column_op
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, position, run_length, strides_of
@@ -49,7 +50,7 @@ def relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 def bind_relu_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
     """:func:`relu_backward` as a call to repeat; the matrices must not move in memory."""
-    return bind_column_op(ColumnOp.RELU_SLOPE, (dy, y, dx))
+    return bind_activation_backward(y, dy, dx, Activation.RELU)
 
 
 def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
@@ -59,7 +60,16 @@ def sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> None:
 
 def bind_sigmoid_backward(y: Matrix, dy: Matrix, dx: Matrix) -> Call:
     """:func:`sigmoid_backward` as a call to repeat; the matrices must not move in memory."""
-    return bind_column_op(ColumnOp.SIGMOID_SLOPE, (dy, y, dx))
+    return bind_activation_backward(y, dy, dx, Activation.SIGMOID)
+
+
+def bind_activation_backward(y: Matrix, dy: Matrix, dx: Matrix, activation: Activation) -> Call:
+    """Return the gradient dx before an activation as a call to repeat; dx may be dy.
+
+    ``y`` is its output, or its derivatives if it ``has_slopes``. The matrices must not move in
+    memory.
+    """
+    return bind_column_op(ColumnOp.SLOPE, (dy, y, dx), activation=activation)
 
 
 @jit

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from dlrmjit_kernels.codegen.activations import Activation as Code
 from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.errors import ShapeError, TargetError
 from dlrmjit_kernels.layers import bf16_gemm
@@ -31,7 +32,7 @@ from dlrmjit_kernels.runtime.target import Target, current_target
 _ONE = np.ones(1, dtype=np.float32)
 _ONE_ADDRESS = int(_ONE.ctypes.data)
 
-Activation = Literal["none", "relu", "sigmoid"]
+Activation = Literal["none", "relu", "sigmoid", "tanh", "silu"]
 
 
 def fc_forward(
@@ -41,17 +42,22 @@ def fc_forward(
     y: Matrix,
     activation: Activation = "none",
     rounded: bool = False,
+    slopes: Matrix | None = None,
 ) -> None:
     """``y = act(x @ w + b)`` for x (N, C), w (C, K), b (K,) and y (N, K).
+
+    The derivatives of ``silu``, which the backward pass needs, are written to ``slopes`` (N, K);
+    other activations have none.
 
     Raises
     ------
     ShapeError
-        If the shapes do not match, or ``b`` is not K contiguous float32 numbers.
+        If the shapes do not match, ``b`` is not K contiguous float32 numbers, or ``slopes`` are
+        missing or not wanted.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
-    bind_forward(x, w, b, y, activation, rounded)()
+    bind_forward(x, w, b, y, activation, rounded, slopes=slopes)()
 
 
 def bind_forward(
@@ -62,6 +68,7 @@ def bind_forward(
     activation: Activation = "none",
     rounded: bool = False,
     epilogue: CrossEpilogue | None = None,
+    slopes: Matrix | None = None,
 ) -> Call:
     """Check the operands of :func:`fc_forward` and return it as a call to repeat.
 
@@ -70,11 +77,18 @@ def bind_forward(
     ``epilogue`` replaces the activation.
     """
     target, layout, kind = _target(rounded), *_of_epilogue(epilogue)
+    layout = slopes.layout if slopes else layout
     product = _forward(x.layout, _layout(w), y.layout, b is not None, activation, layout, kind)
-    at = _with_epilogue(Addresses(x.address, 0, y.address, _vector("b", b, y.cols)), epilogue)
+    mask = slopes.address if slopes else 0
+    at = Addresses(x.address, 0, y.address, _vector("b", b, y.cols), mask)
+    at = _with_epilogue(at, epilogue)
     check_apart("y", y, x=x, w=_stored(w), **_operands(epilogue))
+    if slopes is not None:
+        check_apart("slopes", slopes, x=x, w=_stored(w), y=y)
     if b is not None:
         check_disjoint("y", y.data, b=b)
+        if slopes is not None:
+            check_disjoint("slopes", slopes.data, b=b)
     if isinstance(w, SplitWeights):
         on_pairs = bf16_gemm.forward(
             x.layout, w.high.layout, y.layout, product.finish, rounded, target, layout
@@ -90,10 +104,12 @@ def fc_backward_data(
     dx: Matrix,
     mask: Matrix | None = None,
     rounded: bool = False,
+    activation: Activation = "relu",
 ) -> None:
-    """``dx = dz @ w.T`` where ``mask > 0``, else 0; dz (N, K), w (C, K), dx and mask (N, C).
+    """``dx = dz @ w.T`` before an activation; dz (N, K), w (C, K), dx and mask (N, C).
 
-    ``mask`` is the ReLU output of the layer below, whose gradient is thereby applied.
+    With a ``mask``, dx is the gradient before the ``activation`` of the layer below, of which
+    ``mask`` is the output or, of ``silu``, the ``slopes``: for ``relu``, dx is 0 where mask <= 0.
 
     Raises
     ------
@@ -102,7 +118,7 @@ def fc_backward_data(
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
-    bind_backward_data(dz, w, dx, mask, rounded)()
+    bind_backward_data(dz, w, dx, mask, rounded, activation=activation)()
 
 
 def bind_backward_data(
@@ -112,6 +128,7 @@ def bind_backward_data(
     mask: Matrix | None = None,
     rounded: bool = False,
     epilogue: CrossEpilogue | None = None,
+    activation: Activation = "relu",
 ) -> Call:
     """Return :func:`fc_backward_data` as a call to repeat, as :func:`bind_forward` does.
 
@@ -119,13 +136,14 @@ def bind_backward_data(
     """
     target, masked, kind = _target(rounded), *_of_epilogue(epilogue)
     masked = mask.layout if mask else masked
-    product = _backward_data(dz.layout, _layout(w), dx.layout, masked, kind)
+    slope = activation_code(activation) if mask else Code.NONE
+    product = _backward_data(dz.layout, _layout(w), dx.layout, masked, slope, kind)
     check_apart("dx", dx, dz=dz, w=_stored(w), mask=mask, **_operands(epilogue))
     at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
     at = _with_epilogue(at, epilogue)
     if isinstance(w, SplitWeights):
         on_pairs = bf16_gemm.backward_data(
-            dz.layout, w.float_layout, dx.layout, masked, product.finish, rounded, target
+            dz.layout, w.float_layout, dx.layout, masked, product.finish, slope, rounded, target
         )
         if on_pairs is not None:
             return partial(on_pairs.run, dz.address, w, at)
@@ -210,19 +228,31 @@ def _forward(
 ) -> Product:
     match = x.rows == y.rows and x.cols == w.rows and w.cols == y.cols
     _expect(match and (operands is None or _shape(operands) == _shape(y)), x, w, y, operands)
-    if activation not in ("none", "relu", "sigmoid"):
-        raise ShapeError(f"the activation {activation!r} is unknown; use none, relu or sigmoid")
-    finish = Finish(bias, activation == "relu", activation == "sigmoid", cross)
+    code = activation_code(activation)
+    if not cross and code.has_slopes != (operands is not None):
+        wanted = "needs" if code.has_slopes else "has no"
+        raise ShapeError(f"the activation {activation!r} {wanted} slopes")
     mask = view_of(operands) if operands else None
-    return Product(view_of(x), view_of(w), view_of(y), mask, finish)
+    return Product(view_of(x), view_of(w), view_of(y), mask, Finish(bias, code, cross))
+
+
+def activation_code(activation: str) -> Code:
+    """Return an activation by its name; raises ShapeError for an unknown one."""
+    for code in Code:
+        if code.name.lower() == activation:
+            return code
+    names = ", ".join(code.name.lower() for code in Code)
+    raise ShapeError(f"the activation {activation!r} is unknown; use one of {names}")
 
 
 @functools.lru_cache(maxsize=4096)
-def _backward_data(dz: Layout, w: Layout, dx: Layout, mask: Layout | None, cross: Cross) -> Product:
+def _backward_data(
+    dz: Layout, w: Layout, dx: Layout, mask: Layout | None, slope: Code, cross: Cross
+) -> Product:
     match = dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols
     _expect(match and (mask is None or _shape(mask) == _shape(dx)), dz, w, dx, mask)
     masked, finish = view_of(mask) if mask else None, Finish(cross=cross)
-    return Product(view_of(dz), view_of(w).transposed, view_of(dx), masked, finish)
+    return Product(view_of(dz), view_of(w).transposed, view_of(dx), masked, finish, slope)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.matmul import tuning_cache
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape
 from dlrmjit_kernels.matmul.dispatch import Addresses
@@ -39,7 +40,7 @@ def tune_layer(n: int, c: int, k: int, seconds: float = 1.0) -> Iterator[Tuned]:
     dx = _random(Matrix.empty_blocked(n, c))
     xs, ws, ys = view_of(x.layout), view_of(w.layout), view_of(y.layout)
     products = {
-        "forward": (Product(xs, ws, ys, finish=Finish(relu=True)), (x, w, y)),
+        "forward": (Product(xs, ws, ys, finish=Finish(activation=Activation.RELU)), (x, w, y)),
         "backward_data": (Product(ys, ws.transposed, view_of(dx.layout)), (y, w, dx)),
         "backward_weights": (Product(xs.transposed, ys, view_of(dw.layout)), (x, y, dw)),
     }

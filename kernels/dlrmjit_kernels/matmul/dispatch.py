@@ -119,9 +119,10 @@ def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
 
 def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
     original = getattr(product, name)
-    is_read = name != "c" or product.accumulate
+    is_written = name == "c" or (name == "mask" and not product.slope)
+    is_read = not is_written or product.accumulate
     fetch = bind_relayout(original, copied) if is_read else None
-    store = bind_relayout(copied, original) if name == "c" else None
+    store = bind_relayout(copied, original) if is_written else None
     return _Copy(Addresses._fields.index(name), offset, fetch, store)
 
 

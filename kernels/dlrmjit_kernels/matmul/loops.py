@@ -8,7 +8,6 @@ depends on the grid: a tile of C is always the same sum in the same order.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,15 +34,14 @@ _FIELDS = (
     *("a_rows", "a_skip", "crossings"),
     # strides of C and the mask
     *("c_row_block", "c_row", "c_panel", "mask_row_block", "mask_row", "mask_panel"),
-    # rectangles of the grid down and across, and whether a sigmoid follows the last kc block
-    *("grid_rows", "grid_cols", "sigmoid"),
+    # rectangles of the grid down and across
+    *("grid_rows", "grid_cols"),
 )
 GEMM_PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
 GemmPlan = Any  # a GEMM_PLAN record, whose fields are attributes in compiled functions only
 GemmPlans = Any  # an array of them
 
-_ONE = np.float32(1)
 FIRST, LAST = 1, 2  # bits of a kernel's variant: C is written, not added to; C is finished
 
 
@@ -184,8 +182,6 @@ def compute_panel(
         )
         count = min(p.row_block, p.rows - block * p.row_block)
         _compute_tiles(p, tiles, at, reduction, block, count)
-        if final and p.sigmoid:
-            _sigmoid(p, at.c, count, p.edge if panel == p.panels - 1 else p.nr)
 
 
 @jit
@@ -257,11 +253,3 @@ def _column_sums(
         kernel,
         (one, b, sums, 0, 0, 0, p.b_block, reduction.blocks, p.length, reduction.last, 0, 0, 0, 0),
     )
-
-
-@jit
-def _sigmoid(p: GemmPlan, c: int, rows: int, cols: int) -> None:
-    for r in range(rows):
-        for k in range(cols):
-            address = c + 4 * (r * p.c_row + k)
-            unsafe.store(address, _ONE / (_ONE + math.exp(-unsafe.load(address))))

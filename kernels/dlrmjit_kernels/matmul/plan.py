@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape
 from dlrmjit_kernels.matmul.loops import FIRST, GEMM_PLAN, LAST, gemm_loops
@@ -41,14 +42,16 @@ class Finish:
     """What is done to C after the reduction."""
 
     bias: bool = False
-    relu: bool = False
-    sigmoid: bool = False
+    activation: Activation = Activation.NONE
     cross: Cross = Cross.NONE
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """``C = finish(A @ B)`` by layouts alone; C is zero where ``mask`` is not positive.
+    """``C = finish(A @ B)`` by layouts alone; C is a gradient if there is a ``slope``.
+
+    Then ``mask`` is what the forward pass stored of the activation ``slope``, through which the
+    gradient passes; otherwise the derivatives of ``finish``'s activation are written to ``mask``.
 
     In a cross layer ``mask`` is instead the layout of the operands that
     :mod:`~dlrmjit_kernels.codegen.cross_finish` has.
@@ -64,6 +67,7 @@ class Product:
     c: View
     mask: View | None = None
     finish: Finish = Finish()
+    slope: Activation = Activation.NONE
     accumulate: bool = False
     sums: bool = False
     operands: Operands = Operands.FP32
@@ -244,7 +248,6 @@ def _record(
     n["a_row"], n["b_row"] = product.a.rows.step, product.b.rows.step
     n["c_row"] = product.c.rows.step
     n["mask_row"] = product.mask.rows.step if product.mask else 0
-    n["sigmoid"] = product.finish.sigmoid
     cols = round_up(shape.cols, nr // 2)  # a vector costs the same however many lanes are used
     blocks = (shape.rows, strides.row_block), (cols, nr)
     slack = _UNEVEN if _is_outer(product) else 0.0
@@ -336,8 +339,8 @@ def _tile(
     accumulate = not variant & FIRST or product.accumulate
     finish = (
         finished and product.finish.bias,
-        finished and product.finish.relu,
-        finished and product.mask is not None and not product.finish.cross,
+        product.finish.activation if finished else Activation.NONE,
+        product.slope if finished else Activation.NONE,
     )
     cross = product.finish.cross if finished else Cross.NONE
     if _is_outer(product):

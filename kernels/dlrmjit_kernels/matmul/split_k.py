@@ -82,7 +82,7 @@ def _is_split(product: Product, target: Target, plan: Plan) -> bool:
     shape, n = product.shape, plan.record[0]
     tiles = ceil_div(shape.rows, target.mr) * int(n["panels"])
     finish = product.finish
-    plain = not (finish.bias or finish.relu or finish.sigmoid or product.mask or product.accumulate)
+    plain = not (finish.bias or finish.activation or product.mask or product.accumulate)
     plain = plain and not product.odd
     # below, adding the parts costs more than the threads gain
     large = shape.rows * shape.cols * shape.length >= 2 * PARALLEL_MIN_MULTIPLY_ADDS

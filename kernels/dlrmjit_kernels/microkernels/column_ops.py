@@ -4,13 +4,16 @@ Constants of a column and sums over rows stay in registers. A kernel does one
 :class:`ColumnOp`; in NumPy, for float32 x, y and dy of (rows, columns)::
 
     MOMENTS         sums = [(x - c[0]).sum(0), ((x - c[0])**2).sum(0)]         in float64
-    NORMALISE       y = max(x * c[0] + c[1], 0)
-    GRADIENT_SUMS   dy = where(y > 0, dy, 0)
-                    sums = [dy.sum(0), (dy * (x - c[0])).sum(0)]               in float64
-    INPUT_GRADIENT  dy = c[1] * where(y > 0, dy, 0) - c[2] - c[3] * (x - c[0])
+    NORMALISE       y = activation(x * c[0] + c[1])
+    GRADIENT_SUMS   dz = before(dy, y)
+                    sums = [dz.sum(0), (dz * (x - c[0])).sum(0)]               in float64
+    INPUT_GRADIENT  dy = c[1] * before(dy, y) - c[2] - c[3] * (x - c[0])
     DROPOUT         y = where(draw >= least, x * scale, 0)
-    RELU_SLOPE      dy = where(y > 0, x, 0)
-    SIGMOID_SLOPE   dy = x * (y * (1 - y))
+    SLOPE           dy = before(x, y)
+
+``activation`` is any of :mod:`dlrmjit_kernels.codegen.activations`; one that ``has_slopes`` writes
+its derivatives to dy. ``before(gradient, y)`` is the gradient before it, where y is its output, or
+these derivatives: for ReLU, ``where(y > 0, gradient, 0)``.
 
 Contract. Row r of x starts at ``x + r * x_row`` (strides in elements), those of y and dy alike;
 the matrices may be the same. Columns ``column`` to ``column + active`` of ``cols`` are touched,
@@ -22,13 +25,13 @@ has number ``row``. A kernel of whole vectors ignores ``active``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from llvmlite import ir
 
-from dlrmjit_kernels.codegen.emitter import F32, I32, I64, POINTER, Emitter, Value, integer
+from dlrmjit_kernels.codegen.activations import Activation, activate, through_activation
+from dlrmjit_kernels.codegen.emitter import I32, I64, POINTER, Emitter, Value, integer
 from dlrmjit_kernels.runtime.splitmix import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 from dlrmjit_kernels.runtime.target import Target
 
@@ -48,8 +51,7 @@ class ColumnOp(Enum):
     GRADIENT_SUMS = "gradient_sums"
     INPUT_GRADIENT = "input_gradient"
     DROPOUT = "dropout"
-    RELU_SLOPE = "relu_slope"
-    SIGMOID_SLOPE = "sigmoid_slope"
+    SLOPE = "slope"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class ColumnKernel:
 
     op: ColumnOp
     whole: bool
+    activation: Activation = Activation.NONE
 
     @property
     def symbol(self) -> str:
         """Name of the function."""
-        return f"columns_{self.op.value}_{int(self.whole)}"
+        return f"columns_{self.op.value}_{int(self.whole)}_{int(self.activation)}"
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
@@ -73,8 +76,7 @@ class ColumnKernel:
             ColumnOp.GRADIENT_SUMS: emit.gradient_sums,
             ColumnOp.INPUT_GRADIENT: emit.input_gradient,
             ColumnOp.DROPOUT: emit.dropout,
-            ColumnOp.RELU_SLOPE: emit.relu_slope,
-            ColumnOp.SIGMOID_SLOPE: emit.sigmoid_slope,
+            ColumnOp.SLOPE: emit.slope,
         }[self.op]()
         emit.finish()
 
@@ -84,6 +86,7 @@ class _ColumnEmitter(Emitter):
 
     def __init__(self, spec: ColumnKernel, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, _ARGUMENTS, target.lanes)
+        self.activation = spec.activation
         self.mask = None if spec.whole else self.first(self["active"])
         self.doubles = ir.VectorType(_F64, self.lanes)
 
@@ -97,10 +100,14 @@ class _ColumnEmitter(Emitter):
 
     def normalise(self) -> None:
         scale, shift = self._constants(2)
-        with self.loop(self["rows"], [self["x"], self["y"]]) as loop:
-            x, y = loop.values
-            self._write(self.relu(self.multiply_add(self._read(x), scale, shift)), y)
-            loop.carry([self._next("x", x), self._next("y", y)])
+        with self.loop(self["rows"], self._matrices()) as loop:
+            x, y, slopes = rows = loop.values
+            z = self.multiply_add(self._read(x), scale, shift)
+            value, slope = activate(self, z, self.activation)
+            self._write(value, y)
+            if slope is not None:
+                self._write(slope, slopes)
+            loop.carry(self._all_next(rows))
 
     def gradient_sums(self) -> None:
         (mean,) = self._constants(1)
@@ -133,17 +140,10 @@ class _ColumnEmitter(Emitter):
             following = self.builder.add(counters, stride)
             loop.carry([self._next("x", x), self._next("y", y), following])
 
-    def relu_slope(self) -> None:
-        self._slope(self.where_positive)
-
-    def sigmoid_slope(self) -> None:
-        builder, one = self.builder, self.broadcast(ir.Constant(F32, 1.0))
-        self._slope(lambda x, y: builder.fmul(x, builder.fmul(y, builder.fsub(one, y))))
-
-    def _slope(self, gradient: Callable[[Value, Value], Value]) -> None:
+    def slope(self) -> None:
         with self.loop(self["rows"], self._matrices()) as loop:
-            rows = loop.values
-            self._write(gradient(self._read(rows[0]), self._read(rows[1])), rows[2])
+            x, y, dy = rows = loop.values
+            self._write(self._before(self._read(x), self._read(y)), dy)
             loop.carry(self._all_next(rows))
 
     def _matrices(self) -> list[Value]:
@@ -174,9 +174,12 @@ class _ColumnEmitter(Emitter):
         return self.builder.load(pointer, align=8, typ=I64)
 
     def _centred_and_gradient(self, rows: list[Value], mean: Value) -> tuple[Value, Value]:
-        """Return ``x - mean`` and the gradient before the ReLU."""
+        """Return ``x - mean`` and the gradient before the activation."""
         x, y, dy = (self._read(pointer) for pointer in rows)
-        return self.builder.fsub(x, mean), self.where_positive(dy, y)
+        return self.builder.fsub(x, mean), self._before(dy, y)
+
+    def _before(self, gradient: Value, y: Value) -> Value:
+        return through_activation(self, gradient, y, self.activation)
 
     def _double(self, value: Value) -> Value:
         return self.builder.fpext(value, self.doubles)

@@ -4,14 +4,15 @@ In NumPy, with ``a[i]`` of shape (rows, length) and ``b[i]`` of shape (length, c
 
     c = finish((c if accumulate else 0) + sum(a[i] @ b[i] for i in range(blocks)))
 
-where ``finish`` adds ``bias[cols]`` and applies ReLU, or zeroes elements where ``mask <= 0``, or
-is that of a cross layer, for which ``others`` is the address of int64
-(:mod:`dlrmjit_kernels.codegen.cross_finish`).
+where ``finish`` adds ``bias[cols]`` and applies ``activation``; or it returns the gradient before
+the activation ``slope``, given in ``mask`` what the forward pass stored of it. An activation that
+``has_slopes`` writes its derivatives to ``mask``. Or it is the finish of a cross layer
+(:mod:`dlrmjit_kernels.codegen.cross_finish`), for which ``others`` is the address of int64.
 
 Contract. All strides count elements. Element (r, l) of ``a[i]`` is at ``a + i * a_block +
 r * a_row + l * a_step``, plus ``skip`` for rows from ``split`` on if ``split`` is not zero; element
 (l, c) of ``b[i]`` is at ``b + i * b_block + l * b_row + c``; element (r, c) of C is at ``c +
-r * c_row + c``, and that of the mask alike. The last block has ``last`` steps of the reduction,
+r * c_row + c``, and that of ``mask`` alike. The last block has ``last`` steps of the reduction,
 the others ``length``. Nothing outside these elements is read or written, no alignment beyond 4
 bytes is assumed, and C is read only to ``accumulate``. C must not overlap A or B.
 
@@ -40,6 +41,7 @@ from enum import IntEnum
 
 from llvmlite import ir
 
+from dlrmjit_kernels.codegen.activations import Activation, activate, through_activation
 from dlrmjit_kernels.codegen.cross_finish import Cross, Write, cross, load_distances, moved
 from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter, Value, integer
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
@@ -86,13 +88,18 @@ class GemmTile:
     b_row: int
     accumulate: bool = False
     bias: bool = False
-    relu: bool = False
-    mask: bool = False
+    activation: Activation = Activation.NONE
+    slope: Activation = Activation.NONE
     operands: Operands = Operands.FP32
     odd: bool = False
     split: int = 0
     skip: int = 0
     cross: Cross = Cross.NONE
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether ``mask`` is read or written."""
+        return bool(self.slope) or Activation(self.activation).has_slopes
 
     @property
     def symbol(self) -> str:
@@ -149,7 +156,7 @@ class _GemmTileEmitter(Emitter):
     def _prefetch_tile(self) -> None:
         """Prefetch the lines of C, the mask and others, which arrive during the reduction."""
         self._prefetch_rows("c", [self["c"]])
-        if self.spec.mask or self.spec.cross:
+        if self.spec.has_mask or self.spec.cross:
             self._prefetch_rows("mask", moved(self, self["mask"], self.distances))
 
     def _prefetch_rows(self, name: str, rows: list[Value]) -> None:
@@ -292,12 +299,13 @@ class _GemmTileEmitter(Emitter):
             value = self.builder.fadd(value, self._load_row(c, v))
         if spec.bias:
             value = self.builder.fadd(value, self._load_row(self["bias"], v))
-        if spec.relu:
-            value = self.relu(value)
-        if spec.mask:
-            value = self.where_positive(value, self._load_row(mask, v))
-        if not spec.cross:
-            return [(value, self.offset(c, self._first(v)))]
-        pointers = moved(self, self.offset(mask, self._first(v)), self.distances)
-        value, writes = cross(self, spec.cross, value, pointers, self._load_active)
-        return [*writes, (value, self.offset(c, self._first(v)))]
+        c, mask = self.offset(c, self._first(v)), self.offset(mask, self._first(v))
+        if spec.cross:
+            pointers = moved(self, mask, self.distances)
+            value, writes = cross(self, spec.cross, value, pointers, self._load_active)
+            return [*writes, (value, c)]
+        if spec.slope:
+            stored = self._load_active(mask)
+            return [(through_activation(self, value, stored, spec.slope), c)]
+        value, slope = activate(self, value, spec.activation)
+        return [(value, c)] if slope is None else [(slope, mask), (value, c)]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 
 from llvmlite import ir
 
-from dlrmjit_kernels.codegen.emitter import Emitter, Value, integer
+from dlrmjit_kernels.codegen.activations import Activation, activate, through_activation
+from dlrmjit_kernels.codegen.emitter import I32, Emitter, Value, integer
 from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
 from dlrmjit_kernels.runtime.target import Target
 
@@ -30,8 +31,8 @@ class GemvTile:
     a_row: int
     accumulate: bool = False
     bias: bool = False
-    relu: bool = False
-    mask: bool = False
+    activation: Activation = Activation.NONE
+    slope: Activation = Activation.NONE
 
     @property
     def symbol(self) -> str:
@@ -100,14 +101,20 @@ class _GemvTileEmitter(Emitter):
         return [self.offset(a, r * self.spec.a_row) for r in range(self.spec.rows)]
 
     def _epilogue(self, value: Value, c: Value, mask: Value) -> Value:
-        zero = self.scalar(0)
         if self.spec.accumulate:
             value = self.builder.fadd(value, self.load_scalar(c))
         if self.spec.bias:
             value = self.builder.fadd(value, self.load_scalar(self["bias"]))
-        if self.spec.relu:
-            value = self.builder.select(self.builder.fcmp_ordered("<", value, zero), zero, value)
-        if self.spec.mask:
-            positive = self.builder.fcmp_ordered(">", self.load_scalar(mask), zero)
-            value = self.builder.select(positive, value, zero)
-        return value
+        if not (self.spec.activation or self.spec.slope):
+            return value
+        vector = self.broadcast(value)
+        if self.spec.slope:
+            stored = self.broadcast(self.load_scalar(mask))
+            return self._first(through_activation(self, vector, stored, self.spec.slope))
+        vector, slope = activate(self, vector, self.spec.activation)
+        if slope is not None:
+            self.store_scalar(self._first(slope), mask)
+        return self._first(vector)
+
+    def _first(self, vector: Value) -> Value:
+        return self.builder.extract_element(vector, I32(0))

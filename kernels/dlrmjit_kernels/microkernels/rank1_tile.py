@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 from llvmlite import ir
 
+from dlrmjit_kernels.codegen.activations import Activation, activate, through_activation
 from dlrmjit_kernels.codegen.emitter import Emitter, Value, integer
 from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
 from dlrmjit_kernels.runtime.integers import ceil_div
@@ -27,8 +28,8 @@ class Rank1Tile:
     cols: int
     a_row: int
     bias: bool = False
-    relu: bool = False
-    mask: bool = False
+    activation: Activation = Activation.NONE
+    slope: Activation = Activation.NONE
 
     @property
     def symbol(self) -> str:
@@ -76,11 +77,16 @@ class _Rank1TileEmitter(Emitter):
             value = self.builder.fmul(factor, row[v])
             if self.spec.bias:
                 value = self.builder.fadd(value, bias[v])
-            if self.spec.relu:
-                value = self.relu(value)
-            if self.spec.mask:
-                value = self.where_positive(value, self._load_row(mask, v))
+            value = self._finished(value, mask, v)
             self.store(value, self.offset(c, v * self.lanes), self._active(v))
+
+    def _finished(self, value: Value, mask: Value, v: int) -> Value:
+        if self.spec.slope:
+            return through_activation(self, value, self._load_row(mask, v), self.spec.slope)
+        value, slope = activate(self, value, self.spec.activation)
+        if slope is not None:
+            self.store(slope, self.offset(mask, v * self.lanes), self._active(v))
+        return value
 
     def _load_row(self, pointer: Value, vector: int) -> Value:
         return self.load(self.offset(pointer, vector * self.lanes), self._active(vector))

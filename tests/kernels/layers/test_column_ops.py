@@ -3,16 +3,27 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.layers.batch_norm import batch_norm_backward, column_moments, normalise_relu
+from dlrmjit_kernels.codegen.activations import Activation
+from dlrmjit_kernels.layers.batch_norm import (
+    batch_norm_backward,
+    column_moments,
+    gradient_sums,
+    input_gradient,
+    normalise,
+    normalise_relu,
+)
 from dlrmjit_kernels.layers.dropout import dropout
+from dlrmjit_kernels.layers.layer_norm import layer_norm_backward, layer_norm_forward
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.microkernels.column_ops import ColumnKernel, ColumnOp
 from dlrmjit_kernels.runtime.splitmix import draw
 from dlrmjit_kernels.runtime.target import named_target
+from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import ShapeError
+from tests.activations import ERROR, NAMES, activated
 from tests.kernels.layers.test_fully_connected import empty, filled, kinds, random_array, sizes
 from tests.tolerance import tolerance
 
@@ -37,6 +48,75 @@ def test_normalise_relu(n, c, x_kind, y_kind):
     product = x.astype(np.float64) * scale
     error = np.abs(y.to_numpy() - np.maximum(product + shift, 0))
     assert np.all(error <= 2 * EPS * (np.abs(product) + np.abs(shift)))
+
+
+@given(sizes, sizes, kinds, kinds, st.sampled_from(NAMES))
+def test_any_activation_follows_the_normalisation(n, c, x_kind, y_kind, activation):
+    x, scale, shift = random_array(1, n, c), random_array(2, 1, c)[0], random_array(3, 1, c)[0]
+    y, slopes = empty(y_kind, n, c), empty(x_kind, n, c) if activation == "silu" else None
+    normalise(filled(x_kind, x), y, scale, shift, activation, slopes)
+    product = x.astype(np.float64) * scale
+    expected, derivative = activated(product + shift, activation)
+    allowed = (ERROR + 2 * EPS) * (1 + np.abs(product) + np.abs(shift))
+    assert np.all(np.abs(y.to_numpy() - expected) <= allowed)
+    assert slopes is None or np.all(np.abs(slopes.to_numpy() - derivative) <= allowed)
+
+
+@given(sizes, sizes, kinds, kinds, kinds, st.sampled_from(NAMES))
+def test_sums_of_parts_give_the_gradient_of_a_whole_batch(n, c, x_kind, y_kind, dy_kind, name):
+    x, y, given_dy = (random_array(seed, 2 * n, c) for seed in (1, 2, 3))
+    gamma = random_array(4, 1, c)[0]
+    mean, inverse = x.mean(0, dtype=np.float64), 1 / np.sqrt(x.var(0, dtype=np.float64) + 1e-5)
+    halves = [slice(0, n), slice(n, 2 * n)]
+    operands = [
+        (filled(x_kind, x[half]), filled(y_kind, y[half]), filled(dy_kind, given_dy[half]))
+        for half in halves
+    ]
+    sums = sum(gradient_sums(*three, mean, name) for three in operands)
+    for three in operands:
+        input_gradient(*three, mean, inverse, gamma, sums, 2 * n, name)
+    found = np.concatenate([dy.to_numpy() for _, _, dy in operands])
+    whole, rest = filled("plain", given_dy), (np.empty_like(gamma), np.empty_like(gamma))
+    batch_norm_backward(
+        filled("plain", x), filled("plain", y), whole, mean, inverse, gamma, *rest, name
+    )
+    np.testing.assert_allclose(found, whole.to_numpy(), rtol=2e-5, atol=1e-5 * np.abs(found).max())
+
+
+@given(sizes, sizes, kinds, kinds)
+def test_layer_norm_is_that_of_every_row(n, c, x_kind, y_kind):
+    x, gamma, beta = random_array(1, n, c) + 5, random_array(2, 1, c)[0], random_array(3, 1, c)[0]
+    dy, wide = random_array(4, n, c), (random_array(1, n, c) + 5).astype(np.float64)
+    y, mean, inverse = empty(y_kind, n, c), np.empty(n), np.empty(n)
+    layer_norm_forward(filled(x_kind, x), y, gamma, beta, mean, inverse, 1e-5)
+    centre, factor = wide.mean(1, keepdims=True), 1 / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    unit = (wide - centre) * factor
+    np.testing.assert_allclose(y.to_numpy(), unit * gamma + beta, rtol=1e-6, atol=1e-6)
+    dx, dgamma, dbeta = filled(y_kind, dy), np.empty_like(gamma), np.empty_like(gamma)
+    layer_norm_backward(filled(x_kind, x), dx, gamma, mean, inverse, dgamma, dbeta)
+    g = dy.astype(np.float64) * gamma
+    expected = g - g.mean(1, keepdims=True) - unit * (g * unit).mean(1, keepdims=True)
+    np.testing.assert_allclose(
+        dx.to_numpy(), factor * expected, rtol=1e-4, atol=1e-5 * factor.max()
+    )
+    np.testing.assert_allclose(dgamma, (dy * unit).sum(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dbeta, dy.sum(0, dtype=np.float64), rtol=1e-5, atol=1e-5)
+
+
+def test_the_bits_of_a_layer_norm_do_not_depend_on_threads():
+    x, gamma = random_array(1, 700, 90), random_array(2, 1, 90)[0]
+    before, results = get_threads(), []
+    try:
+        for threads in (1, 2, 4, 7):
+            set_threads(threads)
+            y, mean, inverse = empty("blocked", 700, 90), np.empty(700), np.empty(700)
+            layer_norm_forward(filled("blocked", x), y, gamma, gamma, mean, inverse, 1e-5)
+            dgamma, dbeta = np.empty_like(gamma), np.empty_like(gamma)
+            layer_norm_backward(filled("blocked", x), y, gamma, mean, inverse, dgamma, dbeta)
+            results.append((y.to_numpy().tobytes(), dgamma.tobytes(), dbeta.tobytes()))
+    finally:
+        set_threads(before)
+    assert all(other == results[0] for other in results)
 
 
 def test_a_nan_is_not_hidden():
@@ -105,8 +185,11 @@ def test_wrong_shapes_are_refused():
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "sse", "neon"])
 @pytest.mark.parametrize("step", ColumnOp)
 @pytest.mark.parametrize("whole", [True, False])
-def test_every_target_gets_vectors_and_no_calls(isa, step, whole):
-    text = engine.assembly(ColumnKernel(step, whole), named_target(isa))
+@pytest.mark.parametrize("activation", Activation)
+def test_every_target_gets_vectors_and_no_calls(isa, step, whole, activation):
+    if (step, activation) == (ColumnOp.SLOPE, Activation.NONE):
+        return  # a copy
+    text = engine.assembly(ColumnKernel(step, whole, activation), named_target(isa))
     register = {"avx512": "%zmm", "avx2": "%ymm", "sse": "%xmm", "neon": ".4s"}[isa]
     assert register in text
     assert "call" not in text

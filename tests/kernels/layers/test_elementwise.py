@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import ShapeError
+from tests.activations import NAMES, before, code
 
 AROUND_THE_LIMIT = [PARALLEL_MIN_ELEMENTS + d for d in (-1, 0, 1)]
 LENGTHS = st.sampled_from([0, 1, 15, 17, 479, 4095, 4097, *AROUND_THE_LIMIT])
@@ -68,7 +69,7 @@ def test_wrong_shapes_are_named():
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (200, 129), (3, 6000)])
-@pytest.mark.parametrize("slope", ["relu", "sigmoid"])
+@pytest.mark.parametrize("slope", NAMES)
 def test_gradients_of_large_and_empty_matrices_in_three_layouts(shape, slope):
     y, gradient = np.random.default_rng(0).random(shape, np.float32) - 0.25, normal(shape, 1)
     layouts = Layout.plain(*shape, shape[1] + 3), Layout.blocked(*shape, 7, 16)
@@ -76,10 +77,8 @@ def test_gradients_of_large_and_empty_matrices_in_three_layouts(shape, slope):
         Matrix.empty(layout).assign(v) for layout, v in zip(layouts, (y, gradient), strict=True)
     )
     dx = Matrix.empty_blocked(*shape)
-    bind = getattr(elementwise, f"bind_{slope}_backward")(of_y, of_dy, dx)
-    bind()
-    expected = gradient * (y > 0) if slope == "relu" else gradient * (y * (1 - y))
-    assert np.array_equal(dx.to_numpy(), expected)
+    elementwise.bind_activation_backward(of_y, of_dy, dx, code(slope))()
+    assert np.array_equal(dx.to_numpy(), before(gradient, y, slope))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 479), (3, 6000), (1000, 13), (0, 3)])

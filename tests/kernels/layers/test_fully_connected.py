@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import ShapeError
+from tests.activations import NAMES, activated, before
 from tests.tolerance import tolerance
 
 sizes = st.sampled_from([1, 7, 13, 16, 17, 31, 32, 33, 100, 479])
@@ -59,31 +60,42 @@ def wide(*arrays: np.ndarray) -> list[np.ndarray]:
     return [a.astype(np.float64) for a in arrays]
 
 
-@given(sizes, sizes, sizes, kinds, kinds, kinds, st.sampled_from(["none", "relu", "sigmoid"]))
+@given(sizes, sizes, sizes, kinds, kinds, kinds, st.sampled_from(NAMES))
 def test_forward(n, c, k, x_kind, w_kind, y_kind, activation):
     x, w, b = random_array(1, n, c), random_array(2, c, k) / c, random_array(3, 1, k)[0]
-    y = empty(y_kind, n, k)
-    fc_forward(filled(x_kind, x), filled(w_kind, w), b, y, activation)
+    y, slopes = empty(y_kind, n, k), empty(x_kind, n, k) if activation == "silu" else None
+    fc_forward(filled(x_kind, x), filled(w_kind, w), b, y, activation, slopes=slopes)
     x, w, b = wide(x, w, b)
-    expected = x @ w + b
-    if activation == "relu":
-        expected = np.maximum(expected, 0)
-    elif activation == "sigmoid":
-        expected = 1 / (1 + np.exp(-expected))
-    assert close(y.to_numpy(), expected, np.abs(x) @ np.abs(w) + np.abs(b) + 1, c + 2)
+    expected, derivative = activated(x @ w + b, activation)
+    magnitude = np.abs(x) @ np.abs(w) + np.abs(b) + 1
+    assert close(y.to_numpy(), expected, magnitude, c + 2)
+    assert slopes is None or close(slopes.to_numpy(), derivative, magnitude, c + 2)
 
 
-@given(sizes, sizes, sizes, kinds, kinds, kinds, st.booleans())
-def test_backward_data(n, c, k, dz_kind, w_kind, dx_kind, masked):
+@given(sizes, sizes, sizes, kinds, kinds, kinds, st.sampled_from([None, *NAMES]))
+def test_backward_data(n, c, k, dz_kind, w_kind, dx_kind, activation):
     dz, w = random_array(1, n, k), random_array(2, c, k)
     below = np.maximum(random_array(3, n, c), 0)
     dx = empty(dx_kind, n, c)
-    mask = filled(dz_kind, below) if masked else None
-    fc_backward_data(filled(dz_kind, dz), filled(w_kind, w), dx, mask)
-    dz, w = wide(dz, w)
-    expected = (dz @ w.T) * ((below > 0) if masked else 1)
-    assert close(dx.to_numpy(), expected, np.abs(dz) @ np.abs(w.T), k)
-    assert not masked or np.all(dx.to_numpy()[below <= 0] == 0)
+    mask = filled(dz_kind, below) if activation else None
+    options = {"activation": activation} if activation else {}
+    fc_backward_data(filled(dz_kind, dz), filled(w_kind, w), dx, mask, **options)
+    dz, w, wide_below = wide(dz, w, below)
+    expected = before(dz @ w.T, wide_below, activation or "none")
+    assert close(dx.to_numpy(), expected, np.abs(dz) @ np.abs(w.T) * (1 + wide_below**2), k)
+    assert activation != "relu" or np.all(dx.to_numpy()[below <= 0] == 0)
+
+
+def test_slopes_are_wanted_by_silu_alone():
+    x, w, y = empty("blocked", 3, 4), empty("panels", 4, 5), empty("blocked", 3, 5)
+    with pytest.raises(ShapeError, match="'silu' needs slopes"):
+        fc_forward(x, w, None, y, "silu")
+    with pytest.raises(ShapeError, match="'tanh' has no slopes"):
+        fc_forward(x, w, None, y, "tanh", slopes=empty("blocked", 3, 5))
+    with pytest.raises(ShapeError, match="overlap"):
+        fc_forward(x, w, None, y, "silu", slopes=y)
+    with pytest.raises(ShapeError, match="unknown; use one of none, relu, sigmoid, tanh, silu"):
+        fc_backward_data(y, w, x, x, activation="gelu")
 
 
 @given(sizes, sizes, sizes, kinds, kinds, kinds, st.booleans())

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.matmul.blocking import Blocking
 from dlrmjit_kernels.matmul.dispatch import _prepare
 from dlrmjit_kernels.matmul.gemm import gemm
@@ -74,7 +75,8 @@ def test_weights_in_panels_are_transposed_where_they_are_used(n, c, k, masked):
     left, right = Matrix.empty_blocked(n, k).assign(dz), Matrix.empty_panels(c, k).assign(w)
     out, mask = Matrix.empty_blocked(n, c), Matrix.empty_blocked(n, c).assign(x)
     views = [view_of(left.layout), view_of(right.layout).transposed, view_of(out.layout)]
-    product = Product(*views, mask=view_of(mask.layout) if masked else None)
+    slope = Activation.RELU if masked else Activation.NONE
+    product = Product(*views, mask=view_of(mask.layout) if masked else None, slope=slope)
     assert can_pack(product, ["b"], target)
     plan = packed_plan(product, ["b"], target, 1)
     assert k < 700 or plan.record[0]["blocks"] > plan.record[0]["kc_blocks"] > 1

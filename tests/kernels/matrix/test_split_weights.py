@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.errors import ShapeError, TargetError
+from tests.activations import NAMES, activated, before
 from tests.bf16 import rounded, truncated
 from tests.kernels.layers.test_fully_connected import close, empty, filled, random_array, wide
 
@@ -59,31 +60,29 @@ def test_split_weights_take_the_memory_of_float32():
 
 
 @pytest.mark.parametrize("is_rounded", roundings)
-@given(sizes, sizes, sizes, kinds, kinds, st.sampled_from(["none", "relu", "sigmoid"]))
+@given(sizes, sizes, sizes, kinds, kinds, st.sampled_from(NAMES))
 def test_forward(is_rounded, n, c, k, x_kind, y_kind, activation):
     x, w = exact(random_array(1, n, c), is_rounded), random_array(2, c, k) / c
     b, y = random_array(3, 1, k)[0], empty(y_kind, n, k)
-    fc_forward(filled(x_kind, x), split(w), b, y, activation, rounded=is_rounded)
+    slopes = empty(x_kind, n, k) if activation == "silu" else None
+    fc_forward(filled(x_kind, x), split(w), b, y, activation, is_rounded, slopes)
     x, w, b = wide(x, truncated(w), b)
-    expected, magnitude = x @ w + b, np.abs(x) @ np.abs(w) + np.abs(b) + 1
-    if activation == "relu":
-        expected = np.maximum(expected, 0)
-    elif activation == "sigmoid":
-        expected = 1 / (1 + np.exp(-expected))
+    expected, derivative = activated(x @ w + b, activation)
+    magnitude = np.abs(x) @ np.abs(w) + np.abs(b) + 1
     assert close(y.to_numpy(), expected, magnitude, c + 2)
+    assert slopes is None or close(slopes.to_numpy(), derivative, magnitude, c + 2)
 
 
 @pytest.mark.parametrize("is_rounded", roundings)
-@given(sizes, sizes, sizes, kinds, kinds, st.booleans())
-def test_backward_data(is_rounded, n, c, k, dz_kind, dx_kind, masked):
+@given(sizes, sizes, sizes, kinds, kinds, st.sampled_from(NAMES))
+def test_backward_data(is_rounded, n, c, k, dz_kind, dx_kind, activation):
     dz, w = exact(random_array(1, n, k), is_rounded), random_array(2, c, k)
     below, dx = np.maximum(random_array(3, n, c), 0), empty(dx_kind, n, c)
-    mask = filled(dz_kind, below) if masked else None
-    fc_backward_data(filled(dz_kind, dz), split(w), dx, mask, rounded=is_rounded)
-    dz, w = wide(dz, truncated(w))
-    expected = (dz @ w.T) * ((below > 0) if masked else 1)
-    assert close(dx.to_numpy(), expected, np.abs(dz) @ np.abs(w.T), k)
-    assert not masked or np.all(dx.to_numpy()[below <= 0] == 0)
+    mask = filled(dz_kind, below)
+    fc_backward_data(filled(dz_kind, dz), split(w), dx, mask, is_rounded, activation)
+    dz, w, below = wide(dz, truncated(w), below)
+    expected = before(dz @ w.T, below, activation)
+    assert close(dx.to_numpy(), expected, np.abs(dz) @ np.abs(w.T) * (1 + below**2), k)
 
 
 @pytest.mark.skipif(not current_target().bf16, reason="this processor does not multiply BF16")

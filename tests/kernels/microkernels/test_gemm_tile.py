@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.microkernels.gemm_tile import (
     ARGUMENTS,
     CACHE_LINE,
@@ -19,6 +20,7 @@ from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.activations import ERROR, NAMES, activated, before, code
 from tests.bf16 import truncated
 from tests.tolerance import tolerance
 
@@ -46,30 +48,40 @@ def operands(rows, cols, blocks, length):
 nr = current_target().nr
 rows = st.sampled_from([1, 2, current_target().mr - 1, current_target().mr])
 cols = st.sampled_from([1, 3, 4, 5, nr // 2 - 1, nr // 2, nr // 2 + 1, nr - 1, nr])
-flags = st.tuples(*[st.booleans()] * 4)
+names = st.sampled_from(NAMES)
+flags = st.tuples(st.booleans(), st.booleans(), names, names)
+
+
+def finished(z, mask, activation, slope):
+    """Return what a tile makes of the sums ``z``, and of its mask."""
+    if slope != "none":
+        return before(z, mask, slope), mask
+    value, slopes = activated(z, activation)
+    return value, slopes if activation == "silu" else mask
 
 
 @given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
 def test_tile_is_its_numpy_line(rows, cols, blocks, length, flags):
-    accumulate, bias_on, relu, mask_on = flags
+    accumulate, bias_on, activation, slope = flags
     a, b, bias, mask = operands(rows, cols, blocks, length)
     c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
     last = max(1, length - 3)
-    spec = GemmTile(rows, cols, length, 1, cols, accumulate, bias_on, relu, mask_on)
+    finish = (accumulate, bias_on, code(activation), code(slope))
+    spec = GemmTile(rows, cols, length, 1, cols, *finish)
     if cols == 1:
-        spec = GemvTile(rows, length, accumulate, bias_on, relu, mask_on)
-    outside = c[:, cols:].copy()
+        spec = GemvTile(rows, length, *finish)
+    outside, given_mask = c[:, cols:].copy(), mask.copy()
     call(spec, a, b, c, bias, mask, blocks, last)
     a[-1, :, last:] = 0
     products = np.einsum("irl,ilc->rc", a.astype(np.float64), b.astype(np.float64))
     expected = products + (1.5 if accumulate else 0) + (bias if bias_on else 0)
-    if relu:
-        expected = np.maximum(expected, 0)
-    if mask_on:
-        expected = expected * (mask[:, :cols] > 0)
     magnitude = np.einsum("irl,ilc->rc", np.abs(a), np.abs(b)) + 1.5 + np.abs(bias)
-    assert np.all(np.abs(c[:, :cols] - expected) <= tolerance(blocks * length + 2) * magnitude)
+    error = (tolerance(blocks * length + 2) + ERROR) * magnitude * (1 + given_mask[:, :cols] ** 2)
+    expected, stored = finished(expected, given_mask[:, :cols], activation, slope)
+    assert np.all(np.abs(c[:, :cols] - expected) <= error)
+    assert np.all(np.abs(mask[:, :cols] - stored) <= error)
     np.testing.assert_array_equal(c[:, cols:], outside)
+    np.testing.assert_array_equal(mask[:, cols:], given_mask[:, cols:])
 
 
 def test_reduction_may_run_down_the_rows_of_a():
@@ -108,8 +120,8 @@ def test_every_field_is_in_the_name():
             ("b_row", 9),
             ("accumulate", True),
             ("bias", True),
-            ("relu", True),
-            ("mask", True),
+            ("activation", Activation.SILU),
+            ("slope", Activation.TANH),
             ("operands", Operands.BF16),
             ("odd", True),
             ("split", 1),
@@ -132,8 +144,9 @@ multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16
 @pytest.mark.parametrize("odd", [False, True])
 @given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
 def test_tile_of_pairs_is_its_numpy_line(operands_, odd, rows, cols, blocks, length, flags):
-    accumulate, bias_on, relu, mask_on = flags
+    accumulate, bias_on, activation, slope = flags
     a, b, bias, mask = operands(rows, cols, blocks, 2 * length)
+    given_mask = mask.copy()
     last = max(1, length - 3)
     if odd:  # a number without a partner must not be read, or is multiplied by zero
         a[-1, :, 2 * last - 1] = np.nan if operands_ is Operands.MIXED else 0
@@ -144,17 +157,18 @@ def test_tile_of_pairs_is_its_numpy_line(operands_, odd, rows, cols, blocks, len
     c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
     step = left.shape[-1] // length
     is_odd = odd and operands_ is Operands.MIXED
-    finish = (accumulate, bias_on, relu, mask_on)
+    finish = (accumulate, bias_on, code(activation), code(slope))
     spec = GemmTile(rows, cols, left.shape[-1], step, cols, *finish, operands_, is_odd)
     outside = c[:, cols:].copy()
     call(spec, left, right, c, bias, mask, blocks, last)
     a[-1, :, 2 * last - odd :] = 0
     wide_a, wide_b = a.astype(np.float64), truncated(b).astype(np.float64)
     expected = np.einsum("irl,ilc->rc", wide_a, wide_b) + 1.5 * accumulate + bias * bias_on
-    expected = np.maximum(expected, 0) if relu else expected
-    expected = expected * (mask[:, :cols] > 0) if mask_on else expected
     magnitude = np.einsum("irl,ilc->rc", np.abs(wide_a), np.abs(wide_b)) + 1.5 + np.abs(bias)
-    assert np.all(np.abs(c[:, :cols] - expected) <= tolerance(2 * blocks * length + 2) * magnitude)
+    scale = (tolerance(2 * blocks * length + 2) + ERROR) * (1 + given_mask[:, :cols] ** 2)
+    expected, stored = finished(expected, given_mask[:, :cols], activation, slope)
+    assert np.all(np.abs(c[:, :cols] - expected) <= scale * magnitude)
+    assert np.all(np.abs(mask[:, :cols] - stored) <= scale * magnitude)
     np.testing.assert_array_equal(c[:, cols:], outside)
 
 
@@ -194,7 +208,9 @@ def inner_loop(text: str) -> list[str]:
 def test_inner_loop_is_multiply_adds_loads_prefetches_and_loop_control(isa, strides):
     target = named_target(isa)
     a_row, a_step = (target.nr, 1) if strides == "forward" else (1, target.nr)
-    spec = GemmTile(target.mr, target.nr, a_row, a_step, target.nr, bias=True, relu=True)
+    spec = GemmTile(
+        target.mr, target.nr, a_row, a_step, target.nr, bias=True, activation=Activation.RELU
+    )
     if strides == "crossing":
         spec = replace(spec, split=2, skip=752)
     body = inner_loop(engine.assembly(spec, target))

@@ -7,10 +7,13 @@ import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.layers.fully_connected import fc_backward_data
 from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.activations import NAMES, activated, before, code
 
 nr = current_target().nr
 heights = st.sampled_from([1, 3, 4, 5, 48])
@@ -21,20 +24,26 @@ def random(*shape):
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-@given(heights, widths, st.booleans(), st.booleans(), st.booleans())
-def test_the_tile_is_its_numpy_line(rows, cols, biased, relu, masked):
+@given(heights, widths, st.booleans(), st.sampled_from(NAMES), st.sampled_from(NAMES))
+def test_the_tile_is_its_numpy_line(rows, cols, biased, activation, slope):
     a, b, bias, mask = random(rows, 3), random(cols), random(cols + 1)[1:], random(rows, cols + 2)
     c = np.full((rows, cols + 1), np.nan, np.float32)
-    spec = Rank1Tile(rows, cols, 3, biased, relu, masked)
-    function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)(
+    spec, given_mask = Rank1Tile(rows, cols, 3, biased, code(activation), code(slope)), mask.copy()
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(ARGUMENTS))(
         engine.address(spec, current_target())
     )
     addresses = [x.ctypes.data for x in (a, b, c, bias, mask)]
-    function(*addresses, 0, 0, 1, 1, 1, cols + 1, cols + 2, 0)
+    function(*addresses, 0, 0, 1, 1, 1, cols + 1, cols + 2, 0, 0)
     expected = a[:, :1] * b + (bias if biased else np.float32(0))
-    expected = np.maximum(expected, 0) if relu else expected
-    expected = np.where(mask[:, :cols] > 0, expected, 0) if masked else expected
-    np.testing.assert_allclose(c[:, :cols], expected, rtol=1e-6, atol=1e-6)
+    stored = given_mask[:, :cols]
+    if slope != "none":
+        expected = before(expected, stored, slope)
+    else:
+        expected, slopes = activated(expected.astype(np.float64), activation)
+        stored = slopes if activation == "silu" else stored
+    np.testing.assert_allclose(c[:, :cols], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mask[:, :cols], stored, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(mask[:, cols:], given_mask[:, cols:])
     assert np.all(np.isnan(c[:, cols:]))
 
 

@@ -1,0 +1,75 @@
+"""Flags of models that the reference does not have: families, and their parts."""
+
+from __future__ import annotations
+
+from dlrmjit.architecture.families import FAMILIES
+from dlrmjit.architecture.nodes.mlp import ACTIVATIONS
+from dlrmjit.cli.options.domain import at_least
+from dlrmjit.cli.options.flag import Flag, FlagGroup
+from dlrmjit.cli.options.kinds import dashed_ints, switch
+
+MODELS = FlagGroup(
+    "models",
+    (
+        Flag(
+            "model",
+            str,
+            "dlrm",
+            "family of the model, see docs/models.md; --arch-mlp-top is the MLP of those that have "
+            "one, and --arch-mlp-bot the number of dense features alone of those without a bottom "
+            "MLP",
+            values=tuple(FAMILIES),
+        ),
+        Flag(
+            "dcn-num-layers",
+            int,
+            3,
+            "cross layers of --model=dcnv2 and dcn",
+            domain=at_least(1),
+        ),
+        Flag(
+            "dcn-low-rank-dim",
+            int,
+            None,
+            "rank of the cross layers of --model=dcnv2; 0 has full matrices (default: 512, or 0 "
+            "where the layers are less than 1024 wide)",
+            domain=at_least(0),
+        ),
+        Flag(
+            "interaction-branch1-layer-sizes",
+            dashed_ints,
+            (),
+            "widths of the first MLP of --model=dlrm-projection, the last a multiple of "
+            "--arch-sparse-feature-size (default: four times that)",
+            domain=at_least(1),
+        ),
+        Flag(
+            "interaction-branch2-layer-sizes",
+            dashed_ints,
+            (),
+            "widths of the second MLP of --model=dlrm-projection, likewise",
+            domain=at_least(1),
+        ),
+        Flag(
+            "wide",
+            switch,
+            False,
+            "add to the logit a weight per category and per dense feature, which lr to nfm have "
+            "always",
+        ),
+        Flag(
+            "mlp-bot-activation",
+            str,
+            "relu",
+            "activation of all layers of the bottom MLP",
+            values=ACTIVATIONS,
+        ),
+        Flag(
+            "mlp-top-activation",
+            str,
+            "relu",
+            "activation of the hidden layers of all other MLPs",
+            values=ACTIVATIONS,
+        ),
+    ),
+)

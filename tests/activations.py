@@ -4,6 +4,8 @@ import numpy as np
 from dlrmjit_kernels.codegen.activations import Activation
 
 NAMES = ("none", "relu", "sigmoid", "tanh", "silu")
+ENDS = [(name, "none") for name in NAMES] + [("none", name) for name in NAMES[1:]]
+"""Of a product: its activation, or that before which it is a gradient."""
 ERROR = 4e-7
 """Of an activation in float32, relative to the larger of its argument and 1."""
 

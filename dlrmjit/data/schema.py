@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import parse_json
 
-TRANSFORMS = ("none", "log1p", "standardise")
+TRANSFORMS = ("none", "log1p", "standardise", "piecewise_linear")
 TIME_NUMBERS = ("seconds", "days")
 TIME_PARTS = ("year", "month", "day", "weekday", "hour", "date")
+_MOST_BINS = 1 << 16
 _LARGEST = float.fromhex("0x1.fffffep127")  # of float32
 _MOST_ROWS = 2**31  # ids have 32 bits
 T = TypeVar("T")
@@ -28,15 +29,30 @@ class DenseColumn:
     """A dense column.
 
     ``transform``: ``none``; ``log1p``, log(max(x, 0) + 1); ``standardise``, (x - mean) / deviation
-    over the training rows. A missing value is replaced by ``missing``; if that is None, the
-    transformed value is 0. With ``time``, the column has dates or times, which become ``seconds``
-    or ``days`` since 1970-01-01 00:00 UTC, before the transform.
+    over the training rows; ``piecewise_linear``, one value per bin from 0 (x is below it) to 1
+    (above), for ``bins`` bins of equally many distinct training values. A missing value is replaced
+    by ``missing``; if that is None, the transformed values are 0. With ``time``, the column has
+    dates or times, which become ``seconds`` or ``days`` since 1970-01-01 00:00 UTC, before the
+    transform.
     """
 
     name: str
     transform: str = "none"
     missing: float | None = None
     time: str = ""
+    bins: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of dense features that the column becomes."""
+        return self.bins or 1
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of these features."""
+        if self.bins is None:
+            return (self.name,)
+        return tuple(f"{self.name}[{i}]" for i in range(self.bins))
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,9 @@ class CategoricalColumn:
     ``min_count`` and ``max_rows`` override the options of the command for this column, and
     ``missing`` overrides the texts of the schema that mean a missing value. With ``time``, the
     column has dates or times, of which one part is the category, in UTC: ``year``, ``month``,
-    ``day``, ``weekday`` (1 to 7, from Monday on), ``hour`` or ``date``.
+    ``day``, ``weekday`` (1 to 7, from Monday on), ``hour`` or ``date``. With ``bins`` the column is
+    of numbers, whose category is their bin; the bins have equally many distinct training values
+    each. It may then be a dense column, too.
     """
 
     name: str
@@ -58,6 +76,7 @@ class CategoricalColumn:
     max_rows: int | None = None
     missing: tuple[str, ...] | None = None
     time: str = ""
+    bins: int | None = None
 
     @property
     def is_multi(self) -> bool:
@@ -83,6 +102,24 @@ class Schema:
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     soft_labels: bool = False
+
+    @property
+    def numbers(self) -> tuple[DenseColumn, ...]:
+        """The columns of numbers to read: dense ones, then those that are only binned."""
+        known = {column.name for column in self.dense}
+        binned = (c.name for c in self.categorical if c.bins is not None and c.name not in known)
+        return (*self.dense, *map(DenseColumn, binned))
+
+    @property
+    def as_read(self) -> Schema:
+        """The schema by which inputs are parsed: all numbers as dense columns, texts."""
+        texts = tuple(column for column in self.categorical if column.bins is None)
+        return replace(self, dense=self.numbers, categorical=texts)
+
+    @property
+    def dense_features(self) -> tuple[str, ...]:
+        """Names of the dense features that a model reads."""
+        return tuple(name for column in self.dense for name in column.feature_names)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -118,7 +155,7 @@ class Schema:
         """Return the schema as JSON values; :meth:`from_dict` is the inverse."""
         content = asdict(self)
         for column in (*content["dense"], *content["categorical"]):
-            drop_unused_time(column)
+            drop_unused(column)
         return content
 
     @classmethod
@@ -140,10 +177,11 @@ class Schema:
         return schema
 
 
-def drop_unused_time(column: dict[str, Any]) -> None:
-    """Remove the key ``time`` of a column without times, which older sets and models lack."""
-    if not column["time"]:
-        del column["time"]
+def drop_unused(column: dict[str, Any]) -> None:
+    """Remove the keys ``time`` and ``bins`` of other columns, which older sets and models lack."""
+    for key in ("time", "bins"):
+        if not column[key]:
+            del column[key]
 
 
 def read_schema(path: Path) -> Schema:
@@ -253,7 +291,8 @@ def _check(schema: Schema, where: str) -> None:
         raise ConfigError(f"{where}: categorical must list at least one column")
     seen: set[str] = set()
     listed = set(schema.columns)
-    for name in schema.names:
+    dense_names = {column.name for column in schema.dense}
+    for name in (schema.label, *(c.name for c in schema.dense), *_unshared(schema, dense_names)):
         if name in seen:
             raise ConfigError(f"{where}: column {name!r} is named twice")
         seen.add(name)
@@ -261,13 +300,10 @@ def _check(schema: Schema, where: str) -> None:
             raise ConfigError(
                 f"{where}: column {name!r} is missing from columns, which must list every column"
             )
+    if len({c.name for c in schema.categorical}) < len(schema.categorical):
+        raise ConfigError(f"{where}: a categorical column is named twice")
     for dense in schema.dense:
-        if dense.transform not in TRANSFORMS:
-            raise ConfigError(
-                f"{where}: column {dense.name!r}: transform must be one of "
-                f"{', '.join(TRANSFORMS)}, not {dense.transform!r}"
-            )
-        _check_time(dense.time, TIME_NUMBERS, f"{where}: column {dense.name!r}")
+        _check_dense(dense, f"{where}: column {dense.name!r}")
     for column in schema.categorical:
         _check_categorical(column, f"{where}: column {column.name!r}")
     for what, text in (("delimiter", schema.delimiter), *_separators(schema)):
@@ -280,12 +316,44 @@ def _check(schema: Schema, where: str) -> None:
             raise ConfigError(f"{where}: {what} must differ from the delimiter, {text!r}")
 
 
+def _check_dense(column: DenseColumn, where: str) -> None:
+    if column.transform not in TRANSFORMS:
+        raise ConfigError(
+            f"{where}: transform must be one of {', '.join(TRANSFORMS)}, not {column.transform!r}"
+        )
+    _check_bins(column.bins, where)
+    if (column.transform == "piecewise_linear") != (column.bins is not None):
+        raise ConfigError(
+            f"{where}: transform piecewise_linear needs a number of bins, and other transforms "
+            "have none; a binned number is a categorical column"
+        )
+    _check_time(column.time, TIME_NUMBERS, where)
+
+
+def _unshared(schema: Schema, dense: set[str]) -> list[str]:
+    """Return the names of categorical columns, but those that bin a dense column."""
+    return [c.name for c in schema.categorical if c.bins is None or c.name not in dense]
+
+
+def _check_bins(bins: int | None, where: str) -> None:
+    if bins is not None and not 2 <= bins <= _MOST_BINS:
+        raise ConfigError(f"{where}: bins must be from 2 to {_MOST_BINS}, not {bins}")
+
+
 def _check_time(found: str, known: tuple[str, ...], where: str) -> None:
     if found and found not in known:
         raise ConfigError(f"{where}: time must be one of {', '.join(known)}, not {found!r}")
 
 
 def _check_categorical(column: CategoricalColumn, where: str) -> None:
+    _check_bins(column.bins, where)
+    others = replace(column, name="", bins=None)
+    if column.bins is not None and others != CategoricalColumn(""):
+        wrong = [f.name for f in fields(others) if getattr(others, f.name) != f.default]
+        raise ConfigError(
+            f"{where}: bins cannot be combined with {' and '.join(wrong[1:])}, because the column "
+            "is of numbers"
+        )
     _check_time(column.time, TIME_PARTS, where)
     if column.time and (column.is_multi or column.missing is not None):
         raise ConfigError(

@@ -13,13 +13,15 @@ class Layout:
     """Names and kinds of columns.
 
     In Criteo text, dense values are int32 and categories are 32-bit hashes. With a schema, dense
-    values are float64, missing ones NaN, and categories are text.
+    values are float64, missing ones NaN, and categories are text, or numbers in bins. ``dense`` are
+    the features of the set, which ``numbers`` parsed columns are made into.
     """
 
     dense: tuple[str, ...]
     categorical: tuple[CategoricalColumn, ...]
     has_schema: bool
     soft_labels: bool = False
+    numbers: int = INTEGERS
 
     @property
     def label_type(self) -> str:
@@ -53,5 +55,5 @@ def layout_of(schema: Schema | None) -> Layout:
     """Return the columns of ``schema``, or Criteo's if it is None."""
     if schema is None:
         return CRITEO
-    names = tuple(column.name for column in schema.dense)
-    return Layout(names, schema.categorical, True, schema.soft_labels)
+    names, numbers = schema.dense_features, len(schema.numbers)
+    return Layout(names, schema.categorical, True, schema.soft_labels, numbers)

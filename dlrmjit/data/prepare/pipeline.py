@@ -23,6 +23,7 @@ from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.layout import layout_of
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.ordered_map import ordered_map
+from dlrmjit.data.prepare.stages.bin_edges import find_edges
 from dlrmjit.data.prepare.stages.encode import encode_columns, encoding_rule
 from dlrmjit.data.prepare.stages.parse import ParseState, parse_inputs
 from dlrmjit.data.prepare.stages.shuffle import Shuffler
@@ -140,15 +141,17 @@ class _Preparation:
         )
         tables = len(self._layout.categorical)
         splitter = Splitter(self._options, parsed.file_rows)
+        edges = find_edges(self._options, self._staging, self._journal, splitter)
         table_rows = encode_columns(
             self._options,
             self._staging,
             self._journal,
             splitter,
+            edges,
             self._memory,
             lambda done: self._report("encode", done, tables, parsed.rows),
         )
-        statistics = Statistics(self._options, self._staging, self._journal, splitter)
+        statistics = Statistics(self._options, self._staging, self._journal, splitter, edges)
         self._write_splits(splitter, statistics)
         manifest = self._describe(parsed, table_rows, statistics)
         check_unchanged(self._options.inputs, self._journal.plan["inputs"])
@@ -181,7 +184,7 @@ class _Preparation:
             rows, train = sum(shape.rows for shape in shapes.values()), shapes["train"].rows
             shuffler.partition(
                 splitter,
-                statistics.moments,
+                statistics.rules,
                 lambda done: self._report("partition", done, rows, done),
             )
             shuffler.sort(lambda done: self._report("sort", done, train, done))
@@ -199,7 +202,9 @@ class _Preparation:
         names = [path.relative_to(new_set).as_posix() for path in paths]
         origin = self._origin(parsed)
         if self._layout.has_schema:
-            origin["moments"] = statistics.moments
+            origin["moments"] = statistics.rules.moments
+        if statistics.rules.edges:
+            origin["edges"] = statistics.rules.edges
         return Manifest(
             dense=self._layout.dense,
             transform="log1p" if self._dense_type == "int32" else "none",

@@ -12,7 +12,7 @@ from dlrmjit_kernels.data.vocabulary import hash_values
 from numpy.typing import NDArray
 
 from dlrmjit.data.dataset import Dataset, MultiHot, concatenate
-from dlrmjit.data.dense_transform import transform_dense
+from dlrmjit.data.dense_transform import CATEGORICAL, bin_rows, transform_columns
 from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
 from dlrmjit.data.prepare.files.vocabularies import hash_to_rows
 from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, InputFormat, ParsedChunk, Wanted
@@ -157,12 +157,17 @@ class _Encoder:
     ) -> Dataset:
         schema = self._rules.schema
         assert schema is not None
-        dense = np.empty((len(labels), len(schema.dense)), np.float32)
-        for i, column in enumerate(schema.dense):
-            moments = self._rules.moments.get(column.name)
-            dense[:, i] = transform_dense(column, next(columns), moments)
+        numbers = {column.name: next(columns) for column in schema.numbers}
+        raw = [numbers[column.name] for column in schema.dense]
+        dense = np.empty((len(labels), len(schema.dense_features)), np.float32)
+        if raw:
+            dense[...] = transform_columns(schema, raw, self._rules.numbers).T
         ids, multi = [], []
         for j, category in enumerate(schema.categorical):
+            if category.bins is not None:
+                edges = self._rules.edges[CATEGORICAL][category.name]
+                ids.append(bin_rows(numbers[category.name], edges))
+                continue
             counts = next(columns) if category.is_multi else None
             found = self._texts(j, next(columns), next(columns), unknown)
             if counts is None:

@@ -20,7 +20,9 @@ VERSION = 2
 _NUMBERED_BY_REFERENCE = 1
 USER_DEFINED, CRITEO = "own", "criteo"
 """``origin["kind"]`` of sets of data with a schema, and of Criteo text."""
-_READ_VERSIONS = (_NUMBERED_BY_REFERENCE, VERSION)
+WITH_BINS = 3
+"""Of sets with bins of numbers, which older releases do not know."""
+_READ_VERSIONS = (_NUMBERED_BY_REFERENCE, VERSION, WITH_BINS)
 _SPLITS = ("train", "test", "validation")
 _HASH_BLOCK = 4 << 20
 
@@ -67,6 +69,8 @@ class Manifest:
     @property
     def _version(self) -> int:
         """The first version whose readers know all of the set's columns."""
+        if "edges" in self.origin:
+            return WITH_BINS
         reserves = any(column.missing_row >= 0 for column in self.categorical)
         return VERSION if reserves else _NUMBERED_BY_REFERENCE
 
@@ -99,7 +103,7 @@ class Manifest:
         if content.get("format") != FORMAT or content.get("version") not in _READ_VERSIONS:
             raise DataError(
                 f"{path} describes {content.get('format')!r} version {content.get('version')!r}, "
-                f"not {FORMAT!r} version {VERSION} or older; prepare the data again"
+                f"not {FORMAT!r} version {WITH_BINS} or older; prepare the data again"
             )
         if content.get("digest") != _digest(content):
             raise DataError(

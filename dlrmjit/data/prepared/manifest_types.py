@@ -85,6 +85,13 @@ def _is_moments(value: object) -> bool:
     return numbers and value[1] > 0
 
 
+def _is_ends(value: object) -> bool:
+    """Return whether a value is a list of finite numbers."""
+    if not isinstance(value, list):
+        return False
+    return all(type(n) in (int, float) and math.isfinite(n) for n in value)
+
+
 def _is_input(value: object) -> bool:
     return isinstance(value, dict) and _is_text(value.get("name")) and _is_count(value.get("rows"))
 
@@ -96,6 +103,7 @@ def _is_origin(value: object) -> bool:
     split = value.get("options", {}).get("split", {})
     return (
         _is_map_to(_is_moments)(value.get("moments", {}))
+        and _is_map_to(_is_map_to(_is_ends))(value.get("edges", {}))
         and _is_list_of(_is_input)(value.get("inputs", []))
         and isinstance(split, dict)
         and _is_count(split.get("days", 0))

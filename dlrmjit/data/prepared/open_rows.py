@@ -51,13 +51,13 @@ def _source_of(rows: Any, rules: Preprocessing, wanted: Wanted) -> InputFormat:
             "such a file"
         )
     if is_table(rows):
-        return TableFormat(rows, rules.schema, wanted, _ORIGIN)
+        return TableFormat(rows, rules.schema.as_read, wanted, _ORIGIN)
     if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
         raise ConfigError(
             f"{type(rows).__name__} found where rows are expected: give a path, a DataFrame, an "
             "Arrow table or a list of mappings"
         )
-    return PythonRows(rows, rules.schema, wanted, _ORIGIN)
+    return PythonRows(rows, rules.schema.as_read, wanted, _ORIGIN)
 
 
 def unknown_values(preprocessing: Preprocessing, rows: Any) -> dict[str, int]:

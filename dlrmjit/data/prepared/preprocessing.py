@@ -16,16 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dense_transform import Edges, NumberRules, columns_with_bins
 from dlrmjit.data.formats.criteo_text import INTEGERS
 from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex, texts_of
 from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn, Manifest
-from dlrmjit.data.schema import Schema, drop_unused_time
+from dlrmjit.data.schema import Schema, drop_unused
 from dlrmjit.data.stored.vocabulary import Texts, read_hashes, read_texts
 from dlrmjit.errors import ConfigError, DataError
 
 FILE = "preprocessing.json"
 FORMAT = "dlrmjit-preprocessing"
 VERSION = 1
+WITH_BINS = 2
+"""Version of preprocessing with bins, which older releases do not know."""
 _DIGITS = 12  # of a digest in a message
 
 
@@ -65,8 +68,9 @@ class Preprocessing:
 
     ``schema`` is None for Criteo text, whose hashes are taken modulo ``max_ind_range`` if that is
     > 0. With ``id_limit`` > 0 ids are taken modulo it. ``moments`` are mean and deviation of
-    standardised columns over the training rows. ``columns`` are those of the set's manifest;
-    ``vocabularies`` their files, None for hashed columns. ``origin`` names the source in messages.
+    standardised columns over the training rows, ``edges`` the ends of bins. ``columns`` are those
+    of the set's manifest; ``vocabularies`` their files, None for hashed and binned columns.
+    ``origin`` names the source in messages.
     Instances are immutable, so copies of a model share one.
     """
 
@@ -77,6 +81,7 @@ class Preprocessing:
     max_ind_range: int = 0
     id_limit: int = 0
     origin: str = field(default="the model", compare=False)
+    edges: Edges = field(default_factory=dict)
 
     @classmethod
     def of_set(cls, folder: Path, manifest: Manifest) -> Preprocessing | None:
@@ -88,24 +93,27 @@ class Preprocessing:
         schema = None
         if origin["kind"] == USER_DEFINED:
             schema = Schema.from_dict(options.get("schema"), str(folder))
-        return cls(
+        rules = cls(
             schema,
             origin.get("moments", {}),
             manifest.categorical,
             tuple(_file_of_set(folder, manifest, column) for column in manifest.categorical),
             int(options.get("max_ind_range", 0)),
             origin=str(folder),
+            edges=origin.get("edges", {}),
         )
+        _check_edges(rules, str(folder))
+        return rules
 
     @classmethod
     def parse(cls, content: bytes, files: Mapping[str, bytes], origin: str) -> Preprocessing:
         """Return what :meth:`to_files` wrote. Raises DataError for anything else."""
         try:
             found = json.loads(content)
-            if found["format"] != FORMAT or found["version"] != VERSION:
+            if found["format"] != FORMAT or found["version"] not in (VERSION, WITH_BINS):
                 raise DataError(
                     f"{origin}: {FILE} describes {found['format']!r} version {found['version']!r}, "
-                    f"not {FORMAT!r} version {VERSION}; use the release that wrote it"
+                    f"not {FORMAT!r} version {WITH_BINS} or older; use the release that wrote it"
                 )
             schema = found["schema"]
             columns = tuple(CategoricalColumn(**column) for column in found["columns"])
@@ -117,7 +125,9 @@ class Preprocessing:
                 int(found["max_ind_range"]),
                 int(found["id_limit"]),
                 origin,
+                found.get("edges", {}),
             )
+            _check_edges(result, origin)
             expected = found["digest"]
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise DataError(f"{origin}: {FILE} is not complete: {error!r}") from None
@@ -158,7 +168,12 @@ class Preprocessing:
     @property
     def dense_features(self) -> int:
         """Number of dense features, D."""
-        return INTEGERS if self.schema is None else len(self.schema.dense)
+        return INTEGERS if self.schema is None else len(self.schema.dense_features)
+
+    @property
+    def numbers(self) -> NumberRules:
+        """The rules of columns of numbers."""
+        return NumberRules(self.moments, self.edges)
 
     @cached_property
     def digest(self) -> str:
@@ -173,6 +188,8 @@ class Preprocessing:
                 for column, file in zip(self.columns, self.vocabularies, strict=True)
             ],
         }
+        if self.edges:
+            rules["edges"] = self._plain_edges()
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
     def to_files(self) -> tuple[bytes, dict[str, VocabularyFile]]:
@@ -186,7 +203,7 @@ class Preprocessing:
             columns.append(asdict(replace(column, vocabulary=name)))
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": WITH_BINS if self.edges else VERSION,
             "schema": None if self.schema is None else self.schema.to_dict(),
             "moments": {name: list(pair) for name, pair in self.moments.items()},
             "max_ind_range": self.max_ind_range,
@@ -194,7 +211,15 @@ class Preprocessing:
             "columns": columns,
             "digest": self.digest,
         }
+        if self.edges:
+            content["edges"] = self._plain_edges()
         return (json.dumps(content, indent=1) + "\n").encode(), files
+
+    def _plain_edges(self) -> dict[str, dict[str, list[float]]]:
+        return {
+            kind: {name: list(ends) for name, ends in columns.items()}
+            for kind, columns in self.edges.items()
+        }
 
     def require_same(self, other: Preprocessing, use: str) -> None:
         """Raise DataError unless ``other`` gives the same values and ids; ``use`` says for what."""
@@ -273,17 +298,30 @@ def _from_memory(content: bytes) -> VocabularyFile:
     return VocabularyFile(hashlib.sha256(content).hexdigest(), len(content), content=content)
 
 
+def _check_edges(rules: Preprocessing, origin: str) -> None:
+    """Raise DataError unless every binned column has ascending ends of its bins."""
+    for kind, column in columns_with_bins(rules.schema) if rules.schema is not None else ():
+        ends = np.asarray(rules.edges.get(kind, {}).get(column.name, ()), np.float64)
+        most = (column.bins or 1) + 1
+        is_right = ends.ndim == 1 and 2 <= len(ends) <= most and np.all(np.isfinite(ends))
+        if not is_right or np.any(np.diff(ends) <= 0):
+            raise DataError(f"{origin}: the bins of column {column.name!r} have no ascending ends")
+
+
 def _features(schema: Schema | None) -> Any:
     """Return the parts of a schema that decide values and ids, not where they are read from."""
     if schema is None:
         return None
     dense = [asdict(column) for column in schema.dense]
     for column in dense:
-        drop_unused_time(column)
+        drop_unused(column)
     return {
         "dense": dense,
         "categorical": [
-            (c.name, c.separator, c.multi, list(schema.missing_texts(c)), *filter(None, [c.time]))
+            (
+                *(c.name, c.separator, c.multi, list(schema.missing_texts(c))),
+                *filter(None, [c.time, c.bins]),
+            )
             for c in schema.categorical
         ],
         "missing": list(schema.missing),

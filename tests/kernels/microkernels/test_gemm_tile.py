@@ -20,7 +20,7 @@ from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.activations import ERROR, NAMES, activated, before, code
+from tests.activations import ENDS, ERROR, activated, before, code
 from tests.bf16 import truncated
 from tests.tolerance import tolerance
 
@@ -48,8 +48,7 @@ def operands(rows, cols, blocks, length):
 nr = current_target().nr
 rows = st.sampled_from([1, 2, current_target().mr - 1, current_target().mr])
 cols = st.sampled_from([1, 3, 4, 5, nr // 2 - 1, nr // 2, nr // 2 + 1, nr - 1, nr])
-names = st.sampled_from(NAMES)
-flags = st.tuples(st.booleans(), st.booleans(), names, names)
+flags = st.tuples(st.booleans(), st.booleans(), st.sampled_from(ENDS))
 
 
 def finished(z, mask, activation, slope):
@@ -62,7 +61,7 @@ def finished(z, mask, activation, slope):
 
 @given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
 def test_tile_is_its_numpy_line(rows, cols, blocks, length, flags):
-    accumulate, bias_on, activation, slope = flags
+    accumulate, bias_on, (activation, slope) = flags
     a, b, bias, mask = operands(rows, cols, blocks, length)
     c = np.full((rows, cols + 2), 1.5 if accumulate else np.nan, np.float32)
     last = max(1, length - 3)
@@ -144,7 +143,7 @@ multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16
 @pytest.mark.parametrize("odd", [False, True])
 @given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
 def test_tile_of_pairs_is_its_numpy_line(operands_, odd, rows, cols, blocks, length, flags):
-    accumulate, bias_on, activation, slope = flags
+    accumulate, bias_on, (activation, slope) = flags
     a, b, bias, mask = operands(rows, cols, blocks, 2 * length)
     given_mask = mask.copy()
     last = max(1, length - 3)

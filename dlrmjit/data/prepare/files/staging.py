@@ -27,11 +27,13 @@ class Staging:
         """Return the files that parsing fills: labels, dense, and those of each category."""
         return [
             self.labels(),
-            *(self.dense(i) for i in range(len(self.layout.dense))),
+            *(self.dense(i) for i in range(self.layout.numbers)),
             *(file for j in range(len(self.layout.categorical)) for file in self._category(j)),
         ]
 
     def _category(self, j: int) -> list[FlatFile]:
+        if self.layout.categorical[j].bins is not None:
+            return []  # a number
         counts = [self.counts(j)] if self.layout.categorical[j].is_multi else []
         return [*counts, *self.raw_files(j)]
 
@@ -46,7 +48,7 @@ class Staging:
         return self._file("labels", np.dtype(self.layout.label_type))
 
     def dense(self, i: int) -> FlatFile:
-        """Return the ``i``-th dense column."""
+        """Return the ``i``-th column of numbers: dense ones, then those that are only binned."""
         return self._file(f"dense{i}", np.dtype(self.layout.dense_type))
 
     def counts(self, j: int) -> FlatFile:
@@ -65,14 +67,15 @@ class Staging:
         """Return the files of encoded columns: labels, dense, ids, counts."""
         return [
             self.labels(),
-            *(self.dense(i) for i in range(len(self.layout.dense))),
+            *(self.dense(i) for i in range(self.layout.numbers)),
             *(self.ids(j) for j in range(len(self.layout.categorical))),
             *(self.counts(j) for j in self.layout.multi),
         ]
 
     def drop_raw(self, j: int) -> None:
-        """Delete the raw values of a category after it was encoded."""
-        _drop(self.raw_files(j))
+        """Delete the raw values of a category after it was encoded; numbers are used later."""
+        if self.layout.categorical[j].bins is None:
+            _drop(self.raw_files(j))
 
     def drop_encoded(self) -> None:
         """Delete the encoded columns after they were written to the set."""

@@ -38,6 +38,7 @@ def open_format(
     if parquet and len(parquet) < len(paths):
         other = next(path for path in paths if path not in parquet)
         raise ConfigError(f"{parquet[0]} is Parquet, but {other} is not; prepare them separately")
+    schema = None if schema is None else schema.as_read
     if schema is None:
         if parquet or paths[0].name.endswith((".csv", ".csv.gz")):
             raise ConfigError(

@@ -14,6 +14,7 @@ import numpy as np
 from dlrmjit_kernels.data.vocabulary import count_ids, replace_ids
 from numpy.typing import NDArray
 
+from dlrmjit.data.dense_transform import CATEGORICAL, Edges, bin_rows, table_rows_of
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.raw_columns import open_raw
 from dlrmjit.data.prepare.files.staging import Staging, slices
@@ -77,19 +78,27 @@ def encode_columns(
     staging: Staging,
     journal: Journal,
     splitter: Splitter,
+    edges: Edges,
     memory: int,
     progress: Callable[[int], None],
 ) -> list[int]:
     """Encode all columns, resuming from the journal; return the rows of each column's table.
 
-    ``splitter`` knows the training rows; ``memory`` bounds the vocabularies that are in memory at
-    the same time. Raises MemoryLimitError for a column whose vocabulary alone exceeds it.
+    ``splitter`` knows the training rows; ``edges`` are the ends of bins; ``memory`` bounds the
+    vocabularies that are in memory at the same time. Raises MemoryLimitError for a column whose
+    vocabulary alone exceeds it.
     """
     done = {int(c): int(n) for c, n in journal.stage(STAGE).items()}
     tables = len(staging.layout.categorical)
 
     def work(budget: int) -> Callable[[int], int | None]:
-        return lambda column: _try_column(column, options, staging, splitter, budget)
+        def encode(column: int) -> int | None:
+            category = staging.layout.categorical[column]
+            if category.bins is not None:
+                return _encode_bins(column, options, staging, edges[CATEGORICAL][category.name])
+            return _try_column(column, options, staging, splitter, budget)
+
+        return encode
 
     def run(columns: list[int], workers: int) -> list[int]:
         too_big = []
@@ -148,6 +157,21 @@ def _try_column(
     if frequent is not None:
         return rule.reserved_rows + len(frequent)
     return max(vocabulary.count, 1)  # a column without any value still has a table
+
+
+def _encode_bins(
+    column: int, options: PrepareOptions, staging: Staging, edges: Sequence[float]
+) -> int:
+    """Write the bins of a column of numbers; return the rows of its table."""
+    assert options.schema is not None
+    name = staging.layout.categorical[column].name
+    number = [c.name for c in options.schema.numbers].index(name)
+    part = np.empty(_SLICE, np.float64)
+    with staging.dense(number) as values, staging.ids(column) as ids:
+        for start, end in slices(len(values), _SLICE):
+            values.read(start, part[: end - start])
+            ids.write(start, bin_rows(part[: end - start], edges))
+    return table_rows_of(edges)
 
 
 def _all_ids(ids: FlatFile, values: int) -> Iterator[NDArray[np.int32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from dlrmjit_kernels.data.permutation import row_keys
 from dlrmjit_kernels.data.records import pack_records
 from numpy.typing import NDArray
 
-from dlrmjit.data.dense_transform import transform_dense
+from dlrmjit.data.dense_transform import NumberRules, transform_columns
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.records import Records, RecordShape
 from dlrmjit.data.prepare.files.staging import Staging, slices
@@ -46,8 +46,8 @@ class _RowRange:
 class RecordReader:
     """Reads records; training rows go to one of ``buckets`` by key.
 
-    With b buckets, bucket b + s has the rows of split s that are not shuffled. ``moments`` are
-    mean and deviation of standardised columns, by name.
+    With b buckets, bucket b + s has the rows of split s that are not shuffled. ``rules`` are
+    those of the columns of numbers.
     """
 
     def __init__(
@@ -56,11 +56,12 @@ class RecordReader:
         staging: Staging,
         splitter: Splitter,
         buckets: int,
-        moments: Mapping[str, Sequence[float]],
+        rules: NumberRules,
     ) -> None:
-        self._staging, self._splitter, self._moments = staging, splitter, moments
+        self._staging, self._splitter, self._rules = staging, splitter, rules
         self._seed, self._buckets = options.seed, buckets
-        self._transforms = options.schema.dense if options.schema else ()
+        self._schema = options.schema
+        self._numbers = len(options.schema.dense) if options.schema else staging.layout.numbers
         self._shape = RecordShape(staging.layout)
         with ExitStack() as stack:
             layout = staging.layout
@@ -76,7 +77,7 @@ class RecordReader:
         self._stack = stack
         enter = stack.enter_context
         self._labels = enter(self._staging.labels())
-        self._dense = [enter(self._staging.dense(i)) for i in range(len(layout.dense))]
+        self._dense = [enter(self._staging.dense(i)) for i in range(self._numbers)]
         self._single = [enter(self._staging.ids(j)) for j in layout.single]
         self._multi = [enter(self._staging.ids(j)) for j in layout.multi]
         self._counts = [enter(self._staging.counts(j)) for j in layout.multi]
@@ -125,12 +126,11 @@ class RecordReader:
         dense = np.empty((len(self._dense), span.end - span.start), dense_type)
         for file, values in zip(self._dense, dense, strict=True):
             file.read(span.start, values)
-        if not self._staging.layout.has_schema:
+        if self._schema is None:
             return dense
-        transformed = np.empty(dense.shape, np.float32)
-        for i, column in enumerate(self._transforms):
-            transformed[i] = transform_dense(column, dense[i], self._moments.get(column.name))
-        return transformed.view(np.int32)
+        if not self._numbers:
+            return np.empty(dense.shape, np.int32)
+        return transform_columns(self._schema, list(dense), self._rules).view(np.int32)
 
     def _with_bags(
         self, fields: NDArray[np.int32], order: NDArray[np.int64], span: _RowRange

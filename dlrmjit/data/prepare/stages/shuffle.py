@@ -8,12 +8,13 @@ depend on the number of buckets, that is, on the available memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dense_transform import NumberRules
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.records import RecordShape
 from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
@@ -62,7 +63,7 @@ class Shuffler:
     def partition(
         self,
         splitter: Splitter,
-        moments: Mapping[str, Sequence[float]],
+        rules: NumberRules,
         progress: Callable[[int], None],
     ) -> None:
         """Write unshuffled splits to their files, and shuffled rows to their buckets."""
@@ -75,7 +76,7 @@ class Shuffler:
         }
         if state.get("is_done"):
             return
-        reader = RecordReader(self._options, self._staging, splitter, self._buckets, moments)
+        reader = RecordReader(self._options, self._staging, splitter, self._buckets, rules)
         with ExitStack() as stack:
             stack.enter_context(reader)
             spills = [stack.enter_context(self._spill(b)) for b in range(self._buckets)]

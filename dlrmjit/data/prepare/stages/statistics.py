@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.dense_transform import Edges, NumberRules
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.split_files import SplitShape
 from dlrmjit.data.prepare.files.staging import Staging, slices
@@ -21,13 +22,18 @@ _SLICE = 1 << 18
 
 
 class Statistics:
-    """``moments`` (mean, deviation) of standardised columns over the training rows, by name.
+    """What transforms of numbers know of the training rows: ``rules``.
 
-    They are computed once and stored in the journal, because the columns are deleted later.
+    Moments are computed once and stored in the journal, because the columns are deleted later.
     """
 
     def __init__(
-        self, options: PrepareOptions, staging: Staging, journal: Journal, splitter: Splitter
+        self,
+        options: PrepareOptions,
+        staging: Staging,
+        journal: Journal,
+        splitter: Splitter,
+        edges: Edges,
     ) -> None:
         self._layout, self._counts = staging.layout, splitter.counts()
         noted = journal.stage(STAGE)
@@ -44,7 +50,7 @@ class Statistics:
                 },
             }
             journal.note(STAGE, noted, now=True)
-        self.moments: dict[str, list[float]] = noted["moments"]
+        self.rules = NumberRules(noted["moments"], edges)
         self._bags: dict[str, list[int]] = noted["bags"]
 
     def shapes(self) -> dict[str, SplitShape]:

@@ -125,14 +125,25 @@ class OnnxGraph:
             x = self._linear(
                 x, self.parameter(node, f"{2 * i}.weight"), self.parameter(node, f"{2 * i}.bias")
             )
-            if node.batch_norm and i < last:
+            if i < last:
                 x = self._normalised(node, i, x)
-            activation = node.last if i == last else node.hidden
-            if activation != "none":
-                x = self.add({"relu": "Relu", "sigmoid": "Sigmoid"}[activation], x)
+            x = self._activated(node.last if i == last else node.hidden, x)
         return x
 
+    def _activated(self, activation: str, x: str) -> str:
+        if activation == "silu":
+            return self.add("Mul", x, self.add("Sigmoid", x))
+        names = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+        return x if activation == "none" else self.add(names[activation], x)
+
     def _normalised(self, node: Mlp, layer: int, x: str) -> str:
+        """Return the outputs of a hidden layer after its normalisation, if it has one."""
+        if node.layer_norm:
+            names: tuple[str, ...] = ("weight", "bias")
+            parts = [self.parameter(node, f"{2 * layer}.layer_norm.{name}") for name in names]
+            return self.add("LayerNormalization", x, *parts, axis=-1, epsilon=_EPSILON)
+        if not node.batch_norm:
+            return x
         names = ("weight", "bias", "running_mean", "running_var")
         parts = [self.parameter(node, f"{2 * layer}.norm.{name}") for name in names]
         return self.add("BatchNormalization", x, *parts, epsilon=_EPSILON)

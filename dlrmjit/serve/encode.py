@@ -83,11 +83,12 @@ class Encoder:
             return _plain(_encoded(raw, rules))
         user_rules, item_rules = self._rules_of(known, rules)
         mine = _encoded([dict(user)], user_rules)
-        has_items = len(known) < len(schema.features)
+        has_items = len(known) < len(set(schema.features))
         theirs = _encoded(raw, item_rules) if has_items else None
         names = [column.name for column in rules.columns]
         tables = tuple(j for j, name in enumerate(names) if name in known)
-        is_user_dense = np.array([column.name in known for column in schema.dense], bool)
+        is_user = [column.name in known for column in schema.dense for _ in range(column.width)]
+        is_user_dense = np.array(is_user, bool)
         return _combined(mine, theirs, len(raw), tables, len(names), is_user_dense)
 
     def _rules_of(

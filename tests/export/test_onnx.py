@@ -60,6 +60,8 @@ def test_scores_are_those_of_the_model(tmp_path, name, lookups):
     "changes",
     [
         {"batch_norm": True},
+        {"layer_norm": True, "top_activation": "silu", "bottom_activation": "tanh"},
+        {"wide": True, "top_activation": "sigmoid", "bottom_activation": "none"},
         {"interaction": "cat"},
         {"interaction_itself": True},
         {"table_dims": (6, 2, 3)},

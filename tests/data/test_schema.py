@@ -70,7 +70,7 @@ WRONG = {
     '{"label": "y", "categorical": [{"name": "a", "max_rows": 1}]}': "'a': max_rows must be at",
     '{"label": "y", "categorical": ["a"], "columns": ["y"]}': "'a' is missing from columns",
     '{"label": "y", "categorical": ["a"], "dense": [{"name": "d", "transform": "log"}]}': (
-        "'d': transform must be one of none, log1p, standardise, not 'log'"
+        "'d': transform must be one of none, log1p, standardise, piecewise_linear, not 'log'"
     ),
     "[1]": "must hold keys and values",
     "{": "is not valid",

@@ -18,8 +18,8 @@ Gradients = Iterator[tuple[int, Any]]
 def _forward(step: Step) -> FloatArray:
     """Pool the rows of ``tables``; a third input has weights of rows, tables of one column."""
     tables, lookups, *columns = step.values
-    step.memory["weighted"] = _weighted(columns[0], lookups) if columns else lookups
-    offsets, scales = lookups.offsets, lookup_scales(step.memory["weighted"], _pooling(step))
+    weighted = step.memory["weighted"] = _weighted(columns[0], lookups) if columns else lookups
+    offsets, scales = lookups.offsets, lookup_scales(weighted, _pooling(step))
     count, n = offsets.shape[0], offsets.shape[1] - 1
     pooled = np.zeros((n, count, tables.dim), tables.table(0).dtype)
     for s in range(count):
@@ -48,10 +48,11 @@ def _weighted(columns: Any, lookups: Lookups) -> Lookups:
 
 def _backward(step: Step, gradient: FloatArray) -> Gradients:
     tables, lookups, *columns = step.values
-    if columns:
+    if not columns:  # the forward operation need not have run
+        yield 0, ReferenceBagGradient(lookups, gradient, _pooling(step))
+    else:
         of_weights = _weight_gradient(tables, lookups, gradient, _pooling(step))
-    yield 0, ReferenceBagGradient(step.memory["weighted"], gradient, _pooling(step))
-    if columns:
+        yield 0, ReferenceBagGradient(step.memory["weighted"], gradient, _pooling(step))
         ones = np.ones((*gradient.shape[:2], 1), gradient.dtype)
         lookups = Lookups(lookups.indices, lookups.offsets, of_weights)
         yield 2, ReferenceBagGradient(lookups, ones)

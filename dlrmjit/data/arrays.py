@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dlrmjit.data.batch import Batch, as_dense, as_labels
+from dlrmjit.data.batch import Batch, as_dense, as_labels, as_sample_weights
 from dlrmjit.data.batch_shard import Share
 from dlrmjit.data.dataset import rows_needed
 from dlrmjit.data.source import index_dtype
@@ -28,6 +28,7 @@ class ArraySource:
     ``table_rows`` defaults to one more than each column's largest value. ``order`` lists the
     samples to yield, in order; by default all, as stored. The last batch may be short. ``fit``
     refuses labels other than 0 and 1, unless ``soft_labels`` says that they are probabilities.
+    ``sample_weight`` (N,) are the weights of samples in the loss of training.
     Raises :class:`ShapeError` for arrays of incompatible shapes, :class:`DataError` naming
     sample and column of a dense value that is not finite, and :class:`IndexRangeError` naming
     table, sample and value of an index outside its table.
@@ -43,10 +44,12 @@ class ArraySource:
         table_rows: Sequence[int] | None = None,
         order: ArrayLike | None = None,
         soft_labels: bool = False,
+        sample_weight: ArrayLike | None = None,
     ) -> None:
         self._dense = as_dense(dense)
         self._categorical = _as_categorical(categorical, len(self._dense))
         self._labels = as_labels(labels, len(self._dense))
+        self._weights = as_sample_weights(sample_weight, len(self._dense))
         check_finite(self._dense)
         self.soft_labels = soft_labels
         rows = rows_needed(self._categorical) if table_rows is None else table_rows
@@ -95,7 +98,9 @@ class ArraySource:
         chosen = slice(first, last) if self._order is None else self._order[first:last]
         indices = np.ascontiguousarray(self._categorical[chosen].T).reshape(-1)
         offsets = one_hot_offsets(len(self.table_rows), last - first)
-        return Batch.unchecked(self._dense[chosen], indices, offsets, self._labels[chosen])
+        each = None if self._weights is None else self._weights[chosen]
+        labels = self._labels[chosen]
+        return Batch.unchecked(self._dense[chosen], indices, offsets, labels, sample_weights=each)
 
 
 def one_hot_offsets(tables: int, n: int) -> NDArray[np.int64]:

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dlrmjit.data.validate import check_finite, check_index_range, check_offsets
+from dlrmjit.data.validate import (
+    check_finite,
+    check_index_range,
+    check_offsets,
+    check_sample_weights,
+)
 from dlrmjit.errors import DataError, ShapeError
 
 Lookups = NDArray[np.int32] | NDArray[np.int64]
@@ -28,20 +33,23 @@ class Batch:
     ``indices`` and ``offsets`` may also be sequences of S arrays, one per table, with offsets
     that start at 0 and have N or N + 1 entries. Without ``labels`` they are NaN: such a batch
     can be scored, not trained on. ``weights`` (NS,) float32, one per index, or S arrays, scale the
-    rows that are pooled; without them, none is scaled. Dtypes and axes of attributes that are set
-    later are checked too; that all belong together is checked again when the batch is used.
+    rows that are pooled; without them, none is scaled. ``sample_weights`` (N,), not negative, scale
+    the losses of samples in training, whose mean is over N nevertheless. Dtypes and axes of
+    attributes that are set later are checked too; that all belong together is checked again when
+    the batch is used.
 
     Raises :class:`ShapeError` for incompatible shapes, dtypes or offsets and :class:`DataError`
-    for dense values and weights that are not finite.
+    for dense values and weights that are not finite, and for negative ``sample_weights``.
     """
 
-    __slots__ = ("dense", "indices", "labels", "offsets", "weights")
+    __slots__ = ("dense", "indices", "labels", "offsets", "sample_weights", "weights")
 
     dense: NDArray[np.float32]
     indices: Lookups
     offsets: NDArray[np.int64]
     labels: NDArray[np.float32]
     weights: NDArray[np.float32] | None
+    sample_weights: NDArray[np.float32] | None
 
     def __init__(
         self,
@@ -50,12 +58,14 @@ class Batch:
         offsets: NDArray[np.int64] | Sequence[ArrayLike],
         labels: ArrayLike | None = None,
         weights: ArrayLike | Sequence[ArrayLike] | None = None,
+        sample_weights: ArrayLike | None = None,
     ) -> None:
         self.dense = as_dense(dense)
         self.weights = None
         self.indices, self.offsets = _lookups(indices, offsets, self.n)
         self.weights = as_weights(weights, self.indices.size)
         self.labels = as_labels(labels, self.n)
+        self.sample_weights = as_sample_weights(sample_weights, self.n)
         check_offsets(self.offsets, self.n, self.indices.size)
         check_finite(self.dense)
 
@@ -67,10 +77,11 @@ class Batch:
         offsets: NDArray[np.int64],
         labels: NDArray[np.float32],
         weights: NDArray[np.float32] | None = None,
+        sample_weights: NDArray[np.float32] | None = None,
     ) -> Batch:
         """Wrap arrays that are already in the final form; only dtypes and axes are checked."""
         batch = cls.__new__(cls)
-        batch.weights = weights
+        batch.weights, batch.sample_weights = weights, sample_weights
         batch.dense, batch.indices, batch.offsets, batch.labels = dense, indices, offsets, labels
         return batch
 
@@ -84,6 +95,11 @@ class Batch:
             raise ShapeError(
                 f"a batch of {self.n} dense rows needs {self.n} labels and offsets of "
                 f"{self.n + 1} columns, not {self.labels.shape[0]} and {self.offsets.shape[1]}"
+            )
+        if self.sample_weights is not None and len(self.sample_weights) != self.n:
+            raise ShapeError(
+                f"a batch of {self.n} samples needs as many sample weights, not "
+                f"{len(self.sample_weights)}"
             )
         if self.weights is not None and self.weights.shape != self.indices.shape:
             raise ShapeError(
@@ -137,13 +153,14 @@ _FORMS = {
     "offsets": ((np.int64,), 2),
     "labels": ((np.float32,), 1),
     "weights": ((np.float32,), 1),
+    "sample_weights": ((np.float32,), 1),
 }
 
 
 def _check_form(name: str, value: Any) -> None:
     """Raise :class:`ShapeError` unless ``value`` may be this attribute of a batch."""
     dtypes, axes = _FORMS[name]
-    if value is None and name == "weights":
+    if value is None and name in ("weights", "sample_weights"):
         return
     if not isinstance(value, np.ndarray) or value.dtype not in dtypes or value.ndim != axes:
         wanted = " or ".join(dtype.__name__ for dtype in dtypes)
@@ -168,6 +185,21 @@ def as_labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
     if array.shape not in ((n,), (n, 1)):
         raise ShapeError(f"labels must have shape ({n},), one per dense row, not {array.shape}")
     return np.ascontiguousarray(array.reshape(n), dtype=np.float32)
+
+
+def as_sample_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] | None:
+    """Return weights of ``n`` samples as (N,) float32, or None.
+
+    Raises :class:`ShapeError`, or :class:`DataError` for a weight that is negative or not finite.
+    """
+    if weights is None:
+        return None
+    array = _numeric(weights, "sample_weights")
+    if array.shape != (n,):
+        raise ShapeError(f"sample_weights must have shape ({n},), not {array.shape}")
+    checked = np.ascontiguousarray(array, dtype=np.float32)
+    check_sample_weights(checked, "sample_weights")
+    return checked
 
 
 def as_weights(

@@ -55,4 +55,6 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
     if weights is not None:
         weights = np.concatenate([weights[:0], *(weights[run[0] : run[-1]] for run in runs)])
     rows = slice(start, stop)
-    return Batch.unchecked(batch.dense[rows], indices, offsets, batch.labels[rows], weights)
+    each = batch.sample_weights
+    each = None if each is None else each[rows]
+    return Batch.unchecked(batch.dense[rows], indices, offsets, batch.labels[rows], weights, each)

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.dataset import Dataset
-from dlrmjit.data.validate import check_labels
+from dlrmjit.data.validate import check_labels, check_sample_weights
 from dlrmjit.errors import DataError, IndexRangeError
 
 _ROWS = 1 << 18
 
 
-def check_rows(dataset: Dataset, *, has_soft: bool = False) -> None:
+def check_rows(dataset: Dataset, *, has_soft: bool = False, has_weights: bool = False) -> None:
     """Raise DataError for the first row that cannot be trained on, with its column and value.
 
     Labels must be 0 or 1, or from 0 to 1 if they are soft, and the other format ``has_soft``
@@ -23,9 +23,15 @@ def check_rows(dataset: Dataset, *, has_soft: bool = False) -> None:
     not negative if they are counts; ids must be within their tables if ``bounds`` is ``raise``.
     """
     soft = dataset.soft_labels and has_soft
+    if dataset.sample_weights is not None and not has_weights:
+        raise DataError(
+            f"{dataset.origin} has weights of rows, which this format cannot store; convert it to "
+            "a set, or prepare it without weight"
+        )
     for start in range(0, len(dataset), _ROWS):
         rows = dataset.cut(start, min(start + _ROWS, len(dataset)))
         check_labels(rows.labels, dataset.origin, soft=soft, first_sample=start)
+        check_sample_weights(rows.sample_weights, dataset.origin, start)
         _check_dense(rows, start)
         if dataset.bounds == "raise":
             _check_ids(rows, start)

@@ -77,7 +77,8 @@ class Dataset:
     ``bounds`` is ``raise``, ids outside their table reach the model unchecked; otherwise the
     loader raises IndexRangeError. ``origin`` names the data in messages. Labels are 0 or 1, or
     with ``soft_labels`` probabilities. With ``has_counts`` negative dense values are refused.
-    ``preprocessing`` are the rules by which raw rows became these, if they are known. Raises
+    ``preprocessing`` are the rules by which raw rows became these, if they are known;
+    ``sample_weights`` (N,) the weights of rows in the loss of training, if they have any. Raises
     ShapeError for arrays of different lengths, or a number of columns other than the number of
     tables, and DataError for types that are no numbers.
     """
@@ -94,10 +95,13 @@ class Dataset:
     soft_labels: bool = False
     has_counts: bool = False
     preprocessing: Preprocessing | None = None
+    sample_weights: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
         n = len(self.labels)
+        if self.sample_weights is not None and len(self.sample_weights) != n:
+            raise ShapeError(f"{self.origin}: {n} labels, but {len(self.sample_weights)} weights")
         if len(self.dense) != n or len(self.ids) != n:
             raise ShapeError(
                 f"{self.origin}: {n} labels, but {len(self.dense)} rows of dense values and "
@@ -119,6 +123,8 @@ class Dataset:
     def _check_types(self) -> None:
         """Raise DataError for arrays that the kernels cannot read."""
         check_numbers(self.labels, f"{self.origin}, labels", 1)
+        if self.sample_weights is not None:
+            check_numbers(self.sample_weights, f"{self.origin}, weights", 1)
         check_numbers(self.dense, f"{self.origin}, dense values", 2)
         check_indices(self.ids, f"{self.origin}, ids", 2)
         for s, column in self.multi:
@@ -138,12 +144,14 @@ class Dataset:
             raise DataError(
                 f"{self.origin} has {len(self)} rows; rows {start} to {end} are out of range"
             )
+        each = self.sample_weights
         return replace(
             self,
             labels=self.labels[start:end],
             dense=self.dense[start:end],
             ids=self.ids[start:end],
             multi=tuple((s, column.cut(start, end)) for s, column in self.multi),
+            sample_weights=None if each is None else each[start:end],
         )
 
     @property
@@ -174,6 +182,21 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         multi=tuple(
             (s, _concatenate_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
         ),
+        sample_weights=_concatenate_weights(datasets),
+    )
+
+
+def _concatenate_weights(datasets: Sequence[Dataset]) -> NDArray[Any] | None:
+    """Return the weights of the rows of several data sets, 1 where one has none."""
+    if all(dataset.sample_weights is None for dataset in datasets):
+        return None
+    return np.concatenate(
+        [
+            np.ones(len(dataset), np.float32)
+            if dataset.sample_weights is None
+            else dataset.sample_weights
+            for dataset in datasets
+        ]
     )
 
 

@@ -163,13 +163,18 @@ class _Assembler:
         if bad >= 0:
             self._refuse_dense(int(chosen[bad // dense.shape[1]]), bad % dense.shape[1])
         gather_labels(chosen, dataset.labels, labels)
+        each = None
+        if dataset.sample_weights is not None:
+            each = self._pool.take((n,), np.float32)
+            gather_labels(chosen, dataset.sample_weights, each)
         if dataset.multi:
             indices, offsets = self._bags.gather(chosen)
-            return Batch.unchecked(dense, indices, offsets, labels)
+            return Batch.unchecked(dense, indices, offsets, labels, sample_weights=each)
         ids = self._pool.take((len(dataset.table_rows), n), self._index_type)
         gather_ids(chosen, dataset.ids, dataset.max_ind_range, ids)
         self._check(ids, n)
-        return Batch.unchecked(dense, ids.reshape(-1), self._one_hot(n), labels)
+        offsets = self._one_hot(n)
+        return Batch.unchecked(dense, ids.reshape(-1), offsets, labels, sample_weights=each)
 
     def _check(self, ids: NDArray[np.int32] | NDArray[np.int64], n: int) -> None:
         bad = table_out_of_range(ids, self._rows) if self._dataset.bounds == "raise" else -1

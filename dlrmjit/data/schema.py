@@ -91,7 +91,8 @@ class Schema:
     With ``threshold``, a label is any number and values above it count as clicks; with
     ``soft_labels`` it is a probability from 0 to 1, such as a rate of clicks; otherwise it is 0 or
     1. ``columns`` names the columns of text without a header line. A field that
-    equals one of the texts ``missing`` counts as empty, in dense and categorical columns.
+    equals one of the texts ``missing`` counts as empty, in dense and categorical columns. The
+    column ``weight`` has the weights of rows in the loss of training.
     """
 
     label: str
@@ -102,6 +103,7 @@ class Schema:
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     soft_labels: bool = False
+    weight: str = ""
 
     @property
     def numbers(self) -> tuple[DenseColumn, ...]:
@@ -109,6 +111,16 @@ class Schema:
         known = {column.name for column in self.dense}
         binned = (c.name for c in self.categorical if c.bins is not None and c.name not in known)
         return (*self.dense, *map(DenseColumn, binned))
+
+    @property
+    def prepared_numbers(self) -> tuple[DenseColumn, ...]:
+        """The columns of numbers that a preparation reads: with the weights, last."""
+        return (*self.numbers, *([DenseColumn(self.weight)] if self.weight else []))
+
+    @property
+    def as_prepared(self) -> Schema:
+        """The schema by which the inputs of a set are parsed, with the weights of rows."""
+        return replace(self.as_read, dense=self.prepared_numbers)
 
     @property
     def as_read(self) -> Schema:
@@ -156,6 +168,8 @@ class Schema:
         content = asdict(self)
         for column in (*content["dense"], *content["categorical"]):
             drop_unused(column)
+        if not self.weight:  # which older sets and models do not have
+            del content["weight"]
         return content
 
     @classmethod
@@ -292,7 +306,8 @@ def _check(schema: Schema, where: str) -> None:
     seen: set[str] = set()
     listed = set(schema.columns)
     dense_names = {column.name for column in schema.dense}
-    for name in (schema.label, *(c.name for c in schema.dense), *_unshared(schema, dense_names)):
+    labels = (schema.label, schema.weight) if schema.weight else (schema.label,)
+    for name in (*labels, *(c.name for c in schema.dense), *_unshared(schema, dense_names)):
         if name in seen:
             raise ConfigError(f"{where}: column {name!r} is named twice")
         seen.add(name)

@@ -141,3 +141,15 @@ def check_fraction(value: float, name: str) -> float:
     if not 0 <= value <= 1:
         raise ConfigError(f"{name} must be between 0 and 1, not {value}")
     return value
+
+
+def check_sample_weights(weights: NDArray[Any] | None, where: str, first_sample: int = 0) -> None:
+    """Raise DataError for the first weight of a sample that is negative or not finite."""
+    if weights is None:
+        return
+    bad = np.flatnonzero(~((weights >= 0) & np.isfinite(weights)))
+    if bad.size:
+        raise DataError(
+            f"{where}: sample {first_sample + int(bad[0])} has the weight {weights[bad[0]]}, but "
+            "weights must be finite and not negative"
+        )

@@ -50,7 +50,7 @@ class Graph:
         self.model, self.n, self.training = model, n, loss is not None
         self.profile = profile
         self.tape = Tape(model.backend.add_gradients)
-        self.dense, self.targets = Variable(), Variable()
+        self.dense, self.targets, self.sample_weights = Variable(), Variable(), Variable()
         self.dropout_key, self.dropout_layers = Variable(DropoutKey()), 0
         self.part, self.shared_norms = part, list[SharedNorm]()
         self.port = port or model.store.port(n)
@@ -61,7 +61,12 @@ class Graph:
         if loss is not None:
             rule = self.timed(model.backend.rules["loss"])
             self.loss = self.tape.record(
-                rule, self.logits, self.targets, loss=loss, samples=samples
+                rule,
+                self.logits,
+                self.targets,
+                self.sample_weights,
+                loss=loss,
+                samples=samples,
             )
 
     def _record_nodes(self) -> None:
@@ -142,7 +147,7 @@ class Graph:
         self.port.load(batch)
         if architecture.dense_features:
             self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)
-        self.targets.data = batch.labels
+        self.targets.data, self.sample_weights.data = batch.labels, batch.sample_weights
 
 
 class BatchPart(NamedTuple):

@@ -250,7 +250,9 @@ class _MicroBatch:
         port.current = self.samples
         offsets, indices = batches.local.offsets[:, first : stop + 1], batches.local.indices
         dense, labels = batches.local.dense[first:stop], batches.local.labels[first:stop]
-        graph.load(Batch.unchecked(dense, indices, offsets, labels))
+        each = batches.local.sample_weights
+        each = None if each is None else each[first:stop]
+        graph.load(Batch.unchecked(dense, indices, offsets, labels, sample_weights=each))
         graph.dropout_key.data = batches.dropout_key._replace(first=batches.first_sample + first)
         return graph
 

@@ -18,7 +18,7 @@ import numpy as np
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source, has_soft_labels, stateful
-from dlrmjit.data.validate import check_labels
+from dlrmjit.data.validate import check_labels, check_sample_weights
 from dlrmjit.errors import ConfigError, NonFiniteLossError, TrainingError
 from dlrmjit.launchers import NONE, launched
 from dlrmjit.metrics import Metrics, compute_metrics
@@ -279,6 +279,7 @@ class _Run:
         step = self.result.position.step
         where = f"epoch {epoch}, training batch {number}"
         check_labels(batch.labels, where, soft=self._soft_labels)
+        check_sample_weights(batch.sample_weights, where)
         per_update, batches = self.config.batches_per_update, self.train.num_batches
         is_last = number + 1 == batches
         rate = learning_rate(self.config.learning_rate, self.config.schedule, step // per_update)

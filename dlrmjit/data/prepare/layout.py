@@ -14,7 +14,8 @@ class Layout:
 
     In Criteo text, dense values are int32 and categories are 32-bit hashes. With a schema, dense
     values are float64, missing ones NaN, and categories are text, or numbers in bins. ``dense`` are
-    the features of the set, which ``numbers`` parsed columns are made into.
+    the features of the set, which ``numbers`` parsed columns are made into; the last of these are
+    the weights of rows if it is ``weighted``.
     """
 
     dense: tuple[str, ...]
@@ -22,6 +23,7 @@ class Layout:
     has_schema: bool
     soft_labels: bool = False
     numbers: int = INTEGERS
+    weighted: bool = False
 
     @property
     def label_type(self) -> str:
@@ -55,5 +57,6 @@ def layout_of(schema: Schema | None) -> Layout:
     """Return the columns of ``schema``, or Criteo's if it is None."""
     if schema is None:
         return CRITEO
-    names, numbers = schema.dense_features, len(schema.numbers)
-    return Layout(names, schema.categorical, True, schema.soft_labels, numbers)
+    names, numbers = schema.dense_features, len(schema.prepared_numbers)
+    weighted = bool(schema.weight)
+    return Layout(names, schema.categorical, True, schema.soft_labels, numbers, weighted)

@@ -75,7 +75,8 @@ def read_rows(
     line for bad input, and for a file without rows.
     """
     try:
-        source = open_format((path,), rules.schema, False, workers + _AHEAD + 1, wanted)
+        schema = None if rules.schema is None else rules.schema.as_read
+        source = open_format((path,), schema, False, workers + _AHEAD + 1, wanted)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     yield from encode_rows(source, rules, wanted, str(path), unknown, workers, report)

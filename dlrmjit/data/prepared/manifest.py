@@ -21,7 +21,7 @@ _NUMBERED_BY_REFERENCE = 1
 USER_DEFINED, CRITEO = "own", "criteo"
 """``origin["kind"]`` of sets of data with a schema, and of Criteo text."""
 WITH_BINS = 3
-"""Of sets with bins of numbers, which older releases do not know."""
+"""Of sets with bins of numbers or weights of rows, which older releases do not know."""
 _READ_VERSIONS = (_NUMBERED_BY_REFERENCE, VERSION, WITH_BINS)
 _SPLITS = ("train", "test", "validation")
 _HASH_BLOCK = 4 << 20
@@ -69,7 +69,7 @@ class Manifest:
     @property
     def _version(self) -> int:
         """The first version whose readers know all of the set's columns."""
-        if "edges" in self.origin:
+        if "edges" in self.origin or any(name.endswith("/weights.npy") for name in self.files):
             return WITH_BINS
         reserves = any(column.missing_row >= 0 for column in self.categorical)
         return VERSION if reserves else _NUMBERED_BY_REFERENCE

@@ -52,6 +52,7 @@ class PreparedSet:
             multi=tuple(self._multi(split, rows)),
             origin=str(self.folder / split),
             preprocessing=Preprocessing.of_set(self.folder, self.manifest),
+            sample_weights=self._weights(split, rows),
         )
 
     table = dataset
@@ -96,6 +97,10 @@ class PreparedSet:
                 ids = self._array(split, f"values_{s}", int(offsets[-1]))
                 columns.append((s, MultiHot(ids, offsets)))
         return columns
+
+    def _weights(self, split: str, rows: int) -> NDArray[Any] | None:
+        has_weights = f"{split}/weights.npy" in self.manifest.files
+        return self._array(split, "weights", rows) if has_weights else None
 
     def _array(self, split: str, name: str, *shape: int) -> NDArray[Any]:
         path = self.folder / split / f"{name}.npy"

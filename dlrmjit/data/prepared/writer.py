@@ -27,7 +27,7 @@ def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manif
     Raises ConfigError if ``folder`` exists, DataError for rows that cannot be trained on.
     """
     for dataset in splits.values():
-        check_rows(dataset, has_soft=True)
+        check_rows(dataset, has_soft=True, has_weights=True)
     with new_folder(resolve_destination(folder)) as fresh:
         for name, dataset in splits.items():
             _write_split(fresh / name, dataset)
@@ -57,12 +57,15 @@ def _write_split(folder: Path, dataset: Dataset) -> None:
     label_type = "float32" if dataset.soft_labels else "uint8"
     id_type = "int64" if max(dataset.table_rows) > 2**31 else "int32"
     bags = {s: column.size for s, column in dataset.multi}
-    shape = SplitShape(len(dataset), dataset.dense.shape[1], dataset.ids.shape[1], bags)
+    each, features = dataset.sample_weights, dataset.dense.shape[1]
+    shape = SplitShape(len(dataset), features, dataset.ids.shape[1], bags, each is not None)
     with SplitFiles(folder, shape, dense_type, id_type, label_type) as files:
         for start, end in slices(len(dataset), _ROWS):
             labels, dense, ids = files.empty(end - start)
             labels[:] = dataset.labels[start:end]
-            dense[:] = dataset.dense[start:end]
+            dense[:, :features] = dataset.dense[start:end]
+            if each is not None:
+                dense[:, features] = each[start:end]
             ids[:] = dataset.ids[start:end]
             files.write(start, labels, dense, ids)
         for s, column in dataset.multi:

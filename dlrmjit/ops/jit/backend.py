@@ -49,12 +49,13 @@ Gradients = Iterator[tuple[int, Any]]
 
 
 def _loss_forward(step: Step) -> float:
-    logits, targets = step.values
+    logits, targets, *each = step.values
     loss: LossConfig = step.options["loss"]
     p = step.cached("p", lambda: aligned_empty(logits.rows))
     dz = step.cached("dz", lambda: Matrix.empty_blocked(logits.rows, 1))
     samples = step.options.get("samples")
-    return loss_gradient(loss.kind, logits, targets, p, dz, loss.weights, loss.threshold, samples)
+    how = loss.weights, loss.threshold, samples, *each
+    return loss_gradient(loss.kind, logits, targets, p, dz, *how)
 
 
 def _loss_backward(step: Step, gradient: float) -> Gradients:

@@ -134,24 +134,31 @@ def _clamp(p: FloatArray, threshold: float) -> FloatArray:
     return clamped
 
 
-def _sample_weights(loss: LossConfig, targets: FloatArray) -> FloatArray:
+def _class_weights(loss: LossConfig, targets: FloatArray) -> FloatArray:
     if loss.kind != "wbce":
         return np.ones_like(targets)
     return np.asarray(loss.weights, targets.dtype)[targets.astype(np.int64)]
 
 
 def _loss_forward(step: Step) -> float:
-    z, targets = step.values
+    z, targets, *each = step.values
     loss: LossConfig = step.options["loss"]
     p = _clamp(sigmoid(z.reshape(-1)), loss.threshold)
     step.memory["p"] = p
     samples = _samples(step)
     if loss.kind == "mse":
-        return float(np.sum((p - targets) ** 2, dtype=np.float64)) / samples
+        squares = _weighted((p - targets) ** 2, *each)
+        return float(np.sum(squares, dtype=np.float64)) / samples
     with np.errstate(divide="ignore"):
         positive, negative = np.maximum(np.log(p), -100), np.maximum(np.log1p(-p), -100)
     terms = -(targets * positive + (1 - targets) * negative)
-    return float(np.sum(_sample_weights(loss, targets) * terms, dtype=np.float64)) / samples
+    weighted = _weighted(_class_weights(loss, targets) * terms, *each)
+    return float(np.sum(weighted, dtype=np.float64)) / samples
+
+
+def _weighted(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
+    """Return values of samples times the weights of these, if they have any."""
+    return values if weights is None else values * weights
 
 
 def _samples(step: Step) -> int:
@@ -160,15 +167,15 @@ def _samples(step: Step) -> int:
 
 
 def _loss_backward(step: Step, gradient: float) -> Gradients:
-    z, targets = step.values
+    z, targets, *each = step.values
     loss: LossConfig = step.options["loss"]
     p, raw = step.memory["p"], sigmoid(z.reshape(-1))
     slope = p * (1 - p)
     if loss.kind == "mse":
         dz = 2 * (p - targets) * slope
     else:
-        dz = _sample_weights(loss, targets) * (p - targets) * slope / np.maximum(slope, 1e-12)
-    scale = gradient / _samples(step)
+        dz = _class_weights(loss, targets) * (p - targets) * slope / np.maximum(slope, 1e-12)
+    dz, scale = _weighted(dz, *each), gradient / _samples(step)
     yield 0, (dz * (p == raw) * scale).astype(z.dtype).reshape(z.shape)
 
 

@@ -58,6 +58,7 @@ LOG_FLOOR = -100.0
 
 SLOPE_FLOOR = 1e-12
 """Lowest p * (1 - p) that the gradient of a cross entropy divides by."""
+_NO_WEIGHTS = np.empty(0, np.float32)
 
 
 def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
@@ -78,10 +79,12 @@ def loss_forward(
     weights: tuple[float, float] = (1.0, 1.0),
     threshold: float = 0.0,
     samples: int | None = None,
+    sample_weights: F32 | None = None,
 ) -> tuple[float, F32]:
     """Return the mean loss (summed in float64 in a fixed order) and the probabilities (N,)."""
     p = np.empty(_column("logits", logits)[2], np.float32)
-    return _run(kind, logits, targets, weights, threshold, samples, p, p, False), p
+    rule = kind, weights, threshold, samples
+    return _run(rule, logits, targets, sample_weights, p, p, False), p
 
 
 def loss_gradient(
@@ -93,6 +96,7 @@ def loss_gradient(
     weights: tuple[float, float] = (1.0, 1.0),
     threshold: float = 0.0,
     samples: int | None = None,
+    sample_weights: F32 | None = None,
 ) -> float:
     """Write the probabilities into ``p`` and the gradient into ``dlogits``; return the mean loss.
 
@@ -110,6 +114,9 @@ def loss_gradient(
         sample has no gradient.
     samples
         Divisor of the sum; N unless this is a part of a larger batch.
+    sample_weights
+        (N,) float32 by which the losses of samples are multiplied; none by default. They do not
+        change the divisor.
 
     Raises
     ------
@@ -118,34 +125,37 @@ def loss_gradient(
     ShapeError
         If lengths differ.
     """
-    return _run(kind, logits, targets, weights, threshold, samples, p, dlogits, True)
+    rule = kind, weights, threshold, samples
+    return _run(rule, logits, targets, sample_weights, p, dlogits, True)
 
 
 def _run(
-    kind: str,
+    rule: tuple[str, tuple[float, float], float, int | None],
     logits: F32 | Matrix,
     targets: F32,
-    weights: tuple[float, float],
-    threshold: float,
-    samples: int | None,
+    sample_weights: F32 | None,
     p: F32,
     dlogits: F32 | Matrix,
     gradient: bool,
 ) -> float:
+    kind, weights, threshold, samples = rule
     z, z_strides, rows = _column("logits", logits)
     dz, dz_strides, gradient_rows = _column("dlogits", dlogits, written=True)
     targets = check_array("targets", targets, FLOAT32, (rows,))
     p = check_array("p", p, FLOAT32, (rows,), written=True)
+    each = _NO_WEIGHTS
+    if sample_weights is not None:
+        each = check_array("sample_weights", sample_weights, FLOAT32, (rows,))
     if gradient:
         check_same_or_disjoint("dlogits", dz, "logits", z)
-        check_disjoint("dlogits", dz, targets=targets, p=p)
-    check_disjoint("p", p, logits=z, targets=targets)
+        check_disjoint("dlogits", dz, targets=targets, p=p, sample_weights=each)
+    check_disjoint("p", p, logits=z, targets=targets, sample_weights=each)
     if gradient_rows != rows:
         raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
     count = float(rows if samples is None else samples)
     pair = (float(weights[0]), float(weights[1]))
-    rule = (_kind(kind), pair, _clamp_range(threshold), count)
-    return float(_loss(rule, (z, z_strides), (dz, dz_strides), targets, p, gradient))
+    plain = (_kind(kind), pair, _clamp_range(threshold), count)
+    return float(_loss(plain, (z, z_strides), (dz, dz_strides), targets, each, p, gradient))
 
 
 def _kind(name: str) -> int:
@@ -194,12 +204,13 @@ def _loss(
     z: tuple[F32, Strides],
     dz: tuple[F32, Strides],
     targets: F32,
+    each: F32,
     p: F32,
     gradient: bool,
 ) -> Real:
     sums = np.zeros(_tasks(targets.size), np.float64)
     named = _Rule(*rule), _Column(*z), _Column(*dz)
-    run_tasks(_some_losses, len(sums), (*named, targets, p, gradient, sums), ALL_THREADS)
+    run_tasks(_some_losses, len(sums), (*named, targets, each, p, gradient, sums), ALL_THREADS)
     return _ordered_sum(sums) / rule[3]
 
 
@@ -210,6 +221,7 @@ def _some_losses(
     z: _Column,
     dz: _Column,
     targets: F32,
+    each: F32,
     p: F32,
     gradient: bool,
     sums: NDArray[np.float64],
@@ -221,6 +233,8 @@ def _some_losses(
         free = sigmoid(z.data[row_start(z.strides, n)])
         p[n] = _clamp(free, low, high)
         weight = weights[int(t >= 1)] if kind == WBCE else 1.0
+        if each.size:
+            weight *= each[n]
         total += weight * _sample_loss(kind, p[n], t)
         if gradient:
             slope = weight / count * _sample_gradient(kind, p[n], t)

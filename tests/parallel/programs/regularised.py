@@ -17,7 +17,7 @@ from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.reproducible_step import ReproducibleStep
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.training.step import TrainingStep
-from tests.builders import family
+from tests.builders import family, random_batch
 from tests.parallel.programs.families import MICRO_BATCHES, ROWS, plan, train
 
 CASES = {
@@ -32,6 +32,15 @@ CASES = {
 
 def bits_of(model):
     return hashlib.sha256(b"".join(v.tobytes() for v in model.state_dict().values())).hexdigest()
+
+
+def weighted(step, model, steps):
+    rng, losses = np.random.default_rng(5), []
+    for n in (24, 23, 5, 1, 24, 7)[:steps]:
+        batch = random_batch(rng, model, n)
+        batch.sample_weights = rng.exponential(1, n).astype(np.float32)
+        losses.append(step(batch, 0.1))
+    return losses
 
 
 def main(steps):
@@ -56,6 +65,14 @@ def main(steps):
         norms = [norm.running.mean.tolist() for norm in sharded.norms.values()]
         losses["means"] = norms, [norm.running.mean.tolist() for norm in one.norms.values()]
         found[name] = losses
+    model = family("dlrm", table_rows=ROWS)
+    sharded = ShardedModel(model, comm, plan(model, comm.size))
+    split = plan(model, MICRO_BATCHES).fold(comm.size)
+    exact = ShardedModel(model, comm, split, micro_batches=MICRO_BATCHES)
+    losses = {"ranks": weighted(ShardedStep(sharded), model, steps)}
+    losses["reproducible"] = weighted(ReproducibleStep(exact), model, steps)
+    losses |= {"bits": bits_of(exact), "one": weighted(TrainingStep(Model(model)), model, steps)}
+    found["weights"] = losses | {"means": ([], []), "exact ranks": [], "exact one": []}
     if comm.rank == 0:
         sys.stdout.write(json.dumps(found))
 

@@ -56,7 +56,7 @@ class RecordShape:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.first_id = KEY_WORDS + 1 + len(layout.dense)
+        self.first_id = KEY_WORDS + 1 + len(layout.dense) + layout.weighted
         self.first_count = self.first_id + len(layout.single)
         self.width = self.first_count + len(layout.multi)
         self._logarithms = log_table()

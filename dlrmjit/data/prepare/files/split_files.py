@@ -19,17 +19,21 @@ from dlrmjit.files import make_folder
 class SplitShape:
     """The size of a split: its rows, and numbers of dense and of single-valued columns.
 
-    ``bags`` maps the table of each multi-valued column to the number of ids of all rows.
+    ``bags`` maps the table of each multi-valued column to the number of ids of all rows. Rows of a
+    ``weighted`` split have weights.
     """
 
     rows: int
     dense: int
     single: int
     bags: Mapping[int, int] = field(default_factory=dict)
+    weighted: bool = False
 
 
 class SplitFiles:
     """``labels.npy`` (N,), ``dense.npy`` (N, D) and ``ids.npy`` (N, S) of one split.
+
+    Weights are in ``weights.npy`` (N,) float32; while they are written, they follow dense values.
 
     The multi-valued column of table s is in ``offsets_s.npy`` (N + 1,) int64 and
     ``values_s.npy``.
@@ -46,7 +50,10 @@ class SplitFiles:
         make_folder(folder)
         rows = shape.rows
         self._labels = np.dtype(label_type)
-        self._dense = shape.dense, np.dtype(dense_type)
+        self._weights = (
+            [_npy(folder / "weights.npy", np.float32, (rows,))] if shape.weighted else []
+        )
+        self._dense = shape.dense + shape.weighted, np.dtype(dense_type)
         self._single = shape.single, np.dtype(id_type)
         self._files = [
             _npy(folder / "labels.npy", label_type, (rows,)),
@@ -66,7 +73,11 @@ class SplitFiles:
 
     def write(self, row: int, *parts: NDArray[Any]) -> None:
         """Write labels, dense values and ids, starting at ``row``."""
-        for file, part in zip(self._files, parts, strict=True):
+        labels, dense, ids = parts
+        for file in self._weights:
+            file.write(row, np.ascontiguousarray(dense[:, -1], np.float32))
+            dense = np.ascontiguousarray(dense[:, :-1])
+        for file, part in zip(self._files, (labels, dense, ids), strict=True):
             file.write(row, part)
 
     def write_bags(
@@ -84,7 +95,11 @@ class SplitFiles:
             file.sync()
 
     def _all(self) -> list[FlatFile]:
-        return [*self._files, *(file for bags in self._bags.values() for file in bags.files)]
+        return [
+            *self._files,
+            *self._weights,
+            *(file for bags in self._bags.values() for file in bags.files),
+        ]
 
     def __enter__(self) -> SplitFiles:
         return self

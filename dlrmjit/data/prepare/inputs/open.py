@@ -23,7 +23,8 @@ def open_inputs(options: PrepareOptions, buffers: int) -> InputFormat:
     that lack a column of the schema.
     """
     skip_bad = options.on_error == "skip"
-    return open_format(options.inputs, options.schema, skip_bad, buffers)
+    schema = None if options.schema is None else options.schema.as_prepared
+    return open_format(options.inputs, schema, skip_bad, buffers)
 
 
 def open_format(
@@ -38,7 +39,6 @@ def open_format(
     if parquet and len(parquet) < len(paths):
         other = next(path for path in paths if path not in parquet)
         raise ConfigError(f"{parquet[0]} is Parquet, but {other} is not; prepare them separately")
-    schema = None if schema is None else schema.as_read
     if schema is None:
         if parquet or paths[0].name.endswith((".csv", ".csv.gz")):
             raise ConfigError(

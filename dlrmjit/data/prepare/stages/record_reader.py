@@ -19,6 +19,7 @@ from dlrmjit.data.prepare.files.records import Records, RecordShape
 from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+from dlrmjit.data.validate import check_sample_weights
 
 READ_ROWS = 1 << 16
 _READ_BYTES = 16 << 20
@@ -78,6 +79,8 @@ class RecordReader:
         enter = stack.enter_context
         self._labels = enter(self._staging.labels())
         self._dense = [enter(self._staging.dense(i)) for i in range(self._numbers)]
+        last = layout.numbers - 1
+        self._weights = [enter(self._staging.dense(last))] if layout.weighted else []
         self._single = [enter(self._staging.ids(j)) for j in layout.single]
         self._multi = [enter(self._staging.ids(j)) for j in layout.multi]
         self._counts = [enter(self._staging.counts(j)) for j in layout.multi]
@@ -128,9 +131,19 @@ class RecordReader:
             file.read(span.start, values)
         if self._schema is None:
             return dense
-        if not self._numbers:
-            return np.empty(dense.shape, np.int32)
-        return transform_columns(self._schema, list(dense), self._rules).view(np.int32)
+        transformed = np.empty(dense.shape, np.float32)
+        if self._numbers:
+            transformed = transform_columns(self._schema, list(dense), self._rules)
+        weights = [self._read_weights(file, span) for file in self._weights]
+        return np.concatenate([transformed, *weights]).view(np.int32)
+
+    def _read_weights(self, file: FlatFile, span: _RowRange) -> NDArray[np.float32]:
+        """Return the weights (1, n) of rows. Raises DataError for the first that cannot be one."""
+        weights = np.empty(span.end - span.start, np.float64)
+        file.read(span.start, weights)
+        assert self._schema is not None
+        check_sample_weights(weights, f"column {self._schema.weight!r}", span.start)
+        return weights.astype(np.float32)[None]
 
     def _with_bags(
         self, fields: NDArray[np.int32], order: NDArray[np.int64], span: _RowRange

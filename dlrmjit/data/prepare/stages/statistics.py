@@ -58,7 +58,11 @@ class Statistics:
         dense, single = len(self._layout.dense), len(self._layout.single)
         return {
             name: SplitShape(
-                rows, dense, single, {int(j): totals[s] for j, totals in self._bags.items()}
+                rows,
+                dense,
+                single,
+                {int(j): totals[s] for j, totals in self._bags.items()},
+                self._layout.weighted,
             )
             for s, (name, rows) in enumerate(zip(SPLITS, self._counts, strict=True))
             if rows

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,13 @@ BLOCK_BYTES = 1 << 26
 """Bytes read or written at a time; the largest copy that saving or loading makes."""
 
 
+class Writable(Protocol):
+    """What takes the bytes of a file: the file, or memory."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Take all bytes of ``data``."""
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """Length of a file in bytes, and the SHA-256 of its content in hexadecimal."""
@@ -69,14 +76,26 @@ def write_tensors(
 
     Unless it ``syncs``, the file is synced with the folder that is published.
     """
-    digest = hashlib.sha256()
     with create(path, syncs=syncs) as handle:
-        for chunk in _chunks(_as_tensors(tensors)):
-            for start in range(0, len(chunk), _CACHED_BYTES):
-                part = chunk[start : start + _CACHED_BYTES]
-                digest.update(part)
-                handle.write(part)
-        return FileRecord(handle.tell(), digest.hexdigest())
+        return stream_tensors(handle, tensors)
+
+
+def stream_tensors(handle: Writable, tensors: Mapping[str, Storable]) -> FileRecord:
+    """Write the content of a safetensors file; return its length and checksum."""
+    digest, written = hashlib.sha256(), 0
+    for chunk in _chunks(_as_tensors(tensors)):
+        for start in range(0, len(chunk), _CACHED_BYTES):
+            part = chunk[start : start + _CACHED_BYTES]
+            digest.update(part)
+            handle.write(part)
+            written += len(part)
+    return FileRecord(written, digest.hexdigest())
+
+
+def size_of(tensors: Mapping[str, Storable]) -> int:
+    """Return the length in bytes of the file that has ``tensors``."""
+    stored = _as_tensors(tensors)
+    return 8 + len(_header(stored)) + sum(array.nbytes for array in stored.values())
 
 
 def _as_tensors(arrays: Mapping[str, Storable]) -> dict[str, Array]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dlrmjit_kernels.runtime.threads import get_threads, reset_affinity
 from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
 from dlrmjit.checkpoint.destination import new_checkpoint
+from dlrmjit.checkpoint.file_images import FileImage, ImageMemory
 from dlrmjit.checkpoint.file_layout import (
     FileLayout,
     layout_of_optimizer,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from dlrmjit.data.prepared.preprocessing import Preprocessing
 
 Array = NDArray[Any] | SplitArray
+Result = TypeVar("Result")
 
 CHUNK_BYTES = 1 << 30
 """Maximum size of a file of a table, approximately."""
@@ -93,21 +97,54 @@ def write_checkpoint(
     optimizer: Mapping[str, Array] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     preprocessing: Preprocessing | None = None,
-    workers: int | None = None,
 ) -> ExitStack:
     """Write as :func:`save_checkpoint`, but leave the rest to the result's ``close()``.
 
     The arrays may change when this returns. ``close()``, which any thread may call, waits for the
-    disk and lets the new checkpoint take the place of the old one; it needs no computing. As many
-    files as ``workers``, by default as kernels have threads, are hashed and written at a time.
+    disk and lets the new checkpoint take the place of the old one; it needs no computing.
     """
-    optimizer = optimizer or {}
-    _check_dtypes({**state, **optimizer})
     with ExitStack() as stack:
         fresh = stack.enter_context(new_checkpoint(path))
         extra = write_preprocessing(fresh, preprocessing, Path(path))
-        _write(fresh, state, optimizer, model_config, progress, chunk_bytes, extra, workers)
+        whole = _whole(
+            state, optimizer, model_config, progress, chunk_bytes, partial(write_files, fresh)
+        )
+        _write_manifest_of(fresh, whole, extra)
         return stack.pop_all()
+
+
+def copy_checkpoint(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Array],
+    *,
+    memory: ImageMemory,
+    model_config: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    optimizer: Mapping[str, Array] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Callable[[], None]:
+    """Save as :func:`save_checkpoint`, but only hash and copy the arrays to ``memory`` now.
+
+    The arrays may change when this returns. The result, which any thread may call before the next
+    copy to ``memory``, does the rest; it needs no computing.
+    """
+    images: dict[str, FileImage] = {}
+
+    def copy(arrays: Mapping[str, Array], layout: FileLayout) -> dict[str, FileRecord]:
+        copied = _of_files(arrays, layout, memory.image)
+        images.update(copied)
+        return {file: image.record for file, image in copied.items()}
+
+    whole = _whole(state, optimizer, model_config, progress, CHUNK_BYTES, copy)
+
+    def finish() -> None:
+        with new_checkpoint(path) as fresh:
+            extra = write_preprocessing(fresh, preprocessing, Path(path))
+            for file, image in images.items():
+                image.write(fresh / file)
+            _write_manifest_of(fresh, whole, extra)
+
+    return finish
 
 
 def _check_dtypes(arrays: Mapping[str, Array]) -> None:
@@ -119,55 +156,57 @@ def _check_dtypes(arrays: Mapping[str, Array]) -> None:
             )
 
 
-def _write(
-    directory: Path,
+def _whole(
     state: Mapping[str, Array],
-    optimizer: Mapping[str, Array],
+    optimizer: Mapping[str, Array] | None,
     model_config: Mapping[str, Any],
     progress: Mapping[str, Any],
     chunk_bytes: int,
-    extra: Mapping[str, FileRecord],
-    workers: int | None,
-) -> None:
+    write: Callable[[Mapping[str, Array], FileLayout], dict[str, FileRecord]],
+) -> Manifest:
+    """Return the manifest of the files that ``write`` has written."""
+    optimizer = optimizer or {}
+    _check_dtypes({**state, **optimizer})
     state_layout = layout_of_state(state, chunk_bytes)
     optimizer_layout = layout_of_optimizer(optimizer, chunk_bytes)
-    whole = Manifest(
+    return Manifest(
         model_config=model_config,
         progress=progress,
         state=records_of(state, state_layout),
         optimizer=records_of(optimizer, optimizer_layout),
-        files={
-            **write_files(directory, state, state_layout, workers),
-            **write_files(directory, optimizer, optimizer_layout, workers),
-            **extra,
-        },
+        files={**write(state, state_layout), **write(optimizer, optimizer_layout)},
     )
-    write_manifest(directory / manifest.NAME, whole)
+
+
+def _write_manifest_of(directory: Path, whole: Manifest, extra: Mapping[str, FileRecord]) -> None:
+    """Write the manifest, with files that are ``extra``."""
+    files = {**whole.files, **extra}
+    write_manifest(directory / manifest.NAME, replace(whole, files=files))
 
 
 def write_files(
-    directory: Path,
+    directory: Path, arrays: Mapping[str, Array], layout: FileLayout
+) -> dict[str, FileRecord]:
+    """Write the files of ``layout``; return their lengths and checksums by name."""
+    return _of_files(arrays, layout, lambda file, slices: write_tensors(directory / file, slices))
+
+
+def _of_files(
     arrays: Mapping[str, Array],
     layout: FileLayout,
-    workers: int | None = None,
-) -> dict[str, FileRecord]:
-    """Write the files of ``layout``; return their lengths and checksums by name.
-
-    One after the other on this thread with 1 of ``workers``.
-    """
+    work: Callable[[str, dict[str, Array]], Result],
+) -> dict[str, Result]:
+    """Return what ``work`` returns for each file and its arrays, as many at a time as threads."""
     largest_first = sorted(
         layout, key=lambda file: -sum(s.of(arrays[s.name]).nbytes for s in layout[file])
     )
 
-    def write(file: str) -> FileRecord:
-        slices = {s.name: s.of(arrays[s.name]) for s in layout[file]}
-        return write_tensors(directory / file, slices)
+    def of(file: str) -> Result:
+        return work(file, {s.name: s.of(arrays[s.name]) for s in layout[file]})
 
-    if workers == 1:
-        return {file: write(file) for file in layout}
-    with ThreadPoolExecutor(workers or get_threads(), initializer=reset_affinity) as pool:
-        records = dict(zip(largest_first, pool.map(write, largest_first), strict=True))
-    return {file: records[file] for file in layout}
+    with ThreadPoolExecutor(get_threads(), initializer=reset_affinity) as pool:
+        results = dict(zip(largest_first, pool.map(of, largest_first), strict=True))
+    return {file: results[file] for file in layout}
 
 
 def write_manifest(path: Path, whole: Manifest) -> None:

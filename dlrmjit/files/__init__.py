@@ -10,6 +10,7 @@ from dlrmjit.files.append import check_log, open_log
 from dlrmjit.files.create import (
     copy_work_file,
     create,
+    create_from_pages,
     link_or_copy,
     make_folder,
     make_output_folder,
@@ -69,6 +70,7 @@ __all__ = [
     "clear_abandoned",
     "copy_work_file",
     "create",
+    "create_from_pages",
     "disk_speed",
     "is_inside",
     "is_signed",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.runtime.threads import get_threads, reset_affinity
 
 from dlrmjit.checkpoint.safetensors_file import row_blocks
 from dlrmjit.errors import TrainingError
@@ -66,10 +68,10 @@ def check_weights(model: Model, step: int, *, tables: bool = False) -> None:
 
 
 def _first_nonfinite(arrays: dict[str, StoredArray]) -> str:
-    for name, array in arrays.items():
-        if not all(_is_finite(np.asarray(block)) for block in row_blocks(array)):
-            return name
-    return ""
+    blocks = [(name, block) for name, array in arrays.items() for block in row_blocks(array)]
+    with ThreadPoolExecutor(get_threads(), initializer=reset_affinity) as pool:
+        finite = pool.map(lambda named: _is_finite(np.asarray(named[1])), blocks)
+        return next((name for (name, _), ok in zip(blocks, finite, strict=True) if not ok), "")
 
 
 def _is_finite(block: np.ndarray[Any, Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from dlrmjit.checkpoint import (
     TorchCheckpoint,
     check_config,
     check_parameters,
+    copy_checkpoint,
     open_checkpoint,
     read_torch_file,
     write_checkpoint,
@@ -91,8 +91,8 @@ def begin_save(
     """Save as :func:`save`, but let the caller choose when to wait for the disk.
 
     The model may change when this returns. The result, which any thread may call, returns when the
-    checkpoint is durable and in its place. With a ``snapshot`` it hashes and writes too, on one
-    thread. Sharded models and ``.pt`` files are saved at once.
+    checkpoint is durable and in its place. With a ``snapshot`` it writes the files too. Sharded
+    models and ``.pt`` files are saved at once.
     """
     with model.access.reading():
         return _begin_save(model, path, dict(progress or {}), optimizer, snapshot)
@@ -123,18 +123,15 @@ def _begin_save(
         progress |= _optimizer_progress(optimizer)
         state = model.stored()
         extra: dict[str, StoredArray] = dict(optimizer.stored()) if optimizer else {}
-        write = partial(
-            write_checkpoint,
-            path,
-            model_config=model.config.to_dict(),
-            progress=progress,
-            preprocessing=model.preprocessing,
-        )
-        if snapshot is None or not snapshot.fits({**state, **extra}):
-            return write(state, optimizer=extra).close
-        copied = snapshot.copy({**state, **extra})
-        state, extra = ({name: copied[name] for name in part} for part in (state, extra))
-        return lambda: write(state, optimizer=extra, workers=1).close()
+        facts: dict[str, Any] = {
+            "model_config": model.config.to_dict(),
+            "progress": progress,
+            "optimizer": extra,
+            "preprocessing": model.preprocessing,
+        }
+        if snapshot is not None and snapshot.fits({**state, **extra}):
+            return copy_checkpoint(path, state, memory=snapshot.memory, **facts)
+        return write_checkpoint(path, state, **facts).close
     return _nothing
 
 

@@ -1,11 +1,14 @@
 """Files appear whole or not at all, and take the place of nothing but our own."""
 
 import errno
+import fcntl
+import mmap
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dlrmjit.errors import ConfigError
@@ -14,6 +17,7 @@ from dlrmjit.files import (
     check_all_new,
     check_differs,
     check_new,
+    create_from_pages,
     is_signed,
     new_folder,
     open_log,
@@ -211,3 +215,45 @@ def test_a_log_may_be_a_pipe_or_a_descriptor(tmp_path):
     os.close(reader)
     with pytest.raises(ConfigError, match="is not open"):
         append(Path("/dev/fd/987"), b"x", to=False)
+
+
+@pytest.mark.parametrize("refused", ["nothing", "flag", "write"])
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, (1 << 25) + 5])
+def test_a_file_of_pages_has_their_first_bytes_whatever_the_file_system_can_do(
+    tmp_path, monkeypatch, size, refused
+):
+    pages = mmap.mmap(-1, -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE)
+    content = np.random.default_rng(size).bytes(len(pages))
+    pages[:] = content
+    set_flags, write = fcntl.fcntl, os.write
+    uncached = []
+
+    def deny_flag(descriptor, command, *flags):
+        if command == fcntl.F_SETFL:
+            raise OSError(errno.EINVAL, "no direct access")
+        return set_flags(descriptor, command, *flags)
+
+    def deny_write(descriptor, data):
+        if set_flags(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            uncached.append(descriptor)
+            raise OSError(errno.EINVAL, "larger blocks")
+        return write(descriptor, data)
+
+    if refused == "flag":
+        monkeypatch.setattr(fcntl, "fcntl", deny_flag)
+    elif refused == "write":
+        monkeypatch.setattr(os, "write", deny_write)
+    create_from_pages(tmp_path / "file", pages, size)
+    assert (tmp_path / "file").read_bytes() == content[:size]
+    assert len(uncached) <= 1
+    with pytest.raises(FileExistsError):
+        create_from_pages(tmp_path / "file", pages, size)
+
+
+def test_a_disk_that_is_full_ends_a_file_of_pages_with_its_error(tmp_path, monkeypatch):
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="full"):
+        create_from_pages(tmp_path / "file", mmap.mmap(-1, mmap.PAGESIZE), 5)

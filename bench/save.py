@@ -118,6 +118,8 @@ def measure(options: Any) -> tuple[Times, float, list[float]]:
 
 def main() -> None:
     """Measure and report."""
+    from dlrmjit_kernels.runtime.threads import allowed_cpus, set_allowed_cpus
+
     parser = harness.options(__doc__)
     parser.add_argument("--config", default="kaggle", help="preset, or large-slice")
     parser.add_argument("--batch", type=int, default=None, metavar="N", help="samples")
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=6.0, help="seconds between saves")
     parser.add_argument("--dir", default=None, help="folder to save in (default: for temporary)")
     options = parser.parse_args()
+    set_allowed_cpus(allowed_cpus())  # as training does: OpenMP binds its threads to one each
     threads = harness.prepare(options.threads)
     times, step, lost = measure(options)
     pause, cost = statistics.median(times.pauses[1:]), statistics.median(lost)

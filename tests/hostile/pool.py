@@ -18,7 +18,8 @@ from typing import Any
 from tests.hostile.case import Case, RefusedError
 
 _WAITING = 12  # seconds of waiting that count as one of computing
-_SENTENCE, _NOTE = "dlrmjit: error: ", "dlrmjit: note: "
+_SENTENCE = "dlrmjit: error: "
+_NOTES = ("dlrmjit: note: ", "dlrmjit: compiling kernels ")
 
 
 @dataclass
@@ -143,7 +144,7 @@ def _end_of(case: Case, answer: dict[str, Any], folder: Path) -> tuple[str, str]
     if answer["traceback"]:
         return "tracebacks", answer["traceback"]
     lines = answer["error"].strip().splitlines()
-    error = "\n".join(line for line in lines if not line.startswith(_NOTE))
+    error = "\n".join(line for line in lines if not line.startswith(_NOTES))
     if answer["code"] == 0:
         return _check(case, folder)
     if answer["code"] == 2 and error.startswith(_SENTENCE) and "\n" not in error:

@@ -16,7 +16,7 @@ def run(*options):
 
 
 def test_killed_commands_are_resumed_with_the_same_bits_and_leave_nothing():
-    done = run("--kills=16", "--ranks=0", "--seed=20")
+    done = run("--kills=12", "--ranks=0", "--seed=20")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

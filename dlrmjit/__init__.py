@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from dlrmjit.model.check import check_architecture
     from dlrmjit.model.dlrm import DLRM
     from dlrmjit.model.model import Model
+    from dlrmjit.ranking.metrics import (
+        ListMetrics,
+        ListValues,
+        compute_list_metrics,
+        compute_list_values,
+    )
     from dlrmjit.training.checkpointer import Checkpointer
     from dlrmjit.training.fit import evaluate, fit
     from dlrmjit.training.persistence import load, restore_optimizer, save
@@ -47,6 +53,8 @@ _HOME = {
     "CosineSchedule": "dlrmjit.config.training",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
+    "ListMetrics": "dlrmjit.ranking.metrics",
+    "ListValues": "dlrmjit.ranking.metrics",
     "LossConfig": "dlrmjit.config.training",
     "Model": "dlrmjit.model.model",
     "ModelConfig": "dlrmjit.config.model",
@@ -60,6 +68,8 @@ _HOME = {
     "TrainingStep": "dlrmjit.training.step",
     "UpdateConfig": "dlrmjit.config.optimizer",
     "check_architecture": "dlrmjit.model.check",
+    "compute_list_metrics": "dlrmjit.ranking.metrics",
+    "compute_list_values": "dlrmjit.ranking.metrics",
     "evaluate": "dlrmjit.training.fit",
     "fit": "dlrmjit.training.fit",
     "load": "dlrmjit.training.persistence",
@@ -79,6 +89,8 @@ __all__ = [
     "Checkpointer",
     "CosineSchedule",
     "DlrmjitError",
+    "ListMetrics",
+    "ListValues",
     "LossConfig",
     "Model",
     "ModelConfig",
@@ -94,6 +106,8 @@ __all__ = [
     "__version__",
     "advise",
     "check_architecture",
+    "compute_list_metrics",
+    "compute_list_values",
     "evaluate",
     "fit",
     "load",

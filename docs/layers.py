@@ -51,6 +51,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit.optim": "optimizers, rates",
         "dlrmjit.checkpoint": "formats of saved models",
         "dlrmjit.metrics": "exact metrics",
+        "dlrmjit.ranking": "lists and their metrics",
     },
     {"dlrmjit.model": "the DLRM and its graph"},
     {"dlrmjit.data": "sources, formats, prepared sets", "dlrmjit.perf": "profile, roofline"},
@@ -67,6 +68,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {
         "dlrmjit_kernels.layers": "what a network calls",
         "dlrmjit_kernels.auc": "ranking of scores",
+        "dlrmjit_kernels.list_metrics": "ranking within lists",
         "dlrmjit_kernels.machine_peaks": "measured ceilings",
     },
     {"dlrmjit_kernels.matmul": "loops around the tile"},

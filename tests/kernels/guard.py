@@ -229,6 +229,7 @@ WRITTEN = {
     },
     "dlrmjit_kernels.embedding.embedding_bag": {"embedding_bag": {"out"}},
     "dlrmjit_kernels.auc": {"ranking_metrics": set(), "ranking_sums": set()},
+    "dlrmjit_kernels.list_metrics": {"list_metrics": set(), "list_ranks": set()},
 }
 """Every function that takes arrays, by module, and the operands that it writes."""
 METHODS = {
@@ -324,7 +325,7 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
         settings.load_profile(config._guard_profile)
 
 
-PATHS = ("matmul", "matrix", "layers", "embedding", "test_auc.py")
+PATHS = ("matmul", "matrix", "layers", "embedding", "test_auc.py", "test_list_metrics.py")
 
 
 def main() -> int:

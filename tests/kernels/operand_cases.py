@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -483,6 +484,42 @@ def _right_ranking(o: Operands) -> Operands:
     return {"result": np.array([np.mean(wins), precision[hits].mean()])}
 
 
+def _list_metrics(o: Operands) -> Any:
+    from dlrmjit_kernels.list_metrics import list_metrics
+
+    return list_metrics(o["scores"], o["relevance"], o["offsets"])
+
+
+def _right_list_metrics(o: Operands) -> Operands:
+    from dlrmjit_kernels.list_metrics import list_metrics
+
+    scores, relevance, offsets = _d(o["scores"]), _d(o["relevance"]), o["offsets"]
+    assert offsets.dtype == np.int64
+    assert o["scores"].dtype == o["relevance"].dtype
+    assert scores.ndim == 1
+    _shape(relevance, *scores.shape)
+    assert offsets[0] == 0
+    assert offsets[-1] == len(scores)
+    alone = [
+        list_metrics(scores[a:b].copy(), relevance[a:b].copy(), np.array([0, b - a]))[0]
+        for a, b in pairwise(offsets)
+    ]
+    return {"result": np.array(alone)}
+
+
+def _list_ranks(o: Operands) -> Any:
+    from dlrmjit_kernels.list_metrics import list_ranks
+
+    return list_ranks(o["scores"], o["offsets"])
+
+
+def _right_list_ranks(o: Operands) -> Operands:
+    scores, offsets = _d(o["scores"]), o["offsets"]
+    assert offsets.dtype == np.int64
+    ranks = [np.argsort(np.argsort(-scores[a:b], kind="stable")) + 1 for a, b in pairwise(offsets)]
+    return {"result": np.concatenate(ranks)}
+
+
 # ---- embedding tables
 
 
@@ -649,6 +686,15 @@ def _ranking_operands(rng: np.random.Generator) -> Operands:
     return {"scores": _f32(rng, 9), "positive": np.arange(9) % 3 == 0}
 
 
+def _list_operands(rng: np.random.Generator) -> Operands:
+    relevance = (np.arange(9) % 3).astype(np.float32)
+    return {"scores": _f32(rng, 9), "relevance": relevance, "offsets": np.array([0, 4, 9])}
+
+
+def _list_score_operands(rng: np.random.Generator) -> Operands:
+    return {"scores": _f32(rng, 9), "offsets": np.array([0, 4, 9])}
+
+
 PAIRS = F * (F - 1) // 2
 FUNCTIONS = [
     Function("gemm", _arrays(a=(N, C), b=(C, K), out=(N, K)), ("out",), _gemm, _right_gemm),
@@ -786,6 +832,8 @@ FUNCTIONS = [
         _right_layer_norm_backward,
     ),
     Function("ranking_metrics", _ranking_operands, (), _ranking, _right_ranking),
+    Function("list_metrics", _list_operands, (), _list_metrics, _right_list_metrics),
+    Function("list_ranks", _list_score_operands, (), _list_ranks, _right_list_ranks),
     Function("embedding_bag", _bag_operands, ("out",), _bag, _right_bag),
     Function("lookup", _lookup_operands, ("out",), _lookup, _right_lookup),
     Function("check", _lookup_operands, (), _check, _right_check),

@@ -24,11 +24,15 @@ Report = Callable[[str, int, int, int], None]
 
 @dataclass(frozen=True)
 class Given:
-    """A model, the rows to score with it, and the counts of unknown values met so far."""
+    """A model, the rows to score with it, and the counts of unknown values met so far.
+
+    ``missing`` are the texts that mean a missing value in the data.
+    """
 
     model: Model
     rows: Iterator[EncodedRows]
     unknown: UnknownValues | None = None
+    missing: tuple[str, ...] = ()
 
 
 def load_given(arguments: Any, wanted: Wanted, report: Report) -> Given:
@@ -96,7 +100,8 @@ def _raw_rows(
         workers=get_threads(),
         report=lambda done, total, count: report("score", done, total, count),
     )
-    return Given(model, rows, unknown)
+    missing = rules.schema.missing if rules.schema else ()
+    return Given(model, rows, unknown, missing)
 
 
 def _stored_rows(
@@ -109,8 +114,8 @@ def _stored_rows(
 
     if wanted.keys:
         raise ConfigError(
-            f"--key: {arguments.data} stores labels and features only; give the text or Parquet "
-            "that it was made of"
+            f"{_columns_option(arguments)}: {arguments.data} stores labels and features only; give "
+            "the text or Parquet that it was made of"
         )
     if arguments.data.is_dir():
         rows = PreparedSet(arguments.data).dataset(arguments.split)
@@ -126,6 +131,11 @@ def _stored_rows(
         end = min(start + _CHUNK_ROWS, len(rows))
         yield EncodedRows(rows.cut(start, end), [])
         report("score", end, len(rows), end)
+
+
+def _columns_option(arguments: Any) -> str:
+    """Return the option that names columns of the data; one of them is given."""
+    return "--key" if getattr(arguments, "key", ()) else "--lists"
 
 
 def _checked(chunks: Iterator[EncodedRows], model: Model, arguments: Any) -> Iterator[EncodedRows]:

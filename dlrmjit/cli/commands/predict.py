@@ -31,16 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_command(PREDICT, argv)
-    out, keys = arguments.out, tuple(arguments.key)
-    open_scores = score_file_kind(out, keys)
+    out, keys, lists = arguments.out, tuple(arguments.key), arguments.lists
+    open_scores = score_file_kind(out, keys, lists)
     _check_output(arguments)
     from dlrmjit.data.prepare.inputs.base import Wanted
 
     progress = StepProgress()
-    given = load_given(arguments, Wanted(labels=False, keys=keys), progress)
+    columns = keys if lists is None or lists in keys else (*keys, lists)
+    given = load_given(arguments, Wanted(labels=False, keys=columns), progress)
     try:
         with replaced_file(out, is_signed, signs=True) as file:
-            rows, total = _score(given, open_scores(file, keys), arguments.batch_size)
+            if lists is None:
+                rows, total = _score(given, open_scores(file, keys), arguments.batch_size)
+            else:
+                names = columns if keys else ("row", *columns)
+                ranked, at = open_scores(file, names, True), columns.index(lists)
+                rows, total = _rank(given, ranked, arguments.batch_size, lists, at, not keys)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
     progress.close()
@@ -59,6 +65,37 @@ def _score(given: Given, file: ScoreFile, batch_size: int) -> tuple[int, float]:
         total += float(scores.sum(dtype=np.float64))
     file.finish()
     return rows, total
+
+
+def _rank(
+    given: Given, file: ScoreFile, batch_size: int, name: str, at: int, numbered: bool
+) -> tuple[int, float]:
+    """Write the scores of all rows, and their ranks within lists; return their number and sum.
+
+    Column ``at`` of the keys, called ``name``, names the lists. Nothing is written until all rows
+    are scored, because those of a list may be anywhere.
+    """
+    from dlrmjit_kernels.list_metrics import list_ranks
+
+    from dlrmjit.model.scoring import score_chunks
+    from dlrmjit.ranking.grouping import ListColumn
+    from dlrmjit.ranking.metrics import check_orderable
+
+    column, parts = ListColumn(name, given.missing), []
+    for part, scores in score_chunks(given.model, given.rows, batch_size):
+        column.add(part.keys[at])
+        parts.append((part.keys, scores))
+    lists, first = column.lists(), 0
+    every = np.concatenate([scores for _, scores in parts])
+    check_orderable(every)
+    ranks = lists.scatter(list_ranks(every[lists.order], lists.offsets))
+    for keys, scores in parts:
+        last = first + len(scores)
+        rows = [list(range(first, last))] if numbered else []
+        file.write(scores, [*rows, *keys], ranks[first:last])
+        first = last
+    file.finish()
+    return first, float(every.sum(dtype=np.float64))
 
 
 def _check_output(arguments: Any) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
 from dlrmjit.cli.options.insight_flags import ADVICE
-from dlrmjit.cli.options.kinds import names, switch
+from dlrmjit.cli.options.kinds import dashed_ints, names, switch
 from dlrmjit.config.model import Bounds
 from dlrmjit.config.presets import PRESETS
 
@@ -102,7 +102,27 @@ EVALUATE = Command(
     "Print the metrics of a saved model on labelled data.",
     (
         SCORING,
-        FlagGroup("output", (Flag("json", switch, False, "print one JSON object instead"),)),
+        FlagGroup(
+            "output",
+            (
+                Flag(
+                    "lists",
+                    str,
+                    None,
+                    "also print ranking metrics, in which the rows with one value in this column "
+                    "of the data, such as a query or a user, are a list",
+                    metavar="COLUMN",
+                ),
+                Flag(
+                    "ndcg-at",
+                    dashed_ints,
+                    None,
+                    "positions k of NDCG@k with --lists (default: 1-5-10)",
+                    domain=at_least(1),
+                ),
+                Flag("json", switch, False, "print one JSON object instead"),
+            ),
+        ),
     ),
 )
 
@@ -121,6 +141,14 @@ PREDICT = Command(
                     (),
                     "columns of the data to write next to the scores, such as the id of a row, "
                     "with commas between them (default: the number of the row)",
+                    metavar="COLUMN",
+                ),
+                Flag(
+                    "lists",
+                    str,
+                    None,
+                    "also write each row's rank, from 1 for the highest score, among the rows with "
+                    "the same value in this column of the data, which is written too",
                     metavar="COLUMN",
                 ),
                 Flag(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrmjit import load, save
+from dlrmjit import compute_list_metrics, load, save
 from dlrmjit.cli.commands import evaluate, export_embeddings, predict, prepare
 from dlrmjit.cli.commands.train import main as train
 from dlrmjit.errors import DataError
@@ -278,3 +279,87 @@ def test_rows_of_no_meaning_are_refused_by_row_and_column(home: Path) -> None:
             model.predict([row, bad])
         assert said in str(caught.value)
     assert model.predict([]).shape == (0,)
+
+
+def test_ranks_are_those_within_each_list(
+    home: Path, rows: list[list[str]], expected: list[list[str]], tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "log.csv", rows)
+    found = scores_of(home, log, "--lists", "film")
+    assert found[0] == ["row", "film", "score", "rank"]
+    assert [[line[0], line[2]] for line in found[1:]] == expected[1:]
+    for film in ("f1", "f2", "f3"):
+        ranked = sorted((int(rank), -float(score)) for _, f, score, rank in found[1:] if f == film)
+        assert [rank for rank, _ in ranked] == list(range(1, len(ranked) + 1))
+        assert [score for _, score in ranked] == sorted(score for _, score in ranked)
+    keyed = scores_of(home, log, "--lists", "film", "--key", "film,event")
+    assert keyed[0] == ["film", "event", "score", "rank"]
+    assert [line[-1] for line in keyed] == [line[-1] for line in found]
+
+
+def test_ranks_in_parquet_are_those_in_csv(
+    home: Path, rows: list[list[str]], tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    log, out = write_log(tmp_path / "log.csv", rows), tmp_path / "ranks.parquet"
+    asked = [str(home / "model"), str(log), "--lists", "film", "--out", str(out)]
+    assert predict.main(asked) == 0
+    table = parquet.read_table(out)
+    assert table.column_names == ["row", "film", "score", "rank"]
+    in_csv = [line[-1] for line in scores_of(home, log, "--lists", "film")[1:]]
+    assert list(map(str, table["rank"].to_pylist())) == in_csv
+
+
+def test_evaluate_measures_rankings_within_lists(
+    home: Path, rows: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_log(tmp_path / "log.csv", rows)
+    found = scores_of(home, log, "--lists", "film")[1:]
+    capsys.readouterr()
+    asked = [str(home / "model"), str(log), "--lists=film", "--ndcg-at=2-4", "--json"]
+    assert evaluate.main(asked) == 0
+    shown = json.loads(capsys.readouterr().out)
+    films = [[i for i, line in enumerate(found) if line[1] == f] for f in ("f1", "f2", "f3")]
+    order = [row for film in films for row in film]
+    wanted = compute_list_metrics(
+        np.array([float(found[row][2]) for row in order]),
+        np.array([float(rows[row][-1]) for row in order]),
+        np.cumsum([0, *map(len, films)]),
+        (2, 4),
+    ).named()
+    for name, value in wanted.items():
+        assert shown[name] == pytest.approx(value), name
+    assert evaluate.main(asked[:-2]) == 0
+    text = capsys.readouterr().out
+    assert "auc:" in text
+    assert "ndcg@10:" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lists=nothing"], "nothing"),
+        (["--lists=user"], "has no value in column 'user', but 'NA'"),
+        (["--lists=film", "--out=ranks.npy"], "--lists: a .npy file holds scores only"),
+        (["--lists=row"], "rename the column"),
+        (["--lists=film", "--key=rank"], "rename the column"),
+    ],
+)
+def test_lists_that_cannot_be_ranked_are_refused(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [str(home / "model"), str(home / "log.csv"), "--out=ranks.csv", *options]
+    assert predict.main(asked) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_needs_lists_for_positions(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([str(home / "model"), str(home / "log.csv"), "--ndcg-at=3"]) == 2
+    assert "--lists COLUMN" in capsys.readouterr().err

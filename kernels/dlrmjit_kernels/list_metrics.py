@@ -193,7 +193,7 @@ def _measure_part(
 
 
 @jit
-def _gain(relevance: float, exponential: bool) -> float:
+def _gain(relevance: float, exponential: bool) -> Any:
     wide = np.float64(relevance)
     return 2.0**wide - 1.0 if exponential else wide
 

@@ -5,23 +5,37 @@ import pytest
 from dlrmjit_kernels.runtime import threads
 
 from dlrmjit.architecture.families import FAMILIES
-from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
+from dlrmjit.config.optimizer import (
+    OPTIMIZERS,
+    Adagrad,
+    Adam,
+    AdamW,
+    RowwiseAdagrad,
+    Sgd,
+    UpdateConfig,
+)
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import IndexRangeError
 from dlrmjit.model.check import check_architecture
 from dlrmjit.model.model import Model
 from dlrmjit.ops import get_backend
+from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.training.step import TrainingStep
 from tests.builders import family, random_batch
 
 WITHOUT_DENSE = {"mlp_bottom": (), "dense_features": 0}
 UPDATES = [
     Sgd(),
+    Sgd(momentum=0.9),
     Adagrad(),
+    RowwiseAdagrad(),
+    Adam(),
+    AdamW(),
     UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
     UpdateConfig(Sgd(), Sgd(), clip_norm=0.02),
 ]
 families = pytest.mark.parametrize("name", FAMILIES)
+updates = pytest.mark.parametrize("update", UPDATES, ids=repr)
 
 
 @families
@@ -49,21 +63,27 @@ def _trained(model, backend, update=None, **options):
     found = Model(model, backend=backend, rng=np.random.RandomState(7), **options)
     found.scale_tables(0.3)  # without saturated probabilities, whose loss depends on rounding
     step, rng = TrainingStep(found, update or Sgd()), np.random.default_rng(1)
-    rate = 0.1 if update in (None, UPDATES[0], UPDATES[-1]) else 0.01
+    dense = UpdateConfig.of(update or Sgd()).mlps
+    rate = 0.1 if dense == Sgd() else 0.01
     return [step(random_batch(rng, model, n), rate) for n in (50, 50, 17, 50)], found
 
 
+def test_every_optimizer_is_tried():
+    assert {type(UpdateConfig.of(update).tables) for update in UPDATES} == set(OPTIMIZERS.values())
+
+
 @families
-@pytest.mark.parametrize("update", UPDATES, ids=repr)
-def test_backends_agree(name, update):
+@updates
+def test_both_backends_train_as_float64(name, update):
     model = family(name)
-    losses, found = _trained(model, "jit", update)
-    expected, oracle = _trained(model, "reference", update)
-    np.testing.assert_allclose(losses, expected, rtol=3e-5)
+    expected, exact = _trained(model, ReferenceBackend(np.float64), update)
     batch = random_batch(np.random.default_rng(5), model, 30)
-    np.testing.assert_allclose(
-        found.predict_proba(batch), oracle.predict_proba(batch), rtol=1e-3, atol=1e-4
-    )
+    for backend in ("jit", "reference"):
+        losses, found = _trained(model, backend, update)
+        np.testing.assert_allclose(losses, expected, rtol=3e-5, err_msg=backend)
+        np.testing.assert_allclose(
+            found.predict_proba(batch), exact.predict_proba(batch), rtol=1e-3, atol=1e-4
+        )
 
 
 def _one_lookup_each(config, n):
@@ -128,12 +148,13 @@ def test_backends_agree_on_split_bf16(name, monkeypatch):
 
 
 @families
-def test_any_number_of_threads_gives_the_same_bits(name):
+@updates
+def test_any_number_of_threads_gives_the_same_bits(name, update):
     results = []
     for count in (1, 2, 4, 7):
         threads.set_threads(count)
         try:
-            losses, model = _trained(family(name, mlp_top=(479, 33, 1)), "jit")
+            losses, model = _trained(family(name, mlp_top=(479, 33, 1)), "jit", update)
         finally:
             threads.set_threads(threads.available_cpus())
         state = {name: value.tobytes() for name, value in model.state_dict().items()}

@@ -1,16 +1,25 @@
-"""Every family trains the same on any number of ranks, with every class of optimizer."""
+"""Every family trains the same on any number of ranks, with every optimizer."""
 
 import numpy as np
 import pytest
 
+from dlrmjit.architecture.families import FAMILIES
+from dlrmjit.config.optimizer import OPTIMIZERS
 from tests.parallel.launch import needs_mpi, run_program
+from tests.parallel.programs.families import UPDATES
 
 pytestmark = needs_mpi
 
 
 @pytest.fixture(scope="module")
 def found():
-    return {ranks: run_program(ranks, "families", 6) for ranks in (1, 2, 3)}
+    return {ranks: run_program(ranks, "families", 3) for ranks in (1, 2, 3)}
+
+
+def test_every_family_is_trained_with_every_optimizer(found):
+    for cases in found.values():
+        assert set(cases) == {f"{name}/{label}" for name in FAMILIES for label in UPDATES}
+    assert {type(update.mlps) for update, _ in UPDATES.values()} == set(OPTIMIZERS.values())
 
 
 def test_losses_are_those_of_one_process(found):

@@ -22,7 +22,7 @@ from dlrmjit.model.torch_rng import TorchStream
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.training.step import TrainingStep
-from tests.builders import random_batch, small_config, tables_of_all_kinds
+from tests.builders import family, random_batch, small_config, tables_of_all_kinds
 
 ORACLE = ReferenceBackend(np.float64)
 ROWS = (7, 1, 30, 12, 100)
@@ -144,6 +144,46 @@ def _joined(first, second):
     dense = np.concatenate([first.dense, second.dense])
     labels = np.concatenate([first.labels, second.labels])
     return Batch(dense, indices, offsets, labels, weights)
+
+
+def _divided(name, operation):
+    """A family with quotient-remainder tables, which start at up to 1, not near 0."""
+    model = family(name, embedding_dim=8)
+    return model.with_values("emb_l", collisions=(3, 0, 4), operation=operation)
+
+
+divided = pytest.mark.parametrize("operation", COMBINE)
+
+
+@divided
+@pytest.mark.parametrize("name", ["fm", "deepfm", "nfm"])
+def test_products_of_quotients_and_remainders_train_as_in_float64(name, operation):
+    config, losses = _divided(name, operation), []
+    for backend in (ORACLE, "jit", "reference"):
+        model = Model(config, backend=backend, rng=np.random.RandomState(7))
+        model.scale_tables(0.15)
+        step, rng = TrainingStep(model), np.random.default_rng(1)
+        losses.append([step(random_batch(rng, config, n), 0.01) for n in (50, 17, 50)])
+    np.testing.assert_allclose(losses[1:], losses[:1] * 2, rtol=1e-5)
+
+
+@divided
+@pytest.mark.parametrize("backend", ["jit", "reference"])
+def test_losses_of_saturated_products_differ_by_the_rounding_of_probabilities(backend, operation):
+    """A probability of 1 - 2**-25 is 1 or the number before: its loss is 100 or 17, as in torch."""
+    config = _divided("fm", operation)
+    batch = random_batch(np.random.default_rng(1), config, 50)
+    model, exact = (
+        Model(config, backend=b, rng=np.random.RandomState(7)) for b in (backend, ORACLE)
+    )
+    p = model.predict_proba(batch)
+    assert (p == 1).any()
+    # A logit of about 30 is off by a few of its roundings, a probability by a fourth of that.
+    np.testing.assert_allclose(p, exact.predict_proba(batch), atol=30 * 2**-23)
+    with np.errstate(divide="ignore"):
+        right = np.where(batch.labels == 1, np.float64(p), 1 - np.float64(p))
+        expected = -np.maximum(np.log(right), -100).mean()
+    assert TrainingStep(model)(batch, 0.0) == pytest.approx(expected, rel=1e-6)
 
 
 @settings(deadline=None, max_examples=25)

@@ -47,6 +47,11 @@ class ShardedBatch:
         """Labels of this rank's samples."""
         return self.local.labels
 
+    @property
+    def sample_weights(self) -> NDArray[np.float32] | None:
+        """Weights of this rank's samples in the loss, if they have any."""
+        return self.local.sample_weights
+
 
 class Router:
     """Exchanges the lookups of batches.

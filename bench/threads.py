@@ -2,14 +2,16 @@
 
     python -m bench.threads [--config mlperf] [--batch 64] [--workers 2] [--quick]
 
-Both have the same number of workers, each of which computes on one CPU and predicts batches of
-the same sizes for the same time. The processes have an interpreter each and share nothing, so they
-are what threads can reach at best. Rounds alternate; the ratio is the median over rounds.
+Both have the same number of workers, each of which computes on one thread, bound to a CPU of its
+own, and predicts batches of the same sizes for the same time; all are ready before the clock
+starts. The processes have an interpreter each and share nothing, so they are what threads can
+reach at best. Rounds alternate; the ratio is the median over rounds.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import threading
 import time
@@ -22,8 +24,14 @@ from bench.support import harness
 BATCHES = 8
 
 
-def _count(model: Any, batches: Any, start: Any, seconds: float) -> int:
+def _count(worker: int, model: Any, batches: Any, start: Any, seconds: float) -> int:
     """Predict for ``seconds`` after all workers are ready; return how many batches were done."""
+    from dlrmjit_kernels.runtime.threads import allowed_cpus, set_threads
+
+    set_threads(1)  # a new thread would use all of them
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(allowed_cpus())
+        os.sched_setaffinity(0, {cpus[worker % len(cpus)]})
     model.predict_proba(batches[0])
     start.wait()
     end, done = time.perf_counter() + seconds, 0
@@ -42,14 +50,19 @@ def _made(config: str, batch: int, max_rows: int) -> tuple[Any, Any]:
     return model, [make_batch(chosen, rng) for _ in range(BATCHES)]
 
 
-def _serve(what: tuple[str, int, int], start: Any, rounds: Any, counts: Any) -> None:
+def _serve(worker: int, what: tuple[str, int, int], start: Any, rounds: Any, counts: Any) -> None:
     """Run one process: a round for every number of seconds that ``rounds`` has."""
-    from dlrmjit_kernels.runtime.threads import set_threads
-
+    _record_cpus()
     model, batches = _made(*what)
-    set_threads(1)
     while (seconds := rounds.get()) > 0:
-        counts.put(_count(model, batches, start, seconds))
+        counts.put(_count(worker, model, batches, start, seconds))
+
+
+def _record_cpus() -> None:
+    """Record the CPUs of this process before a worker is bound to one of them."""
+    from dlrmjit_kernels.runtime.threads import allowed_cpus, set_allowed_cpus
+
+    set_allowed_cpus(allowed_cpus())
 
 
 class Processes:
@@ -60,8 +73,8 @@ class Processes:
         self._start, self._counts = context.Barrier(workers), context.Queue()
         self._rounds = [context.Queue() for _ in range(workers)]
         self._workers = [
-            context.Process(target=_serve, args=(what, self._start, rounds, self._counts))
-            for rounds in self._rounds
+            context.Process(target=_serve, args=(worker, what, self._start, rounds, self._counts))
+            for worker, rounds in enumerate(self._rounds)
         ]
         for worker in self._workers:
             worker.start()
@@ -91,10 +104,10 @@ class Threads:
         """Return how many batches all workers predict."""
         start, counts = threading.Barrier(self._workers), []
 
-        def work() -> None:
-            counts.append(_count(self._model, self._batches, start, seconds))
+        def work(worker: int) -> None:
+            counts.append(_count(worker, self._model, self._batches, start, seconds))
 
-        threads = [threading.Thread(target=work) for _ in range(self._workers)]
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(self._workers)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -113,7 +126,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     seconds, repeats = (1.0, 1) if options.quick else (options.seconds, options.rounds)
+    # OpenMP would bind the first thread of every process to the same CPU
+    os.environ["OMP_PROC_BIND"] = "false"
     harness.prepare(options.threads)
+    _record_cpus()
     what = (options.config, options.batch, options.max_rows)
     processes = Processes(what, options.workers)
     contenders: dict[str, Threads | Processes] = {
@@ -132,7 +148,7 @@ def main() -> None:
     for name, found in rates.items():
         report.rows.append(
             {
-                "op": f"predict, {options.workers} {name}",
+                "op": f"predict, {name if name == 'one thread' else f'{options.workers} {name}'}",
                 "shape": {"N": options.batch},
                 "rates": found,
             }

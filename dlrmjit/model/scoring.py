@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset, concatenate
+from dlrmjit.data.loader import Loader
 from dlrmjit.data.validate import check_positive
 
 if TYPE_CHECKING:
@@ -27,25 +29,62 @@ class Predictor(Protocol):
 
 
 def score_chunks(
-    model: Predictor, chunks: Iterator[EncodedRows], batch_size: int
+    model: Predictor, chunks: Iterator[EncodedRows], batch_size: int, workers: int = 1
 ) -> Iterator[tuple[EncodedRows, NDArray[np.float32]]]:
     """Yield all rows in order with their scores, in parts of whole batches except for the last.
 
     Vector code and the code for the samples left over may round differently. So batches have a
     multiple of 16 rows, the last of which may be repeated; then the bits of a row's score depend
     neither on ``batch_size`` nor on the row's position.
+
+    With several ``workers``, each scores its share of a batch on one thread, beside the threads
+    that read ``chunks``: if all computed every batch together, each would wait for those whose
+    CPU is reading.
     """
-    from dlrmjit.data.loader import Loader
+    from dlrmjit.data.prepare.ordered_map import ordered_map
     from dlrmjit.data.prepared.encode import in_batches
 
-    size = -(-check_positive(batch_size, "batch size") // _LANES) * _LANES
-    for part in in_batches(chunks, size):
-        padded = _padded(part.rows)
-        scores, begin = np.empty(len(padded), np.float32), 0
-        for batch in Loader(padded, size, ahead=0).batches():
-            scores[begin : begin + batch.n] = model.predict_proba(batch)
-            begin += batch.n
-        yield part, scores[: len(part)]
+    size = _whole_vectors(check_positive(batch_size, "batch size"))
+    batches = _batches(in_batches(chunks, size), _whole_vectors(-(-size // workers)))
+
+    def score(batch: _Batch) -> tuple[_Batch, NDArray[np.float32]]:
+        return batch, model.predict_proba(batch.read())
+
+    found = map(score, batches) if workers == 1 else ordered_map(score, batches, workers)
+    scores: list[NDArray[np.float32]] = []
+    for batch, scores_of_batch in found:
+        scores.append(scores_of_batch)
+        if batch.is_last:
+            yield batch.part, np.concatenate(scores)[: len(batch.part)]
+            scores = []
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Batch ``number`` of a part of the rows; workers read batches of the same part at once."""
+
+    part: EncodedRows
+    loader: Loader
+    number: int
+
+    @property
+    def is_last(self) -> bool:
+        return self.number == self.loader.num_batches - 1
+
+    def read(self) -> Batch:
+        return next(self.loader.batches(start=self.number))
+
+
+def _batches(parts: Iterator[EncodedRows], size: int) -> Iterator[_Batch]:
+    for part in parts:
+        loader = Loader(_padded(part.rows), size, ahead=0)
+        for number in range(loader.num_batches):
+            yield _Batch(part, loader, number)
+
+
+def _whole_vectors(rows: int) -> int:
+    """Return ``rows``, rounded up to a multiple of the vector length."""
+    return -(-rows // _LANES) * _LANES
 
 
 def _padded(rows: Dataset) -> Dataset:

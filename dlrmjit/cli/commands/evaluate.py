@@ -27,6 +27,8 @@ def _run(argv: Sequence[str]) -> None:
     arguments = parse_command(EVALUATE, argv)
     if arguments.ndcg_at is not None and arguments.lists is None:
         raise ConfigError("--ndcg-at is for rankings within lists; give --lists COLUMN too")
+    from dlrmjit_kernels.runtime.threads import get_threads
+
     from dlrmjit.data.prepare.inputs.base import Wanted
     from dlrmjit.data.validate import check_labels
     from dlrmjit.metrics import compute_metrics
@@ -38,7 +40,8 @@ def _run(argv: Sequence[str]) -> None:
     given = load_given(arguments, Wanted(keys=keys), progress)
     scores, labels, first = [], [], 0
     column = ListColumn(arguments.lists, given.missing)
-    for part, scores_of_part in score_chunks(given.model, given.rows, arguments.batch_size):
+    scored = score_chunks(given.model, given.rows, arguments.batch_size, get_threads())
+    for part, scores_of_part in scored:
         scores.append(scores_of_part)
         for key in part.keys:
             column.add(key)

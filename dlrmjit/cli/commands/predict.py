@@ -56,10 +56,12 @@ def _run(argv: Sequence[str]) -> None:
 
 def _score(given: Given, file: ScoreFile, batch_size: int) -> tuple[int, float]:
     """Write the scores of all rows; return their number and sum."""
+    from dlrmjit_kernels.runtime.threads import get_threads
+
     from dlrmjit.model.scoring import score_chunks
 
     rows, total = 0, 0.0
-    for part, scores in score_chunks(given.model, given.rows, batch_size):
+    for part, scores in score_chunks(given.model, given.rows, batch_size, get_threads()):
         file.write(scores, part.keys)
         rows += len(scores)
         total += float(scores.sum(dtype=np.float64))

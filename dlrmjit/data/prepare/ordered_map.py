@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from dlrmjit_kernels.runtime.threads import reset_affinity, set_threads
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -16,9 +18,10 @@ def ordered_map(
 ) -> Iterator[R]:
     """Yield ``work(item)`` for all items in order; at most ``workers + ahead`` are in flight.
 
-    Compiled kernels and file operations release the GIL, so threads suffice.
+    Compiled kernels and file operations release the GIL, so threads suffice. Each computes on one
+    thread, so that workers do not wait for each other, and on any CPU of the process.
     """
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=_start_worker) as pool:
         pending: deque[Future[R]] = deque()
         try:
             for item in items:
@@ -30,3 +33,8 @@ def ordered_map(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _start_worker() -> None:
+    reset_affinity()
+    set_threads(1)

@@ -235,5 +235,5 @@ def _slots_for(count: int) -> NDArray[np.uint64]:
 
 
 def _shift_ids(found: NDArray[np.int32], by: int) -> NDArray[np.int32]:
-    found[found >= 0] += np.int32(by)
+    np.add(found, np.int32(by), out=found, where=found >= 0)
     return found

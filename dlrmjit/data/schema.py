@@ -200,6 +200,8 @@ def drop_unused(column: dict[str, Any]) -> None:
 
 def read_schema(path: Path) -> Schema:
     """Read a schema from a ``.toml`` or ``.json`` file; raise ConfigError naming the file."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"the schema {path} is a pipe, socket or device; write it to a file")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

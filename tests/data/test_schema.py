@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -96,3 +97,10 @@ def test_files_that_are_no_schema(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text(TEXT)
     with pytest.raises(ConfigError, match=r"\.toml or \.json"):
         read_schema(tmp_path / "s.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "schema.json")
+    with pytest.raises(ConfigError, match="is a pipe, socket or device"):
+        read_schema(tmp_path / "schema.json")

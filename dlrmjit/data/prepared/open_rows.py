@@ -34,14 +34,10 @@ def encode_any(
         if "\0" in str(rows):
             raise DataError(f"{str(rows)!r} is no path: it has a NUL character")
         return read_rows(Path(rows), rules, wanted, unknown=unknown)
-    if _is_empty(rows):
-        return iter(())
     source = _source_of(rows, rules, wanted)
+    if len(rows) == 0:
+        return iter(())
     return encode_rows(source, rules, wanted, _ORIGIN, unknown)
-
-
-def _is_empty(rows: Any) -> bool:
-    return hasattr(rows, "__len__") and len(rows) == 0
 
 
 def _source_of(rows: Any, rules: Preprocessing, wanted: Wanted) -> InputFormat:

@@ -63,7 +63,13 @@ def map_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 @contextmanager
 def _reading(path: str | Path) -> Iterator[None]:
-    """Convert what zip files raise when they are damaged into a DataError that names the file."""
+    """Convert what zip files raise when they are damaged into a DataError that names the file.
+
+    A pipe is refused, because opening it would wait for a writer.
+    """
+    source = Path(path)
+    if source.exists() and not (source.is_file() or source.is_dir()):
+        raise DataError(f"{path} is a pipe, socket or device; write the arrays to a file first")
     try:
         yield
     except zipfile.BadZipFile as error:

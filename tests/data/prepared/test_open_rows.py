@@ -19,6 +19,7 @@ from dlrmjit.data.dataset import Dataset, concatenate
 from dlrmjit.data.prepare.inputs.base import Wanted
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule
 from dlrmjit.data.prepare.pipeline import prepare
+from dlrmjit.data.prepared.manifest import CategoricalColumn as ManifestColumn
 from dlrmjit.data.prepared.open_rows import encode_any
 from dlrmjit.data.prepared.preprocessing import Preprocessing
 from dlrmjit.data.prepared.reader import PreparedSet
@@ -300,3 +301,40 @@ def test_a_path_with_a_nul_is_refused(model: DLRM) -> None:
 def test_a_model_without_preprocessing_says_so(model: DLRM) -> None:
     with pytest.raises(ConfigError, match="was not trained from a prepared set"):
         DLRM(model.config).predict([{"age": 1}])
+
+
+SMALL = Preprocessing(
+    Schema("y", (), (CategoricalColumn("tags", multi=True, hash_rows=7),)),
+    {},
+    (ManifestColumn("tags", 7, is_multi=True),),
+    (None,),
+)
+
+
+def bags_of(rows: Any) -> list[Any]:
+    return list(encode_any(rows, SMALL, Wanted(labels=False)))
+
+
+@pytest.mark.parametrize("bag", [{"a", "b"}, frozenset("ab"), set()])
+def test_a_set_is_no_bag_because_it_has_no_order(bag: Any) -> None:
+    with pytest.raises(DataError, match=r"tags: .* expected a list, because the order of a set"):
+        bags_of([{"tags": bag}])
+
+
+def test_an_empty_table_needs_the_columns_too() -> None:
+    assert bags_of(pandas.DataFrame({"tags": []})) == bags_of([]) == []
+    with pytest.raises(DataError, match="no columns called 'tags'"):
+        bags_of(pandas.DataFrame({"other": []}))
+    with pytest.raises(DataError, match="no columns called 'tags'"):
+        bags_of(arrow.table({"other": []}))
+
+
+@pytest.mark.parametrize("rows", [{}, set()])
+def test_an_empty_thing_that_has_no_rows_is_refused(rows: Any) -> None:
+    with pytest.raises(ConfigError, match="found where rows are expected"):
+        bags_of(rows)
+
+
+def test_an_integer_of_a_dataframe_that_no_type_holds_is_refused() -> None:
+    with pytest.raises(DataError, match="give a column values of one type"):
+        bags_of(pandas.DataFrame({"tags": [10**400]}))

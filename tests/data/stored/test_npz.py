@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -100,3 +101,11 @@ def test_repeated_and_missing_arrays_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lacks b; it has a"):
         read_npz(tmp_path / "y.npz", {"a": None, "b": None})
     assert list(read_npz(tmp_path / "y.npz", {"a": None, "b": None}, "b")) == ["a"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    for read in (map_npz, lambda path: read_npz(path, {"a": None})):
+        with pytest.raises(DataError, match="is a pipe, socket or device"):
+            read(tmp_path / "a.npz")

@@ -25,7 +25,9 @@ def texts_of_value(value: Any, column: CategoricalColumn) -> list[bytes]:
     """
     if not column.is_multi:
         return [_text_of(value)]
-    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
+    if isinstance(value, (set, frozenset)):
+        raise MeaningError("a list, because the order of a set differs from run to run")
+    if isinstance(value, (list, tuple, np.ndarray)):
         return [_text_of(one) for one in value]
     if isinstance(value, str) and column.separator:
         return [_text_of(one) for one in value.split(column.separator)]

@@ -67,7 +67,7 @@ class TableFormat:
             return chosen.to_arrow()
         try:
             return arrow.Table.from_pandas(table[names], preserve_index=False)
-        except (arrow.ArrowException, TypeError) as error:
+        except (arrow.ArrowException, TypeError, OverflowError) as error:
             raise DataError(
                 f"{self._origin}: {first_line(error)}; give a column values of one type"
             ) from None

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.parallel.launch import needs_mpi, run_program
+import dlrmjit
+from tests.parallel.launch import needs_mpi, run_program, run_ranks
 
 pytestmark = needs_mpi
 
@@ -32,3 +33,35 @@ def test_reproducible_steps_give_the_same_bits(found):
             other = found[ranks][name]
             assert other["reproducible"] == case["reproducible"], f"{name} on {ranks} ranks"
             assert other["bits"] == case["bits"], f"{name} on {ranks} ranks"
+
+
+TRAIN = [
+    "-m",
+    "dlrmjit.train",
+    "--data-generation=synthetic",
+    "--num-batches=4",
+    "--mini-batch-size=32",
+    "--arch-embedding-size=30-20-10",
+    "--arch-sparse-feature-size=4",
+    "--arch-mlp-bot=13-8-4",
+    "--arch-mlp-top=8-4-1",
+    "--dropout=0.3",
+    "--batch-norm",
+    "--wide",
+    "--mlp-top-activation=silu",
+    "--backend=reference",
+    "--reproducible=4",
+]
+
+
+def test_the_command_trains_and_resumes_with_the_same_bits_on_any_number_of_ranks(tmp_path):
+    for ranks in (1, 2):
+        run_ranks(ranks, *TRAIN, f"--save-model={tmp_path / str(ranks)}", "--nepochs=2")
+    first = tmp_path / "first"
+    run_ranks(2, *TRAIN, f"--save-model={first}", "--nepochs=1")
+    run_ranks(1, *TRAIN, f"--load-model={first}", f"--save-model={tmp_path / 'on'}", "--nepochs=2")
+    expected = dlrmjit.load(tmp_path / "1").state_dict()
+    for name in ("2", "on"):
+        found = dlrmjit.load(tmp_path / name).state_dict()
+        for key, value in expected.items():
+            assert value.tobytes() == found[key].tobytes(), (name, key)

@@ -103,6 +103,7 @@ class SyntheticSource:
 
     def sliced(self, share: Share) -> SyntheticSource:
         """Return a source of ``share`` of each batch; numbers of other samples are skipped."""
+        _ = self.teacher  # is calibrated once, before the copies share it
         part = copy.copy(self)
         part._share = share
         return part

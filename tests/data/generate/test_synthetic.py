@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from dlrmjit.data.batch_shard import Share
 from dlrmjit.data.generate.rng_skip import SampleRange
 from dlrmjit.data.generate.synthetic import (
     CRITEO_KAGGLE_ROWS,
@@ -96,6 +97,16 @@ def test_any_batch_can_be_made_at_any_time(seed, start, split):
     assert len(late) == 4 - start
     for number, batch in enumerate(late, start):
         assert same(batch, source.batch(number))
+
+
+def test_slices_have_the_labels_of_the_whole_however_often_they_are_made():
+    whole = SyntheticSource(64, 3, table_rows=(20, 30))
+    expected = [batch.labels for batch in SyntheticSource(64, 3, table_rows=(20, 30)).batches()]
+    for _ in range(2):
+        parts = [list(whole.sliced(Share(rank, 2)).batches()) for rank in range(2)]
+        for number, labels in enumerate(expected):
+            found = np.concatenate([part[number].labels for part in parts])
+            np.testing.assert_array_equal(found, labels)
 
 
 def test_batches_and_splits_differ():

@@ -14,6 +14,7 @@ from dlrmjit.version import __version__
 if TYPE_CHECKING:
     from dlrmjit.advice.advise import advise
     from dlrmjit.architecture.architecture import Architecture
+    from dlrmjit.config.list_loss import ListLoss
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
     from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from dlrmjit.data.batch import Batch
+    from dlrmjit.data.list_batch import ListBatch
     from dlrmjit.errors import DlrmjitError
     from dlrmjit.model.check import check_architecture
     from dlrmjit.model.dlrm import DLRM
@@ -53,6 +55,8 @@ _HOME = {
     "CosineSchedule": "dlrmjit.config.training",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
+    "ListBatch": "dlrmjit.data.list_batch",
+    "ListLoss": "dlrmjit.config.list_loss",
     "ListMetrics": "dlrmjit.ranking.metrics",
     "ListValues": "dlrmjit.ranking.metrics",
     "LossConfig": "dlrmjit.config.training",
@@ -89,6 +93,8 @@ __all__ = [
     "Checkpointer",
     "CosineSchedule",
     "DlrmjitError",
+    "ListBatch",
+    "ListLoss",
     "ListMetrics",
     "ListValues",
     "LossConfig",

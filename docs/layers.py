@@ -68,13 +68,13 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {
         "dlrmjit_kernels.layers": "what a network calls",
         "dlrmjit_kernels.auc": "ranking of scores",
-        "dlrmjit_kernels.list_metrics": "ranking within lists",
         "dlrmjit_kernels.machine_peaks": "measured ceilings",
     },
     {"dlrmjit_kernels.matmul": "loops around the tile"},
     {
         "dlrmjit_kernels.matrix": "layouts, copies",
         "dlrmjit_kernels.embedding": "tables, lookups, updates",
+        "dlrmjit_kernels.list_metrics": "ranking within lists",
     },
     {
         "dlrmjit_kernels.optimizers": "optimizers, declared once",

@@ -167,6 +167,11 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.loss, LossConfig):
+            raise ConfigError(
+                f"fit needs a LossConfig, not {type(self.loss).__name__}; a TrainingStep takes "
+                "losses of lists"
+            )
         if self.batches_per_update < 1:
             raise ConfigError(
                 f"the batches of an update must be at least 1, not {self.batches_per_update}"

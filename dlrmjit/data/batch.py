@@ -154,6 +154,7 @@ _FORMS = {
     "labels": ((np.float32,), 1),
     "weights": ((np.float32,), 1),
     "sample_weights": ((np.float32,), 1),
+    "lists": ((np.int64,), 1),
 }
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from dlrmjit.architecture.node import Node
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.tape import Rule, Tape, Variable
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.list_batch import lists_of
 from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.model.batch_norm import Norm
 from dlrmjit.model.tables import Port
@@ -32,14 +34,15 @@ class Graph:
     which ``dropout_key`` is a seed and a step, and are normalised by the batch. The loss is a mean
     over ``samples``, by default n; it is larger if n samples are a part of a batch, of which
     ``part`` says how it is normalised. A ``profile`` times every rule. A ``port`` provides the
-    pooled vectors, by default the model's store.
+    pooled vectors, by default the model's store. A loss of lists is a mean over those of a
+    :class:`~dlrmjit.data.list_batch.ListBatch`.
     """
 
     def __init__(
         self,
         model: Model,
         n: int,
-        loss: LossConfig | None = None,
+        loss: LossConfig | ListLoss | None = None,
         samples: int | None = None,
         profile: Profile | None = None,
         port: Port | None = None,
@@ -51,6 +54,7 @@ class Graph:
         self.profile = profile
         self.tape = Tape(model.backend.add_gradients)
         self.dense, self.targets, self.sample_weights = Variable(), Variable(), Variable()
+        self.lists: Variable | None = None
         self.dropout_key, self.dropout_layers = Variable(DropoutKey()), 0
         self.part, self.shared_norms = part, list[SharedNorm]()
         self.port = port or model.store.port(n)
@@ -58,7 +62,11 @@ class Graph:
         self._record_nodes()
         self.logits = self.values[model.architecture.output]
         self.loss = self.logits
-        if loss is not None:
+        if isinstance(loss, ListLoss):
+            self.lists = Variable()
+            rule = self.timed(model.backend.rules["list_loss"])
+            self.loss = self.tape.record(rule, self.logits, self.targets, self.lists, loss=loss)
+        elif loss is not None:
             rule = self.timed(model.backend.rules["loss"])
             self.loss = self.tape.record(
                 rule,
@@ -130,7 +138,8 @@ class Graph:
     def load(self, batch: Batch) -> None:
         """Set the batch of the next replay.
 
-        Raises ShapeError for a batch of another number of dense features or tables.
+        Raises ShapeError for a batch of another number of dense features or tables, or one without
+        lists if the loss needs them, and DataError for relevances that such a loss cannot use.
         """
         architecture = self.model.architecture
         if batch.dense.shape[1] != architecture.dense_features:
@@ -144,6 +153,8 @@ class Graph:
                 f"{architecture.tables}"
             )
         batch.check_shapes()
+        if self.lists is not None:
+            self.lists.data = lists_of(batch)
         self.port.load(batch)
         if architecture.dense_features:
             self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)

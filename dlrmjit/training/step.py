@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from dlrmjit.autograd.tape import Variable
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
@@ -29,14 +30,15 @@ class TrainingStep:
     """Trains one model; owns the recorded graph and its buffers of each batch size it sees.
 
     A ``profile`` collects the time of every operation. Dropout masks depend on ``seed`` and on the
-    number of the step, counted from ``first_step``.
+    number of the step, counted from ``first_step``. With a :class:`ListLoss`, batches are
+    :class:`~dlrmjit.data.list_batch.ListBatch`.
     """
 
     def __init__(
         self,
         model: Model,
         optimizer: str | OptimizerConfig | UpdateConfig = "sgd",
-        loss: LossConfig | None = None,
+        loss: LossConfig | ListLoss | None = None,
         profile: Profile | None = None,
         *,
         seed: int = 0,

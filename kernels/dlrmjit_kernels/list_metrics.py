@@ -67,14 +67,14 @@ def list_metrics(
     dtype = FLOAT64 if scores.dtype == FLOAT64 else FLOAT32
     scores = check_array("scores", scores, dtype, 1)
     relevance = check_array("relevance", relevance, dtype, scores.shape)
-    lengths = _lengths(offsets, len(scores))
+    lengths = list_lengths(offsets, len(scores))
     if min(cutoffs, default=1) < 1:
         raise ShapeError(f"cutoffs of NDCG must be at least 1, not {min(cutoffs)}")
     longest = int(lengths.max(initial=0))
     discounts = 1 / np.log2(np.arange(2, longest + 2, dtype=np.float64))
     stops = np.array([*(min(k, longest) for k in cutoffs), longest], np.int64)
     values = np.full((len(lengths), len(stops) + len(AFTER_NDCG)), np.nan)
-    parts = _parts(offsets)
+    parts = list_parts(offsets)
     _measure_lists(scores, relevance, offsets, parts, stops, exponential, discounts, values)
     return values
 
@@ -88,13 +88,13 @@ def list_ranks(scores: Floats, offsets: I64) -> I64:
     check_ndarray("scores", scores)
     dtype = FLOAT64 if scores.dtype == FLOAT64 else FLOAT32
     scores = check_array("scores", scores, dtype, 1)
-    _lengths(offsets, len(scores))
+    list_lengths(offsets, len(scores))
     ranks = np.empty(len(scores), np.int64)
-    _rank_lists(scores, offsets, _parts(offsets), ranks)
+    _rank_lists(scores, offsets, list_parts(offsets), ranks)
     return ranks
 
 
-def _lengths(offsets: I64, rows: int) -> I64:
+def list_lengths(offsets: I64, rows: int) -> I64:
     """Return the length of each list; raise ShapeError for offsets that do not divide the rows."""
     offsets = check_array("offsets", offsets, INT64, 1)
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != rows:
@@ -110,7 +110,7 @@ def _lengths(offsets: I64, rows: int) -> I64:
     return lengths
 
 
-def _parts(offsets: I64) -> I64:
+def list_parts(offsets: I64) -> I64:
     """Return the first list of each task, and the number of lists; tasks have like many rows."""
     lists = len(offsets) - 1
     rows = np.linspace(0, offsets[-1], min(lists, _MOST_TASKS) + 1)[1:-1]
@@ -119,7 +119,8 @@ def _parts(offsets: I64) -> I64:
 
 
 @jit
-def _longest(offsets: I64, first: int, last: int) -> int:
+def longest_list(offsets: I64, first: int, last: int) -> int:
+    """Return the length of the longest of the lists from ``first`` to before ``last``."""
     longest = 0
     for i in range(first, last):
         longest = max(longest, offsets[i + 1] - offsets[i])
@@ -133,7 +134,7 @@ def _rank_lists(scores: Floats, offsets: I64, parts: I64, ranks: I64) -> None:
 
 @task_jit
 def _rank_part(part: int, scores: Floats, offsets: I64, parts: I64, ranks: I64) -> None:
-    longest = _longest(offsets, parts[part], parts[part + 1])
+    longest = longest_list(offsets, parts[part], parts[part + 1])
     orders, spare = np.empty(longest, np.int64), np.empty(longest, np.int64)
     for i in range(parts[part], parts[part + 1]):
         start, stop = offsets[i], offsets[i + 1]
@@ -170,7 +171,7 @@ def _measure_part(
     discounts: F64,
     values: F64,
 ) -> None:
-    longest = _longest(offsets, parts[part], parts[part + 1])
+    longest = longest_list(offsets, parts[part], parts[part + 1])
     orders, spare = np.empty(longest, np.int64), np.empty(longest, np.int64)
     gains = np.empty(longest, np.float64)
     for i in range(parts[part], parts[part + 1]):
@@ -183,7 +184,7 @@ def _measure_part(
         ties = _walk_groups(list_scores, list_relevance, order, spare, exponential, gains, out)
         for j in range(stops.size):
             out[j] = _discounted(gains, discounts, min(stops[j], order.size))
-        discordant = _sort_descending(list_relevance, order, spare)
+        discordant = sort_descending(list_relevance, order, spare)
         _compare_pairs(list_relevance, order, discordant, ties[0], ties[1], out)
         for j in range(order.size):
             gains[j] = _gain(list_relevance[order[j]], exponential)
@@ -236,7 +237,7 @@ def _walk_groups(
         gains[start:stop] = total / group.size
         if group.size > 1:
             tied_pairs += _pairs(group.size)
-            _sort_descending(relevance, group, spare)
+            sort_descending(relevance, group, spare)
             same_pairs += _equal_pairs(relevance, group)
         if found and not relevant:
             reciprocal = _expected_reciprocal(start, group.size, found)
@@ -304,11 +305,11 @@ def _equal_pairs(values: Floats, order: I64) -> int:
 def _sort_by_score(scores: Floats, order: I64, spare: I64) -> None:
     for i in range(order.size):
         order[i] = i
-    _sort_descending(scores, order, spare)
+    sort_descending(scores, order, spare)
 
 
 @jit
-def _sort_descending(values: Floats, order: I64, spare: I64) -> int:
+def sort_descending(values: Floats, order: I64, spare: I64) -> int:
     """Sort positions in ``values`` by falling value, stably; return the number of inversions.
 
     An inversion is a pair of which the later has the greater value.

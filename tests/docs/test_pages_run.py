@@ -1,4 +1,4 @@
-"""The pages about training and scikit-learn run as they are written."""
+"""The pages about training, lists and scikit-learn run as they are written."""
 
 import re
 
@@ -10,7 +10,7 @@ from tests.docs.test_how_to_add import run
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["training.md", "sklearn.md"])
+@pytest.mark.parametrize("page", ["training.md", "lists.md", "sklearn.md"])
 def test_the_page_runs(page, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("pandas")

@@ -229,6 +229,7 @@ WRITTEN = {
     },
     "dlrmjit_kernels.embedding.embedding_bag": {"embedding_bag": {"out"}},
     "dlrmjit_kernels.auc": {"ranking_metrics": set(), "ranking_sums": set()},
+    "dlrmjit_kernels.layers.list_loss": {"list_loss_gradient": {"dscores"}},
     "dlrmjit_kernels.list_metrics": {"list_metrics": set(), "list_ranks": set()},
 }
 """Every function that takes arrays, by module, and the operands that it writes."""

@@ -507,6 +507,27 @@ def _right_list_metrics(o: Operands) -> Operands:
     return {"result": np.array(alone)}
 
 
+def _list_loss(o: Operands) -> Any:
+    from dlrmjit_kernels.layers.list_loss import list_loss_gradient
+
+    return list_loss_gradient("hinge", o["scores"], o["relevance"], o["offsets"], o["dscores"])
+
+
+def _right_list_loss(o: Operands) -> Operands:
+    scores, relevance, offsets = _d(o["scores"]), _d(o["relevance"]), o["offsets"]
+    assert offsets.dtype == np.int64
+    _shape(relevance, *scores.shape)
+    _shape(o["dscores"], *scores.shape)
+    loss, gradient = 0.0, np.zeros(scores.shape)
+    for a, b in pairwise(offsets):
+        better = relevance[a:b, None] > relevance[a:b]
+        margins = np.maximum(1 - (scores[a:b, None] - scores[a:b]), 0) * better
+        pairs, violated = better.sum() * (len(offsets) - 1), margins > 0
+        loss += margins.sum() / pairs
+        gradient[a:b] = (violated.sum(0) - 1.0 * violated.sum(1)) / pairs
+    return {"result": np.float64(loss), "dscores": gradient}
+
+
 def _list_ranks(o: Operands) -> Any:
     from dlrmjit_kernels.list_metrics import list_ranks
 
@@ -691,6 +712,10 @@ def _list_operands(rng: np.random.Generator) -> Operands:
     return {"scores": _f32(rng, 9), "relevance": relevance, "offsets": np.array([0, 4, 9])}
 
 
+def _list_loss_operands(rng: np.random.Generator) -> Operands:
+    return _list_operands(rng) | {"dscores": _f32(rng, 9)}
+
+
 def _list_score_operands(rng: np.random.Generator) -> Operands:
     return {"scores": _f32(rng, 9), "offsets": np.array([0, 4, 9])}
 
@@ -833,6 +858,7 @@ FUNCTIONS = [
     ),
     Function("ranking_metrics", _ranking_operands, (), _ranking, _right_ranking),
     Function("list_metrics", _list_operands, (), _list_metrics, _right_list_metrics),
+    Function("list_loss_gradient", _list_loss_operands, ("dscores",), _list_loss, _right_list_loss),
     Function("list_ranks", _list_score_operands, (), _list_ranks, _right_list_ranks),
     Function("embedding_bag", _bag_operands, ("out",), _bag, _right_bag),
     Function("lookup", _lookup_operands, ("out",), _lookup, _right_lookup),

@@ -28,7 +28,7 @@ from dlrmjit.ops.backend import (
     Origin,
     StoredArray,
 )
-from dlrmjit.ops.reference import cross, embedding, join, optimizers, regularise
+from dlrmjit.ops.reference import cross, embedding, join, list_loss, optimizers, regularise
 from dlrmjit.ops.reference.activations import activate, before_activation, sigmoid
 from dlrmjit.ops.reference.init import fill_uniform
 from dlrmjit.ops.reference.join import NoBlock
@@ -188,6 +188,7 @@ _RULES = (
     Rule("loss", _loss_forward, _loss_backward),
     *cross.RULES,
     *join.RULES,
+    *list_loss.RULES,
     *regularise.RULES,
 )
 

@@ -31,7 +31,7 @@ F32 = NDArray[np.float32]
 Pair = tuple[Real, Real]
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
     """A column of logits or of their gradients, in any layout."""
 
     data: F32
@@ -66,7 +66,7 @@ def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
 
     ``logits`` is (N,) or a matrix (N, 1); ``p`` is (N,) float32 and is written.
     """
-    data, strides, rows = _column("logits", logits)
+    data, strides, rows = column_of("logits", logits)
     p = check_array("p", p, FLOAT32, (rows,), written=True)
     check_same_or_disjoint("p", p, "logits", data)
     _probabilities(data, strides, p, _clamp_range(threshold))
@@ -82,7 +82,7 @@ def loss_forward(
     sample_weights: F32 | None = None,
 ) -> tuple[float, F32]:
     """Return the mean loss (summed in float64 in a fixed order) and the probabilities (N,)."""
-    p = np.empty(_column("logits", logits)[2], np.float32)
+    p = np.empty(column_of("logits", logits)[2], np.float32)
     rule = kind, weights, threshold, samples
     return _run(rule, logits, targets, sample_weights, p, p, False), p
 
@@ -139,8 +139,8 @@ def _run(
     gradient: bool,
 ) -> float:
     kind, weights, threshold, samples = rule
-    z, z_strides, rows = _column("logits", logits)
-    dz, dz_strides, gradient_rows = _column("dlogits", dlogits, written=True)
+    z, z_strides, rows = column_of("logits", logits)
+    dz, dz_strides, gradient_rows = column_of("dlogits", dlogits, written=True)
     targets = check_array("targets", targets, FLOAT32, (rows,))
     p = check_array("p", p, FLOAT32, (rows,), written=True)
     each = _NO_WEIGHTS
@@ -164,7 +164,7 @@ def _kind(name: str) -> int:
     return KINDS[name]
 
 
-def _column(name: str, values: F32 | Matrix, written: bool = False) -> tuple[F32, Strides, int]:
+def column_of(name: str, values: F32 | Matrix, written: bool = False) -> tuple[F32, Strides, int]:
     """Return the data, strides and length of a column in any layout."""
     if isinstance(values, Matrix):
         if values.cols != 1:
@@ -209,7 +209,7 @@ def _loss(
     gradient: bool,
 ) -> Real:
     sums = np.zeros(_tasks(targets.size), np.float64)
-    named = _Rule(*rule), _Column(*z), _Column(*dz)
+    named = _Rule(*rule), Column(*z), Column(*dz)
     run_tasks(_some_losses, len(sums), (*named, targets, each, p, gradient, sums), ALL_THREADS)
     return _ordered_sum(sums) / rule[3]
 
@@ -218,8 +218,8 @@ def _loss(
 def _some_losses(
     task: int,
     rule: _Rule,
-    z: _Column,
-    dz: _Column,
+    z: Column,
+    dz: Column,
     targets: F32,
     each: F32,
     p: F32,

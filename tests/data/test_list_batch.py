@@ -5,7 +5,7 @@ import pytest
 
 import dlrmjit
 from dlrmjit.architecture import Architecture, Dense, Mlp
-from dlrmjit.data.generate.lists import hypervolume, medoid
+from dlrmjit.data.generate.lists import _click_logits, clicks, hypervolume, medoid
 from dlrmjit.errors import ConfigError, DataError, ShapeError
 
 
@@ -95,6 +95,28 @@ def test_hypervolumes_are_those_of_a_fine_grid():
         dominates = (points <= grid).all(axis=-1)
         added = (dominates & (dominates.sum(axis=-1, keepdims=True) == 1)).mean(axis=(0, 1))
         assert (np.diff(added[np.argsort(-relevance)]) <= 2e-3).all()
+
+
+def test_clicks_are_those_of_their_probabilities_whose_order_is_the_best():
+    made = clicks(5000, items=6, seed=3)
+    p = made.probabilities
+    assert 0.1 < p.mean() < 0.5
+    sigma = np.sqrt((p * (1 - p)).sum())
+    assert abs(made.relevance.sum() - p.sum()) < 5 * sigma
+    offsets = np.arange(5001) * 6
+    best, alone = (
+        dlrmjit.compute_list_metrics(scores.reshape(-1), made.relevance.reshape(-1), offsets).ndcg
+        for scores in (p, made.features.sum(axis=2))
+    )
+    assert best > alone + 0.02
+
+
+def test_an_item_gains_by_a_worse_one_and_loses_by_one_like_it():
+    alone = np.array([[[1.0, 1.0], [-1.0, 3.0], [3.0, -1.0]]])
+    worse, like = alone.copy(), alone.copy()
+    worse[0, 1], like[0, 1] = [0.0, 0.0], [1.1, 0.9]
+    first = [_click_logits(points)[0, 0] for points in (alone, worse, like)]
+    assert first[1] > first[0] > first[2]
 
 
 def test_batches_have_whole_lists_in_the_order_of_the_seed():

@@ -22,10 +22,15 @@ _LISTS_AT_A_TIME = 4096
 
 @dataclass(frozen=True)
 class GeneratedLists:
-    """L lists of n items of d features: ``features`` (L, n, d), ``relevance`` (L, n), float32."""
+    """L lists of n items of d features: ``features`` (L, n, d), ``relevance`` (L, n), float32.
+
+    If relevance is a click, ``probabilities`` (L, n) are those with which they were drawn. No order
+    has a greater expected NDCG than theirs.
+    """
 
     features: NDArray[np.float32]
     relevance: NDArray[np.float32]
+    probabilities: NDArray[np.float64] | None = None
 
     def batches(self, lists: int, seed: int | None = None) -> Iterator[ListBatch]:
         """Yield all lists, ``lists`` at a time; with a ``seed`` in the order that it draws."""
@@ -76,6 +81,40 @@ def hypervolume(lists: int, items: int = 5, seed: int = 0) -> GeneratedLists:
     added = np.empty((lists, items))
     np.put_along_axis(added, order, (right - x) * (above - y), axis=1)
     return GeneratedLists(points.astype(np.float32), _relevance(added))
+
+
+def clicks(lists: int, items: int = 10, seed: int = 0) -> GeneratedLists:
+    """Return lists of items of two normal features, of which more is better, with clicks.
+
+    The logit of a click is the sum of the features' worth and of three effects of the others: an
+    item gains by the share of items that are worse in both features (attraction), loses by how many
+    are like it (similarity), and gains by being in the middle (compromise). Clicks of a list
+    are independent. Raises ConfigError.
+    """
+    _check(lists, items, 2)
+    rng = np.random.default_rng(seed)
+    points, logits = rng.standard_normal((lists, items, 2)), np.empty((lists, items))
+    for first in range(0, lists, _LISTS_AT_A_TIME):
+        some = slice(first, first + _LISTS_AT_A_TIME)
+        logits[some] = _click_logits(points[some])
+    probabilities = 1 / (1 + np.exp(-logits))
+    clicked = rng.random((lists, items)) < probabilities
+    return GeneratedLists(points.astype(np.float32), clicked.astype(np.float32), probabilities)
+
+
+def _click_logits(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logits (L, n) of clicks on points (L, n, 2)."""
+    others = points.shape[1] - 1
+    differences = points[:, :, None] - points[:, None]
+    attraction = (differences > 0).all(axis=-1).sum(axis=2) / others
+    alike = np.exp(-2 * (differences**2).sum(axis=-1))
+    similarity = (alike.sum(axis=2) - 1) / others  # 1: the item itself
+    from_middle = points - points.mean(axis=1, keepdims=True)
+    compromise = np.exp(-(from_middle**2).sum(axis=-1))
+    logits: NDArray[np.float64] = (
+        0.5 * points.sum(axis=2) + 3 * attraction - 6 * similarity + 2 * compromise - 2
+    )
+    return logits
 
 
 def _relevance(utility: NDArray[np.float64]) -> NDArray[np.float32]:

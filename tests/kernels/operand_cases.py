@@ -487,7 +487,7 @@ def _right_ranking(o: Operands) -> Operands:
 def _list_metrics(o: Operands) -> Any:
     from dlrmjit_kernels.list_metrics import list_metrics
 
-    return list_metrics(o["scores"], o["relevance"], o["offsets"])
+    return np.nan_to_num(list_metrics(o["scores"], o["relevance"], o["offsets"]), nan=-2)
 
 
 def _right_list_metrics(o: Operands) -> Operands:
@@ -504,7 +504,7 @@ def _right_list_metrics(o: Operands) -> Operands:
         list_metrics(scores[a:b].copy(), relevance[a:b].copy(), np.array([0, b - a]))[0]
         for a, b in pairwise(offsets)
     ]
-    return {"result": np.array(alone)}
+    return {"result": np.nan_to_num(np.array(alone), nan=-2)}
 
 
 def _list_loss(o: Operands) -> Any:
@@ -518,6 +518,8 @@ def _right_list_loss(o: Operands) -> Operands:
     assert offsets.dtype == np.int64
     _shape(relevance, *scores.shape)
     _shape(o["dscores"], *scores.shape)
+    assert offsets[0] == 0
+    assert offsets[-1] == len(scores)
     loss, gradient = 0.0, np.zeros(scores.shape)
     for a, b in pairwise(offsets):
         better = relevance[a:b, None] > relevance[a:b]
@@ -537,6 +539,8 @@ def _list_ranks(o: Operands) -> Any:
 def _right_list_ranks(o: Operands) -> Operands:
     scores, offsets = _d(o["scores"]), o["offsets"]
     assert offsets.dtype == np.int64
+    assert offsets[0] == 0
+    assert offsets[-1] == len(scores)
     ranks = [np.argsort(np.argsort(-scores[a:b], kind="stable")) + 1 for a, b in pairwise(offsets)]
     return {"result": np.concatenate(ranks)}
 

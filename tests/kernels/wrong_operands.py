@@ -165,7 +165,7 @@ def _index_mutations(name: str, array: Any) -> Iterator[tuple[str, Callable[[], 
         for value in values:
             yield f"value {value} at {position}", lambda p=position, v=value: _put(array, p, v)
     if name == "offsets":
-        yield "descending", lambda: guarded(np.ascontiguousarray(array[:, ::-1]))
+        yield "descending", lambda: guarded(np.ascontiguousarray(array[..., ::-1]))
         yield "tables exchanged", lambda: guarded(np.ascontiguousarray(array[::-1]))
 
 

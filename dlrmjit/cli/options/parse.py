@@ -120,7 +120,8 @@ def _preset_values(base: Preset, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_OTHER_DATA = ("processed_data_file", "raw_data_file", "mlperf_bin_loader", "memory_map")
+_FILES = ("raw_data_file", "processed_data_file")
+_OTHER_DATA = (*_FILES, "mlperf_bin_loader", "memory_map")
 
 
 def _use_set(options: Options) -> None:
@@ -211,6 +212,13 @@ def _check_data_set(options: Options) -> None:
     if options.train_fraction is not None and options.data_randomize == "day":
         raise ConfigError(
             "--train-fraction cannot split by day; give --data-randomize=total or none"
+        )
+    unused = [name for name in _FILES if getattr(options, name)]
+    if unused and not is_dataset:
+        raise ConfigError(
+            f"--{unused[0].replace('_', '-')} names data, but --data-generation="
+            f"{options.data_generation} trains on generated data; add --data-generation=dataset, "
+            "or leave the file out"
         )
     if is_dataset and not (options.raw_data_file or options.processed_data_file):
         raise ConfigError(

@@ -170,3 +170,14 @@ def test_plateaus_have_default_and_given_limits() -> None:
     assert train_config(parse(common)).plateau == PlateauConfig(0.1, 10, 1e-4)
     given = parse([*common, "--plateau-patience=0", "--plateau-threshold=1e-6"])
     assert train_config(given).plateau == PlateauConfig(0.1, 0, 1e-6)
+
+
+@pytest.mark.parametrize("flag", ["--raw-data-file=t.txt", "--processed-data-file=p.npz"])
+@pytest.mark.parametrize(
+    "kind", [[], ["--data-generation=random"], ["--data-generation=synthetic"]]
+)
+def test_files_of_data_are_never_left_unused(flag: str, kind: list[str]) -> None:
+    with pytest.raises(
+        ConfigError, match=f"{flag.split('=')[0]} names data, but .* generated data"
+    ):
+        parse([flag, *kind])

@@ -354,7 +354,7 @@ _STARTS = (
     _program(
         "a rank killed before MPI",
         "import os; os.kill(os.getpid(), 9)",
-        says="KILLED|EXIT CODE: 9",  # by the launcher
+        says="KILLED|EXIT CODE: 9|process manager error",  # by the launcher, as it notices
         waits=False,
         sentences=0,
     ),

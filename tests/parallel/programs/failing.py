@@ -34,9 +34,9 @@ def fail_to_read():
 def fail_to_write():
     write = sharded_writer.write_tensors
 
-    def limited(*arguments):
+    def limited(*arguments, **options):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        return write(*arguments)
+        return write(*arguments, **options)
 
     sharded_writer.write_tensors = limited
 

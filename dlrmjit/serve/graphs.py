@@ -109,6 +109,7 @@ class _Pooled:
 
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record the lookups of a node."""
+        recording.summed = False  # the vectors themselves are copied to rows
         variable = self._pooled[node.name] = self._port.record(recording, node)
         return variable
 
@@ -128,6 +129,7 @@ class _Spread:
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record the lookups of a node, and what writes the vectors of users over empty bags."""
         rule = Rule("user_vectors", self._forward, _no_gradient)
+        recording.summed = False
         return recording.record(rule, self._port.record(recording, node), node=node)
 
     def load(self, batch: Batch) -> None:

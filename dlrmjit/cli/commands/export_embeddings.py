@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,16 @@ from dlrmjit.files import (
 )
 
 if TYPE_CHECKING:
+    from dlrmjit.architecture import Architecture
+    from dlrmjit.architecture.table_spec import TableSpec
     from dlrmjit.data.prepared.manifest import CategoricalColumn
     from dlrmjit.data.prepared.preprocessing import Preprocessing
     from dlrmjit.model.model import Model
 
 _UNKNOWN_HASH = -1
 _PARTS = {"weight": "", "weight_q": ".quotient", "weight_r": ".remainder", "pooling": ".pooling"}
-"""What follows the name of a column in the name of a file, by the last part of a parameter's."""
-_SUFFIXES = (
-    *(".projection.npy", ".values.npy", ".values.csv"),
-    *(f"{part}.npy" for part in _PARTS.values()),
-)
+"""What stands for the last part of a parameter's name in the name of a file."""
+_SUFFIXES = (".projection.npy", ".values.npy", ".values.csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +64,7 @@ def _export(arguments: Any, out: Path) -> None:
     rows = model.config.table_rows
     tables = model.architecture.table_specs
     rules = _rules_of(model, vocabulary)
-    names = _file_stems(rules, len(rows))
+    names = _file_stems(rules, len(rows), set(_ends(model.architecture).values()))
     with new_folder(resolve_destination(out)) as fresh:
         _save_tables(model, fresh, names)
         for s, name in enumerate(names if rules is not None else ()):
@@ -80,15 +79,27 @@ def _export(arguments: Any, out: Path) -> None:
 
 def _save_tables(model: Model, folder: Path, names: Sequence[str]) -> None:
     """Save all tables and projections, but for the widest tables under the name of their node."""
-    state, architecture = model.state_dict(copy=False), model.architecture
-    first = max(architecture.table_specs, key=lambda table: table.dim).node
-    for table in (*architecture.table_specs, *architecture.row_weight_specs):
-        stem = names[table.column] + ("" if table.node == first else f".{table.node}")
-        stem += _PARTS[table.name.rpartition(".")[2]]
+    state, ends = model.state_dict(copy=False), _ends(model.architecture)
+    for table in _stored(model.architecture):
+        stem = names[table.column] + ends[table.name]
         _save(folder / f"{stem}.npy", state[table.name])
         projection = state.get(table.name.removesuffix("weight") + "proj.weight")
         if projection is not None:
             _save(folder / f"{stem}.projection.npy", projection)
+
+
+def _stored(architecture: Architecture) -> tuple[TableSpec, ...]:
+    return (*architecture.table_specs, *architecture.row_weight_specs)
+
+
+def _ends(architecture: Architecture) -> dict[str, str]:
+    """Return what follows the name of a column in the name of a file, by parameter."""
+    first = max(architecture.table_specs, key=lambda table: table.dim).node
+    return {
+        table.name: ("" if table.node == first else f".{table.node}")
+        + _PARTS[table.name.rpartition(".")[2]]
+        for table in _stored(architecture)
+    }
 
 
 def _span(widths: Sequence[int]) -> str:
@@ -162,10 +173,11 @@ def _check_same_rows(rules: Preprocessing, model: Model, path: Path) -> None:
         )
 
 
-def _file_stems(rules: Preprocessing | None, tables: int) -> list[str]:
+def _file_stems(rules: Preprocessing | None, tables: int, ends: Collection[str]) -> list[str]:
     """Return what the files of each table are called: its column, where that is a file's name."""
     numbered = [f"table_{s}" for s in range(tables)]
     if rules is None:
         return numbered
     names = [column.name for column in rules.columns]
-    return safe_names(names, numbered, _SUFFIXES)
+    suffixes = [f"{end}{suffix}" for end in ends for suffix in (*_SUFFIXES, ".npy")]
+    return safe_names(names, numbered, suffixes)

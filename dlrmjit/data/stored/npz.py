@@ -44,7 +44,7 @@ def read_npz(
     with _reading(path):
         if archive is not None:
             return _read(path, archive, shapes, optional)
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             return _read(path, file, shapes, optional)
 
 
@@ -53,7 +53,7 @@ def map_npz(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises DataError for a damaged or compressed file; for that it is read once.
     """
-    with _reading(path), open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+    with _reading(path), _opened(path) as file, zipfile.ZipFile(file) as archive:
         size = os.fstat(file.fileno()).st_size
         return {
             name: _map_member(path, file, size, member)
@@ -61,15 +61,17 @@ def map_npz(path: Path) -> dict[str, NDArray[Any]]:
         }
 
 
-@contextmanager
-def _reading(path: str | Path) -> Iterator[None]:
-    """Convert what zip files raise when they are damaged into a DataError that names the file.
-
-    A pipe is refused, because opening it would wait for a writer.
-    """
+def _opened(path: str | Path) -> IO[bytes]:
+    """Open a file, but no pipe: that would wait for a writer."""
     source = Path(path)
     if source.exists() and not (source.is_file() or source.is_dir()):
         raise DataError(f"{path} is a pipe, socket or device; write the arrays to a file first")
+    return open(source, "rb")
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Convert what zip files raise when they are damaged into a DataError that names the file."""
     try:
         yield
     except zipfile.BadZipFile as error:

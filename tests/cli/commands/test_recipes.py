@@ -109,7 +109,9 @@ def test_the_recipe_for_a_users_csv_runs(capsys: pytest.CaptureFixture[str]) -> 
     assert min(aucs) > 0.6
     assert len(Path("scores.csv").read_text().splitlines()) == 10_001
     assert sorted(path.name for path in Path("tables").iterdir()) == [
-        f"{name}{end}" for name in ("film", "genres", "user") for end in (".npy", ".values.csv")
+        f"{name}{end}"
+        for name in ("film", "genres", "user")
+        for end in (".npy", ".values.csv", ".wide.npy")
     ]
 
 

@@ -12,7 +12,7 @@ The bound of its speed is the sum of two times over the same rows, with the same
 (a) parse and encode, which is what ``prepare`` computes of each chunk: its own parser, and ids and
 dense values of the columns, with nothing written; (b) the forward pass of batches in memory.
 ``of_bound`` is (a + b) / predict: 1 says that predict takes no time but these. Parsing without
-encoding is reported beside it. ``--memory`` measures the memory only, which does not depend on what
+encoding is reported too. ``--memory`` measures the memory only, which does not depend on what
 else the machine does. The bytes that the preprocessing adds to the model's directory are reported
 too.
 """

@@ -1,6 +1,6 @@
 """The files of a checkpoint in memory, so that training goes on while the disk takes them.
 
-Hashing takes most of the time of a save, and all threads at once lose least by it: a thread beside
+Hashing takes most of the time of a save, and all threads at once lose least by it: a thread next to
 a training whose threads wait for each other would cost them twice as much. Writing pages of memory
 past the system's cache takes almost no time of a CPU. The memory is used again by the next save.
 """

@@ -64,7 +64,7 @@ class Host:
         )
 
     def online_cpus(self) -> int:
-        """Return the number of CPUs of the machine, whoever may use them."""
+        """Return the number of CPUs of the machine, also those that this process may not use."""
         listing = self.read("sys/devices/system/cpu/online")
         return len(cpu_list(listing)) if listing else len(self.cpus)
 

@@ -56,8 +56,8 @@ def examine_mpi(host: Host, mpiexec: str = "", ranks: int = 2) -> Iterator[Findi
 
 
 def _launcher() -> list[str]:
-    beside = Path(sys.executable).parent / "mpiexec"
-    path = str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+    sibling = Path(sys.executable).parent / "mpiexec"
+    path = str(sibling) if os.access(sibling, os.X_OK) else shutil.which("mpiexec")
     return [path] if path else []
 
 

@@ -37,7 +37,7 @@ def score_chunks(
     multiple of 16 rows, the last of which may be repeated; then the bits of a row's score depend
     neither on ``batch_size`` nor on the row's position.
 
-    With several ``workers``, each scores its share of a batch on one thread, beside the threads
+    With several ``workers``, each scores its share of a batch on one thread, next to the threads
     that read ``chunks``: if all computed every batch together, each would wait for those whose
     CPU is reading.
     """

@@ -36,8 +36,8 @@ def to_module(model: Model) -> TorchModel:
     """Return a module with the model's scores, whose tables share their memory with the model.
 
     Training the module changes those tables in the model; the other parameters are copies. Tables
-    in Split-BF16 are copied, too. Raises ConfigError for a model with batch normalisation or nodes
-    of one's own.
+    in Split-BF16 are copied, too. Raises ConfigError for a model with batch normalisation or
+    user-defined nodes.
     """
     return TorchModel(model.architecture, model.state_dict(copy=False))
 

@@ -1,4 +1,4 @@
-"""A save that goes on beside the training: a thread writes what is copied, and waits for the disk.
+"""A save that runs during the training: a thread writes what is copied, and waits for the disk.
 
 It gives way to the training: what it takes of a CPU that kernels wait for is lost to all of them.
 """

@@ -1,4 +1,4 @@
-"""A model of one's own, the two towers of docs/models.md, on ranks that are killed."""
+"""A user-defined model, the two towers of docs/models.md, on ranks that are killed."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Helpers start at a first start alone, compile, and never disturb whoever started them."""
+"""Helpers run only at a first start, compile, and never disturb the program that started them."""
 
 import sys
 from pathlib import Path

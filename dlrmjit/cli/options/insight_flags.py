@@ -16,7 +16,7 @@ INSIGHT = FlagGroup(
             switch,
             False,
             "also log the time of operations, norms, calibration, lookups, memory and ranks, for "
-            "python -m dlrmjit.report; costs about a hundredth of the time",
+            "python -m dlrmjit.report",
         ),
         Flag(
             "trace",

@@ -1,4 +1,4 @@
-"""Notes on kernels that are compiled, for whoever waits at a first start.
+"""Notes on kernels that are compiled, for users who wait at a first start.
 
 Whole lines on the standard error, so that they pass a progress bar and end up readable in a file.
 """

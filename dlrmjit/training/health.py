@@ -1,8 +1,8 @@
-"""Signs that a model has not learned: what a loss that looks usual may hide."""
+"""Signs that a model has not learned, or will not: what a loss that looks usual may hide."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ _PARTS = ("weight", "bias")
 _MOST_ROWS = 1024  # of a batch that is passed through the model
 _FEWEST_ROWS = 32  # from which on constant scores or zeros mean something
 _CLOSE = 1.5  # ratio of the mean prediction to the share of clicks that is no reason for a note
+_LARGE = 10.0  # root mean square of a dense column from which on it hinders training
 _DEVIATIONS = 4.0  # of the share of clicks, as which the mean prediction may differ by chance
 
 
@@ -63,6 +64,24 @@ def _first_rows(batch: Batch) -> Batch:
     return Batch(
         batch.dense[:n], indices, [offsets[: n + 1] for _, offsets in tables], batch.labels[:n]
     )
+
+
+def scale_notes(dense: NDArray[Any], names: Sequence[str]) -> list[str]:
+    """Return sentences about the columns of ``dense`` (N, D) whose values are large.
+
+    An MLP that starts with them has outputs far from what its loss wants, and loses layers to
+    zeros on the way back.
+    """
+    if not len(dense):
+        return []
+    values = np.asarray(dense, np.float64)
+    return [
+        f"values of the dense column {name} have mean {column.mean():.4g} and deviation "
+        f"{column.std():.4g}; models train badly on such numbers: prepare with transform = "
+        '"standardise" or "log1p" in its line of the schema'
+        for name, column in zip(names, values.T, strict=True)
+        if np.sqrt(np.mean(column * column)) > _LARGE
+    ]
 
 
 def score_notes(scores: NDArray[Any], labels: NDArray[Any]) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 
 import dlrmjit
 from dlrmjit.architecture.families import FAMILIES, build
-from dlrmjit.training.health import dead_layers, score_notes
+from dlrmjit.training.health import dead_layers, scale_notes, score_notes
 
 ROWS = (30, 20, 10)
 
@@ -62,3 +62,13 @@ def test_scores_as_often_clicked_as_predicted_are_not_noted(n):
     rng = np.random.default_rng(n)
     scores = rng.uniform(0.1, 0.3, n)
     assert score_notes(scores, rng.random(n) < scores) == []
+
+
+def test_numbers_far_from_one_are_named():
+    rng = np.random.default_rng(0)
+    dense = np.stack([rng.normal(40, 10, 500), rng.normal(size=500), rng.normal(0, 30, 500)], 1)
+    first, third = scale_notes(dense, ["age", "height", "balance"])
+    assert "column age have mean 39.7" in first
+    assert "column balance" in third
+    assert "standardise" in third
+    assert scale_notes(dense[:0], ["age", "height", "balance"]) == []

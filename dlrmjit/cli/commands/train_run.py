@@ -37,7 +37,7 @@ from dlrmjit.cli.build.rehearsal import rehearsal_of
 from dlrmjit.cli.build.saved_model import with_saved_architecture
 from dlrmjit.cli.build.set_defaults import with_set_defaults
 from dlrmjit.cli.build.start_facts import model_facts
-from dlrmjit.cli.commands.verdict import FinalTest, print_verdict
+from dlrmjit.cli.commands.verdict import FinalTest, print_scale_notes, print_verdict
 from dlrmjit.cli.exit_codes import DONE, SIGNALLED
 from dlrmjit.cli.insight.insight import Insight, command_text
 from dlrmjit.cli.options.parse import Options
@@ -176,6 +176,7 @@ def _build(options: Options, comm: Comm) -> Session:
         _compile_ahead(options, architecture)
     if options.set:
         print(start_lines(options, data), flush=True)
+        print_scale_notes(options.set, data)
     if options.debug_mode:
         _print_setup(options, architecture, data)
     model = distributed.make_model(architecture, options, comm, rng, initialise=not path)

@@ -1,4 +1,4 @@
-"""The end of ``dlrmjit train SET``: the test, a baseline to compare with, and signs of trouble."""
+"""What ``dlrmjit train SET`` finds: the last test, baselines to compare with, signs of trouble."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from dlrmjit.cli.report.json_log import JsonLog
 from dlrmjit.cli.report.set_lines import metric_text
 from dlrmjit.config.recipe import recipe
 from dlrmjit.config.training import TrainConfig
+from dlrmjit.data.prepared.manifest import Manifest
 from dlrmjit.data.source import Source
 from dlrmjit.metrics import Metrics
 from dlrmjit.model.model import Model
@@ -23,7 +25,7 @@ from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.training.baseline import base_rate, logistic_regression
 from dlrmjit.training.events import FitResult
 from dlrmjit.training.fit import NullObserver, Observer, evaluate
-from dlrmjit.training.health import dead_layers, score_notes
+from dlrmjit.training.health import dead_layers, scale_notes, score_notes
 
 
 class FinalTest(NullObserver):
@@ -50,6 +52,14 @@ class FinalTest(NullObserver):
         seconds = time.perf_counter() - began
         for log in self._logs:
             log.evaluated(result.position.step, self.metrics, seconds, {"split": "test"})
+
+
+def print_scale_notes(path: str, data: Data) -> None:
+    """Print notes on dense columns of a set whose values hinder training."""
+    batch = next(iter(data.test.batches()), None)
+    notes = scale_notes(batch.dense, Manifest.read(Path(path)).dense) if batch else []
+    for note in notes:
+        print(f"dlrmjit: note: {note}", file=sys.stderr)
 
 
 def print_verdict(

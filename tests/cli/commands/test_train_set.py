@@ -142,3 +142,14 @@ def test_a_dead_layer_and_constant_scores_are_noted(prepared, capsys):
     code = main([prepared, *words, "--early-stopping=0", "--dropout=0"])
     err = capsys.readouterr().err
     assert code == 1 or "note: all outputs of layer" in err or "scores are the same" in err
+
+
+def test_a_column_of_large_numbers_is_named_before_training(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("age,user,clicked\n" + "41,a,0\n38,b,1\n" * 60)
+    (tmp_path / "log.toml").write_text(
+        'label = "clicked"\ndense = ["age"]\ncategorical = ["user"]\n'
+    )
+    schema, out = str(tmp_path / "log.toml"), str(tmp_path / "set")
+    assert prepare.main([str(tmp_path / "log.csv"), "--schema", schema, "--out", out]) == 0
+    assert main([out, "--nepochs=1"]) == 0
+    assert "values of the dense column age have mean 39.5" in capsys.readouterr().err

@@ -7,6 +7,8 @@ before any memory is touched; a model records it on a tape.
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.node import Node, NumpyNode, ParameterSpec, register_node
 from dlrmjit.architecture.nodes import (
+    AddNorm,
+    Attention,
     BiInteraction,
     Concat,
     Cross,
@@ -15,13 +17,17 @@ from dlrmjit.architecture.nodes import (
     Fm,
     Interaction,
     Mlp,
+    PairMean,
     Product,
+    SetMean,
     Sum,
 )
 from dlrmjit.architecture.table_spec import TableSpec
 
 __all__ = [
+    "AddNorm",
     "Architecture",
+    "Attention",
     "BiInteraction",
     "Concat",
     "Cross",
@@ -32,8 +38,10 @@ __all__ = [
     "Mlp",
     "Node",
     "NumpyNode",
+    "PairMean",
     "ParameterSpec",
     "Product",
+    "SetMean",
     "Sum",
     "TableSpec",
     "register_node",

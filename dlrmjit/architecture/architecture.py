@@ -130,6 +130,11 @@ class Architecture:
         """All stored tables of all nodes, in order; learned weights of pooling excluded."""
         return tuple(table for node in self.embeddings for table in node.tables)
 
+    @property
+    def needs_lists(self) -> bool:
+        """Whether a row's result depends on its list, so that batches must have lists."""
+        return any(node.needs_lists for node in self.nodes)
+
     def is_learned(self, name: str) -> bool:
         """Return whether the embedding node called ``name`` has learned weights of pooling."""
         return any(node.name == name and node.learned for node in self.embeddings)

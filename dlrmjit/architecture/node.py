@@ -71,6 +71,7 @@ class Recording(Protocol):
     training: bool
     inputs: tuple[Any, ...]
     dense: Any
+    lists: Any
     shapes: tuple[Shape, ...]
     out: Any
     block: Any
@@ -107,6 +108,8 @@ class Node(ABC):
     """Whether the inputs are stored next to each other in one block, without a copy if possible."""
     fills_block: ClassVar[bool] = False
     """Whether the result can be written to a part of another node's block."""
+    needs_lists: ClassVar[bool] = False
+    """Whether the result for a row depends on other rows of its list."""
     sums_vectors: ClassVar[bool] = False
     """Whether vectors are only summed, alone or in pairs, so that they need not be stored."""
 

@@ -54,14 +54,19 @@ def lists_of(batch: Batch) -> NDArray[np.int64]:
 
     Raises ShapeError for a batch without lists, and DataError for other relevances.
     """
-    if not isinstance(batch, ListBatch):
-        raise ShapeError(
-            f"a loss of lists needs a ListBatch, not a {type(batch).__name__}: its rows have no "
-            "lists"
-        )
+    offsets = offsets_of(batch, "a loss of lists")
     if batch.sample_weights is not None:
         raise ShapeError("a loss of lists has no use for sample_weights; leave them out")
     _check_relevance(batch.labels)
+    return offsets
+
+
+def offsets_of(batch: Batch, user: str) -> NDArray[np.int64]:
+    """Return the offsets of a batch's lists; raises ShapeError if it has none."""
+    if not isinstance(batch, ListBatch):
+        raise ShapeError(
+            f"{user} needs a ListBatch, not a {type(batch).__name__}: its rows have no lists"
+        )
     return batch.lists
 
 

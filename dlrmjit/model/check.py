@@ -13,6 +13,7 @@ from dlrmjit.autograd.gradcheck import Arrays, GradientError, Pullback, check_gr
 from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.list_batch import ListBatch
 from dlrmjit.model.graph import Graph
 from dlrmjit.model.model import Model
 from dlrmjit.ops.backend import Backend
@@ -118,4 +119,11 @@ def _random_batch(architecture: Architecture, n: int, rng: np.random.Generator) 
         offsets.append(np.concatenate([[0], np.cumsum(lengths)]))
         indices.append(rng.integers(0, rows, lengths.sum()))
     dense = rng.standard_normal((n, architecture.dense_features))
-    return Batch(dense, indices, offsets, rng.integers(0, 2, n))
+    batch = Batch(dense, indices, offsets, rng.integers(0, 2, n))
+    return _in_lists(batch, rng) if architecture.needs_lists else batch
+
+
+def _in_lists(batch: Batch, rng: np.random.Generator) -> ListBatch:
+    """Return the rows in three lists, the first of one row, if there are so many."""
+    inner = {1, int(rng.integers(1, max(batch.n, 2)))}
+    return ListBatch(batch, sorted({0, batch.n} | {at for at in inner if at < batch.n}))

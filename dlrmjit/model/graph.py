@@ -12,7 +12,7 @@ from dlrmjit.autograd.tape import Rule, Tape, Variable
 from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.list_batch import lists_of
+from dlrmjit.data.list_batch import lists_of, offsets_of
 from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.model.batch_norm import Norm
 from dlrmjit.model.tables import Port
@@ -54,7 +54,8 @@ class Graph:
         self.profile = profile
         self.tape = Tape(model.backend.add_gradients)
         self.dense, self.targets, self.sample_weights = Variable(), Variable(), Variable()
-        self.lists: Variable | None = None
+        self.lists = Variable()
+        self._has_list_loss = isinstance(loss, ListLoss)
         self.dropout_key, self.dropout_layers = Variable(DropoutKey()), 0
         self.part, self.shared_norms = part, list[SharedNorm]()
         self.port = port or model.store.port(n)
@@ -63,7 +64,6 @@ class Graph:
         self.logits = self.values[model.architecture.output]
         self.loss = self.logits
         if isinstance(loss, ListLoss):
-            self.lists = Variable()
             rule = self.timed(model.backend.rules["list_loss"])
             self.loss = self.tape.record(rule, self.logits, self.targets, self.lists, loss=loss)
         elif loss is not None:
@@ -139,7 +139,8 @@ class Graph:
         """Set the batch of the next replay.
 
         Raises ShapeError for a batch of another number of dense features or tables, or one without
-        lists if the loss needs them, and DataError for relevances that such a loss cannot use.
+        lists if the model or the loss needs them, and DataError for relevances that such a loss
+        cannot use.
         """
         architecture = self.model.architecture
         if batch.dense.shape[1] != architecture.dense_features:
@@ -153,8 +154,10 @@ class Graph:
                 f"{architecture.tables}"
             )
         batch.check_shapes()
-        if self.lists is not None:
+        if self._has_list_loss:
             self.lists.data = lists_of(batch)
+        elif architecture.needs_lists:
+            self.lists.data = offsets_of(batch, "this model")
         self.port.load(batch)
         if architecture.dense_features:
             self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)
@@ -193,6 +196,7 @@ class NodeRecording:
     def __init__(self, graph: Graph, node: Node) -> None:
         self.graph, self.node = graph, node
         self.n, self.training, self.dense = graph.n, graph.training, graph.dense
+        self.lists = graph.lists
         self.inputs = tuple(graph.values[name] for name in node.inputs)
         self.shapes = graph.model.architecture.input_shapes(node)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -335,14 +335,27 @@ class Model:
         IndexRangeError
             For a lookup outside its table, if the tables' bounds are ``raise``.
         ShapeError
-            For a batch of another number of dense features or tables.
+            For a batch of another number of dense features or tables, or one without lists if the
+            model scores lists.
         """
+        return self._predict(batch, lambda z: self.backend.probabilities(z, threshold))
+
+    def scores(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits (N,), float32, by which the rows of a list are ordered.
+
+        Their order is that of the probabilities, of which those near 0 and 1 may be rounded to one
+        number. Raises as :meth:`predict_proba` does.
+        """
+        return self._predict(batch, lambda z: self.backend.to_numpy(z).reshape(-1))
+
+    def _predict(self, batch: Batch, result: Callable[[Any], FloatArray]) -> FloatArray:
+        """Return what ``result`` makes of the logits of a batch."""
         record = partial(Graph, self, batch.n)
         with self.access.reading(), self._graphs.leased(batch.n, record) as graph:
             graph.load(batch)
             with self.backend.flush_denormals():  # as in training
                 graph.tape.forward()
-            return self.backend.probabilities(graph.logits.data, threshold)
+            return result(graph.logits.data)
 
     def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
         made = memo[id(self)] = type(self).__new__(type(self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, CopyError
 from dlrmjit.model.graph import BatchPart, Graph, cache_graph
 from dlrmjit.model.model import Model
-from dlrmjit.ops.backend import Backend
+from dlrmjit.ops.backend import Backend, FloatArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import ArrivalPort, EmbeddingPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, one_width
@@ -108,10 +109,21 @@ class ShardedModel(Model):
 
         Otherwise like :meth:`Model.predict_proba`.
         """
-        with self.access.writing():  # one exchange at a time
-            return self._predict(batch, threshold)
+        return self._predict(batch, lambda z: self.backend.probabilities(z, threshold))
 
-    def _predict(self, batch: Batch | ShardedBatch, threshold: float) -> NDArray[np.float32]:
+    def scores(self, batch: Batch | ShardedBatch) -> NDArray[np.float32]:
+        """Return the logits of this rank's samples of a batch; all ranks call this."""
+        return self._predict(batch, lambda z: self.backend.to_numpy(z).reshape(-1))
+
+    def _predict(
+        self, batch: Batch | ShardedBatch, result: Callable[[Any], FloatArray]
+    ) -> FloatArray:
+        with self.access.writing():  # one exchange at a time
+            return self._predict_alone(batch, result)
+
+    def _predict_alone(
+        self, batch: Batch | ShardedBatch, result: Callable[[Any], FloatArray]
+    ) -> FloatArray:
         if isinstance(batch, Batch):
             batch = self.router.route(batch)
         graph = self._sharded_predictions.get(batch.n)
@@ -120,7 +132,7 @@ class ShardedModel(Model):
             cache_graph(self._sharded_predictions, batch.n, graph)
         graph.start(batch)
         graph.tape.forward()
-        return self.backend.probabilities(graph.logits.data, threshold)
+        return result(graph.logits.data)
 
 
 class PortGraph(Graph):

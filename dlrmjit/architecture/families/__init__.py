@@ -10,6 +10,7 @@ from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.families.cross import dcn, dcnv2
 from dlrmjit.architecture.families.dlrm import dlrm, dlrm_projection
 from dlrmjit.architecture.families.factorisation import deepfm, fm, nfm
+from dlrmjit.architecture.families.heads import HEAD_VALUES, HEADS, head_nodes, with_head
 from dlrmjit.architecture.families.linear import lr, wide_deep
 from dlrmjit.architecture.families.parts import with_wide_part
 from dlrmjit.errors import ConfigError
@@ -32,6 +33,8 @@ ALWAYS_WIDE = ("lr", "fm", "deepfm", "wide-deep", "nfm")
 __all__ = [
     "ALWAYS_WIDE",
     "FAMILIES",
+    "HEADS",
+    "HEAD_VALUES",
     "dcn",
     "dcnv2",
     "deepfm",
@@ -39,9 +42,11 @@ __all__ = [
     "dlrm_projection",
     "family_values",
     "fm",
+    "head_nodes",
     "lr",
     "nfm",
     "wide_deep",
+    "with_head",
     "with_wide_part",
 ]
 
@@ -54,6 +59,12 @@ def family_values(name: str) -> frozenset[str]:
 
 
 def build(name: str, values: Mapping[str, Any]) -> Architecture:
-    """Return the model of a family from those of ``values`` that it has; raises ConfigError."""
+    """Return the model of a family from those of ``values`` that it has; raises ConfigError.
+
+    With a ``head`` of :data:`HEADS`, the model ends in it; ``head_layers`` and ``head_dim`` are
+    those of :func:`head_nodes`.
+    """
     wanted = family_values(name)
-    return FAMILIES[name](**{key: value for key, value in values.items() if key in wanted})
+    made = FAMILIES[name](**{key: value for key, value in values.items() if key in wanted})
+    of_head = {key: value for key, value in values.items() if key in HEAD_VALUES}
+    return with_head(made, **of_head) if of_head.get("head") else made

@@ -28,7 +28,7 @@ from dlrmjit.ops.backend import (
     Origin,
     StoredArray,
 )
-from dlrmjit.ops.reference import cross, embedding, join, list_loss, optimizers, regularise
+from dlrmjit.ops.reference import cross, embedding, join, list_loss, lists, optimizers, regularise
 from dlrmjit.ops.reference.activations import activate, before_activation, sigmoid
 from dlrmjit.ops.reference.init import fill_uniform
 from dlrmjit.ops.reference.join import NoBlock
@@ -189,6 +189,7 @@ _RULES = (
     *cross.RULES,
     *join.RULES,
     *list_loss.RULES,
+    *lists.RULES,
     *regularise.RULES,
 )
 

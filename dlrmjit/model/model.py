@@ -49,6 +49,11 @@ class Model:
     ``preprocessing`` is None, or the rules by which raw rows become its inputs: training from a
     prepared set and loading a model that was trained so set it, saving stores it.
 
+    Any threads may predict at once. Changes wait for predictions and predictions for changes; while
+    ``fit`` trains the model in one thread, others that use it get a ConcurrencyError.
+    ``copy.deepcopy``, ``pickle`` and ``joblib`` make an independent model of the same parameters,
+    whose tables are where these are: in memory, or in unnamed files of the same directory.
+
     Parameters
     ----------
     config : an :class:`~dlrmjit.architecture.Architecture`, or a ``ModelConfig`` of a DLRM
@@ -63,11 +68,6 @@ class Model:
     tables : where the tables are stored, and how an index outside them is handled
     seed : seed of projections, which the reference program draws from PyTorch's generator
     make_store : makes the store of the tables, if it is not this process's
-
-    Any threads may predict at once. Changes wait for predictions and predictions for changes; while
-    ``fit`` trains the model in one thread, others that use it get a ConcurrencyError.
-    ``copy.deepcopy``, ``pickle`` and ``joblib`` make an independent model of the same parameters,
-    whose tables are where these are: in memory, or in unnamed files of the same directory.
 
     Raises
     ------

@@ -1,25 +1,17 @@
 """The worked examples of docs/how_to_add run as they are written.
 
-A page's blocks are applied in order to a copy of the product:
-
-- ``file=PATH`` after the language writes the block there in the copy;
-- ``edit=PATH`` applies the block, a diff without line numbers, whose old lines must be there once;
-- ``write=NAME`` writes the block into the folder where the commands run;
-- a block of ``sh`` or ``python`` without any of these runs there.
+A page's snippets are applied in order to a copy of the product.
 """
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from docs.layers import ROOT
+from tests.docs.snippets import run, snippets
 
 PAGES = sorted((ROOT / "docs" / "how_to_add").glob("*.md"))
-BLOCK = re.compile(r"^```(\w+)(?: (file|edit|write)=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def copy_of_product(folder):
@@ -41,32 +33,22 @@ def edit(path, diff):
     path.write_text(text)
 
 
-def run(language, text, product, where):
-    environment = os.environ | {"PYTHONPATH": f"{product}{os.pathsep}{product / 'kernels'}"}
-    environment["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-c", text] if language == "python" else ["bash", "-ec", text]
-    done = subprocess.run(
-        command, cwd=where, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_example_runs(page, tmp_path):
     product, where = copy_of_product(tmp_path / "product"), tmp_path / "run"
     where.mkdir()
-    blocks = BLOCK.findall(page.read_text())
+    blocks = snippets(page)
     assert blocks
-    for language, action, name, text in blocks:
-        if action == "file":
-            (product / name).parent.mkdir(exist_ok=True)
-            (product / name).write_text(text)
-        elif action == "edit":
-            edit(product / name, text)
-        elif action == "write":
-            (where / name).write_text(text)
-        elif language in ("sh", "python"):
-            run(language, text, product, where)
+    for block in blocks:
+        if block.action == "file":
+            (product / block.name).parent.mkdir(exist_ok=True)
+            (product / block.name).write_text(block.text)
+        elif block.action == "edit":
+            edit(product / block.name, block.text)
+        elif block.action == "write":
+            (where / block.name).write_text(block.text)
+        elif block.runs:
+            run(block.language, block.text, product, where)
 
 
 def test_an_edit_whose_lines_are_gone_is_refused(tmp_path):
@@ -80,8 +62,7 @@ def test_an_edit_whose_lines_are_gone_is_refused(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_that_a_page_says_to_touch_are_those_of_its_example(page):
-    text = page.read_text()
-    table = text.split("\n## ")[0]
-    touched = {name for _, action, name, _ in BLOCK.findall(text) if action in ("file", "edit")}
+    table = page.read_text().split("\n## ")[0]
+    touched = {block.name for block in snippets(page) if block.action in ("file", "edit")}
     missing = {name for name in touched if f"`{name}`" not in table}
     assert missing == set(), "name them in the table of files to touch"

@@ -1,15 +1,18 @@
 """The pages name what exists: their links, files and code; figures stand on one page only."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from docs.layers import ROOT, SOURCES
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+]
 PAGES = [page for page in PAGES if page.exists()]
 FOLDERS = ("dlrmjit", "kernels", "tests", "bench", "docs")
 FILES = {str(p.relative_to(ROOT)) for f in FOLDERS for p in (ROOT / f).rglob("*") if p.is_file()}
@@ -82,32 +85,11 @@ def test_the_figures_of_the_readme_are_those_of_the_performance_page():
         assert re.search(rf"(?<![\d.]){re.escape(figure)}", measured), figure
 
 
-def test_the_example_of_the_readme_runs(tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    run = subprocess.run(
-        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "model" / "manifest.json").exists()
-
-
 def test_the_kernels_page_has_every_micro_kernel():
     text = (ROOT / "docs" / "kernels.md").read_text()
     folder = ROOT / "kernels" / "dlrmjit_kernels" / "microkernels"
     for module in {path.stem for path in folder.glob("*.py")} - {"__init__"}:
         assert f"`{module}`" in text or f"/{module}.py`" in text, module
-
-
-def test_the_code_in_the_kernels_page_runs():
-    text = (ROOT / "docs" / "kernels.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        run = subprocess.run(
-            [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 0, run.stderr
-        assert "vfmadd" in run.stdout
 
 
 def test_every_page_can_be_reached_from_the_readme():

@@ -6,7 +6,7 @@ import pytest
 
 from dlrmjit.checkpoint import open_checkpoint
 from docs.layers import ROOT
-from tests.docs.test_how_to_add import BLOCK
+from tests.docs.snippets import snippets
 from tests.parallel.launch import PROGRAMS, environment, needs_mpi, run_ranks
 
 KILLED_AT = 14  # of 20 steps, in the second epoch; two steps after a save
@@ -15,8 +15,8 @@ KILLED_AT = 14  # of 20 steps, in the second epoch; two steps after a save
 @pytest.fixture
 def train(tmp_path):
     """A function that trains on 2 ranks and returns the exit code."""
-    page = (ROOT / "docs" / "models.md").read_text()
-    text = next(text for *_, name, text in BLOCK.findall(page) if name == "two_tower.py")
+    page = snippets(ROOT / "docs" / "models.md")
+    text = next(block.text for block in page if block.name == "two_tower.py")
     (tmp_path / "two_tower.py").write_text(text)
     path = os.pathsep.join([environment()["PYTHONPATH"], str(tmp_path)])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dlrmjit.cli.build import distributed
 from dlrmjit.cli.build.configs import estimated_memory
-from dlrmjit.cli.insight import metrics_file, tensorboard, trace_file
+from dlrmjit.cli.insight import metrics_file, prometheus_file, tensorboard, trace_file
 from dlrmjit.cli.insight.details import DetailedProfile, Measure, RunDetails, Sink
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report.json_log import JsonLog
@@ -57,6 +57,8 @@ class Insight:
             observers.append(self._trace)
         if options.metrics and is_main:
             observers.append(metrics_file.MetricsFile(options.metrics))
+        if options.prometheus and is_main:
+            observers.append(prometheus_file.PrometheusFile(options.prometheus))
         return [*observers, *([board] if board else [])]
 
     def _has_board(self, is_main: bool) -> bool:
@@ -114,5 +116,7 @@ def _check(options: Options, is_main: bool) -> None:
         trace_file.check(options.trace)
     if options.metrics:
         metrics_file.check(options.metrics)
+    if options.prometheus:
+        prometheus_file.check(options.prometheus)
     if options.tensorboard:
         tensorboard.check_folder(Path(options.tensorboard))

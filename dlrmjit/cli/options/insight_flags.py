@@ -47,6 +47,14 @@ INSIGHT = FlagGroup(
             "write the last numbers of the run to this file, as one flat JSON object",
             metavar="FILE",
         ),
+        Flag(
+            "prometheus",
+            str,
+            "",
+            "write how the run does to this file every ten seconds, for the textfile collector of "
+            "Prometheus' node exporter; its name ends in .prom",
+            metavar="FILE",
+        ),
     ),
 )
 

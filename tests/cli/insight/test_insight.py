@@ -103,6 +103,8 @@ def test_a_trace_has_the_chosen_steps(run, tmp_path):
         (["--trace=t", "--trace-steps=3-0"], "two numbers"),
         (["--trace=t", "--reproducible=2"], "--reproducible"),
         (["--metrics=no/such/folder/m.json"], "--metrics"),
+        (["--prometheus=no/such/folder/m.prom"], "--prometheus"),
+        (["--prometheus=m.txt"], "end in .prom"),
         (["--tensorboard=/dev/null"], "no folder"),
     ],
 )

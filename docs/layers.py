@@ -67,6 +67,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {"dlrmjit_kernels": "the public kernels"},
     {
         "dlrmjit_kernels.layers": "what a network calls",
+        "dlrmjit_kernels.lists": "layers over rows of lists",
         "dlrmjit_kernels.auc": "ranking of scores",
         "dlrmjit_kernels.machine_peaks": "measured ceilings",
     },

@@ -16,17 +16,19 @@ def _slices(lists: FloatArray) -> Iterator[slice]:
     return (slice(start, stop) for start, stop in pairwise(lists.tolist()) if stop > start)
 
 
-def _set_mean_forward(x: FloatArray, lists: FloatArray) -> FloatArray:
+def set_mean_forward(x: FloatArray, lists: FloatArray) -> FloatArray:
+    """Return the mean of the rows of each list, for each of its rows."""
     y = np.empty_like(x)
     for rows in _slices(lists):
         y[rows] = x[rows].mean(axis=0)
     return y
 
 
-def _set_mean_backward(
+def set_mean_backward(
     gradient: FloatArray, x: FloatArray, lists: FloatArray
 ) -> list[FloatArray | None]:
-    return [_set_mean_forward(gradient, lists), None]
+    """Return the gradient of x."""
+    return [set_mean_forward(gradient, lists), None]
 
 
 def _layers_of_pairs(
@@ -44,7 +46,8 @@ def _layers_of_pairs(
     return layers, (1 - np.eye(n, dtype=ab.dtype)).reshape(n * n, 1)
 
 
-def _pair_mean_forward(ab: FloatArray, lists: FloatArray, *parameters: FloatArray) -> FloatArray:
+def pair_mean_forward(ab: FloatArray, lists: FloatArray, *parameters: FloatArray) -> FloatArray:
+    """Return the mean over the other rows of a list of the last layer of both, (N, K)."""
     width = len(parameters[-1]) if parameters else ab.shape[1] // 2
     y = np.zeros((len(ab), width), ab.dtype)
     for rows in _slices(lists):
@@ -54,9 +57,10 @@ def _pair_mean_forward(ab: FloatArray, lists: FloatArray, *parameters: FloatArra
     return y
 
 
-def _pair_mean_backward(
+def pair_mean_backward(
     gradient: FloatArray, ab: FloatArray, lists: FloatArray, *parameters: FloatArray
 ) -> list[FloatArray | None]:
+    """Return the gradients of ``ab`` and of the parameters."""
     dab, changes = np.zeros_like(ab), [np.zeros_like(p) for p in parameters]
     for rows in _slices(lists):
         n, h = rows.stop - rows.start, ab.shape[1] // 2
@@ -78,7 +82,8 @@ def _shares(q: FloatArray, k: FloatArray) -> FloatArray:
     return shares
 
 
-def _attention_forward(qkv: FloatArray, lists: FloatArray) -> FloatArray:
+def attention_forward(qkv: FloatArray, lists: FloatArray) -> FloatArray:
+    """Return softmax(Q K^T / sqrt(d)) V within each list, (N, d)."""
     y = np.empty((len(qkv), qkv.shape[1] // 3), qkv.dtype)
     for rows in _slices(lists):
         q, k, v = np.split(qkv[rows], 3, axis=1)
@@ -86,9 +91,10 @@ def _attention_forward(qkv: FloatArray, lists: FloatArray) -> FloatArray:
     return y
 
 
-def _attention_backward(
+def attention_backward(
     gradient: FloatArray, qkv: FloatArray, lists: FloatArray
 ) -> list[FloatArray | None]:
+    """Return the gradient of ``qkv``."""
     dqkv = np.empty_like(qkv)
     for rows in _slices(lists):
         (q, k, v), dy = np.split(qkv[rows], 3, axis=1), gradient[rows]
@@ -106,15 +112,17 @@ def _normalised(total: FloatArray) -> tuple[FloatArray, FloatArray]:
     return (total - total.mean(axis=1, keepdims=True)) * inverse, inverse
 
 
-def _add_norm_forward(
+def add_norm_forward(
     x: FloatArray, y: FloatArray, scale: FloatArray, shift: FloatArray
 ) -> FloatArray:
+    """Return the normalised sum of x and y, scaled and shifted."""
     return _normalised(x + y)[0] * scale + shift
 
 
-def _add_norm_backward(
+def add_norm_backward(
     gradient: FloatArray, x: FloatArray, y: FloatArray, scale: FloatArray, shift: FloatArray
 ) -> list[FloatArray | None]:
+    """Return the gradients of both summands, of the scale and of the shift."""
     unit, inverse = _normalised(x + y)
     along = gradient * scale
     centred = along - along.mean(axis=1, keepdims=True)
@@ -122,10 +130,9 @@ def _add_norm_backward(
     return [dx, dx, (gradient * unit).sum(axis=0), gradient.sum(axis=0)]
 
 
-FUNCTIONS = (
-    (_set_mean_forward, _set_mean_backward, "set_mean"),
-    (_pair_mean_forward, _pair_mean_backward, "pair_mean"),
-    (_attention_forward, _attention_backward, "attention"),
-    (_add_norm_forward, _add_norm_backward, "add_norm"),
+RULES = (
+    array_rule(set_mean_forward, set_mean_backward, "set_mean"),
+    array_rule(pair_mean_forward, pair_mean_backward, "pair_mean"),
+    array_rule(attention_forward, attention_backward, "attention"),
+    array_rule(add_norm_forward, add_norm_backward, "add_norm"),
 )
-RULES = tuple(array_rule(*functions) for functions in FUNCTIONS)

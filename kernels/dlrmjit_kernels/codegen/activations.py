@@ -87,8 +87,8 @@ def through_activation(
 def _sigmoid(emit: Emitter, z: Value) -> Value:
     """Return ``1 / (1 + exp(-z))``."""
     one = _constant(emit, 1.0)
-    exponential = _exp(emit, emit.builder.fneg(z))
-    return emit.builder.fdiv(one, emit.builder.fadd(one, exponential))
+    power = exponential(emit, emit.builder.fneg(z))
+    return emit.builder.fdiv(one, emit.builder.fadd(one, power))
 
 
 def _silu(emit: Emitter, z: Value) -> Activated:
@@ -99,7 +99,7 @@ def _silu(emit: Emitter, z: Value) -> Activated:
     return Activated(value, emit.multiply_add(value, rest, sigmoid))
 
 
-def _exp(emit: Emitter, x: Value) -> Value:
+def exponential(emit: Emitter, x: Value) -> Value:
     """Return ``2**n * exp(r)`` for ``x = n ln 2 + r``, n an integer and r small."""
     builder, whole = emit.builder, ir.VectorType(I32, emit.lanes)
     x = _clamped(emit, x, _LEAST, _MOST)

@@ -1,0 +1,87 @@
+"""Scaled dot-product attention of the items of a list to each other.
+
+The shares of a list, its softmax, are stored from the forward pass to the backward pass: n * n
+numbers per list, and nothing per pair and column.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.errors import ShapeError
+from dlrmjit_kernels.lists.attention_loops import backward, forward
+from dlrmjit_kernels.lists.attention_plan import AttentionPlan, attention_plan
+from dlrmjit_kernels.lists.parts import F32, I64, parts_of
+from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint, check_separate
+from dlrmjit_kernels.runtime.target import current_target
+
+
+def shares_size(offsets: I64) -> int:
+    """Return how many float32 the shares of lists take."""
+    return int(_starts(offsets)[-1])
+
+
+def _starts(offsets: I64) -> NDArray[np.int64]:
+    """Return where the shares of each list start, and where those of the last end."""
+    target, lengths = current_target(), np.diff(offsets)
+    panels = -(-lengths // target.nr)
+    sizes = panels * target.nr * (panels * target.nr + target.mr)
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def attention_forward(qkv: F32, offsets: I64, y: F32, shares: F32) -> None:
+    """``y = softmax(Q @ K.T / sqrt(d)) @ V`` within each list.
+
+    Parameters
+    ----------
+    qkv : [Q, K, V] (N, 3 d)
+    offsets : (lists + 1,) int64; list l has the rows ``offsets[l]:offsets[l + 1]``
+    y : (N, d)
+    shares : at least :func:`shares_size` elements, for the backward pass
+
+    Raises
+    ------
+    ShapeError
+        For operands that do not fit.
+    """
+    qkv, plan = _checked(qkv)
+    rows, dim = len(qkv), qkv.shape[1] // 3
+    y = check_array("y", y, FLOAT32, (rows, dim), written=True)
+    parts, starts = _parts(offsets, rows), _starts(offsets)
+    shares = _checked_shares(shares, starts, written=True)
+    check_separate({"y": y, "shares": shares}, qkv=qkv, offsets=offsets)
+    forward(qkv, offsets, parts, starts, plan.sizes, plan.kernels, shares, y)
+
+
+def attention_backward(qkv: F32, offsets: I64, shares: F32, dy: F32, dqkv: F32) -> None:
+    """Write the gradient of ``qkv`` from that of y, and the shares of the forward pass.
+
+    Raises ShapeError for operands that do not fit.
+    """
+    qkv, plan = _checked(qkv)
+    dy = check_array("dy", dy, FLOAT32, (len(qkv), qkv.shape[1] // 3))
+    dqkv = check_array("dqkv", dqkv, FLOAT32, qkv.shape, written=True)
+    parts, starts = _parts(offsets, len(qkv)), _starts(offsets)
+    shares = _checked_shares(shares, starts)
+    check_disjoint("dqkv", dqkv, qkv=qkv, dy=dy, shares=shares, offsets=offsets)
+    backward(qkv, offsets, parts, starts, plan.sizes, plan.kernels, shares, dy, dqkv)
+
+
+def _checked(qkv: F32) -> tuple[F32, AttentionPlan]:
+    qkv = check_array("qkv", qkv, FLOAT32, 2)
+    if qkv.shape[1] % 3 or not qkv.shape[1]:
+        raise ShapeError(f"qkv must have as many columns of each, not {qkv.shape[1]} together")
+    return qkv, attention_plan(qkv.shape[1] // 3, current_target())
+
+
+def _checked_shares(shares: F32, starts: I64, written: bool = False) -> F32:
+    shares = check_array("shares", shares, FLOAT32, 1, written)
+    if len(shares) < starts[-1]:
+        raise ShapeError(f"the shares of these lists take {starts[-1]} elements, not {len(shares)}")
+    return shares
+
+
+def _parts(offsets: I64, rows: int) -> I64:
+    lengths = np.diff(offsets)
+    return parts_of(offsets, rows, lengths * (lengths + 64))

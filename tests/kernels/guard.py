@@ -1,22 +1,18 @@
-"""Arrays that end at an unreadable page, to see any access outside them at once.
+"""Runs tests with every array of the kernels at the end of a readable page.
 
     python -m tests.kernels.guard [--examples N] [PATH ...]
 
-runs the tests of the kernels (or those in PATH) with every buffer of the kernels and every array
-that a test passes to a public function on such pages, and N examples of every property. An access
-beyond an array then ends the process with a segmentation fault, and so does a write to an array
-that a function should only read; bytes before an array are canaries, compared after every call.
+runs the tests of the kernels (or those in PATH), with every buffer of the kernels, every array that
+is passed to a function of them, and every array that Python passes to a compiled loop on such
+pages, and N examples of every property. :mod:`.guarded_calls` says what is then seen.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import functools
 import importlib
-import inspect
-import mmap
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,242 +20,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tests.kernels.guarded_calls import (
+    GuardedBytes,
+    GuardedLoop,
+    guarded_call,
+    guarded_empty,
+)
+from tests.kernels.guarded_functions import METHODS, WRITTEN
 
-PAGE = mmap.PAGESIZE
-CANARY = 0xA5
-_NONE, _READ, _READ_WRITE = 0, 1, 3
-_libc = ctypes.CDLL(None, use_errno=True)
 ROOT = Path(__file__).parents[2]
-
-
-class GuardedBytes:
-    """``nbytes`` that end at an unreadable page; another one and canaries are before them."""
-
-    def __init__(self, nbytes: int) -> None:
-        pages = max(1, -(-nbytes // PAGE))
-        self._mapping = mmap.mmap(-1, (pages + 2) * PAGE)
-        whole = np.frombuffer(self._mapping, np.uint8)
-        self._begin, end = int(whole.ctypes.data) + PAGE, (pages + 1) * PAGE
-        self._size = pages * PAGE
-        self.canary = whole[PAGE : end - nbytes]
-        self.canary[...] = CANARY
-        self.data = whole[end - nbytes : end]
-        self._protect(self._begin - PAGE, PAGE, _NONE)
-        self._protect(self._begin + self._size, PAGE, _NONE)
-
-    def set_writable(self, writable: bool) -> None:
-        """Let the pages be written, or end the process that writes them."""
-        self._protect(self._begin, self._size, _READ_WRITE if writable else _READ)
-
-    def check(self, name: str) -> None:
-        """Fail if a byte before the array was written."""
-        assert np.all(self.canary == CANARY), f"bytes before {name} were written"
-
-    def _protect(self, address: int, size: int, mode: int) -> None:
-        if _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), mode):
-            raise OSError(ctypes.get_errno(), "mprotect")
-
-
-def guarded_empty(shape: int | tuple[int, ...], dtype: Any = np.float32) -> Any:
-    """Return an uninitialised array that ends at an unreadable page."""
-    dtype = np.dtype(dtype)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    return GuardedBytes(nbytes).data.view(dtype).reshape(shape)
-
-
-def guarded(array: Any) -> Any:
-    """Return a C-contiguous copy that ends at an unreadable page."""
-    copy = guarded_empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
-
-
-class _Span:
-    """The memory of arrays that overlap each other, copied to guarded pages for one call."""
-
-    def __init__(self, arrays: list[Any]) -> None:
-        bounds = [np.lib.array_utils.byte_bounds(array) for array in arrays]
-        self.low = min(low for low, _ in bounds)
-        self.nbytes = max(high for _, high in bounds) - self.low
-        self.arrays = arrays
-        self.guard = GuardedBytes(self.nbytes)
-        self._original = (ctypes.c_uint8 * self.nbytes).from_address(self.low)
-        ctypes.memmove(self.guard.data.ctypes.data, self.low, self.nbytes)
-
-    def copy_of(self, array: Any) -> Any:
-        """Return the array of the same shape and strides in the guarded copy."""
-        offset = array.ctypes.data - self.low
-        copy = np.ndarray(array.shape, array.dtype, self.guard.data, offset, array.strides)
-        copy.flags.writeable = array.flags.writeable
-        return copy
-
-    def copy_back(self, is_written: bool) -> None:
-        """Write the bytes back to the arrays, padding between them included.
-
-        Not of a span that the call only reads: it may be a guarded copy of a call around this one.
-        """
-        if is_written and any(array.flags.writeable for array in self.arrays):
-            ctypes.memmove(self.low, self.guard.data.ctypes.data, self.nbytes)
-
-
-def _spans(arrays: list[Any]) -> list[_Span]:
-    """Group arrays that overlap, so that they do in the copies too."""
-    used = [array for array in arrays if array.size]
-    used.sort(key=lambda array: np.lib.array_utils.byte_bounds(array)[0])
-    groups: list[list[Any]] = []
-    end = 0
-    for array in used:
-        low, high = np.lib.array_utils.byte_bounds(array)
-        if groups and low < end:
-            groups[-1].append(array)
-        else:
-            groups.append([array])
-        end = max(end, high)
-    return [_Span(group) for group in groups]
-
-
-class GuardedCall:
-    """Replaces the arrays of a call by guarded copies; ``written`` names those it may write."""
-
-    def __init__(self, function: Callable[..., Any], written: frozenset[str]) -> None:
-        self._function, self._written = function, written
-        self._signature = inspect.signature(function)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function on the copies, check the canaries, and copy the outputs back."""
-        bound = self._signature.bind(*args, **kwargs)
-        spans = _spans([a for value in bound.arguments.values() for a in _arrays(value)])
-        is_written = {
-            id(a)
-            for name in self._written & bound.arguments.keys()
-            for a in _arrays(bound.arguments[name])
-        }
-        arguments = {n: _moved(value, spans) for n, value in bound.arguments.items()}
-        bound.arguments.update(arguments)
-        changes = [any(id(array) in is_written for array in span.arrays) for span in spans]
-        for span, is_changed in zip(spans, changes, strict=True):
-            span.guard.set_writable(is_changed)
-        try:
-            result = self._function(*bound.args, **bound.kwargs)
-        finally:
-            for span, is_changed in zip(spans, changes, strict=True):
-                span.guard.check(self._function.__name__)
-                span.guard.set_writable(True)
-                span.copy_back(is_changed)
-        return _original(result, args, kwargs, arguments, self._signature)
-
-
-def _original(result: Any, args: Any, kwargs: Any, moved: Any, signature: Any) -> Any:
-    """Return the caller's array where the function returned its copy."""
-    given = signature.bind(*args, **kwargs).arguments
-    for name, value in moved.items():
-        if result is value:
-            return given[name]
-    return result
-
-
-def _arrays(value: Any) -> Iterator[Any]:
-    from dlrmjit_kernels.matrix.matrix import Matrix
-
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, Matrix):
-        yield value.data
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _arrays(item)
-
-
-def _moved(value: Any, spans: list[_Span]) -> Any:
-    from dlrmjit_kernels.matrix.matrix import Matrix
-
-    if isinstance(value, np.ndarray):
-        for span in spans:
-            if any(array is value for array in span.arrays):
-                return span.copy_of(value)
-        return value
-    if isinstance(value, Matrix):
-        data = value.data
-        return Matrix(_moved(data, spans), value.layout)
-    if isinstance(value, (list, tuple)) and any(True for _ in _arrays(value)):
-        return type(value)(_moved(item, spans) for item in value)
-    return value
-
-
-WRITTEN = {
-    "dlrmjit_kernels.matmul.gemm": {"gemm": {"out"}},
-    "dlrmjit_kernels.layers.fully_connected": {
-        "fc_forward": {"y", "slopes"},
-        "fc_backward_data": {"dx"},
-        "fc_backward_weights": {"dw", "db"},
-    },
-    "dlrmjit_kernels.layers.interaction": {
-        "interaction_forward": {"out"},
-        "interaction_backward": {"dfeatures"},
-    },
-    "dlrmjit_kernels.layers.loss": {
-        "probabilities": {"p"},
-        "loss_forward": set(),
-        "loss_gradient": {"p", "dlogits"},
-    },
-    "dlrmjit_kernels.layers.elementwise": {
-        "scale": {"x"},
-        "sum_of_squares": set(),
-        "relu_backward": {"dx"},
-        "sigmoid_backward": {"dx"},
-    },
-    "dlrmjit_kernels.layers.dropout": {"dropout": {"y"}},
-    "dlrmjit_kernels.layers.batch_norm": {
-        "column_moments": {"mean", "variance"},
-        "normalise_relu": {"y"},
-        "normalise": {"y", "slopes"},
-        "gradient_sums": set(),
-        "input_gradient": {"dy"},
-        "batch_norm_backward": {"dy", "dgamma", "dbeta"},
-    },
-    "dlrmjit_kernels.layers.layer_norm": {
-        "layer_norm_forward": {"y", "mean", "inverse"},
-        "layer_norm_backward": {"dy", "dgamma", "dbeta"},
-    },
-    "dlrmjit_kernels.layers.dense_optimizers": {
-        "sgd_step": {"p"},
-        "adagrad_step": {"p", "state"},
-    },
-    "dlrmjit_kernels.embedding.embedding_bag": {"embedding_bag": {"out"}},
-    "dlrmjit_kernels.auc": {"ranking_metrics": set(), "ranking_sums": set()},
-    "dlrmjit_kernels.layers.list_loss": {"list_loss_gradient": {"dscores"}},
-    "dlrmjit_kernels.list_metrics": {"list_metrics": set(), "list_ranks": set()},
-}
-"""Every function that takes arrays, by module, and the operands that it writes."""
-METHODS = {
-    "check": set(),
-    "lookup": {"out"},
-    "apply_gradient": set(),
-    "accumulate_gradient": {"dense"},
-}
-"""The methods of EmbeddingTables, whose tables are guarded where they are allocated."""
 
 
 @contextmanager
 def guarded_kernels() -> Iterator[None]:
-    """Guard all buffers of the kernels and all arrays passed to their functions."""
+    """Guard all buffers of the kernels and all arrays passed to their functions and loops."""
     undo: list[tuple[Any, str, Any]] = []
 
     def replace(owner: Any, name: str, value: Any) -> None:
         undo.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    for module_name, functions in WRITTEN.items():
-        module = importlib.import_module(module_name)
-        for name, written in functions.items():
-            replace(module, name, _wrapped(getattr(module, name), frozenset(written)))
+    _guard_loops(replace)
     _guard_buffers(replace)
-    from dlrmjit_kernels.embedding.tables import EmbeddingTables
-
-    for name, written in METHODS.items():
-        replace(EmbeddingTables, name, _wrapped(getattr(EmbeddingTables, name), frozenset(written)))
+    _guard_functions(replace)
     try:
         yield
     finally:
@@ -267,14 +50,41 @@ def guarded_kernels() -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def _wrapped(function: Callable[..., Any], written: frozenset[str]) -> Callable[..., Any]:
-    call = GuardedCall(function, written)
+def _guard_loops(replace: Callable[[Any, str, Any], None]) -> None:
+    """Guard the operands of every compiled loop of the package, present and to come."""
+    from dlrmjit_kernels.runtime import compile as compiler
 
-    @functools.wraps(function)
-    def guarded_function(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
+    compile_loop = compiler._compile
 
-    return guarded_function
+    def compile_guarded(function: Any, *args: Any, **options: Any) -> Any:
+        loop = compile_loop(function, *args, **options)
+        loop.__class__ = GuardedLoop
+        return loop
+
+    for loop in compiler._kernels:
+        replace(loop, "__class__", GuardedLoop)
+    replace(compiler, "_compile", compile_guarded)
+
+
+def _guard_functions(replace: Callable[[Any, str, Any], None]) -> None:
+    """Guard the functions and methods that take arrays, under all names that they have."""
+    guarded: dict[Any, Any] = {}
+    for module_name, functions in WRITTEN.items():
+        module = importlib.import_module(f"dlrmjit_kernels.{module_name}")
+        for name, written in functions.items():
+            function = getattr(module, name)
+            guarded[function] = guarded_call(function, frozenset(written))
+    for module_name, classes in METHODS.items():
+        module = importlib.import_module(f"dlrmjit_kernels.{module_name}")
+        for class_name, methods in classes.items():
+            owner = getattr(module, class_name)
+            for name, written in methods.items():
+                replace(owner, name, guarded_call(getattr(owner, name), frozenset(written)))
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("dlrmjit"):
+            for name, value in list(vars(module).items()):
+                if callable(value) and getattr(value, "__hash__", None) and value in guarded:
+                    replace(module, name, guarded[value])
 
 
 def _guard_buffers(replace: Callable[[Any, str, Any], None]) -> None:
@@ -326,33 +136,56 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
         settings.load_profile(config._guard_profile)
 
 
-PATHS = ("matmul", "matrix", "layers", "embedding", "test_auc.py", "test_list_metrics.py")
+FOLDERS = ("kernels", "data")
+APART = {"kernels/test_alone.py", "kernels/test_wrong_operands.py"}
+"""Tests that start processes of their own, which would not be guarded; the latter guard theirs."""
 
 
 def main() -> int:
-    """Run pytest with guarded kernels in a process of its own; return its exit status."""
+    """Run every file of tests in a process of its own; return 1 if one fails or ends by a signal."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--examples", type=int, default=200, help="examples of every property")
-    parser.add_argument("paths", nargs="*", help="tests to run; all of the kernels by default")
+    parser.add_argument("paths", nargs="*", type=Path, help="files; by default all of the kernels")
     options = parser.parse_args()
-    paths = options.paths or [str(ROOT / "tests" / "kernels" / path) for path in PATHS]
-    command = [
-        sys.executable,
-        "-X",
-        "faulthandler",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "tests.kernels.guard",
-    ]
-    environment = {**os.environ, "DLRMJIT_GUARD_EXAMPLES": str(options.examples)}
-    status = subprocess.run([*command, *paths], cwd=ROOT, env=environment, check=False).returncode
-    if status < 0:
-        print(f"ended by signal {-status}: an access outside an array, see above")
-    return status
+    paths = options.paths or _files()
+    passed = failed = touches = 0
+    for path in paths:
+        status, out = _run(path, options.examples)
+        counts = {word: int(number) for number, word in _COUNTS.findall(out)}
+        passed += counts.get("passed", 0)
+        failed += counts.get("failed", 0) + counts.get("error", 0)
+        touches += status < 0
+        if status not in (0, _NO_TESTS):
+            print(f"{path}: {'ends by signal' if status < 0 else 'exit code'} {abs(status)}\n{out}")
+    print(f"{passed} tests in {len(paths)} files passed: {touches} touches, {failed} failed")
+    return int(touches + failed > 0)
+
+
+_COUNTS = re.compile(r"(\d+) (passed|failed|error)")
+_NO_TESTS = 5  # exit code of pytest where all are skipped
+
+
+def _files() -> list[Path]:
+    tests = ROOT / "tests"
+    found = [path for folder in FOLDERS for path in sorted((tests / folder).rglob("test_*.py"))]
+    return [path for path in found if path.relative_to(tests).as_posix() not in APART]
+
+
+def _run(path: Path, examples: int) -> tuple[int, str]:
+    """Return the exit status of pytest with guarded kernels, and what it prints at the end."""
+    options = ("-q", "-p", "tests.kernels.guard", "-p", "no:cacheprovider", "--tb=short")
+    command = [sys.executable, "-X", "faulthandler", "-m", "pytest", *options, str(path)]
+    changes = {"DLRMJIT_GUARD_EXAMPLES": str(examples), "NUMBA_NUM_THREADS": "7"}
+    environment = {**os.environ, **changes}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+    )
+    return done.returncode, (done.stdout + done.stderr)[-_SHOWN:]
+
+
+_SHOWN = 4000  # characters
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.kernels.guard import guarded
+from tests.kernels.guarded_calls import guarded
 from tests.kernels.operand_cases import FUNCTIONS, ROWS, Function, Operands
 
 ROOT = Path(__file__).parents[2]

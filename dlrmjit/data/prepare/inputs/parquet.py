@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,20 @@ class ParquetFormat:
 
     def _check(self, path: Path) -> int:
         """Return the number of rows of a file; raise DataError if it lacks a column."""
-        with self._open(path) as file:
+        with self._errors(f"{path} is not a complete Parquet file"), self._open(path) as file:
             self._reader.check(file.schema_arrow, str(path))
             return int(file.metadata.num_rows)
 
     def _open(self, path: Path) -> Any:
+        return self._reader.parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Convert pyarrow's errors to DataError; names in a file may not be UTF-8."""
         try:
-            return self._reader.parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
-        except (OSError, self._arrow.ArrowException) as error:
-            raise DataError(f"{path} is not a complete Parquet file: {first_line(error)}") from None
+            yield
+        except (OSError, UnicodeDecodeError, self._arrow.ArrowException) as error:
+            raise DataError(f"{what}: {first_line(error)}") from None
 
     def sizes(self) -> list[int] | None:
         """Return the rows of each file."""
@@ -60,11 +66,8 @@ class ParquetFormat:
     def chunks(self, file: int, offset: int, lines: int) -> Iterator[_Rows]:
         """Yield batches from row ``offset`` of input ``file`` on."""
         for number in range(file, len(self._paths)):
-            path = self._paths[number]
-            try:
+            with self._errors(f"{self._paths[number]} cannot be read"):
                 yield from self._chunks_of(number, offset if number == file else 0)
-            except (OSError, self._arrow.ArrowException) as error:
-                raise DataError(f"{path} cannot be read: {first_line(error)}") from None
 
     def _chunks_of(self, number: int, offset: int) -> Iterator[_Rows]:
         """Yield batches of one file; row groups that end before ``offset`` are not read."""

@@ -1,0 +1,128 @@
+"""The functions of the kernels that take arrays, and which of them they write."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import dlrmjit_kernels
+
+WRITTEN: dict[str, dict[str, set[str]]] = {
+    "matmul.gemm": {"gemm": {"out"}},
+    "layers.fully_connected": {
+        "fc_forward": {"y", "slopes"},
+        "fc_backward_data": {"dx"},
+        "fc_backward_weights": {"dw", "db"},
+        "bind_forward": {"y", "slopes", "epilogue"},
+        "bind_backward_data": {"dx", "epilogue"},
+        "bind_backward_weights": {"dw", "db"},
+    },
+    "layers.bf16_gemm": {"upcast": set()},
+    "layers.column_ops": {
+        "run_column_op": {"matrices"},
+        "column_sums": set(),
+        "bind_column_op": {"matrices", "sums"},
+    },
+    "layers.cross": {"bind_start": {"dz", "dx0"}},
+    "layers.interaction": {
+        "interaction_forward": {"out"},
+        "interaction_backward": {"dfeatures"},
+        "bind_interaction_forward": {"out"},
+        "bind_interaction_backward": {"dfeatures"},
+    },
+    "layers.loss": {
+        "probabilities": {"p"},
+        "loss_forward": set(),
+        "loss_gradient": {"p", "dlogits"},
+    },
+    "layers.elementwise": {
+        "scale": {"x"},
+        "sum_of_squares": set(),
+        "relu_backward": {"dx"},
+        "sigmoid_backward": {"dx"},
+        "bind_relu_backward": {"dx"},
+        "bind_sigmoid_backward": {"dx"},
+        "bind_activation_backward": {"dx"},
+    },
+    "layers.dropout": {"dropout": {"y"}},
+    "layers.batch_norm": {
+        "column_moments": {"mean", "variance"},
+        "normalise_relu": {"y"},
+        "normalise": {"y", "slopes"},
+        "gradient_sums": set(),
+        "input_gradient": {"dy"},
+        "batch_norm_backward": {"dy", "dgamma", "dbeta"},
+    },
+    "layers.layer_norm": {
+        "layer_norm_forward": {"y", "mean", "inverse"},
+        "layer_norm_backward": {"dy", "dgamma", "dbeta"},
+    },
+    "layers.dense_optimizers": {
+        "sgd_step": {"p"},
+        "adagrad_step": {"p", "state"},
+    },
+    "embedding.embedding_bag": {"embedding_bag": {"out"}},
+    "embedding.dense_gradient": {"accumulate_dense": {"dense"}},
+    "embedding.forward": {"pool": {"out"}},
+    "embedding.grad_norm": {"gradient_square": set()},
+    "embedding.init": {"touch_pages": {"data"}, "uniform": {"table"}, "fill": {"array"}},
+    "embedding.lookup_sort": {"sort_lookups": set()},
+    "embedding.lookup_weights": {"weighted": set(), "weight_gradient": set()},
+    "embedding.pair_sums": {"sum_tables": {"sums", "pairs"}},
+    "embedding.update": {"apply": set(), "apply_pairs": set()},
+    "auc": {"ranking_metrics": set(), "ranking_sums": set()},
+    "layers.list_loss": {"list_loss_gradient": {"dscores"}},
+    "list_metrics": {"list_metrics": set(), "list_ranks": set()},
+    "precision": {"round_to_bf16": set(), "to_precision": set()},
+    "matrix.split_transpose": {"transpose_weights": set()},
+}
+"""Every function that takes arrays, by module, and the operands that it writes."""
+NO_ACCESS = {
+    "embedding.forward": {"check_pooled"},
+    "layers.column_ops": {"check_in_place"},
+    "layers.cross": {"forward_epilogue", "backward_epilogue", "last_epilogue"},
+    "layers.loss": {"column_of"},
+    "list_metrics": {"list_lengths", "list_parts"},
+    "matrix.matrix": {"layout_of", "check_written", "check_apart"},
+    "runtime.operands": {
+        *("check_array", "check_flags", "check_disjoint", "check_separate"),
+        *("check_same_or_disjoint", "describe"),
+    },
+}
+"""Functions that take arrays for their facts, or read them by NumPy only."""
+METHODS = {
+    "embedding.tables": {
+        "EmbeddingTables": {
+            "check": set(),
+            "lookup": {"out"},
+            "apply_gradient": set(),
+            "accumulate_gradient": {"dense"},
+        }
+    },
+    "embedding.int8": {"Int8Tables": {"pool": {"out"}}},
+    "matrix.split_weights": {"SplitWeights": {"upcast": {"into"}}},
+}
+"""Methods that take arrays, by module and class; the tables are guarded where they are allocated."""
+
+_ARRAYS = re.compile(r"ndarray|Matrix|Lookups|Bags|SplitWeights|Epilogue")
+
+
+def functions_of_arrays() -> Iterator[tuple[str, str]]:
+    """Yield module and name of every public Python function of the package that takes arrays."""
+    prefix = f"{dlrmjit_kernels.__name__}."
+    for found in pkgutil.walk_packages(dlrmjit_kernels.__path__, prefix):
+        module = importlib.import_module(found.name)
+        for name, function in vars(module).items():
+            if not inspect.isfunction(function) or function.__module__ != found.name:
+                continue
+            if not name.startswith("_") and _takes_arrays(function):
+                yield found.name.removeprefix(prefix), name
+
+
+def _takes_arrays(function: Any) -> bool:
+    hints = get_type_hints(function)
+    return any(_ARRAYS.search(str(hint)) for name, hint in hints.items() if name != "return")

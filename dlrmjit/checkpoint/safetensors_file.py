@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,13 +55,6 @@ BLOCK_BYTES = 1 << 26
 """Bytes read or written at a time; the largest copy that saving or loading makes."""
 
 
-class Writable(Protocol):
-    """What takes the bytes of a file: the file, or memory."""
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        """Take all bytes of ``data``."""
-
-
 @dataclass(frozen=True)
 class FileRecord:
     """Length of a file in bytes, and the SHA-256 of its content in hexadecimal."""
@@ -77,11 +71,10 @@ def write_tensors(
     Unless it ``syncs``, the file is synced with the folder that is published.
     """
     with create(path, syncs=syncs) as handle:
-        return stream_tensors(handle, tensors)
+        return _stream_tensors(handle, tensors)
 
 
-def stream_tensors(handle: Writable, tensors: Mapping[str, Storable]) -> FileRecord:
-    """Write the content of a safetensors file; return its length and checksum."""
+def _stream_tensors(handle: IO[bytes], tensors: Mapping[str, Storable]) -> FileRecord:
     digest, written = hashlib.sha256(), 0
     for chunk in _chunks(_as_tensors(tensors)):
         for start in range(0, len(chunk), _CACHED_BYTES):
@@ -90,6 +83,14 @@ def stream_tensors(handle: Writable, tensors: Mapping[str, Storable]) -> FileRec
             handle.write(part)
             written += len(part)
     return FileRecord(written, digest.hexdigest())
+
+
+def copy_tensors(memory: mmap.mmap, tensors: Mapping[str, Storable]) -> None:
+    """Copy the content of a safetensors file to memory of at least :func:`size_of` bytes."""
+    target, done = np.frombuffer(memory, np.uint8), 0
+    for chunk in _chunks(_as_tensors(tensors)):
+        np.copyto(target[done : done + len(chunk)], np.frombuffer(chunk, np.uint8))
+        done += len(chunk)
 
 
 def size_of(tensors: Mapping[str, Storable]) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
 from dlrmjit.checkpoint.destination import new_checkpoint
-from dlrmjit.checkpoint.file_images import FileImage, ImageMemory
+from dlrmjit.checkpoint.file_images import FileImage, ImageMemory, write_images
 from dlrmjit.checkpoint.file_layout import (
     FileLayout,
     layout_of_optimizer,
@@ -113,6 +113,37 @@ def write_checkpoint(
         return stack.pop_all()
 
 
+class CheckpointCopy:
+    """Arrays of one moment in memory, and the checkpoint that they become when this is called."""
+
+    def __init__(
+        self,
+        path: Path,
+        images: Mapping[str, FileImage],
+        empty: Manifest,
+        rules: Preprocessing | None,
+    ) -> None:
+        self._path, self._images, self._empty, self._rules = path, images, empty, rules
+
+    def __call__(self) -> None:
+        """Hash and write the copy, by any thread; return when the checkpoint is in its place."""
+        with new_checkpoint(self._path) as fresh:
+            extra = write_preprocessing(fresh, self._rules, self._path)
+            try:
+                for file, image in self._images.items():
+                    image.begin(fresh / file)
+                self.help()
+            finally:
+                for image in self._images.values():
+                    image.close()
+            records = {file: image.record for file, image in self._images.items()}
+            _write_manifest_of(fresh, replace(self._empty, files=records), extra)
+
+    def help(self) -> None:
+        """Hash and write what is left, next to the thread that does."""
+        write_images(self._images.values())
+
+
 def copy_checkpoint(
     path: str | os.PathLike[str],
     state: Mapping[str, Array],
@@ -122,29 +153,20 @@ def copy_checkpoint(
     progress: Mapping[str, Any],
     optimizer: Mapping[str, Array] | None = None,
     preprocessing: Preprocessing | None = None,
-) -> Callable[[], None]:
-    """Save as :func:`save_checkpoint`, but only hash and copy the arrays to ``memory`` now.
+) -> CheckpointCopy:
+    """Save as :func:`save_checkpoint`, but only copy the arrays to ``memory`` now.
 
-    The arrays may change when this returns. The result, which any thread may call before the next
-    copy to ``memory``, does the rest; it needs no computing.
+    The arrays may change when this returns. The result is to be called before the next copy to
+    ``memory``.
     """
     images: dict[str, FileImage] = {}
 
     def copy(arrays: Mapping[str, Array], layout: FileLayout) -> dict[str, FileRecord]:
-        copied = _of_files(arrays, layout, memory.image)
-        images.update(copied)
-        return {file: image.record for file, image in copied.items()}
+        images.update(_of_files(arrays, layout, memory.image))
+        return {}
 
-    whole = _whole(state, optimizer, model_config, progress, CHUNK_BYTES, copy)
-
-    def finish() -> None:
-        with new_checkpoint(path) as fresh:
-            extra = write_preprocessing(fresh, preprocessing, Path(path))
-            for file, image in images.items():
-                image.write(fresh / file)
-            _write_manifest_of(fresh, whole, extra)
-
-    return finish
+    empty = _whole(state, optimizer, model_config, progress, CHUNK_BYTES, copy)
+    return CheckpointCopy(Path(path), images, empty, preprocessing)
 
 
 def _check_dtypes(arrays: Mapping[str, Array]) -> None:

@@ -1,6 +1,7 @@
-"""A save that runs during the training: a thread writes what is copied, and waits for the disk.
+"""A save that runs during the training: threads hash and write what is copied.
 
-It gives way to the training: what it takes of a CPU that kernels wait for is lost to all of them.
+They run when nothing else needs a CPU: what they take of one that kernels wait for is lost to all
+of them. On a busy machine they may not run for long, so who waits for the save does the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from contextlib import suppress
 
 from dlrmjit_kernels.runtime.threads import reset_affinity
 
+from dlrmjit.checkpoint import CheckpointCopy
+
 _NICE = 19
+_PAUSE = 0.05  # seconds before the waiting thread looks again whether it can help
 
 
 class BackgroundSave:
@@ -32,9 +36,17 @@ class BackgroundSave:
         """Whether nothing is left to wait for."""
         return not self._thread.is_alive()
 
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self._began
+
     def wait(self) -> None:
-        """Wait for the end; raises what ``finish`` has raised."""
-        self._thread.join()
+        """Wait for the end, and help to reach it; raises what ``finish`` has raised."""
+        while not self.is_done:
+            if isinstance(self._finish, CheckpointCopy):
+                self._finish.help()
+            self._thread.join(_PAUSE)
         if self._error is not None:
             raise self._error
 
@@ -45,11 +57,17 @@ class BackgroundSave:
             self._finish()
         except BaseException as error:
             self._error = error
-        self.seconds = time.perf_counter() - self._began
+        self.seconds = self.age
 
 
 def _give_way() -> None:
-    """Let this thread run when others need no CPU, where the system has priorities of threads."""
+    """Let this thread, and those that it starts, run when others need no CPU.
+
+    Where the system has priorities of threads and lets this program lower them.
+    """
     if sys.platform == "linux":
+        thread = threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            os.setpriority(os.PRIO_PROCESS, thread, _NICE)
+        with suppress(OSError):
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))

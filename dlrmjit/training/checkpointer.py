@@ -209,7 +209,7 @@ class Checkpointer(NullObserver):
     def on_moment(self, moment: Moment) -> None:
         """Save what is due: the best model, the state of the run, or both because of a signal."""
         self._moment = moment
-        if self._unsaved is not None and self._unsaved[0].is_done:
+        if self._unsaved is not None and self._ends(self._unsaved[0]):
             self._complete()
         if self._improved:
             self._save(self._path, BEST)
@@ -243,6 +243,11 @@ class Checkpointer(NullObserver):
         """
         every = self._every.steps if self._every else 0
         return every > 0 and step // every > self._step // every
+
+    def _ends(self, save: BackgroundSave) -> bool:
+        """Return whether a save has ended, or must end now: the next one may begin by then."""
+        every = self._every.seconds if self._every else 0.0
+        return save.is_done or 0 < every / 2 <= save.age
 
     def _is_time(self) -> bool:
         """Return whether the time for a save has come on this rank.

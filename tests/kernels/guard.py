@@ -142,7 +142,7 @@ APART = {"kernels/test_alone.py", "kernels/test_wrong_operands.py"}
 
 
 def main() -> int:
-    """Run every file of tests in a process of its own; return 1 if one fails or ends by a signal."""
+    """Run every file of tests in a process of its own; return 1 if one fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

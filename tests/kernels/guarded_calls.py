@@ -78,7 +78,9 @@ class _Span:
         self._is_written = any(id(array) in written for array in arrays)
         self._is_writable = any(array.flags.writeable for array in arrays)
         self._guard = GuardedBytes(self._nbytes)
-        self._original = np.frombuffer((ctypes.c_uint8 * self._nbytes).from_address(self._low), "u1")
+        self._original = np.frombuffer(
+            (ctypes.c_uint8 * self._nbytes).from_address(self._low), "u1"
+        )
 
     def copy_of(self, array: Any) -> Any:
         """Return the array of the same shape and strides in the guarded copy."""
@@ -129,7 +131,8 @@ class _GuardedOperands:
         arrays = {key: list(arrays_of(value)) for key, value in operands.items()}
         changed = {id(array) for key in written & arrays.keys() for array in arrays[key]}
         self._spans = _spans([array for found in arrays.values() for array in found], changed)
-        self.copies = {key: _moved(value, self._spans) for key, value in operands.items()}
+        copies = _Copies(self._spans)
+        self.copies = {key: copies.of(value) for key, value in operands.items()}
 
     def run(self, call: Callable[[], Any]) -> Any:
         """Call a function of the copies, and copy back what it has written."""
@@ -198,20 +201,33 @@ def _is_record(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and type(value).__dataclass_params__.frozen
 
 
-def _moved(value: Any, spans: list[_Span]) -> Any:
-    from dlrmjit_kernels.matrix.matrix import Matrix
+class _Copies:
+    """Copies of operands whose arrays are those of spans; the same object has the same copy."""
 
-    if isinstance(value, np.ndarray):
-        for span in spans:
-            if any(array is value for array in span.arrays):
-                return span.copy_of(value)
-        return value
-    if not any(True for _ in arrays_of(value)):
-        return value
-    if isinstance(value, Matrix):
-        return Matrix(_moved(value.data, spans), value.layout)
-    if isinstance(value, (list, tuple)):
-        items = [_moved(item, spans) for item in value]
-        return value._make(items) if hasattr(value, "_make") else type(value)(items)
-    fields = [field.name for field in dataclasses.fields(value) if field.init]
-    return dataclasses.replace(value, **{n: _moved(getattr(value, n), spans) for n in fields})
+    def __init__(self, spans: list[_Span]) -> None:
+        self._spans = spans
+        self._known: dict[int, Any] = {}
+
+    def of(self, value: Any) -> Any:
+        """Return the copy of an operand, or what has no array itself."""
+        if id(value) not in self._known:
+            self._known[id(value)] = (
+                self._copy(value) if any(True for _ in arrays_of(value)) else value
+            )
+        return self._known[id(value)]
+
+    def _copy(self, value: Any) -> Any:
+        from dlrmjit_kernels.matrix.matrix import Matrix
+
+        if isinstance(value, np.ndarray):
+            spans = (span for span in self._spans if any(array is value for array in span.arrays))
+            return next((span.copy_of(value) for span in spans), value)
+        if isinstance(value, Matrix):
+            return Matrix(self.of(value.data), value.layout)
+        if isinstance(value, (list, tuple)):
+            items = [self.of(item) for item in value]
+            return value._make(items) if hasattr(value, "_make") else type(value)(items)
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(
+            value, **{name: self.of(getattr(value, name)) for name in fields}
+        )

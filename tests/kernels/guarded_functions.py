@@ -106,7 +106,7 @@ METHODS = {
     "embedding.int8": {"Int8Tables": {"pool": {"out"}}},
     "matrix.split_weights": {"SplitWeights": {"upcast": {"into"}}},
 }
-"""Methods that take arrays, by module and class; the tables are guarded where they are allocated."""
+"""Methods that take arrays, by module and class."""
 
 _ARRAYS = re.compile(r"ndarray|Matrix|Lookups|Bags|SplitWeights|Epilogue")
 

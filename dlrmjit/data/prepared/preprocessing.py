@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.dense_transform import Edges, NumberRules, columns_with_bins
-from dlrmjit.data.formats.criteo_text import INTEGERS
+from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
 from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex, texts_of
 from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn, Manifest
 from dlrmjit.data.schema import Schema, drop_unused
@@ -89,11 +89,22 @@ class Preprocessing:
         origin = manifest.origin
         if origin.get("kind") not in (USER_DEFINED, CRITEO):
             return None
+        try:
+            rules = cls._of_origin(folder, manifest)
+            _check_rules(rules, str(folder))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{folder}: its manifest does not say how it was prepared: {error!r}"
+            ) from None
+        return rules
+
+    @classmethod
+    def _of_origin(cls, folder: Path, manifest: Manifest) -> Preprocessing:
+        origin, schema = manifest.origin, None
         options = origin.get("options", {})
-        schema = None
         if origin["kind"] == USER_DEFINED:
             schema = Schema.from_dict(options.get("schema"), str(folder))
-        rules = cls(
+        return cls(
             schema,
             origin.get("moments", {}),
             manifest.categorical,
@@ -102,8 +113,6 @@ class Preprocessing:
             origin=str(folder),
             edges=origin.get("edges", {}),
         )
-        _check_edges(rules, str(folder))
-        return rules
 
     @classmethod
     def parse(cls, content: bytes, files: Mapping[str, bytes], origin: str) -> Preprocessing:
@@ -127,7 +136,7 @@ class Preprocessing:
                 origin,
                 found.get("edges", {}),
             )
-            _check_edges(result, origin)
+            _check_rules(result, origin)
             expected = found["digest"]
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise DataError(f"{origin}: {FILE} is not complete: {error!r}") from None
@@ -298,9 +307,37 @@ def _from_memory(content: bytes) -> VocabularyFile:
     return VocabularyFile(hashlib.sha256(content).hexdigest(), len(content), content=content)
 
 
-def _check_edges(rules: Preprocessing, origin: str) -> None:
+def _check_rules(rules: Preprocessing, origin: str) -> None:
+    """Raise DataError unless columns, moments and bins are those of the schema, or of Criteo."""
+    schema = rules.schema
+    found = [(column.name, column.is_multi) for column in rules.columns]
+    expected = (
+        [(f"C{j + 1}", False) for j in range(HASHES)]
+        if schema is None
+        else [(column.name, column.is_multi) for column in schema.categorical]
+    )
+    if found != expected:
+        shown = [", ".join(name for name, _ in columns) for columns in (found, expected)]
+        raise DataError(f"{origin}: it has columns {shown[0]}, but its rules are for {shown[1]}")
+    if schema is not None:
+        _check_moments(rules, schema, origin)
+        _check_edges(rules, schema, origin)
+
+
+def _check_moments(rules: Preprocessing, schema: Schema, origin: str) -> None:
+    """Raise DataError unless every standardised column has a mean and a deviation."""
+    for column in schema.dense:
+        moments = np.asarray(rules.moments.get(column.name, ()), np.float64)
+        is_right = moments.shape == (2,) and np.all(np.isfinite(moments)) and moments[1] >= 0
+        if column.transform == "standardise" and not is_right:
+            raise DataError(
+                f"{origin}: the standardised column {column.name!r} has no mean and deviation"
+            )
+
+
+def _check_edges(rules: Preprocessing, schema: Schema, origin: str) -> None:
     """Raise DataError unless every binned column has ascending ends of its bins."""
-    for kind, column in columns_with_bins(rules.schema) if rules.schema is not None else ():
+    for kind, column in columns_with_bins(schema):
         ends = np.asarray(rules.edges.get(kind, {}).get(column.name, ()), np.float64)
         most = (column.bins or 1) + 1
         is_right = ends.ndim == 1 and 2 <= len(ends) <= most and np.all(np.isfinite(ends))

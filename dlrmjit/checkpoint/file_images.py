@@ -1,106 +1,116 @@
 """The files of a checkpoint in memory, so that training goes on while they are hashed and written.
 
-A pause only copies. Threads that run when nothing else needs a CPU do the rest, which costs the
-training next to nothing, and may take long. Who waits for them helps: the threads of the waiting
-program take whatever piece of a file is next. The memory is used again by the next save.
+Hashing takes most of the time of a save. So a pause only copies, and threads hash that run when
+nothing else needs a CPU, which costs the training next to nothing but may take long. Who waits for
+them helps: its threads take whatever piece of a file is next. Writing pages of memory past the
+system's cache takes almost no time of a CPU. The memory is used again by the next save.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
+import os
+import sys
+import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 
 from dlrmjit_kernels.runtime.threads import get_threads, reset_affinity
 
 from dlrmjit.checkpoint.safetensors_file import FileRecord, Storable, copy_tensors, size_of
-from dlrmjit.files import UncachedFile
+from dlrmjit.files import create_from_pages
 
-_PIECE = 1 << 22  # bytes hashed and written at a time: whole pages
+_PIECE = 1 << 22  # bytes hashed at a time
 
 
 class FileImage:
     """The content of one file in whole pages, of which ``size`` bytes count."""
 
     def __init__(self, pages: mmap.mmap, size: int) -> None:
-        self._pages, self._size, self._done = pages, size, 0
-        self._lock, self._digest = Lock(), hashlib.sha256()
-        self._file: UncachedFile | None = None
-        self._error: Exception | None = None
+        self._pages, self._size, self._hashed = pages, size, 0
+        self._lock, self._digest = threading.Lock(), hashlib.sha256()
 
-    def begin(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Create the file, which is synced with the folder that is published."""
-        self._file = UncachedFile(path)
+        create_from_pages(path, self._pages, self._size)
 
     @property
-    def is_pending(self) -> bool:
-        """Whether pieces of the file are left to be written."""
-        return self._file is not None and self._error is None
+    def is_hashed(self) -> bool:
+        """Whether all bytes are hashed."""
+        return self._hashed == self._size
 
-    def advance(self, *, waits: bool) -> bool:
-        """Hash and write the next piece; return False if there is none, or another thread is at it.
+    def hash_piece(self, *, waits: bool) -> bool:
+        """Hash the next piece; return False if there is none, or another thread is at one.
 
-        A thread that ``waits`` lets the other one finish first. What fails is raised by
-        :attr:`record`.
+        A thread that ``waits`` lets the other one finish first.
         """
         if not self._lock.acquire(waits):
             return False
         try:
-            if self._file is None or self._error is not None:
-                return False
-            self._write_piece(self._file)
-            return True
-        except Exception as error:
-            self._error = error
-            return False
+            start, stop = self._hashed, min(self._hashed + _PIECE, self._size)
+            with memoryview(self._pages) as whole, whole[start:stop] as piece:
+                self._digest.update(piece)
+            self._hashed = stop
+            return start < stop
         finally:
             self._lock.release()
 
-    def _write_piece(self, file: UncachedFile) -> None:
-        start, stop = self._done, min(self._done + _PIECE, len(self._pages))
-        with memoryview(self._pages) as whole, whole[start:stop] as piece:
-            self._digest.update(piece[: self._size - start])
-            file.append(piece)
-        self._done = stop
-        if stop == len(self._pages):
-            self._file = None
-            file.close(self._size)
-
-    def close(self) -> None:
-        """Write no more."""
-        with self._lock:
-            file, self._file = self._file, None
-            if file is not None:
-                file.abandon()
-
     @property
     def record(self) -> FileRecord:
-        """Length and checksum of the file; raises what writing it has raised."""
-        if self._error is not None:
-            raise self._error
+        """Length and checksum of the file, all of which is hashed."""
         return FileRecord(self._size, self._digest.hexdigest())
 
 
-def write_images(images: Iterable[FileImage]) -> None:
-    """Write images that were begun, as many at a time as kernels have threads.
+class Hashing:
+    """Threads that hash images, as many as kernels have, each when nothing else needs its CPU.
 
-    Any number of threads may call this at once; each returns when no piece is left.
+    The end of the context waits for them.
     """
-    pending = [image for image in images if image.is_pending]
-    if not pending:
-        return
 
-    def write(_: int) -> None:
-        for waits in (False, True):
-            for image in pending:
-                while image.advance(waits=waits):
-                    pass
+    def __init__(self, images: Iterable[FileImage]) -> None:
+        self._images = list(images)
+        self._pool = ThreadPoolExecutor(get_threads(), initializer=_run_when_idle)
 
-    with ThreadPoolExecutor(get_threads(), initializer=reset_affinity) as pool:
-        list(pool.map(write, range(get_threads())))
+    def __enter__(self) -> Hashing:
+        self._jobs = _start(self._pool, self._images)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+        for job in self._jobs:
+            job.result()
+
+
+def hash_images(images: Iterable[FileImage]) -> None:
+    """Hash what is left of images, next to threads that do, with as many as kernels have."""
+    left = [image for image in images if not image.is_hashed]
+    if left:
+        with ThreadPoolExecutor(get_threads(), initializer=reset_affinity) as pool:
+            for job in _start(pool, left):
+                job.result()
+
+
+def _start(pool: ThreadPoolExecutor, images: list[FileImage]) -> list[Future[None]]:
+    return [pool.submit(_hash, images) for _ in range(get_threads())]
+
+
+def _hash(images: list[FileImage]) -> None:
+    """Hash the images that no other thread is at, and then, in turn with others, the rest."""
+    for waits in (False, True):
+        for image in images:
+            while image.hash_piece(waits=waits):
+                pass
+
+
+def _run_when_idle() -> None:
+    """Let this thread run when others need no CPU, where the system can do that."""
+    reset_affinity()
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
 
 
 class ImageMemory:

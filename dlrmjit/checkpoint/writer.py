@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
 from dlrmjit.checkpoint.destination import new_checkpoint
-from dlrmjit.checkpoint.file_images import FileImage, ImageMemory, write_images
+from dlrmjit.checkpoint.file_images import FileImage, Hashing, ImageMemory, hash_images
 from dlrmjit.checkpoint.file_layout import (
     FileLayout,
     layout_of_optimizer,
@@ -129,19 +129,15 @@ class CheckpointCopy:
         """Hash and write the copy, by any thread; return when the checkpoint is in its place."""
         with new_checkpoint(self._path) as fresh:
             extra = write_preprocessing(fresh, self._rules, self._path)
-            try:
+            with Hashing(self._images.values()):
                 for file, image in self._images.items():
-                    image.begin(fresh / file)
-                self.help()
-            finally:
-                for image in self._images.values():
-                    image.close()
+                    image.write(fresh / file)
             records = {file: image.record for file, image in self._images.items()}
             _write_manifest_of(fresh, replace(self._empty, files=records), extra)
 
     def help(self) -> None:
-        """Hash and write what is left, next to the thread that does."""
-        write_images(self._images.values())
+        """Hash what is left, next to the threads that do when they find an idle CPU."""
+        hash_images(self._images.values())
 
 
 def copy_checkpoint(

@@ -10,6 +10,7 @@ from dlrmjit.files.append import check_log, open_log
 from dlrmjit.files.create import (
     copy_work_file,
     create,
+    create_from_pages,
     link_or_copy,
     make_folder,
     make_output_folder,
@@ -50,7 +51,6 @@ from dlrmjit.files.replace_folder import (
 )
 from dlrmjit.files.speed import DiskSpeed, disk_speed
 from dlrmjit.files.sync import sync_directory, sync_file
-from dlrmjit.files.uncached import UncachedFile
 from dlrmjit.files.work_folder import Survey, WorkFolder, clear_abandoned, survey
 
 __all__ = [
@@ -59,7 +59,6 @@ __all__ = [
     "Listing",
     "NewFiles",
     "Survey",
-    "UncachedFile",
     "WorkFolder",
     "attach_note",
     "check_all_new",
@@ -71,6 +70,7 @@ __all__ = [
     "clear_abandoned",
     "copy_work_file",
     "create",
+    "create_from_pages",
     "disk_speed",
     "is_inside",
     "is_signed",

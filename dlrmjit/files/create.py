@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,8 @@ from dlrmjit.files.sync import sync_file
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNCACHED = getattr(os, "O_DIRECT", 0)
+_PIECE = 1 << 24  # bytes written at a time
 _MODE = 0o666  # the user's mask applies
 
 
@@ -43,6 +47,43 @@ def create(path: Path, *, syncs: bool = True) -> Iterator[IO[bytes]]:
         file.flush()
         if syncs:
             sync_file(file.fileno())
+
+
+def create_from_pages(path: Path, pages: mmap.mmap, size: int) -> None:
+    """Create a file of the first ``size`` bytes of ``pages``, whose last page is whole; no sync.
+
+    They go to the disk without the system's cache, where the file system can do that: the copies
+    would take CPUs from those who compute meanwhile.
+    """
+    descriptor = open_new(path)
+    try:
+        is_cached = not _set_cached(descriptor, False)
+        with memoryview(pages) as whole:
+            done, end = 0, min(len(whole), -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+            while done < end:
+                try:
+                    done += os.write(descriptor, whole[done : min(end, done + _PIECE)])
+                except OSError as error:  # this file system's blocks are larger than pages
+                    if is_cached or error.errno != errno.EINVAL:
+                        raise
+                    is_cached = _set_cached(descriptor, True)
+        os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def _set_cached(descriptor: int, cached: bool) -> bool:
+    """Let writes go through the system's cache or not; return whether that is possible."""
+    if not _UNCACHED:
+        return False
+    import fcntl  # not on every system
+
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    flags = flags & ~_UNCACHED if cached else flags | _UNCACHED
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+        return True
+    return False
 
 
 def open_work_file(path: Path) -> int:

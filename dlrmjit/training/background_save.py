@@ -1,7 +1,8 @@
-"""A save that runs during the training: threads hash and write what is copied.
+"""A save that runs during the training: a thread writes what is copied, and waits for the disk.
 
-They run when nothing else needs a CPU: what they take of one that kernels wait for is lost to all
-of them. On a busy machine they may not run for long, so who waits for the save does the rest.
+It gives way to the training: what it takes of a CPU that kernels wait for is lost to all of them.
+Threads that hash the copy give way even more, so that on a busy machine they may hardly run. Who
+waits for the save helps them.
 """
 
 from __future__ import annotations
@@ -61,13 +62,10 @@ class BackgroundSave:
 
 
 def _give_way() -> None:
-    """Let this thread, and those that it starts, run when others need no CPU.
+    """Let this thread run when others need no CPU, where the system has priorities of threads.
 
-    Where the system has priorities of threads and lets this program lower them.
+    It may not be of the class that only runs on idle CPUs: its disk accesses would be of that too.
     """
     if sys.platform == "linux":
-        thread = threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, _NICE)
-        with suppress(OSError):
-            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -4,6 +4,7 @@ import errno
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from dlrmjit.checkpoint import (
     ImageMemory,
     copy_checkpoint,
     file_images,
-    open_checkpoint,
     save_checkpoint,
 )
 from dlrmjit.errors import CheckpointError
 from dlrmjit.precision import SplitArray
+from dlrmjit.training.background_save import BackgroundSave
 
 ROWS = st.integers(0, 3000)
 
@@ -56,75 +57,59 @@ def test_copies_in_memory_used_again_become_the_files_of_the_arrays_as_they_were
             assert contents(copied) == contents(saved)
 
 
-def test_threads_that_help_write_each_piece_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_images, "_PIECE", 4096)
-    state, optimizer = arrays(3000, 1)
+def copied(folder, rows=3000):
+    state, optimizer = arrays(rows, 1)
     facts = {"model_config": {}, "progress": {}, "optimizer": optimizer}
-    save_checkpoint(tmp_path / "saved", state, **facts)
-    finish = copy_checkpoint(tmp_path / "copied", state, memory=ImageMemory(), **facts)
-    finish.help()  # nothing has begun
-    helpers = [threading.Thread(target=finish.help) for _ in range(4)]
-    writer = threading.Thread(target=finish)
-    for thread in [writer, *helpers]:
+    save_checkpoint(folder / "saved", state, **facts)
+    return copy_checkpoint(folder / "copied", state, memory=ImageMemory(), **facts)
+
+
+def test_threads_that_help_hash_each_piece_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_images, "_PIECE", 4096)
+    finish = copied(tmp_path)
+    threads = [threading.Thread(target=work) for work in (finish, *[finish.help] * 4)]
+    for thread in threads:
         thread.start()
-    while writer.is_alive():
-        finish.help()
-    for thread in [writer, *helpers]:
+    for thread in threads:
         thread.join()
+    finish.help()  # nothing is left
     assert contents(tmp_path / "copied") == contents(tmp_path / "saved")
 
 
-def test_who_waits_writes_what_a_thread_that_does_not_run_has_left(tmp_path, monkeypatch):
-    """The thread of the save stands still after its first piece, as on a busy machine."""
+def test_who_waits_hashes_what_threads_without_a_cpu_have_left(tmp_path, monkeypatch):
+    """The threads of the save get no CPU, as on a busy machine, until all is hashed."""
     monkeypatch.setattr(file_images, "_PIECE", 4096)
-    state, optimizer = arrays(3000, 1)
-    facts = {"model_config": {}, "progress": {}, "optimizer": optimizer}
-    finish = copy_checkpoint(tmp_path / "model", state, memory=ImageMemory(), **facts)
-    is_stuck, may_go_on = threading.Event(), threading.Event()
-    write_images = file_images.write_images
-
-    def write_some(images):
-        if threading.current_thread() is writer:
-            is_stuck.set()
-            assert may_go_on.wait(60)
-        write_images(images)
-
-    monkeypatch.setattr("dlrmjit.checkpoint.writer.write_images", write_some)
-    writer = threading.Thread(target=finish)
-    writer.start()
-    assert is_stuck.wait(60)
-    finish.help()
-    assert not any(image.is_pending for image in finish._images.values())
+    finish = copied(tmp_path)
+    monkeypatch.setattr(file_images, "_run_when_idle", lambda: assert_set(may_go_on))
+    may_go_on = threading.Event()
+    save = BackgroundSave(finish)
+    waiting = threading.Thread(target=save.wait)
+    waiting.start()
+    end = time.monotonic() + 60
+    while not all(image.is_hashed for image in finish._images.values()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not save.is_done
     may_go_on.set()
-    writer.join()
-    found = open_checkpoint(tmp_path / "model")
-    np.testing.assert_array_equal(found.state["emb_l.0.weight"], state["emb_l.0.weight"])
+    waiting.join()
+    assert contents(tmp_path / "copied") == contents(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("refused", ["open", "write"])
-def test_a_disk_that_fails_ends_a_copy_with_its_error_and_closes_its_files(
-    tmp_path, monkeypatch, refused
-):
-    state, _ = arrays(3000, 1)
-    finish = copy_checkpoint(
-        tmp_path / "model", state, memory=ImageMemory(), model_config={}, progress={}
-    )
-    opened, call, count = len(os.listdir("/proc/self/fd")), getattr(os, refused), [0]
+def assert_set(event):
+    assert event.wait(60)
 
-    def fail(first, *rest, **named):
-        is_tensors = refused == "write" or str(first).endswith("safetensors")
-        count[0] += is_tensors
-        if is_tensors and count[0] > 2:
+
+def test_a_disk_that_fails_ends_a_copy_with_its_error(tmp_path, monkeypatch):
+    finish, write, count = copied(tmp_path), os.write, [0]
+
+    def fail(descriptor, data):
+        count[0] += 1
+        if count[0] > 3:
             raise OSError(errno.ENOSPC, "full")
-        return call(first, *rest, **named)
+        return write(descriptor, data)
 
-    monkeypatch.setattr(os, refused, fail)
+    monkeypatch.setattr(os, "write", fail)
     with pytest.raises(CheckpointError, match="full"):
         finish()
     monkeypatch.undo()
-    assert len(os.listdir("/proc/self/fd")) == opened
-    assert names_in(tmp_path) == []
-
-
-def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]

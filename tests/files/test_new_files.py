@@ -14,10 +14,10 @@ import pytest
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import (
     NewFiles,
-    UncachedFile,
     check_all_new,
     check_differs,
     check_new,
+    create_from_pages,
     is_signed,
     new_folder,
     open_log,
@@ -217,16 +217,6 @@ def test_a_log_may_be_a_pipe_or_a_descriptor(tmp_path):
         append(Path("/dev/fd/987"), b"x", to=False)
 
 
-def write_pages(path, pages, size):
-    file = UncachedFile(path)
-    try:
-        for start in range(0, len(pages), 1 << 24):
-            with memoryview(pages) as whole:
-                file.append(whole[start : start + (1 << 24)])
-    finally:
-        file.close(size)
-
-
 @pytest.mark.parametrize("refused", ["nothing", "flag", "write"])
 @pytest.mark.parametrize("size", [0, 1, 4096, 4097, (1 << 25) + 5])
 def test_a_file_of_pages_has_their_first_bytes_whatever_the_file_system_can_do(
@@ -253,11 +243,11 @@ def test_a_file_of_pages_has_their_first_bytes_whatever_the_file_system_can_do(
         monkeypatch.setattr(fcntl, "fcntl", deny_flag)
     elif refused == "write":
         monkeypatch.setattr(os, "write", deny_write)
-    write_pages(tmp_path / "file", pages, size)
+    create_from_pages(tmp_path / "file", pages, size)
     assert (tmp_path / "file").read_bytes() == content[:size]
     assert len(uncached) <= 1
     with pytest.raises(FileExistsError):
-        write_pages(tmp_path / "file", pages, size)
+        create_from_pages(tmp_path / "file", pages, size)
 
 
 def test_a_disk_that_is_full_ends_a_file_of_pages_with_its_error(tmp_path, monkeypatch):
@@ -266,4 +256,4 @@ def test_a_disk_that_is_full_ends_a_file_of_pages_with_its_error(tmp_path, monke
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="full"):
-        write_pages(tmp_path / "file", mmap.mmap(-1, mmap.PAGESIZE), 5)
+        create_from_pages(tmp_path / "file", mmap.mmap(-1, mmap.PAGESIZE), 5)

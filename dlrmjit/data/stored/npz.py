@@ -21,6 +21,7 @@ from dlrmjit.errors import DataError, MemoryLimitError, format_gib
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LOCAL_MAGIC, _NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
+_ZIP_MAGIC = (_LOCAL_MAGIC, b"PK\x05\x06")  # of a file with members, and of one without
 _BLOCK = 1 << 24
 _MOST_MEMBERS = 1 << 14
 _ENCRYPTED, _UTF8 = 1, 0x800  # bits of a member's flags
@@ -53,7 +54,7 @@ def map_npz(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises DataError for a damaged or compressed file; for that it is read once.
     """
-    with _reading(path), _opened(path) as file, zipfile.ZipFile(file) as archive:
+    with _reading(path), _opened(path) as file, _archive(file) as archive:
         size = os.fstat(file.fileno()).st_size
         return {
             name: _map_member(path, file, size, member)
@@ -67,6 +68,14 @@ def _opened(path: str | Path) -> IO[bytes]:
     if source.exists() and not (source.is_file() or source.is_dir()):
         raise DataError(f"{path} is a pipe, socket or device; write the arrays to a file first")
     return open(source, "rb")
+
+
+def _archive(file: IO[bytes]) -> zipfile.ZipFile:
+    """Open a zip file that starts with its first member, as NumPy wants it too."""
+    file.seek(0)
+    if file.read(len(_ZIP_MAGIC[0])) not in _ZIP_MAGIC:
+        raise zipfile.BadZipFile("it does not start as a zip file")
+    return zipfile.ZipFile(file)
 
 
 @contextmanager
@@ -111,7 +120,7 @@ def _read(
 ) -> dict[str, NDArray[Any]]:
     if file.read(len(_NPY_MAGIC)) == _NPY_MAGIC:
         raise DataError(f"{path} holds one array; expected an .npz file with {', '.join(shapes)}")
-    with zipfile.ZipFile(file) as archive:
+    with _archive(file) as archive:
         members = _members(path, archive)
         missing = [name for name in shapes if name not in members and name not in optional]
         if missing:

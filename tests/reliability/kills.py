@@ -36,12 +36,14 @@ from dlrmjit.data.prepare import journal
 from tests.parallel.launch import ROOT, environment, mpiexec
 from tests.reliability import killed
 from tests.reliability.kill_scenarios import JOBS, SCENARIOS, Scenario, contents, make_inputs
+from tests.reliability.running_time import RunningTime
 
 SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1")
 _ALL = {signal.Signals[name] for name in SIGNALS if name != "SIGKILL"}
 LIMIT = 120.0  # seconds: nothing waits for ever
 GONE = 20.0  # seconds in which all processes of a killed command have ended
 _FINISHED = re.compile(r"Finished training it (\d+)/(\d+) of epoch (\d+)")
+_NO_MPI = "for the other ranks to start MPI"
 _STOPPED = re.compile(r"stopped by (\w+) after step (\d+), saved")
 
 
@@ -98,12 +100,24 @@ class Matrix:
     def __init__(self, home: Path, scenarios: Iterable[Scenario]) -> None:
         self._home = home
         self._whole: dict[Scenario, tuple[Ended, dict[str, Any]]] = {}
+        self._clock = RunningTime()
+        self.repeated: list[str] = []
         _in_child(lambda: make_inputs(home))
         self._inputs = _tree(home)
         _load_kernels(home, scenarios)
 
     def run(self, kill: Kill) -> list[str]:
-        """Return what is wrong after one kill."""
+        """Return what is wrong after one kill; repeat it once if the machine may be the cause."""
+        for _ in range(2):
+            with RunningTime() as self._clock:
+                found = self._run(kill)
+            reason = _cause_outside(found, self._clock.standstill)
+            if not reason:
+                break
+            self.repeated.append(f"{kill.text}: {reason}")
+        return found
+
+    def _run(self, kill: Kill) -> list[str]:
         scenario = kill.scenario
         whole, expected = self._uninterrupted(scenario)
         out = self._home.parent / "out"
@@ -150,8 +164,8 @@ class Matrix:
     ) -> Ended:
         arguments = scenario.arguments(self._home, out, is_again=is_again)
         if scenario.ranks:
-            return _run_job(scenario, arguments, kill, whole)
-        return _run_forked(scenario, arguments, kill, whole, self._home.parent)
+            return _run_job(scenario, arguments, kill, whole, self._clock)
+        return _run_forked(scenario, arguments, kill, whole, self._home.parent, self._clock)
 
     def _faults_again(self, again: Ended, first: Ended, kill: Kill, out: Path) -> list[str]:
         scenario = kill.scenario
@@ -168,6 +182,17 @@ class Matrix:
         if scenario.every and done - start > scenario.every + 1:
             return [f"{done} steps were done, but the next start continues after {start}"]
         return []
+
+
+def _cause_outside(found: list[str], standstill: float) -> str:
+    """Return why a wrong end may be none: limits of the product are over when nothing could run."""
+    if not found:
+        return ""
+    if standstill:
+        return f"all processes stood still for {standstill:.0f} s"
+    if any(_NO_MPI in line for line in found):
+        return f"MPI did not start in time, at a load of {os.getloadavg()[0]:.0f}"
+    return ""
 
 
 def _faults_of(ended: Ended, kill: Kill) -> list[str]:
@@ -210,7 +235,12 @@ def _tree(folder: Path) -> dict[str, bytes]:
 
 
 def _run_forked(
-    scenario: Scenario, arguments: list[str], kill: Kill | None, whole: Ended | None, folder: Path
+    scenario: Scenario,
+    arguments: list[str],
+    kill: Kill | None,
+    whole: Ended | None,
+    folder: Path,
+    clock: RunningTime,
 ) -> Ended:
     """Run a command in a child of this process, which has imported all that is needed."""
     names = [folder / name for name in ("stdout", "stderr", "calls")]
@@ -223,7 +253,7 @@ def _run_forked(
     if kill is not None and whole is not None and not kill.is_call:
         time.sleep(kill.share * whole.seconds)
         _signal(child, signal.Signals[kill.signal])
-    code = _wait(child)
+    code = _wait(child, clock)
     seconds = time.monotonic() - began
     out, err, calls = (name.read_text(errors="replace") for name in names)
     return Ended(code, seconds, out, err, int(calls or 0))
@@ -324,10 +354,10 @@ def _note_often(self: journal.Journal, work: Any, plan: Any, every: float) -> No
     _note_as_asked(self, work, plan, 0.0)
 
 
-def _wait(child: int) -> int:
+def _wait(child: int, clock: RunningTime) -> int:
     """Return the exit code of a child; kill it when it takes too long."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
+    end = clock.seconds + LIMIT
+    while clock.seconds < end:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return os.waitstatus_to_exitcode(status)
@@ -343,7 +373,11 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _run_job(
-    scenario: Scenario, arguments: list[str], kill: Kill | None, whole: Ended | None
+    scenario: Scenario,
+    arguments: list[str],
+    kill: Kill | None,
+    whole: Ended | None,
+    clock: RunningTime,
 ) -> Ended:
     """Run a command on ranks under mpiexec."""
     name, kill_at = "SIGKILL", 0
@@ -366,7 +400,7 @@ def _run_job(
         time.sleep(kill.share * whole.seconds)
         _signal(_pid_of(running.pid, kill.rank), signal.Signals[kill.signal])
     try:
-        out, err = running.communicate(timeout=LIMIT)
+        out, err = clock.communicate(running, clock.seconds + LIMIT)
         code = running.returncode
     except subprocess.TimeoutExpired:
         os.killpg(running.pid, signal.SIGKILL)
@@ -435,8 +469,8 @@ def preload() -> None:
 
 def run_kills(
     kills: list[Kill], report: Callable[[int, Kill, list[str], float], None]
-) -> list[list[str]]:
-    """Run cases one after the other; return what is wrong with each."""
+) -> tuple[list[list[str]], list[str]]:
+    """Run cases one after the other; return what is wrong with each, and which were repeated."""
     preload()
     with tempfile.TemporaryDirectory() as folder:
         matrix = Matrix(Path(folder) / "home", {kill.scenario for kill in kills})
@@ -446,7 +480,7 @@ def run_kills(
             found = matrix.run(kill)
             report(number, kill, found, time.monotonic() - began)
             results.append(found)
-    return results
+    return results, matrix.repeated
 
 
 def main() -> int:
@@ -474,14 +508,16 @@ def main() -> int:
             with open(options.json, "a") as file:
                 file.write(json.dumps([kill.text, found, seconds]) + "\n")
 
-    results = run_kills(kills, report)
+    results, repeated = run_kills(kills, report)
+    for line in repeated:
+        print(f"repeated {line}")
     wrong = sum(map(bool, results))
     tally = Tally(kill.scenario.command for kill in kills)
     ranks = sum(kill.scenario.ranks > 0 for kill in kills)
     each = ", ".join(f"{count} {command}" for command, count in sorted(tally.items()))
     print(
         f"{len(results)} kills ({each}; {ranks} of jobs on ranks): {wrong} wrong, "
-        f"{time.monotonic() - began:.0f} s"
+        f"{len(repeated)} repeated, {time.monotonic() - began:.0f} s"
     )
     return 1 if wrong else 0
 

@@ -38,7 +38,7 @@ class RunningTime:
                 self.standstill = max(self.standstill, gap)
 
     def communicate(self, process: subprocess.Popen[str], until: float) -> tuple[str, str]:
-        """Return what a process prints; raises TimeoutExpired when the clock is beyond ``until``."""
+        """Return what a process prints; raise TimeoutExpired when the clock is past ``until``."""
         while True:
             try:
                 return process.communicate(timeout=1.0)

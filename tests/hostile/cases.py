@@ -11,8 +11,9 @@ from dlrmjit.data.prepare.options import PrepareOptions, SplitRule
 from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
 from tests.data.prepare.builders import criteo_lines
-from tests.hostile import array_cases, option_cases, text_cases
+from tests.hostile import array_cases, feature_cases, model_cases, option_cases, text_cases
 from tests.hostile.case import Case
+from tests.hostile.worker import run
 
 Maker = Callable[[Path, random.Random], Case]
 
@@ -30,6 +31,11 @@ KINDS: dict[str, int] = {
     "manifest": 2,
     "vocabulary": 1,
     "options": 4,
+    "features": 3,
+    "lists": 2,
+    "report": 2,
+    "sklearn": 2,
+    "serve": 1,
 }
 """Kinds of inputs, and how often each occurs in relation to the others."""
 
@@ -49,11 +55,27 @@ def make_templates(folder: Path) -> dict[str, Path]:
             (folder / "x.csv",), folder / "csv", schema=schema, split=split, shuffle="none"
         )
     )
+    _train(folder)
     return {"criteo": folder / "criteo", "csv": folder / "csv"}
+
+
+def _train(folder: Path) -> None:
+    """Train ``model`` of the set of CSV, and log it."""
+    words = (
+        "--data-generation=dataset --arch-sparse-feature-size=2 --arch-mlp-bot=1-2 "
+        "--arch-mlp-top=4-1 --mini-batch-size=16 --print-freq=99 --log-details"
+    )
+    data, model, log = (f"{folder}/{name}" for name in ("csv", "model", "log.jsonl"))
+    argv = [f"--processed-data-file={data}", f"--save-model={model}", f"--log-json={log}"]
+    answer = run("train", [*words.split(), *argv])
+    if answer["code"]:
+        raise RuntimeError(f"the model of the cases cannot be trained: {answer}")
 
 
 def _makers(templates: dict[str, Path]) -> dict[str, Maker]:
     of_csv = {"template": templates["csv"]}
+    model = {"model": templates["csv"].with_name("model")}
+    log = templates["csv"].with_name("log.jsonl")
 
     def set_array(folder: Path, rng: random.Random) -> Case:
         return array_cases.set_array(folder, rng, templates[rng.choice(["csv", "criteo"])])
@@ -71,7 +93,12 @@ def _makers(templates: dict[str, Path]) -> dict[str, Maker]:
         "set": set_array,
         "manifest": functools.partial(array_cases.manifest, **of_csv),
         "vocabulary": functools.partial(array_cases.vocabulary, **of_csv),
-        "options": option_cases.options,
+        "options": functools.partial(option_cases.options, **model),
+        "features": feature_cases.features,
+        "lists": functools.partial(model_cases.lists, **model),
+        "report": functools.partial(model_cases.report, template=log),
+        "sklearn": model_cases.sklearn,
+        "serve": model_cases.serve,
     }
 
 

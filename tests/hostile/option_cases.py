@@ -6,7 +6,9 @@ import random
 from pathlib import Path
 
 from dlrmjit.cli.options.command_flags import CONVERT, EVALUATE, EXPORT_EMBEDDINGS, PLAN, PREDICT
+from dlrmjit.cli.options.export_flags import EXPORT
 from dlrmjit.cli.options.flag import Command, Effect, Flag
+from dlrmjit.cli.options.insight_flags import DOCTOR, REPORT
 from dlrmjit.cli.options.kinds import switch
 from dlrmjit.cli.options.parse import TRAIN
 from dlrmjit.cli.options.prepare_flags import PREPARE
@@ -58,15 +60,20 @@ _BASE: dict[str, tuple[str, ...]] = {
     "prepare": ("day", "--out", "out", "--workers", "1"),
     "convert": ("x_train.bin", "out", "--to", "set"),
     "plan": ("--config", "small", "--ranks", "2"),
-    "predict": ("model", "--data", "day", "--out", "scores.csv"),
-    "evaluate": ("model", "--data", "day"),
-    "export_embeddings": ("model", "--out", "out"),
+    "predict": ("{model}", "x.csv", "--out", "scores.csv"),
+    "evaluate": ("{model}", "x.csv"),
+    "export_embeddings": ("{model}", "--out", "out"),
+    "export": ("{model}", "--out", "model.onnx"),
+    "report": ("log.jsonl", "--out", "page.html"),
+    "doctor": ("--quick",),
 }
-COMMANDS: list[Command] = [TRAIN, PREPARE, CONVERT, PLAN, PREDICT, EVALUATE, EXPORT_EMBEDDINGS]
+COMMANDS: list[Command] = [
+    *(TRAIN, PREPARE, CONVERT, PLAN, PREDICT, EVALUATE, EXPORT_EMBEDDINGS, EXPORT, REPORT, DOCTOR),
+]
 
 
-def options(folder: Path, rng: random.Random) -> Case:
-    """One or two options with odd values."""
+def options(folder: Path, rng: random.Random, model: Path) -> Case:
+    """One or two options with odd values; ``model`` is one that can score."""
     command = rng.choice(COMMANDS)
     flags = [
         flag
@@ -78,13 +85,18 @@ def options(folder: Path, rng: random.Random) -> Case:
     row = "0" + "\t1" * 13 + "\t0000000a" * 26 + "\n"
     (folder / "day").write_text(row * 20)
     (folder / "x_train.bin").write_bytes(bytes(160 * 4))
-    words = [_word(rng.choice(flags), rng) for _ in range(rng.choice([1, 1, 2]))]
-    base = _BASE[command.name]
+    (folder / "x.csv").write_text("y,d,c,k\n" + "1,0.5,u1,2\n0,,u9,1\n" * 5)
+    (folder / "log.jsonl").write_text('{"event": "start", "config": {}}\n')
+    words = [word(rng.choice(flags), rng) for _ in range(rng.choice([1, 1, 2]))]
+    base = [part.format(model=model) for part in _BASE[command.name]]
+    if command is PLAN and rng.random() < 0.5:
+        base.append("--advise")
     argv = (*base, *words)
     return Case("options", f"{command.name} {' '.join(words)!r}", command.name, argv)
 
 
-def _word(flag: Flag, rng: random.Random) -> str:
+def word(flag: Flag, rng: random.Random) -> str:
+    """Return a flag with an odd value."""
     if flag.kind is switch:
         return f"--{flag.name}"
     allowed = NASTY_VALUES if flag.name not in _AMOUNTS else sorted(_SMALL)

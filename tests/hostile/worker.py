@@ -79,9 +79,70 @@ def read_processed(argv: list[str]) -> int:
     return exit_code_of(run)
 
 
+def fit_estimator(argv: list[str]) -> int:
+    """Fit an estimator with odd arguments, and score its rows; errors are those of scikit-learn."""
+    import numpy as np
+
+    from dlrmjit.cli.exit_codes import exit_code_of
+    from dlrmjit.errors import DataError, DlrmjitError
+    from dlrmjit.sklearn import DLRMClassifier
+
+    asked = json.loads(Path(argv[0]).read_text())
+    X, y = estimator_data(asked)
+
+    def run() -> None:
+        given = {"hidden": [4], "max_epochs": 1, "embedding_dim": 2, **asked["parameters"]}
+        try:
+            scores = DLRMClassifier(**given).fit(X, y).predict_proba(X)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, DlrmjitError) or len(str(error).splitlines()) > 8:
+                raise
+            raise DataError(str(error).splitlines()[0]) from None
+        assert np.all((scores >= 0) & (scores <= 1)), "scores that are no probabilities"
+        assert len(scores) == len(X), "another number of scores"
+
+    return exit_code_of(run)
+
+
+def estimator_data(asked: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the columns and labels that a case of the estimator names."""
+    import numpy as np
+
+    rng, n = np.random.default_rng(asked["seed"]), 40
+    numbers, texts = rng.random((n, 2)), rng.choice(["a", "b", "c"], (n, 2))
+    mixed = np.concatenate([numbers.astype(object), texts.astype(object)], axis=1)
+    odd = numbers.copy()
+    odd[3, 1] = {"nan": np.nan, "inf": np.inf, "huge": 1e300}.get(asked["columns"], 0.0)
+    X = {
+        "numbers": numbers,
+        "texts": texts,
+        "mixed": mixed,
+        "one": numbers[:1],
+        "objects": np.array([[{}, []]] * n, object),
+        "empty": numbers[:, :0],
+        "3-D": numbers[None],
+    }.get(asked["columns"], odd)
+    y = rng.integers(0, 2, n)
+    return X, {
+        "right": y[: len(X)],
+        "one class": np.zeros(n),
+        "three": rng.integers(0, 3, n),
+        "texts": np.array(["no", "yes"])[y],
+        "nan": np.where(y > 0, np.nan, 0.0),
+        "short": y[:3],
+        "floats": rng.random(n),
+        "none": None,
+    }[asked["labels"]]
+
+
 def main_of(command: str) -> Any:
     """Return the function that runs a command."""
-    own = {"vocabularies": read_vocabularies, "batches": read_batches, "processed": read_processed}
+    own = {
+        "vocabularies": read_vocabularies,
+        "batches": read_batches,
+        "processed": read_processed,
+        "sklearn": fit_estimator,
+    }
     if command in own:
         return own[command]
     return importlib.import_module(f"dlrmjit.cli.commands.{command}").main

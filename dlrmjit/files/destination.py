@@ -13,12 +13,13 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, format_gib
 from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.new_files import clear_interrupted
 from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned
 
 _KIND = "trying"
+_FEW = 10 << 20  # bytes that are few in GiB with two digits
 
 
 def resolve_destination(path: Path) -> Path:
@@ -124,9 +125,14 @@ def require_space(path: Path, needed: int, purpose: str) -> None:
         return
     if needed > free:
         raise ConfigError(
-            f"{purpose} needs {needed / 2**30:.2f} GiB at {path}, but {free / 2**30:.2f} GiB are "
-            "free there; free some space, or choose another disk"
+            f"{purpose} needs {_size(needed)} at {path}, but {_size(free)} are free there; free "
+            "some space, or choose another disk"
         )
+
+
+def _size(nbytes: int) -> str:
+    """Return bytes in GiB, unless they are too few to be told apart."""
+    return format_gib(nbytes) if nbytes >= _FEW else f"{nbytes:,} bytes"
 
 
 def check_differs(output: Path, inputs: Mapping[str, Path]) -> None:

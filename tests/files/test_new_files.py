@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +151,9 @@ def test_destinations_are_tried(tmp_path, monkeypatch):
         check_new(tmp_path / "absent" / "x")
     with pytest.raises(ConfigError, match=r"1048576\.00 GiB"):
         require_space(tmp_path / "x", 1 << 50, "the model")
+    monkeypatch.setattr(destinations.shutil, "disk_usage", lambda _: SimpleNamespace(free=65_536))
+    with pytest.raises(ConfigError, match=r"needs 170,000 bytes at .*but 65,536 bytes are free"):
+        require_space(tmp_path / "x", 170_000, "the model")
     monkeypatch.setattr(destinations, "is_mount_point", lambda _: True)
     (tmp_path / "mount").mkdir()
     with pytest.raises(ConfigError, match="is a mount point"):

@@ -145,7 +145,8 @@ def main_of(command: str) -> Any:
     }
     if command in own:
         return own[command]
-    return importlib.import_module(f"dlrmjit.cli.commands.{command}").main
+    room = "insight" if command == "report" else "commands"
+    return importlib.import_module(f"dlrmjit.cli.{room}.{command}").main
 
 
 def run(command: str, argv: list[str]) -> dict[str, Any]:

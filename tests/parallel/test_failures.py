@@ -61,6 +61,13 @@ def test_a_failing_source_ends_all_with_one_message(rank):
 
 
 @needs_mpi
+def test_a_job_that_was_stopped_and_continued_goes_on():
+    """Schedulers suspend jobs for longer than ranks may wait for each other."""
+    options = (*SMALL, "--num-batches=8", "--comm-timeout=6")
+    run_ranks(2, PROGRAMS / "failing.py", "standstill", 1, *options)
+
+
+@needs_mpi
 def test_a_killed_rank_ends_all(saved_model):
     _fail("killed", 1, "--num-batches=100000", f"--resume={saved_model}")
 

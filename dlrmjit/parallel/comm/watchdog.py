@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 _PERIOD = 0.5  # seconds between two looks at the waits
+_STANDSTILL = 5.0  # seconds between two looks after which this process must have been stopped
 _ANSWER_TIME = 2.0  # seconds in which other ranks must answer: several periods
 _ABORT_TIME = 5.0  # seconds in which MPI must have ended the job
 _SHOWN = 6  # ranks that a message describes
@@ -119,6 +120,7 @@ class Watchdog:
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._may_ask = mpi.Query_thread() == mpi.THREAD_MULTIPLE
         self._lower_rank_asked = False
+        self._continued_at = 0.0
         self._sent: list[Any] = []  # requests and their buffers, alive until MPI has sent them
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watchdog")
@@ -130,18 +132,27 @@ class Watchdog:
         self._thread.join()
 
     def _run(self) -> None:
+        looked = time.monotonic()
         while not self._stopped.wait(min(_PERIOD, self._limit / 4)):
+            if time.monotonic() - looked > _STANDSTILL:
+                self._continued_at = time.monotonic()
             if self._may_ask:
                 self._answer()
             overdue = self._overdue()
             if overdue:
                 self._end(overdue)
+            looked = time.monotonic()
 
     def _overdue(self) -> _Wait | None:
-        """Return the longest wait, if it exceeds the limit."""
+        """Return the longest wait, if it exceeds the limit.
+
+        Where a job was stopped and continued, as a scheduler does, it counts from then on.
+        """
         oldest = min(list(_waits.values()), key=lambda wait: wait.since, default=None)
-        is_overdue = oldest is not None and time.monotonic() - oldest.since > self._limit
-        return oldest if is_overdue else None
+        if oldest is None:
+            return None
+        seconds = time.monotonic() - max(oldest.since, self._continued_at)
+        return oldest if seconds > self._limit else None
 
     def _end(self, overdue: _Wait) -> None:
         self._lower_rank_asked = False

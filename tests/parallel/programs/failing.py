@@ -1,14 +1,18 @@
 """The training program with a fault on one rank: ``failing.py FAULT RANK ARGUMENTS...``.
 
 ``loader``: reading batch 5 raises; ``disk``: from the first file of a checkpoint on, files
-are limited to 100 bytes; ``killed``: the process is killed in its sixth step. Other ranks have no
+are limited to 100 bytes; ``killed``: the process is killed in its sixth step; ``standstill``: all
+ranks are stopped for 8 s at batch 5, which then takes this rank 3 s more. Other ranks have no
 fault.
 """
 
 import os
 import resource
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 from dlrmjit import launchers
 from dlrmjit.checkpoint import sharded_writer
@@ -52,8 +56,24 @@ def die():
     PooledExchange.post = counted
 
 
+def stop_all():
+    whole, parent = SyntheticSource.batch, os.getppid()
+    ranks = Path(f"/proc/{parent}/task/{parent}/children").read_text()
+
+    def batch(self, number):
+        if number == BATCH:
+            stop = f"kill -STOP {ranks}; sleep 8; kill -CONT {ranks}"
+            subprocess.Popen(["sh", "-c", stop], start_new_session=True)
+            for _ in range(40):  # some of them before the stop
+                time.sleep(0.1)
+        return whole(self, number)
+
+    SyntheticSource.batch = batch
+
+
 if __name__ == "__main__":
     fault, rank, *arguments = sys.argv[1:]
     if launchers.launched_rank() == int(rank):
-        {"loader": fail_to_read, "disk": fail_to_write, "killed": die}[fault]()
+        faults = {"loader": fail_to_read, "disk": fail_to_write, "killed": die}
+        {**faults, "standstill": stop_all}[fault]()
     sys.exit(main(arguments))

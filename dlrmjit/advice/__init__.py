@@ -3,6 +3,6 @@
 from dlrmjit.advice.advise import Advice, Target, advise
 from dlrmjit.advice.machine import Machine
 from dlrmjit.advice.network import Network
-from dlrmjit.advice.noise import noise_scale
+from dlrmjit.advice.noise import NoiseMeter, noise_scale
 
-__all__ = ["Advice", "Machine", "Network", "Target", "advise", "noise_scale"]
+__all__ = ["Advice", "Machine", "Network", "NoiseMeter", "Target", "advise", "noise_scale"]

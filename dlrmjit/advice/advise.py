@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from dlrmjit.advice import lemmas
-from dlrmjit.advice.cost import Prediction, Setup, predict
+from dlrmjit.advice.cost import Prediction, Setup, measured_costs, predict
 from dlrmjit.advice.machine import Machine
 from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.optimizer import UpdateConfig
@@ -147,17 +147,22 @@ def _setups(
     precisions: Sequence[str],
     memory: int,
 ) -> Iterator[Setup]:
-    """Yield all ways to train that the product has."""
+    """Yield all ways to train that the product has; of one host, those that were measured if any.
+
+    Guesses are not compared with measurements, which have costs that no guess counts.
+    """
+    only_measured = bool(machine.measured) and machine.hosts == 1
     limit = most_ranks or machine.cpus * machine.hosts
-    for ranks in _rank_counts(machine, limit):
+    for ranks in rank_counts(machine, limit):
         for kind, plan in _plans(config, lookups, ranks, memory):
             comms = ("overlap", "blocking") if ranks > 1 else ("overlap",)
             for n, precision, comm in product(batches, precisions, comms):
-                if n >= ranks:
-                    yield Setup(n, ranks, precision, comm, kind, plan)
+                setup = Setup(n, ranks, precision, comm, kind, plan)
+                if n >= ranks and (not only_measured or measured_costs(machine, setup)):
+                    yield setup
 
 
-def _rank_counts(machine: Machine, limit: int) -> list[int]:
+def rank_counts(machine: Machine, limit: int) -> list[int]:
     """Return numbers of ranks that divide the CPUs of the hosts evenly."""
     each = [count for count in range(1, machine.cpus + 1) if machine.cpus % count == 0]
     counts = {count * machine.hosts for count in each} | ({1} if machine.hosts == 1 else set())

@@ -1,7 +1,9 @@
 """Predicts the time, the messages and the memory of a training step, without running it.
 
-Computation is a fixed and a proportional part of every operation; communication is what the network
-costs, less what can hide behind the operations that need none of it.
+Where steps of as many ranks with the same kind of plan were measured, a step is the sum of its
+operations and waits between the measured batch sizes. Elsewhere computation is that of one process,
+or a fixed and a proportional part of every operation; communication is what the network costs,
+less what can hide behind the operations that need none of it.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dlrmjit.advice.machine import Machine, OperationCost
+from dlrmjit.advice.machine import Machine, StepCosts
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.config.memory import FLOAT_BYTES, estimate_memory
 from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.parallel.plan import Plan
-from dlrmjit.perf.roofline import Work, step_work
+from dlrmjit.perf.profile import UPDATE, WAITING
+from dlrmjit.perf.roofline import Ceilings, step_work
 
+SHARDING = "sharding"
 _BEHIND_ALLTOALL = ("bottom forward", "bottom backward")
 _BEHIND_ALLREDUCE = ("interaction backward", "bottom backward", "embedding backward")
 
@@ -34,10 +38,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a step: of computation, and exposed; bytes that a rank sends; bytes of memory."""
+    """Seconds of a step: of computation, and of communication that none hides; bytes.
+
+    ``sent`` are those of the messages of a rank, ``memory`` those that it needs.
+    """
 
     compute: float
-    communication: float
     exposed: float
     sent: float
     memory: int
@@ -57,51 +63,96 @@ def predict(
 ) -> Prediction:
     """Return the cost of a step of ``model`` with ``lookups`` per bag of each table."""
     share = -(-setup.n // setup.ranks)
-    slower = setup.ranks / machine.hosts  # each rank has this part of its host's CPUs
-    costs = operation_costs(model, lookups, setup.precision, machine)
-    times = {name: cost.fixed + share * slower * cost.per_sample for name, cost in costs.items()}
-    compute = sum(times.values()) * (1 + machine.skew * _slowest(setup.ranks))
-    compute *= 1 + max(0.0, _imbalance(setup.plan, lookups) - 1) * _table_share(times)
     memory = _memory(model, lookups, setup, share, update)
+    found = measured_costs(machine, setup)
+    if found is None or setup.ranks == 1:
+        times = _scaled(model, lookups, setup, machine, share)
+    else:
+        times = found.at(setup.n)
+    waited = sum(seconds for name, seconds in times.items() if name.startswith(WAITING))
+    compute = sum(times.values()) - waited
     if setup.ranks == 1:
-        return Prediction(compute, 0.0, 0.0, 0.0, memory)
-    columns = _exchanged_columns(setup.plan)
-    pooled = FLOAT_BYTES * setup.n * columns
-    replicated = sum(
-        rows * dim
-        for rows, dim, place in zip(
-            setup.plan.table_rows, setup.plan.dims, setup.plan.placements, strict=True
-        )
-        if place.kind == "replicated"
-    )
-    summed = FLOAT_BYTES * (model.dense_parameters + replicated)
-    network, ranks = machine.network, setup.ranks
-    alltoall, allreduce = network.alltoall(pooled, ranks), network.allreduce(summed, ranks)
-    hidden = sum(min(alltoall, times.get(name, 0.0)) for name in _BEHIND_ALLTOALL)
-    hidden += min(allreduce, sum(times.get(name, 0.0) for name in _BEHIND_ALLREDUCE))
-    hides = machine.hides if setup.comm == "overlap" else 0.0
-    total = 2 * alltoall + allreduce
-    sent = 2 * pooled * (ranks - 1) / ranks**2 + 2 * summed * (ranks - 1) / ranks
-    return Prediction(compute, total, total - hides * hidden, sent, memory)
+        return Prediction(compute, 0.0, 0.0, memory)
+    messages = _messages(model, setup, machine)
+    exposed = messages.exposed(times, machine.hides if setup.comm == "overlap" else 0.0)
+    if found is not None:
+        exposed = waited if setup.comm == "overlap" else max(waited, exposed)
+    return Prediction(compute, exposed, messages.sent, memory)
+
+
+def measured_costs(machine: Machine, setup: Setup) -> StepCosts | None:
+    """Return the measured costs of steps of as many ranks of one host with the same plan."""
+    if machine.hosts > 1:
+        return None
+    return machine.measured.get((setup.ranks, setup.kind, setup.precision))
 
 
 def operation_costs(
     model: Architecture, lookups: tuple[int, ...], precision: str, machine: Machine
-) -> dict[str, OperationCost]:
-    """Return the cost of every operation on all CPUs of a host, measured or from its ceilings."""
-    if precision in machine.measured:
-        return dict(machine.measured[precision])
-    gain = machine.bf16_gain if precision == "bf16" else 1.0
-    work = step_work(model, 1, sum(lookups))
-    costs = {name: _cost(each, machine, gain) for name, each in work.items()}
-    update = 3 * FLOAT_BYTES * model.dense_parameters / (1e9 * machine.ceilings.triad_gbs)
-    costs["MLP update"] = OperationCost(machine.overhead + update, 0.0)
-    return costs
+) -> StepCosts:
+    """Return the costs of steps on all CPUs of a host, measured or from its ceilings."""
+    measured = machine.measured.get((1, "auto", precision))
+    if measured is not None:
+        return measured
+    gain, overhead = machine.efficiency, machine.overhead
+    if precision == "bf16":
+        gain, overhead = gain * machine.bf16_gain, 2 * overhead  # weights are converted, too
+    peaks = machine.ceilings
+    rates = Ceilings(gain * peaks.fma_peak_gflops, machine.efficiency * peaks.triad_gbs)
+    update = 3 * FLOAT_BYTES * model.dense_parameters / (1e9 * peaks.triad_gbs)
+    points = []
+    for n in (0, 1):
+        work = step_work(model, n, n * sum(lookups))
+        times = {name: overhead + each.bound(rates) for name, each in work.items()}
+        points.append((n, {**times, UPDATE: overhead + update}))
+    return StepCosts(tuple(points))
 
 
-def _cost(work: Work, machine: Machine, gain: float) -> OperationCost:
-    per_sample = work.bound(machine.ceilings) / machine.efficiency / gain
-    return OperationCost(machine.overhead, per_sample)
+def _scaled(
+    model: Architecture,
+    lookups: tuple[int, ...],
+    setup: Setup,
+    machine: Machine,
+    share: int,
+) -> dict[str, float]:
+    """Return the times of a rank that has its part of a host's CPUs, from those of all CPUs."""
+    costs = operation_costs(model, lookups, setup.precision, machine)
+    fixed, slower = costs.at(0), setup.ranks / machine.hosts
+    times = {
+        name: fixed[name] + slower * (seconds - fixed[name])
+        for name, seconds in costs.at(share).items()
+    }
+    factor = 1 + machine.skew * _slowest(setup.ranks)
+    factor *= 1 + max(0.0, _imbalance(setup.plan, lookups) - 1) * _table_share(times)
+    times = {name: factor * seconds for name, seconds in times.items()}
+    return {**times, SHARDING: machine.sharding} if setup.ranks > 1 else times
+
+
+@dataclass(frozen=True)
+class _Messages:
+    """Seconds of an exchange of pooled vectors and of a sum of gradients; bytes a rank sends."""
+
+    alltoall: float
+    allreduce: float
+    sent: float
+
+    def exposed(self, times: dict[str, float], hides: float) -> float:
+        """Return the seconds that computation of ``times`` does not hide."""
+        behind = [min(self.alltoall, times.get(name, 0.0)) for name in _BEHIND_ALLTOALL]
+        window = sum(times.get(name, 0.0) for name in _BEHIND_ALLREDUCE)
+        hidden = sum(behind) + min(self.allreduce, window)
+        return 2 * self.alltoall + self.allreduce - hides * hidden
+
+
+def _messages(model: Architecture, setup: Setup, machine: Machine) -> _Messages:
+    """Return what a step sends: pooled vectors and their gradients, and replicated gradients."""
+    plan, network, ranks = setup.plan, machine.network, setup.ranks
+    placed = zip(plan.table_rows, plan.dims, plan.placements, strict=True)
+    replicated = sum(rows * dim for rows, dim, place in placed if place.kind == "replicated")
+    pooled = FLOAT_BYTES * setup.n * _exchanged_columns(plan)
+    summed = FLOAT_BYTES * (model.dense_parameters + replicated)
+    sent = 2 * pooled * (ranks - 1) / ranks**2 + 2 * summed * (ranks - 1) / ranks
+    return _Messages(network.alltoall(pooled, ranks), network.allreduce(summed, ranks), sent)
 
 
 def _slowest(ranks: int) -> float:

@@ -1,4 +1,4 @@
-"""Measures what the operations of a model cost on this machine, at two batch sizes.
+"""Measures what the operations of a model's steps cost on this machine, at some batch sizes.
 
 Tables are cut, so that any model fits: the time of a lookup hardly depends on the rows of a table
 that no cache holds.
@@ -7,22 +7,33 @@ that no cache holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlrmjit.advice.machine import OperationCost
+from dlrmjit.advice.machine import StepCosts
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.model.dlrm import DLRM
-from dlrmjit.perf.profile import Profile
+from dlrmjit.parallel.comm import Comm, SelfComm, exchange_json
+from dlrmjit.parallel.model import ShardedModel
+from dlrmjit.parallel.planner import propose
+from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.perf.profile import REST, Profile
 from dlrmjit.precision import Precision
 from dlrmjit.training.step import TrainingStep
 
-SIZES = (256, 2048)  # samples of the two batches
+SIZES = (64, 256, 768, 2048, 8192)
+"""Samples of the batches: caches fill up between them."""
+
+KINDS = ("auto", "whole", "columns", "rows")
+"""Plans whose costs do not depend on how the tables are cut, unlike sums of replicated ones."""
+
 _MOST_FLOATS = 1 << 27  # of all tables together
-_LEAST_STEPS, _MOST_STEPS = 3, 200
+_LEAST_SIZES = 2
+_ROUNDS, _MOST_STEPS = 3, 25  # of a size; steps of a round
 
 
 def measure_costs(
@@ -30,17 +41,46 @@ def measure_costs(
     lookups: Sequence[int],
     precision: Precision = "fp32",
     optimizer: str = "sgd",
-    seconds: float = 5.0,
-) -> dict[str, OperationCost]:
-    """Return the cost of every operation with all threads, within about ``seconds``.
+    seconds: float = 4.0,
+) -> StepCosts:
+    """Return the costs of the steps of one process with all threads, within about ``seconds``.
 
-    Compiles the kernels of the model, if the cache has none. The median of steps decides, so that
-    other programs disturb little.
+    Compiles the kernels of the model, if the cache has none. Every size is measured in several
+    rounds, of which the fastest counts, so that other programs disturb little.
     """
-    small = cut_tables(config)
+    small, profile = cut_tables(config), Profile()
     model = DLRM(small, precision=precision, init="counter")
-    times = [_times(model, small, lookups, n, optimizer, seconds / len(SIZES)) for n in SIZES]
-    return {name: _line(times[0].get(name, 0.0), times[1].get(name, 0.0)) for name in times[1]}
+    profiled = TrainingStep(model, optimizer, profile=profile)
+    steps = _Steps(TrainingStep(model, optimizer), profiled, profile)
+    return _measure(steps, lambda n: random_batch(small, lookups, n), seconds, SelfComm())
+
+
+def measure_sharded(
+    config: ModelConfig,
+    lookups: Sequence[int],
+    comm: Comm,
+    kind: str,
+    precision: Precision = "fp32",
+    optimizer: str = "sgd",
+    seconds: float = 1.0,
+) -> StepCosts:
+    """Return the costs of the steps of all ranks with a plan of one kind; all ranks call this.
+
+    They are means over the ranks, with the waiting for each other under ``waiting: ...``.
+    Raises ConfigError if the tables have no such plan.
+    """
+    small, profile = cut_tables(config), Profile(waited=comm.waited)
+    plan = propose(
+        small.table_rows, small.embedding_dim, comm.size, kind=kind, lookups=list(lookups)
+    )
+    model = ShardedModel(small, comm, plan, precision=precision, init="counter")
+    profiled = ShardedStep(model, optimizer, profile=profile)
+    steps = _Steps(ShardedStep(model, optimizer), profiled, profile)
+
+    def batch_of(n: int) -> Any:
+        return model.router.route(random_batch(small, lookups, n))
+
+    return _measure(steps, batch_of, seconds, comm)
 
 
 def cut_tables(config: ModelConfig) -> ModelConfig:
@@ -64,33 +104,61 @@ def random_batch(config: ModelConfig, lookups: Sequence[int], n: int, seed: int 
     return Batch(dense, np.concatenate([empty, *indices]), np.array(offsets, np.int64), labels)
 
 
-def _times(
-    model: DLRM, config: ModelConfig, lookups: Sequence[int], n: int, optimizer: str, seconds: float
-) -> dict[str, float]:
-    """Return the median seconds of every operation of a step of ``n`` samples."""
-    profile, batch = Profile(), random_batch(config, lookups, n)
-    step = TrainingStep(model, optimizer, profile=profile)
-    step(batch, 0.0)  # compiles
-    samples: dict[str, list[float]] = {}
-    end = time.perf_counter() + seconds
-    for number in range(_MOST_STEPS):
-        if number >= _LEAST_STEPS and time.perf_counter() > end:
+class _Steps(NamedTuple):
+    """A step as a training takes it, and one of the same model whose operations are timed."""
+
+    plain: Callable[[Any, float], float]
+    profiled: Callable[[Any, float], float]
+    profile: Profile
+
+
+def _measure(
+    steps: _Steps, batch_of: Callable[[int], Any], seconds: float, comm: Comm
+) -> StepCosts:
+    """Return the times of the fastest of some rounds, of each size for which there is time.
+
+    The rounds of a size follow each other, as steps of a training do: memory that was not used for
+    a while can be slow again.
+    """
+    share, points = seconds / len(SIZES) / _ROUNDS, list[tuple[int, dict[str, float]]]()
+    first = 0.0
+    for n in SIZES:
+        expected = first * n / points[-1][0] if points else 0.0
+        if len(points) >= _LEAST_SIZES and _ROUNDS * expected > seconds:
             break
-        profile.reset()
-        began = time.perf_counter()
-        step(batch, 0.0)
-        whole = time.perf_counter() - began
-        found = {name: clock.seconds for name, clock in profile.clocks.items()}
-        found["between operations"] = whole - sum(found.values())
-        for name, spent in found.items():
-            samples.setdefault(name, []).append(spent)
-    return {name: float(np.median(spent)) for name, spent in samples.items()}
+        batch = batch_of(n)
+        steps.plain(batch, 0.0)  # compiles
+        steps.profiled(batch, 0.0)
+        first = _mean(comm, _timed(steps.plain, batch, comm))
+        count = int(np.clip(share / first, 1, _MOST_STEPS))
+        rounds = [_round(steps, batch, count, comm) for _ in range(_ROUNDS)]
+        points.append((n, min(rounds, key=lambda times: sum(times.values()))))
+    return StepCosts(tuple(points))
 
 
-def _line(first: float, second: float) -> OperationCost:
-    """Return the line through both times, with neither part negative."""
-    slope = max(0.0, (second - first) / (SIZES[1] - SIZES[0]))
-    fixed = second - slope * SIZES[1]
-    if fixed < 0:
-        return OperationCost(0.0, second / SIZES[1])
-    return OperationCost(fixed, slope)
+def _round(steps: _Steps, batch: Any, count: int, comm: Comm) -> dict[str, float]:
+    """Return the seconds of every operation of a step, the mean of all ranks.
+
+    Their sum is the median of plain steps; a quarter as many with clocks say which part is whose.
+    """
+    whole = float(np.median([_timed(steps.plain, batch, comm) for _ in range(count)]))
+    steps.profile.reset()
+    timed = sum(_timed(steps.profiled, batch, comm) for _ in range(max(1, count // 4)))
+    mine = {name: clock.seconds for name, clock in steps.profile.clocks.items() if clock.seconds}
+    mine[REST] = max(0.0, timed - sum(mine.values()))
+    scale = whole / sum(mine.values())
+    every = exchange_json(comm, {name: scale * spent for name, spent in mine.items()})
+    names = {name for times in every for name in times}
+    return {name: sum(times.get(name, 0.0) for times in every) / comm.size for name in names}
+
+
+def _timed(step: Callable[[Any, float], float], batch: Any, comm: Comm) -> float:
+    comm.barrier()
+    began = time.perf_counter()
+    step(batch, 0.0)
+    return time.perf_counter() - began
+
+
+def _mean(comm: Comm, value: float) -> float:
+    values: list[float] = exchange_json(comm, value)
+    return sum(values) / comm.size

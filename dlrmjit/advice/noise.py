@@ -7,8 +7,15 @@ is S (1 + B / N) for batches of N.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dlrmjit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dlrmjit.parallel.reproducible_step import GradientSquares
+
+_FORGETS = 0.01  # weight of the last batch in the averages: they are of about 100 batches
 
 
 def noise_scale(share_squares: Sequence[float], mean_square: float, batch: int) -> float:
@@ -36,3 +43,36 @@ def noise_scale(share_squares: Sequence[float], mean_square: float, batch: int) 
     if variance <= 0:
         return 0.0
     return variance / signal if signal > 0 else float("inf")
+
+
+@dataclass
+class NoiseMeter:
+    """Averages the squared norms of many batches' gradients, of which the last count most.
+
+    It is the ``on_squares`` of a ReproducibleStep. Batches of another size than the first, such as
+    the last of an epoch, are left out.
+    """
+
+    batches: int = 0
+    _share: float = 0.0
+    _batch: float = 0.0
+    _shares: int = 0
+    _samples: int = 0
+
+    def __call__(self, squares: GradientSquares) -> None:
+        """Add the squared norms of one batch."""
+        if not self.batches:
+            self._shares, self._samples = squares.shares, squares.samples
+        if squares.samples != self._samples:
+            return
+        self.batches += 1
+        weight = max(_FORGETS, 1 / self.batches)
+        self._share += weight * (squares.share - self._share)
+        self._batch += weight * (squares.batch - self._batch)
+
+    @property
+    def scale(self) -> float:
+        """The noise scale in samples; not a number before the first batch."""
+        if not self.batches:
+            return float("nan")
+        return noise_scale([self._share] * self._shares, self._batch, self._samples)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,9 +13,10 @@ from dlrmjit.doctor.finding import Finding, Topic
 from dlrmjit.doctor.host import Host
 from dlrmjit.doctor.ranks.measure import ALLREDUCE_FLOATS, ALLTOALL_FLOATS
 from dlrmjit.doctor.threads import usable_cpus
+from dlrmjit.parallel.comm.job import launcher, run_job
 
 _TOPIC = Topic("MPI")
-_PROGRAM = (sys.executable, "-m", "dlrmjit.doctor.ranks")
+_PROGRAM = "dlrmjit.doctor.ranks"
 _LONGEST = 60.0  # seconds
 _INSTALL = "for training on several ranks: pip install 'dlrmjit[mpi]'"
 _SLOW_BYTES, _SLOW_MESSAGE = 2e8, 2e-3  # bytes/s of a sum; seconds of an exchange, on one host
@@ -36,7 +31,7 @@ def examine_mpi(host: Host, mpiexec: str = "", ranks: int = 2) -> Iterator[Findi
     if find_spec("mpi4py") is None:
         yield _TOPIC.ok("library", f"mpi4py is not installed; {_INSTALL}")
         return
-    words = shlex.split(mpiexec) or _launcher()
+    words = launcher(mpiexec)
     if not words:
         yield _TOPIC.improvable("launcher", "mpi4py is installed, but no mpiexec", _INSTALL)
         return
@@ -44,7 +39,7 @@ def examine_mpi(host: Host, mpiexec: str = "", ranks: int = 2) -> Iterator[Findi
         yield _TOPIC.wrong("launcher", f"{words[0]} cannot be run", "name one with --mpiexec")
         return
     yield from _other_launchers(words[0])
-    found, error = _run_ranks([*words, "-n", str(ranks), *_PROGRAM])
+    found, error = run_job(words, ranks, _PROGRAM, seconds=_LONGEST, key="alltoall_s")
     if found is None:
         advice = "use the mpiexec of the MPI that mpi4py was built with, or rebuild mpi4py for it"
         yield _TOPIC.wrong("launcher", f"{shlex.join(words)} -n {ranks}: {error}", advice)
@@ -55,54 +50,12 @@ def examine_mpi(host: Host, mpiexec: str = "", ranks: int = 2) -> Iterator[Findi
     yield pinning(found, usable_cpus(host))
 
 
-def _launcher() -> list[str]:
-    sibling = Path(sys.executable).parent / "mpiexec"
-    path = str(sibling) if os.access(sibling, os.X_OK) else shutil.which("mpiexec")
-    return [path] if path else []
-
-
 def _other_launchers(used: str) -> Iterator[Finding]:
     """Yield a finding if a shell finds another mpiexec than the one that works with mpi4py."""
     first, mine = shutil.which("mpiexec"), shutil.which(used)
     if first and mine and not Path(first).samefile(mine):
         advice = f"write {mine} -n ..., or put its folder first on the PATH"
         yield _TOPIC.improvable("path", f"a shell finds {first}, not {mine}", advice)
-
-
-def _run_ranks(command: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
-    """Return what the ranks found; None and the reason if they failed or took too long."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that all of its processes can be ended
-    ) as job:
-        try:
-            output, errors = job.communicate(timeout=_LONGEST)
-        except subprocess.TimeoutExpired:
-            _end(job)
-            return None, f"the ranks did not end within {_LONGEST:.0f} s"
-    for line in output.splitlines():
-        with suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict) and "alltoall_s" in found:
-                return found, ""
-    lines = [line for line in errors.splitlines() if line.strip()]
-    said = next((line for line in lines if "error" in line.lower()), " ".join(lines[-1:]))
-    return None, said or f"exit code {job.returncode}, without a word"
-
-
-def _end(job: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(job.pid, signal.SIGTERM)
-    try:
-        job.communicate(timeout=5)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
-        job.communicate()
 
 
 def messages(found: dict[str, Any]) -> Iterator[Finding]:

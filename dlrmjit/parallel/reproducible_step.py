@@ -8,6 +8,7 @@ fixed tree: each rank sums a part of the elements for all V, then the parts are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from dlrmjit.errors import ConfigError, NonFiniteLossError
 from dlrmjit.model.graph import BatchPart, cache_graph
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.ops.random_masks import DropoutKey
+from dlrmjit.optim.clipping import SquaredNorms
 from dlrmjit.parallel import batch_norm
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import (
@@ -55,18 +57,34 @@ class _Port:
 class _Gradients(NamedTuple):
     """The loss of a micro-batch and the gradients of its replicated parameters.
 
-    ``dense`` are views of its graph's buffers; ``flat`` is a copy of all of them in one dimension.
+    ``dense`` are views of its graph's buffers; ``flat`` is a copy of all of them in one dimension,
+    ``squares`` their squared norm.
     """
 
     loss: float
     dense: list[tuple[Variable, Any]]
     flat: FloatArray
+    squares: float
+
+
+class GradientSquares(NamedTuple):
+    """Squared norms of the gradient of the dense parameters, replicated tables excluded.
+
+    ``share`` is the mean over the ``shares`` micro-batches of a batch of ``samples``, each with
+    the gradient of its own mean loss; ``batch`` is that of the whole batch.
+    """
+
+    share: float
+    batch: float
+    shares: int
+    samples: int
 
 
 class ReproducibleStep:
     """Like :class:`~dlrmjit.parallel.step.ShardedStep`, one micro-batch of the model at a time.
 
     Where batches are normalised, the micro-batches wait for each other: all are in memory.
+    ``on_squares`` is called on every rank after each step.
 
     Raises ConfigError unless the number of ranks divides ``model.micro_batches``.
     """
@@ -78,6 +96,7 @@ class ReproducibleStep:
         loss: LossConfig | None = None,
         *,
         seed: int = 0,
+        on_squares: Callable[[GradientSquares], None] | None = None,
     ) -> None:
         if model.micro_batches % model.comm.size:
             raise ConfigError(
@@ -93,6 +112,8 @@ class ReproducibleStep:
         )
         self._micro_batches: dict[int, _MicroBatches] = {}
         self._dropout_key = DropoutKey(seed)
+        self._on_squares = on_squares
+        self._squares_of = SquaredNorms(model.backend)
 
     def start_at(self, step: int) -> None:
         """Draw dropout masks as after ``step`` steps."""
@@ -133,9 +154,18 @@ class ReproducibleStep:
             if not graphs[part].is_arrival(variable):
                 dense[part].append((variable, gradient))
         return [
-            _Gradients(float(graph.loss.data), gradients, self._flat(one, gradients))
+            _Gradients(
+                float(graph.loss.data),
+                gradients,
+                self._flat(one, gradients),
+                self._squares(gradients),
+            )
             for one, graph, gradients in zip(group, graphs, dense, strict=True)
         ]
+
+    def _squares(self, dense: list[tuple[Variable, Any]]) -> float:
+        """Return the squared norm of dense gradients, if it is wanted."""
+        return sum(self._squares_of(*pair) for pair in dense) if self._on_squares else 0.0
 
     def _flat(self, one: _MicroBatch, dense: list[tuple[Variable, Any]]) -> FloatArray:
         flat = [self._model.backend.flat(gradient).copy() for _, gradient in dense]
@@ -148,7 +178,7 @@ class ReproducibleStep:
         self, micro_batches: _MicroBatches, gradients: list[_Gradients], rate: float
     ) -> None:
         """Sum the gradients of all micro-batches, and update all parameters of this rank."""
-        summed = tree_sum(np.stack([flat for _, _, flat in gradients]), self._model.comm)
+        summed = tree_sum(np.stack([one.flat for one in gradients]), self._model.comm)
         dense = gradients[-1].dense  # its buffers take the sums
         arrays = [self._model.backend.flat(gradient) for _, gradient in dense]
         arrays += [] if self._replicated is None else self._replicated.flat()
@@ -156,12 +186,22 @@ class ReproducibleStep:
         for array in arrays:
             array[...] = summed[start : start + array.size]
             start += array.size
+        self._report_squares(micro_batches.n, gradients, self._squares(dense))
         apply = self._sharded_optimizer.apply
         for parameter, gradient in dense:
             apply(parameter, gradient, rate)
         if self._replicated is not None:
             apply(self._replicated.parameter, self._replicated.sparse(), rate)
         self._sharded_optimizer.apply_shards(micro_batches.lookup, rate)
+
+    def _report_squares(self, n: int, gradients: list[_Gradients], batch: float) -> None:
+        """Report the squared norms of the micro-batches, whose losses are shares of the mean."""
+        if self._on_squares is None:
+            return
+        shares = self._model.micro_batches
+        each = np.array([[one.squares] for one in gradients], np.float64)
+        total = float(tree_sum(each, self._model.comm)[0])
+        self._on_squares(GradientSquares(shares * total, batch, shares, n))
 
 
 class _MicroBatches:

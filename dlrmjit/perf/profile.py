@@ -16,6 +16,7 @@ from dlrmjit.perf.roofline import Ceilings, Work, step_bound, step_work
 
 UPDATE = "MLP update"
 REST = "between operations"
+WAITING = "waiting: "
 NOTHING_WAITED: Mapping[str, float] = {}
 
 
@@ -166,7 +167,7 @@ class Profile:
     def count(self, samples: int, lookups: int, seconds: float) -> None:
         """Count one step that took ``seconds``."""
         for name, waited in self.waited.items():
-            self._clock(f"waiting: {name}").add(waited - self._waited_before.get(name, 0.0))
+            self._clock(WAITING + name).add(waited - self._waited_before.get(name, 0.0))
         if self.listener is not None:
             ended = time.perf_counter()
             self.listener("step", ended - seconds, ended)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 COMPUTE, DATA, MESSAGES = "computation", "data", "messages"
-STEP, WAIT = "step", "waiting: "
+STEP = "step"
 
 
 @dataclass(frozen=True)

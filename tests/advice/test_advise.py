@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dlrmjit.advice import Machine, Network, Target, advise, noise_scale
 from dlrmjit.advice.advise import _setups
-from dlrmjit.advice.cost import operation_costs, predict
+from dlrmjit.advice.cost import Setup, operation_costs, predict
 from dlrmjit.advice.lemmas import efficiency, most_ranks
-from dlrmjit.advice.machine import OperationCost
+from dlrmjit.advice.machine import StepCosts
 from dlrmjit.config.memory import estimate_memory
 from dlrmjit.config.presets import preset
 from dlrmjit.errors import ConfigError, MemoryLimitError
@@ -42,16 +42,46 @@ def test_the_advice_is_the_best_of_an_exhaustive_search():
 def test_one_rank_costs_its_operations_and_the_estimated_memory():
     found = advise(MODEL, machine(), LOOKUPS, batches=(512,), most_ranks=1)
     costs = operation_costs(MODEL.architecture, LOOKUPS, "fp32", machine())
-    want = sum(cost.fixed + 512 * cost.per_sample for cost in costs.values())
-    assert found.prediction.step == pytest.approx(want)
+    assert found.prediction.step == pytest.approx(sum(costs.at(512).values()))
     assert found.prediction.memory == estimate_memory(MODEL, 512, 1).total
     assert (found.efficiency, found.prediction.sent) == (pytest.approx(1.0), 0.0)
 
 
+def costs(*points):
+    return StepCosts(tuple((n, {"top forward": seconds}) for n, seconds in points))
+
+
+def test_costs_follow_lines_between_the_measured_sizes_and_beyond():
+    found = costs((64, 1.0), (256, 2.0), (1024, 8.0))
+    for n, seconds in ((64, 1), (160, 1.5), (256, 2), (640, 5), (1024, 8), (2048, 16), (0, 2 / 3)):
+        assert found.at(n)["top forward"] == pytest.approx(seconds)
+    assert costs((64, 1.0)).at(128)["top forward"] == pytest.approx(2.0)
+    assert costs((64, 0.1), (65, 8.0)).at(1)["top forward"] == 0.0
+    appears = StepCosts(((1, {}), (3, {"loss forward": 2.0})))
+    assert appears.at(2) == {"loss forward": pytest.approx(1.0)}
+
+
 def test_measured_costs_replace_those_of_the_ceilings():
-    measured = {"fp32": {"step": OperationCost(1.0, 0.25)}}
-    found = advise(MODEL, machine(measured=measured), LOOKUPS, batches=(128,), most_ranks=1)
+    measured = {(1, "auto", "fp32"): costs((1, 1.25), (5, 2.25))}
+    found = advise(MODEL, machine(measured=measured), LOOKUPS, batches=(128,))
     assert found.prediction.step == pytest.approx(1.0 + 32)
+    assert found.setup.ranks == 1  # others were not measured
+
+
+def test_measured_steps_of_ranks_are_the_sum_of_their_operations_and_waits():
+    times = {"top forward": 0.25, "waiting: alltoall": 0.5}
+    measured = {
+        (1, "auto", "fp32"): costs((64, 1.0), (128, 2.0)),
+        (2, "whole", "fp32"): StepCosts(((64, times), (128, times))),
+    }
+    found = advise(MODEL, machine(measured=measured), LOOKUPS, batches=(128,))
+    assert (found.setup.ranks, found.setup.kind, found.setup.comm) == (2, "whole", "overlap")
+    assert (found.prediction.compute, found.prediction.exposed) == (0.25, 0.5)
+    assert "R_O = 1.0000" in found.explain()[0]
+    slow = Network(1.0, 1e9)
+    blocking = Setup(128, 2, "fp32", "blocking", "whole", found.setup.plan)
+    worse = predict(MODEL.architecture, LOOKUPS, blocking, machine(measured=measured, network=slow))
+    assert worse.exposed > 1.0
 
 
 def test_a_faster_network_never_makes_a_step_slower():

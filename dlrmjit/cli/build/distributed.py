@@ -40,7 +40,7 @@ from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Plan, plan_from_dict
 from dlrmjit.parallel.planner import MIN_SHARD_COLUMNS, propose
-from dlrmjit.parallel.reproducible_step import ReproducibleStep
+from dlrmjit.parallel.reproducible_step import GradientSquares, ReproducibleStep
 from dlrmjit.parallel.routing import ShardedSource
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.perf.profile import Profile
@@ -57,7 +57,7 @@ def bind_to_cpus(comm: Comm, options: Options) -> Comm:
     """
     if comm.size == 1:
         return comm
-    cpus = _cpus_of_rank(comm)
+    cpus = cpus_of_rank(comm)
     reserved = options.comm_cores if options.comm == "thread" else 0
     if reserved and reserved >= len(cpus):
         raise ConfigError(
@@ -72,7 +72,7 @@ def bind_to_cpus(comm: Comm, options: Options) -> Comm:
     return blocking(comm) if options.comm == "blocking" else comm
 
 
-def _cpus_of_rank(comm: Comm) -> list[int]:
+def cpus_of_rank(comm: Comm) -> list[int]:
     """Return this rank's CPUs among those of its host; none where the system cannot bind."""
     if not hasattr(os, "sched_setaffinity"):
         return []
@@ -233,16 +233,24 @@ def profile_of(model: Model) -> Profile:
 
 
 def training_step(
-    model: Model, options: Options, config: TrainConfig, profile: Profile | None
+    model: Model,
+    options: Options,
+    config: TrainConfig,
+    profile: Profile | None,
+    on_squares: Callable[[GradientSquares], None] | None = None,
 ) -> AnyShardedStep | None:
-    """Return the training step of a sharded model; None for a model of one process."""
+    """Return the training step of a sharded model; None for a model of one process.
+
+    ``on_squares`` belongs to ``--reproducible``.
+    """
     if not isinstance(model, ShardedModel):
         return None
     if options.reproducible is None:
         skips = config.on_nonfinite == "skip"
         how = {"checks_loss_first": skips, "seed": options.numpy_rand_seed}
         return ShardedStep(model, config.optimizer, config.loss, profile, **how)
-    return ReproducibleStep(model, config.optimizer, config.loss, seed=options.numpy_rand_seed)
+    seed = options.numpy_rand_seed
+    return ReproducibleStep(model, config.optimizer, config.loss, seed=seed, on_squares=on_squares)
 
 
 def measure_function(model: Model) -> MeasureFunction | None:

@@ -224,7 +224,7 @@ def _train(
 ) -> int:
     times, final = StepTimes(), FinalTest(options, session.data, extra)
     profile = insight.profile
-    step = _training_step(options, config, session, profile)
+    step = _training_step(options, config, session, insight)
     observers: list[Observer] = [_lines(options, session.data), times, final, *extra]
     path = options.save_model or options.resume
     saves = Saves(extra)
@@ -330,16 +330,15 @@ def _require_space(path: str, model: Model) -> None:
 
 
 def _training_step(
-    options: Options, config: TrainConfig, session: Session, profile: Profile | None
+    options: Options, config: TrainConfig, session: Session, insight: Insight
 ) -> TrainingStep | distributed.AnyShardedStep:
     """Return the step that trains on a batch, with the optimizer state of a loaded model."""
-    step = distributed.training_step(session.model, options, config, profile) or TrainingStep(
-        session.model,
-        config.optimizer,
-        config.loss,
-        profile,
-        seed=options.numpy_rand_seed,
-    )
+    model, profile = session.model, insight.profile
+    step: TrainingStep | distributed.AnyShardedStep | None
+    step = distributed.training_step(model, options, config, profile, insight.noise)
+    if step is None:
+        seed = options.numpy_rand_seed
+        step = TrainingStep(model, config.optimizer, config.loss, profile, seed=seed)
     step.start_at(session.start.position.step)
     if session.source:
         strict = bool(options.resume)

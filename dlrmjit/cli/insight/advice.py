@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 from dlrmjit.advice import Advice, Machine, Network, Target, advise
-from dlrmjit.advice.advise import BATCHES
-from dlrmjit.advice.machine import ASSUMED, OperationCost
+from dlrmjit.advice.advise import BATCHES, rank_counts
+from dlrmjit.advice.machine import ASSUMED, Measured, StepCosts
 from dlrmjit.config.presets import Preset, preset
 from dlrmjit.errors import ConfigError, format_gib
 from dlrmjit.perf.roofline import Ceilings
 from dlrmjit.precision import Precision
+
+_SECONDS_OF_ONE, _SECONDS_OF_RANKS = 6.0, 8.0  # that the steps of a measurement take
 
 
 def print_advice(options: argparse.Namespace) -> Advice:
@@ -73,6 +78,7 @@ def _machine(options: argparse.Namespace, chosen: Preset) -> Machine:
 
 
 def _measured(machine: Machine, options: argparse.Namespace, chosen: Preset) -> Machine:
+    """Return the machine with the costs of one process, and of ranks where MPI can start them."""
     from dlrmjit_kernels.machine_peaks import ceilings
 
     from dlrmjit.advice.measure import measure_costs
@@ -82,13 +88,57 @@ def _measured(machine: Machine, options: argparse.Namespace, chosen: Preset) -> 
         raise ConfigError(f"--measure measures DLRMs, and {options.config} is a {chosen.family}")
     use_threads(None)
     peaks = Ceilings(**ceilings(machine.cpus, 0.3))
-    costs: dict[str, dict[str, OperationCost]] = {
-        precision: measure_costs(
-            chosen.model, chosen.lookups_per_table, precision, chosen.optimizer
+    precisions = _precisions(options)
+    costs: dict[Measured, StepCosts] = {
+        (1, "auto", precision): measure_costs(
+            chosen.model,
+            chosen.lookups_per_table,
+            precision,
+            chosen.optimizer,
+            _SECONDS_OF_ONE / len(precisions),
         )
-        for precision in _precisions(options)
+        for precision in precisions
     }
+    if machine.hosts == 1:
+        costs |= _measured_ranks(machine, options)
     return replace(machine, ceilings=peaks, measured=costs)
+
+
+def _measured_ranks(machine: Machine, options: argparse.Namespace) -> dict[Measured, StepCosts]:
+    """Return the costs of steps of several ranks; none, with a note, if they cannot be started."""
+    from dlrmjit.advice.measure import KINDS
+    from dlrmjit.parallel.comm.job import launcher, run_job
+
+    counts = [count for count in rank_counts(machine, options.ranks) if count > 1]
+    words = launcher() if find_spec("mpi4py") else []
+    if not words or not counts:
+        if counts:
+            _note("several ranks need pip install 'dlrmjit[mpi]', so one rank is considered")
+        return {}
+    counts = [counts[0], counts[-1]] if len(counts) > 1 else counts
+    precisions = _precisions(options)
+    asked = {
+        "config": options.config,
+        "max_rows": options.max_ind_range,
+        "kinds": KINDS,
+        "precisions": precisions,
+        "seconds": _SECONDS_OF_RANKS / len(counts) / len(KINDS) / len(precisions),
+    }
+    costs: dict[Measured, StepCosts] = {}
+    for count in counts:
+        found, error = run_job(
+            words, count, "dlrmjit.advice.ranks", json.dumps(asked), seconds=120.0, key="costs"
+        )
+        if found is None:
+            _note(f"{count} ranks are not considered: {error}")
+            continue
+        for kind, precision, times in found["costs"]:
+            costs[count, kind, precision] = StepCosts(tuple((n, each) for n, each in times))
+    return costs
+
+
+def _note(text: str) -> None:
+    print(f"dlrmjit: note: {text}", file=sys.stderr)
 
 
 def _table(found: Advice, machine: Machine, options: argparse.Namespace, chosen: Preset) -> str:

@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dlrmjit.advice import NoiseMeter
 from dlrmjit.cli.build import distributed
 from dlrmjit.cli.build.configs import estimated_memory
 from dlrmjit.cli.insight import metrics_file, prometheus_file, tensorboard, trace_file
 from dlrmjit.cli.insight.details import DetailedProfile, Measure, RunDetails, Sink
+from dlrmjit.cli.insight.noise import NoiseReport
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report.json_log import JsonLog
 from dlrmjit.data.source import Source
@@ -30,6 +32,7 @@ class Insight:
         self._options, self.profile = options, None if not _wants_profile(options) else Profile()
         self._details: RunDetails | None = None
         self._trace: trace_file.TraceFile | None = None
+        self.noise = NoiseMeter() if options.noise_scale else None
         _check(options, comm.rank == 0)
 
     def traced(self, comm: Comm, threads: int) -> Comm:
@@ -55,6 +58,8 @@ class Insight:
         if self._trace and self.profile:
             self.profile.listener = self._trace.listener
             observers.append(self._trace)
+        if self.noise is not None and is_main:
+            observers.append(NoiseReport(self.noise, log))
         if options.metrics and is_main:
             observers.append(metrics_file.MetricsFile(options.metrics))
         if options.prometheus and is_main:
@@ -109,6 +114,11 @@ def _check(options: Options, is_main: bool) -> None:
         raise ConfigError(
             "--enable-profiling, --log-details, --tensorboard and --trace cannot be combined with "
             "--reproducible; leave one out"
+        )
+    if options.noise_scale and (options.reproducible or 0) < 2:
+        raise ConfigError(
+            "--noise-scale compares the micro-batches of a batch: give --reproducible=V, too, "
+            "with V at least 2"
         )
     if not is_main:
         return

@@ -14,7 +14,8 @@ from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_file_replaceable, replaced_file, try_destination
 from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.parallel.comm.traced import traced
-from dlrmjit.perf.trace import DATA, MESSAGES, WAIT, Trace, chrome_trace
+from dlrmjit.perf.profile import WAITING
+from dlrmjit.perf.trace import DATA, MESSAGES, Trace, chrome_trace
 from dlrmjit.training.events import FitResult, NullObserver
 
 _PROGRAM = "dlrmjit"
@@ -68,7 +69,7 @@ class TraceFile(NullObserver):
             raise ConfigError(f"--trace: {self._path}: {error.strerror or error}") from None
 
     def _waited(self, name: str, began: float, ended: float) -> None:
-        self._trace.add("computation", f"{WAIT}{name}", began, ended)
+        self._trace.add("computation", f"{WAITING}{name}", began, ended)
 
     def _sent(self, name: str, began: float, ended: float) -> None:
         self._trace.add(MESSAGES, name, began, ended)

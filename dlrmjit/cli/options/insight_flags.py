@@ -41,6 +41,13 @@ INSIGHT = FlagGroup(
             metavar="DIR",
         ),
         Flag(
+            "noise-scale",
+            switch,
+            False,
+            "estimate the noise scale of the MLPs' gradient from the micro-batches of "
+            "--reproducible, two at least: batches that are larger save few steps",
+        ),
+        Flag(
             "metrics",
             str,
             "",

@@ -102,6 +102,8 @@ def test_a_trace_has_the_chosen_steps(run, tmp_path):
         (["--trace=t", "--trace-steps=3"], "two numbers"),
         (["--trace=t", "--trace-steps=3-0"], "two numbers"),
         (["--trace=t", "--reproducible=2"], "--reproducible"),
+        (["--noise-scale"], "give --reproducible"),
+        (["--noise-scale", "--reproducible=1"], "at least 2"),
         (["--metrics=no/such/folder/m.json"], "--metrics"),
         (["--prometheus=no/such/folder/m.prom"], "--prometheus"),
         (["--prometheus=m.txt"], "end in .prom"),
@@ -187,3 +189,30 @@ def test_a_trace_opens_in_the_trace_processor_of_perfetto(run, tmp_path):
     assert found["step"][0] == 23
     written = sum(event["dur"] for event in document if event["name"] == "step")
     assert found["step"][1] / 1e3 == pytest.approx(written, rel=1e-3)
+
+
+def test_the_noise_scale_of_the_gradient_is_logged_and_changes_no_loss(run, tmp_path):
+    plain, noisy = tmp_path / "plain.jsonl", tmp_path / "noisy.jsonl"
+    assert run(*RUN, "--reproducible=4", f"--log-json={plain}")[0] == 0
+    words = ["--reproducible=4", "--noise-scale", f"--log-json={noisy}"]
+    code, _, error = run(*RUN, *words)
+    assert code == 0
+    assert "noise scale of the gradient" in error
+    losses = [[e["loss"] for e in events(path, "step")] for path in (plain, noisy)]
+    assert losses[0] == losses[1]
+    found = events(noisy, "noise")
+    assert [e["step"] for e in found] == [8, 16, 24, 24]
+    assert [e["batches"] for e in found] == [8, 16, 24, 24]
+    assert all(e["scale"] is None or e["scale"] >= 0 for e in found)
+
+
+@needs_mpi
+def test_the_noise_scale_is_that_of_all_ranks(tmp_path):
+    words = ["--reproducible=6", "--noise-scale", "--backend=reference"]
+    found = []
+    for ranks in (1, 2, 3):
+        log = tmp_path / f"{ranks}.jsonl"
+        run_ranks(ranks, "-m", "dlrmjit.train", *RUN, *words, f"--log-json={log}")
+        found.append([e["scale"] for e in events(log, "noise")])
+    assert found[0] == found[1] == found[2]
+    assert found[0]

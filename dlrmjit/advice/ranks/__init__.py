@@ -1,0 +1,1 @@
+"""The program that every rank of a measurement runs."""

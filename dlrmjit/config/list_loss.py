@@ -8,7 +8,14 @@ from typing import Literal, get_args
 
 from dlrmjit.errors import ConfigError
 
+MOST_RELEVANCE = 100.0
+"""Largest relevance of an item: gains are 2 ** relevance - 1."""
 ListLossKind = Literal["hinge", "listnet", "plackett-luce", "lambda", "approx-ndcg"]
+
+LIST_LOSSES: dict[str, ListLossKind] = {
+    "lambdarank" if kind == "lambda" else kind: kind for kind in get_args(ListLossKind)
+}
+"""The kinds by their names on the command line."""
 
 
 @dataclass(frozen=True)

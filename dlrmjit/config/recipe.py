@@ -49,17 +49,20 @@ def recipe(
     batch_size: int | None = None,
     epochs: int | None = None,
     optimizer: str | None = None,
+    lists: int = 0,
 ) -> Recipe:
     """Return the recipe for ``rows`` training rows, around the settings that are given.
 
-    Raises ConfigError for an unknown optimizer.
+    If the rows form ``lists``, batches are counted in lists. Raises ConfigError for an unknown
+    optimizer.
     """
     if optimizer is not None:
         optimizer_named(optimizer)
     name = optimizer or Recipe.optimizer
-    size = batch_size or _batch_size(rows)
+    rows_of_list = max(1, rows // lists) if lists else 1
+    size = batch_size or max(1, _batch_size(rows) // rows_of_list)
     count = _epochs(rows) if epochs is None else epochs
-    batches = max(1, -(-rows // size))
+    batches = max(1, -(-(lists or rows) // size))
     is_small = rows < 1_000_000
     return Recipe(
         batch_size=size,

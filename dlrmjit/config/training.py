@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.errors import ConfigError
 
 LossKind = Literal["bce", "wbce", "mse"]
-Monitor = Literal["auc", "logloss"]
+Monitor = Literal["auc", "logloss", "ndcg"]
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ class TrainConfig:
     test_every : batches between tests; 0 tests only after the last batch of an epoch. Without a
         test set there are none
     accuracy_threshold, auc_threshold : a test at or above a positive one ends training
-    monitor : by what a test is better than another: a larger ``auc`` or a smaller ``logloss``; a
-        larger accuracy where that is undefined
+    monitor : by what a test is better than another: a larger ``auc``, a smaller ``logloss`` or, of
+        lists, a larger ``ndcg``; a larger accuracy where that is undefined. By default ``ndcg`` for
+        a loss of lists, else ``auc``
     early_stopping : if positive, so many tests in a row without a better one end training
     restore_best : whether training ends with the parameters of the best test. Takes the memory of a
         second copy of all parameters
@@ -154,23 +156,22 @@ class TrainConfig:
     epochs: int = 1
     learning_rate: float = 0.01
     optimizer: str | OptimizerConfig | UpdateConfig = "sgd"
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig | ListLoss = field(default_factory=LossConfig)
     schedule: Schedule = field(default_factory=ScheduleConfig)
     plateau: PlateauConfig | None = None
     test_every: int = 0
     accuracy_threshold: float = 0.0
     auc_threshold: float = 0.0
     early_stopping: int = 0
-    monitor: Monitor = "auc"
+    monitor: Monitor | None = None
     restore_best: bool = False
     batches_per_update: int = 1
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.loss, LossConfig):
+        if not isinstance(self.loss, (LossConfig, ListLoss)):
             raise ConfigError(
-                f"fit needs a LossConfig, not {type(self.loss).__name__}; a TrainingStep takes "
-                "losses of lists"
+                f"loss must be a LossConfig or a ListLoss, not {type(self.loss).__name__}"
             )
         if self.batches_per_update < 1:
             raise ConfigError(
@@ -183,8 +184,8 @@ class TrainConfig:
                 f"a test every {self.test_every} batches would come between the "
                 f"{self.batches_per_update} batches of an update; take a multiple of these"
             )
-        if self.monitor not in get_args(Monitor):
-            raise ConfigError(f"monitor must be auc or logloss, not {self.monitor!r}")
+        if self.monitor is not None and self.monitor not in get_args(Monitor):
+            raise ConfigError(f"monitor must be auc, logloss or ndcg, not {self.monitor!r}")
         if self.early_stopping < 0:
             raise ConfigError(
                 f"the tests before an early stop must not be negative, not {self.early_stopping}"
@@ -193,6 +194,23 @@ class TrainConfig:
             raise ConfigError(f"the number of epochs must not be negative, not {self.epochs}")
         if not self.learning_rate >= 0.0:
             raise ConfigError(f"the learning rate must not be negative, not {self.learning_rate}")
+
+    @property
+    def monitored(self) -> Monitor:
+        """The metric by which tests are compared."""
+        return self.monitor or ("ndcg" if isinstance(self.loss, ListLoss) else "auc")
+
+    @property
+    def threshold(self) -> float:
+        """How far probabilities of a test are clamped."""
+        return self.loss.threshold if isinstance(self.loss, LossConfig) else 0.0
+
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether the loss takes probabilities as labels."""
+        return isinstance(self.loss, LossConfig) and (
+            self.loss.kind == "mse" or self.loss.soft_labels
+        )
 
     @property
     def update(self) -> UpdateConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_MOST = 32
+_MOST, _MOST_SHAPES = 32, 64
 
 
 class Pool:
@@ -24,6 +24,8 @@ class Pool:
         """Return an array of arbitrary contents that nothing else refers to."""
         key = (shape, np.dtype(dtype))
         known = self._arrays.setdefault(key, [])
+        if len(self._arrays) > _MOST_SHAPES:  # batches of lists have any number of rows
+            del self._arrays[next(iter(self._arrays))]
         free = _first_free(known)
         if free < len(known):
             return known[free]

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch, Lookups
+from dlrmjit.data.list_batch import ListBatch, ListShare
 
 
 def share_sizes(n: int, parts: int) -> tuple[int, ...]:
@@ -28,7 +30,7 @@ def starts_of(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Share:
-    """The samples of every batch that ``rank`` of ``ranks`` has; see :func:`rank_sizes`."""
+    """The samples, or lists, of every batch that ``rank`` of ``ranks`` has: :func:`rank_sizes`."""
 
     rank: int = 0
     ranks: int = 1
@@ -39,9 +41,19 @@ class Share:
         starts = starts_of(rank_sizes(n, self.ranks, self.shares or self.ranks))
         return starts[self.rank], starts[self.rank + 1]
 
+    def sizes(self, lists: NDArray[np.int64]) -> tuple[int, ...]:
+        """Return the rows of each rank of a batch with these offsets of lists."""
+        counts = rank_sizes(len(lists) - 1, self.ranks, self.shares or self.ranks)
+        return tuple(np.diff(lists[list(starts_of(counts))]).tolist())
+
     def of(self, batch: Batch) -> Batch:
-        """Return the share of a whole batch."""
-        return cut(batch, *self.bounds(batch.n))
+        """Return the share of a whole batch; of one with lists, whole lists."""
+        if not isinstance(batch, ListBatch):
+            return cut(batch, *self.bounds(batch.n))
+        first, last = self.bounds(len(batch.lists) - 1)
+        own = batch.lists[first : last + 1]
+        rows = cut(batch, int(own[0]), int(own[-1]))
+        return ListShare(rows, own - own[0], self.sizes(batch.lists), len(batch.lists) - 1)
 
 
 def cut(batch: Batch, start: int, stop: int) -> Batch:

@@ -5,22 +5,31 @@ A row that cannot be trained on would be cast to something else there, such as t
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.dataset import Dataset
-from dlrmjit.data.validate import check_labels, check_sample_weights
+from dlrmjit.data.validate import check_labels, check_relevance, check_sample_weights
 from dlrmjit.errors import DataError, IndexRangeError
 
 _ROWS = 1 << 18
 
 
-def check_rows(dataset: Dataset, *, has_soft: bool = False, has_weights: bool = False) -> None:
+def check_rows(
+    dataset: Dataset,
+    *,
+    has_soft: bool = False,
+    has_weights: bool = False,
+    has_lists: bool = False,
+) -> None:
     """Raise DataError for the first row that cannot be trained on, with its column and value.
 
     Labels must be 0 or 1, or from 0 to 1 if they are soft, and the other format ``has_soft``
-    labels too; dense values must be finite, integers if their logarithm is still to be taken, and
-    not negative if they are counts; ids must be within their tables if ``bounds`` is ``raise``.
+    labels too; those of lists may be relevances. Dense values must be finite, integers if their
+    logarithm is still to be taken, and not negative if they are counts; ids must be within their
+    tables if ``bounds`` is ``raise``.
     """
     soft = dataset.soft_labels and has_soft
     if dataset.sample_weights is not None and not has_weights:
@@ -28,9 +37,18 @@ def check_rows(dataset: Dataset, *, has_soft: bool = False, has_weights: bool = 
             f"{dataset.origin} has weights of rows, which this format cannot store; convert it to "
             "a set, or prepare it without weight"
         )
+    if dataset.lists is not None and not has_lists:
+        raise DataError(
+            f"{dataset.origin} has lists, which this format cannot store; convert it to a set, or "
+            "prepare it without lists"
+        )
+    is_graded, plain = soft and dataset.lists is not None, replace(dataset, lists=None)
     for start in range(0, len(dataset), _ROWS):
-        rows = dataset.cut(start, min(start + _ROWS, len(dataset)))
-        check_labels(rows.labels, dataset.origin, soft=soft, first_sample=start)
+        rows = plain.cut(start, min(start + _ROWS, len(dataset)))
+        if is_graded:
+            check_relevance(rows.labels, dataset.origin, start)
+        else:
+            check_labels(rows.labels, dataset.origin, soft=soft, first_sample=start)
         check_sample_weights(rows.sample_weights, dataset.origin, start)
         _check_dense(rows, start)
         if dataset.bounds == "raise":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.config.model import Bounds
 from dlrmjit.data.source import index_dtype
-from dlrmjit.data.validate import check_indices, check_numbers
+from dlrmjit.data.validate import check_indices, check_lists, check_numbers
 from dlrmjit.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -78,9 +78,10 @@ class Dataset:
     loader raises IndexRangeError. ``origin`` names the data in messages. Labels are 0 or 1, or
     with ``soft_labels`` probabilities. With ``has_counts`` negative dense values are refused.
     ``preprocessing`` are the rules by which raw rows became these, if they are known;
-    ``sample_weights`` (N,) the weights of rows in the loss of training, if they have any. Raises
-    ShapeError for arrays of different lengths, or a number of columns other than the number of
-    tables, and DataError for types that are no numbers.
+    ``sample_weights`` (N,) the weights of rows in the loss of training, if they have any. List l
+    has the rows ``lists[l]:lists[l + 1]``, if rows form lists; then labels may be relevances from 0
+    to 100. Raises ShapeError for arrays of different lengths, or a number of columns other than the
+    number of tables, and DataError for types that are no numbers, or offsets of no lists.
     """
 
     labels: NDArray[Any]
@@ -96,12 +97,15 @@ class Dataset:
     has_counts: bool = False
     preprocessing: Preprocessing | None = None
     sample_weights: NDArray[Any] | None = None
+    lists: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
         n = len(self.labels)
         if self.sample_weights is not None and len(self.sample_weights) != n:
             raise ShapeError(f"{self.origin}: {n} labels, but {len(self.sample_weights)} weights")
+        if self.lists is not None:
+            check_lists(self.lists, n, f"{self.origin}, offsets of lists")
         if len(self.dense) != n or len(self.ids) != n:
             raise ShapeError(
                 f"{self.origin}: {n} labels, but {len(self.dense)} rows of dense values and "
@@ -139,11 +143,17 @@ class Dataset:
         return len(self.labels)
 
     def cut(self, start: int, end: int) -> Dataset:
-        """Return rows ``start`` to ``end`` as views."""
+        """Return rows ``start`` to ``end`` as views. Raises DataError if that cuts a list."""
         if not 0 <= start <= end <= len(self):
             raise DataError(
                 f"{self.origin} has {len(self)} rows; rows {start} to {end} are out of range"
             )
+        lists = self.lists
+        if lists is not None:
+            first, last = np.searchsorted(lists, (start, end)).tolist()
+            if lists[first] != start or lists[last] != end:
+                raise DataError(f"{self.origin}: rows {start} to {end} would cut a list")
+            lists = lists[first : last + 1] - start
         each = self.sample_weights
         return replace(
             self,
@@ -152,7 +162,14 @@ class Dataset:
             ids=self.ids[start:end],
             multi=tuple((s, column.cut(start, end)) for s, column in self.multi),
             sample_weights=None if each is None else each[start:end],
+            lists=lists,
         )
+
+    def start_of_list(self, row: int) -> int:
+        """Return the first row of the list of a row; without lists, the row itself."""
+        if self.lists is None:
+            return row
+        return int(self.lists[np.searchsorted(self.lists, row, side="right") - 1])
 
     @property
     def index_dtype(self) -> type[np.int32] | type[np.int64]:
@@ -183,7 +200,19 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
             (s, _concatenate_bags(parts)) for (s, _), parts in zip(first.multi, multi, strict=True)
         ),
         sample_weights=_concatenate_weights(datasets),
+        lists=_concatenate_lists(datasets),
     )
+
+
+def _concatenate_lists(datasets: Sequence[Dataset]) -> NDArray[np.int64] | None:
+    """Return the offsets of the lists of several data sets; None unless all have lists."""
+    parts, rows = [np.zeros(1, np.int64)], 0
+    for dataset in datasets:
+        if dataset.lists is None:
+            return None
+        parts.append(np.asarray(dataset.lists[1:], np.int64) + rows)
+        rows += len(dataset)
+    return np.concatenate(parts)
 
 
 def _concatenate_weights(datasets: Sequence[Dataset]) -> NDArray[Any] | None:

@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.data.batch import Batch, as_labels
-from dlrmjit.errors import DataError, ShapeError
-
-MOST_RELEVANCE = 100.0
-"""Largest relevance: gains are 2 ** relevance - 1."""
+from dlrmjit.data.validate import check_lists, check_relevance
+from dlrmjit.errors import ShapeError
 
 
 class ListBatch(Batch):
@@ -38,7 +36,7 @@ class ListBatch(Batch):
         self.labels = batch.labels if relevance is None else as_labels(relevance, batch.n)
         self.lists = _as_offsets(lists, batch.n)
         if relevance is not None:
-            _check_relevance(self.labels)
+            check_relevance(self.labels)
 
     @property
     def relevance(self) -> NDArray[np.float32]:
@@ -49,6 +47,29 @@ class ListBatch(Batch):
         return f"List{super().__repr__()[:-1]}, lists={len(self.lists) - 1})"
 
 
+class ListShare(ListBatch):
+    """The lists of a batch that one rank has: of ``batch_lists`` lists in all.
+
+    ``sizes`` are the rows of each rank.
+    """
+
+    __slots__ = ("batch_lists", "sizes")
+
+    sizes: tuple[int, ...]
+    batch_lists: int
+
+    def __init__(
+        self,
+        batch: Batch,
+        lists: NDArray[np.int64],
+        sizes: tuple[int, ...],
+        batch_lists: int,
+    ) -> None:
+        super().__init__(batch, lists)
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "batch_lists", batch_lists)
+
+
 def lists_of(batch: Batch) -> NDArray[np.int64]:
     """Return the offsets of a batch's lists, whose relevances a loss can use.
 
@@ -57,7 +78,7 @@ def lists_of(batch: Batch) -> NDArray[np.int64]:
     offsets = offsets_of(batch, "a loss of lists")
     if batch.sample_weights is not None:
         raise ShapeError("a loss of lists has no use for sample_weights; leave them out")
-    _check_relevance(batch.labels)
+    check_relevance(batch.labels)
     return offsets
 
 
@@ -70,32 +91,15 @@ def offsets_of(batch: Batch, user: str) -> NDArray[np.int64]:
     return batch.lists
 
 
+def count_of_lists(batch: Batch) -> int:
+    """Return the number of lists over which a loss is a mean: those of all ranks."""
+    if isinstance(batch, ListShare):
+        return batch.batch_lists
+    assert isinstance(batch, ListBatch)
+    return len(batch.lists) - 1
+
+
 def _as_offsets(lists: ArrayLike, n: int) -> NDArray[np.int64]:
     array = np.asarray(lists)
-    if array.ndim != 1 or array.dtype.kind not in "iu" or array.size < 1:
-        raise ShapeError(
-            f"offsets of lists must be integers in one dimension, not {array.dtype} of shape "
-            f"{array.shape}"
-        )
-    offsets = np.ascontiguousarray(array, np.int64)
-    if offsets[0] != 0 or offsets[-1] != n:
-        raise ShapeError(
-            f"offsets of lists must run from 0 to the {n} rows, not from {offsets[0]} to "
-            f"{offsets[-1]}"
-        )
-    wrong = np.flatnonzero(np.diff(offsets) < 1)
-    if wrong.size:
-        raise ShapeError(
-            f"list {wrong[0]} must have rows, but its offsets are {offsets[wrong[0]]} and "
-            f"{offsets[wrong[0] + 1]}"
-        )
-    return offsets
-
-
-def _check_relevance(relevance: NDArray[np.float32]) -> None:
-    wrong = np.flatnonzero(~((relevance >= 0) & (relevance <= MOST_RELEVANCE)))
-    if wrong.size:
-        raise DataError(
-            f"the relevance of row {wrong[0]} must be from 0 to {MOST_RELEVANCE:g}, not "
-            f"{relevance[wrong[0]]}"
-        )
+    check_lists(array, n)
+    return np.ascontiguousarray(array, np.int64)

@@ -31,6 +31,7 @@ from dlrmjit.data.arrays import one_hot_offsets
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share
 from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.list_batch import ListShare
 from dlrmjit.data.multi_hot_gather import BagGatherer
 from dlrmjit.data.validate import check_index_range, check_positive
 from dlrmjit.errors import ConcurrencyError, ConfigError, DataError
@@ -50,6 +51,9 @@ class Loader:
     ``block_rows`` and the rows in each, so that reads stay local. The last batch may be short.
     ``ahead`` batches are assembled in advance; 0 means no thread. A buffer is reused as soon as
     no reference to its arrays is left.
+
+    Of a data set with lists, ``batch_size`` and ``block_rows`` count lists, which are shuffled as a
+    whole; batches are :class:`~dlrmjit.data.list_batch.ListBatch`.
 
     Iteration raises DataError for a dense value that is not finite, and IndexRangeError for an id
     outside its table if ``dataset.bounds`` is ``raise``.
@@ -71,8 +75,9 @@ class Loader:
         self._share, self._ahead = Share(), ahead
         check_positive(block_rows, "rows of a block")
         self.batch_size = check_positive(batch_size, "batch size")
-        self._block = {"none": 0, "block": block_rows, "total": max(len(dataset), 1)}[shuffle]
-        permuted = len(dataset) // block_rows if shuffle == "block" else len(dataset)
+        self._units = len(dataset) if dataset.lists is None else len(dataset.lists) - 1
+        self._block = {"none": 0, "block": block_rows, "total": max(self._units, 1)}[shuffle]
+        permuted = self._units // block_rows if shuffle == "block" else self._units
         self._half_widths = half_width(max(permuted, 1)), half_width(block_rows)
 
     @property
@@ -96,6 +101,11 @@ class Loader:
         return self._dataset.soft_labels
 
     @property
+    def has_lists(self) -> bool:
+        """Whether batches are of whole lists."""
+        return self._dataset.lists is not None
+
+    @property
     def num_samples(self) -> int:
         """Number of samples of one epoch."""
         return len(self._dataset)
@@ -103,7 +113,7 @@ class Loader:
     @property
     def num_batches(self) -> int:
         """Number of batches of one epoch, including a short last one."""
-        return -(-len(self._dataset) // self.batch_size)
+        return -(-self._units // self.batch_size)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """Yield batches ``start``, ``start + 1``, ... of an epoch, assembled in the background."""
@@ -123,23 +133,48 @@ class Loader:
         return part
 
     def _walk(self, epoch: int, start: int) -> Iterator[Batch]:
-        assembler = _Assembler(self._dataset)  # not shared with other loops over this loader
+        assembler = Assembler(self._dataset)  # not shared with other loops over this loader
         for number in range(start, self.num_batches):
-            yield assembler.batch(self.rows_of_batch(epoch, number))
+            if self._dataset.lists is None:
+                yield assembler.batch(self.rows_of_batch(epoch, number))
+                continue
+            rows, lists = self._lists_of_batch(epoch, number)
+            low, high = self._share.bounds(len(lists) - 1)
+            own = lists[low : high + 1]
+            batch = assembler.batch(rows[own[0] : own[-1]])
+            yield ListShare(batch, own - own[0], self._share.sizes(lists), len(lists) - 1)
 
     def rows_of_batch(self, epoch: int, number: int) -> NDArray[np.int64]:
         """Return the rows of batch ``number`` of an epoch, or of this loader's share of it."""
+        if self._dataset.lists is not None:
+            rows, lists = self._lists_of_batch(epoch, number)
+            low, high = self._share.bounds(len(lists) - 1)
+            return rows[lists[low] : lists[high]]
         first = number * self.batch_size
-        low, high = self._share.bounds(min(self.batch_size, len(self._dataset) - first))
-        chosen = np.empty(high - low, np.int64)
+        low, high = self._share.bounds(min(self.batch_size, self._units - first))
+        return self._chosen(epoch, first + low, high - low)
+
+    def _lists_of_batch(
+        self, epoch: int, number: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of all lists of a batch, and where the lists start among them."""
+        lists, first = self._dataset.lists, number * self.batch_size
+        assert lists is not None
+        chosen = self._chosen(epoch, first, min(self.batch_size, self._units - first))
+        lengths = lists[chosen + 1] - lists[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        rows = np.repeat(lists[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return rows, offsets
+
+    def _chosen(self, epoch: int, first: int, count: int) -> NDArray[np.int64]:
+        """Return the samples, or lists, at positions ``first``, ... of an epoch."""
+        chosen = np.empty(count, np.int64)
         seed = int(row_key(self._seed, epoch)) >> 2  # small enough for signed arithmetic
-        shuffled_rows(
-            first + low, len(self._dataset), self._block, seed, *self._half_widths, chosen
-        )
+        shuffled_rows(first, self._units, self._block, seed, *self._half_widths, chosen)
         return chosen
 
 
-class _Assembler:
+class Assembler:
     """Makes batches of given rows, in buffers that nothing else refers to."""
 
     def __init__(self, dataset: Dataset) -> None:

@@ -1,19 +1,17 @@
 """Schemas of user-defined data: which columns are the label, dense and categorical features.
 
-A schema is written by hand as TOML or JSON, checked once, and stored in the manifest of the set
-that is made with it, so that later data are read the same way.
+A schema is written by hand (:mod:`dlrmjit.data.schema_file` reads it), checked once, and stored in
+the manifest of the set that is made with it, so that later data are read the same way.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
+from dlrmjit.config.list_loss import MOST_RELEVANCE
 from dlrmjit.errors import ConfigError
-from dlrmjit.files import parse_json
 
 TRANSFORMS = ("none", "log1p", "standardise", "piecewise_linear")
 TIME_NUMBERS = ("seconds", "days")
@@ -90,9 +88,11 @@ class Schema:
 
     With ``threshold``, a label is any number and values above it count as clicks; with
     ``soft_labels`` it is a probability from 0 to 1, such as a rate of clicks; otherwise it is 0 or
-    1. ``columns`` names the columns of text without a header line. A field that
-    equals one of the texts ``missing`` counts as empty, in dense and categorical columns. The
-    column ``weight`` has the weights of rows in the loss of training.
+    1; with ``relevance`` it is the relevance of an item in its list, from 0 to 100. ``columns``
+    names the columns of text without a header line. A field that equals one of the texts
+    ``missing`` counts as empty, in dense and categorical columns. The column ``weight`` has the
+    weights of rows in the loss of training. The rows with one value in the column ``lists``, which
+    may be a feature too, are a list.
     """
 
     label: str
@@ -104,6 +104,8 @@ class Schema:
     missing: tuple[str, ...] = ()
     soft_labels: bool = False
     weight: str = ""
+    lists: str = ""
+    relevance: bool = False
 
     @property
     def numbers(self) -> tuple[DenseColumn, ...]:
@@ -119,8 +121,20 @@ class Schema:
 
     @property
     def as_prepared(self) -> Schema:
-        """The schema by which the inputs of a set are parsed, with the weights of rows."""
-        return replace(self.as_read, dense=self.prepared_numbers)
+        """The schema by which the inputs of a set are parsed: with weights, and names of lists."""
+        read = self.as_read
+        lists = (CategoricalColumn(self.lists),) if self.has_list_column else ()
+        return replace(read, dense=self.prepared_numbers, categorical=(*read.categorical, *lists))
+
+    @property
+    def has_list_column(self) -> bool:
+        """Whether a column that is no feature names the lists."""
+        return bool(self.lists) and self.lists not in {c.name for c in self.categorical}
+
+    @property
+    def has_fractions(self) -> bool:
+        """Whether labels are other numbers than 0 and 1."""
+        return self.soft_labels or self.relevance
 
     @property
     def as_read(self) -> Schema:
@@ -147,14 +161,19 @@ class Schema:
         """Description of a valid label, for messages."""
         if self.threshold is not None:
             return "a number"
+        if self.relevance:
+            return f"a number from 0 to {MOST_RELEVANCE:g}"
         return "a number from 0 to 1" if self.soft_labels else "0 or 1"
 
     def label_advice(self, found: str) -> str:
-        """Return what to do about a refused label that is a probability, "" about any other."""
+        """Return what to do about a refused label that is a probability or a relevance, or ""."""
         try:
             is_rate = 0 < float(found) < 1
+            is_grade = 1 < float(found) <= MOST_RELEVANCE
         except ValueError:
             return ""
+        if is_grade and self.lists and not self.has_fractions and self.threshold is None:
+            return "; relevance = true in the schema accepts graded relevance"
         advice = "; soft_labels = true in the schema accepts numbers from 0 to 1"
         return advice if is_rate and self.threshold is None else ""
 
@@ -168,19 +187,21 @@ class Schema:
         content = asdict(self)
         for column in (*content["dense"], *content["categorical"]):
             drop_unused(column)
-        if not self.weight:  # which older sets and models do not have
-            del content["weight"]
+        for key in ("weight", "lists", "relevance"):  # which older sets and models do not have
+            if not content[key]:
+                del content[key]
         return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], origin: str = "the schema") -> Schema:
         """Return the schema that ``content`` describes; columns may be plain names.
 
-        Raises ConfigError for unknown or missing keys, wrong types and contradictions.
+        A categorical column with the role ``list`` is the column ``lists``, and no feature. Raises
+        ConfigError for unknown or missing keys, wrong types and contradictions.
         """
         if not isinstance(content, Mapping):
             raise ConfigError(f"{origin} must hold keys and values, not {content!r}")
-        values = dict(content)
+        values = _with_roles(dict(content), origin)
         for key, kind in (("dense", DenseColumn), ("categorical", CategoricalColumn)):
             values[key] = tuple(
                 _build(kind, {"name": one} if isinstance(one, str) else one, f"{origin}: {key}")
@@ -191,44 +212,36 @@ class Schema:
         return schema
 
 
+def _with_roles(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the keys and values of a schema without roles of columns.
+
+    Raises ConfigError for a role other than ``list``, or two columns that have it.
+    """
+    columns, features = _as_list(values.get("categorical", ()), f"{where}: categorical"), []
+    for column in columns:
+        if not isinstance(column, Mapping) or "role" not in column:
+            features.append(column)
+            continue
+        others = sorted(map(str, set(column) - {"name", "role"}))
+        if column["role"] != "list" or others or not isinstance(column.get("name"), str):
+            raise ConfigError(
+                f"{where}: a column with a role has the keys name and role = 'list' alone, not "
+                f"{dict(column)!r}"
+            )
+        if values.get("lists", column["name"]) != column["name"]:
+            raise ConfigError(
+                f"{where}: {values['lists']!r} and {column['name']!r} both name lists; a row is in "
+                "one list"
+            )
+        values["lists"] = column["name"]
+    return values | {"categorical": features}
+
+
 def drop_unused(column: dict[str, Any]) -> None:
     """Remove the keys ``time`` and ``bins`` of other columns, which older sets and models lack."""
     for key in ("time", "bins"):
         if not column[key]:
             del column[key]
-
-
-def read_schema(path: Path) -> Schema:
-    """Read a schema from a ``.toml`` or ``.json`` file; raise ConfigError naming the file."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ConfigError(f"the schema {path} is a pipe, socket or device; write it to a file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the schema {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the schema {path} is not UTF-8 text") from None
-    content = _parse(text, path)
-    if not isinstance(content, dict):
-        raise ConfigError(f"the schema {path} must hold keys and values, such as label = 'click'")
-    return Schema.from_dict(content, f"the schema {path}")
-
-
-def _parse(text: str, path: Path) -> Any:
-    try:
-        if path.suffix == ".json":
-            return parse_json(text, f"the schema {path}", ConfigError)
-        if path.suffix != ".toml":
-            raise ConfigError(f"the schema {path} must be a .toml or .json file")
-        return _toml().loads(text)
-    except ImportError:
-        raise ConfigError(f"the schema {path}: TOML needs Python 3.11; write it as JSON") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"the schema {path} is not valid: {error}") from None
-
-
-def _toml() -> Any:
-    return importlib.import_module("tomllib")
 
 
 def _as_list(value: Any, where: str) -> list[Any]:
@@ -303,13 +316,15 @@ def _check(schema: Schema, where: str) -> None:
         raise ConfigError(
             f"{where}: threshold makes labels 0 or 1, so it cannot be combined with soft_labels"
         )
+    _check_lists(schema, where)
     if not schema.categorical:
         raise ConfigError(f"{where}: categorical must list at least one column")
     seen: set[str] = set()
     listed = set(schema.columns)
     dense_names = {column.name for column in schema.dense}
-    labels = (schema.label, schema.weight) if schema.weight else (schema.label,)
-    for name in (*labels, *(c.name for c in schema.dense), *_unshared(schema, dense_names)):
+    own_lists = schema.lists if schema.has_list_column else ""
+    others = filter(None, (schema.label, schema.weight, own_lists))
+    for name in (*others, *(c.name for c in schema.dense), *_unshared(schema, dense_names)):
         if name in seen:
             raise ConfigError(f"{where}: column {name!r} is named twice")
         seen.add(name)
@@ -331,6 +346,29 @@ def _check(schema: Schema, where: str) -> None:
             )
         if what != "delimiter" and text == schema.delimiter:
             raise ConfigError(f"{where}: {what} must differ from the delimiter, {text!r}")
+
+
+def _check_lists(schema: Schema, where: str) -> None:
+    if schema.relevance and (schema.soft_labels or schema.threshold is not None):
+        raise ConfigError(
+            f"{where}: relevance says what labels mean, as soft_labels and threshold do; give one "
+            "of them"
+        )
+    if schema.relevance and not schema.lists:
+        raise ConfigError(
+            f"{where}: relevance compares the items of a list; name the column of lists with lists"
+        )
+    if schema.lists and schema.weight:
+        raise ConfigError(
+            f"{where}: rows of lists have no weights, because a loss of lists has no use for them; "
+            "remove weight or lists"
+        )
+    shared = next((c for c in schema.categorical if c.name == schema.lists), None)
+    if shared is not None and (shared.is_multi or shared.bins is not None or shared.time):
+        raise ConfigError(
+            f"{where}: column {schema.lists!r} names lists, so it has one value, which is no "
+            "number in bins and no time; name another column"
+        )
 
 
 def _check_dense(column: DenseColumn, where: str) -> None:

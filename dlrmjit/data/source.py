@@ -88,6 +88,9 @@ class Take:
         self._source = source
         self.num_batches = min(source.num_batches, limit)
         self.num_samples = min(source.num_samples, self.num_batches * source.batch_size)
+        self.has_lists = has_lists(source)
+        if self.has_lists:  # batches count lists, of which an epoch's first ones are not known
+            self.num_samples = source.num_samples * self.num_batches // max(1, source.num_batches)
         self.batch_size = source.batch_size
         self.table_rows = source.table_rows
         self.dense_features = source.dense_features
@@ -116,6 +119,11 @@ def has_soft_labels(source: object) -> bool:
     A source that has no attribute ``soft_labels`` has labels 0 and 1.
     """
     return bool(getattr(source, "soft_labels", False))
+
+
+def has_lists(source: object) -> bool:
+    """Return whether a source says that the rows of its batches are lists."""
+    return bool(getattr(source, "has_lists", False))
 
 
 def take(source: SizedSource, num_batches: int) -> SizedSource:

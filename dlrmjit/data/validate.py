@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.config.list_loss import MOST_RELEVANCE
 from dlrmjit.errors import ConfigError, DataError, IndexRangeError, ShapeError
 
 
@@ -69,6 +70,41 @@ def check_labels(
         f"{where}, sample {first_sample + sample}: the label {labels[sample]} found, expected "
         f"{expected}"
     )
+
+
+def check_lists(lists: NDArray[Any], rows: int, name: str = "offsets of lists") -> None:
+    """Raise :class:`ShapeError` unless ``lists`` (L + 1,) divide the rows into lists.
+
+    They run from 0 to ``rows``, without an empty list; ``name`` names them.
+    """
+    if lists.ndim != 1 or lists.dtype.kind not in "iu" or lists.size < 1:
+        raise ShapeError(
+            f"{name} must be integers in one dimension, not {lists.dtype} of shape {lists.shape}"
+        )
+    if lists[0] != 0 or lists[-1] != rows:
+        raise ShapeError(
+            f"{name} must run from 0 to the {rows} rows, not from {lists[0]} to {lists[-1]}"
+        )
+    wrong = np.flatnonzero(np.diff(lists) < 1)
+    if wrong.size:
+        raise ShapeError(
+            f"list {wrong[0]} must have rows, but its offsets are {lists[wrong[0]]} and "
+            f"{lists[wrong[0] + 1]}"
+        )
+
+
+def check_relevance(relevance: NDArray[Any], where: str = "", first_row: int = 0) -> None:
+    """Raise :class:`DataError` for the first relevance (N,) that is not from 0 to 100.
+
+    ``where`` names the data.
+    """
+    wrong = np.flatnonzero(~((relevance >= 0) & (relevance <= MOST_RELEVANCE)))
+    if wrong.size:
+        origin = f"{where}: " if where else ""
+        raise DataError(
+            f"{origin}the relevance of row {first_row + int(wrong[0])} must be from 0 to "
+            f"{MOST_RELEVANCE:g}, not {relevance[wrong[0]]}"
+        )
 
 
 def check_offsets(offsets: NDArray[np.int64], n: int, lookups: int) -> None:

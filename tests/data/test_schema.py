@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dlrmjit.data import schema as module
-from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema, read_schema
+from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
+from dlrmjit.data.schema_file import read_schema
 from dlrmjit.errors import ConfigError
 
 TEXT = """

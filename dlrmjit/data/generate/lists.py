@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.config.list_loss import MOST_RELEVANCE
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.list_batch import MOST_RELEVANCE, ListBatch
+from dlrmjit.data.list_batch import ListBatch
 from dlrmjit.data.validate import check_positive
 from dlrmjit.errors import ConfigError
+from dlrmjit.files import new_file
 
 _LISTS_AT_A_TIME = 4096
 
@@ -44,6 +47,25 @@ class GeneratedLists:
             rows = Batch(self.features[chosen].reshape(-1, d), [], [])
             offsets = np.arange(len(chosen) + 1, dtype=np.int64) * n
             yield ListBatch(rows, offsets, self.relevance[chosen].reshape(-1))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write a new file with a line per item: its list, its features x1, ..., its relevance.
+
+        Raises ConfigError if the file exists.
+        """
+        count, n, d = self.features.shape
+        names = ["list", *(f"x{i + 1}" for i in range(d)), "relevance"]
+        rows = zip(
+            np.repeat(np.arange(count), n).tolist(),
+            self.features.reshape(-1, d).tolist(),
+            self.relevance.reshape(-1).tolist(),
+            strict=True,
+        )
+        with new_file(Path(path)) as file:
+            file.write((",".join(names) + "\n").encode())
+            for number, features, relevance in rows:
+                values = ",".join(f"{x:.7g}" for x in features)
+                file.write(f"{number},{values},{relevance:g}\n".encode())
 
 
 def medoid(lists: int, items: int = 5, features: int = 2, seed: int = 0) -> GeneratedLists:

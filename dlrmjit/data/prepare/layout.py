@@ -15,7 +15,9 @@ class Layout:
     In Criteo text, dense values are int32 and categories are 32-bit hashes. With a schema, dense
     values are float64, missing ones NaN, and categories are text, or numbers in bins. ``dense`` are
     the features of the set, which ``numbers`` parsed columns are made into; the last of these are
-    the weights of rows if it is ``weighted``.
+    the weights of rows if it is ``weighted``. The values of categorical column ``lists`` name the
+    lists of rows; -1 without lists, and as many as there are categorical columns for a column that
+    is no feature.
     """
 
     dense: tuple[str, ...]
@@ -24,6 +26,12 @@ class Layout:
     soft_labels: bool = False
     numbers: int = INTEGERS
     weighted: bool = False
+    lists: int = -1
+
+    @property
+    def has_list_column(self) -> bool:
+        """Whether a column that is no feature names the lists."""
+        return self.lists == len(self.categorical)
 
     @property
     def label_type(self) -> str:
@@ -58,5 +66,8 @@ def layout_of(schema: Schema | None) -> Layout:
     if schema is None:
         return CRITEO
     names, numbers = schema.dense_features, len(schema.prepared_numbers)
-    weighted = bool(schema.weight)
-    return Layout(names, schema.categorical, True, schema.soft_labels, numbers, weighted)
+    weighted, lists = bool(schema.weight), -1
+    if schema.lists:
+        lists = [*(c.name for c in schema.categorical), schema.lists].index(schema.lists)
+    soft = schema.has_fractions
+    return Layout(names, schema.categorical, True, soft, numbers, weighted, lists)

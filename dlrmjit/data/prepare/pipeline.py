@@ -25,6 +25,7 @@ from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.ordered_map import ordered_map
 from dlrmjit.data.prepare.stages.bin_edges import find_edges
 from dlrmjit.data.prepare.stages.encode import encode_columns, encoding_rule
+from dlrmjit.data.prepare.stages.lists import make_splitter
 from dlrmjit.data.prepare.stages.parse import ParseState, parse_inputs
 from dlrmjit.data.prepare.stages.shuffle import Shuffler
 from dlrmjit.data.prepare.stages.split import Splitter
@@ -140,7 +141,9 @@ class _Preparation:
             lambda done, total, rows: self._report("parse", done, total, rows),
         )
         tables = len(self._layout.categorical)
-        splitter = Splitter(self._options, parsed.file_rows)
+        splitter = make_splitter(
+            self._options, self._staging, self._journal, parsed.file_rows, self._memory
+        )
         edges = find_edges(self._options, self._staging, self._journal, splitter)
         table_rows = encode_columns(
             self._options,
@@ -179,15 +182,14 @@ class _Preparation:
                 for name, shape in shapes.items()
             }
             shuffler = Shuffler(
-                options, self._staging, self._journal, shapes, outputs, self._memory
+                options, self._staging, self._journal, splitter, shapes, outputs, self._memory
             )
-            rows, train = sum(shape.rows for shape in shapes.values()), shapes["train"].rows
+            rows = sum(shape.rows for shape in shapes.values())
             shuffler.partition(
-                splitter,
                 statistics.rules,
                 lambda done: self._report("partition", done, rows, done),
             )
-            shuffler.sort(lambda done: self._report("sort", done, train, done))
+            shuffler.sort(lambda done, all_: self._report("sort", done, all_, done))
             for output in outputs.values():
                 output.sync()
 

@@ -183,7 +183,7 @@ class _Encoder:
             self._rules.table_rows,
             multi=tuple(multi),
             origin=self._origin,
-            soft_labels=schema.soft_labels,
+            soft_labels=schema.has_fractions,
         )
 
     def _texts(

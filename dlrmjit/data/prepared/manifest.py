@@ -22,7 +22,9 @@ USER_DEFINED, CRITEO = "own", "criteo"
 """``origin["kind"]`` of sets of data with a schema, and of Criteo text."""
 WITH_BINS = 3
 """Of sets with bins of numbers or weights of rows, which older releases do not know."""
-_READ_VERSIONS = (_NUMBERED_BY_REFERENCE, VERSION, WITH_BINS)
+WITH_LISTS = 4
+"""Of sets with lists of rows, which older releases would cut."""
+_READ_VERSIONS = (_NUMBERED_BY_REFERENCE, VERSION, WITH_BINS, WITH_LISTS)
 _SPLITS = ("train", "test", "validation")
 _HASH_BLOCK = 4 << 20
 
@@ -69,6 +71,8 @@ class Manifest:
     @property
     def _version(self) -> int:
         """The first version whose readers know all of the set's columns."""
+        if any(name.endswith("/lists.npy") for name in self.files):
+            return WITH_LISTS
         if "edges" in self.origin or any(name.endswith("/weights.npy") for name in self.files):
             return WITH_BINS
         reserves = any(column.missing_row >= 0 for column in self.categorical)
@@ -103,7 +107,7 @@ class Manifest:
         if content.get("format") != FORMAT or content.get("version") not in _READ_VERSIONS:
             raise DataError(
                 f"{path} describes {content.get('format')!r} version {content.get('version')!r}, "
-                f"not {FORMAT!r} version {WITH_BINS} or older; prepare the data again"
+                f"not {FORMAT!r} version {WITH_LISTS} or older; prepare the data again"
             )
         if content.get("digest") != _digest(content):
             raise DataError(

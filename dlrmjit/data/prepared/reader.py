@@ -53,6 +53,7 @@ class PreparedSet:
             origin=str(self.folder / split),
             preprocessing=Preprocessing.of_set(self.folder, self.manifest),
             sample_weights=self._weights(split, rows),
+            lists=self._lists(split),
         )
 
     table = dataset
@@ -101,6 +102,10 @@ class PreparedSet:
     def _weights(self, split: str, rows: int) -> NDArray[Any] | None:
         has_weights = f"{split}/weights.npy" in self.manifest.files
         return self._array(split, "weights", rows) if has_weights else None
+
+    def _lists(self, split: str) -> NDArray[np.int64] | None:
+        name = f"{split}/lists.npy"
+        return map_array(self.folder / name) if name in self.manifest.files else None
 
     def _array(self, split: str, name: str, *shape: int) -> NDArray[Any]:
         path = self.folder / split / f"{name}.npy"

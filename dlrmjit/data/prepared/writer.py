@@ -27,7 +27,7 @@ def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manif
     Raises ConfigError if ``folder`` exists, DataError for rows that cannot be trained on.
     """
     for dataset in splits.values():
-        check_rows(dataset, has_soft=True, has_weights=True)
+        check_rows(dataset, has_soft=True, has_weights=True, has_lists=True)
     with new_folder(resolve_destination(folder)) as fresh:
         for name, dataset in splits.items():
             _write_split(fresh / name, dataset)
@@ -58,7 +58,15 @@ def _write_split(folder: Path, dataset: Dataset) -> None:
     id_type = "int64" if max(dataset.table_rows) > 2**31 else "int32"
     bags = {s: column.size for s, column in dataset.multi}
     each, features = dataset.sample_weights, dataset.dense.shape[1]
-    shape = SplitShape(len(dataset), features, dataset.ids.shape[1], bags, each is not None)
+    lists = dataset.lists
+    shape = SplitShape(
+        len(dataset),
+        features,
+        dataset.ids.shape[1],
+        bags,
+        each is not None,
+        None if lists is None else len(lists) - 1,
+    )
     with SplitFiles(folder, shape, dense_type, id_type, label_type) as files:
         for start, end in slices(len(dataset), _ROWS):
             labels, dense, ids = files.empty(end - start)
@@ -70,6 +78,8 @@ def _write_split(folder: Path, dataset: Dataset) -> None:
             files.write(start, labels, dense, ids)
         for s, column in dataset.multi:
             _write_bags(files, s, column)
+        if lists is not None:
+            files.write_lists(0, np.ascontiguousarray(lists[1:], np.int64))
         files.sync()
 
 

@@ -13,10 +13,11 @@ from dlrmjit.config.list_loss import ListLoss
 
 
 def _forward(step: Step) -> float:
-    scores, relevance, offsets = step.values
+    scores, relevance, offsets, lists = step.values
     loss: ListLoss = step.options["loss"]
     gradient = step.cached("gradient", lambda: Matrix.empty_blocked(scores.rows, 1))
-    return list_loss_gradient(loss.kind, scores, relevance, offsets, gradient, loss.temperature)
+    temperature = loss.temperature
+    return list_loss_gradient(loss.kind, scores, relevance, offsets, gradient, temperature, lists)
 
 
 def _backward(step: Step, gradient: float) -> Iterator[tuple[int, Any]]:

@@ -87,17 +87,16 @@ _LOSSES: dict[str, Callable[[FloatArray, FloatArray, ListLoss], Loss]] = {
 
 
 def _forward(step: Step) -> float:
-    scores, relevance, offsets = step.values
+    scores, relevance, offsets, lists = step.values
     loss: ListLoss = step.options["loss"]
     s, r = (np.asarray(x, np.float64).reshape(-1) for x in (scores, relevance))
-    lists = max(len(offsets) - 1, 1)
     total, gradient = 0.0, np.empty_like(s)
     for start, stop in pairwise(offsets.tolist()):
         of_list, slopes = _LOSSES[loss.kind](s[start:stop], r[start:stop], loss)
         total += of_list
         gradient[start:stop] = slopes / lists
     step.memory["gradient"] = gradient.astype(scores.dtype).reshape(scores.shape)
-    return total / lists
+    return float(total / lists)
 
 
 def _backward(step: Step, gradient: float) -> Iterator[tuple[int, Any]]:

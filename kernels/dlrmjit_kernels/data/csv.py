@@ -32,6 +32,8 @@ _DOT, _MINUS, _PLUS, _E, _SMALL_E = 46, 45, 43, 69, 101
 _DIGITS = 19  # that always fit into 64 bits
 BEYOND_FLOAT32 = 3.4028235677973366e38
 """The least float64 that is infinite in float32."""
+MOST_RELEVANCE = 100.0
+"""Largest label that is a relevance."""
 
 Integer = Any
 
@@ -78,10 +80,10 @@ def parse_fields(
 ) -> tuple[int, int, int]:
     """Parse whole lines ``text[start:end]``, whose last byte is a line end, into ``columns``.
 
-    A label is 1 above ``threshold``, or must be 0 or 1 if that is NaN, or from 0 to 1 if that is
-    infinite. ``bad`` becomes (line,
-    first byte, end, field, error, number of fields) of the first bad line, where parsing stops
-    unless ``skip_bad``.
+    A label is 1 above ``threshold``, or must be 0 or 1 if that is NaN, from 0 to 1 if that is
+    infinite, or from 0 to :data:`MOST_RELEVANCE` if it is - infinity. ``bad`` becomes (line, first
+    byte, end, field, error, number of fields) of the first bad line, where parsing stops unless
+    ``skip_bad``.
 
     Returns the numbers of lines read, rows written and bad lines.
     """
@@ -218,7 +220,7 @@ def _store_field(
         dense[kind - 1, row] = value
         return 0 if state >= 0 else NUMBER
     if np.isinf(threshold):
-        if state != 1 or not 0.0 <= value <= 1.0:
+        if state != 1 or not 0.0 <= value <= (1.0 if threshold > 0 else MOST_RELEVANCE):
             return LABEL
         columns.labels[row] = value
     elif np.isnan(threshold):

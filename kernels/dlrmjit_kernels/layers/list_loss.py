@@ -48,6 +48,7 @@ def list_loss_gradient(
     offsets: I64,
     dscores: F32 | Matrix,
     temperature: float = 1.0,
+    lists: int | None = None,
 ) -> float:
     """Write the gradient of the mean loss of lists into ``dscores``; return that loss.
 
@@ -58,6 +59,8 @@ def list_loss_gradient(
     relevance : (N,) float32, finite and not negative, at most 100
     offsets : (lists + 1,) int64 from 0 to N; list l has the rows ``offsets[l]:offsets[l + 1]``
     temperature : of the smooth ranks of ``approx-ndcg``, above 0
+    lists : by what the sum over these lists is divided, by default their number; it is that of the
+        whole batch if these are a part of it
 
     Raises
     ------
@@ -77,17 +80,17 @@ def list_loss_gradient(
         raise ShapeError(f"there are {rows} scores, but {gradient_rows} gradients of them")
     check_same_or_disjoint("dscores", dz, "scores", z)
     check_disjoint("dscores", dz, relevance=relevance, offsets=offsets)
-    lists = len(list_lengths(offsets, rows))
-    losses = np.zeros(lists, np.float64)
-    rule = (KINDS[kind], float(temperature))
+    losses = np.zeros(len(list_lengths(offsets, rows)), np.float64)
+    divisor = float(max(losses.size if lists is None else lists, 1))
+    rule = (KINDS[kind], float(temperature), divisor)
     columns = ((z, z_strides), (dz, dz_strides))
     _losses(rule, *columns, relevance, offsets, list_parts(offsets), losses)
-    return float(losses.sum() / max(lists, 1))
+    return float(losses.sum() / divisor)
 
 
 @jit
 def _losses(
-    rule: tuple[int, Real],
+    rule: tuple[int, Real, Real],
     z: tuple[F32, Strides],
     dz: tuple[F32, Strides],
     relevance: F32,
@@ -102,7 +105,7 @@ def _losses(
 @task_jit
 def _losses_of_part(
     part: int,
-    rule: tuple[int, Real],
+    rule: tuple[int, Real, Real],
     z: Column,
     dz: Column,
     relevance: F32,
@@ -121,15 +124,15 @@ def _losses_of_part(
             g[j] = 0.0
         losses[i] = _loss_of_list(rule, s, r, g, scratch[3:, :n], integers[:, :n])
         for j in range(n):
-            dz.data[row_start(dz.strides, start + j)] = g[j] / losses.size
+            dz.data[row_start(dz.strides, start + j)] = g[j] / rule[2]
 
 
 @jit
 def _loss_of_list(
-    rule: tuple[int, Real], s: F64, r: F64, g: F64, scratch: F64, integers: I64
+    rule: tuple[int, Real, Real], s: F64, r: F64, g: F64, scratch: F64, integers: I64
 ) -> Real:
     """Return the loss of scores ``s`` of a list of relevance ``r``; add its gradient to ``g``."""
-    kind, temperature = rule
+    kind, temperature, _ = rule
     if kind == HINGE:
         return _hinge(s, r, g)
     if kind == LISTNET:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dlrmjit.cli.build.distributed import read_plan
 from dlrmjit.data.prepare.inputs.open import open_format
-from dlrmjit.data.schema import Schema, read_schema
+from dlrmjit.data.schema import Schema
+from dlrmjit.data.schema_file import read_schema
 from dlrmjit.errors import DlrmjitError
 from dlrmjit.parallel.plan import Placement, Plan
 from tests.builders import small_config

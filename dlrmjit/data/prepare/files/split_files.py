@@ -20,7 +20,7 @@ class SplitShape:
     """The size of a split: its rows, and numbers of dense and of single-valued columns.
 
     ``bags`` maps the table of each multi-valued column to the number of ids of all rows. Rows of a
-    ``weighted`` split have weights.
+    ``weighted`` split have weights. ``lists`` is the number of lists, if rows form lists.
     """
 
     rows: int
@@ -28,6 +28,7 @@ class SplitShape:
     single: int
     bags: Mapping[int, int] = field(default_factory=dict)
     weighted: bool = False
+    lists: int | None = None
 
 
 class SplitFiles:
@@ -36,7 +37,8 @@ class SplitFiles:
     Weights are in ``weights.npy`` (N,) float32; while they are written, they follow dense values.
 
     The multi-valued column of table s is in ``offsets_s.npy`` (N + 1,) int64 and
-    ``values_s.npy``.
+    ``values_s.npy``. List l has the rows from ``lists[l]`` to ``lists[l + 1]``, in ``lists.npy``
+    (L + 1,) int64.
     """
 
     def __init__(
@@ -60,6 +62,10 @@ class SplitFiles:
             _npy(folder / "dense.npy", dense_type, (rows, shape.dense)),
             _npy(folder / "ids.npy", id_type, (rows, shape.single)),
         ]
+        self._lists = []
+        if shape.lists is not None:
+            self._lists = [_npy(folder / "lists.npy", np.int64, (shape.lists + 1,))]
+            self._lists[0].write(0, np.zeros(1, np.int64))
         self._bags = {s: BagFiles(folder, s, rows, size, id_type) for s, size in shape.bags.items()}
 
     def empty(self, n: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -89,6 +95,11 @@ class SplitFiles:
         """
         self._bags[table].write(row, first, ends, values)
 
+    def write_lists(self, number: int, ends: NDArray[np.int64]) -> None:
+        """Write where lists end, starting at list ``number``."""
+        for file in self._lists:
+            file.write(number + 1, ends)
+
     def sync(self) -> None:
         """Flush all files to the disk."""
         for file in self._all():
@@ -98,6 +109,7 @@ class SplitFiles:
         return [
             *self._files,
             *self._weights,
+            *self._lists,
             *(file for bags in self._bags.values() for file in bags.files),
         ]
 

@@ -29,6 +29,7 @@ class Staging:
             self.labels(),
             *(self.dense(i) for i in range(self.layout.numbers)),
             *(file for j in range(len(self.layout.categorical)) for file in self._category(j)),
+            *(self.raw_files(self.layout.lists) if self.layout.has_list_column else ()),
         ]
 
     def _category(self, j: int) -> list[FlatFile]:
@@ -59,6 +60,10 @@ class Staging:
         """Return the ids of the ``j``-th categorical column."""
         return self._file(f"{j}.ids", np.int32)
 
+    def list_numbers(self) -> FlatFile:
+        """Return the number of each row's list; lists are numbered as they first appear."""
+        return self._file("lists.ids", np.int32)
+
     def vocabulary(self, j: int) -> Path:
         """Return the path of a category's vocabulary."""
         return self.folder / f"{j}.vocabulary.{'npz' if self.layout.has_schema else 'npy'}"
@@ -74,7 +79,8 @@ class Staging:
 
     def drop_raw(self, j: int) -> None:
         """Delete the raw values of a category after it was encoded; numbers are used later."""
-        if self.layout.categorical[j].bins is None:
+        columns = self.layout.categorical
+        if j == len(columns) or columns[j].bins is None:
             _drop(self.raw_files(j))
 
     def drop_encoded(self) -> None:

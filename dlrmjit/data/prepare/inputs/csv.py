@@ -82,9 +82,6 @@ class CsvFormat(ChunkedText):
         texts = len(schema.categorical) + len(self._wanted.keys)
         positions = np.empty((texts, 2, capacity), np.int32)
         bad = np.zeros(6, np.int64)
-        threshold = np.inf if schema.soft_labels else np.nan
-        if schema.threshold is not None:
-            threshold = float(schema.threshold)
         lines, rows, skipped = parse_fields(
             text,
             first,
@@ -92,7 +89,7 @@ class CsvFormat(ChunkedText):
             self._skip_bad,
             ord(schema.delimiter),
             FieldRules(*self._kinds[chunk.file], *self._missing),
-            threshold,
+            _threshold(schema),
             FieldColumns(labels, dense, positions),
             bad,
         )
@@ -161,6 +158,15 @@ class CsvFormat(ChunkedText):
         if reason == NUMBER:
             return "a number or nothing"
         return self._schema.expected_label
+
+
+def _threshold(schema: Schema) -> float:
+    """Return what tells the kernel which labels are right."""
+    if schema.threshold is not None:
+        return float(schema.threshold)
+    if schema.relevance:
+        return -np.inf
+    return np.inf if schema.soft_labels else np.nan
 
 
 def stage_values(

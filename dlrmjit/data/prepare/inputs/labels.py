@@ -8,6 +8,7 @@ import numpy as np
 from dlrmjit_kernels.data.csv import BEYOND_FLOAT32
 from numpy.typing import NDArray
 
+from dlrmjit.config.list_loss import MOST_RELEVANCE
 from dlrmjit.data.schema import Schema
 
 
@@ -17,6 +18,7 @@ def labels_of(
     """Return the labels (N,) of numbers (N,) in float64, and a mask of invalid ones."""
     if schema.threshold is not None:
         return (values > schema.threshold).astype(np.uint8), ~(np.abs(values) < BEYOND_FLOAT32)
-    if schema.soft_labels:
-        return values.astype(np.float32), ~((values >= 0) & (values <= 1))
+    if schema.has_fractions:
+        most = MOST_RELEVANCE if schema.relevance else 1
+        return values.astype(np.float32), ~((values >= 0) & (values <= most))
     return (values == 1).astype(np.uint8), (values != 0) & (values != 1)

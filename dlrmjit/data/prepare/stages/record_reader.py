@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 from dlrmjit_kernels.data.bag_gather import bag_ends, gather_bags
 from dlrmjit_kernels.data.bag_records import scatter_bags
-from dlrmjit_kernels.data.permutation import row_keys
 from dlrmjit_kernels.data.records import pack_records
 from numpy.typing import NDArray
 
@@ -18,7 +17,7 @@ from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.files.records import Records, RecordShape
 from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.options import PrepareOptions
-from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+from dlrmjit.data.prepare.stages.split import SPLITS, Splitter
 from dlrmjit.data.validate import check_sample_weights
 
 READ_ROWS = 1 << 16
@@ -45,10 +44,10 @@ class _RowRange:
 
 
 class RecordReader:
-    """Reads records; training rows go to one of ``buckets`` by key.
+    """Reads records; the rows of split s go to one of ``buckets[s]`` buckets by key.
 
-    With b buckets, bucket b + s has the rows of split s that are not shuffled. ``rules`` are
-    those of the columns of numbers.
+    With b buckets in all, bucket b + s has the rows of a split s without buckets, which is not
+    sorted. ``rules`` are those of the columns of numbers.
     """
 
     def __init__(
@@ -56,11 +55,11 @@ class RecordReader:
         options: PrepareOptions,
         staging: Staging,
         splitter: Splitter,
-        buckets: int,
+        buckets: Sequence[int],
         rules: NumberRules,
     ) -> None:
         self._staging, self._splitter, self._rules = staging, splitter, rules
-        self._seed, self._buckets = options.seed, buckets
+        self._buckets = buckets
         self._schema = options.schema
         self._numbers = len(options.schema.dense) if options.schema else staging.layout.numbers
         self._shape = RecordShape(staging.layout)
@@ -107,14 +106,14 @@ class RecordReader:
         self._labels.read(span.start, labels)
         if self._staging.layout.soft_labels:
             labels = labels.view(np.int32)
-        keys = np.empty(n, np.uint64)
-        row_keys(self._seed, span.start, keys)
-        buckets = self._buckets_of(keys, self._splitter.codes(span.start, span.end))
+        keys = self._splitter.keys(span.start, span.end)
+        codes = self._splitter.codes(span.start, span.end)
+        buckets = buckets_of(keys, codes, self._buckets)
         order = np.argsort(buckets, kind="stable")
         fields = np.empty((n, self._shape.width), np.int32)
         ids = np.concatenate([self._ids(span), span.counts])
         pack_records(order, keys, labels, self._dense_fields(span), ids, fields)
-        sizes = np.bincount(buckets, minlength=self._buckets + len(SPLITS))
+        sizes = np.bincount(buckets, minlength=sum(self._buckets) + len(SPLITS))
         return PartitionedRecords(span.end, self._with_bags(fields, order, span), np.cumsum(sizes))
 
     def _ids(self, span: _RowRange) -> NDArray[np.int32]:
@@ -161,18 +160,25 @@ class RecordReader:
         gather_bags(order, offsets, merged, 0, 0, ends, bags)
         return Records(fields, bags, ends)
 
-    def _buckets_of(
-        self, keys: NDArray[np.uint64], codes: NDArray[np.uint8]
-    ) -> NDArray[np.uint16] | NDArray[np.uint32]:
-        """Return the bucket of each row; unshuffled splits have the numbers after the buckets."""
-        dtype = np.uint16 if self._buckets < 60000 else np.uint32
-        buckets = codes + np.uint32(self._buckets)
-        if self._buckets:
-            # multiply and shift scales the high 32 bits of a key to 0 .. buckets - 1, in order
-            high = keys >> np.uint64(32)
-            by_key = (high * np.uint64(self._buckets)) >> np.uint64(32)
-            buckets[codes == TRAIN] = by_key[codes == TRAIN]
-        return np.asarray(buckets, dtype)  # fewer bits sort faster
+
+def buckets_of(
+    keys: NDArray[np.uint64], codes: NDArray[np.uint8], counts: Sequence[int]
+) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    """Return the buckets of rows with these keys and splits, ``counts[s]`` of which split s has.
+
+    Splits without buckets have the numbers after the buckets.
+    """
+    total = sum(counts)
+    dtype = np.uint16 if total < 60000 else np.uint32
+    buckets = codes + np.uint32(total)
+    first, high = 0, keys >> np.uint64(32)
+    for split, count in enumerate(counts):
+        if count:
+            # multiply and shift scales the high 32 bits of a key to 0 .. count - 1, in order
+            by_key = ((high * np.uint64(count)) >> np.uint64(32)) + np.uint64(first)
+            buckets[codes == split] = by_key[codes == split]
+        first += count
+    return np.asarray(buckets, dtype)  # fewer bits sort faster
 
 
 def total(file: FlatFile, start: int, end: int) -> int:

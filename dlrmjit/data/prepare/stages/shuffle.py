@@ -4,6 +4,9 @@ The order of a shuffle is that of a 64-bit key per row, a function of the seed a
 position in the input. Rows are first partitioned into buckets by the high bits of the key, so
 that each bucket fits into memory, then each bucket is sorted. The result therefore does not
 depend on the number of buckets, that is, on the available memory.
+
+Rows of one list have one key, which brings them together: all splits are sorted then, those that
+are not shuffled by keys that rise.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from dlrmjit.data.prepare.files.staging import Staging
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.ordered_map import ordered_map
+from dlrmjit.data.prepare.stages.lists import ListSplitter
 from dlrmjit.data.prepare.stages.record_reader import PartitionedRecords, RecordReader
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
 from dlrmjit.files import remove_work_file
@@ -33,7 +37,8 @@ _SORTING_BYTES = 24  # per row: its key, its position, and the scratch space of 
 class Shuffler:
     """Writes the splits of one set, using at most ``memory`` bytes for buckets.
 
-    ``shapes`` and ``outputs`` are the shape and the files of each split.
+    ``shapes`` and ``outputs`` are the shape and the files of each split. Raises MemoryLimitError
+    for a list that does not fit.
     """
 
     def __init__(
@@ -41,33 +46,41 @@ class Shuffler:
         options: PrepareOptions,
         staging: Staging,
         journal: Journal,
+        splitter: Splitter,
         shapes: Mapping[str, SplitShape],
         outputs: Mapping[str, SplitFiles],
         memory: int,
     ) -> None:
         self._options, self._staging, self._journal = options, staging, journal
-        self._outputs = outputs
+        self._splitter, self._outputs = splitter, outputs
         self._shape = RecordShape(staging.layout)
-        self._buckets = journal.stage(PARTITION).get("buckets") or self._buckets_for(memory, shapes)
+        noted = journal.stage(PARTITION).get("buckets")
+        self._buckets = _by_split(noted) if noted else self._buckets_for(memory, shapes)
+        self._owners = [s for s, count in enumerate(self._buckets) for _ in range(count)]
+        self._lists = [0] * len(self._owners)  # in each bucket
+        if isinstance(splitter, ListSplitter):
+            self._lists = splitter.lists_of_buckets(self._buckets)
 
-    def _buckets_for(self, memory: int, shapes: Mapping[str, SplitShape]) -> int:
-        """Return the number of buckets, so small that every worker can hold one in memory."""
+    def _buckets_for(self, memory: int, shapes: Mapping[str, SplitShape]) -> list[int]:
+        """Return the buckets of each split, so small that every worker can hold one in memory."""
+        each = memory // self._options.workers
+        sizes = {name: self._bytes(shape) for name, shape in shapes.items()}
+        if isinstance(self._splitter, ListSplitter):
+            row_bytes = {name: -(-size // shapes[name].rows) for name, size in sizes.items()}
+            return self._splitter.buckets([row_bytes.get(name, 1) for name in SPLITS], each)
         if self._options.shuffle == "none":
-            return 0
-        train = shapes[SPLITS[TRAIN]]
-        ids = sum(train.bags.values())
-        size = train.rows * (4 * self._shape.width + _SORTING_BYTES) + ids * 8
+            return _by_split(0)
         # keys are uniform, so no bucket exceeds the mean size by an eighth
-        return -(-size * 9 // (8 * (memory // self._options.workers)))
+        return _by_split(-(-sizes[SPLITS[TRAIN]] * 9 // (8 * each)))
 
-    def partition(
-        self,
-        splitter: Splitter,
-        rules: NumberRules,
-        progress: Callable[[int], None],
-    ) -> None:
-        """Write unshuffled splits to their files, and shuffled rows to their buckets."""
-        buckets = self._buckets + len(SPLITS)
+    def _bytes(self, shape: SplitShape) -> int:
+        """Return the bytes of all rows of a split while they are sorted."""
+        ids = sum(shape.bags.values())
+        return shape.rows * (4 * self._shape.width + _SORTING_BYTES) + ids * 8
+
+    def partition(self, rules: NumberRules, progress: Callable[[int], None]) -> None:
+        """Write rows that are not sorted to their files, and the others to their buckets."""
+        buckets = len(self._owners) + len(SPLITS)
         state = self._journal.stage(PARTITION) or {
             "row": 0,
             "buckets": self._buckets,
@@ -76,10 +89,10 @@ class Shuffler:
         }
         if state.get("is_done"):
             return
-        reader = RecordReader(self._options, self._staging, splitter, self._buckets, rules)
+        reader = RecordReader(self._options, self._staging, self._splitter, self._buckets, rules)
         with ExitStack() as stack:
             stack.enter_context(reader)
-            spills = [stack.enter_context(self._spill(b)) for b in range(self._buckets)]
+            spills = [stack.enter_context(self._spill(b)) for b in range(len(self._owners))]
             for partitioned in ordered_map(
                 reader.read, reader.ranges(state["row"]), self._options.workers, ahead=1
             ):
@@ -103,26 +116,35 @@ class Shuffler:
             if last == first:
                 continue
             part = partitioned.records.cut(first, last)
-            if b < self._buckets:
+            if b < len(self._owners):
                 spills[b].write(sizes[b], sum(bags[b]), part.fields, part.bags)
             else:
-                output = self._outputs[SPLITS[b - self._buckets]]
+                output = self._outputs[SPLITS[b - len(self._owners)]]
                 self._shape.write(part, np.arange(len(part)), output, sizes[b], bags[b])
             sizes[b] += len(part)
             totals = self._shape.bag_totals(part).tolist()
             bags[b] = [old + new for old, new in zip(bags[b], totals, strict=True)]
             first = last
 
-    def sort(self, progress: Callable[[int], None]) -> None:
-        """Sort each bucket by key and write it to the shuffled split."""
-        state = self._journal.stage(PARTITION)
-        sizes, bags = state["sizes"][: self._buckets], state["bags"][: self._buckets]
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
-        firsts = np.cumsum([[0] * len(self._staging.layout.multi), *bags], axis=0).tolist()
+    def sort(self, progress: Callable[[int, int], None]) -> None:
+        """Sort each bucket by key and write it to its split.
+
+        ``progress`` is called with the rows that are sorted and those that are to be.
+        """
+        state, count = self._journal.stage(PARTITION), len(self._owners)
+        sizes, bags = state["sizes"][:count], state["bags"][:count]
+        columns = np.array(
+            [
+                [size, lists, *of_bags]
+                for size, lists, of_bags in zip(sizes, self._lists, bags, strict=True)
+            ],
+            np.int64,
+        )
+        firsts = _before(columns, self._owners)
         done = set(self._journal.stage(SORT).get("done", []))
-        left = [b for b in range(self._buckets) if b not in done]
+        left = [b for b in range(count) if b not in done]
         results = ordered_map(
-            lambda b: self._sort_bucket(b, sizes[b], sum(bags[b]), starts[b], firsts[b]),
+            lambda b: self._sort_bucket(b, sizes[b], sum(bags[b]), firsts[b]),
             left,
             self._options.workers,
             ahead=0,
@@ -132,18 +154,41 @@ class Shuffler:
             done.add(b)
             self._journal.note(SORT, {"done": sorted(done)}, now=True)
             self._spill(b).drop()
-            progress(sum(sizes[b] for b in done))
+            progress(sum(sizes[b] for b in done), sum(sizes))
 
-    def _sort_bucket(
-        self, bucket: int, rows: int, bags: int, first_row: int, firsts: list[int]
-    ) -> None:
+    def _sort_bucket(self, bucket: int, rows: int, bags: int, firsts: list[int]) -> None:
+        """Write a sorted bucket after ``firsts``: rows, lists, and ids of multi-valued columns."""
         with self._spill(bucket) as spill:
             records = self._shape.of(*spill.read(rows, bags))
-        order = np.argsort(records.keys())
-        self._shape.write(records, order, self._outputs[SPLITS[TRAIN]], first_row, firsts)
+        first_row, first_list, *first_ids = firsts
+        keys, output = records.keys(), self._outputs[SPLITS[self._owners[bucket]]]
+        order = np.argsort(keys, kind="stable" if self._lists[bucket] else None)
+        self._shape.write(records, order, output, first_row, first_ids)
+        if self._lists[bucket]:
+            ends = np.flatnonzero(np.diff(keys[order])) + 1
+            output.write_lists(first_list, first_row + np.append(ends, rows))
 
     def _spill(self, bucket: int) -> _Spill:
         return _Spill(self._staging, bucket, self._shape.width)
+
+
+def _by_split(buckets: int | list[int]) -> list[int]:
+    """Return the buckets of each split; a number is that of the training rows."""
+    return (
+        [buckets if s == TRAIN else 0 for s in range(len(SPLITS))]
+        if isinstance(buckets, int)
+        else buckets
+    )
+
+
+def _before(counts: NDArray[np.int64], owners: list[int]) -> list[list[int]]:
+    """Return the sums of the rows of ``counts`` (B, C) before each row, of the same owner."""
+    sums = np.zeros((len(SPLITS), *counts.shape[1:]), np.int64)
+    firsts = []
+    for owner, row in zip(owners, counts, strict=True):
+        firsts.append([int(n) for n in sums[owner]])
+        sums[owner] += row
+    return firsts
 
 
 class _Spill:

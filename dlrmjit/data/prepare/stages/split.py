@@ -28,7 +28,7 @@ class Splitter:
         self.rows = sum(file_rows)
         self._random = options.split.kind == "random"
         self._test, self._validation = options.split.test, options.split.validation
-        self._seed = options.seed + 2
+        self._seed, self._order_seed = options.seed + 2, options.seed
         self._ranges = [] if self._random else _ranges(options, file_rows)
 
     def codes(self, start: int, end: int) -> NDArray[np.uint8]:
@@ -49,6 +49,16 @@ class Splitter:
             np.searchsorted(bounds, chance, side="right")
         ]
 
+    def keys(self, start: int, end: int) -> NDArray[np.uint64]:
+        """Return the keys by which shuffled rows are sorted."""
+        keys = np.empty(end - start, np.uint64)
+        row_keys(self._order_seed, start, keys)
+        return keys
+
+    def list_counts(self) -> list[int] | None:
+        """Return the lists of each split; None if rows are in no lists."""
+        return None
+
     def counts(self) -> list[int]:
         """Return the rows of each split. Raises ConfigError if none are left for training."""
         total = np.zeros(len(SPLITS), np.int64)
@@ -57,11 +67,14 @@ class Splitter:
                 total += np.bincount(self.codes(start, end), minlength=len(SPLITS))
         for first, last, code in self._ranges:
             total[code] += last - first
-        if not total[TRAIN]:
+        return self._checked([int(n) for n in total])
+
+    def _checked(self, counts: list[int]) -> list[int]:
+        if not counts[TRAIN]:
             raise ConfigError(
                 f"the split leaves none of the {self.rows} rows for training; see --split"
             )
-        return [int(n) for n in total]
+        return counts
 
 
 def _ranges(options: PrepareOptions, file_rows: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -36,6 +36,7 @@ class Statistics:
         edges: Edges,
     ) -> None:
         self._layout, self._counts = staging.layout, splitter.counts()
+        self._lists = splitter.list_counts()
         noted = journal.stage(STAGE)
         if not noted:
             dense = options.schema.dense if options.schema else ()
@@ -63,6 +64,7 @@ class Statistics:
                 single,
                 {int(j): totals[s] for j, totals in self._bags.items()},
                 self._layout.weighted,
+                None if self._lists is None else self._lists[s],
             )
             for s, (name, rows) in enumerate(zip(SPLITS, self._counts, strict=True))
             if rows

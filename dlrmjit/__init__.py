@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dlrmjit.training.checkpointer import Checkpointer
     from dlrmjit.training.fit import evaluate, fit
     from dlrmjit.training.persistence import load, restore_optimizer, save
+    from dlrmjit.training.ranker import Ranker
     from dlrmjit.training.step import TrainingStep
 
 _HOME = {
@@ -63,6 +64,7 @@ _HOME = {
     "Model": "dlrmjit.model.model",
     "ModelConfig": "dlrmjit.config.model",
     "PlateauConfig": "dlrmjit.config.training",
+    "Ranker": "dlrmjit.training.ranker",
     "RowwiseAdagrad": "dlrmjit.config.optimizer",
     "ScheduleConfig": "dlrmjit.config.training",
     "Sgd": "dlrmjit.config.optimizer",
@@ -101,6 +103,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "PlateauConfig",
+    "Ranker",
     "RowwiseAdagrad",
     "ScheduleConfig",
     "Sgd",

@@ -7,7 +7,7 @@ during a short test is ordinary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -60,6 +60,35 @@ class Metrics:
     f1: float
     average_precision: float
     samples: int
+
+
+@dataclass(frozen=True)
+class RankingMetrics(Metrics):
+    """Results of a test on lists: of their rows, and means over lists.
+
+    Attributes
+    ----------
+    ndcg, ndcg_10, mrr, map, gauc, kendall_tau, rank_accuracy
+        Those of :class:`~dlrmjit.ranking.metrics.ListMetrics`; ``ndcg_10`` is NDCG@10.
+    lists
+        Number of lists.
+    """
+
+    ndcg: float
+    ndcg_10: float
+    mrr: float
+    map: float
+    gauc: float
+    kendall_tau: float
+    rank_accuracy: float
+    lists: int
+
+    @classmethod
+    def of(cls, metrics: Metrics, found: Mapping[str, float]) -> RankingMetrics:
+        """Return metrics of rows with those of their lists, by name."""
+        own = {field.name for field in fields(cls)} - {field.name for field in fields(Metrics)}
+        values: dict[str, Any] = {name: found[name.replace("_10", "@10")] for name in own}
+        return cls(**vars(metrics), **values)
 
 
 def compute_metrics(scores: ArrayLike, targets: ArrayLike) -> Metrics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ from dlrmjit.autograd.tape import Rule, Tape, Variable
 from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.list_batch import lists_of, offsets_of
+from dlrmjit.data.list_batch import count_of_lists, lists_of, offsets_of
 from dlrmjit.errors import CheckpointError, ShapeError
 from dlrmjit.model.batch_norm import Norm
 from dlrmjit.model.tables import Port
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_GRAPHS = 4
 G = TypeVar("G")
+K = TypeVar("K", bound=Hashable)
 
 
 class Graph:
@@ -54,7 +55,7 @@ class Graph:
         self.profile = profile
         self.tape = Tape(model.backend.add_gradients)
         self.dense, self.targets, self.sample_weights = Variable(), Variable(), Variable()
-        self.lists = Variable()
+        self.lists, self.list_count = Variable(), Variable()
         self._has_list_loss = isinstance(loss, ListLoss)
         self.dropout_key, self.dropout_layers = Variable(DropoutKey()), 0
         self.part, self.shared_norms = part, list[SharedNorm]()
@@ -65,7 +66,8 @@ class Graph:
         self.loss = self.logits
         if isinstance(loss, ListLoss):
             rule = self.timed(model.backend.rules["list_loss"])
-            self.loss = self.tape.record(rule, self.logits, self.targets, self.lists, loss=loss)
+            inputs = (self.logits, self.targets, self.lists, self.list_count)
+            self.loss = self.tape.record(rule, *inputs, loss=loss)
         elif loss is not None:
             rule = self.timed(model.backend.rules["loss"])
             self.loss = self.tape.record(
@@ -156,6 +158,7 @@ class Graph:
         batch.check_shapes()
         if self._has_list_loss:
             self.lists.data = lists_of(batch)
+            self.list_count.data = count_of_lists(batch)
         elif architecture.needs_lists:
             self.lists.data = offsets_of(batch, "this model")
         self.port.load(batch)
@@ -248,8 +251,8 @@ class NodeRecording:
         return self.apply("dropout", x, key, rate=rate, layer=layer, label="dropout")
 
 
-def cache_graph(graphs: dict[int, G], n: int, graph: G) -> None:
-    """Add the graph of batches of ``n`` samples; drop the oldest if there are too many."""
-    graphs[n] = graph
+def cache_graph(graphs: dict[K, G], size: K, graph: G) -> None:
+    """Add the graph of batches of some size; drop the oldest if there are too many."""
+    graphs[size] = graph
     if len(graphs) > _MOST_GRAPHS:
         del graphs[next(iter(graphs))]

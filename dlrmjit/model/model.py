@@ -41,6 +41,7 @@ INITS = ("reference", "counter")
 """Ways to initialise tables."""
 _NOT_COPIED = ("_graphs", "_specs", "_is_private")
 M = TypeVar("M", bound="Model")
+T = TypeVar("T")
 
 
 class Model:
@@ -348,7 +349,19 @@ class Model:
         """
         return self._predict(batch, lambda z: self.backend.to_numpy(z).reshape(-1))
 
-    def _predict(self, batch: Batch, result: Callable[[Any], FloatArray]) -> FloatArray:
+    def predict_both(
+        self, batch: Batch, *, threshold: float = 0.0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what :meth:`predict_proba` and :meth:`scores` return, after one forward pass."""
+        return self._predict(
+            batch,
+            lambda z: (
+                self.backend.probabilities(z, threshold),
+                self.backend.to_numpy(z).reshape(-1),
+            ),
+        )
+
+    def _predict(self, batch: Batch, result: Callable[[Any], T]) -> T:
         """Return what ``result`` makes of the logits of a batch."""
         record = partial(Graph, self, batch.n)
         with self.access.reading(), self._graphs.leased(batch.n, record) as graph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset, concatenate
-from dlrmjit.data.loader import Loader
+from dlrmjit.data.list_batch import ListBatch
+from dlrmjit.data.loader import Assembler, Loader
 from dlrmjit.data.validate import check_positive
 
 if TYPE_CHECKING:
     from dlrmjit.data.prepared.encode import EncodedRows
+    from dlrmjit.model.model import Model
 
 
 _LANES = 16  # float32 values of the widest vector
@@ -57,6 +59,32 @@ def score_chunks(
         if batch.is_last:
             yield batch.part, np.concatenate(scores)[: len(batch.part)]
             scores = []
+
+
+def score_lists(
+    model: Model, rows: Dataset, order: NDArray[np.int64], lists: NDArray[np.int64], batch_size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return probabilities and logits (N,) of rows whose scores depend on their lists.
+
+    List l has the rows ``order[lists[l]:lists[l + 1]]``. A batch has whole lists, of ``batch_size``
+    rows if they are shorter, and rows that fill up a vector, as those of :func:`score_chunks`.
+    """
+    assembler = Assembler(replace(rows, lists=None))
+    found = np.empty((2, len(order)), np.float32)
+    first = 0
+    while first < len(lists) - 1:
+        end = int(np.searchsorted(lists, lists[first] + batch_size, side="right")) - 1
+        end = max(end, first + 1)
+        chosen = order[lists[first] : lists[end]]
+        n = len(chosen)
+        filled = np.concatenate([chosen, np.repeat(chosen[-1:], -n % _LANES)])
+        offsets = np.append(
+            lists[first : end + 1] - lists[first], np.arange(n + 1, len(filled) + 1)
+        )
+        scored = model.predict_both(ListBatch(assembler.batch(filled), offsets))
+        found[:, chosen] = np.stack(scored)[:, :n]
+        first = end
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)

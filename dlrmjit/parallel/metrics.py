@@ -16,11 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.source import Source
-from dlrmjit.data.validate import check_labels
-from dlrmjit.metrics import Metrics, Totals, blocks, metrics_from, ranking_sums, totals
+from dlrmjit.metrics import (
+    Metrics,
+    RankingMetrics,
+    Totals,
+    blocks,
+    metrics_from,
+    ranking_sums,
+    totals,
+)
 from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.routing import ShardedSource
+from dlrmjit.ranking.metrics import metrics_of_sums
+from dlrmjit.ranking.tested import TestedRows
 
 _SORTED_SAMPLE = 1 << 14  # scores that each rank sorts to choose the bounds of the ranges
 _CANDIDATES = 64  # scores of them that each rank proposes as bounds
@@ -41,14 +50,17 @@ def evaluate(
     """
     if not isinstance(source, ShardedSource):
         source = ShardedSource(source, model.router)
-    scores, targets = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    tested = TestedRows()
     for batch in source.batches():
-        scores.append(model.predict_proba(batch, threshold=threshold))
-        check_labels(batch.labels, "test data", soft=True)
-        targets.append(batch.labels)
+        lists = getattr(batch.local, "lists", None)
+        tested.add(model, batch, batch.labels, lists, threshold)
         if on_scores is not None:
-            on_scores(scores[-1], batch.labels)
-    return metrics_over_ranks(np.concatenate(scores), np.concatenate(targets), model.comm)
+            on_scores(tested.scores[-1], batch.labels)
+    metrics = metrics_over_ranks(*tested.rows(), model.comm)
+    if tested.lists is None:
+        return metrics
+    sums = exchange_json(model.comm, tested.lists.sums(), name="metrics")
+    return RankingMetrics.of(metrics, metrics_of_sums(sums).named())
 
 
 def metrics_over_ranks(scores: NDArray[Any], targets: NDArray[Any], comm: Comm) -> Metrics:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Variable
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, CopyError
 from dlrmjit.model.graph import BatchPart, Graph, cache_graph
 from dlrmjit.model.model import Model
-from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.ops.backend import Backend
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import ArrivalPort, EmbeddingPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, one_width
@@ -24,6 +25,8 @@ from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.tables import ShardedTables
 from dlrmjit.perf.profile import Profile
 from dlrmjit.precision import Precision
+
+T = TypeVar("T")
 
 
 class ShardedModel(Model):
@@ -67,7 +70,7 @@ class ShardedModel(Model):
         _check_config(config, comm, plan)
         self.comm, self.plan = comm, plan
         self.micro_batches = micro_batches or comm.size
-        self._sharded_predictions: dict[int, ShardedGraph] = {}
+        self._sharded_predictions: dict[tuple[int, ...], ShardedGraph] = {}
         super().__init__(
             config,
             backend=backend,
@@ -115,21 +118,17 @@ class ShardedModel(Model):
         """Return the logits of this rank's samples of a batch; all ranks call this."""
         return self._predict(batch, lambda z: self.backend.to_numpy(z).reshape(-1))
 
-    def _predict(
-        self, batch: Batch | ShardedBatch, result: Callable[[Any], FloatArray]
-    ) -> FloatArray:
+    def _predict(self, batch: Batch | ShardedBatch, result: Callable[[Any], T]) -> T:
         with self.access.writing():  # one exchange at a time
             return self._predict_alone(batch, result)
 
-    def _predict_alone(
-        self, batch: Batch | ShardedBatch, result: Callable[[Any], FloatArray]
-    ) -> FloatArray:
+    def _predict_alone(self, batch: Batch | ShardedBatch, result: Callable[[Any], T]) -> T:
         if isinstance(batch, Batch):
             batch = self.router.route(batch)
-        graph = self._sharded_predictions.get(batch.n)
+        graph = self._sharded_predictions.get(batch.sizes)
         if graph is None:
-            graph = ShardedGraph(self, batch.n)
-            cache_graph(self._sharded_predictions, batch.n, graph)
+            graph = ShardedGraph(self, batch.sizes)
+            cache_graph(self._sharded_predictions, batch.sizes, graph)
         graph.start(batch)
         graph.tape.forward()
         return result(graph.logits.data)
@@ -145,7 +144,7 @@ class PortGraph(Graph):
         model: Model,
         n: int,
         source: EmbeddingPort,
-        loss: LossConfig | None,
+        loss: LossConfig | ListLoss | None,
         samples: int | None,
         profile: Profile | None = None,
         part: BatchPart | None = None,
@@ -158,18 +157,18 @@ class PortGraph(Graph):
 
 
 class ShardedGraph(PortGraph):
-    """One rank's graph for batches of ``n`` samples, and its lookups in the sharded tables."""
+    """One rank's graph for batches of ``sizes[r]`` samples of rank r, and its lookups."""
 
     def __init__(
         self,
         model: ShardedModel,
-        n: int,
-        loss: LossConfig | None = None,
+        sizes: tuple[int, ...],
+        loss: LossConfig | ListLoss | None = None,
         profile: Profile | None = None,
     ) -> None:
-        self.lookup: ShardedLookup = model.store.lookup(n)
-        sizes, rank = model.router.sizes(n), model.comm.rank
-        super().__init__(model, sizes[rank], self.lookup, loss, n, profile, BatchPart())
+        self.lookup: ShardedLookup = model.store.lookup(sizes)
+        rank, samples = model.comm.rank, sum(sizes)
+        super().__init__(model, sizes[rank], self.lookup, loss, samples, profile, BatchPart())
         self.first_sample = sum(sizes[:rank])
         post = self.lookup.post
         self._post = profile.timed("embedding forward", post) if profile else post

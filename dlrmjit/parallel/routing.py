@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share, rank_sizes
-from dlrmjit.data.source import SizedSource, Source, has_soft_labels, stateful
+from dlrmjit.data.list_batch import ListShare
+from dlrmjit.data.source import SizedSource, Source, has_lists, has_soft_labels, stateful
 from dlrmjit.errors import DataError
 from dlrmjit.model.lookups import mean_shares
 from dlrmjit.ops.backend import Lookups
@@ -29,18 +30,23 @@ Integers = NDArray[Any]
 
 @dataclass(frozen=True)
 class ShardedBatch:
-    """One rank's view of a batch of ``n`` samples.
+    """One rank's view of a batch of ``n`` samples, of which ``sizes`` has those of each rank.
 
     ``local`` has this rank's samples with their lookups in all tables; ``indices`` and ``offsets``
     (shards, n + 1) are the lookups of all n samples in this rank's shards, in the plan's order, and
     ``weights`` one number per index, if rows are weighted.
     """
 
-    n: int
+    sizes: tuple[int, ...]
     local: Batch
     indices: Integers
     offsets: NDArray[np.int64]
     weights: NDArray[np.float32] | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of samples of all ranks."""
+        return sum(self.sizes)
 
     @property
     def labels(self) -> NDArray[np.float32]:
@@ -87,7 +93,7 @@ class Router:
         return rank_sizes(n, self._comm.size, self._micro_batches)
 
     def post(self, share: Batch, n: int) -> PendingBatch:
-        """Send the lookups of ``share``, this rank's samples of a batch of ``n``.
+        """Send the lookups of ``share``, this rank's samples of a batch of ``n``, or its lists.
 
         Raises IndexRangeError for the first lookup outside its table.
         """
@@ -102,7 +108,9 @@ class Router:
         request = self._comm.alltoallv(
             np.concatenate(messages), counts.tolist(), received, expected.tolist(), name="lookups"
         )
-        return PendingBatch(share, n, received, expected, self._layout(n, is_weighted), request)
+        sizes = share.sizes if isinstance(share, ListShare) else self.sizes(n)
+        layout = _MessageLayout(len(self._shards[self._comm.rank]), sizes, is_weighted)
+        return PendingBatch(share, received, expected, layout, request)
 
     def route(self, batch: Batch) -> ShardedBatch:
         """Post this rank's samples of a whole batch, and wait for the lookups of the others."""
@@ -123,9 +131,6 @@ class Router:
             [start, *lengths, *rows, *bits], dtype=self._dtype, casting="same_kind"
         )
 
-    def _layout(self, n: int, is_weighted: bool) -> _MessageLayout:
-        return _MessageLayout(len(self._shards[self._comm.rank]), self.sizes(n), is_weighted)
-
 
 @dataclass(frozen=True)
 class _MessageLayout:
@@ -141,7 +146,6 @@ class PendingBatch:
     """A batch whose lookups are in flight."""
 
     share: Batch
-    n: int
     received: Integers
     counts: NDArray[np.int64]
     layout: _MessageLayout
@@ -151,7 +155,7 @@ class PendingBatch:
         """Wait for the lookups of all ranks, and return the batch."""
         self.request.wait()
         lookups = _merge(self.received, self.counts, self.layout)
-        return ShardedBatch(self.n, self.share, *lookups)
+        return ShardedBatch(self.layout.sizes, self.share, *lookups)
 
 
 class ShardedSource:
@@ -166,7 +170,7 @@ class ShardedSource:
         self._source, self._router = source, router
         self.table_rows, self.dense_features = source.table_rows, source.dense_features
         self.num_batches, self.num_samples = source.num_batches, source.num_samples
-        self.soft_labels = has_soft_labels(source)
+        self.soft_labels, self.has_lists = has_soft_labels(source), has_lists(source)
         self.preprocessing = getattr(source, "preprocessing", None)
 
     @property
@@ -193,7 +197,8 @@ class ShardedSource:
             return
         left = source.num_samples - start * source.batch_size
         for part in source.sliced(share).batches(epoch, start):
-            yield part, min(source.batch_size, left)
+            n = min(source.batch_size, left)
+            yield part, sum(part.sizes) if isinstance(part, ListShare) else n
             left -= source.batch_size
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dlrmjit.autograd.tape import Parameter, Variable
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import NonFiniteLossError
@@ -39,7 +40,7 @@ class ShardedStep:
         self,
         model: ShardedModel,
         optimizer: AnyOptimizer = "sgd",
-        loss: LossConfig | None = None,
+        loss: LossConfig | ListLoss | None = None,
         profile: Profile | None = None,
         *,
         checks_loss_first: bool = False,
@@ -56,7 +57,7 @@ class ShardedStep:
             self._apply_shards = profile.timed("embedding backward", updates.apply_shards)
         self._reducer = GradientReducer(model.comm)
         self._dropout_key = DropoutKey(seed)
-        self._graphs: dict[int, Any] = {}
+        self._graphs: dict[tuple[int, ...], Any] = {}
         replicated = model.store.replicated
         self._replicated = (
             None if replicated is None else ReplicatedGradient(model.backend, replicated)
@@ -66,12 +67,13 @@ class ShardedStep:
         """Draw dropout masks as after ``step`` steps."""
         self._dropout_key = self._dropout_key._replace(step=step)
 
-    def graph(self, n: int) -> ShardedGraph:
-        """Return the recorded graph for batches of ``n`` samples in total."""
-        if n not in self._graphs:
-            cache_graph(self._graphs, n, ShardedGraph(self._model, n, self._loss, self._profile))
-        graph: ShardedGraph = self._graphs[n]
-        return graph
+    def graph(self, sizes: tuple[int, ...]) -> ShardedGraph:
+        """Return the recorded graph for batches of ``sizes[r]`` samples of rank r."""
+        if sizes not in self._graphs:
+            graph = ShardedGraph(self._model, sizes, self._loss, self._profile)
+            cache_graph(self._graphs, sizes, graph)
+        found: ShardedGraph = self._graphs[sizes]
+        return found
 
     def __call__(self, batch: Batch | ShardedBatch, rate: float) -> float:
         """Train on a batch with learning rate ``rate``; return its loss, before the update."""
@@ -82,7 +84,7 @@ class ShardedStep:
         began = time.perf_counter()
         if isinstance(batch, Batch):
             batch = self._model.router.route(batch)
-        graph = self.graph(batch.n)
+        graph = self.graph(batch.sizes)
         if self._profile:
             self._profile.start()
         graph.start(batch)

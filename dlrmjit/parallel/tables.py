@@ -229,15 +229,15 @@ class ShardedTables:
         found = of_tables(of_columns(batch, columns), specs, columns)
         return with_means(found, specs)
 
-    def lookup(self, n: int) -> ShardedLookup:
-        """Return a new lookup operation for batches of ``n`` samples."""
-        sizes, dtype = self.router.sizes(n), self._backend.dtype
+    def lookup(self, sizes: tuple[int, ...]) -> ShardedLookup:
+        """Return a new lookup operation for batches of which each rank has so many samples."""
+        dtype = self._backend.dtype
         exchange = PooledExchange(self._comm, self.plan, sizes, self.strategy, dtype)
         return ShardedLookup(self._backend, self, exchange)
 
     def port(self, n: int) -> ArrivalPort:
         """Return the lookups of a new graph, for batches of ``n`` samples on all ranks."""
-        return ArrivalPort(self.lookup(n))
+        return ArrivalPort(self.lookup(self.router.sizes(n)))
 
 
 def _numbers_of_weights(architecture: Architecture) -> dict[int, int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.list_metrics import list_ranks
 from numpy.typing import NDArray
 
 from dlrmjit.errors import DataError
@@ -22,6 +23,14 @@ class Lists:
 
     order: I64
     offsets: I64
+
+    def ranks(self, scores: NDArray[Any]) -> I64:
+        """Return the rank of every row within its list, 1 for the highest of ``scores`` (N,).
+
+        Of equal scores the earlier row has the better rank.
+        """
+        ranks: I64 = self.scatter(list_ranks(scores[self.order], self.offsets))
+        return ranks
 
     def scatter(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values (N,), given in the order of lists, in the order of rows."""

@@ -6,7 +6,7 @@ definition, also for ties and for lists without a relevant item.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,24 +120,46 @@ def compute_list_metrics(
 ) -> ListMetrics:
     """Return the mean metrics of scores (N,) within lists; see :func:`compute_list_values`."""
     values = compute_list_values(scores, relevance, offsets, cutoffs, gains)
+    return metrics_of_sums([list_sums(values)])
+
+
+Sums = Mapping[str, Sequence[float]]
+"""A sum and the number of its terms by the name of a metric; a count alone for numbers."""
+
+
+def list_sums(values: ListValues) -> Sums:
+    """Return what the means over several parts of the lists follow from, ready for JSON."""
     has_auc = ~np.isnan(values.auc)
     weights = values.lengths[has_auc]
-    weighted = float((weights * values.auc[has_auc]).sum())
     is_list = values.lengths > 0
-    return ListMetrics(
-        ndcg=_mean(values.ndcg),
-        ndcg_at={k: _mean(at) for k, at in values.ndcg_at.items()},
-        mrr=_mean(values.reciprocal_rank),
-        map=_mean(values.average_precision),
-        gauc=weighted / float(weights.sum()) if len(weights) else float("nan"),
-        kendall_tau=_mean(values.kendall_tau),
-        rank_accuracy=_mean(values.rank_accuracy),
-        whole_order=_mean(values.whole_order),
-        lists=int(is_list.sum()),
-        lists_without_relevant=int((is_list & (values.relevant == 0)).sum()),
-        lists_with_pairs=int((~np.isnan(values.rank_accuracy)).sum()),
-        items=int(values.lengths.sum()),
-    )
+    return {
+        "ndcg": _sum(values.ndcg),
+        **{f"ndcg@{k}": _sum(at) for k, at in values.ndcg_at.items()},
+        "mrr": _sum(values.reciprocal_rank),
+        "map": _sum(values.average_precision),
+        "gauc": [float((weights * values.auc[has_auc]).sum()), int(weights.sum())],
+        "kendall_tau": _sum(values.kendall_tau),
+        "rank_accuracy": _sum(values.rank_accuracy),
+        "whole_order": _sum(values.whole_order),
+        "lists": [int(is_list.sum())],
+        "lists_without_relevant": [int((is_list & (values.relevant == 0)).sum())],
+        "lists_with_pairs": [int((~np.isnan(values.rank_accuracy)).sum())],
+        "items": [int(values.lengths.sum())],
+    }
+
+
+def metrics_of_sums(parts: Sequence[Sums]) -> ListMetrics:
+    """Return the means over the lists of all parts."""
+    means: dict[str, Any] = {"ndcg_at": {}}
+    for name in parts[0]:
+        total, *count = (sum(column) for column in zip(*(p[name] for p in parts), strict=True))
+        if count:
+            total = total / count[0] if count[0] else float("nan")
+        if name.startswith("ndcg@"):
+            means["ndcg_at"][int(name.removeprefix("ndcg@"))] = total
+        else:
+            means[name] = total
+    return ListMetrics(**means)
 
 
 def compute_list_values(
@@ -235,7 +257,28 @@ def check_orderable(scores: NDArray[Any]) -> None:
         raise DataError(f"score {wrong[0]} is NaN, which has no place in an order")
 
 
-def _mean(values: F64) -> float:
-    """Return the mean of the values that are not NaN; NaN if there is none."""
+def _sum(values: F64) -> list[float]:
+    """Return the sum and the number of the values that are not NaN."""
     defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
+    return [float(defined.sum()), defined.size]
+
+
+class ScoredLists:
+    """Scores of lists that come in batches, until all are there."""
+
+    def __init__(self) -> None:
+        self._scores = [np.empty(0, np.float32)]
+        self._relevance = [np.empty(0, np.float32)]
+        self._lengths = [np.empty(0, np.int64)]
+
+    def add(self, scores: NDArray[Any], relevance: NDArray[Any], offsets: NDArray[Any]) -> None:
+        """Add the lists of a batch."""
+        self._scores.append(scores)
+        self._relevance.append(relevance)
+        self._lengths.append(np.diff(offsets))
+
+    def sums(self) -> Sums:
+        """Return :func:`list_sums` of all lists."""
+        scores, relevance = np.concatenate(self._scores), np.concatenate(self._relevance)
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))])
+        return list_sums(compute_list_values(scores, relevance, offsets))

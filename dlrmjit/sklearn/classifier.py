@@ -22,8 +22,8 @@ from dlrmjit.config.recipe import PATIENCE, Recipe, recipe
 from dlrmjit.config.training import ScheduleConfig, TrainConfig
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.columns import Columns, is_numeric, kinds_of, of_frame
 from dlrmjit.model.model import Model
-from dlrmjit.sklearn.columns import Columns
 from dlrmjit.training.fit import fit
 from dlrmjit.training.step import TrainingStep
 
@@ -154,9 +154,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             validate_data(self, X, reset=reset, skip_check_array=True)
             if not len(X):
                 raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
-            names = [str(name) for name in X.columns]
-            columns = [np.asarray(X[name], object) for name in X.columns]
-            numeric = [_is_numeric_type(X[name].dtype) for name in X.columns]
+            names, columns, numeric = of_frame(X)
         else:
             mixed = np.dtype(getattr(X, "dtype", object)).kind == "O" or not hasattr(X, "dtype")
             array = validate_data(
@@ -168,27 +166,10 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             names = [str(i) for i in range(array.shape[1])]
             columns = [np.ascontiguousarray(array[:, i]) for i in range(array.shape[1])]
-            numeric = [_is_numeric(column) for column in columns]
+            numeric = [is_numeric(column) for column in columns]
         if reset:
-            self._categorical = self._kinds(names, numeric)
+            self._categorical = kinds_of(names, numeric, self.categorical_features)
         return columns, self._categorical
-
-    def _kinds(self, names: list[str], numeric: list[bool]) -> list[bool]:
-        if isinstance(self.categorical_features, str):
-            if self.categorical_features != "auto":
-                raise ValueError(
-                    "categorical_features must be 'auto' or a list of names or positions, not "
-                    f"{self.categorical_features!r}"
-                )
-            return [not kind for kind in numeric]
-        named = {str(name) for name in self.categorical_features}
-        unknown = named - set(names) - {str(i) for i in range(len(names))}
-        if unknown:
-            raise ValueError(f"categorical_features: there is no column {sorted(unknown)[0]!r}")
-        return [
-            name in named or (str(i) in named and str(i) not in names) or not numeric[i]
-            for i, name in enumerate(names)
-        ]
 
     def _labels(self, y: Any, n: int | None, *, reset: bool) -> NDArray[np.float32]:
         if y is None:
@@ -288,17 +269,3 @@ class _Shuffled:
 def _batch(dense: NDArray[Any], ids: NDArray[Any]) -> Batch:
     n = len(dense)
     return Batch(dense, list(ids.T), [np.arange(n)] * ids.shape[1])
-
-
-def _is_numeric_type(dtype: Any) -> bool:
-    """Return whether a column of a DataFrame has numbers; pandas' categories of numbers do not."""
-    is_numeric = getattr(dtype, "is_numeric", None)  # of polars
-    return bool(is_numeric()) if is_numeric else getattr(dtype, "kind", "O") in "iuf"
-
-
-def _is_numeric(column: NDArray[Any]) -> bool:
-    if column.dtype.kind in "iuf":
-        return True
-    if column.dtype.kind != "O":
-        return False
-    return all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in column)

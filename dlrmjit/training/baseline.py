@@ -9,9 +9,11 @@ import numpy as np
 from dlrmjit.architecture.families import lr
 from dlrmjit.config.recipe import Recipe
 from dlrmjit.config.training import LossConfig, ScheduleConfig, TrainConfig
+from dlrmjit.data.list_batch import offsets_of
 from dlrmjit.data.source import Source
 from dlrmjit.metrics import Metrics, compute_metrics
 from dlrmjit.model.model import Model
+from dlrmjit.ranking.metrics import ListMetrics, ScoredLists, metrics_of_sums
 from dlrmjit.training.fit import evaluate, fit
 
 _OPTIMIZER, _RATE = "adam", 0.02
@@ -34,6 +36,14 @@ def base_rate(train: Source, test: Source) -> BaseRate:
     rate = clicks / max(1, count)
     labels = np.concatenate([batch.labels for batch in test.batches()] or [np.empty(0, np.float32)])
     return BaseRate(rate, compute_metrics(np.full(len(labels), rate), labels))
+
+
+def any_order(test: Source) -> ListMetrics:
+    """Return the metrics of lists whose rows have equal scores: the means over all orders."""
+    scored = ScoredLists()
+    for batch in test.batches():
+        scored.add(np.zeros(batch.n, np.float32), batch.labels, offsets_of(batch, "a ranking"))
+    return metrics_of_sums([scored.sums()])
 
 
 def logistic_regression(

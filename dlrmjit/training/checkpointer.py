@@ -29,7 +29,7 @@ from dlrmjit.config.interval import Interval
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source, stateful
 from dlrmjit.errors import CheckpointError, ConfigError
-from dlrmjit.metrics import Metrics
+from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer, Plateau
 from dlrmjit.parallel.comm import exchange_json
@@ -53,7 +53,7 @@ from dlrmjit.training.saved_architecture import PathLike
 from dlrmjit.training.signals import StopSignals
 from dlrmjit.training.snapshot import Snapshot
 
-_BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss")
+_BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss", "best_ndcg")
 BEST, LAST = "best", "last"
 """Kinds of checkpoints: of the best test, or the latest state of the run."""
 
@@ -186,7 +186,7 @@ class Checkpointer(NullObserver):
         """Save the run that ``progress`` describes on: what is at the path belongs to it."""
         self._run = str(progress.get("run", self._run))
         self._continued_at = self._step = int(progress.get("step", 0))
-        best = {"test_acc", "test_auc", *_BEST_RESULTS} & set(progress)
+        best = {"test_acc", "test_auc", "test_ndcg", *_BEST_RESULTS} & set(progress)
         self._results |= {name: progress[name] for name in best}
         self._has_best = is_saved(self._path) and kind_of(self._path) == BEST
 
@@ -385,7 +385,12 @@ def state_of(progress: Mapping[str, Any], batches: int) -> RunState:
         saved = progress.get("plateau")
         return RunState(
             position,
-            Best(float(accuracy), float(auc), float(progress.get("best_logloss", math.inf))),
+            Best(
+                float(accuracy),
+                float(auc),
+                float(progress.get("best_logloss", math.inf)),
+                float(progress.get("best_ndcg", 0.0)),
+            ),
             Plateau(*saved) if saved else Plateau(),
             int(progress.get("tests_since_best", 0)),
             progress.get("data"),
@@ -416,4 +421,6 @@ def _test_results(metrics: Metrics, best: Best) -> dict[str, float]:
         "best_auc": best.auc,
         "best_logloss": best.logloss,
     }
+    if isinstance(metrics, RankingMetrics):
+        results |= {"test_ndcg": metrics.ndcg, "best_ndcg": best.ndcg}
     return {name: value for name, value in results.items() if math.isfinite(value)}

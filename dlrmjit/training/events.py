@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dlrmjit.config.training import TrainConfig
-from dlrmjit.metrics import Metrics
+from dlrmjit.config.training import Monitor, TrainConfig
+from dlrmjit.errors import ConfigError
+from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau
 
@@ -53,6 +54,34 @@ class Best:
     accuracy: float = 0.0
     auc: float = 0.0
     logloss: float = math.inf
+    ndcg: float = 0.0
+
+    def after(self, metrics: Metrics) -> Best:
+        """Return the best results with those of one more test; what is undefined is not better."""
+        values = {
+            "accuracy": max(self.accuracy, metrics.accuracy),
+            "auc": max(self.auc, metrics.auc),
+            "logloss": min(self.logloss, metrics.logloss),
+        }
+        if isinstance(metrics, RankingMetrics):
+            values["ndcg"] = max(self.ndcg, metrics.ndcg)
+        return Best(**(vars(self) | values))
+
+
+def monitored(metrics: Metrics, by: Monitor) -> float:
+    """Return the metric by which tests are compared, larger if better; NaN if it is undefined.
+
+    Raises ConfigError for NDCG of rows that are in no lists.
+    """
+    if by == "logloss":
+        return -metrics.logloss
+    if by == "auc":
+        return metrics.auc
+    if not isinstance(metrics, RankingMetrics):
+        raise ConfigError(
+            "NDCG is that of lists, but the rows to test on are in none; monitor auc or logloss"
+        )
+    return metrics.ndcg
 
 
 START, NO_TEST = Position(), Best()

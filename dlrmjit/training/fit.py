@@ -10,21 +10,21 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source, has_soft_labels, stateful
-from dlrmjit.data.validate import check_labels, check_sample_weights
+from dlrmjit.data.validate import check_labels, check_relevance, check_sample_weights
 from dlrmjit.errors import ConfigError, NonFiniteLossError, TrainingError
 from dlrmjit.launchers import NONE, launched
-from dlrmjit.metrics import Metrics, compute_metrics
+from dlrmjit.metrics import Metrics, RankingMetrics, compute_metrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau, learning_rate
 from dlrmjit.perf.profile import Profile
+from dlrmjit.ranking.metrics import metrics_of_sums
+from dlrmjit.ranking.tested import TestedRows
 from dlrmjit.training.best_weights import BestWeights
 from dlrmjit.training.checkpointer import Checkpointer
 from dlrmjit.training.events import (
@@ -39,6 +39,7 @@ from dlrmjit.training.events import (
     RunState,
     StepRecord,
     TestRecord,
+    monitored,
 )
 from dlrmjit.training.nonfinite import cause_of, check_weights
 from dlrmjit.training.preprocessing import adopt_preprocessing, check_preprocessing
@@ -204,8 +205,7 @@ class _Run:
         self._best_weights: BestWeights | None = None
         self._best_step = 0
         self._best_test: Metrics | None = None
-        loss = config.loss
-        self._soft_labels = loss.kind == "mse" or loss.soft_labels or has_soft_labels(train)
+        self._soft_labels = config.has_soft_labels or has_soft_labels(train)
 
     def saved_by(self, checkpointer: Checkpointer) -> FitResult:
         """Execute while ``checkpointer`` observes the run, after all others."""
@@ -278,7 +278,10 @@ class _Run:
         """Train on a batch; return None if it was skipped."""
         step = self.result.position.step
         where = f"epoch {epoch}, training batch {number}"
-        check_labels(batch.labels, where, soft=self._soft_labels)
+        if isinstance(self.config.loss, ListLoss):
+            check_relevance(batch.labels, where)
+        else:
+            check_labels(batch.labels, where, soft=self._soft_labels)
         check_sample_weights(batch.sample_weights, where)
         per_update, batches = self.config.batches_per_update, self.train.num_batches
         is_last = number + 1 == batches
@@ -362,7 +365,7 @@ class _Run:
     def _run_test(self, epoch: int, number: int) -> None:
         assert self.test is not None
         began = time.perf_counter()
-        metrics = self.measure(self.model, self.test, threshold=self.config.loss.threshold)
+        metrics = self.measure(self.model, self.test, threshold=self.config.threshold)
         seconds = time.perf_counter() - began
         improved = self._update_best(metrics)
         self._update_early_stopping(improved)
@@ -393,33 +396,20 @@ class _Run:
 
     def _update_plateau(self, metrics: Metrics) -> None:
         if self.config.plateau is not None:
-            monitored = self._monitored(metrics)
-            metric = metrics.accuracy if math.isnan(monitored) else monitored
+            value = monitored(metrics, self.config.monitored)
+            metric = metrics.accuracy if math.isnan(value) else value
             self.plateau = self.plateau.after(metric, self.config.plateau)
 
-    def _monitored(self, metrics: Metrics) -> float:
-        """Return the metric that is monitored, larger if better; NaN if it is undefined."""
-        return -metrics.logloss if self.config.monitor == "logloss" else metrics.auc
-
     def _update_best(self, metrics: Metrics) -> bool:
-        best, config = self.result.best, self.config
-        better_accuracy = metrics.accuracy > best.accuracy
-        better_auc = metrics.auc > best.auc  # False if undefined (NaN), as the next one
-        better_logloss = metrics.logloss < best.logloss
-        if better_accuracy:
-            best = replace(best, accuracy=metrics.accuracy)
-        if better_auc:
-            best = replace(best, auc=metrics.auc)
-        if better_logloss:
-            best = replace(best, logloss=metrics.logloss)
-        self.result.best = best
+        before, config = self.result.best, self.config
+        best = self.result.best = before.after(metrics)
         self.result.reached_threshold = (
             0 < config.accuracy_threshold <= metrics.accuracy
             or 0 < config.auc_threshold <= metrics.auc
         )
-        if math.isnan(self._monitored(metrics)):
-            return better_accuracy
-        return better_logloss if config.monitor == "logloss" else better_auc
+        by = config.monitored
+        name = "accuracy" if math.isnan(monitored(metrics, by)) else by
+        return bool(getattr(best, name) != getattr(before, name))
 
 
 def evaluate(
@@ -433,17 +423,16 @@ def evaluate(
 
     ``threshold`` clamps the probabilities as :class:`~dlrmjit.config.training.LossConfig` says;
     ``on_scores`` is called with those of every batch and their targets.
-    Raises DataError for a label outside 0 to 1, or an unknown one.
+    Of lists, the metrics are :class:`~dlrmjit.metrics.RankingMetrics`. Raises DataError for a label
+    outside 0 to 1, or an unknown one, and for a relevance that no list can have.
     """
     check_preprocessing(model, source, "evaluation")
-    scores: list[Any] = []
-    targets: list[Any] = []
+    tested = TestedRows()
     for batch in source.batches():
-        scores.append(model.predict_proba(batch, threshold=threshold))
-        check_labels(batch.labels, f"test batch {len(targets)}", soft=True)
-        targets.append(batch.labels)
+        tested.add(model, batch, batch.labels, getattr(batch, "lists", None), threshold)
         if on_scores is not None:
-            on_scores(scores[-1], batch.labels)
-    if not scores:
-        return compute_metrics(np.empty(0, np.float32), np.empty(0, np.float32))
-    return compute_metrics(np.concatenate(scores), np.concatenate(targets))
+            on_scores(tested.scores[-1], batch.labels)
+    metrics = compute_metrics(*tested.rows())
+    if tested.lists is None:
+        return metrics
+    return RankingMetrics.of(metrics, metrics_of_sums([tested.lists.sums()]).named())

@@ -9,9 +9,11 @@ from dlrmjit_kernels.runtime.compile import Call, dry_run
 
 from dlrmjit.architecture import Architecture
 from dlrmjit.architecture.nodes.embedding import Embedding
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.list_batch import ListBatch
 from dlrmjit.data.source import index_dtype
 from dlrmjit.model.graph import Graph
 from dlrmjit.model.model import Model
@@ -28,7 +30,7 @@ class Rehearsal:
     architecture: Architecture
     samples: int
     update: UpdateConfig
-    loss: LossConfig
+    loss: LossConfig | ListLoss
     precision: Precision
     wide_indices: bool
 
@@ -38,7 +40,7 @@ class Rehearsal:
         architecture: Architecture,
         samples: int,
         update: UpdateConfig,
-        loss: LossConfig,
+        loss: LossConfig | ListLoss,
         precision: Precision,
     ) -> Rehearsal:
         """Return the rehearsal of a model with tables of any size."""
@@ -64,12 +66,13 @@ class Rehearsal:
         return list(noted.values())
 
     def batch(self) -> Batch:
-        """Return a batch of this size with one lookup per bag."""
+        """Return a batch of this size with one lookup per bag, as one list."""
         tables, n = self.architecture.tables, self.samples
-        return Batch(
+        rows = Batch(
             dense=np.zeros((n, self.architecture.dense_features), np.float32),
             indices=np.zeros(tables * n, np.int64 if self.wide_indices else np.int32),
             offsets=np.arange(tables * n + tables).reshape(tables, n + 1)
             - np.arange(tables)[:, None],
             labels=np.zeros(n, np.float32),
         )
+        return ListBatch(rows, [0, n])

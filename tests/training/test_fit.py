@@ -211,5 +211,5 @@ def test_a_run_that_continues_from_its_best_test_restores_that_one():
 def test_restoring_the_best_parameters_needs_tests():
     with pytest.raises(ConfigError, match="needs tests"):
         fit(DLRM(CONFIG), _source(), TrainConfig(restore_best=True))
-    with pytest.raises(ConfigError, match="monitor must be auc or logloss"):
+    with pytest.raises(ConfigError, match="monitor must be auc, logloss or ndcg"):
         TrainConfig(monitor="f1")

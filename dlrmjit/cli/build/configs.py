@@ -7,8 +7,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from dlrmjit.architecture import Architecture
-from dlrmjit.architecture.families import ALWAYS_WIDE, build, family_values
+from dlrmjit.architecture.families import ALWAYS_WIDE, HEAD_VALUES, build, family_values
 from dlrmjit.cli.options.parse import Options
+from dlrmjit.config.list_loss import LIST_LOSSES, ListLoss
 from dlrmjit.config.memory import FLOAT_BYTES, MemoryEstimate, estimate_memory
 from dlrmjit.config.mixed_dimensions import mixed_dimensions
 from dlrmjit.config.model import AnyModelConfig, ModelConfig, TableConfig
@@ -68,10 +69,21 @@ def model_config(
         values["mlp_bottom"] = _bottom(dense_features, options)
     else:
         values["dense_features"] = _dense_features(dense_features, options)
-    if options.model == "dlrm":
+    values |= _head(options)
+    if options.model == "dlrm" and options.head is None:
         known = {name: value for name, value in values.items() if name in wanted}
         return ModelConfig(**known, **tables)
     return _with_kind(build(options.model, _wider(values, tables)), tables, options)
+
+
+def _head(options: Options) -> dict[str, Any]:
+    """Return the values of the head; raises ConfigError for flags of none."""
+    if options.head is None:
+        other = next((name for name in ("head_layers", "head_dim") if name in options.given), None)
+        if other is not None:
+            raise ConfigError(f"--{other.replace('_', '-')} is of a head; give --head, too")
+        return {}
+    return {name: getattr(options, name) for name in HEAD_VALUES}
 
 
 def _kind_of_tables(options: Options, table_rows: Sequence[int]) -> dict[str, Any]:
@@ -181,12 +193,7 @@ def train_config(options: Options) -> TrainConfig:
         epochs=options.nepochs,
         learning_rate=options.learning_rate,
         optimizer=update_config(options),
-        loss=LossConfig(
-            options.loss_function,
-            options.loss_weights,
-            options.loss_threshold,
-            soft_labels=options.soft_labels,
-        ),
+        loss=loss_config(options),
         schedule=ScheduleConfig(
             options.lr_num_warmup_steps, options.lr_decay_start_step, options.lr_num_decay_steps
         ),
@@ -200,6 +207,23 @@ def train_config(options: Options) -> TrainConfig:
         batches_per_update=options.mlperf_grad_accum_iter,
         on_nonfinite=options.on_nonfinite,
     )
+
+
+def loss_config(options: Options) -> LossConfig | ListLoss:
+    """Return the loss; raises ConfigError for options of losses of rows with one of lists."""
+    if options.list_loss is None:
+        return LossConfig(
+            options.loss_function,
+            options.loss_weights,
+            options.loss_threshold,
+            soft_labels=options.soft_labels,
+        )
+    losses = ("loss_function", "loss_weights", "loss_threshold", "soft_labels")
+    other = next((name for name in losses if name in options.given), None)
+    if other is not None:
+        flag = other.replace("_", "-")
+        raise ConfigError(f"--{flag} is of losses of rows; give it or --list-loss, not both")
+    return ListLoss(LIST_LOSSES[options.list_loss])
 
 
 def update_config(options: Options) -> UpdateConfig:

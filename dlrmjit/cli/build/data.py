@@ -26,7 +26,7 @@ from dlrmjit.data.formats.dlrm_npz import (
 )
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
 from dlrmjit.data.generate.synthetic import SyntheticSource
-from dlrmjit.data.source import Source, take
+from dlrmjit.data.source import Source, has_lists, take
 from dlrmjit.errors import ConfigError
 
 _TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on
@@ -197,6 +197,17 @@ def _split(data: CriteoData, options: Options, rng: np.random.RandomState) -> Sp
         )
     is_shuffled = options.data_randomize == "total"
     return replace(split, train=rng.permutation(split.train)) if is_shuffled else split
+
+
+def check_lists(options: Options, data: Data) -> None:
+    """Raise ConfigError if the options need lists, which the data have not."""
+    needs = {"--list-loss": options.list_loss, "--head": options.head}
+    flag = next((name for name, value in needs.items() if value is not None), None)
+    if flag is not None and not has_lists(data.train):
+        raise ConfigError(
+            f"{flag} is for rows of lists, which these data do not have; prepare a set whose "
+            'schema names their column: lists = "query_id"'
+        )
 
 
 def test_batch_size(options: Options) -> int:

@@ -79,7 +79,7 @@ def _of_set(path: str, options: Options) -> StoredSplits:
         return _prepared(path, options)
     if splits.get("validation"):
         return StoredSplits(train, prepared.dataset("validation"), final, False)
-    cut = training_rows(prepared.manifest)
+    cut = train.start_of_list(training_rows(prepared.manifest)) or len(train)
     return StoredSplits(train.cut(0, cut), train.cut(cut, len(train)), final, False)
 
 

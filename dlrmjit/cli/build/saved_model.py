@@ -128,7 +128,7 @@ def _with_nodes(options: Options, config: Architecture, path: str) -> Options:
 
     With ``--model`` the architecture follows from the options, and is compared when it is loaded.
     """
-    if options.model != "dlrm" or "model" in options.given:
+    if options.model != "dlrm" or "model" in options.given or options.head is not None:
         return options
     given = sorted(options.given & (set(_FIELDS) | {"config"}))
     if given:

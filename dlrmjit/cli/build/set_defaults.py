@@ -15,6 +15,7 @@ from dlrmjit.cli.options.parse import TRAIN, Options
 from dlrmjit.config.recipe import PATIENCE, Recipe, recipe
 from dlrmjit.data.prepared.manifest import Manifest
 from dlrmjit.data.prepared.reader import is_prepared_set
+from dlrmjit.data.stored.npy import map_array
 from dlrmjit.errors import ConfigError
 
 HELD_OUT = 10
@@ -35,19 +36,27 @@ def with_set_defaults(options: Options) -> Options:
     if not rows:
         raise ConfigError(f"{options.set} has no rows to train on")
     derived = copy.copy(options)
+    lists = _count_lists(options.set, manifest)
     asked = recipe(
         rows,
         batch_size=_given(options, "mini_batch_size"),
         epochs=_given(options, "nepochs"),
         optimizer=_given(options, "optimizer"),
+        lists=lists * rows // manifest.splits["train"],
     )
-    values = _tests(asked, options)
+    values = _tests(asked, options, rows // lists if lists else 1)
     if options.base is None:
-        values |= _training(asked, options) | _architecture(asked, manifest, options)
+        values |= _training(asked, manifest, options) | _architecture(asked, manifest, options)
     for name, value in values.items():
         if name not in options.given:
             setattr(derived, name, value)
     return derived
+
+
+def _count_lists(path: str, manifest: Manifest) -> int:
+    """Return the number of lists of training rows; 0 if rows are in no lists."""
+    name = "train/lists.npy"
+    return len(map_array(Path(path) / name)) - 1 if name in manifest.files else 0
 
 
 def training_rows(manifest: Manifest) -> int:
@@ -74,9 +83,11 @@ def _given(options: Options, name: str) -> Any:
     return getattr(options, name) if is_decided else None
 
 
-def _training(asked: Recipe, options: Options) -> dict[str, Any]:
+def _training(asked: Recipe, manifest: Manifest, options: Options) -> dict[str, Any]:
+    schema = manifest.origin.get("options", {}).get("schema", {})
     values: dict[str, Any] = {
         "loss_function": "bce",
+        **({"list_loss": "lambdarank"} if schema.get("relevance") else {}),
         "mini_batch_size": asked.batch_size,
         "nepochs": asked.epochs,
         "optimizer": asked.optimizer,
@@ -97,14 +108,14 @@ def _updates(asked: Recipe, options: Options) -> int:
     return max(1, per_epoch * asked.epochs)
 
 
-def _tests(asked: Recipe, options: Options) -> dict[str, Any]:
+def _tests(asked: Recipe, options: Options, rows_of_list: int) -> dict[str, Any]:
     every = asked.test_every
     if options.num_batches:
         every = min(every, max(1, options.num_batches // 2))
     per_update = max(1, options.mlperf_grad_accum_iter)
     return {
         "test_freq": -(-every // per_update) * per_update,
-        "test_mini_batch_size": max(asked.batch_size, 4096),
+        "test_mini_batch_size": max(asked.batch_size, 4096 // max(1, rows_of_list)),
         "early_stopping": PATIENCE,
         "restore_best": True,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrmjit.cli.commands.inference_args import load_given, warn_of_unknown
+from dlrmjit.cli.commands.inference_args import Given, load_given, warn_of_unknown
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import EVALUATE
 from dlrmjit.cli.options.command_line import parse_command
@@ -25,45 +25,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     arguments = parse_command(EVALUATE, argv)
-    if arguments.ndcg_at is not None and arguments.lists is None:
+    from dlrmjit.data.prepare.inputs.base import Wanted
+
+    progress = StepProgress()
+    given = load_given(arguments, Wanted(), progress)
+    if given.has_lists:
+        metrics = _of_lists(given, arguments)
+    elif arguments.ndcg_at is not None:
         raise ConfigError("--ndcg-at is for rankings within lists; give --lists COLUMN too")
+    else:
+        metrics = _of_rows(given, arguments.batch_size)
+    progress.close()
+    warn_of_unknown(given, arguments.data)
+    _print(metrics, arguments.json)
+
+
+def _of_rows(given: Given, batch_size: int) -> dict[str, float | int]:
+    """Return the metrics of the rows by name."""
     from dlrmjit_kernels.runtime.threads import get_threads
 
-    from dlrmjit.data.prepare.inputs.base import Wanted
     from dlrmjit.data.validate import check_labels
     from dlrmjit.metrics import compute_metrics
     from dlrmjit.model.scoring import score_chunks
-    from dlrmjit.ranking.grouping import ListColumn
 
-    progress = StepProgress()
-    keys = () if arguments.lists is None else (arguments.lists,)
-    given = load_given(arguments, Wanted(keys=keys), progress)
     scores, labels, first = [], [], 0
-    column = ListColumn(arguments.lists, given.missing)
-    scored = score_chunks(given.model, given.rows, arguments.batch_size, get_threads())
-    for part, scores_of_part in scored:
+    for part, scores_of_part in score_chunks(given.model, given.rows, batch_size, get_threads()):
         scores.append(scores_of_part)
-        for key in part.keys:
-            column.add(key)
         rows = part.rows
         labels.append(np.asarray(rows.labels, np.float32))
         check_labels(labels[-1], rows.origin, soft=rows.soft_labels, first_sample=first)
         first += len(part)
-    progress.close()
-    warn_of_unknown(given, arguments.data)
-    all_scores, all_labels = np.concatenate(scores), np.concatenate(labels)
-    metrics = asdict(compute_metrics(all_scores, all_labels))
-    if arguments.lists is not None:
-        metrics |= _list_metrics(all_scores, all_labels, column.lists(), arguments.ndcg_at)
-    _print(metrics, arguments.json)
+    return asdict(compute_metrics(np.concatenate(scores), np.concatenate(labels)))
 
 
-def _list_metrics(scores: Any, labels: Any, lists: Any, cutoffs: Any) -> dict[str, float | int]:
-    """Return the metrics of rankings by name; labels are the relevance."""
+def _of_lists(given: Given, arguments: Any) -> dict[str, float | int]:
+    """Return the metrics of rows, and those of rankings, by name; labels are the relevance."""
+    from dlrmjit.cli.build.scored_lists import check_labels_of, scored_lists
+    from dlrmjit.metrics import compute_metrics
     from dlrmjit.ranking.metrics import CUTOFFS, compute_list_metrics
 
-    order, ks = lists.order, CUTOFFS if cutoffs is None else cutoffs
-    return compute_list_metrics(scores[order], labels[order], lists.offsets, ks).named()
+    found = scored_lists(given, arguments.batch_size)
+    check_labels_of(found, arguments.data)
+    order, cutoffs = found.lists.order, arguments.ndcg_at or CUTOFFS
+    ranked = compute_list_metrics(
+        found.order_by[order], found.labels[order], found.lists.offsets, cutoffs
+    )
+    return asdict(compute_metrics(found.scores, found.labels)) | ranked.named()
 
 
 def _print(metrics: dict[str, float | int], as_json: bool) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
 
 from dlrmjit.config.model import TableConfig
 from dlrmjit.data.dataset import Dataset
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from dlrmjit.data.prepared.preprocessing import Preprocessing
     from dlrmjit.data.prepared.unknown import UnknownValues
     from dlrmjit.model.model import Model
+    from dlrmjit.ranking.grouping import Lists
 
 _CHUNK_ROWS = 1 << 18
 Report = Callable[[str, int, int, int], None]
@@ -26,17 +29,26 @@ Report = Callable[[str, int, int, int], None]
 class Given:
     """A model, the rows to score with it, and the counts of unknown values met so far.
 
-    ``missing`` are the texts that mean a missing value in the data.
+    ``missing`` are the texts that mean a missing value in the data. Rows form lists if ``lists`` or
+    ``list_column`` is given: the lists of a set, or the key column number ``list_key``.
     """
 
     model: Model
     rows: Iterator[EncodedRows]
     unknown: UnknownValues | None = None
     missing: tuple[str, ...] = ()
+    lists: Lists | None = None
+    list_column: str = ""
+    list_key: int = -1
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether rows form lists."""
+        return self.lists is not None or bool(self.list_column)
 
 
 def load_given(arguments: Any, wanted: Wanted, report: Report) -> Given:
-    """Return the model and the rows that the options name.
+    """Return the model and the rows that the options name, with the column of lists as a key.
 
     Raises ConfigError, DataError or CheckpointError, also for rows that do not match the model.
     """
@@ -54,10 +66,30 @@ def load_given(arguments: Any, wanted: Wanted, report: Report) -> Given:
             "vocabularies, so give the prepared set that it was trained on as --vocabulary DIR"
         )
     if is_file or rules is None:
-        given = Given(model, _stored_rows(arguments, model, wanted, report))
+        given = _stored(arguments, model, wanted, report)
     else:
-        given = _raw_rows(arguments, model, rules, wanted, report)
+        column = _list_column(arguments, model)
+        keys = tuple(dict.fromkeys((*wanted.keys, *filter(None, [column]))))
+        given = _raw_rows(arguments, model, rules, replace(wanted, keys=keys), report)
+        if column:
+            given = replace(given, list_column=column, list_key=keys.index(column))
+    if model.architecture.needs_lists and not given.has_lists:
+        raise ConfigError(
+            f"{arguments.model} scores the rows of a list together, but {arguments.data} has no "
+            "lists; give a set with lists, or the text or Parquet that one is made of"
+        )
     return replace(given, rows=_checked(given.rows, model, arguments))
+
+
+def _list_column(arguments: Any, model: Model) -> str:
+    """Return the column of raw rows that names lists: the option's, or that of the schema.
+
+    A model that scores rows one by one does not need the schema's.
+    """
+    if arguments.lists is not None or not model.architecture.needs_lists:
+        return arguments.lists or ""
+    rules = model.preprocessing
+    return rules.schema.lists if rules is not None and rules.schema is not None else ""
 
 
 def _rules_of(model: Model, arguments: Any) -> Preprocessing | None:
@@ -104,38 +136,52 @@ def _raw_rows(
     return Given(model, rows, unknown, missing)
 
 
-def _stored_rows(
-    arguments: Any, model: Model, wanted: Wanted, report: Report
-) -> Iterator[EncodedRows]:
-    """Yield the rows of a prepared set or a ``.bin``, which have ids already."""
+def _stored(arguments: Any, model: Model, wanted: Wanted, report: Report) -> Given:
+    """Return the rows of a prepared set or a ``.bin``, which have ids already, and their lists."""
     from dlrmjit.data.formats.mlperf_bin import open_bin
-    from dlrmjit.data.prepared.encode import EncodedRows
     from dlrmjit.data.prepared.reader import PreparedSet
 
-    if wanted.keys:
-        raise ConfigError(
-            f"{_columns_option(arguments)}: {arguments.data} stores labels and features only; give "
-            "the text or Parquet that it was made of"
-        )
     if arguments.data.is_dir():
         rows = PreparedSet(arguments.data).dataset(arguments.split)
     else:
         rows = open_bin(arguments.data)
+    rules, lists = rows.preprocessing, None
+    named = rules.schema.lists if rules is not None and rules.schema is not None else ""
+    if rows.lists is not None and arguments.lists in (None, named):
+        from dlrmjit.ranking.grouping import Lists
+
+        lists = Lists(np.arange(len(rows)), np.asarray(rows.lists))
+    elif arguments.lists is not None:
+        _refuse_columns(arguments)
+    if wanted.keys:
+        _refuse_columns(arguments)
+    return Given(model, _stored_rows(rows, model, report), lists=lists)
+
+
+def _refuse_columns(arguments: Any) -> NoReturn:
+    option = "--key" if getattr(arguments, "key", ()) else "--lists"
+    raise ConfigError(
+        f"{option}: {arguments.data} stores labels, features and its own lists only; give the text "
+        "or Parquet that it was made of"
+    )
+
+
+def _stored_rows(rows: Dataset, model: Model, report: Report) -> Iterator[EncodedRows]:
+    """Yield rows in parts; those of a model that scores lists in one, because it is stored."""
+    from dlrmjit.data.prepared.encode import EncodedRows
+
     if model.preprocessing and rows.preprocessing:
         rules = rows.preprocessing
         if model.preprocessing.id_limit:
             rows = rows.limited(model.preprocessing.id_limit)
             rules = rules.limited(model.preprocessing.id_limit)
         model.preprocessing.require_same(rules, "the model")
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        end = min(start + _CHUNK_ROWS, len(rows))
+    rows = replace(rows, lists=None)
+    step = max(1, len(rows)) if model.architecture.needs_lists else _CHUNK_ROWS
+    for start in range(0, len(rows), step):
+        end = min(start + step, len(rows))
         yield EncodedRows(rows.cut(start, end), [])
         report("score", end, len(rows), end)
-
-
-def _columns_option(arguments: Any) -> str:
-    """Return the option that names columns of the data; one of them is given."""
-    return "--key" if getattr(arguments, "key", ()) else "--lists"
 
 
 def _checked(chunks: Iterator[EncodedRows], model: Model, arguments: Any) -> Iterator[EncodedRows]:

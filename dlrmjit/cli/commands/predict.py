@@ -23,6 +23,8 @@ from dlrmjit.files import (
     try_destination,
 )
 
+_LIST = "list"  # the column of the numbers of a set's lists
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the program's own; return the exit code."""
@@ -37,16 +39,19 @@ def _run(argv: Sequence[str]) -> None:
     from dlrmjit.data.prepare.inputs.base import Wanted
 
     progress = StepProgress()
-    columns = keys if lists is None or lists in keys else (*keys, lists)
-    given = load_given(arguments, Wanted(labels=False, keys=columns), progress)
+    given = load_given(arguments, Wanted(labels=False, keys=keys), progress)
+    column = given.list_column
+    if given.has_lists:
+        score_file_kind(out, keys, column or _LIST)
+    own = (column or _LIST,) if column not in keys else ()
+    names = (*(keys or ["row"]), *own)
     try:
         with replaced_file(out, is_signed, signs=True) as file:
-            if lists is None:
-                rows, total = _score(given, open_scores(file, keys), arguments.batch_size)
+            if given.has_lists:
+                ranked = open_scores(file, names, True)
+                rows, total = _rank(given, ranked, arguments.batch_size, keys)
             else:
-                names = columns if keys else ("row", *columns)
-                ranked, at = open_scores(file, names, True), columns.index(lists)
-                rows, total = _rank(given, ranked, arguments.batch_size, lists, at, not keys)
+                rows, total = _score(given, open_scores(file, keys), arguments.batch_size)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror or error}") from None
     progress.close()
@@ -69,35 +74,28 @@ def _score(given: Given, file: ScoreFile, batch_size: int) -> tuple[int, float]:
     return rows, total
 
 
-def _rank(
-    given: Given, file: ScoreFile, batch_size: int, name: str, at: int, numbered: bool
-) -> tuple[int, float]:
+def _rank(given: Given, file: ScoreFile, batch_size: int, keys: Sequence[str]) -> tuple[int, float]:
     """Write the scores of all rows, and their ranks within lists; return their number and sum.
 
-    Column ``at`` of the keys, called ``name``, names the lists. Nothing is written until all rows
-    are scored, because those of a list may be anywhere.
+    Nothing is written until all rows are scored, because those of a list may be anywhere.
     """
-    from dlrmjit_kernels.list_metrics import list_ranks
+    from dlrmjit.cli.build.scored_lists import scored_lists
 
-    from dlrmjit.model.scoring import score_chunks
-    from dlrmjit.ranking.grouping import ListColumn
-    from dlrmjit.ranking.metrics import check_orderable
-
-    column, parts = ListColumn(name, given.missing), []
-    for part, scores in score_chunks(given.model, given.rows, batch_size):
-        column.add(part.keys[at])
-        parts.append((part.keys, scores))
-    lists, first = column.lists(), 0
-    every = np.concatenate([scores for _, scores in parts])
-    check_orderable(every)
-    ranks = lists.scatter(list_ranks(every[lists.order], lists.offsets))
-    for keys, scores in parts:
-        last = first + len(scores)
-        rows = [list(range(first, last))] if numbered else []
-        file.write(scores, [*rows, *keys], ranks[first:last])
+    found = scored_lists(given, batch_size)
+    lists, first = found.lists, 0
+    ranks = lists.ranks(found.order_by)
+    numbers = lists.scatter(np.repeat(np.arange(len(lists.offsets) - 1), np.diff(lists.offsets)))
+    for count, columns in found.parts:
+        last = first + count
+        names = list(columns[: len(keys)]) if keys else [list(range(first, last))]
+        if not given.list_column:
+            names.append(numbers[first:last].tolist())
+        elif given.list_column not in keys:
+            names.append(columns[given.list_key])
+        file.write(found.scores[first:last], names, ranks[first:last])
         first = last
     file.finish()
-    return first, float(every.sum(dtype=np.float64))
+    return first, float(found.scores.sum(dtype=np.float64))
 
 
 def _check_output(arguments: Any) -> None:

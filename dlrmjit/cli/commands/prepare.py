@@ -13,7 +13,7 @@ from dlrmjit.cli.options.prepare_flags import PREPARE
 from dlrmjit.cli.report.step_progress import StepProgress
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule, parse_size
 from dlrmjit.data.prepared.manifest import Manifest
-from dlrmjit.data.schema import read_schema
+from dlrmjit.data.schema_file import read_schema
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ from dlrmjit.cli.build.configs import (
     require_memory,
     train_config,
 )
-from dlrmjit.cli.build.data import Data, make_data
+from dlrmjit.cli.build.data import Data, check_lists, make_data
 from dlrmjit.cli.build.rehearsal import rehearsal_of
 from dlrmjit.cli.build.saved_model import with_saved_architecture
 from dlrmjit.cli.build.set_defaults import with_set_defaults
@@ -164,7 +164,8 @@ def _build(options: Options, comm: Comm) -> Session:
         require_memory(early, options, available_memory())
     rng = np.random.RandomState(options.numpy_rand_seed)
     data = make_data(options, rng)
-    is_known = path and options.model == "dlrm"
+    check_lists(options, data)
+    is_known = path and options.model == "dlrm" and options.head is None
     fitted = options if is_known else fit_architecture(options, data.train)
     if line := derived_line(options, fitted):
         print(line, flush=True)

@@ -19,10 +19,10 @@ from dlrmjit.config.recipe import recipe
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.prepared.manifest import Manifest
 from dlrmjit.data.source import Source
-from dlrmjit.metrics import Metrics
+from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.model import ShardedModel
-from dlrmjit.training.baseline import base_rate, logistic_regression
+from dlrmjit.training.baseline import any_order, base_rate, logistic_regression
 from dlrmjit.training.events import FitResult
 from dlrmjit.training.fit import NullObserver, Observer, evaluate
 from dlrmjit.training.health import dead_layers, scale_notes, score_notes
@@ -78,16 +78,18 @@ def print_verdict(
     name = "validation" if source is data.test and not data.test_is_final else "test"
     print(f"On {source.num_samples:,} {name} rows: {metric_text(metrics)}")
     _print_baselines(options, data, source, metrics)
-    for note in _notes(model, source):
+    for note in _notes(options, model, source):
         print(f"dlrmjit: note: {note}", file=sys.stderr)
 
 
 def _print_baselines(options: Options, data: Data, test: Source, metrics: Metrics) -> None:
-    base = base_rate(data.train, test)
-    print(
-        f"Baseline, the share of clicks {base.rate:.4f} for every row: {metric_text(base.metrics)}"
-        f"{_compared(metrics.logloss, base.metrics.logloss)}"
-    )
+    if isinstance(metrics, RankingMetrics):
+        print(f"Baseline, lists in any order: NDCG {any_order(test).ndcg:.4f}")
+    if options.list_loss is None:
+        base = base_rate(data.train, test)
+        rate, found = f"the share of clicks {base.rate:.4f}", base.metrics
+        compared = _compared(metrics.logloss, found.logloss)
+        print(f"Baseline, {rate} for every row: {metric_text(found)}{compared}")
     if options.baseline == "logistic":
         settings = recipe(data.train.num_samples, epochs=options.nepochs)
         other = logistic_regression(data.train, data.test, test, settings)
@@ -105,7 +107,7 @@ def _compared(ours: float, baseline: float) -> str:
     return f"; the model's log loss is {share:.1f} % lower"
 
 
-def _notes(model: Model, source: Source) -> list[str]:
+def _notes(options: Options, model: Model, source: Source) -> list[str]:
     """Return signs that the model has not learned; none are looked for on many ranks."""
     batch = next(iter(source.batches()), None)
     if batch is None or isinstance(model, ShardedModel):
@@ -115,4 +117,6 @@ def _notes(model: Model, source: Source) -> list[str]:
         "--learning-rate or another --numpy-rand-seed helps"
         for name in dead_layers(model, batch)
     ]
+    if options.list_loss is not None:
+        return notes  # scores that order lists are no probabilities
     return notes + score_notes(np.asarray(model.predict_proba(batch)), batch.labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlrmjit.architecture.families import FAMILIES
+from dlrmjit.architecture.families import FAMILIES, HEADS
 from dlrmjit.architecture.nodes.mlp import ACTIVATIONS
 from dlrmjit.cli.options.domain import at_least
 from dlrmjit.cli.options.flag import Flag, FlagGroup
@@ -20,6 +20,22 @@ MODELS = FlagGroup(
             "MLP",
             values=tuple(FAMILIES),
         ),
+        Flag(
+            "head",
+            str,
+            None,
+            "score the items of a list together, by a head in place of the model's last layer, see "
+            "docs/lists.md; needs a set with lists",
+            values=tuple(HEADS),
+        ),
+        Flag(
+            "head-layers",
+            dashed_ints,
+            (64, 64, 1),
+            "widths of the layers of --head, the last 1",
+            domain=at_least(1),
+        ),
+        Flag("head-dim", int, 64, "width of the block of --head=attention", domain=at_least(1)),
         Flag(
             "dcn-num-layers",
             int,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import get_args
 
 from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least, between
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import dashed_ints, interval, switch
+from dlrmjit.config.list_loss import LIST_LOSSES
 from dlrmjit.config.optimizer import OPTIMIZERS as RULES
 from dlrmjit.config.presets import PRESETS
+from dlrmjit.config.training import Monitor
 
 OPTIMIZER_NAMES = tuple(RULES)
 
@@ -295,11 +298,20 @@ OPTIMIZERS = FlagGroup(
         Flag(
             "monitor",
             str,
-            "auc",
+            None,
             "by what a test is better than another, for --save-model, --early-stopping, "
-            "--reduce-on-plateau and --restore-best: a larger AUC or a smaller logloss; a larger "
-            "accuracy where that is undefined",
-            values=("auc", "logloss"),
+            "--reduce-on-plateau and --restore-best: a larger AUC, a smaller logloss or, of lists, "
+            "a larger NDCG; a larger accuracy where that is undefined (default: ndcg with "
+            "--list-loss, else auc)",
+            values=get_args(Monitor),
+        ),
+        Flag(
+            "list-loss",
+            str,
+            None,
+            "train on whole lists of a set with lists, by this loss of their order instead of "
+            "--loss-function, see docs/lists.md",
+            values=tuple(LIST_LOSSES),
         ),
         Flag(
             "restore-best",

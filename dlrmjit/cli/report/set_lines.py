@@ -8,7 +8,7 @@ import sys
 from dlrmjit.cli.build.data import Data
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.training import TrainConfig
-from dlrmjit.metrics import Metrics
+from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.model.model import Model
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 
@@ -65,8 +65,9 @@ class SetLines(NullObserver):
 
 
 def metric_text(metrics: Metrics) -> str:
-    """Return AUC and log loss, or the accuracy of labels for which they are undefined."""
-    values = {"AUC": metrics.auc, "log loss": metrics.logloss}
+    """Return NDCG of lists, AUC and log loss, or the accuracy of labels for which none is."""
+    lists = {"NDCG": metrics.ndcg} if isinstance(metrics, RankingMetrics) else {}
+    values = {**lists, "AUC": metrics.auc, "log loss": metrics.logloss}
     defined = [f"{name} {value:.4f}" for name, value in values.items() if not math.isnan(value)]
     return "  ".join(defined) or f"accuracy {metrics.accuracy * 100:.2f} %"
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from dlrmjit.config.model import AnyModelConfig
-from dlrmjit.metrics import Metrics
+from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.perf.profile import fraction_of_roofline
 from dlrmjit.perf.roofline import Ceilings
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord
@@ -80,7 +80,8 @@ def training_summary(
 
 def metrics_summary(metrics: Metrics) -> str:
     """Return the result of a test in one line, without metrics undefined for its labels."""
-    values = {
+    lists = {"NDCG": f"{metrics.ndcg:.4f}"} if isinstance(metrics, RankingMetrics) else {}
+    values = lists | {
         "AUC": f"{metrics.auc:.4f}",
         "log loss": f"{metrics.logloss:.4f}",
         "accuracy": f"{metrics.accuracy * 100:.3f} %",

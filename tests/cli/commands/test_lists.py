@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import dlrmjit
+from dlrmjit.cli.build.set_defaults import with_set_defaults
 from dlrmjit.cli.commands import evaluate, predict, prepare, train
+from dlrmjit.cli.options.parse import parse
 from dlrmjit.data.prepared.reader import PreparedSet
 
 TRAINING = (
@@ -161,3 +163,24 @@ def test_rows_without_lists_are_refused(
     for flag in ("--list-loss=hinge", "--head=fate"):
         assert train.main([str(tmp_path / "plain"), *TRAINING, flag]) == 2
         assert "is for rows of lists, which these data do not have" in capsys.readouterr().err
+
+
+def test_the_loss_and_the_batch_follow_from_a_graded_set(home: Path) -> None:
+    derived = with_set_defaults(parse([str(home / "set")]))
+    assert derived.list_loss == "lambdarank"
+    train_rows = PreparedSet(home / "set").manifest.splits["train"]
+    lists = len(PreparedSet(home / "set").dataset("train").lists) - 1
+    assert derived.mini_batch_size == 32 // (train_rows // lists)  # lists of about 32 rows
+    asked = with_set_defaults(parse([str(home / "set"), "--mini-batch-size=9"]))
+    assert asked.mini_batch_size == 9
+    assert asked.test_freq == -(-lists // 9) // 2
+
+
+def test_the_baseline_of_lists_is_any_order(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([str(home / "set"), *TRAINING, "--list-loss=lambdarank"]) == 0
+    out = capsys.readouterr().out
+    test = PreparedSet(home / "set").dataset("test")
+    equal = dlrmjit.compute_list_metrics(np.zeros(len(test)), np.asarray(test.labels), test.lists)
+    assert f"Baseline, lists in any order: NDCG {equal.ndcg:.4f}" in out
+    assert "the share of clicks" not in out
+    assert "validation NDCG 0." in out

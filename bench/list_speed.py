@@ -61,7 +61,7 @@ def contenders(head: str) -> dict[str, harness.Action]:
         if name.split()[0] == head:
             network = kind(FEATURES, LAYERS, DIM)
             torch_heads.assign(network, torch_heads.parameters_of(state, head))
-            found = float(torch_heads.listnet(network(x), relevance))
+            found = float(torch_heads.listnet(network(x), relevance).detach())
             if abs(found - expected) > 1e-5 * abs(expected):
                 raise SystemExit(f"{name}: torch's loss is {found}, ours {expected}")
             actions[f"torch {name}"] = _torch_step(network, x, relevance)

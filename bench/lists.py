@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +37,6 @@ class Recipe(NamedTuple):
     weight_decay: float = 0.0
 
 
-_KINDS: dict[str, Callable[[str], Any]] = {
-    "tuple[int, ...]": lambda text: tuple(map(int, text.split("-"))),
-    "int": int,
-    "float": float,
-    "str": str,
-}
 RECIPES = {
     "pointwise": Recipe((64, 64, 1), 30, 0.003, "hinge"),
     "feta": Recipe((64, 64, 1), 100, 0.003, "hinge"),
@@ -168,6 +161,14 @@ def lambdamart(train_set: Any, test: Any) -> NDArray[Any] | None:
     return np.asarray(ranker.predict(test.features.reshape(-1, 2)))
 
 
+def changed(text: str) -> tuple[str, Any]:
+    """Return a value of a recipe from NAME=VALUE."""
+    name, value = text.split("=", 1)
+    if name == "layers":
+        return name, tuple(map(int, value.split("-")))
+    return name, type(getattr(RECIPES["fate"], name))(value)
+
+
 def main() -> None:
     """Train all heads of a protocol and print what they reach."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -178,10 +179,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="of a recipe")
     options = parser.parse_args()
     harness.prepare(options.threads)
-    changes: dict[str, Any] = {}
-    for name, value in (part.split("=", 1) for part in options.set):
-        kind = Recipe.__annotations__[name]
-        changes[name] = _KINDS[str(kind)](value)
+    changes = dict(map(changed, options.set))
     recipes = {head: recipe._replace(**changes) for head, recipe in RECIPES.items()}
     for seed in options.seeds:
         if options.protocol == "clicks":

@@ -11,6 +11,7 @@ import numpy as np
 
 Operands = dict[str, Any]
 N, C, K, F, E, S, ROWS = 6, 5, 18, 4, 8, 2, 7
+_LISTS = np.array([0, 4, N])
 
 
 @dataclass(frozen=True)
@@ -507,6 +508,80 @@ def _right_list_metrics(o: Operands) -> Operands:
     return {"result": np.nan_to_num(np.array(alone), nan=-2)}
 
 
+def _within_lists(o: Operands, rows: int) -> None:
+    offsets = o["offsets"]
+    assert offsets.dtype == np.int64
+    assert offsets[0] == 0
+    assert offsets[-1] == rows
+    assert (np.diff(offsets) >= 0).all()
+
+
+def _set_mean(o: Operands) -> Any:
+    from dlrmjit_kernels.lists.set_mean import set_mean
+
+    set_mean(o["x"], o["offsets"], o["y"])
+
+
+def _right_set_mean(o: Operands) -> Operands:
+    from dlrmjit.ops.reference.lists import set_mean_forward
+
+    x = _d(o["x"])
+    _shape(o["y"], *x.shape)
+    _within_lists(o, len(x))
+    return {"y": set_mean_forward(x, o["offsets"])}
+
+
+def _pair_mean(o: Operands) -> Any:
+    from dlrmjit_kernels.lists.pair_mean import pair_mean_forward
+
+    pair_mean_forward(o["ab"], o["offsets"], [o["weight"]], [o["bias"]], o["y"])
+
+
+def _right_pair_mean(o: Operands) -> Operands:
+    from dlrmjit.ops.reference.lists import pair_mean_forward
+
+    ab, weight, bias = (_d(o[name]) for name in ("ab", "weight", "bias"))
+    _shape(weight, len(bias), ab.shape[1] // 2)
+    _shape(o["y"], len(ab), len(bias))
+    _within_lists(o, len(ab))
+    return {"y": pair_mean_forward(ab, o["offsets"], weight, bias)}
+
+
+def _attention(o: Operands) -> Any:
+    from dlrmjit_kernels.lists.attention import attention_forward
+
+    attention_forward(o["qkv"], o["offsets"], o["y"], np.empty(1 << 14, np.float32))
+
+
+def _right_attention(o: Operands) -> Operands:
+    from dlrmjit.ops.reference.lists import attention_forward
+
+    qkv = _d(o["qkv"])
+    _shape(o["y"], len(qkv), qkv.shape[1] // 3)
+    _within_lists(o, len(qkv))
+    return {"y": attention_forward(qkv, o["offsets"])}
+
+
+def _add_norm(o: Operands) -> Any:
+    from dlrmjit_kernels.lists.add_norm import add_norm_forward
+
+    vectors = (o[name] for name in ("gamma", "beta", "y", "unit", "inverse"))
+    add_norm_forward(o["a"], o["b"], *vectors, 1e-5)
+
+
+def _right_add_norm(o: Operands) -> Operands:
+    a, b, gamma, beta = (_d(o[name]) for name in ("a", "b", "gamma", "beta"))
+    for other in (b, o["y"], o["unit"]):
+        _shape(other, *a.shape)
+    for other in (gamma, beta):
+        _shape(other, a.shape[1])
+    _shape(o["inverse"], len(a))
+    x = a + b
+    inverse = 1 / np.sqrt(x.var(1) + 1e-5)
+    unit = (x - x.mean(1, keepdims=True)) * inverse[:, None]
+    return {"y": unit * gamma + beta, "unit": unit, "inverse": inverse}
+
+
 def _list_loss(o: Operands) -> Any:
     from dlrmjit_kernels.layers.list_loss import list_loss_gradient
 
@@ -863,6 +938,48 @@ FUNCTIONS = [
     Function("ranking_metrics", _ranking_operands, (), _ranking, _right_ranking),
     Function("list_metrics", _list_operands, (), _list_metrics, _right_list_metrics),
     Function("list_loss_gradient", _list_loss_operands, ("dscores",), _list_loss, _right_list_loss),
+    Function(
+        "set_mean",
+        lambda rng: {"x": _f32(rng, N, K), "offsets": _LISTS.copy(), "y": _f32(rng, N, K)},
+        ("y",),
+        _set_mean,
+        _right_set_mean,
+    ),
+    Function(
+        "pair_mean_forward",
+        lambda rng: {
+            "ab": _f32(rng, N, 2 * C),
+            "offsets": _LISTS.copy(),
+            "weight": _f32(rng, K, C),
+            "bias": _f32(rng, K),
+            "y": _f32(rng, N, K),
+        },
+        ("y",),
+        _pair_mean,
+        _right_pair_mean,
+    ),
+    Function(
+        "attention_forward",
+        lambda rng: {
+            "qkv": _f32(rng, N, 3 * K),
+            "offsets": _LISTS.copy(),
+            "y": _f32(rng, N, K),
+        },
+        ("y",),
+        _attention,
+        _right_attention,
+    ),
+    Function(
+        "add_norm_forward",
+        lambda rng: {
+            **{name: _f32(rng, N, K) for name in ("a", "b", "y", "unit")},
+            **{name: _f32(rng, K) for name in ("gamma", "beta")},
+            "inverse": _f32(rng, N),
+        },
+        ("y", "unit", "inverse"),
+        _add_norm,
+        _right_add_norm,
+    ),
     Function("list_ranks", _list_score_operands, (), _list_ranks, _right_list_ranks),
     Function("embedding_bag", _bag_operands, ("out",), _bag, _right_bag),
     Function("lookup", _lookup_operands, ("out",), _lookup, _right_lookup),

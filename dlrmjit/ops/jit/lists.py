@@ -77,7 +77,7 @@ def _pair_mean_backward(step: Step, gradient: Matrix) -> Gradients:
 def _shares(step: Step) -> F32:
     """Return the buffer of shares, which grows with the largest lists."""
     workspace = step.cached("shares", Workspace)
-    return workspace.get("shares", shares_size(step.values[1]), np.float32)
+    return workspace.get("shares", shares_size(np.diff(step.values[1])), np.float32)
 
 
 def _attention_forward(step: Step) -> Matrix:

@@ -7,24 +7,23 @@ numbers per list, and nothing per pair and column.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.lists.attention_loops import backward, forward
 from dlrmjit_kernels.lists.attention_plan import AttentionPlan, attention_plan
-from dlrmjit_kernels.lists.parts import F32, I64, parts_of
+from dlrmjit_kernels.lists.parts import F32, I64, Lists
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint, check_separate
 from dlrmjit_kernels.runtime.target import current_target
 
 
-def shares_size(offsets: I64) -> int:
-    """Return how many float32 the shares of lists take."""
-    return int(_starts(offsets)[-1])
+def shares_size(lengths: I64) -> int:
+    """Return how many float32 the shares of lists of these lengths take."""
+    return int(_starts(lengths)[-1])
 
 
-def _starts(offsets: I64) -> NDArray[np.int64]:
+def _starts(lengths: I64) -> I64:
     """Return where the shares of each list start, and where those of the last end."""
-    target, lengths = current_target(), np.diff(offsets)
+    target = current_target()
     panels = -(-lengths // target.nr)
     sizes = panels * target.nr * (panels * target.nr + target.mr)
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -48,10 +47,11 @@ def attention_forward(qkv: F32, offsets: I64, y: F32, shares: F32) -> None:
     qkv, plan = _checked(qkv)
     rows, dim = len(qkv), qkv.shape[1] // 3
     y = check_array("y", y, FLOAT32, (rows, dim), written=True)
-    parts, starts = _parts(offsets, rows), _starts(offsets)
+    lists = Lists.of(offsets, rows, _cost)
+    starts = _starts(lists.lengths)
     shares = _checked_shares(shares, starts, written=True)
-    check_separate({"y": y, "shares": shares}, qkv=qkv, offsets=offsets)
-    forward(qkv, offsets, parts, starts, plan.sizes, plan.kernels, shares, y)
+    check_separate({"y": y, "shares": shares}, qkv=qkv, offsets=lists.offsets)
+    forward(qkv, lists.offsets, lists.parts, starts, plan.sizes, plan.kernels, shares, y)
 
 
 def attention_backward(qkv: F32, offsets: I64, shares: F32, dy: F32, dqkv: F32) -> None:
@@ -62,10 +62,11 @@ def attention_backward(qkv: F32, offsets: I64, shares: F32, dy: F32, dqkv: F32) 
     qkv, plan = _checked(qkv)
     dy = check_array("dy", dy, FLOAT32, (len(qkv), qkv.shape[1] // 3))
     dqkv = check_array("dqkv", dqkv, FLOAT32, qkv.shape, written=True)
-    parts, starts = _parts(offsets, len(qkv)), _starts(offsets)
+    lists = Lists.of(offsets, len(qkv), _cost)
+    starts = _starts(lists.lengths)
     shares = _checked_shares(shares, starts)
-    check_disjoint("dqkv", dqkv, qkv=qkv, dy=dy, shares=shares, offsets=offsets)
-    backward(qkv, offsets, parts, starts, plan.sizes, plan.kernels, shares, dy, dqkv)
+    check_disjoint("dqkv", dqkv, qkv=qkv, dy=dy, shares=shares, offsets=lists.offsets)
+    backward(qkv, lists.offsets, lists.parts, starts, plan.sizes, plan.kernels, shares, dy, dqkv)
 
 
 def _checked(qkv: F32) -> tuple[F32, AttentionPlan]:
@@ -82,6 +83,5 @@ def _checked_shares(shares: F32, starts: I64, written: bool = False) -> F32:
     return shares
 
 
-def _parts(offsets: I64, rows: int) -> I64:
-    lengths = np.diff(offsets)
-    return parts_of(offsets, rows, lengths * (lengths + 64))
+def _cost(lengths: I64) -> I64:
+    return lengths * (lengths + 64)

@@ -18,7 +18,7 @@ from dlrmjit_kernels.lists.pair_plan import (
     unpack_gradients,
     with_weights,
 )
-from dlrmjit_kernels.lists.parts import F32, I64, parts_of
+from dlrmjit_kernels.lists.parts import F32, I64, Lists
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint, check_separate
 from dlrmjit_kernels.runtime.target import current_target
 
@@ -42,10 +42,10 @@ def pair_mean_forward(
     """
     ab, plan = _checked(ab, weights, biases)
     y = check_array("y", y, FLOAT32, (len(ab), _outputs(ab, weights)), written=True)
-    check_disjoint("y", y, ab=ab, offsets=offsets, **_named(weights, biases))
-    parts, layers = _parts(offsets, ab), with_weights(plan, weights, biases, False)
-    sizes = plan.tile, plan.mr, plan.nr
-    forward(ab, offsets, parts, layers.records, plan.rows, sizes, y)
+    lists = Lists.of(offsets, len(ab), _pairs)
+    check_disjoint("y", y, ab=ab, offsets=lists.offsets, **_named(weights, biases))
+    layers, sizes = with_weights(plan, weights, biases, False), (plan.tile, plan.mr, plan.nr)
+    forward(ab, lists.offsets, lists.parts, layers.records, plan.rows, sizes, y)
 
 
 def pair_mean_backward(
@@ -65,17 +65,16 @@ def pair_mean_backward(
     for name, arrays, like in (("dweight", dweights, weights), ("dbias", dbiases, biases)):
         for i, (array, other) in enumerate(zip(arrays, like, strict=True)):
             written[f"{name} {i}"] = check_array(name, array, FLOAT32, other.shape, written=True)
-    check_separate(written, ab=ab, offsets=offsets, dy=dy, **_named(weights, biases))
-    parts, layers = _parts(offsets, ab), with_weights(plan, weights, biases, True)
-    gradients = np.zeros((len(parts) - 1, max(plan.gradients, 1)), np.float32)
-    sizes = plan.tile, plan.mr, plan.nr
-    backward(ab, offsets, parts, layers.records, plan.rows, sizes, dy, dab, gradients)
+    lists = Lists.of(offsets, len(ab), _pairs)
+    check_separate(written, ab=ab, offsets=lists.offsets, dy=dy, **_named(weights, biases))
+    layers, sizes = with_weights(plan, weights, biases, True), (plan.tile, plan.mr, plan.nr)
+    gradients = np.zeros((len(lists.parts) - 1, max(plan.gradients, 1)), np.float32)
+    backward(ab, lists.offsets, lists.parts, layers.records, plan.rows, sizes, dy, dab, gradients)
     unpack_gradients(plan, gradients.sum(axis=0, dtype=np.float32), dweights, dbiases)
 
 
-def _parts(offsets: I64, ab: F32) -> I64:
-    lengths = np.diff(offsets)
-    return parts_of(offsets, len(ab), lengths * lengths)
+def _pairs(lengths: I64) -> I64:
+    return lengths * lengths
 
 
 def _outputs(ab: F32, weights: Sequence[F32]) -> int:

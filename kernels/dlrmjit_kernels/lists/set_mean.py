@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlrmjit_kernels.lists.parts import F32, I64, parts_of
+from dlrmjit_kernels.lists.parts import F32, I64, Lists
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
@@ -17,8 +17,9 @@ def set_mean(x: F32, offsets: I64, y: F32) -> None:
     """
     x = check_array("x", x, FLOAT32, 2)
     y = check_array("y", y, FLOAT32, x.shape, written=True)
-    check_disjoint("y", y, x=x, offsets=offsets)
-    _set_mean(x, offsets, parts_of(offsets, len(x)), y)
+    lists = Lists.of(offsets, len(x))
+    check_disjoint("y", y, x=x, offsets=lists.offsets)
+    _set_mean(x, lists.offsets, lists.parts, y)
 
 
 @jit

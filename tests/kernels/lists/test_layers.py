@@ -12,7 +12,7 @@ from dlrmjit_kernels.lists.attention import (
     shares_size,
 )
 from dlrmjit_kernels.lists.pair_mean import pair_mean_backward, pair_mean_forward
-from dlrmjit_kernels.lists.parts import parts_of
+from dlrmjit_kernels.lists.parts import Lists
 from dlrmjit_kernels.lists.set_mean import set_mean
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given
@@ -88,7 +88,7 @@ def test_pair_mean(lengths, widths, seed):
 
 
 def attention_results(qkv, offsets, dy):
-    shares = np.full(shares_size(offsets), np.nan, np.float32)
+    shares = np.full(shares_size(np.diff(offsets)), np.nan, np.float32)
     y, dqkv = np.full((len(qkv), dy.shape[1]), np.nan, np.float32), np.full_like(qkv, np.nan)
     attention_forward(qkv, offsets, y, shares)
     attention_backward(qkv, offsets, shares, dy, dqkv)
@@ -166,7 +166,7 @@ def test_wrong_operands_are_refused():
 
 @given(lengths=st.lists(st.integers(0, 20), max_size=40))
 def test_parts_cover_all_lists_in_order(lengths):
-    parts = parts_of(offsets_of(lengths), sum(lengths))
+    parts = Lists.of(offsets_of(lengths), sum(lengths)).parts
     assert parts[0] == 0
     assert parts[-1] == len(lengths)
     assert (np.diff(parts) >= 0).all()

@@ -2,11 +2,11 @@
 
     python -m bench.save [--config kaggle] [--max-rows N] [--optimizer sgd] [--saves 4] [--dir DIR]
 
-A run trains on uniform batches, which change rows everywhere, and saves its state at intervals with
-``dlrmjit.Checkpointer``. The pause is the time in which no step is taken. The time lost has also
-what steps are slower: from the beginning of a save until the disk has it, less what as many steps
-take between then and the next save. The share is that of saving every 60 s, when a save begins as
-much earlier as the last one took.
+A run trains on uniform batches, which change rows everywhere, and saves its state as with
+``--save-every=60s``, but each time some seconds after the disk has the last one. The pause is the
+time in which no step is taken. The time lost has also what steps are slower: from the beginning of
+a save until the disk has it, less what as many steps take between then and the next save. The share
+is that of saving every 60 s, when a save begins as much earlier as the last one took.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Times:
         for begun, done, after in zip(self.begun[1:], self.done[1:], self.begun[2:], strict=False):
             quiet = ends[(ends > done + _AFTER) & (ends <= after)]
             if len(quiet) < _FEW:
-                raise SystemExit("the disk is too slow for this --interval: name a longer one")
+                raise SystemExit("too few steps between saves: name a longer --gap")
             steps.append(float(np.diff(quiet).mean()))
             inside = ends[(ends > begun) & (ends <= done + _AFTER)]
             first = ends[ends <= begun][-1]
@@ -107,6 +107,13 @@ def measure(options: Any) -> tuple[Times, float, list[float], float]:
     from bench.support.step_cases import RATE, case, make_batch, make_model
     from dlrmjit import Checkpointer, TrainConfig, fit
 
+    class Spaced(Checkpointer):
+        """Saves when the disk has had the last save for some seconds."""
+
+        def _is_time(self) -> bool:
+            last = times.done[-1] if times.done else began
+            return self._unsaved is None and time.perf_counter() - last > options.gap
+
     chosen = case(options.config, options.batch, options.max_rows)
     rng = np.random.default_rng(1)
     model = make_model(chosen.model, rng)
@@ -114,9 +121,10 @@ def measure(options: Any) -> tuple[Times, float, list[float], float]:
     times = Times(options.saves + 2)
     config = TrainConfig(learning_rate=RATE, optimizer=options.optimizer)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
-        saver = Checkpointer(
+        began = time.perf_counter()
+        saver = Spaced(
             Path(folder) / "model",
-            f"{options.interval:g}s",
+            f"{EVERY:g}s",
             signals=False,
             on_save=times.on_save,
             on_saved=times.on_saved,
@@ -135,7 +143,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, default=0, help="cut tables to these rows")
     parser.add_argument("--optimizer", default="sgd")
     parser.add_argument("--saves", type=int, default=4)
-    parser.add_argument("--interval", type=float, default=24.0, help="seconds between saves")
+    parser.add_argument("--gap", type=float, default=6.0, help="seconds between two saves")
     parser.add_argument("--dir", default=None, help="folder to save in (default: for temporary)")
     options = parser.parse_args()
     set_allowed_cpus(allowed_cpus())  # as training does: OpenMP binds its threads to one each

@@ -1,10 +1,11 @@
-"""Time that counts only while this process runs: others may stop all programs, or a machine sleep.
+"""Time that counts as far as this process can run: a machine may sleep, or be busy with others.
 
-A limit on such time is no limit on the time in which nothing could run.
+A limit on such time is none on the time in which nothing could run.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -14,7 +15,10 @@ _MOST = 1.0  # seconds between two looks that count: more is a standstill
 
 
 class RunningTime:
-    """A clock, ``seconds``, and the longest ``standstill`` of this process since it began."""
+    """A clock, ``seconds``, and the longest ``standstill`` of this process since it began.
+
+    Where N programs share a CPU, each of them has 1 / N of a second per second.
+    """
 
     def __init__(self) -> None:
         self.seconds = self.standstill = 0.0
@@ -33,7 +37,7 @@ class RunningTime:
         while not self._ends.wait(_PERIOD):
             now = time.monotonic()
             gap, self._looked = now - self._looked, now
-            self.seconds += min(gap, _MOST)
+            self.seconds += min(gap, _MOST) / max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
             if gap > _MOST:
                 self.standstill = max(self.standstill, gap)
 

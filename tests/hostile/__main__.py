@@ -45,9 +45,12 @@ def main() -> int:
 
 class _Progress:
     def __init__(self, total: int) -> None:
-        self._total, self._shown = total, time.monotonic()
+        self._total, self._shown, self._bad = total, time.monotonic(), 0
 
     def __call__(self, counts: Counts) -> None:
+        for line in counts.bad[self._bad :]:
+            sys.stderr.write(f"{line}\n")
+        self._bad = len(counts.bad)
         if time.monotonic() - self._shown > 20:
             self._shown = time.monotonic()
             sys.stderr.write(f"{counts.total} of {self._total}: {counts.report()}\n")

@@ -1,7 +1,7 @@
 """The heads in eager torch, as a user writes them, with the parameters of ours.
 
 Pairs are concatenated rows, as in the authors' package; attention is that of
-``torch.nn.functional``. Lists of one length are a dimension of their own.
+``torch.nn.functional``, and written out. Lists of one length are a dimension of their own.
 """
 
 from __future__ import annotations
@@ -92,9 +92,21 @@ class Attention(nn.Module):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Return scores (L, n) of rows (L, n, C)."""
         x = self.first(x)
-        q, k, v = (t[:, None] for t in self.qkv(x).chunk(3, dim=-1))
-        x = self.norms[0](x + self.mix(functional.scaled_dot_product_attention(q, k, v)[:, 0]))
+        x = self.norms[0](x + self.mix(self.attend(*self.qkv(x).chunk(3, dim=-1))))
         return self.last(self.norms[1](x + self.ff(x))).squeeze(-1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return softmax(Q K^T / sqrt(d)) V by torch's function for it."""
+        return functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+
+class AttentionByProducts(Attention):
+    """The same with the products and the softmax written out."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return softmax(Q K^T / sqrt(d)) V."""
+        scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
+        return functional.softmax(scores, dim=-1) @ v
 
 
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -102,6 +114,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "feta factored": FactoredFeta,
     "fate": Fate,
     "attention": Attention,
+    "attention by products": AttentionByProducts,
 }
 
 

@@ -46,12 +46,17 @@ def ladder_of(most: int) -> tuple[int, ...]:
 class Engine:
     """Predicts with one model. Not for several threads at once.
 
-    Raises ConfigError for a ``most`` below 16.
+    Raises ConfigError for a ``most`` below 16, and for a model that scores lists.
     """
 
     def __init__(self, model: Model, most: int = 1024) -> None:
         if most < LANES:
             raise ConfigError(f"the largest batch must have at least {LANES} rows, not {most}")
+        if model.architecture.needs_lists:
+            raise ConfigError(
+                "a server scores rows one by one, but this model's scores depend on the list; use "
+                "predict, or a model with a pointwise head"
+            )
         self.model, self.ladder = model, ladder_of(most)
         self._graphs: dict[tuple[int, bool], RowGraph] = {}
         self._users: dict[int, UserGraph] = {}

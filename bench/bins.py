@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dlrmjit
+from bench.support.harness import run_program
 from dlrmjit.architecture.families import build
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule
@@ -109,4 +110,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.support.harness import run_program
+
 F64 = NDArray[np.float64]
 Rows = tuple[F64, NDArray[np.int64], F64]
 _TEST = 0.2
@@ -153,4 +155,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_program(main)

@@ -35,10 +35,9 @@ _BUDGETS = {True: 0.5, False: 1.5}  # seconds for a case, by --quick
 
 def _torch(threads: int) -> Any:
     """Return PyTorch with that many threads, or None where it is not installed."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
+    if not harness.has_peer("torch", "torch"):
         return None
+    torch = importlib.import_module("torch")
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     return torch

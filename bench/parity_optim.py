@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.support.harness import run_program
+
 STEPS = 20
 RATE = 0.05
 SHAPE = (5, 7)
@@ -116,4 +118,4 @@ def _sparse(inputs: dict[str, Any], kind: str, settings: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.support.harness import run_program
+
 STEPS = 10
 RATE = 0.3
 ROWS = (40, 1, 3, 17)
@@ -112,4 +114,4 @@ def _gradients(model: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

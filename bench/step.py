@@ -19,7 +19,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +85,9 @@ def usable_peers(names: Sequence[str] | None, case: Case) -> list[str]:
     )
     usable = []
     for name in PEERS if names is None else names:
-        missing = [package for package in _PACKAGES[name] if find_spec(package) is None]
-        if missing:
-            print(f"without {name}: {' and '.join(missing)} cannot be imported")
-        elif name == "torchrec" and not has_torchrec:
+        if not harness.has_peer(name, *_PACKAGES[name]):
+            continue
+        if name == "torchrec" and not has_torchrec:
             if names is not None:
                 print("without torchrec: it is a peer of cross layers with a low rank only")
         else:

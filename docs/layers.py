@@ -64,7 +64,10 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {"dlrmjit.architecture": "models as values"},
     {"dlrmjit.launchers": ""},
     dict.fromkeys((f"dlrmjit.{name}" for name in ("errors", "knobs", "precision", "version")), ""),
-    {"dlrmjit_kernels": "the public kernels"},
+    {
+        "dlrmjit_kernels": "the public kernels",
+        "dlrmjit_kernels.inspect": "micro-kernels to look at",
+    },
     {
         "dlrmjit_kernels.layers": "what a network calls",
         "dlrmjit_kernels.lists": "layers over rows of lists",

@@ -11,7 +11,7 @@ import numpy as np
 import dlrmjit
 from bench.serve.peers import onnx_forward
 from bench.serve.queries import config_of
-from bench.support.harness import alternate, prepare
+from bench.support.harness import alternate, has_peer, prepare
 from dlrmjit.data.batch import Batch
 
 _SAMPLES = (1, 16, 128, 1024, 8192)
@@ -47,17 +47,15 @@ def latencies(
 def _peers(model: Any, threads: int) -> dict[str, Callable[[Batch], Callable[[], Any]]]:
     """Return what makes a call of every peer that is installed, from arrays or tensors ready."""
     peers: dict[str, Callable[[Batch], Callable[[], Any]]] = {}
-    try:
+    if has_peer("onnxruntime", "onnx", "onnxruntime"):
         forward = onnx_forward(model, threads)
         peers["onnxruntime"] = lambda batch: lambda: forward(batch)
-    except ImportError:
-        pass
-    try:
-        import torch
-
-        from bench.support.torch_dlrm import TorchBatch, TorchStep
-    except ImportError:
+    if not has_peer("torch", "torch"):
         return peers
+    import torch
+
+    from bench.support.torch_dlrm import TorchBatch, TorchStep
+
     torch.set_num_threads(threads)
     state = {name: np.asarray(view) for name, view in model.state_dict(copy=False).items()}
     step = TorchStep(model.config, state, 0.0)

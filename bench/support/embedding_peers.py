@@ -6,7 +6,6 @@ before any timing.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.support.embedding_cases import Batch, Case
+from bench.support.harness import has_peer
 
 LR = 1e-3
 Peer = Callable[[Case, str, Sequence[Batch], int], Any]
@@ -133,8 +133,8 @@ class FbgemmBags:
 def available(rule: str) -> list[Peer]:
     """Return the installed peers that have the optimizer."""
     peers: list[Peer] = []
-    if importlib.util.find_spec("torch") and rule != "rowwise_adagrad":
+    if has_peer("torch", "torch") and rule != "rowwise_adagrad":
         peers.append(TorchBags)
-    if importlib.util.find_spec("fbgemm_gpu") and rule != "adagrad":
+    if has_peer("FBGEMM", "torch", "fbgemm_gpu") and rule != "adagrad":
         peers.append(FbgemmBags)
     return peers

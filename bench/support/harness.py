@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
+import importlib.util
 import json
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +26,8 @@ Action = Callable[[], object]
 CEILING = "ceiling"
 """Name of the samples of a ceiling that was measured together with ours."""
 
+_CEILING_ERROR = 0.02  # by which two measurements of the ceiling differ on a quiet machine
+_OTHERS = 0.5  # running threads of other programs that disturb nothing
 _SHORTEST = 2e-3  # seconds of a sample: shorter actions are repeated within one
 _BURST = 5  # samples of a contender in a round at most,
 _BURST_SECONDS = 0.05  # and the seconds they may take
@@ -47,6 +51,11 @@ class Samples:
     def best(self) -> float:
         """The shortest sample."""
         return min(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """How much longer the median is than the best, as a fraction."""
+        return self.median / self.best - 1
 
     def ratio(self, ours: Samples) -> float:
         """Return how many times longer this takes than ``ours``: median over alternated pairs."""
@@ -198,6 +207,7 @@ class Report:
             "threads": self.machine["threads"],
             "median_s": ours.median,
             "best_s": ours.best,
+            "spread": ours.spread,
             unit: work / ours.best,
             "of_ceiling": work / ours.best / ceiling,
             "peers": {name: theirs.ratio(ours) for name, theirs in peers},
@@ -207,7 +217,8 @@ class Report:
         return row
 
     def append(self, row: dict[str, Any], unit: str) -> None:
-        """Add a finished row and print it."""
+        """Add a finished row and print it, with what makes it doubtful."""
+        row["doubts"] = list(doubts(row, os.getloadavg()[0], os.cpu_count() or 1))
         self.rows.append(row)
         print(_line(row, unit), flush=True)
 
@@ -223,7 +234,29 @@ def _line(row: Mapping[str, Any], unit: str) -> str:
     peers = "  ".join(f"{name} {ratio:.2f}x" for name, ratio in row["peers"].items())
     label = f"{row['op']} {row['variant']}".strip()
     rate = f"{row[unit]:8.1f} {unit}  {100 * row['of_ceiling']:5.1f} %"
-    return f"{label:24} {shape:28} {1e3 * row['best_s']:9.3f} ms {rate}  {peers}"
+    spread = f"+{100 * row['spread']:.0f} %" if "spread" in row else ""
+    marks = "".join(f"  ({doubt})" for doubt in row["doubts"])
+    return f"{label:24} {shape:28} {1e3 * row['best_s']:9.3f} ms {spread:>6} {rate}  {peers}{marks}"
+
+
+def doubts(row: Mapping[str, Any], load: float, cpus: int) -> Iterator[str]:
+    """Yield what makes a row implausible: a ceiling that it exceeds, a machine that is busy.
+
+    ``load`` is the system's average number of running threads, those of the benchmark included.
+    """
+    if row["of_ceiling"] > 1 + _CEILING_ERROR:
+        yield "above the ceiling: the clock or the ceiling changed"
+    if load > cpus + _OTHERS:
+        yield f"load {load:.1f} on {cpus} CPUs"
+
+
+@functools.cache
+def has_peer(name: str, *packages: str) -> bool:
+    """Return whether the packages of a peer can be imported; print once which cannot."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        print(f"without {name}: {' and '.join(missing)} cannot be imported")
+    return not missing
 
 
 def describe_machine(threads: int, ceilings: Mapping[str, float]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from dlrmjit_kernels.layers.interaction import interaction_backward, interaction_forward
     from dlrmjit_kernels.layers.loss import loss_forward, loss_gradient, probabilities
+    from dlrmjit_kernels.matmul.blocking import Blocking
     from dlrmjit_kernels.matmul.gemm import gemm
     from dlrmjit_kernels.matrix.matrix import Layout, Matrix
     from dlrmjit_kernels.matrix.split_weights import SplitWeights
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AdagradRows": "dlrmjit_kernels.embedding.row_optimizers",
     "AdamRows": "dlrmjit_kernels.embedding.row_optimizers",
+    "Blocking": "dlrmjit_kernels.matmul.blocking",
     "EmbeddingTables": "dlrmjit_kernels.embedding.tables",
     "Layout": "dlrmjit_kernels.matrix.matrix",
     "Matrix": "dlrmjit_kernels.matrix.matrix",
@@ -64,6 +66,7 @@ _MODULES = {
 __all__ = [
     "AdagradRows",
     "AdamRows",
+    "Blocking",
     "EmbeddingTables",
     "Layout",
     "Matrix",

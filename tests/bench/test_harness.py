@@ -36,3 +36,49 @@ def test_a_closed_output_ends_a_program_without_a_traceback():
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 1
+
+
+def row(**values):
+    return {"of_ceiling": 0.9} | values
+
+
+@pytest.mark.parametrize(
+    ("row", "load", "words"),
+    [
+        (row(), 2.0, []),
+        (row(of_ceiling=1.01), 2.0, []),  # within the error of the ceiling
+        (row(of_ceiling=1.2), 2.0, ["above the ceiling"]),
+        (row(), 7.3, ["load 7.3 on 2 CPUs"]),
+        (row(of_ceiling=1.2), 7.3, ["above the ceiling", "load 7.3"]),
+    ],
+)
+def test_implausible_rows_are_marked(row, load, words):
+    found = list(harness.doubts(row, load, 2))
+    assert len(found) == len(words)
+    assert all(word in doubt for word, doubt in zip(words, found, strict=True))
+
+
+def test_a_row_shows_its_spread_and_its_doubts(capsys):
+    report = harness.Report({"threads": 1})
+    samples = {"ours": harness.Samples((0.1, 0.12, 0.13))}
+    made = report.add("gemm", {"N": 4}, samples, work=1.0, unit="gflops", ceiling=5.0)
+    assert made["spread"] == pytest.approx(0.2)
+    assert "above the ceiling: the clock or the ceiling changed" in made["doubts"]
+    printed = capsys.readouterr().out
+    assert "+20 %" in printed
+    assert "(above the ceiling" in printed
+
+
+def test_a_peer_that_is_not_installed_is_named_once(capsys):
+    harness.has_peer.cache_clear()
+    assert not any(harness.has_peer("fast", "json", "no_such_package") for _ in range(2))
+    assert harness.has_peer("ours", "json")
+    assert capsys.readouterr().out == "without fast: no_such_package cannot be imported\n"
+
+
+def test_every_benchmark_ends_by_run_program():
+    """So a closed output is no traceback, whichever benchmark it is."""
+    for path in (ROOT / "bench").rglob("*.py"):
+        end = path.read_text().partition('if __name__ == "__main__":')[2]
+        is_tool = path.parent.name == "support" or path.stem == "server"  # started by others
+        assert not end or is_tool or "run_program(main)" in end, path

@@ -286,6 +286,23 @@ TUNE = Command(
                     "time to spend on each product, in seconds",
                     domain=POSITIVE,
                 ),
+                Flag(
+                    "repeats",
+                    int,
+                    3,
+                    "measurements that share this time; their differences are the noise, within "
+                    "which nothing counts as faster, and with more than 10 % of which nothing is "
+                    "stored",
+                    domain=between(2, 100),
+                ),
+            ),
+        ),
+        FlagGroup(
+            "what is stored",
+            (
+                Flag("dry-run", switch, False, "measure, and store nothing"),
+                Flag("list", switch, False, "print the stored winners, and measure nothing"),
+                Flag("clear", switch, False, "remove the stored winners, and measure nothing"),
             ),
         ),
     ),

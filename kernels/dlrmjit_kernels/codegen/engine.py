@@ -58,10 +58,19 @@ def address(spec: Spec, target: Target) -> int:
     return known
 
 
-def assembly(spec: Spec, target: Target) -> str:
-    """Return the machine code of ``spec`` as text, for any target, runnable here or not."""
-    machine = _machine(target)
+def assembly(spec: Spec, target: Target, commented: bool = False) -> str:
+    """Return the machine code of ``spec`` as text, for any target, runnable here or not.
+
+    With ``commented``, LLVM marks loops, and registers that are saved on the stack.
+    """
+    machine = _new_machine(target)
+    machine.set_asm_verbosity(commented)
     return str(machine.emit_assembly(_optimised(spec, target, machine)))
+
+
+def intermediate(spec: Spec, target: Target) -> str:
+    """Return the LLVM IR of ``spec`` after LLVM's passes, for any target."""
+    return str(_optimised(spec, target, _machine(target)))
 
 
 def _load(spec: Spec, target: Target) -> int:

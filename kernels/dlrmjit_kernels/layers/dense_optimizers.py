@@ -77,7 +77,7 @@ class BoundStep:
         if len(states) != needed:
             raise ShapeError(f"{optimizer.name} has {needed} states, but {len(states)} are given")
         self._optimizer = optimizer
-        kernel = engine.address(_spec(optimizer), current_target())
+        kernel = engine.address(update_spec(optimizer), current_target())
         p, g, states = _checked(optimizer.states, p, g, states)
         first, second = (*states, g, g)[:2]  # the kernel reads no more states than there are
         if isinstance(p, SplitWeights):
@@ -105,7 +105,8 @@ def adagrad_step(p: Parameters, g: F32, state: F32, lr: float, eps: float, l2: f
     BoundStep(Adagrad(l2, eps), p, g, state)(lr, 1)
 
 
-def _spec(optimizer: OptimizerConfig) -> DenseUpdate:
+def update_spec(optimizer: OptimizerConfig) -> DenseUpdate:
+    """Return the specification of the micro-kernel of an optimizer's step."""
     return DenseUpdate(
         "_".join((optimizer.name, *optimizer.states)),
         len(optimizer.scalars(0.0, 1)),

@@ -17,9 +17,10 @@ import numpy as np
 
 from dlrmjit_kernels.codegen.activations import Activation as Code
 from dlrmjit_kernels.codegen.cross_finish import Cross
-from dlrmjit_kernels.errors import ShapeError, TargetError
+from dlrmjit_kernels.errors import BlockingError, ShapeError, TargetError
 from dlrmjit_kernels.layers import bf16_gemm
 from dlrmjit_kernels.layers.cross import CrossEpilogue
+from dlrmjit_kernels.matmul.blocking import Blocking
 from dlrmjit_kernels.matmul.dispatch import Addresses, bind, run
 from dlrmjit_kernels.matmul.plan import Finish, Product
 from dlrmjit_kernels.matrix.axes import Axis, View, view_of
@@ -43,11 +44,13 @@ def fc_forward(
     activation: Activation = "none",
     rounded: bool = False,
     slopes: Matrix | None = None,
+    blocking: Blocking | None = None,
 ) -> None:
     """``y = act(x @ w + b)`` for x (N, C), w (C, K), b (K,) and y (N, K).
 
     The derivatives of ``silu``, which the backward pass needs, are written to ``slopes`` (N, K);
-    other activations have none.
+    other activations have none. ``blocking`` replaces the tuned one, or the rule's, of float32
+    weights.
 
     Raises
     ------
@@ -56,8 +59,10 @@ def fc_forward(
         missing or not wanted.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
+    BlockingError
+        If this processor cannot run the ``blocking``, or the weights are split.
     """
-    bind_forward(x, w, b, y, activation, rounded, slopes=slopes)()
+    bind_forward(x, w, b, y, activation, rounded, slopes=slopes, blocking=blocking)()
 
 
 def bind_forward(
@@ -69,6 +74,7 @@ def bind_forward(
     rounded: bool = False,
     epilogue: CrossEpilogue | None = None,
     slopes: Matrix | None = None,
+    blocking: Blocking | None = None,
 ) -> Call:
     """Check the operands of :func:`fc_forward` and return it as a call to repeat.
 
@@ -90,12 +96,14 @@ def bind_forward(
         if slopes is not None:
             check_disjoint("slopes", slopes.data, b=b)
     if isinstance(w, SplitWeights):
+        if blocking is not None:
+            raise BlockingError("a blocking is for float32 weights, not for Split-BF16 ones")
         on_pairs = bf16_gemm.forward(
             x.layout, w.high.layout, y.layout, product.finish, rounded, target, layout
         )
         if on_pairs is not None:
             return partial(on_pairs.run, x.address, w.high.address, at)
-    return _with_weights(product, at, w, target)
+    return _with_weights(product, at, w, target, blocking)
 
 
 def fc_backward_data(
@@ -196,11 +204,15 @@ def _both(first: Call, second: Call) -> None:
 
 
 def _with_weights(
-    product: Product, at: Addresses, w: Matrix | SplitWeights, target: Target
+    product: Product,
+    at: Addresses,
+    w: Matrix | SplitWeights,
+    target: Target,
+    blocking: Blocking | None = None,
 ) -> Call:
     """Return the product with float32 weights as B; of split ones, a copy of their high bits."""
     if isinstance(w, Matrix):
-        return bind(product, at._replace(b=w.address), target)
+        return bind(product, at._replace(b=w.address), target, blocking)
     return lambda: run(product, at._replace(b=bf16_gemm.upcast(w).address), target)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dlrmjit_kernels.errors import ShapeError
+from dlrmjit_kernels.matmul.blocking import Blocking, check_blocking
 from dlrmjit_kernels.matmul.packing import PackedPlan, can_pack, packed_plan
 from dlrmjit_kernels.matmul.plan import Plan, Product, incompatible_operands
 from dlrmjit_kernels.matmul.split_k import SplitKPlan, choose_plan
@@ -72,14 +73,25 @@ def run(product: Product, at: Addresses, target: Target | None = None) -> None:
     bind(product, at, target)()
 
 
-def bind(product: Product, at: Addresses, target: Target | None = None) -> Call:
+def bind(
+    product: Product,
+    at: Addresses,
+    target: Target | None = None,
+    blocking: Blocking | None = None,
+) -> Call:
     """Return a call that computes ``product`` on operands at ``at``, as often as wanted.
 
-    Operands must not move in memory. It runs on as many threads as are set now, or fewer.
+    Operands must not move in memory. It runs on as many threads as are set now, or fewer. The
+    blocking is the one given, else the tuned one, else the rule's.
+
+    Raises BlockingError for a ``blocking`` that the target cannot run.
     """
     if product.c.rows.extent == 0 or product.c.cols.extent == 0:
         return _nothing
-    prepared = _prepare(product, target or current_target(), get_threads())
+    target = target or current_target()
+    if blocking is not None:
+        check_blocking(blocking, target)
+    prepared = _prepare(product, target, get_threads(), blocking)
     if not prepared.copies:
         return prepared.plan.bind(*at)
     return partial(_run_on_copies, prepared, at)
@@ -102,19 +114,21 @@ def _run_on_copies(prepared: _Prepared, at: Addresses) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _prepare(product: Product, target: Target, threads: int) -> _Prepared:
+def _prepare(
+    product: Product, target: Target, threads: int, blocking: Blocking | None
+) -> _Prepared:
     names = sorted({*incompatible_operands(product, target), *far_apart(product, target)})
     if product.finish.cross and "mask" in names:  # a copy would be elsewhere than the others
         raise ShapeError("the operands of a cross layer must be in blocks of C's rows and panels")
     if names and _is_packed(product, names, target):
-        return _Prepared(packed_plan(product, names, target, threads))
+        return _Prepared(packed_plan(product, names, target, threads, blocking))
     copies, span, compatible = [], 0, product
     for name in names:
         view, size = _COPY_VIEWS[name](compatible, target)
         copies.append(_copy(product, name, view, 4 * span))
         span += round_up(size, _LINE_FLOATS)
         compatible = _with_view(compatible, name, view)
-    return _Prepared(choose_plan(compatible, target, threads), tuple(copies), span)
+    return _Prepared(choose_plan(compatible, target, threads, blocking), tuple(copies), span)
 
 
 def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:

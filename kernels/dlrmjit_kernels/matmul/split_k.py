@@ -71,9 +71,11 @@ class SplitKPlan:
         return partial(self.run, *addresses)
 
 
-def choose_plan(product: Product, target: Target, threads: int) -> Plan | SplitKPlan:
+def choose_plan(
+    product: Product, target: Target, threads: int, blocking: Blocking | None = None
+) -> Plan | SplitKPlan:
     """Plan a product of compatible operands: split where C is small and the reduction long."""
-    blocking = blocking_for(target, product.shape)
+    blocking = blocking or blocking_for(target, product.shape)
     plan = make_plan(product, target, threads, blocking)
     return _split(product, target, plan, blocking) if _is_split(product, target, plan) else plan
 

@@ -103,6 +103,25 @@ def store(target: Target, winners: Winners) -> Path:
     return path
 
 
+def stored(target: Target) -> Winners:
+    """Return the winners that are used on a processor: measured with these kernels, and legal."""
+    found = _read(store_path(target))
+    return {shape: blocking for shape, blocking in found.items() if _legal(blocking, target)}
+
+
+def clear(target: Target) -> None:
+    """Forget the winners of a processor; the rule decides again.
+
+    Raises ConfigError if the cache is another user's.
+    """
+    path = store_path(target)
+    try:
+        cache_folder.remove(path.parent, path.name)
+    except OSError as error:
+        raise ConfigError(f"the winners in {path} cannot be removed: {error}") from None
+    _stored.cache_clear()
+
+
 @functools.cache
 def _stored(path: Path) -> Winners:
     return _read(path)

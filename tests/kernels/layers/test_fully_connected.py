@@ -10,12 +10,15 @@ from dlrmjit_kernels.layers.fully_connected import (
     fc_backward_weights,
     fc_forward,
 )
+from dlrmjit_kernels.matmul.blocking import Blocking
 from dlrmjit_kernels.matrix.matrix import Layout, Matrix
+from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrmjit.errors import ShapeError
+from dlrmjit.errors import BlockingError, ShapeError
 from tests.activations import NAMES, activated, before
 from tests.tolerance import tolerance
 
@@ -166,6 +169,39 @@ def test_long_reductions_are_done_in_kc_blocks():
     fc_forward(filled("blocked", x), filled("panels", w), None, y, "relu")
     x, w = wide(x, w)
     assert close(y.to_numpy(), np.maximum(x @ w, 0), np.abs(x) @ np.abs(w), c)
+
+
+@given(
+    sizes,
+    sizes,
+    sizes,
+    kinds,
+    kinds,
+    st.integers(1, current_target().mr),
+    st.integers(1, 600),
+    st.integers(1, 600),
+)
+def test_every_blocking_gives_the_forward_result(n, c, k, x_kind, y_kind, mr, kc, mc):
+    x, w = random_array(1, n, c), random_array(2, c, k)
+    y, nr = empty(y_kind, n, k), current_target().nr
+    blocking = Blocking(mr, nr, kc, mc)
+    fc_forward(filled(x_kind, x), filled("panels", w), None, y, blocking=blocking)
+    x, w = wide(x, w)
+    assert close(y.to_numpy(), x @ w, np.abs(x) @ np.abs(w), c)
+
+
+def test_a_blocking_that_cannot_run_is_refused():
+    x, w, y = (empty("plain", 4, 4) for _ in range(3))
+    for blocking, limit in (
+        (Blocking(current_target().registers, current_target().nr, 64, 64), "registers"),
+        (Blocking(4, current_target().nr + 1, 64, 64), "nr"),
+        (Blocking(4, current_target().nr, 1 << 30, 64), "panel of B"),
+    ):
+        with pytest.raises(BlockingError, match=limit):
+            fc_forward(x, w, None, y, blocking=blocking)
+    split = SplitWeights(32, 32)
+    with pytest.raises(BlockingError, match="float32"):
+        fc_forward(empty("blocked", 4, 32), split, None, empty("blocked", 4, 32), blocking=blocking)
 
 
 def test_nan_reaches_the_result_through_relu_and_stays_in_its_row():

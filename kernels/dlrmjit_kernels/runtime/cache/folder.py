@@ -83,6 +83,12 @@ def write_text(folder: Path, name: str, text: str) -> None:
         _write_file(handle, name, text.encode())
 
 
+def remove(folder: Path, name: str) -> None:
+    """Remove a file of the cache, if it is there. Raises OSError if the cache is another user's."""
+    with suppress(FileNotFoundError), _opened(folder) as handle:
+        os.unlink(name, dir_fd=handle)
+
+
 def open_lock(folder: Path, name: str) -> int:
     """Return the descriptor of a file to lock. Raises OSError if the cache cannot be written."""
     with _opened(folder, create=True) as handle:

@@ -33,7 +33,7 @@ def access(runs: Sequence[RunLog]) -> Any:
             traces.append(
                 go.Bar(x=x, y=y, text=text, textposition="none", name=name, marker=marker)
             )
-    return figure(traces, "table", "%", barmode="group") if traces else None
+    return figure(traces, "table", "%", barmode="group", is_wide=True) if traces else None
 
 
 def calibration(runs: Sequence[RunLog]) -> Any:

@@ -33,11 +33,7 @@ def stacked_step(runs: Sequence[RunLog]) -> Any:
                 hovertemplate="%{x:.3f} ms<extra>" + name + "</extra>",
             )
         )
-    height = 240 + 50 * len(profiled)
-    made = figure(traces, "ms a step", "", barmode="stack", height=height) if traces else None
-    if made is not None:
-        made.update_layout(legend={"y": -0.55, "traceorder": "normal"})
-    return made
+    return _bars(traces, 150 + 50 * len(profiled)) if traces else None
 
 
 def of_ceilings(runs: Sequence[RunLog]) -> Any:
@@ -56,9 +52,9 @@ def of_ceilings(runs: Sequence[RunLog]) -> Any:
                     marker={"color": colour(number)},
                 )
             )
-    legend = {"y": -0.6}  # below the slanted names
-    made = figure(traces, "", "% of the ceiling", barmode="group") if traces else None
-    return made.update_layout(legend=legend) if made is not None else None
+    if not traces:
+        return None
+    return figure(traces, "", "% of the ceiling", barmode="group", labels=70)  # they are slanted
 
 
 def roofline(runs: Sequence[RunLog]) -> Any:
@@ -80,7 +76,7 @@ def roofline(runs: Sequence[RunLog]) -> Any:
                 text=[point[2] for point in points],
                 name=run.name,
                 mode="markers+text",
-                textposition="top center",
+                textposition=_label_places(points),
                 textfont={"size": 10},
                 marker={
                     "color": colour(number),
@@ -92,10 +88,21 @@ def roofline(runs: Sequence[RunLog]) -> Any:
         )
     if not traces:
         return None
-    made = figure(traces, "flop per byte of the least traffic", "Gflop/s", height=440)
+    made = figure(traces, "flop per byte of the least traffic", "Gflop/s", is_wide=True, height=440)
     made.update_xaxes(type="log")
     made.update_yaxes(type="log")
     return made
+
+
+def _label_places(points: Sequence[tuple[float, float, str]]) -> list[str]:
+    """Return where the name of each point is: above, or below if its other direction is higher."""
+    rates: dict[str, list[float]] = {}
+    for _, rate, name in points:
+        rates.setdefault(name.rpartition(" ")[0], []).append(rate)
+    return [
+        "top center" if rate == max(rates[name.rpartition(" ")[0]]) else "bottom center"
+        for _, rate, name in points
+    ]
 
 
 def _roof(run: RunLog, ceilings: Event, low: float, high: float, shade: str) -> Any:
@@ -143,7 +150,12 @@ def ranks(runs: Sequence[RunLog]) -> Any:
         go.Bar(y=labels, x=times, name=name, orientation="h", marker={"color": colour(number)})
         for number, (name, times) in enumerate(bars.items())
     ]
-    return figure(traces, "ms a step", "", barmode="stack", height=260 + 30 * len(rows))
+    return _bars(traces, 150 + 30 * len(rows))
+
+
+def _bars(traces: list[Any], height: int) -> Any:
+    """Return parts of steps after each other, a bar for each run or rank."""
+    return figure(traces, "ms a step", "", barmode="stack", is_wide=True, height=height)
 
 
 def imbalance(run: RunLog) -> float | None:

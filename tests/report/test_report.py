@@ -12,8 +12,8 @@ from dlrmjit.cli.insight.report import main
 from dlrmjit.errors import DataError
 from dlrmjit.report import page, read_log
 from dlrmjit.report.run_log import distinct_names
-from dlrmjit.report.speed import imbalance
-from dlrmjit.report.style import thinned
+from dlrmjit.report.speed import _label_places, imbalance
+from dlrmjit.report.style import legend_height, thinned
 
 pytest.importorskip("plotly", reason="needs plotly: pip install 'dlrmjit[report]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -199,6 +199,20 @@ def test_a_log_with_an_event_of_another_form_is_named(tmp_path, event):
     bad = read_log(write_log(tmp_path / "bad.jsonl", [start, event]))
     with pytest.raises(DataError, match="bad: an event of the log"):
         page([good, bad])
+
+
+def test_a_figure_is_higher_by_its_legend_and_names_of_a_pair_are_apart(logs):
+    assert legend_height(["a"], False) == 0
+    assert legend_height(["a", "b"], False) == 20
+    assert legend_height(["a" * 60] * 3, False) == 60
+    assert legend_height(["a" * 60] * 3, True) == 40
+    text = page([read_log(path) for path in logs])
+    layout = figure(text, "operations")["layout"]
+    assert layout["legend"]["yref"] == "container"
+    assert layout["margin"]["b"] == 54 + 20
+    assert layout["height"] == 150 + 50 * 2 + 20
+    points = [(1.0, 5.0, "a forward"), (1.0, 4.0, "a backward"), (2.0, 3.0, "b forward")]
+    assert _label_places(points) == ["top center", "bottom center", "top center"]
 
 
 def test_long_runs_are_thinned_to_means():

@@ -16,7 +16,7 @@ from dlrmjit.errors import ConfigError, format_gib
 from dlrmjit.perf.roofline import Ceilings
 from dlrmjit.precision import Precision
 
-_SECONDS_OF_ONE, _SECONDS_OF_RANKS = 6.0, 8.0  # that the steps of a measurement take
+_SECONDS_OF_ONE, _SECONDS_OF_RANKS = 4.0, 5.0  # that the steps of a measurement take
 
 
 def print_advice(options: argparse.Namespace) -> Advice:

@@ -20,7 +20,7 @@ from dlrmjit.config.model import (
     TableConfig,
 )
 from dlrmjit.data.batch import Batch
-from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.errors import CheckpointError, ConfigError, MemoryLimitError
 from dlrmjit.model.batch_norm import Norm
 from dlrmjit.model.description import describe
 from dlrmjit.model.graph import Graph
@@ -123,9 +123,14 @@ class Model:
         }
 
     def _make(self, name: str, spec: ParameterSpec) -> Parameter:
-        if len(spec.shape) == 1:
-            return Parameter(np.zeros(spec.shape, self.backend.dtype), name)
-        weight = self.backend.weight(np.zeros(spec.shape, np.float32), self.precision)
+        try:
+            if len(spec.shape) == 1:
+                return Parameter(np.zeros(spec.shape, self.backend.dtype), name)
+            weight = self.backend.weight(np.zeros(spec.shape, np.float32), self.precision)
+        except (MemoryError, ValueError):  # ValueError: beyond what an array can have
+            raise MemoryLimitError(
+                f"{name} of shape {spec.shape} does not fit into memory; make the layer smaller"
+            ) from None
         return Parameter(weight, name)
 
     def initialise(self, rng: np.random.RandomState, seed: int = 123) -> None:

@@ -6,7 +6,7 @@ from dlrmjit_kernels.runtime import threads
 
 from dlrmjit.autograd.gradcheck import check_gradients
 from dlrmjit.autograd.tape import Tape
-from dlrmjit.errors import CheckpointError, IndexRangeError, ShapeError
+from dlrmjit.errors import CheckpointError, IndexRangeError, MemoryLimitError, ShapeError
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.training.step import TrainingStep
@@ -175,3 +175,11 @@ def test_predictions_flush_denormals_as_training_does(monkeypatch):
     model = DLRM(config, backend="jit")
     model.predict_proba(random_batch(np.random.default_rng(3), config, 5))
     assert seen == [True]
+
+
+@pytest.mark.parametrize("backend", ["reference", "jit"])
+@pytest.mark.parametrize("width", [1 << 40, 1 << 62])
+def test_layers_that_no_machine_can_hold_are_refused(backend, width):
+    config = small_config(mlp_top=(479, width, 1))
+    with pytest.raises(MemoryLimitError, match=r"top_l\.2\.weight .* does not fit into memory"):
+        DLRM(config, backend=backend)

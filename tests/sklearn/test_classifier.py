@@ -135,3 +135,9 @@ def test_categories_of_numbers_are_categories_and_nullable_integers_are_numbers(
     assert estimator.columns_.table_rows == (12,)
     assert estimator.columns_.dense_features == 1
     assert estimator.score(X, kind % 2) > 0.95
+
+
+def test_labels_that_are_not_finite_are_refused_before_they_are_cast():
+    y = np.where(np.arange(40) % 2, np.nan, 0.0)
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        DLRMClassifier(max_epochs=1).fit(np.arange(80.0).reshape(40, 2), y)

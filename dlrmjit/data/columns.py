@@ -15,6 +15,9 @@ UNKNOWN, MISSING, FIRST = 0, 1, 2
 """Rows of a table for values that training did not have, for none, and from where values are."""
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True)
 class DenseColumn:
     """A numeric column: standardised, large deviations compressed; a missing value becomes 0."""
@@ -132,12 +135,16 @@ def as_numbers(values: NDArray[Any]) -> NDArray[np.float64]:
     try:
         if values.dtype.kind == "O":
             values = np.array([np.nan if is_missing(v) else v for v in values])
-        return np.asarray(values, np.float64)
+        numbers = np.asarray(values, np.float64)
     except (TypeError, ValueError):
         wrong = next((v for v in values if not isinstance(v, (int, float))), None)
         raise DataError(
             f"{wrong!r:.40} found in a column of numbers; name it in categorical_features"
         ) from None
+    large = np.isfinite(numbers) & (np.abs(numbers) > _LARGEST)
+    if large.any():
+        raise DataError(f"{numbers[large][0]:g} found in a column, beyond the numbers of float32")
+    return numbers
 
 
 RawColumns = tuple[list[str], list[NDArray[Any]], list[bool]]

@@ -40,14 +40,19 @@ def _distrust() -> str:
 
 
 def _contents(path: Path) -> Finding:
-    size = sum(_bytes(file) for file in path.rglob("*"))
-    current = cache_path()
-    kernels = sum(file.suffix in _SUFFIXES for file in current.rglob("*"))
+    size = sum(map(_bytes, _files(path)))
+    kernels = sum(file.suffix in _SUFFIXES for file in _files(cache_path()))
     found = f"{kernels} kernels of this version; {size / 2**20:.0f} MiB in all"
     if kernels >= _WARM:
         return _TOPIC.ok("contents", found, kernels=kernels, bytes=size)
     advice = "the next run compiles first; python -m dlrmjit.warm does so ahead of it"
     return _TOPIC.improvable("contents", f"cold: {found}", advice, kernels=kernels, bytes=size)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Yield the files below ``path``; folders that other processes remove meanwhile have none."""
+    for folder_path, _, names in os.walk(path):
+        yield from (Path(folder_path, name) for name in names)
 
 
 def _bytes(file: Path) -> int:

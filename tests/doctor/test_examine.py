@@ -315,3 +315,21 @@ def test_a_host_without_files_of_the_system_is_examined(tmp_path):
         host = Host(Path(tmp_path), {}, frozenset({0}))
         found = [*examine_processor(host), *examine_threads(host), *examine_memory(host)]
     assert not [finding for finding in found if finding.level is Level.WRONG]
+
+
+def test_a_folder_of_the_cache_that_vanishes_while_it_is_counted_has_no_files(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    list(examine_cache())
+    (tmp_path / "kernels" / "old").mkdir(parents=True, exist_ok=True)
+    scan = os.scandir
+
+    def vanished(folder):
+        if str(folder).endswith("old"):
+            raise FileNotFoundError(2, "No such file or directory", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", vanished)
+    assert "kernels of this version" in list(examine_cache())[-1].found

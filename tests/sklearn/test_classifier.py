@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
+from dlrmjit.errors import DataError
 from dlrmjit.sklearn import DLRMClassifier
 
 QUICK = {"max_epochs": 3, "random_state": 0}
@@ -141,3 +142,13 @@ def test_labels_that_are_not_finite_are_refused_before_they_are_cast():
     y = np.where(np.arange(40) % 2, np.nan, 0.0)
     with pytest.raises(ValueError, match="Input y contains NaN"):
         DLRMClassifier(max_epochs=1).fit(np.arange(80.0).reshape(40, 2), y)
+
+
+def test_numbers_beyond_float32_are_refused():
+    X = np.arange(80.0).reshape(40, 2)
+    y = np.arange(40) % 2
+    X[3, 1] = 1e300
+    with pytest.raises(
+        DataError, match="1e\\+300 found in a column, beyond the numbers of float32"
+    ):
+        DLRMClassifier(max_epochs=1).fit(X, y)

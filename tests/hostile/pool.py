@@ -145,7 +145,7 @@ def _end_of(case: Case, answer: dict[str, Any], folder: Path) -> tuple[str, str]
         return "tracebacks", answer["traceback"]
     lines = answer["error"].strip().splitlines()
     error = "\n".join(line for line in lines if not line.startswith(_NOTES))
-    if answer["code"] == 0:
+    if answer["code"] == 0 or (case.command == "doctor" and answer["code"] == 1 and not error):
         return _check(case, folder)
     if answer["code"] == 2 and error.startswith(_SENTENCE) and "\n" not in error:
         return "refused", ""

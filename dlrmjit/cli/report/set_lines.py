@@ -8,6 +8,7 @@ import sys
 from dlrmjit.cli.build.data import Data
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.training import TrainConfig
+from dlrmjit.data.source import has_lists
 from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.model.model import Model
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
@@ -85,5 +86,6 @@ def start_lines(options: Options, data: Data) -> str:
         f"columns of {sum(tables):,} values\n"
         f"Model {options.model}: tables of width {options.arch_sparse_feature_size}, "
         f"{options.optimizer} at {options.learning_rate:g}{decay}, batches of "
-        f"{options.mini_batch_size:,}, at most {options.nepochs} epochs"
+        f"{options.mini_batch_size:,}{' lists' * has_lists(data.train)}, at most "
+        f"{options.nepochs} epochs"
     )

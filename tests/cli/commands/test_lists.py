@@ -184,3 +184,4 @@ def test_the_baseline_of_lists_is_any_order(home: Path, capsys: pytest.CaptureFi
     assert f"Baseline, lists in any order: NDCG {equal.ndcg:.4f}" in out
     assert "the share of clicks" not in out
     assert "validation NDCG 0." in out
+    assert "batches of 8 lists, at most 2 epochs" in out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dlrmjit.data import schema as module
+from dlrmjit.data import schema_file as module
 from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
 from dlrmjit.data.schema_file import read_schema
 from dlrmjit.errors import ConfigError
@@ -105,3 +105,34 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "schema.json")
     with pytest.raises(ConfigError, match="is a pipe, socket or device"):
         read_schema(tmp_path / "schema.json")
+
+
+LISTED = {"label": "y", "lists": "query", "categorical": ["item"]}
+
+
+def test_a_role_names_the_column_of_lists() -> None:
+    by_role = {"label": "y", "categorical": [{"name": "query", "role": "list"}, "item"]}
+    schema = Schema.from_dict(by_role)
+    assert schema == Schema.from_dict(LISTED) == Schema.from_dict(schema.to_dict())
+    assert schema.has_list_column
+    assert schema.features == ("item",)
+    assert not Schema.from_dict(LISTED | {"lists": "item"}).has_list_column
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relevance": True, "lists": ""}, "name the column of lists"),
+        ({"relevance": True, "soft_labels": True}, "give one of them"),
+        ({"relevance": True, "threshold": 2.0}, "give one of them"),
+        ({"weight": "w"}, "remove weight or lists"),
+        ({"lists": "y"}, "named twice"),
+        ({"categorical": [{"name": "query", "separator": "|"}]}, "has one value"),
+        ({"categorical": ["item", {"name": "other", "role": "list"}]}, "both name lists"),
+        ({"categorical": ["item", {"name": "query", "role": "key"}]}, "role = 'list' alone"),
+        ({"columns": ["y", "item"]}, "missing from columns"),
+    ],
+)
+def test_lists_that_contradict_others_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Schema.from_dict(LISTED | changes)

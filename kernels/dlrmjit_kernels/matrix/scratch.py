@@ -11,15 +11,19 @@ class Scratch(threading.local):
     """Named buffers, one set per calling thread; a larger request replaces a buffer."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Floats] = {}
+        self._buffers: dict[str, tuple[Floats, int]] = {}
 
     def floats(self, name: str, count: int) -> Floats:
         """Return the buffer ``name`` of at least ``count`` floats, whose contents are undefined."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < count:
-            buffer = self._buffers[name] = aligned_floats(count)
-        return buffer
+        return self._get(name, count)[0]
 
     def address(self, name: str, count: int) -> int:
         """Return the address of the buffer ``name`` of at least ``count`` floats."""
-        return int(self.floats(name, count).ctypes.data)
+        return self._get(name, count)[1]
+
+    def _get(self, name: str, count: int) -> tuple[Floats, int]:
+        entry = self._buffers.get(name)
+        if entry is None or entry[0].size < count:
+            buffer = aligned_floats(count)
+            entry = self._buffers[name] = buffer, int(buffer.ctypes.data)
+        return entry

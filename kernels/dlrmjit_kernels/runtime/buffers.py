@@ -11,6 +11,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,23 @@ ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
 _FILES = ("inactive_file", "active_file")  # page cache in a control group's memory.stat
 _RESERVE = 64 << 20  # bytes left for the interpreter and the current batch
+_RECENT = 0.02  # seconds that a reading is used for: it takes longer than making a small buffer
+
+
+class _RecentMemory:
+    """The memory that was available a moment ago, less what has been granted since.
+
+    A model has many small buffers. Nothing is refused by an old reading.
+    """
+
+    until = free = 0.0
+
+    def read(self) -> None:
+        """Read the memory available now."""
+        self.free, self.until = available_memory(), time.monotonic() + _RECENT
+
+
+_recent = _RecentMemory()
 
 
 @dataclass(frozen=True)
@@ -78,8 +96,11 @@ def require_memory(nbytes: int, purpose: str = "buffers") -> None:
     MemoryLimitError
         If not; the message has the GiB needed and available.
     """
-    free = available_memory()
-    if nbytes + min(_RESERVE, nbytes) > free:
+    needed = nbytes + min(_RESERVE, nbytes)
+    if time.monotonic() > _recent.until or needed > _recent.free:
+        _recent.read()
+    free, _recent.free = _recent.free, _recent.free - nbytes
+    if needed > free:
         raise MemoryLimitError(
             f"{purpose} need {format_gib(nbytes)} of memory, but {format_gib(free)} are "
             "available; use fewer or smaller tables, tables in files, or more processes"

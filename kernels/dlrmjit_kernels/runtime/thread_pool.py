@@ -42,6 +42,16 @@ def start(cpus: int) -> None:
     _state[LIMIT] = 0 if numba.threading_layer() == "workqueue" else cpus
 
 
+def threads_set() -> int:
+    """Return the number of threads set for the calling thread.
+
+    Numba's own function takes two locks at every call to see whether the threads have started.
+    """
+    if numba_parallel._is_initialized:
+        return int(numba_parallel._get_num_threads())
+    return int(numba.get_num_threads())
+
+
 def is_forked() -> bool:
     """Return whether this process was forked from one whose pool had started."""
     return bool(_state[FORKED])

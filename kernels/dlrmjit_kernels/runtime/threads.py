@@ -90,4 +90,4 @@ def set_threads(count: int) -> None:
 
 def get_threads() -> int:
     """Return the number of threads that the next kernel will use, or fewer if others use them."""
-    return 1 if thread_pool.is_forked() else int(numba.get_num_threads())
+    return 1 if thread_pool.is_forked() else thread_pool.threads_set()

@@ -77,9 +77,28 @@ def test_available_memory_is_bounded_by_the_system_and_positive():
 
 def test_a_control_group_lowers_available_memory(monkeypatch):
     monkeypatch.setattr(buffers, "_cgroup_available", lambda: [1 << 20])
+    monkeypatch.setattr(buffers, "_recent", buffers._RecentMemory())
     assert buffers.available_memory() == 1 << 20
     with pytest.raises(MemoryLimitError):
         buffers.allocate(1 << 21)
+
+
+def test_small_buffers_share_a_reading_of_available_memory(monkeypatch):
+    readings = [1 << 20]
+    monkeypatch.setattr(buffers, "available_memory", lambda: readings.pop())
+    monkeypatch.setattr(buffers, "_recent", buffers._RecentMemory())
+    monkeypatch.setattr(buffers, "_RECENT", 1e9)
+    for _ in range(10):
+        buffers.allocate(1000)
+    with pytest.raises(IndexError):  # it wants to read again: 10,000 bytes are granted
+        buffers.allocate((1 << 19) - 4000)
+
+
+def test_nothing_is_refused_by_an_old_reading(monkeypatch):
+    recent = buffers._RecentMemory()
+    recent.until, recent.free = float("inf"), 10
+    monkeypatch.setattr(buffers, "_recent", recent)
+    assert buffers.allocate(1000).data.size == 1000
 
 
 def test_a_control_group_leaves_its_limit_minus_use_plus_page_cache(tmp_path):

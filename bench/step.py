@@ -2,11 +2,15 @@
 
     python -m bench.step --config small|mlperf|kaggle|terabyte|large-slice [--batch N] [--forward]
     python -m bench.step --config mlperf-v2|fm|deepfm
+    python -m bench.step --config mlperf --precision bf16
 
 Peers are torch ``nn`` as the reference program builds it, FBGEMM's table-batched embeddings
 with torch MLPs, and for DCNv2 TorchRec's own ``DLRM_DCN`` over these, all starting from the same
 parameters; their losses are compared before anything is timed. Peers that are not installed are
 left out. Rows of tables are cut at ``--max-rows`` so that three copies fit.
+
+With ``--precision bf16`` our model is Split-BF16 and the peers compute under torch's autocast to
+bfloat16; the roofline has the peak of the processor's BF16 instructions in place of float32's.
 
 A ratio is bounded by the peer: "at best" is what a step exactly on the roofline would reach, the
 peer's best time over the bound. ``--markdown`` writes the results as a section of a document.
@@ -28,6 +32,7 @@ from bench.support import harness
 from bench.support.step_cases import RATE, Case, case, make_batch, make_model
 from dlrmjit.architecture.nodes.cross import Cross
 from dlrmjit.config.model import ModelConfig
+from dlrmjit.precision import Precision
 
 PEERS = ("torch nn", "fbgemm", "torchrec")
 _PACKAGES = {
@@ -41,30 +46,40 @@ _DISTRIBUTIONS = {
     "torchrec": ("torch", "fbgemm-gpu-cpu", "torchrec"),
 }
 BATCHES = 3
-SAME_LOSS = 1e-4
+SAME_LOSS: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 2e-2}
+"""Most that losses may differ by; operands of 8 bits change a loss by less than the second."""
 _BREAKDOWN_SECONDS = 2.0
 
 
-def contenders(case: Case, peers: Sequence[str], forward: bool) -> dict[str, Callable[[], Any]]:
+def contenders(
+    case: Case, peers: Sequence[str], forward: bool, precision: Precision = "fp32"
+) -> dict[str, Callable[[], Any]]:
     """Return an action per contender, over the same batches, each with separate parameters."""
     from dlrmjit.training.step import TrainingStep
 
     rng = np.random.default_rng(1)
-    model = make_model(case.model, rng)
+    model = make_model(case.model, rng, precision)
     batches = [make_batch(case, rng) for _ in range(BATCHES)]
     state = {name: np.asarray(array) for name, array in model.stored().items()}
-    actions = {name: _peer(name, case, state, batches, forward) for name in peers}
+    actions = {name: _peer(name, case, state, batches, forward, precision) for name in peers}
     step = TrainingStep(model)
     ours = model.predict_proba if forward else lambda batch: step(batch, RATE)
     return {"dlrmjit": _walk(ours, batches), **actions}
 
 
 def _peer(
-    name: str, case: Case, state: Any, batches: Sequence[Any], forward: bool
+    name: str,
+    case: Case,
+    state: Any,
+    batches: Sequence[Any],
+    forward: bool,
+    precision: Precision,
 ) -> Callable[[], Any]:
-    from bench.support.torch_dlrm import TorchBatch
+    from bench.support.torch_dlrm import TorchBatch, autocast
 
     step: Any = _peer_kind(name, case)(case.model, state, RATE)
+    if precision == "bf16":
+        autocast(step)
     return _walk(step.predict if forward else step, [TorchBatch(batch) for batch in batches])
 
 
@@ -100,7 +115,7 @@ def _walk(action: Callable[[Any], Any], batches: Sequence[Any]) -> Callable[[], 
     return lambda: action(batches[next(position) % len(batches)])
 
 
-def check(actions: dict[str, Callable[[], Any]]) -> None:
+def check(actions: dict[str, Callable[[], Any]], precision: Precision = "fp32") -> None:
     """Raise unless all contenders compute the same over the first batches."""
     results = {
         name: np.stack([np.asarray(action()) for _ in range(BATCHES)])
@@ -108,18 +123,18 @@ def check(actions: dict[str, Callable[[], Any]]) -> None:
     }
     for name, values in results.items():
         difference = np.abs(values - results["dlrmjit"]).max()
-        if not difference <= SAME_LOSS:
+        if not difference <= SAME_LOSS[precision]:
             raise SystemExit(f"{name} and dlrmjit differ by {difference:.2e} before any timing")
 
 
-def breakdown(case: Case, steps: int, ceilings: Any) -> Any:
+def breakdown(case: Case, steps: int, ceilings: Any, precision: Precision = "fp32") -> Any:
     """Print and return a profile of our step, per operation."""
     from dlrmjit.perf.profile import Profile
     from dlrmjit.training.step import TrainingStep
 
     rng = np.random.default_rng(1)
     warm = Profile()
-    step = TrainingStep(make_model(case.model, rng), profile=warm)
+    step = TrainingStep(make_model(case.model, rng, precision), profile=warm)
     batch = make_batch(case, rng)
     step(batch, RATE)
     warm.reset()
@@ -137,11 +152,12 @@ def main() -> None:
     from dlrmjit.perf.roofline import Ceilings, step_work
 
     chosen = case(options.config, options.batch, options.max_rows)
-    measured = roofline.ceilings(threads, 0.3 if options.quick else 1.0)
+    precision: Precision = options.precision
+    measured = roofline.ceilings(threads, 0.3 if options.quick else 1.0, precision)
     peers = usable_peers(options.peers, chosen)
     report = harness.Report(harness.describe_machine(threads, measured) | _versions(peers))
-    actions = contenders(chosen, peers, options.forward)
-    check(actions)
+    actions = contenders(chosen, peers, options.forward, precision)
+    check(actions, precision)
     samples = harness.alternate(actions, 5 if options.quick else options.seconds)
     ceilings = Ceilings(**measured)
     lookups = chosen.batch * sum(chosen.per_table)
@@ -154,6 +170,7 @@ def main() -> None:
         work=flops / 1e9,
         unit="gflops",
         ceiling=ceilings.fma_peak_gflops,
+        variant="" if precision == "fp32" else precision,
     )
     ours = samples["dlrmjit"]
     bound = sum(w.bound(ceilings) for name, w in work.items() if counted(name, options.forward))
@@ -166,7 +183,8 @@ def main() -> None:
     if not options.forward:
         del actions
         steps = max(5, min(200, int(_BREAKDOWN_SECONDS / ours.median)))
-        row["breakdown"] = [vars(line) for line in breakdown(chosen, steps, ceilings)]
+        lines = breakdown(chosen, steps, ceilings, precision)
+        row["breakdown"] = [vars(line) for line in lines]
     if options.plot:
         plot(row, options.plot)
     if options.markdown:
@@ -250,6 +268,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--config", default="small", help="preset, large-slice, fm or deepfm")
     parser.add_argument("--batch", type=int, metavar="N", help="samples; default: the case's")
     parser.add_argument("--max-rows", type=int, default=500_000, help="cut tables to these rows")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--forward", action="store_true", help="time the forward pass alone")
     parser.add_argument("--seconds", type=float, default=40.0, help="time to spend on samples")
     parser.add_argument(

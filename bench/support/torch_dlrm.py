@@ -116,6 +116,18 @@ def fbgemm_tables(weights: Sequence[Any], rate: float) -> Any:
     return tables
 
 
+def autocast(step: Any) -> None:
+    """Let the forward pass of a peer, and its backward, compute in bfloat16 where torch does."""
+    name = "forward" if isinstance(step, TorchStep) else "logits"
+    compute = getattr(step, name)
+
+    def in_bfloat16(batch: TorchBatch) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return compute(batch).float()
+
+    setattr(step, name, in_bfloat16)
+
+
 class TorchBatch:
     """A batch as tensors that share its memory, per table and merged."""
 

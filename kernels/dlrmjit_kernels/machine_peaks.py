@@ -16,6 +16,7 @@ from llvmlite import ir
 
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter
+from dlrmjit_kernels.precision import Precision
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
@@ -27,44 +28,54 @@ _UNROLL = 4
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """A loop of ``accumulators`` independent chains of fused multiply-adds, all in registers."""
+    """A loop of ``accumulators`` independent chains of fused multiply-adds, all in registers.
+
+    With ``pairs`` each adds the products of two BF16 numbers, by the processor's instruction.
+    """
 
     accumulators: int
+    pairs: bool = False
 
     @property
     def symbol(self) -> str:
         """Name of the function."""
-        return f"multiply_adds_{self.accumulators}"
+        return f"multiply_adds_{self.accumulators}" + "_pairs" * self.pairs
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel: ``iterations`` of four multiply-adds per chain, results to ``out``."""
         arguments = {"out": POINTER, "iterations": I64}
         emit = Emitter(module, self.symbol, arguments, target.lanes)
         factor = emit.load(emit["out"])
+        add = emit.dot_pairs if self.pairs else emit.multiply_add
         with emit.loop(emit["iterations"], [emit.zero()] * self.accumulators) as loop:
             sums = loop.values
             for _ in range(_UNROLL):
-                sums = [emit.multiply_add(factor, factor, s) for s in sums]
+                sums = [add(factor, factor, s) for s in sums]
             loop.carry(sums)
         for i, value in enumerate(loop.values):
             emit.store(value, emit.offset(emit["out"], i * target.lanes))
         emit.finish()
 
 
-def multiply_adds(threads: int, chains: int = 12) -> tuple[Callable[[], None], float]:
+def multiply_adds(
+    threads: int, chains: int = 12, pairs: bool = False
+) -> tuple[Callable[[], None], float]:
     """Return a function that occupies ``threads`` threads for a millisecond, and its Gflop."""
     target = current_target()
     out = np.zeros((threads, 64 * target.lanes), dtype=np.float32)
-    kernel = engine.address(MultiplyAdds(chains), target)
-    gflop = 2e-9 * threads * _ITERATIONS * _UNROLL * chains * target.lanes
+    kernel = engine.address(MultiplyAdds(chains, pairs), target)
+    gflop = (4e-9 if pairs else 2e-9) * threads * _ITERATIONS * _UNROLL * chains * target.lanes
     return functools.partial(_on_all, kernel, out, _ITERATIONS), gflop
 
 
-def fma_peak(threads: int, seconds: float = 0.5) -> float:
-    """Return the highest Gflop/s of ``threads`` threads, over several numbers of chains."""
-    best = 0.0
+def fma_peak(threads: int, seconds: float = 0.5, precision: Precision = "fp32") -> float:
+    """Return the highest Gflop/s of ``threads`` threads, over several numbers of chains.
+
+    That of ``bf16`` is float32's where the processor has no instruction for it.
+    """
+    best, pairs = 0.0, precision == "bf16" and current_target().bf16
     for chains in (10, 12, current_target().registers - 6):
-        action, gflop = multiply_adds(threads, chains)
+        action, gflop = multiply_adds(threads, chains, pairs)
         best = max(best, gflop / best_time(action, seconds / 3))
     return best
 
@@ -76,9 +87,10 @@ def triad(threads: int, seconds: float = 0.5) -> float:
     return 12.0 * count / best_time(lambda: _triad(a, b, c, np.float32(3), threads), seconds) / 1e9
 
 
-def ceilings(threads: int, seconds: float = 0.5) -> dict[str, float]:
+def ceilings(threads: int, seconds: float = 0.5, precision: Precision = "fp32") -> dict[str, float]:
     """Return the ceilings by the names that they have in every report."""
-    return {"fma_peak_gflops": fma_peak(threads, seconds), "triad_gbs": triad(threads, seconds)}
+    peak = fma_peak(threads, seconds, precision)
+    return {"fma_peak_gflops": peak, "triad_gbs": triad(threads, seconds)}
 
 
 def best_time(action: Callable[[], object], seconds: float) -> float:

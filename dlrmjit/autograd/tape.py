@@ -8,14 +8,15 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, TypeVar
 
 from dlrmjit.errors import CopyError
 
 T = TypeVar("T")
+_data = attrgetter("data")
 
 
 class Variable:
@@ -79,25 +80,25 @@ class Step:
     inputs: tuple[Variable, ...]
     output: Variable
     options: Mapping[str, Any]
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[Hashable, Any] = field(default_factory=dict)
 
     @property
     def values(self) -> tuple[Any, ...]:
         """Values of the inputs."""
-        return tuple(variable.data for variable in self.inputs)
+        return tuple(map(_data, self.inputs))
 
     def wants(self, number: int) -> bool:
         """Return whether the gradient of input ``number`` is needed."""
         return self.inputs[number].requires_grad
 
-    def cached(self, name: str, make: Callable[[], T]) -> T:
+    def cached(self, name: Hashable, make: Callable[[], T]) -> T:
         """Return the object ``name`` of this step's memory, made on first use."""
         if name not in self.memory:
             self.memory[name] = make()
         value: T = self.memory[name]
         return value
 
-    def cached_for(self, name: str, operands: tuple[Any, ...], make: Callable[[], T]) -> T:
+    def cached_for(self, name: Hashable, operands: tuple[Any, ...], make: Callable[[], T]) -> T:
         """As :meth:`cached`, but make it again if ``operands`` are not the same objects as before.
 
         A name always has the same number of operands.
@@ -163,6 +164,9 @@ class Tape:
                 if not variable.requires_grad:
                     continue
                 key = id(variable)
+                if key in route.used_once:
+                    yield variable, part
+                    continue
                 if key in gradients:
                     part = self._add(self._sums.setdefault(key, {}), gradients[key], part)
                 gradients[key] = part
@@ -184,6 +188,8 @@ class _Route:
     steps: tuple[Step, ...]
     uses: Mapping[int, int]
     intermediate: frozenset[int]
+    used_once: frozenset[int]
+    """Inputs of the tape whose first gradient is complete."""
 
     @classmethod
     def to(cls, result: Variable, steps: list[Step]) -> _Route:
@@ -194,4 +200,6 @@ class _Route:
                 chosen.append(step)
                 for variable in step.inputs:
                     uses[id(variable)] = uses.get(id(variable), 0) + 1
-        return cls(tuple(chosen), uses, frozenset(id(step.output) for step in chosen))
+        intermediate = frozenset(id(step.output) for step in chosen)
+        used_once = frozenset(key for key, count in uses.items() if count == 1) - intermediate
+        return cls(tuple(chosen), uses, intermediate, used_once)

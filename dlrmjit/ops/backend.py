@@ -76,6 +76,10 @@ class DenseState:
     steps: int = 0
 
 
+Updated = tuple[Any, Any, DenseState]
+"""A dense parameter as it is stored, its gradient, and the state of its optimizer."""
+
+
 class TableState(Protocol):
     """Optimizer state of tables: tables of the same shape, or of width 1; steps taken."""
 
@@ -170,10 +174,8 @@ class Backend(Protocol):
     def new_state(self, stored: Any, config: OptimizerConfig) -> Any:
         """Allocate an optimizer's states: a TableState for tables, a DenseState for others."""
 
-    def update(
-        self, stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
-    ) -> None:
-        """Apply one step of an optimizer to a dense parameter and its state, in place."""
+    def update(self, parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
+        """Apply one step of an optimizer to dense parameters and their states, in place."""
 
     def sum_of_squares(self, gradient: Any) -> float:
         """Return the sum of the squares of all elements of a dense gradient."""

@@ -36,13 +36,21 @@ class Optimizer:
         for parameter in parameters:
             self.state(parameter)
 
-    def apply(self, parameter: Variable, gradient: Any, rate: float) -> None:
-        """Update ``parameter`` in place; ``rate`` is the learning rate of the MLPs."""
-        state, config = self.state(parameter), self.config
-        if parameter.is_sparse:
-            gradient.update(parameter.data, state, config.tables, rate * config.tables_rate)
-        else:
-            self._backend.update(parameter.data, gradient, state, config.mlps, rate)
+    def apply(self, gradients: Iterable[tuple[Variable, Any]], rate: float) -> None:
+        """Update parameters in place by their gradients; ``rate`` is the learning rate of the MLPs.
+
+        All dense parameters are updated at once.
+        """
+        config, states, dense = self.config, self._states, []
+        for parameter, gradient in gradients:
+            entry = states.get(id(parameter))
+            state = self.state(parameter) if entry is None else entry[1]
+            if parameter.is_sparse:
+                gradient.update(parameter.data, state, config.tables, rate * config.tables_rate)
+            else:
+                dense.append((parameter.data, gradient, state))
+        if dense:
+            self._backend.update(dense, config.mlps, rate)
 
     def state(self, parameter: Variable) -> Any:
         """Return the states of a parameter: a TableState or a DenseState."""

@@ -8,7 +8,7 @@ them in the order of the columns: all get the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from dlrmjit.parallel.plan import Plan, Shard
 
 AnyOptimizer = str | OptimizerConfig | UpdateConfig
 Rows = NDArray[Any]
+Gradients = Sequence[tuple[Any, Any]]
 
 
 class ShardedOptimizer:
@@ -42,17 +43,17 @@ class ShardedOptimizer:
         self._tables = model.store
         self._squares = SquareExchange(model.comm, model.plan)
 
-    def apply(self, parameter: Any, gradient: Any, rate: float) -> None:
-        """Update a parameter whose complete gradient this rank has."""
-        if self._exchanges_squares and parameter.is_sparse:
-            self._store_squares(parameter, gradient)
-        self.optimizer.apply(parameter, gradient, rate)
+    def apply(self, gradients: Gradients, rate: float) -> None:
+        """Update parameters whose complete gradients this rank has."""
+        for parameter, gradient in gradients if self._exchanges_squares else ():
+            if parameter.is_sparse:
+                self._store_squares(parameter, gradient)
+        self.optimizer.apply(gradients, rate)
 
     def apply_shards(self, lookup: ShardedLookup, rate: float) -> None:
         """Update this rank's shards with the gradients that ``lookup`` receives."""
         if not self._exchanges_squares:
-            for parameter, gradient in lookup.gradients():
-                self.optimizer.apply(parameter, gradient, rate)
+            self.optimizer.apply(lookup.gradients(), rate)
             return
         gradients = list(lookup.gradients())
         shards = {id(group.parameter): group.shards for group in self._tables.groups}
@@ -62,8 +63,7 @@ class ShardedOptimizer:
             own = shards.get(id(parameter), ())  # weights of rows are whole on their rank
             means |= {shard: squares.table(i)[:, 0] for i, shard in enumerate(own)}
         self._squares.complete(means, lookup.rows())
-        for parameter, gradient in gradients:
-            self.optimizer.apply(parameter, gradient, rate)
+        self.optimizer.apply(gradients, rate)
 
     def _store_squares(self, parameter: Parameter, gradient: SparseGradient) -> Any:
         """Write the mean squares of ``gradient`` to the state that the optimizer reads them from.

@@ -199,10 +199,9 @@ class ReproducibleStep:
             start += array.size
         self._report_squares(micro_batches.n, gradients, self._squares(dense))
         apply = self._sharded_optimizer.apply
-        for parameter, gradient in dense:
-            apply(parameter, gradient, rate)
+        apply(dense, rate)
         if self._replicated is not None:
-            apply(self._replicated.parameter, self._replicated.sparse(), rate)
+            apply([(self._replicated.parameter, self._replicated.sparse())], rate)
         self._sharded_optimizer.apply_shards(micro_batches.lookup, rate)
 
     def _report_squares(self, n: int, gradients: list[_Gradients], batch: float) -> None:

@@ -119,7 +119,7 @@ class ShardedStep:
         self._reducer.finish()
 
     def _update(self, parameter: Variable, gradient: Any, rate: float) -> Callable[[], None]:
-        return lambda: self._apply(parameter, gradient, rate)
+        return lambda: self._apply(((parameter, gradient),), rate)
 
     def _reduce_replicated(self, graph: ShardedGraph, rate: float) -> None:
         """Sum the gradients of replicated tables, and apply them when the last one has arrived."""
@@ -139,4 +139,4 @@ class ShardedStep:
 
     def _apply_replicated(self, replicated: ReplicatedGradient, rate: float) -> None:
         parameter: Parameter = replicated.parameter
-        self._apply(parameter, replicated.sparse(), rate)
+        self._apply(((parameter, replicated.sparse()),), rate)

@@ -6,7 +6,7 @@ A profile wraps the rules of a graph in clocks, so a graph without a profile pay
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ UPDATE = "MLP update"
 REST = "between operations"
 WAITING = "waiting: "
 NOTHING_WAITED: Mapping[str, float] = {}
+Gradients = Sequence[tuple[Variable, Any]]
+Update = Callable[[Gradients, float], None]
+"""Updates parameters by their gradients with a learning rate."""
 
 
 @dataclass
@@ -129,16 +132,17 @@ class Profile:
         clock.add(now() - began)
         self._notify(name, started)
 
-    def timed_update(
-        self, apply: Callable[[Variable, Any, float], None]
-    ) -> Callable[[Variable, Any, float], None]:
-        """Return the same update, timed: of tables together with the backward it is fused with."""
+    def timed_update(self, apply: Update) -> Update:
+        """Return the same update, timed: of tables together with the backward it is fused with.
+
+        The parameters of a call are either all tables, or all not.
+        """
         now, clocks = self._now, dict[bool, Clock]()
 
-        def timed(parameter: Variable, gradient: Any, rate: float) -> None:
+        def timed(gradients: Gradients, rate: float) -> None:
             started, began = time.perf_counter(), now()
-            apply(parameter, gradient, rate)
-            seconds, is_sparse = now() - began, parameter.is_sparse
+            apply(gradients, rate)
+            seconds, is_sparse = now() - began, gradients[0][0].is_sparse
             clock = clocks.get(is_sparse)
             if clock is None:
                 name = "embedding backward" if is_sparse else UPDATE

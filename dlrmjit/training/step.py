@@ -21,7 +21,7 @@ from dlrmjit.ops.random_masks import DropoutKey
 from dlrmjit.optim import Optimizer
 from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.optim.clipping import Clipper
-from dlrmjit.perf.profile import Profile
+from dlrmjit.perf.profile import Profile, Update
 
 Gradients: TypeAlias = Iterable[tuple[Variable, Any]]
 
@@ -58,9 +58,9 @@ class TrainingStep:
 
     def start_at(self, step: int) -> None:
         """Draw dropout masks as after ``step`` steps."""
-        self._dropout_key = self._dropout_key._replace(step=step)
+        self._dropout_key = DropoutKey(self._dropout_key.seed, step)
 
-    def _make_update(self) -> Callable[..., None]:
+    def _make_update(self) -> Update:
         update = self.optimizer.apply
         return self._profile.timed_update(update) if self._profile else update
 
@@ -142,12 +142,21 @@ class TrainingStep:
         return loss
 
     def _update_all(self, rate: float, gradients: Gradients) -> None:
-        """Apply each gradient as soon as it is complete, or all at the end to sum or clip them."""
+        """Update tables as soon as their gradient is complete, other parameters by one call.
+
+        Gradients to sum or to clip are all needed before.
+        """
         if self._accumulated:
             self._accumulated.add(gradients)
             gradients = self._accumulated.pop()
         if self._clip is not None:
             gradients = list(gradients)
             self._clip(gradients)
-        for parameter, gradient in gradients:
-            self._update(parameter, gradient, rate)
+        dense = []
+        for each in gradients:
+            if each[0].is_sparse:
+                self._update((each,), rate)
+            else:
+                dense.append(each)
+        if dense:
+            self._update(dense, rate)

@@ -79,7 +79,7 @@ def test_dense_steps_are_those_of_torch(name, backend):
     w = weight_of(backend, GOLDEN["w"])
     optimizer = optimizer_of(backend, DENSE[name])
     for g, expected in zip(GOLDEN["g"], GOLDEN[f"dense/{name}"], strict=True):
-        optimizer.apply(w, backend.weight(g), float(GOLDEN["rate"]))
+        optimizer.apply([(w, backend.weight(g))], float(GOLDEN["rate"]))
         np.testing.assert_allclose(backend.weight_to_numpy(w.data), expected, 1e-5, 2e-6)
 
 
@@ -92,7 +92,7 @@ def test_steps_of_touched_rows_are_those_of_torch(name, backend):
     for indices, gradients, expected in steps:
         offsets = np.arange(len(indices) + 1)[None]
         gradient = bag_gradient(backend, tables, indices, offsets, gradients[:, None])
-        optimizer.apply(tables, gradient, float(GOLDEN["rate"]))
+        optimizer.apply([(tables, gradient)], float(GOLDEN["rate"]))
         np.testing.assert_allclose(tables.data.table(0), expected, 1e-5, 2e-6)
 
 
@@ -109,7 +109,7 @@ def test_dense_kernels_against_float64(config, shape, rate):
     for backend in (BACKENDS["jit"], ORACLE):
         w, optimizer = weight_of(backend, start), optimizer_of(backend, config)
         for g in gradients:
-            optimizer.apply(w, backend.weight(g), rate)
+            optimizer.apply([(w, backend.weight(g))], rate)
         found.append(backend.weight_to_numpy(w.data))
     bound = 8 * tolerance(len(gradients)) * (1 + 4 * rate)
     np.testing.assert_allclose(found[0], found[1], rtol=bound, atol=bound)
@@ -131,7 +131,7 @@ def test_sparse_kernels_against_float64(config, rows, dim, n, seed):
         tables, optimizer = tables_of(backend, arrays), optimizer_of(backend, config)
         for lookups, dY in steps:
             gradient = bag_gradient(backend, tables, *lookups, dY.astype(np.float32))
-            optimizer.apply(tables, gradient, 0.1)
+            optimizer.apply([(tables, gradient)], 0.1)
         found.append([np.array(tables.data.table(s)) for s in range(len(rows))])
     for s, (ours, exact) in enumerate(zip(*found, strict=True)):
         np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4)
@@ -155,8 +155,8 @@ def test_a_run_resumed_from_saved_states_has_the_same_bits(name, config):
     def trained(optimizer, tables, w, steps):
         for step in steps:
             dY = np.random.default_rng(step).standard_normal((6, 2, 5)).astype(np.float32)
-            optimizer.apply(tables, bag_gradient(backend, tables, *lookups[step], dY), 0.1)
-            optimizer.apply(w, backend.weight(dY[:, 0]), 0.1)
+            optimizer.apply([(tables, bag_gradient(backend, tables, *lookups[step], dY))], 0.1)
+            optimizer.apply([(w, backend.weight(dY[:, 0]))], 0.1)
         return [*(tables.data.table(s).copy() for s in range(2)), backend.weight_to_numpy(w.data)]
 
     weight = rng.standard_normal((6, 5)).astype(np.float32)
@@ -175,14 +175,45 @@ def test_a_run_resumed_from_saved_states_has_the_same_bits(name, config):
         assert ours.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("name", ["jit", "reference"])
+@pytest.mark.parametrize("config", EVERY, **ids)
+def test_parameters_updated_together_are_as_updated_one_by_one(name, config):
+    """One of them was updated once more before, so that Adam corrects it differently."""
+    backend, rng = BACKENDS[name], np.random.default_rng(1)
+    starts = [rng.standard_normal((k, 5)).astype(np.float32) for k in (3, 40, 7)]
+    gradients = [backend.weight(rng.standard_normal(w.shape).astype(np.float32)) for w in starts]
+    found = []
+    for together in (True, False):
+        weights, optimizer = [weight_of(backend, w) for w in starts], optimizer_of(backend, config)
+        pairs = list(zip(weights, gradients, strict=True))
+        optimizer.apply(pairs[1:2], 0.1)
+        for _ in range(3):
+            for part in [pairs] if together else [[pair] for pair in pairs]:
+                optimizer.apply(part, 0.1)
+        found.append([backend.weight_to_numpy(w.data).tobytes() for w in weights])
+    assert found[0] == found[1]
+
+
+def test_an_update_sees_which_gradient_and_parameter_it_is_given():
+    backend, optimizer = BACKENDS["jit"], optimizer_of(BACKENDS["jit"], Sgd())
+    weights = [weight_of(backend, np.ones((2, 3))) for _ in range(2)]
+    gradients = [backend.weight(np.full((2, 3), g, np.float32)) for g in (1, 2)]
+    optimizer.apply(zip(weights, gradients, strict=True), 0.1)
+    optimizer.apply(zip(weights, gradients[::-1], strict=True), 0.1)
+    weights[0].data = backend.weight(np.zeros((2, 3)))
+    optimizer.apply(zip(weights, gradients[::-1], strict=True), 0.1)
+    values = [backend.weight_to_numpy(w.data)[0, 0] for w in weights]
+    np.testing.assert_allclose(values, [-0.2, 0.6], rtol=1e-6)
+
+
 def test_tables_and_mlps_have_their_own_optimizer_and_rate():
     backend = BACKENDS["jit"]
     config = UpdateConfig(Sgd(), Sgd(), tables_rate=10.0)
     optimizer = make_optimizer(config, backend)
     w, tables = weight_of(backend, np.ones((2, 2))), tables_of(backend, [np.ones((3, 2))])
-    optimizer.apply(w, backend.weight(np.ones((2, 2))), 0.01)
+    optimizer.apply([(w, backend.weight(np.ones((2, 2))))], 0.01)
     lookups = np.array([1]), np.array([[0, 1]])
-    optimizer.apply(tables, bag_gradient(backend, tables, *lookups, np.ones((1, 1, 2))), 0.01)
+    optimizer.apply([(tables, bag_gradient(backend, tables, *lookups, np.ones((1, 1, 2))))], 0.01)
     np.testing.assert_allclose(backend.weight_to_numpy(w.data), 0.99)
     np.testing.assert_allclose(tables.data.table(0)[:, 0], [1.0, 0.9, 1.0], rtol=1e-6)
 
@@ -190,7 +221,7 @@ def test_tables_and_mlps_have_their_own_optimizer_and_rate():
 def test_state_of_another_shape_is_refused_before_anything_changes():
     backend = BACKENDS["jit"]
     optimizer, w = optimizer_of(backend, Adam()), weight_of(backend, np.ones((2, 3)))
-    optimizer.apply(w, backend.weight(np.ones((2, 3))), 0.1)
+    optimizer.apply([(w, backend.weight(np.ones((2, 3))))], 0.1)
     saved = optimizer.state_dict()
     with pytest.raises(CheckpointError, match=r"w\.exp_avg_sq should have shape \(2, 3\).*missing"):
         optimizer.load_state({k: v * 0 for k, v in saved.items() if k != "w.exp_avg_sq"})
@@ -225,7 +256,7 @@ def test_decoupled_decay_shrinks_touched_rows_alone_before_the_step_of_adam(back
         array[indices] *= np.float32(factor)
         tables = tables_of(backend, [array])
         gradient = bag_gradient(backend, tables, indices, offsets, dY)
-        optimizer_of(backend, config).apply(tables, gradient, rate)
+        optimizer_of(backend, config).apply([(tables, gradient)], rate)
         found.append(np.array(tables.data.table(0)))
     np.testing.assert_allclose(found[0], found[1], 1e-5, 1e-6)
     np.testing.assert_array_equal(found[1][len(indices) :], start[len(indices) :])

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dlrmjit.autograd.tape import Variable
 from dlrmjit.cli.report.machine import peak_rss_bytes, rss_bytes
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.access import AccessCounter, CountedSource
@@ -21,7 +20,7 @@ from dlrmjit.model.model import Model
 from dlrmjit.optim.clipping import SquaredNorms
 from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.perf.calibration import BINS, calibration_bins, calibration_sums
-from dlrmjit.perf.profile import Profile
+from dlrmjit.perf.profile import Gradients, Profile, Update
 from dlrmjit.perf.roofline import Ceilings, step_traffic
 from dlrmjit.training.events import FitResult, NullObserver, StepRecord, TestRecord
 
@@ -54,17 +53,16 @@ class DetailedProfile(Profile):
         """Whether the norm of the current step is measured."""
         return self.steps % NORMS_EVERY == 0
 
-    def timed_update(
-        self, apply: Callable[[Variable, Any, float], None]
-    ) -> Callable[[Variable, Any, float], None]:
+    def timed_update(self, apply: Update) -> Update:
         """Return the same update, timed, and measured before it."""
         timed = super().timed_update(apply)
 
-        def measured(parameter: Variable, gradient: Any, rate: float) -> None:
+        def measured(gradients: Gradients, rate: float) -> None:
             if self.is_due:
-                part = "tables" if parameter.is_sparse else "mlp"
-                self.gradient[part] += self._squares(parameter, gradient)
-            timed(parameter, gradient, rate)
+                for parameter, gradient in gradients:
+                    part = "tables" if parameter.is_sparse else "mlp"
+                    self.gradient[part] += self._squares(parameter, gradient)
+            timed(gradients, rate)
 
         return measured
 

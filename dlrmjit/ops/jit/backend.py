@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
-from dlrmjit_kernels.layers.loss import loss_gradient, probabilities
+from dlrmjit_kernels.layers.loss import BoundLoss, probabilities
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.denormals import denormals_flushed
@@ -27,7 +28,7 @@ from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.ops import combine
-from dlrmjit.ops.backend import ArrayBackward, ArrayForward, DenseState, FloatArray, Origin
+from dlrmjit.ops.backend import ArrayBackward, ArrayForward, FloatArray, Origin, Updated
 from dlrmjit.ops.backend import Lookups as Bags
 from dlrmjit.ops.jit import (
     cross,
@@ -52,12 +53,15 @@ Gradients = Iterator[tuple[int, Any]]
 
 def _loss_forward(step: Step) -> float:
     logits, targets, *each = step.values
+    bound = step.cached_for("bound", (logits,), partial(_bind_loss, step, logits))
+    return bound(targets, *each)
+
+
+def _bind_loss(step: Step, logits: Matrix) -> BoundLoss:
     loss: LossConfig = step.options["loss"]
-    p = step.cached("p", lambda: aligned_empty(logits.rows))
-    dz = step.cached("dz", lambda: Matrix.empty_blocked(logits.rows, 1))
-    samples = step.options.get("samples")
-    how = loss.weights, loss.threshold, samples, *each
-    return loss_gradient(loss.kind, logits, targets, p, dz, *how)
+    dz = step.memory["dz"] = Matrix.empty_blocked(logits.rows, 1)
+    how = loss.weights, loss.threshold, step.options.get("samples")
+    return BoundLoss(loss.kind, logits, aligned_empty(logits.rows), dz, *how)
 
 
 def _loss_backward(step: Step, gradient: float) -> Gradients:
@@ -181,11 +185,9 @@ class JitBackend:
         """Allocate an optimizer's states for tables or for a dense parameter."""
         return optimizers.new_state(stored, config)
 
-    def update(
-        self, stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
-    ) -> None:
+    def update(self, parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
         """Apply one step to the flat buffers, which have the same layout."""
-        optimizers.update(stored, gradient, state, config, rate)
+        optimizers.update(parameters, config, rate)
 
     def sum_of_squares(self, gradient: Any) -> float:
         """Return the sum of squares, padding of blocks excluded."""

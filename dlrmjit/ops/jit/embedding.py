@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.embedding import forward, lookup_weights
+from dlrmjit_kernels.embedding import lookup_weights
+from dlrmjit_kernels.embedding.forward import BoundPool
 from dlrmjit_kernels.embedding.int8 import Int8Tables
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.runtime.buffers import aligned_empty
@@ -43,8 +45,15 @@ def _forward(step: Step) -> F32 | LookedUp:
         if isinstance(group, Int8Tables):
             group.pool(part, pooled)
         else:
-            forward.pool(group, part, pooled, _pooling(step))
+            _bound_pool(step, group, part, pooled)(part)
     return pooled
+
+
+def _bound_pool(step: Step, tables: Any, lookups: Lookups, pooled: F32) -> BoundPool:
+    operands = tables, pooled
+    make = partial(BoundPool, tables, lookups, pooled, _pooling(step))
+    bound: BoundPool = step.cached_for(("pool", *lookups.form), operands, make)
+    return bound
 
 
 def _are_plain(step: Step) -> bool:

@@ -62,7 +62,7 @@ def _forward(step: Step) -> Matrix:
 def _backward(step: Step, gradient: Matrix) -> Iterator[tuple[int, Any]]:
     operands = (*step.values, gradient)
     bind = partial(_bind_backward, step, gradient)
-    bound = step.cached_for(f"backward {get_threads()}", operands, bind)
+    bound = step.cached_for(("backward", get_threads()), operands, bind)
     for layer in bound.layers:
         for call in layer.calls:
             call()
@@ -73,7 +73,7 @@ def _backward(step: Step, gradient: Matrix) -> Iterator[tuple[int, Any]]:
 
 def _bound_forward(step: Step) -> _Forward:
     bind = partial(_bind_forward, step)
-    return step.cached_for(f"forward {get_threads()}", step.values, bind)
+    return step.cached_for(("forward", get_threads()), step.values, bind)
 
 
 def _bind_forward(step: Step) -> _Forward:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,14 @@ from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
 from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.layers import dense_optimizers, elementwise
-from dlrmjit_kernels.layers.dense_optimizers import BoundStep
+from dlrmjit_kernels.layers.dense_optimizers import BoundSteps
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.config.optimizer import OptimizerConfig
-from dlrmjit.ops.backend import DenseState, FloatArray
+from dlrmjit.ops.backend import DenseState, FloatArray, Updated
 from dlrmjit.ops.backend import Lookups as Bags
 from dlrmjit.ops.merge_bags import merge_bags
 
@@ -109,29 +111,40 @@ def _like(stored: Any, value: float) -> Any:
 
 
 class BoundState(DenseState):
-    """States next to the step bound to them, to their parameter and to a gradient."""
+    """States next to the step bound to their parameter and to those updated with it."""
 
-    _operands: tuple[Any, ...] = (None, None, None)
-    _step: BoundStep
+    _operands: tuple[Any, ...] = ()
+    _step: BoundSteps
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made of: not what is bound to the parameter of this one."""
         return {"values": self.values, "steps": self.steps}
 
-    def step(self, stored: Any, gradient: Any, config: OptimizerConfig) -> BoundStep:
-        """Return the bound step; a tape replays into one gradient, so it is rarely rebound."""
+    def step(self, parameters: Sequence[Updated], config: OptimizerConfig) -> BoundSteps:
+        """Return the bound step; a tape replays into the same gradients, so it rarely binds."""
+        operands = (config, *chain.from_iterable(parameters))
         bound = self._operands
-        if bound[0] is not stored or bound[1] is not gradient or bound[2] is not config:
-            values = (flat(value) for value in self.values)
-            self._step = BoundStep(config, flat(stored), flat(gradient), *values)
-            self._operands = stored, gradient, config
+        if len(bound) != len(operands) or not all(map(is_, bound, operands)):
+            self._step = BoundSteps(config, [_flat_operands(*each) for each in parameters])
+            self._operands = operands
         return self._step
 
 
-def update(stored: Any, gradient: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
-    """Apply one step to a dense parameter, whose BoundState :func:`new_state` made."""
-    state.steps += 1
-    state.step(stored, gradient, config)(rate, state.steps)
+def _flat_operands(stored: Any, gradient: Any, state: DenseState) -> tuple[Any, ...]:
+    return flat(stored), flat(gradient), *(flat(value) for value in state.values)
+
+
+def update(parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
+    """Apply one step to dense parameters, whose BoundStates :func:`new_state` made.
+
+    Those that have taken as many steps are updated by one call: usually all.
+    """
+    for _, _, state in parameters:
+        state.steps += 1
+    for steps in {state.steps for _, _, state in parameters}:
+        alike = [each for each in parameters if each[2].steps == steps]
+        first: Any = alike[0][2]
+        first.step(alike, config)(rate, steps)
 
 
 def sum_of_squares(gradient: Any) -> float:

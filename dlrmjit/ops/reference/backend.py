@@ -22,11 +22,11 @@ from dlrmjit.ops import combine
 from dlrmjit.ops.backend import (
     ArrayBackward,
     ArrayForward,
-    DenseState,
     FloatArray,
     Lookups,
     Origin,
     StoredArray,
+    Updated,
 )
 from dlrmjit.ops.reference import cross, embedding, join, list_loss, lists, optimizers, regularise
 from dlrmjit.ops.reference.activations import activate, before_activation, sigmoid
@@ -293,16 +293,9 @@ class ReferenceBackend:
         """Allocate an optimizer's states for tables or for a dense parameter."""
         return optimizers.new_state(stored, config)
 
-    def update(
-        self,
-        stored: StoredArray,
-        gradient: FloatArray,
-        state: DenseState,
-        config: OptimizerConfig,
-        rate: float,
-    ) -> None:
+    def update(self, parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
         """Apply one step of an optimizer, in place."""
-        optimizers.update(stored, gradient, state, config, rate)
+        optimizers.update(parameters, config, rate)
 
     def sum_of_squares(self, gradient: FloatArray) -> float:
         """Return the sum of the squares of all elements."""

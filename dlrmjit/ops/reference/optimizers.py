@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.config.optimizer import OptimizerConfig, Sgd
-from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray
+from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray, Updated
 from dlrmjit.ops.merge_bags import merge_bags
 from dlrmjit.ops.reference.tables import ReferenceTables
 
@@ -130,20 +130,15 @@ def _full(like: StoredArray, value: float) -> FloatArray:
     return np.full(like.shape, value, like.dtype)
 
 
-def update(
-    stored: StoredArray,
-    gradient: FloatArray,
-    state: DenseState,
-    config: OptimizerConfig,
-    rate: float,
-) -> None:
-    """Apply one step to a dense parameter and its states, in place."""
-    state.steps += 1
-    w = np.asarray(stored)
-    g, k = _decayed(gradient, w, config), config.scalars(rate, state.steps)
-    stored[...], new = config.dense(w, g, state.values, k)
-    for value, updated in zip(state.values, new, strict=True):
-        value[...] = updated
+def update(parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
+    """Apply one step to dense parameters and their states, in place."""
+    for stored, gradient, state in parameters:
+        state.steps += 1
+        w = np.asarray(stored)
+        g, k = _decayed(gradient, w, config), config.scalars(rate, state.steps)
+        stored[...], new = config.dense(w, g, state.values, k)
+        for value, updated in zip(state.values, new, strict=True):
+            value[...] = updated
 
 
 def _decayed(g: FloatArray, w: FloatArray, config: OptimizerConfig) -> FloatArray:

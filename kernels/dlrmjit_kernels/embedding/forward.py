@@ -24,12 +24,13 @@ from dlrmjit_kernels.runtime.operands import (
     strides_overlap,
 )
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
-from dlrmjit_kernels.runtime.target import Target, current_target
+from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import call, next_task
 
 _FLIGHT_BYTES = 64 << 10  # most bytes of rows in flight: a small part of the second cache
 _CHUNK_LOOKUPS = 4096
+_PARALLEL_MIN_ELEMENTS = 4096
 
 
 def pool(
@@ -49,32 +50,54 @@ def pool(
     IndexRangeError
         For the first lookup outside its table, if the tables' bounds say ``raise``.
     """
-    check_pooled(tables, lookups, out, pooling, written=True)
-    if not lookups.tables or not lookups.samples:
-        return
-    bits = 8 * lookups.indices.dtype.itemsize
-    scaled, mean = lookups.weights is not None, pooling == "mean"
-    with tables.access.reading():
-        outside = _pool(
-            _gather(current_target(), tables.dim, bits, scaled, mean, tables.split),
-            tables.for_kernels,
-            tuple(lookups.bags()),
-            lookups.pooled_vectors(out),
-            prefetch_distance(tables.row_bytes),
-            _chunks(lookups),
-            get_threads(),
-            np.zeros(2, np.int64),  # not in the tables' workspace, which threads would share
-        )
-    if outside:
-        lookups = lookups.apply_bounds(tables.row_counts, tables.bounds)
-        pool(tables, lookups, out, pooling)
+    BoundPool(tables, lookups, out, pooling)(lookups)
 
 
-@functools.lru_cache(maxsize=256)
-def _gather(
-    target: Target, dim: int, index_bits: int, scaled: bool, mean: bool, split: bool
-) -> int:
-    return address(GatherSpec(dim, index_bits, scaled, mean, split), target)
+class BoundPool:
+    """:func:`pool` of lookups of one form in one array, checked once: a call looks nothing up.
+
+    ``out`` must stay where it is.
+    """
+
+    def __init__(
+        self, tables: TableStorage, like: Lookups, out: NDArray[np.float32], pooling: str
+    ) -> None:
+        check_pooled(tables, like, out, pooling, written=True)
+        self._tables, self._out, self._pooling = tables, out, pooling
+        self._is_empty = not like.tables or not like.samples
+        if self._is_empty:
+            return
+        scaled, mean = like.weights is not None, pooling == "mean"
+        bits = 8 * like.indices.dtype.itemsize
+        spec = GatherSpec(tables.dim, bits, scaled, mean, tables.split)
+        self._kernel = address(spec, current_target())
+        self._pooled = like.pooled_vectors(out)
+        self._ahead = prefetch_distance(tables.row_bytes)
+
+    def __call__(self, lookups: Lookups) -> None:
+        """Pool lookups of the same form."""
+        if self._is_empty:
+            return
+        tables = self._tables
+        check_weights(lookups)
+        with tables.access.reading():
+            outside = _pool(
+                self._kernel,
+                tables.for_kernels,
+                tuple(lookups.bags()),
+                self._pooled,
+                self._ahead,
+                _chunks(lookups),
+                useful_threads(lookups, tables.dim),
+                np.zeros(2, np.int64),  # not in the tables' workspace, which threads would share
+            )
+        if outside:
+            self(lookups.apply_bounds(tables.row_counts, tables.bounds))
+
+
+def useful_threads(lookups: Lookups, dim: int) -> int:
+    """Return how many threads to use: one, if waking others takes longer than all rows."""
+    return 1 if len(lookups.indices) * dim < _PARALLEL_MIN_ELEMENTS else get_threads()
 
 
 def prefetch_distance(row_bytes: int) -> int:
@@ -118,6 +141,11 @@ def check_pooled(
         raise ShapeError(f"pooled rows must not overlap, as in {describe(pooled)}")
     if pooling not in ("sum", "mean"):
         raise ShapeError(f"pooling must be 'sum' or 'mean', not {pooling!r}")
+    check_weights(lookups)
+
+
+def check_weights(lookups: Lookups) -> None:
+    """Raise ShapeError unless there are no weights, or one per lookup."""
     if lookups.weights is not None:
         check_array("weights", lookups.weights, FLOAT32, lookups.indices.shape)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.embedding.lookups import Bags
+from dlrmjit_kernels.embedding.lookups import Bags, any_outside
 from dlrmjit_kernels.runtime.compile import jit, jit_for_sizes, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
@@ -26,6 +26,7 @@ BUCKET_LOOKUPS = 8192
 BUCKETS_PER_THREAD = 16  # at least, of all tables together
 CHUNK_LOOKUPS = 8192
 MAX_BUCKETS = 4096  # of one table: more streams than this thrash the scatter
+PARALLEL_MIN_LOOKUPS = 1024  # are sorted in less time than waking other threads takes
 
 FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL, BITS = range(4)  # columns of a plan
 
@@ -52,16 +53,6 @@ class Buckets(NamedTuple):
     scaled: bool
 
 
-class _Sorted(NamedTuple):
-    """Arrays that the sort fills; ``histogram`` becomes the cursors of the scatter."""
-
-    plan: NDArray[np.int64]
-    histogram: NDArray[np.int32]
-    begin: NDArray[np.int64]
-    entries: NDArray[np.uint64]
-    scales: NDArray[np.float32]
-
-
 def sort_lookups(
     bags: Bags, rows: NDArray[np.int64], workspace: Workspace, mean: bool
 ) -> Buckets | None:
@@ -71,25 +62,22 @@ def sort_lookups(
     """
     S, size, threads = len(bags.offsets), len(bags.indices), get_threads()
     plan = workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
-    _make_plan(bags.offsets, rows, bucket_lookups(size, threads), plan)
-    buckets, chunks, cells = (int(plan[S, c]) for c in (FIRST_BUCKET, FIRST_CHUNK, FIRST_CELL))
+    buckets, chunks, cells = _make_plan(bags.offsets, rows, bucket_lookups(size, threads), plan)
     scaled = mean or len(bags.weights) > 0
-    into = _Sorted(
-        plan,
-        workspace.get("histogram", cells, np.int32),
-        workspace.get("begin", buckets + 1, np.int64)[: buckets + 1],
+    into = Buckets(
         workspace.get("entries", size, np.uint64),
         workspace.get("scales", size if scaled else 0, np.float32),
+        workspace.get("begin", buckets + 1, np.int64)[: buckets + 1],
+        workspace.get("order", buckets, np.int32)[:buckets],
+        workspace.get("tables", buckets, np.int32)[:buckets],
+        plan,
+        scaled,
     )
-    tables = workspace.get("tables", buckets, np.int32)[:buckets]
-    order = workspace.get("order", buckets, np.int32)[:buckets]
+    histogram = workspace.get("histogram", cells, np.int32)
     counter = workspace.get("counter", 2, np.int64)
-    if _count(tuple(bags), rows, plan, into.histogram, chunks, threads, counter):
+    if _sort(tuple(bags), rows, mean, tuple(into), histogram, chunks, threads, counter):
         return None
-    _find_positions(plan, into.histogram, into.begin, tables)
-    _largest_first(into.begin, order)
-    _scatter(tuple(bags), mean, scaled, tuple(into), chunks, threads, counter)
-    return Buckets(into.entries, into.scales, into.begin, order, tables, plan, scaled)
+    return into
 
 
 def bucket_lookups(lookups: int, threads: int) -> int:
@@ -125,7 +113,8 @@ def _bucket_of(row: int, bits: int, mask: int) -> int:
 @jit_for_sizes
 def _make_plan(
     offsets: NDArray[np.int64], rows: NDArray[np.int64], per_bucket: int, plan: NDArray[np.int64]
-) -> None:
+) -> tuple[int, int, int]:
+    """Fill the plan; return the numbers of buckets, of chunks and of cells of histograms."""
     S, N = offsets.shape[0], offsets.shape[1] - 1
     plan[0] = 0
     for s in range(S):
@@ -136,6 +125,7 @@ def _make_plan(
         plan[s + 1, FIRST_BUCKET] = plan[s, FIRST_BUCKET] + (1 << bits)
         plan[s + 1, FIRST_CHUNK] = plan[s, FIRST_CHUNK] + chunks
         plan[s + 1, FIRST_CELL] = plan[s, FIRST_CELL] + (chunks << bits)
+    return plan[S, FIRST_BUCKET], plan[S, FIRST_CHUNK], plan[S, FIRST_CELL]
 
 
 @jit
@@ -151,20 +141,36 @@ def _chunk(plan: NDArray[np.int64], N: int, task: int) -> tuple[int, int, int, i
 
 
 @jit
-def _count(
+def _sort(
     bags: tuple[Any, ...],
     rows: NDArray[np.int64],
-    plan: NDArray[np.int64],
+    mean: bool,
+    into: tuple[Any, ...],
     histogram: NDArray[np.int32],
     chunks: int,
     threads: int,
     counter: NDArray[np.int64],
 ) -> bool:
-    """Make the histogram of every chunk; return whether a lookup is outside its table."""
+    """Fill the buckets of a plan; return whether a lookup is outside its table instead.
+
+    ``histogram`` has the counts of every chunk, then the cursors of the scatter.
+    """
+    named, buckets = Bags(*bags), Buckets(*into)
+    serial = len(named.indices) < PARALLEL_MIN_LOOKUPS
+    workers = 1 if serial else threads
     counter[:2] = 0
-    operands = (Bags(*bags), rows, plan, histogram, chunks, counter)
-    run_tasks(_count_chunks, threads, operands, ALL_THREADS)
-    return bool(counter[1] != 0)
+    run_tasks(
+        _count_chunks, workers, (named, rows, buckets.plan, histogram, chunks, counter), ALL_THREADS
+    )
+    if counter[1] != 0:
+        return True
+    _find_positions(buckets.plan, histogram, buckets.begin, buckets.tables)
+    _largest_first(buckets.begin, buckets.order)
+    counter[0] = 0
+    run_tasks(
+        _scatter_chunks, workers, (named, mean, buckets, histogram, chunks, counter), ALL_THREADS
+    )
+    return False
 
 
 @task_jit
@@ -196,6 +202,9 @@ def _count_chunks(
 
 @jit
 def _count_chunk(indices: NDArray[Any], rows: int, bits: int, histogram: NDArray[np.int32]) -> int:
+    if bits == 0:  # a single bucket, of every table of a small batch, needs no counting
+        histogram[0] = len(indices)
+        return 1 if any_outside(indices, rows) else 0
     histogram[:] = 0
     outside = 0
     bits, mask = _U(bits), _U(len(histogram) - 1)
@@ -249,32 +258,17 @@ def _largest_first(begin: NDArray[np.int64], order: NDArray[np.int32]) -> None:
                 position += 1
 
 
-@jit
-def _scatter(
-    bags: tuple[Any, ...],
-    mean: bool,
-    scaled: bool,
-    into: tuple[Any, ...],
-    chunks: int,
-    threads: int,
-    counter: NDArray[np.int64],
-) -> None:
-    """Write every lookup's entry, and its scale if there are scales, to its position."""
-    counter[0] = 0
-    operands = (Bags(*bags), mean, scaled, _Sorted(*into), chunks, counter)
-    run_tasks(_scatter_chunks, threads, operands, ALL_THREADS)
-
-
 @task_jit
 def _scatter_chunks(
     thread: int,
     bags: Bags,
     mean: bool,
-    scaled: bool,
-    into: _Sorted,
+    into: Buckets,
+    histogram: NDArray[np.int32],
     chunks: int,
     counter: NDArray[np.int64],
 ) -> None:
+    """Write every lookup's entry, and its scale if there are scales, to its position."""
     indices, plan = bags.indices, into.plan
     while True:
         task = next_task(counter.ctypes.data)
@@ -283,9 +277,9 @@ def _scatter_chunks(
         s, first, last, cell = _chunk(plan, bags.offsets.shape[1] - 1, task)
         start = into.begin[plan[s, FIRST_BUCKET]]
         bits = plan[s, BITS]
-        cursor = into.histogram[cell : cell + (1 << bits)]
+        cursor = histogram[cell : cell + (1 << bits)]
         ends = bags.offsets[s, first : last + 1]
-        if scaled:  # in a separate pass, on a copy of the cursors that the entries advance
+        if into.scaled:  # in a separate pass, on a copy of the cursors that the entries advance
             scales = into.scales[start:]
             _scatter_scales(indices, ends, bits, bags.weights, mean, cursor.copy(), scales)
         _scatter_chunk(indices, ends, bits, first, cursor, into.entries[start:])
@@ -300,6 +294,9 @@ def _scatter_chunk(
     cursor: NDArray[np.int32],
     entries: NDArray[np.uint64],
 ) -> None:
+    if bits == 0:
+        _append_chunk(indices, ends, first, entries[cursor[0] :])
+        return
     bits, mask = _U(bits), _U(len(cursor) - 1)
     for n in range(_U(len(ends) - 1)):
         for i in range(_U(ends[n]), _U(ends[n + _U(1)])):
@@ -308,6 +305,17 @@ def _scatter_chunk(
             position = cursor[bucket]
             cursor[bucket] = position + 1
             entries[_U(position)] = row << _U(32) | (_U(first) + n)
+
+
+@jit
+def _append_chunk(
+    indices: NDArray[Any], ends: NDArray[np.int64], first: int, entries: NDArray[np.uint64]
+) -> None:
+    """Write the entries of a single bucket in their order."""
+    start = _U(ends[0])
+    for n in range(_U(len(ends) - 1)):
+        for i in range(_U(ends[n]), _U(ends[n + _U(1)])):
+            entries[i - start] = _U(indices[i]) << _U(32) | (_U(first) + n)
 
 
 @jit

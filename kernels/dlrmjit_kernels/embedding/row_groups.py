@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.embedding.lookup_sort import BITS
 from dlrmjit_kernels.runtime.compile import jit
 from dlrmjit_kernels.runtime.splitmix import GOLDEN
 
@@ -80,3 +81,19 @@ def _find_slot(
     while slots[slot] != 0 and entries[_U(slots[slot]) - _U(1)] >> _U(32) != row:
         slot = (slot + _U(1)) & mask
     return slot
+
+
+@jit
+def group_space(
+    rows: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    plan: NDArray[np.int64],
+    bucket_tables: NDArray[np.int32],
+) -> int:
+    """Return the most int32 elements that grouping any of the buckets takes."""
+    most = 0
+    for b in range(len(bucket_tables)):
+        s = bucket_tables[b]
+        lookups, keys = begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1
+        most = max(most, table_size(lookups, keys) + 2 * lookups + 2)
+    return most

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dlrmjit_kernels.embedding.storage import TableStorage
+from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.optimizers import Adagrad, Adam, OptimizerConfig, RowwiseAdagrad, Sgd
 
 
@@ -75,3 +77,21 @@ class AdamRows(RowRule):
 
     def __init__(self, lr: float, l2: float = 0.0, *constants: float, **named: float) -> None:
         super().__init__(Adam(l2, *constants, **named), lr)
+
+
+def update_spec(
+    rule: RowRule, tables: TableStorage, scaled: bool, pairs: bool = False
+) -> UpdateSpec:
+    """Return the specification of the micro-kernel that applies a rule to such tables."""
+    return UpdateSpec(
+        rule.kernel_name,
+        tables.dim,
+        len(rule.scalars(1)),
+        len(rule.element_states),
+        rule.optimizer.element,
+        len(rule.row_states),
+        rule.optimizer.row if rule.row_states else None,
+        scaled,
+        tables.split,
+        pairs,
+    )

@@ -7,29 +7,32 @@ occurrence: no atomics, no scan by every thread, the same bits for any number of
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.codegen.engine import address
-from dlrmjit_kernels.embedding.forward import check_pooled, prefetch_distance
+from dlrmjit_kernels.codegen.engine import Spec, address
+from dlrmjit_kernels.embedding.forward import (
+    check_pooled,
+    check_weights,
+    prefetch_distance,
+    useful_threads,
+)
 from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, sort_lookups
 from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
-from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
-from dlrmjit_kernels.embedding.row_optimizers import RowRule
+from dlrmjit_kernels.embedding.row_groups import group_rows, group_space, table_size
+from dlrmjit_kernels.embedding.row_optimizers import RowRule, update_spec
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
-from dlrmjit_kernels.microkernels.row_update import UpdateSpec
+from dlrmjit_kernels.optimizers import OptimizerConfig
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
-from dlrmjit_kernels.runtime.target import Target, current_target
-from dlrmjit_kernels.runtime.threads import get_threads
+from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.unsafe import call, next_task
 
 Float32 = NDArray[np.float32]
@@ -37,10 +40,17 @@ Float32 = NDArray[np.float32]
 
 @dataclass
 class RowState:
-    """Optimizer state of a rule: tables of the model's shape, or of one column; steps taken."""
+    """Optimizer state of a rule: tables of the model's shape, or of one column; steps taken.
+
+    It also has the last update that was bound to it, which copies do without.
+    """
 
     tables: tuple[TableStorage, ...]
     steps: int = 0
+    bound: BoundUpdate | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tables": self.tables, "steps": self.steps}
 
 
 def new_state(tables: TableStorage, rule: RowRule) -> RowState:
@@ -73,13 +83,12 @@ def apply(
         For the first lookup outside its table, if the tables' bounds say ``raise``; then no row
         was updated.
     """
-    check_pooled(tables, lookups, dY, pooling)
-    state = _checked_state(tables, rule, state)
-    if not lookups.tables:
-        state.steps += 1
-        return
-    with tables.access.writing():
-        _apply(tables, lookups, dY, rule, state, pooling == "mean")
+    bound, optimizer = state.bound if state else None, rule.optimizer
+    if bound is None or not bound.fits(tables, lookups, dY, optimizer, pooling):
+        bound = BoundUpdate(tables, lookups, dY, optimizer, state, pooling)
+        if state is not None:
+            state.bound = bound
+    bound(lookups, rule.lr)
 
 
 def apply_pairs(
@@ -99,17 +108,9 @@ def apply_pairs(
     check_array("upstream (samples,)", upstream, FLOAT32, (lookups.samples,))
     check_array("sums (samples, E)", sums, FLOAT32, (lookups.samples, tables.dim))
     shared = np.broadcast_to(sums[:, None], (lookups.samples, len(tables), tables.dim))
-    check_pooled(tables, lookups, shared, "sum")
     _refuse_weights(lookups)
-    state = _checked_state(tables, rule, state)
-    with tables.access.writing():
-        buckets = sort_lookups(lookups.bags(), tables.row_counts, tables.workspace, False)
-        if buckets is None:
-            lookups = lookups.apply_bounds(tables.row_counts, tables.bounds)
-            apply_pairs(tables, lookups, sums, upstream, rule, state)
-            return
-        state.steps += 1
-        _update_rows(tables, buckets, lookups.pooled_vectors(shared), rule, state, upstream)
+    update = BoundUpdate(tables, lookups, shared, rule.optimizer, state, "sum", upstream)
+    update(lookups, rule.lr)
 
 
 def _refuse_weights(lookups: Lookups) -> None:
@@ -117,25 +118,110 @@ def _refuse_weights(lookups: Lookups) -> None:
         raise ShapeError("the products of pairs are those of rows without weights")
 
 
-def _apply(
-    tables: TableStorage,
-    lookups: Lookups,
-    dY: Float32,
-    rule: RowRule,
-    state: RowState,
-    mean: bool,
-) -> None:
-    buckets = sort_lookups(lookups.bags(), tables.row_counts, tables.workspace, mean)
-    if buckets is None:
-        lookups = lookups.apply_bounds(tables.row_counts, tables.bounds)
-        _apply(tables, lookups, dY, rule, state, mean)
-        return
-    state.steps += 1
-    gradients = lookups.pooled_vectors(dY)
-    if rule.optimizer.is_additive:
-        _scatter_rows(tables, buckets, gradients, rule)
-    else:
-        _update_rows(tables, buckets, gradients, rule, state)
+class BoundUpdate:
+    """:func:`apply` for lookups of one form and one gradient, checked once.
+
+    A call looks nothing up. ``dY`` must stay where it is, its contents may change. With
+    ``upstream`` the gradient is that of pairs, as in :func:`apply_pairs`.
+    """
+
+    def __init__(
+        self,
+        tables: TableStorage,
+        like: Lookups,
+        dY: Float32,
+        optimizer: OptimizerConfig,
+        state: RowState | None,
+        pooling: str,
+        upstream: Float32 | None = None,
+    ) -> None:
+        check_pooled(tables, like, dY, pooling)
+        rule = RowRule(optimizer, 0.0)
+        self._state = _checked_state(tables, rule, state)
+        self._tables, self._optimizer, self._mean = tables, optimizer, pooling == "mean"
+        self._dY, self._upstream = dY, upstream
+        self._stored, self._form = self._state.tables, (pooling, *like.form)
+        if not like.tables:
+            return
+        self._scatters = optimizer.is_additive and upstream is None
+        scaled, pairs = self._mean or like.weights is not None, upstream is not None
+        spec: Spec = update_spec(rule, tables, scaled, pairs)
+        if self._scatters:
+            spec = ScatterSpec(tables.dim, scaled, tables.split)
+        self._kernel = address(spec, current_target())
+        self._gradients = like.pooled_vectors(dY)
+        self._ahead = prefetch_distance(4 * tables.dim)
+        self._factors = int(upstream.ctypes.data) if upstream is not None else 0
+        self._scalars = np.zeros(16, np.float32)
+
+    def fits(
+        self,
+        tables: TableStorage,
+        lookups: Lookups,
+        dY: Float32,
+        optimizer: OptimizerConfig,
+        pooling: str,
+    ) -> bool:
+        """Return whether this is the update of these operands by the same state."""
+        return (
+            self._dY is dY
+            and self._tables is tables
+            and self._optimizer is optimizer
+            and self._stored is self._state.tables
+            and self._form == (pooling, *lookups.form)
+        )
+
+    def __call__(self, lookups: Lookups, rate: float) -> None:
+        """Update the rows of lookups of the same form with learning rate ``rate``."""
+        check_weights(lookups)
+        if not lookups.tables:
+            self._state.steps += 1
+            return
+        with self._tables.access.writing():
+            buckets = self._sorted(lookups)
+            self._state.steps += 1
+            threads = useful_threads(lookups, self._tables.dim)
+            if self._scatters:
+                self._scatter_rows(buckets, rate, threads)
+            else:
+                self._update_rows(buckets, rate, threads)
+
+    def _sorted(self, lookups: Lookups) -> Buckets:
+        tables = self._tables
+        buckets = sort_lookups(lookups.bags(), tables.row_counts, tables.workspace, self._mean)
+        if buckets is None:
+            return self._sorted(lookups.apply_bounds(tables.row_counts, tables.bounds))
+        return buckets
+
+    def _scatter_rows(self, buckets: Buckets, rate: float, threads: int) -> None:
+        """Plain SGD: add to rows lookup by lookup, which needs no grouping."""
+        self._scalars[0] = -rate
+        _scatter_kernel(
+            self._kernel,
+            tuple(buckets),
+            self._tables.for_kernels,
+            self._gradients,
+            self._scalars,
+            self._ahead,
+            threads,
+            self._tables.workspace.get("counter", 2, np.int64),
+        )
+
+    def _update_rows(self, buckets: Buckets, rate: float, threads: int) -> None:
+        """Any rule: sum the gradient of a row before updating it."""
+        tables, optimizer = self._tables, self._optimizer
+        values = (optimizer.l2, *optimizer.row_scalars(rate, self._state.steps))
+        self._scalars[: len(values)] = values
+        _update_kernel(
+            (self._kernel, self._scalars.ctypes.data, self._ahead, self._factors),
+            tuple(buckets),
+            tables.for_kernels,
+            _state_addresses(tables, self._state),
+            self._gradients,
+            _scratch(tables, buckets, threads),
+            threads,
+            tables.workspace.get("counter", 2, np.int64),
+        )
 
 
 def _checked_state(tables: TableStorage, rule: RowRule, state: RowState | None) -> RowState:
@@ -159,30 +245,6 @@ def _checked_state(tables: TableStorage, rule: RowRule, state: RowState | None) 
 def _some(rows: tuple[int, ...]) -> str:
     """Return the first rows, as messages show them."""
     return f"({', '.join(map(str, rows[:4]))}{', ...' if len(rows) > 4 else ''})"
-
-
-def _scatter_rows(
-    tables: TableStorage, buckets: Buckets, gradients: tuple[Any, ...], rule: RowRule
-) -> None:
-    """Plain SGD: add to rows lookup by lookup, which needs no grouping."""
-    workspace = tables.workspace
-    factor = workspace.get("scalars", 16, np.float32)
-    factor[0] = -rule.lr
-    _scatter_kernel(
-        _scatter(current_target(), tables.dim, buckets.scaled, tables.split),
-        tuple(buckets),
-        tables.for_kernels,
-        gradients,
-        factor,
-        prefetch_distance(4 * tables.dim),
-        get_threads(),
-        workspace.get("counter", 2, np.int64),
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _scatter(target: Target, dim: int, scaled: bool, split: bool) -> int:
-    return address(ScatterSpec(dim, scaled, split), target)
 
 
 @jit
@@ -268,38 +330,6 @@ class _RuleOperands(NamedTuple):
     factors: int  # address, of pairs
 
 
-def _update_rows(
-    tables: TableStorage,
-    buckets: Buckets,
-    gradients: tuple[Any, ...],
-    rule: RowRule,
-    state: RowState,
-    upstream: Float32 | None = None,
-) -> None:
-    """Any rule: sum the gradient of a row before updating it.
-
-    With ``upstream`` the gradient is that of pairs.
-    """
-    workspace = tables.workspace
-    scalars = workspace.get("scalars", 16, np.float32)
-    values = (rule.l2, *rule.scalars(state.steps))
-    scalars[: len(values)] = values
-    threads = get_threads()
-    pairs = upstream is not None
-    kernel = address(update_spec(rule, tables, buckets.scaled, pairs), current_target())
-    factors = int(upstream.ctypes.data) if upstream is not None else 0
-    _update_kernel(
-        (kernel, scalars.ctypes.data, prefetch_distance(4 * tables.dim), factors),
-        tuple(buckets),
-        tables.for_kernels,
-        _state_addresses(tables, state),
-        gradients,
-        _scratch(tables, buckets, threads),
-        threads,
-        workspace.get("counter", 2, np.int64),
-    )
-
-
 def _state_addresses(tables: TableStorage, state: RowState) -> tuple[Any, ...]:
     """Return the fields of ``_StateAddresses``."""
     if not state.tables:
@@ -311,7 +341,7 @@ def _state_addresses(tables: TableStorage, state: RowState) -> tuple[Any, ...]:
 def _scratch(tables: TableStorage, buckets: Buckets, threads: int) -> tuple[Any, ...]:
     """Return the fields of ``_Scratch``."""
     workspace = tables.workspace
-    space = _group_space(tables.row_counts, buckets.begin, buckets.plan, buckets.tables)
+    space = group_space(tables.row_counts, buckets.begin, buckets.plan, buckets.tables)
     per_thread = round_up(space, 64)
     width = round_up(tables.dim, 64)
     groups = workspace.get("groups", threads * per_thread, np.int32)
@@ -320,22 +350,6 @@ def _scratch(tables: TableStorage, buckets: Buckets, threads: int) -> tuple[Any,
         groups[: threads * per_thread].reshape(threads, per_thread),
         gradients[: threads * width].reshape(threads, width),
     )
-
-
-@jit
-def _group_space(
-    rows: NDArray[np.int64],
-    begin: NDArray[np.int64],
-    plan: NDArray[np.int64],
-    bucket_tables: NDArray[np.int32],
-) -> int:
-    """Return the most int32 elements that grouping any of the buckets takes."""
-    most = 0
-    for b in range(len(bucket_tables)):
-        s = bucket_tables[b]
-        lookups, keys = begin[b + 1] - begin[b], (rows[s] >> plan[s, BITS]) + 1
-        most = max(most, table_size(lookups, keys) + 2 * lookups + 2)
-    return most
 
 
 @jit
@@ -424,22 +438,4 @@ def _update_bucket(
             rule.ahead,
             rule.factors,
         ),
-    )
-
-
-def update_spec(
-    rule: RowRule, tables: TableStorage, scaled: bool, pairs: bool = False
-) -> UpdateSpec:
-    """Return the specification of the micro-kernel that applies a rule to such tables."""
-    return UpdateSpec(
-        rule.kernel_name,
-        tables.dim,
-        len(rule.scalars(1)),
-        len(rule.element_states),
-        rule.optimizer.element,
-        len(rule.row_states),
-        rule.optimizer.row if rule.row_states else None,
-        scaled,
-        tables.split,
-        pairs,
     )

@@ -8,8 +8,9 @@ values are those of float32 weights to the bit.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,17 @@ from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_separate
-from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
+from dlrmjit_kernels.runtime.parallel import (
+    ALL_THREADS,
+    PARALLEL_MIN_ELEMENTS,
+    run_tasks,
+    threads_set,
+)
 from dlrmjit_kernels.runtime.target import current_target
 
 F32 = NDArray[np.float32]
 Parameters = F32 | SplitWeights
+_LINE = 16  # elements of a cache line
 
 
 class _Split(NamedTuple):
@@ -59,11 +66,16 @@ class _Operands(NamedTuple):
     k: F32
 
 
-class BoundStep:
-    """An optimizer, a parameter, its gradient and states, checked once: steps look nothing up.
+_ARRAY = np.dtype([(name, np.int64) for name in ("size", "p", "g", "first", "second")])
+"""A float32 parameter: its elements, its address and those of its gradient and states."""
 
-    All arrays are flat float32 in the order of the parameter, which may be Split-BF16; buffers
-    must stay where they are.
+
+class BoundSteps:
+    """An optimizer and parameters, checked once: a step looks nothing up and is few calls.
+
+    An entry of ``parameters`` is a parameter, its gradient and its states. All arrays are flat
+    float32 in the order of the parameter, which may be Split-BF16; buffers must stay where they
+    are.
 
     Raises
     ------
@@ -72,23 +84,34 @@ class BoundStep:
         optimizer has.
     """
 
-    def __init__(self, optimizer: OptimizerConfig, p: Parameters, g: F32, *states: F32) -> None:
-        needed = len(optimizer.states)
-        if len(states) != needed:
-            raise ShapeError(f"{optimizer.name} has {needed} states, but {len(states)} are given")
+    def __init__(self, optimizer: OptimizerConfig, parameters: Sequence[tuple[Any, ...]]) -> None:
         self._optimizer = optimizer
+        self._checked = [_checked(optimizer, *each) for each in parameters]
         kernel = engine.address(update_spec(optimizer), current_target())
-        p, g, states = _checked(optimizer.states, p, g, states)
-        first, second = (*states, g, g)[:2]  # the kernel reads no more states than there are
-        if isinstance(p, SplitWeights):
-            self._run = partial(_update_split, _split(p), kernel, g, first, second)
-        else:
-            self._run = partial(_update_all, kernel, p, g, first, second)
+        arrays = [each for each in self._checked if not isinstance(each[0], SplitWeights)]
+        self._calls: list[Callable[[F32], object]] = []
+        if arrays:
+            addresses = [
+                (each[0].size, *(int(array.ctypes.data) for array in each)) for each in arrays
+            ]
+            self._calls.append(partial(_update_all, kernel, np.array(addresses, _ARRAY)))
+        for p, g, first, second in self._checked:
+            if isinstance(p, SplitWeights):
+                self._calls.append(partial(_update_split, _split(p), kernel, g, first, second))
 
     def __call__(self, rate: float, step: int) -> None:
         """Apply step 1, 2, ... with learning rate ``rate``, in place."""
         optimizer = self._optimizer
-        self._run(_rounded((optimizer.l2, *optimizer.scalars(rate, step))))
+        k = _rounded((optimizer.l2, *optimizer.scalars(rate, step)))
+        for call in self._calls:
+            call(k)
+
+
+class BoundStep(BoundSteps):
+    """:class:`BoundSteps` of one parameter, its gradient and its states."""
+
+    def __init__(self, optimizer: OptimizerConfig, p: Parameters, g: F32, *states: F32) -> None:
+        super().__init__(optimizer, [(p, g, *states)])
 
 
 def sgd_step(p: Parameters, g: F32, lr: float, l2: float = 0.0) -> None:
@@ -116,10 +139,12 @@ def update_spec(optimizer: OptimizerConfig) -> DenseUpdate:
     )
 
 
-def _checked(
-    names: tuple[str, ...], p: Parameters, g: F32, states: tuple[F32, ...]
-) -> tuple[Parameters, F32, tuple[F32, ...]]:
-    """Return parameter, gradient and states for the kernels, after checking them."""
+def _checked(optimizer: OptimizerConfig, p: Any, g: F32, *states: F32) -> tuple[Any, F32, F32, F32]:
+    """Return parameter, gradient and two states for the kernels, after checking them."""
+    if len(states) != len(optimizer.states):
+        raise ShapeError(
+            f"{optimizer.name} has {len(optimizer.states)} states, but {len(states)} are given"
+        )
     length: int
     if isinstance(p, SplitWeights):
         length = p.float_layout.span
@@ -130,10 +155,11 @@ def _checked(
         p = check_array("p", p, FLOAT32, 1, written=True)
         length, written = p.size, {"p": p}
     g = check_array("g", g, FLOAT32, (length,))
-    for name, state in zip(names, states, strict=True):
+    for name, state in zip(optimizer.states, states, strict=True):
         written[name] = check_array(name, state, FLOAT32, (length,), written=True)
     check_separate(written, g=g)
-    return p, g, states
+    first, second = (*(written[name] for name in optimizer.states), g, g)[:2]
+    return p, g, first, second  # the kernel reads no more states than there are
 
 
 def _split(p: SplitWeights) -> tuple[int, ...]:
@@ -150,15 +176,29 @@ def _rounded(constants: tuple[float, ...]) -> F32:
 
 
 @jit
-def _update_all(kernel: int, p: F32, g: F32, first: F32, second: F32, k: F32) -> None:
-    operands = (p, _Operands(kernel, g, first, second, k))
-    run_tasks(_update_run, ceil_div(p.size, RUN), operands, p.size < PARALLEL_MIN_ELEMENTS)
+def _update_all(kernel: int, arrays: Any, k: F32) -> None:
+    total = 0
+    for i in range(len(arrays)):
+        total += arrays[i].size
+    parts = threads_set() if total >= PARALLEL_MIN_ELEMENTS else 1
+    run_tasks(_update_part, parts, (kernel, arrays, k, parts), ALL_THREADS)
 
 
 @task_jit
-def _update_run(task: int, p: F32, operands: _Operands) -> None:
-    start = task * RUN
-    _call(p.ctypes.data + 4 * start, operands, start, min(RUN, p.size - start))
+def _update_part(part: int, kernel: int, arrays: Any, k: F32, parts: int) -> None:
+    """Update one of equal parts of every parameter, cut between cache lines.
+
+    A thread thus updates about what it computed of a gradient, which its caches may still hold.
+    """
+    for i in range(len(arrays)):
+        a = arrays[i]
+        lines = ceil_div(a.size, _LINE)
+        first = _LINE * (lines * part // parts)
+        count = min(a.size, _LINE * (lines * (part + 1) // parts)) - first
+        offset = 4 * first
+        if count > 0:
+            at = (a.p + offset, a.g + offset, a.first + offset, a.second + offset)
+            unsafe.call(kernel, (*at, k.ctypes.data, count))
 
 
 @jit

@@ -83,8 +83,8 @@ def loss_forward(
 ) -> tuple[float, F32]:
     """Return the mean loss (summed in float64 in a fixed order) and the probabilities (N,)."""
     p = np.empty(column_of("logits", logits)[2], np.float32)
-    rule = kind, weights, threshold, samples
-    return _run(rule, logits, targets, sample_weights, p, p, False), p
+    bound = BoundLoss(kind, logits, p, None, weights, threshold, samples)
+    return bound(targets, sample_weights), p
 
 
 def loss_gradient(
@@ -125,37 +125,53 @@ def loss_gradient(
     ShapeError
         If lengths differ.
     """
-    rule = kind, weights, threshold, samples
-    return _run(rule, logits, targets, sample_weights, p, dlogits, True)
+    bound = BoundLoss(kind, logits, p, dlogits, weights, threshold, samples)
+    return bound(targets, sample_weights)
 
 
-def _run(
-    rule: tuple[str, tuple[float, float], float, int | None],
-    logits: F32 | Matrix,
-    targets: F32,
-    sample_weights: F32 | None,
-    p: F32,
-    dlogits: F32 | Matrix,
-    gradient: bool,
-) -> float:
-    kind, weights, threshold, samples = rule
-    z, z_strides, rows = column_of("logits", logits)
-    dz, dz_strides, gradient_rows = column_of("dlogits", dlogits, written=True)
-    targets = check_array("targets", targets, FLOAT32, (rows,))
-    p = check_array("p", p, FLOAT32, (rows,), written=True)
-    each = _NO_WEIGHTS
-    if sample_weights is not None:
-        each = check_array("sample_weights", sample_weights, FLOAT32, (rows,))
-    if gradient:
-        check_same_or_disjoint("dlogits", dz, "logits", z)
-        check_disjoint("dlogits", dz, targets=targets, p=p, sample_weights=each)
-    check_disjoint("p", p, logits=z, targets=targets, sample_weights=each)
-    if gradient_rows != rows:
-        raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
-    count = float(rows if samples is None else samples)
-    pair = (float(weights[0]), float(weights[1]))
-    plain = (_kind(kind), pair, _clamp_range(threshold), count)
-    return float(_loss(plain, (z, z_strides), (dz, dz_strides), targets, each, p, gradient))
+class BoundLoss:
+    """The loss of logits in one place and, if wanted, its gradient, checked once for all batches.
+
+    Operands are those of :func:`loss_gradient`; all but the targets and weights of samples must
+    stay where they are.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        logits: F32 | Matrix,
+        p: F32,
+        dlogits: F32 | Matrix | None = None,
+        weights: tuple[float, float] = (1.0, 1.0),
+        threshold: float = 0.0,
+        samples: int | None = None,
+    ) -> None:
+        z, z_strides, rows = column_of("logits", logits)
+        self._p = p = check_array("p", p, FLOAT32, (rows,), written=True)
+        check_disjoint("p", p, logits=z)
+        self._written, self._wants_gradient = {"p": p}, dlogits is not None
+        dz, dz_strides = p, z_strides
+        if dlogits is not None:
+            dz, dz_strides, gradient_rows = column_of("dlogits", dlogits, written=True)
+            check_same_or_disjoint("dlogits", dz, "logits", z)
+            check_disjoint("dlogits", dz, p=p)
+            self._written["dlogits"] = dz
+            if gradient_rows != rows:
+                raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
+        count = float(rows if samples is None else samples)
+        pair = (float(weights[0]), float(weights[1]))
+        self._rule = (_kind(kind), pair, _clamp_range(threshold), count)
+        self._logits, self._dlogits, self._rows = (z, z_strides), (dz, dz_strides), rows
+
+    def __call__(self, targets: F32, sample_weights: F32 | None = None) -> float:
+        """Return the mean loss; write the probabilities and the gradient."""
+        targets, each = check_array("targets", targets, FLOAT32, (self._rows,)), _NO_WEIGHTS
+        for name, array in self._written.items():
+            check_disjoint(name, array, targets=targets, sample_weights=sample_weights)
+        if sample_weights is not None:
+            each = check_array("sample_weights", sample_weights, FLOAT32, (self._rows,))
+        operands = self._logits, self._dlogits, targets, each, self._p, self._wants_gradient
+        return float(_loss(self._rule, *operands))
 
 
 def _kind(name: str) -> int:

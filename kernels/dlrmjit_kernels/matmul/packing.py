@@ -12,7 +12,6 @@ them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,18 +85,17 @@ class PackedPlan:
     spans: _Spans
     capacity: int
 
-    def run(
-        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
-    ) -> None:
-        """Run on operands at these addresses; there are no sums."""
-        buffers = _scratch.address("parts", self.capacity)
-        operands = (a, b, c, bias, mask, sums, 0, others)
-        spans = tuple(self.spans)
-        _packed_loops(self.record, self.sides, self.kernels, operands, buffers, spans)
+    def run(self, *addresses: int) -> None:
+        """Run on operands at these addresses, as :meth:`bind` takes them."""
+        self.bind(*addresses)()
 
-    def bind(self, *addresses: int) -> Call:
-        """Return :meth:`run` with these operands; every call asks for the buffers again."""
-        return partial(self.run, *addresses)
+    def bind(
+        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
+    ) -> Call:
+        """Return a call on these operands, which asks for the buffers; there are no sums."""
+        operands, spans = (a, b, c, bias, mask, sums, 0, others), tuple(self.spans)
+        plan = self.record, self.sides, self.kernels, operands
+        return lambda: _packed_loops(*plan, _scratch.address("parts", self.capacity), spans)
 
 
 def packed_plan(

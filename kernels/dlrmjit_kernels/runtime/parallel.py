@@ -51,7 +51,7 @@ def _pool_state(typingctx: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _threads_set(typingctx: Any) -> Any:
+def threads_set(typingctx: Any) -> Any:
     """Return the number of threads set for this thread; kernels that ask Numba are not cached."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -82,7 +82,7 @@ def _leave_pool(threads: int) -> None:
 
 @parallel_jit
 def _loop(task: int, operands: int, count: int, serial: bool) -> None:
-    threads = 1 if serial or count < 2 else _enter_pool(_threads_set())
+    threads = 1 if serial or count < 2 else _enter_pool(threads_set())
     if threads < 2:
         for i in range(count):
             unsafe.call(task, (i, operands))

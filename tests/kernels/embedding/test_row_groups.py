@@ -1,7 +1,12 @@
 """Lookups grouped by row, and buckets in the order that threads take them."""
 
 import numpy as np
-from dlrmjit_kernels.embedding.lookup_sort import bucket_lookups, sort_lookups
+import pytest
+from dlrmjit_kernels.embedding.lookup_sort import (
+    PARALLEL_MIN_LOOKUPS,
+    bucket_lookups,
+    sort_lookups,
+)
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.row_groups import group_rows, table_size
 from dlrmjit_kernels.runtime import threads
@@ -33,10 +38,27 @@ def test_every_row_has_a_chain_of_its_lookups_in_order(keys, spread, shift):
 def _sorted(indices, rows, count):
     before = threads.get_threads()
     threads.set_threads(count)
-    lookups = Lookups(indices, np.array([[0, len(indices)]]))
+    lookups = Lookups(indices, np.arange(len(indices) + 1)[None])
     found = sort_lookups(lookups.bags(), np.array([rows]), Workspace(), False)
     threads.set_threads(before)
     return found
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("size", [PARALLEL_MIN_LOOKUPS - 1, 5 * PARALLEL_MIN_LOOKUPS])
+def test_entries_are_sorted_alike_by_one_thread_and_by_several(size, outside):
+    indices = np.random.default_rng(1).integers(0, 300, size)
+    indices[size // 2] = 300 if outside else 299
+    found = [_sorted(indices, 300, count) for count in (1, 2)]
+    if outside:
+        assert found == [None, None]
+        return
+    for buckets in found:
+        entries = buckets.entries[:size]
+        wanted = [row << 32 | bag for bag, row in enumerate(indices.tolist())]
+        assert sorted(entries.tolist()) == sorted(wanted)
+        bags = entries[: buckets.begin[1]] & np.uint64(0xFFFFFFFF)
+        assert (np.diff(bags.astype(np.int64)) > 0).all(), "a bucket is in the order of bags"
 
 
 def test_large_buckets_come_first_and_none_is_left_out():

@@ -1,15 +1,19 @@
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from dlrmjit_kernels import optimizers
+from dlrmjit_kernels import EmbeddingTables, optimizers
 from dlrmjit_kernels.embedding.row_optimizers import (
     AdagradRows,
     AdamRows,
     MomentumRows,
+    RowRule,
     RowwiseAdagradRows,
     SgdRows,
 )
+from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.runtime import threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -177,3 +181,34 @@ def test_rules_are_plain_arithmetic_on_arrays():
     np.testing.assert_allclose(after, 9.0)
     np.testing.assert_allclose(updated, 1 - 0.5 * 2 / 3)
     assert optimizers.sqrt(4.0) == 2.0
+
+
+@pytest.mark.parametrize("rule", [SgdRows(0.5), AdagradRows(0.5)])
+def test_a_state_serves_whatever_it_is_applied_to_next(rule):
+    """Of the last update only the operands are remembered, and only as long as they are given."""
+    rng = np.random.default_rng(1)
+    first, second = (EmbeddingTables([9], 4) for _ in range(2))
+    state, indices = first.new_state(rule), np.array([3, 3, 8])
+    offsets, short = np.array([[0, 2, 3]]), np.array([[0, 3]])
+    gradients = [rng.standard_normal((n, 1, 4)).astype(np.float32) for n in (2, 2, 1)]
+    one, other, of_one_sample = gradients
+    steps = [
+        (first, offsets, one, rule, "sum"),
+        (first, offsets, one, rule, "mean"),
+        (first, offsets, other, rule, "mean"),
+        (first, short, of_one_sample, rule, "sum"),
+        (first, offsets, other, RowRule(rule.optimizer, 0.1), "sum"),
+        (second, offsets, other, rule, "sum"),
+    ]
+    found = []
+    for copied in (False, True):
+        for tables in (first, second, *state.tables):
+            tables.fill(0.25)
+        for tables, bags, dY, used, pooling in steps:
+            if copied:  # a state that has nothing bound
+                state = RowState(state.tables, state.steps)
+            tables.apply_gradient(indices, bags, dY, used, state, pooling)
+        found.append([tables.table(0).tobytes() for tables in (first, second, *state.tables)])
+    assert found[0] == found[1]
+    assert copy.deepcopy(state).bound is None
+    assert pickle.loads(pickle.dumps(state)).bound is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels.layers import dense_optimizers
-from dlrmjit_kernels.layers.dense_optimizers import BoundStep
+from dlrmjit_kernels.layers.dense_optimizers import BoundStep, BoundSteps
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.optimizers import Adagrad, Adam, RowwiseAdagrad, Sgd
@@ -112,6 +112,33 @@ def test_steps_have_the_bits_of_the_arithmetic_in_numpy(optimizer, length, rate)
         expected, expected_states = optimizer.dense(expected, decayed, expected_states, k)
     assert p.tobytes() == expected.tobytes()
     assert [state.tobytes() for state in states] == [state.tobytes() for state in expected_states]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_parameters_updated_together_have_the_bits_of_each_alone(optimizer):
+    def parameters():
+        arrays = [normal(length, length) for length in (1, 0, 40, 9000, 17, 30_000)]
+        split = SplitWeights(33, 70).assign(normal((33, 70), 2))
+        found = [(p, p[::-1].copy()) for p in arrays]
+        found.insert(3, (split, normal(split.float_layout.span, 3)))
+        start = optimizer.initial_state
+        return [(p, g, *(np.full_like(g, start) for _ in optimizer.states)) for p, g in found]
+
+    alone = parameters()
+    for p, g, *states in alone:
+        BoundStep(optimizer, p, g, *states)(0.1, 3)
+    for count in (1, 2, 3):
+        threads.set_threads(count)
+        together = parameters()
+        BoundSteps(optimizer, together)(0.1, 3)
+        assert [_bits(each) for each in together] == [_bits(each) for each in alone]
+    threads.set_threads(threads.available_cpus())
+
+
+def _bits(arrays):
+    p, _, *states = arrays
+    values = p.to_numpy() if isinstance(p, SplitWeights) else p
+    return [array.tobytes() for array in (values, *states)]
 
 
 def test_nothing_past_the_end_is_written():

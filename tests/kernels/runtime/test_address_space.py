@@ -38,7 +38,7 @@ def scatter_free_pages():
 GENERATED = """
 from dlrmjit_kernels import EmbeddingTables, RowwiseAdagradRows
 from dlrmjit_kernels.codegen.engine import address
-from dlrmjit_kernels.embedding.update import update_spec
+from dlrmjit_kernels.embedding.row_optimizers import update_spec
 from dlrmjit_kernels.runtime.target import current_target
 
 def load(width):

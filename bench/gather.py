@@ -10,6 +10,7 @@ best of several prefetch distances and of many runs counts.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,12 @@ from dlrmjit_kernels.runtime import buffers, unsafe
 from dlrmjit_kernels.runtime.target import current_target
 
 from bench.support import harness
+from dlrmjit.architecture.nodes.embedding import Embedding
 
 _TOUCHED_BYTES = 1 << 29  # far more than a cache holds from one run to the next
 _TABLE_BYTES = 1 << 30
 _DISTANCES = (8, 16, 32, 64, 128)
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ class RandomRows:
         self.entries = self.indices.astype(np.uint64) << np.uint64(32)
         self.gbytes = count * width * 4 / 1e9
 
-    def read(self) -> None:
-        """Read all random rows, and add them up."""
-        _gather(self.table.address, self.indices, self.width, self.threads, self.ahead)
+    def read(self, part: slice = _ALL) -> None:
+        """Read all random rows, or a part of them, and add them up."""
+        _gather(self.table.address, self.indices[part], self.width, self.threads, self.ahead)
 
-    def rewrite(self) -> None:
+    def rewrite(self, part: slice = _ALL) -> None:
         """Read and write them."""
-        _update(self.table.address, self.entries, self.width, self.threads, self.ahead)
+        _update(self.table.address, self.entries[part], self.width, self.threads, self.ahead)
 
     def best(self, action: harness.Action, seconds: float) -> float:
         """Return the shortest run of all prefetch distances within ``seconds``; sets the best."""
@@ -70,6 +73,41 @@ class RandomRows:
                 found[self.ahead] = min(took, found.get(self.ahead, took))
         self.ahead = min(found, key=found.__getitem__)
         return found[self.ahead]
+
+
+class RowsOfSteps:
+    """As many random rows as training steps look up in each embedding node of a model.
+
+    A call is one step: it reads the rows, as its forward pass must, then reads and rewrites the
+    same ones, as its update must. Tables are as large as the node's, a gigabyte at most.
+    """
+
+    def __init__(self, nodes: Sequence[tuple[Embedding, int]], threads: int, seconds: float):
+        """``nodes`` are embedding nodes and their lookups in a step."""
+        self.read_bytes, self._steps = 0, 0
+        self._nodes: list[tuple[RandomRows, int, int, int]] = []
+        for node, lookups in nodes:
+            size = 4 * node.dim * sum(node.rows)
+            rows = RandomRows(node.dim, threads, min(_TABLE_BYTES, size))
+            rows.best(rows.read, seconds)
+            reading = rows.ahead
+            rows.best(rows.rewrite, seconds)
+            self._nodes.append((rows, lookups, reading, rows.ahead))
+            self.read_bytes += 4 * node.dim * lookups
+
+    def __call__(self) -> None:
+        """Read the rows of the next step, then rewrite them."""
+        for rows, lookups, ahead, _ in self._nodes:
+            rows.ahead = ahead
+            rows.read(self._next(rows, lookups))
+        for rows, lookups, _, ahead in self._nodes:
+            rows.ahead = ahead
+            rows.rewrite(self._next(rows, lookups))
+        self._steps += 1
+
+    def _next(self, rows: RandomRows, lookups: int) -> slice:
+        first = self._steps % max(1, len(rows.indices) // lookups) * lookups
+        return slice(first, first + lookups)
 
 
 def row_ceiling(

@@ -12,6 +12,9 @@ left out. Rows of tables are cut at ``--max-rows`` so that three copies fit.
 With ``--precision bf16`` our model is Split-BF16 and the peers compute under torch's autocast to
 bfloat16; the roofline has the peak of the processor's BF16 instructions in place of float32's.
 
+A step that multiplies little, such as that of ``fm``, is also given as a share of the time that its
+rows alone take, read at random and then rewritten (:mod:`bench.gather`), measured in the same run.
+
 A ratio is bounded by the peer: "at best" is what a step exactly on the roofline would reach, the
 peer's best time over the bound. ``--markdown`` writes the results as a section of a document.
 """
@@ -28,10 +31,12 @@ from typing import Any
 
 import numpy as np
 
+from bench import gather
 from bench.support import harness
 from bench.support.step_cases import RATE, Case, case, make_batch, make_model
 from dlrmjit.architecture.nodes.cross import Cross
 from dlrmjit.config.model import ModelConfig
+from dlrmjit.perf.roofline import Work
 from dlrmjit.precision import Precision
 
 PEERS = ("torch nn", "fbgemm", "torchrec")
@@ -158,10 +163,12 @@ def main() -> None:
     report = harness.Report(harness.describe_machine(threads, measured) | _versions(peers))
     actions = contenders(chosen, peers, options.forward, precision)
     check(actions, precision)
-    samples = harness.alternate(actions, 5 if options.quick else options.seconds)
-    ceilings = Ceilings(**measured)
     lookups = chosen.batch * sum(chosen.per_table)
     work = step_work(chosen.model, chosen.batch, lookups)
+    rows = None if options.forward else gather_ceiling(chosen, work, threads)
+    samples = harness.alternate(actions, 5 if options.quick else options.seconds, ceiling=rows)
+    limit = samples.pop(harness.CEILING, None)
+    ceilings = Ceilings(**measured)
     flops = sum(w.flops for name, w in work.items() if counted(name, options.forward))
     row = report.add(
         f"{options.config} {'forward' if options.forward else 'step'}",
@@ -177,6 +184,12 @@ def main() -> None:
     row["of_ceiling"] = bound / ours.best
     share, median = 100 * row["of_ceiling"], 1e3 * ours.median
     print(f"of the roofline: {share:.1f} % (best); {median:.2f} ms (median)")
+    if rows and limit:
+        row["of_gather"], moved = limit.best / ours.best, rows.read_bytes / 1e6
+        print(
+            f"of the gather ceiling ({1e3 * limit.best:.2f} ms): {100 * row['of_gather']:.1f} % "
+            f"(best); {moved:.1f} MB of random rows are read, then {moved:.1f} MB read and written"
+        )
     row["at_best"] = {name: best / bound for name, best in row["peers_best_s"].items()}
     for name, ratio in row["at_best"].items():
         print(f"exactly on the roofline ({1e3 * bound:.2f} ms): {ratio:.2f}x {name}")
@@ -191,6 +204,19 @@ def main() -> None:
         command = shlex.join(["python", "-m", "bench.step", *sys.argv[1:]])
         Path(options.markdown).write_text(markdown(report.machine, row, command))
     report.write(options.json)
+
+
+def gather_ceiling(
+    case: Case, work: Mapping[str, Work], threads: int, seconds: float = 0.5
+) -> gather.RowsOfSteps | None:
+    """Return what moves the rows of a step and does nothing else, if a step multiplies no more."""
+    if sum(each.flops for each in work.values()) > sum(each.bytes for each in work.values()):
+        return None
+    nodes = [
+        (node, case.batch * sum(case.per_table[column] for column in node.columns))
+        for node in case.model.architecture.embeddings
+    ]
+    return gather.RowsOfSteps(nodes, threads, seconds)
 
 
 def counted(name: str, forward: bool) -> bool:

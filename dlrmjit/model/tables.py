@@ -256,9 +256,13 @@ class LocalPort:
         return pooled
 
     def load(self, batch: Batch) -> None:
-        """Set the lookups of every node."""
+        """Set the lookups of every node; nodes with the same ones share them."""
+        made: dict[tuple[Any, ...], Any] = {}
         for node, lookups, tables in self._lookups:
-            lookups.data = self._backend.lookups(tables, self._bags(node, batch))
+            same = node.columns, node.rows, node.collisions
+            if same not in made:
+                made[same] = self._backend.lookups(tables, self._bags(node, batch))
+            lookups.data = made[same]
 
     def _bags(self, node: Embedding, batch: Batch) -> Lookups:
         """Return the lookups in a node's stored tables.

@@ -1,4 +1,4 @@
-"""Operations written once, in NumPy, for both backends: those that no kernel computes yet.
+"""Operations in NumPy: the reference backend's, and the compiled one's where it has no kernel.
 
 Each is a pair of functions: the result from arrays, and the gradients of the arrays.
 """

@@ -7,6 +7,7 @@ import pytest
 
 from bench import step
 from bench.support.step_cases import case, make_batch, make_model
+from dlrmjit.perf.roofline import step_work
 from dlrmjit.training.step import TrainingStep
 
 
@@ -52,3 +53,14 @@ def test_every_case_can_be_trained(name):
     assert len(batch.indices) == 8 * sum(chosen.per_table)
     train = TrainingStep(make_model(chosen.model, rng))
     assert np.isfinite([train(batch, 0.01) for _ in range(2)]).all()
+
+
+def test_rows_of_steps_are_those_that_the_step_looks_up_of_models_that_multiply_little():
+    chosen = case("fm", 16, 50)
+    work = step_work(chosen.model, chosen.batch, 16 * 26)
+    rows = step.gather_ceiling(chosen, work, threads=1, seconds=0.01)
+    rows()
+    forward = sum(w.bytes for name, w in work.items() if name.endswith("forward"))
+    assert rows.read_bytes == forward == 16 * 26 * 4 * (128 + 1)
+    deepfm = case("deepfm", 16, 50)
+    assert step.gather_ceiling(deepfm, step_work(deepfm.model, 16, 16 * 26), 1) is None

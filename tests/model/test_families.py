@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from dlrmjit_kernels.embedding import lookup_sort
 from dlrmjit_kernels.runtime import threads
 
 from dlrmjit.architecture.families import FAMILIES
@@ -263,3 +264,13 @@ def test_an_empty_batch_can_be_scored():
         model = Model(family(name))
         empty = Batch(np.zeros((0, 13)), [[], [], []], [[], [], []])
         assert model.predict_proba(empty).shape == (0,)
+
+
+def test_tables_of_one_column_share_lookups_that_are_sorted_once(monkeypatch):
+    sorts, run = [], lookup_sort.sort_lookups
+    monkeypatch.setattr(lookup_sort, "sort_lookups", lambda *args: sorts.append(args) or run(*args))
+    config, rng = family("wide-deep"), np.random.default_rng(1)
+    step = TrainingStep(Model(config, backend="jit"))
+    for taken in (1, 2):
+        step(random_batch(rng, config, 20), 0.1)
+        assert len(sorts) == taken

@@ -27,10 +27,10 @@ from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
-from dlrmjit.ops import combine
 from dlrmjit.ops.backend import ArrayBackward, ArrayForward, FloatArray, Origin, Updated
 from dlrmjit.ops.backend import Lookups as Bags
 from dlrmjit.ops.jit import (
+    combine,
     cross,
     embedding,
     interaction,
@@ -135,7 +135,8 @@ class JitBackend:
     def lookups(self, tables: EmbeddingTables | MixedTables, lookups: Bags) -> Lookups:
         """Check the layout of lookups; the kernels check indices that are to raise an error."""
         indices, offsets, weights = lookups
-        checked = Lookups.checked(indices, offsets, len(tables), weights)
+        sort = tables.shared_sort if isinstance(tables, EmbeddingTables) else None
+        checked = Lookups.checked(indices, offsets, len(tables), weights, sort)
         if tables.bounds == "raise":
             return checked
         return checked.within(tables.row_counts, tables.bounds)

@@ -199,6 +199,6 @@ RULES = (
     *(
         array_rule(rule.forward, rule.backward, rule.name)
         for rule in ARRAY_RULES
-        if rule.name in ("bi_interaction", "cross_vector")  # others have kernels
+        if rule.name == "cross_vector"  # others have kernels
     ),
 )

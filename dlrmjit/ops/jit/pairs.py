@@ -18,6 +18,7 @@ from dlrmjit_kernels.embedding.pair_sums import sum_tables
 from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
 from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
+from dlrmjit_kernels.layers.pair_vectors import pair_gradients, pair_products
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from dlrmjit.ops.jit.optimizers import BagGradient, merge_lookups
 
 Gradients = Iterator[tuple[int, Any]]
 F32 = NDArray[np.float32]
-_ARRAY_RULES = {rule.name: rule for rule in ARRAY_RULES}
+(_SUM,) = (rule for rule in ARRAY_RULES if rule.name == "sum")
 
 
 @dataclass(frozen=True)
@@ -160,28 +161,39 @@ def _buffer(step: Step, name: str, *shape: int) -> F32:
 def _fm_forward(step: Step) -> Matrix:
     x = step.values[0]
     if not isinstance(x, LookedUp):
-        return _in_columns(step, _ARRAY_RULES["fm"].forward(x))
+        return _products(step, x, 1)
     sums = _buffer(step, "sums", x.lookups.samples, x.tables.dim)
     pairs = _buffer(step, "pairs", x.lookups.samples, 1)
     step.memory["longest"] = sum_tables(x.tables, x.lookups, sums, pairs.reshape(-1))
     return step.cached("pairs matrix", lambda: Matrix.view(pairs))
 
 
-def _in_columns(step: Step, array: F32) -> Matrix:
-    result: Matrix = store(step, "result", array)
-    return result
+def _products(step: Step, x: F32, columns: int) -> Matrix:
+    """Return the products of all pairs of vectors that are in memory, in 1 or E columns."""
+    sums = _buffer(step, "sums", len(x), x.shape[2])
+    pairs = _buffer(step, "pairs", len(x), columns)
+    pair_products(x, sums, pairs)
+    return step.cached("pairs matrix", lambda: Matrix.view(pairs))
+
+
+def _gradients(step: Step, gradient: Any) -> Gradients:
+    x, g = step.values[0], np.ascontiguousarray(rows_of(gradient))
+    buffer = _buffer(step, "gradient", *x.shape)
+    pair_gradients(x, step.memory["sums"], g, buffer)
+    yield 0, buffer
 
 
 def _fm_backward(step: Step, gradient: Any) -> Gradients:
-    x, g = step.values[0], rows_of(gradient)
-    if isinstance(x, LookedUp):
-        upstream = np.array(g[:, 0])  # a copy: a gradient may be scaled, and others share it
-        yield 0, PairGradient(step.memory["sums"], upstream, step.memory["longest"])
+    if not isinstance(step.values[0], LookedUp):
+        yield from _gradients(step, gradient)
         return
-    buffer = _buffer(step, "gradient", *x.shape)
-    np.subtract(x.sum(axis=1, keepdims=True), x, out=buffer)
-    buffer *= g[:, :, None]
-    yield 0, buffer
+    upstream = np.array(rows_of(gradient)[:, 0])  # it may be scaled, and others share it
+    yield 0, PairGradient(step.memory["sums"], upstream, step.memory["longest"])
+
+
+def _bi_interaction_forward(step: Step) -> Matrix:
+    x = step.values[0]
+    return _products(step, x, x.shape[2])
 
 
 def _sum_forward(step: Step) -> Matrix:
@@ -189,7 +201,8 @@ def _sum_forward(step: Step) -> Matrix:
         _sums(step, i, x) if isinstance(x, LookedUp) else array_of(step, i)
         for i, x in enumerate(step.values)
     ]
-    return _in_columns(step, _ARRAY_RULES["sum"].forward(*arrays))
+    result: Matrix = store(step, "result", _SUM.forward(*arrays))
+    return result
 
 
 def _sums(step: Step, number: int, x: LookedUp) -> F32:
@@ -206,8 +219,12 @@ def _sum_backward(step: Step, gradient: Any) -> Gradients:
         if isinstance(x, LookedUp):
             yield i, SharedGradient(np.array(g))
         else:
-            (part,) = _ARRAY_RULES["sum"].backward(g, array_of(step, i))
+            (part,) = _SUM.backward(g, array_of(step, i))
             yield i, store_gradient(step, i, np.asarray(part, np.float32))
 
 
-RULES = (Rule("fm", _fm_forward, _fm_backward), Rule("sum", _sum_forward, _sum_backward))
+RULES = (
+    Rule("fm", _fm_forward, _fm_backward),
+    Rule("bi_interaction", _bi_interaction_forward, _gradients),
+    Rule("sum", _sum_forward, _sum_backward),
+)

@@ -18,7 +18,6 @@ from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.errors import ConfigError
-from dlrmjit.ops import combine
 from dlrmjit.ops.backend import (
     ArrayBackward,
     ArrayForward,
@@ -28,7 +27,16 @@ from dlrmjit.ops.backend import (
     StoredArray,
     Updated,
 )
-from dlrmjit.ops.reference import cross, embedding, join, list_loss, lists, optimizers, regularise
+from dlrmjit.ops.reference import (
+    combine,
+    cross,
+    embedding,
+    join,
+    list_loss,
+    lists,
+    optimizers,
+    regularise,
+)
 from dlrmjit.ops.reference.activations import activate, before_activation, sigmoid
 from dlrmjit.ops.reference.init import fill_uniform
 from dlrmjit.ops.reference.join import NoBlock

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.embedding.lookups import Bags, any_outside
+from dlrmjit_kernels.embedding.lookups import Bags, Lookups, any_outside
 from dlrmjit_kernels.runtime.compile import jit, jit_for_sizes, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
@@ -51,6 +51,36 @@ class Buckets(NamedTuple):
     tables: NDArray[np.int32]
     plan: NDArray[np.int64]
     scaled: bool
+
+
+class SharedSort:
+    """Sorts lookups once for several tables of the same rows, which are updated in succession.
+
+    Its arrays are those of the last sort: one thread uses it at a time.
+    """
+
+    def __init__(self) -> None:
+        self._workspace = Workspace()
+        self._lookups: Lookups | None = None
+        self._of: tuple[bytes, bool] | None = None
+        self._buckets: Buckets | None = None
+
+    def sort(self, lookups: Lookups, rows: NDArray[np.int64], mean: bool) -> Buckets | None:
+        """Return what :func:`sort_lookups` does, again if these lookups were the last."""
+        of = rows.tobytes(), mean
+        if self._lookups is not lookups or self._of != of or self._buckets is None:
+            self._lookups, self._of = lookups, of
+            self._buckets = sort_lookups(lookups.bags(), rows, self._workspace, mean)
+        return self._buckets
+
+
+def buckets_of(
+    lookups: Lookups, rows: NDArray[np.int64], workspace: Workspace, mean: bool
+) -> Buckets | None:
+    """Return what :func:`sort_lookups` does, from the lookups' shared sort if they have one."""
+    if lookups.shared_sort is not None:
+        return lookups.shared_sort.sort(lookups, rows, mean)
+    return sort_lookups(lookups.bags(), rows, workspace, mean)
 
 
 def sort_lookups(
@@ -90,10 +120,15 @@ def bucket_lookups(lookups: int, threads: int) -> int:
 
 @jit
 def _bucket_bits(lookups: int, rows: int, per_bucket: int) -> int:
-    """Return how many low bits of a row choose its bucket: about ``per_bucket`` lookups each."""
+    """Return how many low bits of a row choose its bucket: about ``per_bucket`` lookups each.
+
+    Up to half more are no reason to halve the buckets, and one bucket is sorted already.
+    """
     bits = 0
     while (
-        (per_bucket << bits) < lookups and (1 << (bits + 1)) <= rows and (1 << bits) < MAX_BUCKETS
+        3 * (per_bucket << bits) < 2 * lookups
+        and (1 << (bits + 1)) <= rows
+        and (1 << bits) < MAX_BUCKETS
     ):
         bits += 1
     return bits

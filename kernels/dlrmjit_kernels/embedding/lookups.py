@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from dlrmjit_kernels.errors import IndexRangeError, ShapeError
 from dlrmjit_kernels.runtime.compile import jit, jit_for_sizes, task_jit
 from dlrmjit_kernels.runtime.operands import FLOAT32, INT32, INT64, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
+
+if TYPE_CHECKING:
+    from dlrmjit_kernels.embedding.lookup_sort import SharedSort
 
 _CHUNK_LOOKUPS = 1 << 14
 _NO_WEIGHTS = np.empty(0, np.float32)
@@ -45,13 +48,15 @@ class Lookups:
     ``weights`` (float32, one per index) scale the rows, by default none is scaled.
     ``table_ids`` are the positions of these tables among all of a model's, if they are only some:
     errors name them, and pooled vectors of table ``s`` are in slot ``table_ids[s]``. The indices
-    of other tables may then stand between those of these.
+    of other tables may then stand between those of these. With ``shared_sort`` they are sorted once
+    for all updates of tables with the same rows; then they must not change in between.
     """
 
     indices: NDArray[Any]
     offsets: NDArray[np.int64]
     table_ids: tuple[int, ...] | None = None
     weights: NDArray[np.float32] | None = None
+    shared_sort: SharedSort | None = None
 
     @property
     def tables(self) -> int:
@@ -121,9 +126,10 @@ class Lookups:
         offsets: NDArray[np.int64],
         tables: int,
         weights: NDArray[np.float32] | None = None,
+        shared_sort: SharedSort | None = None,
     ) -> Lookups:
         """Return lookups in so many tables, after :meth:`check_layout`; arrays may be read-only."""
-        lookups = cls(indices, offsets, weights=weights)
+        lookups = cls(indices, offsets, weights=weights, shared_sort=shared_sort)
         lookups.check_layout(tables)
         arrays = (indices, offsets) if weights is None else (indices, offsets, weights)
         if all(array.flags.writeable for array in arrays):
@@ -134,6 +140,7 @@ class Lookups:
             weights=weights
             if weights is None
             else check_array("weights", weights, FLOAT32, indices.shape),
+            shared_sort=shared_sort,
         )
 
     def first_outside(self, rows: NDArray[np.int64]) -> IndexRangeError:

@@ -17,7 +17,7 @@ from dlrmjit_kernels.embedding.forward import prefetch_distance
 from dlrmjit_kernels.embedding.lookups import Bags, Lookups, any_outside
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.microkernels.pair_gather import PairGatherSpec
+from dlrmjit_kernels.microkernels.pairs import PairGatherSpec
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.embedding import init
+from dlrmjit_kernels.embedding.lookup_sort import SharedSort
 from dlrmjit_kernels.errors import ConfigError, ShapeError, format_sizes
 from dlrmjit_kernels.precision import Precision, SplitArray, check_precision
 from dlrmjit_kernels.runtime import buffers, numa, threads
@@ -77,7 +78,7 @@ class TableStorage:
         self._buffer = buffers.allocate(self.nbytes, path)
         self._directory = None if self._path is None else _directory_of(self._path)
         self._nodes = self._spread_over_nodes()
-        self.workspace = Workspace()
+        self.workspace, self.shared_sort = Workspace(), SharedSort()
         self.access = Access("these tables")
         self.addresses = np.array(self._starts[:-1], np.int64) + self._buffer.address
         self.low_addresses = self.addresses + self._low_offset

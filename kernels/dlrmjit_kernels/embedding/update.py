@@ -20,7 +20,7 @@ from dlrmjit_kernels.embedding.forward import (
     prefetch_distance,
     useful_threads,
 )
-from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, sort_lookups
+from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, buckets_of
 from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.row_groups import group_rows, group_space, table_size
 from dlrmjit_kernels.embedding.row_optimizers import RowRule, update_spec
@@ -188,7 +188,7 @@ class BoundUpdate:
 
     def _sorted(self, lookups: Lookups) -> Buckets:
         tables = self._tables
-        buckets = sort_lookups(lookups.bags(), tables.row_counts, tables.workspace, self._mean)
+        buckets = buckets_of(lookups, tables.row_counts, tables.workspace, self._mean)
         if buckets is None:
             return self._sorted(lookups.apply_bounds(tables.row_counts, tables.bounds))
         return buckets

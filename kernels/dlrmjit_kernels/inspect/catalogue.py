@@ -19,7 +19,7 @@ from dlrmjit_kernels.microkernels.copy_rows import CopyRows
 from dlrmjit_kernels.microkernels.float_mode import FloatMode
 from dlrmjit_kernels.microkernels.gemm_tile import GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
-from dlrmjit_kernels.microkernels.pair_gather import PairGatherSpec
+from dlrmjit_kernels.microkernels.pairs import PairGatherSpec
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
 from dlrmjit_kernels.microkernels.round_bf16 import RoundBf16
 from dlrmjit_kernels.microkernels.row_gather import DotSpec, GatherSpec

@@ -2,6 +2,7 @@
 
 import pickle
 import pickletools
+import re
 import zipfile
 from collections import OrderedDict
 from contextlib import suppress
@@ -15,11 +16,29 @@ from hypothesis.extra import numpy as arrays
 
 from dlrmjit.checkpoint import read_torch_file, write_torch_file
 from dlrmjit.checkpoint.torch_format.pickle import Storage, StoredTensor, load_pickle
+from dlrmjit.config.model import ModelConfig
+from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError
+from dlrmjit.model.dlrm import DLRM
+from dlrmjit.training.persistence import load, restore, save
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REFERENCE = GOLDEN / "reference_adagrad.pt"  # written by dlrm_s_pytorch.py under torch 2.13
 OURS = GOLDEN / "written.pt"  # written by write_torch_file; torch 2.13 loaded it
+
+# By the same program, with --qr-flag --qr-threshold=4 --qr-collisions=3 and tables of 9, 3 and 10
+# rows (9, 5 and 10 for concat), and with --weighted-pooling=learned.
+TABLES = {
+    "reference_qr_mult.pt": {"qr_collisions": (3, 0, 3)},
+    "reference_qr_concat.pt": {
+        "table_rows": (9, 5, 10),
+        "embedding_dim": 8,
+        "mlp_bottom": (2, 3, 8),
+        "qr_collisions": (3, 3, 3),
+        "qr_operation": "concat",
+    },
+    "reference_weighted_pooling.pt": {"learned_pooling": True},
+}
 
 FLOATS = st.floats(width=32, allow_nan=False)
 MATRICES = arrays.arrays(
@@ -51,6 +70,47 @@ def test_a_file_of_the_reference_program_is_read():
     assert found.progress["train_loss"] == pytest.approx(0.20324618)
     assert found.optimizer["state"][7]["sum"] == pytest.approx(0.0558184)
     assert found.optimizer["param_groups"][0]["lr"] == 0.01
+
+
+def names_of(path):
+    """Names of tensors as a file of PyTorch has them."""
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        found = re.findall(rb"(?:bot_l|emb_l|top_l|v_W_l)\.[a-z0-9_.]+", archive.read(pickled))
+    return [name.decode() for name in found]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_kinds_of_tables_are_read_and_written_as_the_reference_writes_them(name, tmp_path):
+    values = {"table_rows": (9, 3, 10), "embedding_dim": 4, "mlp_bottom": (2, 3, 4)}
+    config = ModelConfig(**{**values, "mlp_top": (5, 1), **TABLES[name]})
+    model, theirs = DLRM(config, initialise=False), read_torch_file(GOLDEN / name).state
+    restore(model, GOLDEN / name)
+    stored = model.stored()
+    assert set(stored) == set(theirs)
+    assert all(np.array_equal(stored[key], array) for key, array in theirs.items())
+    save(model, tmp_path / name)
+    again = read_torch_file(tmp_path / name).state
+    assert all(np.array_equal(again[key], array) for key, array in theirs.items())
+    names = set(names_of(GOLDEN / name))
+    assert set(names_of(tmp_path / name)) == names
+    assert ("v_W_l.0" in names) == ("weighted" in name)
+    assert ("emb_l.0.weight_q" in names) == ("qr" in name)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if "qr" in name])
+def test_a_file_that_does_not_say_how_vectors_are_combined_says_what_to_do(name):
+    model = load(GOLDEN / name)
+    assert model.state_dict()["emb_l.0.weight_q"].shape == (3, 4)
+    batch = Batch(np.zeros((1, 2)), [np.array([0])] * 3, [np.array([0])] * 3, np.zeros(1))
+    with pytest.raises(CheckpointError, match="--load-model, --qr-flag"):
+        model.predict_proba(batch)
+
+
+def test_learned_weights_of_pooling_need_no_options():
+    model = load(GOLDEN / "reference_weighted_pooling.pt")
+    assert model.config.learned_pooling
+    assert model.state_dict()["emb_l.0.pooling"].shape == (9, 1)
 
 
 def test_parameters_are_mapped_not_read():

@@ -12,7 +12,7 @@ from dlrmjit_kernels.embedding.pair_sums import sum_tables
 from dlrmjit_kernels.embedding.row_optimizers import AdagradRows, RowwiseAdagradRows, SgdRows
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from dlrmjit_kernels.errors import IndexRangeError, ShapeError
-from dlrmjit_kernels.microkernels.pair_gather import PairGatherSpec
+from dlrmjit_kernels.microkernels.pairs import PairGatherSpec
 from dlrmjit_kernels.runtime.target import named_target
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given

@@ -1,10 +1,15 @@
 """Lookups grouped by row, and buckets in the order that threads take them."""
 
+import itertools
+
 import numpy as np
 import pytest
+from dlrmjit_kernels.embedding import lookup_sort
 from dlrmjit_kernels.embedding.lookup_sort import (
     PARALLEL_MIN_LOOKUPS,
+    SharedSort,
     bucket_lookups,
+    buckets_of,
     sort_lookups,
 )
 from dlrmjit_kernels.embedding.lookups import Lookups
@@ -78,3 +83,36 @@ def test_more_threads_have_more_buckets_to_share():
     assert len(_sorted(indices, 7919, 1).order) < len(_sorted(indices, 7919, 7).order)
     assert bucket_lookups(10**9, 1) == bucket_lookups(10**9, 64) == 8192
     assert bucket_lookups(100, 4) == 256
+
+
+def test_the_only_bucket_of_a_table_has_its_lookups_in_order_from_chunk_to_chunk():
+    rng = np.random.default_rng(1)
+    indices, ends = rng.integers(0, 50, 12_000), np.arange(0, 12_001, 3)
+    lookups = Lookups(indices, ends[None])
+    buckets = sort_lookups(lookups.bags(), np.array([50]), Workspace(), False)
+    bags = np.repeat(np.arange(4000), 3)
+    entries = indices.astype(np.uint64) << np.uint64(32) | bags.astype(np.uint64)
+    by_bucket = [buckets.entries[a:b] for a, b in itertools.pairwise(buckets.begin)]
+    for part in by_bucket:
+        rows = np.unique(part >> np.uint64(32))
+        chosen = np.isin(entries >> np.uint64(32), rows)
+        np.testing.assert_array_equal(part, entries[chosen])
+    assert sum(map(len, by_bucket)) == len(indices)
+
+
+def test_lookups_with_a_shared_sort_are_sorted_once_for_the_same_rows(monkeypatch):
+    sorts, run = [], lookup_sort.sort_lookups
+    monkeypatch.setattr(
+        lookup_sort, "sort_lookups", lambda *args: sorts.append(args[1].tolist()) or run(*args)
+    )
+    shared, rows, other = SharedSort(), np.array([9]), np.array([8])
+    first, second = (Lookups(np.arange(8), np.array([[0, 8]]), shared_sort=shared) for _ in "ab")
+    one = buckets_of(first, rows, Workspace(), False)
+    assert buckets_of(first, rows.copy(), Workspace(), False) is one
+    buckets_of(first, rows, Workspace(), True)  # with scales
+    buckets_of(first, other, Workspace(), True)
+    buckets_of(second, other, Workspace(), True)
+    assert sorts == [[9], [9], [8], [8]]
+    outside = Lookups(np.array([9]), np.array([[0, 1]]), shared_sort=shared)
+    assert buckets_of(outside, rows, Workspace(), False) is None
+    assert buckets_of(outside, rows, Workspace(), False) is None

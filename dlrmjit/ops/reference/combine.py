@@ -1,7 +1,7 @@
-"""Vectors of a column from two smaller tables, for both backends (Shi et al., arXiv 1909.02107).
+"""Vectors of a column from two smaller tables, for the reference backend.
 
-A quotient-remainder table pools the rows of two tables, which are then multiplied, added, or put
-next to each other. The arithmetic is a pass over vectors that are in a cache, in NumPy.
+A quotient-remainder table (Shi et al., arXiv 1909.02107) pools the rows of two tables, which are
+then multiplied, added, or put next to each other.
 """
 
 from __future__ import annotations

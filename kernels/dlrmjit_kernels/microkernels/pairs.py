@@ -1,6 +1,7 @@
-"""The row gather of models that need no vector but their sums: linear models, factorisation.
+"""Products of all pairs of vectors: of rows while they are gathered, and of vectors in memory.
 
-In NumPy, for every sample ``n`` of ``first <= n < last`` with ``v[t]`` the pooled vector of table
+The row gather of models that need no vector but their sums, linear models and factorisation, is in
+NumPy, for every sample ``n`` of ``first <= n < last`` with ``v[t]`` the pooled vector of table
 ``t``, and ``before[t] = v[:t].sum(0)``::
 
     v[t] = table[t][indices[offsets[t, n] : offsets[t, n + 1]]].sum(0)
@@ -14,6 +15,20 @@ addresses, ``indices``, ``offsets`` (int64, ``samples`` + 1 of each table, ``off
 from table to table), ``sums`` and ``pairs`` (float32) are addresses; a row is read as in
 ``row_gather``, and there is at least one index. Rows ``ahead`` lookups later in their table are
 prefetched.
+
+The second kernel is for models that need the vectors too. In NumPy, for every sample ``n`` of
+``first <= n < last`` with vectors ``v = x[n]`` (F, width), and ``before`` as above::
+
+    sums[n] = v.sum(0)
+    y[n] = (before * v).sum(0)  # summed over the elements too, unless ``elementwise``
+
+and backward, where ``y`` has the gradients of the products::
+
+    dx[n] = y[n] * (sums[n] - v)
+
+Contract: ``x``, ``dx``, ``sums`` and ``y`` are addresses of float32, and what is written overlaps
+nothing; strides are bytes: ``x_stride`` from sample to sample, ``x_vector`` from vector to vector,
+those of ``dx`` alike. ``sums`` has rows of ``width`` elements, ``y`` of ``width`` or of one.
 """
 
 from __future__ import annotations
@@ -146,3 +161,93 @@ def _pool(
 
 def _row(k: RowEmitter, spec: PairGatherSpec, table: Value, number: Value) -> Weights:
     return Weights(k.row(table, number, k["row_stride"]), 2 if spec.split else 4)
+
+
+VECTOR_ARGUMENTS = (
+    "x",
+    "x_stride",
+    "x_vector",
+    "dx",
+    "dx_stride",
+    "dx_vector",
+    "count",
+    "sums",
+    "y",
+    "first",
+    "last",
+)
+
+
+@dataclass(frozen=True)
+class PairVectorsSpec:
+    """Width of the vectors, whether a product is a vector, and the direction."""
+
+    width: int
+    elementwise: bool
+    backward: bool
+
+    @property
+    def symbol(self) -> str:
+        """Name of the generated function."""
+        kind = "".join(f"_{f}" for f in ("elementwise", "backward") if getattr(self, f))
+        return f"pair_vectors_e{self.width}{kind}"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel in ``module``."""
+        k = RowEmitter(module, self.symbol, VECTOR_ARGUMENTS, target)
+        with k.span(k["first"], k["last"]) as (n, _):
+            (_emit_backward if self.backward else _emit_forward)(self, k, target, n)
+        k.finish()
+
+
+def _blocks(spec: PairVectorsSpec, target: Target) -> list[list[Piece]]:
+    """Cut a vector into pieces of which two accumulators each fit half of the registers."""
+    pieces = row_pieces(spec.width, target.lanes)
+    size = target.registers // 4
+    return [pieces[i : i + size] for i in range(0, len(pieces), size)]
+
+
+def _emit_forward(spec: PairVectorsSpec, k: RowEmitter, target: Target, n: Value) -> None:
+    x, row, y = k.row(k["x"], n, k["x_stride"]), _sums(spec, k, n), _products(spec, k, n)
+    total = F32(0.0)
+    for pieces in _blocks(spec, target):
+        zeros = [k.zeros(piece) for piece in pieces]
+        with k.span(I64(0), k["count"], [*zeros, *zeros]) as (f, values):
+            vector = k.row(x, f, k["x_vector"])
+            for i, piece in enumerate(pieces):
+                value, pair = k.fetch(piece.kind, k.at(vector, piece)), len(pieces) + i
+                values[pair] = k.fma(values[i], value, values[pair])
+                values[i] = k.builder.fadd(values[i], value)
+        for i, piece in enumerate(pieces):
+            k.put(values[i], k.at(row, piece))
+            if spec.elementwise:
+                k.put(values[len(pieces) + i], k.at(y, piece))
+            else:
+                total = k.builder.fadd(total, k.lane_sum(values[len(pieces) + i]))
+    if not spec.elementwise:
+        k.put(total, y)
+
+
+def _emit_backward(spec: PairVectorsSpec, k: RowEmitter, target: Target, n: Value) -> None:
+    x, dx = k.row(k["x"], n, k["x_stride"]), k.row(k["dx"], n, k["dx_stride"])
+    row, y = _sums(spec, k, n), _products(spec, k, n)
+    for pieces in _blocks(spec, target):
+        held = [k.fetch(piece.kind, k.at(row, piece)) for piece in pieces]
+        if spec.elementwise:
+            gradients = [k.fetch(piece.kind, k.at(y, piece)) for piece in pieces]
+        else:
+            scalar = k.fetch(F32, y)
+            gradients = [k.splat(scalar, piece.lanes) for piece in pieces]
+        with k.span(I64(0), k["count"]) as (f, _):
+            vector, result = k.row(x, f, k["x_vector"]), k.row(dx, f, k["dx_vector"])
+            for piece, total, gradient in zip(pieces, held, gradients, strict=True):
+                others = k.builder.fsub(total, k.fetch(piece.kind, k.at(vector, piece)))
+                k.put(k.builder.fmul(gradient, others), k.at(result, piece))
+
+
+def _sums(spec: PairVectorsSpec, k: RowEmitter, n: Value) -> Value:
+    return k.row(k["sums"], n, I64(4 * spec.width))
+
+
+def _products(spec: PairVectorsSpec, k: RowEmitter, n: Value) -> Value:
+    return k.row(k["y"], n, I64(4 * spec.width if spec.elementwise else 4))

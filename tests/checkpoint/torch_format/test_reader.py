@@ -32,7 +32,6 @@ TABLES = {
     "reference_qr_mult.pt": {"qr_collisions": (3, 0, 3)},
     "reference_qr_concat.pt": {
         "table_rows": (9, 5, 10),
-        "embedding_dim": 8,
         "mlp_bottom": (2, 3, 8),
         "qr_collisions": (3, 3, 3),
         "qr_operation": "concat",
@@ -77,7 +76,7 @@ def names_of(path):
     with zipfile.ZipFile(path) as archive:
         (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
         words = [word for _, word, _ in pickletools.genops(archive.read(pickled))]
-    parameter = re.compile(r"(bot_l|emb_l|top_l|v_W_l)\.[a-z0-9_.]+")
+    parameter = re.compile(r"(bot_l|emb_l|top_l)\.\d+\.\w+|v_W_l\.\d+")
     return [word for word in words if isinstance(word, str) and parameter.fullmatch(word)]
 
 

@@ -106,6 +106,13 @@ class Architecture:
         """Return the nodes of which a node is an input."""
         return tuple(node for node in self.nodes if name in node.inputs)
 
+    def only_consumer(self, name: str) -> Node | None:
+        """Return the node of which a node is an input, if there is one, and it is so once."""
+        consumers = self.consumers(name)
+        if len(consumers) != 1 or consumers[0].inputs.count(name) != 1:
+            return None
+        return consumers[0]
+
     @cached_property
     def trained(self) -> frozenset[str]:
         """Names of the nodes whose result depends on a parameter or table."""

@@ -76,6 +76,8 @@ class Recording(Protocol):
     out: Any
     block: Any
     input_gradient: Any
+    has_totals: bool
+    """Whether vectors of the input are summed up already, see ``dlrmjit.ops.partial_sums``."""
 
     def parameter(self, name: str) -> Any:
         """Return the node's parameter ``name`` as a variable."""

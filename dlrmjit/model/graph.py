@@ -87,7 +87,9 @@ class Graph:
                 continue
             recording = NodeRecording(self, node)
             recording.block, recording.out = blocks.get(node.name), outs.get(node.name)
-            recording.summed = self._is_summed(node)
+            consumer = self.model.architecture.only_consumer(node.name)
+            recording.summed = consumer is not None and consumer.sums_vectors
+            recording.has_totals = any(name in self.port.totals for name in node.inputs)
             recording.input_gradient = self._input_gradient(node, blocks)
             self.values[node.name] = node.record(recording)
 
@@ -111,15 +113,6 @@ class Graph:
             if len(shape) == 1 and not all(node.any_layout for node in consumers):
                 outs.setdefault(name, backend.rows(self.n, shape[0]))
         return blocks, outs
-
-    def _is_summed(self, node: Node) -> bool:
-        """Return whether only sums of the node's vectors are needed, by one other node."""
-        consumers = self.model.architecture.consumers(node.name)
-        return (
-            len(consumers) == 1
-            and consumers[0].sums_vectors
-            and consumers[0].inputs.count(node.name) == 1
-        )
 
     def _input_gradient(self, node: Node, blocks: dict[str, Block]) -> Callable[[], Any] | None:
         """Return what makes the gradient of the only input, if that must be stored in rows."""
@@ -195,6 +188,7 @@ class NodeRecording:
     out: Any = None
     input_gradient: Any = None
     summed: bool = False
+    has_totals: bool = False
 
     def __init__(self, graph: Graph, node: Node) -> None:
         self.graph, self.node = graph, node

@@ -34,6 +34,10 @@ _INIT_CHUNK = 1 << 20  # elements drawn at a time, so that no large table is eve
 class Port(Protocol):
     """The lookups of one graph."""
 
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """Columns W of nodes of which sums (N, W) arrive instead of vectors."""
+
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record the pooled vectors (N, S, E) of a node."""
 
@@ -233,6 +237,8 @@ def spread_combined(values: StoredArray, table: TableSpec) -> None:
 
 class LocalPort:
     """Lookups in tables of this process, by node."""
+
+    totals: Mapping[str, int] = {}
 
     def __init__(
         self, tables: LocalTables, architecture: Architecture, backend: Backend, bounds: str

@@ -12,7 +12,7 @@ a block and in the operation that transfers it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, get_args
@@ -83,6 +83,7 @@ class PooledExchange:
     strategy : ``alltoall`` (one operation), ``scatter`` (one per rank) or ``scatter_list``
         (one per shard)
     dtype : of the pooled vectors
+    without : tables whose vectors are not exchanged
 
     Raises
     ------
@@ -91,7 +92,13 @@ class PooledExchange:
     """
 
     def __init__(
-        self, comm: Comm, plan: Plan, sizes: tuple[int, ...], strategy: str, dtype: Any
+        self,
+        comm: Comm,
+        plan: Plan,
+        sizes: tuple[int, ...],
+        strategy: str,
+        dtype: Any,
+        without: Collection[int] = (),
     ) -> None:
         if strategy not in STRATEGIES:
             raise ConfigError(
@@ -100,7 +107,7 @@ class PooledExchange:
             )
         self._comm, self._sizes, self.dtype = comm, sizes, dtype
         self._is_alltoall = strategy == "alltoall"
-        self._blocks = _blocks(plan, one_per_shard=strategy == "scatter_list")
+        self._blocks = _blocks(plan, without, one_per_shard=strategy == "scatter_list")
         self._columns = _columns_of_tables(self._blocks)
         widths = [block.width for block in self._blocks]
         local_widths = [block.width for block in self._blocks if block.rank == comm.rank]
@@ -219,11 +226,11 @@ class PooledExchange:
             yield block, part.reshape(-1), whole
 
 
-def _blocks(plan: Plan, *, one_per_shard: bool) -> tuple[Block, ...]:
+def _blocks(plan: Plan, without: Collection[int], *, one_per_shard: bool) -> tuple[Block, ...]:
     """Return the blocks of all ranks in order: one per rank, or one per shard."""
     blocks = []
     for rank in range(plan.ranks):
-        shards = plan.of_rank(rank)
+        shards = tuple(shard for shard in plan.of_rank(rank) if shard.table not in without)
         groups = [(shard,) for shard in shards] if one_per_shard else [shards] * bool(shards)
         blocks += [Block(rank, group) for group in groups]
     return tuple(blocks)

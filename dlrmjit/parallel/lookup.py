@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -13,9 +13,11 @@ from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
 from dlrmjit.ops.backend import Backend, FloatArray, Lookups
+from dlrmjit.ops.partial_sums import GATHERED, partial_sums, vector_gradients
 from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.plan import Shard
 from dlrmjit.parallel.routing import ShardedBatch
+from dlrmjit.parallel.substitute import Totals, check_single_lookups
 
 if TYPE_CHECKING:
     from dlrmjit.model.graph import NodeRecording
@@ -32,7 +34,14 @@ class LookupGradient(NamedTuple):
 
 
 class EmbeddingPort(Protocol):
-    """Provides the pooled vectors of a graph, and takes their gradient, by embedding node."""
+    """Provides the pooled vectors of a graph, and takes their gradient, by embedding node.
+
+    Of the nodes in ``totals`` these are the total sums (n, W) of their vectors.
+    """
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """Columns W of these nodes."""
 
     def finish(self, node: str, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors, and return it."""
@@ -44,7 +53,8 @@ class EmbeddingPort(Protocol):
 class RecordedLookup:
     """The lookup operation of one parameter, recorded once and replayed for every batch.
 
-    ``row_weights`` are learned weights of its rows, another parameter.
+    ``row_weights`` are learned weights of its rows, another parameter. With a ``kind`` of partial
+    sums, these (N, W) are the result instead of vectors.
     """
 
     def __init__(
@@ -53,11 +63,17 @@ class RecordedLookup:
         parameter: Parameter,
         out: FloatArray | None,
         row_weights: Parameter | None = None,
+        kind: str = "",
     ) -> None:
         self._backend, self.parameter, self._out = backend, parameter, out
         self._lookups, self._tape = Variable(), Tape()
         inputs = [parameter, self._lookups, *([row_weights] if row_weights else [])]
-        self._pooled = self._tape.record(backend.rules["embedding_bag"], *inputs, out=out)
+        is_summed = kind in GATHERED
+        bags = backend.rules["embedding_bag"]
+        self._pooled = self._tape.record(bags, *inputs, out=out, summed=is_summed)
+        if kind:
+            rule = backend.rules["partial_sums"]
+            self._pooled = self._tape.record(rule, self._pooled, kind=kind)
 
     def load(self, lookups: Lookups) -> None:
         """Set the lookups of the next replay; raises IndexRangeError for one outside its table."""
@@ -69,7 +85,7 @@ class RecordedLookup:
         self._lookups.data = self._backend.lookups(self.parameter.data, part)
 
     def pool(self) -> FloatArray:
-        """Return the pooled vectors (N, shards, W), in ``out`` if it was given."""
+        """Return the pooled vectors (N, shards, W), in ``out`` if it was given, or the sums."""
         self._tape.forward()
         pooled: FloatArray = self._pooled.data
         if self._out is not None and pooled is not self._out:
@@ -94,28 +110,45 @@ class ShardedLookup:
     back and :meth:`gradients` receives those of this rank's shards. In between, this rank computes.
     """
 
-    def __init__(self, backend: Backend, tables: ShardedTables, exchange: PooledExchange) -> None:
-        self._plan, self._exchange, self._dtype = tables.plan, exchange, backend.dtype
+    def __init__(
+        self,
+        backend: Backend,
+        tables: ShardedTables,
+        exchange: PooledExchange,
+        totals: Totals | None = None,
+    ) -> None:
+        self._backend, self._plan, self._exchange = backend, tables.plan, exchange
         self._shards = [shard for group in tables.groups for shard in group.shards]
         self._tables = tables.table_ranges
         self._store = tables
         self._posted: dict[str, FloatArray] = {}  # gradients of nodes, until all are here
-        self._views = [view for _, view in exchange.group_views(tables.group_of)]
+        self._totals, self.totals = totals, totals.columns if totals else {}
+        views = dict(exchange.group_views(tables.group_of))
+        self._nodes = [tables.group_of(group.shards[0])[0] for group in tables.groups]
+        self._views = [views.get(group.shards) for group in tables.groups]
         self._lookups = [
-            RecordedLookup(backend, group.parameter, view, group.row_weights)
-            for group, view in zip(tables.groups, self._views, strict=True)
+            RecordedLookup(backend, group.parameter, view, group.row_weights, self._kind(node))
+            for group, view, node in zip(tables.groups, self._views, self._nodes, strict=True)
         ]
         self._ends = np.cumsum([0, *(group.count for group in tables.groups)])
         self._replicated = None
         if tables.replicated is not None:
             self._replicated = RecordedLookup(backend, tables.replicated, None)
+        self._sums: dict[str, FloatArray] = {}
         self._replicated_lookups: Lookups | None = None
         self._replicated_gradient: LookupGradient | None = None
         self._replicated_pooled = np.empty((0, 0, 0), exchange.dtype)
 
+    def _kind(self, node: str) -> str:
+        """Return the kind of sums that are exchanged of a node, empty if its vectors are."""
+        return self._totals.operators[node].kind if self._totals and node in self.totals else ""
+
     def load(self, batch: ShardedBatch) -> None:
         """Set the batch of the next replay."""
         self._batch = batch
+        if self._totals:
+            operators, architecture = self._totals.operators, self._store.architecture
+            check_single_lookups(architecture, self._plan, operators, batch.local)
         for lookup, first, last in zip(self._lookups, self._ends, self._ends[1:], strict=False):
             lookup.load(Lookups(batch.indices, batch.offsets[first:last], batch.weights))
         if self._replicated is not None:
@@ -137,16 +170,27 @@ class ShardedLookup:
 
     def post(self) -> None:
         """Pool this rank's shards for all samples, and send the pooled vectors."""
-        for lookup in self._lookups:
-            lookup.pool()
+        if self._totals:
+            self._totals.clear()
+        for lookup, node in zip(self._lookups, self._nodes, strict=True):
+            pooled = lookup.pool()
+            if self._totals and node in self.totals:
+                self._totals.add(node, pooled)
         self._exchange.post()
-
+        if self._totals:
+            self._totals.exchange.post()
         if self._replicated is not None:
             self._replicated_pooled = self._replicated.pool()
 
     def finish(self, node: str, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors of this rank's samples."""
         tables = self._tables[node]
+        if self._totals and node in self.totals:
+            local = self._replicated_vectors(node)
+            sums = None if local is None else partial_sums(local, self._kind(node))
+            total = self._sums[node] = self._totals.finish(node, sums)
+            out[...] = total.reshape(out.shape)
+            return out
         for i, table in enumerate(self._plan.replicated):
             if table in tables:
                 width = self._plan.dims[table]
@@ -155,18 +199,46 @@ class ShardedLookup:
         self._exchange.finish(out, tables)
         return out
 
+    def _replicated_vectors(self, node: str) -> FloatArray | None:
+        """Return the vectors (n, tables, E) of a node's replicated tables, None without any."""
+        of_node = [i for i, t in enumerate(self._plan.replicated) if t in self._tables[node]]
+        if not of_node:
+            return None
+        width = self._plan.dims[self._plan.replicated[of_node[0]]]
+        vectors: FloatArray = self._replicated_pooled[:, of_node, :width]
+        return vectors
+
     def post_gradient(self, node: str, gradient: FloatArray) -> None:
         """Take the gradient (n, S, E) of a node's vectors; send them when all nodes' are here."""
-        tables = self._tables[node]
-        self._exchange.copy_gradient(gradient, tables)
-        self._posted[node] = gradient
+        if self._totals and node in self.totals:
+            if not isinstance(gradient, np.ndarray):
+                gradient = self._backend.to_numpy(gradient)
+            packed = self._totals.pack(node, gradient, self._sums[node])
+            self._posted[node] = self._vector_gradients(node, packed)
+        else:
+            self._exchange.copy_gradient(gradient, self._tables[node])
+            self._posted[node] = gradient
         if len(self._posted) < len(self._tables):
             return
         posted, self._posted = self._posted, {}
         self._exchange.post_gradient()
+        if self._totals:
+            self._totals.post_gradient()
         if self._replicated is not None and self._replicated_lookups is not None:
             sparse = self._replicated.gradient(self._store.replicated_vectors(posted))
             self._replicated_gradient = LookupGradient(sparse, self._replicated_lookups)
+
+    def _vector_gradients(self, node: str, packed: FloatArray) -> FloatArray:
+        """Return gradients (n, S, E) of a node's vectors, of which only the replicated are set."""
+        spare: FloatArray = packed[:, None]
+        vectors = self._replicated_vectors(node)
+        if vectors is None:
+            return spare
+        tables, replicated = self._tables[node], self._plan.replicated
+        gradients = np.empty((len(packed), len(tables), vectors.shape[2]), packed.dtype)
+        slots = [t - tables.start for t in replicated if t in tables]
+        gradients[:, slots] = vector_gradients(packed, vectors, self._kind(node))
+        return gradients
 
     def replicated_gradient(self) -> LookupGradient | None:
         """Return the gradient of the replicated tables from this rank's samples, if any."""
@@ -175,8 +247,12 @@ class ShardedLookup:
     def gradients(self) -> Gradients:
         """Wait, and yield the gradients of this rank's shards from all samples."""
         self._exchange.wait()
-        for lookup, view in zip(self._lookups, self._views, strict=True):
-            yield from lookup.gradients(view)
+        for lookup, view, node in zip(self._lookups, self._views, self._nodes, strict=True):
+            if self._totals and node in self.totals:
+                yield from lookup.gradients(self._totals.of_all(node))
+            else:
+                assert view is not None
+                yield from lookup.gradients(view)
 
 
 def _arrive(step: Step) -> FloatArray:
@@ -203,7 +279,7 @@ class ArrivalPort:
     """The pooled vectors of a graph as they arrive from an :class:`EmbeddingPort`."""
 
     def __init__(self, source: EmbeddingPort) -> None:
-        self.source = source
+        self.source, self.totals = source, source.totals
         self.arrivals: dict[str, Variable] = {}
 
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
@@ -212,12 +288,19 @@ class ArrivalPort:
         return recording.record(
             ARRIVE,
             arrival,
-            out=None if node.is_combined else recording.out,
-            shape=(recording.n, *node.pooled_shape),
+            out=None if node.is_combined or node.name in self.totals else recording.out,
+            shape=(recording.n, *self._shape(node)),
             dtype=recording.graph.model.backend.dtype,
             port=self.source,
             node=node.name,
         )
+
+    def _shape(self, node: Embedding) -> tuple[int, ...]:
+        """Return the shape of what arrives of one sample."""
+        if node.name not in self.totals:
+            return node.pooled_shape
+        width = self.totals[node.name]
+        return (1, width) if width == node.dim else (width,)  # a sum is one vector
 
     def load(self, batch: Batch) -> None:
         """Do nothing: the source has the lookups."""

@@ -8,7 +8,7 @@ printed, stored, compared and folded onto fewer ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -63,7 +63,8 @@ class Shard:
 class Plan:
     """Placements of tables of ``table_rows`` rows and ``dim`` columns on ``ranks`` ranks.
 
-    ``dim`` is one width, or one per table.
+    ``dim`` is one width, or one per table. Of the embedding nodes called ``substituted``, ranks
+    exchange sums instead of vectors, see :mod:`dlrmjit.parallel.substitute`.
 
     Raises
     ------
@@ -75,6 +76,7 @@ class Plan:
     dim: int | tuple[int, ...]
     ranks: int
     placements: tuple[Placement, ...]
+    substituted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dim", one_width(self.dim))
@@ -141,7 +143,7 @@ class Plan:
         folded = tuple(
             Placement(p.kind, tuple(r // each for r in p.ranks)) for p in self.placements
         )
-        return Plan(self.table_rows, self.dim, ranks, folded)
+        return replace(self, ranks=ranks, placements=folded)
 
     def __str__(self) -> str:
         lines = [
@@ -153,12 +155,15 @@ class Plan:
             f"{self.columns_of(r):,} pooled columns per sample"
             for r in range(self.ranks)
         ]
+        lines += [f"exchange of {name}: sums instead of vectors" for name in self.substituted]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :func:`plan_from_dict` reads."""
         tables = [{"kind": p.kind, "ranks": list(p.ranks)} for p in self.placements]
-        return {"ranks": self.ranks, "tables": tables}
+        exchange = dict.fromkeys(self.substituted, "substitute")
+        description = {"ranks": self.ranks, "tables": tables}
+        return {**description, "exchange": exchange} if exchange else description
 
 
 def plan_from_dict(
@@ -174,12 +179,21 @@ def plan_from_dict(
             for entry in description["tables"]
         )
         ranks = _integer(description["ranks"])
+        exchange = _exchange(description.get("exchange", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             'a plan is {"ranks": R, "tables": [{"kind": K, "ranks": [...]}, ...]} with K one of '
             f"{', '.join(KINDS)}; this one has another form: {error!r}"
         ) from None
-    return Plan(tuple(table_rows), one_width(dim), ranks, placements)
+    return Plan(tuple(table_rows), one_width(dim), ranks, placements, exchange)
+
+
+def _exchange(entries: Any) -> tuple[str, ...]:
+    """Return the names of the nodes of which sums are exchanged."""
+    ways = {"alltoall", "substitute"}
+    if not isinstance(entries, dict) or not set(map(str, entries.values())) <= ways:
+        raise TypeError(f"{entries!r:.60} does not say alltoall or substitute by node")
+    return tuple(name for name, way in entries.items() if way == "substitute")
 
 
 def _integers(values: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ fixed tree: each rank sums a part of the elements for all V, then the parts are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -47,6 +47,8 @@ _NO_LISTS = (
 
 class _Port:
     """Vectors and gradients of the current samples among those of all micro-batches."""
+
+    totals: Mapping[str, int] = {}
 
     def __init__(self, batches: _MicroBatches) -> None:
         self._batches, self.current = batches, slice(0, 0)
@@ -111,6 +113,11 @@ class ReproducibleStep:
             raise ConfigError(
                 f"{model.micro_batches} micro-batches cannot be distributed evenly over "
                 f"{model.comm.size} ranks; give a multiple of {model.comm.size}"
+            )
+        if model.plan.substituted:
+            raise ConfigError(
+                "reproducible steps add up vectors, of which this plan exchanges sums; "
+                "give --exchange=alltoall"
             )
         self._model, self._loss = model, loss or LossConfig()
         self._sharded_optimizer = ShardedOptimizer(model, optimizer)

@@ -28,6 +28,7 @@ from dlrmjit.parallel.exchange import PooledExchange
 from dlrmjit.parallel.lookup import ArrivalPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.parallel.routing import Router
+from dlrmjit.parallel.substitute import Totals, operators, require_substitutable
 from dlrmjit.precision import Precision
 
 _ELEMENTS_PER_DRAW = 1 << 20  # elements drawn at a time
@@ -66,7 +67,9 @@ class ShardedTables:
         strategy: str = "alltoall",
         micro_batches: int | None = None,
     ) -> None:
+        require_substitutable(architecture, plan)
         self._backend, self._comm, self.plan, self.strategy = backend, comm, plan, strategy
+        self.architecture = architecture
         self.specs = (*architecture.table_specs, *architecture.row_weight_specs)
         self._nodes = {node.name: node for node in architecture.embeddings}
         self._weights_of = _numbers_of_weights(architecture)
@@ -231,9 +234,12 @@ class ShardedTables:
 
     def lookup(self, sizes: tuple[int, ...]) -> ShardedLookup:
         """Return a new lookup operation for batches of which each rank has so many samples."""
-        dtype = self._backend.dtype
-        exchange = PooledExchange(self._comm, self.plan, sizes, self.strategy, dtype)
-        return ShardedLookup(self._backend, self, exchange)
+        dtype, plan = self._backend.dtype, self.plan
+        without = [t for t, spec in enumerate(self.specs) if spec.node in plan.substituted]
+        exchange = PooledExchange(self._comm, plan, sizes, self.strategy, dtype, without)
+        found = operators(self.architecture, plan.substituted)
+        totals = Totals(found, self._comm, sizes, dtype) if found else None
+        return ShardedLookup(self._backend, self, exchange, totals)
 
     def port(self, n: int) -> ArrivalPort:
         """Return the lookups of a new graph, for batches of ``n`` samples on all ranks."""

@@ -6,7 +6,7 @@ computed by a small graph with one row per query. The graph of the rows is given
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,6 +104,8 @@ class RowGraph(_PartialGraph):
 class _Pooled:
     """A port that notes the variable of the pooled vectors of every node."""
 
+    totals: Mapping[str, int] = {}
+
     def __init__(self, port: Port, pooled: dict[str, Variable]) -> None:
         self._port, self._pooled = port, pooled
 
@@ -120,6 +122,8 @@ class _Pooled:
 
 class _Spread:
     """A port that adds to the lookups of rows the pooled vectors of their users' tables."""
+
+    totals: Mapping[str, int] = {}
 
     def __init__(self, port: Port) -> None:
         self._port = port

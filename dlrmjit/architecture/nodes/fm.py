@@ -29,7 +29,7 @@ class Fm(Node):
 
     def record(self, recording: Recording) -> Any:
         """Record one operation."""
-        return recording.apply("fm", *recording.inputs)
+        return recording.apply(_rule("fm", recording), *recording.inputs)
 
     def elements(self, inputs: Sequence[Shape]) -> int:
         """Return the sum of the vectors, and the result."""
@@ -52,8 +52,13 @@ class BiInteraction(Node):
 
     def record(self, recording: Recording) -> Any:
         """Record one operation."""
-        return recording.apply("bi_interaction", *recording.inputs)
+        return recording.apply(_rule("bi_interaction", recording), *recording.inputs)
 
     def elements(self, inputs: Sequence[Shape]) -> int:
         """Return the sum of the vectors, and the result."""
         return 2 * self.one_set_of_vectors(inputs)[1]
+
+
+def _rule(kind: str, recording: Recording) -> str:
+    """Return the rule of vectors, or of the totals of partial sums."""
+    return f"{kind}_of_totals" if recording.has_totals else kind

@@ -36,6 +36,7 @@ from dlrmjit.parallel.comm import (
     with_notes,
     yield_to_lower_ranks,
 )
+from dlrmjit.parallel.exchange_choice import with_exchange
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Plan, plan_from_dict
@@ -152,6 +153,21 @@ def make_model(
 
 def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Plan:
     """Return the plan that the options name, a file or a kind, within this host's memory."""
+    plan, exchange = _placed(architecture, options, comm), options.exchange
+    if Path(options.plan).suffix == ".json" and "exchange" not in options.given:
+        return plan
+    if options.reproducible is not None:
+        if exchange == "substitute":
+            raise ConfigError(
+                "--reproducible adds up vectors in one order for any number of ranks, so that they "
+                "are exchanged themselves; leave out --exchange=substitute"
+            )
+        exchange = "alltoall"
+    return with_exchange(plan, architecture.architecture, exchange)
+
+
+def _placed(architecture: AnyModelConfig, options: Options, comm: Comm) -> Plan:
+    """Return where tables are."""
     shares = options.reproducible or comm.size
     rows, dims = table_sizes(architecture)
     if Path(options.plan).suffix == ".json":
@@ -263,7 +279,12 @@ def is_main_rank(model: Model) -> bool:
     return not isinstance(model, ShardedModel) or model.comm.rank == 0
 
 
-def waiting_line(comm: Comm, steps: int) -> str:
-    """Return a line with the time per step that this rank waited for others, by operation."""
-    parts = [f"{name} {1000 * s / max(steps, 1):.2f}" for name, s in sorted(comm.waited.items())]
-    return f"Communication exposed per step of {comm.size} ranks, in ms: " + ", ".join(parts)
+def communication_lines(comm: Comm, steps: int) -> str:
+    """Return lines with the time per step that this rank waited, and the bytes it sent."""
+    each = max(steps, 1)
+    waited = [f"{name} {1000 * s / each:.2f}" for name, s in sorted(comm.waited.items())]
+    sent = [f"{name} {n / 1000 / each:,.1f}" for name, n in sorted(comm.traffic.sent.items())]
+    return (
+        f"Communication exposed per step of {comm.size} ranks, in ms: {', '.join(waited)}\n"
+        f"Sent per step by the first rank, in kB: {', '.join(sent)}"
+    )

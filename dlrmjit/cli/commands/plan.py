@@ -73,4 +73,5 @@ def _is_plan(path: Path) -> bool:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and set(content) == {"ranks", "tables"}
+    keys = {"ranks", "tables"}
+    return isinstance(content, dict) and keys <= set(content) <= {*keys, "exchange"}

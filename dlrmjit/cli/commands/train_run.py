@@ -301,7 +301,7 @@ def _print_results(
     if isinstance(session.data.test, SyntheticSource):
         print(f"The best AUC possible on these data is {session.data.test.teacher_auc:.4f}")
     if isinstance(session.model, ShardedModel):
-        print(distributed.waiting_line(session.model.comm, result.steps))
+        print(distributed.communication_lines(session.model.comm, result.steps))
         if profile and session.model.backend.name == "jit":
             print(profile.table(session.model.config, _ceilings()))
     elif session.model.backend.name == "jit":

@@ -162,6 +162,7 @@ class RunDetails(NullObserver):
             "rank": self._comm.rank,
             "compute_ms": sum(ms for n, ms in clocks.items() if not n.startswith("waiting")),
             "waiting_ms": waiting,
+            "sent_bytes": self._comm.traffic.sent,
             "samples_per_step": profile.samples / steps,
             "lookups_per_step": profile.lookups / steps,
             "peak_rss_bytes": peak_rss_bytes(),

@@ -166,6 +166,14 @@ RANKS = FlagGroup(
             metavar="PLAN",
         ),
         Flag(
+            "exchange",
+            str,
+            "auto",
+            "what ranks exchange of embeddings: alltoall, vectors; substitute, sums where a model "
+            "needs no more, as lr and fm; auto, of each embedding node what takes fewer bytes",
+            values=("auto", "alltoall", "substitute"),
+        ),
+        Flag(
             "init",
             str,
             "reference",

@@ -14,9 +14,13 @@ from types import TracebackType
 from typing import IO, Any
 
 from dlrmjit.cli.report.machine import peak_rss_bytes
+from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import open_log
 from dlrmjit.metrics import Metrics
+from dlrmjit.model.model import Model
+from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 from dlrmjit.version import __version__
 
@@ -32,6 +36,7 @@ class JsonLog(NullObserver):
 
     def __init__(self, path: str, *, append: bool = False) -> None:
         self._path = path
+        self._comm: Comm | None = None
         try:
             self._file: IO[bytes] | None = open_log(Path(path), is_json_log, append=append)
         except OSError as error:
@@ -73,6 +78,10 @@ class JsonLog(NullObserver):
             "start",
             {"version": __version__, "time": time.time(), "config": config, "machine": machine},
         )
+
+    def on_start(self, model: Model, batches: int, config: TrainConfig) -> None:
+        """Record who counts what this rank sends."""
+        self._comm = model.comm if isinstance(model, ShardedModel) else None
 
     def on_step(self, record: StepRecord) -> None:
         """Write a training step; ``ms`` excludes the time to read its data."""
@@ -123,6 +132,7 @@ class JsonLog(NullObserver):
                 "best_auc": result.best.auc,
                 "reached_threshold": result.reached_threshold,
                 "peak_rss_bytes": peak_rss_bytes(),
+                **({"sent_bytes": self._comm.traffic.sent} if self._comm else {}),
             },
         )
 

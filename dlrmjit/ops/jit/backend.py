@@ -40,6 +40,7 @@ from dlrmjit.ops.jit import (
     mlp,
     optimizers,
     pairs,
+    partial_sums,
     projection,
     regularise,
 )
@@ -80,6 +81,7 @@ _RULES = (
     *list_loss.RULES,
     *lists.RULES,
     *pairs.RULES,
+    *partial_sums.RULES,
     *projection.RULES,
     *regularise.RULES,
 )

@@ -18,6 +18,7 @@ from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.errors import ConfigError
+from dlrmjit.ops import partial_sums
 from dlrmjit.ops.backend import (
     ArrayBackward,
     ArrayForward,
@@ -198,6 +199,8 @@ _RULES = (
     *join.RULES,
     *list_loss.RULES,
     *lists.RULES,
+    partial_sums.RULE,
+    *(join.array_rule(rule.forward, rule.backward, rule.name) for rule in partial_sums.TOTALS),
     *regularise.RULES,
 )
 

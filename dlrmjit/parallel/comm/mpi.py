@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from dlrmjit import launchers
 from dlrmjit.errors import ShapeError
-from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request, add_wait
+from dlrmjit.parallel.comm.protocol import (
+    DONE,
+    Buffer,
+    Counts,
+    HostRanks,
+    Request,
+    Traffic,
+    add_wait,
+)
 from dlrmjit.parallel.comm.watchdog import waiting
 
 if TYPE_CHECKING:
@@ -51,6 +59,7 @@ class MpiComm:
         self._largest = largest or (None if has_large_counts else _LARGEST_MESSAGE)
         self._pause = _PAUSE if self._local_ranks.size > cpus else 0.0
         self.waited: dict[str, float] = {}
+        self.traffic = Traffic()
 
     def duplicate(self) -> MpiComm:
         """Return a communicator of the same ranks with separate traffic."""
@@ -70,6 +79,8 @@ class MpiComm:
 
     def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
         """Sum in place, in messages of at most ``largest`` elements."""
+        around = 2 * (self.size - 1) * buffer.nbytes // self.size
+        self.traffic.add(name, around, around)
         return self._post(
             name,
             lambda: [
@@ -80,12 +91,13 @@ class MpiComm:
 
     def reduce_scatter(self, send: Buffer, receive: Buffer, counts: Counts) -> Request:
         """Sum in one MPI operation; longer buffers are summed on every rank."""
-        if self._largest is not None and send.size > self._largest:
+        if self._largest is not None and send.size > self._largest:  # counted as an allreduce
             whole = send.copy()
             self.allreduce(whole).wait()
             start = sum(counts[: self.rank])
             receive[:] = whole[start : start + counts[self.rank]]
             return DONE
+        self._count("reduce_scatter", send, counts, receive, [counts[self.rank]] * self.size)
         return self._post(
             "reduce_scatter",
             lambda: [self._comm.Ireduce_scatter(send, receive, list(counts))],
@@ -95,6 +107,7 @@ class MpiComm:
         self, send: Buffer, receive: Buffer, counts: Counts, name: str = "allgather"
     ) -> Request:
         """Gather in one MPI operation, or in messages between all pairs of ranks."""
+        self._count(name, send, [send.size] * self.size, receive, counts)
         if self._largest is not None:
             parts = _parts(receive, counts)
             copied = parts[self.rank], send
@@ -113,6 +126,7 @@ class MpiComm:
         """Exchange in one MPI operation, or in messages between all pairs of ranks."""
         _check(send, sum(send_counts))
         _check(receive, sum(receive_counts))
+        self._count(name, send, send_counts, receive, receive_counts)
         outgoing, incoming = _parts(send, send_counts), _parts(receive, receive_counts)
         copied = (incoming[self.rank], outgoing[self.rank]) if include_self else None
         if self._largest is not None:
@@ -137,6 +151,9 @@ class MpiComm:
     ) -> Request:
         """Scatter in one MPI operation, or in messages from the root."""
         empty, is_root = receive[:0], self.rank == root
+        none = [0] * self.size
+        arriving = [receive.size if rank == root else 0 for rank in range(self.size)]
+        self._count(name, receive, counts if is_root else none, receive, arriving)
         parts = _parts(send, counts) if is_root and send is not None else [empty] * self.size
         copied = (receive, parts[root]) if is_root and include_self else None
         if self._largest is not None:
@@ -157,6 +174,8 @@ class MpiComm:
     ) -> Request:
         """Gather in one MPI operation, or in messages to the root."""
         empty, is_root = send[:0], self.rank == root
+        out = [send.size if rank == root else 0 for rank in range(self.size)]
+        self._count(name, send, out, send, counts if is_root else [0] * self.size)
         whole = receive if is_root else None
         parts = [empty] * self.size if whole is None else _parts(whole, counts)
         copied = (parts[root], send) if is_root and include_self else None
@@ -182,6 +201,17 @@ class MpiComm:
     def local_ranks(self) -> HostRanks:
         """Return the index of this rank on its host, and the number of ranks there."""
         return self._local_ranks
+
+    def _count(
+        self, name: str, send: Buffer, sent: Counts, receive: Buffer, received: Counts
+    ) -> None:
+        """Count elements to and from each rank, but those of this one."""
+        own = sent[self.rank], received[self.rank]
+        self.traffic.add(
+            name,
+            (sum(sent) - own[0]) * send.itemsize,
+            (sum(received) - own[1]) * receive.itemsize,
+        )
 
     def _pairwise(self, parts: Sequence[Buffer], receive: Sequence[Buffer]) -> list[MPI.Request]:
         """Post messages of at most ``largest`` elements from and to each other rank.

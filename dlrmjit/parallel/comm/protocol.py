@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -34,15 +35,34 @@ class HostRanks(NamedTuple):
     size: int
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that a rank has exchanged with the others, by operation ``name``.
+
+    An allreduce counts as one around a ring, a reduce-scatter and an all-gather. Nothing is counted
+    for what a rank sends itself.
+    """
+
+    sent: dict[str, int] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, sent: int, received: int) -> None:
+        """Add the bytes of one operation."""
+        self.sent[name] = self.sent.get(name, 0) + sent
+        self.received[name] = self.received.get(name, 0) + received
+
+
 class Comm(Protocol):
     """A group of ranks that call the same operations in the same order.
 
-    ``waited`` has the total seconds spent in posting, testing and waiting, by operation ``name``.
+    ``waited`` has the total seconds spent in posting, testing and waiting, by operation ``name``,
+    and ``traffic`` the bytes.
     """
 
     rank: int
     size: int
     waited: dict[str, float]
+    traffic: Traffic
 
     def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
         """Replace ``buffer`` by its sum over all ranks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request
+from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request, Traffic
 
 
 class SelfComm:
@@ -13,6 +13,7 @@ class SelfComm:
 
     def __init__(self) -> None:
         self.waited: dict[str, float] = {}
+        self.traffic = Traffic()
 
     def allreduce(self, buffer: Buffer, name: str = "allreduce") -> Request:
         """Return: the buffer is the sum already."""

@@ -41,6 +41,7 @@ def operations(comm):
     comm.alltoallv(joined([cell(me, r) for r in ranks]), out, received, into).wait()
     yield "alltoallv", received, joined([cell(r, me) for r in ranks])
     yield from without_self(comm)
+    yield from counted(comm)
     sizes = [r + 1 for r in ranks]
     whole = np.empty(sum(sizes), np.int64)
     comm.allgatherv(np.full(me + 1, me), whole, sizes).wait()
@@ -60,6 +61,33 @@ def operations(comm):
             yield "gatherv", back, whole
     comm.barrier()
     yield "json", np.array(exchange_json(comm, [me])), np.array([[r] for r in ranks])
+
+
+def counted(comm):
+    """Yield the bytes sent and received that operations count, and those that they move."""
+    ranks, me, others = range(comm.size), comm.rank, comm.size - 1
+    sizes = [r + 1 for r in ranks]
+    total, rest = sum(sizes), 8 * (sum(sizes) - me - 1)
+
+    def moved(name, *arguments):
+        getattr(comm, name)(*arguments, name="counted").wait()
+        directions = comm.traffic.sent, comm.traffic.received
+        return np.array([direction.pop("counted", 0) for direction in directions])
+
+    ring = 2 * others * 8  # of one element per rank
+    yield "bytes of allreduce", moved("allreduce", np.ones(comm.size)), [ring, ring]
+    own, whole = np.ones(me + 1), np.ones(total)
+    found = moved("allgatherv", own, np.empty(total), sizes)
+    yield "bytes of allgatherv", found, [8 * (me + 1) * others, rest]
+    into = np.empty((me + 1) * comm.size)
+    found = moved("alltoallv", whole, sizes, into, [me + 1] * comm.size)
+    yield "bytes of alltoallv", found, [rest, 8 * (me + 1) * others]
+    for root in ranks:
+        at_root, elsewhere = me == root, 8 * (me + 1) * (me != root)
+        found = moved("scatterv", whole if at_root else None, sizes, own, root)
+        yield "bytes of scatterv", found, [rest * at_root, elsewhere]
+        found = moved("gatherv", own, whole if at_root else None, sizes, root)
+        yield "bytes of gatherv", found, [elsewhere, rest * at_root]
 
 
 def without_self(comm):

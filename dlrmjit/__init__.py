@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from dlrmjit.config.list_loss import ListLoss
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
-    from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
+    from dlrmjit.config.optimizer import (
+        Adagrad,
+        Adam,
+        AdamW,
+        Ftrl,
+        RowwiseAdagrad,
+        Sgd,
+        UpdateConfig,
+    )
     from dlrmjit.config.presets import preset
     from dlrmjit.config.training import (
         CosineSchedule,
@@ -56,6 +64,7 @@ _HOME = {
     "CosineSchedule": "dlrmjit.config.training",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
+    "Ftrl": "dlrmjit.config.optimizer",
     "ListBatch": "dlrmjit.data.list_batch",
     "ListLoss": "dlrmjit.config.list_loss",
     "ListMetrics": "dlrmjit.ranking.metrics",
@@ -95,6 +104,7 @@ __all__ = [
     "Checkpointer",
     "CosineSchedule",
     "DlrmjitError",
+    "Ftrl",
     "ListBatch",
     "ListLoss",
     "ListMetrics",

@@ -4,9 +4,9 @@ Whatever depends on an optimizer reads it here: the compiled updates of paramete
 rows, the NumPy backend, the memory estimate, checkpoints and the command line. To add one, write
 a class and list it in ``OPTIMIZERS``.
 
-The arithmetic is written over values that support ``+ - * /`` and :func:`sqrt`: vectors in
-registers when a kernel is generated, or NumPy arrays. It must take its constants from ``k``, not
-from the optimizer: one kernel serves all constants.
+The arithmetic is written over values that support ``+ - * /``, :func:`sqrt` and
+:func:`positive_part`: vectors in registers when a kernel is generated, or NumPy arrays. It must
+take its constants from ``k``, not from the optimizer: one kernel serves all constants.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dlrmjit_kernels.errors import ConfigError
 Updated = tuple[Any, Sequence[Any]]
 """New values, and the new states in their order."""
 
+_SMALLEST_RATE = 1e-20  # of which the inverse is a float32
 _TORCH_SWITCHES = {"foreach": None, "maximize": False, "differentiable": False}
 
 
@@ -31,6 +32,15 @@ def sqrt(x: Any) -> Any:
     import numpy as np  # here, so that a command line may read the names without loading NumPy
 
     return np.sqrt(x)
+
+
+def positive_part(x: Any) -> Any:
+    """Return the larger of ``x`` and 0, NaN where ``x`` is."""
+    if hasattr(x, "positive_part"):
+        return x.positive_part()
+    import numpy as np
+
+    return np.maximum(x, 0)
 
 
 @dataclass(frozen=True)
@@ -382,8 +392,48 @@ class AdamW(Adam):
         return super().torch_group(rate) | {"decoupled_weight_decay": True}
 
 
+@dataclass(frozen=True)
+class Ftrl(OptimizerConfig):
+    """FTRL-Proximal (McMahan et al., KDD 2013), which sets weights that matter little to zero.
+
+    With ``n += g**2`` and ``d = (beta + sqrt(n)) / rate + l2_strength``, the paper's z is stored as
+    ``r = z + w * d``, what ``l1_strength`` cuts off: ``z = r + g - w * d; w = -soft(z) / d``, where
+    ``soft`` moves z by ``l1_strength`` towards zero. So a rate that changes moves no weight, and
+    weights may start at any value. Without strengths this is Adagrad with ``beta`` for epsilon.
+    """
+
+    l1_strength: float = 0.0
+    l2_strength: float = 0.0
+    beta: float = 1.0
+    name: ClassVar[str] = "ftrl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta == 0.0:
+            raise ConfigError("beta of ftrl must be positive, not 0")
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """What the threshold cuts off, and the sum of squares."""
+        return ("residual", "sum")
+
+    def scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return ``1 / rate``, the constant part of d, the threshold and its negative."""
+        inverse, threshold = 1.0 / max(rate, _SMALLEST_RATE), self.l1_strength
+        return (inverse, self.beta * inverse + self.l2_strength, threshold, -threshold)
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Return elements that minimise the regularised sum of all steps so far."""
+        n = states[1] + g * g
+        d = k[1] + k[0] * sqrt(n)
+        z = states[0] + g - w * d
+        above, below = positive_part(z - k[2]), positive_part(k[3] - z)
+        return (below - above) / d, (z - above + below, n)
+
+
 OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {
-    kind.name: kind for kind in (Sgd, Adagrad, RowwiseAdagrad, Adam, AdamW)
+    kind.name: kind for kind in (Sgd, Adagrad, RowwiseAdagrad, Adam, AdamW, Ftrl)
 }
 
 

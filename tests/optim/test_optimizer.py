@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlrmjit.autograd.tape import Parameter, Tape, Variable
-from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, RowwiseAdagrad, Sgd, UpdateConfig
+from dlrmjit.config.optimizer import Adagrad, Adam, AdamW, Ftrl, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.backend import Lookups
@@ -42,7 +42,8 @@ SPARSE = {
     "rwsadagrad": RowwiseAdagrad(),
     "rwsadagrad_all": RowwiseAdagrad(0.0, 1e-4, 0.05, 0.1),
 }
-EVERY = [*DENSE.values(), RowwiseAdagrad(0.1), Adam(0.1, 0.5, 0.9), AdamW(0.3)]
+FTRL = [Ftrl(), Ftrl(0.0, 0.05, 0.3, 0.5)]
+EVERY = [*DENSE.values(), RowwiseAdagrad(0.1), Adam(0.1, 0.5, 0.9), AdamW(0.3), *FTRL]
 configs = st.sampled_from(EVERY)
 ids = {"ids": repr}
 
@@ -260,3 +261,44 @@ def test_decoupled_decay_shrinks_touched_rows_alone_before_the_step_of_adam(back
         found.append(np.array(tables.data.table(0)))
     np.testing.assert_allclose(found[0], found[1], 1e-5, 1e-6)
     np.testing.assert_array_equal(found[1][len(indices) :], start[len(indices) :])
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_ftrl_follows_the_formulas_of_its_paper(backend):
+    rate, l1, l2, beta = 0.1, 0.4, 0.3, 0.7
+    rng, shape = np.random.default_rng(0), (6, 20)
+    gradients = rng.standard_normal((30, *shape)) * rng.choice([0.05, 1.0], shape)
+    w, z, n = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    ours = weight_of(backend, w)
+    optimizer = optimizer_of(backend, Ftrl(0.0, l1, l2, beta))
+    for g in gradients:
+        sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / rate
+        z, n = z + g - sigma * w, n + g * g
+        soft = np.sign(z) * np.maximum(np.abs(z) - l1, 0)
+        w = -soft / ((beta + np.sqrt(n)) / rate + l2)
+        optimizer.apply(ours, backend.weight(g), rate)
+    found = backend.weight_to_numpy(ours.data)
+    np.testing.assert_allclose(found, w, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found == 0, w == 0)
+    assert 0 < np.count_nonzero(w) < w.size
+
+
+def test_ftrl_without_strengths_is_adagrad():
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal((4, 9)), rng.standard_normal((5, 4, 9))
+    found = []
+    for config in (Ftrl(beta=0.5), Adagrad(eps=0.5)):
+        w, optimizer = weight_of(ORACLE, start), optimizer_of(ORACLE, config)
+        for rate, g in zip((0.3, 0.1, 0.2, 0.0, 0.1), gradients, strict=True):
+            optimizer.apply(w, ORACLE.weight(g), rate)
+        found.append(ORACLE.weight_to_numpy(w.data))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_a_gradient_that_is_no_number_is_not_hidden_by_a_threshold(backend):
+    w, optimizer = weight_of(backend, np.ones((2, 17))), optimizer_of(backend, FTRL[1])
+    g = np.ones((2, 17))
+    g[1, 3] = np.nan
+    optimizer.apply(w, backend.weight(g), 0.1)
+    np.testing.assert_array_equal(np.isnan(backend.weight_to_numpy(w.data)), np.isnan(g))

@@ -288,6 +288,27 @@ OPTIMIZERS = FlagGroup(
             domain=at_least(0),
         ),
         Flag(
+            "optimizer-l1-strength",
+            float,
+            None,
+            "threshold of ftrl, which sets weights to zero that gain less (default: 0)",
+            domain=at_least(0),
+        ),
+        Flag(
+            "optimizer-l2-strength",
+            float,
+            None,
+            "strength with which ftrl holds weights near zero (default: 0)",
+            domain=at_least(0),
+        ),
+        Flag(
+            "optimizer-beta",
+            float,
+            None,
+            "beta of ftrl, which bounds its first steps (default: 1)",
+            domain=at_least(0),
+        ),
+        Flag(
             "weight-decay",
             float,
             None,

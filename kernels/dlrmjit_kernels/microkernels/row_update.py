@@ -80,6 +80,12 @@ class Vector:
         """Return the square root of every lane."""
         return Vector(self.kernel, self.kernel.sqrt(self.value))
 
+    def positive_part(self) -> Vector:
+        """Return the larger of every lane and 0, NaN where the lane is."""
+        builder, zero = self.kernel.builder, ir.Constant(self.value.type, None)
+        is_negative = builder.fcmp_ordered("<", self.value, zero)
+        return Vector(self.kernel, builder.select(is_negative, zero, self.value))
+
 
 @dataclass(frozen=True)
 class UpdateSpec:

@@ -115,14 +115,15 @@ class ShardedLookup:
         backend: Backend,
         tables: ShardedTables,
         exchange: PooledExchange,
-        totals: Totals | None = None,
+        totals: Totals,
     ) -> None:
         self._backend, self._plan, self._exchange = backend, tables.plan, exchange
         self._shards = [shard for group in tables.groups for shard in group.shards]
         self._tables = tables.table_ranges
         self._store = tables
         self._posted: dict[str, FloatArray] = {}  # gradients of nodes, until all are here
-        self._totals, self.totals = totals, totals.columns if totals else {}
+        self._totals, self.totals = totals, totals.columns
+        self._sums: dict[str, FloatArray] = {}  # totals of nodes, replicated tables included
         views = dict(exchange.group_views(tables.group_of))
         self._nodes = [tables.group_of(group.shards[0])[0] for group in tables.groups]
         self._views = [views.get(group.shards) for group in tables.groups]
@@ -134,21 +135,19 @@ class ShardedLookup:
         self._replicated = None
         if tables.replicated is not None:
             self._replicated = RecordedLookup(backend, tables.replicated, None)
-        self._sums: dict[str, FloatArray] = {}
         self._replicated_lookups: Lookups | None = None
         self._replicated_gradient: LookupGradient | None = None
         self._replicated_pooled = np.empty((0, 0, 0), exchange.dtype)
 
     def _kind(self, node: str) -> str:
         """Return the kind of sums that are exchanged of a node, empty if its vectors are."""
-        return self._totals.operators[node].kind if self._totals and node in self.totals else ""
+        return self._totals.operators[node].kind if node in self.totals else ""
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the batch of the next replay."""
         self._batch = batch
-        if self._totals:
-            operators, architecture = self._totals.operators, self._store.architecture
-            check_single_lookups(architecture, self._plan, operators, batch.local)
+        operators, architecture = self._totals.operators, self._store.architecture
+        check_single_lookups(architecture, self._plan, operators, batch.local)
         for lookup, first, last in zip(self._lookups, self._ends, self._ends[1:], strict=False):
             lookup.load(Lookups(batch.indices, batch.offsets[first:last], batch.weights))
         if self._replicated is not None:
@@ -170,22 +169,20 @@ class ShardedLookup:
 
     def post(self) -> None:
         """Pool this rank's shards for all samples, and send the pooled vectors."""
-        if self._totals:
-            self._totals.clear()
+        self._totals.clear()
         for lookup, node in zip(self._lookups, self._nodes, strict=True):
             pooled = lookup.pool()
-            if self._totals and node in self.totals:
+            if node in self.totals:
                 self._totals.add(node, pooled)
         self._exchange.post()
-        if self._totals:
-            self._totals.exchange.post()
+        self._totals.exchange.post()
         if self._replicated is not None:
             self._replicated_pooled = self._replicated.pool()
 
     def finish(self, node: str, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors of this rank's samples."""
         tables = self._tables[node]
-        if self._totals and node in self.totals:
+        if node in self.totals:
             local = self._replicated_vectors(node)
             sums = None if local is None else partial_sums(local, self._kind(node))
             total = self._sums[node] = self._totals.finish(node, sums)
@@ -210,7 +207,7 @@ class ShardedLookup:
 
     def post_gradient(self, node: str, gradient: FloatArray) -> None:
         """Take the gradient (n, S, E) of a node's vectors; send them when all nodes' are here."""
-        if self._totals and node in self.totals:
+        if node in self.totals:
             if not isinstance(gradient, np.ndarray):
                 gradient = self._backend.to_numpy(gradient)
             packed = self._totals.pack(node, gradient, self._sums[node])
@@ -222,8 +219,7 @@ class ShardedLookup:
             return
         posted, self._posted = self._posted, {}
         self._exchange.post_gradient()
-        if self._totals:
-            self._totals.post_gradient()
+        self._totals.post_gradient()
         if self._replicated is not None and self._replicated_lookups is not None:
             sparse = self._replicated.gradient(self._store.replicated_vectors(posted))
             self._replicated_gradient = LookupGradient(sparse, self._replicated_lookups)
@@ -248,7 +244,7 @@ class ShardedLookup:
         """Wait, and yield the gradients of this rank's shards from all samples."""
         self._exchange.wait()
         for lookup, view, node in zip(self._lookups, self._views, self._nodes, strict=True):
-            if self._totals and node in self.totals:
+            if node in self.totals:
                 yield from lookup.gradients(self._totals.of_all(node))
             else:
                 assert view is not None

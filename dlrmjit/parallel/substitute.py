@@ -115,7 +115,10 @@ def _partner(
 
 
 class SumExchange:
-    """The exchange of sums for one batch size: ``partial`` (N, W) is to be filled by each rank."""
+    """The exchange of sums for one batch size: ``partial`` (N, W) is to be filled by each rank.
+
+    Nothing is sent of sums without columns.
+    """
 
     def __init__(self, comm: Comm, sizes: tuple[int, ...], width: int, dtype: Any) -> None:
         self._comm, self._sizes, self._width = comm, sizes, width
@@ -128,6 +131,8 @@ class SumExchange:
 
     def post(self) -> None:
         """Send the partial sums of samples to the ranks that have them."""
+        if not self._width:
+            return
         sent = [size * self._width for size in self._sizes]
         received = [self._received[0].size] * self._comm.size
         self._request = self._comm.alltoallv(
@@ -148,6 +153,8 @@ class SumExchange:
 
     def post_gradient(self, packed: FloatArray) -> None:
         """Send ``packed`` (n, W) to all ranks."""
+        if not self._width:
+            return
         counts = [size * self._width for size in self._sizes]
         self._request = self._comm.allgatherv(
             packed.reshape(-1), self._gathered.reshape(-1), counts, name="allgather"
@@ -221,6 +228,8 @@ def check_single_lookups(
     architecture: Architecture, plan: Plan, found: Mapping[str, Operator], batch: Batch
 ) -> None:
     """Raise DataError for a bag whose rows are on several ranks, where products need its vector."""
+    if not found:
+        return
     for t, spec in enumerate(architecture.table_specs):
         operator = found.get(spec.node)
         if operator is None or operator.kind == "sum" or plan.placements[t].kind != "rows":

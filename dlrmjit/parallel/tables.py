@@ -237,8 +237,7 @@ class ShardedTables:
         dtype, plan = self._backend.dtype, self.plan
         without = [t for t, spec in enumerate(self.specs) if spec.node in plan.substituted]
         exchange = PooledExchange(self._comm, plan, sizes, self.strategy, dtype, without)
-        found = operators(self.architecture, plan.substituted)
-        totals = Totals(found, self._comm, sizes, dtype) if found else None
+        totals = Totals(operators(self.architecture, plan.substituted), self._comm, sizes, dtype)
         return ShardedLookup(self._backend, self, exchange, totals)
 
     def port(self, n: int) -> ArrivalPort:

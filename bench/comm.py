@@ -31,7 +31,7 @@ from bench.support import harness
 from bench.support.step_cases import Case, case, make_batch, make_model
 from dlrmjit.data.batch_shard import share_sizes
 from dlrmjit.parallel.comm import Comm, blocking, fail_together, threaded, world
-from dlrmjit.parallel.exchange import STRATEGIES, PooledExchange
+from dlrmjit.parallel.exchanges.vectors import STRATEGIES, PooledExchange
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.planner import propose
 from dlrmjit.parallel.routing import ShardedBatch

@@ -14,10 +14,10 @@ from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
 from dlrmjit.ops.backend import Backend, FloatArray, Lookups
 from dlrmjit.ops.partial_sums import GATHERED, partial_sums, vector_gradients
-from dlrmjit.parallel.exchange import PooledExchange
+from dlrmjit.parallel.exchanges.sums import Totals, check_single_lookups
+from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.plan import Shard
 from dlrmjit.parallel.routing import ShardedBatch
-from dlrmjit.parallel.substitute import Totals, check_single_lookups
 
 if TYPE_CHECKING:
     from dlrmjit.model.graph import NodeRecording

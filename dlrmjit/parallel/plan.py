@@ -64,7 +64,7 @@ class Plan:
     """Placements of tables of ``table_rows`` rows and ``dim`` columns on ``ranks`` ranks.
 
     ``dim`` is one width, or one per table. Of the embedding nodes called ``substituted``, ranks
-    exchange sums instead of vectors, see :mod:`dlrmjit.parallel.substitute`.
+    exchange sums instead of vectors, see :mod:`dlrmjit.parallel.exchanges.sums`.
 
     Raises
     ------

@@ -24,11 +24,11 @@ from dlrmjit.model.tables import (
 from dlrmjit.model.torch_rng import TorchStream
 from dlrmjit.ops.backend import Backend, FloatArray, Lookups, Origin, StoredArray
 from dlrmjit.parallel.comm import Comm
-from dlrmjit.parallel.exchange import PooledExchange
+from dlrmjit.parallel.exchanges.sums import Totals, operators, require_substitutable
+from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.lookup import ArrivalPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.parallel.routing import Router
-from dlrmjit.parallel.substitute import Totals, operators, require_substitutable
 from dlrmjit.precision import Precision
 
 _ELEMENTS_PER_DRAW = 1 << 20  # elements drawn at a time

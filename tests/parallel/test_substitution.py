@@ -10,15 +10,15 @@ from dlrmjit.autograd.tape import Tape, Variable
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.partial_sums import KINDS, columns_of, partial_sums, vector_gradients
-from dlrmjit.parallel.exchange_choice import (
+from dlrmjit.parallel.exchanges.choice import (
     bytes_per_sample,
     sum_bytes,
     vector_bytes,
     with_exchange,
 )
+from dlrmjit.parallel.exchanges.sums import check_single_lookups, operators
 from dlrmjit.parallel.plan import Placement, Plan, plan_from_dict
 from dlrmjit.parallel.planner import propose
-from dlrmjit.parallel.substitute import check_single_lookups, operators
 from tests.builders import family, random_batch
 from tests.parallel.launch import needs_mpi, run_program, run_ranks
 

@@ -65,7 +65,7 @@ def _at_agreement(fault: Callable[[], None]) -> None:
 
 
 def _at_step(fault: Callable[[], None]) -> None:
-    from dlrmjit.parallel.exchange import PooledExchange
+    from dlrmjit.parallel.exchanges.vectors import PooledExchange
 
     _inject(PooledExchange, "post", fault, BATCH)
 

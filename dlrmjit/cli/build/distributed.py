@@ -36,7 +36,7 @@ from dlrmjit.parallel.comm import (
     with_notes,
     yield_to_lower_ranks,
 )
-from dlrmjit.parallel.exchange_choice import with_exchange
+from dlrmjit.parallel.exchanges.choice import with_exchange
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Plan, plan_from_dict

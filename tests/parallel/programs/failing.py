@@ -19,7 +19,7 @@ from dlrmjit.checkpoint import sharded_writer
 from dlrmjit.cli.commands.train import main
 from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.errors import DataError
-from dlrmjit.parallel.exchange import PooledExchange
+from dlrmjit.parallel.exchanges.vectors import PooledExchange
 
 BATCH = 5
 

@@ -14,7 +14,7 @@ from dlrmjit.model.dlrm import DLRM
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.parallel.comm import blocking, fail_together, threaded, world
-from dlrmjit.parallel.exchange import STRATEGIES
+from dlrmjit.parallel.exchanges.vectors import STRATEGIES
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import KINDS, Placement, Plan
 from dlrmjit.parallel.step import ShardedStep

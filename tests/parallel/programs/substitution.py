@@ -12,7 +12,7 @@ from dlrmjit_kernels.runtime import threads
 from dlrmjit.architecture.families import FAMILIES
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import fail_together, world
-from dlrmjit.parallel.exchange_choice import sum_bytes, with_exchange
+from dlrmjit.parallel.exchanges.choice import sum_bytes, with_exchange
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Placement, Plan
 from dlrmjit.parallel.step import ShardedStep

@@ -9,8 +9,8 @@ from typing import Literal, get_args
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.errors import ConfigError
+from dlrmjit.parallel.exchanges.sums import operators, substitutable, width_of
 from dlrmjit.parallel.plan import Plan
-from dlrmjit.parallel.substitute import operators, substitutable, width_of
 
 Exchange = Literal["auto", "alltoall", "substitute"]
 EXCHANGES: tuple[str, ...] = get_args(Exchange)

@@ -85,7 +85,10 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit_kernels.data": "text, records, vocabularies",
     },
     {"dlrmjit_kernels.microkernels": "one emitter each, with contract"},
-    {"dlrmjit_kernels.codegen": "LLVM IR: vocabulary, engine"},
+    {
+        "dlrmjit_kernels.codegen": "LLVM IR: vocabulary, engine",
+        "dlrmjit_kernels.optimizer_base": "what optimizers share",
+    },
     {"dlrmjit_kernels.runtime": "compile, threads, memory, target"},
     dict.fromkeys(
         (f"dlrmjit_kernels.{name}" for name in ("compile_events", "errors", "knobs", "precision")),

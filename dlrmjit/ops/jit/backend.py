@@ -40,7 +40,6 @@ from dlrmjit.ops.jit import (
     mlp,
     optimizers,
     pairs,
-    partial_sums,
     projection,
     regularise,
 )
@@ -81,7 +80,6 @@ _RULES = (
     *list_loss.RULES,
     *lists.RULES,
     *pairs.RULES,
-    *partial_sums.RULES,
     *projection.RULES,
     *regularise.RULES,
 )

@@ -1,7 +1,8 @@
 """Sums of vectors for the compiled backend, and the products of their pairs: linear models, FM.
 
 Where nothing else needs the vectors of a node, its lookup records no pooled vectors: the operation
-that sums them gathers the rows, and their gradient is one vector per sample for all tables.
+that sums them gathers the rows, and their gradient is one vector per sample for all tables. On
+many ranks each sums the vectors of its own tables, see :mod:`dlrmjit.ops.partial_sums`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.ops.array_rules import RULES as ARRAY_RULES
-from dlrmjit.ops.jit.join import array_of, rows_of, store, store_gradient
+from dlrmjit.ops.jit.join import array_of, array_rule, rows_of, store, store_gradient
 from dlrmjit.ops.jit.optimizers import BagGradient, merge_lookups
+from dlrmjit.ops.partial_sums import RULE as PARTIAL_SUMS
+from dlrmjit.ops.partial_sums import TOTALS
 
 Gradients = Iterator[tuple[int, Any]]
 F32 = NDArray[np.float32]
@@ -223,8 +226,35 @@ def _sum_backward(step: Step, gradient: Any) -> Gradients:
             yield i, store_gradient(step, i, np.asarray(part, np.float32))
 
 
+def _partial_sums_forward(step: Step) -> Any:
+    x = step.values[0]
+    if not isinstance(x, LookedUp):
+        return PARTIAL_SUMS.forward(step)
+    sums = step.cached("sums", lambda: aligned_empty((x.lookups.samples, x.tables.dim)))
+    if step.options["kind"] == "sum":
+        sum_tables(x.tables, x.lookups, sums)
+        return sums
+    pairs = np.empty(x.lookups.samples, np.float32)
+    step.memory["longest"] = sum_tables(x.tables, x.lookups, sums, pairs)
+    squares = pairs - (sums * sums).sum(axis=1) / 2  # -1/2 of those of all vectors
+    return np.concatenate([sums, squares[:, None]], axis=1)
+
+
+def _partial_sums_backward(step: Step, packed: F32) -> Iterator[tuple[int, Any]]:
+    x = step.values[0]
+    if not isinstance(x, LookedUp):
+        yield from PARTIAL_SUMS.backward(step, packed)
+    elif step.options["kind"] == "sum":
+        yield 0, SharedGradient(np.array(packed))
+    else:
+        sums, upstream = np.array(packed[:, :-1], order="C"), np.array(packed[:, -1])
+        yield 0, PairGradient(sums, upstream, step.memory["longest"])
+
+
 RULES = (
     Rule("fm", _fm_forward, _fm_backward),
     Rule("bi_interaction", _bi_interaction_forward, _gradients),
     Rule("sum", _sum_forward, _sum_backward),
+    Rule("partial_sums", _partial_sums_forward, _partial_sums_backward),
+    *(array_rule(rule.forward, rule.backward, rule.name) for rule in TOTALS),
 )

@@ -11,6 +11,7 @@ from dlrmjit.config.optimizer import (
     Adagrad,
     Adam,
     AdamW,
+    Ftrl,
     RowwiseAdagrad,
     Sgd,
     UpdateConfig,
@@ -32,6 +33,7 @@ UPDATES = [
     RowwiseAdagrad(),
     Adam(),
     AdamW(),
+    Ftrl(l1_strength=1e-3),
     UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
     UpdateConfig(Sgd(), Sgd(), clip_norm=0.02),
 ]

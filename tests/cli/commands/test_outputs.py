@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlrmjit import load, save
 from dlrmjit.checkpoint import open_checkpoint
 from dlrmjit.cli.commands import convert, export_embeddings, plan, predict, prepare
 from dlrmjit.cli.commands.train import main as train
@@ -157,19 +156,19 @@ def test_a_manifest_made_to_harm_copies_no_file(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
 
 
-def test_columns_of_one_name_lose_no_table(home: Path, tmp_path: Path) -> None:
+def test_a_set_whose_columns_have_one_name_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def name_alike(content: dict[str, object]) -> None:
         for column in content["categorical"]:  # type: ignore[attr-defined]
             column["name"] = "user"
 
     shutil.copytree(home / "set", tmp_path / "set")
     edited(tmp_path / "set", name_alike)
-    model = load(home / "model")
-    model.preprocessing = None
-    save(model, tmp_path / "model")
-    command = [str(tmp_path / "model"), "--out", str(tmp_path / "x"), "--vocabulary"]
-    assert export_embeddings.main([*command, str(tmp_path / "set")]) == 0
-    assert {f"table_{s}.npy" for s in (0, 1)} <= {path.name for path in (tmp_path / "x").iterdir()}
+    command = [str(home / "model"), "--out", str(tmp_path / "x"), "--vocabulary"]
+    assert export_embeddings.main([*command, str(tmp_path / "set")]) == 2
+    assert "columns user, user, but its rules are for user, film" in capsys.readouterr().err
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
 
 
 def test_an_export_that_fails_does_not_block_the_next(

@@ -14,6 +14,7 @@ import numpy as np
 import pandas
 
 import dlrmjit
+from bench.support import harness
 from dlrmjit.architecture.families import HEADS
 
 FEATURES = ["alt", "cost", "ivt", "ovt", "freq", "dist", "income", "urban"]
@@ -52,4 +53,4 @@ def measured(rows: pandas.DataFrame, head: str, seed: int) -> tuple[float, float
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

@@ -26,6 +26,7 @@ from scipy.stats import kendalltau
 from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 
 import dlrmjit
+from bench.support import harness
 
 F64 = NDArray[np.float64]
 _ROUNDS = 3
@@ -142,4 +143,4 @@ def of_ranx(values: dlrmjit.ListValues, scores: F64, grades: F64) -> list[Peer]:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run_program(main)

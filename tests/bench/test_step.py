@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench import step
+from bench.support import harness
 from bench.support.step_cases import case, make_batch, make_model
 from dlrmjit.perf.roofline import step_work
 from dlrmjit.training.step import TrainingStep
@@ -27,8 +28,21 @@ def test_an_unknown_peer_is_refused_by_name(monkeypatch, capsys):
     assert "'none'" in capsys.readouterr().err
 
 
-def test_peers_that_are_not_installed_are_left_out_in_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(step, "find_spec", lambda name: None if name == "fbgemm_gpu" else object())
+@pytest.fixture
+def installed(monkeypatch):
+    """Makes packages seem installed or not."""
+
+    def pretend(is_installed):
+        harness.has_peer.cache_clear()
+        spec = {True: object(), False: None}
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: spec[is_installed(name)])
+
+    yield pretend
+    harness.has_peer.cache_clear()
+
+
+def test_peers_that_are_not_installed_are_left_out_in_one_sentence(installed, capsys):
+    installed(lambda name: name != "fbgemm_gpu")
     chosen = case("mlperf-v2", 4, 100)
     assert step.usable_peers(None, chosen) == ["torch nn"]
     assert step.usable_peers(["torch nn"], chosen) == ["torch nn"]
@@ -37,8 +51,8 @@ def test_peers_that_are_not_installed_are_left_out_in_one_sentence(monkeypatch, 
     assert len(others) == 1
 
 
-def test_torchrec_is_a_peer_of_low_rank_cross_layers_only(monkeypatch, capsys):
-    monkeypatch.setattr(step, "find_spec", lambda name: object())
+def test_torchrec_is_a_peer_of_low_rank_cross_layers_only(installed, capsys):
+    installed(lambda name: True)
     assert step.usable_peers(None, case("mlperf-v2", 4, 100)) == list(step.PEERS)
     assert step.usable_peers(None, case("kaggle", 4, 100)) == ["torch nn", "fbgemm"]
     assert not capsys.readouterr().out

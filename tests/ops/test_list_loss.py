@@ -25,7 +25,8 @@ def list_loss(backend, relevance, offsets, kind):
         targets, lists = Variable(), Variable()
         targets.data, lists.data = relevance, offsets
         tape = Tape()
-        loss = tape.record(backend.rules["list_loss"], scores, targets, lists, loss=ListLoss(kind))
+        inputs = scores, targets, lists, Variable(len(offsets) - 1)
+        loss = tape.record(backend.rules["list_loss"], *inputs, loss=ListLoss(kind))
         tape.forward()
 
         def pullback(v):

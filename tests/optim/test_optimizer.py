@@ -276,7 +276,7 @@ def test_ftrl_follows_the_formulas_of_its_paper(backend):
         z, n = z + g - sigma * w, n + g * g
         soft = np.sign(z) * np.maximum(np.abs(z) - l1, 0)
         w = -soft / ((beta + np.sqrt(n)) / rate + l2)
-        optimizer.apply(ours, backend.weight(g), rate)
+        optimizer.apply([(ours, backend.weight(g))], rate)
     found = backend.weight_to_numpy(ours.data)
     np.testing.assert_allclose(found, w, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(found == 0, w == 0)
@@ -290,7 +290,7 @@ def test_ftrl_without_strengths_is_adagrad():
     for config in (Ftrl(beta=0.5), Adagrad(eps=0.5)):
         w, optimizer = weight_of(ORACLE, start), optimizer_of(ORACLE, config)
         for rate, g in zip((0.3, 0.1, 0.2, 0.0, 0.1), gradients, strict=True):
-            optimizer.apply(w, ORACLE.weight(g), rate)
+            optimizer.apply([(w, ORACLE.weight(g))], rate)
         found.append(ORACLE.weight_to_numpy(w.data))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12, atol=1e-15)
 
@@ -300,5 +300,5 @@ def test_a_gradient_that_is_no_number_is_not_hidden_by_a_threshold(backend):
     w, optimizer = weight_of(backend, np.ones((2, 17))), optimizer_of(backend, FTRL[1])
     g = np.ones((2, 17))
     g[1, 3] = np.nan
-    optimizer.apply(w, backend.weight(g), 0.1)
+    optimizer.apply([(w, backend.weight(g))], 0.1)
     np.testing.assert_array_equal(np.isnan(backend.weight_to_numpy(w.data)), np.isnan(g))

@@ -67,6 +67,7 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
     },
     "embedding.embedding_bag": {"embedding_bag": {"out"}},
     "embedding.dense_gradient": {"accumulate_dense": {"dense"}},
+    "embedding.combine": {"bind_combine": {"out"}, "bind_combine_gradients": {"dpooled"}},
     "embedding.forward": {"pool": {"out"}},
     "embedding.grad_norm": {"gradient_square": set()},
     "embedding.init": {"touch_pages": {"data"}, "uniform": {"table"}, "fill": {"array"}},
@@ -76,17 +77,34 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
     "embedding.update": {"apply": set(), "apply_pairs": set()},
     "auc": {"ranking_metrics": set(), "ranking_sums": set()},
     "layers.list_loss": {"list_loss_gradient": {"dscores"}},
+    "layers.pair_vectors": {"pair_products": {"sums", "y"}, "pair_gradients": {"dx"}},
+    "lists.add_norm": {
+        "add_norm_forward": {"y", "unit", "inverse"},
+        "add_norm_backward": {"dx", "dgamma", "dbeta"},
+    },
+    "lists.attention": {
+        "attention_forward": {"y", "shares"},
+        "attention_backward": {"dqkv"},
+    },
+    "lists.pair_mean": {
+        "pair_mean_forward": {"y"},
+        "pair_mean_backward": {"dab", "dweights", "dbiases"},
+    },
+    "lists.set_mean": {"set_mean": {"y"}},
     "list_metrics": {"list_metrics": set(), "list_ranks": set()},
     "precision": {"round_to_bf16": set(), "to_precision": set()},
     "matrix.split_transpose": {"transpose_weights": set()},
 }
 """Every function that takes arrays, by module, and the operands that it writes."""
 NO_ACCESS = {
-    "embedding.forward": {"check_pooled"},
+    "embedding.forward": {"check_pooled", "check_weights", "useful_threads"},
+    "embedding.lookup_sort": {"buckets_of"},
     "layers.column_ops": {"check_in_place"},
     "layers.cross": {"forward_epilogue", "backward_epilogue", "last_epilogue"},
     "layers.loss": {"column_of"},
     "list_metrics": {"list_lengths", "list_parts"},
+    "lists.attention": {"shares_size"},
+    "lists.pair_plan": {"with_weights", "unpack_gradients"},
     "matrix.matrix": {"layout_of", "check_written", "check_apart"},
     "runtime.operands": {
         *("check_array", "check_flags", "check_disjoint", "check_separate"),

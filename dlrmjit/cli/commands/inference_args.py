@@ -84,8 +84,11 @@ def load_given(arguments: Any, wanted: Wanted, report: Report) -> Given:
 def _list_column(arguments: Any, model: Model) -> str:
     """Return the column of raw rows that names lists: the option's, or that of the schema.
 
-    A model that scores rows one by one does not need the schema's.
+    A model that scores rows one by one does not need the schema's. Raises ConfigError for a column
+    without a name.
     """
+    if arguments.lists == "":
+        raise ConfigError("--lists must name a column of the data, but it is empty")
     if arguments.lists is not None or not model.architecture.needs_lists:
         return arguments.lists or ""
     rules = model.preprocessing

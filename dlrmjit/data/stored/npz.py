@@ -24,7 +24,7 @@ _LOCAL_MAGIC, _NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
 _ZIP_MAGIC = (_LOCAL_MAGIC, b"PK\x05\x06")  # of a file with members, and of one without
 _BLOCK = 1 << 24
 _MOST_MEMBERS = 1 << 14
-_ENCRYPTED, _UTF8 = 1, 0x800  # bits of a member's flags
+_ENCRYPTED, _PATCHED, _UTF8 = 1, 0x20, 0x800  # bits of a member's flags
 
 Shape = Sequence["int | None"]
 
@@ -108,6 +108,8 @@ def _members(path: str | Path, archive: zipfile.ZipFile) -> dict[str, zipfile.Zi
             raise DataError(f"{path} has two arrays called {name!r}")
         if info.flag_bits & _ENCRYPTED:
             raise DataError(f"{path}: {name} is encrypted; write the file without a password")
+        if info.flag_bits & _PATCHED:
+            raise DataError(f"{path}: {name} is a compressed patch; write the array itself")
         members[name] = info
     return members
 

@@ -125,6 +125,8 @@ def loss_gradient(
     ShapeError
         If lengths differ.
     """
+    if dlogits is None:
+        raise ShapeError("dlogits must be an array (N,) or a matrix (N, 1), not None")
     bound = BoundLoss(kind, logits, p, dlogits, weights, threshold, samples)
     return bound(targets, sample_weights)
 

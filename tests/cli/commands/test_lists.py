@@ -185,3 +185,13 @@ def test_the_baseline_of_lists_is_any_order(home: Path, capsys: pytest.CaptureFi
     assert "the share of clicks" not in out
     assert "validation NDCG 0." in out
     assert "batches of 8 lists, at most 2 epochs" in out
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["predict", "--out", "scores.csv"]])
+def test_a_column_of_lists_without_a_name_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    command = {"evaluate": evaluate, "predict": predict}[words[0]]
+    asked = [str(home / "rows"), str(home / "new.csv"), "--lists", "", *words[1:]]
+    assert command.main(asked) == 2
+    assert "--lists must name a column of the data, but it is empty" in capsys.readouterr().err

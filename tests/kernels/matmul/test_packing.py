@@ -125,7 +125,7 @@ def test_only_rows_far_apart_are_packed():
     def plan(width):
         layout = Layout.plain(512, 512, width)
         product = Product(*[view_of(layout)] * 2, view_of(Layout.plain(512, 512)))
-        return _prepare(product, current_target(), 1).plan
+        return _prepare(product, current_target(), 1, None).plan
 
     packed = plan(2048)
     assert isinstance(packed, PackedPlan)

@@ -66,7 +66,7 @@ def test_ranks_agree(made, tmp_path, kind, head):
 
 
 def test_a_killed_run_continues_with_the_same_bits(made, tmp_path):
-    """In the middle of an epoch, with lists shuffled anew in each epoch."""
+    """In the middle of an epoch, with lists shuffled again in each epoch."""
     asked = [str(made / "set"), *TRAINING, "--list-loss=plackett-luce", "--data-randomize=total"]
     assert train.main([*asked, f"--save-model={tmp_path / 'whole'}"]) == 0
     program = (

@@ -67,18 +67,12 @@ def substitutable(architecture: Architecture, plan: Plan) -> tuple[str, ...]:
 
     Their tables have one width and no learned weights, and each is whole or split by rows.
     """
-    kinds = {
-        spec.node: {
-            plan.placements[t].kind
-            for t, other in enumerate(architecture.table_specs)
-            if other.node == spec.node
-        }
-        for spec in architecture.table_specs
-    }
+    specs = enumerate(architecture.table_specs)
+    split = {spec.node for t, spec in specs if plan.placements[t].kind == "columns"}
     return tuple(
         node.name
         for node in architecture.embeddings
-        if _kind(architecture, node) in KINDS and "columns" not in kinds[node.name]
+        if _kind(architecture, node) in KINDS and node.name not in split
     )
 
 

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from bench import gather
-from bench.support import harness
+from bench.support import harness, plots
 from bench.support.step_cases import RATE, Case, case, make_batch, make_model
 from dlrmjit.architecture.nodes.cross import Cross
 from dlrmjit.config.model import ModelConfig
@@ -154,7 +154,7 @@ def main() -> None:
     options = _options()
     threads = harness.prepare(options.threads)
     from bench import roofline
-    from dlrmjit.perf.roofline import Ceilings, step_work
+    from dlrmjit.perf.roofline import Ceilings, step_traffic, step_work
 
     chosen = case(options.config, options.batch, options.max_rows)
     precision: Precision = options.precision
@@ -196,10 +196,13 @@ def main() -> None:
     if not options.forward:
         del actions
         steps = max(5, min(200, int(_BREAKDOWN_SECONDS / ours.median)))
-        lines = breakdown(chosen, steps, ceilings, precision)
-        row["breakdown"] = [vars(line) for line in lines]
-    if options.plot:
-        plot(row, options.plot)
+        moved = step_traffic(chosen.model, chosen.batch, lookups)
+        row["breakdown"] = [
+            {**vars(line), "least_bytes": moved.get(line.name)}
+            for line in breakdown(chosen, steps, ceilings, precision)
+        ]
+    if options.plot and not options.forward:
+        plots.step(row, measured, options.plot)
     if options.markdown:
         command = shlex.join(["python", "-m", "bench.step", *sys.argv[1:]])
         Path(options.markdown).write_text(markdown(report.machine, row, command))
@@ -264,24 +267,6 @@ def _breakdown_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def plot(row: dict[str, Any], path: str) -> None:
-    """Draw the breakdown of our step and the peers' whole steps."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    left = 0.0
-    for line in row.get("breakdown", [])[:-1]:
-        axes.barh("dlrmjit", line["ms"], left=left, label=line["name"])
-        left += line["ms"]
-    for name, seconds in row["peers_best_s"].items():
-        axes.barh(name, 1e3 * seconds, color="lightgrey")
-    axes.set_xlabel("ms per step")
-    axes.set_title(f"{row['op']}, N = {row['shape']['N']}")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-
-
 def _versions(peers: Sequence[str]) -> dict[str, str]:
     from importlib.metadata import version
 
@@ -303,7 +288,7 @@ def _options() -> argparse.Namespace:
         choices=PEERS,
         help="which peers, by default all that are installed; given without any: ours alone",
     )
-    parser.add_argument("--plot", metavar="PNG", help="draw the breakdown")
+    parser.add_argument("--plot", metavar="FILE", help="draw the step as .svg, .pdf or .png")
     parser.add_argument("--markdown", metavar="FILE", help="write the results as Markdown")
     return parser.parse_args()
 

@@ -211,6 +211,7 @@ class Report:
             unit: work / ours.best,
             "of_ceiling": work / ours.best / ceiling,
             "peers": {name: theirs.ratio(ours) for name, theirs in peers},
+            "peers_median_s": {name: theirs.median for name, theirs in peers},
             "peers_best_s": {name: theirs.best for name, theirs in peers},
         }
         self.append(row, unit)

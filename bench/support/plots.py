@@ -34,6 +34,54 @@ def roofline(machine: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path
     pyplot.close(figure)
 
 
+def step(row: Mapping[str, Any], ceilings: Mapping[str, float], path: str) -> None:
+    """Draw a step by operation next to whole steps of peers, and its roofline; save the picture.
+
+    All bars are medians of the same alternated samples; ours is cut in the proportions of its
+    profile, which is measured apart. Colours come in pairs: dark forward, light backward.
+    """
+    from matplotlib.figure import Figure
+
+    from dlrmjit.report.picture import draw
+    from dlrmjit.report.run_log import RunLog
+    from dlrmjit.report.speed import roofline as drawn_roofline
+
+    figure = Figure(figsize=(14, 5.2), layout="constrained")
+    bars, roof = figure.subplots(1, 2)
+    parts = [line for line in row["breakdown"] if line["name"] != "step"]
+    scale = 1e3 * row["median_s"] / sum(line["ms"] for line in parts)
+    left = 0.0
+    for line, colour in zip(parts, step_colours([p["name"] for p in parts]), strict=True):
+        width = scale * line["ms"]
+        bars.barh("dlrmjit", width, left=left, label=line["name"], color=colour, edgecolor="white")
+        left += width
+    for name, seconds in row["peers_median_s"].items():
+        bar = bars.barh(name, 1e3 * seconds, color="lightgrey")
+        bars.bar_label(bar, [f"{seconds / row['median_s']:.2f} x"], padding=3, fontsize=9)
+    bars.set_xlabel("ms per step, median")
+    bars.set_title(f"{row['op']}, N = {row['shape']['N']}")
+    bars.invert_yaxis()
+    bars.margins(x=0.1)
+    bars.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    events = {"operations": [{"lines": row["breakdown"], "ceilings": dict(ceilings)}]}
+    points = drawn_roofline([RunLog("dlrmjit", events)])
+    if points is not None:
+        draw(roof, points)
+    figure.savefig(path, dpi=150)
+
+
+def step_colours(names: Sequence[str]) -> list[tuple[float, float, float]]:
+    """Return a colour for each operation, all different up to 20 pairs of layers."""
+    from matplotlib import colormaps
+
+    pairs = [*colormaps["tab20"].colors, *colormaps["tab20b"].colors]
+    layers = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in names))
+    return [
+        pairs[(2 * layers.index(name.rsplit(" ", 1)[0]) + name.endswith("backward")) % len(pairs)]
+        for name in names
+    ]
+
+
 def _intensity(shape: Mapping[str, int]) -> float:
     a, b, c = shape.values()
     return 2.0 * a * b * c / (4.0 * (a * b + b * c + a * c))

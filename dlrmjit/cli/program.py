@@ -31,6 +31,7 @@ COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "tune": ("dlrmjit.cli.commands.tune", "measure the fastest matrix blockings of this machine"),
     "doctor": ("dlrmjit.cli.commands.doctor", "examine whether this machine is set up well"),
     "report": ("dlrmjit.cli.insight.report", "write a page that shows the logs of runs"),
+    "plot": ("dlrmjit.cli.insight.plot", "draw the logs of runs as SVG, PDF or PNG"),
 }
 
 

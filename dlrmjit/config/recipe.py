@@ -17,6 +17,10 @@ _SMALLEST_BATCH, _LARGEST_BATCH = 32, 4096
 _EPOCHS = ((20_000, 20), (200_000, 10), (2_000_000, 4))  # up to so many rows, so many epochs
 _FEWEST_EPOCHS = 1
 TESTS_OF_EPOCH = 2
+LINEAR_STARTS = ("lr", "wide-deep")
+"""The families whose logit is a linear form of all columns, plus what an MLP adds to it."""
+_MOST_SOLVED = 200_000  # rows for which a logistic regression takes seconds
+_AFTER_START = 0.4  # of the learning rate, where the linear part is solved
 PATIENCE = 8
 """Tests in a row without a better one that end a run."""
 
@@ -27,7 +31,8 @@ class Recipe:
 
     ``embedding_dim`` is the width of the tables, ``bottom`` the hidden layers of a bottom MLP and
     ``top`` the layers of the MLP that ends in the logit. The learning rate decays to zero over all
-    ``steps``; a test is due every ``test_every`` batches.
+    ``steps``; a test is due every ``test_every`` batches. With ``linear_start``, families that have
+    one start from a logistic regression of all rows, and learn more slowly what it lacks.
     """
 
     batch_size: int
@@ -38,6 +43,7 @@ class Recipe:
     bottom: tuple[int, ...]
     top: tuple[int, ...]
     dropout: float
+    linear_start: bool
     family: str = "wide-deep"
     optimizer: str = "adamw"
     learning_rate: float = RATES["adamw"]
@@ -50,6 +56,7 @@ def recipe(
     epochs: int | None = None,
     optimizer: str | None = None,
     lists: int = 0,
+    family: str | None = None,
 ) -> Recipe:
     """Return the recipe for ``rows`` training rows, around the settings that are given.
 
@@ -63,7 +70,8 @@ def recipe(
     size = batch_size or max(1, _batch_size(rows) // rows_of_list)
     count = _epochs(rows) if epochs is None else epochs
     batches = max(1, -(-(lists or rows) // size))
-    is_small = rows < 1_000_000
+    family, is_small = family or Recipe.family, rows < 1_000_000
+    is_solved = rows <= _MOST_SOLVED and family in LINEAR_STARTS and not lists
     return Recipe(
         batch_size=size,
         epochs=count,
@@ -73,8 +81,10 @@ def recipe(
         bottom=(64,) if is_small else (256, 64),
         top=(256, 128, 1) if is_small else (512, 256, 1),
         dropout=0.3 if is_small else 0.0,
+        linear_start=is_solved,
+        family=family,
         optimizer=name,
-        learning_rate=RATES.get(name, RATES["adamw"]),
+        learning_rate=RATES.get(name, RATES["adamw"]) * (_AFTER_START if is_solved else 1),
     )
 
 

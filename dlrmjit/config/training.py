@@ -144,6 +144,7 @@ class TrainConfig:
         lists, a larger ``ndcg``; a larger accuracy where that is undefined. By default ``ndcg`` for
         a loss of lists, else ``auc``
     early_stopping : if positive, so many tests in a row without a better one end training
+    test_first : whether the parameters before the first step are tested too
     restore_best : whether training ends with the parameters of the best test. Takes the memory of a
         second copy of all parameters
     batches_per_update : batches whose gradients are summed before an update; fewer at the end of
@@ -164,6 +165,7 @@ class TrainConfig:
     auc_threshold: float = 0.0
     early_stopping: int = 0
     monitor: Monitor | None = None
+    test_first: bool = False
     restore_best: bool = False
     batches_per_update: int = 1
     on_nonfinite: Literal["stop", "skip"] = "stop"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.report import curves, data, speed
@@ -14,6 +14,7 @@ from dlrmjit.report.run_log import RunLog
 from dlrmjit.report.theme import SCRIPT, STYLE
 
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)
+T = TypeVar("T")
 _LACKING = "The log has no {}: run with --log-details."
 
 
@@ -107,7 +108,7 @@ def page(runs: Sequence[RunLog], title: str = "") -> str:
     except ImportError:
         raise ConfigError("reports need plotly: pip install 'dlrmjit[report]'") from None
     title = title or ", ".join(run.name for run in runs)
-    body = _checked_body(runs)
+    body = checked(_body, runs)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -118,13 +119,14 @@ def page(runs: Sequence[RunLog], title: str = "") -> str:
     )
 
 
-def _checked_body(runs: Sequence[RunLog]) -> str:
+def checked(draw: Callable[[Sequence[RunLog]], T], runs: Sequence[RunLog]) -> T:
+    """Return what ``draw`` makes of ``runs``; raises DataError naming a log that it cannot read."""
     try:
-        return _body(runs)
+        return draw(runs)
     except _MALFORMED:
         for run in runs:
             try:
-                _body([run])
+                draw([run])
             except _MALFORMED as error:
                 raise DataError(
                     f"{run.name}: an event of the log is not as dlrmjit writes it ({error!r})"

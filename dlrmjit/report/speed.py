@@ -114,8 +114,11 @@ def _roof(run: RunLog, ceilings: Event, low: float, high: float, shade: str) -> 
     return go.Scatter(
         x=xs,
         y=[min(peak, triad * x) for x in xs],
+        text=[f"ridge: {ridge:.1f} flop/byte" if x == ridge else "" for x in xs],
         name=f"{run.name}: {peak:,.0f} Gflop/s, {triad:.1f} GB/s",
-        mode="lines",
+        mode="lines+text",
+        textposition="top center",
+        textfont={"size": 10},
         line={"color": shade, "dash": "dash"},
     )
 

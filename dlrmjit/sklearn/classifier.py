@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
+    _check_sample_weight,
     assert_all_finite,
     check_is_fitted,
     check_random_state,
@@ -26,6 +27,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.columns import Columns, is_numeric, kinds_of, of_frame
 from dlrmjit.model.model import Model
 from dlrmjit.training.fit import fit
+from dlrmjit.training.linear_start import Design, shift_linear_part, solve, start_linear_part
 from dlrmjit.training.step import TrainingStep
 
 _MOST_SCORED = 8192
@@ -78,52 +80,66 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.validation_fraction = validation_fraction
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, *, eval_set: tuple[Any, Any] | None = None) -> DLRMClassifier:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        eval_set: tuple[Any, Any] | None = None,
+    ) -> DLRMClassifier:
         """Train on rows ``X`` (N, columns) with labels ``y`` (N,) of two classes; return self.
 
-        ``eval_set`` is a pair of rows and labels that choose the parameters. Raises ValueError for
-        labels of more than two classes.
+        ``sample_weight`` (N,) scales the losses of rows; only their ratios matter, and rows of
+        weight 0 are left out. ``eval_set`` is a pair of rows and labels that choose the
+        parameters. Raises ValueError for labels of more than two classes.
         """
         columns, categorical = self._columns(X, reset=True)
         labels = self._labels(y, len(columns[0]), reset=True)
+        weights = self._weights(sample_weight, len(labels))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        rows, held_out = self._split(len(labels), seed, eval_set is not None)
+        used = np.arange(len(labels)) if weights is None else np.flatnonzero(weights)
+        rows, held_out = self._split(used, seed, eval_set is not None)
         self.columns_ = Columns.fitted([column[rows] for column in columns], categorical)
+        self._choose_settings(len(rows), self.max_epochs)
         dense, ids = self._encoded(columns)
-        self.settings_ = recipe(
-            len(rows), batch_size=self.batch_size, epochs=self.max_epochs, optimizer=self.optimizer
-        )
+        everything = self._source(dense, ids, labels, weights)
+        test = everything.select(held_out) if eval_set is None else self._source_of(*eval_set)
         self.model_ = Model(self._architecture(), rng=np.random.RandomState(seed))
-        test = self._source(dense[held_out], ids[held_out], labels[held_out])
-        if eval_set is not None:
-            test = self._source_of(*eval_set)
-        train = _Shuffled(self._source(dense[rows], ids[rows], labels[rows]), seed)
+        solved = self._solved(everything.select(rows))
+        if solved is not None:
+            start_linear_part(self.model_, solved)
+        train = _Shuffled(everything, rows, seed)
         self.result_ = fit(self.model_, train, self._config(test), test=test)
+        if solved is not None and len(held_out):
+            shift_linear_part(self.model_, self._solved(everything.select(used)) - solved)
         self.n_iter_ = self.result_.position.epoch or 1
         self._step: TrainingStep | None = None
         return self
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> DLRMClassifier:
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> DLRMClassifier:
         """Train once on all rows of ``X``, in order; return self.
 
         The first call needs ``classes``, unless ``y`` has both; its values are the vocabularies,
-        and later values are unknown.
+        and later values are unknown. ``sample_weight`` (N,) scales the losses of rows, those of
+        all calls on one scale.
         """
         if not hasattr(self, "model_"):
             columns, categorical = self._columns(X, reset=True)
             self._labels(y if classes is None else classes, None, reset=True)
             self.columns_ = Columns.fitted(columns, categorical)
-            self.settings_ = recipe(
-                len(columns[0]), batch_size=self.batch_size, optimizer=self.optimizer
-            )
+            self._choose_settings(len(columns[0]), None)
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self.model_ = Model(self._architecture(), rng=np.random.RandomState(seed))
             self._step = None
         columns, _ = self._columns(X, reset=False)
         labels = self._labels(y, len(columns[0]), reset=False)
+        weights = self._weights(sample_weight, len(labels), scaled=False)
         if self._step is None:
             self._step = TrainingStep(self.model_, self.settings_.optimizer)
-        for batch in self._source(*self._encoded(columns), labels).batches():
+        for batch in self._source(*self._encoded(columns), labels, weights).batches():
             self._step(batch, self._rate())
         self.n_iter_ = getattr(self, "n_iter_", 0) + 1
         return self
@@ -195,11 +211,43 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         positive: NDArray[np.float32] = (y == self.classes_[-1]).astype(np.float32)
         return positive
 
-    def _split(self, n: int, seed: int, has_eval: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _weights(
+        self, sample_weight: Any, n: int, *, scaled: bool = True
+    ) -> NDArray[np.float64] | None:
+        """Return the weights of ``n`` rows, scaled to a mean of 1 over those that are not 0."""
+        if sample_weight is None:
+            return None
+        rows = np.empty((n, 0))
+        weights: NDArray[np.float64] = _check_sample_weight(
+            sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weights.any():
+            raise ValueError("sample_weight is 0 for all rows; at least one must be positive")
+        return weights / weights[weights > 0].mean() if scaled else weights
+
+    def _split(
+        self, used: NDArray[Any], seed: int, has_eval: bool
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the rows to train on, and those that choose the parameters."""
+        n = len(used)
         count = 0 if has_eval or not self.early_stopping else round(n * self.validation_fraction)
-        order = np.random.default_rng(seed).permutation(n)
+        order = used[np.random.default_rng(seed).permutation(n)]
         return np.sort(order[count:]), np.sort(order[:count])
+
+    def _choose_settings(self, rows: int, epochs: int | None) -> None:
+        self.settings_ = recipe(
+            rows,
+            batch_size=self.batch_size,
+            epochs=epochs,
+            optimizer=self.optimizer,
+            family=self.model,
+        )
+
+    def _solved(self, source: ArraySource) -> Any:
+        """Return the weights of a logistic regression of a source; None where none is used."""
+        if not self.settings_.linear_start:
+            return None
+        return solve(Design.of(source.batches(), source.table_rows))
 
     def _architecture(self) -> Any:
         settings: Recipe = self.settings_
@@ -227,6 +275,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             test_every=settings.test_every,
             early_stopping=PATIENCE,
             monitor="logloss",
+            test_first=settings.linear_start,
             restore_best=bool(test.num_samples),
         )
 
@@ -242,9 +291,10 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         columns, _ = self._columns(X, reset=False)
         return self._source(*self._encoded(columns), self._labels(y, len(columns[0]), reset=False))
 
-    def _source(self, dense: Any, ids: Any, labels: Any) -> ArraySource:
+    def _source(self, dense: Any, ids: Any, labels: Any, weights: Any = None) -> ArraySource:
         rows = self.columns_.table_rows or (_PLACEHOLDER_ROWS,)
-        return ArraySource(dense, ids, labels, self.settings_.batch_size, table_rows=rows)
+        size = self.settings_.batch_size
+        return ArraySource(dense, ids, labels, size, table_rows=rows, sample_weight=weights)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -256,15 +306,16 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class _Shuffled:
-    """Arrays in another order in each epoch."""
+    """The rows of a source that are listed, in another order in each epoch."""
 
-    def __init__(self, source: ArraySource, seed: int) -> None:
-        self._source, self._seed = source, seed
+    def __init__(self, source: ArraySource, rows: NDArray[Any], seed: int) -> None:
+        self._source, self._rows, self._seed = source, rows, seed
         self.table_rows, self.dense_features = source.table_rows, source.dense_features
-        self.num_batches, self.num_samples = source.num_batches, source.num_samples
+        self.num_samples = len(rows)
+        self.num_batches = source.select(rows).num_batches
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        order = np.random.default_rng([self._seed, epoch]).permutation(self.num_samples)
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
         yield from islice(self._source.select(order).batches(), start, None)
 
 

@@ -224,6 +224,8 @@ class _Run:
             self._save_best_weights()
         for observer in self.observers:
             observer.on_start(self.model, self.train.num_batches, self.config)
+        if self.config.test_first and start == START and self.test is not None:
+            self._run_test(0, -1)
         for epoch in range(start.epoch, self.config.epochs):
             first = start.batch if epoch == start.epoch else 0
             self._run_epoch(epoch, first)

@@ -78,3 +78,24 @@ def test_rows_of_steps_are_those_that_the_step_looks_up_of_models_that_multiply_
     assert rows.read_bytes == forward == 16 * 26 * 4 * (128 + 1)
     deepfm = case("deepfm", 16, 50)
     assert step.gather_ceiling(deepfm, step_work(deepfm.model, 16, 16 * 26), 1) is None
+
+
+def test_the_figure_has_medians_for_all_and_a_colour_for_each_operation(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("plotly")
+    from bench.support import plots
+
+    names = [f"{layer} {way}" for layer in "abcdefghi" for way in ("forward", "backward")]
+    assert len(set(plots.step_colours([*names, "MLP update", "between operations"]))) == 20
+    lines = [
+        {"name": name, "ms": 1.0, "gflops": 5.0, "gbs": None, "of_ceiling": 0.5, "least_bytes": 1e5}
+        for name in names
+    ]
+    row = {"op": "small step", "shape": {"N": 8}, "median_s": 0.036, "breakdown": lines}
+    out = tmp_path / "step.svg"
+    plots.step(
+        row | {"peers_median_s": {"torch nn": 0.072}},
+        {"fma_peak_gflops": 100.0, "triad_gbs": 10.0},
+        str(out),
+    )
+    assert out.read_text().startswith("<?xml")

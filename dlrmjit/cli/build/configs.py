@@ -200,6 +200,7 @@ def train_config(options: Options) -> TrainConfig:
         plateau=_plateau_config(options),
         early_stopping=_early_stopping(options),
         monitor=options.monitor,
+        test_first=options.linear_start and is_testing(options),
         restore_best=_restore_best(options),
         test_every=max(0, options.test_freq),
         accuracy_threshold=options.mlperf_acc_threshold,

@@ -43,6 +43,7 @@ def with_set_defaults(options: Options) -> Options:
         epochs=_given(options, "nepochs"),
         optimizer=_given(options, "optimizer"),
         lists=lists * rows // manifest.splits["train"],
+        family=options.model if "model" in options.given else None,
     )
     values = _tests(asked, options, rows // lists if lists else 1)
     if options.base is None:
@@ -93,6 +94,7 @@ def _training(asked: Recipe, manifest: Manifest, options: Options) -> dict[str, 
         "optimizer": asked.optimizer,
         "learning_rate": asked.learning_rate,
         "data_randomize": "total",
+        "linear_start": asked.linear_start and not options.load_model and not options.wide,
     }
     if not options.given & {*_SCHEDULE, "reduce_on_plateau"}:
         values["lr_num_decay_steps"] = _updates(asked, options)
@@ -123,7 +125,7 @@ def _tests(asked: Recipe, options: Options, rows_of_list: int) -> dict[str, Any]
 
 def _architecture(asked: Recipe, manifest: Manifest, options: Options) -> dict[str, Any]:
     """Return a family, its width and its layers, around those of them that were given."""
-    family = options.model if "model" in options.given else asked.family
+    family = asked.family
     has_bottom = "mlp_bottom" in family_values(family)
     bottom_given = "arch_mlp_bot" in options.given and len(options.arch_mlp_bot) > 1
     width = options.arch_mlp_bot[-1] if bottom_given and has_bottom else asked.embedding_dim

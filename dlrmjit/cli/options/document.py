@@ -15,7 +15,7 @@ from dlrmjit.cli.options.command_flags import (
 )
 from dlrmjit.cli.options.export_flags import EXPORT
 from dlrmjit.cli.options.flag import Command, Effect, Flag
-from dlrmjit.cli.options.insight_flags import DOCTOR, REPORT
+from dlrmjit.cli.options.insight_flags import DOCTOR, PLOT, REPORT
 from dlrmjit.cli.options.kinds import switch
 from dlrmjit.cli.options.parse import TRAIN
 from dlrmjit.cli.options.prepare_flags import PREPARE
@@ -35,6 +35,7 @@ COMMANDS = (
     TUNE,
     DOCTOR,
     REPORT,
+    PLOT,
 )
 BEGIN = "<!-- options: written by python -m dlrmjit.cli.options.document -->"
 END = "<!-- end of options -->"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
-from dlrmjit.cli.options.kinds import dashed_floats, dashed_ints, switch
+from dlrmjit.cli.options.kinds import dashed_floats, dashed_ints, names, switch
 
 INSIGHT = FlagGroup(
     "what a run shows about itself",
@@ -97,6 +97,16 @@ DOCTOR = Command(
     ),
 )
 
+_LOGS = Flag(
+    "logs",
+    Path,
+    (),
+    "the logs of the runs",
+    is_required=True,
+    is_operand=True,
+    takes_many=True,
+)
+
 REPORT = Command(
     "report",
     "Write one HTML file, which needs no network, that shows the logs of runs (--log-json of "
@@ -105,20 +115,43 @@ REPORT = Command(
         FlagGroup(
             "logs and page",
             (
-                Flag(
-                    "logs",
-                    Path,
-                    (),
-                    "the logs of the runs",
-                    is_required=True,
-                    is_operand=True,
-                    takes_many=True,
-                ),
+                _LOGS,
                 Flag("out", Path, None, "the page", metavar="FILE", is_required=True),
                 Flag("title", str, "", "the title of the page (default: the names of the logs)"),
             ),
         ),
     ),
+)
+
+PLOT = Command(
+    "plot",
+    "Draw figures of the logs of runs (--log-json of dlrmjit train), several of them overlaid, as "
+    "one picture: a vector graphic, or pixels.",
+    (
+        FlagGroup(
+            "logs and picture",
+            (
+                _LOGS,
+                Flag(
+                    "out",
+                    Path,
+                    None,
+                    "the picture; its ending says what it is: .svg, .pdf or .png",
+                    metavar="FILE",
+                    is_required=True,
+                ),
+                Flag(
+                    "figures",
+                    names,
+                    (),
+                    "which figures, by name, as in loss,auc (default: loss,auc,logloss,rate)",
+                    metavar="NAMES",
+                ),
+                Flag("title", str, "", "a title above all figures"),
+            ),
+        ),
+    ),
+    is_module=False,
 )
 
 ADVICE = FlagGroup(

@@ -350,6 +350,13 @@ OPTIMIZERS = FlagGroup(
             "report; takes memory for a second copy of all parameters",
         ),
         Flag(
+            "linear-start",
+            switch,
+            False,
+            "start from a logistic regression of the training rows, which is solved first "
+            "(--model=wide-deep or lr), and test it before the first step",
+        ),
+        Flag(
             "early-stopping",
             int,
             0,

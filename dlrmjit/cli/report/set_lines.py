@@ -38,11 +38,14 @@ class SetLines(NullObserver):
         """Print the result of a test."""
         mark = "  best so far" if record.improved else ""
         print(
-            f"epoch {record.epoch + 1}/{self._epochs}  step {record.step:,}  "
+            f"{self._place(record)}  step {record.step:,}  "
             f"{self._training()}{self._name} {metric_text(record.metrics)}{mark}",
             flush=True,
         )
         self._loss, self._samples, self._seconds = 0.0, 0, 0.0
+
+    def _place(self, record: TestRecord) -> str:
+        return f"epoch {record.epoch + 1}/{self._epochs}" if record.step else "start"
 
     def _training(self) -> str:
         if not self._samples:
@@ -81,10 +84,11 @@ def start_lines(options: Options, data: Data) -> str:
     if final := data.final_or_test:
         rows += f", {final.num_samples:,} for the test"
     tables = data.train.table_rows
+    start = ", from a logistic regression" if options.linear_start else ""
     return (
         f"{options.set}: {rows}; {data.train.dense_features} dense and {len(tables)} categorical "
         f"columns of {sum(tables):,} values\n"
-        f"Model {options.model}: tables of width {options.arch_sparse_feature_size}, "
+        f"Model {options.model}{start}: tables of width {options.arch_sparse_feature_size}, "
         f"{options.optimizer} at {options.learning_rate:g}{decay}, batches of "
         f"{options.mini_batch_size:,}{' lists' * has_lists(data.train)}, at most "
         f"{options.nepochs} epochs"

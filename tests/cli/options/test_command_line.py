@@ -80,7 +80,7 @@ def test_help_names_every_flag(command: Command, capsys: pytest.CaptureFixture[s
         parse_command(command, ["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"usage: python -m dlrmjit.{command.name}")
+    assert text.startswith(f"usage: {command.program}")
     assert all(flag.label in text for flag in command.flags())
 
 
@@ -95,8 +95,9 @@ def test_every_command_tells_its_version(
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
-def test_every_command_is_a_module_with_a_main(command: Command) -> None:
-    words = [sys.executable, "-m", f"dlrmjit.{command.name}", "--nonsense"]
+def test_every_command_can_be_started_as_its_help_says(command: Command) -> None:
+    start = command.program.removeprefix("python ").replace("dlrmjit plot", "-m dlrmjit plot")
+    words = [sys.executable, *start.split(), "--nonsense"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert (

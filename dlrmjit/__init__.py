@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dlrmjit.config.presets import preset
     from dlrmjit.config.training import (
         CosineSchedule,
+        CustomLoss,
         LossConfig,
         PlateauConfig,
         ScheduleConfig,
@@ -62,6 +63,7 @@ _HOME = {
     "Batch": "dlrmjit.data.batch",
     "Checkpointer": "dlrmjit.training.checkpointer",
     "CosineSchedule": "dlrmjit.config.training",
+    "CustomLoss": "dlrmjit.config.training",
     "DLRM": "dlrmjit.model.dlrm",
     "DlrmjitError": "dlrmjit.errors",
     "Ftrl": "dlrmjit.config.optimizer",
@@ -103,6 +105,7 @@ __all__ = [
     "Batch",
     "Checkpointer",
     "CosineSchedule",
+    "CustomLoss",
     "DlrmjitError",
     "Ftrl",
     "ListBatch",

@@ -43,6 +43,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit.sklearn": "an estimator",
         "dlrmjit.torch": "models in PyTorch",
         "dlrmjit.report": "pages of logs",
+        "dlrmjit.progress": "a progress bar",
     },
     {"dlrmjit.advice": "how to train a model"},
     {"dlrmjit.training": "epochs, steps, tests, saving"},

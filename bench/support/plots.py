@@ -70,11 +70,11 @@ def step(row: Mapping[str, Any], ceilings: Mapping[str, float], path: str) -> No
     figure.savefig(path, dpi=150)
 
 
-def step_colours(names: Sequence[str]) -> list[tuple[float, float, float]]:
+def step_colours(names: Sequence[str]) -> list[tuple[float, float, float, float]]:
     """Return a colour for each operation, all different up to 20 pairs of layers."""
     from matplotlib import colormaps
 
-    pairs = [*colormaps["tab20"].colors, *colormaps["tab20b"].colors]
+    pairs = [colormaps[name](i) for name in ("tab20", "tab20b") for i in range(20)]
     layers = list(dict.fromkeys(name.rsplit(" ", 1)[0] for name in names))
     return [
         pairs[(2 * layers.index(name.rsplit(" ", 1)[0]) + name.endswith("backward")) % len(pairs)]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
-from dlrmjit.errors import ConfigError
+from dlrmjit.errors import ConfigError, ShapeError
 
-LossKind = Literal["bce", "wbce", "mse"]
+LossKind = Literal["bce", "wbce", "mse", "custom"]
+LossFunction = Callable[[Any, Any], tuple[Any, Any]]
+"""Maps logits and targets, both (N,) float arrays, to the losses (N,) of all samples and to their
+derivatives (N,) by the logits."""
 Monitor = Literal["auc", "logloss", "ndcg"]
 
 
@@ -37,6 +42,37 @@ class LossConfig:
             raise ConfigError(
                 "wbce weighs the classes 0 and 1, which soft labels do not have; use bce"
             )
+
+
+@dataclass(frozen=True)
+class CustomLoss(LossConfig):
+    """A training loss of one's own: the mean over a batch of the results of ``function``.
+
+    ``function`` is a :data:`LossFunction`. Weights of samples scale its results. It should return
+    the same for a sample in any batch, because ranks and micro-batches call it with parts of one,
+    and be a function of a module if models or steps are pickled. With ``soft_labels``, targets are
+    probabilities, else 0 or 1. Raises ConfigError for what cannot be called.
+    """
+
+    kind: LossKind = field(default="custom", init=False)
+    weights: tuple[float, float] = field(default=(1.0, 1.0), init=False)
+    threshold: float = field(default=0.0, init=False)
+    function: LossFunction | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ConfigError(f"a custom loss needs a function, not {self.function!r}")
+
+    def of_samples(self, logits: Any, targets: Any) -> tuple[Any, Any]:
+        """Return losses and derivatives; raises ShapeError unless both have one per sample."""
+        assert self.function is not None
+        losses, slopes = (np.asarray(values) for values in self.function(logits, targets))
+        if losses.shape != logits.shape or slopes.shape != logits.shape:
+            raise ShapeError(
+                f"a custom loss returned shapes {losses.shape} and {slopes.shape} for "
+                f"{len(logits)} samples; losses and derivatives must both be {logits.shape}"
+            )
+        return losses, slopes
 
 
 @dataclass(frozen=True)

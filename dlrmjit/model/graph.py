@@ -10,7 +10,7 @@ from dlrmjit.architecture.node import Node
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.tape import Rule, Tape, Variable
 from dlrmjit.config.list_loss import ListLoss
-from dlrmjit.config.training import LossConfig
+from dlrmjit.config.training import CustomLoss, LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.list_batch import count_of_lists, lists_of, offsets_of
 from dlrmjit.errors import CheckpointError, ShapeError
@@ -69,7 +69,8 @@ class Graph:
             inputs = (self.logits, self.targets, self.lists, self.list_count)
             self.loss = self.tape.record(rule, *inputs, loss=loss)
         elif loss is not None:
-            rule = self.timed(model.backend.rules["loss"])
+            name = "custom_loss" if isinstance(loss, CustomLoss) else "loss"
+            rule = self.timed(model.backend.rules[name])
             self.loss = self.tape.record(
                 rule,
                 self.logits,

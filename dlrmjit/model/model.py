@@ -22,7 +22,7 @@ from dlrmjit.config.model import (
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import CheckpointError, ConfigError, MemoryLimitError
 from dlrmjit.model.batch_norm import Norm
-from dlrmjit.model.description import describe
+from dlrmjit.model.description import describe, html_table
 from dlrmjit.model.graph import Graph
 from dlrmjit.model.graph_pool import GraphPool
 from dlrmjit.model.scoring import score_chunks
@@ -416,6 +416,9 @@ class Model:
 
     def __repr__(self) -> str:
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self)
 
 
 def _writable(stored: Any) -> Any:

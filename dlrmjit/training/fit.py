@@ -195,8 +195,7 @@ class _Run:
         measure: MeasureFunction,
     ) -> None:
         self.model, self.train, self.config, self.test = model, train, config, test
-        self.observers = observers
-        self.training_step, self.measure = step, measure
+        self.observers, self.training_step, self.measure = observers, step, measure
         self.result = FitResult(best=state.best)
         self.plateau, self._start = state.plateau, state.position
         self._tests_since_best = state.tests_since_best

@@ -47,13 +47,11 @@ from dlrmjit.cli.report.console import ConsoleLines
 from dlrmjit.cli.report.json_log import JsonLog, is_json_log
 from dlrmjit.cli.report.machine import (
     machine_facts,
-    peak_rss_bytes,
     use_threads,
     warn_if_oversubscribed,
 )
 from dlrmjit.cli.report.mllog import MlperfLog
 from dlrmjit.cli.report.pace import ProgressLines
-from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.cli.report.resume_note import resume_note
 from dlrmjit.cli.report.saves import Saves, stopped_line
 from dlrmjit.cli.report.set_lines import SetLines, start_lines
@@ -69,6 +67,8 @@ from dlrmjit.parallel.comm import Comm, require_agreement
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.perf.profile import Profile
 from dlrmjit.perf.roofline import Ceilings
+from dlrmjit.progress import ProgressBar
+from dlrmjit.progress.memory import peak_rss_bytes
 from dlrmjit.training.checkpointer import Checkpointer, restored_state
 from dlrmjit.training.events import FitResult, RunState
 from dlrmjit.training.fit import Best, Observer, evaluate, fit

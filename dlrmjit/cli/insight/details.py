@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dlrmjit.cli.report.machine import peak_rss_bytes, rss_bytes
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.access import AccessCounter, CountedSource
 from dlrmjit.data.source import SizedSource, Source
@@ -22,6 +21,7 @@ from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.perf.calibration import BINS, calibration_bins, calibration_sums
 from dlrmjit.perf.profile import Gradients, Profile, Update
 from dlrmjit.perf.roofline import Ceilings, step_traffic
+from dlrmjit.progress.memory import peak_rss_bytes, rss_bytes
 from dlrmjit.training.events import FitResult, NullObserver, StepRecord, TestRecord
 
 NORMS_EVERY = 10  # steps between two norms of the gradient

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dlrmjit.cli.report.machine import peak_rss_bytes
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_file_replaceable, replaced_file, try_destination
+from dlrmjit.progress.memory import peak_rss_bytes
 from dlrmjit.training.events import FitResult, NullObserver, StepRecord
 
 _NAMES = {"train_loss", "steps", "samples", "seconds", "peak_rss_bytes"}

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from dlrmjit.cli.report.machine import peak_rss_bytes
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import open_log
@@ -21,6 +20,7 @@ from dlrmjit.metrics import Metrics
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.model import ShardedModel
+from dlrmjit.progress.memory import peak_rss_bytes
 from dlrmjit.training.fit import FitResult, NullObserver, StepRecord, TestRecord
 from dlrmjit.version import __version__
 

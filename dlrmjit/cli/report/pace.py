@@ -1,4 +1,4 @@
-"""How a run goes: its speed, its loss, its last test, the time that is left, its memory."""
+"""A line a minute about a run, where there is no terminal for a bar."""
 
 from __future__ import annotations
 
@@ -6,49 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from dlrmjit.cli.report.machine import rss_bytes
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.model.model import Model
+from dlrmjit.progress.pace import Pace, clock
 from dlrmjit.training.fit import NullObserver, Position, StepRecord, TestRecord
 
-_WEIGHT = 0.1  # of the newest step in a running mean
 _EVERY = 60.0  # seconds between two lines
-
-
-class Pace:
-    """Running means of a run that begins at ``start``."""
-
-    def __init__(self, start: Position, now: Callable[[], float] = time.monotonic) -> None:
-        self._start, self._now = start, now
-        self.total = self.done = self._first = 0
-        self.rate, self.loss, self.auc = 0.0, float("nan"), float("nan")
-        self._began = now()
-
-    def begin(self, batches: int, config: TrainConfig) -> None:
-        """Record the length of the run."""
-        self.total = config.epochs * batches
-        self.done = self._first = self._start.epoch * batches + self._start.batch
-        self._began = self._now()
-
-    def add(self, record: StepRecord) -> None:
-        """Record a step."""
-        speed = record.samples / record.seconds if record.seconds else 0.0
-        self.rate = _mean(self.rate, speed) if self.rate else speed
-        self.loss = record.loss if self.loss != self.loss else _mean(self.loss, record.loss)
-        self.done = record.epoch * record.batches + record.batch + 1
-
-    def left(self) -> float | None:
-        """Return the seconds that are left, tests and reading included; None before a step."""
-        steps = self.done - self._first
-        if steps <= 0:
-            return None
-        return (self._now() - self._began) * (self.total - self.done) / steps
-
-    def values(self) -> str:
-        """Return speed, loss, AUC of the last test if there is one, and memory."""
-        auc = "" if self.auc != self.auc else f", AUC {self.auc:.4f}"
-        memory = f"{rss_bytes() / 2**20:,.0f} MiB"
-        return f"{self.rate:,.0f} samples/s, loss {self.loss:.4f}{auc}, {memory}"
 
 
 class ProgressLines(NullObserver):
@@ -79,15 +42,3 @@ class ProgressLines(NullObserver):
             f"{pace.done:,} of {pace.total:,} batches ({share:.0f} %), {pace.values()}, "
             f"{clock(pace.left())} left"
         )
-
-
-def clock(seconds: float | None) -> str:
-    """Return seconds as ``h:mm:ss``."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
-
-
-def _mean(old: float, new: float) -> float:
-    return (1 - _WEIGHT) * old + _WEIGHT * new

@@ -29,6 +29,7 @@ from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.ops.backend import ArrayBackward, ArrayForward, FloatArray, Origin, Updated
 from dlrmjit.ops.backend import Lookups as Bags
+from dlrmjit.ops.custom_loss import custom_loss_rule
 from dlrmjit.ops.jit import (
     combine,
     cross,
@@ -69,11 +70,18 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
     yield 0, step.memory["dz"]
 
 
+def _custom_gradient(step: Step, slopes: Any) -> Matrix:
+    gradient = step.cached("gradient", lambda: Matrix.empty_blocked(len(slopes), 1))
+    gradient.assign(slopes.astype(np.float32)[:, None])
+    return gradient
+
+
 _RULES = (
     *mlp.RULES,
     *embedding.RULES,
     *combine.RULES,
     Rule("loss", _loss_forward, _loss_backward),
+    custom_loss_rule(join.rows_of, _custom_gradient),
     *cross.RULES,
     *interaction.RULES,
     *join.RULES,

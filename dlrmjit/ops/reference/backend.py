@@ -28,6 +28,7 @@ from dlrmjit.ops.backend import (
     StoredArray,
     Updated,
 )
+from dlrmjit.ops.custom_loss import custom_loss_rule
 from dlrmjit.ops.reference import (
     combine,
     cross,
@@ -188,6 +189,12 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
     yield 0, (dz * (p == raw) * scale).astype(z.dtype).reshape(z.shape)
 
 
+def _custom_gradient(step: Step, slopes: FloatArray) -> FloatArray:
+    logits = step.values[0]
+    gradient: FloatArray = slopes.astype(logits.dtype).reshape(logits.shape)
+    return gradient
+
+
 _RULES = (
     Rule("mlp", _mlp_forward, _mlp_backward),
     *embedding.RULES,
@@ -195,6 +202,7 @@ _RULES = (
     Rule("projection", _projection_forward, _projection_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
+    custom_loss_rule(np.asarray, _custom_gradient),
     *cross.RULES,
     *join.RULES,
     *list_loss.RULES,

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.runtime import threads
 
-from dlrmjit.cli.report.machine import oversubscription, peak_rss_bytes
+from dlrmjit.cli.report.machine import oversubscription
+from dlrmjit.progress.memory import peak_rss_bytes
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -61,7 +62,7 @@ def test_a_run_with_too_many_threads_warns(run: Run) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no count to compare with")
 def test_the_peak_is_that_of_the_process_and_not_of_its_parent() -> None:
     held = np.ones(800 << 20, np.uint8)  # several times what the child takes
-    code = "from dlrmjit.cli.report.machine import peak_rss_bytes as peak; print(peak())"
+    code = "from dlrmjit.progress.memory import peak_rss_bytes as peak; print(peak())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 10 << 20 < int(done.stdout) < held.nbytes
     assert peak_rss_bytes() > held.nbytes

@@ -2,8 +2,9 @@
 
 import pytest
 
-from dlrmjit.cli.report.pace import Pace, ProgressLines, clock
+from dlrmjit.cli.report.pace import ProgressLines
 from dlrmjit.config.training import TrainConfig
+from dlrmjit.progress.pace import Pace, clock
 from dlrmjit.training.fit import Position, StepRecord
 
 

@@ -15,9 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dlrmjit.cli.report.pace import Pace
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.model.model import Model
+from dlrmjit.progress.pace import Pace
 from dlrmjit.training.events import START
 from dlrmjit.training.fit import NullObserver, Position, StepRecord, TestRecord
 

@@ -6,8 +6,8 @@ import io
 
 from rich.console import Console
 
-from dlrmjit.cli.report.progress import ProgressBar
 from dlrmjit.config.training import TrainConfig
+from dlrmjit.progress import ProgressBar
 from dlrmjit.training.fit import Position, StepRecord
 
 

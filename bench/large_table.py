@@ -29,7 +29,7 @@ def main() -> None:
     harness.prepare(options.threads)
     from dlrmjit_kernels.embedding.tables import EmbeddingTables
 
-    from dlrmjit.cli.report.machine import peak_rss_bytes
+    from dlrmjit.progress.memory import peak_rss_bytes
 
     rows = int(options.gigabytes * 1e9) // (4 * E)
     began = time.perf_counter()

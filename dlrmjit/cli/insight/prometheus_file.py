@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from dlrmjit.cli.report.machine import rss_bytes
+from dlrmjit.progress.memory import rss_bytes
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_file_replaceable, replaced_file, try_destination

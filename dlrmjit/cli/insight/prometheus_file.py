@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from dlrmjit.progress.memory import rss_bytes
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_file_replaceable, replaced_file, try_destination
 from dlrmjit.model.model import Model
+from dlrmjit.progress.memory import rss_bytes
 from dlrmjit.training.events import FitResult, NullObserver, StepRecord, TestRecord
 
 EVERY = 10.0  # seconds between two files

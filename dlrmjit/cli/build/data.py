@@ -200,7 +200,12 @@ def _split(data: CriteoData, options: Options, rng: np.random.RandomState) -> Sp
 
 
 def check_lists(options: Options, data: Data) -> None:
-    """Raise ConfigError if the options need lists, which the data have not."""
+    """Raise ConfigError if the options need lists, which the data have not, or cannot use them."""
+    if options.linear_start and has_lists(data.train):
+        raise ConfigError(
+            "--linear-start solves for labels of single rows, but these data have lists; leave it "
+            "out"
+        )
     needs = {"--list-loss": options.list_loss, "--head": options.head}
     flag = next((name for name, value in needs.items() if value is not None), None)
     if flag is not None and not has_lists(data.train):

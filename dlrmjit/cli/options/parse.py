@@ -162,6 +162,8 @@ def _check_together(options: Options) -> None:
         )
     if options.resume and options.load_model:
         raise ConfigError("give --resume or --load-model, not both: each names the model to load")
+    if options.linear_start and options.load_model:
+        raise ConfigError("give --linear-start or --load-model, not both: each is a start")
     if options.save_every and not (options.save_model or options.resume):
         raise ConfigError("--save-every needs a place to save: give --save-model or --resume")
     if "keep" in options.given and not options.save_every:

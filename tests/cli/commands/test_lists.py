@@ -144,6 +144,7 @@ def test_what_has_no_lists_is_named(
         (["--list-loss=hinge", "--loss-function=bce"], "give it or --list-loss, not both"),
         (["--head-dim=8"], "--head-dim is of a head; give --head, too"),
         (["--monitor=ndcg", "--reproducible=1"], "would cut lists"),
+        (["--model=lr", "--linear-start"], "labels of single rows, but these data have lists"),
     ],
 )
 def test_options_that_contradict_lists_are_refused(

@@ -9,6 +9,7 @@ from dlrmjit.cli.commands import prepare
 from dlrmjit.cli.commands.train import main
 from dlrmjit.cli.options.parse import parse
 from dlrmjit.errors import ConfigError
+from tests.parallel.launch import needs_mpi, run_ranks
 
 SCHEMA = """label = "clicked"
 dense = [{ name = "age", transform = "standardise" }]
@@ -135,6 +136,28 @@ def test_what_is_no_prepared_set_is_refused_with_the_way_to_make_one(tmp_path, c
     (tmp_path / "log.csv").write_text("a,b\n")
     assert main([str(tmp_path / "log.csv")]) == 2
     assert "dlrmjit prepare" in capsys.readouterr().err
+
+
+@needs_mpi
+def test_a_run_starts_from_the_same_logistic_regression_on_any_number_of_ranks(
+    prepared, tmp_path, capsys
+):
+    log = tmp_path / "log.jsonl"
+    assert main([prepared, "--nepochs=1", f"--log-json={log}"]) == 0
+    assert "from a logistic regression" in capsys.readouterr().out
+    start, *_ = tests = _tests_of(log)
+    assert start["step"] == 0
+    assert start["auc"] > 0.75
+    for ranks in (2, 3):
+        words = ["-m", "dlrmjit.train", prepared, "--nepochs=1", f"--log-json={log}"]
+        run_ranks(ranks, *words)
+        for ours, theirs in zip(tests, _tests_of(log), strict=True):
+            np.testing.assert_allclose(theirs["logloss"], ours["logloss"], atol=1e-4)
+
+
+def _tests_of(log):
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    return [event for event in events if event["event"] == "eval"]
 
 
 def test_a_dead_layer_and_constant_scores_are_noted(prepared, capsys):

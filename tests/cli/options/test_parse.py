@@ -139,9 +139,10 @@ def test_wrong_options_are_refused_with_a_way_out(word: str, hint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_two_models_to_load_contradict_each_other() -> None:
+@pytest.mark.parametrize("words", [["--resume=a"], ["--linear-start"]])
+def test_two_starts_contradict_each_other(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="not both"):
-        parse(["--resume=a", "--load-model=b"])
+        parse([*words, "--load-model=b"])
 
 
 @pytest.mark.parametrize("word", ["--weighted-pooling=fixed", "--quantize-mlp-with-bit=32"])

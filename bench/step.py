@@ -196,9 +196,9 @@ def main() -> None:
     if not options.forward:
         del actions
         steps = max(5, min(200, int(_BREAKDOWN_SECONDS / ours.median)))
-        moved = step_traffic(chosen.model, chosen.batch, lookups)
+        least = step_traffic(chosen.model, chosen.batch, lookups)
         row["breakdown"] = [
-            {**vars(line), "least_bytes": moved.get(line.name)}
+            {**vars(line), "least_bytes": least.get(line.name)}
             for line in breakdown(chosen, steps, ceilings, precision)
         ]
     if options.plot and not options.forward:

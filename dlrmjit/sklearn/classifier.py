@@ -25,9 +25,9 @@ from dlrmjit.config.training import ScheduleConfig, TrainConfig
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.columns import Columns, is_numeric, kinds_of, of_frame
+from dlrmjit.model.linear_start import Design, shift_linear_part, solve, start_linear_part
 from dlrmjit.model.model import Model
 from dlrmjit.training.fit import fit
-from dlrmjit.training.linear_start import Design, shift_linear_part, solve, start_linear_part
 from dlrmjit.training.step import TrainingStep
 
 _MOST_SCORED = 8192

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from dlrmjit.data.source import Source
+from dlrmjit.model.linear_start import Design, check_linear_start, solve, start_linear_part
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import Comm
-from dlrmjit.training.linear_start import Design, check_linear_start, solve, start_linear_part
 
 
 def start_from_logistic_regression(model: Model, train: Source, comm: Comm) -> None:

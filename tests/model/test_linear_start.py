@@ -8,8 +8,8 @@ from dlrmjit.architecture.families import build, lr, wide_deep
 from dlrmjit.data import ArraySource
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
-from dlrmjit.training import linear_start
-from dlrmjit.training.linear_start import Design, shift_linear_part, solve, start_linear_part
+from dlrmjit.model import linear_start
+from dlrmjit.model.linear_start import Design, shift_linear_part, solve, start_linear_part
 
 ROWS = (40, 3)
 

@@ -7,6 +7,7 @@ that no cache holds.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -42,9 +43,11 @@ def measure_costs(
     precision: Precision = "fp32",
     optimizer: str = "sgd",
     seconds: float = 4.0,
+    sizes: Sequence[int] = SIZES,
 ) -> StepCosts:
-    """Return the costs of the steps of one process with all threads, within about ``seconds``.
+    """Return the costs of the steps of one process with all threads.
 
+    All of ``SIZES`` take about ``seconds``; ``sizes`` are some of them, by :func:`sizes_for`.
     Compiles the kernels of the model, if the cache has none. Every size is measured in several
     rounds, of which the fastest counts, so that other programs disturb little.
     """
@@ -52,7 +55,7 @@ def measure_costs(
     model = DLRM(small, precision=precision, init="counter")
     profiled = TrainingStep(model, optimizer, profile=profile)
     steps = _Steps(TrainingStep(model, optimizer), profiled, profile)
-    return _measure(steps, lambda n: random_batch(small, lookups, n), seconds, SelfComm())
+    return _measure(steps, lambda n: random_batch(small, lookups, n), seconds, sizes, SelfComm())
 
 
 def measure_sharded(
@@ -63,6 +66,7 @@ def measure_sharded(
     precision: Precision = "fp32",
     optimizer: str = "sgd",
     seconds: float = 1.0,
+    sizes: Sequence[int] = SIZES,
 ) -> StepCosts:
     """Return the costs of the steps of all ranks with a plan of one kind; all ranks call this.
 
@@ -80,7 +84,13 @@ def measure_sharded(
     def batch_of(n: int) -> Any:
         return model.router.route(random_batch(small, lookups, n))
 
-    return _measure(steps, batch_of, seconds, comm)
+    return _measure(steps, batch_of, seconds, sizes, comm)
+
+
+def sizes_for(batches: Sequence[int]) -> tuple[int, ...]:
+    """Return those of ``SIZES`` between which the batches are, or the two that are nearest."""
+    ends = [bisect_left(SIZES[1:-1], n) for n in batches]
+    return tuple(sorted({SIZES[end + i] for end in ends for i in (0, 1)}))
 
 
 def cut_tables(config: ModelConfig) -> ModelConfig:
@@ -112,28 +122,51 @@ class _Steps(NamedTuple):
     profile: Profile
 
 
+class _Size(NamedTuple):
+    """A number of samples, a batch of as many, and the seconds of a step that was compiled."""
+
+    n: int
+    batch: Any
+    seconds: float
+
+
 def _measure(
-    steps: _Steps, batch_of: Callable[[int], Any], seconds: float, comm: Comm
+    steps: _Steps,
+    batch_of: Callable[[int], Any],
+    seconds: float,
+    sizes: Sequence[int],
+    comm: Comm,
 ) -> StepCosts:
     """Return the times of the fastest of some rounds, of each size for which there is time.
 
     The rounds of a size follow each other, as steps of a training do: memory that was not used for
     a while can be slow again.
     """
-    share, points = seconds / len(SIZES) / _ROUNDS, list[tuple[int, dict[str, float]]]()
-    first = 0.0
-    for n in SIZES:
-        expected = first * n / points[-1][0] if points else 0.0
-        if len(points) >= _LEAST_SIZES and _ROUNDS * expected > seconds:
-            break
-        batch = batch_of(n)
-        steps.plain(batch, 0.0)  # compiles
+    tried = _first_steps(steps, batch_of, seconds, max(sizes), comm)
+    outermost = tried[-_LEAST_SIZES:] if tried[-1].n < max(sizes) else []
+    chosen = [size for size in tried if size.n in {*sizes, *(last.n for last in outermost)}]
+    share, points = seconds / len(SIZES) / _ROUNDS, []
+    for n, batch, first in chosen:
         steps.profiled(batch, 0.0)
-        first = _mean(comm, _timed(steps.plain, batch, comm))
         count = int(np.clip(share / first, 1, _MOST_STEPS))
         rounds = [_round(steps, batch, count, comm) for _ in range(_ROUNDS)]
         points.append((n, min(rounds, key=lambda times: sum(times.values()))))
     return StepCosts(tuple(points))
+
+
+def _first_steps(
+    steps: _Steps, batch_of: Callable[[int], Any], seconds: float, largest: int, comm: Comm
+) -> list[_Size]:
+    """Compile and time a step of every size up to ``largest``, as far as there is time."""
+    tried = list[_Size]()
+    for n in SIZES:
+        expected = tried[-1].seconds * n / tried[-1].n if tried else 0.0
+        if n > largest or (len(tried) >= _LEAST_SIZES and _ROUNDS * expected > seconds):
+            break
+        batch = batch_of(n)
+        steps.plain(batch, 0.0)  # compiles
+        tried.append(_Size(n, batch, _mean(comm, _timed(steps.plain, batch, comm))))
+    return tried
 
 
 def _round(steps: _Steps, batch: Any, count: int, comm: Comm) -> dict[str, float]:

@@ -51,6 +51,8 @@ class Graph:
     ) -> None:
         if model.undecided:
             raise CheckpointError(model.undecided)
+        if loss is not None and not (n if samples is None else samples):
+            raise ShapeError("a batch without samples has no loss; train on at least one")
         self.model, self.n, self.training = model, n, loss is not None
         self.profile = profile
         self.tape = Tape(model.backend.add_gradients)

@@ -7,7 +7,12 @@ import dlrmjit
 from dlrmjit import DLRM, TrainConfig, fit
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.errors import ConfigError, NonFiniteLossError, ShapeError, TrainingError
+from dlrmjit.errors import ConfigError, ShapeError, TrainingError
+from dlrmjit.parallel.comm import SelfComm
+from dlrmjit.parallel.model import ShardedModel
+from dlrmjit.parallel.planner import propose
+from dlrmjit.parallel.reproducible_step import ReproducibleStep
+from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.training.checkpointer import Checkpointer
 from dlrmjit.training.nonfinite import check_weights
 from dlrmjit.training.step import TrainingStep
@@ -105,11 +110,17 @@ def test_a_rate_that_is_too_large_is_named_and_nothing_is_saved(tmp_path):
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_an_empty_batch_changes_nothing(batch_norm):
-    model = DLRM(small_config(batch_norm=batch_norm))
+@pytest.mark.parametrize("kind", [TrainingStep, ShardedStep, ReproducibleStep])
+def test_an_empty_batch_is_refused_and_changes_nothing(kind, batch_norm):
+    config = small_config(batch_norm=batch_norm)
+    if kind is TrainingStep:
+        model = DLRM(config)
+    else:
+        plan = propose(config.table_rows, config.embedding_dim, 1)
+        model = ShardedModel(config, SelfComm(), plan)
     before = state(model)
-    with pytest.raises((NonFiniteLossError, ShapeError)), np.errstate(all="ignore"):
-        TrainingStep(model)(random_batch(np.random.default_rng(0), model.config, 0), 0.1)
+    with pytest.raises(ShapeError, match="a batch without samples has no loss"):
+        kind(model)(random_batch(np.random.default_rng(0), config, 0), 0.1)
     assert same(model, before)
 
 

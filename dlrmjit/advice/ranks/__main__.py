@@ -1,7 +1,7 @@
 """Measures what steps of several ranks cost; rank 0 prints it as one line of JSON.
 
 Its argument is a JSON object with a preset, the bound of its tables' rows, the kinds of plans, the
-precisions, and the seconds for each.
+precisions, the seconds for each, and the numbers of samples.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def _run() -> None:
                     precision,
                     chosen.optimizer,
                     asked["seconds"],
+                    asked["sizes"],
                 )
                 found.append([kind, precision, costs.times])
     if comm.rank == 0:

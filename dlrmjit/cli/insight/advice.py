@@ -79,16 +79,15 @@ def _machine(options: argparse.Namespace, chosen: Preset) -> Machine:
 
 def _measured(machine: Machine, options: argparse.Namespace, chosen: Preset) -> Machine:
     """Return the machine with the costs of one process, and of ranks where MPI can start them."""
-    from dlrmjit_kernels.machine_peaks import ceilings
-
-    from dlrmjit.advice.measure import measure_costs
+    from dlrmjit.advice.measure import SIZES, measure_costs, sizes_for
     from dlrmjit.cli.report.machine import use_threads
 
     if chosen.family != "dlrm":
         raise ConfigError(f"--measure measures DLRMs, and {options.config} is a {chosen.family}")
     use_threads(None)
-    peaks = Ceilings(**ceilings(machine.cpus, 0.3))
     precisions = _precisions(options)
+    # A rank on another host has a part of a batch, and a part of its fixed costs.
+    sizes = SIZES if machine.hosts > 1 else sizes_for(_batches(options, chosen))
     costs: dict[Measured, StepCosts] = {
         (1, "auto", precision): measure_costs(
             chosen.model,
@@ -96,15 +95,18 @@ def _measured(machine: Machine, options: argparse.Namespace, chosen: Preset) -> 
             precision,
             chosen.optimizer,
             _SECONDS_OF_ONE / len(precisions),
+            sizes,
         )
         for precision in precisions
     }
     if machine.hosts == 1:
-        costs |= _measured_ranks(machine, options)
-    return replace(machine, ceilings=peaks, measured=costs)
+        costs |= _measured_ranks(machine, options, sizes)
+    return replace(machine, measured=costs)
 
 
-def _measured_ranks(machine: Machine, options: argparse.Namespace) -> dict[Measured, StepCosts]:
+def _measured_ranks(
+    machine: Machine, options: argparse.Namespace, sizes: tuple[int, ...]
+) -> dict[Measured, StepCosts]:
     """Return the costs of steps of several ranks; none, with a note, if they cannot be started."""
     from dlrmjit.advice.measure import KINDS
     from dlrmjit.parallel.comm.job import launcher, run_job
@@ -123,6 +125,7 @@ def _measured_ranks(machine: Machine, options: argparse.Namespace) -> dict[Measu
         "kinds": KINDS,
         "precisions": precisions,
         "seconds": _SECONDS_OF_RANKS / len(counts) / len(KINDS) / len(precisions),
+        "sizes": sizes,
     }
     costs: dict[Measured, StepCosts] = {}
     for count in counts:

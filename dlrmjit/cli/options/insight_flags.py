@@ -159,7 +159,7 @@ ADVICE = FlagGroup(
     (
         Flag("advise", switch, False, "choose how to train, and print the command line"),
         Flag("explain", switch, False, "also print the lemmas behind the choice, with its numbers"),
-        Flag("measure", switch, False, "measure this machine first, half a minute at most"),
+        Flag("measure", switch, False, "measure this machine first, for some seconds"),
         Flag(
             "batch-size",
             int,

@@ -16,7 +16,7 @@ from typing import Any
 GZIP_MAGIC = b"\x1f\x8b"
 _READ_BYTES = 1 << 17
 _LONGEST_FIELD = 1 << 16
-_HEADER_CHECK, _EXTRA, _NAME, _COMMENT = 2, 4, 8, 16
+_HEADER_CHECK, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 
 
 def open_gzip(path: Path) -> io.BufferedReader:
@@ -60,16 +60,21 @@ class _GzipReader(io.RawIOBase):
         self._input = self._input or self._file.read(_READ_BYTES)
         if not self._input:
             return False
-        magic, method, flags, _ = struct.unpack("<2sBB6s", self._take(10))
+        self._checksum = 0
+        magic, method, flags, _ = struct.unpack("<2sBB6s", self._header(10))
         if magic != GZIP_MAGIC or method != 8:
             raise gzip.BadGzipFile("other bytes follow the end of the compressed data")
+        if flags & _RESERVED:
+            raise gzip.BadGzipFile("the header has flags that gzip does not define")
         if flags & _EXTRA:
-            self._take(int.from_bytes(self._take(2), "little"))
+            self._header(int.from_bytes(self._header(2), "little"))
         for flag in (_NAME, _COMMENT):
             if flags & flag:
                 self._skip_text()
         if flags & _HEADER_CHECK:
-            self._take(2)
+            expected = self._checksum & 0xFFFF
+            if int.from_bytes(self._take(2), "little") != expected:
+                raise gzip.BadGzipFile("the checksum of the header is another")
         self._member = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         self._checksum = self._size = 0
         return True
@@ -92,9 +97,15 @@ class _GzipReader(io.RawIOBase):
         taken, self._input = self._input[:count], self._input[count:]
         return taken
 
+    def _header(self, count: int) -> bytes:
+        """Return the next ``count`` bytes of a header, which its checksum counts."""
+        taken = self._take(count)
+        self._checksum = zlib.crc32(taken, self._checksum)
+        return taken
+
     def _skip_text(self) -> None:
         for _ in range(_LONGEST_FIELD):
-            if self._take(1) == b"\0":
+            if self._header(1) == b"\0":
                 return
         raise gzip.BadGzipFile("the header has no end")
 

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from dlrmjit_kernels.runtime.threads import reset_affinity
 
 
 def launcher(mpiexec: str = "") -> list[str]:
@@ -42,14 +44,16 @@ def run_job(
     Returns the object and nothing, or None and why the ranks failed.
     """
     command = [*launch, "-n", str(ranks), sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that all of its processes can be ended
-    ) as job:
+    with _on_every_cpu():
+        job = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that all of its processes can be ended
+        )
+    with job:
         try:
             output, errors = job.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -63,6 +67,21 @@ def run_job(
     lines = [line for line in errors.splitlines() if line.strip()]
     said = next((line for line in lines if "error" in line.lower()), " ".join(lines[-1:]))
     return None, said or f"exit code {job.returncode}, without a word"
+
+
+@contextmanager
+def _on_every_cpu() -> Iterator[None]:
+    """Let this thread start processes that may run on every CPU of this one.
+
+    They inherit the one CPU of a pinned thread otherwise, and all ranks would take turns there.
+    """
+    pinned = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    reset_affinity()
+    try:
+        yield
+    finally:
+        if pinned is not None:
+            os.sched_setaffinity(0, pinned)
 
 
 def _end(job: subprocess.Popen[str]) -> None:

@@ -244,13 +244,15 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
     if len(line) == line_limit():
         raise DataError(f"{path}, line 1: longer than {line_limit() >> 20} MiB")
     try:
-        return tuple(_split(text.rstrip("\r\n"), delimiter))
+        return tuple(_split(text.removesuffix("\n").removesuffix("\r"), delimiter))
     except csv.Error as error:
         raise DataError(f"{path}, line 1: the columns' names cannot be read: {error}") from None
 
 
 def _split(line: str, delimiter: str) -> list[str]:
     """Return the fields of a line. Raises csv.Error, such as for a carriage return in a field."""
+    if line.endswith("\r"):
+        raise csv.Error("a carriage return at the end of the last field")
     return next(csv.reader([line], delimiter=delimiter, strict=True), [])
 
 

@@ -59,6 +59,8 @@ class Graph:
         self.dense, self.targets, self.sample_weights = Variable(), Variable(), Variable()
         self.lists, self.list_count = Variable(), Variable()
         self._has_list_loss = isinstance(loss, ListLoss)
+        recorded = (node for node in model.architecture.nodes if self.is_recorded(node.name))
+        self._needs_lists = any(node.needs_lists for node in recorded)
         self.dropout_key, self.dropout_layers = Variable(DropoutKey()), 0
         self.part, self.shared_norms = part, list[SharedNorm]()
         self.port = port or model.store.port(n)
@@ -155,7 +157,7 @@ class Graph:
         if self._has_list_loss:
             self.lists.data = lists_of(batch)
             self.list_count.data = count_of_lists(batch)
-        elif architecture.needs_lists:
+        elif self._needs_lists:
             self.lists.data = offsets_of(batch, "this model")
         self.port.load(batch)
         if architecture.dense_features:

@@ -7,7 +7,7 @@ over these; if more wait, a worker takes as many as the largest batch has.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -37,11 +37,14 @@ class Work(Generic[J]):
 class Batcher(Generic[J]):
     """Work that waits, by deadline; ``most`` rows form a batch at most, per model.
 
-    Work of a job for which ``is_done`` returns true is dropped.
+    Work of a job for which ``is_done`` returns true is dropped. That of the models ``whole`` is
+    never split, and must fit into a batch.
     """
 
-    def __init__(self, most: dict[int, int], is_done: Callable[[J], bool]) -> None:
-        self._most, self._is_done = most, is_done
+    def __init__(
+        self, most: dict[int, int], is_done: Callable[[J], bool], whole: Collection[int] = ()
+    ) -> None:
+        self._most, self._is_done, self._whole = most, is_done, whole
         self._heap: list[tuple[float, int, Work[J]]] = []
         self._numbers = count(1)
         self.rows: dict[int, int] = dict.fromkeys(most, 0)
@@ -70,12 +73,13 @@ class Batcher(Generic[J]):
         most, model = self._most[first[1].model], first[1].model
         waiting = self.rows[model] + first[1].rows
         share = -(-waiting // (max(1, idle) * LANES)) * LANES
-        room = min(most, max(_LEAST, share))
+        is_whole = model in self._whole
+        room = min(most, max(_LEAST, share, first[1].rows if is_whole else 0))
         batch: list[Work[J]] = []
         entry: tuple[int, Work[J]] | None = first
         while entry is not None:
             number, work = entry
-            if work.model != model:
+            if work.model != model or (is_whole and work.rows > room):
                 self._push(work, number)
                 break
             if work.rows > room:

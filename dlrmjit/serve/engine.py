@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.batch import Batch
+from dlrmjit.data.list_batch import ListBatch
 from dlrmjit.errors import ConfigError
 from dlrmjit.model.model import Model
 from dlrmjit.serve.graphs import RowGraph, Shared, UserGraph, dense_only
@@ -18,6 +20,7 @@ from dlrmjit.serve.rows import Bags, Rows, batch_of, joined
 LANES = 16
 """Batches are multiples of it, so that the bits of a score do not depend on the batch."""
 _WARM_RUNS = 3
+_WARM_LIST = 64  # rows of the lists by which the cost of a model of lists is measured
 
 
 class Cost(NamedTuple):
@@ -46,18 +49,15 @@ def ladder_of(most: int) -> tuple[int, ...]:
 class Engine:
     """Predicts with one model. Not for several threads at once.
 
-    Raises ConfigError for a ``most`` below 16, and for a model that scores lists.
+    A model ``scores_lists`` if a row's score depends on those it is shown with. Raises ConfigError
+    for a ``most`` below 16.
     """
 
     def __init__(self, model: Model, most: int = 1024) -> None:
         if most < LANES:
             raise ConfigError(f"the largest batch must have at least {LANES} rows, not {most}")
-        if model.architecture.needs_lists:
-            raise ConfigError(
-                "a server scores rows one by one, but this model's scores depend on the list; use "
-                "predict, or a model with a pointwise head"
-            )
         self.model, self.ladder = model, ladder_of(most)
+        self.scores_lists = model.architecture.needs_lists
         self._graphs: dict[tuple[int, bool], RowGraph] = {}
         self._users: dict[int, UserGraph] = {}
         self._can_share = bool(dense_only(model.architecture))
@@ -84,8 +84,10 @@ class Engine:
         return Cost(max(float(fixed), 0.0), slope)
 
     def _timed(self, rows: Rows) -> float:
+        step = _WARM_LIST if self.scores_lists else len(rows)
+        parts = [rows.cut(i, min(i + step, len(rows))) for i in range(0, len(rows), step)]
         began = time.perf_counter()
-        self.score([rows])
+        self.score(parts)
         return time.perf_counter() - began
 
     def _zeros(self, size: int) -> Rows:
@@ -94,9 +96,10 @@ class Engine:
         return Rows(dense, Bags(np.zeros((architecture.tables, size), np.int32)))
 
     def score(self, parts: Sequence[Rows]) -> list[NDArray[np.float32]]:
-        """Return the probabilities of every part, which must fit the model.
+        """Return the probabilities of every part, which must fit the model; of lists, the logits.
 
-        Scores have the bits of ``model.predict`` for the same rows, whatever they are joined with.
+        A part is a list. Scores have the bits of ``model.predict`` for the same rows, whatever they
+        are joined with.
         """
         counts = np.array([len(part) for part in parts], np.int64)
         size = self.size_for(int(counts.sum()))
@@ -105,16 +108,24 @@ class Engine:
         with self.model.access.reading(), self.model.backend.flush_denormals():
             user = self._user(parts) if shares_dense or shared else None
             graph = self._graph(size, shares_dense)
-            graph.load(batch_of(_dense(parts, size), joined([part.bags for part in parts], size)))
+            batch = batch_of(_dense(parts, size), joined([part.bags for part in parts], size))
+            graph.load(_in_lists(batch, counts) if self.scores_lists else batch)
             graph.share(user, shared)
             if user is not None and shares_dense:
                 graph.give(user, counts)
             graph.tape.forward()
-            scores = self.model.backend.probabilities(graph.logits.data, 0.0)
+            scores = self._of_logits(graph.logits.data)
         ends = np.cumsum(counts)
         return [
             scores[end - n : end].astype(np.float32) for n, end in zip(counts, ends, strict=True)
         ]
+
+    def _of_logits(self, logits: Any) -> NDArray[np.float32]:
+        backend = self.model.backend
+        if not self.scores_lists:
+            return backend.probabilities(logits, 0.0)
+        found: NDArray[np.float32] = backend.to_numpy(logits).reshape(-1)
+        return found
 
     def _graph(self, size: int, shares_dense: bool) -> RowGraph:
         key = size, shares_dense
@@ -130,10 +141,18 @@ class Engine:
         graph, tables = self._users[size], self.model.architecture.tables
         dense = np.concatenate([part.dense[:1] for part in parts])
         empty = Bags(np.empty(0, np.int32), np.zeros((tables, 2), np.int64))
+        if not tables:
+            empty = Bags(np.empty((0, 1), np.int32))
         users = [part.user.bags if part.user and part.user.bags else empty for part in parts]
         padding = np.repeat(dense[-1:], size - len(dense), axis=0)
         graph.results(batch_of(np.concatenate([dense, padding]), joined(users, size)))
         return graph
+
+
+def _in_lists(batch: Batch, counts: NDArray[np.int64]) -> ListBatch:
+    """Return the rows of each part as a list, and each row of the padding as one of its own."""
+    ends = np.cumsum(counts)
+    return ListBatch(batch, np.concatenate([[0], ends, np.arange(ends[-1] + 1, batch.n + 1)]))
 
 
 def _shared(parts: Sequence[Rows], counts: NDArray[np.int64]) -> list[Shared]:

@@ -32,11 +32,11 @@ class Shared(NamedTuple):
 
 
 def dense_only(architecture: Architecture) -> frozenset[str]:
-    """Return the names of the nodes that depend on dense features alone, without ``Dense``."""
+    """Return the names of the nodes that depend on dense features of a row alone, but ``Dense``."""
     dense = {node.name for node in architecture.nodes if isinstance(node, Dense)}
     found: set[str] = set()
     for node in architecture.nodes:
-        if node.inputs and set(node.inputs) <= dense | found:
+        if node.inputs and not node.needs_lists and set(node.inputs) <= dense | found:
             found.add(node.name)
     return frozenset(found - {architecture.output})
 

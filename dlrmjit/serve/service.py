@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from dlrmjit.errors import DlrmjitError
+from dlrmjit.errors import CheckpointError, DlrmjitError
 from dlrmjit.serve.batcher import Work
 from dlrmjit.serve.jobs import MODEL, PRERANK, Answer, Job
 from dlrmjit.serve.processes.generation import Events, Generation
@@ -114,6 +114,12 @@ class Service:
     async def _started(self) -> Generation:
         generation = Generation(self.spec, self._events, lambda job: job.is_done)
         await generation.start()
+        if generation.ready.scores_lists and not isinstance(self.policy, FixedPolicy):
+            await generation.close()
+            raise CheckpointError(
+                f"{self.spec.model} scores lists: what a candidate is worth depends on how many "
+                "are ranked, which only --policy fixed allows"
+            )
         return generation
 
     def _use(self, generation: Generation) -> None:
@@ -159,7 +165,11 @@ class Service:
             self._open.discard(job)
 
     def _admit(self, query: Query) -> None:
-        """Raise BusyError where one query more would help nobody."""
+        """Raise BusyError where one query more would help nobody, RequestError for no list."""
+        if query.kind == "predict" and self.generation.ready.scores_lists:
+            raise RequestError(
+                400, "the model scores lists, and rows of /predict form none; send a list to /rank"
+            )
         if len(self._open) >= self.limits.most_queries:
             raise BusyError(self.waiting)
         if query.kind == "predict" and self.waiting > self.limits.most_wait:
@@ -184,6 +194,8 @@ class Service:
         workers = max(1, len(generation.workers))
         fixed = generation.ready.costs[MODEL].fixed
         feasible = int(max(0.0, left - fixed) * MOST_OF_TIME_LEFT * workers / max(cost, 1e-9))
+        if generation.ready.scores_lists:  # a list must fit into a batch
+            feasible = min(feasible, generation.ready.most[MODEL])
         count = self.policy.choose(job.query, min(len(job), feasible), cost)
         if count < 1:
             self._expire(job)

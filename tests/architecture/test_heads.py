@@ -18,7 +18,6 @@ from dlrmjit.model.check import check_architecture
 from dlrmjit.model.model import Model
 from dlrmjit.ops import get_backend
 from dlrmjit.ops.reference.backend import ReferenceBackend
-from dlrmjit.serve.engine import Engine
 from dlrmjit.training.step import TrainingStep
 from tests.builders import family
 
@@ -164,8 +163,3 @@ def test_fate_learns_an_order_that_a_pointwise_head_cannot():
         metrics = dlrmjit.compute_list_metrics(model.scores(test), test.relevance, test.lists)
         found[head] = metrics.kendall_tau
     assert found["fate"] > found["pointwise"] + 0.1
-
-
-def test_a_server_refuses_a_model_that_scores_lists():
-    with pytest.raises(ConfigError, match="depend on the list"):
-        Engine(Model(on_features("fate"), backend="reference"))

@@ -18,6 +18,7 @@ from typing import Any
 
 from dlrmjit.errors import CheckpointError
 from dlrmjit.serve.batcher import Batcher, Work
+from dlrmjit.serve.jobs import MODEL
 from dlrmjit.serve.processes import wire
 from dlrmjit.serve.processes.wire import Failed, Ready, Reply, Spec, Task, packed
 
@@ -82,7 +83,8 @@ class Generation:
             reason = answer.message if isinstance(answer, Failed) else "its host ended early"
             raise CheckpointError(f"{self.spec.model} cannot be served: {reason}")
         self.ready = answer
-        self.batcher = Batcher(dict(enumerate(answer.most)), self._is_done)
+        whole = (MODEL,) if answer.scores_lists else ()
+        self.batcher = Batcher(dict(enumerate(answer.most)), self._is_done, whole)
         loop.add_reader(self._control.fileno(), self._accept)
         await self._first_worker.wait()
 

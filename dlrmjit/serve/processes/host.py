@@ -53,6 +53,11 @@ def load_stages(spec: Spec) -> tuple[list[Stage], Ready]:
     """Load the models of ``spec``; compile and record all their batch sizes."""
     stages = [_stage(path, spec) for path in (spec.model, spec.prerank) if path is not None]
     models = [stage.engine.model for stage in stages]
+    if any(stage.engine.scores_lists for stage in stages[1:]):
+        raise ConfigError(
+            f"{spec.prerank} scores lists, but a prerank scores candidates one by one; take a "
+            "model without a head, or with the pointwise one"
+        )
     first = models[0].architecture
     for model in models[1:]:
         found = model.architecture
@@ -75,6 +80,7 @@ def load_stages(spec: Spec) -> tuple[list[Stage], Ready]:
         len(set(digests)) == 1,
         models[0].store.placement,
         table_bytes(models[0], spec.tables),
+        stages[0].engine.scores_lists,
     )
     return stages, ready
 

@@ -37,7 +37,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Ready:
-    """What a host has loaded: models in the order of their numbers, the first is the model."""
+    """What a host has loaded: models in the order of their numbers, the first is the model.
+
+    It ``scores_lists`` if the score of a candidate depends on the others.
+    """
 
     form: Form
     costs: tuple[Cost, ...]
@@ -46,6 +49,7 @@ class Ready:
     shares_encoding: bool
     tables: str
     table_bytes: int
+    scores_lists: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,9 @@ def _scores(engine: Engine, rows: list[Rows]) -> Sequence[Scored | Refused]:
 
 def _checked(scores: NDArray[np.float32]) -> Scored | Refused:
     """Return scores, or a refusal of rows whose values overflow in the model."""
-    bad = np.flatnonzero(np.isnan(scores))
+    bad = np.flatnonzero(~np.isfinite(scores))
     if not len(bad):
         return Scored(scores)
-    return Refused(
-        400, f"the rows, row {bad[0]}: the score is not a number; a dense value is far too large"
-    )
+    is_any = 1 < len(bad) == len(scores)  # of a list, all scores depend on the row at fault
+    where = "the rows" if is_any else f"the rows, row {bad[0]}"
+    return Refused(400, f"{where}: the score is not a number; a dense value is far too large")

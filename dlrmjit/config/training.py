@@ -7,11 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
-from dlrmjit.errors import ConfigError, ShapeError
+from dlrmjit.errors import ConfigError
 
 LossKind = Literal["bce", "wbce", "mse", "custom"]
 LossFunction = Callable[[Any, Any], tuple[Any, Any]]
@@ -62,17 +60,6 @@ class CustomLoss(LossConfig):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ConfigError(f"a custom loss needs a function, not {self.function!r}")
-
-    def of_samples(self, logits: Any, targets: Any) -> tuple[Any, Any]:
-        """Return losses and derivatives; raises ShapeError unless both have one per sample."""
-        assert self.function is not None
-        losses, slopes = (np.asarray(values) for values in self.function(logits, targets))
-        if losses.shape != logits.shape or slopes.shape != logits.shape:
-            raise ShapeError(
-                f"a custom loss returned shapes {losses.shape} and {slopes.shape} for "
-                f"{len(logits)} samples; losses and derivatives must both be {logits.shape}"
-            )
-        return losses, slopes
 
 
 @dataclass(frozen=True)

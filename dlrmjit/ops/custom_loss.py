@@ -9,6 +9,7 @@ import numpy as np
 
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.training import CustomLoss
+from dlrmjit.errors import ShapeError
 
 
 def custom_loss_rule(
@@ -24,7 +25,7 @@ def custom_loss_rule(
         logits, targets, *each = step.values
         loss: CustomLoss = step.options["loss"]
         z = np.asarray(to_array(logits)).reshape(-1)
-        losses, slopes = loss.of_samples(z, targets)
+        losses, slopes = _of_samples(loss, z, targets)
         if each and each[0] is not None:
             losses, slopes = losses * each[0], slopes * each[0]
         samples = step.options.get("samples") or max(1, len(targets))
@@ -35,3 +36,15 @@ def custom_loss_rule(
         yield 0, step.memory["gradient"]
 
     return Rule("custom_loss", forward, backward)
+
+
+def _of_samples(loss: CustomLoss, logits: Any, targets: Any) -> tuple[Any, Any]:
+    """Return losses and derivatives; raises ShapeError unless both have one per sample."""
+    assert loss.function is not None
+    losses, slopes = (np.asarray(values) for values in loss.function(logits, targets))
+    if losses.shape != logits.shape or slopes.shape != logits.shape:
+        raise ShapeError(
+            f"a custom loss returned shapes {losses.shape} and {slopes.shape} for "
+            f"{len(logits)} samples; losses and derivatives must both be {logits.shape}"
+        )
+    return losses, slopes

@@ -41,6 +41,7 @@ from dlrmjit.cli.build.start_facts import model_facts
 from dlrmjit.cli.commands.verdict import FinalTest, print_scale_notes, print_verdict
 from dlrmjit.cli.exit_codes import DONE, SIGNALLED
 from dlrmjit.cli.insight.insight import Insight, command_text
+from dlrmjit.cli.options.conditions import check_effects
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.report import debug
 from dlrmjit.cli.report.console import ConsoleLines
@@ -87,6 +88,8 @@ def run(options: Options, comm: Comm) -> int:
     """
     _check_outputs(options, comm)
     options = with_set_defaults(options)
+    for note in check_effects(options, comm.size, is_testing(options)):
+        print(f"dlrmjit: note: {note}", file=sys.stderr)
     insight = Insight(options, comm)
     config = train_config(options)
     mlperf = MlperfLog(is_testing=is_testing(options)) if options.mlperf_logging else None
@@ -243,10 +246,12 @@ def _train(
         number = signal.Signals[result.stopped_by]
         print(stopped_line(result, path), file=sys.stderr)
         return SIGNALLED + number
+    shown = profile if options.enable_profiling else None
     if options.set:
         print_verdict(options, session.model, session.data, result, final.metrics)
+        if shown and session.model.backend.name == "jit":
+            print(shown.table(session.model.config, _ceilings()))
     else:
-        shown = profile if options.enable_profiling else None
         _print_results(options, session, result, times, shown)
     if line := saves.line(result.seconds):
         print(line)

@@ -148,7 +148,11 @@ def test_directory_that_is_no_checkpoint(option: str, run: Run, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["missing", "missing.pt"])
 def test_missing_checkpoint(name: str, run: Run, tmp_path: Path) -> None:
-    words = ["--inference-only", f"--load-model={tmp_path / name}", *with_outputs(tmp_path)]
+    words = [
+        "--inference-only",
+        f"--load-model={tmp_path / name}",
+        f"--log-json={tmp_path / 'log'}",
+    ]
     assert str(tmp_path / name) in refused(run, tmp_path, *words)
 
 

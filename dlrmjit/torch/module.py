@@ -28,6 +28,8 @@ Tensor = Any
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "silu": functional.silu,
     "none": lambda x: x,
 }
 
@@ -57,18 +59,22 @@ class TorchModel(nn.Module):  # type: ignore[misc]
             _register(self, name, nn.Parameter(torch.from_numpy(array)))
 
     def forward(
-        self, dense: Tensor, indices: Sequence[Tensor], offsets: Sequence[Tensor]
+        self,
+        dense: Tensor,
+        indices: Sequence[Tensor],
+        offsets: Sequence[Tensor],
+        weights: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Return the logits (N,).
 
-        ``dense`` is (N, D) float32; ``indices`` and ``offsets`` are one tensor of integers per
-        categorical column, as ``torch.nn.EmbeddingBag`` takes them.
+        ``dense`` is (N, D) float32; ``indices``, ``offsets`` and, if lookups have weights,
+        ``weights`` are one tensor per categorical column, as ``torch.nn.EmbeddingBag`` takes them.
         """
         values: dict[str, Tensor] = {}
+        given = dense, indices, offsets, weights
         for node in self.architecture.nodes:
             inputs = [values[name] for name in node.inputs]
-            lookups = (dense, indices, offsets)
-            values[node.name] = _RULES[type(node)](self, node, inputs, lookups)
+            values[node.name] = _RULES[type(node)](self, node, inputs, given)
         return values[self.architecture.output].reshape(-1)
 
     def predict_proba(self, batch: Any) -> Any:
@@ -76,9 +82,12 @@ class TorchModel(nn.Module):  # type: ignore[misc]
         tables = [batch.table(s) for s in range(batch.tables)]
         indices = [torch.from_numpy(np.array(ids, np.int64)) for ids, _ in tables]
         offsets = [torch.from_numpy(np.array(ends[:-1], np.int64)) for _, ends in tables]
+        weights = None
+        if batch.weights is not None:
+            weights = [torch.tensor(batch.table_weights(s)) for s in range(batch.tables)]
         with torch.no_grad():
             dense = torch.from_numpy(np.array(batch.dense))
-            return torch.sigmoid(self(dense, indices, offsets)).numpy()
+            return torch.sigmoid(self(dense, indices, offsets, weights)).numpy()
 
 
 def _register(module: nn.Module, name: str, parameter: Any) -> None:
@@ -95,31 +104,63 @@ def _get(module: TorchModel, node: Node, name: str) -> Tensor:
     return module.get_parameter(f"{node.name}.{name}")
 
 
-def _embedding(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
-    _, indices, offsets = lookups
-    vectors = []
-    for s, column in enumerate(node.columns):
-        table = _get(module, node, f"{s}.weight")
-        pooled = functional.embedding_bag(indices[column], table, offsets[column], mode="sum")
-        if s in node.projections:
-            pooled = functional.linear(pooled, _get(module, node, f"{s}.proj.weight"))
-        vectors.append(pooled)
-    return torch.stack(vectors, dim=1)
+def _embedding(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
+    _, indices, offsets, weights = given
+    pooled = []
+    for table in node.tables:
+        ids, starts = indices[table.column], offsets[table.column]
+        scales = None if weights is None else weights[table.column]
+        if table.divisor or table.modulus:
+            ids = _part_of(ids, table)
+        if node.learned:
+            own = _get(module, node, f"{table.slot}.pooling")[ids, 0]
+            scales = own if scales is None else own * scales
+        if table.mean:
+            lengths = torch.diff(starts, append=starts.new_tensor([len(ids)]))
+            shares = torch.repeat_interleave(1.0 / lengths, lengths)
+            scales = shares if scales is None else shares * scales
+        weight = module.get_parameter(table.name)
+        pooled.append(
+            functional.embedding_bag(ids, weight, starts, mode="sum", per_sample_weights=scales)
+        )
+    for s in node.projections:
+        pooled[s] = functional.linear(pooled[s], _get(module, node, f"{s}.proj.weight"))
+    return torch.stack([_combined(node, [pooled[t] for t in slots]) for slots in node.slots], dim=1)
 
 
-def _mlp(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
+def _part_of(ids: Tensor, table: Any) -> Tensor:
+    """Return the rows of a table of quotients or of remainders; raises IndexError."""
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < table.column_rows:
+        raise IndexError(f"a lookup is outside the {table.column_rows} rows of {table.name}")
+    return table.rows_of(ids)
+
+
+def _combined(node: Any, parts: list[Tensor]) -> Tensor:
+    """Return the vectors of a column from those of its one or two tables."""
+    if len(parts) == 1:
+        return parts[0]
+    first, last = parts
+    if node.operation == "concat":
+        return torch.cat([first, last], dim=1)
+    return first * last if node.operation == "mult" else first + last
+
+
+def _mlp(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
     x, count = _flat(inputs[0]), len(node.widths)
     for i in range(count):
         weight, bias = (_get(module, node, f"{2 * i}.{part}") for part in ("weight", "bias"))
-        x = _ACTIVATIONS[node.last if i == count - 1 else node.hidden](
-            functional.linear(x, weight, bias)
-        )
-        if node.dropout and i < count - 1:
+        x = functional.linear(x, weight, bias)
+        is_hidden = i < count - 1
+        if node.layer_norm and is_hidden:
+            own = (_get(module, node, f"{2 * i}.layer_norm.{part}") for part in ("weight", "bias"))
+            x = functional.layer_norm(x, x.shape[1:], *own)
+        x = _ACTIVATIONS[node.hidden if is_hidden else node.last](x)
+        if node.dropout and is_hidden:
             x = functional.dropout(x, node.dropout, module.training)
     return x
 
 
-def _interaction(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
+def _interaction(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
     joined = torch.cat([x[:, None] if x.ndim == 2 else x for x in inputs], dim=1)
     if node.operation == "cat":
         return _flat(joined)
@@ -128,7 +169,7 @@ def _interaction(module: TorchModel, node: Any, inputs: list[Tensor], lookups: A
     return torch.cat([*inputs[:-1], products], dim=1)
 
 
-def _cross(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
+def _cross(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
     x0 = x = _flat(inputs[0])
     for i in range(node.layers):
         bias = _get(module, node, f"{i}.bias")
@@ -140,21 +181,21 @@ def _cross(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) ->
     return x
 
 
-def _sum(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
+def _sum(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
     total = sum(x.sum(dim=1) if x.ndim == 3 else x for x in inputs)
     return total + _get(module, node, "bias") if node.bias else total
 
 
-def _bi_interaction(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
+def _bi_interaction(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
     (vectors,) = inputs
     return (vectors.sum(dim=1) ** 2 - (vectors**2).sum(dim=1)) / 2
 
 
-def _fm(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
-    return _bi_interaction(module, node, inputs, lookups).sum(dim=1, keepdim=True)
+def _fm(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
+    return _bi_interaction(module, node, inputs, given).sum(dim=1, keepdim=True)
 
 
-def _product(module: TorchModel, node: Any, inputs: list[Tensor], lookups: Any) -> Tensor:
+def _product(module: TorchModel, node: Any, inputs: list[Tensor], given: Any) -> Tensor:
     a, b = (_flat(x) for x in inputs)
     dim = node.dim or a.shape[1]
     first, second = a.reshape(len(a), -1, dim), b.reshape(len(b), dim, -1)
@@ -166,11 +207,11 @@ def _flat(x: Tensor) -> Tensor:
 
 
 _RULES: dict[type[Node], Callable[..., Tensor]] = {
-    Dense: lambda module, node, inputs, lookups: lookups[0],
+    Dense: lambda module, node, inputs, given: given[0],
     Embedding: _embedding,
     Mlp: _mlp,
     Interaction: _interaction,
-    Concat: lambda module, node, inputs, lookups: torch.cat([_flat(x) for x in inputs], dim=1),
+    Concat: lambda module, node, inputs, given: torch.cat([_flat(x) for x in inputs], dim=1),
     Cross: _cross,
     Sum: _sum,
     Fm: _fm,

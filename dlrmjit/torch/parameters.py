@@ -78,11 +78,16 @@ def _torchrec(
         key = "over_arch.model.0._mlp.0._linear.weight" if last else "over_arch.model.1.weight"
         dim = state["emb_l.0.weight"].shape[1]
         renamed[key] = renamed[key][:, _torchrec_columns(count, dim)]
-    else:
-        for name, value in renamed.items():
-            if name.startswith("inter_arch.crossnet.bias."):
-                renamed[name] = value.reshape(-1, 1)
+    elif not any(name.startswith("inter_arch.crossnet.V") for name in renamed):
+        renamed = dict(_of_full_cross(name, value) for name, value in renamed.items())
     return renamed
+
+
+def _of_full_cross(name: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """Return a parameter as that of TorchRec's CrossNet, whose biases are columns."""
+    if name.startswith("inter_arch.crossnet.bias."):
+        value = value.reshape(-1, 1)
+    return name.replace("crossnet.W_kernels.", "crossnet.kernels."), value
 
 
 def _torchrec_columns(tables: int, dim: int) -> Any:

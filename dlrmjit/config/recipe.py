@@ -75,7 +75,7 @@ def recipe(
     return Recipe(
         batch_size=size,
         epochs=count,
-        test_every=max(1, batches // TESTS_OF_EPOCH),
+        test_every=-(-batches // TESTS_OF_EPOCH),
         steps=max(1, batches * count),
         embedding_dim=8 if is_small else 16,
         bottom=(64,) if is_small else (256, 64),

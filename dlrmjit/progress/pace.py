@@ -18,7 +18,8 @@ class Pace:
     def __init__(self, start: Position, now: Callable[[], float] = time.monotonic) -> None:
         self._start, self._now = start, now
         self.total = self.done = self._first = 0
-        self.rate, self.loss, self.auc = 0.0, float("nan"), float("nan")
+        self.loss = self.auc = float("nan")
+        self._samples = self._seconds = 0.0
         self._began = now()
 
     def begin(self, batches: int, config: TrainConfig) -> None:
@@ -29,10 +30,15 @@ class Pace:
 
     def add(self, record: StepRecord) -> None:
         """Record a step."""
-        speed = record.samples / record.seconds if record.seconds else 0.0
-        self.rate = _mean(self.rate, speed) if self.rate else speed
+        self._samples = _mean(self._samples, record.samples)
+        self._seconds = _mean(self._seconds, record.seconds)
         self.loss = record.loss if self.loss != self.loss else _mean(self.loss, record.loss)
         self.done = record.epoch * record.batches + record.batch + 1
+
+    @property
+    def rate(self) -> float:
+        """Samples per second: those of the last steps over the time of all of these."""
+        return self._samples / self._seconds if self._seconds else 0.0
 
     def left(self) -> float | None:
         """Return the seconds that are left, tests and reading included; None before a step."""

@@ -20,7 +20,7 @@ RUNNING = [
     for page in PAGES
     if page.parent.name not in ELSEWHERE and any(s.runs for s in snippets(page))
 ]
-BY_NAME = {command.program.removeprefix("python -m "): command for command in COMMANDS}
+BY_NAME = {f"dlrmjit.{command.name}": command for command in COMMANDS}
 
 
 @pytest.fixture(scope="module")

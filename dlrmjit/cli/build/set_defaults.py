@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrmjit.architecture.families import family_values
-from dlrmjit.cli.options.command_line import unknown_message
+from dlrmjit.cli.options.command_line import option_hint
 from dlrmjit.cli.options.parse import TRAIN, Options
 from dlrmjit.config.recipe import PATIENCE, Recipe, recipe
 from dlrmjit.data.prepared.manifest import Manifest
@@ -70,8 +70,10 @@ def _manifest_of(path: str) -> Manifest:
     if is_prepared_set(path):
         return Manifest.read(Path(path))
     if not Path(path).exists():
-        unknown = unknown_message(TRAIN, path)
-        raise ConfigError(f"{unknown}; nor is there a prepared set of this name")
+        hint = option_hint(TRAIN, path)
+        raise ConfigError(
+            f"{path!r} is no option, nor is there a prepared set of this name; {hint}"
+        )
     raise ConfigError(
         f"{path} is no prepared set; make one of text or Parquet: dlrmjit prepare {path} --out SET "
         "(columns other than Criteo's need --schema), then: dlrmjit train SET"

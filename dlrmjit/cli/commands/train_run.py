@@ -109,7 +109,7 @@ def run(options: Options, comm: Comm) -> int:
             log.start(_described(options, session.model.config) | command, machine_facts() | tables)
         if mlperf:
             _announce(mlperf, options, config, session.data)
-        if not options.set:
+        if not (options.set or _is_demo(options)):
             print("time/loss/accuracy (if enabled):", flush=True)
         if options.inference_only:
             _test(options, session, log)
@@ -158,7 +158,8 @@ def _check_log(options: Options) -> None:
 def _build(options: Options, comm: Comm) -> Session:
     """Build the data, then the model: both draw from one stream, in the reference's order."""
     if not options.set:
-        print("Using CPU...", flush=True)
+        demo = "The demo: a small model on generated Criteo-like data"
+        print(demo if _is_demo(options) else "Using CPU...", flush=True)
     sharded = distributed.is_sharded(options, comm)
     path = checkpoint_of(options, comm)
     if path:
@@ -195,6 +196,11 @@ def _build(options: Options, comm: Comm) -> Session:
     if options.debug_mode:
         debug.print_parameters(model, "initial")
     return Session(model, data, start, path, progress)
+
+
+def _is_demo(options: Options) -> bool:
+    """Return whether neither data nor a model to imitate was given: no line is the reference's."""
+    return options.base is not None and options.base.data_size is not None
 
 
 def _compile_ahead(options: Options, config: AnyModelConfig) -> None:

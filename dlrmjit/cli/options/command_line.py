@@ -108,10 +108,14 @@ def _read_operands(command: Command, words: Sequence[str]) -> dict[str, Any]:
 
 def unknown_message(command: Command, word: str) -> str:
     """Return the refusal of a word that is no option, with the nearest one."""
+    return f"unknown option {word!r}; {option_hint(command, word)}"
+
+
+def option_hint(command: Command, word: str) -> str:
+    """Return the question whether the nearest option was meant, or where all are listed."""
     names = [flag.name for flag in command.flags() if not flag.is_operand]
     close = difflib.get_close_matches(word.strip("-").split("=")[0], names, n=1, cutoff=0.7)
-    hint = f"did you mean --{close[0]}?" if close else "see --help for all options"
-    return f"unknown option {word!r}; {hint}"
+    return f"did you mean --{close[0]}?" if close else "see --help for all options"
 
 
 class _Parser(argparse.ArgumentParser):

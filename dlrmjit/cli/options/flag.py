@@ -113,20 +113,16 @@ class FlagGroup:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of ``dlrmjit``, and all of its flags.
-
-    Those that are older than the program ``dlrmjit`` are also modules that can be started.
-    """
+    """A command of ``dlrmjit``, and all of its flags."""
 
     name: str
     description: str
     groups: tuple[FlagGroup, ...]
-    is_module: bool = True
 
     @property
     def program(self) -> str:
         """The words that start the command."""
-        return f"python -m dlrmjit.{self.name}" if self.is_module else f"dlrmjit {self.name}"
+        return f"dlrmjit {self.name.replace('_', '-')}"
 
     def flags(self) -> Iterator[Flag]:
         """Yield the flags of all groups, in the order of ``--help``."""

@@ -151,7 +151,6 @@ PLOT = Command(
             ),
         ),
     ),
-    is_module=False,
 )
 
 ADVICE = FlagGroup(

@@ -32,6 +32,13 @@ def test_a_line_a_minute_with_what_is_left(capsys):
     assert found[0].endswith("MiB, 0:15:40 left")  # 188 batches of 5 s
 
 
+def test_one_fast_step_does_not_hide_slow_ones():
+    pace = Pace(Position(), Time())
+    for seconds in (0.1, 0.1, 0.0001, 0.1):
+        pace.add(StepRecord(1, 0, 0, 9, 64, 0.5, 0.01, seconds))
+    assert 640 < pace.rate < 900
+
+
 def test_a_resumed_run_counts_its_own_steps_only():
     time = Time()
     pace = Pace(Position(epoch=1, batch=50, step=150), time)

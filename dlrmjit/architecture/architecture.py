@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from dlrmjit.architecture.dynamic_ids import DynamicIds
 from dlrmjit.architecture.node import Node, ParameterSpec, Shape, node_from_dict
 from dlrmjit.architecture.nodes.dense import Dense
 from dlrmjit.architecture.nodes.embedding import Embedding
@@ -21,6 +22,9 @@ from dlrmjit.errors import ConfigError
 class Architecture:
     """A model: ``nodes`` in an order in which each follows its inputs; the last one is the logit.
 
+    With ``dynamic``, the ids of some columns are any integers, and their tables have at most the
+    rows that the nodes say.
+
     Raises
     ------
     ConfigError
@@ -28,6 +32,7 @@ class Architecture:
     """
 
     nodes: tuple[Node, ...]
+    dynamic: DynamicIds | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", tuple(self.nodes))
@@ -40,6 +45,8 @@ class Architecture:
                 f"{self.shapes[self.output]}"
             )
         self._check_inputs()
+        if self.dynamic is not None:
+            self._check_dynamic(self.dynamic)
 
     def _check_names(self) -> None:
         seen: set[str] = set()
@@ -75,6 +82,32 @@ class Architecture:
                 f"no table looks up column {min(missing)}, but one looks up column {max(rows)}; "
                 "number the columns from 0"
             )
+
+    def _check_dynamic(self, dynamic: DynamicIds) -> None:
+        columns = dynamic.columns
+        if not columns or len(set(columns)) < len(columns) or not set(columns) <= set(self.columns):
+            raise ConfigError(
+                f"dynamic ids are of some of the columns 0 to {self.tables - 1}, not of {columns}"
+            )
+        for table in self.table_specs:
+            if table.column not in columns:
+                continue
+            kinds = {
+                "a mean of bags": table.mean,
+                "quotient-remainder tables": table.divisor or table.modulus,
+                "learned weights of pooling": self.is_learned(table.node),
+            }
+            refused = next((name for name, has_it in kinds.items() if has_it), "")
+            if refused:
+                raise ConfigError(
+                    f"dynamic ids cannot be combined with {refused}, as {table.name} has; leave "
+                    "one of the two out"
+                )
+
+    @property
+    def columns(self) -> range:
+        """All categorical columns."""
+        return range(self.tables)
 
     @property
     def architecture(self) -> Architecture:
@@ -189,19 +222,21 @@ class Architecture:
             changed = replace(self.node(name), **values)
         except TypeError as error:
             raise ConfigError(f"node {name!r}: {error}") from error
-        return Architecture(tuple(changed if n.name == name else n for n in self.nodes))
+        return replace(self, nodes=tuple(changed if n.name == name else n for n in self.nodes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :meth:`from_dict` reads back."""
-        return {"nodes": [node.to_dict() for node in self.nodes]}
+        nodes = {"nodes": [node.to_dict() for node in self.nodes]}
+        return nodes if self.dynamic is None else {**nodes, "dynamic": self.dynamic.to_dict()}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Architecture:
         """Build a model from :meth:`to_dict`'s result; raises ConfigError if it is none."""
         nodes = description.get("nodes")
-        if not isinstance(nodes, Sequence) or set(description) != {"nodes"}:
+        if not isinstance(nodes, Sequence) or not set(description) <= {"nodes", "dynamic"}:
             raise ConfigError(
                 f"not a model description: it has {', '.join(map(str, description))} instead of "
                 "nodes"
             )
-        return cls(tuple(node_from_dict(node) for node in nodes))
+        dynamic = DynamicIds.of(description.get("dynamic"))
+        return cls(tuple(node_from_dict(node) for node in nodes), dynamic)

@@ -28,13 +28,16 @@ class Variable:
         Whether ``Tape.backward`` yields its gradient.
     table_names
         Names of the tables, if it is a set of embedding tables.
+    rows_in_use
+        Rows of each table that are saved, the first ones, if those of some table are dynamic.
     """
 
-    __slots__ = ("data", "name", "requires_grad", "table_names")
+    __slots__ = ("data", "name", "requires_grad", "rows_in_use", "table_names")
 
     def __init__(self, data: Any = None, *, name: str = "", requires_grad: bool = False) -> None:
         self.data = data
         self.table_names: tuple[str, ...] = ()
+        self.rows_in_use: list[int] = []
         self.name = name
         self.requires_grad = requires_grad
 

@@ -1,7 +1,8 @@
 """The layout of a checkpoint: which rows of which array each file contains.
 
 Tables dominate: each starts a new file and is split by rows, so that a reader with other shards
-opens only the files it needs. All other arrays are small and share one file.
+opens only the files it needs. The dynamic ids of a column have files of their own. All other arrays
+are small and share one file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dlrmjit.precision import SplitArray
 Array = NDArray[Any] | SplitArray
 
 TABLE_NAME = re.compile(r"emb_l\.\d+\.weight")
+IDS_NAME = re.compile(r"ids\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,21 @@ FileLayout = dict[str, list[Slice]]
 
 
 def layout_of_state(state: Mapping[str, Array], chunk_bytes: int) -> FileLayout:
-    """Lay out a model: ``table-TTTTT-CCCCC`` for tables, ``mlp`` for all other parameters."""
+    """Lay out a model: ``table-TTTTT-CCCCC`` for tables, ``ids-SSSSS`` for dynamic ids of a column.
+
+    All other parameters are in ``mlp``.
+    """
     tables = [name for name in state if TABLE_NAME.fullmatch(name)]
     layout: FileLayout = {}
     for table, name in enumerate(tables):
         for chunk, rows in enumerate(_slices(name, state[name], chunk_bytes)):
             layout[f"table-{table:05d}-{chunk:05d}.safetensors"] = [rows]
     rest = {name: array for name, array in state.items() if name not in set(tables)}
+    for column in sorted({int(found[1]) for name in rest if (found := IDS_NAME.match(name))}):
+        prefix = f"ids.{column}."
+        ids = {name: array for name, array in rest.items() if name.startswith(prefix)}
+        layout |= _shared_layout(f"ids-{column:05d}", ids, chunk_bytes)
+        rest = {name: array for name, array in rest.items() if name not in ids}
     return {**layout, **_shared_layout("mlp", rest, chunk_bytes)}
 
 

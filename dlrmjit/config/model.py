@@ -7,13 +7,14 @@ refused before any memory is touched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dlrmjit.architecture.architecture import Architecture
+from dlrmjit.architecture.dynamic_ids import DYNAMIC, DynamicIds
 from dlrmjit.architecture.families.dlrm import dlrm
 from dlrmjit.architecture.nodes.embedding import Operation, Pooling
 from dlrmjit.architecture.nodes.mlp import ACTIVATIONS, check_one_norm
@@ -38,6 +39,7 @@ _NOT_OF_REFERENCE = {
     "bottom_activation": "relu",
     "top_activation": "relu",
     "wide": False,
+    "dynamic": None,
 }
 """Fields that models of the reference program do not have, with the values that stand for none."""
 
@@ -83,6 +85,8 @@ class ModelConfig:
         ``silu`` or ``none``
     top_activation : activation of the top MLP's hidden layers
     wide : whether the logit also has a weight per category and per dense feature
+    dynamic : which ids are any 64-bit integers, that get rows when they are seen; also all whose
+        table has ``"dynamic"`` rows
     """
 
     table_rows: tuple[int, ...]
@@ -102,8 +106,10 @@ class ModelConfig:
     bottom_activation: str = "relu"
     top_activation: str = "relu"
     wide: bool = False
+    dynamic: DynamicIds | None = None
 
     def __post_init__(self) -> None:
+        self._resolve_dynamic()
         for name in ("table_rows", "mlp_bottom", "mlp_top", "table_dims", "qr_collisions"):
             object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
         if not any(self.qr_collisions):
@@ -119,6 +125,18 @@ class ModelConfig:
         values = ((name, value) for name, value in self._values() if not _is_left_out(name, value))
         shown = (f"{name}={_shown(name, value)}" for name, value in values)
         return f"ModelConfig({', '.join(shown)})"
+
+    def _resolve_dynamic(self) -> None:
+        """Let a limit of bytes say how many rows tables with dynamic rows have."""
+        dynamic = DynamicIds.of(self.dynamic)
+        if dynamic is None and DYNAMIC in self.table_rows:
+            raise ConfigError(
+                "tables with dynamic rows need a limit of bytes: dynamic=DynamicIds(limit=...)"
+            )
+        if dynamic is not None:
+            rows, dynamic = dynamic.resolved(self.table_rows, self.embedding_dim)
+            object.__setattr__(self, "table_rows", rows)
+        object.__setattr__(self, "dynamic", dynamic)
 
     def _values(self) -> list[tuple[str, Any]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
@@ -184,10 +202,11 @@ class ModelConfig:
     @cached_property
     def architecture(self) -> Architecture:
         """The nodes of this model."""
-        values = {name: value for name, value in self._values() if name not in _OF_TABLES}
+        own = (*_OF_TABLES, "dynamic")
+        values = {name: value for name, value in self._values() if name not in own}
         nodes = dlrm(**(values | {"embedding_dim": self.vector_width}))
         changes = {new: getattr(self, old) for old, new in _OF_TABLES.items()}
-        return nodes.with_values("emb_l", **changes)
+        return replace(nodes.with_values("emb_l", **changes), dynamic=self.dynamic)
 
     @property
     def has_dense(self) -> bool:
@@ -263,7 +282,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, which :meth:`from_dict` reads back."""
         values = ((k, v) for k, v in asdict(self).items() if not _is_left_out(k, v))
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values}
+        found = {k: list(v) if isinstance(v, tuple) else v for k, v in values}
+        return found if self.dynamic is None else {**found, "dynamic": self.dynamic.to_dict()}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> ModelConfig:

@@ -180,7 +180,12 @@ class Model:
             self.backend.assign_weight(parameter.data, array)
 
     def scale_tables(self, factor: float) -> None:
-        """Multiply all embedding tables by ``factor``, to scale their initial values."""
+        """Multiply all embedding tables by ``factor``, to scale their initial values.
+
+        Raises ConfigError for a model with dynamic ids, of which rows start later.
+        """
+        if self.store.dynamic is not None:
+            raise ConfigError("initial values of dynamic rows, which start later, are not scaled")
         with self.access.writing():
             for values in self.store.values():
                 step = max(1, _SCALED_AT_ONCE // values.shape[1])
@@ -273,14 +278,24 @@ class Model:
             self.load_dense(state)
 
     def _check_shapes(self, state: Mapping[str, StoredArray]) -> None:
-        for name, current in self.stored().items():
+        found = {name: tuple(array.shape) for name, array in state.items()}
+        for name, wanted in self.shapes_for(found).items():
             if name not in state:
                 raise CheckpointError(f"the checkpoint lacks parameter {name}")
-            if state[name].shape != current.shape:
+            if found[name] != wanted:
                 raise CheckpointError(
-                    f"{name} has shape {state[name].shape} in the checkpoint, but this model "
-                    f"needs {current.shape}"
+                    f"{name} has shape {found[name]} in the checkpoint, but this model needs "
+                    f"{wanted}"
                 )
+
+    def shapes_for(self, stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all parameters, and of dynamic ids as many as stored arrays have.
+
+        Raises CheckpointError for more ids than there are rows.
+        """
+        shapes = {name: tuple(array.shape) for name, array in self.stored().items()}
+        dynamic = self.store.dynamic
+        return shapes if dynamic is None else dynamic.shapes_in(shapes, stored)
 
     def load_dense(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite all parameters but the tables; shapes must be those of the model."""

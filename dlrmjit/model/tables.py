@@ -7,6 +7,7 @@ same model runs on tables of this process, or on shards on many ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,8 @@ from dlrmjit.autograd.tape import Parameter, Variable
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.validate import check_index_range
+from dlrmjit.errors import ConfigError
+from dlrmjit.model.dynamic import DynamicRows, Place
 from dlrmjit.model.lookups import of_columns, of_tables
 from dlrmjit.model.torch_rng import TorchStream
 from dlrmjit.ops.backend import Backend, Lookups, Origin, StoredArray
@@ -54,6 +57,10 @@ class TableStore(Protocol):
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Return the parameters of tables that this process updates."""
+
+    @property
+    def dynamic(self) -> DynamicRows | None:
+        """The rows of dynamic ids, if the model has any."""
 
     def init_from_rng(self, rng: np.random.RandomState, stream: TorchStream) -> None:
         """Draw all tables from ``rng``, number by number in the order of the tables.
@@ -93,6 +100,7 @@ class LocalTables:
         precision: Precision = "fp32",
         config: TableConfig = IN_MEMORY,
     ) -> None:
+        config = bounds_of(architecture, config)
         self._architecture, self._backend, self._config = architecture, backend, config
         nodes = architecture.embeddings
         self.nodes = {
@@ -113,6 +121,24 @@ class LocalTables:
             for node in nodes
             if node.learned
         }
+        self.dynamic = self._dynamic()
+
+    def _dynamic(self) -> DynamicRows | None:
+        dynamic, specs = self._architecture.dynamic, self._architecture.table_specs
+        if dynamic is None:
+            return None
+        places: dict[int, list[Place]] = {column: [] for column in dynamic.columns}
+        for t, spec in enumerate(specs):
+            if spec.column in places:
+                origin = Origin(t, spec.rows, spec.dim)
+                places[spec.column].append(
+                    Place(self.nodes[spec.node], spec.slot, origin, self._is_drawn(spec.node))
+                )
+        return DynamicRows(self._backend, dynamic, places)
+
+    def _is_drawn(self, name: str) -> bool:
+        nodes = self._architecture.embeddings
+        return any(node.name == name and node.initial != "zeros" for node in nodes)
 
     @property
     def placement(self) -> str:
@@ -125,9 +151,15 @@ class LocalTables:
         return (*self.nodes.values(), *self.row_weights.values())
 
     def init_from_rng(self, rng: np.random.RandomState, stream: TorchStream) -> None:
-        """Draw the tables in order: uniformly in +- sqrt(1 / M), quotients and remainders else."""
+        """Draw the tables in order: uniformly in +- sqrt(1 / M), quotients and remainders else.
+
+        Those with dynamic rows are drawn row by row, from a seed that is drawn before all tables.
+        """
+        self._start_dynamic(drawn_seed(self._architecture, rng))
         for node in self._drawn():
             for table in node.tables:
+                if is_dynamic(self._architecture, table):
+                    continue
                 flat = self.nodes[node.name].data.table(table.slot).reshape(-1)
                 draw = drawn_by_reference(node, table, rng, stream)
                 for first in range(0, flat.size, _INIT_CHUNK):
@@ -135,7 +167,8 @@ class LocalTables:
                     part[...] = draw(part.size)
 
     def init_from_counter(self, seed: int) -> None:
-        """Draw every element from the seed and its position."""
+        """Draw every element from the seed and its position, of dynamic rows their id."""
+        self._start_dynamic(seed)
         specs = self._architecture.table_specs
         for node in self._drawn():
             whole = [
@@ -147,6 +180,10 @@ class LocalTables:
             self._backend.initialise(tables, seed, whole)
             for table in node.tables:
                 spread_combined(tables.table(table.slot), table)
+
+    def _start_dynamic(self, seed: int) -> None:
+        if self.dynamic is not None:
+            self.dynamic.start(seed)
 
     def _drawn(self) -> list[Embedding]:
         """Return the nodes whose tables are drawn; all others are zero, weights of rows 1."""
@@ -164,21 +201,71 @@ class LocalTables:
         return [self.nodes[s.node].data.table(s.slot) for s in self._architecture.table_specs]
 
     def stored(self) -> dict[str, StoredArray]:
-        """Return views of all tables by name, then of the weights of pooling (M, 1)."""
-        return {
-            name: parameter.data.table(s)
+        """Return views of all tables by name, then of the weights of pooling (M, 1).
+
+        Of tables with dynamic rows only those that were ever used; the ids follow, as copies.
+        """
+        tables = {
+            name: rows_in_use(parameter, s)
             for parameter in self.parameters()
             for s, name in enumerate(parameter.table_names)
         }
+        return tables if self.dynamic is None else {**tables, **self.dynamic.stored()}
 
     def load(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite all tables."""
-        for name, table in self.stored().items():
-            table[...] = state[name]
+        if self.dynamic is not None:
+            self.dynamic.load(state)
+        for parameter in self.parameters():
+            for s, name in enumerate(parameter.table_names):
+                rows_in_use(parameter, s)[...] = state[name]
 
     def port(self, n: int) -> LocalPort:
         """Return the lookups of a new graph."""
         return LocalPort(self, self._architecture, self._backend, self._config.bounds)
+
+
+def rows_in_use(parameter: Parameter, slot: int) -> StoredArray:
+    """Return a view of a table, of one with dynamic rows of those that were ever used."""
+    table: StoredArray = parameter.data.table(slot)
+    return table[: parameter.rows_in_use[slot]] if parameter.rows_in_use else table
+
+
+def bounds_of(architecture: Architecture, config: TableConfig) -> TableConfig:
+    """Return how tables treat the indices that they are passed.
+
+    With dynamic rows they leave out lookups of row -1, which ids without a row have; other columns
+    are checked before. Raises ConfigError for other bounds.
+    """
+    if architecture.dynamic is None:
+        return config
+    if config.bounds != "raise":
+        raise ConfigError(
+            f"indices outside their tables cannot be treated by {config.bounds!r} in a model with "
+            "dynamic ids, which ids without a row are treated by; leave bounds out"
+        )
+    return replace(config, bounds="ignore")
+
+
+def is_dynamic(architecture: Architecture, table: TableSpec) -> bool:
+    """Return whether ids decide on the rows of a table."""
+    return architecture.dynamic is not None and table.column in architecture.dynamic.columns
+
+
+def drawn_seed(architecture: Architecture, rng: np.random.RandomState) -> int:
+    """Return a seed of dynamic rows, drawn only if there are any."""
+    return 0 if architecture.dynamic is None else int(rng.randint(0, 2**63, dtype=np.int64))
+
+
+def check_static(architecture: Architecture, batch: Batch) -> None:
+    """Raise IndexRangeError for the first index outside its table in a column without dynamic ids.
+
+    Needed where the tables do not refuse it.
+    """
+    dynamic = architecture.dynamic.columns if architecture.dynamic else ()
+    for column, rows in enumerate(architecture.table_rows):
+        if column not in dynamic:
+            check_index_range(column, *batch.table(column), rows)
 
 
 def table_parameter(
@@ -244,12 +331,14 @@ class LocalPort:
         self, tables: LocalTables, architecture: Architecture, backend: Backend, bounds: str
     ) -> None:
         self._tables, self._backend, self._bounds = tables, backend, bounds
+        self._architecture, self._training = architecture, False
         self._columns = tuple(range(architecture.tables))
         self._lookups: list[tuple[Embedding, Variable, Any]] = []
 
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record one lookup operation."""
         lookups, tables = Variable(), self._tables.nodes[node.name]
+        self._training = recording.training
         self._lookups.append((node, lookups, tables.data))
         inputs = [tables, lookups]
         if node.learned:
@@ -264,11 +353,22 @@ class LocalPort:
     def load(self, batch: Batch) -> None:
         """Set the lookups of every node; nodes with the same ones share them."""
         made: dict[tuple[Any, ...], Any] = {}
+        batch = self._with_rows(batch)
         for node, lookups, tables in self._lookups:
             same = node.columns, node.rows, node.collisions
             if same not in made:
                 made[same] = self._backend.lookups(tables, self._bags(node, batch))
             lookups.data = made[same]
+
+    def _with_rows(self, batch: Batch) -> Batch:
+        """Return a batch that looks up rows where its ids are dynamic."""
+        dynamic = self._tables.dynamic
+        if dynamic is None:
+            return batch
+        check_static(self._architecture, batch)
+        given = Lookups(batch.indices, batch.offsets, batch.weights)
+        found = dynamic.rows_of(given, dynamic.columns, training=self._training)
+        return Batch.unchecked(batch.dense, *found[:2], batch.labels, found.weights)
 
     def _bags(self, node: Embedding, batch: Batch) -> Lookups:
         """Return the lookups in a node's stored tables.
@@ -279,7 +379,7 @@ class LocalPort:
         found = of_columns(batch, node.columns)
         if node.columns == self._columns and not node.is_combined:
             return found
-        if self._bounds == "raise":
+        if self._bounds == "raise":  # with dynamic ids, indices were checked before
             for i, (column, rows) in enumerate(zip(node.columns, node.rows, strict=True)):
                 offsets = found.offsets[i]
                 indices = found.indices[offsets[0] : offsets[-1]]

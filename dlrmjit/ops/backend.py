@@ -130,6 +130,22 @@ class Backend(Protocol):
         ``origins`` say which part of the model each table is. All backends draw the same float32.
         """
 
+    def id_tables(self, rows: Sequence[int], after: int, max_age: int) -> Any:
+        """Return tables from 64-bit keys to rows, a ``dlrmjit_kernels.ids.IdTables`` or its like.
+
+        All backends give the same rows.
+        """
+
+    def initialise_rows(
+        self,
+        table: StoredArray,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.int64],
+        seed: int,
+        origin: Origin,
+    ) -> None:
+        """Draw some rows of a table by their keys; all backends draw the same float32."""
+
     def lookups(self, tables: Any, lookups: Lookups) -> Any:
         """Wrap lookups; indices outside their table are handled as the tables' ``bounds`` say.
 

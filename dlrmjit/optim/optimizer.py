@@ -14,6 +14,7 @@ import numpy as np
 from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError, CopyError
+from dlrmjit.model.dynamic import Restarted
 from dlrmjit.ops.backend import Backend, FloatArray
 
 STEP = "step"
@@ -59,6 +60,12 @@ class Optimizer:
             state = self._backend.new_state(parameter.data, self._config_of(parameter))
             self._states[key] = (parameter, state)
         return self._states[key][1]
+
+    def restart(self, rows: Iterable[Restarted]) -> None:
+        """Set the states of rows to their initial values, because the rows start again."""
+        for parameter, slot, numbers in rows:
+            for tables in self.state(parameter).tables:
+                tables.table(slot)[numbers] = self.config.tables.initial_state
 
     def _config_of(self, parameter: Variable) -> OptimizerConfig:
         return self.config.tables if parameter.is_sparse else self.config.mlps
@@ -111,6 +118,8 @@ class Optimizer:
         for s, table in enumerate(parameter.table_names if names else ()):
             for name, tables in zip(names, state.tables, strict=True):
                 array = tables.table(s)
+                if parameter.rows_in_use:
+                    array = array[: parameter.rows_in_use[s]]
                 yield f"{table}.{name}", array if name in rule.table_states else array.reshape(-1)
             yield f"{table}.{STEP}", np.array(state.steps, np.int64)
 

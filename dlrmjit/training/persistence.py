@@ -265,7 +265,7 @@ def restore(model: Model, path: PathLike) -> dict[str, Any]:
     if isinstance(model, ShardedModel):
         return restore_sharded(model, path)
     checkpoint = open_checkpoint(path)
-    checkpoint.state.check(_shapes(model.stored()), strict=True)
+    checkpoint.state.check(model.shapes_for(checkpoint.state.shapes), strict=True)
     check_config(path, config_of(checkpoint).to_dict(), model.config.to_dict())
     _fill(model, checkpoint)
     model.preprocessing = read_preprocessing(checkpoint)
@@ -352,7 +352,12 @@ def _check_interaction(model: Model, file: TorchCheckpoint, path: PathLike) -> N
 
 def _fill(model: Model, checkpoint: Checkpoint) -> None:
     """Read tables straight into their memory, and MLPs through small copies."""
+    shapes, dynamic = model.shapes_for(checkpoint.state.shapes), model.store.dynamic
+    checkpoint.state.check(shapes, strict=True)
+    if dynamic is not None:
+        dynamic.make_room(shapes)
     targets = model.stored()
-    checkpoint.state.check(_shapes(targets), strict=True)
     checkpoint.state.read_into(targets)
     model.load_dense(targets)
+    if dynamic is not None:
+        dynamic.load(targets)

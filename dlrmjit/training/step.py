@@ -127,6 +127,8 @@ class TrainingStep:
     def _run_alone(self, batch: Batch, use: Callable[[Gradients], None], began: float) -> float:
         graph = self.graph(batch.n)
         graph.load(batch)
+        if self._model.store.dynamic is not None:
+            self.optimizer.restart(self._model.store.dynamic.restarted())
         graph.dropout_key.data = self._dropout_key
         moments = [norm.moments() for norm in self._model.norms.values()]
         graph.tape.forward()

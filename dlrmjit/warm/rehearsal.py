@@ -44,7 +44,8 @@ class Rehearsal:
         precision: Precision,
     ) -> Rehearsal:
         """Return the rehearsal of a model with tables of any size."""
-        wide = index_dtype(architecture.table_rows) is np.int64
+        is_dynamic = architecture.dynamic is not None  # ids are int64
+        wide = is_dynamic or index_dtype(architecture.table_rows) is np.int64
         nodes = tuple(
             replace(node, rows=(_ROWS,) * len(node.rows)) if isinstance(node, Embedding) else node
             for node in architecture.nodes

@@ -14,8 +14,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.embedding.init import uniform_by_key
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
+from dlrmjit_kernels.ids.id_tables import IdTables
 from dlrmjit_kernels.layers.loss import BoundLoss, probabilities
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
@@ -27,7 +29,14 @@ from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
-from dlrmjit.ops.backend import ArrayBackward, ArrayForward, FloatArray, Origin, Updated
+from dlrmjit.ops.backend import (
+    ArrayBackward,
+    ArrayForward,
+    FloatArray,
+    Origin,
+    StoredArray,
+    Updated,
+)
 from dlrmjit.ops.backend import Lookups as Bags
 from dlrmjit.ops.custom_loss import custom_loss_rule
 from dlrmjit.ops.jit import (
@@ -139,6 +148,21 @@ class JitBackend:
     ) -> None:
         """Draw tables uniformly, on all threads."""
         tables.initialise_uniform(seed, origins)
+
+    def id_tables(self, rows: Sequence[int], after: int, max_age: int) -> IdTables:
+        """Return hash tables from keys to rows."""
+        return IdTables(rows, after, max_age)
+
+    def initialise_rows(
+        self,
+        table: StoredArray,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.int64],
+        seed: int,
+        origin: Origin,
+    ) -> None:
+        """Draw some rows of a table by their keys, on all threads."""
+        uniform_by_key(table, rows, keys, seed, origin)
 
     def lookups(self, tables: EmbeddingTables | MixedTables, lookups: Bags) -> Lookups:
         """Check the layout of lookups; the kernels check indices that are to raise an error."""

@@ -40,7 +40,8 @@ from dlrmjit.ops.reference import (
     regularise,
 )
 from dlrmjit.ops.reference.activations import activate, before_activation, sigmoid
-from dlrmjit.ops.reference.init import fill_uniform
+from dlrmjit.ops.reference.id_tables import ReferenceIdTables
+from dlrmjit.ops.reference.init import fill_by_key, fill_uniform
 from dlrmjit.ops.reference.join import NoBlock
 from dlrmjit.ops.reference.operands import forward_values, rounded_operand
 from dlrmjit.ops.reference.tables import ReferenceTables, zeros
@@ -266,6 +267,21 @@ class ReferenceBackend:
         """Draw tables uniformly, some rows at a time."""
         for s, origin in enumerate(origins):
             fill_uniform(tables.table(s), seed, origin)
+
+    def id_tables(self, rows: Sequence[int], after: int, max_age: int) -> ReferenceIdTables:
+        """Return dictionaries from keys to rows."""
+        return ReferenceIdTables(rows, after, max_age)
+
+    def initialise_rows(
+        self,
+        table: StoredArray,
+        rows: NDArray[np.int64],
+        keys: NDArray[np.int64],
+        seed: int,
+        origin: Origin,
+    ) -> None:
+        """Draw some rows of a table by their keys, row by row."""
+        fill_by_key(table, rows, keys, seed, origin)
 
     def lookups(self, tables: ReferenceTables, lookups: Lookups) -> Lookups:
         """Return the same arrays if all indices are inside; otherwise as the tables' bounds say."""

@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.precision import SplitArray
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
-from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
+from dlrmjit_kernels.runtime.operands import INT64, check_array
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, PARALLEL_MIN_ELEMENTS, run_tasks
 from dlrmjit_kernels.runtime.splitmix import draw, mix
 from dlrmjit_kernels.runtime.threads import get_threads
 
 _PAGE = (2 << 20) // 4  # elements of a huge page
 _SMALL_PAGE = 4096  # bytes
+_ROWS = 256  # drawn by a task
 
 Float32 = NDArray[np.float32]
 UInt16 = NDArray[np.uint16]
@@ -70,7 +73,7 @@ def uniform(table: Float32 | SplitArray, seed: int, origin: Origin) -> None:
     Flood 2014) in the stream that ``seed`` and the table's id choose.
     """
     bound = np.float32(np.sqrt(1.0 / origin.rows))
-    stream = np.uint64(mix(np.uint64((seed + int(mix(np.uint64(origin.table_id + 1)))) % 2**64)))
+    stream = _stream(seed, origin.table_id)
     flat, width = table.reshape(-1), table.shape[1]
     first = origin.first_row * origin.dim + origin.first_col
     step = origin.row_step * origin.dim
@@ -83,6 +86,39 @@ def uniform(table: Float32 | SplitArray, seed: int, origin: Origin) -> None:
         _fill_uniform(flat, values, get_threads())
 
 
+def uniform_by_key(
+    table: Float32 | SplitArray,
+    rows: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    seed: int,
+    origin: Origin,
+) -> None:
+    """Draw some rows of ``table`` from the distribution of :func:`uniform`, by their keys.
+
+    Element c of a row is splitmix64 of c in the stream that ``seed``, the table's id and the key
+    choose, whichever row the key has. ``rows`` and ``keys`` are as long; rows must be different
+    ones of the table.
+
+    Raises
+    ------
+    ShapeError
+        For arrays of other types or lengths, and a row outside the table.
+    """
+    rows = check_array("rows", rows, INT64, 1)
+    keys = check_array("keys", keys, INT64, (len(rows),))
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(table):
+        raise ShapeError(f"rows must be 0 to {len(table) - 1}, not {rows.min()} to {rows.max()}")
+    bound, stream = np.float32(np.sqrt(1.0 / origin.rows)), _stream(seed, origin.table_id)
+    drawn = np.empty((len(rows), table.shape[1]), np.float32)
+    _draw_by_key(drawn, keys, stream, bound)
+    table[rows] = drawn
+
+
+def _stream(seed: int, table_id: int) -> np.uint64:
+    """Return the stream of a table."""
+    return np.uint64(mix(np.uint64((seed + int(mix(np.uint64(table_id + 1)))) % 2**64)))
+
+
 def fill(array: NDArray[Any], value: float) -> None:
     """Set all elements of a flat array."""
     _fill(array, array.dtype.type(value), get_threads())
@@ -93,6 +129,26 @@ def _value(stream: Any, i: int, bound: Any) -> Any:
     # 24 random bits, centred: every float32 of the grid is exact, and so is its negative.
     centred = np.int64(draw(stream, i) >> np.uint64(40)) * 2 - 16777215
     return np.float32(centred) * (bound * np.float32(2.0**-24))
+
+
+@jit
+def _draw_by_key(drawn: Float32, keys: NDArray[np.int64], stream: Any, bound: Any) -> None:
+    run_tasks(
+        _draw_rows,
+        ceil_div(len(keys), _ROWS),
+        (drawn, keys, stream, bound),
+        drawn.size < PARALLEL_MIN_ELEMENTS,
+    )
+
+
+@task_jit
+def _draw_rows(
+    task: int, drawn: Float32, keys: NDArray[np.int64], stream: Any, bound: Any
+) -> None:
+    for i in range(task * _ROWS, min((task + 1) * _ROWS, len(keys))):
+        own = mix(stream ^ mix(np.uint64(keys[i])))
+        for c in range(drawn.shape[1]):
+            drawn[i, c] = _value(own, c, bound)
 
 
 @jit

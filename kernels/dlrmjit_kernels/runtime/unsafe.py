@@ -72,6 +72,17 @@ def load_int64(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def store_int64(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write an int64 to ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store(values[1], _pointer(builder, values[0], _I64))
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def copy(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
     """Copy ``count`` float32 from address ``source`` to ``target``; they must not overlap."""
 

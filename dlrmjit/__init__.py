@@ -14,6 +14,7 @@ from dlrmjit.version import __version__
 if TYPE_CHECKING:
     from dlrmjit.advice.advise import advise
     from dlrmjit.architecture.architecture import Architecture
+    from dlrmjit.architecture.dynamic_ids import DynamicIds
     from dlrmjit.config.list_loss import ListLoss
     from dlrmjit.config.mixed_dimensions import mixed_dimensions
     from dlrmjit.config.model import ModelConfig, TableConfig
@@ -73,6 +74,7 @@ _HOME = {
     "ListValues": "dlrmjit.ranking.metrics",
     "LossConfig": "dlrmjit.config.training",
     "Model": "dlrmjit.model.model",
+    "DynamicIds": "dlrmjit.architecture.dynamic_ids",
     "ModelConfig": "dlrmjit.config.model",
     "PlateauConfig": "dlrmjit.config.training",
     "Ranker": "dlrmjit.training.ranker",
@@ -107,6 +109,7 @@ __all__ = [
     "CosineSchedule",
     "CustomLoss",
     "DlrmjitError",
+    "DynamicIds",
     "Ftrl",
     "ListBatch",
     "ListLoss",

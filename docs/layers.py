@@ -79,6 +79,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
     {
         "dlrmjit_kernels.matrix": "layouts, copies",
         "dlrmjit_kernels.embedding": "tables, lookups, updates",
+        "dlrmjit_kernels.ids": "ids without a vocabulary",
         "dlrmjit_kernels.list_metrics": "ranking within lists",
     },
     {

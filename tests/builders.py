@@ -118,3 +118,17 @@ def with_embedding(**changes):
     return Architecture(
         tuple(replace(n, **changes) if isinstance(n, Embedding) else n for n in nodes)
     )
+
+
+def dynamic_batch(model, seed, most=1, n=24):
+    """A batch whose dynamic columns have ids of 64 bits, of which later batches have others."""
+    rng = np.random.default_rng(seed)
+    batch = random_batch(rng, model, n, most)
+    indices = batch.indices.astype(np.int64)
+    for column in model.dynamic.columns:
+        part = slice(batch.offsets[column, 0], batch.offsets[column, -1])
+        size = part.stop - part.start
+        ids = rng.integers(2 * seed, 2 * seed + 40, size) * (column + 0x5DEECE66D)
+        indices[part] = np.where(ids % 3 == 0, -ids, ids << 24)
+    batch.indices = indices
+    return batch

@@ -104,6 +104,14 @@ class Architecture:
                     "one of the two out"
                 )
 
+    def refuse_dynamic(self, what: str) -> None:
+        """Raise ConfigError for a model with dynamic ids, of which ``what`` knows nothing."""
+        if self.dynamic is not None:
+            raise ConfigError(
+                f"{what} is for models whose tables have fixed rows, but ids of the columns "
+                f"{', '.join(map(str, self.dynamic.columns))} of this one are dynamic"
+            )
+
     @property
     def columns(self) -> range:
         """All categorical columns."""

@@ -57,6 +57,14 @@ class DynamicIds:
         except TypeError as error:
             raise ConfigError(f"not a description of dynamic ids: {error}") from error
 
+    def check_updates(self, batches: int) -> None:
+        """Raise ConfigError if an id may be forgotten before ``batches`` have become an update."""
+        if 0 < self.max_age < batches:
+            raise ConfigError(
+                f"ids that are forgotten after {self.max_age} batches cannot be updated by the "
+                f"gradients of {batches}; give a greater age"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
         found = {"columns": list(self.columns), "after": self.after, "max_age": self.max_age}

@@ -22,6 +22,7 @@ from dlrmjit.checkpoint.safetensors_file import (
     check_file,
     check_size,
     read_rows,
+    tensor_blocks,
 )
 from dlrmjit.checkpoint.strict import check_parameters
 from dlrmjit.errors import CheckpointError
@@ -104,6 +105,25 @@ class StoredArrays(Mapping[str, Array]):
             overlap = overlap_of(part, wanted, width)
             if overlap is not None:
                 copy_overlap(self._files[part.file], name, target, overlap)
+
+    def read_rows(self, name: str, target: Storable, rows: NDArray[np.int64]) -> None:
+        """Fill ``target`` with some ``rows`` of an array, given in ascending order.
+
+        Only files that contain some of them are read, a block at a time. The array is stored by
+        consecutive rows.
+        """
+        if not len(rows):
+            return
+        target = target.reshape(len(target), -1)
+        for part in self._records[name].parts:
+            of_part = range(part.start, part.stop, part.step)
+            if not np.any((rows >= part.start) & (rows < part.stop)):
+                continue
+            for start, values in tensor_blocks(self._files[part.file], name):
+                first, after = of_part[start], of_part[start] + len(values)
+                low, high = np.searchsorted(rows, [first, after])
+                block = values.reshape(len(values), -1)
+                target[low:high] = block[rows[low:high] - first]
 
     def _read(self, name: str, target: Storable) -> None:
         for part in self._records[name].parts:

@@ -89,7 +89,7 @@ class ModelConfig:
         table has ``"dynamic"`` rows
     """
 
-    table_rows: tuple[int, ...]
+    table_rows: tuple[int, ...]  # integers, also where "dynamic" was given
     embedding_dim: int
     mlp_bottom: tuple[int, ...]
     mlp_top: tuple[int, ...]
@@ -129,7 +129,8 @@ class ModelConfig:
     def _resolve_dynamic(self) -> None:
         """Let a limit of bytes say how many rows tables with dynamic rows have."""
         dynamic = DynamicIds.of(self.dynamic)
-        if dynamic is None and DYNAMIC in self.table_rows:
+        given: Sequence[int | str] = self.table_rows
+        if dynamic is None and DYNAMIC in given:
             raise ConfigError(
                 "tables with dynamic rows need a limit of bytes: dynamic=DynamicIds(limit=...)"
             )

@@ -6,7 +6,7 @@ kernels read that layout. The constructor also takes one array per table and mer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,14 +128,19 @@ class Batch:
             return None
         return self.weights[self.offsets[s, 0] : self.offsets[s, -1]]
 
-    def check_indices(self, table_rows: Sequence[int]) -> None:
-        """Raise :class:`IndexRangeError` for the first lookup outside its table's rows."""
+    def check_indices(self, table_rows: Sequence[int], dynamic: Collection[int] = ()) -> None:
+        """Raise :class:`IndexRangeError` for the first lookup outside its table's rows.
+
+        Tables that are ``dynamic`` have a row for any index.
+        """
         if len(table_rows) != self.tables:
             raise ShapeError(
                 f"the batch has lookups for {self.tables} tables, but the model has "
                 f"{len(table_rows)}"
             )
         for s, rows in enumerate(table_rows):
+            if s in dynamic:
+                continue
             indices, offsets = self.table(s)
             check_index_range(s, indices, offsets, rows)
 

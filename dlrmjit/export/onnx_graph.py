@@ -34,6 +34,7 @@ class OnnxGraph:
     """
 
     def __init__(self, model: Model, onnx: Any, lookups: int = 1) -> None:
+        model.architecture.refuse_dynamic("ONNX")
         self._model, self._onnx, self.lookups = model, onnx, lookups
         self.operators: list[Any] = []
         self.constants: dict[str, NDArray[Any]] = {}

@@ -6,7 +6,6 @@ optimizer or precision, looks up rows as in any other table.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,12 @@ from dlrmjit.ops.backend import Backend, Lookups, Origin
 
 Int64 = NDArray[np.int64]
 _STATE = "ids.state"
-_NAME = re.compile(r"ids\.(\d+)\.(keys|last_seen|waiting)")
+_ARRAYS = ("keys", "last_seen", "waiting")
+
+
+def arrays_of(columns: Sequence[int]) -> list[str]:
+    """Return the names of the arrays with the ids of some columns, as in checkpoints."""
+    return [f"ids.{column}.{name}" for column in columns for name in _ARRAYS]
 
 
 class Place(NamedTuple):
@@ -60,6 +64,12 @@ class DynamicRows:
         self._restarted: list[Restarted] = []
         self._targets: dict[str, Int64] | None = None
         self._set_used()
+
+    @property
+    def used(self) -> list[int]:
+        """Rows of each column's tables that were ever used."""
+        used: list[int] = self._ids.used
+        return used
 
     def _rows_of(self, places: Sequence[Place]) -> int:
         return min(int(p.parameter.data.rows[p.slot]) for p in places)
@@ -143,8 +153,8 @@ class DynamicRows:
             for parameter, slot, _, _ in places:
                 name = parameter.table_names[slot]
                 shapes[name] = (used, *shapes[name][1:])
-        for name in shapes:
-            if _NAME.fullmatch(name) and name in stored:
+        for name in arrays_of(self.columns):
+            if name in stored:
                 shapes[name] = (stored[name][0], *shapes[name][1:])
         return shapes
 
@@ -163,8 +173,7 @@ class DynamicRows:
         self._targets, steps_and_seed = None, np.asarray(state[_STATE])
         try:
             for s, column in enumerate(self.columns):
-                names = ("keys", "last_seen", "waiting")
-                arrays = {name: np.asarray(state[f"ids.{column}.{name}"]) for name in names}
+                arrays = {name: np.asarray(state[f"ids.{column}.{name}"]) for name in _ARRAYS}
                 self._ids.load(s, arrays)
         except ShapeError as error:
             raise CheckpointError(f"the ids of column {column}: {error}") from error

@@ -257,17 +257,6 @@ def drawn_seed(architecture: Architecture, rng: np.random.RandomState) -> int:
     return 0 if architecture.dynamic is None else int(rng.randint(0, 2**63, dtype=np.int64))
 
 
-def check_static(architecture: Architecture, batch: Batch) -> None:
-    """Raise IndexRangeError for the first index outside its table in a column without dynamic ids.
-
-    Needed where the tables do not refuse it.
-    """
-    dynamic = architecture.dynamic.columns if architecture.dynamic else ()
-    for column, rows in enumerate(architecture.table_rows):
-        if column not in dynamic:
-            check_index_range(column, *batch.table(column), rows)
-
-
 def table_parameter(
     backend: Backend,
     name: str,
@@ -365,7 +354,7 @@ class LocalPort:
         dynamic = self._tables.dynamic
         if dynamic is None:
             return batch
-        check_static(self._architecture, batch)
+        batch.check_indices(self._architecture.table_rows, dynamic.columns)
         given = Lookups(batch.indices, batch.offsets, batch.weights)
         found = dynamic.rows_of(given, dynamic.columns, training=self._training)
         return Batch.unchecked(batch.dense, *found[:2], batch.labels, found.weights)

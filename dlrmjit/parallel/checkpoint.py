@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import Checkpoint, check_config, open_checkpoint
 from dlrmjit.checkpoint.destination import checkpoint_errors, new_checkpoint
 from dlrmjit.checkpoint.preprocessing_files import read_preprocessing, write_preprocessing
+from dlrmjit.checkpoint.reader import StoredArrays
 from dlrmjit.checkpoint.sharded_writer import (
     Section,
     finish_checkpoint,
@@ -17,8 +21,10 @@ from dlrmjit.checkpoint.sharded_writer import (
 )
 from dlrmjit.config.model import AnyModelConfig, model_from_dict
 from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.model.dynamic import arrays_of
 from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.checkpoint_shards import (
+    LocalShard,
     state_shapes,
     state_shards,
     steps_by_parameter,
@@ -27,6 +33,7 @@ from dlrmjit.parallel.checkpoint_shards import (
     table_steps,
 )
 from dlrmjit.parallel.comm import Comm, exchange_json
+from dlrmjit.parallel.dynamic import SavedRows, gathered_ids, own_ids, own_positions
 from dlrmjit.parallel.model import ShardedModel
 
 _TRIES = 5
@@ -44,24 +51,25 @@ def save_sharded(
     checkpoint there is replaced after every rank has written its shards. Raises CheckpointError on
     the rank that cannot write.
     """
-    comm = model.comm
+    comm, saved = model.comm, model.store.saved_rows()
+    ids = gathered_ids(model.store.dynamic, comm)
     steps = {} if optimizer is None else table_steps(model, optimizer)
     if comm.rank > 0:
         # The first rank sends the name of the new directory when it exists.
-        _write_shards(model, optimizer, Path(exchange_json(comm, None)[0]), path)
+        _write_shards(model, optimizer, saved, Path(exchange_json(comm, None)[0]), path)
         comm.barrier()
         return
     with new_checkpoint(path) as fresh:
         exchange_json(comm, str(fresh.resolve()))
-        written = _write_shards(model, optimizer, fresh, path)
+        written = _write_shards(model, optimizer, saved, fresh, path)
         optimizer_state = Section({}, {})
         if optimizer is not None:
             whole = {**optimizer.dense_state_dict(), **steps}
-            optimizer_state = Section(state_shapes(model, optimizer), whole)
+            optimizer_state = Section(state_shapes(model, optimizer, saved), whole)
         finish_checkpoint(
             fresh,
             [entry for entries in written for entry in entries],
-            Section(table_shapes(model), model.dense_state()),
+            Section(table_shapes(model, saved), model.dense_state() | ids),
             optimizer_state,
             model_config=model.config.to_dict(),
             progress=progress,
@@ -78,15 +86,47 @@ def restore_sharded(model: ShardedModel, path: str | os.PathLike[str]) -> dict[s
     """
     checkpoint = _open_together(model.comm, path)
     state, mlps = checkpoint.state, model.dense_state()
-    shapes = {name: array.shape for name, array in mlps.items()}
-    state.check({**table_shapes(model), **shapes}, strict=True)
+    ids = _saved_ids(model, checkpoint)
+    shapes = {name: array.shape for name, array in {**mlps, **ids.arrays}.items()}
+    state.check({**table_shapes(model, ids.rows), **shapes}, strict=True)
     check_config(checkpoint.path, config_of(checkpoint).to_dict(), model.config.to_dict())
     state.read_into(mlps)
     model.load_dense(mlps)
-    for shard in table_shards(model):
-        state.read_shard(shard.name, shard.values, shard.part)
+    if model.store.dynamic is not None:
+        model.store.dynamic.load(own_ids(ids.arrays, model.store.dynamic.columns, model.comm))
+    _read_shards(state, table_shards(model, ids.rows), ids)
     model.preprocessing = read_preprocessing(checkpoint)
     return dict(checkpoint.progress)
+
+
+class _SavedIds(NamedTuple):
+    """The ids in a checkpoint, how many rows they have, and which of these are this rank's."""
+
+    arrays: Mapping[str, NDArray[np.int64]]
+    rows: SavedRows
+    own: Mapping[int, NDArray[np.int64]]
+
+
+def _saved_ids(model: ShardedModel, checkpoint: Checkpoint) -> _SavedIds:
+    dynamic, state = model.store.dynamic, checkpoint.state
+    if dynamic is None:
+        return _SavedIds({}, SavedRows({}, {}), {})
+    names = [name for name in dynamic.stored() if name in state]
+    arrays = {name: state[name] for name in names}
+    missing = [name for name in arrays_of(dynamic.columns) if name not in arrays]
+    if missing:
+        raise CheckpointError(f"{checkpoint.path}: it lacks {missing[0]}, the ids of a column")
+    own = own_positions(arrays, dynamic.columns, model.comm)
+    total = {column: len(arrays[f"ids.{column}.keys"]) for column in dynamic.columns}
+    return _SavedIds(arrays, SavedRows(total, dict.fromkeys(total, 0)), own)
+
+
+def _read_shards(stored: StoredArrays, shards: Iterable[LocalShard], ids: _SavedIds) -> None:
+    for shard in shards:
+        if shard.column in ids.own:
+            stored.read_rows(shard.name, shard.values, ids.own[shard.column])
+        else:
+            stored.read_shard(shard.name, shard.values, shard.part)
 
 
 def config_of(checkpoint: Checkpoint) -> AnyModelConfig:
@@ -121,10 +161,10 @@ def restore_sharded_optimizer(
     stored, dense = checkpoint.optimizer, optimizer.dense_state_dict()
     steps = table_steps(model, optimizer)
     shapes = {name: array.shape for name, array in {**dense, **steps}.items()}
-    stored.check({**state_shapes(model, optimizer), **shapes}, strict=True)
+    ids = _saved_ids(model, checkpoint)
+    stored.check({**state_shapes(model, optimizer, ids.rows), **shapes}, strict=True)
     stored.read_into({**dense, **steps})
-    for shard in state_shards(model, optimizer):
-        stored.read_shard(shard.name, shard.values, shard.part)
+    _read_shards(stored, state_shards(model, optimizer, ids.rows), ids)
     step = max((int(count) for count in steps.values()), default=0)
     optimizer.write_back({**dense, **steps_by_parameter(model, step)})
 
@@ -132,11 +172,13 @@ def restore_sharded_optimizer(
 def _write_shards(
     model: ShardedModel,
     optimizer: Optimizer | None,
+    saved: SavedRows,
     fresh: Path,
     path: str | os.PathLike[str],
 ) -> list[Any]:
     """Write the shards of which this rank is the writer; return the records of all ranks."""
-    shards = [*table_shards(model), *(state_shards(model, optimizer) if optimizer else ())]
+    states = state_shards(model, optimizer, saved) if optimizer else ()
+    shards = [*table_shards(model, saved), *states]
     written = [shard for shard in shards if shard.writer == model.comm.rank]
     with checkpoint_errors(path):
         return exchange_json(model.comm, write_shards(fresh, model.comm.rank, written))

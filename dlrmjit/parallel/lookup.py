@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -116,7 +117,10 @@ class ShardedLookup:
         tables: ShardedTables,
         exchange: PooledExchange,
         totals: Totals,
+        *,
+        training: bool,
     ) -> None:
+        self._training = training
         self._backend, self._plan, self._exchange = backend, tables.plan, exchange
         self._shards = [shard for group in tables.groups for shard in group.shards]
         self._tables = tables.table_ranges
@@ -145,7 +149,7 @@ class ShardedLookup:
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the batch of the next replay."""
-        self._batch = batch
+        self._batch = batch = self._with_rows(batch)
         operators, architecture = self._totals.operators, self._store.architecture
         check_single_lookups(architecture, self._plan, operators, batch.local)
         for lookup, first, last in zip(self._lookups, self._ends, self._ends[1:], strict=False):
@@ -153,6 +157,15 @@ class ShardedLookup:
         if self._replicated is not None:
             self._replicated_lookups = self._store.replicated_lookups(batch.local)
             self._replicated.load(self._replicated_lookups)
+
+    def _with_rows(self, batch: ShardedBatch) -> ShardedBatch:
+        """Return a batch that looks up rows where its ids are dynamic."""
+        ids = self._store.ids
+        if ids is None:
+            return batch
+        given = Lookups(batch.indices, batch.offsets, batch.weights)
+        found = ids.rows_of(given, training=self._training)
+        return replace(batch, indices=found.indices)
 
     def rows(self) -> dict[Shard, NDArray[Any]]:
         """Return the rows of each of this rank's shards that the whole batch looks up."""

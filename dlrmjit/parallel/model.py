@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -88,6 +88,18 @@ class ShardedModel(Model):
             ),
         )
 
+    def shapes_for(self, stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all parameters, which are whole tables.
+
+        Raises ConfigError for a model with dynamic ids, whose rows have no order on many ranks.
+        """
+        if self.store.dynamic is not None:
+            raise ConfigError(
+                "the dynamic ids of many ranks are loaded from a checkpoint directory, not from "
+                "arrays of whole tables"
+            )
+        return super().shapes_for(stored)
+
     @property
     def router(self) -> Router:
         """The exchange of lookups."""
@@ -166,7 +178,7 @@ class ShardedGraph(PortGraph):
         loss: LossConfig | ListLoss | None = None,
         profile: Profile | None = None,
     ) -> None:
-        self.lookup: ShardedLookup = model.store.lookup(sizes)
+        self.lookup: ShardedLookup = model.store.lookup(sizes, training=loss is not None)
         rank, samples = model.comm.rank, sum(sizes)
         super().__init__(model, sizes[rank], self.lookup, loss, samples, profile, BatchPart())
         self.first_sample = sum(sizes[:rank])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share, rank_sizes
@@ -63,8 +64,8 @@ class Router:
     """Exchanges the lookups of batches.
 
     Batches are split into ``micro_batches``, a multiple of the number of ranks and one each by
-    default; consecutive ones belong to the same rank. ``specs`` say what the tables look up, by
-    default columns 0, 1, ...
+    default; consecutive ones belong to the same rank. The ``architecture`` says what the tables
+    look up, by default columns 0, 1, ...
     """
 
     def __init__(
@@ -72,16 +73,19 @@ class Router:
         comm: Comm,
         plan: Plan,
         micro_batches: int | None = None,
-        specs: Sequence[TableSpec] | None = None,
+        architecture: Architecture | None = None,
     ) -> None:
         self._comm = comm
-        self._specs = tuple(specs or _plain_specs(plan))
+        self._specs = tuple(architecture.table_specs if architecture else _plain_specs(plan))
+        dynamic = architecture.dynamic if architecture else None
+        self._dynamic = frozenset(dynamic.columns if dynamic else ())
         rows = {spec.column: spec.column_rows for spec in self._specs}
         self._rows = [rows[column] for column in sorted(rows)]
         self._has_means = any(spec.mean for spec in self._specs)
         self._micro_batches = micro_batches or comm.size
         self._shards = [plan.of_rank(rank) for rank in range(comm.size)]
-        self._dtype = np.int32 if max(plan.table_rows) < 2**31 else np.int64
+        is_wide = bool(self._dynamic) or max(plan.table_rows) >= 2**31
+        self._dtype = np.int64 if is_wide else np.int32
 
     @property
     def share(self) -> Share:
@@ -97,7 +101,7 @@ class Router:
 
         Raises IndexRangeError for the first lookup outside its table.
         """
-        share.check_indices(self._rows)
+        share.check_indices(self._rows, self._dynamic)
         is_weighted = share.weights is not None or self._has_means
         messages = [self._pack(share, shards, is_weighted) for shards in self._shards]
         counts = np.array([len(message) for message in messages], np.int64)
@@ -122,7 +126,14 @@ class Router:
         Weights follow as the integers with their bits.
         """
         parts = [
-            _lookups_of(share, shard, self._specs[shard.table], is_weighted) for shard in shards
+            _lookups_of(
+                share,
+                shard,
+                self._specs[shard.table],
+                is_weighted,
+                self._specs[shard.table].column in self._dynamic,
+            )
+            for shard in shards
         ]
         lengths, rows = [part.lengths for part in parts], [part.rows for part in parts]
         bits = [part.weights.view(np.int32) for part in parts if part.weights is not None]
@@ -216,8 +227,13 @@ def _plain_specs(plan: Plan) -> Iterator[TableSpec]:
         yield TableSpec(f"table {t}", "", t, t, rows, dim, rows)
 
 
-def _lookups_of(share: Batch, shard: Shard, spec: TableSpec, is_weighted: bool) -> _Part:
-    """Return the lookups in one shard; bags are divided here, before they are split by rows."""
+def _lookups_of(
+    share: Batch, shard: Shard, spec: TableSpec, is_weighted: bool, is_dynamic: bool
+) -> _Part:
+    """Return the lookups in one shard; bags are divided here, before they are split by rows.
+
+    Dynamic ids are sent as they are to the rank that has their rows.
+    """
     values, offsets = share.table(spec.column)
     indices, lengths = spec.rows_of(values), np.diff(offsets)
     weights = share.table_weights(spec.column)
@@ -229,7 +245,7 @@ def _lookups_of(share: Batch, shard: Shard, spec: TableSpec, is_weighted: bool) 
         return _Part(lengths, indices, weights)
     in_shard = indices % shard.row_step == shard.first_row
     shard_offsets = np.concatenate([[0], np.cumsum(in_shard)])[offsets]
-    rows = indices[in_shard] // shard.row_step
+    rows = indices[in_shard] if is_dynamic else indices[in_shard] // shard.row_step
     return _Part(np.diff(shard_offsets), rows, None if weights is None else weights[in_shard])
 
 

@@ -88,6 +88,8 @@ class ShardedStep:
         if self._profile:
             self._profile.start()
         graph.start(batch)
+        if self._model.store.dynamic is not None:
+            self.optimizer.restart(self._model.store.dynamic.restarted())
         graph.dropout_key.data = self._dropout_key._replace(first=graph.first_sample)
         self.start_at(self._dropout_key.step + 1)
         batch_norm.forward([graph], self._model.comm)

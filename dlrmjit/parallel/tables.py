@@ -13,17 +13,30 @@ import numpy as np
 from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.autograd.tape import Parameter
+from dlrmjit.config.model import IN_MEMORY
 from dlrmjit.data.batch import Batch
+from dlrmjit.model.dynamic import DynamicRows
 from dlrmjit.model.lookups import of_columns, of_tables, with_means
 from dlrmjit.model.tables import (
+    bounds_of,
     drawn_by_reference,
+    drawn_seed,
     is_combined,
+    is_dynamic,
+    rows_in_use,
     spread_combined,
     table_parameter,
 )
 from dlrmjit.model.torch_rng import TorchStream
 from dlrmjit.ops.backend import Backend, FloatArray, Lookups, Origin, StoredArray
 from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.dynamic import (
+    SavedRows,
+    ShardedIds,
+    check_dynamic,
+    gathered_ids,
+    saved_rows,
+)
 from dlrmjit.parallel.exchanges.sums import Totals, operators, require_substitutable
 from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.lookup import ArrivalPort, ShardedLookup
@@ -68,12 +81,13 @@ class ShardedTables:
         micro_batches: int | None = None,
     ) -> None:
         require_substitutable(architecture, plan)
+        check_dynamic(architecture, plan, micro_batches or comm.size)
         self._backend, self._comm, self.plan, self.strategy = backend, comm, plan, strategy
         self.architecture = architecture
         self.specs = (*architecture.table_specs, *architecture.row_weight_specs)
         self._nodes = {node.name: node for node in architecture.embeddings}
         self._weights_of = _numbers_of_weights(architecture)
-        self.router = Router(comm, plan, micro_batches, architecture.table_specs)
+        self.router = Router(comm, plan, micro_batches, architecture)
         self._drawn = {node.name for node in architecture.embeddings if node.initial != "zeros"}
         self.groups = tuple(
             self._make_group(tuple(shards), precision)
@@ -83,6 +97,22 @@ class ShardedTables:
         if plan.replicated:
             specs = [self.specs[t] for t in plan.replicated]
             self.replicated = table_parameter(backend, "emb_l.replicated", specs, precision)
+        self.ids = self._make_ids()
+
+    def _make_ids(self) -> ShardedIds | None:
+        if self.architecture.dynamic is None:
+            return None
+        shards = [
+            (shard, group.parameter, slot, self.specs[shard.table].node in self._drawn)
+            for group in self.groups
+            for slot, shard in enumerate(group.shards)
+        ]
+        return ShardedIds(self.architecture, self._backend, shards)
+
+    @property
+    def dynamic(self) -> DynamicRows | None:
+        """The rows of this rank's dynamic ids, if the model has any."""
+        return None if self.ids is None else self.ids.rows
 
     def group_of(self, shard: Shard) -> tuple[str, int]:
         """Return what the shards of one group have in common."""
@@ -95,7 +125,9 @@ class ShardedTables:
             of_rows = [self._sizes(self._of_weights(shard)) for shard in shards]
             weights = table_parameter(self._backend, f"{name}.pooling", of_rows, "fp32")
         sizes = [self._sizes(shard) for shard in shards]
-        return ShardGroup(shards, table_parameter(self._backend, name, sizes, precision), weights)
+        config = bounds_of(self.architecture, IN_MEMORY)
+        parameter = table_parameter(self._backend, name, sizes, precision, config)
+        return ShardGroup(shards, parameter, weights)
 
     def _sizes(self, shard: Shard) -> TableSpec:
         """Return the description of a shard as a table of its own."""
@@ -144,9 +176,12 @@ class ShardedTables:
         return pairs
 
     def shard_values(self) -> list[tuple[Shard, StoredArray]]:
-        """Return this rank's shards and replicated tables, each with its values (rows, width)."""
+        """Return this rank's shards and replicated tables, each with its values (rows, width).
+
+        Of shards with dynamic ids only the rows that were ever used.
+        """
         return [
-            (shard, parameter.data.table(i))
+            (shard, rows_in_use(parameter, i))
             for parameter, shards in self.shards_by_parameter()
             for i, shard in enumerate(shards)
         ]
@@ -160,11 +195,12 @@ class ShardedTables:
 
     def init_from_rng(self, rng: np.random.RandomState, stream: TorchStream) -> None:
         """Draw all tables in the order of one process, and copy this rank's shards."""
+        self._start_ids(drawn_seed(self.architecture, rng))
         self._clear()
         shard_values = self.shard_values()
         for table, rows in enumerate(self.plan.table_rows):
             spec = self.specs[table]
-            if spec.node not in self._drawn:
+            if spec.node not in self._drawn or is_dynamic(self.architecture, spec):
                 continue
             draw = drawn_by_reference(self._nodes[spec.node], spec, rng, stream)
             shards = [(shard, values) for shard, values in shard_values if shard.table == table]
@@ -177,6 +213,7 @@ class ShardedTables:
 
     def init_from_counter(self, seed: int) -> None:
         """Draw every element of this rank's shards from the seed and its position."""
+        self._start_ids(seed)
         for parameter, shards in self.shards_by_parameter():
             if self._is_weight(shards[0]):
                 continue
@@ -186,6 +223,10 @@ class ShardedTables:
                 spec = self.specs[shard.table]
                 spread_combined(parameter.data.table(i), spec)
         self._clear()
+
+    def _start_ids(self, seed: int) -> None:
+        if self.ids is not None:
+            self.ids.rows.start(seed)
 
     def _clear(self) -> None:
         """Set the tables that are not drawn to zero, and weights of pooling to 1."""
@@ -201,14 +242,24 @@ class ShardedTables:
 
     def stored(self) -> dict[str, StoredArray]:
         """Return all whole tables on every rank, which must have the memory for them."""
-        dtype = self._backend.dtype
-        whole = [np.zeros((spec.rows, spec.dim), dtype) for spec in self.specs]
+        dtype, saved = self._backend.dtype, self.saved_rows()
+        sizes = [saved.total.get(spec.column, spec.rows) for spec in self.specs]
+        whole = [np.zeros((m, spec.dim), dtype) for m, spec in zip(sizes, self.specs, strict=True)]
         for shard, values in self.shard_values():
             if shard.rank == self._comm.rank or self._comm.rank == 0:
-                shard.view_of(whole[shard.table])[...] = values
+                table, first = whole[shard.table], saved.first.get(self.specs[shard.table].column)
+                part = shard.view_of(table) if first is None else table[first:][: len(values)]
+                part[...] = values
         for table in whole:
             self._comm.allreduce(table.reshape(-1), name="gather").wait()
-        return {spec.name: table for spec, table in zip(self.specs, whole, strict=True)}
+        tables: dict[str, StoredArray] = {
+            spec.name: table for spec, table in zip(self.specs, whole, strict=True)
+        }
+        return tables | gathered_ids(self.dynamic, self._comm)
+
+    def saved_rows(self) -> SavedRows:
+        """Return where this rank's dynamic rows are in a checkpoint; all ranks call this."""
+        return saved_rows(self.dynamic, self._comm)
 
     def load(self, state: Mapping[str, StoredArray]) -> None:
         """Overwrite this rank's shards by those of whole tables."""
@@ -232,13 +283,16 @@ class ShardedTables:
         found = of_tables(of_columns(batch, columns), specs, columns)
         return with_means(found, specs)
 
-    def lookup(self, sizes: tuple[int, ...]) -> ShardedLookup:
-        """Return a new lookup operation for batches of which each rank has so many samples."""
+    def lookup(self, sizes: tuple[int, ...], *, training: bool = False) -> ShardedLookup:
+        """Return a new lookup operation for batches of which each rank has so many samples.
+
+        In ``training`` dynamic ids are counted and get rows.
+        """
         dtype, plan = self._backend.dtype, self.plan
         without = [t for t, spec in enumerate(self.specs) if spec.node in plan.substituted]
         exchange = PooledExchange(self._comm, plan, sizes, self.strategy, dtype, without)
         totals = Totals(operators(self.architecture, plan.substituted), self._comm, sizes, dtype)
-        return ShardedLookup(self._backend, self, exchange, totals)
+        return ShardedLookup(self._backend, self, exchange, totals, training=training)
 
     def port(self, n: int) -> ArrivalPort:
         """Return the lookups of a new graph, for batches of ``n`` samples on all ranks."""

@@ -56,6 +56,7 @@ class Engine:
     def __init__(self, model: Model, most: int = 1024) -> None:
         if most < LANES:
             raise ConfigError(f"the largest batch must have at least {LANES} rows, not {most}")
+        model.architecture.refuse_dynamic("the server")
         self.model, self.ladder = model, ladder_of(most)
         self.scores_lists = model.architecture.needs_lists
         self._graphs: dict[tuple[int, bool], RowGraph] = {}

@@ -49,6 +49,7 @@ class TorchModel(nn.Module):  # type: ignore[misc]
 
     def __init__(self, architecture: Architecture, parameters: dict[str, Any]) -> None:
         super().__init__()
+        architecture.refuse_dynamic("a module of PyTorch")
         self.architecture = architecture
         for node in architecture.nodes:
             if type(node) not in _RULES or getattr(node, "batch_norm", False):

@@ -136,7 +136,7 @@ def fit(
     step = step or TrainingStep(
         model, config.optimizer, config.loss, profile, first_step=start.step
     )
-    _check_together(config, step, test)
+    _check_together(model, config, step, test)
     with model.access.owning():
         if resume:
             state = _resumed(model, train, step, checkpointer) or state
@@ -145,7 +145,13 @@ def fit(
         return run.execute(state.position) if checkpointer is None else run.saved_by(checkpointer)
 
 
-def _check_together(config: TrainConfig, step: StepFunction, test: Source | None) -> None:
+def _check_together(
+    model: Model, config: TrainConfig, step: StepFunction, test: Source | None
+) -> None:
+    if config.restore_best:
+        model.architecture.refuse_dynamic("restoring the best parameters")
+    if model.architecture.dynamic is not None:
+        model.architecture.dynamic.check_updates(config.batches_per_update)
     if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep):
         raise ConfigError("updates from several batches need one process and no --reproducible")
     if config.restore_best and test is None:

@@ -70,7 +70,12 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
     "embedding.combine": {"bind_combine": {"out"}, "bind_combine_gradients": {"dpooled"}},
     "embedding.forward": {"pool": {"out"}},
     "embedding.grad_norm": {"gradient_square": set()},
-    "embedding.init": {"touch_pages": {"data"}, "uniform": {"table"}, "fill": {"array"}},
+    "embedding.init": {
+        "touch_pages": {"data"},
+        "uniform": {"table"},
+        "uniform_by_key": {"table"},
+        "fill": {"array"},
+    },
     "embedding.lookup_sort": {"sort_lookups": set()},
     "embedding.lookup_weights": {"weighted": set(), "weight_gradient": set()},
     "embedding.pair_sums": {"sum_tables": {"sums", "pairs"}},
@@ -121,6 +126,7 @@ METHODS = {
             "accumulate_gradient": {"dense"},
         }
     },
+    "ids.id_tables": {"IdTables": {"find": {"rows"}, "assign": {"rows"}}},
     "embedding.int8": {"Int8Tables": {"pool": {"out"}}},
     "matrix.split_weights": {"SplitWeights": {"upcast": {"into"}}},
 }

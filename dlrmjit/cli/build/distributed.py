@@ -36,6 +36,7 @@ from dlrmjit.parallel.comm import (
     with_notes,
     yield_to_lower_ranks,
 )
+from dlrmjit.parallel.dynamic import with_dynamic_rows
 from dlrmjit.parallel.exchanges.choice import with_exchange
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedModel
@@ -194,7 +195,7 @@ def _placed(architecture: AnyModelConfig, options: Options, comm: Comm) -> Plan:
         memory=each,
         min_columns=min_columns,
     )
-    return plan.fold(comm.size)
+    return with_dynamic_rows(plan.fold(comm.size), architecture.architecture)
 
 
 def read_plan(path: str, architecture: AnyModelConfig) -> Plan:

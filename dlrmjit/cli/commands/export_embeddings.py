@@ -61,6 +61,7 @@ def _export(arguments: Any, out: Path) -> None:
     from dlrmjit.cli.build.saved_model import load_saved
 
     model, vocabulary = load_saved(arguments.model, arguments), arguments.vocabulary
+    model.architecture.refuse_dynamic("export_embeddings")
     rows = model.config.table_rows
     tables = model.architecture.table_specs
     rules = _rules_of(model, vocabulary)

@@ -132,8 +132,9 @@ class ReferenceIdTables:
 
     def load(self, s: int, stored: Mapping[str, Int64]) -> None:
         """Overwrite table ``s`` by what :meth:`stored` returned."""
-        table, held = _Table(used=len(stored["keys"])), zip(
-            stored["keys"].tolist(), stored["last_seen"].tolist(), strict=True
+        table, held = (
+            _Table(used=len(stored["keys"])),
+            zip(stored["keys"].tolist(), stored["last_seen"].tolist(), strict=True),
         )
         for row, (key, seen) in enumerate(held):
             if seen:

@@ -114,7 +114,7 @@ def uniform_by_key(
     table[rows] = drawn
 
 
-def _stream(seed: int, table_id: int) -> np.uint64:
+def _stream(seed: int, table_id: int) -> Any:
     """Return the stream of a table."""
     return np.uint64(mix(np.uint64((seed + int(mix(np.uint64(table_id + 1)))) % 2**64)))
 
@@ -142,9 +142,7 @@ def _draw_by_key(drawn: Float32, keys: NDArray[np.int64], stream: Any, bound: An
 
 
 @task_jit
-def _draw_rows(
-    task: int, drawn: Float32, keys: NDArray[np.int64], stream: Any, bound: Any
-) -> None:
+def _draw_rows(task: int, drawn: Float32, keys: NDArray[np.int64], stream: Any, bound: Any) -> None:
     for i in range(task * _ROWS, min((task + 1) * _ROWS, len(keys))):
         own = mix(stream ^ mix(np.uint64(keys[i])))
         for c in range(drawn.shape[1]):

@@ -61,16 +61,8 @@ class Times(NamedTuple):
     oldest: int
 
 
-class Rules(NamedTuple):
-    """Rows of a table, sightings that a key needs, and occupied slots before the table grows."""
-
-    capacity: int
-    after: int
-    most_entries: int
-
-
 @jit
-def _home(key: Integer, shift: Integer) -> int:
+def _home(key: Integer, shift: Integer) -> Integer:
     """Return the bucket in which the search for a key begins (Fibonacci hashing)."""
     bits = np.uint64(key)
     return np.int64(((bits ^ (bits >> np.uint64(32))) * GOLDEN) >> np.uint64(shift))
@@ -131,7 +123,7 @@ def _find_chunk(
 
 
 @jit
-def _find_row(address: Integer, mask: Integer, key: Integer, at: Integer, times: Times) -> int:
+def _find_row(address: Integer, mask: Integer, key: Integer, at: Integer, times: Times) -> Integer:
     """Return the row of a key and note that it was seen; -1 if it has none, or had it too long."""
     while True:
         line, slot, last = address + _LINE * at, np.int64(-1), np.int64(0)
@@ -167,13 +159,13 @@ def insert(
 ) -> int:
     """Count a sighting of each key from ``first`` on that has no row, and give rows, in order.
 
-    A key that was last seen before the oldest step that counts starts anew. ``free`` are rows that
-    were given back. ``new`` are arrays for the rows that start, their keys, and rows given back;
-    ``done`` has how many rows start and how many are given back. Returns the position at which the
-    table must grow, or the number of keys.
+    ``rules`` are the rows of the table, the sightings that a key needs, and the occupied slots from
+    which the table must grow. A key that was last seen before the oldest step that counts starts
+    anew. ``free`` are rows that were given back. ``new`` are arrays for the rows that start, their
+    keys, and rows given back; ``done`` has how many rows start and how many are given back. Returns
+    the position at which the table must grow, or the number of keys.
     """
-    now, oldest = times
-    capacity, after, most = rules
+    (now, oldest), (capacity, after, most) = times, rules
     mask, shift = _mask_and_shift(slots)
     for i in range(first, keys.size):
         if rows[i] >= 0:
@@ -217,7 +209,7 @@ def insert(
 
 
 @jit
-def _take_row(counts: Int64, free: Int64, capacity: Integer) -> int:
+def _take_row(counts: Int64, free: Int64, capacity: Integer) -> Integer:
     """Return the next free row, or -1."""
     if counts[NEXT_FREE] < counts[FREE]:
         counts[NEXT_FREE] += 1
@@ -238,7 +230,7 @@ def _mask_and_shift(slots: Int64) -> tuple[int, int]:
 
 
 @jit
-def _slot_of(slots: Int64, key: Integer, mask: Integer, shift: Integer) -> int:
+def _slot_of(slots: Int64, key: Integer, mask: Integer, shift: Integer) -> Integer:
     """Return the slot of a key, or the free one where it belongs."""
     at = _home(key, shift)
     while True:

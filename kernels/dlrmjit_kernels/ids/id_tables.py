@@ -56,8 +56,7 @@ class IdTables:
     def __init__(self, rows: Sequence[int], after: int = 1, max_age: int = 0) -> None:
         if after < 1 or max_age < 0:
             raise ConfigError(
-                "keys need at least 1 sighting and an age of at least 0, not "
-                f"{after} and {max_age}"
+                f"keys need at least 1 sighting and an age of at least 0, not {after} and {max_age}"
             )
         self.rows, self.after, self.max_age = tuple(map(int, rows)), int(after), int(max_age)
         self.steps = 0
@@ -140,19 +139,17 @@ class IdTables:
         stops = check_array("stops", stops, INT64, (len(self),))
         rows = check_array("rows", rows, INT64, (len(keys),), written=True)
         check_disjoint("rows", rows, keys=keys, starts=starts, stops=stops)
-        if len(self) and not (0 <= starts.min() and np.all(starts <= stops)):
+        if len(self) and not (starts.min() >= 0 and np.all(starts <= stops)):
             raise ShapeError("the first key of a table must not be negative, nor follow its last")
         if len(self) and stops.max() > len(keys):
             raise ShapeError(f"{stops.max()} keys are to be found, but there are {len(keys)}")
         missing = np.zeros(len(self), np.int64)
-        hash_table.find(
-            self._tables, keys, starts, stops, (now, self._oldest), rows, missing
-        )
+        hash_table.find(self._tables, keys, starts, stops, (now, self._oldest), rows, missing)
         return missing
 
     def _insert(self, s: int, keys: Int64, rows: Int64, missing: int) -> NewRows:
         """Give rows to the ``missing`` keys of one table as far as they are due."""
-        new = tuple(np.empty(missing, np.int64) for _ in range(3))
+        new = np.empty(missing, np.int64), np.empty(missing, np.int64), np.empty(missing, np.int64)
         done, at = np.zeros(2, np.int64), 0
         while at < len(keys):
             most = int(_LOAD * (len(self._slots[s]) // 2))
@@ -229,7 +226,10 @@ class IdTables:
             raise ShapeError("steps and sightings of keys must be less than 2**31, not negative")
         held = np.flatnonzero(seen)
         words = np.concatenate(
-            [(seen[held] << 32) | (held + 1), (waiting[:, 2] << 32) | hash_table.WAITING | sightings]
+            [
+                (seen[held] << 32) | (held + 1),
+                (waiting[:, 2] << 32) | hash_table.WAITING | sightings,
+            ]
         )
         counts, every = np.zeros(5, np.int64), np.concatenate([keys[held], waiting[:, 0]])
         slots = _new_slots(_slots_for(len(every)))

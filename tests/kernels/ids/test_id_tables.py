@@ -69,9 +69,7 @@ def test_many_keys_have_the_same_rows_for_any_number_of_threads():
     for threads in (1, 2, 5):
         set_threads(threads)
         tables = IdTables([60_000, 30_000, 100], max_age=3)
-        rows = []
-        for seed in (0, 1, 0, 2, 3, 4, 0):
-            rows.append(_rows(tables, _many(seed, 40_000))[0])
+        rows = [_rows(tables, _many(seed, 40_000))[0] for seed in (0, 1, 0, 2, 3, 4, 0)]
         found.append((rows, [tables.stored(s)["keys"].tobytes() for s in range(3)]))
     set_threads(2)
     assert found[0] == found[1] == found[2]

@@ -16,12 +16,12 @@ _HIDDEN, _TOP = (512, 256, 64), (512, 256, 1)
 def fit_architecture(options: Options, data: Source) -> Options:
     """Return the options with every ``--arch-*`` that was not given derived from ``data``.
 
-    Applies to a prepared set without ``--config``, whose tables and dense columns are known;
-    everything else keeps the reference's defaults.
+    Applies to a stream and to a prepared set without ``--config``, whose tables and dense columns
+    are known; everything else keeps the reference's defaults.
     """
     processed = options.processed_data_file
     is_set = options.data_generation == "dataset" and processed and Path(processed).is_dir()
-    if not is_set or options.base is not None or options.set:
+    if not (is_set or options.stream) or options.base is not None or options.set:
         return options
     derived, given = copy.copy(options), options.given
     bottom_given = "arch_mlp_bot" in given and bool(options.arch_mlp_bot)

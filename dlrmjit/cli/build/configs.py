@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from dlrmjit.architecture import Architecture
+from dlrmjit.architecture.dynamic_ids import DynamicIds
 from dlrmjit.architecture.families import ALWAYS_WIDE, HEAD_VALUES, build, family_values
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.list_loss import LIST_LOSSES, ListLoss
@@ -55,6 +56,16 @@ def model_config(
     """
     if options.saved_nodes is not None:
         return _fitting(options.saved_nodes, table_rows, dense_features)
+    model = _described_model(options, table_rows, dense_features)
+    if not options.stream:
+        return model
+    columns = tuple(range(len(table_rows)))
+    return replace(model, dynamic=DynamicIds(columns, options.dynamic_after, options.dynamic_age))
+
+
+def _described_model(
+    options: Options, table_rows: Sequence[int], dense_features: int | None
+) -> AnyModelConfig:
     wanted = family_values(options.model)
     for option, value in _VALUES.items():
         is_always = option == "wide" and options.model in ALWAYS_WIDE

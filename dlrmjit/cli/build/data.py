@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dlrmjit.architecture.dynamic_ids import rows_within
 from dlrmjit.cli.build.prepared_data import find_stored, stored_sources
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.data.formats.criteo import (
@@ -26,6 +27,7 @@ from dlrmjit.data.formats.dlrm_npz import (
 )
 from dlrmjit.data.generate.random import RandomOptions, RandomSource
 from dlrmjit.data.generate.synthetic import SyntheticSource
+from dlrmjit.data.schema_file import read_schema
 from dlrmjit.data.source import Source, has_lists, take
 from dlrmjit.errors import ConfigError
 
@@ -118,7 +120,21 @@ def _synthetic_source(options: Options, split: str, size: int, batches: int) -> 
     )
 
 
+def _stream(options: Options) -> Data:
+    """Return the rows of files without a set, whose ids are hashes."""
+    from dlrmjit.data.prepared.stream import StreamSource, stream_rules
+
+    schema = read_schema(Path(options.schema)) if options.schema else None
+    rows = rows_within(options.dynamic_bytes, options.arch_sparse_feature_size)
+    rules = stream_rules(schema, rows)
+    files, tests = ([Path(p) for p in paths] for paths in (options.stream, options.stream_test))
+    train = take(StreamSource(files, rules, options.mini_batch_size), options.num_batches)
+    return Data(train, StreamSource(tests, rules, test_batch_size(options)))
+
+
 def _dataset(options: Options, rng: np.random.RandomState) -> Data:
+    if options.stream:
+        return _stream(options)
     stored = find_stored(options)
     if stored is not None:
         return Data(*stored_sources(stored, options, test_batch_size(options)))

@@ -21,7 +21,7 @@ from dlrmjit.version import __version__
 
 _OF_ONE_RANK = {
     *("threads", "comm_cores", "log_json", "trace", "tensorboard", "metrics"),
-    *("notes", "given", "base", "words", "set"),
+    *("notes", "given", "base", "words", "set", "stream", "stream_test", "schema", "files"),
 }
 _INPUTS = ("raw_data_file", "processed_data_file", "load_model", "resume")
 _FILE_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of a file's content, evenly spaced
@@ -77,6 +77,8 @@ def _inputs(options: Options) -> Facts:
     """Return the identity of every input that the options name."""
     given = {name: getattr(options, name) for name in _INPUTS}
     facts = {f"the content of {_flag(n)}": identity(Path(p)) for n, p in given.items() if p}
+    paths = (*options.stream, *options.stream_test, *filter(None, [options.schema]))
+    facts |= {f"the content of file {i}": identity(Path(p)) for i, p in enumerate(paths)}
     if Path(options.plan).suffix == ".json":
         facts["the content of --plan"] = identity(Path(options.plan))
     return facts

@@ -190,7 +190,9 @@ def _stored_rows(rows: Dataset, model: Model, report: Report) -> Iterator[Encode
 def _checked(chunks: Iterator[EncodedRows], model: Model, arguments: Any) -> Iterator[EncodedRows]:
     """Yield chunks that fit the model, with the limits of the options."""
     for chunk in chunks:
-        rows = replace(chunk.rows.limited(arguments.max_ind_range), bounds=arguments.bounds)
+        rows = chunk.rows.limited(arguments.max_ind_range)
+        if rows.bounds == "raise":  # ids of a stream are no rows of tables
+            rows = replace(rows, bounds=arguments.bounds)
         check_fits(rows, model.config.table_rows, model.config.dense_features, arguments.model)
         yield replace(chunk, rows=rows)
 

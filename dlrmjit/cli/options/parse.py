@@ -17,6 +17,7 @@ from dlrmjit.cli.options.insight_flags import INSIGHT
 from dlrmjit.cli.options.model_flags import MODELS
 from dlrmjit.cli.options.own_flags import INTEL, OPTIMIZERS, OWN, RANKS, SAVING, TABLES
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
+from dlrmjit.cli.options.stream_flags import STREAM
 from dlrmjit.config.presets import Preset, preset
 from dlrmjit.errors import ConfigError
 
@@ -30,7 +31,7 @@ TRAIN = Command(
     "follows from the set. Without SET and options, the built-in demo: a small model on generated "
     "Criteo-like data. Without SET, with any option of the reference program dlrm_s_pytorch.py, "
     "its defaults hold. The mini-batch is global.",
-    (OWN, INSIGHT, SAVING, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
+    (OWN, STREAM, INSIGHT, SAVING, MODELS, TABLES, OPTIMIZERS, RANKS, *REFERENCE_GROUPS, INTEL),
 )
 
 
@@ -40,13 +41,14 @@ class Options(argparse.Namespace):
     ``given`` names the options on the command line; ``base`` is the preset that supplied
     defaults, if any, ``words`` is the command line, and ``notes`` are sentences about options that
     have no effect. A model that is loaded may have ``saved_nodes`` or ``saved_collisions``, which
-    no option describes.
+    no option describes; ``stream`` are the files of one.
     """
 
     given: frozenset[str]
     base: Preset | None
     saved_nodes: Architecture | None = None
     saved_collisions: tuple[int, ...] = ()
+    stream: tuple[str, ...] = ()
     notes: tuple[str, ...]
     words: tuple[str, ...] = ()
 
@@ -130,6 +132,13 @@ def _use_set(options: Options) -> None:
     Raises ConfigError for other data next to it: a set is never left unused without a word.
     """
     kind, is_kind_given = options.data_generation, "data_generation" in options.given
+    if kind == "stream":
+        _use_stream(options)
+        return
+    unused = next((name for name in _OF_STREAM if name in options.given), "")
+    if unused:
+        flag = "a second file" if unused == "files" else f"--{unused.replace('_', '-')}"
+        raise ConfigError(f"{flag} is of a stream; add --data-generation=stream, or leave it out")
     if options.set:
         other = next((name for name in _OTHER_DATA if name in options.given), "")
         if other:
@@ -143,6 +152,23 @@ def _use_set(options: Options) -> None:
             f"{options.processed_data_file} is a prepared set, but --data-generation={kind} trains "
             "on generated data; leave one of them out"
         )
+    options.data_generation = "dataset"
+
+
+_OF_STREAM = ("files", "schema", "stream_test", "dynamic_bytes", "dynamic_after", "dynamic_age")
+
+
+def _use_stream(options: Options) -> None:
+    """Let the operands be the files of a stream; raises ConfigError for other data next to it."""
+    if not options.set:
+        raise ConfigError("--data-generation=stream needs files: train FILE...")
+    other = next((name for name in (*_OTHER_DATA, "max_ind_range") if name in options.given), "")
+    if other:
+        raise ConfigError(
+            f"--{other.replace('_', '-')} has no effect on a stream, whose files are operands and "
+            "whose ids are hashes; leave it out"
+        )
+    options.stream, options.set, options.files = (options.set, *options.files), "", ()
     options.data_generation = "dataset"
 
 
@@ -222,7 +248,7 @@ def _check_data_set(options: Options) -> None:
             f"{options.data_generation} trains on generated data; add --data-generation=dataset, "
             "or leave the file out"
         )
-    if is_dataset and not (options.raw_data_file or options.processed_data_file):
+    if is_dataset and not (options.stream or options.raw_data_file or options.processed_data_file):
         raise ConfigError(
             "--data-generation=dataset needs the data: give --raw-data-file or "
             "--processed-data-file"

@@ -154,10 +154,12 @@ DATA = FlagGroup(
             "data-generation",
             str,
             "random",
-            "source of the samples; synthetic is Criteo-like data that a model can learn",
-            values=("random", "synthetic", "dataset", "internal"),
-            supported=("random", "synthetic", "dataset"),
-            note="it needs libraries that were never published; use random, synthetic or dataset",
+            "source of the samples; synthetic is Criteo-like data that a model can learn, stream "
+            "trains on FILE... without a set",
+            values=("random", "synthetic", "dataset", "stream", "internal"),
+            supported=("random", "synthetic", "dataset", "stream"),
+            note="it needs libraries that were never published; use random, synthetic, dataset or "
+            "stream",
         ),
         Flag(
             "rand-data-dist",

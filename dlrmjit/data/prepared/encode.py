@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.data.strings import hash_keys
 from dlrmjit_kernels.data.vocabulary import hash_values
 from numpy.typing import NDArray
 
+from dlrmjit.config.model import Bounds
 from dlrmjit.data.dataset import Dataset, MultiHot, concatenate
 from dlrmjit.data.dense_transform import CATEGORICAL, bin_rows, transform_columns
 from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
@@ -100,8 +102,10 @@ def encode_rows(
         parsed, found = source.parse(chunk), UnknownValues(rules)
         return chunk, parsed, encoder.encode(parsed, found), found
 
-    lines = rows = 0
+    file = lines = rows = 0
     for chunk, parsed, encoded, found in ordered_map(work, source.chunks(0, 0, 0), workers, _AHEAD):
+        if parsed.file > file:
+            file, lines = parsed.file, 0
         if parsed.skipped:
             raise DataError(parsed.explain(lines + 1))
         source.release(chunk)
@@ -138,6 +142,9 @@ class _Encoder:
         self, labels: NDArray[Any], columns: Iterator[NDArray[Any]], unknown: UnknownValues
     ) -> Dataset:
         integers = np.stack([next(columns) for _ in range(INTEGERS)], axis=1)
+        if self._rules.has_keys:
+            keys = np.stack([next(columns) for _ in range(HASHES)], axis=1).astype(np.int64)
+            return self._dataset(labels, np.maximum(integers, 0), keys, log_transform=True)
         ids = np.empty((len(labels), HASHES), np.int32)
         limit, rows = self._rules.max_ind_range, self._rules.table_rows
         for j in range(HASHES):
@@ -149,9 +156,15 @@ class _Encoder:
             found = index.find(values)
             unknown.count_hashes(j, found, values)
             ids[:, j] = np.maximum(found, 0)
-        return Dataset(
-            labels, np.maximum(integers, 0), ids, rows, log_transform=True, origin=self._origin
-        )
+        return self._dataset(labels, np.maximum(integers, 0), ids, log_transform=True)
+
+    def _dataset(
+        self, labels: NDArray[Any], dense: NDArray[Any], ids: NDArray[Any], **facts: Any
+    ) -> Dataset:
+        """Return the rows; ids that are keys are not those of rows of tables."""
+        bounds: Bounds = "ignore" if self._rules.has_keys else "raise"
+        rows = self._rules.table_rows
+        return Dataset(labels, dense, ids, rows, origin=self._origin, bounds=bounds, **facts)
 
     def _with_schema(
         self, labels: NDArray[Any], columns: Iterator[NDArray[Any]], unknown: UnknownValues
@@ -176,15 +189,9 @@ class _Encoder:
             else:
                 offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
                 multi.append((j, MultiHot(found, offsets)))
-        return Dataset(
-            labels,
-            dense,
-            np.stack(ids, axis=1) if ids else np.empty((len(labels), 0), np.int32),
-            self._rules.table_rows,
-            multi=tuple(multi),
-            origin=self._origin,
-            soft_labels=schema.has_fractions,
-        )
+        single = np.stack(ids, axis=1) if ids else np.empty((len(labels), 0), np.int32)
+        facts = {"multi": tuple(multi), "soft_labels": schema.has_fractions}
+        return self._dataset(labels, dense, single, **facts)
 
     def _texts(
         self,
@@ -192,8 +199,12 @@ class _Encoder:
         lengths: NDArray[np.int32],
         text: NDArray[np.uint8],
         unknown: UnknownValues,
-    ) -> NDArray[np.int32]:
+    ) -> NDArray[Any]:
         column, index = self._rules.columns[j], self._indexes[j]
+        if column.has_keys:
+            keys = np.empty(len(lengths), np.int64)
+            hash_keys(text, lengths, keys)
+            return keys
         if index is None:
             found = np.empty(len(lengths), np.int32)
             hash_to_rows(text, lengths, column.rows, found, column.missing_row >= 0)

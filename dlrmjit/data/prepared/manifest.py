@@ -36,7 +36,8 @@ class CategoricalColumn:
     ``is_multi`` columns have any number of ids per sample, stored in separate files. With
     ``has_rare_row``, all rare values and values unknown to the vocabulary have row 0. Missing
     values have row ``missing_row``, or if that is -1 the row of an empty text. Entries of the
-    vocabulary for these rows are empty texts or zeros.
+    vocabulary for these rows are empty texts or zeros. A column that ``has_keys`` is that of a
+    stream: its ids are hashes of 64 bits.
     """
 
     name: str
@@ -45,6 +46,14 @@ class CategoricalColumn:
     is_multi: bool = False
     has_rare_row: bool = False
     missing_row: int = -1
+    has_keys: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """Return all fields, without those that older columns do not have."""
+        found = asdict(self)
+        if not self.has_keys:
+            del found["has_keys"]
+        return found
 
     @property
     def reserved_rows(self) -> int:
@@ -157,7 +166,7 @@ class Manifest:
 
 def _to_json(column: CategoricalColumn) -> dict[str, Any]:
     """Return the column's entry; the format calls ``has_rare_row`` ``shares_row``."""
-    entry = asdict(column)
+    entry = column.facts()
     if column.missing_row < 0:
         del entry["missing_row"]
     entry["shares_row"] = entry.pop("has_rare_row")

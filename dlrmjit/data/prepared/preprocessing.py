@@ -29,6 +29,8 @@ FORMAT = "dlrmjit-preprocessing"
 VERSION = 1
 WITH_BINS = 2
 """Version of preprocessing with bins, which older releases do not know."""
+WITH_KEYS = 3
+"""Version of preprocessing of a stream."""
 _DIGITS = 12  # of a digest in a message
 
 
@@ -119,10 +121,10 @@ class Preprocessing:
         """Return what :meth:`to_files` wrote. Raises DataError for anything else."""
         try:
             found = json.loads(content)
-            if found["format"] != FORMAT or found["version"] not in (VERSION, WITH_BINS):
+            if found["format"] != FORMAT or found["version"] not in (VERSION, WITH_BINS, WITH_KEYS):
                 raise DataError(
                     f"{origin}: {FILE} describes {found['format']!r} version {found['version']!r}, "
-                    f"not {FORMAT!r} version {WITH_BINS} or older; use the release that wrote it"
+                    f"not {FORMAT!r} version {WITH_KEYS} or older; use the release that wrote it"
                 )
             schema = found["schema"]
             columns = tuple(CategoricalColumn(**column) for column in found["columns"])
@@ -193,7 +195,7 @@ class Preprocessing:
             "id_limit": self.id_limit,
             "features": _features(self.schema),
             "columns": [
-                {**asdict(column), "vocabulary": file and file.sha256}
+                {**column.facts(), "vocabulary": file and file.sha256}
                 for column, file in zip(self.columns, self.vocabularies, strict=True)
             ],
         }
@@ -209,10 +211,10 @@ class Preprocessing:
             if file is not None:
                 name = f"vocabulary-{j:05d}.{'npy' if self.schema is None else 'npz'}"
                 files[name] = file
-            columns.append(asdict(replace(column, vocabulary=name)))
+            columns.append(replace(column, vocabulary=name).facts())
         content = {
             "format": FORMAT,
-            "version": WITH_BINS if self.edges else VERSION,
+            "version": self._version,
             "schema": None if self.schema is None else self.schema.to_dict(),
             "moments": {name: list(pair) for name, pair in self.moments.items()},
             "max_ind_range": self.max_ind_range,
@@ -223,6 +225,17 @@ class Preprocessing:
         if self.edges:
             content["edges"] = self._plain_edges()
         return (json.dumps(content, indent=1) + "\n").encode(), files
+
+    @property
+    def _version(self) -> int:
+        if self.has_keys:
+            return WITH_KEYS
+        return WITH_BINS if self.edges else VERSION
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether ids are hashes of 64 bits, as those of a stream are."""
+        return any(column.has_keys for column in self.columns)
 
     def _plain_edges(self) -> dict[str, dict[str, list[float]]]:
         return {

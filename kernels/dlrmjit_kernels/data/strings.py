@@ -148,6 +148,15 @@ def hash_texts(
 
 
 @jit
+def hash_keys(text: NDArray[np.uint8], lengths: NDArray[np.int32], keys: NDArray[np.int64]) -> None:
+    """``keys`` = the 64-bit hash of each value, which saved models depend on."""
+    at = 0
+    for i in range(lengths.size):
+        keys[i] = np.int64(_hashed(text, at, at + lengths[i]))
+        at += lengths[i]
+
+
+@jit
 def _probe(
     text: NDArray[np.uint8],
     first: Integer,

@@ -160,10 +160,9 @@ def insert(
     """Count a sighting of each key from ``first`` on that has no row, and give rows, in order.
 
     ``rules`` are the rows of the table, the sightings that a key needs, and the occupied slots from
-    which the table must grow. A key that was last seen before the oldest step that counts starts
-    anew. ``free`` are rows that were given back. ``new`` are arrays for the rows that start, their
-    keys, and rows given back; ``done`` has how many rows start and how many are given back. Returns
-    the position at which the table must grow, or the number of keys.
+    which the table must grow. A key last seen before the oldest step that counts starts anew.
+    ``free`` are rows given back before. ``new`` are arrays for rows that start, their keys, and
+    rows given back; ``done`` has how many. Returns where it must grow, or the number of keys.
     """
     (now, oldest), (capacity, after, most) = times, rules
     mask, shift = _mask_and_shift(slots)

@@ -38,6 +38,8 @@ API = {  # module: its first sentence on the page
     "dlrmjit.doctor": "Whether a machine is set up well.",
     "dlrmjit_kernels": "Kernels, usable without the rest.",
 }
+WITHOUT_MEMBERS = {"dlrmjit_kernels.optimizers"}
+"""Modules whose classes are used by their constants; who adds one reads the source."""
 _FENCE = re.compile(r"^(```\w+)(?: (?:(file|edit|write)=(\S+)|not run: .+))$", re.MULTILINE)
 _GIVEN = re.compile(r"^<!-- given: .* -->\n", re.MULTILINE)
 _ROLE = re.compile(r":\w+:`~?\.?([^`]+)`")
@@ -133,6 +135,8 @@ def api_text(module: str) -> str:
             linked.append(f"[`{name}`]({shown[path]}.md#{path})")
             continue
         options = f'    options:\n      heading: "{module}.{name}"\n      toc_label: "{name}"'
+        if home in WITHOUT_MEMBERS:
+            options += "\n      members: false"
         parts.append(f"::: {path}\n{options}")
     if linked:
         parts.insert(2, f"Also importable from here: {', '.join(linked)}.")

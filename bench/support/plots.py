@@ -46,7 +46,7 @@ def step(row: Mapping[str, Any], ceilings: Mapping[str, float], path: str) -> No
     from dlrmjit.report.run_log import RunLog
     from dlrmjit.report.speed import roofline as drawn_roofline
 
-    figure = Figure(figsize=(14, 5.2), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     bars, roof = figure.subplots(1, 2)
     parts = [line for line in row["breakdown"] if line["name"] != "step"]
     scale = 1e3 * row["median_s"] / sum(line["ms"] for line in parts)
@@ -61,8 +61,8 @@ def step(row: Mapping[str, Any], ceilings: Mapping[str, float], path: str) -> No
     bars.set_xlabel("ms per step, median")
     bars.set_title(f"{row['op']}, N = {row['shape']['N']}")
     bars.invert_yaxis()
-    bars.margins(x=0.1)
-    bars.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    bars.margins(x=0.2)
+    bars.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     events = {"operations": [{"lines": row["breakdown"], "ceilings": dict(ceilings)}]}
     points = drawn_roofline([RunLog("dlrmjit", events)])
     if points is not None:

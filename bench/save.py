@@ -6,7 +6,7 @@ A run trains on uniform batches, which change rows everywhere, and saves its sta
 ``--save-every=60s``, but each time some seconds after the disk has the last one. The pause is the
 time in which no step is taken. The time lost has also what steps are slower: from the beginning of
 a save until the disk has it, less what as many steps take between then and the next save. The share
-is that of saving every 60 s, when a save begins as much earlier as the last one took.
+is that of saving every 60 s, when a save begins as much earlier as it may take.
 """
 
 from __future__ import annotations
@@ -137,6 +137,9 @@ def main() -> None:
     """Measure and report."""
     from dlrmjit_kernels.runtime.threads import allowed_cpus, set_allowed_cpus
 
+    from dlrmjit.config.interval import Interval
+    from dlrmjit.training.checkpointer import lead_of
+
     parser = harness.options(__doc__)
     parser.add_argument("--config", default="kaggle", help="preset, or large-slice")
     parser.add_argument("--batch", type=int, default=None, metavar="N", help="samples")
@@ -150,7 +153,7 @@ def main() -> None:
     threads = harness.prepare(options.threads)
     times, step, lost, durable = measure(options)
     pause, cost = statistics.median(times.pauses[1:]), statistics.median(lost)
-    share = cost / (EVERY - min(durable, EVERY / 2))
+    share = cost / (EVERY - lead_of(durable, Interval(seconds=EVERY)))
     print(
         f"{options.config}, {options.optimizer}, {threads} threads: {times.bytes:,} bytes; a pause "
         f"of {pause:.2f} s; {cost:.2f} s lost of every save ({min(lost):.2f} to {max(lost):.2f}), "

@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+LARGEST_RATE = 1e30
+"""What float32 holds, with room for the factors by which optimizers multiply it."""
+
+
 @dataclass(frozen=True)
 class UpdateConfig:
     """How gradients become updates.
@@ -54,10 +58,11 @@ class UpdateConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.tables_rate >= 0 or not self.clip_norm >= 0:
+        if not 0 <= self.tables_rate <= LARGEST_RATE or not self.clip_norm >= 0:
             raise ConfigError(
-                "the tables' learning rate and the norm to clip to must not be negative, not "
-                f"{self.tables_rate} and {self.clip_norm}"
+                f"the tables' learning rate must be between 0 and {LARGEST_RATE:g} times that of "
+                f"the MLPs, and the norm to clip to not negative, not {self.tables_rate} and "
+                f"{self.clip_norm}"
             )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from dlrmjit.config.list_loss import ListLoss
-from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
+from dlrmjit.config.optimizer import LARGEST_RATE, OptimizerConfig, UpdateConfig
 from dlrmjit.errors import ConfigError
 
 LossKind = Literal["bce", "wbce", "mse", "custom"]
@@ -217,8 +217,11 @@ class TrainConfig:
             )
         if self.epochs < 0:
             raise ConfigError(f"the number of epochs must not be negative, not {self.epochs}")
-        if not self.learning_rate >= 0.0:
-            raise ConfigError(f"the learning rate must not be negative, not {self.learning_rate}")
+        if not 0.0 <= self.learning_rate <= LARGEST_RATE:
+            raise ConfigError(
+                f"the learning rate must be between 0 and {LARGEST_RATE:g}, not "
+                f"{self.learning_rate:g}"
+            )
 
     @property
     def monitored(self) -> Monitor:

@@ -180,7 +180,16 @@ def as_dense(dense: ArrayLike) -> NDArray[np.float32]:
     array = _numeric(dense, "dense")
     if array.ndim != 2:
         raise ShapeError(f"dense must have shape (N, D), not {array.shape}")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return _as_float32(array)
+
+
+def _as_float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Return contiguous float32 values: infinite ones of numbers beyond, without a warning.
+
+    NumPy warns of those, and of signalling NaN; what must be finite is checked afterwards.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def as_labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
@@ -190,7 +199,7 @@ def as_labels(labels: ArrayLike | None, n: int) -> NDArray[np.float32]:
     array = _numeric(labels, "labels")
     if array.shape not in ((n,), (n, 1)):
         raise ShapeError(f"labels must have shape ({n},), one per dense row, not {array.shape}")
-    return np.ascontiguousarray(array.reshape(n), dtype=np.float32)
+    return _as_float32(array.reshape(n))
 
 
 def as_sample_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] | None:
@@ -203,7 +212,7 @@ def as_sample_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] 
     array = _numeric(weights, "sample_weights")
     if array.shape != (n,):
         raise ShapeError(f"sample_weights must have shape ({n},), not {array.shape}")
-    checked = np.ascontiguousarray(array, dtype=np.float32)
+    checked = _as_float32(array)
     check_sample_weights(checked, "sample_weights")
     return checked
 
@@ -220,7 +229,7 @@ def as_weights(
     is_merged = isinstance(weights, np.ndarray) and weights.ndim == 1
     parts: list[Any] = [weights] if is_merged else list(weights)  # type: ignore[arg-type]
     arrays = [_numeric(part, "weights of lookups").reshape(-1) for part in parts]
-    merged = np.concatenate([np.empty(0), *arrays]).astype(np.float32)
+    merged = np.concatenate([np.empty(0, np.float32), *map(_as_float32, arrays)])
     if merged.size != lookups:
         raise ShapeError(f"{lookups} lookups need as many weights, not {merged.size}")
     wrong = np.flatnonzero(~np.isfinite(merged))

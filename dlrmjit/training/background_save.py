@@ -42,11 +42,15 @@ class BackgroundSave:
         """Seconds since it began."""
         return time.perf_counter() - self._began
 
+    def help(self) -> None:
+        """Hash what is left of a copy, with as many threads as the kernels have."""
+        if isinstance(self._finish, CheckpointCopy):
+            self._finish.help()
+
     def wait(self) -> None:
         """Wait for the end, and help to reach it; raises what ``finish`` has raised."""
         while not self.is_done:
-            if isinstance(self._finish, CheckpointCopy):
-                self._finish.help()
+            self.help()
             self._thread.join(_PAUSE)
         if self._error is not None:
             raise self._error

@@ -53,6 +53,8 @@ from dlrmjit.training.saved_architecture import PathLike
 from dlrmjit.training.signals import StopSignals
 from dlrmjit.training.snapshot import Snapshot
 
+_SPARE = 1.25  # times as long as the last save the next one may take
+_PATIENCE = 1 / 12  # of the interval: so long hashing waits for a CPU that nothing else needs
 _BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss", "best_ndcg")
 BEST, LAST = "best", "last"
 """Kinds of checkpoints: of the best test, or the latest state of the run."""
@@ -114,7 +116,7 @@ class Checkpointer(NullObserver):
         self._snapshot = Snapshot() if is_timed else None
         self._step = 0  # of the last moment
         self._unsaved: tuple[BackgroundSave, SaveRecord, Callable[[], None]] | None = None
-        self._lag = 0.0
+        self._lead = lead_of(math.inf, self._every)
 
     def begin(
         self,
@@ -209,8 +211,7 @@ class Checkpointer(NullObserver):
     def on_moment(self, moment: Moment) -> None:
         """Save what is due: the best model, the state of the run, or both because of a signal."""
         self._moment = moment
-        if self._unsaved is not None and self._ends(self._unsaved[0]):
-            self._complete()
+        self._go_on()
         if self._improved:
             self._save(self._path, BEST)
             self._has_best, self._improved = True, False
@@ -244,19 +245,24 @@ class Checkpointer(NullObserver):
         every = self._every.steps if self._every else 0
         return every > 0 and step // every > self._step // every
 
-    def _ends(self, save: BackgroundSave) -> bool:
-        """Return whether a save has ended, or must end now: the next one may begin by then."""
-        every = self._every.seconds if self._every else 0.0
-        return save.is_done or 0 < every / 2 <= save.age
+    def _go_on(self) -> None:
+        """Do what is due for a save that has begun: nothing, a part of it, or all that is left."""
+        if self._unsaved is None:
+            return
+        save, record, _ = self._unsaved
+        patience = _PATIENCE * self._every.seconds if self._every else 0.0
+        if save.is_done or 0 < self._lead <= record.seconds + save.age:
+            self._complete()
+        elif 0 < patience <= save.age:
+            save.help()
 
     def _is_time(self) -> bool:
         """Return whether the time for a save has come on this rank.
 
-        The disk is slower than the training, so a save begins as much earlier as the last one took.
+        The disk is slower than the training, so a save begins earlier by what it may take.
         """
         every = self._every.seconds if self._every else 0.0
-        lag = min(self._lag, every / 2)
-        return 0 < every - lag <= time.monotonic() - self._saved_time
+        return 0 < every - self._lead <= time.monotonic() - self._saved_time
 
     def _save_state(self, *, at_path: bool = False) -> None:
         """Save the state of the run: at the path unless the best model is there."""
@@ -306,7 +312,7 @@ class Checkpointer(NullObserver):
             return
         (save, record, then), self._unsaved = self._unsaved, None
         save.wait()
-        self._lag = record.seconds + save.seconds
+        self._lead = lead_of(record.seconds + save.seconds, self._every)
         self._on_saved(replace(record, bytes=_bytes_of(Path(record.path))))
         then()
 
@@ -332,6 +338,14 @@ class Checkpointer(NullObserver):
         if state.tests_since_best:
             progress["tests_since_best"] = state.tests_since_best
         return progress if state.data is None else {**progress, "data": state.data}
+
+
+def lead_of(took: float, every: Interval | None) -> float:
+    """Return the seconds that the next save may take if the last one ``took`` so long.
+
+    It begins as much before its time; that is at most half the interval, and 0 without a time.
+    """
+    return min(_SPARE * took, every.seconds / 2) if every else 0.0
 
 
 def newest(path: PathLike) -> Path | None:

@@ -147,3 +147,19 @@ def test_arrays_of_other_samples_are_refused_when_the_batch_is_used():
     batch.labels = np.zeros(3, np.float32)
     with pytest.raises(ShapeError, match="2 dense rows needs 2 labels"):
         batch.check_shapes()
+
+
+SIGNALLING = np.array([0x7FF0000000000001], np.uint64).view(np.float64)[0]
+
+
+@pytest.mark.parametrize("value", [SIGNALLING, np.nan, np.inf, 1e300])
+def test_numbers_that_float32_does_not_hold_are_refused_without_a_warning(value):
+    ids, offsets = [np.zeros(2, np.int64)], [np.arange(3)]
+    dense = np.array([[0.0], [value]])
+    with pytest.raises(DataError, match=r"dense sample 1, column 0: .* is not a finite number"):
+        Batch(dense, ids, offsets)
+    with pytest.raises(DataError, match="weight 1 of the lookups is not finite"):
+        Batch(np.zeros((2, 1)), ids, offsets, weights=dense[:, 0])
+    with pytest.raises(DataError, match="sample 1 has the weight"):
+        Batch(np.zeros((2, 1)), ids, offsets, np.zeros(2), sample_weights=dense[:, 0])
+    assert not np.isfinite(Batch(np.zeros((2, 1)), ids, offsets, dense[:, 0]).labels[1])

@@ -24,8 +24,8 @@ STEPS_BETWEEN_SAVES = 3
 class Scenario:
     """A command line, in which ``{home}`` has the inputs and ``{out}`` is the folder to write to.
 
-    ``every`` is the interval between saves in steps, 0 for a time; ``again`` is what the next start
-    adds to the command line.
+    ``every`` is the interval between saves in steps, ``seconds`` that in time, 0 where it is the
+    other; ``again`` is what the next start adds to the command line.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Scenario:
     options: str
     ranks: int = 0
     every: int = 0
+    seconds: float = 0.0
     again: str = ""
     backend: str = "jit"
 
@@ -59,8 +60,13 @@ _SET = (
     "--log-json={out}/log.jsonl --nepochs=2 --threads=1 "
 )
 _TESTS = "--test-freq=4 "
+_FILES = "--embedding-dir={home} --precision=bf16 --optimizer=adagrad "
 _RESUME = f"--resume={{out}}/model --save-every={STEPS_BETWEEN_SAVES} "
-_TIMED = "--resume={out}/model --save-every=0.05s "
+_LONG = _MODEL + "--data-generation=synthetic --num-batches=1000 "
+_SHORT = _MODEL + "--data-generation=synthetic --num-batches=200 "
+_OFTEN = "--resume={out}/model --save-every=0.0003min "  # 18 ms
+_SECONDS = 0.2
+_TIMED = f"--resume={{out}}/model --save-every={_SECONDS}s "
 _FILE = f"--resume={{out}}/model.pt --save-every={STEPS_BETWEEN_SAVES} "
 _SCORED = "{home}/model {home}/log.csv --threads 1 --out "
 _TEXT = "{home}/train.txt --out {out}/set --workers 1 "
@@ -68,6 +74,10 @@ _TEXT = "{home}/train.txt --out {out}/set --workers 1 "
 
 def _train(name: str, options: str, **more: Any) -> Scenario:
     return Scenario(name, "train", options, **{"every": STEPS_BETWEEN_SAVES, **more})
+
+
+def _timed(name: str, options: str, seconds: float = _SECONDS, **more: Any) -> Scenario:
+    return Scenario(name, "train", options, **{"seconds": seconds, **more})
 
 
 SCENARIOS = (
@@ -83,7 +93,16 @@ SCENARIOS = (
         _SYNTHETIC + _RESUME + "--momentum=0.9 --batch-norm --dropout=0.2 --clip-norm=1",
     ),
     _train("updates of two batches", _SYNTHETIC + _RESUME + "--mlperf-grad-accum-iter=2"),
-    _train("by time", _SYNTHETIC + _TIMED + "--optimizer=adam", every=0),
+    _timed("by time", _LONG + _TIMED + "--optimizer=adam"),
+    _timed("by time, as often as the disk can", _SHORT + _OFTEN + "--momentum=0.9", 0.018),
+    _timed(
+        "by time, a set, tests, two states",
+        _SET + _OFTEN + "--nepochs=30 --test-freq=40 --sparse-optimizer=rwsadagrad --keep=2",
+        0.018,
+    ),
+    _timed("by time, random data", _RANDOM + _OFTEN + _TESTS + "--optimizer=adagrad", 0.018),
+    _timed("by time, a .pt file", _SHORT + "--resume={out}/model.pt --save-every=0.02s", 0.02),
+    _timed("by time, tables in files, bf16", _LONG + _TIMED + _FILES),
     _train("tables in files", _SYNTHETIC + _RESUME + "--embedding-dir={home} --optimizer=adagrad"),
     _train("a .pt file, tests", _SYNTHETIC + _FILE + _TESTS),
     _train("reference backend", _SYNTHETIC + _RESUME + "--backend=reference"),
@@ -111,7 +130,10 @@ JOBS = (
         _SYNTHETIC + _RESUME + _TESTS + "--plan=rows --comm-timeout=20 --precision=bf16",
         ranks=3,
     ),
-    _train("2 ranks, by time", _SYNTHETIC + _TIMED + _RANKS, ranks=2, every=0),
+    _timed("2 ranks, by time", _LONG + _TIMED + _RANKS, ranks=2),
+    _timed(
+        "3 ranks, rows, by time", _SHORT + _OFTEN + "--plan=rows --comm-timeout=20", 0.018, ranks=3
+    ),
     _train(
         "3 ranks, reproducible",
         _SYNTHETIC + _RESUME + "--plan=rows --reproducible=6 --optimizer=rwsadagrad",

@@ -5,8 +5,8 @@
 Trainings on 0 to 3 ranks, preparations, conversions and predictions get SIGKILL, SIGTERM, SIGINT or
 SIGUSR1 at a random time, or right before a random one of their file-system calls; then the same
 command line is started again. Its results must have the bits of a run that was never killed,
-training must have lost no more steps than the interval between saves (none after a signal that
-it could answer), and neither files nor processes of the killed run may be left. A case depends
+training must have lost no more than the interval between saves (nothing after a signal that it
+could answer), and neither files nor processes of the killed run may be left. A case depends
 on seed and number only: ``--first 123 --kills 1`` repeats one.
 """
 
@@ -181,7 +181,21 @@ class Matrix:
             return [f"step {stopped[2]} was saved, but the next start continues after {start}"]
         if scenario.every and done - start > scenario.every + 1:
             return [f"{done} steps were done, but the next start continues after {start}"]
+        lost = _seconds_of(out / "log.jsonl", start, done)
+        if scenario.seconds and sum(lost) > scenario.seconds + 2 * max(lost, default=0.0):
+            return [f"{sum(lost):.3f} s of steps were lost, more than {scenario.seconds} s"]
         return []
+
+
+def _seconds_of(log: Path, start: int, done: int) -> list[float]:
+    """Return the seconds of the steps after ``start`` up to ``done`` of the first run in a log."""
+    seconds: dict[int, float] = {}
+    for line in log.read_text().splitlines():
+        with suppress(ValueError):  # half a line, at which the run was killed
+            event = json.loads(line)
+            if event["event"] == "step" and start < event["step"] <= done:
+                seconds.setdefault(event["step"], event["ms"] / 1e3)
+    return list(seconds.values())
 
 
 def _cause_outside(found: list[str], standstill: float) -> str:

@@ -24,9 +24,9 @@ from dlrmjit.data.loader import Loader
 from dlrmjit.data.source import take
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.files import replace_folder
-from dlrmjit.training import persistence
+from dlrmjit.training import checkpointer, persistence
 from dlrmjit.training.checkpointer import BEST, LAST, Checkpointer, kind_of, newest
-from dlrmjit.training.events import NullObserver
+from dlrmjit.training.events import Moment, NullObserver, Position, RunState
 from tests.builders import small_config
 
 ROWS, DENSE, N = (7, 1, 30), 13, 100
@@ -329,3 +329,56 @@ def test_intervals_are_steps_or_times(text, interval):
 def test_other_intervals_are_refused(text):
     with pytest.raises(ConfigError):
         Interval.of(text)
+
+
+class SlowDisk:
+    """Time that passes when the test says so, for saves that take as long as it draws.
+
+    ``trained`` is the time of steps, ``durable`` that of the saves which the disk has.
+    """
+
+    def __init__(self, monkeypatch, durations):
+        self.now, self.trained, self.durable, self.helped = 0.0, 0.0, [0.0], []
+        clock = self
+
+        class Save:
+            """Takes no CPU; who waits for it waits until it ends."""
+
+            def __init__(self, finish):
+                self._began, self.seconds = clock.now, next(durations)
+                self._state = clock.trained
+
+            is_done = property(lambda self: clock.now >= self._began + self.seconds)
+            age = property(lambda self: clock.now - self._began)
+
+            def help(self):
+                clock.helped.append(self.age)
+
+            def wait(self):
+                clock.now = max(clock.now, self._began + self.seconds)
+                clock.durable.append(self._state)
+
+        monkeypatch.setattr(checkpointer, "BackgroundSave", Save)
+        monkeypatch.setattr(checkpointer.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(checkpointer, "_bytes_of", lambda path: 0)
+        monkeypatch.setattr(checkpointer, "check_weights", lambda *_, **__: None)
+        monkeypatch.setattr(persistence, "begin_save", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("slowest", [0.01, 5.0, 40.0])
+def test_a_kill_at_any_time_loses_no_more_than_the_interval(monkeypatch, tmp_path, seed, slowest):
+    rng, every, step = np.random.default_rng(seed), 60.0, 0.25
+    disk = SlowDisk(monkeypatch, iter(rng.uniform(0, slowest, 1000)))
+    saver = Checkpointer(tmp_path / "m", every=f"{every:g}s", signals=False)
+    state = RunState(Position(0, 0, 0))
+    with saver:
+        saver.begin(DLRM(CONFIG), TRAINING, synthetic_sources()[0], None, None)
+        for number in range(1, 4000):
+            disk.now += step
+            disk.trained += step
+            assert disk.trained - disk.durable[-1] <= every + 2 * step
+            saver.on_moment(Moment(number, lambda: state, lambda text: None))
+    assert len(disk.durable) > 4000 * step / every
+    assert bool(disk.helped) == (slowest == 40.0)
+    assert min(disk.helped, default=5.0) == 5.0  # a twelfth of the interval

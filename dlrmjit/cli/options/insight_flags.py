@@ -174,7 +174,9 @@ ADVICE = FlagGroup(
             domain=POSITIVE,
         ),
         Flag("hosts", int, 1, "hosts like this one", domain=between(1, 65536)),
-        Flag("cpus", int, None, "CPUs of each host (default: this one's)", domain=at_least(1)),
+        Flag(
+            "cpus", int, None, "CPUs of each host (default: this one's)", domain=between(1, 65536)
+        ),
         Flag(
             "network",
             dashed_floats,

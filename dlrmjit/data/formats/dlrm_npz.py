@@ -143,7 +143,7 @@ def whole_numbers(
     """
     with np.errstate(invalid="ignore"):
         whole = np.ascontiguousarray(values, dtype=np.int32)
-    wrong = (whole != values) | (whole < least)
+        wrong = (whole != values) | (whole < least)  # a signalling NaN is noticed by comparisons
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         where = ", ".join(

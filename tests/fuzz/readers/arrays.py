@@ -58,6 +58,9 @@ def _npy() -> Bundle:
         return Bundle(read_folder(folder), unsigned)
 
 
+_DATA = ("y", "X_int", "X_cat")
+
+
 def _attempt_npz(data: bytes, folder: Path) -> None:
     files, name = _npz().changed(data)
     write_folder(folder, files)
@@ -66,7 +69,11 @@ def _attempt_npz(data: bytes, folder: Path) -> None:
         _check_processed(folder / name)
     elif name == "train_day_count.npz":
         counts = read_day_counts(raw)
-        same(np.array(counts), _load(folder / name)["total_per_file"], "samples per day")
+        same(
+            np.array(counts),
+            _load(folder / name, "total_per_file")["total_per_file"],
+            "samples per day",
+        )
         true(min(counts or (0,)) >= 0, f"days of {counts} samples")
     else:
         train, test = read_days(raw, kaggle=True)
@@ -75,13 +82,14 @@ def _attempt_npz(data: bytes, folder: Path) -> None:
         _check_days(folder, train, test)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, *keys: str) -> dict[str, Any]:
+    """Return the arrays that a reader needs, by default all; others may be damaged."""
     with np.load(path, allow_pickle=False) as arrays:
-        return {key: arrays[key] for key in arrays.files}
+        return {key: arrays[key] for key in keys or arrays.files}
 
 
 def _check_processed(path: Path) -> None:
-    data, arrays = read_processed(path), _load(path)
+    data, arrays = read_processed(path), _load(path, *_DATA, "counts")
     same(data.labels, arrays["y"].reshape(-1), "y")
     same(data.integers, np.maximum(arrays["X_int"], 0), "X_int")
     same(data.ids, arrays["X_cat"], "X_cat")
@@ -94,7 +102,7 @@ def _check_processed(path: Path) -> None:
 
 
 def _check_days(folder: Path, train: Dataset, test: Dataset) -> None:
-    days = [_load(folder / f"train_day_{i}_reordered.npz") for i in range(7)]
+    days = [_load(folder / f"train_day_{i}_reordered.npz", *_DATA) for i in range(7)]
     rows = sum(len(day["y"]) for day in days[:-1])
     same(len(train), rows, "training rows")
     for key, found, last in (
@@ -105,7 +113,8 @@ def _check_days(folder: Path, train: Dataset, test: Dataset) -> None:
         expected = np.concatenate([day[key] for day in days[:-1]])
         same(np.asarray(found, np.float64).reshape(expected.shape), np.asarray(expected), key)
         same(np.asarray(last, np.float64), np.asarray(days[-1][key][: len(last)]), f"{key}, test")
-    same(np.array(train.table_rows), _load(folder / "train_fea_count.npz")["counts"], "counts")
+    counts = _load(folder / "train_fea_count.npz", "counts")["counts"]
+    same(np.array(train.table_rows), counts, "counts")
 
 
 def _attempt_npy(data: bytes, folder: Path) -> None:

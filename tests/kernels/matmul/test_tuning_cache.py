@@ -68,6 +68,18 @@ def test_a_broken_file_is_ignored(content):
     assert tuning_cache.blocking_for(target, SHAPE) == choose_blocking(target, SHAPE)
 
 
+@pytest.mark.parametrize("value", [1.5, "64", None, True, -1, 0, 1 << 50, [64]])
+@pytest.mark.parametrize("field", ["mr", "nr", "kc", "mc"])
+def test_a_file_with_a_wrong_value_is_ignored(field, value):
+    target = current_target()
+    path = tuning_cache.store(target, {SHAPE: Blocking(target.mr, target.nr, 64, 64)})
+    content = json.loads(path.read_text())
+    content["winners"][0][field] = value
+    path.write_text(json.dumps(content))
+    tuning_cache._stored.cache_clear()
+    assert tuning_cache.blocking_for(target, SHAPE) == choose_blocking(target, SHAPE)
+
+
 def test_every_candidate_is_legal_and_the_rule_comes_first():
     target = current_target()
     choices = tuning_cache.candidates(target, SHAPE)

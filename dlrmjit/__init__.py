@@ -1,5 +1,9 @@
 """dlrmjit: trains deep learning recommendation models on CPUs with kernels generated at run time.
 
+``dlrmjit.DLRM`` or ``dlrmjit.Model`` is a model, ``fit`` trains it on batches of a source in
+``dlrmjit.data``, ``save`` and ``load`` store it, and ``model.predict_proba`` scores a batch. Raw
+rows are scored by ``load(path).predict(rows)``; ``dlrmjit.sklearn`` has an estimator over them.
+
 Names are imported when first used, so that the command line can set up threads before Numba
 loads.
 """

@@ -56,7 +56,7 @@ class BagGatherer:
                     raise DataError(
                         f"{self._dataset.origin}: the offsets of categorical column {s} are "
                         f"damaged at row {bad}; check the set with "
-                        "python -m dlrmjit.prepare --verify"
+                        "dlrmjit prepare --verify"
                     )
             base = int(offsets[s, -1])
 

@@ -45,7 +45,7 @@ def _contents(path: Path) -> Finding:
     found = f"{kernels} kernels of this version; {size / 2**20:.0f} MiB in all"
     if kernels >= _WARM:
         return _TOPIC.ok("contents", found, kernels=kernels, bytes=size)
-    advice = "the next run compiles first; python -m dlrmjit.warm does so ahead of it"
+    advice = "the next run compiles first; dlrmjit warm does so ahead of it"
     return _TOPIC.improvable("contents", f"cold: {found}", advice, kernels=kernels, bytes=size)
 
 

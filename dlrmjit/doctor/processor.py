@@ -54,7 +54,7 @@ def _caches(host: Host) -> Finding:
         return _TOPIC.improvable(
             "caches",
             "the system does not list their sizes, so those of a common processor are assumed",
-            "measure blockings for this machine: python -m dlrmjit.tune --config NAME",
+            "measure blockings for this machine: dlrmjit tune --config NAME",
         )
     found = ", ".join(f"L{level} {_size(kib)}" for level, kib in sorted(sizes.items()))
     return _TOPIC.ok("caches", found, kib={f"l{level}": kib for level, kib in sizes.items()})
@@ -86,6 +86,6 @@ def _nodes(host: Host) -> Finding:
     return _TOPIC.improvable(
         "memory nodes",
         f"the CPUs of this process are on {len(mine)} NUMA nodes",
-        f"start a rank for each: mpiexec -n {len(mine)} --bind-to numa python -m dlrmjit.train",
+        f"start a rank for each: mpiexec -n {len(mine)} --bind-to numa dlrmjit train",
         nodes=len(mine),
     )

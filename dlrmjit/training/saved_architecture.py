@@ -102,7 +102,7 @@ def ambiguity(configs: list[AnyModelConfig], path: PathLike) -> str:
     if len(operations(configs)) > 1:
         return (
             f"{path}: the file does not say how its quotients and remainders are combined, nor how "
-            "many values its columns have; load it with python -m dlrmjit.train --load-model, "
+            "many values its columns have; load it with dlrmjit train --load-model, "
             "--qr-flag and the options it was trained with, which can save it as a directory"
         )
     return (

@@ -141,7 +141,7 @@ def _dataset(options: Options, rng: np.random.RandomState) -> Data:
     if options.data_set == "terabyte":
         raise ConfigError(
             "the days of the Terabyte set are too large to be read as text for each run: make a "
-            "set of them with python -m dlrmjit.prepare, then give it as --processed-data-file=DIR"
+            "set of them with dlrmjit prepare, then give it as --processed-data-file=DIR"
         )
     data = _criteo(options, rng)
     split = _split(data, options, rng)

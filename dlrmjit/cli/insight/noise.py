@@ -39,7 +39,7 @@ class NoiseReport(NullObserver):
         return (
             f"noise scale of the gradient: about {scale:,.0f} samples, of the last batches; "
             "larger batches than that save few steps: "
-            f"python -m dlrmjit.plan --advise --noise={scale:.0f}"
+            f"dlrmjit plan --advise --noise={scale:.0f}"
         )
 
     def _write(self, step: int) -> None:

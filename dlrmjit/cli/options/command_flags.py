@@ -253,7 +253,7 @@ PLAN = Command(
                     "json",
                     str,
                     None,
-                    "also write the plan to this file, for --plan of python -m dlrmjit.train",
+                    "also write the plan to this file, for --plan of dlrmjit train",
                     metavar="FILE",
                 ),
             ),

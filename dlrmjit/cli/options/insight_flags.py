@@ -16,7 +16,7 @@ INSIGHT = FlagGroup(
             switch,
             False,
             "also log the time of operations, norms, calibration, lookups, memory and ranks, for "
-            "python -m dlrmjit.report",
+            "dlrmjit report",
         ),
         Flag(
             "trace",
@@ -110,7 +110,7 @@ _LOGS = Flag(
 REPORT = Command(
     "report",
     "Write one HTML file, which needs no network, that shows the logs of runs (--log-json of "
-    "python -m dlrmjit.train, with --log-details for all figures), several of them overlaid.",
+    "dlrmjit train, with --log-details for all figures), several of them overlaid.",
     (
         FlagGroup(
             "logs and page",

@@ -162,7 +162,7 @@ RANKS = FlagGroup(
             str,
             "auto",
             "how tables are sharded over ranks: auto, whole, columns, rows, replicated, or a .json "
-            "file written by python -m dlrmjit.plan",
+            "file written by dlrmjit plan",
             metavar="PLAN",
         ),
         Flag(

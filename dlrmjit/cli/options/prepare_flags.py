@@ -128,8 +128,7 @@ SPLITS = FlagGroup(
 PREPARE = Command(
     "prepare",
     "Turn raw Criteo text (tab-separated, plain or gzip, any number of files in order), or CSV or "
-    "Parquet that a schema describes, into a set to train from: python -m dlrmjit.train "
-    "--data-generation=dataset --processed-data-file=DIR. Works in bounded memory; after an "
-    "interruption, the same command with --resume continues and gives the same bytes.",
+    "Parquet that a schema describes, into a set for dlrmjit train DIR. Works in bounded memory; "
+    "after an interruption, the same command with --resume continues and gives the same bytes.",
     (FILES, MEANS, VALUES, SPLITS),
 )

@@ -50,8 +50,8 @@ SERVE = Command(
                     "watch",
                     float,
                     0.0,
-                    "look every so many seconds whether the checkpoint has changed, and load it "
-                    "again (0: only on SIGHUP)",
+                    "seconds after which to load the checkpoint again if it has changed, over and "
+                    "over (0: only on SIGHUP)",
                     domain=at_least(0),
                 ),
             ),

@@ -28,7 +28,8 @@ class SplitRule:
     file is a day, and a single file is divided into ``days`` equal parts.
     ``fraction``: the last ``test`` of all rows, and before them ``validation``.
     ``random``: rows drawn with those probabilities. ``files``: the last ``test_files`` inputs,
-    and before them ``validation_files``. ``none``: no rows.
+    and before them ``validation_files``. ``none``: no rows. Raises ConfigError for numbers that
+    the kind does not use, and for a kind without those that it needs.
     """
 
     kind: SplitKind = "days"
@@ -46,10 +47,31 @@ class SplitRule:
                 f"test and validation fractions of {self.test} and {self.validation} leave "
                 "no rows for training; their sum must be less than 1"
             )
+        self._check_numbers()
         if self.kind == "days" and not 2 <= self.days <= _MOST_DAYS:
             raise ConfigError(
                 f"a split by days needs 2 to {_MOST_DAYS} days, not {self.days}; every one of them "
                 "has rows"
+            )
+
+    def _check_numbers(self) -> None:
+        """Raise ConfigError unless the numbers given are those of the kind."""
+        fractions = {"--test-fraction": self.test, "--validation-fraction": self.validation}
+        files = {"--test-files": self.test_files, "--validation-files": self.validation_files}
+        used = fractions if self.kind in ("fraction", "random") else files
+        if self.kind not in ("fraction", "random", "files"):
+            used = {}
+        for flag, value in (fractions | files).items():
+            if value and flag not in used:
+                kinds = "fraction or random" if flag in fractions else "files"
+                raise ConfigError(
+                    f"{flag} has no effect on --split {self.kind}; give --split {kinds}, or leave "
+                    "it out"
+                )
+        if used and not any(used.values()):
+            raise ConfigError(
+                f"--split {self.kind} needs {' or '.join(used)}; to hold out no rows, give --split "
+                "none"
             )
 
 

@@ -101,7 +101,7 @@ def test_prepared_data_are_not_split_again(home: Path, capsys: pytest.CaptureFix
     )
     assert "--raw-data-file" in capsys.readouterr().err
     assert train(["--data-generation=dataset", "--data-set=terabyte", "--raw-data-file=day"]) == 2
-    assert "dlrmjit.prepare" in capsys.readouterr().err
+    assert "dlrmjit prepare" in capsys.readouterr().err
 
 
 def test_tests_on_the_validation_split(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,25 @@ from tests.data.prepare.builders import CRITEO_ROWS, criteo_lines, criteo_option
 
 
 @pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "days", "test": 0.2}, "--test-fraction has no effect on --split days"),
+        (
+            {"kind": "none", "validation_files": 1},
+            "--validation-files has no effect on --split none",
+        ),
+        ({"kind": "fraction", "test": 0.2, "test_files": 1}, "give --split files"),
+        ({"kind": "files", "test": 0.2}, "give --split fraction or random"),
+        ({"kind": "random"}, "needs --test-fraction or --validation-fraction"),
+        ({"kind": "files"}, "needs --test-files or --validation-files"),
+    ],
+)
+def test_numbers_that_a_split_does_not_use_or_lacks_are_refused(values, said):
+    with pytest.raises(ConfigError, match=said):
+        SplitRule(**values)
+
+
+@pytest.mark.parametrize(
     ("rule", "sizes"),
     [
         (SplitRule("days", days=3), (2001, 500, 500)),

@@ -14,6 +14,7 @@ from dlrmjit_kernels.optimizers import (
     Adam,
     AdamW,
     Ftrl,
+    Lamb,
     OptimizerConfig,
     RowwiseAdagrad,
     Sgd,
@@ -28,6 +29,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Ftrl",
+    "Lamb",
     "OptimizerConfig",
     "RowwiseAdagrad",
     "Sgd",
@@ -63,6 +65,12 @@ class UpdateConfig:
                 f"the tables' learning rate must be between 0 and {LARGEST_RATE:g} times that of "
                 f"the MLPs, and the norm to clip to not negative, not {self.tables_rate} and "
                 f"{self.clip_norm}"
+            )
+        if self.tables.scales_to_norm:
+            raise ConfigError(
+                f"{self.tables.name} is for dense parameters only: its step is as long as a whole "
+                "parameter, but a batch changes few rows of a table; give another optimizer for "
+                "tables, such as UpdateConfig(Lamb(), Adam()) or --sparse-optimizer=adam"
             )
 
     @property

@@ -8,6 +8,7 @@ from the optimizer: one kernel serves all constants.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -36,6 +37,11 @@ def positive_part(x: Any) -> Any:
     return np.maximum(x, 0)
 
 
+def norm_ratio(parameter: float, direction: float) -> float:
+    """Return the quotient of two norms, given their squares; 1 if either is zero."""
+    return math.sqrt(parameter / direction) if parameter > 0 and direction > 0 else 1.0
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """An optimizer without its learning rate: the base class of all.
@@ -53,6 +59,12 @@ class OptimizerConfig:
     name: ClassVar[str]
     torch_step_is_tensor: ClassVar[bool] = True
     """Whether this optimizer's count of steps is a tensor in a PyTorch checkpoint, or an int."""
+    scales_to_norm: ClassVar[bool] = False
+    """Whether ``dense`` returns a direction instead of new elements.
+
+    The step along it is as long as the whole parameter, times the learning rate. Tables have no
+    such step.
+    """
 
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():

@@ -301,8 +301,50 @@ class Ftrl(OptimizerConfig):
         return (below - above) / d, (z - above + below, n)
 
 
+@dataclass(frozen=True)
+class Lamb(Adam):
+    """LAMB (You et al. 2020): the direction of Adam, as long as the parameter times the rate.
+
+    ``u = m / (sqrt(v) + eps) + weight_decay * w`` of bias-corrected moments;
+    ``w -= rate * |w| / |u| * u`` with the norms of a whole weight or bias, where neither is zero.
+    It is for dense parameters only: a batch changes few rows of a table, so that the norm of a
+    table says nothing about the step of a row.
+    """
+
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    name: ClassVar[str] = "lamb"
+    scales_to_norm: ClassVar[bool] = True
+
+    @property
+    def l2(self) -> float:
+        """None: the decay is a part of the direction."""
+        return 0.0
+
+    def scalars(self, rate: float, step: int) -> tuple[float, ...]:
+        """Return both corrections of the bias, decay rates and complements, epsilon, the decay."""
+        first, second = 1.0 / (1.0 - self.beta1**step), 1.0 / (1.0 - self.beta2**step)
+        betas = (self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2)
+        return (first, *betas, self.eps, second, self.weight_decay)
+
+    @classmethod
+    def dense(cls, w: Any, g: Any, states: Any, k: Any) -> Updated:
+        """Return the direction, and both moments."""
+        m, v = cls._moments(g, states, k)
+        return k[0] * m / (sqrt(k[6] * v) + k[5]) + k[7] * w, (m, v)
+
+    @classmethod
+    def element(cls, w: Any, g: Any, states: Any, k: Any, factor: Any) -> Updated:
+        """Refuse rows of tables."""
+        raise ConfigError(f"{cls.name} is for dense parameters only, not for rows of tables")
+
+    def update_rows(self, w: Any, g: Any, states: Sequence[Any], k: Sequence[float]) -> Updated:
+        """Refuse rows of tables."""
+        return self.element(w, g, states, k, None)
+
+
 OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {
-    kind.name: kind for kind in (Sgd, Adagrad, RowwiseAdagrad, Adam, AdamW, Ftrl)
+    kind.name: kind for kind in (Sgd, Adagrad, RowwiseAdagrad, Adam, AdamW, Ftrl, Lamb)
 }
 
 

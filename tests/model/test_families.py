@@ -12,6 +12,7 @@ from dlrmjit.config.optimizer import (
     Adam,
     AdamW,
     Ftrl,
+    Lamb,
     RowwiseAdagrad,
     Sgd,
     UpdateConfig,
@@ -36,6 +37,7 @@ UPDATES = [
     Ftrl(l1_strength=1e-3),
     UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
     UpdateConfig(Sgd(), Sgd(), clip_norm=0.02),
+    UpdateConfig(Lamb(), Sgd()),
 ]
 families = pytest.mark.parametrize("name", FAMILIES)
 updates = pytest.mark.parametrize("update", UPDATES, ids=repr)
@@ -72,7 +74,10 @@ def _trained(model, backend, update=None, **options):
 
 
 def test_every_optimizer_is_tried():
-    assert {type(UpdateConfig.of(update).tables) for update in UPDATES} == set(OPTIMIZERS.values())
+    tried = [UpdateConfig.of(update) for update in UPDATES]
+    assert {type(each.mlps) for each in tried} == set(OPTIMIZERS.values())
+    of_rows = {kind for kind in OPTIMIZERS.values() if not kind.scales_to_norm}
+    assert {type(each.tables) for each in tried} == of_rows
 
 
 @families

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dlrmjit
-from dlrmjit.config.optimizer import Adagrad, Adam, RowwiseAdagrad, Sgd, UpdateConfig
+from dlrmjit.config.optimizer import Adagrad, Adam, Lamb, RowwiseAdagrad, Sgd, UpdateConfig
 from dlrmjit.errors import CheckpointError
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.training.persistence import load_run, restore, restore_optimizer, save
@@ -112,6 +112,7 @@ OPTIMIZERS = [
     UpdateConfig.of(Sgd(momentum=0.9)),
     UpdateConfig.of(Adam()),
     UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
+    UpdateConfig(Lamb(), Sgd()),
 ]
 
 

@@ -21,13 +21,14 @@ from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
 from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
 from dlrmjit_kernels.layers import dense_optimizers, elementwise
-from dlrmjit_kernels.layers.dense_optimizers import BoundSteps
+from dlrmjit_kernels.layers.dense_optimizers import BoundStep, BoundSteps
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from dlrmjit_kernels.optimizer_base import norm_ratio
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
-from dlrmjit.config.optimizer import OptimizerConfig
+from dlrmjit.config.optimizer import OptimizerConfig, Sgd
 from dlrmjit.ops.backend import DenseState, FloatArray, Updated
 from dlrmjit.ops.backend import Lookups as Bags
 from dlrmjit.ops.merge_bags import merge_bags
@@ -141,10 +142,35 @@ def update(parameters: Sequence[Updated], config: OptimizerConfig, rate: float) 
     """
     for _, _, state in parameters:
         state.steps += 1
+    if config.scales_to_norm:
+        for each in parameters:
+            _step_along(*each, config, rate)
+        return
     for steps in {state.steps for _, _, state in parameters}:
         alike = [each for each in parameters if each[2].steps == steps]
         first: Any = alike[0][2]
         first.step(alike, config)(rate, steps)
+
+
+def _step_along(
+    stored: Any, gradient: Any, state: DenseState, config: OptimizerConfig, rate: float
+) -> None:
+    """Compute a direction in a copy of a parameter, and go along it by a length of its own."""
+    direction = _float_copy(stored)
+    squares = sum_of_squares(direction)
+    states = (flat(value) for value in state.values)
+    BoundStep(config, flat(direction), flat(gradient), *states)(rate, state.steps)
+    length = rate * norm_ratio(squares, sum_of_squares(direction))
+    BoundStep(Sgd(), flat(stored), flat(direction))(length, 1)
+
+
+def _float_copy(stored: Any) -> Any:
+    """Return a float32 copy of a parameter in its layout."""
+    if isinstance(stored, np.ndarray):
+        return stored.copy()
+    if isinstance(stored, SplitWeights):
+        return Matrix.empty(stored.float_layout).assign(stored.to_numpy())
+    return Matrix(stored.data.copy(), stored.layout)
 
 
 def sum_of_squares(gradient: Any) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.optimizer_base import norm_ratio
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.sparse_gradient import SparseGradient
@@ -136,7 +137,11 @@ def update(parameters: Sequence[Updated], config: OptimizerConfig, rate: float) 
         state.steps += 1
         w = np.asarray(stored)
         g, k = _decayed(gradient, w, config), config.scalars(rate, state.steps)
-        stored[...], new = config.dense(w, g, state.values, k)
+        changed, new = config.dense(w, g, state.values, k)
+        if config.scales_to_norm:
+            squares = (float(np.sum(np.square(x, dtype=np.float64))) for x in (w, changed))
+            changed = w - w.dtype.type(rate * norm_ratio(*squares)) * changed
+        stored[...] = changed
         for value, updated in zip(state.values, new, strict=True):
             value[...] = updated
 

@@ -11,7 +11,7 @@ import numpy as np
 from dlrmjit_kernels.runtime import threads
 
 from dlrmjit.architecture.families import FAMILIES
-from dlrmjit.config.optimizer import Ftrl, Sgd, UpdateConfig
+from dlrmjit.config.optimizer import Ftrl, Lamb, Sgd, UpdateConfig
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.model import ShardedModel
@@ -31,6 +31,7 @@ UPDATES = {
     "rwsadagrad": (UpdateConfig.of("rwsadagrad"), 0.01),
     "adam": (UpdateConfig.of("adam"), 0.01),
     "adamw": (UpdateConfig.of("adamw"), 0.01),
+    "lamb": (UpdateConfig(Lamb(), Sgd()), 0.01),
     "ftrl": (UpdateConfig.of(Ftrl(l1_strength=1e-3)), 0.05),
 }
 

@@ -34,7 +34,8 @@ _LINE = BUCKET * SLOT_BYTES
 WAITING = 1 << 31
 """Set in the word of a key that has no row yet."""
 _LOW = (1 << 32) - 1
-_AHEAD = 24  # look-ups between the prefetch of a slot and its use
+_AHEAD = 32  # look-ups between the prefetch of a bucket and its use
+_SOON = 12  # look-ups between a look at the bucket, which may be full, and its use
 _CHUNK = 4096  # look-ups of a task
 
 ENTRIES, WITHOUT_ROW, USED, NEXT_FREE, FREE = range(5)
@@ -116,10 +117,19 @@ def _find_chunk(
     for i in range(first, last):
         if i + _AHEAD < last:
             unsafe.prefetch(address + _LINE * _home(keys[i + _AHEAD], shift))
+        if i + _SOON < last:  # a tenth of the keys is in the bucket after a full one
+            _prefetch_next(address, mask, _home(keys[i + _SOON], shift))
         row = _find_row(address, mask, keys[i], _home(keys[i], shift), times)
         rows[i] = row
         missing += row < 0
     parts[task] = missing
+
+
+@jit
+def _prefetch_next(address: Integer, mask: Integer, at: Integer) -> None:
+    """Prefetch the bucket after one that is full, else the bucket itself, which costs nothing."""
+    is_full = unsafe.load_int64(address + _LINE * (at + 1) - 8) != 0
+    unsafe.prefetch(address + _LINE * ((at + 1) & mask if is_full else at))
 
 
 @jit

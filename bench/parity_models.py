@@ -3,6 +3,7 @@
     python -m bench.parity_models [--reference NAME ...] [--steps 20] [--json FILE]
 
 ``torchrec`` compares DCNv2 and the projection with TorchRec's ``DLRM_DCN`` and ``DLRM_Projection``,
+``deepctr`` DeepFM with that of DeepCTR-Torch, for samples of one value per column,
 ``torch`` all families with modules that are written from the papers' formulas
 (:mod:`bench.support.torch_families`). All train with SGD on the same random batches; a library that
 is not installed is named and left out. Losses are equal if they differ by at most 1e-6 of their
@@ -26,7 +27,7 @@ from dlrmjit.architecture.families import FAMILIES, build
 
 RELATIVE = 1e-6
 RATE = 0.1
-_PACKAGES = {"torchrec": "torchrec", "torch": "torch"}
+_PACKAGES = {"torchrec": "torchrec", "deepctr": "deepctr_torch", "torch": "torch"}
 _ROWS = (1000, 3, 70, 200, 31)
 _SIZES = (1, 2, 1, 5, 1)
 
@@ -61,7 +62,8 @@ def compare(reference: str, name: str, make: Callable[..., Any], steps: int) -> 
 
     values = {"table_rows": _ROWS, "embedding_dim": 8, "dense_features": 13}
     layers = {"mlp_bottom": (13, 32, 8), "mlp_top": (48, 16, 1), "cross_rank": 6}
-    case = Case(build(name, {**values, **layers}), 128, 1, _SIZES)
+    sizes = () if reference == "deepctr" else _SIZES
+    case = Case(build(name, {**values, **layers}), 128, 1, sizes)
     rng = np.random.default_rng(5)
     model = make_model(case.model, rng)
     state = {key: np.array(array) for key, array in model.stored().items()}
@@ -76,6 +78,10 @@ def compare(reference: str, name: str, make: Callable[..., Any], steps: int) -> 
 
 def _models(reference: str) -> dict[str, Callable[..., Any]]:
     """Return what makes the reference's step of each model that it has."""
+    if reference == "deepctr":
+        from bench.support.deepctr import DeepCtrStep
+
+        return {"deepfm": DeepCtrStep}
     from bench.support import torch_families
 
     if reference == "torchrec":

@@ -763,6 +763,76 @@ def _right_accumulate(o: Operands) -> Operands:
     return {f"dense{s}": _d(o[f"dense{s}"]) + gradient[s] for s in range(S)}
 
 
+def _pair_products(o: Operands) -> Any:
+    from dlrmjit_kernels.layers.pair_vectors import pair_products
+
+    pair_products(o["x"], o["sums"], o["y"])
+
+
+def _right_pair_products(o: Operands) -> Operands:
+    x = _d(o["x"])
+    n, _, e = x.shape
+    _shape(o["sums"], n, e)
+    products = (x.sum(1) ** 2 - (x**2).sum(1)) / 2
+    if o["y"].shape == (n, 1):
+        products = products.sum(1, keepdims=True)
+    _shape(o["y"], *products.shape)
+    return {"sums": x.sum(1), "y": products}
+
+
+def _pair_gradients(o: Operands) -> Any:
+    from dlrmjit_kernels.layers.pair_vectors import pair_gradients
+
+    pair_gradients(o["x"], o["sums"], o["dy"], o["dx"])
+
+
+def _right_pair_gradients(o: Operands) -> Operands:
+    x, sums, dy = (_d(o[name]) for name in ("x", "sums", "dy"))
+    n, _, e = x.shape
+    _shape(sums, n, e)
+    assert dy.shape in ((n, 1), (n, e))
+    _shape(o["dx"], *x.shape)
+    return {"dx": dy[:, None] * (sums[:, None] - x)}
+
+
+_SLOTS = ((0, 1), (2,))  # two tables are multiplied, one is copied
+
+
+def _combine(o: Operands) -> Any:
+    from dlrmjit_kernels.embedding.combine import bind_combine
+
+    bind_combine(o["pooled"], o["out"], _SLOTS, "mult")()
+
+
+def _right_combine(o: Operands) -> Operands:
+    pooled = _d(o["pooled"])
+    n, tables, e = pooled.shape
+    assert tables > 2
+    columns = np.stack([pooled[:, 0] * pooled[:, 1], pooled[:, 2]], axis=1)
+    _shape(o["out"], n, 2, o["out"].shape[2])
+    assert o["out"].shape[2] <= e  # tables may be wider
+    return {"out": columns[:, :, : o["out"].shape[2]]}
+
+
+def _combine_gradients(o: Operands) -> Any:
+    from dlrmjit_kernels.embedding.combine import bind_combine_gradients
+
+    bind_combine_gradients(o["dout"], o["pooled"], o["dpooled"], _SLOTS, "mult")()
+
+
+def _right_combine_gradients(o: Operands) -> Operands:
+    dout, pooled = _d(o["dout"]), _d(o["pooled"])
+    n, tables, e = pooled.shape
+    assert tables > 2
+    _shape(dout, n, 2, dout.shape[2])
+    assert dout.shape[2] <= e
+    _shape(o["dpooled"], *pooled.shape)
+    dpooled, left = np.array(o["dpooled"], np.float64), slice(dout.shape[2])
+    parts = dout[:, 0] * pooled[:, 1, left], dout[:, 0] * pooled[:, 0, left], dout[:, 1]
+    dpooled[:, :3, left] = np.stack(parts, axis=1)
+    return {"dpooled": dpooled}
+
+
 def _arrays(**shapes: tuple[int, ...]) -> Callable[[np.random.Generator], Operands]:
     return lambda rng: {name: _f32(rng, *shape) for name, shape in shapes.items()}
 
@@ -843,6 +913,34 @@ FUNCTIONS = [
         ("dfeatures",),
         _interaction_backward,
         _right_interaction_backward,
+    ),
+    Function(
+        "pair_products",
+        _arrays(x=(N, F, E), sums=(N, E), y=(N, 1)),
+        ("sums", "y"),
+        _pair_products,
+        _right_pair_products,
+    ),
+    Function(
+        "pair_gradients",
+        _arrays(x=(N, F, E), sums=(N, E), dy=(N, E), dx=(N, F, E)),
+        ("dx",),
+        _pair_gradients,
+        _right_pair_gradients,
+    ),
+    Function(
+        "bind_combine",
+        _arrays(pooled=(N, 3, E), out=(N, 2, E)),
+        ("out",),
+        _combine,
+        _right_combine,
+    ),
+    Function(
+        "bind_combine_gradients",
+        _arrays(dout=(N, 2, E), pooled=(N, 3, E), dpooled=(N, 3, E)),
+        ("dpooled",),
+        _combine_gradients,
+        _right_combine_gradients,
     ),
     Function(
         "probabilities", _arrays(logits=(9,), p=(9,)), ("p",), _probabilities, _right_probabilities

@@ -95,8 +95,11 @@ def _target(value: Any) -> Any:
     """Return the writable array of a result that is stored in rows."""
     if not isinstance(value, Matrix):
         return value
+    shape = value.rows, value.cols
+    if value.layout.row_stride == value.cols and value.data.size == value.rows * value.cols:
+        return value.data.reshape(shape)
     strides = (4 * value.layout.row_stride, 4)
-    return np.lib.stride_tricks.as_strided(value.data, (value.rows, value.cols), strides)
+    return np.lib.stride_tricks.as_strided(value.data, shape, strides)
 
 
 def add_gradients(memory: dict[str, Any], total: Any, part: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from dlrmjit_kernels.embedding import forward as embedding_lookup
 from dlrmjit_kernels.embedding import update as embedding_update
 from dlrmjit_kernels.embedding.lookups import Lookups
-from dlrmjit_kernels.embedding.pair_sums import sum_tables
+from dlrmjit_kernels.embedding.pair_sums import BoundSums
 from dlrmjit_kernels.embedding.row_optimizers import RowRule, SgdRows
 from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
@@ -48,16 +48,30 @@ class LookedUp:
     def gradient(self, shared: SharedGradient | PairGradient) -> SparseGradient:
         """Return the gradient of the tables from that of the vectors."""
         if isinstance(shared, SharedGradient):
-            return SharedBagGradient.of(self.lookups, self.tables, shared.each)
+            return SharedBagGradient(self.lookups, shared.vectors, each=shared.each)
         pairs = PairBagGradient(self.lookups, shared.sums, shared.upstream, self.tables)
         return pairs if shared.longest <= 1 else pairs.whole()
 
 
 @dataclass(frozen=True)
 class SharedGradient:
-    """A gradient (N, E) that all vectors of a sample have."""
+    """A gradient (N, E) that all vectors of a sample have, and the same for each (N, S, E)."""
 
     each: F32
+    vectors: F32
+
+    @classmethod
+    def of(cls, step: Step, number: int, x: LookedUp, gradient: F32) -> SharedGradient:
+        """Return a copy of ``gradient``, which others share, in a buffer of input ``number``."""
+
+        def make() -> SharedGradient:
+            each = aligned_empty(gradient.shape)
+            shape = (len(each), len(x.tables), x.tables.dim)
+            return cls(each, np.broadcast_to(each[:, None], shape))
+
+        shared = step.cached_for(f"shared {number}", (x.tables,), make)
+        shared.each[...] = gradient
+        return shared
 
 
 @dataclass(frozen=True)
@@ -74,12 +88,6 @@ class SharedBagGradient(BagGradient):
     """A gradient of bags whose dY repeats ``each`` (N, E) for every table, without a copy."""
 
     each: F32 = field(kw_only=True)
-
-    @classmethod
-    def of(cls, lookups: Lookups, tables: TableStorage, each: F32) -> SharedBagGradient:
-        """Return the gradient of the bags of all tables."""
-        shape = len(each), len(tables), each.shape[1]
-        return cls(lookups, np.broadcast_to(each[:, None], shape), each=each)
 
     def scale(self, factor: float) -> None:
         """Scale once what all tables share."""
@@ -165,10 +173,18 @@ def _fm_forward(step: Step) -> Matrix:
     x = step.values[0]
     if not isinstance(x, LookedUp):
         return _products(step, x, 1)
-    sums = _buffer(step, "sums", x.lookups.samples, x.tables.dim)
-    pairs = _buffer(step, "pairs", x.lookups.samples, 1)
-    step.memory["longest"] = sum_tables(x.tables, x.lookups, sums, pairs.reshape(-1))
-    return step.cached("pairs matrix", lambda: Matrix.view(pairs))
+    step.memory["longest"] = _gather(step, x, "sums", "gathered")
+    return step.cached("column", lambda: Matrix.view(step.memory["gathered"][:, None]))
+
+
+def _gather(step: Step, x: LookedUp, sums: str, pairs: str | None = None) -> int:
+    """Sum the vectors into the buffer ``sums``; their products of pairs go to ``pairs``."""
+    into = _buffer(step, sums, x.lookups.samples, x.tables.dim)
+    products = _buffer(step, pairs, x.lookups.samples) if pairs else None
+    bound = step.cached_for(
+        (sums, *x.lookups.form), (x.tables,), lambda: BoundSums(x.tables, x.lookups, into, products)
+    )
+    return bound(x.lookups)
 
 
 def _products(step: Step, x: F32, columns: int) -> Matrix:
@@ -187,10 +203,12 @@ def _gradients(step: Step, gradient: Any) -> Gradients:
 
 
 def _fm_backward(step: Step, gradient: Any) -> Gradients:
-    if not isinstance(step.values[0], LookedUp):
+    x = step.values[0]
+    if not isinstance(x, LookedUp):
         yield from _gradients(step, gradient)
         return
-    upstream = np.array(rows_of(gradient)[:, 0])  # it may be scaled, and others share it
+    upstream = _buffer(step, "upstream", x.lookups.samples)  # it may be scaled, others share it
+    upstream[...] = rows_of(gradient)[:, 0]
     yield 0, PairGradient(step.memory["sums"], upstream, step.memory["longest"])
 
 
@@ -209,8 +227,8 @@ def _sum_forward(step: Step) -> Matrix:
 
 
 def _sums(step: Step, number: int, x: LookedUp) -> F32:
-    sums = _buffer(step, f"sums {number}", x.lookups.samples, x.tables.dim)
-    sum_tables(x.tables, x.lookups, sums)
+    _gather(step, x, f"sums {number}")
+    sums: F32 = step.memory[f"sums {number}"]
     return sums
 
 
@@ -220,7 +238,7 @@ def _sum_backward(step: Step, gradient: Any) -> Gradients:
         if not step.wants(i):
             continue
         if isinstance(x, LookedUp):
-            yield i, SharedGradient(np.array(g))
+            yield i, SharedGradient.of(step, i, x, g)
         else:
             (part,) = _SUM.backward(g, array_of(step, i))
             yield i, store_gradient(step, i, np.asarray(part, np.float32))
@@ -230,12 +248,10 @@ def _partial_sums_forward(step: Step) -> Any:
     x = step.values[0]
     if not isinstance(x, LookedUp):
         return PARTIAL_SUMS.forward(step)
-    sums = step.cached("sums", lambda: aligned_empty((x.lookups.samples, x.tables.dim)))
     if step.options["kind"] == "sum":
-        sum_tables(x.tables, x.lookups, sums)
-        return sums
-    pairs = np.empty(x.lookups.samples, np.float32)
-    step.memory["longest"] = sum_tables(x.tables, x.lookups, sums, pairs)
+        return _sums(step, 0, x)
+    step.memory["longest"] = _gather(step, x, "sums", "gathered")
+    sums, pairs = step.memory["sums"], step.memory["gathered"]
     squares = pairs - (sums * sums).sum(axis=1) / 2  # -1/2 of those of all vectors
     return np.concatenate([sums, squares[:, None]], axis=1)
 
@@ -245,7 +261,7 @@ def _partial_sums_backward(step: Step, packed: F32) -> Iterator[tuple[int, Any]]
     if not isinstance(x, LookedUp):
         yield from PARTIAL_SUMS.backward(step, packed)
     elif step.options["kind"] == "sum":
-        yield 0, SharedGradient(np.array(packed))
+        yield 0, SharedGradient.of(step, 0, x, packed)
     else:
         sums, upstream = np.array(packed[:, :-1], order="C"), np.array(packed[:, -1])
         yield 0, PairGradient(sums, upstream, step.memory["longest"])

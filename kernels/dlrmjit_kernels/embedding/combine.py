@@ -171,11 +171,10 @@ def _backward_moves(read: _Column, written: _Column, operation: str) -> Iterator
 
 
 def _bound(out: F32, left: F32, right: F32, moves: list[_Move]) -> Call:
-    n = len(out)
-    if not out.size or not moves:
+    n, width = len(out), sum(move.width for move in moves)
+    if not out.size or not width:
         return partial(int)
     flat = tuple((_flat(array), array.strides[0] // 4) for array in (out, left, right))
-    width = sum(move.width for move in moves)
     per_task = max(1, _TASK_ELEMENTS // width)
     return partial(_run, flat, np.array(moves, np.uint64), n, per_task, n * width)
 

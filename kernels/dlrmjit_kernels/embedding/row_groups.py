@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.embedding.lookup_sort import BITS
 from dlrmjit_kernels.runtime.compile import jit
 from dlrmjit_kernels.runtime.splitmix import GOLDEN
+from dlrmjit_kernels.runtime.unsafe import prefetch_row
 
 _DIRECT = 16  # keys per lookup up to which clearing a slot per key is cheaper than hashing
+_PER_PREFETCH = 8  # lookups grouped in the time in which memory delivers a row of 512 bytes
+_EARLY_BYTES = 128 << 10  # a part of the second-level cache
 _U = np.uint64
 
 
@@ -42,6 +45,8 @@ def group_rows(
     slots: NDArray[np.int32],
     heads: NDArray[np.int32],
     links: NDArray[np.int32],
+    table: int,
+    row_bytes: int,
 ) -> int:
     """Chain the lookups of every distinct row of ``entries``; return the number of such rows.
 
@@ -50,11 +55,18 @@ def group_rows(
     ``links[0]`` is undefined. ``slots`` has :func:`table_size` elements, whose contents do not
     matter; ``keys`` is as there. The key of a row is what remains without its ``shift`` low bits,
     which are the same throughout a bucket. ``heads`` needs one element more than there are rows.
+
+    Memory would be idle meanwhile, so the first rows that the update will read are prefetched from
+    ``table``, the address of rows ``row_bytes`` apart.
     """
+    early = _U(_EARLY_BYTES // row_bytes)
     slots[:] = 0  # slot -> last entry of the row so far
     mask, direct = _U(len(slots) - 1), len(slots) == keys
     unique, number = _U(0), _U(0)
     while number < _U(len(entries)):  # unsigned throughout: Numba tests signed indices for < 0
+        if number % _U(_PER_PREFETCH) == 0 and number // _U(_PER_PREFETCH) < early:
+            first = np.int64(entries[number // _U(_PER_PREFETCH)] >> _U(32))
+            prefetch_row(table + first * row_bytes, row_bytes)
         row = entries[number] >> _U(32)
         slot = row >> _U(shift)
         if not direct:

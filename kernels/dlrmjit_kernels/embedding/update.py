@@ -105,24 +105,30 @@ def apply_pairs(
     sample's vectors, serve all tables. Every bag must have one lookup at most; what was looked up
     is the rows before the update. Raises as :func:`apply`.
     """
+    bound, optimizer = state.bound if state else None, rule.optimizer
+    if bound is None or not bound.fits(tables, lookups, sums, optimizer, "sum", upstream):
+        bound = BoundUpdate(tables, lookups, sums, optimizer, state, "sum", upstream)
+        if state is not None:
+            state.bound = bound
+    bound(lookups, rule.lr)
+
+
+def _shared_gradient(
+    tables: TableStorage, lookups: Lookups, sums: Float32, upstream: Float32
+) -> Float32:
+    """Return ``sums`` (N, E) as they are read: for every table, without a copy."""
     check_array("upstream (samples,)", upstream, FLOAT32, (lookups.samples,))
     check_array("sums (samples, E)", sums, FLOAT32, (lookups.samples, tables.dim))
-    shared = np.broadcast_to(sums[:, None], (lookups.samples, len(tables), tables.dim))
-    _refuse_weights(lookups)
-    update = BoundUpdate(tables, lookups, shared, rule.optimizer, state, "sum", upstream)
-    update(lookups, rule.lr)
-
-
-def _refuse_weights(lookups: Lookups) -> None:
     if lookups.weights is not None:
         raise ShapeError("the products of pairs are those of rows without weights")
+    return np.broadcast_to(sums[:, None], (lookups.samples, len(tables), tables.dim))
 
 
 class BoundUpdate:
     """:func:`apply` for lookups of one form and one gradient, checked once.
 
     A call looks nothing up. ``dY`` must stay where it is, its contents may change. With
-    ``upstream`` the gradient is that of pairs, as in :func:`apply_pairs`.
+    ``upstream`` the gradient is that of pairs, as in :func:`apply_pairs`, and ``dY`` the sums.
     """
 
     def __init__(
@@ -135,11 +141,13 @@ class BoundUpdate:
         pooling: str,
         upstream: Float32 | None = None,
     ) -> None:
+        self._dY, self._upstream = dY, upstream
+        if upstream is not None:
+            dY = _shared_gradient(tables, like, dY, upstream)
         check_pooled(tables, like, dY, pooling)
         rule = RowRule(optimizer, 0.0)
         self._state = _checked_state(tables, rule, state)
         self._tables, self._optimizer, self._mean = tables, optimizer, pooling == "mean"
-        self._dY, self._upstream = dY, upstream
         self._stored, self._form = self._state.tables, (pooling, *like.form)
         if not like.tables:
             return
@@ -161,10 +169,12 @@ class BoundUpdate:
         dY: Float32,
         optimizer: OptimizerConfig,
         pooling: str,
+        upstream: Float32 | None = None,
     ) -> bool:
         """Return whether this is the update of these operands by the same state."""
         return (
             self._dY is dY
+            and self._upstream is upstream
             and self._tables is tables
             and self._optimizer is optimizer
             and self._stored is self._state.tables
@@ -415,7 +425,8 @@ def _update_bucket(
     slots = groups[: table_size(len(entries), keys)]
     links = groups[len(slots) : len(slots) + len(entries) + 1]
     heads = groups[len(slots) + len(links) :]
-    unique = group_rows(entries, shift, keys, slots, heads, links)
+    rows = tables.table[s], tables.row_bytes
+    unique = group_rows(entries, shift, keys, slots, heads, links, *rows)
     call(
         rule.kernel,
         (

@@ -19,7 +19,7 @@ from dlrmjit_kernels.microkernels.copy_rows import CopyRows
 from dlrmjit_kernels.microkernels.float_mode import FloatMode
 from dlrmjit_kernels.microkernels.gemm_tile import GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
-from dlrmjit_kernels.microkernels.pairs import PairGatherSpec
+from dlrmjit_kernels.microkernels.pairs import PairGatherSpec, PairVectorsSpec
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
 from dlrmjit_kernels.microkernels.round_bf16 import RoundBf16
 from dlrmjit_kernels.microkernels.row_gather import DotSpec, GatherSpec
@@ -111,6 +111,13 @@ def pair_gather(target: Target, width: int = 16, index_bits: int = 64, pairs: bo
     return PairGatherSpec(width, _checked_bits(index_bits), pairs)
 
 
+def pair_vectors(
+    target: Target, width: int = 16, elementwise: bool = False, backward: bool = False
+) -> Spec:
+    """Return the products of all pairs of vectors in memory, or their gradients."""
+    return PairVectorsSpec(width, elementwise, backward)
+
+
 def row_scatter(target: Target, width: int = 64, scaled: bool = False, split: bool = False) -> Spec:
     """Return the update of rows by plain SGD, entry by entry."""
     return ScatterSpec(width, scaled, split)
@@ -122,12 +129,13 @@ def row_update(
     width: int = 64,
     scaled: bool = False,
     split: bool = False,
+    pairs: bool = False,
 ) -> Spec:
-    """Return the update of each touched row, once, by an optimizer."""
+    """Return the update of each touched row, once, by an optimizer; ``pairs``: of products."""
     rule = RowRule(optimizer_named(optimizer.value), 0.1)
     row = rule.optimizer.row if rule.row_states else None
     states = (len(rule.element_states), rule.optimizer.element, len(rule.row_states), row)
-    return UpdateSpec(rule.kernel_name, width, len(rule.scalars(1)), *states, scaled, split)
+    return UpdateSpec(rule.kernel_name, width, len(rule.scalars(1)), *states, scaled, split, pairs)
 
 
 def dense_update(target: Target, optimizer: Optimizer = _ADAM) -> Spec:
@@ -176,7 +184,8 @@ KERNELS: Mapping[str, Callable[..., Spec]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         *(gemm, gemv, rank1, transpose, copy_rows, pack_triangle, unpack_triangle),
-        *(gather, gather_dot, pair_gather, row_scatter, row_update, dense_update),
+        *(gather, gather_dot, pair_gather, pair_vectors),
+        *(row_scatter, row_update, dense_update),
         *(columns, split_bf16, round_bf16, float_mode),
     )
 }

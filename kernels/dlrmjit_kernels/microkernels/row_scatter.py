@@ -36,7 +36,8 @@ ARGUMENTS = (
 )
 
 
-_GRADIENT_AHEAD = 8  # lookups: gradients are in a cache already, unlike the rows
+GRADIENT_AHEAD = 8
+"""Lookups ahead of which gradients are prefetched: they are in a cache already, unlike rows."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _emit(spec: ScatterSpec, k: RowEmitter, target: Target) -> None:
     with k.span(k["first"], k["last"]) as (i, _):
         later, _bag = _entry(k, spec, k.minimum(k.builder.add(i, k["ahead"]), final))
         k.prefetch_weights(later, pieces)
-        _, soon = _entry(k, spec, k.minimum(k.builder.add(i, I64(_GRADIENT_AHEAD)), final))
+        _, soon = _entry(k, spec, k.minimum(k.builder.add(i, I64(GRADIENT_AHEAD)), final))
         k.prefetch_row(soon, pieces, cache=1)
         row, gradient = _entry(k, spec, i)
         scale = k.builder.fmul(factor, k.item(F32, k["scales"], i)) if spec.scaled else factor

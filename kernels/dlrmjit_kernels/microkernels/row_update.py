@@ -31,6 +31,7 @@ from llvmlite import ir
 
 from dlrmjit_kernels.codegen.emitter import F32, I64, Value
 from dlrmjit_kernels.codegen.row_emitter import Piece, RowEmitter, Weights, row_blocks, row_pieces
+from dlrmjit_kernels.microkernels.row_scatter import GRADIENT_AHEAD
 from dlrmjit_kernels.runtime.target import Target
 
 ARGUMENTS = (
@@ -127,6 +128,9 @@ def _emit(spec: UpdateSpec, k: RowEmitter, target: Target) -> None:
         _prefetch(k, spec, target, u)
     with k.span(k["first"], k["last"]) as (u, _):
         _prefetch(k, spec, target, k.minimum(k.builder.add(u, k["ahead"]), final))
+        soon = k.minimum(k.builder.add(u, I64(GRADIENT_AHEAD)), final)
+        gradient = _gradient(k, k.integer(32, k["heads"], soon))
+        k.prefetch_row(gradient, row_pieces(spec.width, target.lanes), cache=1)
         _update_row(k, spec, target, k.integer(32, k["heads"], u), scalars)
     k.finish()
 
@@ -144,6 +148,15 @@ def _prefetch(k: RowEmitter, spec: UpdateSpec, target: Target, u: Value) -> None
 
 def _row_number(k: RowEmitter, i: Value) -> Value:
     return k.builder.lshr(k.integer(64, k["entries"], i), I64(32))
+
+
+def _bag(k: RowEmitter, i: Value) -> Value:
+    return k.builder.and_(k.integer(64, k["entries"], i), I64(0xFFFFFFFF))
+
+
+def _gradient(k: RowEmitter, i: Value) -> Value:
+    """Return the address of the gradient of lookup ``i``."""
+    return k.row(k["dY"], _bag(k, i), k["bag_stride"])
 
 
 def _element_states(k: RowEmitter, spec: UpdateSpec, number: Value) -> list[Value]:
@@ -203,10 +216,9 @@ def _sum_gradients(
 ) -> list[Value]:
     """Return the summed gradients of a row's lookups for one block of columns."""
     with k.chain(head, k["links"], [k.zeros(piece) for piece in pieces]) as (i, sums):
-        bag = k.builder.and_(k.integer(64, k["entries"], i), I64(0xFFFFFFFF))
-        gradient = k.row(k["dY"], bag, k["bag_stride"])
+        gradient = _gradient(k, i)
         scale = k.item(F32, k["scales"], i) if spec.scaled else None
-        scale = k.item(F32, k["factors"], bag) if spec.pairs else scale
+        scale = k.item(F32, k["factors"], _bag(k, i)) if spec.pairs else scale
         for p, piece in enumerate(pieces):
             value = k.fetch(piece.kind, k.at(gradient, piece))
             if spec.pairs:  # first, so that a vector without others has a gradient of exactly zero

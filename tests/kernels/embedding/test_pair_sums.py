@@ -88,6 +88,55 @@ def test_the_update_is_that_of_the_whole_gradient(rule, precision, dim):
         np.testing.assert_allclose(tables.table(s), whole.table(s), rtol=2e-4, atol=2e-4)
 
 
+def of_one_lookup_each(n):
+    """Tables of one column, and lookups of one row in every bag, in several chunks."""
+    tables, _ = make(1, n, 1)
+    rng = np.random.default_rng(n)
+    indices = np.concatenate([rng.integers(0, rows, n) for rows in ROWS])
+    return tables, indices, np.arange(n + 1) + n * np.arange(len(ROWS))[:, None]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_rows_of_one_column_are_summed_by_a_shorter_loop_with_the_same_bits(dtype):
+    tables, indices, offsets = of_one_lookup_each(4000)
+    lookups = Lookups(indices.astype(dtype), offsets)
+    expected, _, _ = gathered(tables, lookups)  # with pairs: by the loop for any bags
+    sums = np.full_like(expected, np.nan)
+    assert sum_tables(tables, lookups, sums) == 1
+    np.testing.assert_array_equal(sums, expected)
+    indices[-1] = ROWS[-1]
+    with pytest.raises(IndexRangeError, match="sample 3999: index 300"):
+        sum_tables(tables, Lookups(indices.astype(dtype), offsets), sums)
+
+
+def test_chunks_with_bags_of_other_lengths_are_summed_as_well():
+    tables, indices, offsets = of_one_lookup_each(4000)
+    offsets[1, 2000] += 1  # sample 1999 has two lookups in table 1, sample 2000 none
+    lookups = Lookups(indices, offsets)
+    expected, _, _ = gathered(tables, lookups)
+    sums = np.full_like(expected, np.nan)
+    assert sum_tables(tables, lookups, sums) == 2
+    np.testing.assert_array_equal(sums, expected)
+
+
+def test_an_update_bound_to_its_operands_follows_their_contents():
+    """The state has the update of the last step: the next with the same arrays checks no more."""
+    (tables, lookups), (again, _) = make(16, 60, 1), make(16, 60, 1)
+    rule, upstream = AdagradRows(0.1), np.ones(60, np.float32)
+    states = [update.new_state(t, rule) for t in (tables, again)]
+    sums, _, _ = gathered(tables, lookups)
+    for factor in (1, -2, 3):
+        upstream *= factor
+        update.apply_pairs(tables, lookups, sums, upstream, rule, states[0])
+        update.apply_pairs(again, lookups, sums.copy(), upstream.copy(), rule, states[1])
+    bound = states[0].bound
+    update.apply_pairs(tables, lookups, sums, upstream, rule, states[0])
+    assert states[0].bound is bound
+    update.apply_pairs(again, lookups, sums, upstream, rule, states[1])
+    for s in range(len(ROWS)):
+        np.testing.assert_array_equal(tables.table(s), again.table(s))
+
+
 def test_any_number_of_threads_gives_the_same_bits():
     before, results = get_threads(), []
     for threads in (1, 2, 4, 7):

@@ -27,7 +27,7 @@ def test_every_row_has_a_chain_of_its_lookups_in_order(keys, spread, shift):
     most = 40 * spread + 1
     slots = np.full(table_size(len(rows), most), 9, np.int32)
     heads, links = (np.full(len(rows) + 1, 9, np.int32) for _ in range(2))
-    unique = group_rows(entries, shift, most, slots, heads, links)
+    unique = group_rows(entries, shift, most, slots, heads, links, 0, 64)
     wanted = {}
     for number, row in enumerate(rows.tolist(), 1):
         wanted.setdefault(row, []).append(number)

@@ -105,6 +105,7 @@ NO_ACCESS = {
     "embedding.forward": {"check_pooled", "check_weights", "useful_threads"},
     "embedding.lookup_sort": {"buckets_of"},
     "layers.column_ops": {"check_in_place"},
+    "embedding.pair_sums": {"shared_gradient"},
     "layers.cross": {"forward_epilogue", "backward_epilogue", "last_epilogue"},
     "layers.loss": {"column_of"},
     "list_metrics": {"list_lengths", "list_parts"},

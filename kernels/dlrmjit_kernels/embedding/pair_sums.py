@@ -104,6 +104,18 @@ class BoundSums:
         return -1 if found[1] else int(found[2:].max())
 
 
+def shared_gradient(tables: TableStorage, lookups: Lookups, sums: F32, upstream: F32) -> F32:
+    """Return ``sums`` (N, E) as the update reads them: for every table, without a copy.
+
+    Raises ShapeError for operands that the gradient of the products of pairs cannot have.
+    """
+    check_array("upstream (samples,)", upstream, FLOAT32, (lookups.samples,))
+    check_array("sums (samples, E)", sums, FLOAT32, (lookups.samples, tables.dim))
+    if lookups.weights is not None:
+        raise ShapeError("the products of pairs are those of rows without weights")
+    return np.broadcast_to(sums[:, None], (lookups.samples, len(tables), tables.dim))
+
+
 @jit
 def _sum_chunks(
     kernel: int,

@@ -22,15 +22,15 @@ from dlrmjit_kernels.embedding.forward import (
 )
 from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, buckets_of
 from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
+from dlrmjit_kernels.embedding.pair_sums import shared_gradient
 from dlrmjit_kernels.embedding.row_groups import group_rows, group_space, table_size
 from dlrmjit_kernels.embedding.row_optimizers import RowRule, update_spec
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
-from dlrmjit_kernels.errors import ConfigError, ShapeError
+from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.optimizers import OptimizerConfig
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
-from dlrmjit_kernels.runtime.operands import FLOAT32, check_array
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.unsafe import call, next_task
@@ -83,12 +83,7 @@ def apply(
         For the first lookup outside its table, if the tables' bounds say ``raise``; then no row
         was updated.
     """
-    bound, optimizer = state.bound if state else None, rule.optimizer
-    if bound is None or not bound.fits(tables, lookups, dY, optimizer, pooling):
-        bound = BoundUpdate(tables, lookups, dY, optimizer, state, pooling)
-        if state is not None:
-            state.bound = bound
-    bound(lookups, rule.lr)
+    _apply(tables, lookups, dY, rule, state, pooling, None)
 
 
 def apply_pairs(
@@ -105,23 +100,25 @@ def apply_pairs(
     sample's vectors, serve all tables. Every bag must have one lookup at most; what was looked up
     is the rows before the update. Raises as :func:`apply`.
     """
+    _apply(tables, lookups, sums, rule, state, "sum", upstream)
+
+
+def _apply(
+    tables: TableStorage,
+    lookups: Lookups,
+    dY: Float32,
+    rule: RowRule,
+    state: RowState | None,
+    pooling: str,
+    upstream: Float32 | None,
+) -> None:
+    """Run the update that the state has, or bind another."""
     bound, optimizer = state.bound if state else None, rule.optimizer
-    if bound is None or not bound.fits(tables, lookups, sums, optimizer, "sum", upstream):
-        bound = BoundUpdate(tables, lookups, sums, optimizer, state, "sum", upstream)
+    if bound is None or not bound.fits(tables, lookups, dY, optimizer, pooling, upstream):
+        bound = BoundUpdate(tables, lookups, dY, optimizer, state, pooling, upstream)
         if state is not None:
             state.bound = bound
     bound(lookups, rule.lr)
-
-
-def _shared_gradient(
-    tables: TableStorage, lookups: Lookups, sums: Float32, upstream: Float32
-) -> Float32:
-    """Return ``sums`` (N, E) as they are read: for every table, without a copy."""
-    check_array("upstream (samples,)", upstream, FLOAT32, (lookups.samples,))
-    check_array("sums (samples, E)", sums, FLOAT32, (lookups.samples, tables.dim))
-    if lookups.weights is not None:
-        raise ShapeError("the products of pairs are those of rows without weights")
-    return np.broadcast_to(sums[:, None], (lookups.samples, len(tables), tables.dim))
 
 
 class BoundUpdate:
@@ -143,7 +140,7 @@ class BoundUpdate:
     ) -> None:
         self._dY, self._upstream = dY, upstream
         if upstream is not None:
-            dY = _shared_gradient(tables, like, dY, upstream)
+            dY = shared_gradient(tables, like, dY, upstream)
         check_pooled(tables, like, dY, pooling)
         rule = RowRule(optimizer, 0.0)
         self._state = _checked_state(tables, rule, state)

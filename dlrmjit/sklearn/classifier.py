@@ -218,11 +218,11 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sample_weight is None:
             return None
         rows = np.empty((n, 0))
-        if not np.any(sample_weight):
-            raise ValueError("sample_weight is 0 for all rows; at least one must be positive")
         weights: NDArray[np.float64] = _check_sample_weight(
             sample_weight, rows, dtype=np.float64, ensure_non_negative=True
         )
+        if not weights.any():  # which newer versions of scikit-learn refuse in these words
+            raise ValueError("Sample weights must contain at least one non-zero number.")
         return weights / weights[weights > 0].mean() if scaled else weights
 
     def _split(

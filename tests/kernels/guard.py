@@ -137,8 +137,13 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 
 
 FOLDERS = ("kernels", "data")
-APART = {"kernels/test_alone.py", "kernels/test_wrong_operands.py"}
-"""Tests that start processes of their own, which would not be guarded; the latter guard theirs."""
+APART = {
+    "kernels/test_alone.py",
+    "kernels/test_wrong_operands.py",
+    "kernels/runtime/test_buffers.py",
+}
+"""Tests that start processes of their own, which would not be guarded (the second guard theirs),
+and those of the alignment of buffers, which guarded ones do not have."""
 
 
 def main() -> int:

@@ -63,7 +63,7 @@ _TESTS = "--test-freq=4 "
 _FILES = "--embedding-dir={home} --precision=bf16 --optimizer=adagrad "
 _RESUME = f"--resume={{out}}/model --save-every={STEPS_BETWEEN_SAVES} "
 _LONG = _MODEL + "--data-generation=synthetic --num-batches=1000 "
-_SHORT = _MODEL + "--data-generation=synthetic --num-batches=200 "
+_SHORT = _MODEL + "--data-generation=synthetic --num-batches=60 "
 _OFTEN = "--resume={out}/model --save-every=0.0003min "  # 18 ms
 _SECONDS = 0.2
 _TIMED = f"--resume={{out}}/model --save-every={_SECONDS}s "
@@ -97,7 +97,7 @@ SCENARIOS = (
     _timed("by time, as often as the disk can", _SHORT + _OFTEN + "--momentum=0.9", 0.018),
     _timed(
         "by time, a set, tests, two states",
-        _SET + _OFTEN + "--nepochs=30 --test-freq=40 --sparse-optimizer=rwsadagrad --keep=2",
+        _SET + _OFTEN + "--nepochs=6 --test-freq=10 --sparse-optimizer=rwsadagrad --keep=2",
         0.018,
     ),
     _timed("by time, random data", _RANDOM + _OFTEN + _TESTS + "--optimizer=adagrad", 0.018),

@@ -23,9 +23,7 @@ from dlrmjit_kernels.runtime.threads import get_threads, reset_affinity
 from dlrmjit.checkpoint.safetensors_file import FileRecord, Storable, copy_tensors, size_of
 from dlrmjit.files import create_from_pages
 
-_PIECE = 1 << 25
-"""Bytes hashed at a time. Between pieces a thread needs Python's lock, and one that only runs on
-idle CPUs stops the training until it has run. Who helps waits for the piece of another."""
+_PIECE = 1 << 22  # bytes hashed at a time: who helps waits for those that a starved thread is at
 
 
 class FileImage:

@@ -1,24 +1,31 @@
 """How long does a step of a head take, and the scores of one list, against eager torch?
 
     python -m bench.list_speed [--heads feta fate attention] [--threads T] [--seconds S]
+        [--lengths]
 
 The same network from the same parameters on the same lists, listwise softmax loss and plain SGD,
 alternated; losses are compared before. ``feta factored`` is torch with our form of the first layer
-of pairs. Scores of one list are taken on one thread.
+of pairs. Scores of one list are taken on one thread. ``--lengths`` compares steps on lists of one
+length with steps on lists of many, whose batches differ in rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.support import harness
 
 ITEMS, LISTS, FEATURES, DIM = 50, 64, 64, 64
 LAYERS = (64, 64, 1)
 RATE = 1e-3
+BATCHES = 50
 SCORED = 100
 
 
@@ -32,15 +39,15 @@ def ours(head: str) -> Any:
     return dlrmjit.Model(Architecture((Dense("x", features=FEATURES), *nodes)))
 
 
-def lists(count: int, items: int, seed: int = 0) -> Any:
-    """Return random lists of one length."""
+def lists(count: int, items: int | NDArray[np.int64], seed: int = 0) -> Any:
+    """Return random lists of one length, or of ``items`` (count,)."""
     import dlrmjit
     from dlrmjit.data.list_batch import ListBatch
 
     rng = np.random.default_rng(seed)
-    rows = dlrmjit.Batch(rng.standard_normal((count * items, FEATURES)), [], [])
-    relevance = rng.integers(0, 5, count * items)
-    return ListBatch(rows, np.arange(count + 1) * items, relevance)
+    offsets = np.concatenate([[0], np.cumsum(np.broadcast_to(items, count))])
+    rows = dlrmjit.Batch(rng.standard_normal((offsets[-1], FEATURES)), [], [])
+    return ListBatch(rows, offsets, rng.integers(0, 5, offsets[-1]))
 
 
 def contenders(head: str) -> dict[str, harness.Action]:
@@ -89,6 +96,23 @@ def scoring(head: str) -> harness.Action:
     return lambda: model.scores(batch)
 
 
+def by_lengths(head: str) -> dict[str, harness.Action]:
+    """Return a step on lists of one length, and one on the next of batches of many lengths."""
+    import dlrmjit
+
+    rng, actions = np.random.default_rng(0), dict[str, harness.Action]()
+    lengths: list[Any] = [ITEMS, *rng.integers(1, 2 * ITEMS, (BATCHES, LISTS))]
+    one, *many = [lists(LISTS, each) for each in lengths]
+    for name, batches in (("one", [one]), ("many", many)):
+        step = dlrmjit.TrainingStep(ours(head), "sgd", dlrmjit.ListLoss("listnet"))
+        actions[name] = partial(_next_step, step, itertools.cycle(batches))
+    return actions
+
+
+def _next_step(step: Any, batches: Iterator[Any]) -> None:
+    step(next(batches), RATE)
+
+
 def main() -> None:
     """Measure steps and scores."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,8 +120,15 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", default=list(heads), choices=heads)
     parser.add_argument("--threads", type=int, metavar="T", help="default: all CPUs")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each head")
+    parser.add_argument("--lengths", action="store_true", help="only compare lengths of lists")
     options = parser.parse_args()
     threads = harness.prepare(options.threads)
+    if options.lengths:
+        for head in options.heads:
+            found = harness.alternate(by_lengths(head), options.seconds)
+            one, many = (1e3 * found[name].median for name in ("one", "many"))
+            print(f"{head}: median step {one:.2f} ms of lists of one length, {many:.2f} of many")
+        return
     import torch
     from dlrmjit_kernels.runtime.threads import set_threads
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dlrmjit.data.prepared.preprocessing import Preprocessing
 
 _BLOCK_ROWS = 1 << 18
+_LISTS_AT_A_TIME = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,17 @@ class Dataset:
     preprocessing: Preprocessing | None = None
     sample_weights: NDArray[Any] | None = None
     lists: NDArray[Any] | None = None
+
+    def has_pairs(self) -> bool:
+        """Return whether some list has rows of different labels; reads on until it finds one."""
+        lists = np.zeros(1, np.int64) if self.lists is None else self.lists
+        for first in range(0, len(lists) - 1, _LISTS_AT_A_TIME):
+            starts = np.asarray(lists[first : first + _LISTS_AT_A_TIME + 1])
+            labels = np.asarray(self.labels[starts[0] : starts[-1]])
+            inner = starts[:-1] - starts[0]
+            if (np.maximum.reduceat(labels, inner) > np.minimum.reduceat(labels, inner)).any():
+                return True
+        return False
 
     def __post_init__(self) -> None:
         self._check_types()

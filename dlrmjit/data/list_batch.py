@@ -70,6 +70,37 @@ class ListShare(ListBatch):
         object.__setattr__(self, "batch_lists", batch_lists)
 
 
+def with_spare_rows(batch: Batch) -> Batch:
+    """Return lists of different lengths with spare rows, so that few numbers of rows occur.
+
+    A graph is recorded per number of rows. Spare rows look up nothing, and each is a list of its
+    own, whose loss and gradient are 0; ``batch_lists`` does not count them. Lists of one length,
+    and rows without lists, are returned as they are.
+    """
+    if not isinstance(batch, ListBatch) or batch.sample_weights is not None:
+        return batch
+    lengths, n = np.diff(batch.lists), batch.n
+    spare = rows_to_record(n) - n
+    if not spare or (lengths == lengths[0]).all():
+        return batch
+    last = np.repeat(batch.offsets[:, -1:], spare, axis=1)
+    rows = Batch.unchecked(
+        np.concatenate([batch.dense, np.zeros((spare, batch.dense.shape[1]), np.float32)]),
+        batch.indices,
+        np.concatenate([batch.offsets, last], axis=1),
+        np.concatenate([batch.labels, np.zeros(spare, np.float32)]),
+        batch.weights,
+    )
+    lists = np.concatenate([batch.lists, np.arange(n + 1, n + spare + 1)])
+    return ListShare(rows, lists, (n + spare,), count_of_lists(batch))
+
+
+def rows_to_record(n: int) -> int:
+    """Return the next of a ladder of numbers of rows: multiples of 16, an eighth apart at most."""
+    step = max(16, 1 << max(0, n.bit_length() - 4))
+    return -(-n // step) * step
+
+
 def lists_of(batch: Batch) -> NDArray[np.int64]:
     """Return the offsets of a batch's lists, whose relevances a loss can use.
 

@@ -106,6 +106,11 @@ class Loader:
         return self._dataset.lists is not None
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether some list has rows of different labels."""
+        return self._dataset.has_pairs()
+
+    @property
     def num_samples(self) -> int:
         """Number of samples of one epoch."""
         return len(self._dataset)

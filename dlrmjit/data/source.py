@@ -11,6 +11,7 @@ import numpy as np
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import Share
+from dlrmjit.errors import DataError
 
 
 @runtime_checkable
@@ -124,6 +125,17 @@ def has_soft_labels(source: object) -> bool:
 def has_lists(source: object) -> bool:
     """Return whether a source says that the rows of its batches are lists."""
     return bool(getattr(source, "has_lists", False))
+
+
+def check_has_pairs(source: object) -> None:
+    """Raise DataError for a source that says that none of its lists has an order to learn."""
+    while hasattr(source, "whole"):
+        source = source.whole
+    if not getattr(source, "has_pairs", True):
+        raise DataError(
+            "no list of the training data has two rows of different relevance, so there is no "
+            "order to learn; check the column of lists, or train on single rows"
+        )
 
 
 def take(source: SizedSource, num_batches: int) -> SizedSource:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset, concatenate
-from dlrmjit.data.list_batch import ListBatch
+from dlrmjit.data.list_batch import ListBatch, rows_to_record
 from dlrmjit.data.loader import Assembler, Loader
 from dlrmjit.data.validate import check_positive
 
@@ -67,7 +67,7 @@ def score_lists(
     """Return probabilities and logits (N,) of rows whose scores depend on their lists.
 
     List l has the rows ``order[lists[l]:lists[l + 1]]``. A batch has whole lists, of ``batch_size``
-    rows if they are shorter, and rows that fill up a vector, as those of :func:`score_chunks`.
+    rows if they are shorter, and further rows, so that batches of few sizes are recorded.
     """
     assembler = Assembler(replace(rows, lists=None))
     found = np.empty((2, len(order)), np.float32)
@@ -77,7 +77,7 @@ def score_lists(
         end = max(end, first + 1)
         chosen = order[lists[first] : lists[end]]
         n = len(chosen)
-        filled = np.concatenate([chosen, np.repeat(chosen[-1:], -n % _LANES)])
+        filled = np.concatenate([chosen, np.repeat(chosen[-1:], rows_to_record(n) - n)])
         offsets = np.append(
             lists[first : end + 1] - lists[first], np.arange(n + 1, len(filled) + 1)
         )

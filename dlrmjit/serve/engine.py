@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.list_batch import ListBatch
+from dlrmjit.data.list_batch import ListBatch, rows_to_record
 from dlrmjit.errors import ConfigError
 from dlrmjit.model.model import Model
 from dlrmjit.serve.graphs import RowGraph, Shared, UserGraph, dense_only
@@ -42,7 +42,7 @@ def ladder_of(most: int) -> tuple[int, ...]:
     sizes, size = [], LANES
     while size < most:
         sizes.append(size)
-        size += max(LANES, 1 << max(0, size.bit_length() - 4))
+        size = rows_to_record(size + 1)
     return (*sizes, -(-most // LANES) * LANES)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.batch import Batch
-from dlrmjit.data.source import Source, has_soft_labels, stateful
+from dlrmjit.data.source import Source, check_has_pairs, has_soft_labels, stateful
 from dlrmjit.data.validate import check_labels, check_relevance, check_sample_weights
 from dlrmjit.errors import ConfigError, NonFiniteLossError, TrainingError
 from dlrmjit.launchers import NONE, launched
@@ -121,8 +121,8 @@ def fit(
     Raises
     ------
     DataError
-        For a batch with a label that the loss does not allow, before the model changes: targets are
-        0 or 1; with ``mse``, or if ``config.loss`` or ``train`` has ``soft_labels``, probabilities.
+        Before the model changes, for lists none of which has an order, or a label that the loss
+        refuses: it is 0 or 1; with ``mse`` or ``soft_labels`` (of loss or data) a probability.
     TrainingError
         For a loss or parameter that is not finite, if ``config.on_nonfinite`` is ``stop``.
     ConcurrencyError
@@ -136,7 +136,7 @@ def fit(
     step = step or TrainingStep(
         model, config.optimizer, config.loss, profile, first_step=start.step
     )
-    _check_together(model, config, step, test)
+    _check_together(model, config, step, train, test)
     with model.access.owning():
         if resume:
             state = _resumed(model, train, step, checkpointer) or state
@@ -146,7 +146,7 @@ def fit(
 
 
 def _check_together(
-    model: Model, config: TrainConfig, step: StepFunction, test: Source | None
+    model: Model, config: TrainConfig, step: StepFunction, train: Source, test: Source | None
 ) -> None:
     if config.restore_best:
         model.architecture.refuse_dynamic("restoring the best parameters")
@@ -156,6 +156,8 @@ def _check_together(
         raise ConfigError("updates from several batches need one process and no --reproducible")
     if config.restore_best and test is None:
         raise ConfigError("restoring the best parameters needs tests; give a test set")
+    if isinstance(config.loss, ListLoss):
+        check_has_pairs(train)
 
 
 def _resumed(

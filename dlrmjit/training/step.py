@@ -14,6 +14,7 @@ from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.data.list_batch import with_spare_rows
 from dlrmjit.errors import NonFiniteLossError
 from dlrmjit.model.graph import Graph, cache_graph
 from dlrmjit.model.model import Model
@@ -27,7 +28,7 @@ Gradients: TypeAlias = Iterable[tuple[Variable, Any]]
 
 
 class TrainingStep:
-    """Trains one model; owns the recorded graph and its buffers of each batch size it sees.
+    """Trains one model; owns the recorded graphs and their buffers of the last batch sizes.
 
     A ``profile`` collects the time of every operation. Dropout masks depend on ``seed`` and on the
     number of the step, counted from ``first_step``. With a :class:`ListLoss`, batches are
@@ -54,6 +55,8 @@ class TrainingStep:
         self._update = self._make_update()
         self._dropout_key = DropoutKey(seed, first_step)
         self._accumulated = Accumulator(model.backend)
+        # Rows more would change the moments of a batch, and the mean of a loss of rows.
+        self._may_add_rows = isinstance(self._loss, ListLoss) and not model.norms
         self._graphs: dict[int, Graph] = {}
 
     def start_at(self, step: int) -> None:
@@ -125,8 +128,9 @@ class TrainingStep:
             return self._run_alone(batch, use, began)
 
     def _run_alone(self, batch: Batch, use: Callable[[Gradients], None], began: float) -> float:
-        graph = self.graph(batch.n)
-        graph.load(batch)
+        loaded = with_spare_rows(batch) if self._may_add_rows else batch
+        graph = self.graph(loaded.n)
+        graph.load(loaded)
         if self._model.store.dynamic is not None:
             self.optimizer.restart(self._model.store.dynamic.restarted())
         graph.dropout_key.data = self._dropout_key

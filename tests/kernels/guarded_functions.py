@@ -110,7 +110,7 @@ NO_ACCESS = {
     "layers.loss": {"column_of"},
     "list_metrics": {"list_lengths", "list_parts"},
     "lists.attention": {"shares_size"},
-    "lists.pair_plan": {"with_weights", "unpack_gradients"},
+    "lists.pair_plan": {"inputs_and_outputs", "with_weights", "unpack_gradients"},
     "matrix.matrix": {"layout_of", "check_written", "check_apart"},
     "runtime.operands": {
         *("check_array", "check_flags", "check_disjoint", "check_separate"),

@@ -9,6 +9,7 @@ import numpy as np
 from dlrmjit_kernels.lists.add_norm import add_norm_backward, add_norm_forward
 from dlrmjit_kernels.lists.attention import attention_backward, attention_forward, shares_size
 from dlrmjit_kernels.lists.pair_mean import pair_mean_backward, pair_mean_forward
+from dlrmjit_kernels.lists.pair_plan import inputs_and_outputs
 from dlrmjit_kernels.lists.set_mean import set_mean
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.runtime.buffers import aligned_empty
@@ -48,10 +49,15 @@ def _set_mean_backward(step: Step, gradient: Matrix) -> Gradients:
     yield 0, result
 
 
-def _pair_layers(step: Step) -> tuple[list[F32], list[F32]]:
-    """Return weights (K, C) and biases of the further layers."""
-    arrays = [array_of(step, i) for i in range(2, len(step.values))]
-    return arrays[::2], arrays[1::2]
+def _pair_layers(step: Step) -> tuple[list[F32 | Matrix], list[F32]]:
+    """Return weights and biases of the further layers."""
+    numbers = range(2, len(step.values))
+    weights = [step.values[i] for i in numbers[::2]]
+    weights = [
+        weight if isinstance(weight, Matrix) else array_of(step, i)
+        for i, weight in zip(numbers[::2], weights, strict=True)
+    ]
+    return weights, [array_of(step, i) for i in numbers[1::2]]
 
 
 def _pair_mean_forward(step: Step) -> Matrix:
@@ -66,7 +72,8 @@ def _pair_mean_backward(step: Step, gradient: Matrix) -> Gradients:
     ab, lists = _rows(step.values[0]), step.values[1]
     weights, biases = step.memory["layers"]
     dab, result = _result(step, "dab", *ab.shape)
-    changes = [np.empty_like(x) for x in weights], [np.empty_like(x) for x in biases]
+    shapes = [inputs_and_outputs(weight)[::-1] for weight in weights]
+    changes = [np.empty(s, np.float32) for s in shapes], [np.empty_like(x) for x in biases]
     pair_mean_backward(ab, lists, weights, biases, _rows(gradient), dab, *changes)
     for i, (dw, db) in enumerate(zip(*changes, strict=True)):
         yield 2 + 2 * i, store_gradient(step, 2 + 2 * i, dw)

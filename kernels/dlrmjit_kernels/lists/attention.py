@@ -11,9 +11,11 @@ import numpy as np
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.lists.attention_loops import backward, forward
 from dlrmjit_kernels.lists.attention_plan import AttentionPlan, attention_plan
-from dlrmjit_kernels.lists.parts import F32, I64, Lists
+from dlrmjit_kernels.lists.parts import F32, I64, Cost, Lists
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint, check_separate
 from dlrmjit_kernels.runtime.target import current_target
+
+_COST = Cost(pairs=1, rows=64)
 
 
 def shares_size(lengths: I64) -> int:
@@ -47,8 +49,8 @@ def attention_forward(qkv: F32, offsets: I64, y: F32, shares: F32) -> None:
     qkv, plan = _checked(qkv)
     rows, dim = len(qkv), qkv.shape[1] // 3
     y = check_array("y", y, FLOAT32, (rows, dim), written=True)
-    lists = Lists.of(offsets, rows, _cost)
-    starts = _starts(lists.lengths)
+    lists = Lists.of(offsets, rows, _COST)
+    starts = _starts(np.diff(lists.offsets))
     shares = _checked_shares(shares, starts, written=True)
     check_separate({"y": y, "shares": shares}, qkv=qkv, offsets=lists.offsets)
     forward(qkv, lists.offsets, lists.parts, starts, plan.sizes, plan.kernels, shares, y)
@@ -62,8 +64,8 @@ def attention_backward(qkv: F32, offsets: I64, shares: F32, dy: F32, dqkv: F32) 
     qkv, plan = _checked(qkv)
     dy = check_array("dy", dy, FLOAT32, (len(qkv), qkv.shape[1] // 3))
     dqkv = check_array("dqkv", dqkv, FLOAT32, qkv.shape, written=True)
-    lists = Lists.of(offsets, len(qkv), _cost)
-    starts = _starts(lists.lengths)
+    lists = Lists.of(offsets, len(qkv), _COST)
+    starts = _starts(np.diff(lists.offsets))
     shares = _checked_shares(shares, starts)
     check_disjoint("dqkv", dqkv, qkv=qkv, dy=dy, shares=shares, offsets=lists.offsets)
     backward(qkv, lists.offsets, lists.parts, starts, plan.sizes, plan.kernels, shares, dy, dqkv)
@@ -81,7 +83,3 @@ def _checked_shares(shares: F32, starts: I64, written: bool = False) -> F32:
     if len(shares) < starts[-1]:
         raise ShapeError(f"the shares of these lists take {starts[-1]} elements, not {len(shares)}")
     return shares
-
-
-def _cost(lengths: I64) -> I64:
-    return lengths * (lengths + 64)

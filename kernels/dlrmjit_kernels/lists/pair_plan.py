@@ -18,10 +18,14 @@ from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.lists.pair_rows import MOST_VECTORS, PairOp, PairRows
 from dlrmjit_kernels.lists.parts import F32
+from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.microkernels.gemm_tile import GemmTile
+from dlrmjit_kernels.runtime.compile import jit
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
+Weight = F32 | Matrix
+"""An array (K, C), or a matrix (C, K) as models store it."""
 PAIRS = 48
 """Pairs of a tile, whose layers stay in the first cache; whole register tiles of every target."""
 
@@ -116,30 +120,69 @@ class PairLayers:
     copies: Sequence[F32]
 
 
+def inputs_and_outputs(weight: Weight) -> tuple[int, int]:
+    """Return C and K of a weight, a matrix (C, K) or an array (K, C)."""
+    if isinstance(weight, Matrix):
+        return weight.rows, weight.cols
+    return weight.shape[1], weight.shape[0]
+
+
 def with_weights(
-    plan: PairPlan, weights: Sequence[F32], biases: Sequence[F32], transposed: bool
+    plan: PairPlan, weights: Sequence[Weight], biases: Sequence[F32], transposed: bool
 ) -> PairLayers:
-    """Return the layers with copies of weights (K, C) in panels, padded, and of biases (K,)."""
+    """Return the layers with copies of weights in panels, padded, and of biases (K,)."""
     records, copies = plan.layers.copy(), list[F32]()
+    nr = plan.nr
     for record, weight, bias in zip(records, weights, biases, strict=True):
         c, k = int(record["padded"]), int(record["outputs"])
-        full = np.zeros((k, c), np.float32)
-        full[: weight.shape[0], : weight.shape[1]] = weight
-        bias_copy = np.zeros(k, np.float32)
-        bias_copy[: len(bias)] = bias
-        made = {"weight": _panels(full.T, plan.nr), "bias": bias_copy}
-        if transposed:
-            made["transposed"] = _panels(full, plan.nr)
-        for name, array in made.items():
+        panels = np.zeros((k // nr, c, nr), np.float32)
+        rows = np.zeros((c // nr if transposed else 0, k, nr), np.float32)
+        padded_bias = np.zeros(k, np.float32)
+        _pack(*_elements(weight, nr), inputs_and_outputs(weight), bias, panels, rows, padded_bias)
+        for name, array in (("weight", panels), ("transposed", rows), ("bias", padded_bias)):
             record[name] = array.ctypes.data
             copies.append(array)
     return PairLayers(records, copies)
 
 
-def _panels(matrix: F32, nr: int) -> F32:
-    """Return (R, C) in panels (C / nr, R, nr)."""
-    rows, cols = matrix.shape
-    return np.ascontiguousarray(matrix.reshape(rows, cols // nr, nr).transpose(1, 0, 2))
+def _elements(weight: Weight, nr: int) -> tuple[F32, tuple[int, int, int, int]]:
+    """Return the elements of a weight in a row, and the steps between them.
+
+    Steps are those from an input to the next, and from an output to the next within a block; then
+    come the outputs of a block, whole panels of ``nr`` or all, and the step from block to block.
+    """
+    if not isinstance(weight, Matrix):
+        return weight.reshape(-1), (1, weight.shape[1], max(len(weight), 1), 0)
+    layout = weight.layout
+    if layout.row_blocks > 1 or layout.block_cols % nr:
+        return _elements(np.ascontiguousarray(weight.to_numpy().T), nr)
+    return weight.data, (layout.row_stride, 1, layout.block_cols, layout.block_col_stride)
+
+
+@jit
+def _pack(
+    elements: F32,
+    steps: tuple[int, int, int, int],
+    sizes: tuple[int, int],
+    bias: F32,
+    panels: F32,
+    transposed: F32,
+    padded_bias: F32,
+) -> None:
+    """Copy a weight to panels (K / nr, C, nr), and to those of its transpose if there are any."""
+    (by_input, by_output, outputs, by_block), (c, k), nr = steps, sizes, panels.shape[2]
+    for j in range(0, k, nr):
+        first = j % outputs * by_output + j // outputs * by_block
+        for i in range(c):
+            for lane in range(min(nr, k - j)):
+                panels[j // nr, i, lane] = elements[first + i * by_input + lane * by_output]
+    for panel in range(len(transposed)):
+        for j in range(k):
+            first = j % outputs * by_output + j // outputs * by_block + panel * nr * by_input
+            for lane in range(min(nr, c - panel * nr)):
+                transposed[panel, j, lane] = elements[first + lane * by_input]
+    for j in range(k):
+        padded_bias[j] = bias[j]
 
 
 def unpack_gradients(

@@ -8,7 +8,8 @@ which also runs the user's code and is restored afterwards.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,8 +22,13 @@ from dlrmjit_kernels.runtime.target import current_target
 _MODE = ctypes.PYFUNCTYPE(None, ctypes.c_int64)  # it takes too little time to let others run
 
 
+@functools.lru_cache(maxsize=2)
+def _setter(flush: bool) -> Callable[[int], None]:
+    return _MODE(address(FloatMode(flush), current_target()))
+
+
 def _apply(flush: bool, mode: NDArray[np.int64]) -> None:
-    _MODE(address(FloatMode(flush), current_target()))(mode.ctypes.data)
+    _setter(flush)(mode.ctypes.data)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from dlrmjit_kernels.lists.attention import (
     shares_size,
 )
 from dlrmjit_kernels.lists.pair_mean import pair_mean_backward, pair_mean_forward
-from dlrmjit_kernels.lists.parts import Lists
+from dlrmjit_kernels.lists.parts import Cost, Lists
 from dlrmjit_kernels.lists.set_mean import set_mean
+from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,6 +163,36 @@ def test_wrong_operands_are_refused():
     weight = np.zeros((2, 5), np.float32)
     with pytest.raises(ShapeError, match="weight 0"):
         pair_mean_forward(x, offsets, [weight], [np.zeros(2, np.float32)], y)
+
+
+@given(lengths=LENGTHS, widths=st.lists(st.sampled_from([1, 31, 33, 64]), min_size=2, max_size=3))
+def test_weights_of_pairs_may_be_matrices_as_models_store_them(lengths, widths):
+    offsets = offsets_of(lengths)
+    ab, weights, biases, dy = pairs(np.random.default_rng(0), widths, offsets)
+    expected = pair_results(ab, offsets, weights, biases, dy)
+    layouts = (Matrix.empty_panels, Matrix.empty_blocked)
+    for make in layouts:
+        matrices = [make(w.shape[1], w.shape[0]).assign(w.T) for w in weights]
+        y, dab = np.empty_like(expected[0]), np.empty_like(ab)
+        dw, db = [np.empty_like(w) for w in weights], [np.empty_like(b) for b in biases]
+        pair_mean_forward(ab, offsets, matrices, biases, y)
+        pair_mean_backward(ab, offsets, matrices, biases, dy, dab, dw, db)
+        found = [y, dab, *(x for both in zip(dw, db, strict=True) for x in both)]
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 20), max_size=40),
+    cost=st.sampled_from([(0, 1), (1, 0), (1, 64)]),
+    most=st.integers(1, 16),
+)
+def test_parts_have_about_equal_cost(lengths, cost, most):
+    n = np.array(lengths, np.int64)
+    ends = np.cumsum(n * (cost[0] * n + cost[1]))
+    count = max(1, min(most, len(n)))
+    shares = [int(ends[-1]) * part // count for part in range(1, count)]
+    parts = Lists.of(offsets_of(lengths), sum(lengths), Cost(*cost), most).parts
+    assert parts.tolist() == [0, *np.searchsorted(ends, shares, "right").tolist(), len(n)]
 
 
 @given(lengths=st.lists(st.integers(0, 20), max_size=40))

@@ -13,3 +13,9 @@ def rounded(values: np.ndarray) -> np.ndarray:
     bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
     bits += np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1))
     return (bits & np.uint64(0xFFFF0000)).astype(np.uint32).view(np.float32)
+
+
+def packed(numbers: np.ndarray) -> np.ndarray:
+    """Return float32 numbers (..., 2) truncated to BF16 pairs, viewed as float32."""
+    high = (np.ascontiguousarray(numbers).view(np.uint32) >> 16).astype(np.uint16)
+    return high.view(np.float32)[..., 0]

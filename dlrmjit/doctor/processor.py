@@ -14,6 +14,7 @@ from dlrmjit.errors import DlrmjitError
 
 _TOPIC = Topic("processor")
 _MEANINGS = {
+    "amx_bf16": "512-bit vectors, BF16 products in tile registers",
     "avx512_bf16": "512-bit vectors, BF16 products",
     "avx512": "512-bit vectors",
     "avx2": "256-bit vectors",

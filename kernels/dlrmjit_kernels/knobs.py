@@ -14,7 +14,7 @@ from pathlib import Path
 def target() -> str | None:
     """Return ``DLRMJIT_TARGET``, the instruction set to use instead of this machine's best.
 
-    It is ``avx512_bf16``, ``avx512``, ``avx2``, ``sse`` or ``neon``.
+    It is ``amx_bf16``, ``avx512_bf16``, ``avx512``, ``avx2``, ``sse`` or ``neon``.
     """
     return os.environ.get("DLRMJIT_TARGET") or None
 

@@ -16,6 +16,7 @@ from llvmlite import ir
 
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter
+from dlrmjit_kernels.codegen.tile_registers import TILE_PAIRS, TILE_ROWS, TileRegisters
 from dlrmjit_kernels.precision import Precision
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
@@ -57,15 +58,48 @@ class MultiplyAdds:
         emit.finish()
 
 
+@dataclass(frozen=True)
+class TileProducts:
+    """A loop of products of BF16 tile registers, to four independent sums."""
+
+    @property
+    def symbol(self) -> str:
+        """Name of the function."""
+        return "tile_products"
+
+    def emit(self, module: ir.Module, target: Target) -> None:
+        """Define the kernel: ``iterations`` of four products."""
+        emit = Emitter(module, self.symbol, {"out": POINTER, "iterations": I64}, target.lanes)
+        tiles = TileRegisters(emit)
+        tiles.configure(dict.fromkeys(range(8), (TILE_ROWS, TILE_PAIRS)))
+        with emit.loop(emit["iterations"]):
+            for total in range(4):
+                tiles.dot_pairs(total, 4 + total // 2, 6 + total % 2)
+        tiles.release()
+        emit.finish()
+
+
 def multiply_adds(
     threads: int, chains: int = 12, pairs: bool = False
 ) -> tuple[Callable[[], None], float]:
-    """Return a function that occupies ``threads`` threads for a millisecond, and its Gflop."""
+    """Return a function that occupies ``threads`` threads for a millisecond, and its Gflop.
+
+    ``pairs`` are multiplied in tile registers where there are some.
+    """
     target = current_target()
+    if pairs and target.amx:
+        return _tile_products(threads, target)
     out = np.zeros((threads, 64 * target.lanes), dtype=np.float32)
     kernel = engine.address(MultiplyAdds(chains, pairs), target)
     gflop = (4e-9 if pairs else 2e-9) * threads * _ITERATIONS * _UNROLL * chains * target.lanes
     return functools.partial(_on_all, kernel, out, _ITERATIONS), gflop
+
+
+def _tile_products(threads: int, target: Target) -> tuple[Callable[[], None], float]:
+    out = np.zeros((threads, 1), dtype=np.float32)
+    kernel, iterations = engine.address(TileProducts(), target), _ITERATIONS // 4
+    flops = threads * iterations * 4 * 4 * TILE_ROWS * TILE_PAIRS * TILE_PAIRS
+    return functools.partial(_on_all, kernel, out, iterations), 1e-9 * flops
 
 
 def fma_peak(threads: int, seconds: float = 0.5, precision: Precision = "fp32") -> float:

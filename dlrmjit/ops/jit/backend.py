@@ -21,7 +21,7 @@ from dlrmjit_kernels.ids.id_tables import IdTables
 from dlrmjit_kernels.layers.loss import BoundLoss, probabilities
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.microkernels.denormals import denormals_flushed
+from dlrmjit_kernels.microkernels.float_mode import denormals_flushed
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from numpy.typing import NDArray
 

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 _KINDS = (  # the first that matches the mnemonic
-    ("multiply-adds", r"vfn?m(add|sub)|fml[as]$|vdpbf16"),
+    ("multiply-adds", r"vfn?m(add|sub)|fml[as]$|[vt]dpbf16"),
     ("broadcasts", r"v?broadcast|vp?broadcast|ld1r|dup"),
     ("multiplications", r"v?f?mul(?!x)|vmul"),
     ("additions", r"v?(add|sub)[ps][sd]|fadd|fsub"),
     ("prefetches", r"prefetch|prfm"),
     ("divisions and roots", r"v?f?(div|r?sqrt)"),
     ("shuffles", r"v?(p?shuf|perm|p?unpck|p?blend|p?align|insert|extract)|zip|uzp|trn|ext$"),
-    ("vector loads, stores and moves", r"v?mov[aud]\w*[ps][sd]|vmovdq|v?movs[sd]|v?movhp|v?movlp"),
+    (
+        "vector loads, stores and moves",
+        r"tile(load|store)|v?mov[aud]\w*[ps][sd]|vmovdq|v?movs[sd]|v?movhp|v?movlp",
+    ),
     ("jumps", r"j\w+$|b(\.\w+)?$|cbn?z|tbn?z"),
 )
 _VECTOR = re.compile(r"%([xyz])mm(\d+)|\b([vqsd])(\d+)(?=\b|\.)")

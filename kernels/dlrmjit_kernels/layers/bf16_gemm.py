@@ -19,6 +19,7 @@ from dlrmjit_kernels.matmul.plan import Finish, Product, incompatible_operands
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block, view_of
 from dlrmjit_kernels.matrix.bf16_convert import can_round, round_to_pairs
 from dlrmjit_kernels.matrix.matrix import Layout, Matrix
+from dlrmjit_kernels.matrix.relayout import relayout
 from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.matrix.split_transpose import transpose_weights, transposed_layout
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
@@ -52,6 +53,20 @@ class _RoundedPairs:
     def write(self, source: int, address: int) -> None:
         """Round and write."""
         round_to_pairs(view_of(self.source), source, view_of(self.layout), address, self.down)
+
+
+@dataclass(frozen=True)
+class _RoundedColumns:
+    """Activations (N, C) rounded to pairs of rows, transposed: pairs along the rows of (C, N)."""
+
+    pairs: _RoundedPairs
+    layout: Layout
+
+    def write(self, source: int, address: int) -> None:
+        """Round, transpose and write."""
+        rounded = _scratch.address("pairs", self.pairs.layout.span)
+        self.pairs.write(source, rounded)
+        relayout(view_of(self.pairs.layout).transposed, rounded, view_of(self.layout), address)
 
 
 @dataclass(frozen=True)
@@ -158,6 +173,11 @@ def backward_weights(
     panels = [Layout.panels(ceil_div(m.rows, 2), m.cols, target.nr) for m in (x, dz)]
     a, b = (_RoundedPairs(m, at, down=True) for m, at in zip((x, dz), panels, strict=True))
     on_pairs = _on_pairs(a, b, view_of(b.layout), view_of(dw))
+    if target.amx:  # a register's rows of A are pairs along the reduction
+        rows = common_block([view_of(dw).rows], min(target.row_block, x.cols))
+        columns = _RoundedColumns(a, Layout.blocked(x.cols, a.layout.rows, rows, target.nr))
+        product = replace(on_pairs.product, a=view_of(columns.layout), sums=sums)
+        return Bf16Product(product, columns, b)
     product = replace(on_pairs.product, a=view_of(a.layout).transposed, sums=sums)
     return replace(on_pairs, product=product)
 

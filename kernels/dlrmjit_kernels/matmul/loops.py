@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, UNROLL
+from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE
+from dlrmjit_kernels.microkernels.gemm_tile import UNROLL
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div

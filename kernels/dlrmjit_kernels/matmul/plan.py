@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.codegen.cross_finish import Cross
+from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape
 from dlrmjit_kernels.matmul.loops import FIRST, GEMM_PLAN, LAST, gemm_loops
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block
-from dlrmjit_kernels.microkernels.gemm_tile import CACHE_LINE, GemmTile, Operands
+from dlrmjit_kernels.microkernels.gemm_tile import GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
 from dlrmjit_kernels.runtime.compile import Call
@@ -33,8 +34,9 @@ from dlrmjit_kernels.runtime.target import Target
 PARALLEL_MIN_MULTIPLY_ADDS = 1 << 19  # some microseconds of one core
 _BLOCK_ROWS = 48  # where no operand has blocks: whole tiles of every processor
 _UNEVEN = 0.05  # of the work, that threads may differ by to write to different pages
+_LONGEST_PAIRS = 512  # of a kc block for tile registers: a panel of B in the second cache
 _ACCUMULATORS = 12  # independent vectors: two units, a latency of four, and some to spare
-_ONES = np.array([0x3F800000, 0x3F803F80], np.uint32)  # 1.0, and a BF16 pair of it
+_ONES = np.array([0x3F800000] + 16 * [0x3F803F80], np.uint32)  # 1.0, and BF16 pairs of it
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Product:
 
     @property
     def one(self) -> int:
-        """Address of an element of A that is one."""
+        """Address of an element of A that is one; pairs follow that are ones too."""
         return int(_ONES.ctypes.data) + 4 * (self.operands is Operands.BF16)
 
     @functools.cached_property
@@ -164,6 +166,8 @@ def make_plan(
     The blocking is the one given, else the tuned one for this processor, else the rule's.
     """
     blocking = blocking or blocking_for(target, product.shape)
+    if product.operands is Operands.BF16 and target.amx:
+        blocking = replace(blocking, mr=target.pair_rows, kc=min(blocking.kc, _LONGEST_PAIRS))
     strides = _strides(product, target, blocking)
     record = _record(product, blocking, strides, useful_threads(product.shape, threads))
     return Plan(record, _kernels(product, target, record[0]), product.one)

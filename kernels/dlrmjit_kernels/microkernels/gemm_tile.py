@@ -28,45 +28,29 @@ mask are prefetched before the first step.
 ``operands`` is the types of A and B. Other than with ``FP32``, a step of the reduction is a BF16
 pair (:mod:`dlrmjit_kernels.codegen.emitter`): ``length`` and ``last`` count pairs, and an element
 of B is a pair. With ``BF16``, an element of A is one too; pairs are multiplied by an instruction
-that treats denormals as zero. With ``MIXED``, A is float32, and the second number of a pair is
-``a_step // 2`` after the first; with ``odd``, A has no second number for the very last pair, and
-is not read there. Sums are always float32.
+that treats denormals as zero, in tile registers where there are some (:mod:`.amx_tile`); where A
+does not advance, ``a_step`` 0, 16 equal pairs are at its address. With ``MIXED``, A is float32, and
+the second number of a pair is ``a_step // 2`` after the first; with ``odd``, A has no second number
+for the very last pair, and is not read there. Sums are always float32.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
 from llvmlite import ir
 
-from dlrmjit_kernels.codegen.activations import Activation, activate, through_activation
-from dlrmjit_kernels.codegen.cross_finish import Cross, Write, cross, load_distances, moved
-from dlrmjit_kernels.codegen.emitter import I64, POINTER, Emitter, Value, integer
+from dlrmjit_kernels.codegen.activations import Activation
+from dlrmjit_kernels.codegen.cross_finish import Cross
+from dlrmjit_kernels.codegen.emitter import Value, integer
+from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE, TileEmitter
+from dlrmjit_kernels.microkernels.amx_tile import AmxTileEmitter
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
 UNROLL = 4
-CACHE_LINE = 64
 _CHAINS = 8  # independent accumulators that hide the latency of a multiply-add
-
-ARGUMENTS: dict[str, ir.Type] = {
-    "a": POINTER,
-    "b": POINTER,
-    "c": POINTER,
-    "bias": POINTER,
-    "mask": POINTER,
-    "a_block": I64,
-    "b_block": I64,
-    "blocks": I64,
-    "length": I64,
-    "last": I64,
-    "c_row": I64,
-    "mask_row": I64,
-    "ahead": I64,
-    "others": POINTER,
-}
 
 
 class Operands(IntEnum):
@@ -108,7 +92,10 @@ class GemmTile:
 
     def emit(self, module: ir.Module, target: Target) -> None:
         """Define the kernel in ``module``."""
-        _GemmTileEmitter(self, module, target).emit()
+        if self.operands is Operands.BF16 and target.amx and self.a_step < 2 and not self.split:
+            AmxTileEmitter(self, module).emit()
+        else:
+            _VectorTileEmitter(self, module, target).emit()
 
 
 def _lanes(cols: int, target: Target) -> int:
@@ -121,13 +108,12 @@ def _lanes(cols: int, target: Target) -> int:
     return min(target.lanes, max(4, 1 << widest))
 
 
-class _GemmTileEmitter(Emitter):
+class _VectorTileEmitter(TileEmitter):
     """Emits one :class:`GemmTile`: reduction over blocks, over a block, then the epilogue."""
 
     def __init__(self, spec: GemmTile, module: ir.Module, target: Target) -> None:
-        super().__init__(module, spec.symbol, ARGUMENTS, _lanes(spec.cols, target))
+        super().__init__(spec, module, _lanes(spec.cols, target))
         self.spec = spec
-        self.vectors = ceil_div(spec.cols, self.lanes)
         self.chains = max(1, min(UNROLL, ceil_div(_CHAINS, spec.rows * self.vectors)))
         read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A in UNROLL steps
         self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
@@ -135,15 +121,14 @@ class _GemmTileEmitter(Emitter):
         single = spec.rows == 1 and spec.a_step > 0
         self.ahead_in_b = 4 * UNROLL * spec.cols if single else CACHE_LINE
         self.numbers = (0, 1) if spec.operands is Operands.MIXED else (0,)  # of a pair
-        self.distances = load_distances(self, spec.cross)
 
     def emit(self) -> None:
-        self._prefetch_tile()
+        self.prefetch_tile()
         tile = self.spec.rows * self.vectors
         sums = self._reduce([self.zero()] * (tile * self.chains))
         if self.spec.odd:
             sums = self._add_last_number(sums)
-        self._finish(self._join(sums, tile))
+        self.finish_tile(self._join(sums, tile))
         self.finish()
 
     def _join(self, sums: list[Value], tile: int) -> list[Value]:
@@ -152,19 +137,6 @@ class _GemmTileEmitter(Emitter):
             pairs = zip(sums[:tile], sums[tile : 2 * tile], strict=True)
             sums = [self.builder.fadd(x, y) for x, y in pairs] + sums[2 * tile :]
         return sums
-
-    def _prefetch_tile(self) -> None:
-        """Prefetch the lines of C, the mask and others, which arrive during the reduction."""
-        self._prefetch_rows("c", [self["c"]])
-        if self.spec.has_mask or self.spec.cross:
-            self._prefetch_rows("mask", moved(self, self["mask"], self.distances))
-
-    def _prefetch_rows(self, name: str, rows: list[Value]) -> None:
-        for _ in range(self.spec.rows):
-            for row in rows:
-                for line in range(0, 4 * self.spec.cols, CACHE_LINE):
-                    self.prefetch(self.offset(row, line, size=1), for_write=name == "c")
-            rows = [self.offset(row, self[f"{name}_row"]) for row in rows]
 
     def _reduce(self, sums: list[Value]) -> list[Value]:
         final = self.builder.sub(self["blocks"], integer(1))
@@ -260,52 +232,10 @@ class _GemmTileEmitter(Emitter):
         return r * self.spec.a_row + skip
 
     def _factors(self, b: Value, vector: int, number: int) -> Value:
-        loaded = self._load_row(b, vector)
+        loaded = self.load_row(b, vector)
         return self.upcast_pair(loaded, number) if self.spec.operands is Operands.MIXED else loaded
 
     def _product(self, x: Value, factor: Value, total: Value) -> Value:
         if self.spec.operands is Operands.BF16:
             return self.dot_pairs(x, factor, total)
         return self.multiply_add(factor, x, total)
-
-    def _load_row(self, pointer: Value, vector: int) -> Value:
-        return self._load_active(self.offset(pointer, self._first(vector)))
-
-    def _load_active(self, pointer: Value) -> Value:
-        return self.load(pointer, self._active)
-
-    def _first(self, vector: int) -> int:
-        """Return the column of a vector's first lane; the last one overlaps to end with the row."""
-        return max(0, min(vector * self.lanes, self.spec.cols - self.lanes))
-
-    @property
-    def _active(self) -> int:
-        """Lanes in use, which are all unless the only vector is wider than the row."""
-        return min(self.lanes, self.spec.cols)
-
-    def _finish(self, sums: list[Value]) -> None:
-        c, mask = self["c"], self["mask"]
-        for r in range(self.spec.rows):
-            row = sums[r * self.vectors : (r + 1) * self.vectors]
-            writes = [self._epilogue(value, c, mask, v) for v, value in enumerate(row)]
-            for value, pointer in itertools.chain(*writes):  # vectors of a row may overlap
-                self.store(value, pointer, self._active)
-            c, mask = self.offset(c, self["c_row"]), self.offset(mask, self["mask_row"])
-
-    def _epilogue(self, value: Value, c: Value, mask: Value, v: int) -> list[Write]:
-        """Return what to write for one vector of sums, the vector of C last."""
-        spec = self.spec
-        if spec.accumulate:
-            value = self.builder.fadd(value, self._load_row(c, v))
-        if spec.bias:
-            value = self.builder.fadd(value, self._load_row(self["bias"], v))
-        c, mask = self.offset(c, self._first(v)), self.offset(mask, self._first(v))
-        if spec.cross:
-            pointers = moved(self, mask, self.distances)
-            value, writes = cross(self, spec.cross, value, pointers, self._load_active)
-            return [*writes, (value, c)]
-        if spec.slope:
-            stored = self._load_active(mask)
-            return [(through_activation(self, value, stored, spec.slope), c)]
-        value, slope = activate(self, value, spec.activation)
-        return [(value, c)] if slope is None else [(slope, mask), (value, c)]

@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from dlrmjit_kernels.codegen.activations import Activation, activate, through_activation
 from dlrmjit_kernels.codegen.emitter import I32, Emitter, Value, integer
-from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
+from dlrmjit_kernels.codegen.tile_finish import ARGUMENTS
 from dlrmjit_kernels.runtime.target import Target
 
 _BLOCKS_AHEAD = 4  # memory-bound, and blocks of A are too far apart for the hardware prefetcher

@@ -13,7 +13,7 @@ from llvmlite import ir
 
 from dlrmjit_kernels.codegen.activations import Activation, activate, through_activation
 from dlrmjit_kernels.codegen.emitter import Emitter, Value, integer
-from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
+from dlrmjit_kernels.codegen.tile_finish import ARGUMENTS
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.target import Target
 

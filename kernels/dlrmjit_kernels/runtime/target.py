@@ -15,6 +15,7 @@ from llvmlite import binding
 
 from dlrmjit_kernels import knobs
 from dlrmjit_kernels.errors import TargetError
+from dlrmjit_kernels.runtime import amx
 from dlrmjit_kernels.runtime.integers import round_up
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -26,7 +27,8 @@ class Target:
 
     ``lanes`` is the number of float32 elements of a vector, ``registers`` that of vector
     registers; ``l1``, ``l2`` and ``l3`` are bytes of cache as one core sees them. ``bf16`` is set
-    if there are instructions that multiply BF16 numbers. ``triple``, ``cpu`` and ``features``
+    if there are instructions that multiply BF16 numbers, ``amx`` if tile registers hold them.
+    ``triple``, ``cpu`` and ``features``
     are LLVM's names of the machine.
     """
 
@@ -40,6 +42,7 @@ class Target:
     l2: int = 512 << 10
     l3: int = 16 << 20
     bf16: bool = False
+    amx: bool = False
 
     @property
     def nr(self) -> int:
@@ -55,14 +58,19 @@ class Target:
         return 3 * self.registers // 8
 
     @property
+    def pair_rows(self) -> int:
+        """Most rows of a register tile of BF16 pairs: two tile registers, or ``mr``."""
+        return 32 if self.amx else self.mr
+
+    @property
     def masks(self) -> bool:
         """Whether there are mask registers."""
-        return self.isa.startswith("avx512")
+        return self.lanes == 16
 
     @property
     def row_block(self) -> int:
         """Rows of a block of activations: whole register tiles, about 48 rows."""
-        return round_up(48, self.mr)
+        return 2 * self.pair_rows if self.amx else round_up(48, self.mr)
 
     def panel(self, cols: int) -> int:
         """Return the panel width of a matrix with ``cols`` columns: ``nr``, or 1 for one column."""
@@ -73,15 +81,20 @@ _X86 = "x86_64-unknown-linux-gnu"
 _AVX512 = Target(
     "avx512", 16, 32, _X86, "skylake-avx512", "-prefer-256-bit", l1=48 << 10, l2=1 << 20
 )
+_BF16 = replace(_AVX512, isa="avx512_bf16", cpu="cooperlake", bf16=True)
 _KNOWN = {
-    "avx512_bf16": replace(_AVX512, isa="avx512_bf16", cpu="cooperlake", bf16=True),
+    "amx_bf16": replace(_BF16, isa="amx_bf16", cpu="sapphirerapids", l2=2 << 20, amx=True),
+    "avx512_bf16": _BF16,
     "avx512": _AVX512,
     "avx2": Target("avx2", 8, 16, _X86, "haswell", ""),
     "sse": Target("sse", 4, 16, _X86, "x86-64", ""),
     "neon": Target("neon", 4, 32, "aarch64-unknown-linux-gnu", "generic", "+neon"),
 }
 _AVX512_FEATURES = ("avx512f", "avx512vl", "avx512dq", "avx512bw", "fma")
+_SLOW_BF16 = ("cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids")
+"""LLVM's names of processors that multiply pairs by vector instructions slower than float32."""
 _REQUIRED = {
+    "amx_bf16": (*_AVX512_FEATURES, "avx512bf16", "amx-tile", "amx-bf16"),
     "avx512_bf16": (*_AVX512_FEATURES, "avx512bf16"),
     "avx512": _AVX512_FEATURES,
     "avx2": ("avx2", "fma"),
@@ -119,7 +132,7 @@ def current_target() -> Target:
 def _host_target(forced: str | None) -> Target:
     runnable = [isa for isa in _KNOWN if _runs_here(isa)]
     if forced is None:
-        forced = runnable[0]
+        forced = next(isa for isa in runnable if _pays(isa))
     target = named_target(forced)
     if forced not in runnable:
         can = ", ".join(runnable)
@@ -129,7 +142,13 @@ def _host_target(forced: str | None) -> Target:
 
 def _runs_here(isa: str) -> bool:
     features = _host_features()
-    return _same_machine(_KNOWN[isa].triple) and all(features.get(f) for f in _REQUIRED[isa])
+    has = _same_machine(_KNOWN[isa].triple) and all(features.get(f) for f in _REQUIRED[isa])
+    return has and (not _KNOWN[isa].amx or amx.permitted())
+
+
+def _pays(isa: str) -> bool:
+    """Return whether an instruction set is chosen unless another is named."""
+    return isa != "avx512_bf16" or binding.get_host_cpu_name() not in _SLOW_BF16
 
 
 def _same_machine(triple: str) -> bool:

@@ -2,9 +2,9 @@ import ctypes
 
 import numpy as np
 import pytest
+from dlrmjit_kernels.codegen.tile_finish import ARGUMENTS
 from dlrmjit_kernels.layers import interaction, interaction_loops, interaction_plan
 from dlrmjit_kernels.matrix.matrix import Matrix
-from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
 from dlrmjit_kernels.runtime import threads
 from dlrmjit_kernels.runtime.target import named_target
 from hypothesis import given

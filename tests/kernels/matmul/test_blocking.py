@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dlrmjit.errors import BlockingError
 
 extents = st.integers(1, 10_000)
-isas = st.sampled_from(["avx512_bf16", "avx512", "avx2", "sse", "neon"])
+isas = st.sampled_from(["amx_bf16", "avx512_bf16", "avx512", "avx2", "sse", "neon"])
 
 
 @given(isas, extents, extents, st.integers(0, 100_000))

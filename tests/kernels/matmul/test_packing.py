@@ -161,7 +161,7 @@ def test_packed_parts_of_b_are_large_for_few_rows_and_many_threads(m, threads, p
 
 
 def test_rows_without_blocks_are_cut_into_whole_tiles():
-    names = ("sse", "avx2", "avx512", "avx512_bf16", "neon")
+    names = ("sse", "avx2", "avx512", "avx512_bf16", "amx_bf16", "neon")
     assert {_BLOCK_ROWS % named_target(name).mr for name in names} == {0}
 
 

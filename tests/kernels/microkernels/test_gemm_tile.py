@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.activations import Activation
-from dlrmjit_kernels.microkernels.gemm_tile import (
-    ARGUMENTS,
-    CACHE_LINE,
-    UNROLL,
-    GemmTile,
-    Operands,
-)
+from dlrmjit_kernels.codegen.tile_finish import ARGUMENTS, CACHE_LINE
+from dlrmjit_kernels.microkernels.gemm_tile import UNROLL, GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.activations import ENDS, ERROR, activated, before, code
-from tests.bf16 import truncated
+from tests.bf16 import packed, truncated
 from tests.tolerance import tolerance
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(ARGUMENTS))
@@ -46,7 +41,9 @@ def operands(rows, cols, blocks, length):
 
 
 nr = current_target().nr
-rows = st.sampled_from([1, 2, current_target().mr - 1, current_target().mr])
+mr, pair_rows = current_target().mr, current_target().pair_rows
+rows = st.sampled_from([1, 2, mr - 1, mr])
+rows_of_pairs = st.sampled_from([1, 2, mr - 1, mr, pair_rows // 2 + 1, pair_rows])
 cols = st.sampled_from([1, 3, 4, 5, nr // 2 - 1, nr // 2, nr // 2 + 1, nr - 1, nr])
 flags = st.tuples(st.booleans(), st.booleans(), st.sampled_from(ENDS))
 
@@ -130,18 +127,12 @@ def test_every_field_is_in_the_name():
     assert len({spec.symbol, *(other.symbol for other in changed)}) == 14
 
 
-def packed(numbers: np.ndarray) -> np.ndarray:
-    """Return float32 numbers (..., 2) truncated to BF16 pairs, viewed as float32."""
-    high = (np.ascontiguousarray(numbers).view(np.uint32) >> 16).astype(np.uint16)
-    return high.view(np.float32)[..., 0]
-
-
 multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16
 
 
 @pytest.mark.parametrize("operands_", multiplied)
 @pytest.mark.parametrize("odd", [False, True])
-@given(rows, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
+@given(rows_of_pairs, cols, st.integers(1, 3), st.sampled_from([1, 4, 7, 40]), flags)
 def test_tile_of_pairs_is_its_numpy_line(operands_, odd, rows, cols, blocks, length, flags):
     accumulate, bias_on, (activation, slope) = flags
     a, b, bias, mask = operands(rows, cols, blocks, 2 * length)

@@ -5,9 +5,9 @@ import ctypes
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
+from dlrmjit_kernels.codegen.tile_finish import ARGUMENTS
 from dlrmjit_kernels.layers.fully_connected import fc_backward_data
 from dlrmjit_kernels.matrix.matrix import Matrix
-from dlrmjit_kernels.microkernels.gemm_tile import ARGUMENTS
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
 from dlrmjit_kernels.runtime.target import current_target, named_target
 from hypothesis import given

@@ -59,7 +59,7 @@ def test_an_edge_is_transposed_and_padded(rows, cols):
     assert np.all(target[cols:] == 7)
 
 
-@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "sse", "neon"])
+@pytest.mark.parametrize("isa", ["amx_bf16", "avx512_bf16", "avx512", "avx2", "sse", "neon"])
 def test_kernels_compile_for_every_target(isa):
     for spec in (PackTriangle(27, 32, False), UnpackTriangle(27, 32, True), Transpose(3, 2)):
         assert spec.symbol in engine.assembly(spec, named_target(isa))

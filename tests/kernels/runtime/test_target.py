@@ -6,11 +6,11 @@ from dlrmjit_kernels.runtime.target import current_target, named_target
 from dlrmjit.errors import TargetError
 
 
-@pytest.mark.parametrize("isa", ["avx512_bf16", "avx512", "avx2", "sse", "neon"])
+@pytest.mark.parametrize("isa", ["amx_bf16", "avx512_bf16", "avx512", "avx2", "sse", "neon"])
 def test_tile_of_every_target_fits_its_registers(isa):
     target = named_target(isa)
     assert 2 * target.mr + 2 + 1 <= target.registers
-    assert target.row_block % target.mr == 0
+    assert target.row_block % target.pair_rows == 0
 
 
 def test_avx2_tile_is_six_by_sixteen():

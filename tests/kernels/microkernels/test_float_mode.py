@@ -5,8 +5,7 @@ import threading
 import numpy as np
 import pytest
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.microkernels.denormals import denormals_flushed
-from dlrmjit_kernels.microkernels.float_mode import FloatMode
+from dlrmjit_kernels.microkernels.float_mode import FloatMode, denormals_flushed
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import named_target

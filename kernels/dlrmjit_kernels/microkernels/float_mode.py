@@ -13,7 +13,8 @@ and operands below the smallest normal number count as zero; ``restore`` sets th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -100,8 +101,13 @@ class _Fpcr:
 _MODE = ctypes.PYFUNCTYPE(None, ctypes.c_int64)  # it takes too little time to let others run
 
 
+@functools.lru_cache(maxsize=2)
+def _setter(flush: bool) -> Callable[[int], None]:
+    return _MODE(address(FloatMode(flush), current_target()))
+
+
 def _apply(flush: bool, mode: NDArray[np.int64]) -> None:
-    _MODE(address(FloatMode(flush), current_target()))(mode.ctypes.data)
+    _setter(flush)(mode.ctypes.data)
 
 
 @contextmanager

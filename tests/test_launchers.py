@@ -105,7 +105,7 @@ def test_a_command_of_one_process_is_refused_on_several_ranks(monkeypatch, capsy
     _set(monkeypatch, OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2")
     assert evaluate.main(["model", "data"]) == 2
     error = capsys.readouterr().err
-    assert "dlrmjit.evaluate runs in one process, but Open MPI started several" in error
+    assert "dlrmjit evaluate runs in one process, but Open MPI started several" in error
     assert "DLRMJIT_LAUNCHER=none" in error
 
 

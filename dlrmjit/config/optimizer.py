@@ -60,12 +60,13 @@ class UpdateConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tables_rate <= LARGEST_RATE or not self.clip_norm >= 0:
+        if not 0 <= self.tables_rate <= LARGEST_RATE:
             raise ConfigError(
                 f"the tables' learning rate must be between 0 and {LARGEST_RATE:g} times that of "
-                f"the MLPs, and the norm to clip to not negative, not {self.tables_rate} and "
-                f"{self.clip_norm}"
+                f"the MLPs, not {self.tables_rate}"
             )
+        if not self.clip_norm >= 0:
+            raise ConfigError(f"the norm to clip to must not be negative, not {self.clip_norm}")
         if self.tables.scales_to_norm:
             raise ConfigError(
                 f"{self.tables.name} is for dense parameters only: its step is as long as a whole "

@@ -142,7 +142,7 @@ def test_what_has_no_lists_is_named(
     ("words", "said"),
     [
         (["--list-loss=hinge", "--loss-function=bce"], "give it or --list-loss, not both"),
-        (["--head-dim=8"], "--head-dim is of a head; give --head, too"),
+        (["--head-dim=8"], "--head-dim has no effect here: it needs --head=attention"),
         (["--monitor=ndcg", "--reproducible=1"], "would cut lists"),
         (["--model=lr", "--linear-start"], "labels of single rows, but these data have lists"),
     ],

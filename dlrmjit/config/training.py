@@ -44,7 +44,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class CustomLoss(LossConfig):
-    """A training loss of one's own: the mean over a batch of the results of ``function``.
+    """A user-defined training loss: the mean over a batch of the results of ``function``.
 
     ``function`` is a :data:`LossFunction`. Weights of samples scale its results. It should return
     the same for a sample in any batch, because ranks and micro-batches call it with parts of one,

@@ -1,4 +1,4 @@
-"""A loss of one's own trains as a built-in one of the same formula, on one rank and on two."""
+"""A user-defined loss trains as a built-in one of the same formula, on one rank and on two."""
 
 import numpy as np
 import pytest

@@ -170,7 +170,7 @@ def insert(
     """Count a sighting of each key from ``first`` on that has no row, and give rows, in order.
 
     ``rules`` are the rows of the table, the sightings that a key needs, and the occupied slots from
-    which the table must grow. A key last seen before the oldest step that counts starts anew.
+    which the table must grow. A key last seen before the oldest step that counts is new again.
     ``free`` are rows given back before. ``new`` are arrays for rows that start, their keys, and
     rows given back; ``done`` has how many. Returns where it must grow, or the number of keys.
     """

@@ -133,6 +133,7 @@ def _forward_part(
             unsafe.call(kernels.softmax, (of.scores, 0, of.n, panel, of.panels, of.last))
             _scores_by_rows(of, of.scores, v, rows, sizes, kernels)
             _store(rows, of, y, 0, sizes, np.float32(1))
+    unsafe.keep_alive(scratch)
 
 
 @jit
@@ -196,6 +197,7 @@ def _backward_part(
             _load(qkv, of, dim, rows, sizes, factor)
             _scores_by_rows(of, dscores, rows, results, sizes, kernels)
             _store(results, of, dqkv, 0, sizes, one)
+    unsafe.keep_alive(scratch)
 
 
 @jit

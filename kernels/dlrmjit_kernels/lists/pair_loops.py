@@ -89,6 +89,7 @@ def _forward_part(
             final = tile + 4 * _last_layer(layers)
             _each_run(rows[len(rows) - 1], SUM, at, pair, count, (sums, 0, final))
         _store_rows(sums, last, y, start, n, 0, y.shape[1], _share(n))
+    unsafe.keep_alive(scratch)
 
 
 @jit
@@ -145,6 +146,7 @@ def _backward_part(
         h = dab.shape[1] // 2
         _store_rows(at.da, first, dab, start, n, 0, h, np.float32(1))
         _store_rows(at.db, first, dab, start, n, h, h, np.float32(1))
+    unsafe.keep_alive(scratch)
 
 
 @jit

@@ -80,6 +80,9 @@ def _parts(offsets: I64, rows: int, of_pairs: int, of_rows: int, most: int) -> I
 
 @jit
 def aligned_start(scratch: F32) -> int:
-    """Return the address of the first element of the scratch that starts a cache line."""
+    """Return the address of the first element of the scratch that starts a cache line.
+
+    The caller keeps the scratch alive as long as it uses the address.
+    """
     address: int = scratch.ctypes.data
     return address + -address % (4 * LINE)

@@ -1,4 +1,4 @@
-"""Operations of compiled loops on raw addresses: calls, loads, stores, prefetches, a task counter.
+"""Operations of compiled loops on raw addresses: calls, loads, stores, lifetimes, a task counter.
 
 Nothing is checked here: the caller must have checked every address and stride.
 """
@@ -49,6 +49,20 @@ def call(typingctx: Any, address: Any, arguments: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.int64, wide), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def keep_alive(typingctx: Any, array: Any) -> Any:
+    """Do nothing, so that the memory of a local ``array`` is not freed before this call.
+
+    Numba frees an array after the last use of its name, while addresses taken from it may still
+    be in use: where a function takes such an address, it calls this after the last use of that.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return context.get_dummy_value()
+
+    return types.none(array), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

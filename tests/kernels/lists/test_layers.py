@@ -1,6 +1,10 @@
 """Layers over rows of lists: the reference rules in float64, threads, and what is refused."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +149,38 @@ def test_no_layer_depends_on_the_number_of_threads():
         finally:
             set_threads(before)
     assert all(results == found[0] for results in found)
+
+
+FROM_ONE_ARENA = """
+import numpy as np
+from dlrmjit_kernels.runtime.threads import set_threads
+from tests.kernels.lists.test_layers import attention_results, normal, offsets_of
+from tests.kernels.lists.test_layers import pair_results, pairs
+
+offsets, rng = offsets_of([5, 50, 1, 33, 7] * 12), np.random.default_rng(0)
+ab, weights, biases, dy = pairs(rng, (40, 33), offsets)
+qkv, x = normal(rng, offsets[-1], 60), normal(rng, offsets[-1], 20)
+found = set()
+for repetition in range(100):
+    set_threads((1, 2, 4, 7)[repetition % 4])
+    results = pair_results(ab, offsets, weights, biases, dy)
+    results += attention_results(qkv, offsets, x)
+    found.add(b"".join(result.tobytes() for result in results))
+assert len(found) == 1, f"{len(found)} different results"
+"""
+
+
+def test_tasks_do_not_share_their_scratch_memory():
+    """Memory that is freed too early goes to another thread at once if all share one arena."""
+    tunables = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1", "NUMBA_NUM_THREADS": "8"}
+    run = subprocess.run(
+        [sys.executable, "-c", FROM_ONE_ARENA],
+        env=os.environ | tunables,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-500:]
 
 
 def test_wrong_operands_are_refused():

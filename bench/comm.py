@@ -13,7 +13,6 @@ with. Tables are cut at ``--max-rows`` so that the ranks fit on one machine.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import statistics
@@ -22,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -177,19 +176,29 @@ def step_ways(chosen: Case, comm: Comm) -> dict[str, Way]:
         comm.size,
         lookups=[chosen.lookups] * chosen.model.tables,
     )
-    model = ShardedModel(chosen.model, comm, plan, init="counter")
-    routed = model.router.route(batch)
+    switch = _Switch(comm)
+    model = ShardedModel(chosen.model, cast(Comm, switch), plan, init="counter")
+    routed, step = model.router.route(batch), ShardedStep(model)
     groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
-    return {way: _sharded(model, group, routed) for way, group in groups.items()}
+    return {way: _communicating(step, switch, group, routed) for way, group in groups.items()}
 
 
-def _sharded(model: ShardedModel, group: Comm, routed: ShardedBatch) -> Way:
-    """Return a step of ``model`` that communicates by ``group``."""
-    regrouped = copy.copy(model)
-    regrouped.comm = group
-    step, exposed = ShardedStep(regrouped), list[dict[str, float]]()
+class _Switch:
+    """A communicator that is another one from step to step, so that all share one model."""
+
+    def __init__(self, comm: Comm) -> None:
+        self.current = comm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.current, name)
+
+
+def _communicating(step: ShardedStep, switch: _Switch, group: Comm, routed: ShardedBatch) -> Way:
+    """Return the step with ``group`` as its communicator."""
+    exposed = list[dict[str, float]]()
 
     def once() -> None:
+        switch.current = group
         group.waited.clear()
         step(routed, RATE)
         exposed.append(dict(group.waited))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LARGEST_MESSAGE = 2**31 - 1  # elements that MPI can count before version 4
 _LARGE_COUNTS = (4, 0)  # first MPI version with 64-bit counts
+_PIECE = 1 << 16  # elements of a message between hosts
 _PAUSE = 5e-5  # seconds between two polls on an oversubscribed host
 
 
@@ -42,6 +43,9 @@ class MpiComm:
     comm : an mpi4py communicator; it is duplicated, so that no other traffic interferes
     largest : most elements of one message, by default what the MPI library can count; longer
         messages are split
+
+    Between hosts messages are split into small pieces: of two large ones in opposite directions
+    MPICH sends one after the other over TCP, which halves the bandwidth of a link.
 
     MPI waits by polling. On a host with more ranks than CPUs this would take the CPU from the
     ranks that are waited for, so ranks sleep between two polls there.
@@ -57,6 +61,8 @@ class MpiComm:
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         has_large_counts = MPI.Get_version() >= _LARGE_COUNTS
         self._largest = largest or (None if has_large_counts else _LARGEST_MESSAGE)
+        spans_hosts = self._local_ranks.size < self.size
+        self._piece = min(self._largest or _PIECE, _PIECE) if spans_hosts else self._largest
         self._pause = _PAUSE if self._local_ranks.size > cpus else 0.0
         self.waited: dict[str, float] = {}
         self.traffic = Traffic()
@@ -85,7 +91,7 @@ class MpiComm:
             name,
             lambda: [
                 self._comm.Iallreduce(self._mpi.IN_PLACE, chunk)
-                for chunk in _chunks(buffer, self._largest)
+                for chunk in _chunks(buffer, self._piece)
             ],
         )
 
@@ -108,7 +114,7 @@ class MpiComm:
     ) -> Request:
         """Gather in one MPI operation, or in messages between all pairs of ranks."""
         self._count(name, send, [send.size] * self.size, receive, counts)
-        if self._largest is not None:
+        if self._piece is not None:
             parts = _parts(receive, counts)
             copied = parts[self.rank], send
             return self._post(name, lambda: self._pairwise([send] * self.size, parts), copied)
@@ -129,7 +135,7 @@ class MpiComm:
         self._count(name, send, send_counts, receive, receive_counts)
         outgoing, incoming = _parts(send, send_counts), _parts(receive, receive_counts)
         copied = (incoming[self.rank], outgoing[self.rank]) if include_self else None
-        if self._largest is not None:
+        if self._piece is not None:
             return self._post(name, lambda: self._pairwise(outgoing, incoming), copied)
         sent, received = self._vector(send, send_counts), self._vector(receive, receive_counts)
         return self._post(name, lambda: [self._comm.Ialltoallv(sent, received)], copied)
@@ -156,7 +162,7 @@ class MpiComm:
         self._count(name, receive, counts if is_root else none, receive, arriving)
         parts = _parts(send, counts) if is_root and send is not None else [empty] * self.size
         copied = (receive, parts[root]) if is_root and include_self else None
-        if self._largest is not None:
+        if self._piece is not None:
             incoming = [receive if r == root else empty for r in range(self.size)]
             return self._post(name, lambda: self._pairwise(parts, incoming), copied)
         outgoing = [send, list(counts)] if is_root else None
@@ -179,7 +185,7 @@ class MpiComm:
         whole = receive if is_root else None
         parts = [empty] * self.size if whole is None else _parts(whole, counts)
         copied = (parts[root], send) if is_root and include_self else None
-        if self._largest is not None:
+        if self._piece is not None:
             outgoing = [send if r == root else empty for r in range(self.size)]
             return self._post(name, lambda: self._pairwise(outgoing, parts), copied)
         into = [receive, list(counts)] if is_root else None
@@ -214,14 +220,14 @@ class MpiComm:
         )
 
     def _pairwise(self, parts: Sequence[Buffer], receive: Sequence[Buffer]) -> list[MPI.Request]:
-        """Post messages of at most ``largest`` elements from and to each other rank.
+        """Post messages of at most ``piece`` elements from and to each other rank.
 
         MPI delivers the messages of a pair of ranks in order.
         """
         others = [r for r in range(self.size) if r != self.rank]
         return [
-            *(self._comm.Irecv(p, r) for r in others for p in _chunks(receive[r], self._largest)),
-            *(self._comm.Isend(p, r) for r in others for p in _chunks(parts[r], self._largest)),
+            *(self._comm.Irecv(p, r) for r in others for p in _chunks(receive[r], self._piece)),
+            *(self._comm.Isend(p, r) for r in others for p in _chunks(parts[r], self._piece)),
         ]
 
     def _post(
@@ -286,7 +292,7 @@ def _parts(buffer: Buffer, counts: Counts) -> list[Buffer]:
 
 
 def _chunks(buffer: Buffer, largest: int | None) -> list[Buffer]:
-    """Split a buffer into chunks of at most ``largest`` elements."""
+    """Split a buffer into chunks of at most ``piece`` elements."""
     if largest is None:
         return [buffer]
     return [buffer[i : i + largest] for i in range(0, buffer.size, largest)]

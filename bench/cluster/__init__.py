@@ -1,0 +1,1 @@
+"""Programs of many ranks on several hosts, which are network namespaces of one machine."""

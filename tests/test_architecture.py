@@ -8,6 +8,7 @@ from docs.layers import CLI, ROOT, SOURCES, crowded_folders, imports, level_of, 
 
 MAY_USE_KERNELS = {
     *(CLI, "dlrmjit.ops", "dlrmjit.optim", "dlrmjit.data", "dlrmjit.metrics", "dlrmjit.ranking"),
+    "dlrmjit.checkpoint",  # checksums
     "dlrmjit.doctor",  # measures their machine
 }
 INFRASTRUCTURE = {

@@ -7,7 +7,6 @@ from dlrmjit.checkpoint.strict import check_config, check_parameters
 from dlrmjit.checkpoint.torch_format.reader import TorchCheckpoint, read_torch_file
 from dlrmjit.checkpoint.torch_format.writer import check_torch_destination, write_torch_file
 from dlrmjit.checkpoint.writer import (
-    CheckpointCopy,
     copy_checkpoint,
     save_checkpoint,
     write_checkpoint,
@@ -15,7 +14,6 @@ from dlrmjit.checkpoint.writer import (
 
 __all__ = [
     "Checkpoint",
-    "CheckpointCopy",
     "ImageMemory",
     "TorchCheckpoint",
     "check_config",

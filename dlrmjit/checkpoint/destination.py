@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from dlrmjit.checkpoint.file_record import FLETCHER4, SHA256
 from dlrmjit.checkpoint.manifest import FORMAT, NAME
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.files import (
@@ -24,6 +26,7 @@ from dlrmjit.files import (
     resolve_destination,
     try_destination,
 )
+from dlrmjit.files.listing import DIGEST_BYTES
 from dlrmjit.files.work_folder import WRITING
 
 
@@ -74,7 +77,7 @@ def listing_of(directory: Path) -> Listing:
         if content["format"] != FORMAT:
             raise ValueError
         files = {
-            str(name): FileFacts(int(facts["bytes"]), str(facts["sha256"]))
+            str(name): FileFacts(int(facts["bytes"]), _sha256(facts))
             for name, facts in content["files"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -83,3 +86,9 @@ def listing_of(directory: Path) -> Listing:
             "name a new or an empty directory"
         ) from None
     return {NAME: FileFacts(None, None), **files}
+
+
+def _sha256(facts: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of a file, None where it has another digest; only large files have."""
+    is_other = FLETCHER4 in facts and int(facts["bytes"]) > DIGEST_BYTES
+    return None if is_other else str(facts[SHA256])

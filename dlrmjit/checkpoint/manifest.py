@@ -13,13 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.checkpoint.safetensors_file import DTYPES, FileRecord
+from dlrmjit.checkpoint.file_record import SHA256, FileRecord
+from dlrmjit.checkpoint.safetensors_file import DTYPES
 from dlrmjit.errors import CheckpointError
 from dlrmjit.version import __version__
 
 NAME = "manifest.json"
 FORMAT = "dlrmjit-checkpoint"
-VERSION = 1
+VERSION, NEWER = 1, 2
+"""Versions of the format: the newer one has files whose checksum is not a SHA-256."""
+
 DIGEST = "manifest_sha256"
 """Key of the digest of the manifest's text, in which the digest itself is replaced by zeros."""
 
@@ -89,8 +92,12 @@ class Manifest:
 
         Raises TypeError where the configuration or the progress is not JSON-ready.
         """
-        head = {"format": FORMAT, "version": VERSION, "writer": f"dlrmjit {__version__}"}
-        text = json.dumps({**head, DIGEST: _NO_DIGEST, **asdict(self)}, indent=1) + "\n"
+        is_newer = any(record.kind != SHA256 for record in self.files.values())
+        version = NEWER if is_newer else VERSION
+        head = {"format": FORMAT, "version": version, "writer": f"dlrmjit {__version__}"}
+        files = {name: record.to_dict() for name, record in self.files.items()}
+        content = {**head, DIGEST: _NO_DIGEST, **asdict(self), "files": files}
+        text = json.dumps(content, indent=1) + "\n"
         return _with_digest(text, _digest(text))
 
 
@@ -154,15 +161,17 @@ def _check_digest(path: Path, text: str, content: Mapping[str, Any]) -> None:
 def _check_format(path: Path, content: object) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not the manifest of a dlrmjit checkpoint")
-    if content.get("version") != VERSION:
+    if content.get("version") not in (VERSION, NEWER):
         raise CheckpointError(
-            f"{path}: format version {content.get('version')!r}, but this dlrmjit reads version "
-            f"{VERSION}; use the release that wrote it ({content.get('writer')})"
+            f"{path}: format version {content.get('version')!r}, but this dlrmjit reads versions "
+            f"{VERSION} and {NEWER}; use the release that wrote it ({content.get('writer')})"
         )
 
 
 def _parse(content: Mapping[str, Any]) -> Manifest:
-    files = {_file_name(name): _file(value) for name, value in content["files"].items()}
+    files = {
+        _file_name(name): FileRecord.from_dict(facts) for name, facts in content["files"].items()
+    }
     manifest = Manifest(
         model_config=dict(content["model_config"]),
         progress=dict(content["progress"]),
@@ -174,10 +183,6 @@ def _parse(content: Mapping[str, Any]) -> Manifest:
         for part in record.parts:
             files[part.file]
     return manifest
-
-
-def _file(value: Mapping[str, Any]) -> FileRecord:
-    return FileRecord(int(value["bytes"]), str(value["sha256"]))
 
 
 def _file_name(name: str) -> str:

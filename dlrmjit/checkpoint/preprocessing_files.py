@@ -10,8 +10,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlrmjit.checkpoint.file_record import FileRecord
 from dlrmjit.checkpoint.manifest import read_manifest
-from dlrmjit.checkpoint.safetensors_file import FileRecord
 from dlrmjit.errors import CheckpointError, DataError
 from dlrmjit.files import create, link_or_copy
 

@@ -13,17 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.checkpoint.file_record import FileRecord, check_file, check_size
 from dlrmjit.checkpoint.manifest import ArrayRecord, Manifest, Part, read_manifest
 from dlrmjit.checkpoint.open_files import OpenFiles, identity_of, pinned
 from dlrmjit.checkpoint.reshard import copy_overlap, overlap_of
-from dlrmjit.checkpoint.safetensors_file import (
-    FileRecord,
-    Storable,
-    check_file,
-    check_size,
-    read_rows,
-    tensor_blocks,
-)
+from dlrmjit.checkpoint.safetensors_file import Storable, read_rows, tensor_blocks
 from dlrmjit.checkpoint.strict import check_parameters
 from dlrmjit.errors import CheckpointError
 from dlrmjit.files import locate

@@ -9,21 +9,18 @@ A Split-BF16 array is stored as two tensors, ``name.upper`` and ``name.lower``, 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import mmap
 import os
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from dlrmjit.checkpoint.file_record import SHA256, FileRecord, new_digest
 from dlrmjit.errors import CheckpointError
 from dlrmjit.files import create
 from dlrmjit.precision import SplitArray
@@ -50,17 +47,9 @@ NAMES = {stored: name for name, stored in DTYPES.items()}
 UPPER, LOWER = ".upper", ".lower"
 """Suffixes of the tensors with the high and low 16 bits of a Split-BF16 array."""
 
-_CACHED_BYTES = 1 << 22  # hashed, then written from the cache
+_CACHED_BYTES = 1 << 19  # hashed, then written from the cache
 BLOCK_BYTES = 1 << 26
 """Bytes read or written at a time; the largest copy that saving or loading makes."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Length of a file in bytes, and the SHA-256 of its content in hexadecimal."""
-
-    bytes: int
-    sha256: str
 
 
 def write_tensors(
@@ -71,26 +60,21 @@ def write_tensors(
     Unless it ``syncs``, the file is synced with the folder that is published.
     """
     with create(path, syncs=syncs) as handle:
-        return _stream_tensors(handle, tensors)
+        return stream_tensors(handle.write, tensors)
 
 
-def _stream_tensors(handle: IO[bytes], tensors: Mapping[str, Storable]) -> FileRecord:
-    digest, written = hashlib.sha256(), 0
+def stream_tensors(
+    write: Callable[[Any], object], tensors: Mapping[str, Storable], kind: str = SHA256
+) -> FileRecord:
+    """Call ``write`` with the content of a safetensors file, part by part; return its record."""
+    digest, written = new_digest(kind), 0
     for chunk in _chunks(_as_tensors(tensors)):
         for start in range(0, len(chunk), _CACHED_BYTES):
             part = chunk[start : start + _CACHED_BYTES]
             digest.update(part)
-            handle.write(part)
+            write(part)
             written += len(part)
-    return FileRecord(written, digest.hexdigest())
-
-
-def copy_tensors(memory: mmap.mmap, tensors: Mapping[str, Storable]) -> None:
-    """Copy the content of a safetensors file to memory of at least :func:`size_of` bytes."""
-    target, done = np.frombuffer(memory, np.uint8), 0
-    for chunk in _chunks(_as_tensors(tensors)):
-        np.copyto(target[done : done + len(chunk)], np.frombuffer(chunk, np.uint8))
-        done += len(chunk)
+    return FileRecord(written, digest.hexdigest(), kind)
 
 
 def size_of(tensors: Mapping[str, Storable]) -> int:
@@ -147,38 +131,6 @@ def block_ranges(
     step = max(1, block_bytes * rows // max(1, nbytes))
     for start in range(0, rows, step):
         yield start, min(rows, start + step)
-
-
-def check_file(path: os.PathLike[str], record: FileRecord) -> None:
-    """Raise CheckpointError unless the file exists with the recorded length and checksum."""
-    check_size(path, record)
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        for chunk in _file_chunks(handle):
-            digest.update(chunk)
-    if digest.hexdigest() != record.sha256:
-        raise CheckpointError(
-            f"{path}: the checksum differs from the manifest's: the file was damaged or changed "
-            "after it was saved; restore it from a copy, or use another checkpoint"
-        )
-
-
-def check_size(path: os.PathLike[str], record: FileRecord) -> None:
-    """Raise CheckpointError unless the file exists with the recorded length."""
-    facts = os.stat(path)
-    if not stat.S_ISREG(facts.st_mode):
-        raise CheckpointError(f"{path}: the manifest lists this file, but it is no regular file")
-    size = facts.st_size
-    if size != record.bytes:
-        raise CheckpointError(
-            f"{path}: the file has {size} bytes, but the manifest says {record.bytes}"
-        )
-
-
-def _file_chunks(handle: BinaryIO) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(1 << 22))
-    while count := handle.readinto(buffer):  # type: ignore[attr-defined]
-        yield buffer[:count]
 
 
 def read_rows(path: os.PathLike[str], name: str, target: Storable) -> None:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
 from dlrmjit.checkpoint.file_layout import layout_of_optimizer, layout_of_state, records_of
+from dlrmjit.checkpoint.file_record import FileRecord
 from dlrmjit.checkpoint.manifest import ArrayRecord, Manifest, Part
-from dlrmjit.checkpoint.safetensors_file import FileRecord, block_ranges, write_tensors
+from dlrmjit.checkpoint.safetensors_file import block_ranges, write_tensors
 from dlrmjit.checkpoint.writer import CHUNK_BYTES, write_files, write_manifest
 from dlrmjit.precision import SplitArray
 
@@ -44,7 +45,7 @@ def write_shards(directory: Path, rank: int, shards: Sequence[ArrayShard]) -> li
             entry = {
                 "name": shard.name,
                 "part": asdict(_rows_of(shard.part, start, stop, file)),
-                "file": asdict(record),
+                "file": record.to_dict(),
                 "split": isinstance(values, SplitArray),
             }
             written.append(entry)
@@ -80,7 +81,7 @@ def finish_checkpoint(
     ``extra`` are files that were written already. ``written`` are the records of
     :func:`write_shards` of all ranks.
     """
-    files = {entry["part"]["file"]: FileRecord(**entry["file"]) for entry in written}
+    files = {entry["part"]["file"]: FileRecord.from_dict(entry["file"]) for entry in written}
     files |= extra
     layouts = (
         layout_of_state(state.whole, CHUNK_BYTES),

@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint import manifest
 from dlrmjit.checkpoint.destination import new_checkpoint
-from dlrmjit.checkpoint.file_images import FileImage, Hashing, ImageMemory, hash_images
+from dlrmjit.checkpoint.file_images import FileImage, ImageMemory
 from dlrmjit.checkpoint.file_layout import (
     FileLayout,
     layout_of_optimizer,
     layout_of_state,
     records_of,
 )
+from dlrmjit.checkpoint.file_record import FileRecord
 from dlrmjit.checkpoint.manifest import Manifest
 from dlrmjit.checkpoint.preprocessing_files import write_preprocessing
-from dlrmjit.checkpoint.safetensors_file import DTYPES, FileRecord, write_tensors
+from dlrmjit.checkpoint.safetensors_file import DTYPES, write_tensors
 from dlrmjit.errors import CheckpointError
 from dlrmjit.files import create
 from dlrmjit.precision import SplitArray
@@ -113,33 +114,6 @@ def write_checkpoint(
         return stack.pop_all()
 
 
-class CheckpointCopy:
-    """Arrays of one moment in memory, and the checkpoint that they become when this is called."""
-
-    def __init__(
-        self,
-        path: Path,
-        images: Mapping[str, FileImage],
-        empty: Manifest,
-        rules: Preprocessing | None,
-    ) -> None:
-        self._path, self._images, self._empty, self._rules = path, images, empty, rules
-
-    def __call__(self) -> None:
-        """Hash and write the copy, by any thread; return when the checkpoint is in its place."""
-        with new_checkpoint(self._path) as fresh:
-            extra = write_preprocessing(fresh, self._rules, self._path)
-            with Hashing(self._images.values()):
-                for file, image in self._images.items():
-                    image.write(fresh / file)
-            records = {file: image.record for file, image in self._images.items()}
-            _write_manifest_of(fresh, replace(self._empty, files=records), extra)
-
-    def help(self) -> None:
-        """Hash what is left, next to the threads that do when they find an idle CPU."""
-        hash_images(self._images.values())
-
-
 def copy_checkpoint(
     path: str | os.PathLike[str],
     state: Mapping[str, Array],
@@ -149,20 +123,29 @@ def copy_checkpoint(
     progress: Mapping[str, Any],
     optimizer: Mapping[str, Array] | None = None,
     preprocessing: Preprocessing | None = None,
-) -> CheckpointCopy:
+) -> Callable[[], None]:
     """Save as :func:`save_checkpoint`, but only copy the arrays to ``memory`` now.
 
-    The arrays may change when this returns. The result is to be called before the next copy to
-    ``memory``.
+    The arrays may change when this returns. The result, which any thread may call, but before the
+    next copy to ``memory``, writes the copy and returns when the checkpoint is in its place.
     """
     images: dict[str, FileImage] = {}
 
     def copy(arrays: Mapping[str, Array], layout: FileLayout) -> dict[str, FileRecord]:
-        images.update(_of_files(arrays, layout, memory.image))
-        return {}
+        new = _of_files(arrays, layout, memory.image)
+        images.update(new)
+        return {file: image.record for file, image in new.items()}
 
-    empty = _whole(state, optimizer, model_config, progress, CHUNK_BYTES, copy)
-    return CheckpointCopy(Path(path), images, empty, preprocessing)
+    whole = _whole(state, optimizer, model_config, progress, CHUNK_BYTES, copy)
+
+    def write() -> None:
+        with new_checkpoint(path) as fresh:
+            extra = write_preprocessing(fresh, preprocessing, Path(path))
+            for file, image in images.items():
+                image.write(fresh / file)
+            _write_manifest_of(fresh, whole, extra)
+
+    return write
 
 
 def _check_dtypes(arrays: Mapping[str, Array]) -> None:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from dlrmjit.files.names import is_inside
 
-_DIGEST_BYTES = 1 << 20  # files up to this size are compared by digest as well
+DIGEST_BYTES = 1 << 20
+"""Files up to this size are compared by digest as well."""
 
 
 class FileFacts(NamedTuple):
@@ -42,7 +43,7 @@ def is_listed(path: Path, facts: FileFacts) -> bool:
         return False
     if facts.bytes is not None and found.st_size != facts.bytes:
         return False
-    if facts.sha256 is None or found.st_size > _DIGEST_BYTES:
+    if facts.sha256 is None or found.st_size > DIGEST_BYTES:
         return True
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == facts.sha256

@@ -1,8 +1,6 @@
 """A save that runs during the training: a thread writes what is copied, and waits for the disk.
 
 It gives way to the training: what it takes of a CPU that kernels wait for is lost to all of them.
-Threads that hash the copy give way even more, so that on a busy machine they may hardly run. Who
-waits for the save helps them.
 """
 
 from __future__ import annotations
@@ -16,10 +14,7 @@ from contextlib import suppress
 
 from dlrmjit_kernels.runtime.threads import reset_affinity
 
-from dlrmjit.checkpoint import CheckpointCopy
-
 _NICE = 19
-_PAUSE = 0.05  # seconds before the waiting thread looks again whether it can help
 
 
 class BackgroundSave:
@@ -42,16 +37,9 @@ class BackgroundSave:
         """Seconds since it began."""
         return time.perf_counter() - self._began
 
-    def help(self) -> None:
-        """Hash what is left of a copy, with as many threads as the kernels have."""
-        if isinstance(self._finish, CheckpointCopy):
-            self._finish.help()
-
     def wait(self) -> None:
-        """Wait for the end, and help to reach it; raises what ``finish`` has raised."""
-        while not self.is_done:
-            self.help()
-            self._thread.join(_PAUSE)
+        """Wait for the end; raises what ``finish`` has raised."""
+        self._thread.join()
         if self._error is not None:
             raise self._error
 

@@ -54,7 +54,6 @@ from dlrmjit.training.signals import StopSignals
 from dlrmjit.training.snapshot import Snapshot
 
 _SPARE = 1.25  # times as long as the last save the next one may take
-_PATIENCE = 1 / 12  # of the interval: so long hashing waits for a CPU that nothing else needs
 _BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss", "best_ndcg")
 BEST, LAST = "best", "last"
 """Kinds of checkpoints: of the best test, or the latest state of the run."""
@@ -246,15 +245,12 @@ class Checkpointer(NullObserver):
         return every > 0 and step // every > self._step // every
 
     def _go_on(self) -> None:
-        """Do what is due for a save that has begun: nothing, a part of it, or all that is left."""
+        """Complete a save that is done, or that takes as long as the next one may."""
         if self._unsaved is None:
             return
         save, record, _ = self._unsaved
-        patience = _PATIENCE * self._every.seconds if self._every else 0.0
         if save.is_done or 0 < self._lead <= record.seconds + save.age:
             self._complete()
-        elif 0 < patience <= save.age:
-            save.help()
 
     def _is_time(self) -> bool:
         """Return whether the time for a save has come on this rank.

@@ -112,7 +112,7 @@ def edit_manifest(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "version 2, but"),
+        ({"version": 3}, "version 3, but"),
         ({"format": "other"}, "not the manifest"),
         ({"files": {}}, "an incomplete manifest"),
         ({"state": {"w": {"shape": [2], "dtype": "float32", "parts": []}}}, "do not cover"),

@@ -1,10 +1,9 @@
 """Checkpoints that are copied first and written later: the files of the arrays as they were."""
 
 import errno
+import json
 import os
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,18 @@ from hypothesis import strategies as st
 
 from dlrmjit.checkpoint import (
     ImageMemory,
+    check_destination,
     copy_checkpoint,
+    destination,
     file_images,
+    open_checkpoint,
     save_checkpoint,
 )
+from dlrmjit.checkpoint.file_record import FLETCHER4, SHA256
+from dlrmjit.checkpoint.manifest import NAME, read_manifest
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import listing
 from dlrmjit.precision import SplitArray
-from dlrmjit.training.background_save import BackgroundSave
 
 ROWS = st.integers(0, 3000)
 
@@ -64,39 +68,54 @@ def copied(folder, rows=3000):
     return copy_checkpoint(folder / "copied", state, memory=ImageMemory(), **facts)
 
 
-def test_threads_that_help_hash_each_piece_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_images, "_PIECE", 4096)
-    finish = copied(tmp_path)
-    threads = [threading.Thread(target=work) for work in (finish, *[finish.help] * 4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    finish.help()  # nothing is left
-    assert contents(tmp_path / "copied") == contents(tmp_path / "saved")
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Return the folder of a checkpoint whose files above 4 KiB count as large."""
+    for module in (file_images, destination, listing):
+        monkeypatch.setattr(module, "DIGEST_BYTES", 1 << 12)
+    copied(tmp_path)()
+    return tmp_path / "copied"
 
 
-def test_who_waits_hashes_what_threads_without_a_cpu_have_left(tmp_path, monkeypatch):
-    """The threads of the save get no CPU, as on a busy machine, until all is hashed."""
-    monkeypatch.setattr(file_images, "_PIECE", 4096)
-    finish = copied(tmp_path)
-    monkeypatch.setattr(file_images, "_run_when_idle", lambda: assert_set(may_go_on))
-    may_go_on = threading.Event()
-    save = BackgroundSave(finish)
-    waiting = threading.Thread(target=save.wait)
-    waiting.start()
-    end = time.monotonic() + 60
-    while not all(image.is_hashed for image in finish._images.values()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    assert not save.is_done
-    may_go_on.set()
-    waiting.join()
-    assert contents(tmp_path / "copied") == contents(tmp_path / "saved")
+def test_large_files_of_a_copy_have_a_quick_digest_and_are_read_back(large):
+    whole = read_manifest(large)
+    kinds = {name: (record.bytes > 1 << 12, record.kind) for name, record in whole.files.items()}
+    assert set(kinds.values()) == {(False, SHA256), (True, FLETCHER4)}
+    assert json.loads((large / NAME).read_text())["version"] == 2
+    found, saved = open_checkpoint(large), open_checkpoint(large.parent / "saved")
+    assert json.loads((large.parent / "saved" / NAME).read_text())["version"] == 1
+    for name in saved.state:
+        assert found.state[name].tobytes() == saved.state[name].tobytes()
 
 
-def assert_set(event):
-    assert event.wait(60)
+def test_a_damaged_byte_of_any_file_of_a_copy_is_found(large):
+    for name in read_manifest(large).files:
+        content = bytearray((large / name).read_bytes())
+        for at in (0, len(content) // 2, len(content) - 1):
+            content[at] ^= 16
+            (large / name).write_bytes(content)
+            with pytest.raises(CheckpointError, match=f"{name}: the checksum differs"):
+                open_checkpoint(large)
+            content[at] ^= 16
+        (large / name).write_bytes(content)
+    open_checkpoint(large)
+
+
+def test_a_copy_is_replaced_and_nothing_of_it_is_left(large):
+    state, _ = arrays(3, 2)
+    save_checkpoint(large, state, model_config={}, progress={})
+    assert {path.name for path in large.iterdir()} == {NAME, *read_manifest(large).files}
+    assert sorted(path.name for path in large.parent.iterdir()) == ["copied", "saved"]
+
+
+def test_a_small_file_without_a_sha256_is_nobodys_to_remove(large):
+    (large / "thesis.txt").write_bytes(b"mine")
+    content = json.loads((large / NAME).read_text())
+    content["files"]["thesis.txt"] = {"bytes": 4, "fletcher4": "0" * 64}
+    (large / NAME).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="holds files, but no checkpoint"):
+        check_destination(large)
+    assert (large / "thesis.txt").read_bytes() == b"mine"
 
 
 def test_a_disk_that_fails_ends_a_copy_with_its_error(tmp_path, monkeypatch):

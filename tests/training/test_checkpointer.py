@@ -353,7 +353,7 @@ class SlowDisk:
     """
 
     def __init__(self, monkeypatch, durations):
-        self.now, self.trained, self.durable, self.helped = 0.0, 0.0, [0.0], []
+        self.now, self.trained, self.durable = 0.0, 0.0, [0.0]
         clock = self
 
         class Save:
@@ -365,9 +365,6 @@ class SlowDisk:
 
             is_done = property(lambda self: clock.now >= self._began + self.seconds)
             age = property(lambda self: clock.now - self._began)
-
-            def help(self):
-                clock.helped.append(self.age)
 
             def wait(self):
                 clock.now = max(clock.now, self._began + self.seconds)
@@ -395,5 +392,3 @@ def test_a_kill_at_any_time_loses_no_more_than_the_interval(monkeypatch, tmp_pat
             assert disk.trained - disk.durable[-1] <= every + 2 * step
             saver.on_moment(Moment(number, lambda: state, lambda text: None))
     assert len(disk.durable) > 4000 * step / every
-    assert bool(disk.helped) == (slowest == 40.0)
-    assert min(disk.helped, default=5.0) == 5.0  # a twelfth of the interval

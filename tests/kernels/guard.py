@@ -4,7 +4,9 @@
 
 runs the tests of the kernels (or those in PATH), with every buffer of the kernels, every array that
 is passed to a function of them, and every array that Python passes to a compiled loop on such
-pages, and N examples of every property. :mod:`.guarded_calls` says what is then seen.
+pages, and N examples of every property. :mod:`.guarded_calls` says what is then seen. Arrays that
+compiled functions allocate themselves have pages of their own (:data:`FREED_AT_ONCE`): who uses one
+after it is freed ends the process.
 """
 
 from __future__ import annotations
@@ -136,6 +138,20 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
         settings.load_profile(config._guard_profile)
 
 
+FREED_AT_ONCE = {
+    "GLIBC_TUNABLES": ":".join(
+        f"glibc.malloc.{name}={value}"
+        for name, value in {
+            "mmap_threshold": 2048,  # larger blocks have pages of their own, and free unmaps them
+            "mmap_max": 1 << 20,  # of those at a time
+            "top_pad": 0,
+            "tcache_count": 0,  # free does not keep blocks for the next malloc
+            "perturb": 165,  # what malloc and free fill others with
+        }.items()
+    )
+}
+"""Environment in which the GNU C library frees memory so that a later use of it is seen."""
+
 FOLDERS = ("kernels", "data")
 APART = {
     "kernels/test_alone.py",
@@ -183,7 +199,7 @@ def _run(path: Path, examples: int) -> tuple[int, str]:
     options = ("-q", "-p", "tests.kernels.guard", "-p", "no:cacheprovider", "--tb=short")
     command = [sys.executable, "-X", "faulthandler", "-m", "pytest", *options, str(path)]
     changes = {"DLRMJIT_GUARD_EXAMPLES": str(examples), "NUMBA_NUM_THREADS": "7"}
-    environment = {**os.environ, **changes}
+    environment = {**os.environ, **changes, **FREED_AT_ONCE}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True
     )

@@ -20,6 +20,7 @@ from numba.core.registry import CPUDispatcher
 
 PAGE = mmap.PAGESIZE
 CANARY = 0xA5
+UNSET = 0xFF
 _NONE, _READ, _READ_WRITE = 0, 1, 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,11 +54,12 @@ class GuardedBytes:
 
 
 def guarded_empty(shape: int | tuple[int, ...], dtype: Any = np.float32) -> Any:
-    """Return an uninitialised array that ends at an unreadable page."""
+    """Return an uninitialised array that ends at an unreadable page: floats are not numbers."""
     dtype = np.dtype(dtype)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    return GuardedBytes(nbytes).data.view(dtype).reshape(shape)
+    guard = GuardedBytes(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+    guard.data[...] = UNSET
+    return guard.data.view(dtype).reshape(shape)
 
 
 def guarded(array: Any) -> Any:

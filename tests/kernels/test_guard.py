@@ -1,12 +1,14 @@
 """The guards see what they should see, and no function of the kernels is forgotten."""
 
+import platform
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from tests.kernels.guarded_calls import GuardedLoop, guarded, guarded_call
+from tests.kernels.guard import FREED_AT_ONCE
+from tests.kernels.guarded_calls import GuardedLoop, guarded, guarded_call, guarded_empty
 from tests.kernels.guarded_functions import METHODS, NO_ACCESS, WRITTEN, functions_of_arrays
 from tests.parallel.launch import ROOT, environment
 
@@ -82,6 +84,42 @@ def test_an_access_outside_an_array_ends_the_process(name):
     program = PROGRAM.format(call=FAULTS[name])
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment())
     assert done.returncode == -11
+
+
+FREED = """
+import numpy as np
+from dlrmjit_kernels.runtime import unsafe
+from dlrmjit_kernels.runtime.compile import jit
+
+@jit
+def sums(n, is_alive):
+    scratch = np.zeros(n, np.float32)
+    address = scratch.ctypes.data
+    for i in range(n):
+        unsafe.store(address + 4 * i, np.float32(i))
+    total = np.float32(0)
+    for i in range(n):
+        total += unsafe.load(address + 4 * i)
+    if is_alive:
+        unsafe.keep_alive(scratch)
+    return total
+"""
+CALL = "\nassert sums(100_000, True) > 0"
+EARLY = FREED.replace("    if is_alive:\n        unsafe.keep_alive(scratch)\n", "")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize(("program", "status"), [(FREED, 0), (EARLY, -11)])
+def test_memory_that_is_used_after_it_is_freed_ends_the_process(program, status, tmp_path):
+    source = tmp_path / "program.py"
+    source.write_text(program + CALL)
+    variables = {**environment(), **FREED_AT_ONCE}
+    done = subprocess.run([sys.executable, source], cwd=ROOT, env=variables)
+    assert done.returncode == status
+
+
+def test_uninitialised_memory_has_no_numbers():
+    assert np.isnan(guarded_empty((3, 5))).all()
 
 
 def test_a_compiled_loop_of_the_package_is_guarded():

@@ -64,6 +64,7 @@ _FILES = "--embedding-dir={home} --precision=bf16 --optimizer=adagrad "
 _RESUME = f"--resume={{out}}/model --save-every={STEPS_BETWEEN_SAVES} "
 _LONG = _MODEL + "--data-generation=synthetic --num-batches=1000 "
 _SHORT = _MODEL + "--data-generation=synthetic --num-batches=60 "
+_LARGE = _SHORT.replace("50-7-90", "50-70000-90")
 _OFTEN = "--resume={out}/model --save-every=0.0003min "  # 18 ms
 _SECONDS = 0.2
 _TIMED = f"--resume={{out}}/model --save-every={_SECONDS}s "
@@ -102,6 +103,7 @@ SCENARIOS = (
     ),
     _timed("by time, random data", _RANDOM + _OFTEN + _TESTS + "--optimizer=adagrad", 0.018),
     _timed("by time, a .pt file", _SHORT + "--resume={out}/model.pt --save-every=0.02s", 0.02),
+    _timed("by time, files above 1 MiB", _LARGE + _OFTEN + "--optimizer=adagrad", 0.018),
     _timed("by time, tables in files, bf16", _LONG + _TIMED + _FILES),
     _train("tables in files", _SYNTHETIC + _RESUME + "--embedding-dir={home} --optimizer=adagrad"),
     _train("a .pt file, tests", _SYNTHETIC + _FILE + _TESTS),

@@ -84,8 +84,8 @@ def _splits_of_torchrec(folder: Path, days: Sequence[int]) -> Mapping[str, Datas
     """Return a day to train on and a day in two parts, validation first, as in TorchRec."""
     if len(days) != 2:
         raise ConfigError(
-            f"{folder} has {len(days)} days, but only TorchRec folders of two can be converted: "
-            "one day to train on and one to test on"
+            f"{folder} has {len(days)} of TorchRec's days, but only folders of two can be "
+            "converted: one day to train on and one to test on"
         )
     train, last = open_day(folder, days[0]), open_day(folder, days[1])
     found = [(day.dense.shape[1], len(day.table_rows)) for day in (train, last)]

@@ -14,6 +14,7 @@ from dlrmjit.data.formats.criteo import equal_days
 from dlrmjit.data.prepare.files.split_files import SplitFiles, SplitShape
 from dlrmjit.data.prepare.files.staging import slices
 from dlrmjit.data.prepared.manifest import CategoricalColumn, Manifest, file_facts
+from dlrmjit.data.prepared.manifest_types import MOST_ROWS
 from dlrmjit.data.prepared.reader import PreparedSet
 from dlrmjit.errors import DataError
 from dlrmjit.files import new_folder, resolve_destination
@@ -24,16 +25,27 @@ _ROWS = 1 << 16
 def write_set(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:
     """Write a new set of the rows of ``splits``.
 
-    Raises ConfigError if ``folder`` exists, DataError for rows that cannot be trained on.
+    Raises ConfigError if ``folder`` exists, DataError for rows that cannot be trained on, or tables
+    that no set describes.
     """
     for dataset in splits.values():
         check_rows(dataset, has_soft=True, has_weights=True, has_lists=True)
+        _check_tables(dataset)
     with new_folder(resolve_destination(folder)) as fresh:
         for name, dataset in splits.items():
             _write_split(fresh / name, dataset)
         manifest = _describe(fresh, splits, origin)
         manifest.write(fresh)
     return manifest
+
+
+def _check_tables(dataset: Dataset) -> None:
+    for s, rows in enumerate(dataset.table_rows):
+        if rows > MOST_ROWS:
+            raise DataError(
+                f"{dataset.origin}, categorical column {s}: ids up to {rows - 1} found, but a set "
+                f"has at most {MOST_ROWS} rows a table; number the values of the column first"
+            )
 
 
 def _describe(folder: Path, splits: Mapping[str, Dataset], origin: str) -> Manifest:

@@ -1,5 +1,6 @@
 """The kernel cache: only the user's alone, without links, intact, and bounded."""
 
+import errno
 import json
 import os
 import subprocess
@@ -43,6 +44,18 @@ def test_a_damaged_file_is_not_read_and_is_removed(cache, position):
     (cache / "v" / "f").write_bytes(damaged)
     assert cache_folder.read(cache / "v", "f") is None
     assert not (cache / "v" / "f").exists()
+
+
+def test_a_full_disk_leaves_nothing_of_a_file(cache, monkeypatch):
+    cache_folder.write(cache / "v", "f", b"code")
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "rename", fail)
+    cache_folder.write(cache / "v", "g", b"other code")
+    assert cache_folder.read(cache / "v", "g") is None
+    assert os.listdir(cache / "v") == ["f"]
 
 
 def test_a_file_under_the_name_of_another_is_not_read(cache):

@@ -1,0 +1,120 @@
+"""Arrays of other programs whose values no model can have: named, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dlrmjit.convert import main as convert
+
+ROWS = 12
+Change = Callable[[Any], None]
+
+
+def _to(value: float, at: int = 3) -> Change:
+    def change(array: Any) -> None:
+        array.reshape(-1)[at] = value
+
+    return change
+
+
+def refused(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Convert to a set, which must fail in one sentence and write nothing; return the sentence."""
+    assert convert([str(source), str(out), "--to", "set"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("dlrmjit: error: ")
+    assert not out.exists()
+    return error
+
+
+def _bin(folder: Path, change: Change, column: slice) -> Path:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 2, (ROWS, 40)).astype(np.int32)
+    change(part := rows[:, column].copy())
+    rows[:, column] = part
+    for split in ("train", "val", "test"):
+        rows.tofile(folder / f"x_{split}.bin")
+    np.savez(folder / "x_fea_count.npz", counts=np.full(26, 9))
+    return folder / "x_train.bin"
+
+
+@pytest.mark.parametrize("value", [-1, 2, 255])
+def test_labels_of_a_bin_file(tmp_path, capsys, value):
+    source = _bin(tmp_path, _to(value), slice(0, 1))
+    assert "label" in refused(source, tmp_path / "set", capsys)
+
+
+def test_ids_of_a_bin_file(tmp_path, capsys):
+    source = _bin(tmp_path, _to(-1), slice(14, 40))
+    assert "index -1 is outside" in refused(source, tmp_path / "set", capsys)
+
+
+def _days(folder: Path, **changes: Any) -> Path:
+    """Write two of TorchRec's days, of which ``changes`` are arrays of the second."""
+    rng = np.random.default_rng(0)
+    parts = {
+        "dense": rng.random((ROWS, 13)).astype(np.float32),
+        "labels": rng.integers(0, 2, (ROWS, 1)).astype(np.int32),
+        "sparse": rng.integers(0, 9, (ROWS, 26)).astype(np.int64),
+    }
+    for day, arrays in enumerate((parts, {**parts, **changes})):
+        for name, value in arrays.items():
+            np.save(folder / f"day_{day}_{name}.npy", value)
+    return folder
+
+
+@pytest.mark.parametrize("value", [-1, 2, 256, 2**32, 0.5, np.nan])
+def test_labels_of_a_day(tmp_path, capsys, value):
+    labels = np.zeros((ROWS, 1))
+    labels[5] = value
+    error = refused(_days(tmp_path, labels=labels), tmp_path / "set", capsys)
+    assert f"day_1, sample 5: the label {float(value)} found" in error
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_dense_of_a_day(tmp_path, capsys, value):
+    dense = np.zeros((ROWS, 13), np.float32)
+    dense[5, 2] = value
+    error = refused(_days(tmp_path, dense=dense), tmp_path / "set", capsys)
+    assert f"day_1, row 5, column 2 of the dense values: {value} found" in error
+
+
+WRONG_IDS = {
+    "fractions": (np.full((ROWS, 26), 0.5), "float64 of shape (12, 26) found, expected integers"),
+    "truth values": (np.full((ROWS, 26), True), "bool of shape (12, 26) found, expected integers"),
+    "text": (np.full((ROWS, 26), "a"), "holds <U1, expected numbers"),
+    "a column too few": (np.zeros((ROWS, 25), np.int64), "has shape (12, 25), expected (N, 26)"),
+    "a row too few": (np.zeros((ROWS - 1, 26), np.int64), "12 labels, but 12 rows of dense"),
+    "negative": (np.full((ROWS, 26), -1), "index -1 is outside"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_IDS)
+def test_ids_of_a_day(tmp_path, capsys, name):
+    array, said = WRONG_IDS[name]
+    assert said in refused(_days(tmp_path, sparse=array), tmp_path / "set", capsys)
+
+
+WRONG_COLUMNS = {
+    "a row too few": (np.zeros((ROWS - 1, 2), np.int32), "11 rows of categorical column 3"),
+    "a row too many": (np.zeros((ROWS + 1, 2), np.int32), "13 rows of categorical column 3"),
+    "negative": (np.full((ROWS, 2), -1), "categorical column 3: id -1 found"),
+    "fractions": (np.zeros((ROWS, 2), np.float32), "float32 of shape (12, 2) found"),
+    "no matrix": (np.zeros(ROWS, np.int32), "int32 of shape (12,) found"),
+    "beyond all tables": (np.full((ROWS, 2), 2**40), "column 3: ids up to 1099511627776 found"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_COLUMNS)
+def test_a_multi_hot_column_of_a_day(tmp_path, capsys, name):
+    folder, (array, said) = _days(tmp_path), WRONG_COLUMNS[name]
+    for day in range(2):
+        (folder / f"day_{day}_sparse.npy").unlink()
+        columns = {str(s): np.zeros((ROWS, 1), np.int32) for s in range(26)}
+        columns |= {"3": array} if day else {"3": np.zeros((ROWS, 2), np.int32)}
+        np.savez(folder / f"day_{day}_sparse_multi_hot.npz", **columns)
+    assert said in refused(folder, tmp_path / "set", capsys)

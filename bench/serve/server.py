@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench.serve.peers import ENGINES
-from dlrmjit.serve.http.app import BodyLimits
+from dlrmjit.serve.http.bodies import BodyLimits
 from dlrmjit.serve.http.server import bind, run, serve
 from dlrmjit.serve.processes.wire import Spec
 from dlrmjit.serve.service import Limits, Service

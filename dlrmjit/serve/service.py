@@ -145,21 +145,20 @@ class Service:
 
     async def answer(self, query: Query) -> Answer:
         """Return the answer to a query. Raises RequestError."""
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         self._admit(query)
         job = Job(query, now, now + self.limits.budget)
         generation = self.generation
         self._open.add(job)
-        loop = asyncio.get_running_loop()
-        timer = loop.call_at(job.deadline - _MARGIN, self._expire, job)
+        if query.kind == "rank":
+            timer = loop.call_at(job.deadline - _MARGIN, self._expire, job)
+        else:
+            timer = loop.call_at(now + self.limits.patience, self._give_up, job)
         try:
             self._enter(generation, job)
             generation.dispatch()
-            return await asyncio.wait_for(job.answer, self.limits.patience)
-        except asyncio.TimeoutError:
-            raise RequestError(
-                503, f"no worker has answered within {self.limits.patience:g} s; retry later"
-            ) from None
+            return await job.answer
         finally:
             timer.cancel()
             self._open.discard(job)
@@ -204,10 +203,15 @@ class Service:
         generation.batcher.add(Work(job, 0, count, job.deadline))
 
     def _expire(self, job: Job) -> None:
-        """Answer with what is known; predictions have no such answer and go on."""
-        if job.query.kind == "rank" and not job.is_done:
+        """Answer with the order of the prerank, which predictions do not have."""
+        if not job.is_done:
             self.counts.unranked += 1
             job.finish_unranked()
+
+    def _give_up(self, job: Job) -> None:
+        """Answer a prediction for which nobody waits any more."""
+        seconds = f"{self.limits.patience:g} s"
+        job.fail(RequestError(503, f"no worker has answered within {seconds}; retry later"))
 
     def _on_reply(self, generation: Generation, works: tuple[Work[Job], ...], reply: Reply) -> None:
         rows = sum(work.rows for work in works)

@@ -31,7 +31,7 @@ def _run(options: Any) -> None:
         if not path.exists():
             raise CheckpointError(f"{path} does not exist; give a saved model")
     _require_libraries()
-    from dlrmjit.serve.http.app import BodyLimits
+    from dlrmjit.serve.http.bodies import BodyLimits
     from dlrmjit.serve.http.server import bind, run, serve
 
     logging.basicConfig(format="dlrmjit: %(message)s")

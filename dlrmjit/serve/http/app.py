@@ -1,39 +1,30 @@
-"""The HTTP front: routes, limits of bodies and of patience, and the live page."""
+"""The HTTP front: routes, answers to queries, and the live page."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
+from typing import Any, get_args
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dlrmjit.serve.http.bodies import BodyLimits, Receive, read_body
 from dlrmjit.serve.http.metrics import Metrics
 from dlrmjit.serve.http.requests import ARRAYS, JSON, parse
-from dlrmjit.serve.http.responses import refusal, response_to
+from dlrmjit.serve.http.responses import Reply, refusal, response_to
 from dlrmjit.serve.queries import Form, Kind, RequestError
 from dlrmjit.serve.service import Service
 
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
-
-
-@dataclass(frozen=True)
-class BodyLimits:
-    """Most bytes of a body, seconds in which it must arrive, most rows of a query."""
-
-    bytes: int = 8 << 20
-    seconds: float = 10.0
-    rows: int = 4096
 
 
 class Front:
@@ -43,20 +34,13 @@ class Front:
         self._service, self._limits = service, limits
         self.metrics = Metrics(service)
 
-    async def predict(self, request: Request) -> Response:
-        """Answer ``POST /predict``."""
-        return await self._answer("predict", request)
-
-    async def rank(self, request: Request) -> Response:
-        """Answer ``POST /rank``."""
-        return await self._answer("rank", request)
-
-    async def _answer(self, kind: Kind, request: Request) -> Response:
+    async def answer(self, kind: Kind, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+        """Return the answer to a query in a body still to be received."""
         rows, began = 0, time.monotonic()
         try:
-            body = await self._body(request)
+            body = await read_body(receive, headers.get(b"content-length", b"0"), self._limits)
             began = time.monotonic()
-            content_type = request.headers.get("content-type", JSON)
+            content_type = headers.get(b"content-type", b"").decode("latin-1") or JSON
             form = self._service.generation.ready.form
             query = parse(
                 kind, content_type, body, Form(form.dense, form.tables, self._limits.rows)
@@ -64,42 +48,12 @@ class Front:
             rows = len(query)
             answer = await self._service.answer(query)
             default = ARRAYS if content_type.startswith(ARRAYS) else JSON
-            accept = request.headers.get("accept", "")
+            accept = headers.get(b"accept", b"").decode("latin-1")
             response = response_to(answer, accept if accept in (ARRAYS, JSON) else default)
         except RequestError as error:
             response = refusal(error)
-        self.metrics.answered(kind, response.status_code, time.monotonic() - began, rows)
+        self.metrics.answered(kind, response.status, time.monotonic() - began, rows)
         return response
-
-    async def _body(self, request: Request) -> bytes:
-        """Return the body. Raises RequestError for one that is too large or arrives too slowly."""
-        announced = request.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > self._limits.bytes:
-            raise self._too_large()
-        try:
-            return await asyncio.wait_for(self._read(request), self._limits.seconds)
-        except asyncio.TimeoutError:
-            raise RequestError(
-                408, f"the body has not arrived within {self._limits.seconds:g} s"
-            ) from None
-        except ClientDisconnect:
-            raise RequestError(
-                400, "the connection was closed before the end of the body"
-            ) from None
-
-    async def _read(self, request: Request) -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self._limits.bytes:
-                raise self._too_large()
-            parts.append(part)
-        return b"".join(parts)
-
-    def _too_large(self) -> RequestError:
-        return RequestError(
-            413, f"the body has more than {self._limits.bytes} bytes; send the rows in parts"
-        )
 
     async def healthy(self, request: Request) -> Response:
         """Answer ``GET /healthz``: the process is alive."""
@@ -127,7 +81,18 @@ class Front:
         return Response(content, headers=headers, media_type="text/html")
 
 
-def application(service: Service, limits: BodyLimits) -> Starlette:
+class _QueryRoute:
+    """``POST /predict`` or ``POST /rank`` as an ASGI application."""
+
+    def __init__(self, front: Front, kind: Kind) -> None:
+        self._front, self._kind = front, kind
+
+    async def __call__(self, scope: Any, receive: Receive, send: Any) -> None:
+        response = await self._front.answer(self._kind, dict(scope["headers"]), receive)
+        await response(scope, receive, send)
+
+
+def application(service: Service, limits: BodyLimits) -> Any:
     """Return the ASGI application; the service is started and ended with it."""
     front = Front(service, limits)
 
@@ -138,22 +103,33 @@ def application(service: Service, limits: BodyLimits) -> Starlette:
         finally:
             await service.close()
 
+    queries = {f"/{kind}": _QueryRoute(front, kind) for kind in get_args(Kind)}
     routes = [
-        Route("/predict", front.predict, methods=["POST"]),
-        Route("/rank", front.rank, methods=["POST"]),
+        *(Route(path, answer, methods=["POST"]) for path, answer in queries.items()),
         Route("/healthz", front.healthy),
         Route("/readyz", front.ready),
         Route("/metrics", front.prometheus),
         Route("/live", front.live),
         Route("/", front.page),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _refuse})
+    others = Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _refuse}
+    )
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        # Routing and its layers would take a third of the time that this process has for a query.
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in queries:
+            await queries[scope["path"]](scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return application
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Any:
     """Answer what no route takes by one sentence."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail.lower()}"
-    response = refusal(RequestError(error.status_code, message))
-    response.headers.update(error.headers or {})
-    return response
+    given = (error.headers or {}).items()
+    headers = tuple((name.lower().encode(), value.encode()) for name, value in given)
+    return refusal(RequestError(error.status_code, message), headers)

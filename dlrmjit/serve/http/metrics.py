@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,15 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_Readings(service))
+        # looking a label up takes longer than counting
+        self._answers_of = cache(lambda route, status: self._answers.labels(route, str(status)))
+        self._latency_of = cache(self._latency.labels)
 
     def answered(self, route: str, status: int, seconds: float, rows: int) -> None:
         """Count an answer to a request of ``rows`` rows."""
-        self._answers.labels(route, str(status)).inc()
+        self._answers_of(route, status).inc()
         if status == 200:
-            self._latency.labels(route).observe(seconds)
+            self._latency_of(route).observe(seconds)
             self._recent.append((time.monotonic(), seconds, rows))
 
     def text(self) -> bytes:

@@ -6,6 +6,7 @@ to load or compile. A host ends when the server closes its socket, and its worke
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import selectors
@@ -45,6 +46,7 @@ def main(words: Sequence[str]) -> int:
         control.sendall(packed(Failed(str(error))))
         return 1
     control.sendall(packed(ready))
+    gc.freeze()  # else a collection in a worker would copy the pages of all objects it looks at
     _Workers(control, stages).keep(spec.workers)
     return 0
 

@@ -6,8 +6,8 @@ used again, because recording one takes longer than replaying it for a small bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 MOST_GRAPHS = 4
@@ -27,17 +27,12 @@ class GraphPool(Generic[G]):
     def __init__(self) -> None:
         self._unused: list[tuple[int, G]] = []
 
-    @contextmanager
-    def leased(self, n: int, record: Callable[[], G]) -> Iterator[G]:
-        """Lend a graph for n samples in this block; ``record`` makes one if all are in use."""
-        entry = self._pop(n) or (n, record())
-        try:
-            yield entry[1]
-        finally:
-            self._unused.append(entry)
-            self._drop_oldest()
+    def leased(self, n: int, record: Callable[[], G]) -> AbstractContextManager[G]:
+        """Lend a graph for n samples in a block; ``record`` makes one if all are in use."""
+        return _Leased(self, n, record)
 
-    def _pop(self, n: int) -> tuple[int, G] | None:
+    def pop(self, n: int) -> tuple[int, G] | None:
+        """Take an unused graph for n samples, if there is one."""
         for entry in reversed(self._unused.copy()):
             if entry[0] == n:
                 try:
@@ -47,6 +42,12 @@ class GraphPool(Generic[G]):
                 return entry
         return None
 
+    def push(self, entry: tuple[int, G]) -> None:
+        """Return a graph that was taken or made; the oldest are dropped if there are too many."""
+        self._unused.append(entry)
+        if len(self._unused) > MOST_GRAPHS:
+            self._drop_oldest()
+
     def _drop_oldest(self) -> None:
         while len(self._unused) > MOST_GRAPHS:
             if sum(n for n, _ in self._unused.copy()) <= MOST_SAMPLES:
@@ -55,3 +56,19 @@ class GraphPool(Generic[G]):
                 self._unused.pop(0)
             except IndexError:  # other threads have taken them
                 return
+
+
+class _Leased(Generic[G]):
+    """The block of :meth:`GraphPool.leased`."""
+
+    __slots__ = ("_entry", "_n", "_pool", "_record")
+
+    def __init__(self, pool: GraphPool[G], n: int, record: Callable[[], G]) -> None:
+        self._pool, self._n, self._record = pool, n, record
+
+    def __enter__(self) -> G:
+        self._entry = self._pool.pop(self._n) or (self._n, self._record())
+        return self._entry[1]
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.push(self._entry)

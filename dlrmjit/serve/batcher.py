@@ -1,7 +1,7 @@
 """Which rows of which queries a worker scores next: earliest deadline first, joined or split.
 
-Nothing waits for a batch to fill. If fewer rows wait than idle workers could take, they are spread
-over these; if more wait, a worker takes as many as the largest batch has.
+Nothing waits for a batch to fill. If fewer rows wait than the workers could take, they are divided
+so that all workers end together; if more wait, a worker takes as many as the largest batch has.
 """
 
 from __future__ import annotations
@@ -65,14 +65,18 @@ class Batcher(Generic[J]):
         heapq.heappush(self._heap, (work.deadline, number, work))
         self.rows[work.model] += work.rows
 
-    def take(self, idle: int) -> list[Work[J]]:
-        """Return the next batch for one of ``idle`` workers; empty if nothing waits."""
+    def take(self, idle: int, busy: int = 0, rows_left: float = 0.0) -> list[Work[J]]:
+        """Return the next batch for one of ``idle`` workers; empty if nothing waits.
+
+        ``busy`` workers have about ``rows_left`` rows to compute, and then take part in the rest.
+        """
         first = self._pop()
         if first is None:
             return []
         most, model = self._most[first[1].model], first[1].model
         waiting = self.rows[model] + first[1].rows
-        share = -(-waiting // (max(1, idle) * LANES)) * LANES
+        workers = max(1, idle + busy)
+        share = -(-int(waiting + rows_left) // (workers * LANES)) * LANES
         is_whole = model in self._whole
         room = min(most, max(_LEAST, share, first[1].rows if is_whole else 0))
         batch: list[Work[J]] = []

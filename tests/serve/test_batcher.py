@@ -45,6 +45,13 @@ def test_few_rows_are_spread_over_idle_workers():
     assert [work.rows for work in queue.take(1)] == [88]
 
 
+def test_busy_workers_get_what_they_can_compute_before_the_idle_one_would_end():
+    for rows_left, taken in ((0, 112), (100, 160), (400, 200)):
+        queue = batcher()
+        queue.add(Work(0, 0, 200, 1.0))
+        assert [work.rows for work in queue.take(1, busy=1, rows_left=rows_left)] == [taken]
+
+
 def test_a_short_query_is_not_split():
     queue = batcher()
     queue.add(Work(0, 0, 60, 1.0))

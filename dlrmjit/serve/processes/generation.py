@@ -27,13 +27,14 @@ _PID_BYTES = 8
 
 @dataclass(eq=False)
 class Worker:
-    """A worker process: its socket, and the task it computes, if any."""
+    """A worker process: its socket, and the task it computes, if any, about until ``until``."""
 
     pid: int
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     task: Task | None = None
     works: tuple[Work[Any], ...] = ()
+    until: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,16 @@ class Generation:
         """Give work that waits to idle workers."""
         idle = [worker for worker in self.workers if worker.task is None]
         while idle:
-            works = self.batcher.take(len(idle))
+            works = self.batcher.take(len(idle), len(self.workers) - len(idle), self._rows_left())
             if not works:
                 return
             self._send(idle.pop(0), tuple(works))
+
+    def _rows_left(self) -> float:
+        """Return about how many rows of the model all workers still have to compute."""
+        now = asyncio.get_running_loop().time()
+        seconds = sum(max(0.0, w.until - now) for w in self.workers if w.task is not None)
+        return seconds / self.ready.costs[MODEL].per_row
 
     def _send(self, worker: Worker, works: tuple[Work[Any], ...]) -> None:
         self._next += 1
@@ -156,6 +163,8 @@ class Generation:
         wants_rows = works[0].model != 0 and self.ready.shares_encoding
         worker.task = Task(self._next, works[0].model, parts, wants_rows)
         worker.works = works
+        seconds = self.ready.costs[works[0].model].seconds(sum(work.rows for work in works))
+        worker.until = asyncio.get_running_loop().time() + seconds
         worker.writer.write(packed(worker.task))
 
     async def close(self) -> None:

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 from llvmlite import ir
-from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen.emitter import I32, I64, POINTER, Emitter, Value
 from dlrmjit_kernels.codegen.engine import address
@@ -106,19 +104,22 @@ def _setter(flush: bool) -> Callable[[int], None]:
     return _MODE(address(FloatMode(flush), current_target()))
 
 
-def _apply(flush: bool, mode: NDArray[np.int64]) -> None:
-    _setter(flush)(mode.ctypes.data)
+class _Flushed:
+    """The block of :func:`denormals_flushed`."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = ctypes.c_int64()
+        _setter(True)(ctypes.addressof(self._before))
+
+    def __exit__(self, *error: object) -> None:
+        _setter(False)(ctypes.addressof(self._before))
 
 
-@contextmanager
-def denormals_flushed() -> Iterator[None]:
+def denormals_flushed() -> AbstractContextManager[None]:
     """Treat operands and results of float operations below 2**-126 as zero in this block.
 
     This holds for the calling thread and for the kernels it calls, on all their threads.
     """
-    before = np.zeros(1, np.int64)
-    _apply(True, before)
-    try:
-        yield
-    finally:
-        _apply(False, before)
+    return _Flushed()

@@ -1,22 +1,21 @@
 """Serving: throughput under a latency bound, the front's overhead, and what allocation is worth.
 
-``load`` starts a server per engine and sends MLPerf's mix at several rates; saturation is what the
-measured time of a row allows. ``overhead`` sends queries one by one and subtracts what workers
-computed. ``day`` simulates a day with two peaks and a burst; ``static`` compares allocations of the
-same queries. ``latency`` times ``predict_proba`` of few samples.
+``load`` starts a server per engine and sends MLPerf's mix at several rates; saturation is what as
+many processes score without a server. The CPU time of every process is counted per query, the
+client's own included, for it shares the CPUs. ``judge`` lets MLPerf's own load generator send its
+Server scenario (pip install mlcommons-loadgen). ``burst`` asks a live server twice as much for 5 s.
+``overhead`` sends queries one by one and subtracts what workers computed. ``day`` simulates a day
+with two peaks and a burst; ``static`` compares allocations of the same queries. ``latency`` times
+``predict_proba`` of few samples.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,13 @@ import numpy as np
 
 import dlrmjit
 from bench.serve import day, load
+from bench.serve.burst import burst
+from bench.serve.judge import judged
 from bench.serve.latency import latencies
 from bench.serve.peers import ENGINES
+from bench.serve.processes import cpu_seconds, server, workers_rate
 from bench.serve.queries import MLPERF_SIZES, config_of
-from bench.support.harness import options, run_program
+from bench.support.harness import has_peer, options, run_program
 
 _MEAN = sum(MLPERF_SIZES) / len(MLPERF_SIZES)
 _WARM_SECONDS = 1.0
@@ -43,13 +45,13 @@ def main() -> None:
     parser.add_argument("--model", help="where the model is, or is saved for other runs")
     parser.add_argument("--shares", default="0.6,0.65,0.7,0.75,0.8", help="of saturation")
     parser.add_argument("--rates", default="", help="queries per second instead of shares")
-    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a rate or a call")
     parser.add_argument("--p99", type=float, default=60.0)
     parser.add_argument("--batch", type=int, default=512)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(given.model or f"{folder}/model")
-        if {"load", "overhead", "save"} & set(given.parts) and not path.exists():
+        if {"load", "overhead", "burst", "judge", "save"} & set(given.parts) and not path.exists():
             dlrmjit.save(
                 dlrmjit.DLRM(config_of(given.config, given.max_rows), init="counter"), path
             )
@@ -58,48 +60,62 @@ def main() -> None:
                 print(json.dumps({"part": part, **line}), flush=True)
 
 
-@contextmanager
-def server(path: Path, engine: str, workers: int, most: int) -> Iterator[tuple[int, float, float]]:
-    """Yield the port of a server, and its measured seconds of a batch."""
-    words = [sys.executable, "-m", "bench.serve.server", str(path), engine, str(workers), str(most)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port, fixed, per_row = process.stdout.readline().split()
-        try:
-            yield int(port), float(fixed), float(per_row)
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
 def _load(given: Any, path: Path) -> Iterator[dict[str, Any]]:
-    asked = load.mix(config_of(given.config, given.max_rows))
-    workers = given.threads or 2
+    config = config_of(given.config, given.max_rows)
+    asked, workers = load.mix(config), given.threads or 2
+    saturation = workers_rate(path, config, workers, given.batch) / _MEAN
     for engine in given.engines.split(","):
-        with server(path, engine, workers, given.batch) as (port, fixed, per_row):
-            saturation = workers / (per_row * _MEAN + fixed * _MEAN / given.batch)
+        with server(path, engine, workers, given.batch) as found:
             rates = [float(r) for r in given.rates.split(",") if r] or [
                 saturation * float(share) for share in given.shares.split(",")
             ]
-            asyncio.run(load.run(port, asked, rates[0], _WARM_SECONDS, 1))
+            asyncio.run(load.run(found.port, asked, [(rates[0], _WARM_SECONDS)], 1))
             for rate in rates:
-                found = asyncio.run(load.run(port, asked, rate, given.seconds, 2))
+                before = cpu_seconds(found.pid)
+                answers = asyncio.run(load.run(found.port, asked, [(rate, given.seconds)], 2))
+                after = cpu_seconds(found.pid)
+                used = {name: after[name] - before[name] for name in after}
                 yield {
                     "engine": engine,
-                    "row_us": 1e6 * per_row,
                     "saturation": saturation,
                     "rate": rate,
-                    "answered_per_s": found.per_second,
-                    "p50_ms": found.p50,
-                    "p99_ms": found.p99,
-                    "refused": int((found.statuses != 200).sum()),
+                    "of_saturation": rate / saturation,
+                    "answered_per_s": answers.per_second,
+                    "p50_ms": answers.p50,
+                    "p99_ms": answers.p99,
+                    "refused": int((answers.statuses != 200).sum()),
+                    **{f"{name}_cpu_ms": 1e3 * used[name] / len(answers.due) for name in used},
                 }
-                if found.p99 > 4 * given.p99:
+                if answers.p99 > 4 * given.p99:
                     break
+
+
+def _judge(given: Any, path: Path) -> Iterator[dict[str, Any]]:
+    if not has_peer("mlcommons-loadgen", "mlperf_loadgen"):
+        return
+    config, workers = config_of(given.config, given.max_rows), given.threads or 2
+    asked = load.mix(config)
+    saturation = workers_rate(path, config, workers, given.batch) / _MEAN
+    for engine in given.engines.split(","):
+        with server(path, engine, workers, given.batch) as found:
+            for rate in [float(r) for r in given.rates.split(",") if r]:
+                line = judged(found.port, asked, rate, given.seconds, given.p99)
+                yield {"engine": engine, "of_saturation": rate / saturation, **line}
+
+
+def _burst(given: Any, path: Path) -> Iterator[dict[str, Any]]:
+    config, workers = config_of(given.config, given.max_rows), given.threads or 2
+    saturation = workers_rate(path, config, workers, given.batch) / _MEAN
+    for share in given.shares.split(","):
+        with server(path, "dlrmjit", workers, given.batch, "cras") as found:
+            line = burst(found.port, config, saturation * float(share), given.p99)
+            yield {"share": float(share), **line}
 
 
 def _overhead(given: Any, path: Path) -> Iterator[dict[str, Any]]:
     config = config_of(given.config, given.max_rows)
-    with server(path, "dlrmjit", 1, given.batch) as (port, _, _):
+    with server(path, "dlrmjit", 1, given.batch) as found_server:
+        port = found_server.port
         for rows in (16, 256):
             request = load.requests(config, [rows])[0]
             asyncio.run(load.one_by_one(port, request, 50))
@@ -140,6 +156,8 @@ def _nothing(given: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 _PARTS = {
     "load": _load,
+    "judge": _judge,
+    "burst": _burst,
     "overhead": _overhead,
     "day": _day,
     "static": _static,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -9,10 +11,13 @@ from typing import Any
 import numpy as np
 
 import dlrmjit
-from bench.serve.peers import onnx_forward
+from bench import roofline
+from bench.serve.peers import onnx_feed, onnx_forward
 from bench.serve.queries import config_of
 from bench.support.harness import alternate, has_peer, prepare
+from dlrmjit.config.model import ModelConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.perf.roofline import Ceilings, step_work
 
 _SAMPLES = (1, 16, 128, 1024, 8192)
 
@@ -24,6 +29,7 @@ def latencies(
     count = prepare(threads)
     config = config_of(config_name, max_rows)
     model = dlrmjit.DLRM(config, init="counter")
+    ceilings = Ceilings(**roofline.ceilings(count, 0.5))
     peers = _peers(model, count)
     rng = np.random.default_rng(0)
     for n in _SAMPLES:
@@ -39,9 +45,17 @@ def latencies(
         yield {
             "samples": n,
             "ours_us": 1e6 * ours.best,
+            "of_roofline": forward_bound(config, n, ceilings) / ours.best,
             **{f"{name}_us": 1e6 * samples.best for name, samples in found.items()},
             **{f"{name}_ratio": samples.ratio(ours) for name, samples in found.items()},
         }
+
+
+def forward_bound(config: ModelConfig, n: int, ceilings: Ceilings) -> float:
+    """Return the seconds that the forward pass of ``n`` samples takes at the machine's ceilings."""
+    work = step_work(config, n, n * config.tables)
+    forward = (part for name, part in work.items() if name.endswith(" forward"))
+    return sum(part.bound(ceilings) for part in forward)
 
 
 def _peers(model: Any, threads: int) -> dict[str, Callable[[Batch], Callable[[], Any]]]:
@@ -49,7 +63,7 @@ def _peers(model: Any, threads: int) -> dict[str, Callable[[Batch], Callable[[],
     peers: dict[str, Callable[[Batch], Callable[[], Any]]] = {}
     if has_peer("onnxruntime", "onnx", "onnxruntime"):
         forward = onnx_forward(model, threads)
-        peers["onnxruntime"] = lambda batch: lambda: forward(batch)
+        peers["onnxruntime"] = lambda batch: partial(forward, onnx_feed(batch))
     if not has_peer("torch", "torch"):
         return peers
     import torch
@@ -65,4 +79,14 @@ def _peers(model: Any, threads: int) -> dict[str, Callable[[Batch], Callable[[],
         return lambda: step.predict(tensors).numpy()
 
     peers["torch"] = of_torch
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        print("without torch.compile: it needs a C++ compiler, and there is no g++")
+        return peers
+    compiled = torch.compile(step.predict, dynamic=False)
+
+    def of_compiled(batch: Batch) -> Callable[[], Any]:
+        tensors = TorchBatch(batch)
+        return lambda: compiled(tensors).numpy()
+
+    peers["torch.compile"] = of_compiled
     return peers

@@ -18,23 +18,33 @@ from numpy.typing import NDArray
 from bench.serve.queries import sizes
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.serve.http.requests import ARRAYS
+from dlrmjit.serve.queries import Kind
 
 _PREPARED = 64  # different queries
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Milliseconds and status of every query of a run, and the queries answered per second."""
+    """Every query of a run: when it was due, its milliseconds and status, ``ranked`` candidates.
 
+    ``ranked`` is -1 for answers that do not say, those of ``/predict``.
+    """
+
+    due: NDArray[np.float64]
     milliseconds: NDArray[np.float64]
     statuses: NDArray[np.int64]
+    ranked: NDArray[np.int64]
     per_second: float
+
+    @property
+    def late(self) -> NDArray[np.float64]:
+        """Milliseconds, infinite for queries that were refused."""
+        return np.where(self.statuses == 200, self.milliseconds, np.inf)
 
     @property
     def p99(self) -> float:
         """The 99th percentile; queries that were refused count as infinitely late."""
-        late = np.where(self.statuses == 200, self.milliseconds, np.inf)
-        return float(np.quantile(late, 0.99, method="higher"))
+        return float(np.quantile(self.late, 0.99, method="higher"))
 
     @property
     def p50(self) -> float:
@@ -42,8 +52,14 @@ class Answers:
         return float(np.median(self.milliseconds[self.statuses == 200]))
 
 
-def requests(config: ModelConfig, rows: Sequence[int], seed: int = 0) -> list[bytes]:
-    """Return requests to predict so many rows each, as they are sent."""
+def requests(
+    config: ModelConfig,
+    rows: Sequence[int],
+    seed: int = 0,
+    kind: Kind = "predict",
+    lookups: int = 1,
+) -> list[bytes]:
+    """Return requests to score so many rows each, with so many ids a bag, as they are sent."""
     rng = np.random.default_rng(seed)
     found = []
     for n in rows:
@@ -51,16 +67,17 @@ def requests(config: ModelConfig, rows: Sequence[int], seed: int = 0) -> list[by
         dense = rng.random((n, config.dense_features)).astype(np.float32)
         body = safetensors.numpy.save({"dense": dense, "ids": ids.astype(np.int32)})
         head = (
-            f"POST /predict HTTP/1.1\r\nHost: bench\r\nContent-Type: {ARRAYS}\r\n"
+            f"POST /{kind} HTTP/1.1\r\nHost: bench\r\nContent-Type: {ARRAYS}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         found.append(head.encode() + body)
     return found
 
 
-def mix(config: ModelConfig, seed: int = 0) -> list[bytes]:
+def mix(config: ModelConfig, seed: int = 0, kind: Kind = "predict") -> list[bytes]:
     """Return requests of MLPerf's mix."""
-    return requests(config, [int(n) for n in sizes(np.random.default_rng(seed), _PREPARED)], seed)
+    rows = [int(n) for n in sizes(np.random.default_rng(seed), _PREPARED)]
+    return requests(config, rows, seed, kind)
 
 
 class Client:
@@ -70,8 +87,8 @@ class Client:
         self._port = port
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def ask(self, request: bytes) -> int:
-        """Send a request and read the answer; return its status."""
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request and read the answer; return its status and body."""
         if self._free:
             reader, writer = self._free.pop()
         else:
@@ -83,9 +100,9 @@ class Client:
             for line in head.lower().split(b"\r\n")
             if line.startswith(b"content-length")
         )
-        await reader.readexactly(length)
+        body = await reader.readexactly(length)
         self._free.append((reader, writer))
-        return int(head.split(b" ", 2)[1])
+        return int(head.split(b" ", 2)[1]), body
 
     def close(self) -> None:
         """Close all connections."""
@@ -93,17 +110,21 @@ class Client:
             writer.close()
 
 
-async def run(port: int, asked: Sequence[bytes], rate: float, seconds: float, seed: int) -> Answers:
-    """Send queries at a rate per second for some seconds; wait for all answers."""
+async def run(
+    port: int, asked: Sequence[bytes], phases: Sequence[tuple[float, float]], seed: int
+) -> Answers:
+    """Send queries in phases, each a rate per second and seconds; wait for all answers."""
     rng = np.random.default_rng(seed)
-    times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+    times = arrivals(rng, phases)
     chosen = rng.integers(0, len(asked), len(times))
     client, jobs = Client(port), []
     began = time.perf_counter()
 
-    async def one(due: float, request: bytes) -> tuple[float, int]:
-        status = await client.ask(request)
-        return 1e3 * (time.perf_counter() - due), status
+    async def one(due: float, request: bytes) -> tuple[float, int, int]:
+        status, body = await client.ask(request)
+        milliseconds = 1e3 * (time.perf_counter() - due)
+        ranked = _ranked(body) if request.startswith(b"POST /rank") and status == 200 else -1
+        return milliseconds, status, ranked
 
     for due, number in zip(began + times, chosen, strict=True):
         if (pause := due - time.perf_counter()) > 0:
@@ -112,8 +133,24 @@ async def run(port: int, asked: Sequence[bytes], rate: float, seconds: float, se
     results = await asyncio.gather(*jobs)
     client.close()
     span = time.perf_counter() - began
-    found, statuses = (np.array(column) for column in zip(*results, strict=True))
-    return Answers(found, statuses, int((statuses == 200).sum()) / span)
+    found, statuses, ranked = (np.array(column) for column in zip(*results, strict=True))
+    return Answers(times, found, statuses, ranked, int((statuses == 200).sum()) / span)
+
+
+def arrivals(
+    rng: np.random.Generator, phases: Sequence[tuple[float, float]]
+) -> NDArray[np.float64]:
+    """Return the seconds at which queries arrive, by exponential gaps in every phase."""
+    parts, began = [], 0.0
+    for rate, seconds in phases:
+        parts.append(began + np.cumsum(rng.exponential(1 / rate, int(rate * seconds))))
+        began += seconds
+    return np.sort(np.concatenate(parts))
+
+
+def _ranked(body: bytes) -> int:
+    """Return how many candidates the model has ranked; the others have no score."""
+    return int(np.isfinite(safetensors.numpy.load(body)["scores"]).sum())
 
 
 async def one_by_one(port: int, request: bytes, count: int) -> NDArray[np.float64]:

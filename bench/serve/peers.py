@@ -34,8 +34,17 @@ class PeerEngine(Engine):
         raise NotImplementedError
 
 
-def onnx_forward(model: Model, threads: int) -> Callable[[Batch], Any]:
-    """Return ONNX Runtime's forward pass of our own export, for one id per bag."""
+Feed = dict[str, Any]
+
+
+def onnx_feed(batch: Batch) -> Feed:
+    """Return the inputs of our own export, for one id per bag."""
+    ids = batch.indices.reshape(len(batch.offsets), batch.n).T.astype(np.int64)
+    return {"dense": batch.dense, "ids": ids}
+
+
+def onnx_forward(model: Model, threads: int) -> Callable[[Feed], Any]:
+    """Return ONNX Runtime's forward pass of our own export."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -47,11 +56,7 @@ def onnx_forward(model: Model, threads: int) -> Callable[[Batch], Any]:
             str(path), options, providers=["CPUExecutionProvider"]
         )
 
-    def forward(batch: Batch) -> Any:
-        ids = batch.indices.reshape(len(batch.offsets), batch.n).T.astype(np.int64)
-        return session.run(["scores"], {"dense": batch.dense, "ids": ids})[0]
-
-    return forward
+    return lambda feed: session.run(["scores"], feed)[0]
 
 
 class OnnxEngine(PeerEngine):
@@ -63,7 +68,7 @@ class OnnxEngine(PeerEngine):
 
     def forward(self, batch: Batch) -> Any:
         """Return the probabilities (N,)."""
-        return self._forward(batch)
+        return self._forward(onnx_feed(batch))
 
 
 class TorchEngine(PeerEngine):

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from bench.serve.peers import ENGINES
+from dlrmjit.serve.allocation.cras import CrasPolicy
 from dlrmjit.serve.http.bodies import BodyLimits
 from dlrmjit.serve.http.server import bind, run, serve
 from dlrmjit.serve.processes.wire import Spec
-from dlrmjit.serve.service import Limits, Service
+from dlrmjit.serve.service import TICK, FixedPolicy, Limits, Policy, Service
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "fixed": FixedPolicy,
+    "cras": lambda: CrasPolicy(TICK),
+}
 
 
 def main() -> None:
     """Serve until SIGTERM; print the port, and the seconds of a batch: fixed, and per row."""
-    model, engine, workers, most = sys.argv[1:]
+    model, engine, workers, most, policy = sys.argv[1:]
     spec = Spec(model, None, int(workers), int(most), engine=ENGINES[engine])
-    service = Service(spec, Limits(most_wait=1.0))
+    service = Service(spec, Limits(most_wait=1.0), POLICIES[policy]())
     with bind("127.0.0.1", 0) as sock:
 
         def announce() -> None:

@@ -365,9 +365,9 @@ class LocalPort:
         Indices are checked here where the kernels would name a table by its number in the node, or
         see a row of quotients and of remainders.
         """
-        found = of_columns(batch, node.columns)
         if node.columns == self._columns and not node.is_combined:
-            return found
+            return Lookups(batch.indices, batch.offsets, batch.weights)
+        found = of_columns(batch, node.columns)
         if self._bounds == "raise":  # with dynamic ids, indices were checked before
             for i, (column, rows) in enumerate(zip(node.columns, node.rows, strict=True)):
                 offsets = found.offsets[i]

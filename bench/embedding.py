@@ -118,7 +118,7 @@ def check_alone(ours: OurBags, case: Case, batch: Batch) -> None:
     np.add.at(g, positions, batch.dY[chosen // case.P, 0].astype(np.float64))
     optimizer = ours.rule.optimizer
     states = [optimizer.initial_state] * (len(ours.rule.element_states + ours.rule.row_states))
-    want, _ = optimizer.update_rows(w, g, states, ours.rule.scalars(1))
+    want, _ = optimizer.update_rows(w, g, states, optimizer.row_scalars(LR, 1))
     ours.train(0)
     if not np.allclose(ours.tables.table(0)[rows], want, rtol=1e-4, atol=1e-5):
         raise ArithmeticError(f"{case}: a step with {optimizer.name} updates rows wrongly")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.config.optimizer import OptimizerConfig
 
+Rate = float | NDArray[np.float64]
+"""A learning rate of all tables, or one for each (S,)."""
 G = TypeVar("G", bound="SparseGradient")
 
 
@@ -24,8 +27,11 @@ class SparseGradient(ABC):
         """Plain SGD on the looked-up rows: ``W[i] -= rate * sum of dY over i``."""
 
     @abstractmethod
-    def update(self, tables: Any, state: Any, config: OptimizerConfig, rate: float) -> None:
-        """Apply one step of an optimizer to the looked-up rows and their states, in place."""
+    def update(self, tables: Any, state: Any, config: OptimizerConfig, rate: Rate) -> None:
+        """Apply one step of an optimizer to the looked-up rows and their states, in place.
+
+        Of rates of single tables, one that is 0 leaves rows and states as they are.
+        """
 
     @abstractmethod
     def sum_of_squares(self, tables: Any, scratch: dict[str, Any]) -> float:

@@ -5,6 +5,7 @@ The optimizers themselves, arithmetic included, are in :mod:`dlrmjit_kernels.opt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,9 @@ class UpdateConfig:
     ----------
     mlps, tables : the optimizers of dense parameters and of embedding tables
     tables_rate : learning rate of the tables, as a multiple of that of the MLPs
+    column_rates : those of the tables of single columns, instead of ``tables_rate``, by the name of
+        a categorical column, if the model's data name them, or by its number from 0. A column's
+        tables with rate 0 do not change
     clip_norm : scale all gradients of a step down to this Euclidean norm if theirs is larger; 0
         does not clip. Costs time: no gradient can be applied before all are computed
     """
@@ -57,6 +61,7 @@ class UpdateConfig:
     mlps: OptimizerConfig = field(default_factory=Sgd)
     tables: OptimizerConfig = field(default_factory=Sgd)
     tables_rate: float = 1.0
+    column_rates: Mapping[str | int, float] = field(default_factory=dict, hash=False)
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -65,6 +70,12 @@ class UpdateConfig:
                 f"the tables' learning rate must be between 0 and {LARGEST_RATE:g} times that of "
                 f"the MLPs, not {self.tables_rate}"
             )
+        for column, rate in self.column_rates.items():
+            if not 0 <= rate <= LARGEST_RATE:
+                raise ConfigError(
+                    f"the learning rate of column {column!r} must be between 0 and "
+                    f"{LARGEST_RATE:g} times that of the MLPs, not {rate}"
+                )
         if not self.clip_norm >= 0:
             raise ConfigError(f"the norm to clip to must not be negative, not {self.clip_norm}")
         if self.tables.scales_to_norm:

@@ -58,6 +58,12 @@ class TableStore(Protocol):
     def parameters(self) -> tuple[Parameter, ...]:
         """Return the parameters of tables that this process updates."""
 
+    def table_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of each parameter's tables, by the parameter's name.
+
+        They are those of whole tables also where a parameter has shards.
+        """
+
     @property
     def dynamic(self) -> DynamicRows | None:
         """The rows of dynamic ids, if the model has any."""
@@ -149,6 +155,10 @@ class LocalTables:
     def parameters(self) -> tuple[Parameter, ...]:
         """Return one parameter per embedding node, then those of weights of pooling."""
         return (*self.nodes.values(), *self.row_weights.values())
+
+    def table_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of each parameter's tables, by the parameter's name."""
+        return {parameter.name: parameter.table_names for parameter in self.parameters()}
 
     def init_from_rng(self, rng: np.random.RandomState, stream: TorchStream) -> None:
         """Draw the tables in order: uniformly in +- sqrt(1 / M), quotients and remainders else.

@@ -16,16 +16,22 @@ from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError, CopyError
 from dlrmjit.model.dynamic import Restarted
 from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.optim.column_rates import TableRates
 
 STEP = "step"
 """Name of the count of steps among the states of a parameter."""
 
 
 class Optimizer:
-    """Applies gradients as ``config`` says; allocates the states of a parameter once."""
+    """Applies gradients as ``config`` says; allocates the states of a parameter once.
 
-    def __init__(self, backend: Backend, config: UpdateConfig) -> None:
-        self.config = config
+    ``rates`` are those of :func:`~dlrmjit.optim.column_rates.table_rates`.
+    """
+
+    def __init__(
+        self, backend: Backend, config: UpdateConfig, rates: TableRates | None = None
+    ) -> None:
+        self.config, self._rates = config, rates or {}
         self._backend = backend
         self._states: dict[int, tuple[Variable, Any]] = {}
 
@@ -47,7 +53,8 @@ class Optimizer:
             entry = states.get(id(parameter))
             state = self.state(parameter) if entry is None else entry[1]
             if parameter.is_sparse:
-                gradient.update(parameter.data, state, config.tables, rate * config.tables_rate)
+                each = rate * self._rates.get(parameter.name, config.tables_rate)
+                gradient.update(parameter.data, state, config.tables, each)
             else:
                 dense.append((parameter.data, gradient, state))
         if dense:
@@ -170,7 +177,11 @@ class Optimizer:
             self._backend.assign_weight(value, array)
 
 
-def make_optimizer(what: str | OptimizerConfig | UpdateConfig, backend: Backend) -> Optimizer:
+def make_optimizer(
+    what: str | OptimizerConfig | UpdateConfig,
+    backend: Backend,
+    rates: TableRates | None = None,
+) -> Optimizer:
     """Return an optimizer that applies every gradient as soon as it is complete.
 
     Raises ConfigError for an unknown name, and for clipping, which needs all gradients first.
@@ -178,4 +189,4 @@ def make_optimizer(what: str | OptimizerConfig | UpdateConfig, backend: Backend)
     config = UpdateConfig.of(what)
     if config.clip_norm:
         raise ConfigError("clipping gradients needs one process and no --reproducible")
-    return Optimizer(backend, config)
+    return Optimizer(backend, config, rates)

@@ -20,6 +20,7 @@ from dlrmjit.autograd.tape import Parameter
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.optim import Optimizer, make_optimizer
+from dlrmjit.optim.column_rates import table_rates
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import ShardedLookup
 from dlrmjit.parallel.model import ShardedModel
@@ -38,7 +39,8 @@ class ShardedOptimizer:
         self._exchanges_squares = bool(config.tables.row_states) and model.plan.splits_columns
         if self._exchanges_squares:
             config = replace(config, tables=config.tables.shared())
-        self.optimizer: Optimizer = make_optimizer(config, model.backend)
+        rates = table_rates(model, config)
+        self.optimizer: Optimizer = make_optimizer(config, model.backend, rates)
         self.optimizer.prepare(model.parameters())
         self._tables = model.store
         self._squares = SquareExchange(model.comm, model.plan)

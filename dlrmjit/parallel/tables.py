@@ -158,6 +158,13 @@ class ShardedTables:
         """Return the parameters of this rank's tables."""
         return tuple(parameter for parameter, _ in self.shards_by_parameter())
 
+    def table_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of the tables of each parameter's shards, by the parameter's name."""
+        return {
+            parameter.name: tuple(self.specs[shard.table].name for shard in shards)
+            for parameter, shards in self.shards_by_parameter()
+        }
+
     def shards_by_parameter(self) -> list[tuple[Parameter, tuple[Shard, ...]]]:
         """Return the parameters of this rank's tables, each with its shards.
 

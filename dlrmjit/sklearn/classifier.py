@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ from sklearn.utils.validation import (
 )
 
 from dlrmjit.architecture.families import build
+from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.config.recipe import PATIENCE, Recipe, recipe
 from dlrmjit.config.training import ScheduleConfig, TrainConfig
 from dlrmjit.data.arrays import ArraySource
@@ -27,6 +29,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.columns import Columns, is_numeric, kinds_of, of_frame
 from dlrmjit.model.linear_start import Design, shift_linear_part, solve, start_linear_part
 from dlrmjit.model.model import Model
+from dlrmjit.optim.column_rates import by_number
 from dlrmjit.training.fit import fit
 from dlrmjit.training.step import TrainingStep
 
@@ -45,6 +48,9 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     model : a family, such as ``wide-deep``, ``dlrm``, ``dcnv2`` or ``lr``
     embedding_dim, hidden, dropout, batch_size, max_epochs, learning_rate, optimizer : as by
         default :func:`dlrmjit.config.recipe.recipe` chooses for the number of rows
+    column_rates : learning rates of categorical columns' embeddings, as multiples of
+        ``learning_rate``, by the name of a column, or its position in an array; those with rate 0
+        are not trained
     categorical_features : ``auto`` for all columns that are not numeric, or names or positions
     early_stopping : whether a part of the rows chooses the parameters; an ``eval_set`` always does
     validation_fraction : the part of the rows that are held out for that
@@ -62,6 +68,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         max_epochs: int | None = None,
         learning_rate: float | None = None,
         optimizer: str | None = None,
+        column_rates: Mapping[str | int, float] | None = None,
         categorical_features: Any = "auto",
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
@@ -75,6 +82,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_epochs = max_epochs
         self.learning_rate = learning_rate
         self.optimizer = optimizer
+        self.column_rates = column_rates
         self.categorical_features = categorical_features
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
@@ -138,7 +146,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = self._labels(y, len(columns[0]), reset=False)
         weights = self._weights(sample_weight, len(labels), scaled=False)
         if self._step is None:
-            self._step = TrainingStep(self.model_, self.settings_.optimizer)
+            self._step = TrainingStep(self.model_, self._update())
         for batch in self._source(*self._encoded(columns), labels, weights).batches():
             self._step(batch, self._rate())
         self.n_iter_ = getattr(self, "n_iter_", 0) + 1
@@ -185,6 +193,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             columns = [np.ascontiguousarray(array[:, i]) for i in range(array.shape[1])]
             numeric = [is_numeric(column) for column in columns]
         if reset:
+            self._names = names
             self._categorical = kinds_of(names, numeric, self.categorical_features)
         return columns, self._categorical
 
@@ -270,7 +279,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return TrainConfig(
             epochs=settings.epochs,
             learning_rate=self._rate(),
-            optimizer=settings.optimizer,
+            optimizer=self._update(),
             schedule=ScheduleConfig(decay_steps=settings.steps),
             test_every=settings.test_every,
             early_stopping=PATIENCE,
@@ -282,6 +291,12 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _rate(self) -> float:
         rate = self.settings_.learning_rate if self.learning_rate is None else self.learning_rate
         return float(rate)
+
+    def _update(self) -> UpdateConfig:
+        named = zip(self._names, self._categorical, strict=True)
+        names = [name for name, is_categorical in named if is_categorical]
+        rates = by_number(self.column_rates or {}, names, 0)
+        return replace(UpdateConfig.of(self.settings_.optimizer), column_rates=rates)
 
     def _encoded(self, columns: list[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         dense, ids = self.columns_.encode(columns)

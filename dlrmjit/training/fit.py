@@ -133,26 +133,27 @@ def fit(
     config = config or TrainConfig()
     _warn_of_copies(model)
     state = RunState(start, best, plateau or Plateau(), tests_since_best)
-    step = step or TrainingStep(
-        model, config.optimizer, config.loss, profile, first_step=start.step
-    )
     _check_together(model, config, step, train, test)
     with model.access.owning():
+        adopt_preprocessing(model, train)
+        step = step or TrainingStep(
+            model, config.optimizer, config.loss, profile, first_step=start.step
+        )
         if resume:
             state = _resumed(model, train, step, checkpointer) or state
-        adopt_preprocessing(model, train)
+            check_preprocessing(model, train, "training")
         run = _Run(model, train, config, test, observers, state, step, measure or evaluate)
         return run.execute(state.position) if checkpointer is None else run.saved_by(checkpointer)
 
 
 def _check_together(
-    model: Model, config: TrainConfig, step: StepFunction, train: Source, test: Source | None
+    model: Model, config: TrainConfig, step: StepFunction | None, train: Source, test: Source | None
 ) -> None:
     if config.restore_best:
         model.architecture.refuse_dynamic("restoring the best parameters")
     if model.architecture.dynamic is not None:
         model.architecture.dynamic.check_updates(config.batches_per_update)
-    if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep):
+    if config.batches_per_update > 1 and not isinstance(step, AccumulatingStep | None):
         raise ConfigError("updates from several batches need one process and no --reproducible")
     if config.restore_best and test is None:
         raise ConfigError("restoring the best parameters needs tests; give a test set")

@@ -22,6 +22,7 @@ from dlrmjit.ops.random_masks import DropoutKey
 from dlrmjit.optim import Optimizer
 from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.optim.clipping import Clipper
+from dlrmjit.optim.column_rates import table_rates
 from dlrmjit.perf.profile import Profile, Update
 
 Gradients: TypeAlias = Iterable[tuple[Variable, Any]]
@@ -49,7 +50,7 @@ class TrainingStep:
         self._loss = loss or LossConfig()
         self._profile = profile
         config = UpdateConfig.of(optimizer)
-        self.optimizer = Optimizer(model.backend, config)
+        self.optimizer = Optimizer(model.backend, config, table_rates(model, config))
         self.optimizer.prepare(model.parameters())
         self._clip = Clipper(model.backend, config.clip_norm) if config.clip_norm else None
         self._update = self._make_update()

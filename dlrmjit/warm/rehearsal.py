@@ -50,6 +50,7 @@ class Rehearsal:
             replace(node, rows=(_ROWS,) * len(node.rows)) if isinstance(node, Embedding) else node
             for node in architecture.nodes
         )
+        update = replace(update, column_rates={})  # nor on rates, whose names data have
         return cls(Architecture(nodes), samples, update, loss, precision, wide)
 
     def kernels(self) -> list[Call]:

@@ -35,7 +35,7 @@ UPDATES = [
     Adam(),
     AdamW(),
     Ftrl(l1_strength=1e-3),
-    UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
+    UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0, column_rates={0: 0.5, 2: 0}),
     UpdateConfig(Sgd(), Sgd(), clip_norm=0.02),
     UpdateConfig(Lamb(), Sgd()),
 ]

@@ -30,7 +30,7 @@ UPDATES = [
     Adagrad(),
     RowwiseAdagrad(),
     Adam(),
-    UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
+    UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0, column_rates={0: 0.5, 2: 0}),
     UpdateConfig(Sgd(), Sgd(), clip_norm=0.02),
 ]
 shapes = pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)

@@ -131,6 +131,25 @@ def test_numbers_are_categories_where_that_is_asked_for():
     assert estimator.score(X, y) > 0.95
 
 
+def test_single_columns_have_learning_rates_of_their_own():
+    X, y = rows_of(300)
+    array = np.stack([X.city.str[1:].astype(int), X.age, X.job.str[1:].astype(int)], axis=1)
+    found = []
+    for rates in (None, {"2": 0.5}, {2: 0.0}):
+        options = {"categorical_features": [0, 2], "model": "dlrm", "column_rates": rates}
+        model = DLRMClassifier(**QUICK, **options).fit(array, y).model_.state_dict()
+        found.append([model[f"emb_l.{s}.weight"] for s in (0, 1)])
+    (_, job), (_, slower), (_, fixed) = found
+    untrained = DLRMClassifier(**options, max_epochs=0, random_state=0).fit(array, y)
+    np.testing.assert_array_equal(fixed, untrained.model_.state_dict()["emb_l.1.weight"])
+    assert len({values.tobytes() for values in (job, slower, fixed)}) == 3
+    assert DLRMClassifier(column_rates={"job": 0}, **QUICK).fit(X, y).score(X, y) > 0.5
+    with pytest.raises(ValueError, match=r"no categorical column 'age'.*they are 'city', 'job'"):
+        DLRMClassifier(column_rates={"age": 0}, **QUICK).fit(X, y)
+    with pytest.raises(ValueError, match="no categorical column 1"):
+        DLRMClassifier(**QUICK, categorical_features=[0, 2], column_rates={1: 0}).fit(array, y)
+
+
 def test_the_package_alone_does_not_load_scikit_learn():
     code = "import sys, dlrmjit, dlrmjit.training.fit; sys.exit('sklearn' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -111,7 +111,7 @@ OPTIMIZERS = [
     UpdateConfig.of(RowwiseAdagrad(eps=1e-4)),
     UpdateConfig.of(Sgd(momentum=0.9)),
     UpdateConfig.of(Adam()),
-    UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0),
+    UpdateConfig(Adam(), RowwiseAdagrad(), tables_rate=3.0, column_rates={0: 0.5, 2: 0}),
     UpdateConfig(Lamb(), Sgd()),
 ]
 

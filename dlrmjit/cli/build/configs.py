@@ -246,6 +246,7 @@ def update_config(options: Options) -> UpdateConfig:
             options.sparse_optimizer or options.optimizer, options, _tables_decay(options)
         ),
         tables_rate=_tables_rate(options),
+        column_rates=_column_rates(options),
         clip_norm=options.clip_norm,
     )
 
@@ -268,13 +269,21 @@ def _optimizer(name: str, options: Options, weight_decay: float | None) -> Optim
 
 def _tables_rate(options: Options) -> float:
     """Return the tables' learning rate as a multiple of the MLPs'."""
-    if options.sparse_learning_rate is None:
-        return 1.0
+    rate = options.sparse_learning_rate
+    return 1.0 if rate is None else _multiple(rate, options, "--sparse-learning-rate")
+
+
+def _column_rates(options: Options) -> dict[str | int, float]:
+    """Return the learning rates of single columns' tables as multiples of the MLPs'."""
+    flag = "--table-learning-rate"
+    return {name: _multiple(rate, options, flag) for name, rate in options.table_learning_rate}
+
+
+def _multiple(rate: float, options: Options, flag: str) -> float:
+    """Return a rate as a multiple of --learning-rate."""
     if options.learning_rate == 0:
-        raise ConfigError(
-            "--sparse-learning-rate follows the schedule of --learning-rate, which must not be 0"
-        )
-    return float(options.sparse_learning_rate / options.learning_rate)
+        raise ConfigError(f"{flag} follows the schedule of --learning-rate, which must not be 0")
+    return float(rate / options.learning_rate)
 
 
 def _plateau_config(options: Options) -> PlateauConfig | None:

@@ -74,6 +74,7 @@ from dlrmjit.training.checkpointer import Checkpointer, restored_state
 from dlrmjit.training.events import FitResult, RunState
 from dlrmjit.training.fit import Best, Observer, evaluate, fit
 from dlrmjit.training.persistence import check_torch_export
+from dlrmjit.training.preprocessing import adopt_preprocessing
 from dlrmjit.training.saved_architecture import is_torch
 from dlrmjit.training.step import TrainingStep
 from dlrmjit.warm import compile_ahead
@@ -349,6 +350,7 @@ def _training_step(
 ) -> TrainingStep | distributed.AnyShardedStep:
     """Return the step that trains on a batch, with the optimizer state of a loaded model."""
     model, profile = session.model, insight.profile
+    adopt_preprocessing(model, session.data.train)  # which names columns
     step: TrainingStep | distributed.AnyShardedStep | None
     step = distributed.training_step(model, options, config, profile, insight.noise)
     if step is None:

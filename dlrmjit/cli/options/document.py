@@ -51,6 +51,7 @@ _KINDS = {
     "mlp_widths": "integers, dashed",
     "switch": "switch",
     "names": "names, with commas",
+    "named_rates": "columns with rates",
 }
 
 

@@ -33,6 +33,7 @@ _METAVARS = {
     "dashed_ints": "N-N-...",
     "mlp_widths": "N-N-...",
     "dashed_floats": "X-X-...",
+    "named_rates": "NAME=X,...",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,22 @@ def _dashed(text: str, number: Callable[[str], Any], expected: str) -> tuple[Any
         raise argparse.ArgumentTypeError(
             f"expected dash-separated {expected}, not {text!r}"
         ) from None
+
+
+def named_rates(text: str) -> tuple[tuple[str, float], ...]:
+    """Return columns with a rate each, of a list such as ``user=0.1,film=0``."""
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    try:
+        rates = tuple((name, float(rate)) for name, _, rate in pairs)
+    except ValueError:
+        rates = ()
+    if not rates or not all(name and 0 <= rate < math.inf for name, rate in rates):
+        raise argparse.ArgumentTypeError(
+            f"expected columns with rates of at least 0, such as user=0.1,film=0, not {text!r}"
+        )
+    if len(dict(rates)) < len(rates):
+        raise argparse.ArgumentTypeError(f"a column has two rates in {text!r}; give one")
+    return rates
 
 
 def names(text: str) -> tuple[str, ...]:

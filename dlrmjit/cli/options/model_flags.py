@@ -89,3 +89,25 @@ MODELS = FlagGroup(
         ),
     ),
 )
+
+TABLES = FlagGroup(
+    "embedding tables",
+    (
+        Flag(
+            "embedding-dir",
+            str,
+            None,
+            "store embedding tables and their optimizer state in files in this directory, which "
+            "are removed when the run ends; they may exceed memory",
+            metavar="DIR",
+        ),
+        Flag(
+            "bounds",
+            str,
+            "raise",
+            "what to do with a stored index outside its table: refuse the batch, use the nearest "
+            "row, or ignore the lookup",
+            values=("raise", "clamp", "ignore"),
+        ),
+    ),
+)

@@ -7,7 +7,7 @@ from typing import get_args
 
 from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least, between
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
-from dlrmjit.cli.options.kinds import dashed_ints, interval, switch
+from dlrmjit.cli.options.kinds import dashed_ints, interval, named_rates, switch
 from dlrmjit.config.list_loss import LIST_LOSSES
 from dlrmjit.config.optimizer import OPTIMIZERS as RULES
 from dlrmjit.config.presets import PRESETS
@@ -216,28 +216,6 @@ RANKS = FlagGroup(
     ),
 )
 
-TABLES = FlagGroup(
-    "embedding tables",
-    (
-        Flag(
-            "embedding-dir",
-            str,
-            None,
-            "store embedding tables and their optimizer state in files in this directory, which "
-            "are removed when the run ends; they may exceed memory",
-            metavar="DIR",
-        ),
-        Flag(
-            "bounds",
-            str,
-            "raise",
-            "what to do with a stored index outside its table: refuse the batch, use the nearest "
-            "row, or ignore the lookup",
-            values=("raise", "clamp", "ignore"),
-        ),
-    ),
-)
-
 OPTIMIZERS = FlagGroup(
     "optimizers and regularisers beyond the reference's",
     (
@@ -264,6 +242,13 @@ OPTIMIZERS = FlagGroup(
             "learning rate of the embedding tables, on the same schedule (default: "
             "--learning-rate)",
             domain=at_least(0),
+        ),
+        Flag(
+            "table-learning-rate",
+            named_rates,
+            (),
+            "learning rate of the tables of single columns, on the same schedule: by a column's "
+            "name, if the data have names, or its number from 0; at 0 they do not change",
         ),
         Flag(
             "sparse-init-scale",

@@ -14,8 +14,8 @@ from dlrmjit.architecture import Architecture
 from dlrmjit.cli.options.command_line import notes_on, parse_given
 from dlrmjit.cli.options.flag import Command
 from dlrmjit.cli.options.insight_flags import INSIGHT
-from dlrmjit.cli.options.model_flags import MODELS
-from dlrmjit.cli.options.own_flags import INTEL, OPTIMIZERS, OWN, RANKS, SAVING, TABLES
+from dlrmjit.cli.options.model_flags import MODELS, TABLES
+from dlrmjit.cli.options.own_flags import INTEL, OPTIMIZERS, OWN, RANKS, SAVING
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
 from dlrmjit.cli.options.stream_flags import STREAM
 from dlrmjit.config.presets import Preset, preset

@@ -19,7 +19,7 @@ from dlrmjit_kernels.embedding.storage import TableStorage
 from dlrmjit_kernels.embedding.update import RowState
 from numpy.typing import NDArray
 
-from dlrmjit.autograd.sparse_gradient import SparseGradient
+from dlrmjit.autograd.sparse_gradient import Rate, SparseGradient
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.ops.backend import FloatArray, Origin
@@ -177,11 +177,12 @@ class MixedBagGradient(SparseGradient):
             part.descend(group.tables, rate)
 
     def update(
-        self, tables: MixedTables, state: MixedState, config: OptimizerConfig, rate: float
+        self, tables: MixedTables, state: MixedState, config: OptimizerConfig, rate: Rate
     ) -> None:
         """Apply an optimizer to the looked-up rows of every group."""
         for part, group, part_state in zip(self.parts, tables.groups, state.states, strict=True):
-            part.update(group.tables, part_state, config, rate)
+            each = rate[list(group.table_ids)] if isinstance(rate, np.ndarray) else rate
+            part.update(group.tables, part_state, config, each)
 
     def sum_of_squares(self, tables: MixedTables, scratch: dict[str, Any]) -> float:
         """Return the sum over all groups of the squares of the rows' gradients."""

@@ -27,7 +27,7 @@ from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.optimizer_base import norm_ratio
 from numpy.typing import NDArray
 
-from dlrmjit.autograd.sparse_gradient import SparseGradient
+from dlrmjit.autograd.sparse_gradient import Rate, SparseGradient
 from dlrmjit.config.optimizer import OptimizerConfig, Sgd
 from dlrmjit.ops.backend import DenseState, FloatArray, Updated
 from dlrmjit.ops.backend import Lookups as Bags
@@ -50,7 +50,7 @@ class BagGradient(SparseGradient):
         embedding_update.apply(tables, self.lookups, self.dY, rule, None, self.pooling)
 
     def update(
-        self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
+        self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: Rate
     ) -> None:
         """Apply an optimizer to the looked-up rows, fused with the backward pass of the lookup."""
         rule = RowRule(config, rate)

@@ -24,7 +24,7 @@ from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from numpy.typing import NDArray
 
-from dlrmjit.autograd.sparse_gradient import SparseGradient
+from dlrmjit.autograd.sparse_gradient import Rate, SparseGradient
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.ops.array_rules import RULES as ARRAY_RULES
@@ -112,7 +112,7 @@ class PairBagGradient(SparseGradient):
         self._apply(tables, SgdRows(rate), None)
 
     def update(
-        self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: float
+        self, tables: TableStorage, state: RowState, config: OptimizerConfig, rate: Rate
     ) -> None:
         """Apply an optimizer to the looked-up rows."""
         self._apply(tables, RowRule(config, rate), state)

@@ -10,7 +10,7 @@ import numpy as np
 from dlrmjit_kernels.optimizer_base import norm_ratio
 from numpy.typing import NDArray
 
-from dlrmjit.autograd.sparse_gradient import SparseGradient
+from dlrmjit.autograd.sparse_gradient import Rate, SparseGradient
 from dlrmjit.config.optimizer import OptimizerConfig, Sgd
 from dlrmjit.ops.backend import DenseState, FloatArray, Lookups, StoredArray, Updated
 from dlrmjit.ops.merge_bags import merge_bags
@@ -42,12 +42,16 @@ class ReferenceBagGradient(SparseGradient):
         tables: ReferenceTables,
         state: ReferenceTableState,
         config: OptimizerConfig,
-        rate: float,
+        rate: Rate,
     ) -> None:
         """Apply one step of an optimizer to the looked-up rows and their states."""
         state.steps += 1
-        k = config.row_scalars(rate, state.steps)
+        rates = np.broadcast_to(rate, len(tables.rows)).tolist()
+        fixed = np.flatnonzero(rate == 0) if isinstance(rate, np.ndarray) else ()
         for s, (rows, gradient) in enumerate(self._rows(tables)):
+            if s in fixed:
+                continue
+            k = config.row_scalars(rates[s], state.steps)
             states = [np.asarray(table.arrays[s][rows]) for table in state.tables]
             w = np.asarray(tables.arrays[s][rows])
             g = _decayed(gradient, w, config)

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dlrmjit_kernels.embedding.storage import TableStorage
+from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_update import UpdateSpec
 from dlrmjit_kernels.optimizers import Adagrad, Adam, OptimizerConfig, RowwiseAdagrad, Sgd
+
+Rate = float | NDArray[np.float64]
+"""A learning rate of all tables, or one for each (S,)."""
+_MOST_SCALARS = 16  # of a rule
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,7 @@ class RowRule:
     """An optimizer from :mod:`dlrmjit_kernels.optimizers` at a learning rate."""
 
     optimizer: OptimizerConfig
-    lr: float
+    lr: Rate
 
     @property
     def l2(self) -> float:
@@ -39,9 +47,10 @@ class RowRule:
         """Name that no rule of other arithmetic has."""
         return "_".join((self.optimizer.name, *self.element_states, *self.row_states))
 
-    def scalars(self, step: int) -> tuple[float, ...]:
-        """Return the values ``k`` that the arithmetic needs in step 1, 2, ..."""
-        return self.optimizer.row_scalars(self.lr, step)
+    @property
+    def scalars(self) -> int:
+        """Number of values ``k`` that the arithmetic needs in a step."""
+        return len(self.optimizer.row_scalars(0.0, 1))
 
 
 class SgdRows(RowRule):
@@ -79,6 +88,43 @@ class AdamRows(RowRule):
         super().__init__(Adam(l2, *constants, **named), lr)
 
 
+class Scalars:
+    """The numbers that micro-kernels read in a step: one set for all ``tables``, or one for each.
+
+    Those of plain gradient descent, which ``scatters`` lookups, are the negative rate alone.
+    """
+
+    def __init__(self, optimizer: OptimizerConfig, scatters: bool, tables: int) -> None:
+        self._optimizer, self._scatters = optimizer, scatters
+        self._values = np.zeros((tables, _MOST_SCALARS), np.float32)
+        first, step = self._values.ctypes.data, self._values.strides[0]
+        self._shared = np.full(tables, first, np.int64)
+        self._own = first + step * np.arange(tables)
+
+    def of_tables(self, rate: Rate, step: int) -> NDArray[np.int64]:
+        """Return the addresses (S,) of the tables' numbers, 0 for a table that does not change.
+
+        They are valid until the next call. Raises ConfigError for rates of other tables.
+        """
+        if not isinstance(rate, np.ndarray):
+            self._fill(0, rate, step)
+            return self._shared
+        if rate.shape != self._own.shape:
+            raise ConfigError(
+                f"learning rates of single tables must be {self._own.shape}, not {rate.shape}"
+            )
+        for table, each in enumerate(rate.tolist()):
+            self._fill(table, each, step)
+        return np.where(rate == 0, 0, self._own)
+
+    def _fill(self, table: int, rate: float, step: int) -> None:
+        if self._scatters:
+            self._values[table, 0] = -rate
+        else:
+            found = (self._optimizer.l2, *self._optimizer.row_scalars(rate, step))
+            self._values[table, : len(found)] = found
+
+
 def update_spec(
     rule: RowRule, tables: TableStorage, scaled: bool, pairs: bool = False
 ) -> UpdateSpec:
@@ -86,7 +132,7 @@ def update_spec(
     return UpdateSpec(
         rule.kernel_name,
         tables.dim,
-        len(rule.scalars(1)),
+        rule.scalars,
         len(rule.element_states),
         rule.optimizer.element,
         len(rule.row_states),

@@ -24,7 +24,7 @@ from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, buckets_of
 from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.pair_sums import shared_gradient
 from dlrmjit_kernels.embedding.row_groups import group_rows, group_space, table_size
-from dlrmjit_kernels.embedding.row_optimizers import RowRule, update_spec
+from dlrmjit_kernels.embedding.row_optimizers import Rate, RowRule, Scalars, update_spec
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
 from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
@@ -72,13 +72,15 @@ def apply(
 ) -> None:
     """Update every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
 
+    If the rule has a rate for each table, one whose rate is 0 does not change, nor do its states.
+
     If the lookups have ``table_ids``, the gradient of table ``s`` is ``dY[:, table_ids[s], :E]``.
     The layout of the lookups must have been checked; their indices are checked here.
 
     Raises
     ------
     ConfigError
-        If the rule has states and ``state`` is not the one made for it.
+        If the rule has states and ``state`` is not the one made for it, or rates of other tables.
     IndexRangeError
         For the first lookup outside its table, if the tables' bounds say ``raise``; then no row
         was updated.
@@ -157,7 +159,7 @@ class BoundUpdate:
         self._gradients = like.pooled_vectors(dY)
         self._ahead = prefetch_distance(4 * tables.dim)
         self._factors = int(upstream.ctypes.data) if upstream is not None else 0
-        self._scalars = np.zeros(16, np.float32)
+        self._scalars = Scalars(optimizer, self._scatters, like.tables)
 
     def fits(
         self,
@@ -178,20 +180,21 @@ class BoundUpdate:
             and self._form == (pooling, *lookups.form)
         )
 
-    def __call__(self, lookups: Lookups, rate: float) -> None:
+    def __call__(self, lookups: Lookups, rate: Rate) -> None:
         """Update the rows of lookups of the same form with learning rate ``rate``."""
         check_weights(lookups)
         if not lookups.tables:
             self._state.steps += 1
             return
         with self._tables.access.writing():
+            scalars = self._scalars.of_tables(rate, self._state.steps + 1)
             buckets = self._sorted(lookups)
             self._state.steps += 1
             threads = useful_threads(lookups, self._tables.dim)
             if self._scatters:
-                self._scatter_rows(buckets, rate, threads)
+                self._scatter_rows(buckets, scalars, threads)
             else:
-                self._update_rows(buckets, rate, threads)
+                self._update_rows(buckets, scalars, threads)
 
     def _sorted(self, lookups: Lookups) -> Buckets:
         tables = self._tables
@@ -200,27 +203,24 @@ class BoundUpdate:
             return self._sorted(lookups.apply_bounds(tables.row_counts, tables.bounds))
         return buckets
 
-    def _scatter_rows(self, buckets: Buckets, rate: float, threads: int) -> None:
+    def _scatter_rows(self, buckets: Buckets, factors: NDArray[np.int64], threads: int) -> None:
         """Plain SGD: add to rows lookup by lookup, which needs no grouping."""
-        self._scalars[0] = -rate
         _scatter_kernel(
             self._kernel,
             tuple(buckets),
             self._tables.for_kernels,
             self._gradients,
-            self._scalars,
+            factors,
             self._ahead,
             threads,
             self._tables.workspace.get("counter", 2, np.int64),
         )
 
-    def _update_rows(self, buckets: Buckets, rate: float, threads: int) -> None:
+    def _update_rows(self, buckets: Buckets, scalars: NDArray[np.int64], threads: int) -> None:
         """Any rule: sum the gradient of a row before updating it."""
-        tables, optimizer = self._tables, self._optimizer
-        values = (optimizer.l2, *optimizer.row_scalars(rate, self._state.steps))
-        self._scalars[: len(values)] = values
+        tables = self._tables
         _update_kernel(
-            (self._kernel, self._scalars.ctypes.data, self._ahead, self._factors),
+            (self._kernel, scalars, self._ahead, self._factors),
             tuple(buckets),
             tables.for_kernels,
             _state_addresses(tables, self._state),
@@ -260,7 +260,7 @@ def _scatter_kernel(
     buckets: tuple[Any, ...],
     tables: tuple[Any, ...],
     gradients: tuple[Any, ...],
-    factor: Float32,
+    factors: NDArray[np.int64],
     ahead: int,
     threads: int,
     counter: NDArray[np.int64],
@@ -268,7 +268,7 @@ def _scatter_kernel(
     """Let threads take buckets until none is left; one micro-kernel call per bucket."""
     counter[0] = 0
     named = Buckets(*buckets), TableAddresses(*tables), PooledVectors(*gradients)
-    operands = (kernel, *named, factor.ctypes.data, ahead, counter)
+    operands = (kernel, *named, factors, ahead, counter)
     run_tasks(_scatter_buckets, threads, operands, ALL_THREADS)
 
 
@@ -279,7 +279,7 @@ def _scatter_buckets(
     buckets: Buckets,
     tables: TableAddresses,
     gradients: PooledVectors,
-    factor: int,
+    factors: NDArray[np.int64],
     ahead: int,
     counter: NDArray[np.int64],
 ) -> None:
@@ -289,8 +289,8 @@ def _scatter_buckets(
         if task >= len(begin) - 1:
             break
         b = np.int64(buckets.order[task])
-        if begin[b + 1] > begin[b]:
-            s = np.int64(buckets.tables[b])
+        s = np.int64(buckets.tables[b])
+        if begin[b + 1] > begin[b] and factors[s] != 0:
             call(
                 kernel,
                 (
@@ -302,7 +302,7 @@ def _scatter_buckets(
                     tables.row_bytes,
                     gradients.address + gradients.offsets[s],
                     gradients.stride,
-                    factor,
+                    factors[s],
                     buckets.scales.ctypes.data,
                     ahead,
                 ),
@@ -332,7 +332,7 @@ class _RuleOperands(NamedTuple):
     """Operands of the micro-kernel that are the same for all buckets."""
 
     kernel: int
-    scalars: int  # address
+    scalars: NDArray[np.int64]  # (S,), 0 for a table that does not change
     ahead: int
     factors: int  # address, of pairs
 
@@ -361,7 +361,7 @@ def _scratch(tables: TableStorage, buckets: Buckets, threads: int) -> tuple[Any,
 
 @jit
 def _update_kernel(
-    rule: tuple[int, int, int, int],
+    rule: tuple[int, NDArray[np.int64], int, int],
     buckets: tuple[Any, ...],
     tables: tuple[Any, ...],
     states: tuple[Any, ...],
@@ -401,6 +401,8 @@ def _update_buckets(
         if task >= len(buckets.begin) - 1:
             break
         b = np.int64(buckets.order[task])
+        if rule.scalars[buckets.tables[b]] == 0:
+            continue
         _update_bucket(b, rule, buckets, tables, states, gradients, groups, summed)
 
 
@@ -441,7 +443,7 @@ def _update_bucket(
             states.row_bytes,
             gradients.address + gradients.offsets[s],
             gradients.stride,
-            rule.scalars,
+            rule.scalars[s],
             summed,
             rule.ahead,
             rule.factors,

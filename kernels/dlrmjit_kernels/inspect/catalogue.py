@@ -135,7 +135,7 @@ def row_update(
     rule = RowRule(optimizer_named(optimizer.value), 0.1)
     row = rule.optimizer.row if rule.row_states else None
     states = (len(rule.element_states), rule.optimizer.element, len(rule.row_states), row)
-    return UpdateSpec(rule.kernel_name, width, len(rule.scalars(1)), *states, scaled, split, pairs)
+    return UpdateSpec(rule.kernel_name, width, rule.scalars, *states, scaled, split, pairs)
 
 
 def dense_update(target: Target, optimizer: Optimizer = _ADAM) -> Spec:

@@ -1,14 +1,20 @@
 """``train SET``: a prepared set alone is enough, and is never left unused without a word."""
 
 import json
+import os
+import re
+import signal
 
 import numpy as np
 import pytest
 
 from dlrmjit.cli.commands import prepare
 from dlrmjit.cli.commands.train import main
+from dlrmjit.cli.exit_codes import SIGNALLED
 from dlrmjit.cli.options.parse import parse
+from dlrmjit.cli.report.set_lines import SetLines
 from dlrmjit.errors import ConfigError
+from dlrmjit.training.persistence import load
 from tests.parallel.launch import needs_mpi, run_ranks
 
 SCHEMA = """label = "clicked"
@@ -95,6 +101,66 @@ def test_a_run_on_a_set_is_resumed_and_its_model_used(prepared, tmp_path, capsys
     assert main(words) == 0
     assert main([prepared, f"--load-model={tmp_path / 'm'}", "--inference-only"]) == 0
     assert "Test on 400 samples: AUC 0.8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [[], ["--table-learning-rate=user=0,film=0.01"]], ids=repr)
+def test_a_run_from_a_logistic_regression_that_was_terminated_is_resumed_with_the_same_bits(
+    prepared, tmp_path, monkeypatch, capsys, more
+):
+    words = [prepared, "--nepochs=3", *more]
+    assert main([*words, f"--save-model={tmp_path / 'whole'}"]) == 0
+    assert "from a logistic regression" in capsys.readouterr().out
+    with monkeypatch.context() as patched:
+        patched.setattr(SetLines, "on_test", _terminate_after(60))
+        code = main([*words, f"--resume={tmp_path / 'm'}"])
+    assert code == SIGNALLED + signal.SIGTERM
+    assert main([*words, f"--resume={tmp_path / 'm'}"]) == 0
+    whole, resumed = (load(tmp_path / name).state_dict() for name in ("whole", "m"))
+    assert {name: value.tobytes() for name, value in resumed.items()} == {
+        name: value.tobytes() for name, value in whole.items()
+    }
+
+
+def _terminate_after(steps):
+    def on_test(self, record):
+        if record.step >= steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return on_test
+
+
+def test_tables_of_single_columns_have_rates_of_their_own(prepared, tmp_path):
+    found = []
+    for rates in ("user=0,film=0.01", "0=0,1=0.01", "user=0"):
+        path = tmp_path / rates
+        words = ["--nepochs=1", f"--table-learning-rate={rates}", "--backend=reference"]
+        assert main([prepared, *words, f"--save-model={path}"]) == 0
+        found.append(load(path))
+    states = [model.state_dict() for model in found]
+    users = {spec.name for spec in found[0].architecture.table_specs if spec.column == 0}
+    assert len(users) == 2
+    for name, value in states[0].items():
+        assert value.tobytes() == states[1][name].tobytes(), name
+        assert (value.tobytes() == states[2][name].tobytes()) == (name in users), name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--table-learning-rate=films=1"], "'films'.*they are 'user', 'film'"),
+        (["--table-learning-rate=2=1"], "no categorical column '2'"),
+        (["--table-learning-rate=film=1,1=2"], "column '1' has two learning rates"),
+        (["--table-learning-rate=film=1,film=2"], "a column has two rates"),
+        (["--table-learning-rate=film"], "expected columns with rates"),
+        (["--table-learning-rate=film=-1"], "expected columns with rates"),
+        (["--table-learning-rate=film=nan"], "expected columns with rates"),
+        (["--table-learning-rate="], "expected columns with rates"),
+        (["--table-learning-rate=film=1", "--learning-rate=0"], "must not be 0"),
+    ],
+)
+def test_rates_of_columns_that_are_not_there_are_refused(prepared, words, message, capsys):
+    assert main([prepared, *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_processed_set_is_used_also_without_the_kind_of_data(prepared):

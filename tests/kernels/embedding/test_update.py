@@ -128,6 +128,44 @@ def test_all_indices_equal(rule, rows):
     np.testing.assert_allclose(tables.table(0), want.w[0], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kernel_name}-{rule.l2}")
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_table_may_have_its_own_rate(rule, count):
+    """Each is updated as if all had its rate; one of rate 0 does not change, nor do its states."""
+    bags, rates = make_bags([3, 500, 20, 40], 16, 60, 5), np.array([0.3, 0.1, 0.0, 0.1])
+    before = threads.get_threads()
+    threads.set_threads(count)
+    tables, state = _stepped(bags, RowRule(rule.optimizer, rates))
+    for s, rate in enumerate(rates):
+        if rate:
+            expected, expected_state = _stepped(bags, RowRule(rule.optimizer, rate))
+        else:
+            expected = bags.tables()
+            expected_state = expected.new_state(rule)
+        np.testing.assert_array_equal(tables.table(s), expected.table(s))
+        for mine, theirs in zip(state.tables, expected_state.tables, strict=True):
+            np.testing.assert_array_equal(mine.table(s), theirs.table(s))
+    threads.set_threads(before)
+
+
+def _stepped(bags, rule):
+    tables = bags.tables()
+    state = tables.new_state(rule)
+    for step in range(2):
+        tables.apply_gradient(bags.indices, bags.offsets, bags.pooled_like(step), rule, state)
+    return tables, state
+
+
+def test_rates_of_other_tables_are_refused():
+    bags = make_bags([3, 5], 16, 6, 2)
+    rule = RowRule(optimizers.Adagrad(), np.full(3, 0.1))
+    tables = bags.tables()
+    state = tables.new_state(rule)
+    with pytest.raises(ConfigError, match=r"must be \(2,\), not \(3,\)"):
+        tables.apply_gradient(bags.indices, bags.offsets, bags.pooled_like(0), rule, state)
+    assert state.steps == 0
+
+
 def test_no_lookup_at_all_changes_nothing():
     bags = make_bags([7, 9], 16, 5, 0)
     for rule in RULES:

@@ -33,6 +33,7 @@ UPDATES = {
     "adamw": (UpdateConfig.of("adamw"), 0.01),
     "lamb": (UpdateConfig(Lamb(), Sgd()), 0.01),
     "ftrl": (UpdateConfig.of(Ftrl(l1_strength=1e-3)), 0.05),
+    "column rates": (UpdateConfig(column_rates={0: 0.5, 1: 3.0, 2: 0.0, 4: 2.0}), 0.1),
 }
 
 

@@ -19,7 +19,7 @@ from tests.hostile.case import Case, RefusedError
 
 _WAITING = 12  # seconds of waiting that count as one of computing
 _SENTENCE = "dlrmjit: error: "
-_NOTES = ("dlrmjit: note: ", "dlrmjit: compiling kernels ")
+_NOTES = ("dlrmjit: note: ", "dlrmjit: compiling kernel")
 
 
 @dataclass

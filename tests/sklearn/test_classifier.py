@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from dlrmjit.errors import DataError
+from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.sklearn import DLRMClassifier
 
 QUICK = {"max_epochs": 3, "random_state": 0}
@@ -144,9 +144,9 @@ def test_single_columns_have_learning_rates_of_their_own():
     np.testing.assert_array_equal(fixed, untrained.model_.state_dict()["emb_l.1.weight"])
     assert len({values.tobytes() for values in (job, slower, fixed)}) == 3
     assert DLRMClassifier(column_rates={"job": 0}, **QUICK).fit(X, y).score(X, y) > 0.5
-    with pytest.raises(ValueError, match=r"no categorical column 'age'.*they are 'city', 'job'"):
+    with pytest.raises(ConfigError, match=r"no categorical column 'age'.*they are 'city', 'job'"):
         DLRMClassifier(column_rates={"age": 0}, **QUICK).fit(X, y)
-    with pytest.raises(ValueError, match="no categorical column 1"):
+    with pytest.raises(ConfigError, match="no categorical column 1"):
         DLRMClassifier(**QUICK, categorical_features=[0, 2], column_rates={1: 0}).fit(array, y)
 
 

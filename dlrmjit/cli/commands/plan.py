@@ -11,7 +11,6 @@ from pathlib import Path
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import PLAN
 from dlrmjit.cli.options.command_line import parse_command
-from dlrmjit.cli.options.insight_flags import ADVICE
 from dlrmjit.config.presets import preset
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_file_replaceable, replaced_file, try_destination
@@ -49,10 +48,6 @@ def _advised(options: argparse.Namespace) -> Plan:
 
 def _proposed(options: argparse.Namespace) -> Plan:
     """Print a plan for the ranks that the options name, and return it."""
-    defaults = {flag.dest: flag for flag in ADVICE.flags}
-    given = [flag.label for name, flag in defaults.items() if vars(options)[name] != flag.default]
-    if given:
-        raise ConfigError(f"{given[0]} belongs to advice: give --advise, too")
     model = preset(options.config, options.max_ind_range)
     memory = None if options.memory is None else int(options.memory * 2**30)
     plan = propose(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
-from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
+from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.insight_flags import ADVICE
 from dlrmjit.cli.options.kinds import dashed_ints, names, switch
 from dlrmjit.config.model import Bounds
@@ -97,6 +97,21 @@ SCORING = FlagGroup(
     ),
 )
 
+
+def _has_ids(path: Path) -> bool:
+    """Return whether data are a prepared set or a ``.bin``, which have ids, and not raw rows."""
+    return path.is_dir() or path.suffix == ".bin"
+
+
+_OF_DATA = (
+    Condition(("split",), "a prepared set as DATA", lambda o: not o.data.is_file()),
+    Condition(
+        ("vocabulary",),
+        "text or Parquet, whose values have no ids yet",
+        lambda o: not _has_ids(o.data),
+    ),
+)
+
 EVALUATE = Command(
     "evaluate",
     "Print the metrics of a saved model on labelled data.",
@@ -124,6 +139,7 @@ EVALUATE = Command(
             ),
         ),
     ),
+    _OF_DATA,
 )
 
 PREDICT = Command(
@@ -162,6 +178,7 @@ PREDICT = Command(
             ),
         ),
     ),
+    _OF_DATA,
 )
 
 EXPORT_EMBEDDINGS = Command(
@@ -213,6 +230,13 @@ CONVERT = Command(
             ),
         ),
     ),
+    (
+        Condition(
+            ("data_set",),
+            "files of days, as SOURCE or as OUT",
+            lambda o: o.to == "days" or (o.to in ("set", "bin") and not _has_ids(o.source)),
+        ),
+    ),
 )
 
 PLAN = Command(
@@ -260,6 +284,10 @@ PLAN = Command(
         ),
         ADVICE,
     ),
+    (
+        Condition(("kind",), "a plan without --advise", lambda o: not o.advise),
+        Condition(tuple(flag.dest for flag in ADVICE.flags), "--advise", lambda o: o.advise),
+    ),
 )
 
 TUNE = Command(
@@ -304,6 +332,13 @@ TUNE = Command(
                 Flag("list", switch, False, "print the stored winners, and measure nothing"),
                 Flag("clear", switch, False, "remove the stored winners, and measure nothing"),
             ),
+        ),
+    ),
+    (
+        Condition(
+            ("config", "batch_size", "threads", "seconds", "repeats"),
+            "a measurement, without --list or --clear",
+            lambda o: not (o.list or o.clear),
         ),
     ),
 )

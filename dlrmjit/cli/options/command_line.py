@@ -23,13 +23,25 @@ def parse_command(command: Command, argv: Sequence[str]) -> argparse.Namespace:
     """Return the values of all flags of ``command``, the defaults where ``argv`` has none.
 
     ``argv`` comes without the program's name. Raises ConfigError for a flag that is unknown or
-    missing, for a value that is malformed, refused or out of its domain, and for several copies
-    of the command under a launcher.
+    missing, for a value that is malformed, refused or out of its domain, for a flag that has no
+    effect with the others, and for several copies of the command under a launcher.
     """
     defaults = {flag.dest: flag.default for flag in command.flags()}
     given = parse_given(command, argv)
+    values = argparse.Namespace(**defaults | given)
+    _check_effects(command, given, values)
     require_one_process(command.program)
-    return argparse.Namespace(**defaults | given)
+    return values
+
+
+def _check_effects(command: Command, given: Iterable[str], values: argparse.Namespace) -> None:
+    labels = {flag.dest: flag.label for flag in command.flags()}
+    for condition in command.conditions:
+        unused = [name for name in condition.names if name in given]
+        if unused and not condition.holds(values):
+            raise ConfigError(
+                f"{labels[unused[0]]} has no effect here: it needs {condition.needs}; leave it out"
+            )
 
 
 def parse_given(command: Command, argv: Sequence[str]) -> dict[str, Any]:

@@ -6,25 +6,17 @@ options a note says so. Others, and all of ``train SET``, are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import fields
 from functools import partial
 
+from dlrmjit.cli.options.flag import Condition
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
 from dlrmjit.config.optimizer import OPTIMIZERS
 from dlrmjit.errors import ConfigError
 
 _OF_REFERENCE = {flag.dest for group in REFERENCE_GROUPS for flag in group.flags}
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Options that have an effect only if ``holds``; ``needs`` says in words when that is."""
-
-    names: tuple[str, ...]
-    needs: str
-    holds: Callable[[Options], bool]
 
 
 def check_effects(options: Options, ranks: int, is_testing: bool) -> list[str]:
@@ -139,7 +131,14 @@ _CONDITIONS = (
         ("init", "sparse_init_scale"), "a start without --load-model", lambda o: not o.load_model
     ),
     Condition(
-        ("save_model", "log_details", "trace", "tensorboard", "metrics", "prometheus"),
+        (
+            *("save_model", "log_details", "trace", "tensorboard", "metrics", "prometheus"),
+            *("nepochs", "optimizer", "learning_rate", "weight_decay", "clip_norm"),
+            *("sparse_optimizer", "sparse_learning_rate", "sparse_weight_decay"),
+            *("table_learning_rate", "restore_best", "early_stopping", "reduce_on_plateau"),
+            *("lr_num_warmup_steps", "lr_num_decay_steps", "mlperf_grad_accum_iter"),
+            *("on_nonfinite", "save_every"),
+        ),
         "training: leave out --inference-only",
         lambda o: not o.inference_only,
     ),

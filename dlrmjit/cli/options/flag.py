@@ -113,12 +113,25 @@ class FlagGroup:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """Options that have an effect only if ``holds``; ``needs`` says in words when that is."""
+
+    names: tuple[str, ...]
+    needs: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
 class Command:
-    """A command of ``dlrmjit``, and all of its flags."""
+    """A command of ``dlrmjit``, all of its flags, and what some need of others.
+
+    ``conditions`` are those of commands whose flags never come from a preset or a set.
+    """
 
     name: str
     description: str
     groups: tuple[FlagGroup, ...]
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def program(self) -> str:

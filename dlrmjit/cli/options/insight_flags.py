@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
-from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
+from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import dashed_floats, dashed_ints, names, switch
 
 INSIGHT = FlagGroup(
@@ -95,6 +95,7 @@ DOCTOR = Command(
             ),
         ),
     ),
+    (Condition(("mpiexec", "ranks"), "a trial of MPI, without --quick", lambda o: not o.quick),),
 )
 
 _LOGS = Flag(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlrmjit.cli.options.domain import PROBABILITY, at_least
-from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
+from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import switch
 
 FILES = FlagGroup(
@@ -125,10 +125,25 @@ SPLITS = FlagGroup(
     ),
 )
 
+_ALL = (*FILES.flags, *MEANS.flags, *VALUES.flags, *SPLITS.flags)
+
 PREPARE = Command(
     "prepare",
     "Turn raw Criteo text (tab-separated, plain or gzip, any number of files in order), or CSV or "
     "Parquet that a schema describes, into a set for dlrmjit train DIR. Works in bounded memory; "
     "after an interruption, the same command with --resume continues and gives the same bytes.",
     (FILES, MEANS, VALUES, SPLITS),
+    (
+        Condition(
+            tuple(flag.dest for flag in _ALL if flag.name not in ("out", "verify")),
+            "a preparation, without --verify",
+            lambda o: not o.verify,
+        ),
+        Condition(
+            ("days",),
+            "--split=days and one input, which is divided; several inputs are days as they are",
+            lambda o: o.split == "days" and len(o.input) < 2,
+        ),
+        Condition(("dense",), "Criteo's text, without --schema", lambda o: not o.schema),
+    ),
 )

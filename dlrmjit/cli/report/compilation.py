@@ -1,4 +1,4 @@
-"""Notes on kernels that are compiled, for users who wait at a first start.
+"""Notes on kernels that are compiled, for users who wait for them.
 
 Whole lines on the standard error, so that they pass a progress bar and end up readable in a file.
 """
@@ -18,39 +18,43 @@ from dlrmjit.errors import ConfigError
 from dlrmjit.launchers import launched_rank
 
 _FEW = 2  # kernels that another batch size or optimizer may need: not worth a line
+_SOON = 1.0  # seconds of compilation that nobody notices
 _TYPICAL = 110  # kernels of a training with tests
 _EVERY_SECONDS = 5.0
 
 
 class CompilationNotes:
-    """Says that kernels are being compiled, and how many so far."""
+    """Says that kernels are being compiled, if that takes a while, and how many so far."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
-        self._shown = 0.0
+        self._began = self._shown = 0.0
 
     def __call__(self) -> None:
         """Count a kernel that is about to be compiled; say so once in a while."""
         now = time.monotonic()
         with self._lock:
             self._count += 1
-            if self._count == _FEW + 1:
-                self._announce(now)
-            elif self._count > _FEW and now - self._shown >= _EVERY_SECONDS:
+            self._began = self._began or now
+            if self._shown:
                 self._report(now)
+            elif self._count > _FEW and now - self._began >= _SOON:
+                self._announce(now)
 
     def _announce(self, now: float) -> None:
         self._shown = now
         _print(
-            "compiling kernels for this CPU, which a first start does once; they are stored in "
+            "compiling kernels for this CPU; later runs of this command find them in "
             f"{knobs.cache_dir()}"
         )
 
     def _report(self, now: float) -> None:
+        if now - self._shown < _EVERY_SECONDS:
+            return
         self._shown = now
-        of = f" of about {_TYPICAL}" if self._count < _TYPICAL else ""
-        _print(f"compiling kernel {self._count}{of}")
+        more = f"; a first training needs about {_TYPICAL}" if self._count < _TYPICAL else ""
+        _print(f"compiling kernel {self._count}{more}")
 
 
 @contextmanager

@@ -46,4 +46,4 @@ def test_contradictions_and_what_cannot_be_are_refused(words, message, capsys):
 
 def test_flags_of_advice_need_advice(capsys):
     assert main(["--config=kaggle", "--ranks=2", "--noise=5"]) == 2
-    assert "--noise belongs to advice" in capsys.readouterr().err
+    assert "--noise has no effect here: it needs --advise; leave it out" in capsys.readouterr().err

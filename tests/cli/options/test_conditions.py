@@ -3,8 +3,13 @@
 import pytest
 
 from dlrmjit.cli.build.configs import is_testing
+from dlrmjit.cli.options.command_flags import CONVERT, EVALUATE, PLAN, PREDICT, TUNE
+from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.cli.options.conditions import _CONDITIONS, _OF_RANKS, _OF_TESTS, check_effects
+from dlrmjit.cli.options.document import COMMANDS
+from dlrmjit.cli.options.insight_flags import DOCTOR
 from dlrmjit.cli.options.parse import TRAIN, parse
+from dlrmjit.cli.options.prepare_flags import PREPARE
 from dlrmjit.errors import ConfigError
 
 
@@ -26,6 +31,8 @@ def notes_on(words, ranks=1):
         (["--data-generation=random", "--train-fraction=0.5"], "--data-generation=dataset"),
         (["--load-model=x", "--sparse-init-scale=2"], "--load-model"),
         (["--load-model=x", "--inference-only", "--trace=t"], "--inference-only"),
+        (["--load-model=x", "--inference-only", "--clip-norm=1"], "--inference-only"),
+        (["--load-model=x", "--inference-only", "--table-learning-rate=0=1"], "--inference-only"),
     ],
 )
 def test_our_own_options_are_refused_by_name(words, needs):
@@ -79,3 +86,64 @@ def test_all_names_are_those_of_options():
     known = {flag.dest for flag in TRAIN.flags()}
     named = {name for condition in _CONDITIONS for name in condition.names}
     assert named | {*_OF_RANKS, *_OF_TESTS} <= known
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "option", "needs"),
+    [
+        (PREPARE, ["a", "--split=none", "--days=3"], "--days", "--split=days and one input"),
+        (PREPARE, ["a", "b", "--days=3"], "--days", "--split=days and one input"),
+        (PREPARE, ["a", "--schema=s", "--dense=float32"], "--dense", "without --schema"),
+        (PREPARE, ["--verify", "--seed=3"], "--seed", "without --verify"),
+        (PREPARE, ["a", "--verify"], "INPUT", "without --verify"),
+        (PREDICT, ["m", "a.csv", "--split=train"], "--split", "a prepared set"),
+        (PREDICT, ["m", "a.bin", "--split=train"], "--split", "a prepared set"),
+        (PREDICT, ["m", "a.bin", "--vocabulary=s"], "--vocabulary", "text or Parquet"),
+        (EVALUATE, ["m", "a.csv", "--split=train"], "--split", "a prepared set"),
+        (EVALUATE, ["m", ".", "--vocabulary=s"], "--vocabulary", "text or Parquet"),
+        (CONVERT, ["a.bin", "b", "--to=set", "--data-set=terabyte"], "--data-set", "files of days"),
+        (CONVERT, ["a.txt", "b", "--to=torchrec", "--data-set=kaggle"], "--data-set", "of days"),
+        (PLAN, ["--config=small", "--ranks=2", "--hours=2"], "--hours", "--advise"),
+        (PLAN, ["--config=small", "--ranks=2", "--advise", "--kind=rows"], "--kind", "--advise"),
+        (TUNE, ["--list", "--seconds=3"], "--seconds", "without --list or --clear"),
+        (TUNE, ["--clear", "--config=kaggle"], "--config", "without --list or --clear"),
+        (DOCTOR, ["--quick", "--ranks=3"], "--ranks", "without --quick"),
+    ],
+)
+def test_options_of_commands_that_have_no_effect_are_refused_by_name(
+    command, words, option, needs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "a.bin"):
+        (tmp_path / name).touch()
+    out = ["--out=o"] if command in (PREPARE, PREDICT) else []
+    with pytest.raises(ConfigError) as caught:
+        parse_command(command, [*words, *out])
+    text = str(caught.value)
+    assert text.startswith(f"{option} has no effect here: it needs ")
+    assert needs in text
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (PREPARE, ["a", "--days=3", "--dense=float32", "--out=o"]),
+        (PREPARE, ["--verify", "--out=o"]),
+        (PREDICT, ["m", "a.csv", "--vocabulary=s", "--out=o"]),
+        (EVALUATE, ["m", ".", "--split=train"]),
+        (CONVERT, ["a", "b", "--to=bin", "--data-set=terabyte"]),
+        (CONVERT, [".", "b", "--to=days", "--data-set=terabyte"]),
+        (PLAN, ["--config=small", "--ranks=2", "--kind=rows"]),
+        (PLAN, ["--config=small", "--ranks=2", "--advise", "--samples=2", "--hours=1"]),
+        (TUNE, ["--dry-run", "--seconds=3"]),
+        (DOCTOR, ["--ranks=3"]),
+    ],
+)
+def test_options_of_commands_with_an_effect_are_accepted(command, words):
+    parse_command(command, words)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_conditions_name_options_of_their_command(command):
+    known = {flag.dest for flag in command.flags()}
+    assert {name for condition in command.conditions for name in condition.names} <= known

@@ -1,4 +1,4 @@
-"""A first start says that kernels are compiled; a later one says nothing."""
+"""A command that waits for kernels to be compiled says so; a later one says nothing."""
 
 import os
 import subprocess
@@ -24,12 +24,22 @@ def test_many_kernels_are_announced_once_counted_now_and_then(clock, capsys):
         notes()
         clock[0] += 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("dlrmjit: compiling kernels for this CPU, which a first start does")
+    assert lines[0].startswith(
+        "dlrmjit: compiling kernels for this CPU; later runs of this command"
+    )
     assert lines[1:] == [
-        "dlrmjit: compiling kernel 8 of about 110",
-        "dlrmjit: compiling kernel 13 of about 110",
-        "dlrmjit: compiling kernel 18 of about 110",
+        "dlrmjit: compiling kernel 8; a first training needs about 110",
+        "dlrmjit: compiling kernel 13; a first training needs about 110",
+        "dlrmjit: compiling kernel 18; a first training needs about 110",
     ]
+
+
+def test_kernels_that_are_compiled_within_a_moment_are_not_worth_a_line(clock, capsys):
+    notes = CompilationNotes()
+    for _ in range(9):
+        notes()
+        clock[0] += 0.1
+    assert capsys.readouterr().err == ""
 
 
 def test_a_kernel_or_two_are_not_worth_a_line(clock, capsys):
@@ -47,7 +57,7 @@ def test_a_count_beyond_the_usual_names_no_total(clock, capsys):
     assert "compiling kernel 128\n" in capsys.readouterr().err
 
 
-def test_only_the_first_rank_has_notes(monkeypatch, capsys):
+def test_only_the_first_rank_has_notes(clock, monkeypatch, capsys):
     monkeypatch.delenv("DLRMJIT_NOTES")
     for rank, printed in (("0", True), ("1", False)):
         monkeypatch.setenv("PMI_RANK", rank)
@@ -55,6 +65,7 @@ def test_only_the_first_rank_has_notes(monkeypatch, capsys):
         with compilation_notes():
             for _ in range(3):
                 compiling()
+                clock[0] += 1
         assert bool(capsys.readouterr().err) == printed
 
 

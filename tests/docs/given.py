@@ -34,9 +34,9 @@ def make(folder):
     (folder / "log.toml").write_text(schema)
     shutil.copy(ROOT / "tests/data/golden/criteo_tiny.tsv", folder / "train.txt")
     commands = """
-    python -m dlrmjit.prepare log.csv --schema log.toml --out set \\
+    dlrmjit prepare log.csv --schema log.toml --out set \\
         --split fraction --test-fraction 0.2
-    python -m dlrmjit.train set --save-model=model --log-json=run.jsonl --log-details
+    dlrmjit train set --save-model=model --log-json=run.jsonl --log-details
     """
     run("sh", commands, ROOT, folder)
     return folder

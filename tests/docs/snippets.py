@@ -15,10 +15,11 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 RUN = ("sh", "python")
-PROGRAM = 'dlrmjit() { python -m dlrmjit "$@"; }\n'  # also where it is not installed
+PROGRAMS = Path(__file__).parent / "bin"
 _BLOCK = re.compile(
     r"^(?:<!-- given: (?P<given>[^\n]+) -->\n)?"
     r"```(?P<language>\w+)"
@@ -57,11 +58,9 @@ def snippets(page):
 def run(language, text, product, where):
     """Run a block in the folder ``where``, with the packages of ``product``."""
     environment = os.environ | {"PYTHONPATH": f"{product}{os.pathsep}{product / 'kernels'}"}
-    environment["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    if language == "python":
-        command = [sys.executable, "-c", text]
-    else:
-        command = ["bash", "-ec", PROGRAM + text]
+    folders = (str(PROGRAMS), os.path.dirname(sys.executable), os.environ["PATH"])
+    environment["PATH"] = os.pathsep.join(folders)
+    command = [sys.executable, "-c", text] if language == "python" else ["bash", "-ec", text]
     done = subprocess.run(
         command, cwd=where, env=environment, capture_output=True, text=True, check=False
     )

@@ -2,10 +2,11 @@
 
 import re
 import shlex
+from itertools import dropwhile
 
 import pytest
 
-from dlrmjit.cli.options.command_line import parse_given
+from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.cli.options.document import COMMANDS
 from dlrmjit.cli.options.parse import parse
 from docs.layers import ROOT
@@ -20,6 +21,7 @@ RUNNING = [
     for page in PAGES
     if page.parent.name not in ELSEWHERE and any(s.runs for s in snippets(page))
 ]
+_ASSIGNMENT = re.compile(r"\w+=")
 BY_NAME = {f"dlrmjit.{command.name}": command for command in COMMANDS}
 
 
@@ -64,7 +66,7 @@ def test_the_options_of_commands_that_are_not_run_exist(page):
 def commands(text):
     """Yield the words of every command of dlrmjit in a shell snippet, from its module on."""
     for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+        words = [*dropwhile(_ASSIGNMENT.match, shlex.split(line, comments=True))]
         if "-m" in words and words[words.index("-m") + 1].startswith("dlrmjit."):
             yield words[words.index("-m") + 1 :]
         elif words[:1] == ["dlrmjit"] and words[1:]:
@@ -77,13 +79,17 @@ def check_command(words):
     if module == "dlrmjit.train":
         parse([word for word in arguments if word != "set"])  # which is not there
     elif module != "dlrmjit.warm":
-        parse_given(BY_NAME[module], arguments)
+        parse_command(BY_NAME[module], arguments)
 
 
 def test_a_command_of_a_page_with_a_wrong_option_is_found():
-    (words,) = commands("DLRMJIT_PIN=0 python -m dlrmjit.tune \\\n    --confg small  # a comment")
+    (words,) = commands("DLRMJIT_PIN=0 dlrmjit tune \\\n    --confg small  # a comment")
     with pytest.raises(Exception, match="did you mean --config"):
         check_command(words)
-    assert list(commands("dlrmjit export-embeddings m --out t\npip install x")) == [
-        ["dlrmjit.export_embeddings", "m", "--out", "t"]
+    text = (
+        "dlrmjit export-embeddings m --out t\npip install x\nmpiexec -n 2 python -m dlrmjit.train"
+    )
+    assert list(commands(text)) == [
+        ["dlrmjit.export_embeddings", "m", "--out", "t"],
+        ["dlrmjit.train"],
     ]

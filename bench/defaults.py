@@ -2,14 +2,16 @@
 
     python -m bench.defaults --seeds 10
 
-Generated rows of several kinds; all three train on the same rows, of which the estimator holds out
-a tenth to choose its parameters, and are tested on the same others.
+Generated rows of several kinds, sets that scikit-learn ships, and with ``--criteo FILE`` the first
+rows of Criteo's text. All three train on the same rows, of which the estimator holds out a tenth to
+choose its parameters, and are tested on the same others.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,9 +87,38 @@ def linear(seed: int, n: int = 12_000) -> Rows:
     return x, ids, _labels(rng, logit, 0.3)
 
 
+def cancer(seed: int) -> Rows:
+    """Return scikit-learn's breast cancers, 569 rows of 30 numbers, in a random order."""
+    from sklearn.datasets import load_breast_cancer
+
+    return _shuffled(seed, *load_breast_cancer(return_X_y=True))
+
+
+def digits(seed: int) -> Rows:
+    """Return scikit-learn's digits, 1,797 rows of 64 pixels: those from 5 on, and the others."""
+    from sklearn.datasets import load_digits
+
+    x, digit = load_digits(return_X_y=True)
+    return _shuffled(seed, x, (digit >= 5).astype(np.float64))
+
+
+def _shuffled(seed: int, x: F64, y: F64) -> Rows:
+    order = np.random.default_rng(seed).permutation(len(y))
+    return x[order], np.empty((len(y), 0), np.int64), y[order]
+
+
 KINDS: dict[str, Callable[[int], Rows]] = {
-    kind.__name__: kind for kind in (census, clicks, clusters, small, linear)
+    kind.__name__: kind for kind in (census, clicks, clusters, small, linear, cancer, digits)
 }
+
+
+def criteo(path: str, seed: int, n: int = 8000) -> Rows:
+    """Return the first rows of Criteo's text in a random order."""
+    import pandas as pd
+
+    frame = pd.read_csv(path, sep="\t", header=None, nrows=n).sample(frac=1, random_state=seed)
+    ids = [pd.factorize(frame[column])[0] for column in range(14, 40)]  # -1 for missing values
+    return frame.iloc[:, 1:14].to_numpy(np.float64), np.stack(ids, axis=1), frame[0].to_numpy(float)
 
 
 def _frame(x: F64, ids: NDArray[np.int64]) -> Any:
@@ -102,13 +133,14 @@ def _frame(x: F64, ids: NDArray[np.int64]) -> Any:
 def _rivals() -> dict[str, Any]:
     from lightgbm import LGBMClassifier
     from sklearn.compose import make_column_selector, make_column_transformer
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     encoder = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_include="category")),
-        remainder=StandardScaler(),
+        remainder=make_pipeline(SimpleImputer(), StandardScaler()),
     )
     return {
         "LightGBM": LGBMClassifier(verbose=-1, n_jobs=1),
@@ -116,13 +148,13 @@ def _rivals() -> dict[str, Any]:
     }
 
 
-def compare(kind: str, seed: int) -> dict[str, float]:
-    """Return the AUC of all models on test rows of a kind of data."""
+def compare(rows: Rows, seed: int) -> dict[str, float]:
+    """Return the AUC of all models on the last rows, trained on the others."""
     from sklearn.metrics import roc_auc_score
 
     from dlrmjit.sklearn import DLRMClassifier
 
-    x, ids, y = KINDS[kind](seed)
+    x, ids, y = rows
     frame, cut = _frame(x, ids), int(len(y) * (1 - _TEST))
     models = {"dlrmjit": DLRMClassifier(random_state=seed), **_rivals()}
     found = {}
@@ -136,12 +168,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for every kind and seed, and how far the worst seed is from the best rival."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--criteo", metavar="FILE", help="also Criteo's text, plain or gzip")
     options = parser.parse_args(argv)
-    for kind in options.kinds:
+    kinds = {kind: KINDS[kind] for kind in options.kinds}
+    if options.criteo:
+        kinds["criteo"] = partial(criteo, options.criteo)
+    for kind, rows_of in kinds.items():
         leads = []
         for seed in range(options.seeds):
-            found = compare(kind, seed)
+            found = compare(rows_of(seed), seed)
             ours = found["dlrmjit"]
             leads.append(ours - max(auc for name, auc in found.items() if name != "dlrmjit"))
             line = "  ".join(f"{name} {auc:.4f}" for name, auc in found.items())

@@ -186,8 +186,9 @@ def test_an_export_that_fails_does_not_block_the_next(
 
 
 def scores(home: Path, data: Path, out: Path) -> int:
-    command = [str(home / "model"), str(data), "--vocabulary", str(home / "set")]
-    return predict.main([*command, "--out", str(out), "--split", "train", "--backend=reference"])
+    more = ["--split", "train"] if data.is_dir() else ["--vocabulary", str(home / "set")]
+    command = [str(home / "model"), str(data), *more]
+    return predict.main([*command, "--out", str(out), "--backend=reference"])
 
 
 def test_predict_overwrites_neither_its_data_nor_files_of_others(

@@ -21,7 +21,8 @@ def command(tmp_path, monkeypatch, capsys):
             autotune, "_tune", lambda name, product, *_: Tuned(name, SHAPE, winner, 9, 1.2, noise)
         )
         try:
-            code = tune.main(["--config=demo", "--batch-size=64", *words])
+            measures = [] if {"--list", "--clear"} & {*words} else SIZES
+            code = tune.main([*measures, *words])
         except SystemExit as ended:
             code = ended.code
         return code, *capsys.readouterr()
@@ -29,7 +30,7 @@ def command(tmp_path, monkeypatch, capsys):
     return run
 
 
-SHAPE = Shape(64, 32, 16)
+SHAPE, SIZES = Shape(64, 32, 16), ["--config=demo", "--batch-size=64"]
 
 
 def test_winners_are_stored_listed_and_removed(command):

@@ -15,15 +15,15 @@ SIGNALLED = 128
 """Plus the number of a signal: the code of a run that was saved and stopped because of it."""
 
 
-def exit_code_of(action: Callable[[], None]) -> int:
-    """Run ``action`` and return the exit code of the process.
+def exit_code_of(action: Callable[[], None], kernels: int = 0) -> int:
+    """Run ``action``, which needs about so many ``kernels``, and return the process's exit code.
 
     The code is 0 when done, 2 for wrong usage or input, with one sentence on the standard error,
     130 when interrupted, and 1 when a training cannot go on, when the reader of the output has
     closed it or the output could not be written. Streams that were closed from the start are no
     error. Other errors are bugs and are raised.
     """
-    with usable_streams() as (output, _), compilation_notes():
+    with usable_streams() as (output, _), compilation_notes(kernels):
         code = _run(action)
         with suppress(BrokenPipeError):
             output.flush()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dlrmjit import launchers
 from dlrmjit.cli.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_INPUT, exit_code_of
 from dlrmjit.cli.options.parse import Options
+from dlrmjit.cli.report.compilation import OF_TRAINING
 from dlrmjit.cli.streams import usable_streams
 from dlrmjit.errors import DlrmjitError
 from dlrmjit.launchers import Launch, seconds_after_lower_ranks
@@ -85,7 +86,7 @@ def run_on_ranks(parse: Parse, run: Run, launch: Launch) -> int:
 
 def _exit_code(action: Callable[[], int]) -> int:
     codes = []
-    return exit_code_of(lambda: codes.append(action())) or codes[0]
+    return exit_code_of(lambda: codes.append(action()), OF_TRAINING) or codes[0]
 
 
 def _join(started: Start) -> Comm:

@@ -10,6 +10,7 @@ from dlrmjit import knobs, launchers
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.parse import Options, parse
 from dlrmjit.cli.ranks import run_on_ranks
+from dlrmjit.cli.report.compilation import OF_TRAINING
 
 if TYPE_CHECKING:
     from dlrmjit.parallel.comm import Comm
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     if launches[0] is None:
         codes: list[int] = []
-        return exit_code_of(lambda: codes.append(_run_alone(arguments))) or codes[0]
+        return exit_code_of(lambda: codes.append(_run_alone(arguments)), OF_TRAINING) or codes[0]
     return run_on_ranks(lambda: _parse(arguments), _run, launches[0])
 
 

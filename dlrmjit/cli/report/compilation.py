@@ -19,16 +19,20 @@ from dlrmjit.launchers import launched_rank
 
 _FEW = 2  # kernels that another batch size or optimizer may need: not worth a line
 _SOON = 1.0  # seconds of compilation that nobody notices
-_TYPICAL = 110  # kernels of a training with tests
+OF_TRAINING = 110
+"""Kernels of a training with tests, about."""
 _EVERY_SECONDS = 5.0
 
 
 class CompilationNotes:
-    """Says that kernels are being compiled, if that takes a while, and how many so far."""
+    """Says that kernels are being compiled, if that takes a while, and how many so far.
 
-    def __init__(self) -> None:
+    From an empty cache there will be about ``total``, if that is not 0.
+    """
+
+    def __init__(self, total: int = 0) -> None:
         self._lock = threading.Lock()
-        self._count = 0
+        self._count, self._total = 0, total
         self._began = self._shown = 0.0
 
     def __call__(self) -> None:
@@ -43,7 +47,10 @@ class CompilationNotes:
                 self._announce(now)
 
     def _announce(self, now: float) -> None:
+        from dlrmjit_kernels.runtime.compile import is_cache_cold  # loads Numba, as a kernel did
+
         self._shown = now
+        self._total *= is_cache_cold()
         _print(
             "compiling kernels for this CPU; later runs of this command find them in "
             f"{knobs.cache_dir()}"
@@ -53,17 +60,20 @@ class CompilationNotes:
         if now - self._shown < _EVERY_SECONDS:
             return
         self._shown = now
-        more = f"; a first training needs about {_TYPICAL}" if self._count < _TYPICAL else ""
-        _print(f"compiling kernel {self._count}{more}")
+        of = f" of about {self._total}" if self._count < self._total else ""
+        _print(f"compiling kernel {self._count}{of}")
 
 
 @contextmanager
-def compilation_notes() -> Iterator[None]:
-    """Print notes about all kernels compiled meanwhile, on the first rank alone."""
+def compilation_notes(total: int = 0) -> Iterator[None]:
+    """Print notes about all kernels compiled meanwhile, on the first rank alone.
+
+    ``total`` is that of :class:`CompilationNotes`.
+    """
     if not knobs.compile_notes() or not _is_first_rank():
         yield
         return
-    with observed_by(CompilationNotes()):
+    with observed_by(CompilationNotes(total)):
         yield
 
 

@@ -18,8 +18,9 @@ def clock(monkeypatch):
     return now
 
 
-def test_many_kernels_are_announced_once_counted_now_and_then(clock, capsys):
-    notes = CompilationNotes()
+def test_many_kernels_are_announced_once_counted_now_and_then(clock, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(tmp_path))
+    notes = CompilationNotes(110)
     for _ in range(20):
         notes()
         clock[0] += 1
@@ -28,10 +29,19 @@ def test_many_kernels_are_announced_once_counted_now_and_then(clock, capsys):
         "dlrmjit: compiling kernels for this CPU; later runs of this command"
     )
     assert lines[1:] == [
-        "dlrmjit: compiling kernel 8; a first training needs about 110",
-        "dlrmjit: compiling kernel 13; a first training needs about 110",
-        "dlrmjit: compiling kernel 18; a first training needs about 110",
+        "dlrmjit: compiling kernel 8 of about 110",
+        "dlrmjit: compiling kernel 13 of about 110",
+        "dlrmjit: compiling kernel 18 of about 110",
     ]
+
+
+def test_with_most_kernels_in_the_cache_no_total_is_known(clock, capsys, monkeypatch):
+    monkeypatch.setattr("dlrmjit_kernels.runtime.compile.is_cache_cold", lambda: False)
+    notes = CompilationNotes(110)
+    for _ in range(9):
+        notes()
+        clock[0] += 1
+    assert capsys.readouterr().err.endswith("compiling kernel 8\n")
 
 
 def test_kernels_that_are_compiled_within_a_moment_are_not_worth_a_line(clock, capsys):
@@ -49,8 +59,9 @@ def test_a_kernel_or_two_are_not_worth_a_line(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_count_beyond_the_usual_names_no_total(clock, capsys):
-    notes = CompilationNotes()
+@pytest.mark.parametrize("total", [0, 110])
+def test_a_count_beyond_the_usual_names_no_total(clock, capsys, total):
+    notes = CompilationNotes(total)
     for _ in range(130):
         notes()
         clock[0] += 1

@@ -141,7 +141,6 @@ def fit(
         )
         if resume:
             state = _resumed(model, train, step, checkpointer) or state
-            check_preprocessing(model, train, "training")
         run = _Run(model, train, config, test, observers, state, step, measure or evaluate)
         return run.execute(state.position) if checkpointer is None else run.saved_by(checkpointer)
 
@@ -170,6 +169,7 @@ def _resumed(
     if getattr(step, "optimizer", None) is None:
         raise ConfigError("resume=True needs a step with an optimizer, whose state is restored")
     state = checkpointer.restore_model(model, train)
+    check_preprocessing(model, train, "training")
     checkpointer.restore_optimizer(model, step)
     start_at = getattr(step, "start_at", None)
     if state is not None and start_at is not None:

@@ -73,7 +73,6 @@ def apply(
     """Update every row that ``lookups`` touch by ``rule``, given ``dY`` (N, S, E).
 
     If the rule has a rate for each table, one whose rate is 0 does not change, nor do its states.
-
     If the lookups have ``table_ids``, the gradient of table ``s`` is ``dY[:, table_ids[s], :E]``.
     The layout of the lookups must have been checked; their indices are checked here.
 

@@ -7,11 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.parallel.launch import ROOT, environment, mpiexec
+from tests.reliability.running_time import RunningTime
 
 TRAIN = ("-m", "dlrmjit.train")
 SMALL = (
@@ -43,7 +43,10 @@ class Rank:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended; ``code`` is None if it had to be killed."""
+    """How a job ended; ``code`` is None if it had to be killed.
+
+    ``seconds`` are those in which this process could run: a machine may stand still meanwhile.
+    """
 
     code: int | None
     seconds: float
@@ -66,7 +69,6 @@ def run_job(ranks: list[Rank], seconds: float, **env: str) -> Outcome:
 
 def run_command(command: list[str], seconds: float, **env: str) -> Outcome:
     """Run a command in a process group of its own; kill all of it after ``seconds``."""
-    began = time.monotonic()
     running = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -77,14 +79,15 @@ def run_command(command: list[str], seconds: float, **env: str) -> Outcome:
         start_new_session=True,
     )
     code: int | None = None
-    try:
-        out, err = running.communicate(timeout=seconds)
-        code = running.returncode
-    except subprocess.TimeoutExpired:
-        _kill_descendants(running.pid)
-        os.killpg(running.pid, signal.SIGKILL)
-        out, err = running.communicate()
-    return Outcome(code, time.monotonic() - began, out, err)
+    with RunningTime() as clock:
+        try:
+            out, err = clock.communicate(running, seconds)
+            code = running.returncode
+        except subprocess.TimeoutExpired:
+            _kill_descendants(running.pid)
+            os.killpg(running.pid, signal.SIGKILL)
+            out, err = running.communicate()
+    return Outcome(code, clock.seconds, out, err)
 
 
 def _kill_descendants(pid: int) -> None:

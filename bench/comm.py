@@ -19,7 +19,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,11 +30,14 @@ from bench.support import harness
 from bench.support.step_cases import Case, case, make_batch, make_model
 from dlrmjit.data.batch_shard import share_sizes
 from dlrmjit.parallel.comm import Comm, blocking, fail_together, threaded, world
+from dlrmjit.parallel.exchanges.choice import proposed_with_exchange
 from dlrmjit.parallel.exchanges.vectors import STRATEGIES, PooledExchange
 from dlrmjit.parallel.model import ShardedModel
+from dlrmjit.parallel.plan import Plan
 from dlrmjit.parallel.planner import propose
 from dlrmjit.parallel.routing import ShardedBatch
 from dlrmjit.parallel.step import ShardedStep
+from dlrmjit.precision import Precision
 from dlrmjit.training.step import TrainingStep
 
 RATE = 0.01
@@ -49,27 +52,40 @@ def main() -> None:
     parser.add_argument("--config", default="small,mlperf", help="configurations, by comma")
     parser.add_argument("--max-rows", type=int, default=500_000, help="cut tables at this")
     parser.add_argument("--weak", action="store_true", help="2048 samples per rank, not in all")
+    parser.add_argument("--steps", action="store_true", help="only whole steps")
+    parser.add_argument("--parts", default="1", help="micro-batches of a rank's step, by comma")
+    parser.add_argument("--dtypes", default="fp32", help="fp32,bf16: of messages with vectors")
+    parser.add_argument("--exchange", default="alltoall", help="alltoall,substitute")
     options = parser.parse_args()
     _run(options, fail_together(world()))
 
 
 def _run(options: argparse.Namespace, comm: Comm) -> None:
     threads = pin(comm, options.threads)
-    repeats = 5 if options.quick else 20
+    repeats, variants = 5 if options.quick else 20, _variants(options)
     rows: list[Row] = []
     for name in options.config.split(","):
         chosen = case(name, None, options.max_rows)
         if options.weak:
             chosen = case(name, chosen.batch * comm.size, options.max_rows)
-        for part in (exchange_rows, sum_rows, step_rows) if comm.size > 1 else (step_rows,):
+        for part in (exchange_rows, sum_rows) if comm.size > 1 and not options.steps else ():
             rows += _printed(part(name, chosen, comm, repeats), comm)
+        rows += _printed(step_rows(name, chosen, comm, repeats, variants), comm)
+    where = {"hosts": comm.size // comm.local_ranks().size, "max_rows": options.max_rows}
     if comm.rank == 0 and options.json:
         report = {
             "machine": harness.describe_machine(threads, ceilings(threads, 0.5)),
             "ranks": comm.size,
-            "rows": rows,
+            "rows": [row | where for row in rows],
         }
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _variants(options: argparse.Namespace) -> Variants:
+    parts = map(int, options.parts.split(","))
+    return Variants(
+        tuple(parts), tuple(options.dtypes.split(",")), tuple(options.exchange.split(","))
+    )
 
 
 def _printed(rows: list[Row], comm: Comm) -> list[Row]:
@@ -141,9 +157,11 @@ def sum_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
     return [_row("sum", name, way, comm, seconds, 4 * count) for way, seconds in found.items()]
 
 
-def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
+def step_rows(
+    name: str, chosen: Case, comm: Comm, repeats: int, variants: Variants | None = None
+) -> list[Row]:
     """Time whole steps: blocking and overlapped, or of one process."""
-    ways = step_ways(chosen, comm)
+    ways = step_ways(chosen, comm, variants)
     found = _alternate({way: step.run for way, step in ways.items()}, comm, repeats)
     rows = []
     for way, seconds in found.items():
@@ -157,6 +175,15 @@ def step_rows(name: str, chosen: Case, comm: Comm, repeats: int) -> list[Row]:
 
 
 @dataclass(frozen=True)
+class Variants:
+    """What steps differ in besides how they communicate."""
+
+    parts: tuple[int, ...] = (1,)
+    dtypes: tuple[Precision, ...] = ("fp32",)
+    exchanges: tuple[str, ...] = ("alltoall",)
+
+
+@dataclass(frozen=True)
 class Way:
     """A step, and the seconds that every call so far has spent in each operation."""
 
@@ -164,23 +191,40 @@ class Way:
     exposed: list[dict[str, float]]
 
 
-def step_ways(chosen: Case, comm: Comm) -> dict[str, Way]:
+def step_ways(chosen: Case, comm: Comm, variants: Variants | None = None) -> dict[str, Way]:
     """Return a step of one process, or of all ranks by each way to communicate."""
-    batch = make_batch(chosen, np.random.default_rng(3))
+    variants, batch = variants or Variants(), make_batch(chosen, np.random.default_rng(3))
     if comm.size == 1:
         single = TrainingStep(make_model(chosen.model, np.random.default_rng(7)))
         return {"one process": Way(lambda: single(batch, RATE), [])}
-    plan = propose(
-        chosen.model.table_rows,
-        chosen.model.embedding_dim,
-        comm.size,
-        lookups=[chosen.lookups] * chosen.model.tables,
-    )
     switch = _Switch(comm)
-    model = ShardedModel(chosen.model, cast(Comm, switch), plan, init="counter")
-    routed, step = model.router.route(batch), ShardedStep(model)
     groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
-    return {way: _communicating(step, switch, group, routed) for way, group in groups.items()}
+    ways = {}
+    for dtype, exchange in product(variants.dtypes, variants.exchanges):
+        plan = _plan(chosen, comm.size, exchange)
+        one = cast(Comm, switch)
+        model = ShardedModel(chosen.model, one, plan, init="counter", comm_dtype=dtype)
+        routed = model.router.route(batch)
+        for parts in variants.parts:
+            step = ShardedStep(model, parts=parts)
+            for name, group in groups.items():
+                words = [name, f"x{parts}" if parts > 1 else "", dtype if dtype == "bf16" else ""]
+                words += [exchange if exchange == "substitute" else ""]
+                way = " ".join(filter(None, words))
+                ways[way] = _communicating(step, switch, group, routed)
+    return ways
+
+
+def _plan(chosen: Case, ranks: int, exchange: str) -> Plan:
+    architecture = chosen.model.architecture
+    specs = architecture.table_specs
+    rows, dims = [spec.rows for spec in specs], [spec.dim for spec in specs]
+    lookups = [chosen.per_table[spec.column] for spec in specs]
+
+    def proposed(replicates: bool) -> Plan:
+        return propose(rows, dims, ranks, lookups=lookups, replicates=replicates)
+
+    return proposed_with_exchange(proposed, architecture, exchange, chosen.batch)
 
 
 class _Switch:

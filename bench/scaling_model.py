@@ -26,7 +26,8 @@ import numpy as np
 from bench.support.harness import run_program
 from dlrmjit.advice.network import Network
 from dlrmjit.config.model import ModelConfig
-from dlrmjit.config.presets import preset
+from dlrmjit.config.presets import Preset, preset
+from dlrmjit.parallel.planner import propose
 from dlrmjit.perf.roofline import Ceilings, step_work
 
 Row = dict[str, Any]
@@ -96,8 +97,12 @@ def step_cost(
     compute = sum(time.values()) * (1 + skew * _slowest(ranks))
     if ranks == 1:
         return Cost(compute, 0.0, 0.0, 0.0)
-    alltoall = cluster.network.alltoall(4.0 * n * config.tables * config.embedding_dim, ranks)
-    allreduce = cluster.network.allreduce(4.0 * config.mlp_parameters, ranks)
+    each = [lookups] * config.tables
+    plan = propose(config.table_rows, config.embedding_dim, ranks, lookups=each)
+    columns = sum(shard.width for shard in plan.shards)
+    replicated = sum(plan.table_rows[t] * plan.dims[t] for t in plan.replicated)
+    alltoall = cluster.network.alltoall(4.0 * n * columns, ranks)
+    allreduce = cluster.network.allreduce(4.0 * (config.mlp_parameters + replicated), ranks)
     backward = sum(time[f"{part} backward"] for part in ("interaction", "bottom", "embedding"))
     window = backward + time["top backward"] * (1 - 1 / len(config.top_layers))
     hidden = min(alltoall, time["bottom forward"]) + min(alltoall, time["bottom backward"])
@@ -125,8 +130,13 @@ def calibrate(reports: Sequence[Row]) -> Calibration:
     return replace(found, hides=_hides(reports), skew=_skew(reports, found)) if single else found
 
 
+def _preset(row: Row) -> Preset:
+    """Return the configuration of a measured step."""
+    return preset(row["shape"]["config"], row["max_rows"])
+
+
 def _bound(row: Row, ceilings: Ceilings) -> float:
-    found, n = preset(row["shape"]["config"]), row["samples"]
+    found, n = _preset(row), row["samples"]
     work = step_work(found.model, n, found.lookups * n * found.model.tables)
     return sum(w.bound(ceilings) for w in work.values())
 
@@ -153,11 +163,12 @@ def _skew(reports: Sequence[Row], found: Calibration) -> float:
 
 
 def _cost_here(row: Row, reports: Sequence[Row], found: Calibration) -> Cost:
-    """Return the cost of a step measured here, each rank having its share of this machine."""
+    """Return the cost of a step measured here, each rank having its share of its host."""
     whole = _ceilings(next(report for report in reports if report["ranks"] == 1))
     name, ranks = row["shape"]["config"], row["shape"]["R"]
-    share = Ceilings(whole.fma_peak_gflops / ranks, whole.triad_gbs / ranks)
-    chosen, here = preset(name), Cluster("here", share, found.network)
+    each = ranks // row["hosts"]
+    share = Ceilings(whole.fma_peak_gflops / each, whole.triad_gbs / each)
+    chosen, here = _preset(row), Cluster("here", share, found.network)
     hides = 0.0 if row["variant"] == "blocking" else found.hides
     return step_cost(
         chosen.model,

@@ -66,8 +66,8 @@ class Rule:
 
     ``forward(step)`` returns the output's value. ``backward(step, gradient)`` yields pairs of the
     index of an input and its gradient, in the order in which they are complete; inputs for which
-    ``step.wants`` is false may be skipped. The gradient may be consumed, and the parameter
-    updated, before the generator resumes.
+    ``step.wants`` is false may be skipped. The gradient may be consumed, and tables updated, before
+    the generator resumes; other parameters change only after the last gradient.
     """
 
     name: str
@@ -155,7 +155,8 @@ class Tape:
         """Propagate ``gradient`` of ``result`` back, yielding gradients of the tape's inputs.
 
         Each input that requires a gradient is yielded once, as soon as its gradient is
-        complete. The caller may update a parameter as soon as it is yielded.
+        complete. The caller may update tables as soon as they are yielded, other parameters at
+        the end.
         """
         route = self._route(result)
         missing = dict(route.uses)

@@ -193,6 +193,12 @@ class Backend(Protocol):
     def update(self, parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
         """Apply one step of an optimizer to dense parameters and their states, in place."""
 
+    def to_bf16(self, values: FloatArray, bits: NDArray[np.uint16]) -> None:
+        """Write values (n,) as BF16, rounded to nearest, ties to even; NaN stays NaN."""
+
+    def from_bf16(self, bits: NDArray[np.uint16], values: FloatArray) -> None:
+        """Write BF16 numbers (n,) as floats."""
+
     def sum_of_squares(self, gradient: Any) -> float:
         """Return the sum of the squares of all elements of a dense gradient."""
 

@@ -42,21 +42,25 @@ def forward(graphs: Sequence[Graph], comm: Comm) -> None:
 
 
 def backward(graphs: Sequence[Graph], comm: Comm) -> Iterator[PartGradient]:
-    """Yield the gradients of all parts, as :meth:`Tape.backward` does of one."""
+    """Yield the gradients of all parts, as :meth:`Tape.backward` does of one.
+
+    Those of one variable follow each other, in the order of the parts.
+    """
     running = [graph.tape.backward(graph.loss) for graph in graphs]
     for norms in reversed(list(zip(*(graph.shared_norms for graph in graphs), strict=True))):
-        sums = []
-        for part, norm in enumerate(norms):
-            for variable, gradient in running[part]:
+        sums: list[Any] = []
+        while not sums:
+            for part, norm in enumerate(norms):
+                variable, gradient = next(running[part])
                 if variable is norm.sums:
                     sums.append(gradient)
-                    break
-                yield PartGradient(part, variable, gradient)
+                else:
+                    yield PartGradient(part, variable, gradient)
         total = gathered(np.stack(sums), comm).sum(axis=0)
         for norm in norms:
             norm.sums.data = total
-    for part, gradients in enumerate(running):
-        for variable, gradient in gradients:
+    for every in zip(*running, strict=True):
+        for part, (variable, gradient) in enumerate(every):
             yield PartGradient(part, variable, gradient)
 
 

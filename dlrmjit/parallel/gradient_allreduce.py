@@ -32,7 +32,7 @@ class _SmallGradient(NamedTuple):
 
 
 class GradientReducer:
-    """Posts an allreduce per gradient, and calls back when the sum has arrived.
+    """Posts an allreduce per gradient, and calls back in :meth:`finish` when the sum has arrived.
 
     Large gradients are summed in place, small ones in a common bucket. The order of :meth:`add`
     must be the same on all ranks.
@@ -44,7 +44,7 @@ class GradientReducer:
         self._small: list[_SmallGradient] = []
 
     def add(self, gradient: FloatArray, on_arrival: OnArrival) -> None:
-        """Sum the flat ``gradient`` in place over all ranks, then call ``on_arrival``."""
+        """Sum the flat ``gradient`` in place over all ranks; ``on_arrival`` is for the end."""
         if gradient.size < BUCKET_BELOW:
             self._small.append(_SmallGradient(gradient, on_arrival))
         else:
@@ -52,9 +52,10 @@ class GradientReducer:
         self.poll()
 
     def poll(self) -> None:
-        """Call back for the sums that have arrived, in order, without waiting."""
-        while self._in_flight and self._in_flight[0].request.test():
-            self._in_flight.popleft().on_arrival()
+        """Make progress on the first sum that has not arrived."""
+        for pending in self._in_flight:
+            if not pending.request.test():
+                return
 
     def finish(self) -> None:
         """Post the small gradients, wait for all sums and call back."""

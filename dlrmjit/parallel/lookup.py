@@ -125,7 +125,9 @@ class ShardedLookup:
         self._shards = [shard for group in tables.groups for shard in group.shards]
         self._tables = tables.table_ranges
         self._store = tables
-        self._posted: dict[str, FloatArray] = {}  # gradients of nodes, until all are here
+        self.parts = exchange.parts
+        # Gradients of nodes by part, until all are here.
+        self._posted: list[dict[str, FloatArray]] = [{} for _ in range(self.parts)]
         self._totals, self.totals = totals, totals.columns
         self._sums: dict[str, FloatArray] = {}  # totals of nodes, replicated tables included
         views = dict(exchange.group_views(tables.group_of))
@@ -183,6 +185,7 @@ class ShardedLookup:
     def post(self) -> None:
         """Pool this rank's shards for all samples, and send the pooled vectors."""
         self._totals.clear()
+        self._sums.clear()
         for lookup, node in zip(self._lookups, self._nodes, strict=True):
             pooled = lookup.pool()
             if node in self.totals:
@@ -192,22 +195,31 @@ class ShardedLookup:
         if self._replicated is not None:
             self._replicated_pooled = self._replicated.pool()
 
-    def finish(self, node: str, out: FloatArray) -> FloatArray:
-        """Fill ``out`` (n, S, E) with a node's pooled vectors of this rank's samples."""
-        tables = self._tables[node]
+    def rows_of(self, part: int) -> slice:
+        """Return which of this rank's samples are in a part."""
+        return self._exchange.rows(part)
+
+    def finish(self, node: str, out: FloatArray, part: int = 0) -> FloatArray:
+        """Fill ``out`` (n, S, E) with a node's pooled vectors of this rank's samples of a part."""
+        tables, rows = self._tables[node], self.rows_of(part)
         if node in self.totals:
-            local = self._replicated_vectors(node)
-            sums = None if local is None else partial_sums(local, self._kind(node))
-            total = self._sums[node] = self._totals.finish(node, sums)
-            out[...] = total.reshape(out.shape)
+            out[...] = self._total(node)[rows].reshape(out.shape)
             return out
         for i, table in enumerate(self._plan.replicated):
             if table in tables:
                 width = self._plan.dims[table]
-                pooled = self._replicated_pooled[:, i, :width]
+                pooled = self._replicated_pooled[rows, i, :width]
                 out[:, table - tables.start, :width] = pooled
-        self._exchange.finish(out, tables)
+        self._exchange.finish(out, tables, part)
         return out
+
+    def _total(self, node: str) -> FloatArray:
+        """Wait once, and return the total sums (n, W) of a node, replicated tables included."""
+        if node not in self._sums:
+            local = self._replicated_vectors(node)
+            sums = None if local is None else partial_sums(local, self._kind(node))
+            self._sums[node] = self._totals.finish(node, sums)
+        return self._sums[node]
 
     def _replicated_vectors(self, node: str) -> FloatArray | None:
         """Return the vectors (n, tables, E) of a node's replicated tables, None without any."""
@@ -218,31 +230,39 @@ class ShardedLookup:
         vectors: FloatArray = self._replicated_pooled[:, of_node, :width]
         return vectors
 
-    def post_gradient(self, node: str, gradient: FloatArray) -> None:
+    def post_gradient(self, node: str, gradient: FloatArray, part: int = 0) -> None:
         """Take the gradient (n, S, E) of a node's vectors; send them when all nodes' are here."""
+        posted, rows = self._posted[part], self.rows_of(part)
         if node in self.totals:
             if not isinstance(gradient, np.ndarray):
                 gradient = self._backend.to_numpy(gradient)
-            packed = self._totals.pack(node, gradient, self._sums[node])
-            self._posted[node] = self._vector_gradients(node, packed)
+            packed = self._totals.pack(node, gradient, self._sums[node], rows)
+            posted[node] = self._vector_gradients(node, packed, rows)
         else:
-            self._exchange.copy_gradient(gradient, self._tables[node])
-            self._posted[node] = gradient
-        if len(self._posted) < len(self._tables):
+            self._exchange.copy_gradient(gradient, self._tables[node], part)
+            posted[node] = gradient
+        if len(posted) < len(self._tables):
             return
-        posted, self._posted = self._posted, {}
-        self._exchange.post_gradient()
+        self._exchange.post_gradient(part)
+        if all(len(each) == len(self._tables) for each in self._posted):
+            self._complete_gradients()
+
+    def _complete_gradients(self) -> None:
+        """Send what is sent of all parts together, and make the gradient of replicated tables."""
+        posted, self._posted = self._posted, [{} for _ in range(self.parts)]
         self._totals.post_gradient()
         if self._replicated is not None and self._replicated_lookups is not None:
-            sparse = self._replicated.gradient(self._store.replicated_vectors(posted))
+            vectors = [self._store.replicated_vectors(each) for each in posted]
+            sparse = self._replicated.gradient(np.concatenate(vectors))
             self._replicated_gradient = LookupGradient(sparse, self._replicated_lookups)
 
-    def _vector_gradients(self, node: str, packed: FloatArray) -> FloatArray:
+    def _vector_gradients(self, node: str, packed: FloatArray, rows: slice) -> FloatArray:
         """Return gradients (n, S, E) of a node's vectors, of which only the replicated are set."""
         spare: FloatArray = packed[:, None]
         vectors = self._replicated_vectors(node)
         if vectors is None:
             return spare
+        vectors = vectors[rows]
         tables, replicated = self._tables[node], self._plan.replicated
         gradients = np.empty((len(packed), len(tables), vectors.shape[2]), packed.dtype)
         slots = [t - tables.start for t in replicated if t in tables]
@@ -262,6 +282,21 @@ class ShardedLookup:
             else:
                 assert view is not None
                 yield from lookup.gradients(view)
+
+
+class LookupPart:
+    """The port of a graph of one part of this rank's samples."""
+
+    def __init__(self, lookup: ShardedLookup, part: int) -> None:
+        self._lookup, self._part, self.totals = lookup, part, lookup.totals
+
+    def finish(self, node: str, out: FloatArray) -> FloatArray:
+        """Fill ``out`` (n, S, E) with a node's pooled vectors of the part."""
+        return self._lookup.finish(node, out, self._part)
+
+    def post_gradient(self, node: str, gradient: FloatArray) -> None:
+        """Send the gradient (n, S, E) of a node's pooled vectors of the part."""
+        self._lookup.post_gradient(node, gradient, self._part)
 
 
 def _arrive(step: Step) -> FloatArray:

@@ -39,6 +39,8 @@ class ShardedModel(Model):
     comm : the ranks
     plan : which rank has which shards of the tables
     strategy : how pooled vectors are exchanged, see :class:`PooledExchange`
+    comm_dtype : ``bf16`` rounds the pooled vectors of tables that are not replicated, and their
+        gradients, to the nearest BF16 numbers, which take half the bytes
     micro_batches : parts that every batch is split into, a multiple of the number of ranks;
         consecutive ones belong to the same rank. By default one per rank
 
@@ -63,6 +65,7 @@ class ShardedModel(Model):
         initialise: bool = True,
         init: str = "reference",
         strategy: str = "alltoall",
+        comm_dtype: Precision = "fp32",
         micro_batches: int | None = None,
         precision: Precision = "fp32",
         seed: int = 123,
@@ -70,7 +73,7 @@ class ShardedModel(Model):
         _check_config(config, comm, plan)
         self.comm, self.plan = comm, plan
         self.micro_batches = micro_batches or comm.size
-        self._sharded_predictions: dict[tuple[int, ...], ShardedGraph] = {}
+        self._sharded_predictions: dict[tuple[int, ...], PredictionGraph] = {}
         super().__init__(
             config,
             backend=backend,
@@ -84,6 +87,7 @@ class ShardedModel(Model):
                 comm=comm,
                 plan=plan,
                 strategy=strategy,
+                comm_dtype=comm_dtype,
                 micro_batches=self.micro_batches,
             ),
         )
@@ -139,7 +143,7 @@ class ShardedModel(Model):
             batch = self.router.route(batch)
         graph = self._sharded_predictions.get(batch.sizes)
         if graph is None:
-            graph = ShardedGraph(self, batch.sizes)
+            graph = PredictionGraph(self, batch.sizes)
             cache_graph(self._sharded_predictions, batch.sizes, graph)
         graph.start(batch)
         graph.tape.forward()
@@ -168,28 +172,18 @@ class PortGraph(Graph):
         return any(variable is arrival for arrival in self.port.arrivals.values())
 
 
-class ShardedGraph(PortGraph):
-    """One rank's graph for batches of ``sizes[r]`` samples of rank r, and its lookups."""
+class PredictionGraph(PortGraph):
+    """One rank's graph to predict batches of ``sizes[r]`` samples of rank r, and its lookups."""
 
-    def __init__(
-        self,
-        model: ShardedModel,
-        sizes: tuple[int, ...],
-        loss: LossConfig | ListLoss | None = None,
-        profile: Profile | None = None,
-    ) -> None:
-        self.lookup: ShardedLookup = model.store.lookup(sizes, training=loss is not None)
-        rank, samples = model.comm.rank, sum(sizes)
-        super().__init__(model, sizes[rank], self.lookup, loss, samples, profile, BatchPart())
-        self.first_sample = sum(sizes[:rank])
-        post = self.lookup.post
-        self._post = profile.timed("embedding forward", post) if profile else post
+    def __init__(self, model: ShardedModel, sizes: tuple[int, ...]) -> None:
+        self.lookup: ShardedLookup = model.store.lookup(sizes)
+        super().__init__(model, sizes[model.comm.rank], self.lookup, None, sum(sizes))
 
     def start(self, batch: ShardedBatch) -> None:
         """Make ``batch`` the input of the next replay, and send its pooled vectors."""
         self.load(batch.local)
         self.lookup.load(batch)
-        self._post()
+        self.lookup.post()
 
 
 def _check_config(config: AnyModelConfig, comm: Comm, plan: Plan) -> None:

@@ -36,6 +36,7 @@ from dlrmjit.parallel.lookup import (
 )
 from dlrmjit.parallel.model import PortGraph, ShardedModel
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
+from dlrmjit.parallel.parts import samples_of
 from dlrmjit.parallel.replicated import ReplicatedGradient
 from dlrmjit.parallel.routing import ShardedBatch
 
@@ -305,11 +306,7 @@ class _MicroBatch:
             self.graphs[size] = _RecordedGraph(graph, port)
         graph, port = self.graphs[size]
         port.current = self.samples
-        offsets, indices = batches.local.offsets[:, first : stop + 1], batches.local.indices
-        dense, labels = batches.local.dense[first:stop], batches.local.labels[first:stop]
-        each = batches.local.sample_weights
-        each = None if each is None else each[first:stop]
-        graph.load(Batch.unchecked(dense, indices, offsets, labels, sample_weights=each))
+        graph.load(samples_of(batches.local, self.samples))
         graph.dropout_key.data = batches.dropout_key._replace(first=batches.first_sample + first)
         return graph
 

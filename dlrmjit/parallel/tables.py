@@ -42,7 +42,7 @@ from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.lookup import ArrivalPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, Shard
 from dlrmjit.parallel.routing import Router
-from dlrmjit.precision import Precision
+from dlrmjit.precision import Precision, check_precision
 
 _ELEMENTS_PER_DRAW = 1 << 20  # elements drawn at a time
 
@@ -78,8 +78,11 @@ class ShardedTables:
         comm: Comm,
         plan: Plan,
         strategy: str = "alltoall",
+        comm_dtype: Precision = "fp32",
         micro_batches: int | None = None,
     ) -> None:
+        check_precision(comm_dtype)
+        self.comm_dtype = comm_dtype
         require_substitutable(architecture, plan)
         check_dynamic(architecture, plan, micro_batches or comm.size)
         self._backend, self._comm, self.plan, self.strategy = backend, comm, plan, strategy
@@ -290,14 +293,19 @@ class ShardedTables:
         found = of_tables(of_columns(batch, columns), specs, columns)
         return with_means(found, specs)
 
-    def lookup(self, sizes: tuple[int, ...], *, training: bool = False) -> ShardedLookup:
+    def lookup(
+        self, sizes: tuple[int, ...], *, training: bool = False, parts: int = 1
+    ) -> ShardedLookup:
         """Return a new lookup operation for batches of which each rank has so many samples.
 
-        In ``training`` dynamic ids are counted and get rows.
+        In ``training`` dynamic ids are counted and get rows. Vectors are exchanged in ``parts``.
         """
         dtype, plan = self._backend.dtype, self.plan
         without = [t for t, spec in enumerate(self.specs) if spec.node in plan.substituted]
-        exchange = PooledExchange(self._comm, plan, sizes, self.strategy, dtype, without)
+        codec = self._backend if self.comm_dtype == "bf16" else None
+        exchange = PooledExchange(
+            self._comm, plan, sizes, self.strategy, dtype, without, codec=codec, parts=parts
+        )
         totals = Totals(operators(self.architecture, plan.substituted), self._comm, sizes, dtype)
         return ShardedLookup(self._backend, self, exchange, totals, training=training)
 

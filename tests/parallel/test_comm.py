@@ -46,6 +46,21 @@ def test_buffers_that_are_too_short_are_refused():
         mpi._check(np.empty(3), 4)
 
 
+@pytest.mark.parametrize("faster", ["overlap", "thread"])
+def test_an_adaptive_communicator_becomes_the_faster_way(faster):
+    made = comm.adaptive(comm.SelfComm())
+    for _ in range(16):
+        assert made.chosen == ""
+        way = "thread" if hasattr(made._current, "close") else "overlap"
+        made.allreduce(np.ones(3)).wait()
+        made.end_step(1.0 if way == faster else 2.0)
+    assert made.chosen == faster
+    made.allreduce(np.ones(3), name="counted").wait()
+    assert ("counted" in made.waited) == (faster == "thread")
+    made.end_step(100.0)
+    assert made.chosen == faster
+
+
 class _Failing(comm.SelfComm):
     """A communicator that fails like MPI, when an operation is posted."""
 

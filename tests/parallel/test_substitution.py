@@ -12,6 +12,7 @@ from dlrmjit.ops import get_backend
 from dlrmjit.ops.partial_sums import KINDS, columns_of, partial_sums, vector_gradients
 from dlrmjit.parallel.exchanges.choice import (
     bytes_per_sample,
+    proposed_with_exchange,
     sum_bytes,
     vector_bytes,
     with_exchange,
@@ -95,6 +96,24 @@ def test_auto_chooses_what_takes_fewer_bytes(tables, ranks, name):
     assert auto <= min(alltoall, substitute)
     if name == "fm":
         assert bool(ways[2].substituted) == (ranks < tables)
+
+
+def test_tables_are_not_replicated_where_sums_are_exchanged_for_fewer_bytes():
+    def proposed(model):
+        specs = model.table_specs
+        sizes = [spec.rows for spec in specs], [spec.dim for spec in specs]
+        return lambda replicates: propose(*sizes, 2, replicates=replicates)
+
+    for name, exchange, samples, is_replicated in (
+        ("fm", "auto", 2048, False),
+        ("fm", "substitute", 2048, False),
+        ("fm", "alltoall", 2048, True),
+        ("fm", "auto", 2048 * 100, True),  # a batch much larger than the tables
+        ("dlrm", "auto", 2048, True),
+    ):
+        model = family(name, table_rows=(1500,) * 26)
+        plan = proposed_with_exchange(proposed(model), model, exchange, samples)
+        assert bool(plan.replicated) == is_replicated, (name, exchange, samples)
 
 
 def test_dot_products_need_vectors():

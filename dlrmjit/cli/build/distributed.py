@@ -10,15 +10,18 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from dlrmjit_kernels.runtime.buffers import available_memory
 from dlrmjit_kernels.runtime.threads import available_cpus
 
 from dlrmjit import knobs
+from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.cli.build.configs import table_config, train_config
 from dlrmjit.cli.exit_codes import FAILED, INTERRUPTED, WRONG_INPUT
 from dlrmjit.cli.options.parse import Options
+from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.memory import estimate_memory
 from dlrmjit.config.model import IN_MEMORY, AnyModelConfig
 from dlrmjit.config.optimizer import OptimizerConfig
@@ -28,8 +31,10 @@ from dlrmjit.errors import ConfigError, DlrmjitError, TrainingError
 from dlrmjit.files import parse_json
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import (
+    AdaptiveComm,
     Comm,
     RanksDifferError,
+    adaptive,
     blocking,
     exchange_json,
     threaded,
@@ -37,7 +42,7 @@ from dlrmjit.parallel.comm import (
     yield_to_lower_ranks,
 )
 from dlrmjit.parallel.dynamic import with_dynamic_rows
-from dlrmjit.parallel.exchanges.choice import with_exchange
+from dlrmjit.parallel.exchanges.choice import proposed_with_exchange
 from dlrmjit.parallel.metrics import evaluate as evaluate_sharded
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Plan, plan_from_dict
@@ -48,6 +53,9 @@ from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.perf.profile import Profile
 from dlrmjit.training.fit import MeasureFunction
 from dlrmjit.training.persistence import model_of
+
+PARTS_BETWEEN_HOSTS = 4
+"""Micro-batches of a step by default where pooled vectors travel between hosts."""
 
 AnyShardedStep = ShardedStep | ReproducibleStep
 
@@ -71,6 +79,8 @@ def bind_to_cpus(comm: Comm, options: Options) -> Comm:
         os.sched_setaffinity(0, computing)
     if options.comm == "thread":
         return threaded(comm, communicating)
+    if options.comm == "auto" and options.reproducible is None:
+        return adaptive(comm)
     return blocking(comm) if options.comm == "blocking" else comm
 
 
@@ -139,24 +149,35 @@ def make_model(
     }
     tables = table_config(options)
     if not is_sharded(options, comm):
+        if options.comm_dtype != "fp32":
+            raise ConfigError(
+                "--comm-dtype rounds what ranks send each other, but this is one process; leave it "
+                "out, or start ranks under mpiexec"
+            )
         return model_of(architecture, **how, tables=tables)
     if tables != IN_MEMORY:
         raise ConfigError("--embedding-dir and --bounds need one process and no --reproducible")
+    if options.reproducible is not None and options.micro_batches is not None:
+        raise ConfigError(
+            "--micro-batches has no effect here: --reproducible says how many parts a batch has; "
+            "leave it out"
+        )
     return ShardedModel(
         architecture,
         comm,
         make_plan(architecture, options, comm),
         **how,
         strategy=knobs.alltoall(),
+        comm_dtype=options.comm_dtype,
         micro_batches=options.reproducible,
     )
 
 
 def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Plan:
     """Return the plan that the options name, a file or a kind, within this host's memory."""
-    plan, exchange = _placed(architecture, options, comm), options.exchange
-    if Path(options.plan).suffix == ".json" and "exchange" not in options.given:
-        return plan
+    exchange, is_file = options.exchange, Path(options.plan).suffix == ".json"
+    if is_file and "exchange" not in options.given:
+        return _checked(_placed(architecture, options, comm), architecture, options)
     if options.reproducible is not None:
         if exchange == "substitute":
             raise ConfigError(
@@ -164,11 +185,34 @@ def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Pla
                 "are exchanged themselves; leave out --exchange=substitute"
             )
         exchange = "alltoall"
-    return with_exchange(plan, architecture.architecture, exchange)
+
+    def proposed(replicates: bool) -> Plan:
+        return _placed(architecture, options, comm, replicates=replicates)
+
+    samples = options.mini_batch_size
+    plan = proposed_with_exchange(proposed, architecture.architecture, exchange, samples)
+    return _checked(plan, architecture, options)
 
 
-def _placed(architecture: AnyModelConfig, options: Options, comm: Comm) -> Plan:
-    """Return where tables are."""
+def _checked(plan: Plan, architecture: AnyModelConfig, options: Options) -> Plan:
+    """Return the plan if the other options have an effect with it."""
+    if options.comm_dtype != "fp32" and not _sends_vectors(plan, architecture.architecture):
+        raise ConfigError(
+            "--comm-dtype rounds pooled vectors, but none are sent here: all tables are "
+            "replicated, or sums are exchanged instead; leave it out"
+        )
+    return plan
+
+
+def _sends_vectors(plan: Plan, architecture: Architecture) -> bool:
+    specs = zip(architecture.table_specs, plan.placements, strict=True)
+    return any(s.node not in plan.substituted and p.kind != "replicated" for s, p in specs)
+
+
+def _placed(
+    architecture: AnyModelConfig, options: Options, comm: Comm, *, replicates: bool = True
+) -> Plan:
+    """Return where tables are; with ``replicates`` small ones may be on all ranks."""
     shares = options.reproducible or comm.size
     rows, dims = table_sizes(architecture)
     if Path(options.plan).suffix == ".json":
@@ -190,7 +234,7 @@ def _placed(architecture: AnyModelConfig, options: Options, comm: Comm) -> Plan:
         dims,
         shares,
         kind=options.plan,
-        replicates=not is_learned,
+        replicates=replicates and not is_learned,
         lookups=lookups,
         memory=each,
         min_columns=min_columns,
@@ -262,12 +306,30 @@ def training_step(
     """
     if not isinstance(model, ShardedModel):
         return None
+    comm: Any = model.comm
+    on_seconds = comm.end_step if isinstance(comm, AdaptiveComm) else None
     if options.reproducible is None:
-        skips = config.on_nonfinite == "skip"
-        how = {"checks_loss_first": skips, "seed": options.numpy_rand_seed}
-        return ShardedStep(model, config.optimizer, config.loss, profile, **how)
+        return ShardedStep(
+            model,
+            config.optimizer,
+            config.loss,
+            profile,
+            checks_loss_first=config.on_nonfinite == "skip",
+            seed=options.numpy_rand_seed,
+            parts=_parts(model, options, config),
+            on_seconds=on_seconds,
+        )
     seed = options.numpy_rand_seed
     return ReproducibleStep(model, config.optimizer, config.loss, seed=seed, on_squares=on_squares)
+
+
+def _parts(model: ShardedModel, options: Options, config: TrainConfig) -> int:
+    """Return the micro-batches of a rank's step: by default several between hosts."""
+    if options.micro_batches is not None:
+        return int(options.micro_batches)
+    is_alone = model.comm.local_ranks().size == model.comm.size
+    has_lists = isinstance(config.loss, ListLoss)
+    return 1 if is_alone or has_lists or knobs.alltoall() != "alltoall" else PARTS_BETWEEN_HOSTS
 
 
 def measure_function(model: Model) -> MeasureFunction | None:

@@ -72,7 +72,7 @@ def _is_text(options: Options) -> bool:
     return options.data_generation == "dataset" and not options.set
 
 
-_OF_RANKS = ("plan", "exchange", "comm", "comm_cores", "comm_timeout")
+_OF_RANKS = ("plan", "exchange", "comm", "comm_cores", "comm_timeout", "micro_batches")
 _OF_TESTS = (
     "monitor",
     "mlperf_acc_threshold",

@@ -185,10 +185,27 @@ RANKS = FlagGroup(
         Flag(
             "comm",
             str,
-            "overlap",
+            "auto",
             "how ranks communicate while they compute: overlap calls MPI between operations, "
-            "thread calls it from a separate thread, blocking waits for every exchange",
-            values=("overlap", "thread", "blocking"),
+            "thread calls it from a separate thread, blocking waits for every exchange; auto takes "
+            "the faster of the first two, after 16 steps",
+            values=("auto", "overlap", "thread", "blocking"),
+        ),
+        Flag(
+            "comm-dtype",
+            str,
+            "fp32",
+            "numbers in which pooled vectors and their gradients travel; bf16 halves the bytes, "
+            "rounded to nearest",
+            values=("fp32", "bf16"),
+        ),
+        Flag(
+            "micro-batches",
+            int,
+            None,
+            "parts of a rank's samples, of which one is computed while the vectors of the next "
+            "travel (default: 4 between hosts, 1 on one)",
+            domain=between(1, 4096),
         ),
         Flag(
             "comm-cores",

@@ -19,6 +19,7 @@ from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from dlrmjit_kernels.ids.id_tables import IdTables
 from dlrmjit_kernels.layers.loss import BoundLoss, probabilities
+from dlrmjit_kernels.matrix.bf16_bits import from_bf16, to_bf16
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.float_mode import denormals_flushed
@@ -221,6 +222,14 @@ class JitBackend:
     def update(self, parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
         """Apply one step to the flat buffers, which have the same layout."""
         optimizers.update(parameters, config, rate)
+
+    def to_bf16(self, values: FloatArray, bits: NDArray[np.uint16]) -> None:
+        """Write values (n,) as BF16, on all threads."""
+        to_bf16(values, bits)
+
+    def from_bf16(self, bits: NDArray[np.uint16], values: FloatArray) -> None:
+        """Write BF16 numbers (n,) as floats, on all threads."""
+        from_bf16(bits, values)
 
     def sum_of_squares(self, gradient: Any) -> float:
         """Return the sum of squares, padding of blocks excluded."""

@@ -39,10 +39,14 @@ class _Forward(NamedTuple):
 
 
 class _LayerBackward(NamedTuple):
-    """The calls of one layer, and the gradients of its parameters that they complete."""
+    """The calls that complete the gradients of a layer's parameters, and those of its input.
+
+    Those of parameters come first: ranks sum them while they compute those of the input.
+    """
 
     calls: list[Call]
     gradients: tuple[tuple[int, Any], ...]
+    input_calls: list[Call]
 
 
 class _Backward(NamedTuple):
@@ -67,6 +71,8 @@ def _backward(step: Step, gradient: Matrix) -> Iterator[tuple[int, Any]]:
         for call in layer.calls:
             call()
         yield from layer.gradients
+        for call in layer.input_calls:
+            call()
     if bound.dx is not None:
         yield 0, bound.dx
 
@@ -117,17 +123,17 @@ def _bind_layer_backward(
 ) -> tuple[_LayerBackward, Any]:
     """Return the layer's calls, and the gradient of its input: None if it is not needed."""
     weight, x = step.values[1 + 2 * layer], bound.layers[layer]
-    calls, dx = [], None
+    input_calls, dx = [], None
     if layer > 0 or step.wants(0):
         dx = _input_gradient(step, layer, x)
         below: Any = step.options["activations"][layer - 1] if layer > 0 else "none"
         mask = bound.stored[layer - 1] if below != "none" else None
         operands = dz, weight, dx, mask, is_rounded(weight)
-        calls.append(bind_backward_data(*operands, activation=below))
+        input_calls.append(bind_backward_data(*operands, activation=below))
     dw = step.cached(f"dw{layer}", partial(Matrix.empty_panels, x.cols, dz.cols))
     db = step.cached(f"db{layer}", partial(aligned_empty, dz.cols))
-    calls.append(bind_backward_weights(x, dz, dw, db, is_rounded(weight)))
-    return _LayerBackward(calls, ((1 + 2 * layer, dw), (2 + 2 * layer, db))), dx
+    calls = [bind_backward_weights(x, dz, dw, db, is_rounded(weight))]
+    return _LayerBackward(calls, ((1 + 2 * layer, dw), (2 + 2 * layer, db)), input_calls), dx
 
 
 def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:

@@ -45,7 +45,7 @@ from dlrmjit.ops.reference.init import fill_by_key, fill_uniform
 from dlrmjit.ops.reference.join import NoBlock
 from dlrmjit.ops.reference.operands import forward_values, rounded_operand
 from dlrmjit.ops.reference.tables import ReferenceTables, zeros
-from dlrmjit.precision import Precision, SplitArray, check_precision
+from dlrmjit.precision import Precision, SplitArray, check_precision, round_to_bf16
 
 Gradients = Iterator[tuple[int, Any]]
 
@@ -331,6 +331,14 @@ class ReferenceBackend:
     def update(self, parameters: Sequence[Updated], config: OptimizerConfig, rate: float) -> None:
         """Apply one step of an optimizer, in place."""
         optimizers.update(parameters, config, rate)
+
+    def to_bf16(self, values: FloatArray, bits: NDArray[np.uint16]) -> None:
+        """Write values (n,) as BF16."""
+        bits[...] = round_to_bf16(values).view(np.uint32) >> 16
+
+    def from_bf16(self, bits: NDArray[np.uint16], values: FloatArray) -> None:
+        """Write BF16 numbers (n,) as floats."""
+        values[...] = (bits.astype(np.uint32) << 16).view(np.float32)
 
     def sum_of_squares(self, gradient: FloatArray) -> float:
         """Return the sum of the squares of all elements."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from dlrmjit.parallel.comm.protocol import (
     Counts,
     HostRanks,
     Request,
+    Starts,
     Traffic,
     add_wait,
 )
@@ -128,23 +131,26 @@ class MpiComm:
         receive_counts: Counts,
         name: str = "alltoall",
         include_self: bool = True,
+        starts: Starts | None = None,
     ) -> Request:
         """Exchange in one MPI operation, or in messages between all pairs of ranks."""
-        _check(send, sum(send_counts))
-        _check(receive, sum(receive_counts))
+        at = starts or Starts(_starts(send_counts), _starts(receive_counts))
+        _check(send, max(map(add, at.send, send_counts)))
+        _check(receive, max(map(add, at.receive, receive_counts)))
         self._count(name, send, send_counts, receive, receive_counts)
-        outgoing, incoming = _parts(send, send_counts), _parts(receive, receive_counts)
+        outgoing = _parts(send, send_counts, at.send)
+        incoming = _parts(receive, receive_counts, at.receive)
         copied = (incoming[self.rank], outgoing[self.rank]) if include_self else None
         if self._piece is not None:
             return self._post(name, lambda: self._pairwise(outgoing, incoming), copied)
-        sent, received = self._vector(send, send_counts), self._vector(receive, receive_counts)
+        sent = self._vector(send, send_counts, at.send)
+        received = self._vector(receive, receive_counts, at.receive)
         return self._post(name, lambda: [self._comm.Ialltoallv(sent, received)], copied)
 
-    def _vector(self, buffer: Buffer, counts: Counts) -> Any:
+    def _vector(self, buffer: Buffer, counts: Counts, starts: Counts) -> Any:
         """Return a buffer in the form of MPI, without the part of this rank."""
-        starts = np.cumsum([0, *counts])[:-1].tolist()
         others = [0 if r == self.rank else count for r, count in enumerate(counts)]
-        return [buffer, (others, starts)]
+        return [buffer, (others, list(starts))]
 
     def scatterv(
         self,
@@ -259,24 +265,31 @@ class _MpiRequest:
         waited: dict[str, float],
         pause: float,
     ) -> None:
-        self._mpi, self._requests, self._name, self._waited = mpi, requests, name, waited
-        self._pause = pause
+        self._mpi, self._name, self._waited, self._pause = mpi, name, waited, pause
+        self._requests = deque(requests)
 
     def wait(self) -> None:
         """Block until all are complete; other threads run meanwhile."""
         began = time.perf_counter()
         with waiting(self._name):
-            while self._pause and not self._mpi.Request.Testall(self._requests):
+            while self._pause and not self._is_complete():
                 time.sleep(self._pause)
-            self._mpi.Request.Waitall(self._requests)
+            self._mpi.Request.Waitall(list(self._requests))
+        self._requests.clear()
         add_wait(self._waited, self._name, began)
 
     def test(self) -> bool:
         """Return whether all are complete; MPI makes progress on every operation."""
         began = time.perf_counter()
-        complete = bool(self._mpi.Request.Testall(self._requests))
+        complete = self._is_complete()
         add_wait(self._waited, self._name, began)
         return complete
+
+    def _is_complete(self) -> bool:
+        """Test messages up to the first that is in flight: one test is progress on all."""
+        while self._requests and self._requests[0].Test():
+            self._requests.popleft()
+        return not self._requests
 
 
 def _cpu_mask() -> NDArray[np.int64]:
@@ -286,9 +299,14 @@ def _cpu_mask() -> NDArray[np.int64]:
     return mask
 
 
-def _parts(buffer: Buffer, counts: Counts) -> list[Buffer]:
-    ends = np.cumsum([0, *counts])
-    return [buffer[a:b] for a, b in pairwise(ends)]
+def _starts(counts: Counts) -> list[int]:
+    """Return where each part begins if they are one after the other."""
+    return list(accumulate(counts, initial=0))[:-1]
+
+
+def _parts(buffer: Buffer, counts: Counts, starts: Counts | None = None) -> list[Buffer]:
+    at = _starts(counts) if starts is None else starts
+    return [buffer[start : start + count] for start, count in zip(at, counts, strict=True)]
 
 
 def _chunks(buffer: Buffer, largest: int | None) -> list[Buffer]:

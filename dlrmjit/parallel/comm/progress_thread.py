@@ -94,6 +94,11 @@ class ThreadedComm:
         """Block until all ranks have called this."""
         self.__getattr__("barrier")().wait()
 
+    def share_counts(self, other: Comm) -> None:
+        """Count seconds and bytes with those of ``other``."""
+        self.waited = other.waited
+        self._comm.traffic = other.traffic
+
     def close(self) -> None:
         """Complete all operations and end the thread."""
         self._queue.put(None)
@@ -127,11 +132,14 @@ class _Progress:
             self._poll()
 
     def _poll(self) -> None:
-        """Make progress on all operations; sleep afterwards unless a thread waits for one."""
+        """Make progress on all operations; sleep afterwards unless a thread waits for one.
+
+        MPI makes progress on all in a test of any, so that only the first is tested every time.
+        """
         for _ in range(_POLLS):
-            self._in_flight = [
-                operation for operation in self._in_flight if not _is_done(operation)
-            ]
+            while self._in_flight and _is_done(self._in_flight[0]):
+                self._in_flight.pop(0)
+        self._in_flight = [operation for operation in self._in_flight if not _is_done(operation)]
         if self._in_flight and not any(o.is_awaited for o in self._in_flight):
             time.sleep(self._pause)
 

@@ -28,6 +28,13 @@ class Request(Protocol):
         """Return whether the operation is complete; makes progress on it."""
 
 
+class Starts(NamedTuple):
+    """Where the parts of both buffers of an exchange begin, in elements."""
+
+    send: Counts
+    receive: Counts
+
+
 class HostRanks(NamedTuple):
     """The rank of this process among those of its host, and their number."""
 
@@ -83,11 +90,13 @@ class Comm(Protocol):
         receive_counts: Counts,
         name: str = "alltoall",
         include_self: bool = True,
+        starts: Starts | None = None,
     ) -> Request:
         """Send each rank its part of ``send``; receive a part from each.
 
-        Without ``include_self`` a rank sends itself nothing: its own parts of both buffers are
-        skipped. The same holds for the root in the two operations below.
+        Parts begin at ``starts``, by default each where the one before ends. Without
+        ``include_self`` a rank sends itself nothing: its own parts of both buffers are skipped. The
+        same holds for the root in the two operations below.
         """
 
     def scatterv(

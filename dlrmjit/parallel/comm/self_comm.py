@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request, Traffic
+from dlrmjit.parallel.comm.protocol import DONE, Buffer, Counts, HostRanks, Request, Starts, Traffic
 
 
 class SelfComm:
@@ -37,8 +37,12 @@ class SelfComm:
         receive_counts: Counts,
         name: str = "alltoall",
         include_self: bool = True,
+        starts: Starts | None = None,
     ) -> Request:
         """Copy ``send`` to ``receive``."""
+        if starts is not None:
+            send, receive = send[starts.send[0] :], receive[starts.receive[0] :]
+            send = send[: send_counts[0]]
         return _copied(send, receive) if include_self else DONE
 
     def scatterv(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -39,6 +39,31 @@ def with_exchange(plan: Plan, architecture: Architecture, exchange: str) -> Plan
         if sum_bytes(architecture, plan, group) < vector_bytes(architecture, plan, group):
             chosen |= set(group)
     return replace(plan, substituted=tuple(name for name in allowed if name in chosen))
+
+
+def proposed_with_exchange(
+    propose: Callable[[bool], Plan], architecture: Architecture, exchange: str, samples: int
+) -> Plan:
+    """Return the plan of those with and without replicated tables that sends fewer bytes.
+
+    ``propose`` makes a plan that may replicate tables, or may not. A replicated table sends nothing
+    for its vectors, but the gradient of all of its rows; where sums are exchanged, a table that is
+    not replicated sends nothing at all. Only plans that exchange sums do without. ``samples`` are
+    those of a batch of all ranks.
+    """
+    plan = with_exchange(propose(True), architecture, exchange)
+    if not plan.replicated or exchange == "alltoall" or plan.ranks == 1:
+        return plan
+    other = with_exchange(propose(False), architecture, exchange)
+    if not other.substituted:
+        return plan
+    return min(plan, other, key=lambda each: bytes_per_step(architecture, each, samples))
+
+
+def bytes_per_step(architecture: Architecture, plan: Plan, samples: int) -> float:
+    """Return the bytes that a rank sends for its tables in a step of ``samples`` of all ranks."""
+    replicated = sum(plan.table_rows[t] * plan.dims[t] for t in plan.replicated)
+    return samples * bytes_per_sample(architecture, plan) + _there_and_back(plan) * replicated
 
 
 def vector_bytes(architecture: Architecture, plan: Plan, nodes: Sequence[str]) -> float:

@@ -200,12 +200,16 @@ class Totals:
             total += local
         return total
 
-    def pack(self, node: str, gradient: FloatArray, total: FloatArray) -> FloatArray:
-        """Store what the ranks need of the gradient (n, W) of a node's totals; return it."""
+    def pack(self, node: str, gradient: FloatArray, total: FloatArray, rows: slice) -> FloatArray:
+        """Store what the ranks need of the gradient (n, W) of a node's totals; return it.
+
+        It is that of some ``rows`` of this rank's samples, ``total`` has the sums of all.
+        """
         operator, packed = self.operators[node], gradient.reshape(len(gradient), -1)
         if operator.kind != "sum":
-            packed = np.concatenate([total[:, : operator.dim], packed[:, operator.dim :]], axis=1)
-        self._packed[:, list(operator.columns)] = packed
+            sums = total[rows, : operator.dim]
+            packed = np.concatenate([sums, packed[:, operator.dim :]], axis=1)
+        self._packed[rows, list(operator.columns)] = packed
         return packed
 
     def post_gradient(self) -> None:

@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.batch_shard import starts_of
+from dlrmjit.data.batch_shard import share_sizes, starts_of
 from dlrmjit.errors import ConfigError
-from dlrmjit.parallel.comm import Comm, Request
+from dlrmjit.parallel.comm import Comm, Request, Starts
 from dlrmjit.parallel.plan import Plan, Shard
 
 Strategy = Literal["alltoall", "scatter", "scatter_list"]
@@ -59,18 +59,28 @@ class BlockColumns:
     adds: bool
 
 
-class _Counts(NamedTuple):
-    """Elements to and from each rank in the forward direction."""
-
-    sent: list[int]
-    received: list[int]
-
-
 class _Matrices(NamedTuple):
     """A flat buffer, and the matrices (rows, width) that it consists of."""
 
     flat: FloatArray
     matrices: list[FloatArray]
+
+
+class _Pieces(NamedTuple):
+    """Elements to or from each rank, and where they begin in a buffer."""
+
+    counts: list[int]
+    starts: list[int]
+
+
+class Bf16Codec(Protocol):
+    """Rounds float arrays to BF16 and back, all in one dimension: a backend."""
+
+    def to_bf16(self, values: FloatArray, bits: NDArray[np.uint16]) -> None:
+        """Write values as BF16, rounded to nearest, ties to even."""
+
+    def from_bf16(self, bits: NDArray[np.uint16], values: FloatArray) -> None:
+        """Write BF16 numbers as floats."""
 
 
 class PooledExchange:
@@ -84,11 +94,14 @@ class PooledExchange:
         (one per shard)
     dtype : of the pooled vectors
     without : tables whose vectors are not exchanged
+    codec : sends BF16 numbers instead of those of ``dtype``, also rounds what is not sent, so that
+        results do not depend on which rank has a sample
+    parts : of the samples of every rank, each with messages of its own
 
     Raises
     ------
     ConfigError
-        For an unknown strategy.
+        For an unknown strategy, or one that cannot send parts.
     """
 
     def __init__(
@@ -99,32 +112,52 @@ class PooledExchange:
         strategy: str,
         dtype: Any,
         without: Collection[int] = (),
+        *,
+        codec: Bf16Codec | None = None,
+        parts: int = 1,
     ) -> None:
-        if strategy not in STRATEGIES:
-            raise ConfigError(
-                f"unknown strategy {strategy!r} to exchange embeddings; known are "
-                f"{', '.join(STRATEGIES)}"
-            )
-        self._comm, self._sizes, self.dtype = comm, sizes, dtype
+        _check_strategy(strategy, parts)
+        self._comm, self._sizes, self.dtype, self._codec = comm, sizes, dtype, codec
+        self._starts = starts_of(sizes)
+        self._cuts = [starts_of(share_sizes(size, parts)) for size in sizes]
         self._is_alltoall = strategy == "alltoall"
         self._blocks = _blocks(plan, without, one_per_shard=strategy == "scatter_list")
         self._columns = _columns_of_tables(self._blocks)
         widths = [block.width for block in self._blocks]
-        local_widths = [block.width for block in self._blocks if block.rank == comm.rank]
+        own = [block.width for block in self._blocks if block.rank == comm.rank]
         # Pooled here for all samples, and received from all ranks for the samples of this one.
-        self._pooled, self._local = _allocate(sum(sizes), local_widths, dtype)
-        self._received, received = _allocate(sizes[comm.rank], widths, dtype)
-        self._parts = self._parts_of_this_rank(received)
-        self._requests: list[Request] = []
+        n = sizes[comm.rank]
+        self._pooled, self._received = (
+            _allocate(sum(sizes), own, dtype),
+            _allocate(n, widths, dtype),
+        )
+        self._sent_pooled, self._sent_received = self._pooled, self._received
+        if codec is not None:
+            self._sent_pooled = _allocate(sum(sizes), own, np.uint16)
+            self._sent_received = _allocate(n, widths, np.uint16)
+        self._parts = self._parts_of_this_rank(self._pooled, self._received)
+        self._sent_parts = self._parts_of_this_rank(self._sent_pooled, self._sent_received)
+        self._requests: list[list[Request]] = [[] for _ in range(parts)]
+        self._is_backward = False
 
-    def _parts_of_this_rank(self, received: list[FloatArray]) -> list[FloatArray]:
+    def _parts_of_this_rank(self, pooled: _Matrices, received: _Matrices) -> list[FloatArray]:
         """Return this rank's samples of every block; those of a local block are a view of it."""
-        starts, me = starts_of(self._sizes), self._comm.rank
-        local = iter(self._local)
+        starts, me = self._starts, self._comm.rank
+        local = iter(pooled.matrices)
         return [
             next(local)[starts[me] : starts[me + 1]] if block.rank == me else part
-            for block, part in zip(self._blocks, received, strict=True)
+            for block, part in zip(self._blocks, received.matrices, strict=True)
         ]
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of every rank's samples."""
+        return len(self._requests)
+
+    def rows(self, part: int) -> slice:
+        """Return which of this rank's samples are in a part."""
+        cuts = self._cuts[self._comm.rank]
+        return slice(cuts[part], cuts[part + 1])
 
     def group_views(
         self, group_of: GroupOf = lambda shard: shard.width
@@ -137,7 +170,7 @@ class PooledExchange:
         local = [block for block in self._blocks if block.rank == self._comm.rank]
         columns = [
             (shard, matrix[:, first:last])
-            for block, matrix in zip(local, self._local, strict=True)
+            for block, matrix in zip(local, self._pooled.matrices, strict=True)
             for shard, first, last in _columns_of_shards(block)
         ]
         for _, group in groupby(columns, key=lambda shard_and_view: group_of(shard_and_view[0])):
@@ -145,85 +178,176 @@ class PooledExchange:
             yield shards, _stack(views, n, shards[0].width)
 
     def post(self) -> None:
-        """Send the pooled vectors in the group views."""
-        self._requests = list(self._forward())
+        """Send the pooled vectors in the group views, all parts."""
+        if self._codec is not None:
+            self._codec.to_bf16(self._pooled.flat, self._sent_pooled.flat)
+            self._round_own(slice(0, self._sizes[self._comm.rank]), is_rounded=True)
+        self._is_backward = False
+        self._requests = [list(self._forward(part)) for part in range(len(self._requests))]
 
-    def finish(self, out: FloatArray, tables: range | None = None) -> None:
-        """Wait, and copy the pooled vectors of this rank's n samples to ``out`` (n, S, E).
+    def finish(self, out: FloatArray, tables: range | None = None, part: int = 0) -> None:
+        """Wait for a part, and copy its pooled vectors of this rank to ``out`` (n, S, E).
 
         ``tables`` are those whose vectors ``out`` has, by default all.
         """
-        self.wait()
-        first = tables.start if tables else 0
+        self._wait_for(part)
+        first, rows = tables.start if tables else 0, self.rows(part)
         for columns in self._of_tables(tables):
             target = out[:, columns.table - first, columns.columns]
-            part = self._parts[columns.block][:, columns.first : columns.last]
+            arrived = self._parts[columns.block][rows, columns.first : columns.last]
             if columns.adds:
-                target += part
+                target += arrived
             else:
-                target[...] = part
+                target[...] = arrived
 
-    def copy_gradient(self, gradient: FloatArray, tables: range | None = None) -> None:
+    def copy_gradient(
+        self, gradient: FloatArray, tables: range | None = None, part: int = 0
+    ) -> None:
         """Copy the gradient (n, S, E) of the result of :meth:`finish`, to be sent."""
-        first = tables.start if tables else 0
+        first, rows = tables.start if tables else 0, self.rows(part)
         for columns in self._of_tables(tables):
-            part = self._parts[columns.block][:, columns.first : columns.last]
-            part[...] = gradient[:, columns.table - first, columns.columns]
+            sent = self._parts[columns.block][rows, columns.first : columns.last]
+            sent[...] = gradient[:, columns.table - first, columns.columns]
 
     def _of_tables(self, tables: range | None) -> list[BlockColumns]:
         return [c for c in self._columns if tables is None or c.table in tables]
 
-    def post_gradient(self, gradient: FloatArray | None = None) -> None:
-        """Send the gradient (n, S, E) of the result of :meth:`finish`, if not copied already."""
-        if gradient is not None:
-            self.copy_gradient(gradient)
-        self._requests = list(self._backward())
+    def post_gradient(self, part: int = 0) -> None:
+        """Send the gradient of a part, which was copied."""
+        if self._codec is not None:
+            self._round_own(self.rows(part), is_rounded=False)
+            for values, bits in self._received_rows(part):
+                self._codec.to_bf16(values, bits)
+        self._is_backward = True
+        self._requests[part] = list(self._backward(part))
 
     def wait(self) -> None:
         """Wait; after :meth:`post_gradient` the group views have the gradients of all N samples."""
-        for request in self._requests:
-            request.wait()
-        self._requests = []
+        for part in range(len(self._requests)):
+            self._wait_for(part)
 
-    def _forward(self) -> Iterator[Request]:
+    def _wait_for(self, part: int) -> None:
+        """Wait for what was posted of a part, and return it from BF16."""
+        if not self._requests[part]:
+            return
+        for request in self._requests[part]:
+            request.wait()
+        self._requests[part] = []
+        if self._codec is not None:
+            arrived = self._pooled_rows(part) if self._is_backward else self._received_rows(part)
+            for values, bits in arrived:
+                self._codec.from_bf16(bits, values)
+
+    def _round_own(self, rows: slice, *, is_rounded: bool) -> None:
+        """Round this rank's own samples of its blocks, of which BF16 numbers may be there."""
+        assert self._codec is not None
+        for block, part, sent in zip(self._blocks, self._parts, self._sent_parts, strict=True):
+            if block.rank == self._comm.rank:
+                values, bits = part[rows].reshape(-1), sent[rows].reshape(-1)
+                if not is_rounded:
+                    self._codec.to_bf16(values, bits)
+                self._codec.from_bf16(bits, values)
+
+    def _received_rows(self, part: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield a part of this rank's samples in the blocks of others, and their BF16 numbers."""
+        rows = self.rows(part)
+        for block, values, bits in zip(self._blocks, self._parts, self._sent_parts, strict=True):
+            if block.rank != self._comm.rank:
+                yield values[rows].reshape(-1), bits[rows].reshape(-1)
+
+    def _pooled_rows(self, part: int) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yield a part of the samples of the others in this rank's blocks, and their numbers."""
+        pairs = zip(self._pooled.matrices, self._sent_pooled.matrices, strict=True)
+        for values, bits in pairs:
+            for r, (start, cuts) in enumerate(zip(self._starts, self._cuts, strict=False)):
+                if r != self._comm.rank:
+                    rows = slice(start + cuts[part], start + cuts[part + 1])
+                    yield values[rows].reshape(-1), bits[rows].reshape(-1)
+
+    def _forward(self, part: int) -> Iterator[Request]:
+        pooled, received = self._sent_pooled.flat, self._sent_received.flat
         if self._is_alltoall:
-            sent, received = self._counts()
+            out, into = self._of_pooled(part), self._of_received(part)
             yield self._comm.alltoallv(
-                self._pooled, sent, self._received, received, include_self=False
+                pooled,
+                out.counts,
+                received,
+                into.counts,
+                include_self=False,
+                starts=Starts(out.starts, into.starts),
             )
             return
-        for block, part, whole in self._each_block():
+        for block, own, whole in self._each_block():
             counts = [size * block.width for size in self._sizes]
             yield self._comm.scatterv(
-                whole, counts, part, block.rank, name="alltoall", include_self=False
+                whole, counts, own, block.rank, name="alltoall", include_self=False
             )
 
-    def _backward(self) -> Iterator[Request]:
+    def _backward(self, part: int) -> Iterator[Request]:
+        pooled, received = self._sent_pooled.flat, self._sent_received.flat
         if self._is_alltoall:
-            sent, received = self._counts()
+            out, into = self._of_received(part), self._of_pooled(part)
             yield self._comm.alltoallv(
-                self._received, received, self._pooled, sent, include_self=False
+                received,
+                out.counts,
+                pooled,
+                into.counts,
+                include_self=False,
+                starts=Starts(out.starts, into.starts),
             )
             return
-        for block, part, whole in self._each_block():
+        for block, own, whole in self._each_block():
             counts = [size * block.width for size in self._sizes]
             yield self._comm.gatherv(
-                part, whole, counts, block.rank, name="alltoall", include_self=False
+                own, whole, counts, block.rank, name="alltoall", include_self=False
             )
 
-    def _counts(self) -> _Counts:
+    def _of_pooled(self, part: int) -> _Pieces:
+        """Return where a part of the samples of each rank is in this rank's only block."""
+        width = self._widths()[self._comm.rank]
+        return _Pieces(
+            [(cuts[part + 1] - cuts[part]) * width for cuts in self._cuts],
+            [
+                (start + cuts[part]) * width
+                for start, cuts in zip(self._starts, self._cuts, strict=False)
+            ],
+        )
+
+    def _of_received(self, part: int) -> _Pieces:
+        """Return where a part of this rank's samples is in the block of each rank."""
+        rows, widths, n = self.rows(part), self._widths(), self._sizes[self._comm.rank]
+        firsts = starts_of(tuple(n * width for width in widths))
+        return _Pieces(
+            [(rows.stop - rows.start) * width for width in widths],
+            [first + rows.start * width for first, width in zip(firsts, widths, strict=False)],
+        )
+
+    def _widths(self) -> list[int]:
+        """Return the columns that each rank pools."""
         widths = [0] * self._comm.size
         for block in self._blocks:
             widths[block.rank] += block.width
-        width, n = widths[self._comm.rank], self._sizes[self._comm.rank]
-        return _Counts([size * width for size in self._sizes], [n * width for width in widths])
+        return widths
 
     def _each_block(self) -> Iterator[tuple[Block, FloatArray, FloatArray | None]]:
         """Yield every block, this rank's samples of it, and all of it if this rank pools it."""
-        local = iter(self._local)
-        for block, part in zip(self._blocks, self._parts, strict=True):
+        local = iter(self._sent_pooled.matrices)
+        for block, part in zip(self._blocks, self._sent_parts, strict=True):
             whole = next(local).reshape(-1) if block.rank == self._comm.rank else None
             yield block, part.reshape(-1), whole
+
+
+def _check_strategy(strategy: str, parts: int) -> None:
+    if strategy not in STRATEGIES:
+        raise ConfigError(
+            f"unknown strategy {strategy!r} to exchange embeddings; known are "
+            f"{', '.join(STRATEGIES)}"
+        )
+    if parts > 1 and strategy != "alltoall":
+        raise ConfigError(
+            f"{parts} micro-batches are exchanged by alltoall only, not by {strategy}; leave out "
+            "--micro-batches, or unset DLRM_ALLTOALL_IMPL"
+        )
 
 
 def _blocks(plan: Plan, without: Collection[int], *, one_per_shard: bool) -> tuple[Block, ...]:

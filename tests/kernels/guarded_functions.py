@@ -98,6 +98,7 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
     "lists.set_mean": {"set_mean": {"y"}},
     "list_metrics": {"list_metrics": set(), "list_ranks": set()},
     "precision": {"round_to_bf16": set(), "to_precision": set()},
+    "matrix.bf16_bits": {"to_bf16": {"bits"}, "from_bf16": {"values"}},
     "matrix.split_transpose": {"transpose_weights": set()},
 }
 """Every function that takes arrays, by module, and the operands that it writes."""

@@ -333,6 +333,35 @@ def _right_sum_of_squares(o: Operands) -> Operands:
     return {"result": np.sum(_d(o["x"]) ** 2)}
 
 
+def _bf16_operands(rng: np.random.Generator) -> Operands:
+    values = _f32(rng, 33)
+    return {"values": values, "bits": (values.view(np.uint32) >> 16).astype(np.uint16)}
+
+
+def _to_bf16(o: Operands) -> Any:
+    from dlrmjit_kernels.matrix.bf16_bits import to_bf16
+
+    to_bf16(o["values"], o["bits"])
+
+
+def _right_to_bf16(o: Operands) -> Operands:
+    from dlrmjit_kernels.precision import round_to_bf16
+
+    _shape(o["bits"], *o["values"].shape)
+    return {"bits": round_to_bf16(o["values"]).view(np.uint32) >> 16}
+
+
+def _from_bf16(o: Operands) -> Any:
+    from dlrmjit_kernels.matrix.bf16_bits import from_bf16
+
+    from_bf16(o["bits"], o["values"])
+
+
+def _right_from_bf16(o: Operands) -> Operands:
+    _shape(o["values"], *o["bits"].shape)
+    return {"values": (o["bits"].astype(np.uint32) << 16).view(np.float32)}
+
+
 def _dropout(o: Operands) -> Any:
     from dlrmjit_kernels.layers.dropout import dropout
 
@@ -973,6 +1002,8 @@ FUNCTIONS = [
     ),
     Function("scale", _arrays(x=(33,)), ("x",), _scale, _right_scale),
     Function("sum_of_squares", _arrays(x=(N, K)), (), _sum_of_squares, _right_sum_of_squares),
+    Function("to_bf16", _bf16_operands, ("bits",), _to_bf16, _right_to_bf16),
+    Function("from_bf16", _bf16_operands, ("values",), _from_bf16, _right_from_bf16),
     Function("dropout", _arrays(x=(N, K), y=(N, K)), ("y",), _dropout, _right_dropout),
     Function("column_moments", _moment_operands, ("mean", "variance"), _moments, _right_moments),
     Function(

@@ -24,7 +24,7 @@ from dlrmjit.parallel.comm.watchdog import waiting
 _SHARED_CPU_PAUSE = 2e-4  # seconds between polls if the thread shares a CPU with kernels
 _DEDICATED_CPU_PAUSE = 2e-5  # seconds between polls if it has a CPU to itself
 
-_POLLS = 16  # polls between two pauses; each transfers some kilobytes
+_POLLS = 64  # polls between two pauses; each transfers some kilobytes
 
 _SYNCHRONOUS = ("abort", "duplicate", "local_ranks")
 _LABELS = {"alltoallv": "alltoall", "allgatherv": "allgather", "scatterv": "scatter"}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.precision import U16
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
-from dlrmjit_kernels.runtime.operands import FLOAT32, check_array
+from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint
 from dlrmjit_kernels.runtime.parallel import PARALLEL_MIN_ELEMENTS, run_tasks
 
 _UINT16 = np.dtype(np.uint16)
@@ -20,20 +20,22 @@ _ELEMENTS = 1 << 13  # of a task
 def to_bf16(values: NDArray[np.float32], bits: U16) -> None:
     """Write float32 ``values`` (n,) rounded to BF16 ``bits`` (n,), to nearest, ties to even.
 
-    NaN stays NaN. Raises ShapeError for arrays of another length, dtype or layout.
+    NaN stays NaN. Raises ShapeError for arrays of another length, dtype or layout, or that overlap.
     """
     values = check_array("values", values, FLOAT32, 1)
     bits = check_array("bits", bits, _UINT16, values.shape, written=True)
+    check_disjoint("bits", bits, values=values)
     _round_all(values.view(np.uint32), bits, len(bits) < PARALLEL_MIN_ELEMENTS)
 
 
 def from_bf16(bits: U16, values: NDArray[np.float32]) -> None:
     """Write BF16 ``bits`` (n,) as float32 ``values`` (n,), which is exact.
 
-    Raises ShapeError for arrays of another length, dtype or layout.
+    Raises ShapeError for arrays of another length, dtype or layout, or that overlap.
     """
     bits = check_array("bits", bits, _UINT16, 1)
     values = check_array("values", values, FLOAT32, bits.shape, written=True)
+    check_disjoint("values", values, bits=bits)
     _widen_all(bits, values.view(np.uint32), len(bits) < PARALLEL_MIN_ELEMENTS)
 
 

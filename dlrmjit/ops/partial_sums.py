@@ -26,6 +26,7 @@ from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.array_rules import ArrayRule
 
 Array = NDArray[Any]
+_EXACT_SCALE, _EXACT_BELOW = 2.0**40, 2.0**22
 KINDS = ("sum", "fm", "bi_interaction")
 GATHERED = ("sum", "fm")
 """Kinds whose sums a backend may make without storing vectors."""
@@ -44,6 +45,29 @@ def partial_sums(vectors: Array, kind: str) -> Array:
     axes = (1, 2) if kind == "fm" else 1
     squares = (vectors * vectors).sum(axis=axes).reshape(len(sums), -1)
     return np.concatenate([sums, squares / -2], axis=1)
+
+
+def exact_sums(vectors: Array, kind: str) -> Array:
+    """Return the sums of vectors (N, S, E) in fixed point (N, W + 1), int64, in units of 2^-40.
+
+    Such sums may be added in any order. The sums of each vector are rounded once; the last column
+    counts numbers that are not finite, or 2^22 and larger, which have no such form.
+    """
+    total = np.zeros((len(vectors), columns_of(kind, vectors.shape[2]) + 1), np.int64)
+    for s in range(vectors.shape[1]):
+        sums = partial_sums(vectors[:, s : s + 1], kind)
+        fits = np.abs(sums) < _EXACT_BELOW
+        scaled = np.where(fits, sums, 0).astype(np.float64) * _EXACT_SCALE
+        total[:, :-1] += np.rint(scaled).astype(np.int64)
+        total[:, -1] += (~fits).sum(axis=1)
+    return total
+
+
+def from_exact(total: Array, dtype: Any) -> Array:
+    """Return sums (N, W) from those in fixed point (N, W + 1); NaN where some number has none."""
+    sums: Array = (total[:, :-1] / _EXACT_SCALE).astype(dtype)
+    sums[total[:, -1] > 0] = np.nan
+    return sums
 
 
 def vector_gradients(packed: Array, vectors: Array, kind: str) -> Array:
@@ -91,6 +115,13 @@ def _forward(step: Step) -> Array:
 def _backward(step: Step, packed: Array) -> Iterator[tuple[int, Array]]:
     yield 0, vector_gradients(packed, step.values[0], step.options["kind"])
 
+
+def _exact_forward(step: Step) -> Array:
+    return exact_sums(step.values[0], step.options["kind"])
+
+
+EXACT = Rule("exact_sums", _exact_forward, _backward)
+"""As the next, but the sums are in fixed point."""
 
 RULE = Rule("partial_sums", _forward, _backward)
 """From vectors to their sums; backward takes ``packed`` and not the gradient of the sums."""

@@ -14,7 +14,7 @@ from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
 from dlrmjit.ops.backend import Backend, FloatArray, Lookups
-from dlrmjit.ops.partial_sums import GATHERED, partial_sums, vector_gradients
+from dlrmjit.ops.partial_sums import EXACT, GATHERED, partial_sums, vector_gradients
 from dlrmjit.parallel.exchanges.sums import Totals, check_single_lookups
 from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.plan import Shard
@@ -55,7 +55,7 @@ class RecordedLookup:
     """The lookup operation of one parameter, recorded once and replayed for every batch.
 
     ``row_weights`` are learned weights of its rows, another parameter. With a ``kind`` of partial
-    sums, these (N, W) are the result instead of vectors.
+    sums, these (N, W) are the result instead of vectors, ``exact`` ones in fixed point.
     """
 
     def __init__(
@@ -65,15 +65,17 @@ class RecordedLookup:
         out: FloatArray | None,
         row_weights: Parameter | None = None,
         kind: str = "",
+        *,
+        exact: bool = False,
     ) -> None:
         self._backend, self.parameter, self._out = backend, parameter, out
         self._lookups, self._tape = Variable(), Tape()
         inputs = [parameter, self._lookups, *([row_weights] if row_weights else [])]
-        is_summed = kind in GATHERED
+        is_summed = kind in GATHERED and not exact
         bags = backend.rules["embedding_bag"]
         self._pooled = self._tape.record(bags, *inputs, out=out, summed=is_summed)
         if kind:
-            rule = backend.rules["partial_sums"]
+            rule = EXACT if exact else backend.rules["partial_sums"]
             self._pooled = self._tape.record(rule, self._pooled, kind=kind)
 
     def load(self, lookups: Lookups) -> None:
@@ -134,7 +136,14 @@ class ShardedLookup:
         self._nodes = [tables.group_of(group.shards[0])[0] for group in tables.groups]
         self._views = [views.get(group.shards) for group in tables.groups]
         self._lookups = [
-            RecordedLookup(backend, group.parameter, view, group.row_weights, self._kind(node))
+            RecordedLookup(
+                backend,
+                group.parameter,
+                view,
+                group.row_weights,
+                self._kind(node),
+                exact=totals.exact,
+            )
             for group, view, node in zip(tables.groups, self._views, self._nodes, strict=True)
         ]
         self._ends = np.cumsum([0, *(group.count for group in tables.groups)])
@@ -234,10 +243,9 @@ class ShardedLookup:
         """Take the gradient (n, S, E) of a node's vectors; send them when all nodes' are here."""
         posted, rows = self._posted[part], self.rows_of(part)
         if node in self.totals:
-            if not isinstance(gradient, np.ndarray):
-                gradient = self._backend.to_numpy(gradient)
-            packed = self._totals.pack(node, gradient, self._sums[node], rows)
-            posted[node] = self._vector_gradients(node, packed, rows)
+            packed = self._packed(node, gradient, rows)
+            self._totals.pack(node, packed, rows)
+            posted[node] = self._of_packed(node, packed, rows)
         else:
             self._exchange.copy_gradient(gradient, self._tables[node], part)
             posted[node] = gradient
@@ -256,7 +264,22 @@ class ShardedLookup:
             sparse = self._replicated.gradient(np.concatenate(vectors))
             self._replicated_gradient = LookupGradient(sparse, self._replicated_lookups)
 
-    def _vector_gradients(self, node: str, packed: FloatArray, rows: slice) -> FloatArray:
+    def _packed(self, node: str, gradient: Any, rows: slice) -> FloatArray:
+        if not isinstance(gradient, np.ndarray):
+            gradient = self._backend.to_numpy(gradient)
+        return self._totals.packed(node, gradient, self._sums[node][rows])
+
+    def replicated_gradients(self, node: str, gradient: Any, rows: slice) -> FloatArray:
+        """Return gradients (n, S, E) of a node's vectors, of which those replicated are set.
+
+        ``gradient`` is that of its vectors or totals, of some ``rows`` of this rank's samples.
+        """
+        if node not in self.totals:
+            vectors: FloatArray = gradient
+            return vectors
+        return self._of_packed(node, self._packed(node, gradient, rows), rows)
+
+    def _of_packed(self, node: str, packed: FloatArray, rows: slice) -> FloatArray:
         """Return gradients (n, S, E) of a node's vectors, of which only the replicated are set."""
         spare: FloatArray = packed[:, None]
         vectors = self._replicated_vectors(node)

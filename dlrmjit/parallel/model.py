@@ -88,7 +88,7 @@ class ShardedModel(Model):
                 plan=plan,
                 strategy=strategy,
                 comm_dtype=comm_dtype,
-                micro_batches=self.micro_batches,
+                micro_batches=micro_batches,
             ),
         )
 

@@ -49,19 +49,21 @@ _NO_LISTS = (
 class _Port:
     """Vectors and gradients of the current samples among those of all micro-batches."""
 
-    totals: Mapping[str, int] = {}
-
     def __init__(self, batches: _MicroBatches) -> None:
         self._batches, self.current = batches, slice(0, 0)
+        self.totals: Mapping[str, int] = batches.lookup.totals
 
     def finish(self, node: str, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors."""
-        out[...] = self._batches.pooled[node][self.current]
+        out[...] = self._batches.pooled[node][self.current].reshape(out.shape)
         return out
 
     def post_gradient(self, node: str, gradient: FloatArray) -> None:
         """Store the gradient until those of all micro-batches are complete."""
-        self._batches.pooled_gradient[node][self.current] = gradient
+        if not isinstance(gradient, np.ndarray):
+            gradient = self._batches.model.backend.to_numpy(gradient)
+        stored = self._batches.pooled_gradient[node][self.current]
+        stored[...] = gradient.reshape(stored.shape)
 
 
 class _Gradients(NamedTuple):
@@ -114,11 +116,6 @@ class ReproducibleStep:
             raise ConfigError(
                 f"{model.micro_batches} micro-batches cannot be distributed evenly over "
                 f"{model.comm.size} ranks; give a multiple of {model.comm.size}"
-            )
-        if model.plan.substituted:
-            raise ConfigError(
-                "reproducible steps add up vectors, of which this plan exchanges sums; "
-                "give --exchange=alltoall"
             )
         self._model, self._loss = model, loss or LossConfig()
         self._sharded_optimizer = ShardedOptimizer(model, optimizer)
@@ -247,10 +244,14 @@ class _MicroBatches:
         )
 
     def _empty(self, n: int) -> dict[str, FloatArray]:
-        """Allocate vectors (n, S, E) of this rank's samples for every embedding node."""
-        dtype = self.model.backend.dtype
-        nodes = self.model.architecture.embeddings
-        return {node.name: np.empty((n, *node.pooled_shape), dtype) for node in nodes}
+        """Allocate vectors (n, S, E), or totals (n, W), of this rank for every embedding node."""
+        dtype, totals = self.model.backend.dtype, self.lookup.totals
+        return {
+            node.name: np.empty(
+                (n, totals[node.name]) if node.name in totals else (n, *node.pooled_shape), dtype
+            )
+            for node in self.model.architecture.embeddings
+        }
 
     def groups(self) -> list[_Group]:
         """Return the micro-batches that run together: all if they are normalised, else one each."""
@@ -275,7 +276,10 @@ class _MicroBatches:
         store = self.model.store
         lookups = store.replicated_lookups(cut(self.local, samples.start, samples.stop))
         self._replicated.load(lookups)
-        gradients = {node: array[samples] for node, array in self.pooled_gradient.items()}
+        gradients = {
+            node: self.lookup.replicated_gradients(node, array[samples], samples)
+            for node, array in self.pooled_gradient.items()
+        }
         pooled = store.replicated_vectors(gradients)
         return LookupGradient(self._replicated.gradient(pooled), lookups)
 

@@ -16,7 +16,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, NonFiniteLossError
 from dlrmjit.model.graph import cache_graph
 from dlrmjit.ops.random_masks import DropoutKey
-from dlrmjit.parallel.gradient_allreduce import GradientReducer
+from dlrmjit.parallel.exchanges.gradients import GradientReducer
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.optimizer import AnyOptimizer, ShardedOptimizer
 from dlrmjit.parallel.parts import PartedGraph

@@ -82,6 +82,7 @@ class ShardedTables:
         micro_batches: int | None = None,
     ) -> None:
         check_precision(comm_dtype)
+        self._is_exact = micro_batches is not None
         self.comm_dtype = comm_dtype
         require_substitutable(architecture, plan)
         check_dynamic(architecture, plan, micro_batches or comm.size)
@@ -306,7 +307,8 @@ class ShardedTables:
         exchange = PooledExchange(
             self._comm, plan, sizes, self.strategy, dtype, without, codec=codec, parts=parts
         )
-        totals = Totals(operators(self.architecture, plan.substituted), self._comm, sizes, dtype)
+        found = operators(self.architecture, plan.substituted)
+        totals = Totals(found, self._comm, sizes, dtype, exact=self._is_exact)
         return ShardedLookup(self._backend, self, exchange, totals, training=training)
 
     def port(self, n: int) -> ArrivalPort:

@@ -54,7 +54,7 @@ from dlrmjit.perf.profile import Profile
 from dlrmjit.training.fit import MeasureFunction
 from dlrmjit.training.persistence import model_of
 
-PARTS_BETWEEN_HOSTS = 4
+PARTS_BETWEEN_HOSTS = 2
 """Micro-batches of a step by default where pooled vectors travel between hosts."""
 
 AnyShardedStep = ShardedStep | ReproducibleStep
@@ -177,13 +177,9 @@ def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Pla
     """Return the plan that the options name, a file or a kind, within this host's memory."""
     exchange, is_file = options.exchange, Path(options.plan).suffix == ".json"
     if is_file and "exchange" not in options.given:
-        return _checked(_placed(architecture, options, comm), architecture, options)
-    if options.reproducible is not None:
-        if exchange == "substitute":
-            raise ConfigError(
-                "--reproducible adds up vectors in one order for any number of ranks, so that they "
-                "are exchanged themselves; leave out --exchange=substitute"
-            )
+        plan = _placed(architecture, options, comm).fold(comm.size)
+        return _checked(plan, architecture, options)
+    if options.reproducible is not None and exchange == "auto":
         exchange = "alltoall"
 
     def proposed(replicates: bool) -> Plan:
@@ -191,7 +187,7 @@ def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Pla
 
     samples = options.mini_batch_size
     plan = proposed_with_exchange(proposed, architecture.architecture, exchange, samples)
-    return _checked(plan, architecture, options)
+    return _checked(plan.fold(comm.size), architecture, options)
 
 
 def _checked(plan: Plan, architecture: AnyModelConfig, options: Options) -> Plan:
@@ -212,12 +208,14 @@ def _sends_vectors(plan: Plan, architecture: Architecture) -> bool:
 def _placed(
     architecture: AnyModelConfig, options: Options, comm: Comm, *, replicates: bool = True
 ) -> Plan:
-    """Return where tables are; with ``replicates`` small ones may be on all ranks."""
+    """Return where tables are, on as many ranks as a batch has parts or a file says.
+
+    With ``replicates`` small tables may be on all ranks.
+    """
     shares = options.reproducible or comm.size
     rows, dims = table_sizes(architecture)
     if Path(options.plan).suffix == ".json":
-        plan = read_plan(options.plan, architecture)
-        return plan if plan.ranks == comm.size else plan.fold(comm.size)
+        return read_plan(options.plan, architecture)
     if shares % comm.size:
         raise ConfigError(
             f"--reproducible={shares} must be a multiple of the number of ranks, {comm.size}"
@@ -239,7 +237,7 @@ def _placed(
         memory=each,
         min_columns=min_columns,
     )
-    return with_dynamic_rows(plan.fold(comm.size), architecture.architecture)
+    return with_dynamic_rows(plan, architecture.architecture)
 
 
 def read_plan(path: str, architecture: AnyModelConfig) -> Plan:

@@ -1,4 +1,4 @@
-"""Flags of models that the reference does not have: families, and their parts."""
+"""Flags of models that the reference does not have: families, their parts and tables."""
 
 from __future__ import annotations
 

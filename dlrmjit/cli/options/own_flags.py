@@ -204,7 +204,7 @@ RANKS = FlagGroup(
             int,
             None,
             "parts of a rank's samples, of which one is computed while the vectors of the next "
-            "travel (default: 4 between hosts, 1 on one)",
+            "travel (default: 2 between hosts, 1 on one)",
             domain=between(1, 4096),
         ),
         Flag(

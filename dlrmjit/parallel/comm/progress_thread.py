@@ -24,7 +24,7 @@ from dlrmjit.parallel.comm.watchdog import waiting
 _SHARED_CPU_PAUSE = 2e-4  # seconds between polls if the thread shares a CPU with kernels
 _DEDICATED_CPU_PAUSE = 2e-5  # seconds between polls if it has a CPU to itself
 
-_POLLS = 64  # polls between two pauses; each transfers some kilobytes
+_POLLS = 16  # polls between two pauses; each transfers some kilobytes
 
 _SYNCHRONOUS = ("abort", "duplicate", "local_ranks")
 _LABELS = {"alltoallv": "alltoall", "allgatherv": "allgather", "scatterv": "scatter"}
@@ -132,14 +132,11 @@ class _Progress:
             self._poll()
 
     def _poll(self) -> None:
-        """Make progress on all operations; sleep afterwards unless a thread waits for one.
-
-        MPI makes progress on all in a test of any, so that only the first is tested every time.
-        """
+        """Make progress on all operations; sleep afterwards unless a thread waits for one."""
         for _ in range(_POLLS):
-            while self._in_flight and _is_done(self._in_flight[0]):
-                self._in_flight.pop(0)
-        self._in_flight = [operation for operation in self._in_flight if not _is_done(operation)]
+            self._in_flight = [
+                operation for operation in self._in_flight if not _is_done(operation)
+            ]
         if self._in_flight and not any(o.is_awaited for o in self._in_flight):
             time.sleep(self._pause)
 

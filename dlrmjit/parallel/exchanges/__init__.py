@@ -1,1 +1,1 @@
-"""What ranks exchange of embeddings: vectors, or sums of them, and which takes fewer bytes."""
+"""What ranks exchange: vectors or sums of them, whichever takes fewer bytes, and gradients."""

@@ -20,7 +20,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.batch_shard import starts_of
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.ops.backend import FloatArray
-from dlrmjit.ops.partial_sums import KINDS, columns_of
+from dlrmjit.ops.partial_sums import KINDS, columns_of, from_exact
 from dlrmjit.parallel.comm import Comm, Request
 from dlrmjit.parallel.plan import Plan
 
@@ -111,23 +111,27 @@ def _partner(
 class SumExchange:
     """The exchange of sums for one batch size: ``partial`` (N, W) is to be filled by each rank.
 
-    Nothing is sent of sums without columns.
+    Nothing is sent of sums without columns. ``exact`` sums are in fixed point, with a column more.
     """
 
-    def __init__(self, comm: Comm, sizes: tuple[int, ...], width: int, dtype: Any) -> None:
+    def __init__(
+        self, comm: Comm, sizes: tuple[int, ...], width: int, dtype: Any, *, exact: bool = False
+    ) -> None:
         self._comm, self._sizes, self._width = comm, sizes, width
+        self._columns = width + (exact and width > 0)
         starts = starts_of(sizes)
         self._own = slice(starts[comm.rank], starts[comm.rank + 1])
-        self.partial = np.empty((sum(sizes), width), dtype)
-        self._received = np.empty((comm.size, sizes[comm.rank], width), dtype)
-        self._gathered = np.empty_like(self.partial)
+        summed = np.dtype(np.int64) if exact else dtype
+        self.partial = np.empty((sum(sizes), self._columns), summed)
+        self._received = np.empty((comm.size, sizes[comm.rank], self._columns), summed)
+        self._gathered = np.empty((sum(sizes), width), dtype)
         self._request: Request | None = None
 
     def post(self) -> None:
         """Send the partial sums of samples to the ranks that have them."""
         if not self._width:
             return
-        sent = [size * self._width for size in self._sizes]
+        sent = [size * self._columns for size in self._sizes]
         received = [self._received[0].size] * self._comm.size
         self._request = self._comm.alltoallv(
             self.partial.reshape(-1),
@@ -166,13 +170,23 @@ class SumExchange:
 
 
 class Totals:
-    """The total sums of this rank's samples, by node, and the gradients that are sent back."""
+    """The total sums of this rank's samples, by node, and the gradients that are sent back.
+
+    ``exact`` sums are added in fixed point, so that they have the same bits for any ranks.
+    """
 
     def __init__(
-        self, found: Sequence[Operator], comm: Comm, sizes: tuple[int, ...], dtype: Any
+        self,
+        found: Sequence[Operator],
+        comm: Comm,
+        sizes: tuple[int, ...],
+        dtype: Any,
+        *,
+        exact: bool = False,
     ) -> None:
+        self.exact, self._dtype = exact, dtype
         self.operators = {operator.node: operator for operator in found}
-        self.exchange = SumExchange(comm, sizes, width_of(found), dtype)
+        self.exchange = SumExchange(comm, sizes, width_of(found), dtype, exact=exact)
         self.columns = {operator.node: len(operator.columns) for operator in found}
         self._partners = {operator.partner for operator in found if operator.partner}
         self._totals: FloatArray | None = None
@@ -184,14 +198,18 @@ class Totals:
         self._totals = None
 
     def add(self, node: str, sums: FloatArray) -> None:
-        """Add sums (N, W) of a node's vectors in one group of shards."""
+        """Add sums (N, W), or exact ones (N, W + 1), of a node's vectors in one group of shards."""
         columns = list(self.operators[node].columns)
+        if self.exact:
+            self.exchange.partial[:, -1] += sums[:, -1]
+            sums = sums[:, :-1]
         self.exchange.partial[:, columns] += sums
 
     def finish(self, node: str, local: FloatArray | None) -> FloatArray:
         """Return a node's totals (n, W) with those of tables that every rank has, ``local``."""
         if self._totals is None:
-            self._totals = self.exchange.totals()
+            totals = self.exchange.totals()
+            self._totals = from_exact(totals, self._dtype) if self.exact else totals
         operator = self.operators[node]
         total: FloatArray = np.take(self._totals, operator.columns, axis=1)
         if operator.partner:
@@ -200,17 +218,17 @@ class Totals:
             total += local
         return total
 
-    def pack(self, node: str, gradient: FloatArray, total: FloatArray, rows: slice) -> FloatArray:
-        """Store what the ranks need of the gradient (n, W) of a node's totals; return it.
-
-        It is that of some ``rows`` of this rank's samples, ``total`` has the sums of all.
-        """
-        operator, packed = self.operators[node], gradient.reshape(len(gradient), -1)
+    def packed(self, node: str, gradient: FloatArray, total: FloatArray) -> FloatArray:
+        """Return what the ranks need of the gradient (n, W) of a node's ``total`` sums."""
+        operator, packed = self.operators[node], gradient.reshape(len(gradient), self.columns[node])
         if operator.kind != "sum":
-            sums = total[rows, : operator.dim]
+            sums = total[:, : operator.dim]
             packed = np.concatenate([sums, packed[:, operator.dim :]], axis=1)
-        self._packed[rows, list(operator.columns)] = packed
         return packed
+
+    def pack(self, node: str, packed: FloatArray, rows: slice) -> None:
+        """Store what :meth:`packed` returns of some ``rows`` of this rank's samples, to be sent."""
+        self._packed[rows, list(self.operators[node].columns)] = packed
 
     def post_gradient(self) -> None:
         """Send the gradients of all nodes."""

@@ -1,6 +1,6 @@
 """Train families whose ranks exchange sums; rank 0 prints losses and counted bytes.
 
-``substitution.py STEPS BACKEND``
+``substitution.py STEPS BACKEND``; BACKEND ``exact`` is for reproducible steps and their final bits.
 """
 
 import json
@@ -15,10 +15,12 @@ from dlrmjit.parallel.comm import fail_together, world
 from dlrmjit.parallel.exchanges.choice import sum_bytes, with_exchange
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.parallel.plan import Placement, Plan
+from dlrmjit.parallel.reproducible_step import ReproducibleStep
 from dlrmjit.parallel.step import ShardedStep
 from dlrmjit.training.step import TrainingStep
 from tests.builders import family, random_batch
-from tests.parallel.programs.families import UPDATES, scaled
+from tests.parallel.programs.families import MICRO_BATCHES, UPDATES, scaled
+from tests.parallel.programs.regularised import bits_of
 
 SPARSE = ("lr", "fm", "deepfm", "wide-deep", "nfm")
 OPTIMIZERS = ("sgd", "rwsadagrad", "adam")
@@ -46,10 +48,30 @@ def batches(model, steps, most):
     return [random_batch(rng, model, SIZES[i % len(SIZES)], most) for i in range(steps)]
 
 
+def exact_cases(comm, steps):
+    """Return losses and final bits of reproducible steps, and losses of one process."""
+    found = {}
+    for number, name in enumerate(SPARSE):
+        model = family(name, table_rows=ROWS)
+        update, rate = UPDATES[OPTIMIZERS[number % len(OPTIMIZERS)]]
+        for kind, plan in plans(model, MICRO_BATCHES).items():
+            made = batches(model, steps, 1 if kind == "rows" else 4)
+            split = with_exchange(plan, model, "substitute").fold(comm.size)
+            exact = scaled(ShardedModel(model, comm, split, micro_batches=MICRO_BATCHES))
+            step = ReproducibleStep(exact, update)
+            case = {"ranks": [step(batch, rate) for batch in made], "nodes": split.substituted}
+            one = TrainingStep(scaled(Model(model)), update)
+            case |= {"bits": bits_of(exact), "one": [one(batch, rate) for batch in made]}
+            found[f"{name}/{kind}"] = case
+    return found
+
+
 def main(steps, backend):
     threads.set_threads(1)
     comm, found = fail_together(world()), {}
-    for name in SPARSE:
+    if backend == "exact":
+        found = exact_cases(comm, steps)
+    for name in SPARSE if backend != "exact" else ():
         model = family(name, table_rows=ROWS)
         for label in OPTIMIZERS:
             update, rate = UPDATES[label]

@@ -6,10 +6,18 @@ import math
 import numpy as np
 import pytest
 
+import dlrmjit
 from dlrmjit.autograd.tape import Tape, Variable
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.ops import get_backend
-from dlrmjit.ops.partial_sums import KINDS, columns_of, partial_sums, vector_gradients
+from dlrmjit.ops.partial_sums import (
+    KINDS,
+    columns_of,
+    exact_sums,
+    from_exact,
+    partial_sums,
+    vector_gradients,
+)
 from dlrmjit.parallel.exchanges.choice import (
     bytes_per_sample,
     proposed_with_exchange,
@@ -180,8 +188,39 @@ def test_the_command_line_trains_the_same_and_says_what_was_sent(tmp_path):
     # 200 samples, of which a rank has half, there and back
     assert sent["substitute"]["reduce_scatter"] == sent["substitute"]["allgather"] == 4 * 9 * 100
     assert sent["alltoall"]["alltoall"] == 2 * 4 * 2 * 9 * 100
-    refused = run_ranks(
-        2, *words, "--exchange=substitute", "--reproducible=2", check=False, timeout=60
+    bits = []
+    for ranks in (1, 2):
+        saved = tmp_path / str(ranks)
+        how = "--exchange=substitute", "--reproducible=2", f"--save-model={saved}"
+        done = run_ranks(ranks, *words, *how)
+        bits.append(b"".join(v.tobytes() for v in dlrmjit.load(saved).state_dict().values()))
+    assert bits[0] == bits[1]
+
+
+@needs_mpi
+def test_sums_of_reproducible_steps_have_the_same_bits_on_any_ranks():
+    found = {ranks: run_program(ranks, "substitution", 3, "exact") for ranks in (1, 2, 3)}
+    for name, case in found[1].items():
+        np.testing.assert_allclose(case["ranks"], case["one"], rtol=1e-6, err_msg=name)
+        for ranks in (2, 3):
+            other = found[ranks][name]
+            assert other["ranks"] == case["ranks"], f"{name} on {ranks} ranks"
+            assert other["bits"] == case["bits"], f"{name} on {ranks} ranks"
+            assert other["nodes"] == case["nodes"] != []
+
+
+def test_exact_sums_do_not_depend_on_the_order_and_mark_what_they_cannot_add():
+    rng = np.random.default_rng(0)
+    vectors = (rng.standard_normal((7, 9, 5)) * 10.0 ** rng.integers(-6, 6, (7, 9, 1))).astype(
+        np.float32
     )
-    assert refused.returncode == 2
-    assert "leave out --exchange=substitute" in refused.stderr
+    for kind in KINDS:
+        whole = exact_sums(vectors, kind)
+        parts = exact_sums(vectors[:, 5:][:, ::-1], kind) + exact_sums(vectors[:, :5], kind)
+        np.testing.assert_array_equal(whole, parts)
+    sums = from_exact(exact_sums(vectors, "sum"), np.float64)
+    np.testing.assert_allclose(sums, vectors.sum(axis=1, dtype=np.float64), atol=9 * 2**-41)
+    for bad in (np.nan, np.inf, 2.0**22):
+        vectors[3, 2, 1] = bad
+        marked = np.isnan(from_exact(exact_sums(vectors, "sum"), np.float32)).any(axis=1)
+        assert marked.tolist() == [n == 3 for n in range(7)]

@@ -141,7 +141,7 @@ PREPARE = Command(
         ),
         Condition(
             ("days",),
-            "--split=days and one input, which is divided; several inputs are days as they are",
+            "--split=days and a single input",
             lambda o: o.split == "days" and len(o.input) < 2,
         ),
         Condition(("dense",), "Criteo's text, without --schema", lambda o: not o.schema),

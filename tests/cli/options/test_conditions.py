@@ -91,8 +91,8 @@ def test_all_names_are_those_of_options():
 @pytest.mark.parametrize(
     ("command", "words", "option", "needs"),
     [
-        (PREPARE, ["a", "--split=none", "--days=3"], "--days", "--split=days and one input"),
-        (PREPARE, ["a", "b", "--days=3"], "--days", "--split=days and one input"),
+        (PREPARE, ["a", "--split=none", "--days=3"], "--days", "--split=days and a single input"),
+        (PREPARE, ["a", "b", "--days=3"], "--days", "--split=days and a single input"),
         (PREPARE, ["a", "--schema=s", "--dense=float32"], "--dense", "without --schema"),
         (PREPARE, ["--verify", "--seed=3"], "--seed", "without --verify"),
         (PREPARE, ["a", "--verify"], "INPUT", "without --verify"),

@@ -81,7 +81,8 @@ class PythonRows:
                 )
             if name not in row:
                 raise DataError(
-                    f"{self._origin}, row {number}: no value of {name!r}; a missing value is None"
+                    f"{self._origin}, row {number}: no value of {name!r}; a missing value is None, "
+                    "in JSON null"
                 )
         raise AssertionError("the row was changed")
 

@@ -51,18 +51,18 @@ class UpdateConfig:
     ----------
     mlps, tables : the optimizers of dense parameters and of embedding tables
     tables_rate : learning rate of the tables, as a multiple of that of the MLPs
-    column_rates : those of the tables of single columns, instead of ``tables_rate``, by the name of
-        a categorical column, if the model's data name them, or by its number from 0. A column's
-        tables with rate 0 do not change
     clip_norm : scale all gradients of a step down to this Euclidean norm if theirs is larger; 0
         does not clip. Costs time: no gradient can be applied before all are computed
+    column_rates : learning rates of the tables of single categorical columns, as ``tables_rate``,
+        which they replace. The keys are names of columns, if the model's data have names, or
+        numbers from 0. Tables with rate 0 do not change
     """
 
     mlps: OptimizerConfig = field(default_factory=Sgd)
     tables: OptimizerConfig = field(default_factory=Sgd)
     tables_rate: float = 1.0
-    column_rates: Mapping[str | int, float] = field(default_factory=dict, hash=False)
     clip_norm: float = 0.0
+    column_rates: Mapping[str | int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.tables_rate <= LARGEST_RATE:

@@ -19,6 +19,7 @@ from dlrmjit.architecture.nodes.mlp import Mlp
 from dlrmjit.architecture.nodes.product import Product
 from dlrmjit.architecture.nodes.sum import Sum
 from dlrmjit.errors import ConfigError
+from dlrmjit.export.onnx_lists import LIST_TRANSLATIONS
 from dlrmjit.model.model import Model
 
 DENSE, IDS, SCORES = "dense", "ids", "scores"
@@ -43,17 +44,25 @@ class OnnxGraph:
         for node in model.architecture.nodes:
             self._outputs[node.name] = self._translate(node)
         logit = self._outputs[model.architecture.output]
-        flat = self.add("Reshape", logit, self.constant("flat", np.array([-1])))
-        self.add("Sigmoid", flat, out=SCORES)
+        flat = self.constant("flat", np.array([-1]))
+        if model.architecture.needs_lists:  # whose scores are logits
+            self.add("Reshape", logit, flat, out=SCORES)
+        else:
+            self.add("Sigmoid", self.add("Reshape", logit, flat), out=SCORES)
 
     def _translate(self, node: Node) -> str:
+        inputs = [self._outputs[name] for name in node.inputs]
+        if type(node) in LIST_TRANSLATIONS:
+            width = self.shapes(node)[0][0]
+            return LIST_TRANSLATIONS[type(node)](self, node, inputs, width)
         translate = _TRANSLATIONS.get(type(node))
         if translate is None:
+            known = sorted(kind.kind for kind in (*_TRANSLATIONS, *LIST_TRANSLATIONS))
             raise ConfigError(
                 f"node {node.name!r} of kind {node.kind!r} cannot be written as ONNX; only "
-                f"{', '.join(sorted(kind.kind for kind in _TRANSLATIONS))} can"
+                f"{', '.join(known)} can"
             )
-        return translate(self, node, [self._outputs[name] for name in node.inputs])
+        return translate(self, node, inputs)
 
     def add(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         """Add an operator; return the name of its result."""

@@ -5,8 +5,9 @@ import pytest
 
 import dlrmjit
 from dlrmjit.architecture import NumpyNode
-from dlrmjit.architecture.families import FAMILIES
+from dlrmjit.architecture.families import FAMILIES, HEADS
 from dlrmjit.cli.commands import export
+from dlrmjit.data.list_batch import ListBatch
 from dlrmjit.errors import ConfigError
 from dlrmjit.export.onnx_file import data_path, export_onnx
 from dlrmjit.model.dlrm import DLRM
@@ -54,6 +55,24 @@ def test_scores_are_those_of_the_model(tmp_path, name, lookups):
     ids, batch = bags(np.random.default_rng(2), 37, lookups)
     found = scores_of(tmp_path / "m.onnx", batch.dense, ids if lookups > 1 else ids[:, :, 0])
     np.testing.assert_allclose(found, model.predict_proba(batch), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 37])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_call_scores_one_list(tmp_path, head, n):
+    values = {"head": head, "head_layers": (9, 5, 1), "head_dim": 7}
+    model = Model(family("deepfm", **values), backend="reference")
+    rng = np.random.default_rng(3)
+    for parameter in model.dense.values():  # scales are not 1 and shifts not 0 either
+        parameter.data += 0.1 * rng.standard_normal(parameter.data.shape).astype(np.float32)
+    export_onnx(model, tmp_path / "m.onnx")
+    ids, batch = bags(rng, n, 1)
+    found = scores_of(tmp_path / "m.onnx", batch.dense, ids[:, :, 0])
+    if head == "pointwise":
+        expected = model.predict_proba(batch)
+    else:
+        expected = model.scores(ListBatch(batch, [0, n]))
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(

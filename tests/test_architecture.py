@@ -20,6 +20,7 @@ INFRASTRUCTURE = {
 MAY_EXIT = {
     "dlrmjit.parallel.comm.abort",  # where MPI itself cannot end a rank
     "dlrmjit.serve.processes.host",  # a process of its own, and its forks
+    "dlrmjit.warm.helpers",  # in its forks, which must not run what their caller runs at its end
 }
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 450

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import pickle
-import subprocess
+import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 
 from dlrmjit_kernels.runtime.compile import is_cache_cold
-from dlrmjit_kernels.runtime.threads import (
-    allowed_cpus,
-    available_cpus,
-    reset_affinity,
-    set_allowed_cpus,
-)
+from dlrmjit_kernels.runtime.threads import available_cpus, reset_affinity
 
 from dlrmjit.warm.rehearsal import Rehearsal
 
-_MOST_HELPERS = 7  # a helper costs a second before it compiles anything
-_running: list[subprocess.Popen[bytes]] = []  # referenced until the program ends
+MOST_HELPERS = 7  # more would wait for the longest chain of functions that call each other
+_MOST_KERNELS = 4096  # of a training; as many numbers fit into a pipe
+_WORD = 2  # bytes of a number in the pipe, which one read takes as a whole
 
 
 def compile_ahead(rehearsal: Rehearsal) -> None:
@@ -27,10 +24,10 @@ def compile_ahead(rehearsal: Rehearsal) -> None:
 
     One per CPU but that of the caller, who compiles what it needs first meanwhile. They end by
     themselves, also when the caller ends. Once most kernels are in the cache, another training
-    needs so few that a helper would start later than they are compiled.
+    needs so few that helpers do not pay.
     """
     if is_cache_cold():
-        _running.extend(_start_helpers(rehearsal))
+        _start_helpers(rehearsal)
 
 
 def compile_all(rehearsal: Rehearsal) -> int:
@@ -43,39 +40,72 @@ def compile_all(rehearsal: Rehearsal) -> int:
     for compile_it in kernels:
         compile_it()
     for helper in helpers:
-        helper.wait()
+        os.waitpid(helper, 0)
     return len(kernels)
 
 
-def compile_part(rehearsal: Rehearsal, part: int, parts: int, cpus: frozenset[int]) -> None:
-    """Compile every ``parts``-th kernel, the last one first, as long as the caller lives.
+def compile_some(rehearsal: Rehearsal, numbers: Iterator[int]) -> None:
+    """Compile the kernels of these numbers, counted from the last one used to the first."""
+    kernels = rehearsal.kernels()[::-1]
+    for number in numbers:
+        if number >= len(kernels):
+            return
+        kernels[number]()
 
-    On any of ``cpus``: a helper inherits the one CPU that its caller may be pinned to.
+
+def _start_helpers(rehearsal: Rehearsal) -> list[int]:
+    """Start the helpers, which take the next number from a pipe as they come to it.
+
+    They are forked, because a new interpreter would import for a second before it compiles.
     """
-    parent = os.getppid()
-    set_allowed_cpus(cpus)
+    count = min(available_cpus() - 1, MOST_HELPERS) if sys.platform == "linux" else 0
+    if count < 1:
+        return []
+    source, target = os.pipe()
+    os.write(target, b"".join(i.to_bytes(_WORD, "little") for i in range(_MOST_KERNELS)))
+    os.close(target)
+    try:
+        with suppress(OSError):  # without memory for a process, the caller compiles all
+            return [_start(rehearsal, source) for _ in range(count)]
+        return []
+    finally:
+        os.close(source)
+
+
+def _start(rehearsal: Rehearsal, source: int) -> int:
+    """Fork a helper; return its number."""
+    parent = os.getpid()
+    with warnings.catch_warnings():
+        # Python warns of threads at a fork: a helper has none, and asks for no lock of another.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        helper = os.fork()
+    if helper == 0:
+        try:
+            _detach(source)
+            compile_some(rehearsal, _taken(source, parent))
+        finally:
+            os._exit(0)
+    return helper
+
+
+def _detach(source: int) -> None:
+    """Share nothing with the caller: no file but ``source``, signals, terminal, output or CPU."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nothing, standard)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != source:
+            with suppress(OSError):  # that of the list itself
+                os.close(int(name))
     reset_affinity()
-    for compile_it in rehearsal.kernels()[::-1][part::parts]:
+
+
+def _taken(source: int, parent: int) -> Iterator[int]:
+    """Yield numbers that no other helper took, as long as the caller lives."""
+    while word := os.read(source, _WORD):
         if os.getppid() != parent:
             return
-        compile_it()
-
-
-def _start_helpers(rehearsal: Rehearsal) -> list[subprocess.Popen[bytes]]:
-    count = min(available_cpus() - 1, _MOST_HELPERS)
-    return [_start(rehearsal, part, count) for part in range(count)]
-
-
-def _start(rehearsal: Rehearsal, part: int, parts: int) -> subprocess.Popen[bytes]:
-    """Start a helper that no signal to the terminal's group reaches, and that prints nothing."""
-    helper = subprocess.Popen(
-        [sys.executable, "-m", "dlrmjit.warm.helper"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert helper.stdin is not None
-    with suppress(BrokenPipeError), helper.stdin:
-        pickle.dump((rehearsal, part, parts, allowed_cpus()), helper.stdin)
-    return helper
+        yield int.from_bytes(word, "little")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numba.core.registry import CPUDispatcher
+from dlrmjit_kernels.runtime.compile import Kernel
 
 PAGE = mmap.PAGESIZE
 CANARY = 0xA5
@@ -172,7 +172,7 @@ def guarded_call(function: Callable[..., Any], written: frozenset[str]) -> Calla
     return call
 
 
-class GuardedLoop(CPUDispatcher):  # type: ignore[misc]
+class GuardedLoop(Kernel):  # type: ignore[misc]
     """A compiled loop whose arrays are on guarded pages; it may write all of them."""
 
     def __call__(self, *args: Any) -> Any:

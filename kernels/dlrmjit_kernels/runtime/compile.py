@@ -21,11 +21,15 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 from numba.core import caching
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import _FunctionCompiler  # type: ignore[attr-defined]
 from numba.core.registry import CPUDispatcher
+from numba.core.sigutils import normalize_signature
 from numba.extending import register_jitable
 
 from dlrmjit_kernels import compile_events, knobs
 from dlrmjit_kernels.runtime.cache import folder as cache_folder
+from dlrmjit_kernels.runtime.cache import parts
 from dlrmjit_kernels.runtime.cache.file_lock import FileLock
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 
@@ -120,6 +124,11 @@ class _Locator(caching._CacheLocator):  # type: ignore[misc]
 class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = (_Locator,)
 
+    def rebuild(self, target_context: Any, payload: Any) -> Any:
+        """Return the function that was stored, which may be a part."""
+        load = parts.load_part if parts.is_stored_part(payload) else super().rebuild
+        return load(target_context, payload)
+
 
 class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
     """Numba's index and data files of a function; both are unpickled only if they are intact.
@@ -182,6 +191,10 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
             compile_events.compiling()
         return kernel
 
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Return the key of a function, of which the cache may have a part and the whole."""
+        return (*super()._index_key(sig, codegen), _is_for_caller())
+
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             with cache_lock():
@@ -197,11 +210,55 @@ def _open_lock(path: Path) -> int:
     return cache_folder.open_lock(path.parent, path.name)
 
 
+_depth = 0  # functions that are being compiled, the callers of each other
+
+
+def _is_for_caller() -> bool:
+    """Return whether the function that is being compiled is compiled for a kernel that calls it."""
+    return _depth > 1
+
+
+class _Compiler(_FunctionCompiler):  # type: ignore[misc]
+    def _customize_flags(self, flags: Any) -> Any:
+        """Compile nothing but LLVM code for a caller; of parallel loops, machine code is called."""
+        if _is_for_caller() and not flags.auto_parallel.enabled:
+            flags.no_cpython_wrapper = flags.no_compile = True
+        return flags
+
+
+class Kernel(CPUDispatcher):  # type: ignore[misc]
+    """A kernel, which is compiled as a :mod:`part <.cache.parts>` if another one calls it first."""
+
+    def compile(self, sig: Any) -> Any:
+        """Compile for the operands of types ``sig``, as a whole unless a caller is compiled."""
+        global _depth
+        with global_compiler_lock:
+            operands, _ = normalize_signature(sig)
+            known = self.overloads.get(tuple(operands))
+            if _depth == 0 and known is not None and parts.is_part(known):
+                del self.overloads[tuple(operands)]  # Python calls it, too
+            _depth += 1
+            try:
+                return super().compile(sig)
+            finally:
+                _depth -= 1
+
+    def add_overload(self, cres: Any) -> None:
+        """Note what was compiled or loaded; Python finds only functions as a whole."""
+        if cres.entry_point is None:
+            cres = parts.as_part(cres)
+        if parts.is_part(cres):
+            self.overloads[tuple(cres.signature.args)] = cres
+        else:
+            super().add_overload(cres)
+            parts.load_environments(cres)
+
+
 _noted: dict[object, Call] | None = None
 _kernels: list[Any] = []
 
 
-class _NotedKernel(CPUDispatcher):  # type: ignore[misc]
+class _NotedKernel(Kernel):
     """A kernel in a dry run, which notes the types of its operands."""
 
     def __call__(self, *args: Any) -> bool:
@@ -225,7 +282,7 @@ def dry_run() -> Iterator[dict[object, Call]]:
     finally:
         _noted = None
         for kernel in _kernels:
-            kernel.__class__ = CPUDispatcher
+            kernel.__class__ = Kernel
 
 
 def note(compile_it: Callable[..., object], *operands: object) -> bool:
@@ -251,6 +308,7 @@ def _compile(function: F, runs_dry: bool = False, **options: Any) -> F:
         dispatcher = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(
             function
         )
+    dispatcher.__class__, dispatcher._compiler.__class__ = Kernel, _Compiler
     dispatcher._cache = _KernelCache(function)
     if not runs_dry:
         _kernels.append(dispatcher)

@@ -69,6 +69,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit_kernels": "the public kernels",
         "dlrmjit_kernels.inspect": "micro-kernels to look at",
     },
+    {"dlrmjit_kernels.convolution": "convolutions, pooling"},
     {
         "dlrmjit_kernels.layers": "what a network calls",
         "dlrmjit_kernels.lists": "layers over rows of lists",

@@ -21,6 +21,26 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
         "bind_backward_data": {"dx", "epilogue"},
         "bind_backward_weights": {"dw", "db"},
     },
+    "convolution.direct": {
+        "conv_forward": {"y"},
+        "conv_backward_data": {"dx"},
+        "conv_backward_weights": {"dw"},
+        "bind_forward": {"y"},
+        "bind_backward_data": {"dx"},
+        "bind_backward_weights": {"dw"},
+    },
+    "convolution.pooling": {
+        "max_pool": {"y"},
+        "average_pool": {"y"},
+        "max_pool_backward": {"dx"},
+        "average_pool_backward": {"dx"},
+    },
+    "convolution.shape": {
+        "images_matrix": set(),
+        "filters_matrix": set(),
+        "images_array": set(),
+        "filters_array": set(),
+    },
     "layers.bf16_gemm": {"upcast": set()},
     "layers.column_ops": {
         "run_column_op": {"matrices"},

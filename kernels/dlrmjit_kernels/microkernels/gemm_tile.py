@@ -32,6 +32,11 @@ that treats denormals as zero, in tile registers where there are some (:mod:`.am
 does not advance, ``a_step`` 0, 16 equal pairs are at its address. With ``MIXED``, A is float32, and
 the second number of a pair is ``a_step // 2`` after the first; with ``odd``, A has no second number
 for the very last pair, and is not read there. Sums are always float32.
+
+With ``offsets``, blocks are not evenly spaced. ``a_block`` is the address of a table of pairs of
+int64, elements from ``a`` to block i of A and from ``b`` to that of B; one more pair, which is
+only prefetched, ends it. ``b_block`` is the number of blocks that are ``length`` steps long, before
+those of ``last`` steps.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ from llvmlite import ir
 
 from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.codegen.cross_finish import Cross
-from dlrmjit_kernels.codegen.emitter import Value, integer
+from dlrmjit_kernels.codegen.emitter import I64, POINTER, Value, integer
 from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE, TileEmitter
 from dlrmjit_kernels.microkernels.amx_tile import AmxTileEmitter
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
@@ -79,6 +84,7 @@ class GemmTile:
     split: int = 0
     skip: int = 0
     cross: Cross = Cross.NONE
+    offsets: bool = False
 
     @property
     def has_mask(self) -> bool:
@@ -117,6 +123,8 @@ class _VectorTileEmitter(TileEmitter):
         self.chains = max(1, min(UNROLL, ceil_div(_CHAINS, spec.rows * self.vectors)))
         read = 4 * UNROLL * spec.rows * spec.a_step  # bytes of A in UNROLL steps
         self.ahead_in_a = round_up(read, CACHE_LINE) if spec.a_step < spec.a_row else 0
+        # Listed blocks of pixels that are read down their channels: a line of every pixel.
+        self.steps_ahead = UNROLL if spec.offsets and not self.ahead_in_a else 0
         # Tiles below share the prefetches of B; a tile of one row has to issue them all.
         single = spec.rows == 1 and spec.a_step > 0
         self.ahead_in_b = 4 * UNROLL * spec.cols if single else CACHE_LINE
@@ -125,7 +133,8 @@ class _VectorTileEmitter(TileEmitter):
     def emit(self) -> None:
         self.prefetch_tile()
         tile = self.spec.rows * self.vectors
-        sums = self._reduce([self.zero()] * (tile * self.chains))
+        reduce = self._reduce_listed if self.spec.offsets else self._reduce
+        sums = reduce([self.zero()] * (tile * self.chains))
         if self.spec.odd:
             sums = self._add_last_number(sums)
         self.finish_tile(self._join(sums, tile))
@@ -150,6 +159,27 @@ class _VectorTileEmitter(TileEmitter):
             a, b = following, self.offset(b, self["b_block"])
             blocks.carry([a, b, *sums])
         return blocks.values[2:]
+
+    def _reduce_listed(self, sums: list[Value]) -> list[Value]:
+        """Return the sums over the blocks of a table of offsets."""
+        builder = self.builder
+        final = builder.sub(self["blocks"], integer(1))
+        table = builder.inttoptr(self["a_block"], POINTER)
+        with self.loop(self["blocks"], [table, *sums]) as blocks:
+            entry, *sums = blocks.values
+            following = self.offset(entry, 2, size=8)
+            a = self.offset(self["a"], self._load_offset(entry))
+            b = self.offset(self["b"], self._load_offset(self.offset(entry, 1, size=8)))
+            is_last = builder.icmp_signed("==", blocks.index, final)
+            base = builder.select(is_last, self._next_tile(), self["a"])
+            after = self.offset(base, self._load_offset(following))
+            is_whole = builder.icmp_signed("<", blocks.index, self["b_block"])
+            length = builder.select(is_whole, self["length"], self["last"])
+            blocks.carry([following, *self._reduce_block(a, b, after, length, sums)])
+        return blocks.values[1:]
+
+    def _load_offset(self, entry: Value) -> Value:
+        return self.builder.load(entry, align=8, typ=I64)
 
     def _whole_steps(self) -> Value:
         """Return the steps of the last block, without a pair of which A has only one number."""
@@ -184,7 +214,10 @@ class _VectorTileEmitter(TileEmitter):
                 self.prefetch(self.offset(ahead, line, size=1))
             for line in range(0, self.ahead_in_a, CACHE_LINE):
                 self.prefetch(self.offset(after, line, size=1))
-            after = self.offset(after, self.ahead_in_a, size=1)
+            for step in range(self.steps_ahead):
+                self.prefetch(self.offset(after, step * self.spec.a_step))
+            ahead_in_a = self.ahead_in_a or 4 * self.steps_ahead * self.spec.a_step
+            after = self.offset(after, ahead_in_a, size=1)
             loop.carry([*self._steps(a, b, UNROLL), after, *self._sums(a, b, UNROLL, sums)])
         a, b, _, *sums = loop.values
         with self.loop(self.builder.srem(length, integer(UNROLL)), [a, b, *sums]) as loop:

@@ -104,6 +104,29 @@ def test_a_tile_may_cross_from_one_block_of_rows_of_a_to_the_next(split):
     assert np.allclose(c, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_blocks_may_be_listed_by_offsets_the_last_ones_shorter(blocks, down):
+    rows, cols, length, last = 5, nr, 6, 3
+    a, b, bias, mask = operands(rows, cols, 3, length)
+    c = np.full((rows, cols), np.nan, np.float32)
+    stored = np.ascontiguousarray(a.transpose(0, 2, 1)) if down else a
+    order = [2, 0, 1][:blocks]
+    table = np.array([(i * a[0].size, i * b[0].size) for i in [*order, 0]], np.int64)
+    strides = (1, rows) if down else (length, 1)
+    function = _SIGNATURE(
+        engine.address(GemmTile(rows, cols, *strides, cols, offsets=True), current_target())
+    )
+    addresses = [x.ctypes.data for x in (stored, b, c, bias, mask, table)]
+    whole = min(blocks, 2)
+    function(*addresses, whole, blocks, length, last, cols, cols + 3, 0, 0)
+    steps = [length, length, last]
+    expected = np.zeros((rows, cols))
+    for i, count in zip(order, steps, strict=False):
+        expected += a[i, :, :count].astype(np.float64) @ b[i, :count]
+    assert np.allclose(c, expected, atol=1e-4)
+
+
 def test_every_field_is_in_the_name():
     spec = GemmTile(2, 3, 4, 5, 6)
     changed = [
@@ -122,9 +145,10 @@ def test_every_field_is_in_the_name():
             ("odd", True),
             ("split", 1),
             ("skip", 9),
+            ("offsets", True),
         ]
     ]
-    assert len({spec.symbol, *(other.symbol for other in changed)}) == 14
+    assert len({spec.symbol, *(other.symbol for other in changed)}) == 15
 
 
 multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16

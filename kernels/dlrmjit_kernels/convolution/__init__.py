@@ -1,0 +1,1 @@
+"""Convolutions and pooling of images, computed in place: nothing is unrolled or padded."""

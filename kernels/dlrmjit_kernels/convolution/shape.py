@@ -1,0 +1,151 @@
+"""What a convolution is, and how its images and filters are stored.
+
+Images are stored as ``X[N][Cb][H][W][bc]`` and filters as ``W[Kb][Cb][R][S][bc][bk]``, so a row of
+pixels of a block of channels is a small matrix with contiguous rows, and the filters of a block of
+outputs are one panel. Both are matrices of the other kernels too: images have a row per pixel and a
+column per channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit_kernels.errors import ShapeError
+from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, as_floats
+from dlrmjit_kernels.runtime.integers import ceil_div
+from dlrmjit_kernels.runtime.target import current_target
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """N images of C channels, H by W pixels; K filters of R by S taps.
+
+    Filters move by ``stride`` pixels over images that count as surrounded by ``padding`` zeros.
+
+    Raises
+    ------
+    ShapeError
+        For sizes that are not positive integers, or filters larger than the padded image.
+    """
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
+    stride: int = 1
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_size(field.name, getattr(self, field.name), field.name != "padding")
+        check_window((self.R, self.S), (self.H, self.W), self.padding)
+
+    @property
+    def P(self) -> int:  # noqa: N802 - the symbol of the literature
+        """Rows of an output image."""
+        return outputs(self.H, self.R, self.stride, self.padding)
+
+    @property
+    def Q(self) -> int:  # noqa: N802 - the symbol of the literature
+        """Columns of an output image."""
+        return outputs(self.W, self.S, self.stride, self.padding)
+
+    @property
+    def input_layout(self) -> Layout:
+        """Layout of x, one row per pixel and one column per channel."""
+        return image_layout(self.N, self.C, self.H, self.W)
+
+    @property
+    def output_layout(self) -> Layout:
+        """Layout of y."""
+        return image_layout(self.N, self.K, self.P, self.Q)
+
+    @property
+    def filter_layout(self) -> Layout:
+        """Layout of w: a row per block of channels, tap and channel, a column per filter."""
+        block = channel_block(self.C)
+        rows = ceil_div(self.C, block) * self.R * self.S * block
+        return Layout.panels(rows, self.K, channel_block(self.K))
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one operation, those with padding included, as the field counts them."""
+        return self.N * self.P * self.Q * self.K * self.C * self.R * self.S
+
+
+def outputs(extent: int, taps: int, stride: int, padding: int) -> int:
+    """Return the positions of a window along an axis."""
+    return (extent + 2 * padding - taps) // stride + 1
+
+
+def check_size(name: str, value: object, positive: bool) -> None:
+    """Raise ShapeError unless ``value`` is an integer of at least 1, or 0 if not ``positive``."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or int(value) < int(positive):  # type: ignore[call-overload]
+        least = int(positive)
+        raise ShapeError(f"{name} of images must be an integer from {least} on, not {value!r}")
+
+
+def check_window(window: tuple[int, int], image: tuple[int, int], padding: int) -> None:
+    """Raise ShapeError for a window of taps that is larger than the padded image."""
+    for taps, extent in zip(window, image, strict=True):
+        if taps > extent + 2 * padding:
+            raise ShapeError(
+                f"a window of {window[0]} x {window[1]} does not fit images of "
+                f"{image[0]} x {image[1]} pixels with padding {padding}; choose a smaller one"
+            )
+
+
+def channel_block(channels: int) -> int:
+    """Return the channels of a block: all, or as many as a register tile has columns."""
+    return min(channels, current_target().nr)
+
+
+def image_layout(images: int, channels: int, rows: int, cols: int) -> Layout:
+    """Return the layout of images: blocks of channels of an image, each with all its pixels."""
+    block, pixels = channel_block(channels), rows * cols
+    image = ceil_div(channels, block) * pixels * block
+    return Layout(images * pixels, channels, pixels, block, image, pixels * block, block)
+
+
+def images_matrix(images: NDArray[np.floating]) -> Matrix:
+    """Return a copy of images (N, C, H, W) in blocks of channels."""
+    source = as_floats(images)
+    if source.ndim != 4:
+        raise ShapeError(f"images must have axes N, C, H, W, not the shape {source.shape}")
+    n, c, h, w = source.shape
+    pixels = source.transpose(0, 2, 3, 1).reshape(n * h * w, c)
+    return Matrix.empty(image_layout(n, c, h, w)).assign(pixels)
+
+
+def images_array(matrix: Matrix, rows: int, cols: int) -> Floats:
+    """Return a copy of a matrix of images of ``rows`` x ``cols`` pixels as (N, C, H, W)."""
+    pixels = matrix.to_numpy().reshape(-1, rows, cols, matrix.cols)
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+
+def filters_matrix(filters: NDArray[np.floating]) -> Matrix:
+    """Return a copy of filters (K, C, R, S) in blocks; missing channels of the last are zero."""
+    source = as_floats(filters)
+    if source.ndim != 4:
+        raise ShapeError(f"filters must have axes K, C, R, S, not the shape {source.shape}")
+    k, c, r, s = source.shape
+    block = channel_block(c)
+    blocks = ceil_div(c, block)
+    padded = np.pad(source, ((0, 0), (0, blocks * block - c), (0, 0), (0, 0)))
+    rows = padded.reshape(k, blocks, block, r, s).transpose(1, 3, 4, 2, 0).reshape(-1, k)
+    return Matrix.empty(Layout.panels(len(rows), k, channel_block(k))).assign(rows)
+
+
+def filters_array(matrix: Matrix, channels: int, window: tuple[int, int]) -> Floats:
+    """Return a copy of a matrix of filters of ``window`` taps as (K, C, R, S)."""
+    block = channel_block(channels)
+    blocked = matrix.to_numpy().reshape(-1, *window, block, matrix.cols)
+    whole = blocked.transpose(4, 0, 3, 1, 2).reshape(matrix.cols, -1, *window)
+    return np.ascontiguousarray(whole[:, :channels])

@@ -56,7 +56,8 @@ def bind_forward(
 ) -> Call:
     """Check the operands of :func:`conv_forward` and return it as a call to repeat.
 
-    The call has addresses only: operands must live as long as it may be called.
+    The call owns its operands, whose contents may change, and runs on as many threads as are set
+    now.
     """
     _check(conv, x=(x, conv.input_layout), w=(w, conv.filter_layout), y=(y, conv.output_layout))
     check_apart("y", y, x=x, w=w)
@@ -69,7 +70,7 @@ def bind_forward(
         check_disjoint("y", y.data, b=b)
     threads, target = get_threads(), current_target()
     plan = forward_plan(conv, b is not None, code, accumulate, threads, target)
-    return plan.bind(x.address, w.address, y.address, bias)
+    return _owning(plan.bind(x.address, w.address, y.address, bias), x, w, b, y)
 
 
 def conv_backward_data(
@@ -148,7 +149,16 @@ def bind_backward_weights(conv: Convolution, x: Matrix, dy: Matrix, dw: Matrix) 
     _check(conv, x=(x, layouts[0]), dy=(dy, layouts[1]), dw=(dw, layouts[2]))
     check_apart("dw", dw, x=x, dy=dy)
     plan = weight_plan(conv, get_threads(), current_target())
-    return plan.bind(x.address, dy.address, dw.data)
+    return _owning(plan.bind(x.address, dy.address, dw.data), x, dy)
+
+
+def _owning(call: Call, *operands: object) -> Call:
+    """Return a call that owns the operands whose addresses it has."""
+    return partial(_call, call, operands)
+
+
+def _call(call: Call, operands: tuple[object, ...]) -> None:
+    call()
 
 
 def _check(conv: Convolution, **operands: tuple[Matrix, Layout]) -> None:

@@ -158,6 +158,14 @@ def test_images_of_a_batch_do_not_depend_on_each_other():
     np.testing.assert_array_equal(single.forward()[0], whole.forward()[1])
 
 
+def test_a_bound_call_owns_its_operands():
+    case = Case(Convolution(1, nr, 90, 90, nr, 1, 1))  # large enough to be unmapped when freed
+    y = uninitialised(case.conv.output_layout)
+    call = bind_forward(case.conv, images_matrix(case.x), filters_matrix(case.w), None, y)
+    call()
+    np.testing.assert_array_equal(images_array(y, 90, 90), case.forward(bias=False))
+
+
 def test_channels_that_pad_the_last_block_of_a_gradient_are_zero():
     case = Case(LARGER[3])
     dw = uninitialised(case.conv.filter_layout)

@@ -82,10 +82,11 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
 
 
 def _variants(options: argparse.Namespace) -> Variants:
-    parts = map(int, options.parts.split(","))
-    return Variants(
-        tuple(parts), tuple(options.dtypes.split(",")), tuple(options.exchange.split(","))
-    )
+    """Return what is asked for, and always the step that the others are compared with."""
+    parts = dict.fromkeys((1, *map(int, options.parts.split(","))))
+    dtypes = dict.fromkeys(("fp32", *options.dtypes.split(",")))
+    exchanges = dict.fromkeys(("alltoall", *options.exchange.split(",")))
+    return Variants(tuple(parts), tuple(dtypes), tuple(exchanges))
 
 
 def _printed(rows: list[Row], comm: Comm) -> list[Row]:

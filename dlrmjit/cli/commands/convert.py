@@ -109,8 +109,10 @@ def _to_bin(splits: Mapping[str, Dataset], out: Path) -> None:
     outputs = {name: out.with_name(f"{out.name}_{names[name]}.bin") for name in splits}
     rows = np.array(next(iter(splits.values())).table_rows, np.int32)
     counts = out.with_name("day_fea_count.npz")
+    check_all_new(list(outputs.values()))  # clears what a killed one left, counts among it
     has_counts = _has_counts(counts, rows.tolist())
-    check_all_new([*outputs.values(), *([] if has_counts else [counts])])
+    if not has_counts:
+        check_new(counts)
     with NewFiles(out.parent, outputs[min(outputs)].name) as files:
         for name, dataset in splits.items():
             with files.open(outputs[name].name) as file:

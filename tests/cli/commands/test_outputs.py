@@ -66,6 +66,36 @@ def criteo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- convert
 
 
+KILLED = """
+import os, signal, sys
+from dlrmjit.cli.commands import convert
+
+link, left = os.link, int(sys.argv.pop(1))
+
+def killed(*args, **options):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return link(*args, **options)
+
+os.link = killed
+convert.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("links", [1, 3])
+def test_a_conversion_killed_while_its_files_appear_is_made_again_whole(
+    criteo: Path, tmp_path: Path, links: int
+) -> None:
+    words = [str(criteo / "set"), str(tmp_path / "x"), "--to", "bin"]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(links), *words], check=False)
+    assert done.returncode == -9
+    assert (tmp_path / "day_fea_count.npz").exists()
+    assert convert.main(words) == 0
+    assert set(tree(tmp_path)) == {"x_train.bin", "x_test.bin", "x_val.bin", "day_fea_count.npz"}
+
+
 def test_convert_does_not_overwrite_its_source(
     criteo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

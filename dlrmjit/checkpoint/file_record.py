@@ -54,7 +54,14 @@ class FileRecord:
     def from_dict(facts: Mapping[str, Any]) -> FileRecord:
         """Return the record that a manifest has; raises KeyError where it has no digest."""
         kind = FLETCHER4 if FLETCHER4 in facts else SHA256
-        return FileRecord(int(facts["bytes"]), str(facts[kind]), kind)
+        return FileRecord(whole(facts["bytes"]), str(facts[kind]), kind)
+
+
+def whole(value: object) -> int:
+    """Return an integer of a manifest; raises ValueError for text, fractions and truth values."""
+    if type(value) is not int:
+        raise ValueError(f"{value!r:.60} is not a whole number")
+    return value
 
 
 def check_file(path: os.PathLike[str], record: FileRecord) -> None:

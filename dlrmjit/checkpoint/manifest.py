@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlrmjit.checkpoint.file_record import SHA256, FileRecord
+from dlrmjit.checkpoint.file_record import SHA256, FileRecord, whole
 from dlrmjit.checkpoint.safetensors_file import DTYPES
 from dlrmjit.errors import CheckpointError
 from dlrmjit.version import __version__
@@ -194,7 +194,7 @@ def _file_name(name: str) -> str:
 
 def _array(name: str, value: Mapping[str, Any]) -> ArrayRecord:
     parts = tuple(_part(part) for part in value["parts"])
-    shape, split = tuple(int(n) for n in value["shape"]), bool(value.get("split", False))
+    shape, split = tuple(whole(n) for n in value["shape"]), bool(value.get("split", False))
     record = ArrayRecord(shape, str(value["dtype"]), parts, split)
     if record.dtype not in DTYPES:
         raise ValueError(f"{name} has the unknown dtype {record.dtype!r}")
@@ -207,11 +207,11 @@ def _part(value: Mapping[str, Any]) -> Part:
     last = value.get("last_col")
     return Part(
         value["file"],
-        int(value["start"]),
-        int(value["stop"]),
-        int(value.get("step", 1)),
-        int(value.get("first_col", 0)),
-        None if last is None else int(last),
+        whole(value["start"]),
+        whole(value["stop"]),
+        whole(value.get("step", 1)),
+        whole(value.get("first_col", 0)),
+        None if last is None else whole(last),
     )
 
 

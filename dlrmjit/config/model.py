@@ -111,7 +111,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         self._resolve_dynamic()
         for name in ("table_rows", "mlp_bottom", "mlp_top", "table_dims", "qr_collisions"):
-            object.__setattr__(self, name, tuple(int(v) for v in getattr(self, name)))
+            object.__setattr__(self, name, _sizes(name, getattr(self, name)))
         if not any(self.qr_collisions):
             object.__setattr__(self, "qr_collisions", ())
             object.__setattr__(self, "qr_operation", "mult")
@@ -336,6 +336,17 @@ def model_from_dict(description: Mapping[str, Any]) -> AnyModelConfig:
     if "nodes" in description:
         return Architecture.from_dict(description)
     return ModelConfig.from_dict(description)
+
+
+def _sizes(name: str, values: Sequence[Any]) -> tuple[int, ...]:
+    """Return whole numbers as integers; raises ConfigError for others and for text."""
+    try:
+        sizes = tuple(int(value) for value in values)
+        if isinstance(values, str) or sizes != tuple(values):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{name} must hold whole numbers, not {values!r:.60}") from None
+    return sizes
 
 
 def _dashed(values: Sequence[int]) -> str:

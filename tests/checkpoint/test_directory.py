@@ -119,6 +119,9 @@ def edit_manifest(path, **changes):
         ({"state": {"w": {"shape": [0], "dtype": "object", "parts": []}}}, "object"),
         ({"files": {"../x": {"bytes": 0, "sha256": ""}}}, "plain file name"),
         ({"progress": 3}, "an incomplete manifest"),
+        ({"state": {"w": {"shape": ["2"], "dtype": "float32", "parts": []}}}, "'2' is not a whole"),
+        ({"state": {"w": {"shape": [2.0], "dtype": "float32", "parts": []}}}, "2.0 is not a whole"),
+        ({"files": {"x": {"bytes": "4", "sha256": ""}}}, "'4' is not a whole number"),
     ],
 )
 def test_an_invalid_manifest_is_reported(tmp_path, changes, message):

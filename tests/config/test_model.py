@@ -52,6 +52,16 @@ def test_contradictions_are_refused(change, message):
         small_config(**change)
 
 
+@pytest.mark.parametrize("values", ["s", "57", ["5"], [5.5], [float("inf")], [None]])
+@pytest.mark.parametrize("name", ["table_rows", "mlp_top", "table_dims"])
+def test_sizes_that_are_no_whole_numbers_are_refused(name, values):
+    description = {**small_config().to_dict(), name: values}
+    with pytest.raises(ConfigError, match=f"{name} must hold whole numbers"):
+        ModelConfig.from_dict(description)
+    with pytest.raises(ConfigError, match=f"{name} must hold whole numbers"):
+        small_config(**{name: values})
+
+
 def test_an_unknown_key_of_a_description_is_refused():
     with pytest.raises(ConfigError, match="not a model description"):
         ModelConfig.from_dict({"rows": [1]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from dlrmjit.warm.rehearsal import Rehearsal
 
 MOST_HELPERS = 7  # more would wait for the longest chain of functions that call each other
 _MOST_KERNELS = 4096  # of a training; as many numbers fit into a pipe
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _WORD = 2  # bytes of a number in the pipe, which one read takes as a whole
 
 
@@ -23,7 +25,7 @@ def compile_ahead(rehearsal: Rehearsal) -> None:
     """Start processes that compile the kernels of a training, if this is a first start.
 
     One per CPU but that of the caller, who compiles what it needs first meanwhile. They end by
-    themselves, also when the caller ends. Once most kernels are in the cache, another training
+    themselves, and with the caller. Once most kernels are in the cache, another training
     needs so few that helpers do not pay.
     """
     if is_cache_cold():
@@ -89,7 +91,12 @@ def _start(rehearsal: Rehearsal, source: int) -> int:
 
 
 def _detach(source: int) -> None:
-    """Share nothing with the caller: no file but ``source``, signals, terminal, output or CPU."""
+    """Share nothing with the caller: no file but ``source``, signals, terminal, output or CPU.
+
+    The system ends a helper with its caller, whatever it waits for: a thread that is not there
+    may have held a lock at the fork.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def start(made, *words):
 
 def namespaces():
     return {path.name for path in Path("/run/netns").glob("dlrmjit-*")}
+
+
+def processes(name):
+    """Return the commands of a namespace's processes but those of the launcher."""
+    listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
+    words = (Path(f"/proc/{pid}/cmdline") for pid in listed.stdout.split())
+    commands = [path.read_text().split("\0") for path in words if path.exists()]
+    return [command for command in commands if "dlrmjit.train" in command]
 
 
 @needs_hosts
@@ -81,6 +90,10 @@ def test_a_link_that_is_cut_ends_all_with_a_sentence():
                 assert job.poll() is None
             made.cut(made.names[1])
             _, errors = job.communicate(timeout=ENDED)
+            began = time.monotonic()
+            while processes(made.namespace(made.names[1])):
+                assert time.monotonic() - began < ENDED, "the ranks of the other host go on"
+                time.sleep(0.2)
         finally:
             job.kill()
     assert job.returncode != 0

@@ -136,6 +136,16 @@ def test_fail_together_installs_no_hook_in_one_process():
     assert sys.excepthook is before
 
 
+def test_an_abort_that_hangs_with_the_lock_of_python_ends_the_process():
+    program = (
+        "import ctypes\nfrom dlrmjit.parallel.comm import abort\n"
+        "class Stuck:\n    def Abort(self, code): ctypes.PyDLL(None).sleep(1000)\n"
+        "abort.ABORT_SECONDS = 0.5\nabort.end_job(Stuck(), 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=ENDED, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @needs_mpi
 def test_wrong_options_are_reported_once():
     done = run_ranks(3, "-m", "dlrmjit.train", "--bogus", check=False)

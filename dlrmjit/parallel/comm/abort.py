@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlrmjit import launchers
 from dlrmjit.parallel.comm.protocol import Comm
 
-FAILED, INTERRUPTED = 1, 130  # exit codes
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
+FAILED, INTERRUPTED = 1, 130  # exit codes
+ABORT_SECONDS = 5.0  # in which MPI must have ended a rank
 
 _notes: list[str] = []  # what to say after the reason for which the job ends
 
@@ -56,6 +60,18 @@ def end_process(code: int) -> None:
     """
     launchers.abort(code)
     os._exit(code)
+
+
+def end_job(comm: MPI.Intracomm, code: int) -> None:
+    """End all ranks with exit code ``code``; if neither launcher nor MPI does, this process.
+
+    Where a rank cannot be reached, MPI may wait for it for ever, and it holds Python's lock
+    meanwhile: only a thread that needs no lock can end the process then.
+    """
+    launchers.abort(code)  # whose exit code is this one; MPI's may be that of a killed rank
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    faulthandler.dump_traceback_later(ABORT_SECONDS, exit=True, file=nowhere)
+    comm.Abort(code)
 
 
 def _aborting(report: Callable[..., Any], comm: Comm) -> Callable[..., None]:

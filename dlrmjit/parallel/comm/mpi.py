@@ -15,8 +15,8 @@ import numpy as np
 from dlrmjit_kernels.runtime.threads import allowed_cpus, available_cpus
 from numpy.typing import NDArray
 
-from dlrmjit import launchers
 from dlrmjit.errors import ShapeError
+from dlrmjit.parallel.comm.abort import end_job
 from dlrmjit.parallel.comm.protocol import (
     DONE,
     Buffer,
@@ -207,8 +207,7 @@ class MpiComm:
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides MPI's own message about the abort
-        launchers.abort(code)  # whose exit code is this one; MPI's may be that of a killed rank
-        self._comm.Abort(code)
+        end_job(self._comm, code)
 
     def local_ranks(self) -> HostRanks:
         """Return the index of this rank on its host, and the number of ranks there."""

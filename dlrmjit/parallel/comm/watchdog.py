@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlrmjit.launchers import abort, seconds_after_lower_ranks
-from dlrmjit.parallel.comm.abort import FAILED, end_process, with_notes
+from dlrmjit.launchers import seconds_after_lower_ranks
+from dlrmjit.parallel.comm.abort import ABORT_SECONDS, FAILED, end_job, end_process, with_notes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _PERIOD = 0.5  # seconds between two looks at the waits
 _STANDSTILL = 5.0  # seconds between two looks after which this process must have been stopped
 _ANSWER_TIME = 2.0  # seconds in which other ranks must answer: several periods
-_ABORT_TIME = 5.0  # seconds in which MPI must have ended the job
 _SHOWN = 6  # ranks that a message describes
 _QUESTION, _ANSWER = 1, 2  # tags
 
@@ -161,11 +160,7 @@ class Watchdog:
         if overdue not in list(_waits.values()):
             return  # it has ended meanwhile
         report(self._message(overdue, states))
-        fallback = threading.Timer(_ABORT_TIME, end_process, (FAILED,))
-        fallback.daemon = True
-        fallback.start()
-        abort(FAILED)
-        self._comm.Abort(FAILED)
+        end_job(self._comm, FAILED)
 
     def _yield_to_lower_ranks(self, overdue: _Wait) -> None:
         """Let the first of the waiting ranks report; go on answering meanwhile."""
@@ -173,7 +168,7 @@ class Watchdog:
         while overdue in list(_waits.values()):
             seconds = seconds_after_lower_ranks(self._rank)
             if self._lower_rank_asked:  # to report it, and to end this rank
-                seconds += _ABORT_TIME
+                seconds += ABORT_SECONDS
             if time.monotonic() - began > seconds:
                 return
             if self._may_ask:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from bench.support.harness import run_program
 F64 = NDArray[np.float64]
 Rows = tuple[F64, NDArray[np.int64], F64]
 _TEST = 0.2
-_CLOSE = 0.002  # differences of AUC that so few test rows cannot tell from none
+_RESAMPLES = 200  # of test rows, for the standard error of a lead
 
 
 def _ids(rng: np.random.Generator, n: int, cards: Sequence[int]) -> NDArray[np.int64]:
@@ -148,20 +148,53 @@ def _rivals() -> dict[str, Any]:
     }
 
 
-def compare(rows: Rows, seed: int) -> dict[str, float]:
-    """Return the AUC of all models on the last rows, trained on the others."""
-    from sklearn.metrics import roc_auc_score
+class Found(NamedTuple):
+    """AUC by model, the lead over the better rival, and its standard error."""
 
+    auc: dict[str, float]
+    lead: float
+    error: float
+
+
+def compare(rows: Rows, seed: int) -> Found:
+    """Return the AUC of all models on the last rows, trained on the others."""
     from dlrmjit.sklearn import DLRMClassifier
 
     x, ids, y = rows
     frame, cut = _frame(x, ids), int(len(y) * (1 - _TEST))
     models = {"dlrmjit": DLRMClassifier(random_state=seed), **_rivals()}
-    found = {}
-    for name, model in models.items():
-        model.fit(frame[:cut], y[:cut])
-        found[name] = float(roc_auc_score(y[cut:], model.predict_proba(frame[cut:])[:, 1]))
-    return found
+    scores = {
+        name: model.fit(frame[:cut], y[:cut]).predict_proba(frame[cut:])[:, 1]
+        for name, model in models.items()
+    }
+    return found_on(y[cut:], scores, seed)
+
+
+def found_on(y: F64, scores: dict[str, F64], seed: int) -> Found:
+    """Return what the scores of models are worth; the first model is ours."""
+    from sklearn.metrics import roc_auc_score
+
+    auc = {name: float(roc_auc_score(y, each)) for name, each in scores.items()}
+    ours, *rivals = auc
+    best = max(rivals, key=auc.__getitem__)
+    rng, leads = np.random.default_rng(seed), []
+    for _ in range(_RESAMPLES):
+        rows = rng.integers(len(y), size=len(y))
+        if 0 < y[rows].sum() < len(y):
+            first, second = (roc_auc_score(y[rows], scores[name][rows]) for name in (ours, best))
+            leads.append(first - second)
+    return Found(auc, auc[ours] - auc[best], float(np.std(leads)))
+
+
+def summary(kind: str, found: Sequence[Found]) -> str:
+    """Return a line about all seeds of a kind."""
+    leads = [each.lead for each in found]
+    behind = sum(each.lead < -2 * each.error for each in found)
+    return (
+        f"{kind}: ahead of both in {sum(lead >= 0 for lead in leads)} of {len(leads)} seeds, "
+        f"behind by more than two standard errors in {behind}, "
+        f"lead {np.mean(leads):+.4f} on average, {min(leads):+.4f} at worst"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,21 +208,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.criteo:
         kinds["criteo"] = partial(criteo, options.criteo)
     for kind, rows_of in kinds.items():
-        leads = []
+        all_found = []
         for seed in range(options.seeds):
             found = compare(rows_of(seed), seed)
-            ours = found["dlrmjit"]
-            leads.append(ours - max(auc for name, auc in found.items() if name != "dlrmjit"))
-            line = "  ".join(f"{name} {auc:.4f}" for name, auc in found.items())
-            print(f"{kind} {seed}: {line}  lead {leads[-1]:+.4f}", flush=True)
-        ahead = sum(lead >= 0 for lead in leads)
-        close = sum(lead >= -_CLOSE for lead in leads)
-        print(
-            f"{kind}: ahead of both in {ahead} of {len(leads)} seeds, at most {_CLOSE} behind in "
-            f"{close}, lead {np.mean(leads):+.4f} "
-            f"on average, {min(leads):+.4f} at worst",
-            flush=True,
-        )
+            all_found.append(found)
+            line = "  ".join(f"{name} {auc:.4f}" for name, auc in found.auc.items())
+            print(f"{kind} {seed}: {line}  lead {found.lead:+.4f} +- {found.error:.4f}", flush=True)
+        print(summary(kind, all_found), flush=True)
     return 0
 
 

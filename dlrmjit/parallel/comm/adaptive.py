@@ -22,12 +22,12 @@ _TRIED = 4  # steps of each way, alternating by pairs; the first of a pair is no
 class AdaptiveComm:
     """A communicator that calls MPI between operations, or has a thread call it.
 
+    ``chosen`` is the name of the way, empty until it is decided.
+
     Parameters
     ----------
     comm : a communicator without other users
     cpus : CPUs for the thread; by default it shares those of its process
-
-    ``chosen`` is the name of the way, empty until it is decided.
     """
 
     def __init__(self, comm: Comm, cpus: Sequence[int] = ()) -> None:

@@ -39,11 +39,11 @@ ALL = [(path.stem, words) for path in RECIPES for words in commands(path.read_te
 
 
 PARSERS: dict[str, Callable[[list[str]], object]] = {
-    "dlrmjit.prepare": lambda words: prepare.options_of(parse_command(PREPARE, words)),
-    "dlrmjit.train": parse.parse,
-    "dlrmjit.evaluate": lambda words: parse_command(EVALUATE, words),
-    "dlrmjit.predict": lambda words: parse_command(PREDICT, words),
-    "dlrmjit.export_embeddings": lambda words: parse_command(EXPORT_EMBEDDINGS, words),
+    "prepare": lambda words: prepare.options_of(parse_command(PREPARE, words)),
+    "train": parse.parse,
+    "evaluate": lambda words: parse_command(EVALUATE, words),
+    "predict": lambda words: parse_command(PREDICT, words),
+    "export-embeddings": lambda words: parse_command(EXPORT_EMBEDDINGS, words),
 }
 
 
@@ -60,18 +60,18 @@ def folder_with_the_schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Path(name).write_text(re.findall(r"```toml[^\n]*\n(.*?)```", text, re.DOTALL)[0])
 
 
-@pytest.mark.parametrize(("recipe", "words"), ALL, ids=[f"{r}-{w[2]}" for r, w in ALL])
+@pytest.mark.parametrize(("recipe", "words"), ALL, ids=[f"{r}-{w[1]}" for r, w in ALL])
 def test_commands_parse(recipe: str, words: list[str]) -> None:
-    assert words[:2] == ["python", "-m"]
-    PARSERS[words[2]](words[3:])
+    assert words[0] == "dlrmjit"
+    PARSERS[words[1]](words[2:])
 
 
 RUNNERS: dict[str, Callable[[list[str]], int]] = {
-    "dlrmjit.prepare": prepare.main,
-    "dlrmjit.train": main,
-    "dlrmjit.evaluate": evaluate.main,
-    "dlrmjit.predict": predict.main,
-    "dlrmjit.export_embeddings": export_embeddings.main,
+    "prepare": prepare.main,
+    "train": main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "export-embeddings": export_embeddings.main,
 }
 
 
@@ -94,7 +94,7 @@ def write_log(rows: int) -> None:
 def test_the_recipe_for_a_users_csv_runs(capsys: pytest.CaptureFixture[str]) -> None:
     write_log(9998)
     for words in commands(OWN):
-        assert RUNNERS[words[2]](words[3:]) == 0, words
+        assert RUNNERS[words[1]](words[2:]) == 0, words
     out = capsys.readouterr().out
     assert "set: 10,000 rows (8,000 train, 1,000 test, 1,000 validation), 3 tables" in out
     aucs = [float(auc) for auc in re.findall(r"^auc: ([\d.]+)", out, re.MULTILINE)]
@@ -134,7 +134,7 @@ def copy_frappe(rows: dict[str, int] | None = None) -> None:
 
 def run(lines: Sequence[list[str]]) -> None:
     for words in lines:
-        assert RUNNERS[words[2]](words[3:]) == 0, words
+        assert RUNNERS[words[1]](words[2:]) == 0, words
 
 
 @pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=needs_real)])
@@ -145,7 +145,7 @@ def test_the_recipe_for_frappe_runs(capsys: pytest.CaptureFixture[str], is_real:
     assert "frappe: 6,000 rows (5,000 train, 300 test, 700 validation), 10 tables" in out
     assert "Test on 700 samples" in out
     aucs = [float(auc) for auc in re.findall(r"^auc: ([\d.]+)", out, re.MULTILINE)]
-    assert len(aucs) == sum(words[2] == "dlrmjit.evaluate" for words in commands(FRAPPE))
+    assert len(aucs) == sum(words[1] == "evaluate" for words in commands(FRAPPE))
     assert min(aucs) > 0.6
 
 
@@ -155,7 +155,7 @@ def test_a_logistic_regression_of_frappe_reaches_what_is_published(
 ) -> None:
     """BARS reports AUC 0.9356 on these test rows, with other negatives to train on."""
     copy_frappe()
-    first = next(i for i, words in enumerate(commands(FRAPPE)) if words[2] == "dlrmjit.evaluate")
+    first = next(i for i, words in enumerate(commands(FRAPPE)) if words[1] == "evaluate")
     run(commands(FRAPPE)[: first + 1])
     out = capsys.readouterr().out
     assert "(202,027 train, 28,860 test, 57,722 validation)" in out

@@ -37,7 +37,6 @@ async def read_body(receive: Receive, announced: bytes, limits: BodyLimits) -> b
 
 
 async def _all_parts(receive: Receive, limits: BodyLimits) -> bytes:
-    body = b""
     parts: list[bytes] = []
     size = 0
     while True:

@@ -6,11 +6,11 @@ bits are the same for any number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
-from dlrmjit_kernels.convolution.shape import check_size, check_window, image_layout, outputs
+from dlrmjit_kernels.convolution.shape import Windows, image_layout
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, check_apart
 from dlrmjit_kernels.runtime.compile import jit, task_jit
@@ -21,7 +21,7 @@ _Sizes = tuple[int, int, int, int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Pooling:
+class Pooling(Windows):
     """Windows of R by S pixels of N images of C channels, every ``stride`` pixels.
 
     Pixels of the ``padding`` are in no window: they are not the maximum, and an average is that of
@@ -44,29 +44,12 @@ class Pooling:
     padding: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            check_size(field.name, getattr(self, field.name), field.name != "padding")
-        check_window((self.R, self.S), (self.H, self.W), self.padding)
+        self.check()
         if 2 * self.padding > min(self.R, self.S):
             raise ShapeError(
                 f"windows of {self.R} x {self.S} pixels may have a padding of at most half their "
                 f"size, not {self.padding}"
             )
-
-    @property
-    def P(self) -> int:  # noqa: N802 - the symbol of the literature
-        """Rows of an output image."""
-        return outputs(self.H, self.R, self.stride, self.padding)
-
-    @property
-    def Q(self) -> int:  # noqa: N802 - the symbol of the literature
-        """Columns of an output image."""
-        return outputs(self.W, self.S, self.stride, self.padding)
-
-    @property
-    def input_layout(self) -> Layout:
-        """Layout of x, one row per pixel and one column per channel."""
-        return image_layout(self.N, self.C, self.H, self.W)
 
     @property
     def output_layout(self) -> Layout:

@@ -8,7 +8,7 @@ column per channel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,45 @@ from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.target import current_target
 
 
+class Windows:
+    """Windows of R by S pixels on N images of C channels, H by W pixels.
+
+    They are ``stride`` pixels apart, on images with ``padding`` pixels around them.
+    """
+
+    N: int
+    C: int
+    H: int
+    W: int
+    R: int
+    S: int
+    stride: int
+    padding: int
+
+    def check(self) -> None:
+        """Raise ShapeError for sizes that are no positive integers, or windows that do not fit."""
+        for name, value in vars(self).items():
+            check_size(name, value, name != "padding")
+        check_window((self.R, self.S), (self.H, self.W), self.padding)
+
+    @property
+    def P(self) -> int:  # noqa: N802 - the symbol of the literature
+        """Rows of an output image."""
+        return outputs(self.H, self.R, self.stride, self.padding)
+
+    @property
+    def Q(self) -> int:  # noqa: N802 - the symbol of the literature
+        """Columns of an output image."""
+        return outputs(self.W, self.S, self.stride, self.padding)
+
+    @property
+    def input_layout(self) -> Layout:
+        """Layout of x, one row per pixel and one column per channel."""
+        return image_layout(self.N, self.C, self.H, self.W)
+
+
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(Windows):
     """N images of C channels, H by W pixels; K filters of R by S taps.
 
     Filters move by ``stride`` pixels over images that count as surrounded by ``padding`` zeros.
@@ -42,24 +79,7 @@ class Convolution:
     padding: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            check_size(field.name, getattr(self, field.name), field.name != "padding")
-        check_window((self.R, self.S), (self.H, self.W), self.padding)
-
-    @property
-    def P(self) -> int:  # noqa: N802 - the symbol of the literature
-        """Rows of an output image."""
-        return outputs(self.H, self.R, self.stride, self.padding)
-
-    @property
-    def Q(self) -> int:  # noqa: N802 - the symbol of the literature
-        """Columns of an output image."""
-        return outputs(self.W, self.S, self.stride, self.padding)
-
-    @property
-    def input_layout(self) -> Layout:
-        """Layout of x, one row per pixel and one column per channel."""
-        return image_layout(self.N, self.C, self.H, self.W)
+        self.check()
 
     @property
     def output_layout(self) -> Layout:

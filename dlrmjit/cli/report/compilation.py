@@ -33,7 +33,7 @@ class CompilationNotes:
     def __init__(self, total: int = 0) -> None:
         self._lock = threading.Lock()
         self._count, self._total = 0, total
-        self._began = self._shown = 0.0
+        self._began = self._shown = self._last = 0.0
 
     def __call__(self) -> None:
         """Count a kernel that is about to be compiled; say so once in a while."""
@@ -42,9 +42,12 @@ class CompilationNotes:
             self._count += 1
             self._began = self._began or now
             if self._shown:
+                if now - self._last > _SOON:
+                    self._shown = now  # nobody has waited for kernels since
                 self._report(now)
             elif self._count > _FEW and now - self._began >= _SOON:
                 self._announce(now)
+            self._last = now
 
     def _announce(self, now: float) -> None:
         from dlrmjit_kernels.runtime.compile import is_cache_cold  # loads Numba, as a kernel did

@@ -35,6 +35,19 @@ def test_many_kernels_are_announced_once_counted_now_and_then(clock, capsys, mon
     ]
 
 
+def test_a_kernel_after_a_pause_is_counted_if_others_follow_for_seconds(
+    clock, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(tmp_path))
+    notes = CompilationNotes(110)
+    for pause in (1, 1, 60, 1, 1, 1, 1, 1):
+        notes()
+        clock[0] += pause
+    notes()
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert lines == ["dlrmjit: compiling kernel 9 of about 110"]
+
+
 def test_with_most_kernels_in_the_cache_no_total_is_known(clock, capsys, monkeypatch):
     monkeypatch.setattr("dlrmjit_kernels.runtime.compile.is_cache_cold", lambda: False)
     notes = CompilationNotes(110)

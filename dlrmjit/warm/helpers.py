@@ -33,7 +33,7 @@ def compile_ahead(rehearsal: Rehearsal) -> None:
 
 
 def compile_all(rehearsal: Rehearsal) -> int:
-    """Compile the kernels of a training in as many processes as CPUs; return their number.
+    """Compile the kernels of a training in a process per CPU, eight at most; return their number.
 
     For a process that computes nothing itself.
     """

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlrmjit.checkpoint.file_record import SHA256, FileRecord, whole
 from dlrmjit.checkpoint.safetensors_file import DTYPES
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import is_possible_shape, parse_json
 from dlrmjit.version import __version__
 
 NAME = "manifest.json"
@@ -76,6 +80,11 @@ class ArrayRecord:
         """Length of the first axis; 1 for an array without axes."""
         return self.shape[0] if self.shape else 1
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -112,13 +121,13 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / NAME
     try:
         text = _read_text(path)
-        content = json.loads(text)
     except FileNotFoundError:
         raise CheckpointError(
             f"{directory}: not a checkpoint directory: it has no {NAME}"
         ) from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    content = parse_json(text, path, CheckpointError, finite=False)  # progress may have infinity
     _check_format(path, content)
     _check_digest(path, text, content)
     try:
@@ -173,16 +182,24 @@ def _parse(content: Mapping[str, Any]) -> Manifest:
         _file_name(name): FileRecord.from_dict(facts) for name, facts in content["files"].items()
     }
     manifest = Manifest(
-        model_config=dict(content["model_config"]),
-        progress=dict(content["progress"]),
+        model_config=_object(content, "model_config"),
+        progress=_object(content, "progress"),
         state={name: _array(name, value) for name, value in content["state"].items()},
         optimizer={name: _array(name, value) for name, value in content["optimizer"].items()},
         files=files,
     )
-    for record in (*manifest.state.values(), *manifest.optimizer.values()):
-        for part in record.parts:
-            files[part.file]
+    for name, record in (*manifest.state.items(), *manifest.optimizer.items()):
+        stored = sum(files[file].bytes for file in {part.file for part in record.parts})
+        if record.nbytes > stored:
+            raise ValueError(f"{name} has {record.nbytes} bytes, its files only {stored}")
     return manifest
+
+
+def _object(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = content[key]
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} is no object")
+    return value
 
 
 def _file_name(name: str) -> str:
@@ -198,7 +215,9 @@ def _array(name: str, value: Mapping[str, Any]) -> ArrayRecord:
     record = ArrayRecord(shape, str(value["dtype"]), parts, split)
     if record.dtype not in DTYPES:
         raise ValueError(f"{name} has the unknown dtype {record.dtype!r}")
-    if min(record.shape, default=0) < 0 or not _covers(record):
+    if not is_possible_shape(record.shape, np.dtype(record.dtype).itemsize):
+        raise ValueError(f"{name} has the shape {record.shape}, which no array has")
+    if not _covers(record):
         raise ValueError(f"the parts of {name} do not cover its {record.rows} rows")
     return record
 

@@ -50,6 +50,7 @@ from dlrmjit.files.replace_folder import (
     replaced_folder,
 )
 from dlrmjit.files.speed import DiskSpeed, disk_speed
+from dlrmjit.files.stated_shape import is_possible_shape
 from dlrmjit.files.sync import sync_directory, sync_file
 from dlrmjit.files.work_folder import Survey, WorkFolder, clear_abandoned, survey
 
@@ -73,6 +74,7 @@ __all__ = [
     "create_from_pages",
     "disk_speed",
     "is_inside",
+    "is_possible_shape",
     "is_signed",
     "link_or_copy",
     "locate",

@@ -10,14 +10,20 @@ from dlrmjit.errors import DataError, DlrmjitError
 _MOST_DEPTH = 100
 
 
-def parse_json(text: str | bytes, origin: object, error: type[DlrmjitError] = DataError) -> Any:
+def parse_json(
+    text: str | bytes,
+    origin: object,
+    error: type[DlrmjitError] = DataError,
+    *,
+    finite: bool = True,
+) -> Any:
     """Return the value of JSON text. Raises ``error``, naming ``origin``, for anything else.
 
-    NaN and infinity, which are no JSON, are refused too.
+    If ``finite``, NaN and infinity are refused too, which JSON does not have but Python writes.
     """
     too_deep = error(f"{origin} is not valid JSON: it is nested too deeply")
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse if finite else None)
     except RecursionError:
         raise too_deep from None
     except ValueError as reason:
@@ -39,4 +45,4 @@ def _depth(value: Any) -> int:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number")
+    raise ValueError(f"{constant} is no JSON value; a missing value is null")

@@ -121,6 +121,9 @@ def edit_manifest(path, **changes):
         ({"progress": 3}, "an incomplete manifest"),
         ({"state": {"w": {"shape": ["2"], "dtype": "float32", "parts": []}}}, "'2' is not a whole"),
         ({"state": {"w": {"shape": [2.0], "dtype": "float32", "parts": []}}}, "2.0 is not a whole"),
+        ({"progress": ""}, "progress is no object"),
+        ({"state": {"w": {"shape": [0, 2**63], "dtype": "float32", "parts": []}}}, "no array has"),
+        ({"state": {"w": {"shape": [9**9], "dtype": "int8", "parts": []}}}, "do not cover"),
         ({"files": {"x": {"bytes": "4", "sha256": ""}}}, "'4' is not a whole number"),
     ],
 )
@@ -135,7 +138,7 @@ def test_a_truncated_manifest_is_reported(tmp_path):
     path = save(tmp_path / "a")
     file = path / "manifest.json"
     file.write_text(file.read_text()[:-20])
-    with pytest.raises(CheckpointError, match=r"manifest\.json: cannot be read as JSON"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json is not valid JSON"):
         open_checkpoint(path)
 
 

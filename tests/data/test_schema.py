@@ -74,7 +74,7 @@ WRONG = {
     '{"label": "y", "categorical": ["a"], "dense": [{"name": "d", "transform": "log"}]}': (
         "'d': transform must be one of none, log1p, standardise, piecewise_linear, not 'log'"
     ),
-    '{"label": "y", "categorical": ["a"], "threshold": NaN}': "NaN is not a number",
+    '{"label": "y", "categorical": ["a"], "threshold": NaN}': "NaN is no JSON value",
     '{"label": "y", "categorical": ["a"], "threshold": 1e400}': "threshold must be a finite number",
     '{"label": "y", "categorical": ["a"], "dense": [{"name": "d", "missing": -1e400}]}': (
         "missing of column 'd' must be a finite number"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import is_possible_shape
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -26,7 +27,7 @@ BFLOAT16 = "bfloat16"
 """The dtype of storages that NumPy cannot read: their elements are the high 16 bits of float32."""
 
 _MOST_ELEMENTS = 1 << 48
-_MOST_AXES = 8
+_MOST_AXES, _MOST_ITEMSIZE = 8, 8
 _MOST_REPEATED = 1 << 20  # elements of an expanded tensor, which has more than its storage
 
 
@@ -51,8 +52,12 @@ class StoredTensor:
     def __post_init__(self) -> None:
         """Refuse a view that exceeds its storage, which would read other memory."""
         values = (self.offset, *self.shape, *self.strides)
-        is_valid = all(type(n) is int and 0 <= n <= _MOST_ELEMENTS for n in values)
-        if not is_valid or not len(self.shape) == len(self.strides) <= _MOST_AXES:
+        is_valid = (
+            all(type(n) is int and 0 <= n <= _MOST_ELEMENTS for n in values)
+            and len(self.shape) == len(self.strides) <= _MOST_AXES
+            and is_possible_shape(self.shape, _MOST_ITEMSIZE)
+        )
+        if not is_valid:
             raise pickle.UnpicklingError(
                 f"a tensor of shape {_shown(self.shape)} has an invalid offset, shape or stride"
             )

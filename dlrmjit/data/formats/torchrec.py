@@ -75,6 +75,8 @@ def _labels(path: Path) -> NDArray[Any]:
     labels = map_array(path)
     if labels.ndim == 2 and labels.shape[1] == 1:
         return labels.reshape(-1)
+    if labels.ndim != 1:
+        raise DataError(f"{path} has shape {labels.shape}, expected (N,) or (N, 1)")
     return labels
 
 

@@ -23,6 +23,7 @@ from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColu
 from dlrmjit.data.schema import Schema, drop_unused
 from dlrmjit.data.stored.vocabulary import Texts, read_hashes, read_texts
 from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.files import parse_json
 
 FILE = "preprocessing.json"
 FORMAT = "dlrmjit-preprocessing"
@@ -120,7 +121,7 @@ class Preprocessing:
     def parse(cls, content: bytes, files: Mapping[str, bytes], origin: str) -> Preprocessing:
         """Return what :meth:`to_files` wrote. Raises DataError for anything else."""
         try:
-            found = json.loads(content)
+            found = parse_json(content, f"{origin}: {FILE}")
             if found["format"] != FORMAT or found["version"] not in (VERSION, WITH_BINS, WITH_KEYS):
                 raise DataError(
                     f"{origin}: {FILE} describes {found['format']!r} version {found['version']!r}, "

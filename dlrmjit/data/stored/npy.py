@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import DataError
+from dlrmjit.files import is_possible_shape
 
 _KINDS = "biuf"
 
@@ -89,6 +90,6 @@ def read_header(file: IO[bytes], name: str) -> Header:
         ) from None
     if dtype.kind not in _KINDS or dtype.names or not dtype.isnative:
         raise DataError(f"{name} holds {dtype}, expected numbers in this machine's byte order")
-    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) >= 2**62:
+    if not is_possible_shape(shape, dtype.itemsize):
         raise DataError(f"{name} has shape {shape}, which no array has")
     return Header(shape, bool(fortran), dtype, file.tell())

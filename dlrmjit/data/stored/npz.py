@@ -143,8 +143,6 @@ def _read_member(
         if header.offset + header.nbytes != member.file_size:
             raise DataError(f"{name}: its length is not that of {header.dtype} {header.shape}")
         _check_shape(name, header, shape)
-        if header.offset + header.nbytes != member.file_size:
-            raise DataError(f"{name}: its length is not that of {header.dtype} {header.shape}")
         _check_memory(name, header)
         flat = np.empty(header.nbytes, np.uint8)
         filled = 0

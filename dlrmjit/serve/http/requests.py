@@ -16,7 +16,8 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from dlrmjit.errors import DlrmjitError
+from dlrmjit.errors import DataError, DlrmjitError
+from dlrmjit.files import parse_json
 from dlrmjit.serve.queries import (
     ArrowRows,
     Form,
@@ -76,15 +77,9 @@ def _from_json(kind: Kind, body: bytes, form: Form) -> Query:
 
 def _loaded(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_no_constant)
-    except RecursionError:
-        _refuse("the JSON is nested too deeply")
-    except (ValueError, UnicodeDecodeError) as error:  # also of numbers with too many digits
-        _refuse(f"the body is not JSON: {error}")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value; a missing value is null")
+        return parse_json(body, "the body")
+    except DataError as error:
+        _refuse(str(error))
 
 
 def _check_rows(rows: list[Any], user: Mapping[str, Any]) -> None:
@@ -133,7 +128,7 @@ def _from_arrays(kind: Kind, body: bytes, form: Form) -> Query:
     try:
         arrays = safetensors.numpy.load(body)
         options = _options(kind, _metadata(body))
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, DataError, ValueError, KeyError, TypeError) as error:
         _refuse(f"the body is not safetensors of NumPy's types: {error}")
     return Query(kind, _encoded(kind, arrays, form), **options)
 
@@ -142,7 +137,7 @@ def _metadata(body: bytes) -> dict[str, Any]:
     """Return the numbers in a header's metadata, whose values are text."""
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
     values = header.get("__metadata__") or {}
-    return {key: json.loads(values[key]) for key in ("weight", "top") if key in values}
+    return {key: parse_json(values[key], key) for key in ("weight", "top") if key in values}
 
 
 def _encoded(kind: Kind, arrays: Mapping[str, NDArray[Any]], form: Form) -> Rows:

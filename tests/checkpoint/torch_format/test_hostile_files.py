@@ -41,7 +41,9 @@ def test_values_that_expand_without_end_are_refused(tmp_path, make):
         read_torch_file(file_of(tmp_path / "a.pt", make()))
 
 
-@pytest.mark.parametrize("shape", [(0, 1 << 62), (1 << 40, 0), (1,) * 9, (True, 2)])
+@pytest.mark.parametrize(
+    "shape", [(0, 1 << 62), (1 << 40, 0), (0, 1 << 40, 1 << 40), (1,) * 9, (True, 2)]
+)
 def test_shapes_that_no_tensor_has_are_refused(tmp_path, shape):
     def edit(name, data):
         if not name.endswith("data.pkl"):

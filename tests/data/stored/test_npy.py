@@ -26,6 +26,7 @@ BAD = {
     "negative": (header(INT.replace("(2,)", "(-2,)"), bytes(8)), "shape"),
     "huge": (header(INT.replace("(2,)", "(2**90,)"), bytes(8)), "not a complete .npy array"),
     "overflow": (header(INT.replace("(2,)", f"({2**62}, 4)"), bytes(8)), "which no array has"),
+    "empty but huge": (header(INT.replace("(2,)", f"({2**62}, 0)")), "which no array has"),
     "code": (header(INT.replace("(2,)", "exit()")), "not a complete .npy array"),
     "deep": (header(INT.replace("(2,)", "[" * 3000)), "not a complete .npy array"),
     "objects": (header(INT.replace("<i4", "|O"), bytes(16)), "holds object"),

@@ -110,12 +110,12 @@ def test_unknown_values_and_missing_ones_are_scored_as_in_prediction(client, mod
 
 
 BAD = [
-    ("/predict", b"", "not JSON"),
-    ("/predict", b"{", "not JSON"),
-    ("/predict", b"\xff\xfe", "not JSON"),
+    ("/predict", b"", "not valid JSON"),
+    ("/predict", b"{", "not valid JSON"),
+    ("/predict", b"\xff\xfe", "not valid JSON"),
     ("/predict", b"[" * 100_000, "nested too deeply"),
     ("/predict", b"NaN", "NaN is no JSON value"),
-    ("/predict", b'{"rows": [{"age": 1' + b"0" * 5000 + b"}]}", "not JSON"),
+    ("/predict", b'{"rows": [{"age": 1' + b"0" * 5000 + b"}]}", "not valid JSON"),
     ("/predict", b"[]", "expected an object"),
     ("/predict", b'{"rows": []}', "no rows"),
     ("/predict", b'{"rows": 3}', "int found as 'rows'"),
@@ -154,6 +154,14 @@ def test_damaged_binary_bodies_are_refused(client, kind, body):
     status, _, answer = client.send("POST", "/predict", body, content_type=kind)
     assert status == 400, answer
     assert "the body is not" in json.loads(answer)["error"]
+
+
+@pytest.mark.parametrize("weight", ["[" * 100_000, "x", "NaN", "", "null"])
+def test_weights_of_binary_bodies_are_checked(client, model, weight):
+    dense, ids = encoded(model, 4)
+    body = safetensors.numpy.save({"dense": dense, "ids": ids}, {"weight": weight})
+    status, _, answer = client.send("POST", "/rank", body, content_type=ARRAYS)
+    assert (status, "weight" in json.loads(answer)["error"]) == (400, True)
 
 
 def test_a_bad_row_is_named_by_the_number_it_was_sent_with(client):

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
-"""The value of one sample: (C,) of a matrix (N, C), or (F, E) of F vectors (N, F, E)."""
+"""The value of one sample: (C,) of a matrix (N, C), (F, E) of F vectors (N, F, E), or (C, H, W)."""
 N = TypeVar("N", bound="type[Node]")
 
 
 class ParameterSpec(NamedTuple):
-    """A parameter of a node: a weight (K, C) or a vector (K,), and how it is initialised.
+    """A parameter of a node: a weight (K, C), a vector (K,) or filters (K, C, R, S), and its start.
 
     Values are normal with deviation ``std``, or all ``value`` if that is 0. The name of the
     parameter is ``<node>.<name>``.
@@ -82,8 +82,11 @@ class Recording(Protocol):
     def parameter(self, name: str) -> Any:
         """Return the node's parameter ``name`` as a variable."""
 
-    def batch_norm(self, x: Any, name: str, activation: str) -> Any:
-        """Apply the node's batch normalisation ``name``, and an activation; return the result."""
+    def batch_norm(self, x: Any, name: str, activation: str, residual: Any = None) -> Any:
+        """Apply the node's batch normalisation ``name``, and an activation; return the result.
+
+        A ``residual`` is added before the activation.
+        """
 
     def pooled(self) -> Any:
         """Return the pooled vectors (N, S, E) of the node's tables, in ``out`` if given."""
@@ -237,8 +240,13 @@ def node_from_dict(description: Mapping[str, Any]) -> Node:
 
 def shapes_text(shapes: Sequence[Shape]) -> str:
     """Return shapes of samples in words."""
-    texts = [f"width {s[0]}" if len(s) == 1 else f"{s[0]} vectors of width {s[1]}" for s in shapes]
-    return ", ".join(texts) or "no input"
+    return ", ".join(map(_shape_text, shapes)) or "no input"
+
+
+def _shape_text(shape: Shape) -> str:
+    if len(shape) == 3:
+        return f"images of {shape[0]} channels and {shape[1]} x {shape[2]} pixels"
+    return f"width {shape[0]}" if len(shape) == 1 else f"{shape[0]} vectors of width {shape[1]}"
 
 
 def _plain(value: Any) -> Any:

@@ -229,19 +229,26 @@ class NodeRecording:
         rule = self.graph.model.backend.array_rule(forward, backward)
         return self.record(rule, *inputs)
 
-    def batch_norm(self, x: Variable, name: str, activation: str) -> Variable:
-        """Normalise ``x`` by the moments of the batch in training, else by their averages."""
+    def batch_norm(
+        self, x: Variable, name: str, activation: str, residual: Variable | None = None
+    ) -> Variable:
+        """Normalise ``x`` by the moments of the batch in training, else by their averages.
+
+        A ``residual`` is added before the activation.
+        """
         norm, graph = self.norm(name), self.graph
-        apply = partial(self.apply, label="batch_norm", activation=activation)
+        added = () if residual is None else (residual,)
+        apply = partial(self.apply, label="batch_norm", activation=activation, residual=bool(added))
         if not self.training:
-            return apply("batch_norm", x, norm.gamma, norm.beta, running=norm.running)
+            return apply("batch_norm", x, norm.gamma, norm.beta, *added, running=norm.running)
         moments = self.apply("batch_moments", x, label="batch_norm")
         moments.requires_grad = False  # the gradient through them is part of the next rule's
         sums, part = Variable(name="sums", requires_grad=graph.part is not None), graph.part
         if part is not None:
             graph.shared_norms.append(SharedNorm(len(graph.tape.steps), moments, sums))
         running = norm.running if part is None or part.averages else None
-        return apply("batch_norm", x, norm.gamma, norm.beta, moments, sums, running=running)
+        own = norm.gamma, norm.beta, moments, sums
+        return apply("batch_norm", x, *own, *added, running=running)
 
     def dropout(self, x: Variable, rate: float) -> Variable:
         """Record dropout, with masks of its own for every application."""

@@ -150,7 +150,7 @@ class Model:
         for name, spec in self._specs.items():
             if name not in projections:
                 values = spec.draw(rng)
-                self._assign(name, values.astype(np.float32) if values.ndim == 2 else values)
+                self._assign(name, values.astype(np.float32) if values.ndim > 1 else values)
         for norm in self.norms.values():
             norm.reset()
 

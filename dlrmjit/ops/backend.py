@@ -104,13 +104,16 @@ class Backend(Protocol):
         """Return a context in which the backend may treat denormal numbers as zero."""
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> Any:
-        """Store a weight matrix (K, C); of ``bf16``, Split-BF16, rules read the high bits."""
+        """Store a weight matrix (K, C); of ``bf16``, Split-BF16, rules read the high bits.
+
+        Filters (K, C, R, S) are stored as ``fp32`` only; raises ConfigError.
+        """
 
     def weight_to_numpy(self, stored: Any) -> FloatArray:
-        """Return a float copy (K, C) of a stored weight or of its gradient."""
+        """Return a float copy of a stored weight (K, C), of filters, or of a gradient of either."""
 
     def assign_weight(self, stored: Any, values: FloatArray) -> None:
-        """Overwrite a stored weight with (K, C) values."""
+        """Overwrite a stored weight, or filters, with values of its shape."""
 
     def tables(
         self,

@@ -8,7 +8,8 @@ data: its gradient are the sums (2, C) over x of the gradients that the input's 
 that gradient is asked for, x is a part of a batch, and ``sums`` must have those of the whole batch
 as data when the rule goes on. Options ``activation``, which follows, and ``running``: the moments
 by which predictions normalise. Training averages them in the backward pass, so that a batch which
-the forward pass refuses does not change them; None has others do it.
+the forward pass refuses does not change them; None has others do it. With the option ``residual``
+the last input is added before the activation, which stores no slopes then.
 
 Rule ``layer_norm``: inputs x, gamma, beta; option ``activation``.
 """
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.tape import Step
 from dlrmjit.errors import ShapeError
 
 EPS = 1e-5
@@ -53,6 +55,12 @@ class BatchMoments(NamedTuple):
         """Raise ShapeError if there are no samples."""
         if not self.rows:
             raise ShapeError("a batch without samples has no mean and no variance")
+
+
+def moments_of(step: Step) -> tuple[BatchMoments, ...]:
+    """Return the moments that an application of ``batch_norm`` normalises by: none in inference."""
+    has_residual = bool(step.options.get("residual"))
+    return step.values[3:4] if len(step.values) - has_residual > 3 else ()
 
 
 @dataclass

@@ -35,6 +35,11 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
         "max_pool_backward": {"dx"},
         "average_pool_backward": {"dx"},
     },
+    "convolution.pixels": {"images_of_rows": {"images"}, "rows_of_images": {"rows"}},
+    "convolution.positions": {
+        "position_sums": {"y"},
+        "position_sums_backward": {"dx", "dw"},
+    },
     "convolution.shape": {
         "images_matrix": set(),
         "filters_matrix": set(),
@@ -73,6 +78,7 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
         "column_moments": {"mean", "variance"},
         "normalise_relu": {"y"},
         "normalise": {"y", "slopes"},
+        "normalise_add": {"y"},
         "gradient_sums": set(),
         "input_gradient": {"dy"},
         "batch_norm_backward": {"dy", "dgamma", "dbeta"},

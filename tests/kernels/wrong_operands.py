@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.kernels.convolution_operands import CONVOLUTIONS
 from tests.kernels.guarded_calls import guarded
 from tests.kernels.operand_cases import FUNCTIONS, ROWS, Function, Operands
 
@@ -205,7 +206,7 @@ def _shared(
 def cases(seed: int) -> Iterator[tuple[str, Function, Callable[[], Operands]]]:
     """Yield every case: what is wrong, with which function, and its operands."""
     rng = np.random.default_rng(seed)
-    for function in FUNCTIONS:
+    for function in (*FUNCTIONS, *CONVOLUTIONS):
         valid = function.operands(rng)
         yield f"{function.name}: valid", function, lambda v=valid: _guarded_all(v)
         for name, array in valid.items():

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.convolution.shape import Filters
 from dlrmjit_kernels.embedding.init import uniform_by_key
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
@@ -40,6 +41,7 @@ from dlrmjit.ops.backend import (
 )
 from dlrmjit.ops.backend import Lookups as Bags
 from dlrmjit.ops.custom_loss import custom_loss_rule
+from dlrmjit.ops.image_shapes import filter_shape
 from dlrmjit.ops.jit import (
     combine,
     cross,
@@ -54,6 +56,7 @@ from dlrmjit.ops.jit import (
     projection,
     regularise,
 )
+from dlrmjit.ops.jit.convolution import images, sequences
 from dlrmjit.ops.jit.join import JoinedBlock
 from dlrmjit.ops.jit.mixed_tables import MixedTables
 from dlrmjit.ops.jit.optimizers import flat
@@ -89,6 +92,8 @@ def _custom_gradient(step: Step, slopes: Any) -> Matrix:
 _RULES = (
     *mlp.RULES,
     *embedding.RULES,
+    *images.RULES,
+    *sequences.RULES,
     *combine.RULES,
     Rule("loss", _loss_forward, _loss_backward),
     custom_loss_rule(join.rows_of, _custom_gradient),
@@ -118,19 +123,29 @@ class JitBackend:
         return denormals_flushed()
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> Matrix | SplitWeights:
-        """Store in panels W[Kb][C][bk], or as Split-BF16 in panels W[Kb][C/2][bk][2]."""
+        """Store in panels W[Kb][C][bk], or as Split-BF16 in panels W[Kb][C/2][bk][2].
+
+        Filters (K, C, R, S) are stored in the blocks of convolutions, in float32.
+        """
+        if values.ndim == 4:
+            return Filters.zeros(filter_shape(values.shape, precision)).assign_filters(values)
         k, c = values.shape
         if precision == "bf16":
             return SplitWeights(c, k).assign(values.T)
         return Matrix.empty_panels(c, k).assign(values.T)
 
     def weight_to_numpy(self, stored: Matrix | SplitWeights) -> FloatArray:
-        """Return a copy (K, C)."""
+        """Return a copy (K, C), or (K, C, R, S) of filters."""
+        if isinstance(stored, Filters):
+            return stored.filters()
         return np.ascontiguousarray(stored.to_numpy().T)
 
     def assign_weight(self, stored: Matrix | SplitWeights, values: FloatArray) -> None:
-        """Overwrite with values (K, C)."""
-        stored.assign(values.T)
+        """Overwrite with values (K, C), or (K, C, R, S) of filters."""
+        if isinstance(stored, Filters):
+            stored.assign_filters(values)
+        else:
+            stored.assign(values.T)
 
     def tables(
         self,

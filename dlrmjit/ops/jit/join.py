@@ -14,6 +14,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.layers.batch_norm import normalise_add
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.runtime.buffers import aligned_empty
@@ -104,6 +105,12 @@ def _target(value: Any) -> Any:
 
 def add_gradients(memory: dict[str, Any], total: Any, part: Any) -> Any:
     """Return the sum of two gradients of an activation, as one of them is: matrix or vectors."""
+    if _are_blocked_alike(total, part):
+        if memory.get("blocked", total).layout != total.layout or "blocked" not in memory:
+            memory["blocked"] = Matrix.empty(total.layout)
+        ones, zeros = np.ones(total.cols, np.float32), np.zeros(total.cols, np.float32)
+        normalise_add(total, part, memory["blocked"], ones, zeros)
+        return memory["blocked"]
     a, b = rows_of(total), rows_of(part)
     if "sum" not in memory or memory["rows"].shape != a.shape:
         memory["rows"] = aligned_empty(a.shape)
@@ -111,6 +118,13 @@ def add_gradients(memory: dict[str, Any], total: Any, part: Any) -> Any:
         memory["sum"] = Matrix.view(memory["rows"]) if is_matrix else memory["rows"]
     np.add(a, b, out=memory["rows"])
     return memory["sum"]
+
+
+def _are_blocked_alike(a: Any, b: Any) -> bool:
+    """Return whether both are matrices in the same blocks, as the gradients of images are."""
+    if not isinstance(a, Matrix) or not isinstance(b, Matrix) or a.layout != b.layout:
+        return False
+    return a.layout.block_row_stride > 0 or a.layout.block_col_stride > 0
 
 
 def _concat_forward(step: Step) -> Matrix:

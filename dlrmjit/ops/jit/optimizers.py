@@ -105,8 +105,10 @@ def new_state(stored: Any, config: OptimizerConfig) -> Any:
 def _like(stored: Any, value: float) -> Any:
     if isinstance(stored, np.ndarray):
         return np.full_like(stored, value)
-    layout = stored.float_layout if isinstance(stored, SplitWeights) else stored.layout
-    matrix = Matrix.empty(layout)
+    if isinstance(stored, SplitWeights):
+        matrix = Matrix.empty(stored.float_layout)
+    else:
+        matrix = stored.like()
     matrix.data[...] = value
     return matrix
 
@@ -170,7 +172,7 @@ def _float_copy(stored: Any) -> Any:
         return stored.copy()
     if isinstance(stored, SplitWeights):
         return Matrix.empty(stored.float_layout).assign(stored.to_numpy())
-    return Matrix(stored.data.copy(), stored.layout)
+    return stored.like(stored.data.copy())
 
 
 def sum_of_squares(gradient: Any) -> float:
@@ -191,7 +193,7 @@ def add(total: Any, gradient: Any) -> Any:
         return total
     if isinstance(gradient, np.ndarray):
         return gradient.copy()
-    return Matrix(gradient.data.copy(), gradient.layout)
+    return gradient.like(gradient.data.copy())
 
 
 def flat(value: Any) -> Any:

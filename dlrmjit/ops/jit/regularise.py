@@ -12,6 +12,7 @@ from dlrmjit_kernels.layers.batch_norm import (
     gradient_sums,
     input_gradient,
     normalise,
+    normalise_add,
 )
 from dlrmjit_kernels.layers.dropout import dropout
 from dlrmjit_kernels.layers.elementwise import bind_activation_backward
@@ -20,14 +21,14 @@ from dlrmjit_kernels.layers.layer_norm import layer_norm_backward, layer_norm_fo
 from dlrmjit_kernels.matrix.matrix import Matrix
 
 from dlrmjit.autograd.tape import Rule, Step
-from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey
+from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey, moments_of
 
 Gradients = Iterator[tuple[int, Any]]
 
 
 def _buffer(step: Step, name: str) -> Matrix:
     x: Matrix = step.values[0]
-    return step.cached(name, lambda: Matrix.empty_blocked(x.rows, x.cols))
+    return step.cached(name, lambda: Matrix.empty(x.layout))
 
 
 def _slopes(step: Step) -> Matrix | None:
@@ -74,13 +75,17 @@ def _norm_forward(step: Step) -> Matrix:
     mean, inverse = _scale(step)
     scale = (gamma * inverse).astype(np.float32)
     y, shift = _buffer(step, "y"), (beta - mean * scale).astype(np.float32)
-    normalise(x, y, scale, shift, step.options["activation"], _slopes(step))
+    activation = step.options["activation"]
+    if step.options.get("residual"):
+        normalise_add(x, step.values[-1], y, scale, shift, activation)
+    else:
+        normalise(x, y, scale, shift, activation, _slopes(step))
     return y
 
 
 def _scale(step: Step) -> tuple[Any, Any]:
     """Return the mean and the inverse deviation to normalise by."""
-    running, moments = step.options["running"], step.values[3:4]
+    running, moments = step.options["running"], moments_of(step)
     if not moments:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)
     moments[0].check()
@@ -89,8 +94,11 @@ def _scale(step: Step) -> tuple[Any, Any]:
 
 
 def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
-    x, gamma, _, moments, _ = step.values
+    x, gamma, _, moments, _, *residual = step.values
     inverse, activation = step.memory["inverse"], step.options["activation"]
+    if residual:
+        along = _buffer(step, "along")
+        bind_activation_backward(_stored(step), gradient, along, activation_code(activation))()
     if step.options["running"] is not None:
         step.options["running"].add(moments)
     own = gradient_sums(x, _stored(step), gradient, moments.mean, activation)
@@ -103,6 +111,8 @@ def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
     yield 1, dgamma
     yield 2, dbeta
     yield 0, gradient
+    if residual:
+        yield 5, along
 
 
 def _vectors(step: Step, gamma: Any) -> tuple[Any, Any]:

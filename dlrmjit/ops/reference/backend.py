@@ -29,6 +29,7 @@ from dlrmjit.ops.backend import (
     Updated,
 )
 from dlrmjit.ops.custom_loss import custom_loss_rule
+from dlrmjit.ops.image_shapes import filter_shape
 from dlrmjit.ops.reference import (
     combine,
     cross,
@@ -40,6 +41,7 @@ from dlrmjit.ops.reference import (
     regularise,
 )
 from dlrmjit.ops.reference.activations import activate, before_activation, sigmoid
+from dlrmjit.ops.reference.convolution import images, sequences
 from dlrmjit.ops.reference.id_tables import ReferenceIdTables
 from dlrmjit.ops.reference.init import fill_by_key, fill_uniform
 from dlrmjit.ops.reference.join import NoBlock
@@ -199,6 +201,8 @@ def _custom_gradient(step: Step, slopes: FloatArray) -> FloatArray:
 _RULES = (
     Rule("mlp", _mlp_forward, _mlp_backward),
     *embedding.RULES,
+    *images.RULES,
+    *sequences.RULES,
     *combine.RULES,
     Rule("projection", _projection_forward, _projection_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
@@ -228,7 +232,9 @@ class ReferenceBackend:
         return nullcontext()
 
     def weight(self, values: FloatArray, precision: Precision = "fp32") -> StoredArray:
-        """Return a copy (K, C)."""
+        """Return a copy (K, C), or (K, C, R, S) of filters."""
+        if np.ndim(values) == 4:
+            filter_shape(np.shape(values), precision)
         stored = self._zeros(np.shape(values), precision)
         stored[...] = values
         return stored

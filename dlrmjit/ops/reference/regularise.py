@@ -9,7 +9,7 @@ import numpy as np
 
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.backend import FloatArray
-from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey, keep_mask
+from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey, keep_mask, moments_of
 from dlrmjit.ops.reference.activations import activate, before_activation
 
 Gradients = Iterator[tuple[int, Any]]
@@ -45,14 +45,16 @@ def _norm_forward(step: Step) -> FloatArray:
     x, gamma, beta, *_ = step.values
     mean, inverse = _scale(step)
     unit = ((x - mean) * inverse).astype(x.dtype)
-    y, stored = activate(gamma * unit + beta, step.options["activation"])
+    z = gamma * unit + beta
+    z = z + step.values[-1] if step.options.get("residual") else z
+    y, stored = activate(z, step.options["activation"])
     step.memory.update(unit=unit, inverse=inverse, stored=stored)
     return y
 
 
 def _scale(step: Step) -> tuple[Any, Any]:
     """Return the mean and the inverse deviation to normalise by."""
-    running, moments = step.options["running"], step.values[3:4]
+    running, moments = step.options["running"], moments_of(step)
     if not moments:
         return running.mean, 1 / np.sqrt(running.variance.astype(np.float64) + EPS)
     moments[0].check()
@@ -73,6 +75,8 @@ def _norm_backward(step: Step, gradient: FloatArray) -> Gradients:
     yield 1, own[1].astype(dy.dtype)
     yield 2, own[0].astype(dy.dtype)
     yield 0, dx
+    if step.options.get("residual"):
+        yield 5, dy
 
 
 def _layer_norm_forward(step: Step) -> FloatArray:

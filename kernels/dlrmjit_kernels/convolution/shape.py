@@ -9,12 +9,13 @@ column per channel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, as_floats
+from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, aligned_floats, as_floats
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.target import current_target
 
@@ -89,9 +90,7 @@ class Convolution(Windows):
     @property
     def filter_layout(self) -> Layout:
         """Layout of w: a row per block of channels, tap and channel, a column per filter."""
-        block = channel_block(self.C)
-        rows = ceil_div(self.C, block) * self.R * self.S * block
-        return Layout.panels(rows, self.K, channel_block(self.K))
+        return _filter_layout(self.K, self.C, self.R, self.S)
 
     @property
     def multiply_adds(self) -> int:
@@ -161,6 +160,52 @@ def filters_matrix(filters: NDArray[np.floating]) -> Matrix:
     padded = np.pad(source, ((0, 0), (0, blocks * block - c), (0, 0), (0, 0)))
     rows = padded.reshape(k, blocks, block, r, s).transpose(1, 3, 4, 2, 0).reshape(-1, k)
     return Matrix.empty(Layout.panels(len(rows), k, channel_block(k))).assign(rows)
+
+
+class Filters(Matrix):
+    """A matrix of K filters of R by S taps over C channels, in blocks, that knows its shape."""
+
+    __slots__ = ("shape",)
+
+    shape: tuple[int, int, int, int]
+
+    def __init__(self, data: Floats, shape: tuple[int, int, int, int]) -> None:
+        super().__init__(data, _filter_layout(*shape))
+        object.__setattr__(self, "shape", shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Filters, (self.data.copy(), self.shape)
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, int, int, int]) -> Filters:
+        """Return filters (K, C, R, S) that are zero, channels that pad the last block too."""
+        data = aligned_floats(_filter_layout(*shape).span)
+        data[:] = 0
+        return cls(data, shape)
+
+    def like(self, data: Floats | None = None) -> Filters:
+        """Return filters of the same shape over ``data``, uninitialised by default."""
+        return Filters(aligned_floats(self.layout.span) if data is None else data, self.shape)
+
+    def assign_filters(self, filters: NDArray[np.floating]) -> Filters:
+        """Copy an array (K, C, R, S) into the filters, and return them."""
+        source = as_floats(filters)
+        if source.shape != self.shape:
+            raise ShapeError(
+                f"an array of shape {source.shape} cannot be assigned to filters {self.shape}"
+            )
+        self.assign(filters_matrix(source).to_numpy())
+        return self
+
+    def filters(self) -> Floats:
+        """Return a copy (K, C, R, S)."""
+        _, c, r, s = self.shape
+        return filters_array(self, c, (r, s))
+
+
+def _filter_layout(k: int, c: int, r: int, s: int) -> Layout:
+    block = channel_block(c)
+    return Layout.panels(ceil_div(c, block) * r * s * block, k, channel_block(k))
 
 
 def filters_array(matrix: Matrix, channels: int, window: tuple[int, int]) -> Floats:

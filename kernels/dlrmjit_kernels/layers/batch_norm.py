@@ -78,6 +78,23 @@ def normalise(
     run_column_op(ColumnOp.NORMALISE, matrices, np.stack([scale, shift]), code)
 
 
+def normalise_add(
+    x: Matrix, residual: Matrix, y: Matrix, scale: F32, shift: F32, activation: str = "none"
+) -> None:
+    """``y = activation(x * scale + shift + residual)`` by column; may be in place.
+
+    Raises ShapeError for incompatible operands, and an activation that stores slopes.
+    """
+    code = activation_code(activation)
+    if code.has_slopes:
+        raise ShapeError(f"the activation {activation!r} cannot follow a sum; take another")
+    _vector("scale", scale, x, FLOAT32)
+    _vector("shift", shift, x, FLOAT32)
+    check_disjoint("y", y.data, scale=scale, shift=shift)
+    check_in_place((x, residual), y)
+    run_column_op(ColumnOp.NORMALISE_ADD, (x, residual, y), np.stack([scale, shift]), code)
+
+
 def batch_norm_backward(
     x: Matrix,
     y: Matrix,

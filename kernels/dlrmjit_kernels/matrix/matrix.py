@@ -192,6 +192,10 @@ class Matrix:
         flat = np.lib.stride_tricks.as_strided(array, (layout.span,), (4,))
         return cls(flat, layout)
 
+    def like(self, data: Floats | None = None) -> Matrix:
+        """Return a matrix of the same kind and layout over ``data``, uninitialised by default."""
+        return Matrix(aligned_floats(self.layout.span) if data is None else data, self.layout)
+
     def to_numpy(self) -> Floats:
         """Return a copy as an ordinary (rows, cols) array."""
         if self.rows == 0 or self.cols == 0:

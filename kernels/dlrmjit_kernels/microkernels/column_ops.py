@@ -5,6 +5,7 @@ Constants of a column and sums over rows stay in registers. A kernel does one
 
     MOMENTS         sums = [(x - c[0]).sum(0), ((x - c[0])**2).sum(0)]         in float64
     NORMALISE       y = activation(x * c[0] + c[1])
+    NORMALISE_ADD   dy = activation(x * c[0] + c[1] + y), without slopes
     GRADIENT_SUMS   dz = before(dy, y)
                     sums = [dz.sum(0), (dz * (x - c[0])).sum(0)]               in float64
     INPUT_GRADIENT  dy = c[1] * before(dy, y) - c[2] - c[3] * (x - c[0])
@@ -48,6 +49,7 @@ class ColumnOp(Enum):
 
     MOMENTS = "moments"
     NORMALISE = "normalise"
+    NORMALISE_ADD = "normalise_add"
     GRADIENT_SUMS = "gradient_sums"
     INPUT_GRADIENT = "input_gradient"
     DROPOUT = "dropout"
@@ -73,6 +75,7 @@ class ColumnKernel:
         {
             ColumnOp.MOMENTS: emit.moments,
             ColumnOp.NORMALISE: emit.normalise,
+            ColumnOp.NORMALISE_ADD: emit.normalise_add,
             ColumnOp.GRADIENT_SUMS: emit.gradient_sums,
             ColumnOp.INPUT_GRADIENT: emit.input_gradient,
             ColumnOp.DROPOUT: emit.dropout,
@@ -107,6 +110,15 @@ class _ColumnEmitter(Emitter):
             self._write(value, y)
             if slope is not None:
                 self._write(slope, slopes)
+            loop.carry(self._all_next(rows))
+
+    def normalise_add(self) -> None:
+        scale, shift = self._constants(2)
+        with self.loop(self["rows"], self._matrices()) as loop:
+            x, y, dy = rows = loop.values
+            z = self.multiply_add(self._read(x), scale, shift)
+            value, _ = activate(self, self.builder.fadd(z, self._read(y)), self.activation)
+            self._write(value, dy)
             loop.carry(self._all_next(rows))
 
     def gradient_sums(self) -> None:

@@ -10,6 +10,7 @@ from dlrmjit_kernels.layers.batch_norm import (
     gradient_sums,
     input_gradient,
     normalise,
+    normalise_add,
     normalise_relu,
 )
 from dlrmjit_kernels.layers.dropout import dropout
@@ -60,6 +61,23 @@ def test_any_activation_follows_the_normalisation(n, c, x_kind, y_kind, activati
     allowed = (ERROR + 2 * EPS) * (1 + np.abs(product) + np.abs(shift))
     assert np.all(np.abs(y.to_numpy() - expected) <= allowed)
     assert slopes is None or np.all(np.abs(slopes.to_numpy() - derivative) <= allowed)
+
+
+@given(sizes, sizes, kinds, kinds, kinds, st.sampled_from(["none", "relu", "tanh"]))
+def test_a_residual_is_added_before_the_activation(n, c, x_kind, r_kind, y_kind, activation):
+    x, residual = random_array(1, n, c), random_array(4, n, c)
+    scale, shift, y = random_array(2, 1, c)[0], random_array(3, 1, c)[0], empty(y_kind, n, c)
+    normalise_add(filled(x_kind, x), filled(r_kind, residual), y, scale, shift, activation)
+    product = x.astype(np.float64) * scale
+    expected, _ = activated(product + shift + residual, activation)
+    allowed = (ERROR + 3 * EPS) * (1 + np.abs(product) + np.abs(shift) + np.abs(residual))
+    assert np.all(np.abs(y.to_numpy() - expected) <= allowed)
+
+
+def test_an_activation_with_slopes_does_not_follow_a_residual():
+    x, ones = Matrix.view(np.ones((2, 3), np.float32)), np.ones(3, np.float32)
+    with pytest.raises(ShapeError, match="silu"):
+        normalise_add(x, x, x, ones, ones, "silu")
 
 
 @given(sizes, sizes, kinds, kinds, kinds, st.sampled_from(NAMES))

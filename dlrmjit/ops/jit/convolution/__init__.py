@@ -1,0 +1,1 @@
+"""Rules of images and of sequences of vectors."""

@@ -2,14 +2,18 @@
 
 Preparation is timed over generated Criteo-like text, in a separate process whose peak memory is
 read afterwards, and against the reference's ``data_utils.py`` if ``--reference DIR`` names a
-checkout. ``--only resume`` prepares it again, killed at three random moments and resumed, and
-compares every file. ``--folder DIR`` stores the text for later runs. Training reads batches from a
-set on disk, alternated with the same batches in memory. Ranking is timed against scikit-learn.
+checkout. ``--only polars`` alternates it with polars, which merely parses the same text in another
+process on as many threads. ``--only resume`` prepares it again, killed at three random moments and
+resumed, and compares every file. ``--folder DIR`` stores the text for later runs. Training reads
+batches from a set on disk, alternated with the same batches in memory. Ranking is timed against
+scikit-learn.
 """
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,7 +49,15 @@ from dlrmjit.training.step import TrainingStep
 _BATCH = 2048
 _LEVELS = 1 << 22
 _MOST_FOR_SKLEARN = 100_000_000
-_PARTS = ("text", "prepare", "resume", "load", "kaggle", "mlperf", "auc")
+_PARTS = ("text", "prepare", "polars", "resume", "load", "kaggle", "mlperf", "auc")
+_POLARS = """
+import sys, time
+import polars
+types = {f"c{i}": polars.Int32 if i < 14 else polars.String for i in range(40)}
+began = time.perf_counter()
+rows = len(polars.read_csv(sys.argv[1], separator="\t", has_header=False, schema=types))
+print(rows, time.perf_counter() - began)
+"""
 _REFERENCE = (
     "import sys; sys.path.insert(0, sys.argv[1]); import data_utils; "
     "data_utils.getCriteoAdData(sys.argv[2], 'out', 40000000, 0.0, 7, 'train', 'total', True)"
@@ -64,10 +76,12 @@ def main() -> None:
     report = Report(describe_machine(prepare(given.threads), {}))
     rows = given.rows or (200_000 if given.quick else 20_000_000)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        if given.only in (None, "text", "prepare", "resume"):
+        if given.only in (None, "text", "prepare", "polars", "resume"):
             text = _text(given.folder or Path(folder), rows)
         if given.only in (None, "prepare"):
             _prepare(report, Path(folder), text, rows, given.reference)
+        if given.only in (None, "polars"):
+            _against_polars(report, Path(folder), text, rows, 1 if given.quick else 3)
         if given.only in (None, "resume"):
             _interrupt(report, Path(folder), text, rows)
         for name in ("kaggle", "mlperf"):
@@ -99,6 +113,27 @@ def _prepare(report: Report, folder: Path, text: Path, rows: int, reference: Pat
             file.writelines(islice(source, few))
         theirs = _timed([sys.executable, "-c", _REFERENCE, str(reference), str(part)])
         row["peers"] = {"data_utils.py": (rows / seconds) / (few / theirs)}
+    _add(report, row)
+
+
+def _against_polars(report: Report, folder: Path, text: Path, rows: int, rounds: int) -> None:
+    """Time whole preparations, and of the peer only the parsing, without its start."""
+    threads = {**os.environ, "POLARS_MAX_THREADS": str(report.machine["threads"])}
+    ours, theirs = [], []
+    for number in range(rounds):
+        run = [sys.executable, "-c", _POLARS, str(text)]
+        said = subprocess.run(run, check=True, env=threads, capture_output=True, text=True).stdout
+        found, seconds = said.split()
+        assert int(found) == rows, found
+        theirs.append(float(seconds))
+        ours.append(_timed(_prepare_command(report, text, folder / f"set{number}")))
+        shutil.rmtree(folder / f"set{number}")
+    times, peer = Samples(tuple(ours)), Samples(tuple(theirs))
+    row = _row(
+        "prepare beside polars", {"rows": rows}, times.median, rows_per_s=rows / times.median
+    )
+    row["peers"] = {"polars": peer.ratio(times)}
+    row["polars_rows_per_s"] = rows / peer.median
     _add(report, row)
 
 

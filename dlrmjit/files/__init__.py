@@ -15,6 +15,7 @@ from dlrmjit.files.create import (
     make_folder,
     make_output_folder,
     make_parents,
+    move_work_file,
     open_work_file,
     remove_work_file,
     replace_work_file,
@@ -51,7 +52,7 @@ from dlrmjit.files.replace_folder import (
 )
 from dlrmjit.files.speed import DiskSpeed, disk_speed
 from dlrmjit.files.stated_shape import is_possible_shape
-from dlrmjit.files.sync import sync_directory, sync_file
+from dlrmjit.files.sync import sync_directory, sync_file, sync_path
 from dlrmjit.files.work_folder import Survey, WorkFolder, clear_abandoned, survey
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "make_folder",
     "make_output_folder",
     "make_parents",
+    "move_work_file",
     "new_file",
     "new_folder",
     "note_of",
@@ -102,6 +104,7 @@ __all__ = [
     "survey",
     "sync_directory",
     "sync_file",
+    "sync_path",
     "try_destination",
     "try_lock",
 ]

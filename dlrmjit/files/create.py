@@ -106,6 +106,11 @@ def replace_work_file(path: Path, content: bytes) -> None:
     os.rename(aside, path)
 
 
+def move_work_file(source: Path, path: Path) -> None:
+    """Give a work folder's file another name, replacing the file of that name."""
+    os.rename(source, path)
+
+
 def remove_work_file(path: Path) -> None:
     """Remove a work folder's file, if it is there."""
     path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from dlrmjit.data.prepare.check_inputs import (
     digest_of,
     first_changed,
 )
-from dlrmjit.data.prepare.files.column_file import cannot_write
+from dlrmjit.data.prepare.files.column_file import cannot_write, writing
 from dlrmjit.data.prepare.files.split_files import SplitFiles
 from dlrmjit.data.prepare.files.staging import Staging
 from dlrmjit.data.prepare.journal import Journal
@@ -40,7 +41,7 @@ from dlrmjit.data.prepared.manifest import (
     file_facts,
 )
 from dlrmjit.errors import ConfigError
-from dlrmjit.files import copy_work_file, make_folder, note_of
+from dlrmjit.files import copy_work_file, make_folder, note_of, sync_path
 
 Report = Callable[[str, int, int, int], None]
 """Called with progress: name of the step, amount done, total amount (0: unknown), rows so far."""
@@ -190,8 +191,6 @@ class _Preparation:
                 lambda done: self._report("partition", done, rows, done),
             )
             shuffler.sort(lambda done, all_: self._report("sort", done, all_, done))
-            for output in outputs.values():
-                output.sync()
 
     def _describe(
         self, parsed: ParseState, table_rows: list[int], statistics: Statistics
@@ -200,7 +199,7 @@ class _Preparation:
         self._report("check", 0, 0, parsed.rows)
         new_set = self._work_dir.new_set
         paths = sorted(path for path in new_set.rglob("*.np[yz]"))
-        facts = ordered_map(file_facts, paths, self._options.workers)
+        facts = self._synced_facts(paths)
         names = [path.relative_to(new_set).as_posix() for path in paths]
         origin = self._origin(parsed)
         if self._layout.has_schema:
@@ -215,9 +214,20 @@ class _Preparation:
                 for j in range(len(table_rows))
             ),
             splits={name: shape.rows for name, shape in statistics.shapes().items()},
-            files=dict(zip(names, facts, strict=True)),
+            files={name: facts[path] for name, path in zip(names, paths, strict=True)},
             origin=origin,
         )
+
+    def _synced_facts(self, paths: list[Path]) -> dict[Path, dict[str, Any]]:
+        """Return facts of files of the set, and flush them to the disk at the same time."""
+        by_size = sorted(paths, key=lambda path: -path.stat().st_size)  # the longest first
+        with ThreadPoolExecutor(1) as pool:
+            synced = [pool.submit(_sync, path) for path in by_size]
+            facts = ordered_map(file_facts, by_size, self._options.workers)
+            found = dict(zip(by_size, facts, strict=True))
+            for future in synced:
+                future.result()
+        return found
 
     def _describe_column(self, j: int, rows: int, vocabulary: str) -> CategoricalColumn:
         column = self._layout.categorical[j]
@@ -256,6 +266,11 @@ class _Preparation:
             "first_skipped": parsed.first_skipped,
             "options": self._options.determining(),
         }
+
+
+def _sync(path: Path) -> None:
+    with writing(path):
+        sync_path(path)
 
 
 def _file_names(names: list[str]) -> list[str]:

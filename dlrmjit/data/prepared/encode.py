@@ -129,7 +129,7 @@ class _Encoder:
 
     def encode(self, parsed: ParsedChunk, unknown: UnknownValues) -> EncodedRows:
         columns = iter(parsed.columns)
-        labels = next(columns)
+        labels = next(columns).copy()  # the chunk is released before its rows are used
         if not self._wanted.labels:
             labels = np.full(len(labels), np.nan, np.float32)
         if self._rules.schema is None:

@@ -86,6 +86,26 @@ def load_int64(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def load_bytes(typingctx: Any, address: Any) -> Any:
+    """Return the 8 bytes at any ``address`` as a uint64, the first in its low bits."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_pointer(builder, values[0], _I64), align=1)
+
+    return types.uint64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def trailing_zeros(typingctx: Any, value: Any) -> Any:
+    """Return the number of zero bits below the lowest one of a uint64 that is not 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.cttz(values[0], ir.IntType(1)(1))
+
+    return types.uint64(types.uint64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def store_int64(typingctx: Any, address: Any, value: Any) -> Any:
     """Write an int64 to ``address``."""
 

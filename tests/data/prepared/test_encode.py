@@ -91,6 +91,18 @@ def test_criteo_text_gets_the_ids_of_its_set_even_where_nothing_is_frequent(
     assert_same(read_with_vocabulary(tmp_path / "train.txt", known), stored)
 
 
+def test_rows_of_many_chunks_keep_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks share the memory of their columns."""
+    monkeypatch.setattr("dlrmjit.data.prepare.inputs.text_chunks.CHUNK_BYTES", 9_000)
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"".join(criteo_lines(400, 2)))
+    prepare(PrepareOptions((path,), tmp_path / "set", shuffle="none", split=SplitRule("none")))
+    known = PreparedSet(tmp_path / "set")
+    assert_same(read_with_vocabulary(path, known), known.dataset("train"))
+
+
 @pytest.fixture
 def known(tmp_path: Path) -> PreparedSet:
     path = tmp_path / "log.csv"

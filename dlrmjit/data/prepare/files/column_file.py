@@ -18,6 +18,9 @@ from numpy.typing import DTypeLike, NDArray
 from dlrmjit.errors import DataError
 from dlrmjit.files import open_work_file, sync_file
 
+_PIECE = 1 << 18
+"""Bytes of one write: of more, Linux looks for pages so large that it may spend 3 times as long."""
+
 
 class FlatFile:
     """A file of fixed-size rows after an optional header, addressed by row."""
@@ -48,7 +51,7 @@ class FlatFile:
     def _write_at(self, position: int, left: memoryview) -> None:
         with writing(self.path):
             while left:
-                written = os.pwrite(self._file, left, position)
+                written = os.pwrite(self._file, left[:_PIECE], position)
                 position, left = position + written, left[written:]
 
     def read(self, row: int, out: NDArray[Any]) -> None:

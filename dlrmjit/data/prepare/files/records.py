@@ -21,7 +21,7 @@ from dlrmjit.data.prepare.files.split_files import SplitFiles
 from dlrmjit.data.prepare.files.staging import slices
 from dlrmjit.data.prepare.layout import Layout
 
-_ROWS = 1 << 16
+_ROWS = 1 << 12  # fields of a record are read twice, the second time from the cache
 
 
 @dataclass(frozen=True)

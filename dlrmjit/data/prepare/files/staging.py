@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from dlrmjit.data.prepare.files.column_file import FlatFile
 from dlrmjit.data.prepare.layout import Layout
-from dlrmjit.files import remove_work_file
+from dlrmjit.files import move_work_file, remove_work_file
 
 
 class Staging:
@@ -22,6 +23,7 @@ class Staging:
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self.layout = folder, layout
+        self._spare: list[Path] = []
 
     def parsed_files(self) -> list[FlatFile]:
         """Return the files that parsing fills: labels, dense, and those of each category."""
@@ -60,6 +62,18 @@ class Staging:
         """Return the ids of the ``j``-th categorical column."""
         return self._file(f"{j}.ids", np.int32)
 
+    def new_ids(self, j: int, values: int) -> FlatFile:
+        """Return a file for the ids of the ``j``-th categorical column, with any contents.
+
+        It is a file of raw values that were encoded, if there is one: to write over its pages is
+        faster than to have the system find new ones.
+        """
+        with suppress(IndexError):
+            move_work_file(self._spare.pop(), self.folder / f"{j}.ids")
+        file = self.ids(j)
+        file.cut(values)
+        return file
+
     def list_numbers(self) -> FlatFile:
         """Return the number of each row's list; lists are numbered as they first appear."""
         return self._file("lists.ids", np.int32)
@@ -78,10 +92,18 @@ class Staging:
         ]
 
     def drop_raw(self, j: int) -> None:
-        """Delete the raw values of a category after it was encoded; numbers are used later."""
+        """Release the raw values of a category after it was encoded; numbers are used later."""
         columns = self.layout.categorical
         if j == len(columns) or columns[j].bins is None:
-            _drop(self.raw_files(j))
+            first, *others = self.raw_files(j)
+            first.close()
+            self._spare.append(first.path)
+            _drop(others)
+
+    def drop_spare(self) -> None:
+        """Delete the released files that no ids were written to."""
+        while self._spare:
+            remove_work_file(self._spare.pop())
 
     def drop_encoded(self) -> None:
         """Delete the encoded columns after they were written to the set."""

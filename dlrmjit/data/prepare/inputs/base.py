@@ -28,10 +28,11 @@ FEATURES_AND_LABELS = Wanted()
 class ParsedChunk:
     """One parsed chunk of input ``file``; the next chunk starts at position ``after``.
 
-    ``columns`` are those of ``Staging.parsed_files`` for the valid ones of ``lines`` lines;
-    labels that are not wanted are 0. ``keys`` are the values of key columns, each a list of text
-    or an Arrow array. ``skipped`` lines are bad, and ``explain(first_line)`` returns the message
-    for the first of them, given the number of the chunk's first line.
+    ``columns`` are those of ``Staging.parsed_files`` for the valid ones of ``lines`` lines, to be
+    read before the chunk is released; labels that are not wanted are 0. ``keys`` are the values of
+    key columns, each a list of text or an Arrow array. ``skipped`` lines are bad, and
+    ``explain(first_line)`` returns the message for the first of them, given the number of the
+    chunk's first line.
     """
 
     file: int

@@ -13,8 +13,7 @@ from dlrmjit_kernels.data.criteo import (
     LABEL_IGNORED,
     LABEL_NEEDED,
     PADDING,
-    SHORTEST_LINE,
-    hex_digits,
+    count_lines,
     parse_lines,
 )
 from numpy.typing import NDArray
@@ -22,11 +21,15 @@ from numpy.typing import NDArray
 from dlrmjit.data.formats.criteo_text import FIELDS, parse_block
 from dlrmjit.data.formats.text_blocks import open_text, reading
 from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, ParsedChunk, Wanted
-from dlrmjit.data.prepare.inputs.text_chunks import ChunkedText, TextChunk, line_limit, too_long
+from dlrmjit.data.prepare.inputs.text_chunks import (
+    Buffer,
+    ChunkedText,
+    TextChunk,
+    line_limit,
+    too_long,
+)
 from dlrmjit.data.prepare.layout import CRITEO
 from dlrmjit.errors import ConfigError, DataError
-
-_DIGITS = hex_digits()
 
 
 class CriteoFormat(ChunkedText):
@@ -56,10 +59,7 @@ class CriteoFormat(ChunkedText):
 
     def parse(self, chunk: TextChunk) -> ParsedChunk:
         """Return the columns of a chunk."""
-        capacity = chunk.end // SHORTEST_LINE + 1
-        labels = np.empty(capacity, np.uint8)
-        integers = np.empty((INTEGERS, capacity), np.int32)
-        hashes = np.empty((HASHES, capacity), np.uint32)
+        labels, integers, hashes = _columns(chunk.buffer, chunk.end)
         bad = np.zeros(3, np.int64)
         text = chunk.buffer.text[: chunk.end + PADDING]
         lines, rows, skipped = parse_lines(
@@ -68,7 +68,6 @@ class CriteoFormat(ChunkedText):
             chunk.end,
             self._skip_bad,
             self._labels[chunk.file],
-            _DIGITS,
             labels,
             integers,
             hashes,
@@ -84,6 +83,20 @@ class CriteoFormat(ChunkedText):
             return _describe_error(line, self._labels[chunk.file], path, first_line + int(bad[0]))
 
         return ParsedChunk(chunk.file, chunk.after, lines, skipped, explain, columns)
+
+
+def _columns(buffer: Buffer, end: int) -> tuple[NDArray[Any], ...]:
+    """Return arrays for the rows of the buffer's first ``end`` bytes, those of an earlier chunk
+    if they are large enough: memory that is new to the process costs as much as parsing."""
+    rows = count_lines(buffer.text, end)
+    if not buffer.columns or len(buffer.columns[0]) < rows:
+        rows += rows // 8
+        buffer.columns = (
+            np.empty(rows, np.uint8),
+            np.empty((INTEGERS, rows), np.int32),
+            np.empty((HASHES, rows), np.uint32),
+        )
+    return buffer.columns
 
 
 def _label_kind(path: Path) -> int:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from dlrmjit_kernels.data.criteo import PADDING
@@ -29,11 +29,15 @@ _END = 10
 
 @dataclass
 class Buffer:
-    """Memory for one chunk of text, and how much of it is filled."""
+    """Memory for one chunk of text, and how much of it is filled.
+
+    ``columns`` are arrays of the chunk's rows, which a format may reuse for the next chunk.
+    """
 
     raw: bytearray
     text: NDArray[np.uint8]
     filled: int = 0
+    columns: tuple[NDArray[Any], ...] = ()
 
     @classmethod
     def of(cls, size: int) -> Buffer:

@@ -113,8 +113,11 @@ def encode_columns(
             progress(len(done))
         return too_big
 
+    for column in done:  # by a run that was interrupted
+        staging.drop_raw(column)
     left = run([c for c in range(tables) if c not in done], options.workers)
     left = run(left, 1)
+    staging.drop_spare()
     if left:
         raise _too_large(staging.layout.categorical[left[0]], memory)
     return [done[c] for c in range(tables)]
@@ -134,7 +137,9 @@ def _try_column(
     """Encode one column; return the rows of its table, or None if it exceeds ``budget``."""
     rule = encoding_rule(staging.layout.categorical[column], options)
     try:
-        with open_raw(staging, column, options.max_ind_range) as raw, staging.ids(column) as ids:
+        with ExitStack() as stack:
+            raw = stack.enter_context(open_raw(staging, column, options.max_ind_range))
+            ids = stack.enter_context(staging.new_ids(column, len(raw)))
             if rule.hash_rows:
                 raw.hash(rule.hash_rows, ids, has_missing_row=rule.has_missing_row)
                 return rule.hash_rows

@@ -20,7 +20,7 @@ from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.split import SPLITS, Splitter
 from dlrmjit.data.validate import check_sample_weights
 
-READ_ROWS = 1 << 16
+READ_ROWS = 1 << 14
 _READ_BYTES = 16 << 20
 
 
@@ -31,6 +31,14 @@ class PartitionedRecords:
     end: int
     records: Records
     ends: NDArray[np.int64]
+
+    def by_bucket(self) -> Iterator[tuple[int, Records]]:
+        """Yield each bucket that has records, and these."""
+        first = 0
+        for b, last in enumerate(self.ends.tolist()):
+            if last > first:
+                yield b, self.records.cut(first, last)
+            first = last
 
 
 @dataclass(frozen=True)
@@ -111,15 +119,18 @@ class RecordReader:
         buckets = buckets_of(keys, codes, self._buckets)
         order = np.argsort(buckets, kind="stable")
         fields = np.empty((n, self._shape.width), np.int32)
-        ids = np.concatenate([self._ids(span), span.counts])
+        ids = self._ids(span)
         pack_records(order, keys, labels, self._dense_fields(span), ids, fields)
         sizes = np.bincount(buckets, minlength=sum(self._buckets) + len(SPLITS))
         return PartitionedRecords(span.end, self._with_bags(fields, order, span), np.cumsum(sizes))
 
     def _ids(self, span: _RowRange) -> NDArray[np.int32]:
-        ids = np.empty((len(self._single), span.end - span.start), np.int32)
-        for file, column in zip(self._single, ids, strict=True):
+        """Return the ids of single-valued columns, then the sizes of bags: (S + M, n)."""
+        single = len(self._single)
+        ids = np.empty((single + len(self._multi), span.end - span.start), np.int32)
+        for file, column in zip(self._single, ids, strict=False):
             file.read(span.start, column)
+        ids[single:] = span.counts
         return ids
 
     def _dense_fields(self, span: _RowRange) -> NDArray[np.int32]:

@@ -11,8 +11,9 @@ are not shuffled by keys that rise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,20 @@ from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
 from dlrmjit.files import remove_work_file
 
 PARTITION, SORT = "deal", "sort"  # in the journal, which an older version may have written
+_CACHED = 8 << 20  # bytes of a bucket whose rows are read out of order from the cache
+_MOST_BUCKETS = 128  # more would be written in pieces too small
 _SORTING_BYTES = 24  # per row: its key, its position, and the scratch space of a sort
+
+
+@dataclass(frozen=True)
+class _PlacedRecords:
+    """Records, and the sizes of all buckets, and of their bags, before and after they are added."""
+
+    records: PartitionedRecords
+    sizes: list[int]
+    bags: list[list[int]]
+    sizes_after: list[int]
+    bags_after: list[list[int]]
 
 
 class Shuffler:
@@ -70,8 +84,9 @@ class Shuffler:
             return self._splitter.buckets([row_bytes.get(name, 1) for name in SPLITS], each)
         if self._options.shuffle == "none":
             return _by_split(0)
+        size = sizes[SPLITS[TRAIN]]
         # keys are uniform, so no bucket exceeds the mean size by an eighth
-        return _by_split(-(-sizes[SPLITS[TRAIN]] * 9 // (8 * each)))
+        return _by_split(max(-(-size * 9 // (8 * each)), min(-(-size // _CACHED), _MOST_BUCKETS)))
 
     def _bytes(self, shape: SplitShape) -> int:
         """Return the bytes of all rows of a split while they are sorted."""
@@ -93,38 +108,45 @@ class Shuffler:
         with ExitStack() as stack:
             stack.enter_context(reader)
             spills = [stack.enter_context(self._spill(b)) for b in range(len(self._owners))]
-            for partitioned in ordered_map(
-                reader.read, reader.ranges(state["row"]), self._options.workers, ahead=1
-            ):
-                self._store(partitioned, spills, state["sizes"], state["bags"])
-                state["row"] = partitioned.end
+
+            def write(placed: _PlacedRecords) -> _PlacedRecords:
+                self._write(placed, spills)
+                return placed
+
+            workers = self._options.workers
+            read = ordered_map(reader.read, reader.ranges(state["row"]), workers, ahead=1)
+            places = self._places(read, state["sizes"], state["bags"])
+            for placed in ordered_map(write, places, workers, ahead=1):
+                state["row"] = placed.records.end
+                state["sizes"], state["bags"] = placed.sizes_after, placed.bags_after
                 self._journal.note(PARTITION, state)
-                progress(partitioned.end)
+                progress(placed.records.end)
         state["is_done"] = True
         self._journal.note(PARTITION, state, now=True)
         self._staging.drop_encoded()  # now, so that pages not yet written to the disk are dropped
 
-    def _store(
-        self,
-        partitioned: PartitionedRecords,
-        spills: list[_Spill],
-        sizes: list[int],
-        bags: list[list[int]],
-    ) -> None:
-        first = 0
-        for b, last in enumerate(partitioned.ends.tolist()):
-            if last == first:
-                continue
-            part = partitioned.records.cut(first, last)
+    def _places(
+        self, parts: Iterable[PartitionedRecords], sizes: list[int], bags: list[list[int]]
+    ) -> Iterator[_PlacedRecords]:
+        """Yield where the records of each part are to be written, after ``sizes`` and ``bags``."""
+        for part in parts:
+            sizes_after, bags_after = list(sizes), list(bags)
+            for b, records in part.by_bucket():
+                sizes_after[b] += len(records)
+                totals = self._shape.bag_totals(records).tolist()
+                bags_after[b] = [old + new for old, new in zip(bags[b], totals, strict=True)]
+            yield _PlacedRecords(part, sizes, bags, sizes_after, bags_after)
+            sizes, bags = sizes_after, bags_after
+
+    def _write(self, placed: _PlacedRecords, spills: list[_Spill]) -> None:
+        """Write records to their buckets, or to splits that are not sorted."""
+        for b, records in placed.records.by_bucket():
+            row, bags = placed.sizes[b], placed.bags[b]
             if b < len(self._owners):
-                spills[b].write(sizes[b], sum(bags[b]), part.fields, part.bags)
+                spills[b].write(row, sum(bags), records.fields, records.bags)
             else:
                 output = self._outputs[SPLITS[b - len(self._owners)]]
-                self._shape.write(part, np.arange(len(part)), output, sizes[b], bags[b])
-            sizes[b] += len(part)
-            totals = self._shape.bag_totals(part).tolist()
-            bags[b] = [old + new for old, new in zip(bags[b], totals, strict=True)]
-            first = last
+                self._shape.write(records, np.arange(len(records)), output, row, bags)
 
     def sort(self, progress: Callable[[int, int], None]) -> None:
         """Sort each bucket by key and write it to its split.

@@ -76,6 +76,8 @@ class Recording(Protocol):
     out: Any
     block: Any
     input_gradient: Any
+    products: Any
+    """Products of the first layer with inputs that are not among ``inputs``, or None."""
     has_totals: bool
     """Whether vectors of the input are summed up already, see ``dlrmjit.ops.partial_sums``."""
 

@@ -46,7 +46,8 @@ class Preset:
         if self.family == "dlrm":
             return self.model.architecture
         cross = {"cross_layers": self.cross_layers, "cross_rank": self.cross_rank}
-        return build(self.family, {**asdict(self.model), **cross})
+        features = {"dense_features": self.model.mlp_bottom[0] if self.model.mlp_bottom else 0}
+        return build(self.family, {**asdict(self.model), **features, **cross})
 
     @property
     def lookups_per_table(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from dlrmjit.architecture.node import Node
+from dlrmjit.architecture.node import Node, Shape
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.tape import Rule, Tape, Variable
 from dlrmjit.config.list_loss import ListLoss
@@ -59,11 +59,12 @@ class Graph:
         self.dense, self.targets, self.sample_weights = Variable(), Variable(), Variable()
         self.lists, self.list_count = Variable(), Variable()
         self._has_list_loss = isinstance(loss, ListLoss)
-        recorded = (node for node in model.architecture.nodes if self.is_recorded(node.name))
-        self._needs_lists = any(node.needs_lists for node in recorded)
         self.dropout_key, self.dropout_layers = Variable(DropoutKey()), 0
         self.part, self.shared_norms = part, list[SharedNorm]()
         self.port = port or model.store.port(n)
+        self.nodes = self.recorded_nodes()
+        recorded = (node for node in self.nodes if self.is_recorded(node.name))
+        self._needs_lists = any(node.needs_lists for node in recorded)
         self.values: dict[str, Variable] = {}
         self._record_nodes()
         self.logits = self.values[model.architecture.output]
@@ -86,7 +87,7 @@ class Graph:
 
     def _record_nodes(self) -> None:
         blocks, outs = self._buffers()
-        for node in self.model.architecture.nodes:
+        for node in self.nodes:
             if not self.is_recorded(node.name):
                 self.values[node.name] = Variable()
                 continue
@@ -96,19 +97,32 @@ class Graph:
             recording.summed = consumer is not None and consumer.sums_vectors
             recording.has_totals = any(name in self.port.totals for name in node.inputs)
             recording.input_gradient = self._input_gradient(node, blocks)
+            recording.products = self.products_of(recording)
             self.values[node.name] = node.record(recording)
+
+    def recorded_nodes(self) -> tuple[Node, ...]:
+        """Return the nodes in their order; those of a subclass may have fewer inputs."""
+        return self.model.architecture.nodes
 
     def is_recorded(self, name: str) -> bool:
         """Return whether a node is computed here; a subclass may be given some results."""
         return True
 
+    def shape_of(self, name: str) -> Shape:
+        """Return the shape of one sample of a node's result."""
+        return self.model.architecture.shapes[name]
+
+    def products_of(self, recording: NodeRecording) -> Variable | None:
+        """Return products that are a part of the result of a node's first layer, if there are."""
+        return None
+
     def _buffers(self) -> tuple[dict[str, Block], dict[str, Any]]:
         """Return the block of every node that joins its inputs, and where results are written."""
         architecture, backend = self.model.architecture, self.model.backend
-        fills = {node.name: node for node in architecture.nodes if node.fills_block}
+        fills = {node.name: node for node in self.nodes if node.fills_block}
         blocks, outs = dict[str, Block](), dict[str, Any]()
-        for node in architecture.nodes:
-            if node.joins:
+        for node in self.nodes:
+            if node.joins and node.inputs:
                 block = blocks[node.name] = backend.block(self.n, architecture.input_shapes(node))
                 for name, part in zip(node.inputs, block.parts, strict=True):
                     if name in fills:
@@ -124,10 +138,10 @@ class Graph:
         if len(node.inputs) != 1:
             return None
         architecture, backend = self.model.architecture, self.model.backend
-        source, shape = architecture.node(node.inputs[0]), architecture.input_shapes(node)[0]
+        source, shape = architecture.node(node.inputs[0]), self.shape_of(node.inputs[0])
         if source.any_layout or len(shape) != 1:
             return None
-        if source.joins and len(architecture.consumers(source.name)) == 1:
+        if source.name in blocks and len(architecture.consumers(source.name)) == 1:
             return blocks[source.name].joined_gradient
         return partial(backend.rows, self.n, shape[0])
 
@@ -194,13 +208,14 @@ class NodeRecording:
     input_gradient: Any = None
     summed: bool = False
     has_totals: bool = False
+    products: Variable | None = None
 
     def __init__(self, graph: Graph, node: Node) -> None:
         self.graph, self.node = graph, node
         self.n, self.training, self.dense = graph.n, graph.training, graph.dense
         self.lists = graph.lists
         self.inputs = tuple(graph.values[name] for name in node.inputs)
-        self.shapes = graph.model.architecture.input_shapes(node)
+        self.shapes = tuple(map(graph.shape_of, node.inputs))
 
     def parameter(self, name: str) -> Variable:
         """Return the node's parameter ``name``."""

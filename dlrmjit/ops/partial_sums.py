@@ -28,13 +28,15 @@ from dlrmjit.ops.array_rules import ArrayRule
 Array = NDArray[Any]
 _EXACT_SCALE, _EXACT_BELOW = 2.0**40, 2.0**22
 KINDS = ("sum", "fm", "bi_interaction")
+LAYER = "layer"
+"""The kind of products of vectors with columns of a weight, which are summed like vectors."""
 GATHERED = ("sum", "fm")
 """Kinds whose sums a backend may make without storing vectors."""
 
 
 def columns_of(kind: str, dim: int) -> int:
     """Return W, the columns of the sums of vectors of width ``dim``."""
-    return {"sum": dim, "fm": dim + 1, "bi_interaction": 2 * dim}[kind]
+    return {"sum": dim, "fm": dim + 1, "bi_interaction": 2 * dim, LAYER: dim}[kind]
 
 
 def partial_sums(vectors: Array, kind: str) -> Array:

@@ -22,6 +22,7 @@ from dlrmjit.checkpoint.sharded_writer import (
 from dlrmjit.config.model import AnyModelConfig, model_from_dict
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.model.dynamic import arrays_of
+from dlrmjit.ops.backend import FloatArray, StoredArray
 from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.checkpoint_shards import (
     LocalShard,
@@ -54,6 +55,7 @@ def save_sharded(
     comm, saved = model.comm, model.store.saved_rows()
     ids = gathered_ids(model.store.dynamic, comm)
     steps = {} if optimizer is None else table_steps(model, optimizer)
+    dense, states = _dense_parts(model, optimizer)
     if comm.rank > 0:
         # The first rank sends the name of the new directory when it exists.
         _write_shards(model, optimizer, saved, Path(exchange_json(comm, None)[0]), path)
@@ -64,18 +66,36 @@ def save_sharded(
         written = _write_shards(model, optimizer, saved, fresh, path)
         optimizer_state = Section({}, {})
         if optimizer is not None:
-            whole = {**optimizer.dense_state_dict(), **steps}
+            whole = {**states, **steps}
             optimizer_state = Section(state_shapes(model, optimizer, saved), whole)
         finish_checkpoint(
             fresh,
             [entry for entries in written for entry in entries],
-            Section(table_shapes(model, saved), model.dense_state() | ids),
+            Section(table_shapes(model, saved), dense | ids),
             optimizer_state,
             model_config=model.config.to_dict(),
             progress=progress,
             extra=write_preprocessing(fresh, model.preprocessing, Path(path)),
         )
     comm.barrier()
+
+
+def _dense_parts(
+    model: ShardedModel, optimizer: Optimizer | None
+) -> tuple[dict[str, StoredArray], dict[str, FloatArray]]:
+    """Return all parameters but the tables and their states, whole, if this rank needs them.
+
+    The first rank writes them. The others have some of their columns, or nothing to do.
+    """
+    if model.comm.rank > 0 and not model.store.layers.layers:
+        return {}, {}
+    states = {} if optimizer is None else _whole_states(model, optimizer)
+    return model.whole_dense_state(), states
+
+
+def _whole_states(model: ShardedModel, optimizer: Optimizer) -> dict[str, FloatArray]:
+    states = optimizer.config.mlps.states
+    return model.store.layers.joined_states(optimizer.dense_state_dict(), states)
 
 
 def restore_sharded(model: ShardedModel, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -85,7 +105,7 @@ def restore_sharded(model: ShardedModel, path: str | os.PathLike[str]) -> dict[s
     compares the checksums of all files.
     """
     checkpoint = _open_together(model.comm, path)
-    state, mlps = checkpoint.state, model.dense_state()
+    state, mlps = checkpoint.state, model.whole_dense_state()
     ids = _saved_ids(model, checkpoint)
     shapes = {name: array.shape for name, array in {**mlps, **ids.arrays}.items()}
     state.check({**table_shapes(model, ids.rows), **shapes}, strict=True)
@@ -158,7 +178,7 @@ def restore_sharded_optimizer(
     model: ShardedModel, optimizer: Optimizer, checkpoint: Checkpoint
 ) -> None:
     """Overwrite the state of ``optimizer`` by that of a checkpoint of any plan."""
-    stored, dense = checkpoint.optimizer, optimizer.dense_state_dict()
+    stored, dense = checkpoint.optimizer, _whole_states(model, optimizer)
     steps = table_steps(model, optimizer)
     shapes = {name: array.shape for name, array in {**dense, **steps}.items()}
     ids = _saved_ids(model, checkpoint)
@@ -166,7 +186,8 @@ def restore_sharded_optimizer(
     stored.read_into({**dense, **steps})
     _read_shards(stored, state_shards(model, optimizer, ids.rows), ids)
     step = max((int(count) for count in steps.values()), default=0)
-    optimizer.write_back({**dense, **steps_by_parameter(model, step)})
+    own = model.store.layers.split_states(dense, optimizer.config.mlps.states)
+    optimizer.write_back({**own, **steps_by_parameter(model, step)})
 
 
 def _write_shards(

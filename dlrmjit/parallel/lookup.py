@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.architecture.first_layer import FirstLayer
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
 from dlrmjit.ops.backend import Backend, FloatArray, Lookups
-from dlrmjit.ops.partial_sums import EXACT, GATHERED, partial_sums, vector_gradients
-from dlrmjit.parallel.exchanges.sums import Totals, check_single_lookups
+from dlrmjit.ops.partial_sums import partial_sums, vector_gradients
+from dlrmjit.parallel.exchanges.recorded_sums import RecordedSums, lookups_of_bags
+from dlrmjit.parallel.exchanges.sums import Totals, check_single_lookups, layers_of
 from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.plan import Shard
 from dlrmjit.parallel.routing import ShardedBatch
 
 if TYPE_CHECKING:
     from dlrmjit.model.graph import NodeRecording
-    from dlrmjit.parallel.tables import ShardedTables
+    from dlrmjit.parallel.tables import ShardedTables, ShardGroup
 
 Gradients = Iterator[tuple[Parameter, SparseGradient]]
 
@@ -37,12 +39,16 @@ class LookupGradient(NamedTuple):
 class EmbeddingPort(Protocol):
     """Provides the pooled vectors of a graph, and takes their gradient, by embedding node.
 
-    Of the nodes in ``totals`` these are the total sums (n, W) of their vectors.
+    Of the keys in ``totals``, of nodes and of first layers, these are total sums (n, W).
     """
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """Columns W of these nodes."""
+        """Columns W by key."""
+
+    @property
+    def layers(self) -> Sequence[FirstLayer]:
+        """First layers of which products arrive."""
 
     def finish(self, node: str, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors, and return it."""
@@ -54,8 +60,7 @@ class EmbeddingPort(Protocol):
 class RecordedLookup:
     """The lookup operation of one parameter, recorded once and replayed for every batch.
 
-    ``row_weights`` are learned weights of its rows, another parameter. With a ``kind`` of partial
-    sums, these (N, W) are the result instead of vectors, ``exact`` ones in fixed point.
+    ``row_weights`` are learned weights of its rows, another parameter.
     """
 
     def __init__(
@@ -64,31 +69,18 @@ class RecordedLookup:
         parameter: Parameter,
         out: FloatArray | None,
         row_weights: Parameter | None = None,
-        kind: str = "",
-        *,
-        exact: bool = False,
     ) -> None:
         self._backend, self.parameter, self._out = backend, parameter, out
         self._lookups, self._tape = Variable(), Tape()
         inputs = [parameter, self._lookups, *([row_weights] if row_weights else [])]
-        is_summed = kind in GATHERED and not exact
-        bags = backend.rules["embedding_bag"]
-        self._pooled = self._tape.record(bags, *inputs, out=out, summed=is_summed)
-        if kind:
-            rule = EXACT if exact else backend.rules["partial_sums"]
-            self._pooled = self._tape.record(rule, self._pooled, kind=kind)
+        self._pooled = self._tape.record(backend.rules["embedding_bag"], *inputs, out=out)
 
     def load(self, lookups: Lookups) -> None:
         """Set the lookups of the next replay; raises IndexRangeError for one outside its table."""
-        indices, offsets, weights = lookups
-        base, end = int(offsets[0, 0]), int(offsets[-1, -1])
-        part = Lookups(
-            indices[base:end], offsets - base, None if weights is None else weights[base:end]
-        )
-        self._lookups.data = self._backend.lookups(self.parameter.data, part)
+        self._lookups.data = self._backend.lookups(self.parameter.data, lookups_of_bags(lookups))
 
     def pool(self) -> FloatArray:
-        """Return the pooled vectors (N, shards, W), in ``out`` if it was given, or the sums."""
+        """Return the pooled vectors (N, shards, W), in ``out`` if it was given."""
         self._tape.forward()
         pooled: FloatArray = self._pooled.data
         if self._out is not None and pooled is not self._out:
@@ -131,21 +123,16 @@ class ShardedLookup:
         # Gradients of nodes by part, until all are here.
         self._posted: list[dict[str, FloatArray]] = [{} for _ in range(self.parts)]
         self._totals, self.totals = totals, totals.columns
-        self._sums: dict[str, FloatArray] = {}  # totals of nodes, replicated tables included
+        self.layers = layers_of(list(totals.operators.values()))
+        self._sums: dict[str, FloatArray] = {}  # totals by key, replicated tables included
         views = dict(exchange.group_views(tables.group_of))
         self._nodes = [tables.group_of(group.shards[0])[0] for group in tables.groups]
         self._views = [views.get(group.shards) for group in tables.groups]
         self._lookups = [
-            RecordedLookup(
-                backend,
-                group.parameter,
-                view,
-                group.row_weights,
-                self._kind(node),
-                exact=totals.exact,
-            )
+            self._recorded(group, view, node)
             for group, view, node in zip(tables.groups, self._views, self._nodes, strict=True)
         ]
+        self._shapes = dict(self._arriving())
         self._ends = np.cumsum([0, *(group.count for group in tables.groups)])
         self._replicated = None
         if tables.replicated is not None:
@@ -154,9 +141,33 @@ class ShardedLookup:
         self._replicated_gradient: LookupGradient | None = None
         self._replicated_pooled = np.empty((0, 0, 0), exchange.dtype)
 
-    def _kind(self, node: str) -> str:
-        """Return the kind of sums that are exchanged of a node, empty if its vectors are."""
-        return self._totals.operators[node].kind if node in self.totals else ""
+    def _recorded(
+        self, group: ShardGroup, view: FloatArray | None, node: str
+    ) -> RecordedLookup | RecordedSums:
+        found = self._totals.of_node(node)
+        if not found:
+            return RecordedLookup(self._backend, group.parameter, view, group.row_weights)
+        return RecordedSums(
+            self._backend,
+            group.parameter,
+            found,
+            vectors=(group.count, group.shards[0].width),
+            samples=self._totals.samples,
+            weight=group.layer_weight,
+            exact=self._totals.exact,
+        )
+
+    def _arriving(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for node in self._store.architecture.embeddings:
+            if not self._totals.of_node(node.name):
+                yield node.name, node.pooled_shape
+        for key, columns in self.totals.items():
+            yield key, (columns,)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of one sample of everything that arrives: nodes, and keys of sums."""
+        return self._shapes
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the batch of the next replay."""
@@ -195,10 +206,12 @@ class ShardedLookup:
         """Pool this rank's shards for all samples, and send the pooled vectors."""
         self._totals.clear()
         self._sums.clear()
-        for lookup, node in zip(self._lookups, self._nodes, strict=True):
-            pooled = lookup.pool()
-            if node in self.totals:
-                self._totals.add(node, pooled)
+        for lookup in self._lookups:
+            if isinstance(lookup, RecordedLookup):
+                lookup.pool()
+                continue
+            for key, sums in lookup.pool():
+                self._totals.add(key, sums)
         self._exchange.post()
         self._totals.exchange.post()
         if self._replicated is not None:
@@ -210,10 +223,11 @@ class ShardedLookup:
 
     def finish(self, node: str, out: FloatArray, part: int = 0) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors of this rank's samples of a part."""
-        tables, rows = self._tables[node], self.rows_of(part)
+        rows = self.rows_of(part)
         if node in self.totals:
             out[...] = self._total(node)[rows].reshape(out.shape)
             return out
+        tables = self._tables[node]
         for i, table in enumerate(self._plan.replicated):
             if table in tables:
                 width = self._plan.dims[table]
@@ -226,13 +240,15 @@ class ShardedLookup:
         """Wait once, and return the total sums (n, W) of a node, replicated tables included."""
         if node not in self._sums:
             local = self._replicated_vectors(node)
-            sums = None if local is None else partial_sums(local, self._kind(node))
+            kind = self._totals.operators[node].kind
+            sums = None if local is None else partial_sums(local, kind)
             self._sums[node] = self._totals.finish(node, sums)
         return self._sums[node]
 
     def _replicated_vectors(self, node: str) -> FloatArray | None:
         """Return the vectors (n, tables, E) of a node's replicated tables, None without any."""
-        of_node = [i for i, t in enumerate(self._plan.replicated) if t in self._tables[node]]
+        tables = self._tables.get(node, range(0))  # of a first layer, none is replicated
+        of_node = [i for i, t in enumerate(self._plan.replicated) if t in tables]
         if not of_node:
             return None
         width = self._plan.dims[self._plan.replicated[of_node[0]]]
@@ -249,10 +265,10 @@ class ShardedLookup:
         else:
             self._exchange.copy_gradient(gradient, self._tables[node], part)
             posted[node] = gradient
-        if len(posted) < len(self._tables):
+        if len(posted) < len(self._shapes):
             return
         self._exchange.post_gradient(part)
-        if all(len(each) == len(self._tables) for each in self._posted):
+        if all(len(each) == len(self._shapes) for each in self._posted):
             self._complete_gradients()
 
     def _complete_gradients(self) -> None:
@@ -289,7 +305,8 @@ class ShardedLookup:
         tables, replicated = self._tables[node], self._plan.replicated
         gradients = np.empty((len(packed), len(tables), vectors.shape[2]), packed.dtype)
         slots = [t - tables.start for t in replicated if t in tables]
-        gradients[:, slots] = vector_gradients(packed, vectors, self._kind(node))
+        kind = self._totals.operators[node].kind
+        gradients[:, slots] = vector_gradients(packed, vectors, kind)
         return gradients
 
     def replicated_gradient(self) -> LookupGradient | None:
@@ -300,8 +317,9 @@ class ShardedLookup:
         """Wait, and yield the gradients of this rank's shards from all samples."""
         self._exchange.wait()
         for lookup, view, node in zip(self._lookups, self._views, self._nodes, strict=True):
-            if node in self.totals:
-                yield from lookup.gradients(self._totals.of_all(node))
+            if isinstance(lookup, RecordedSums):
+                found = self._totals.of_node(node)
+                yield from lookup.gradients([self._totals.of_all(each.key) for each in found])
             else:
                 assert view is not None
                 yield from lookup.gradients(view)
@@ -312,6 +330,7 @@ class LookupPart:
 
     def __init__(self, lookup: ShardedLookup, part: int) -> None:
         self._lookup, self._part, self.totals = lookup, part, lookup.totals
+        self.layers = lookup.layers
 
     def finish(self, node: str, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors of the part."""
@@ -347,19 +366,31 @@ class ArrivalPort:
 
     def __init__(self, source: EmbeddingPort) -> None:
         self.source, self.totals = source, source.totals
+        self.layers = {layer.mlp: layer for layer in source.layers}
         self.arrivals: dict[str, Variable] = {}
 
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record the arrival of a node's pooled vectors."""
-        arrival = self.arrivals[node.name] = Variable(name="arrival", requires_grad=True)
+        out = None if node.is_combined or node.name in self.totals else recording.out
+        return self._arrival(recording, node.name, self._shape(node), out)
+
+    def record_products(self, recording: NodeRecording) -> Variable | None:
+        """Record the arrival of products of a node's first layer, if there are any."""
+        layer = self.layers.get(recording.node.name)
+        return self._arrival(recording, layer.key, (layer.outputs,)) if layer else None
+
+    def _arrival(
+        self, recording: NodeRecording, key: str, shape: tuple[int, ...], out: Any = None
+    ) -> Variable:
+        arrival = self.arrivals[key] = Variable(name="arrival", requires_grad=True)
         return recording.record(
             ARRIVE,
             arrival,
-            out=None if node.is_combined or node.name in self.totals else recording.out,
-            shape=(recording.n, *self._shape(node)),
+            out=out,
+            shape=(recording.n, *shape),
             dtype=recording.graph.model.backend.dtype,
             port=self.source,
-            node=node.name,
+            node=key,
         )
 
     def _shape(self, node: Embedding) -> tuple[int, ...]:

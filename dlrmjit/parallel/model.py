@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.autograd.tape import Variable
+from dlrmjit.architecture.first_layer import FirstLayer
+from dlrmjit.architecture.node import Node, ParameterSpec, Shape
+from dlrmjit.architecture.nodes.concat import Concat
+from dlrmjit.autograd.tape import Parameter, Variable
 from dlrmjit.config.list_loss import ListLoss
 from dlrmjit.config.model import AnyModelConfig
 from dlrmjit.config.training import LossConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError, CopyError
-from dlrmjit.model.graph import BatchPart, Graph, cache_graph
+from dlrmjit.model.graph import BatchPart, Graph, NodeRecording, cache_graph
 from dlrmjit.model.model import Model
-from dlrmjit.ops.backend import Backend
+from dlrmjit.ops.backend import Backend, StoredArray
 from dlrmjit.parallel.comm import Comm
 from dlrmjit.parallel.lookup import ArrivalPort, EmbeddingPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, one_width
 from dlrmjit.parallel.routing import Router, ShardedBatch
 from dlrmjit.parallel.tables import ShardedTables
 from dlrmjit.perf.profile import Profile
-from dlrmjit.precision import Precision
+from dlrmjit.precision import Precision, to_precision
 
 T = TypeVar("T")
 
@@ -104,6 +107,57 @@ class ShardedModel(Model):
             )
         return super().shapes_for(stored)
 
+    def _make(self, name: str, spec: ParameterSpec) -> Parameter:
+        layer = self.store.layers.layers.get(name)
+        if layer is not None:
+            spec = spec._replace(shape=self.store.layers.of_all(layer))
+        return super()._make(name, spec)
+
+    def _assign(self, name: str, values: StoredArray) -> None:
+        layer = self.store.layers.layers.get(name)
+        if layer is None or values.shape[1] < layer.inputs:
+            super()._assign(name, values)
+            return
+        for part, array in self.store.layers.split(name, values).items():
+            self._assign_columns(part, array)
+
+    def _assign_columns(self, name: str, values: StoredArray) -> None:
+        own = {parameter.name: parameter for parameter in self.store.layers.parameters}
+        parameter = own.get(name) or self.dense[name]
+        self.backend.assign_weight(parameter.data, np.asarray(values))
+
+    def dense_parameters(self) -> tuple[Parameter, ...]:
+        """Return those of all ranks, then columns of first layers that are this rank's."""
+        return (*super().dense_parameters(), *self.store.layers.parameters)
+
+    def dense_state(self) -> dict[str, StoredArray]:
+        """Return copies of this rank's parameters; of first layers it may have some columns."""
+        own = {
+            parameter.name: to_precision(
+                self.precision, self.backend.weight_to_numpy(parameter.data)
+            )
+            for parameter in self.store.layers.parameters
+        }
+        return super().dense_state() | own
+
+    def load_dense(self, state: Mapping[str, StoredArray]) -> None:
+        """Overwrite all parameters but the tables from whole weights, or from `dense_state`."""
+        super().load_dense(state)
+        for parameter in self.store.layers.parameters:
+            if parameter.name in state:
+                self._assign_columns(parameter.name, state[parameter.name])
+
+    def whole_dense_state(self) -> dict[str, StoredArray]:
+        """Return copies of all parameters but the tables, whole; all ranks call this."""
+        joined = self.store.layers.joined(self.dense_state())
+        for name in self.store.layers.layers:
+            joined[name] = to_precision(self.precision, joined[name])
+        return joined
+
+    def stored(self) -> dict[str, StoredArray]:
+        """Return all parameters, whole; all ranks call this."""
+        return self._in_order(self.store.stored(), self.whole_dense_state())
+
     @property
     def router(self) -> Router:
         """The exchange of lookups."""
@@ -154,6 +208,34 @@ class PortGraph(Graph):
     """A graph that receives its pooled vectors from a port, and sends it their gradient."""
 
     port: ArrivalPort
+
+    def recorded_nodes(self) -> tuple[Node, ...]:
+        """Return the nodes, those that join vectors without vectors that other ranks multiply."""
+        return tuple(map(self._without_vectors, super().recorded_nodes()))
+
+    def _without_vectors(self, node: Node) -> Node:
+        absent = {each.embedding for each in self._layers if each.joined == node.name}
+        inputs = tuple(name for name in node.inputs if name not in absent)
+        return Concat(node.name, inputs) if absent else node
+
+    @property
+    def _layers(self) -> Iterable[FirstLayer]:
+        return self.port.layers.values()
+
+    def is_recorded(self, name: str) -> bool:
+        """Return whether anything is left of a node on this rank."""
+        is_empty = any(each.joined == name and not each.others for each in self._layers)
+        is_multiplied = any(each.embedding == name for each in self._layers)
+        return not is_empty and (not is_multiplied or name in self.port.totals)
+
+    def shape_of(self, name: str) -> Shape:
+        """Return the shape of one sample of a node's result, without those vectors."""
+        widths = [len(each.others) for each in self._layers if each.joined == name]
+        return (widths[0],) if widths else super().shape_of(name)
+
+    def products_of(self, recording: NodeRecording) -> Variable | None:
+        """Return the products of a node's first layer that arrive, if any."""
+        return self.port.record_products(recording)
 
     def __init__(
         self,

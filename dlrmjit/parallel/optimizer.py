@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dlrmjit.autograd.sparse_gradient import SparseGradient
 from dlrmjit.autograd.tape import Parameter
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
+from dlrmjit.errors import ConfigError
 from dlrmjit.ops.backend import FloatArray
 from dlrmjit.optim import Optimizer, make_optimizer
 from dlrmjit.optim.column_rates import table_rates
@@ -39,6 +40,7 @@ class ShardedOptimizer:
         self._exchanges_squares = bool(config.tables.row_states) and model.plan.splits_columns
         if self._exchanges_squares:
             config = replace(config, tables=config.tables.shared())
+        _check_layers(model, config)
         rates = table_rates(model, config)
         self.optimizer: Optimizer = make_optimizer(config, model.backend, rates)
         self.optimizer.prepare(model.parameters())
@@ -61,6 +63,8 @@ class ShardedOptimizer:
         shards = {id(group.parameter): group.shards for group in self._tables.groups}
         means: dict[Shard, FloatArray] = {}
         for parameter, gradient in gradients:
+            if not parameter.is_sparse:  # columns of a first layer
+                continue
             squares = self._store_squares(parameter, gradient)
             own = shards.get(id(parameter), ())  # weights of rows are whole on their rank
             means |= {shard: squares.table(i)[:, 0] for i, shard in enumerate(own)}
@@ -75,6 +79,16 @@ class ShardedOptimizer:
         squares = self.optimizer.state(parameter).tables[-1]
         gradient.mean_squares(parameter.data, squares, self.optimizer.config.tables.l2)
         return squares
+
+
+def _check_layers(model: ShardedModel, config: UpdateConfig) -> None:
+    """Refuse an optimizer that needs the norm of a weight of which ranks have some columns."""
+    if config.mlps.scales_to_norm and model.store.layers.layers:
+        name = next(iter(model.store.layers.layers))
+        raise ConfigError(
+            f"{config.mlps.name} needs the norm of all of {name}, but ranks that exchange products "
+            "of the first layer have columns of it; give --exchange=alltoall"
+        )
 
 
 class SquareExchange:

@@ -28,6 +28,12 @@ class _Tables(NamedTuple):
     dims: tuple[int, ...]
     lookups: tuple[int, ...]
 
+    @property
+    def costs(self) -> list[int]:
+        """Load of each table: a cache line for every lookup, and its columns."""
+        pairs = zip(self.lookups, self.dims, strict=True)
+        return [lookups * (MIN_SHARD_COLUMNS + dim) for lookups, dim in pairs]
+
 
 class _Candidate(NamedTuple):
     """A plan, its largest load over the mean, and whether every rank has the memory for it."""
@@ -53,7 +59,7 @@ def propose(
     Parameters
     ----------
     kind : ``auto``, or one kind for all tables: ``whole``, ``columns``, ``rows``, ``replicated``
-    lookups : lookups per bag of each table, 1 by default; the load that is balanced
+    lookups : lookups per bag of each table, 1 by default; with the widths the load that is balanced
     memory : bytes for tables on one rank, unlimited by default
     min_columns : minimum columns of a shard, ``dim`` for optimizers that need whole rows
     replicates : whether ``auto`` replicates small tables
@@ -125,8 +131,8 @@ def _automatic(
         splittable = [t for t, count in shards.items() if count < min(ranks, rows[t])]
         if (fits and imbalance <= _MAX_IMBALANCE) or not splittable:
             return plan
-        # The cost of a shard is its lookups, or its memory while that is exceeded.
-        cost = tables.lookups if fits else rows
+        # The cost of a shard is its load, or its memory while that is exceeded.
+        cost = tables.costs if fits else rows
         costliest = max(splittable, key=lambda t: (cost[t] / shards[t], -t))
         shards[costliest] = min(ranks, 2 * shards[costliest])
 
@@ -135,16 +141,16 @@ def _balance(
     tables: _Tables, ranks: int, shards: dict[int, int], memory: int | None, min_columns: int
 ) -> _Candidate:
     """Assign each of ``shards[t]`` shards of table t to the rank with the least load."""
-    rows, dims, lookups = tables
+    rows, dims, costs = tables.rows, tables.dims, tables.costs
     load, used = [0.0] * ranks, [0.0] * ranks
     placements = [Placement("replicated")] * len(rows)
-    for t in sorted(shards, key=lambda t: (-lookups[t] / shards[t], -rows[t], t)):
+    for t in sorted(shards, key=lambda t: (-costs[t] / shards[t], -rows[t], t)):
         nbytes = rows[t] * dims[t] * FLOAT_BYTES / shards[t]
         holders = []
         for _ in range(shards[t]):
             fitting = [r for r in range(ranks) if memory is None or used[r] + nbytes <= memory]
             rank = min(fitting or range(ranks), key=lambda r: (load[r], used[r], r))
-            load[rank] += lookups[t] / shards[t]
+            load[rank] += costs[t] / shards[t]
             used[rank] += nbytes
             holders.append(rank)
         placements[t] = _placement(tuple(holders), dims[t] // min_columns)

@@ -52,6 +52,7 @@ class _Port:
     def __init__(self, batches: _MicroBatches) -> None:
         self._batches, self.current = batches, slice(0, 0)
         self.totals: Mapping[str, int] = batches.lookup.totals
+        self.layers = batches.lookup.layers
 
     def finish(self, node: str, out: FloatArray) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors."""
@@ -116,6 +117,11 @@ class ReproducibleStep:
             raise ConfigError(
                 f"{model.micro_batches} micro-batches cannot be distributed evenly over "
                 f"{model.comm.size} ranks; give a multiple of {model.comm.size}"
+            )
+        if on_squares is not None and model.store.layers.layers:
+            raise ConfigError(
+                "norms of gradients are not known here, because ranks that exchange products of "
+                "the first layer have columns of its weight; give --exchange=alltoall"
             )
         self._model, self._loss = model, loss or LossConfig()
         self._sharded_optimizer = ShardedOptimizer(model, optimizer)
@@ -244,14 +250,9 @@ class _MicroBatches:
         )
 
     def _empty(self, n: int) -> dict[str, FloatArray]:
-        """Allocate vectors (n, S, E), or totals (n, W), of this rank for every embedding node."""
-        dtype, totals = self.model.backend.dtype, self.lookup.totals
-        return {
-            node.name: np.empty(
-                (n, totals[node.name]) if node.name in totals else (n, *node.pooled_shape), dtype
-            )
-            for node in self.model.architecture.embeddings
-        }
+        """Allocate vectors (n, S, E) and totals (n, W) of this rank, all that arrives."""
+        dtype, shapes = self.model.backend.dtype, self.lookup.shapes
+        return {key: np.empty((n, *shape), dtype) for key, shape in shapes.items()}
 
     def groups(self) -> list[_Group]:
         """Return the micro-batches that run together: all if they are normalised, else one each."""

@@ -37,7 +37,12 @@ from dlrmjit.parallel.dynamic import (
     gathered_ids,
     saved_rows,
 )
-from dlrmjit.parallel.exchanges.sums import Totals, operators, require_substitutable
+from dlrmjit.parallel.exchanges.layer_weights import (
+    LayerColumns,
+    LayerWeights,
+    columns_of_shards,
+)
+from dlrmjit.parallel.exchanges.sums import Totals, layers_of, operators, require_substitutable
 from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.lookup import ArrivalPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, Shard
@@ -49,11 +54,15 @@ _ELEMENTS_PER_DRAW = 1 << 20  # elements drawn at a time
 
 @dataclass(frozen=True)
 class ShardGroup:
-    """Shards of one width, stored together as one parameter, and learned weights of their rows."""
+    """Shards of one width, stored together as one parameter, and learned weights of their rows.
+
+    ``layer_weight`` has the columns of a first layer for their vectors.
+    """
 
     shards: tuple[Shard, ...]
     parameter: Parameter
     row_weights: Parameter | None = None
+    layer_weight: Parameter | None = None
 
     @property
     def count(self) -> int:
@@ -92,11 +101,16 @@ class ShardedTables:
         self._nodes = {node.name: node for node in architecture.embeddings}
         self._weights_of = _numbers_of_weights(architecture)
         self.router = Router(comm, plan, micro_batches, architecture)
+        self._operators = operators(architecture, plan.substituted)
+        layers = layers_of(self._operators)
+        self._layer_of = {layer.embedding: layer for layer in layers}
+        columns: list[LayerColumns] = []
         self._drawn = {node.name for node in architecture.embeddings if node.initial != "zeros"}
         self.groups = tuple(
-            self._make_group(tuple(shards), precision)
+            self._make_group(tuple(shards), precision, columns)
             for _, shards in groupby(plan.of_rank(comm.rank), key=self.group_of)
         )
+        self.layers = LayerWeights(comm, layers, columns)
         self.replicated: Parameter | None = None
         if plan.replicated:
             specs = [self.specs[t] for t in plan.replicated]
@@ -118,20 +132,35 @@ class ShardedTables:
         """The rows of this rank's dynamic ids, if the model has any."""
         return None if self.ids is None else self.ids.rows
 
-    def group_of(self, shard: Shard) -> tuple[str, int]:
-        """Return what the shards of one group have in common."""
-        return self.specs[shard.table].node, shard.width
+    def group_of(self, shard: Shard) -> tuple[str, int, str]:
+        """Return what the shards of one group have in common.
 
-    def _make_group(self, shards: tuple[Shard, ...], precision: Precision) -> ShardGroup:
-        node, width = self.group_of(shards[0])
-        name, weights = f"{node}.width{width}", None
+        Exact products are rounded shard by shard, so that each is a group.
+        """
+        node = self.specs[shard.table].node
+        is_alone = self._is_exact and node in self._layer_of
+        return node, shard.width, f".{shard.table}.{shard.first_col}" if is_alone else ""
+
+    def _make_group(
+        self, shards: tuple[Shard, ...], precision: Precision, columns: list[LayerColumns]
+    ) -> ShardGroup:
+        """Return a group; add the columns of a first layer's weight for its vectors."""
+        node, width, suffix = self.group_of(shards[0])
+        name, weights, layer = f"{node}.width{width}{suffix}", None, self._layer_of.get(node)
         if self._nodes[node].learned:
             of_rows = [self._sizes(self._of_weights(shard)) for shard in shards]
             weights = table_parameter(self._backend, f"{name}.pooling", of_rows, "fp32")
         sizes = [self._sizes(shard) for shard in shards]
         config = bounds_of(self.architecture, IN_MEMORY)
         parameter = table_parameter(self._backend, name, sizes, precision, config)
-        return ShardGroup(shards, parameter, weights)
+        if layer is None:
+            return ShardGroup(shards, parameter, weights)
+        slots = [self.specs[shard.table].slot for shard in shards]
+        numbers = columns_of_shards(layer, shards, slots, self._nodes[node].dim)
+        zeros = np.zeros((layer.outputs, len(numbers)), np.float32)
+        weight = Parameter(self._backend.weight(zeros, precision), f"{layer.weight}.{name}")
+        columns.append(LayerColumns(layer, numbers, weight))
+        return ShardGroup(shards, parameter, weights, weight)
 
     def _sizes(self, shard: Shard) -> TableSpec:
         """Return the description of a shard as a table of its own."""
@@ -307,8 +336,7 @@ class ShardedTables:
         exchange = PooledExchange(
             self._comm, plan, sizes, self.strategy, dtype, without, codec=codec, parts=parts
         )
-        found = operators(self.architecture, plan.substituted)
-        totals = Totals(found, self._comm, sizes, dtype, exact=self._is_exact)
+        totals = Totals(self._operators, self._comm, sizes, dtype, exact=self._is_exact)
         return ShardedLookup(self._backend, self, exchange, totals, training=training)
 
     def port(self, n: int) -> ArrivalPort:

@@ -62,6 +62,12 @@ def test_mlperf_on_26_ranks_fits_and_is_balanced():
     assert len(str(plan).splitlines()) == 26 + 26
 
 
+def test_tables_of_several_widths_are_balanced_by_their_columns_too():
+    plan = propose((10_000,) * 16, (1,) * 8 + (16,) * 8, 2)
+    assert [plan.columns_of(rank) for rank in range(2)] == [68, 68]
+    assert all(placement.kind == "whole" for placement in plan.placements)
+
+
 def test_tables_beyond_all_memory_are_refused_with_the_number_of_ranks():
     model = preset("mlperf").model
     with pytest.raises(MemoryLimitError, match=r"89\.53 GiB.*1 rank with 22\.00.*at least 5 such"):

@@ -102,12 +102,17 @@ class Mlp(Node):
         hidden, has_norm = len(self.widths) - 1, self.batch_norm or self.layer_norm
         is_cut = has_norm or (recording.training and self.dropout)
         first = hidden if is_cut else 0
-        (x,), gradient = recording.inputs, recording.input_gradient
-        for i in range(first):
+        (x,), gradient, products = recording.inputs, recording.input_gradient, recording.products
+        if products is not None and not hidden:
+            return self._with_products(recording, x, products, self.last)
+        for i in range(max(first, products is not None)):
             activation = "none" if has_norm else self.hidden
-            x = self._layers(recording, x, (i, i + 1), (activation,), gradient)
+            if i == 0 and products is not None:
+                x = self._with_products(recording, x, products, activation)
+            else:
+                x = self._layers(recording, x, (i, i + 1), (activation,), gradient)
             x = self._regularised(recording, x, i)
-            gradient = None
+            gradient, first = None, i + 1
         activations = (self.hidden,) * (hidden - first) + (self.last,)
         return self._layers(
             recording, x, (first, hidden + 1), activations, gradient, out=recording.out
@@ -130,6 +135,17 @@ class Mlp(Node):
         return recording.apply(
             "mlp", x, *parameters, activations=activations, out=out, input_gradient=input_gradient
         )
+
+    def _with_products(self, recording: Recording, x: Any, products: Any, activation: str) -> Any:
+        """Record the first layer, of which products of other inputs are there already."""
+        ((others,),) = recording.shapes
+        term = recording.parameter("0.bias")
+        if others:
+            term = self._layers(recording, x, (0, 1), ("none",), recording.input_gradient)
+        z = recording.apply("sum", products, term)
+        if activation == "none":
+            return z
+        return recording.apply("activation", z, activation=activation)
 
     def _regularised(self, recording: Recording, x: Any, layer: int) -> Any:
         if self.batch_norm:

@@ -6,14 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from dlrmjit.architecture.architecture import Architecture
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_flags import PLAN
 from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.config.presets import preset
 from dlrmjit.errors import ConfigError
 from dlrmjit.files import check_file_replaceable, replaced_file, try_destination
+from dlrmjit.parallel.exchanges.choice import foretold_bytes, proposed_with_exchange
 from dlrmjit.parallel.plan import Plan
 from dlrmjit.parallel.planner import propose
 
@@ -48,18 +51,35 @@ def _advised(options: argparse.Namespace) -> Plan:
 
 def _proposed(options: argparse.Namespace) -> Plan:
     """Print a plan for the ranks that the options name, and return it."""
-    model = preset(options.config, options.max_ind_range)
+    chosen = preset(options.config, options.max_ind_range)
+    chosen = replace(chosen, family=options.model or chosen.family)
+    architecture, specs = chosen.architecture, chosen.architecture.table_specs
+    lookups = [chosen.lookups_per_table[spec.column] for spec in specs]
     memory = None if options.memory is None else int(options.memory * 2**30)
-    plan = propose(
-        model.model.table_rows,
-        model.model.embedding_dim,
-        options.ranks,
-        kind=options.kind,
-        lookups=model.lookups_per_table,
-        memory=memory,
-    )
+
+    def proposed(replicates: bool) -> Plan:
+        return propose(
+            [spec.rows for spec in specs],
+            [spec.dim for spec in specs],
+            options.ranks,
+            kind=options.kind,
+            replicates=replicates,
+            lookups=lookups,
+            memory=memory,
+        )
+
+    samples = options.batch_size or chosen.batch_size
+    plan = proposed_with_exchange(proposed, architecture, options.exchange, samples)
     print(plan)
+    print(_bytes_line(architecture, plan, samples))
     return plan
+
+
+def _bytes_line(architecture: Architecture, plan: Plan, samples: int) -> str:
+    """Return what a rank sends per step, by operation, as a training counts it."""
+    found = foretold_bytes(architecture, plan, samples)
+    counts = ", ".join(f"{name} {count / 1000:,.1f}" for name, count in found.items())
+    return f"sent per step of {samples:,} samples by each rank, in kB: {counts or 'nothing'}"
 
 
 def _is_plan(path: Path) -> bool:

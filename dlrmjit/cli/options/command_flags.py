@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from dlrmjit.architecture.families import FAMILIES
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.insight_flags import ADVICE
@@ -274,6 +275,20 @@ PLAN = Command(
                 ),
                 Flag("max-ind-range", int, 0, "limit the rows of every table (0: do not)"),
                 Flag(
+                    "model",
+                    str,
+                    None,
+                    "family of the model (default: the configuration's)",
+                    values=tuple(FAMILIES),
+                ),
+                Flag(
+                    "exchange",
+                    str,
+                    "auto",
+                    "what ranks exchange of embeddings, as in dlrmjit train",
+                    values=("auto", "alltoall", "substitute"),
+                ),
+                Flag(
                     "json",
                     str,
                     None,
@@ -285,8 +300,12 @@ PLAN = Command(
         ADVICE,
     ),
     (
-        Condition(("kind",), "a plan without --advise", lambda o: not o.advise),
-        Condition(tuple(flag.dest for flag in ADVICE.flags), "--advise", lambda o: o.advise),
+        Condition(("kind", "model", "exchange"), "a plan without --advise", lambda o: not o.advise),
+        Condition(
+            tuple(flag.dest for flag in ADVICE.flags if flag.dest != "batch_size"),
+            "--advise",
+            lambda o: o.advise,
+        ),
     ),
 )
 

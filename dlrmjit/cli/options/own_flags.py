@@ -170,7 +170,7 @@ RANKS = FlagGroup(
             str,
             "auto",
             "what ranks exchange of embeddings: alltoall, vectors; substitute, sums where a model "
-            "needs no more, as lr and fm; auto, of each embedding node what takes fewer bytes",
+            "needs no more, as lr and fm, and products of first layers; auto, what is fewer bytes",
             values=("auto", "alltoall", "substitute"),
         ),
         Flag(

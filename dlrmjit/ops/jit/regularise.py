@@ -1,4 +1,4 @@
-"""Rules of the compiled backend for dropout, batch and layer normalisation."""
+"""Rules of the compiled backend for activations, dropout, batch and layer normalisation."""
 
 from __future__ import annotations
 
@@ -127,16 +127,14 @@ def _layer_norm_forward(step: Step) -> Matrix:
     mean, inverse = (step.cached(name, partial(np.empty, x.rows)) for name in ("mean", "inverse"))
     layer_norm_forward(x, y, gamma, beta, mean, inverse, EPS)
     if activation != "none":
-        ones, zeros = np.ones(x.cols, np.float32), np.zeros(x.cols, np.float32)
-        normalise(y, y, ones, zeros, activation, _slopes(step))
+        _activate(step, y, y)
     return y
 
 
 def _layer_norm_backward(step: Step, gradient: Matrix) -> Gradients:
     x, gamma, _ = step.values
-    code = activation_code(step.options["activation"])
-    if code:
-        bind_activation_backward(_stored(step), gradient, gradient, code)()
+    if activation_code(step.options["activation"]):
+        _before_activation(step, gradient)
     dgamma, dbeta = _vectors(step, gamma)
     moments = step.memory["mean"], step.memory["inverse"]
     layer_norm_backward(x, gradient, gamma, *moments, dgamma, dbeta)
@@ -145,7 +143,30 @@ def _layer_norm_backward(step: Step, gradient: Matrix) -> Gradients:
     yield 0, gradient
 
 
+def _activation_forward(step: Step) -> Matrix:
+    y = _buffer(step, "y")
+    _activate(step, step.values[0], y)
+    return y
+
+
+def _activation_backward(step: Step, gradient: Matrix) -> Gradients:
+    _before_activation(step, gradient)
+    yield 0, gradient
+
+
+def _activate(step: Step, x: Matrix, y: Matrix) -> None:
+    ones, zeros = np.ones(x.cols, np.float32), np.zeros(x.cols, np.float32)
+    normalise(x, y, ones, zeros, step.options["activation"], _slopes(step))
+
+
+def _before_activation(step: Step, gradient: Matrix) -> None:
+    """Replace a gradient by that before the activation."""
+    code = activation_code(step.options["activation"])
+    bind_activation_backward(_stored(step), gradient, gradient, code)()
+
+
 RULES = (
+    Rule("activation", _activation_forward, _activation_backward),
     Rule("dropout", _dropout_forward, _dropout_backward),
     Rule("batch_moments", _moments_forward, _no_gradient),
     Rule("batch_norm", _norm_forward, _norm_backward),

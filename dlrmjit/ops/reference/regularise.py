@@ -1,4 +1,4 @@
-"""Rules of the reference backend for dropout, batch and layer normalisation."""
+"""Rules of the reference backend for activations, dropout, batch and layer normalisation."""
 
 from __future__ import annotations
 
@@ -100,7 +100,17 @@ def _layer_norm_backward(step: Step, gradient: FloatArray) -> Gradients:
     yield 0, dx.astype(dy.dtype)
 
 
+def _activation_forward(step: Step) -> FloatArray:
+    y, step.memory["stored"] = activate(step.values[0], step.options["activation"])
+    return y
+
+
+def _activation_backward(step: Step, gradient: FloatArray) -> Gradients:
+    yield 0, before_activation(gradient, step.memory["stored"], step.options["activation"])
+
+
 RULES = (
+    Rule("activation", _activation_forward, _activation_backward),
     Rule("dropout", _dropout_forward, _dropout_backward),
     Rule("batch_moments", _moments_forward, _no_gradient),
     Rule("batch_norm", _norm_forward, _norm_backward),

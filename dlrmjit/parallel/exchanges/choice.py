@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from dlrmjit.architecture.architecture import Architecture
+from dlrmjit.architecture.first_layer import FirstLayer, first_layer_over
 from dlrmjit.config.memory import FLOAT_BYTES
 from dlrmjit.errors import ConfigError
 from dlrmjit.parallel.exchanges.sums import operators, substitutable, width_of
@@ -16,11 +17,14 @@ Exchange = Literal["auto", "alltoall", "substitute"]
 EXCHANGES: tuple[str, ...] = get_args(Exchange)
 
 
-def with_exchange(plan: Plan, architecture: Architecture, exchange: str) -> Plan:
+def with_exchange(
+    plan: Plan, architecture: Architecture, exchange: str, samples: int | None = None
+) -> Plan:
     """Return a plan that exchanges sums of all nodes that allow it, of none, or of the cheaper.
 
     ``auto`` leaves out tables split by rows whose bags are multiplied, since those may have only
-    one row. Raises ConfigError for another ``exchange``, or one that suits no node.
+    one row. It counts the bytes of a step of ``samples`` of all ranks, by default of so many that
+    only they matter. Raises ConfigError for another ``exchange``, or one that suits no node.
     """
     if exchange not in EXCHANGES:
         raise ConfigError(f"unknown exchange {exchange!r}; known are {', '.join(EXCHANGES)}")
@@ -31,12 +35,16 @@ def with_exchange(plan: Plan, architecture: Architecture, exchange: str) -> Plan
         if not allowed:
             raise ConfigError(
                 "--exchange=substitute needs a model that only sums vectors of whole tables, or "
-                "their products, such as lr, fm or nfm; for others give --exchange=auto"
+                "their products, such as lr, fm or nfm, or first layers over whole tables as "
+                "deepfm and wide-deep have; for others give --exchange=auto"
             )
         return replace(plan, substituted=allowed)
     chosen: set[str] = set()
     for group in _groups(architecture, _of_any_bags(architecture, plan, allowed)):
-        if sum_bytes(architecture, plan, group) < vector_bytes(architecture, plan, group):
+        vectors = vector_bytes(architecture, plan, group)
+        if samples is not None:
+            vectors += _layer_bytes(architecture, plan, group) / samples
+        if sum_bytes(architecture, plan, group) < vectors:
             chosen |= set(group)
     return replace(plan, substituted=tuple(name for name in allowed if name in chosen))
 
@@ -51,19 +59,48 @@ def proposed_with_exchange(
     not replicated sends nothing at all. Only plans that exchange sums do without. ``samples`` are
     those of a batch of all ranks.
     """
-    plan = with_exchange(propose(True), architecture, exchange)
+    plan = with_exchange(propose(True), architecture, exchange, samples)
     if not plan.replicated or exchange == "alltoall" or plan.ranks == 1:
         return plan
-    other = with_exchange(propose(False), architecture, exchange)
+    other = with_exchange(propose(False), architecture, exchange, samples)
     if not other.substituted:
         return plan
+    if exchange == "substitute" and len(other.substituted) > len(plan.substituted):
+        return other  # it was asked for, and first layers need whole tables
     return min(plan, other, key=lambda each: bytes_per_step(architecture, each, samples))
 
 
 def bytes_per_step(architecture: Architecture, plan: Plan, samples: int) -> float:
-    """Return the bytes that a rank sends for its tables in a step of ``samples`` of all ranks."""
+    """Return the bytes that a rank sends for its tables in a step of ``samples`` of all ranks.
+
+    Gradients of the columns of first layers that are for vectors of tables are among them.
+    """
     replicated = sum(plan.table_rows[t] * plan.dims[t] for t in plan.replicated)
-    return samples * bytes_per_sample(architecture, plan) + _there_and_back(plan) * replicated
+    vectors = [n.name for n in architecture.embeddings if n.name not in plan.substituted]
+    weights = _layer_bytes(architecture, plan, vectors)
+    each = bytes_per_sample(architecture, plan)
+    return samples * each + weights + _there_and_back(plan) * replicated
+
+
+def foretold_bytes(architecture: Architecture, plan: Plan, samples: int) -> dict[str, float]:
+    """Return the bytes that a rank sends in a step of ``samples`` of all ranks, by operation.
+
+    They are a mean over ranks. The operations are those that communicators count, without lookups,
+    which depend on the data.
+    """
+    vectors = [n.name for n in architecture.embeddings if n.name not in plan.substituted]
+    own = sum(each.columns * each.outputs for each in _layers(architecture, plan.substituted))
+    # a replicated table has a marker per row, too
+    replicated = sum(plan.table_rows[t] * (plan.dims[t] + 1) for t in plan.replicated)
+    of_all = architecture.dense_parameters - own + replicated
+    sums = samples * sum_bytes(architecture, plan, plan.substituted) / 2
+    found = {
+        "alltoall": samples * vector_bytes(architecture, plan, vectors),
+        "reduce_scatter": sums,
+        "allgather": sums,
+        "allreduce": _there_and_back(plan) * of_all,
+    }
+    return {name: count for name, count in found.items() if count}
 
 
 def vector_bytes(architecture: Architecture, plan: Plan, nodes: Sequence[str]) -> float:
@@ -81,6 +118,18 @@ def sum_bytes(architecture: Architecture, plan: Plan, nodes: Sequence[str]) -> f
     return _there_and_back(plan) * width_of(operators(architecture, nodes))
 
 
+def _layer_bytes(architecture: Architecture, plan: Plan, nodes: Sequence[str]) -> float:
+    """Return the bytes that a rank sends of the gradients of first layers over nodes' vectors."""
+    layers = _layers(architecture, nodes)
+    return _there_and_back(plan) * sum(each.columns * each.outputs for each in layers)
+
+
+def _layers(architecture: Architecture, nodes: Sequence[str]) -> list[FirstLayer]:
+    """Return the first layers over nodes' vectors."""
+    found = (first_layer_over(architecture, name) for name in nodes)
+    return [layer for layer in found if layer is not None]
+
+
 def bytes_per_sample(architecture: Architecture, plan: Plan) -> float:
     """Return the bytes that a rank sends of embeddings per sample of a batch of all ranks."""
     vectors = [n.name for n in architecture.embeddings if n.name not in plan.substituted]
@@ -96,15 +145,16 @@ def _there_and_back(plan: Plan) -> float:
 def _groups(architecture: Architecture, names: Sequence[str]) -> Iterator[list[str]]:
     """Yield names of nodes, those that share a column together."""
     found = operators(architecture, names)
-    partners = {operator.partner for operator in found}
-    for operator in found:
-        if operator.node not in partners:
-            yield [operator.node, *([operator.partner] if operator.partner else [])]
+    partner_of = {operator.node: operator.partner for operator in found if operator.partner}
+    for name in dict.fromkeys(operator.node for operator in found):
+        if name not in partner_of.values():
+            yield [name, *([partner_of[name]] if name in partner_of else [])]
 
 
 def _of_any_bags(architecture: Architecture, plan: Plan, names: Sequence[str]) -> list[str]:
     """Return the nodes whose bags may have any number of rows."""
     specs = enumerate(architecture.table_specs)
     split = {spec.node for t, spec in specs if plan.placements[t].kind == "rows"}
-    kinds = {operator.node: operator.kind for operator in operators(architecture, names)}
-    return [name for name in names if kinds[name] == "sum" or name not in split]
+    found = operators(architecture, names)
+    multiplied = {operator.node for operator in found if operator.kind != "sum"}
+    return [name for name in names if name not in split & multiplied]

@@ -11,6 +11,7 @@ from dlrmjit.cli.commands import plan
 from dlrmjit.cli.options.parse import parse
 from dlrmjit.errors import MemoryLimitError
 from dlrmjit.parallel.comm import DONE, SelfComm
+from tests.parallel.launch import needs_mpi, run_ranks
 
 SIXTY_GB = "--max-ind-range=22600000"
 
@@ -49,6 +50,31 @@ def test_optimizer_state_counts_as_well(monkeypatch):
     """Adagrad has as much state as there are table elements."""
     with pytest.raises(MemoryLimitError, match="use at least 10 such ranks"):
         _plan(monkeypatch, 2, "--optimizer=adagrad")
+
+
+def _sent_in_kb(text):
+    """Return the kB by operation of the one line that begins as ``dlrmjit plan``'s or train's."""
+    (line,) = (line for line in text.splitlines() if line.lower().startswith("sent per step"))
+    pairs = (part.rsplit(" ", 1) for part in line.partition("kB: ")[2].split(", "))
+    return {name: float(count.replace(",", "")) for name, count in pairs}
+
+
+@needs_mpi
+@pytest.mark.parametrize("exchange", ["alltoall", "substitute"])
+def test_a_plan_foretells_what_ranks_send(capsys, exchange):
+    words = [
+        "--config=kaggle",
+        "--max-ind-range=3000",
+        "--model=wide-deep",
+        f"--exchange={exchange}",
+    ]
+    assert plan.main([*words, "--ranks=2", "--batch-size=256"]) == 0
+    out = capsys.readouterr().out
+    assert ("exchange of emb_l: sums" in out) == (exchange == "substitute")
+    train = ["-m", "dlrmjit.train", *words, "--mini-batch-size=256", "--data-size=512"]
+    counted = _sent_in_kb(run_ranks(2, *train).stdout)
+    for operation, expected in _sent_in_kb(out).items():
+        assert counted[operation] == pytest.approx(expected, rel=0.01), operation
 
 
 def test_a_plan_for_many_ranks_allocates_no_table(capsys):

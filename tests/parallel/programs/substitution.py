@@ -30,7 +30,7 @@ SUMS = {"reduce_scatter", "allgather"}
 
 
 def plans(model, ranks):
-    """Return a plan with replicated tables, and one with tables split by rows."""
+    """Return plans: replicated tables among others, split by rows, by columns, all whole."""
     specs, everyone = model.table_specs, tuple(range(ranks))
     ways = {
         "whole": [
@@ -38,9 +38,20 @@ def plans(model, ranks):
             for t in range(len(specs))
         ],
         "rows": [Placement("rows", everyone)] * len(specs),
+        "columns": [
+            Placement("columns" if s.dim > 1 else "whole", everyone[: s.dim]) for s in specs
+        ],
+        "layers": [Placement("whole", ((t * t) % ranks,)) for t in range(len(specs))],
     }
     sizes = tuple(s.rows for s in specs), tuple(s.dim for s in specs)
     return {kind: Plan(*sizes, ranks, tuple(placements)) for kind, placements in ways.items()}
+
+
+def plans_of(name, model, ranks):
+    """Return those plans in which sums of a family's vectors are exchanged in another way."""
+    found = plans(model, ranks)
+    own = {"deepfm": ("layers",), "wide-deep": ("columns", "layers")}.get(name, ())
+    return {kind: found[kind] for kind in ("whole", "rows", *own)}
 
 
 def batches(model, steps, most):
@@ -54,7 +65,7 @@ def exact_cases(comm, steps):
     for number, name in enumerate(SPARSE):
         model = family(name, table_rows=ROWS)
         update, rate = UPDATES[OPTIMIZERS[number % len(OPTIMIZERS)]]
-        for kind, plan in plans(model, MICRO_BATCHES).items():
+        for kind, plan in plans_of(name, model, MICRO_BATCHES).items():
             made = batches(model, steps, 1 if kind == "rows" else 4)
             split = with_exchange(plan, model, "substitute").fold(comm.size)
             exact = scaled(ShardedModel(model, comm, split, micro_batches=MICRO_BATCHES))
@@ -75,7 +86,7 @@ def main(steps, backend):
         model = family(name, table_rows=ROWS)
         for label in OPTIMIZERS:
             update, rate = UPDATES[label]
-            for kind, plan in plans(model, comm.size).items():
+            for kind, plan in plans_of(name, model, comm.size).items():
                 # products of pairs need whole bags: those split by rows have one row at most
                 made = batches(model, steps, 1 if kind == "rows" else 4)
                 plan = with_exchange(plan, model, "substitute") if comm.size > 1 else plan

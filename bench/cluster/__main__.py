@@ -10,10 +10,9 @@ network namespaces; elsewhere it says what is missing and exits with 2.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 
-from bench.cluster.hosts import UnavailableError, cluster
+from bench.cluster.hosts import UnavailableError, cluster, run_job
 from bench.support.harness import run_program
 
 
@@ -27,7 +26,7 @@ def main() -> int:
     try:
         with cluster(options.hosts, options.gbit, options.cpus) as made:
             command = made.command([sys.executable, *words])
-            code = subprocess.run(command, env=made.environment(), check=False).returncode
+            code = run_job(command, made.environment())
             for name, moved in zip(made.names, made.traffic(), strict=True):
                 print(
                     f"{name} sent {moved.sent / 1e6:.2f} MB and received {moved.received / 1e6:.2f}"

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from dlrmjit.parallel.comm.job import launcher
 
@@ -24,6 +27,7 @@ _DEVICE, _BRIDGE = "eth0", "switch"
 _FOLDER = Path("/run/netns")
 _LATENCY = "50ms"  # for which a packet waits at most before it is dropped
 _TOOLS = ("ip", "tc", "taskset")
+_ENDS = 10  # seconds that a job is given to end by itself
 
 
 class UnavailableError(Exception):
@@ -87,7 +91,8 @@ class Cluster:
 def cluster(hosts: int, gbit: float, cpus: int = 1) -> Iterator[Cluster]:
     """Start hosts of ``cpus`` each, linked at ``gbit`` Gbit/s (0: unlimited); finally remove them.
 
-    Raises UnavailableError if this machine does not let this user.
+    They are removed also when this process is told to end (SIGTERM), and what still runs there is
+    ended. Raises UnavailableError if this machine does not let this user.
     """
     why = unavailable()
     if why:
@@ -95,7 +100,7 @@ def cluster(hosts: int, gbit: float, cpus: int = 1) -> Iterator[Cluster]:
     _remove_abandoned()
     switch = f"{_PREFIX}-{os.getpid()}"
     names = tuple(f"{_SUBNET}.{number + 1}" for number in range(hosts))
-    with tempfile.TemporaryDirectory(prefix=f"{switch}-") as folder:
+    with _exits_when_terminated(), tempfile.TemporaryDirectory(prefix=f"{switch}-") as folder:
         made = Cluster(switch, names, _write_script(Path(folder), switch, cpus))
         try:
             _connect(made)
@@ -103,6 +108,38 @@ def cluster(hosts: int, gbit: float, cpus: int = 1) -> Iterator[Cluster]:
             yield made
         finally:
             _remove(switch)
+
+
+def run_job(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command and return its exit code; end it if this process is to end."""
+    job = subprocess.Popen(command, env=environment)
+    try:
+        return job.wait()
+    except BaseException:
+        job.terminate()
+        try:
+            job.wait(_ENDS)
+        except subprocess.TimeoutExpired:
+            job.kill()
+        raise
+
+
+@contextmanager
+def _exits_when_terminated() -> Iterator[None]:
+    """Raise SystemExit at the first SIGTERM, so that what was made is removed; ignore others."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def unavailable() -> str:
@@ -181,7 +218,18 @@ def _remove_abandoned() -> None:
 def _remove(switch: str) -> None:
     for path in sorted(_FOLDER.glob(f"{switch}*")):
         if path.name == switch or path.name.startswith(f"{switch}-"):
+            _end_processes(path.name)
             subprocess.run(["ip", "netns", "del", path.name], capture_output=True, check=False)
+
+
+def _end_processes(namespace: str) -> None:
+    """End what still runs in a namespace, which without it would be on no network."""
+    listed = subprocess.run(
+        ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False
+    )
+    for number in listed.stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(number), signal.SIGKILL)
 
 
 def _number(name: str) -> int:

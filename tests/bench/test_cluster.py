@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -44,10 +45,24 @@ def namespaces():
     return {path.name for path in Path("/run/netns").glob("dlrmjit-*")}
 
 
+def listed(name):
+    """Return the numbers of a namespace's processes; none without the namespace."""
+    words = ["ip", "netns", "pids", name]
+    return subprocess.run(words, capture_output=True, text=True).stdout.split()
+
+
+def runs(pid):
+    """Return whether a process has not ended, though nobody may have asked for its exit code."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 def processes(name):
     """Return the commands of a namespace's processes but those of the launcher."""
-    listed = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
-    words = (Path(f"/proc/{pid}/cmdline") for pid in listed.stdout.split())
+    words = (Path(f"/proc/{pid}/cmdline") for pid in listed(name))
     commands = [path.read_text().split("\0") for path in words if path.exists()]
     return [command for command in commands if "dlrmjit.train" in command]
 
@@ -121,3 +136,23 @@ def test_what_is_missing_is_named(monkeypatch):
     assert unavailable() == "needs tc"
     with pytest.raises(UnavailableError, match="needs tc"), cluster(1, 1):
         pass
+
+
+@needs_hosts
+def test_a_program_that_is_told_to_end_leaves_no_namespace_and_no_rank():
+    words = ["-m", "bench.cluster", "--hosts", "2", "-m", "dlrmjit.train", *TRAINING]
+    job = subprocess.Popen(
+        [sys.executable, *words, "--num-batches=100000"], cwd=ROOT, env=environment()
+    )
+    host = f"dlrmjit-{job.pid}-10.213.0.2"
+    limit = time.monotonic() + ENDED
+    while not processes(host) and time.monotonic() < limit:
+        time.sleep(0.2)
+    ranks = [int(pid) for pid in listed(host)]
+    assert ranks
+    job.terminate()
+    assert job.wait(ENDED) == 128 + signal.SIGTERM
+    assert not {name for name in namespaces() if str(job.pid) in name}
+    while any(map(runs, ranks)) and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert not list(filter(runs, ranks))

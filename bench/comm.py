@@ -6,7 +6,9 @@ Times the three ways to exchange pooled embeddings and the two ways to sum gradi
 message sizes of the configurations, then whole steps, alternated: with communication blocking,
 overlapped with computation by calls between operations, and driven by a thread. Exposed is the
 time that a rank spends in posting, testing and waiting in a step: its median over steps, the mean
-over ranks. With one rank and no launcher, the step is that of one process, to compare
+over ranks. With ``--link GBIT`` it says the least that could be exposed over such a link: where the
+bytes of a step take longer than computing, no order of its operations exposes less than the
+difference. With one rank and no launcher, the step is that of one process, to compare
 with. Tables are cut at ``--max-rows`` so that the ranks fit on one machine.
 """
 
@@ -17,7 +19,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--parts", default="1", help="micro-batches of a rank's step, by comma")
     parser.add_argument("--dtypes", default="fp32", help="fp32,bf16: of messages with vectors")
     parser.add_argument("--exchange", default="alltoall", help="alltoall,substitute")
+    parser.add_argument("--link", type=float, help="Gbit/s of the link between two hosts")
     options = parser.parse_args()
     _run(options, fail_together(world()))
 
@@ -70,7 +73,10 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
             chosen = case(name, chosen.batch * comm.size, options.max_rows)
         for part in (exchange_rows, sum_rows) if comm.size > 1 and not options.steps else ():
             rows += _printed(part(name, chosen, comm, repeats), comm)
-        rows += _printed(step_rows(name, chosen, comm, repeats, variants), comm)
+        steps = _printed(step_rows(name, chosen, comm, repeats, variants), comm)
+        rows += steps
+        for line in _bounds(steps, options.link) if options.link and comm.rank == 0 else ():
+            print(line)
     where = {"hosts": comm.size // comm.local_ranks().size, "max_rows": options.max_rows}
     if comm.rank == 0 and options.json:
         report = {
@@ -171,8 +177,37 @@ def step_rows(
             pairs = zip(seconds, found["blocking"], strict=True)
             row["of_blocking"] = statistics.median(a / b for a, b in pairs)
             row["exposed_ms"] = exposed_ms(ways[way].exposed[WARM:], comm)
+            row["sent"] = statistics.median(ways[way].sent[WARM:])
+            row["computing_ms"] = _computing_ms(seconds, ways[way].exposed[WARM:], comm)
         rows.append(row)
     return rows
+
+
+def _computing_ms(
+    seconds: Sequence[float], exposed: Sequence[Mapping[str, float]], comm: Comm
+) -> float:
+    """Return milliseconds of a step in which nothing is exposed, of the slowest rank."""
+    pairs = zip(seconds, exposed, strict=True)
+    here = np.array([statistics.median(s - sum(each.values()) for s, each in pairs)])
+    of_all = np.empty(comm.size)
+    comm.allgatherv(here, of_all, [1] * comm.size).wait()
+    return 1000 * float(of_all.max())
+
+
+def _bounds(steps: Sequence[Row], gbit: float) -> Iterator[str]:
+    """Yield for the steps of each kind of message the least that a link lets them expose."""
+    blocking = next(row for row in steps if row["variant"] == "blocking")
+    whole = blocking["exposed_ms"]["all"]
+    for row in steps:
+        if not row["variant"].startswith("blocking") or " x" in row["variant"]:
+            continue
+        link, computing = 8000 * row["sent"] / (gbit * 1e9), row["computing_ms"]
+        least = max(0.0, link - computing)
+        yield (
+            f"{row['variant']}: {row['sent'] / 1e6:.1f} MB take {link:.0f} ms at {gbit:g} Gbit/s, "
+            f"computing {computing:.0f} ms: at least {least:.0f} ms are exposed in any order, "
+            f"{100 * least / whole:.0f} % of what blocking exposes"
+        )
 
 
 @dataclass(frozen=True)
@@ -186,10 +221,11 @@ class Variants:
 
 @dataclass(frozen=True)
 class Way:
-    """A step, and the seconds that every call so far has spent in each operation."""
+    """A step, and of every call so far seconds in each operation, and bytes sent."""
 
     run: Callable[[], object]
     exposed: list[dict[str, float]]
+    sent: list[int]
 
 
 def step_ways(chosen: Case, comm: Comm, variants: Variants | None = None) -> dict[str, Way]:
@@ -197,7 +233,7 @@ def step_ways(chosen: Case, comm: Comm, variants: Variants | None = None) -> dic
     variants, batch = variants or Variants(), make_batch(chosen, np.random.default_rng(3))
     if comm.size == 1:
         single = TrainingStep(make_model(chosen.model, np.random.default_rng(7)))
-        return {"one process": Way(lambda: single(batch, RATE), [])}
+        return {"one process": Way(lambda: single(batch, RATE), [], [])}
     switch = _Switch(comm)
     groups = {"blocking": blocking(comm), "overlap": comm, "thread": threaded(comm)}
     ways = {}
@@ -240,15 +276,17 @@ class _Switch:
 
 def _communicating(step: ShardedStep, switch: _Switch, group: Comm, routed: ShardedBatch) -> Way:
     """Return the step with ``group`` as its communicator."""
-    exposed = list[dict[str, float]]()
+    exposed, sent = list[dict[str, float]](), list[int]()
 
     def once() -> None:
         switch.current = group
         group.waited.clear()
+        before = sum(group.traffic.sent.values())
         step(routed, RATE)
         exposed.append(dict(group.waited))
+        sent.append(sum(group.traffic.sent.values()) - before)
 
-    return Way(once, exposed)
+    return Way(once, exposed, sent)
 
 
 def exposed_ms(steps: Sequence[Mapping[str, float]], comm: Comm) -> dict[str, float]:

@@ -87,6 +87,24 @@ def test_ranks_train_as_on_one_host_and_send_what_they_count_over_the_links(coun
 
 
 @needs_hosts
+def test_three_hosts_sum_around_a_ring_so_that_each_sends_what_is_counted():
+    program = (
+        "import numpy as np; from dlrmjit.parallel.comm import fail_together, world\n"
+        "comm = fail_together(world()); each = np.ones(2_000_000, np.float32)\n"
+        "comm.allreduce(each).wait(); assert (each == 3).all(), each\n"
+        "print(comm.traffic.sent['allreduce'])"
+    )
+    with cluster(3, 0) as made:
+        job = start(made, "-c", program)
+        out, errors = job.communicate(timeout=ENDED)
+        assert job.returncode == 0, errors
+        counted = [int(line) for line in out.split()]
+        sent = [each.sent for each in made.traffic()]
+    assert counted == [2 * 2 * 4 * 2_000_000 // 3] * 3
+    assert all(counted[0] < each < 1.15 * counted[0] for each in sent), sent
+
+
+@needs_hosts
 def test_a_rank_that_is_killed_on_another_host_ends_all():
     with cluster(2, 1) as made:
         job = start(made, PROGRAMS / "failing.py", "killed", 1, *TRAINING, "--num-batches=10000")

@@ -17,8 +17,9 @@ _SMALLEST_BATCH, _LARGEST_BATCH = 32, 4096
 _EPOCHS = ((20_000, 20), (200_000, 10), (2_000_000, 4))  # up to so many rows, so many epochs
 _FEWEST_EPOCHS = 1
 TESTS_OF_EPOCH = 2
-LINEAR_STARTS = ("lr", "wide-deep")
-"""The families whose logit is a linear form of all columns, plus what an MLP adds to it."""
+_LINEAR = ("lr", "wide-deep")  # families that are a linear form, plus at most an MLP
+FACTORISED = ("fm", "deepfm")
+"""Families that are a factorisation machine, plus at most an MLP."""
 _MOST_SOLVED = 200_000  # rows for which a logistic regression takes seconds
 _AFTER_START = 0.4  # of the learning rate, where the linear part is solved
 PATIENCE = 8
@@ -31,8 +32,9 @@ class Recipe:
 
     ``embedding_dim`` is the width of the tables, ``bottom`` the hidden layers of a bottom MLP and
     ``top`` the layers of the MLP that ends in the logit. The learning rate decays to zero over all
-    ``steps``; a test is due every ``test_every`` batches. With ``linear_start``, families that have
-    one start from a logistic regression of all rows, and learn more slowly what it lacks.
+    ``steps``; a test is due every ``test_every`` batches. With ``linear_start``, a model starts
+    from the logistic regression or the factorisation machine of all rows, and learns more slowly
+    what it lacks.
     """
 
     batch_size: int
@@ -44,7 +46,7 @@ class Recipe:
     top: tuple[int, ...]
     dropout: float
     linear_start: bool
-    family: str = "wide-deep"
+    family: str = "deepfm"
     optimizer: str = "adamw"
     learning_rate: float = RATES["adamw"]
 
@@ -57,11 +59,14 @@ def recipe(
     optimizer: str | None = None,
     lists: int = 0,
     family: str | None = None,
+    is_summed: bool = True,
+    has_plain_tables: bool = True,
 ) -> Recipe:
     """Return the recipe for ``rows`` training rows, around the settings that are given.
 
-    If the rows form ``lists``, batches are counted in lists. Raises ConfigError for an unknown
-    optimizer.
+    If the rows form ``lists``, batches are counted in lists. ``is_summed`` says whether the rows of
+    a bag are summed, ``has_plain_tables`` whether every column has one table of vectors, of one
+    width and without learned weights. Raises ConfigError for an unknown optimizer.
     """
     if optimizer is not None:
         optimizer_named(optimizer)
@@ -70,8 +75,13 @@ def recipe(
     size = batch_size or max(1, _batch_size(rows) // rows_of_list)
     count = _epochs(rows) if epochs is None else epochs
     batches = max(1, -(-(lists or rows) // size))
-    family, is_small = family or Recipe.family, rows < 1_000_000
-    is_solved = rows <= _MOST_SOLVED and family in LINEAR_STARTS and not lists
+    is_plain, is_small = has_plain_tables and is_summed and not lists, rows < 1_000_000
+    family = family or (Recipe.family if is_plain else "wide-deep")
+    is_solved = (
+        rows <= _MOST_SOLVED
+        and not lists
+        and ((family in FACTORISED and is_plain) or (family in _LINEAR and is_summed))
+    )
     return Recipe(
         batch_size=size,
         epochs=count,

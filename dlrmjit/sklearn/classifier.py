@@ -27,7 +27,13 @@ from dlrmjit.config.training import ScheduleConfig, TrainConfig
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.columns import Columns, is_numeric, kinds_of, of_frame
-from dlrmjit.model.linear_start import Design, shift_linear_part, solve, start_linear_part
+from dlrmjit.model.linear_start import (
+    Design,
+    Start,
+    find_start,
+    shift_linear_part,
+    start_linear_part,
+)
 from dlrmjit.model.model import Model
 from dlrmjit.optim.column_rates import by_number
 from dlrmjit.training.fit import fit
@@ -45,7 +51,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    model : a family, such as ``wide-deep``, ``dlrm``, ``dcnv2`` or ``lr``
+    model : a family, such as ``deepfm``, ``wide-deep``, ``dlrm`` or ``lr``
     embedding_dim, hidden, dropout, batch_size, max_epochs, learning_rate, optimizer : as by
         default :func:`dlrmjit.config.recipe.recipe` chooses for the number of rows
     column_rates : learning rates of categorical columns' embeddings, as multiples of
@@ -59,7 +65,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: str = "wide-deep",
+        model: str = "deepfm",
         *,
         embedding_dim: int | None = None,
         hidden: Sequence[int] | None = None,
@@ -114,13 +120,13 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         everything = self._source(dense, ids, labels, weights)
         test = everything.select(held_out) if eval_set is None else self._source_of(*eval_set)
         self.model_ = Model(self._architecture(), rng=np.random.RandomState(seed))
-        solved = self._solved(everything.select(rows))
-        if solved is not None:
-            start_linear_part(self.model_, solved)
+        start = self._start(everything.select(rows)) if self.settings_.linear_start else None
+        if start is not None:
+            start_linear_part(self.model_, start.weights, start.vectors)
         train = _Shuffled(everything, rows, seed)
         self.result_ = fit(self.model_, train, self._config(test), test=test)
-        if solved is not None and len(held_out):
-            shift_linear_part(self.model_, self._solved(everything.select(used)) - solved)
+        if start is not None and len(held_out):
+            self._learn_held_out(everything.select(used), start)
         self.n_iter_ = self.result_.position.epoch or 1
         self._step: TrainingStep | None = None
         return self
@@ -252,11 +258,15 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             family=self.model,
         )
 
-    def _solved(self, source: ArraySource) -> Any:
-        """Return the weights of a logistic regression of a source; None where none is used."""
-        if not self.settings_.linear_start:
-            return None
-        return solve(Design.of(source.batches(), source.table_rows))
+    def _start(self, source: ArraySource, near: Start | None = None) -> Start:
+        """Return the start for the rows of a source."""
+        design = Design.of(source.batches(), source.table_rows)
+        return find_start(self.model_.architecture, design, near)
+
+    def _learn_held_out(self, source: ArraySource, start: Start) -> None:
+        """Shift the model as the start moves by the rows that were held out."""
+        after = self._start(source, near=start)
+        shift_linear_part(self.model_, *after.minus(start))
 
     def _architecture(self) -> Any:
         settings: Recipe = self.settings_

@@ -44,6 +44,10 @@ def with_set_defaults(options: Options) -> Options:
         optimizer=_given(options, "optimizer"),
         lists=lists * rows // manifest.splits["train"],
         family=options.model if "model" in options.given else None,
+        is_summed=options.pooling == "sum",
+        has_plain_tables=not (
+            options.qr_flag or options.md_flag or options.table_dims or _is_learned(options)
+        ),
     )
     values = _tests(asked, options, rows // lists if lists else 1)
     if options.base is None:
@@ -84,6 +88,10 @@ def _given(options: Options, name: str) -> Any:
     """Return the value of an option that was given, or that a preset decides; None otherwise."""
     is_decided = name in options.given or (options.base is not None and name != "optimizer")
     return getattr(options, name) if is_decided else None
+
+
+def _is_learned(options: Options) -> bool:
+    return bool(options.weighted_pooling == "learned")
 
 
 def _training(asked: Recipe, manifest: Manifest, options: Options) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from dlrmjit.cli.build.configs import (
     train_config,
 )
 from dlrmjit.cli.build.data import Data, check_lists, make_data
-from dlrmjit.cli.build.linear_start import start_from_logistic_regression
+from dlrmjit.cli.build.linear_start import start_from_solution
 from dlrmjit.cli.build.rehearsal import rehearsal_of
 from dlrmjit.cli.build.saved_model import with_saved_architecture
 from dlrmjit.cli.build.set_defaults import with_set_defaults
@@ -190,7 +190,7 @@ def _build(options: Options, comm: Comm) -> Session:
     if options.sparse_init_scale != 1 and not path:
         model.scale_tables(options.sparse_init_scale)
     if options.linear_start and not path:
-        start_from_logistic_regression(model, data.train, comm)
+        start_from_solution(model, data.train, comm)
     progress = restore(model, path) if path else {}
     start = restored_state(progress, data.train) if path else RunState()
     require_agreement(comm, model_facts(model, data, start), "build")

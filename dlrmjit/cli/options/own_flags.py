@@ -355,8 +355,8 @@ OPTIMIZERS = FlagGroup(
             "linear-start",
             switch,
             False,
-            "start from a logistic regression of the training rows, which is solved first "
-            "(--model=wide-deep or lr), and test it before the first step",
+            "solve a logistic regression (--model=wide-deep or lr) or a factorisation machine "
+            "(deepfm or fm) of the training rows first, start from it, and test this start",
         ),
         Flag(
             "early-stopping",

@@ -7,6 +7,7 @@ import sys
 
 from dlrmjit.cli.build.data import Data
 from dlrmjit.cli.options.parse import Options
+from dlrmjit.config.recipe import FACTORISED
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import has_lists
 from dlrmjit.metrics import Metrics, RankingMetrics
@@ -84,7 +85,8 @@ def start_lines(options: Options, data: Data) -> str:
     if final := data.final_or_test:
         rows += f", {final.num_samples:,} for the test"
     tables = data.train.table_rows
-    start = ", from a logistic regression" if options.linear_start else ""
+    solved = "factorisation machine" if options.model in FACTORISED else "logistic regression"
+    start = f", from a {solved}" if options.linear_start else ""
     return (
         f"{options.set}: {rows}; {data.train.dense_features} dense and {len(tables)} categorical "
         f"columns of {sum(tables):,} values\n"

@@ -104,12 +104,12 @@ def test_a_run_on_a_set_is_resumed_and_its_model_used(prepared, tmp_path, capsys
 
 
 @pytest.mark.parametrize("more", [[], ["--table-learning-rate=user=0,film=0.01"]], ids=repr)
-def test_a_run_from_a_logistic_regression_that_was_terminated_is_resumed_with_the_same_bits(
+def test_a_run_from_a_solution_that_was_terminated_is_resumed_with_the_same_bits(
     prepared, tmp_path, monkeypatch, capsys, more
 ):
     words = [prepared, "--nepochs=3", *more]
     assert main([*words, f"--save-model={tmp_path / 'whole'}"]) == 0
-    assert "from a logistic regression" in capsys.readouterr().out
+    assert "from a factorisation machine" in capsys.readouterr().out
     with monkeypatch.context() as patched:
         patched.setattr(SetLines, "on_test", _terminate_after(60))
         code = main([*words, f"--resume={tmp_path / 'm'}"])
@@ -204,13 +204,33 @@ def test_what_is_no_prepared_set_is_refused_with_the_way_to_make_one(tmp_path, c
     assert "dlrmjit prepare" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "model"),
+    [
+        (["--qr-flag", "--qr-threshold=5"], "wide-deep, from a logistic regression:"),
+        (["--weighted-pooling=learned"], "wide-deep, from a logistic regression:"),
+        (["--pooling=mean"], "wide-deep:"),
+        (["--model=deepfm", "--table-dims=4-8"], "deepfm:"),
+        (["--model=lr"], "lr, from a logistic regression:"),
+    ],
+    ids=repr,
+)
+def test_a_start_is_solved_where_the_tables_have_one(prepared, words, model, capsys):
+    assert main([prepared, "--nepochs=1", "--backend=reference", *words]) == 0
+    assert f"Model {model} tables of width 8" in capsys.readouterr().out
+
+
+def test_a_start_that_the_tables_do_not_have_is_refused(prepared, capsys):
+    words = ["--nepochs=1", "--model=deepfm", "--qr-flag", "--qr-threshold=5", "--linear-start"]
+    assert main([prepared, *words]) == 2
+    assert "tables of one kind, summed" in capsys.readouterr().err
+
+
 @needs_mpi
-def test_a_run_starts_from_the_same_logistic_regression_on_any_number_of_ranks(
-    prepared, tmp_path, capsys
-):
+def test_a_run_starts_from_the_same_solution_on_any_number_of_ranks(prepared, tmp_path, capsys):
     log = tmp_path / "log.jsonl"
     assert main([prepared, "--nepochs=1", f"--log-json={log}"]) == 0
-    assert "from a logistic regression" in capsys.readouterr().out
+    assert "from a factorisation machine" in capsys.readouterr().out
     start, *_ = tests = _tests_of(log)
     assert start["step"] == 0
     assert start["auc"] > 0.75

@@ -8,8 +8,13 @@ from dlrmjit.architecture.families import build, lr, wide_deep
 from dlrmjit.data import ArraySource
 from dlrmjit.data.batch import Batch
 from dlrmjit.errors import ConfigError
-from dlrmjit.model import linear_start
-from dlrmjit.model.linear_start import Design, shift_linear_part, solve, start_linear_part
+from dlrmjit.model.linear_start import (
+    Design,
+    regression,
+    shift_linear_part,
+    solve,
+    start_linear_part,
+)
 
 ROWS = (40, 3)
 
@@ -74,7 +79,7 @@ def test_a_step_is_newtons():
     gradient = A.T @ (p - design.labels) + penalty * w
     hessian = A.T @ ((p * (1 - p))[:, None] * A) + np.diag(penalty)
     expected = w - np.linalg.solve(hessian, gradient)
-    found, curvature, _ = linear_start._newton_step(design, w, penalty)
+    found, curvature, _ = regression._newton_step(design, w, penalty)
     error = found - expected
     length = (expected - w) @ hessian @ (expected - w)
     assert error @ hessian @ error < 0.01 * length  # in the norm that the iteration reduces
@@ -92,7 +97,7 @@ def test_the_shrinkage_suits_the_size_of_the_effects(effect):
         w, penalty = np.zeros(sum(ROWS) + 3), np.full(sum(ROWS) + 3, shrinkage)
         penalty[-1] = 0
         for _ in range(10):
-            w = linear_start._newton_step(design, w, penalty)[0]
+            w = regression._newton_step(design, w, penalty)[0]
         return np.mean((design.scores(w) - logits) ** 2)
 
     assert found < 1.35 * error(effect**-2)
@@ -148,6 +153,6 @@ def arrays_of(source):
 
 def test_other_models_are_refused():
     model = dlrmjit.DLRM(dlrmjit.ModelConfig(ROWS, 4, (2, 4), (4, 1)))
-    with pytest.raises(ConfigError, match="take wide-deep or lr"):
+    with pytest.raises(ConfigError, match="take deepfm, wide-deep, fm or lr"):
         start_linear_part(model, np.zeros(46))
     start_linear_part(dlrmjit.Model(lr(ROWS)), np.zeros(44))

@@ -19,6 +19,7 @@ from dlrmjit.architecture.nodes import (
     Mlp,
     PairMean,
     Product,
+    SequenceConvolution,
     SetMean,
     Sum,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "PairMean",
     "ParameterSpec",
     "Product",
+    "SequenceConvolution",
     "SetMean",
     "Sum",
     "TableSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,10 +96,11 @@ class OnnxGraph:
         return DENSE
 
     def _embedding(self, node: Embedding, inputs: list[str]) -> str:
-        if node.is_combined or node.learned or (node.pooling != "sum" and self.lookups > 1):
+        is_mean = node.pooling != "sum" and self.lookups > 1
+        if node.is_combined or node.learned or node.positions or is_mean:
             raise ConfigError(
-                f"node {node.name!r} has quotient-remainder tables, learned weights of pooling or "
-                "means of bags, which cannot be written as ONNX"
+                f"node {node.name!r} has quotient-remainder tables, learned weights of pooling, "
+                "positions or means of bags, which cannot be written as ONNX"
             )
         axis = self.constant("axis_1", np.array([1]))
         vectors = []
@@ -170,17 +172,15 @@ class OnnxGraph:
         joined = self._joined(node, inputs)
         if node.operation == "cat":
             return joined
-        has_dense, features, dim = len(inputs) > 1, *self._vectors(node)
+        shapes = self.shapes(node)
+        has_dense, dim = len(shapes[0]) == 1, shapes[0][-1]
+        features = sum(math.prod(shape) for shape in shapes) // dim
         vectors = self.reshaped(joined, features, dim)
         products = self.add("MatMul", vectors, self.add("Transpose", vectors, perm=[0, 2, 1]))
         i, j = np.tril_indices(features, 0 if node.itself else -1)
         chosen = self.constant(f"{node.name}.pairs", i * features + j)
         pairs = self.add("Gather", self.reshaped(products, features**2), chosen, axis=1)
         return self.add("Concat", inputs[0], pairs, axis=1) if has_dense else pairs
-
-    def _vectors(self, node: Node) -> tuple[int, int]:
-        *dense, (count, dim) = self.shapes(node)
-        return count + len(dense), dim
 
     def _cross(self, node: Cross, inputs: list[str]) -> str:
         x0 = x = inputs[0]

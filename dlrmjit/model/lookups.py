@@ -19,6 +19,22 @@ def of_columns(batch: Batch, columns: Sequence[int]) -> Lookups:
     return _chosen(everything, columns)
 
 
+def of_positions(lookups: Lookups, length: int) -> Lookups:
+    """Return the lookups of one table with ``length`` bags of each sample instead of one.
+
+    They are its last lookups, one each, in their order; the first ones are empty if it has fewer.
+    """
+    indices, (offsets,), weights = lookups
+    lengths = np.diff(offsets)
+    kept: slice | FloatArray = slice(offsets[0], offsets[-1])
+    if lengths.max(initial=0) > length:
+        numbers = np.arange(offsets[0], offsets[-1])
+        kept = numbers[np.repeat(offsets[1:], lengths) - numbers <= length]
+    has_one = np.arange(length) >= (length - np.minimum(lengths, length))[:, None]
+    ends = np.concatenate([[0], np.cumsum(has_one.reshape(-1))])
+    return Lookups(indices[kept], ends[None], None if weights is None else weights[kept])
+
+
 def of_tables(lookups: Lookups, tables: Sequence[TableSpec], columns: Sequence[int]) -> Lookups:
     """Return the rows that stored tables look up, given the lookups of ``columns``."""
     positions = {column: i for i, column in enumerate(columns)}

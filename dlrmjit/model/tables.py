@@ -22,7 +22,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.validate import check_index_range
 from dlrmjit.errors import ConfigError
 from dlrmjit.model.dynamic import DynamicRows, Place
-from dlrmjit.model.lookups import of_columns, of_tables
+from dlrmjit.model.lookups import of_columns, of_positions, of_tables
 from dlrmjit.model.torch_rng import TorchStream
 from dlrmjit.ops.backend import Backend, Lookups, Origin, StoredArray
 from dlrmjit.ops.bounds import apply_bounds
@@ -342,8 +342,9 @@ class LocalPort:
         inputs = [tables, lookups]
         if node.learned:
             inputs.append(self._tables.row_weights[node.name])
-        out = None if node.is_combined else recording.out
-        summed = recording.summed and not node.is_combined
+        is_pooled = not node.is_combined and not node.positions
+        out = recording.out if is_pooled else None
+        summed = recording.summed and is_pooled
         pooled: Variable = recording.apply(
             "embedding_bag", *inputs, out=out, pooling=node.pooling, summed=summed
         )
@@ -354,7 +355,7 @@ class LocalPort:
         made: dict[tuple[Any, ...], Any] = {}
         batch = self._with_rows(batch)
         for node, lookups, tables in self._lookups:
-            same = node.columns, node.rows, node.collisions
+            same = node.columns, node.rows, node.collisions, node.positions
             if same not in made:
                 made[same] = self._backend.lookups(tables, self._bags(node, batch))
             lookups.data = made[same]
@@ -375,7 +376,8 @@ class LocalPort:
         Indices are checked here where the kernels would name a table by its number in the node, or
         see a row of quotients and of remainders.
         """
-        if node.columns == self._columns and not node.is_combined:
+        is_pooled = not node.is_combined and not node.positions
+        if node.columns == self._columns and is_pooled:
             return Lookups(batch.indices, batch.offsets, batch.weights)
         found = of_columns(batch, node.columns)
         if self._bounds == "raise":  # with dynamic ids, indices were checked before
@@ -383,6 +385,8 @@ class LocalPort:
                 offsets = found.offsets[i]
                 indices = found.indices[offsets[0] : offsets[-1]]
                 check_index_range(column, indices, offsets - offsets[0], rows)
+        if node.positions:
+            return of_positions(found, node.positions)
         if not node.is_combined:
             return found
         if self._bounds != "raise":

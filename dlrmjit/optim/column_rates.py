@@ -54,13 +54,12 @@ def by_number(
     ConfigError for a column that is not there, or given twice.
     """
     found: dict[str | int, float] = {}
-    numbers = {str(i): i for i in range(columns)} | {name: i for i, name in enumerate(names)}
     for column, rate in rates.items():
-        number = numbers.get(str(column))
+        number = column_number(column, names, columns)
         if number is None:
             raise ConfigError(
                 f"there is no categorical column {column!r} for a learning rate of its own; "
-                f"{_known(names, columns)}"
+                f"{known_columns(names, columns)}"
             )
         if number in found:
             raise ConfigError(f"column {column!r} has two learning rates; give one")
@@ -68,7 +67,13 @@ def by_number(
     return found
 
 
-def _known(names: Sequence[str], columns: int) -> str:
+def column_number(column: str | int, names: Sequence[str], columns: int) -> int | None:
+    """Return the number of a column given by its name or its number, None if there is none."""
+    numbers = {str(i): i for i in range(columns)} | {name: i for i, name in enumerate(names)}
+    return numbers.get(str(column))
+
+
+def known_columns(names: Sequence[str], columns: int) -> str:
     """Return which columns there are."""
     if not names:
         return f"they have the numbers 0 to {columns - 1}" if columns else "there is none"

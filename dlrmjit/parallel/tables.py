@@ -15,6 +15,7 @@ from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.autograd.tape import Parameter
 from dlrmjit.config.model import IN_MEMORY
 from dlrmjit.data.batch import Batch
+from dlrmjit.errors import ConfigError
 from dlrmjit.model.dynamic import DynamicRows
 from dlrmjit.model.lookups import of_columns, of_tables, with_means
 from dlrmjit.model.tables import (
@@ -91,6 +92,7 @@ class ShardedTables:
         micro_batches: int | None = None,
     ) -> None:
         check_precision(comm_dtype)
+        _refuse_positions(architecture)
         self._is_exact = micro_batches is not None
         self.comm_dtype = comm_dtype
         require_substitutable(architecture, plan)
@@ -342,6 +344,16 @@ class ShardedTables:
     def port(self, n: int) -> ArrivalPort:
         """Return the lookups of a new graph, for batches of ``n`` samples on all ranks."""
         return ArrivalPort(self.lookup(self.router.sizes(n)))
+
+
+def _refuse_positions(architecture: Architecture) -> None:
+    """Raise ConfigError for positions, which tables on many ranks do not look up."""
+    node = next((node for node in architecture.embeddings if node.positions), None)
+    if node is not None:
+        raise ConfigError(
+            f"embedding node {node.name!r} looks up positions of a sequence, which tables on many "
+            "ranks do not; train this model in one process"
+        )
 
 
 def _numbers_of_weights(architecture: Architecture) -> dict[int, int]:

@@ -143,12 +143,22 @@ class _Spread:
     def _forward(self, step: Step) -> Any:
         (pooled,), node = step.values, step.options["node"]
         if self.user is not None:
-            vectors = self.user.pooled[node.name].data
+            of_users, of_rows = (
+                _by_sample(node, each) for each in (self.user.pooled[node.name].data, pooled)
+            )
             for begin, end, number, tables in self.shared:
                 for slot, table in enumerate(node.tables):
                     if table.column in tables:
-                        pooled[begin:end, slot] = vectors[number, slot]
+                        slots = slice(0, node.positions) if node.positions else slot
+                        of_rows[begin:end, slots] = of_users[number, slots]
         return pooled
+
+
+def _by_sample(node: Embedding, vectors: Any) -> Any:
+    """Return the vectors (N, S, E) that a node looked up, as a view."""
+    if not node.positions:
+        return vectors
+    return vectors.reshape(len(vectors) // node.positions, node.positions, node.dim)
 
 
 def _no_gradient(step: Step, gradient: Any) -> tuple[()]:

@@ -13,6 +13,7 @@ from dlrmjit.architecture.families.factorisation import deepfm, fm, nfm
 from dlrmjit.architecture.families.heads import HEAD_VALUES, HEADS, head_nodes, with_head
 from dlrmjit.architecture.families.linear import lr, wide_deep
 from dlrmjit.architecture.families.parts import with_wide_part
+from dlrmjit.architecture.families.sequence import SEQUENCE_VALUES, with_sequence
 from dlrmjit.errors import ConfigError
 
 FAMILIES: Mapping[str, Callable[..., Architecture]] = {
@@ -35,6 +36,7 @@ __all__ = [
     "FAMILIES",
     "HEADS",
     "HEAD_VALUES",
+    "SEQUENCE_VALUES",
     "dcn",
     "dcnv2",
     "deepfm",
@@ -47,6 +49,7 @@ __all__ = [
     "nfm",
     "wide_deep",
     "with_head",
+    "with_sequence",
     "with_wide_part",
 ]
 
@@ -62,9 +65,13 @@ def build(name: str, values: Mapping[str, Any]) -> Architecture:
     """Return the model of a family from those of ``values`` that it has; raises ConfigError.
 
     With a ``head`` of :data:`HEADS`, the model ends in it; ``head_layers`` and ``head_dim`` are
-    those of :func:`head_nodes`.
+    those of :func:`head_nodes`. With a ``sequence``, it has the vector of that column's sequence,
+    as :func:`with_sequence` says.
     """
     wanted = family_values(name)
     made = FAMILIES[name](**{key: value for key, value in values.items() if key in wanted})
+    of_sequence = {key: value for key, value in values.items() if key in SEQUENCE_VALUES}
+    if of_sequence.get("sequence") is not None:
+        made = with_sequence(made, **of_sequence)
     of_head = {key: value for key, value in values.items() if key in HEAD_VALUES}
     return with_head(made, **of_head) if of_head.get("head") else made

@@ -10,6 +10,7 @@ from dlrmjit.architecture.nodes.interaction import Interaction
 from dlrmjit.architecture.nodes.lists import Attention, PairMean, SetMean
 from dlrmjit.architecture.nodes.mlp import Mlp
 from dlrmjit.architecture.nodes.product import Product
+from dlrmjit.architecture.nodes.sequence import SequenceConvolution
 from dlrmjit.architecture.nodes.sum import Sum
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Mlp",
     "PairMean",
     "Product",
+    "SequenceConvolution",
     "SetMean",
     "Sum",
 ]

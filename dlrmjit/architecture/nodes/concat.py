@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dlrmjit.architecture.node import Node, Recording, Shape, register_node
+from dlrmjit.architecture.node import Node, Recording, Shape, register_node, shapes_text
 
 
 @register_node
@@ -20,8 +20,8 @@ class Concat(Node):
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return the sum of all widths."""
-        if not inputs:
-            raise self.refuse("none", "inputs")
+        if not inputs or any(len(shape) > 2 for shape in inputs):
+            raise self.refuse(shapes_text(inputs), "matrices or vectors as inputs")
         return (sum(math.prod(shape) for shape in inputs),)
 
     def record(self, recording: Recording) -> Any:

@@ -18,7 +18,13 @@ from dlrmjit.errors import ConfigError
 Initial = Literal["uniform", "zeros"]
 Operation = Literal["mult", "add", "concat"]
 Pooling = Literal["sum", "mean"]
-_NEW = {"collisions": (), "operation": "mult", "pooling": "sum", "learned": False}
+_NEW = {
+    "collisions": (),
+    "operation": "mult",
+    "pooling": "sum",
+    "learned": False,
+    "positions": 0,
+}
 """Values that older checkpoints do not have, and are not stored where they are these."""
 
 
@@ -41,6 +47,8 @@ class Embedding(Node):
         which both tables have width E / 2
     pooling : ``sum`` of a bag's rows, or ``mean``
     learned : whether every row has a weight in its bag that is trained, 1 at first
+    positions : L > 0 does not pool: the result are the vectors (L, E) of the last L lookups of the
+        only column, the last one last, after zeros where a bag has fewer
     """
 
     rows: tuple[int, ...] = ()
@@ -52,6 +60,7 @@ class Embedding(Node):
     operation: Operation = "mult"
     pooling: Pooling = "sum"
     learned: bool = False
+    positions: int = 0
 
     kind: ClassVar[str] = "embedding"
     fills_block: ClassVar[bool] = True
@@ -83,6 +92,7 @@ class Embedding(Node):
         if self.pooling not in get_args(Pooling):
             raise ConfigError(f"pooling must be sum or mean, not {self.pooling!r}")
         self._check_collisions()
+        self._check_positions()
         if self.learned and (self.projections or self.is_combined):
             raise ConfigError(
                 "learned weights of pooling need one table of one width for every column; leave "
@@ -105,6 +115,16 @@ class Embedding(Node):
             )
         if self.operation == "concat" and self.dim % 2:
             raise self.refuse(self.dim, "an even width to concatenate two vectors")
+
+    def _check_positions(self) -> None:
+        if self.positions < 0:
+            raise self.refuse(self.positions, "a positive number of positions, or 0")
+        is_plain = len(self.rows) == 1 and self.pooling == "sum" and not self.learned
+        if self.positions and not (is_plain and not self.dims and not self.is_combined):
+            raise ConfigError(
+                f"embedding node {self.name!r} has positions, which need one column with one table "
+                "of width dim, neither means nor learned weights; leave these out"
+            )
 
     @property
     def label(self) -> str:
@@ -179,10 +199,10 @@ class Embedding(Node):
         }
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return (S, E)."""
+        """Return (S, E), or (L, E) of positions."""
         if inputs:
             raise self.refuse(f"{len(inputs)} inputs", "no input")
-        return len(self.rows), self.dim
+        return self.positions or len(self.rows), self.dim
 
     def parameters(self, inputs: Sequence[Shape]) -> tuple[ParameterSpec, ...]:
         """Return the projections of narrow tables; the tables are not among the parameters."""
@@ -193,6 +213,8 @@ class Embedding(Node):
     def record(self, recording: Recording) -> Any:
         """Record the lookups, and what makes vectors of width E of them."""
         pooled = recording.pooled()
+        if self.positions:
+            return recording.apply("positions", pooled, length=self.positions)
         if self.is_combined:
             return recording.apply(
                 "combine",
@@ -219,7 +241,7 @@ class Embedding(Node):
 
     def elements(self, inputs: Sequence[Shape]) -> int:
         """Return the pooled vectors, and copies of those of narrow or of combined tables."""
-        vectors = len(self.rows) * self.dim
+        vectors = (self.positions or len(self.rows)) * self.dim
         if self.is_combined:
             return vectors + math.prod(self.pooled_shape)
         return vectors + sum(self.projections.values())

@@ -14,8 +14,9 @@ from dlrmjit.architecture.node import Flops, Node, Recording, Shape, register_no
 class Interaction(Node):
     """``dot`` products of all pairs after x, the first input, or ``cat`` of all vectors.
 
-    The inputs are vectors (S, E), or x of width E followed by such vectors. ``itself`` includes
-    the product of each vector with itself.
+    The inputs are vectors (S, E), or x of width E followed by such vectors; more vectors may
+    follow, and matrices of width E, which are one vector each, as those of towers. ``itself``
+    includes the product of each vector with itself.
     """
 
     operation: str = "dot"
@@ -41,10 +42,13 @@ class Interaction(Node):
 
     def _sizes(self, inputs: Sequence[Shape]) -> tuple[bool, int, int]:
         """Return whether there is an x, the number F of vectors, and their width E."""
-        *dense, vectors = inputs or [()]
-        if len(vectors) != 2 or len(dense) > 1 or (dense and dense[0] != (vectors[1],)):
+        has_dense = len(inputs) > 1 and len(inputs[0]) == 1
+        first = (inputs[has_dense:] or [()])[0]
+        is_vectors = len(first) == 2 and all(len(shape) < 3 for shape in inputs)
+        if not is_vectors or any(shape[-1] != first[1] for shape in inputs):
             raise self.refuse(shapes_text(inputs), "vectors, or a matrix of their width and them")
-        return bool(dense), vectors[0] + len(dense), vectors[1]
+        count = sum(shape[0] if len(shape) == 2 else 1 for shape in inputs)
+        return has_dense, count, first[1]
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return the width of x and of the pairs, or of all vectors."""

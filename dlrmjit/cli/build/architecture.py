@@ -36,6 +36,12 @@ def fit_architecture(options: Options, data: Source) -> Options:
     return derived
 
 
+def column_names(data: Source) -> tuple[str, ...]:
+    """Return the names of the categorical columns, nothing if the data have none."""
+    rules = getattr(data, "preprocessing", None)
+    return () if rules is None else tuple(column.name for column in rules.columns)
+
+
 def derived_line(before: Options, after: Options) -> str:
     """Return the derived options as flags, in one line; empty if none was derived."""
     names = ("arch_sparse_feature_size", "arch_mlp_bot", "arch_mlp_top")

@@ -8,7 +8,13 @@ from typing import Any
 
 from dlrmjit.architecture import Architecture
 from dlrmjit.architecture.dynamic_ids import DynamicIds
-from dlrmjit.architecture.families import ALWAYS_WIDE, HEAD_VALUES, build, family_values
+from dlrmjit.architecture.families import (
+    ALWAYS_WIDE,
+    HEAD_VALUES,
+    SEQUENCE_VALUES,
+    build,
+    family_values,
+)
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.config.list_loss import LIST_LOSSES, ListLoss
 from dlrmjit.config.memory import FLOAT_BYTES, MemoryEstimate, estimate_memory
@@ -23,6 +29,7 @@ from dlrmjit.config.optimizer import (
 from dlrmjit.config.quotient_remainder import collisions_of
 from dlrmjit.config.training import LossConfig, PlateauConfig, ScheduleConfig, TrainConfig
 from dlrmjit.errors import ConfigError, MemoryLimitError, format_gib
+from dlrmjit.optim.column_rates import column_number, known_columns
 
 _VALUES = {
     "arch_sparse_feature_size": "embedding_dim",
@@ -46,17 +53,20 @@ _VALUES = {
 
 
 def model_config(
-    options: Options, table_rows: Sequence[int], dense_features: int | None = None
+    options: Options,
+    table_rows: Sequence[int],
+    dense_features: int | None = None,
+    names: Sequence[str] = (),
 ) -> AnyModelConfig:
     """Return the model that the options describe, over tables of ``table_rows``.
 
     ``dense_features`` is the number of dense columns of a data set, which overrides the input
-    width of the bottom MLP; if it is 0 there is no bottom MLP. Raises ConfigError for sizes that
-    contradict each other.
+    width of the bottom MLP; if it is 0 there is no bottom MLP. ``names`` are those of the
+    categorical columns, if they have any. Raises ConfigError for sizes that contradict each other.
     """
     if options.saved_nodes is not None:
         return _fitting(options.saved_nodes, table_rows, dense_features)
-    model = _described_model(options, table_rows, dense_features)
+    model = _described_model(options, table_rows, dense_features, names)
     if not options.stream:
         return model
     columns = tuple(range(len(table_rows)))
@@ -64,7 +74,10 @@ def model_config(
 
 
 def _described_model(
-    options: Options, table_rows: Sequence[int], dense_features: int | None
+    options: Options,
+    table_rows: Sequence[int],
+    dense_features: int | None,
+    names: Sequence[str],
 ) -> AnyModelConfig:
     wanted = family_values(options.model)
     for option, value in _VALUES.items():
@@ -80,8 +93,8 @@ def _described_model(
         values["mlp_bottom"] = _bottom(dense_features, options)
     else:
         values["dense_features"] = _dense_features(dense_features, options)
-    values |= _head(options)
-    if options.model == "dlrm" and options.head is None:
+    values |= _head(options) | _sequence(options, len(table_rows), names)
+    if options.model == "dlrm" and options.head is None and options.sequence is None:
         known = {name: value for name, value in values.items() if name in wanted}
         return ModelConfig(**known, **tables)
     return _with_kind(build(options.model, _wider(values, tables)), tables, options)
@@ -95,6 +108,19 @@ def _head(options: Options) -> dict[str, Any]:
             raise ConfigError(f"--{other.replace('_', '-')} is of a head; give --head, too")
         return {}
     return {name: getattr(options, name) for name in HEAD_VALUES}
+
+
+def _sequence(options: Options, columns: int, names: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the sequence; raises ConfigError for a column that is not there."""
+    if options.sequence is None:
+        return {}
+    number = column_number(options.sequence, names, columns)
+    if number is None:
+        raise ConfigError(
+            f"there is no categorical column {options.sequence!r} for --sequence; "
+            f"{known_columns(names, columns)}"
+        )
+    return {name: getattr(options, name) for name in SEQUENCE_VALUES} | {"sequence": number}
 
 
 def _kind_of_tables(options: Options, table_rows: Sequence[int]) -> dict[str, Any]:
@@ -122,7 +148,8 @@ def _wider(values: dict[str, Any], tables: dict[str, Any]) -> dict[str, Any]:
 def _with_kind(model: Architecture, tables: dict[str, Any], options: Options) -> Architecture:
     """Return a model of another family with these tables of vectors; all tables pool alike."""
     for node in model.embeddings:
-        model = model.with_values(node.name, pooling=tables["pooling"])
+        if not node.positions:
+            model = model.with_values(node.name, pooling=tables["pooling"])
     collisions, learned = tables["qr_collisions"], tables["learned_pooling"]
     if not any(collisions) and not learned:
         return model

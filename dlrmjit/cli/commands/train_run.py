@@ -18,7 +18,7 @@ from dlrmjit_kernels.runtime.buffers import available_memory
 from dlrmjit_kernels.runtime.threads import get_threads
 
 from dlrmjit.cli.build import distributed
-from dlrmjit.cli.build.architecture import derived_line, fit_architecture
+from dlrmjit.cli.build.architecture import column_names, derived_line, fit_architecture
 from dlrmjit.cli.build.checkpointing import (
     check_save_path,
     checkpoint_of,
@@ -171,11 +171,14 @@ def _build(options: Options, comm: Comm) -> Session:
     rng = np.random.RandomState(options.numpy_rand_seed)
     data = make_data(options, rng)
     check_lists(options, data)
-    is_known = path and options.model == "dlrm" and options.head is None
+    has_parts = options.head is not None or options.sequence is not None
+    is_known = path and options.model == "dlrm" and not has_parts
     fitted = options if is_known else fit_architecture(options, data.train)
     if line := derived_line(options, fitted):
         print(line, flush=True)
-    architecture = model_config(fitted, data.train.table_rows, data.train.dense_features)
+    architecture = model_config(
+        fitted, data.train.table_rows, data.train.dense_features, column_names(data.train)
+    )
     if options.save_model and is_torch(options.save_model):
         check_torch_export(architecture, options.save_model)
     if not sharded:

@@ -27,7 +27,7 @@ def _run(options: Options) -> None:
         knobs.reserve_threads(options.threads)
     import numpy as np  # loaded after the pool is sized, as the compiler is
 
-    from dlrmjit.cli.build.architecture import fit_architecture
+    from dlrmjit.cli.build.architecture import column_names, fit_architecture
     from dlrmjit.cli.build.configs import model_config
     from dlrmjit.cli.build.data import make_data
     from dlrmjit.cli.build.rehearsal import rehearsal_of
@@ -40,7 +40,7 @@ def _run(options: Options) -> None:
     options = with_set_defaults(options)
     data = make_data(options, np.random.RandomState(options.numpy_rand_seed)).train
     fitted = fit_architecture(options, data)
-    config = model_config(fitted, data.table_rows, data.dense_features)
+    config = model_config(fitted, data.table_rows, data.dense_features, column_names(data))
     began = time.perf_counter()
     count = compile_all(rehearsal_of(options, config))
     seconds = time.perf_counter() - began

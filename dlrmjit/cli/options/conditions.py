@@ -149,4 +149,9 @@ _CONDITIONS = (
     ),
     Condition(("comm_cores",), "--comm=thread", lambda o: o.comm == "thread"),
     Condition(("head_dim",), "--head=attention", lambda o: o.head == "attention"),
+    Condition(
+        ("sequence_length", "sequence_filters", "sequence_vertical"),
+        "--sequence",
+        lambda o: o.sequence is not None,
+    ),
 )

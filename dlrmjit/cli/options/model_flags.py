@@ -37,6 +37,35 @@ MODELS = FlagGroup(
         ),
         Flag("head-dim", int, 64, "width of the block of --head=attention", domain=at_least(1)),
         Flag(
+            "sequence",
+            str,
+            None,
+            "a categorical column whose values are in an order, such as the last clicks, by name "
+            "or number: convolutions over the last ones make one more interacting vector",
+            metavar="COLUMN",
+        ),
+        Flag(
+            "sequence-length",
+            int,
+            5,
+            "values of --sequence that are read, the last ones of a row",
+            domain=at_least(1),
+        ),
+        Flag(
+            "sequence-filters",
+            int,
+            16,
+            "filters of --sequence that span h values, for each h up to --sequence-length",
+            domain=at_least(1),
+        ),
+        Flag(
+            "sequence-vertical",
+            int,
+            4,
+            "filters of --sequence that weight the positions",
+            domain=at_least(1),
+        ),
+        Flag(
             "dcn-num-layers",
             int,
             3,

@@ -28,9 +28,9 @@ class _Shape(NamedTuple):
 
 
 def _shape(buffers: JoinedBlock) -> _Shape:
-    dim = buffers.shapes[-1][1]
+    dim = buffers.shapes[0][-1]
     n, width = buffers.values.shape
-    return _Shape((n, width // dim, dim), len(buffers.shapes) > 1)
+    return _Shape((n, width // dim, dim), len(buffers.shapes[0]) == 1)
 
 
 def _forward(step: Step) -> Matrix:

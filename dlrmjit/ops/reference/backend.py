@@ -109,9 +109,13 @@ def _pairs(features: int, itself: bool) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def _joined(step: Step) -> FloatArray:
     """Return the interacting vectors (N, F, E): first x, if there are dense features."""
-    *dense, pooled = step.values
-    joined: FloatArray = np.concatenate([*(x[:, None] for x in dense), pooled], axis=1)
+    parts = [x[:, None] if x.ndim == 2 else x for x in step.values]
+    joined: FloatArray = np.concatenate(parts, axis=1)
     return joined
+
+
+def _has_dense(step: Step) -> bool:
+    return bool(step.values[0].ndim == 2)
 
 
 def _interaction_forward(step: Step) -> FloatArray:
@@ -121,11 +125,12 @@ def _interaction_forward(step: Step) -> FloatArray:
         return joined.reshape(n, features * dim)
     i, j = _pairs(joined.shape[1], step.options["itself"])
     products = joined @ joined.transpose(0, 2, 1)
-    return np.concatenate([*step.values[:-1], products[:, i, j]], axis=1)
+    x = step.values[:1] if _has_dense(step) else ()
+    return np.concatenate([*x, products[:, i, j]], axis=1)
 
 
 def _interaction_backward(step: Step, gradient: FloatArray) -> Gradients:
-    joined, has_dense = _joined(step), len(step.inputs) > 1
+    joined, has_dense = _joined(step), _has_dense(step)
     n, features, dim = joined.shape
     if step.options["kind"] == "cat":
         djoined = gradient.reshape(joined.shape)
@@ -137,9 +142,11 @@ def _interaction_backward(step: Step, gradient: FloatArray) -> Gradients:
         djoined = (dproducts + dproducts.transpose(0, 2, 1)) @ joined
         if has_dense:
             djoined[:, 0] += gradient[:, :dim]
-    if has_dense:
-        yield 0, djoined[:, 0]
-    yield int(has_dense), djoined[:, int(has_dense) :]
+    start = 0
+    for k, x in enumerate(step.values):
+        end = start + (1 if x.ndim == 2 else x.shape[1])
+        yield k, djoined[:, start] if x.ndim == 2 else djoined[:, start:end]
+        start = end
 
 
 def _clamp(p: FloatArray, threshold: float) -> FloatArray:

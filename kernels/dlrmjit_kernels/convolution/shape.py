@@ -8,6 +8,7 @@ column per channel.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,11 @@ def channel_block(channels: int) -> int:
 
 def image_layout(images: int, channels: int, rows: int, cols: int) -> Layout:
     """Return the layout of images: blocks of channels of an image, each with all its pixels."""
-    block, pixels = channel_block(channels), rows * cols
+    return _image_layout(images, channels, rows * cols, channel_block(channels))
+
+
+@functools.lru_cache(maxsize=1024)
+def _image_layout(images: int, channels: int, pixels: int, block: int) -> Layout:
     image = ceil_div(channels, block) * pixels * block
     return Layout(images * pixels, channels, pixels, block, image, pixels * block, block)
 

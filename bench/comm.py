@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
         report = {
             "machine": harness.describe_machine(threads, ceilings(threads, 0.5)),
             "ranks": comm.size,
+            "gbit": options.link,
             "rows": [row | where for row in rows],
         }
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
@@ -177,7 +178,7 @@ def step_rows(
             pairs = zip(seconds, found["blocking"], strict=True)
             row["of_blocking"] = statistics.median(a / b for a, b in pairs)
             row["exposed_ms"] = exposed_ms(ways[way].exposed[WARM:], comm)
-            row["sent"] = statistics.median(ways[way].sent[WARM:])
+            row["sent"] = ways[way].sent[-1]
             row["computing_ms"] = _computing_ms(seconds, ways[way].exposed[WARM:], comm)
         rows.append(row)
     return rows
@@ -201,10 +202,11 @@ def _bounds(steps: Sequence[Row], gbit: float) -> Iterator[str]:
     for row in steps:
         if not row["variant"].startswith("blocking") or " x" in row["variant"]:
             continue
-        link, computing = 8000 * row["sent"] / (gbit * 1e9), row["computing_ms"]
+        sent, computing = sum(row["sent"].values()), row["computing_ms"]
+        link = 8000 * sent / (gbit * 1e9)
         least = max(0.0, link - computing)
         yield (
-            f"{row['variant']}: {row['sent'] / 1e6:.1f} MB take {link:.0f} ms at {gbit:g} Gbit/s, "
+            f"{row['variant']}: {sent / 1e6:.1f} MB take {link:.0f} ms at {gbit:g} Gbit/s, "
             f"computing {computing:.0f} ms: at least {least:.0f} ms are exposed in any order, "
             f"{100 * least / whole:.0f} % of what blocking exposes"
         )
@@ -221,11 +223,11 @@ class Variants:
 
 @dataclass(frozen=True)
 class Way:
-    """A step, and of every call so far seconds in each operation, and bytes sent."""
+    """A step, and of every call so far seconds and bytes sent in each operation."""
 
     run: Callable[[], object]
     exposed: list[dict[str, float]]
-    sent: list[int]
+    sent: list[dict[str, int]]
 
 
 def step_ways(chosen: Case, comm: Comm, variants: Variants | None = None) -> dict[str, Way]:
@@ -276,15 +278,16 @@ class _Switch:
 
 def _communicating(step: ShardedStep, switch: _Switch, group: Comm, routed: ShardedBatch) -> Way:
     """Return the step with ``group`` as its communicator."""
-    exposed, sent = list[dict[str, float]](), list[int]()
+    exposed, sent = list[dict[str, float]](), list[dict[str, int]]()
 
     def once() -> None:
         switch.current = group
         group.waited.clear()
-        before = sum(group.traffic.sent.values())
+        before = dict(group.traffic.sent)
         step(routed, RATE)
         exposed.append(dict(group.waited))
-        sent.append(sum(group.traffic.sent.values()) - before)
+        counts = group.traffic.sent.items()
+        sent.append({name: count - before.get(name, 0) for name, count in counts})
 
     return Way(once, exposed, sent)
 

@@ -1,12 +1,13 @@
 """Serving: throughput under a latency bound, the front's overhead, and what allocation is worth.
 
 ``load`` starts a server per engine and sends MLPerf's mix at several rates; saturation is what as
-many processes score without a server. The CPU time of every process is counted per query, the
-client's own included, for it shares the CPUs. ``judge`` lets MLPerf's own load generator send its
-Server scenario (pip install mlcommons-loadgen). ``burst`` asks a live server twice as much for 5 s.
-``overhead`` sends queries one by one and subtracts what workers computed. ``day`` simulates a day
-with two peaks and a burst; ``static`` compares allocations of the same queries. ``latency`` times
-``predict_proba`` of few samples.
+many processes score without a server. The engine ``one-query`` is ours without joining or
+splitting: a batch is a query (``--engines dlrmjit,one-query --config rmc1``). The CPU time of every
+process is counted per query, the client's own included, for it shares the CPUs. ``judge`` lets
+MLPerf's own load generator send its Server scenario (pip install mlcommons-loadgen). ``burst`` asks
+a live server twice as much for 5 s. ``overhead`` sends queries one by one and subtracts what
+workers computed. ``day`` simulates a day with two peaks and a burst; ``static`` compares
+allocations of the same queries. ``latency`` times ``predict_proba`` of few samples.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bench.serve.judge import judged
 from bench.serve.latency import latencies
 from bench.serve.peers import ENGINES
 from bench.serve.processes import cpu_seconds, server, workers_rate
-from bench.serve.queries import MLPERF_SIZES, config_of
+from bench.serve.queries import MLPERF_SIZES, config_of, lookups_of
 from bench.support.harness import has_peer, options, run_program
 
 _MEAN = sum(MLPERF_SIZES) / len(MLPERF_SIZES)
@@ -62,8 +63,9 @@ def main() -> None:
 
 def _load(given: Any, path: Path) -> Iterator[dict[str, Any]]:
     config = config_of(given.config, given.max_rows)
-    asked, workers = load.mix(config), given.threads or 2
-    saturation = workers_rate(path, config, workers, given.batch) / _MEAN
+    workers, lookups = given.threads or 2, lookups_of(given.config)
+    asked = load.mix(config, lookups=lookups)
+    saturation = workers_rate(path, config, workers, given.batch, lookups) / _MEAN
     for engine in given.engines.split(","):
         with server(path, engine, workers, given.batch) as found:
             rates = [float(r) for r in given.rates.split(",") if r] or [

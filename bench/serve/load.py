@@ -21,6 +21,7 @@ from dlrmjit.serve.http.requests import ARRAYS
 from dlrmjit.serve.queries import Kind
 
 _PREPARED = 64  # different queries
+_MOST_IDLE = 3.0  # seconds after which a connection is not used again
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def requests(
     rng = np.random.default_rng(seed)
     found = []
     for n in rows:
-        ids = np.stack([rng.integers(0, m, n) for m in config.table_rows], axis=1)
+        shape = (n,) if lookups == 1 else (n, lookups)
+        ids = np.stack([rng.integers(0, m, shape) for m in config.table_rows], axis=1)
         dense = rng.random((n, config.dense_features)).astype(np.float32)
         body = safetensors.numpy.save({"dense": dense, "ids": ids.astype(np.int32)})
         head = (
@@ -74,10 +76,12 @@ def requests(
     return found
 
 
-def mix(config: ModelConfig, seed: int = 0, kind: Kind = "predict") -> list[bytes]:
-    """Return requests of MLPerf's mix."""
+def mix(
+    config: ModelConfig, seed: int = 0, kind: Kind = "predict", lookups: int = 1
+) -> list[bytes]:
+    """Return requests of MLPerf's mix, with so many ids a bag."""
     rows = [int(n) for n in sizes(np.random.default_rng(seed), _PREPARED)]
-    return requests(config, rows, seed, kind)
+    return requests(config, rows, seed, kind, lookups)
 
 
 class Client:
@@ -85,14 +89,11 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         """Send a request and read the answer; return its status and body."""
-        if self._free:
-            reader, writer = self._free.pop()
-        else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._reusable() or await asyncio.open_connection("127.0.0.1", self._port)
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(
@@ -101,12 +102,22 @@ class Client:
             if line.startswith(b"content-length")
         )
         body = await reader.readexactly(length)
-        self._free.append((reader, writer))
+        self._free.append((time.monotonic(), reader, writer))
         return int(head.split(b" ", 2)[1]), body
+
+    def _reusable(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return the free connection that was used last, unless the server may be closing it.
+
+        Servers close connections that are idle for long, those of an earlier peak.
+        """
+        if self._free and time.monotonic() - self._free[-1][0] > _MOST_IDLE:
+            self.close()
+            self._free.clear()
+        return self._free.pop()[1:] if self._free else None
 
     def close(self) -> None:
         """Close all connections."""
-        for _, writer in self._free:
+        for _, _, writer in self._free:
             writer.close()
 
 

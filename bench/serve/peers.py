@@ -84,17 +84,29 @@ class TorchEngine(PeerEngine):
         assert isinstance(model.config, ModelConfig)
         views = model.state_dict(copy=False)
         state = {name: np.asarray(view) for name, view in views.items()}
-        self._step = TorchStep(model.config, state, 0.0)
+        self._predict: Callable[[Any], Any] = TorchStep(model.config, state, 0.0).predict
 
     def forward(self, batch: Batch) -> Any:
         """Return the probabilities (N,)."""
         from bench.support.torch_dlrm import TorchBatch
 
-        return self._step.predict(TorchBatch(batch)).numpy()
+        return self._predict(TorchBatch(batch)).numpy()
+
+
+class CompiledEngine(TorchEngine):
+    """torch on one thread, compiled for batches of any size, which needs a C++ compiler."""
+
+    def __init__(self, model: Model, most: int) -> None:
+        super().__init__(model, most)
+        import torch
+
+        self._predict = torch.compile(self._predict, dynamic=True)
 
 
 ENGINES = {
     "dlrmjit": "dlrmjit.serve.engine:Engine",
+    "one-query": "dlrmjit.serve.engine:Engine",  # with bench.serve.server.OneQuery
     "onnxruntime": "bench.serve.peers:OnnxEngine",
     "torch": "bench.serve.peers:TorchEngine",
+    "torch.compile": "bench.serve.peers:CompiledEngine",
 }

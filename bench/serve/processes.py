@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlrmjit.config.model import ModelConfig
-from dlrmjit.serve.rows import Bags, Rows
+from dlrmjit.serve.rows import Bags, Rows, merged
 
 
 class Server(NamedTuple):
@@ -37,7 +37,10 @@ def server(
     command = [sys.executable, "-m", "bench.serve.server", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        port, fixed, per_row = process.stdout.readline().split()
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the server with {engine} ended at its start; see its error above")
+        port, fixed, per_row = line.split()
         try:
             yield Server(process.pid, int(port), float(fixed), float(per_row))
         finally:
@@ -63,18 +66,20 @@ def _seconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def workers_rate(path: Path, config: ModelConfig, workers: int, rows: int) -> float:
+def workers_rate(
+    path: Path, config: ModelConfig, workers: int, rows: int, lookups: int = 1
+) -> float:
     """Return the rows a second that so many processes of one thread score together."""
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(workers)
-    with context.Pool(workers, _prepare, (ready, str(path), config, rows)) as pool:
+    with context.Pool(workers, _prepare, (ready, str(path), config, rows, lookups)) as pool:
         return float(sum(pool.map(_rate, range(workers), chunksize=1)))
 
 
 _PREPARED: dict[str, Any] = {}
 
 
-def _prepare(ready: Any, path: str, config: ModelConfig, rows: int) -> None:
+def _prepare(ready: Any, path: str, config: ModelConfig, rows: int, lookups: int) -> None:
     from dlrmjit_kernels.runtime.threads import set_threads
 
     import dlrmjit
@@ -82,10 +87,16 @@ def _prepare(ready: Any, path: str, config: ModelConfig, rows: int) -> None:
 
     set_threads(1)
     rng = np.random.default_rng(os.getpid())
-    ids = [np.stack([rng.integers(0, m, rows) for m in config.table_rows]) for _ in range(8)]
     dense = rng.random((rows, config.dense_features)).astype(np.float32)
-    batches = [Rows(dense, Bags(part.astype(np.int32))) for part in ids]
+    batches = [Rows(dense, _bags(rng, config.table_rows, rows, lookups)) for _ in range(8)]
     _PREPARED.update(ready=ready, engine=Engine(dlrmjit.load(path), rows), batches=batches)
+
+
+def _bags(rng: np.random.Generator, table_rows: Sequence[int], rows: int, lookups: int) -> Bags:
+    if lookups == 1:
+        return Bags(np.stack([rng.integers(0, m, rows, np.int32) for m in table_rows]))
+    lengths = np.full(rows, lookups, np.int64)
+    return merged([(rng.integers(0, m, rows * lookups, np.int32), lengths) for m in table_rows])
 
 
 def _rate(_: int) -> float:

@@ -10,12 +10,17 @@ from dlrmjit.config.presets import preset
 
 MLPERF_SIZES = (100, 100, *(200,) * 12, 300, 300, 400, 500, 600, 700)
 """Items of a query, equally likely: the quantiles of MLPerf inference's DLRM (mean 270)."""
-LOOKUPS = {"rmc1": 80, "rmc2": 120, "rmc3": 20}
+_LOOKUPS = {"rmc1": 80, "rmc2": 120, "rmc3": 20}
 
 
 def sizes(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
     """Return the items of ``count`` queries."""
     return rng.choice(np.array(MLPERF_SIZES), count)
+
+
+def lookups_of(name: str) -> int:
+    """Return the ids a bag of the model ``name``."""
+    return _LOOKUPS.get(name, 1)
 
 
 def config_of(name: str, max_rows: int) -> ModelConfig:

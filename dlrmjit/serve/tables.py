@@ -28,6 +28,6 @@ def reduce_tables(model: Model, kind: Reduced) -> None:
 def table_bytes(model: Model, kind: str) -> int:
     """Return the bytes of a model's tables in ``fp32``, ``bf16`` or ``int8``."""
     bits = {"fp32": 32, "bf16": 16, "int8": 8}[kind]
-    scales = 4 if kind == "int8" else 0
+    scale, unit = (1, 4) if kind == "int8" else (0, 0)
     specs = model.architecture.table_specs
-    return sum(spec.rows * (spec.dim * bits // 8 + scales) for spec in specs)
+    return sum(spec.rows * (spec.dim * bits // 8 + scale) + unit for spec in specs)

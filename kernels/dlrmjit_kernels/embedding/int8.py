@@ -1,7 +1,8 @@
-"""Read-only embedding tables of 8 bits an element, with one scale per row.
+"""Read-only embedding tables of 8 bits an element, with one scale per row, of 8 bits too.
 
-An element is ``scale * q`` with q from -127 to 127, so a row of E elements takes E + 4 bytes
-instead of 4 E. Lookups multiply and sum in float32.
+An element is ``unit * scale * q`` with q from -127 to 127, the ``scale`` of its row from 0 to 255
+and the ``unit`` of its table, so a row of E elements takes E + 1 bytes instead of 4 E. Scales are
+rounded up, so that no element is cut off. Lookups multiply and sum in float32.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.errors import IndexRangeError, ShapeError
 from dlrmjit_kernels.runtime.compile import jit
 
-_MOST = 127
+_MOST, _MOST_SCALE = 127, 255
 _CHUNK = 1 << 16  # rows quantised at a time
 
 
@@ -33,7 +34,8 @@ class Int8Tables:
         self._starts = np.array([0, *accumulate(sizes)], np.int64)
         self._first_rows = np.array([0, *accumulate(self.rows)], np.int64)
         self._values = np.zeros(int(self._starts[-1]), np.int8)
-        self._scales = np.zeros(int(self._first_rows[-1]), np.float32)
+        self._scales = np.zeros(int(self._first_rows[-1]), np.uint8)
+        self._units = np.zeros(len(self.rows), np.float32)
         self.row_counts = np.array(self.rows, np.int64)
         self._dims = np.array(self.dims, np.int64)
 
@@ -47,25 +49,37 @@ class Int8Tables:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all elements and scales."""
-        return self._values.nbytes + self._scales.nbytes
+        """Bytes of all elements, scales and units."""
+        return self._values.nbytes + self._scales.nbytes + self._units.nbytes
 
     def assign(self, s: int, values: Any) -> None:
         """Round table ``s`` from float values (M, d), which must be finite."""
-        quantised = self._values[self._starts[s] : self._starts[s + 1]].reshape(-1, self.dims[s])
-        scales = self._scales[self._first_rows[s] : self._first_rows[s + 1]]
-        for first in range(0, self.rows[s], _CHUNK):
+        quantised, scales = self._stored(s)
+        firsts = range(0, self.rows[s], _CHUNK)
+        largest = max(float(np.abs(values[first : first + _CHUNK]).max()) for first in firsts)
+        self._units[s] = unit = np.float32(largest / _MOST / _MOST_SCALE)
+        if unit == 0:
+            quantised[:], scales[:] = 0, 0
+            return
+        for first in firsts:
             part = np.asarray(values[first : first + _CHUNK], np.float32)
-            scale = np.abs(part).max(axis=1) / _MOST
+            wanted = np.ceil(np.abs(part).max(axis=1) / _MOST / unit)
+            scale = np.minimum(wanted, _MOST_SCALE).astype(np.uint8)
             scales[first : first + len(part)] = scale
-            safe = np.where(scale > 0, scale, 1)[:, None]
-            quantised[first : first + len(part)] = np.rint(part / safe)
+            steps = part / (unit * np.maximum(scale, 1))[:, None]
+            quantised[first : first + len(part)] = np.clip(np.rint(steps), -_MOST, _MOST)
 
     def table(self, s: int) -> NDArray[np.float32]:
         """Return a float copy of table ``s``, (M, d)."""
+        quantised, scales = self._stored(s)
+        values: NDArray[np.float32] = quantised.astype(np.float32)
+        values *= (self._units[s] * scales.astype(np.float32))[:, None]
+        return values
+
+    def _stored(self, s: int) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
+        """Return the elements (M, d) of table ``s`` and the scales (M,) of its rows."""
         quantised = self._values[self._starts[s] : self._starts[s + 1]].reshape(-1, self.dims[s])
-        scales = self._scales[self._first_rows[s] : self._first_rows[s + 1]]
-        return quantised.astype(np.float32) * scales[:, None]
+        return quantised, self._scales[self._first_rows[s] : self._first_rows[s + 1]]
 
     def pool(self, lookups: Lookups, out: NDArray[np.float32]) -> None:
         """Write the sums of bags to ``out`` (N, S, E), in the first d columns.
@@ -80,6 +94,7 @@ class Int8Tables:
         bad = _pool(
             self._values,
             self._scales,
+            self._units,
             self._starts,
             self._first_rows,
             self._dims,
@@ -96,6 +111,7 @@ class Int8Tables:
 def _pool(
     values: Any,
     scales: Any,
+    units: Any,
     starts: Any,
     first_rows: Any,
     dims: Any,
@@ -113,7 +129,7 @@ def _pool(
                 r = np.int64(indices[i])
                 if r < 0 or r >= rows:
                     return s, n, i
-                scale = scales[first_rows[s] + r]
+                scale = units[s] * np.float32(scales[first_rows[s] + r])
                 row = values[starts[s] + r * d : starts[s] + (r + 1) * d]
                 for e in range(d):
                     bag[e] += scale * np.float32(row[e])

@@ -33,7 +33,7 @@ def test_elements_are_within_half_a_step_and_bags_are_their_sums(seed, rows, dim
     out = np.full((6, len(rows), tables.dim), 7, np.float32)
     tables.pool(Lookups.checked(indices, offsets, len(rows)), out)
     for s, table in enumerate(values):
-        step = np.abs(table).max(axis=1, keepdims=True) / 127
+        step = (np.abs(table).max(axis=1, keepdims=True) + np.abs(table).max() / 255) / 127
         assert (np.abs(tables.table(s) - table) <= step * 0.5001).all()
         for n in range(6):
             bag = tables.table(s)[indices[offsets[s, n] : offsets[s, n + 1]]].astype(np.float64)
@@ -44,7 +44,14 @@ def test_a_row_of_zeros_stays_zero_and_the_memory_is_a_quarter():
     tables = Int8Tables([1000], [64])
     tables.assign(0, np.zeros((1000, 64)))
     assert (tables.table(0) == 0).all()
-    assert tables.nbytes == 1000 * 68
+    assert tables.nbytes == 1000 * 65 + 4
+
+
+def test_a_row_of_small_elements_beside_large_ones_has_their_smallest_step():
+    tables = Int8Tables([3], [2])
+    tables.assign(0, np.array([[100.0, -50.0], [1e-3, 0.3], [0.0, 0.0]]))
+    step = 100 / 127 / 255
+    assert (np.abs(tables.table(0) - [[100, -50], [1e-3, 0.3], [0, 0]])[1:] <= step / 2).all()
 
 
 def test_indices_and_shapes_are_checked():

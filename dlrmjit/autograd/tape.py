@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter, is_
 from typing import Any, TypeVar
 
+from dlrmjit.autograd.runs import ONE_BY_ONE, BackwardRun, Bound, BoundPart, ForwardRun, Joiner
 from dlrmjit.errors import CopyError
 
 T = TypeVar("T")
@@ -68,11 +69,17 @@ class Rule:
     index of an input and its gradient, in the order in which they are complete; inputs for which
     ``step.wants`` is false may be skipped. The gradient may be consumed, and tables updated, before
     the generator resumes; other parameters change only after the last gradient.
+
+    A rule that only makes calls on lasting buffers may also say which: ``bind`` and
+    ``bind_backward`` take the same operands and return the calls, or None for operands of which
+    other things must be done.
     """
 
     name: str
     forward: Callable[[Step], Any]
     backward: Callable[[Step, Any], Iterable[tuple[int, Any]]]
+    bind: Callable[[Step], Bound | None] = lambda step: None
+    bind_backward: Callable[[Step, Any], Sequence[BoundPart] | None] = lambda step, gradient: None
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,28 @@ class Step:
         return value
 
 
+def bound_rule(
+    name: str,
+    bind: Callable[[Step], Bound],
+    bind_backward: Callable[[Step, Any], Sequence[BoundPart]],
+) -> Rule:
+    """Return a rule that does nothing but make the calls it says."""
+
+    def forward(step: Step) -> Any:
+        bound = bind(step)
+        for call in bound.calls:
+            call()
+        return bound.value
+
+    def backward(step: Step, gradient: Any) -> Iterator[tuple[int, Any]]:
+        for part in bind_backward(step, gradient):
+            for call in part.calls:
+                call()
+            yield from part.gradients
+
+    return Rule(name, forward, backward, bind, bind_backward)
+
+
 AddGradients = Callable[[dict[str, Any], Any, Any], Any]
 """Returns the sum of two gradients of a variable, in a buffer from the variable's memory."""
 
@@ -124,10 +153,16 @@ class Tape:
     operands may change: other variables may have the same.
     """
 
-    def __init__(self, add: AddGradients = lambda memory, total, part: total + part) -> None:
+    def __init__(
+        self,
+        add: AddGradients = lambda memory, total, part: total + part,
+        joiner: Joiner = ONE_BY_ONE,
+    ) -> None:
         self.steps: list[Step] = []
         self._add, self._sums = add, dict[int, dict[str, Any]]()
         self._routes: dict[tuple[int, int], _Route] = {}
+        self._joiner = joiner
+        self._forward_runs: dict[tuple[int, int], ForwardRun] = {}
 
     def __reduce__(self) -> str:
         raise CopyError(
@@ -148,35 +183,108 @@ class Tape:
 
     def replay(self, first: int, end: int) -> None:
         """Compute the outputs of some steps, from number ``first`` up to ``end``."""
-        for step in self.steps[first:end]:
-            step.output.data = step.rule.forward(step)
+        while first < end:
+            run = self._forward_runs.get((first, end))
+            if run is None or not run.is_current():
+                run = self._bind_run(first, end)
+            if run is not None:
+                run()
+                first += len(run.steps)
+            else:
+                step = self.steps[first]
+                step.output.data = step.rule.forward(step)
+                first += 1
 
-    def backward(self, result: Variable, gradient: Any = 1.0) -> Iterator[tuple[Variable, Any]]:
+    def _bind_run(self, first: int, end: int) -> ForwardRun | None:
+        """Return the longest run from step ``first`` on, None if that has no calls."""
+        chosen: list[Step] = []
+        bound: list[Bound] = []
+        for step in self.steps[first:end]:
+            each = step.rule.bind(step)
+            if each is None:
+                break
+            step.output.data = each.value  # an operand of the next
+            chosen.append(step)
+            bound.append(each)
+        if not chosen:
+            return None
+        run = self._forward_runs[first, end] = ForwardRun(chosen, bound, self._joiner)
+        return run
+
+    def backward(
+        self, result: Variable, gradient: Any = 1.0, in_runs: bool = False
+    ) -> Iterator[tuple[Variable, Any]]:
         """Propagate ``gradient`` of ``result`` back, yielding gradients of the tape's inputs.
 
         Each input that requires a gradient is yielded once, as soon as its gradient is
-        complete. The caller may update tables as soon as they are yielded, other parameters at
-        the end.
+        complete, or ``in_runs`` after all operations whose calls are made in a row. The caller
+        may update tables as soon as they are yielded, other parameters at the end.
         """
         route = self._route(result)
         missing = dict(route.uses)
         gradients = {id(result): gradient}
-        for step in route.steps:
-            output_gradient = gradients.pop(id(step.output))
-            for index, part in step.rule.backward(step, output_gradient):
-                variable = step.inputs[index]
-                if not variable.requires_grad:
-                    continue
-                key = id(variable)
-                if key in route.used_once:
-                    yield variable, part
-                    continue
-                if key in gradients:
-                    part = self._add(self._sums.setdefault(key, {}), gradients[key], part)
-                gradients[key] = part
-                missing[key] -= 1
-                if missing[key] == 0 and key not in route.intermediate:
-                    yield variable, gradients.pop(key)
+        for variable, part in self._arrivals(route, gradients, in_runs):
+            key = id(variable)
+            if key in route.used_once:
+                yield variable, part
+                continue
+            if key in gradients:
+                part = self._add(self._sums.setdefault(key, {}), gradients[key], part)
+            gradients[key] = part
+            missing[key] -= 1
+            if missing[key] == 0 and key not in route.intermediate:
+                yield variable, gradients.pop(key)
+
+    def _arrivals(
+        self, route: _Route, gradients: dict[int, Any], in_runs: bool
+    ) -> Iterator[tuple[Variable, Any]]:
+        """Yield gradients of the inputs of every step of a route, each with its variable."""
+        first = 0
+        while first < len(route.steps):
+            step = route.steps[first]
+            gradient = gradients.pop(id(step.output))
+            run = self._backward_run(route, first, gradient) if in_runs else None
+            if run is not None:
+                run.make_calls()
+                yield from run.arrivals
+                first += len(run.steps)
+                continue
+            for index, part in step.rule.backward(step, gradient):
+                if step.inputs[index].requires_grad:
+                    yield step.inputs[index], part
+            first += 1
+
+    def _backward_run(self, route: _Route, first: int, gradient: Any) -> BackwardRun | None:
+        """Return the run from a step of a route on, None if that has no calls."""
+        run = route.runs.get(first)
+        if run is None or run.gradient is not gradient or not run.is_current():
+            run = self._bind_backward_run(route, first, gradient)
+            if run is not None:
+                route.runs[first] = run
+        return run
+
+    def _bind_backward_run(self, route: _Route, first: int, start: Any) -> BackwardRun | None:
+        chosen: list[Step] = []
+        parts: list[BoundPart] = []
+        arrived: list[tuple[Variable, Any]] = []
+        inner = {id(route.steps[first].output): start}
+        for step in route.steps[first:]:
+            key = id(step.output)
+            if key not in inner or (chosen and route.uses[key] > 1):
+                break  # its gradient is, or may be, the sum of several
+            bound = step.rule.bind_backward(step, inner[key])
+            if bound is None:
+                break
+            chosen.append(step)
+            parts += bound
+            each = [(step.inputs[i], part) for one in bound for i, part in one.gradients]
+            arrived += [pair for pair in each if pair[0].requires_grad]
+            inner |= {id(variable): part for variable, part in each}
+        if not chosen:
+            return None
+        outputs = {id(step.output) for step in chosen}
+        arrivals = [pair for pair in arrived if id(pair[0]) not in outputs]
+        return BackwardRun(chosen, parts, start, arrivals, self._joiner)
 
     def _route(self, result: Variable) -> _Route:
         key = (id(result), len(self.steps))
@@ -194,6 +302,8 @@ class _Route:
     intermediate: frozenset[int]
     used_once: frozenset[int]
     """Inputs of the tape whose first gradient is complete."""
+    runs: dict[int, BackwardRun] = field(default_factory=dict)
+    """Runs by the number of their first step."""
 
     @classmethod
     def to(cls, result: Variable, steps: list[Step]) -> _Route:

@@ -55,7 +55,7 @@ class Graph:
             raise ShapeError("a batch without samples has no loss; train on at least one")
         self.model, self.n, self.training = model, n, loss is not None
         self.profile = profile
-        self.tape = Tape(model.backend.add_gradients)
+        self.tape = Tape(model.backend.add_gradients, model.backend.joiner)
         self.dense, self.targets, self.sample_weights = Variable(), Variable(), Variable()
         self.lists, self.list_count = Variable(), Variable()
         self._has_list_loss = isinstance(loss, ListLoss)

@@ -15,6 +15,7 @@ import numpy as np
 from dlrmjit_kernels.embedding.init import Origin as Origin
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.runs import Joiner
 from dlrmjit.autograd.tape import Rule
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
@@ -99,6 +100,10 @@ class Backend(Protocol):
     @property
     def rules(self) -> Mapping[str, Rule]:
         """The rule of every operation, by name."""
+
+    @property
+    def joiner(self) -> Joiner:
+        """How the calls of neighbouring operations are joined."""
 
     def flush_denormals(self) -> AbstractContextManager[None]:
         """Return a context in which the backend may treat denormal numbers as zero."""

@@ -143,7 +143,7 @@ class TrainingStep:
             for norm, before in zip(self._model.norms.values(), moments, strict=True):
                 norm.restore(before)
             raise NonFiniteLossError(loss)
-        use(graph.tape.backward(graph.loss))
+        use(graph.tape.backward(graph.loss, in_runs=True))
         if self._profile:
             self._profile.count(batch.n, len(batch.indices), time.perf_counter() - began)
         return loss

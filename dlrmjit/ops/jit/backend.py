@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.calls.calls import in_rows
 from dlrmjit_kernels.convolution.shape import Filters
 from dlrmjit_kernels.embedding.init import uniform_by_key
 from dlrmjit_kernels.embedding.lookups import Lookups
@@ -25,8 +26,10 @@ from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.microkernels.float_mode import denormals_flushed
 from dlrmjit_kernels.runtime.buffers import aligned_empty
+from dlrmjit_kernels.runtime.threads import get_threads
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.runs import Joiner
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
@@ -114,6 +117,7 @@ class JitBackend:
     name = "jit"
     dtype = np.float32
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
+    joiner = Joiner(in_rows, get_threads)
 
     def __reduce__(self) -> str:
         return "BACKEND"  # the name of the only one

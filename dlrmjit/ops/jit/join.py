@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from math import prod
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,15 @@ class JoinedBlock:
             if value is not part:
                 _target(part)[...] = rows_of(value)
 
+    def has(self, values: Sequence[Any]) -> bool:
+        """Return whether all values are written to the block."""
+        return all(map(is_, self.parts, values))
+
+    def has_gradient(self, gradient: Matrix) -> bool:
+        """Return whether the gradient was written to the buffer."""
+        address: int = self.gradient_buffer().ctypes.data
+        return gradient.address == address
+
     def gradient_buffer(self) -> F32:
         """Return the gradient's buffer, allocated on first use: inference does without."""
         if self._gradient is None:
@@ -66,9 +76,9 @@ class JoinedBlock:
         """Return the gradient as a matrix (N, W), for the operation that makes it."""
         return Matrix.view(self.gradient_buffer())
 
-    def gradient_parts(self, step: Step) -> Gradients:
-        """Yield the parts of the gradient buffer that ``step`` wants."""
-        yield from step.cached("parts", partial(self._gradient_parts, step))
+    def gradients(self, step: Step) -> list[tuple[int, Any]]:
+        """Return the parts of the gradient buffer that ``step`` wants."""
+        return step.cached("parts", partial(self._gradient_parts, step))
 
     def _gradient_parts(self, step: Step) -> list[tuple[int, Any]]:
         buffer = self.gradient_buffer()
@@ -77,9 +87,9 @@ class JoinedBlock:
     def split(self, step: Step, gradient: Matrix) -> Gradients:
         """Yield the parts of ``gradient``, which is copied if it is not in the buffer."""
         buffer = self.gradient_buffer()
-        if gradient.address != buffer.ctypes.data:
+        if not self.has_gradient(gradient):
             buffer[...] = rows_of(gradient)
-        yield from self.gradient_parts(step)
+        yield from self.gradients(step)
 
 
 def rows_of(value: Any) -> Any:

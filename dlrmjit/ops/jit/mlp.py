@@ -7,7 +7,6 @@ minibatches would take longer than some of the products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +22,8 @@ from dlrmjit_kernels.runtime.buffers import aligned_empty
 from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.threads import get_threads
 
-from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.autograd.runs import Bound, BoundPart
+from dlrmjit.autograd.tape import Step, bound_rule
 from dlrmjit.ops.jit.bf16_rounding import is_rounded
 
 
@@ -38,43 +38,15 @@ class _Forward(NamedTuple):
     stored: list[Matrix]
 
 
-class _LayerBackward(NamedTuple):
-    """The calls that complete the gradients of a layer's parameters, and those of its input.
-
-    Those of parameters come first: ranks sum them while they compute those of the input.
-    """
-
-    calls: list[Call]
-    gradients: tuple[tuple[int, Any], ...]
-    input_calls: list[Call]
-
-
-class _Backward(NamedTuple):
-    """All layers, last first, and the gradient of the input, if it is needed."""
-
-    layers: list[_LayerBackward]
-    dx: Matrix | None
-
-
-def _forward(step: Step) -> Matrix:
+def _forward(step: Step) -> Bound:
     bound = _bound_forward(step)
-    for call in bound.calls:
-        call()
-    return bound.layers[-1]
+    return Bound(bound.calls, bound.layers[-1])
 
 
-def _backward(step: Step, gradient: Matrix) -> Iterator[tuple[int, Any]]:
+def _backward(step: Step, gradient: Matrix) -> list[BoundPart]:
     operands = (*step.values, gradient)
     bind = partial(_bind_backward, step, gradient)
-    bound = step.cached_for(("backward", get_threads()), operands, bind)
-    for layer in bound.layers:
-        for call in layer.calls:
-            call()
-        yield from layer.gradients
-        for call in layer.input_calls:
-            call()
-    if bound.dx is not None:
-        yield 0, bound.dx
+    return step.cached_for(("backward", get_threads()), operands, bind)
 
 
 def _bound_forward(step: Step) -> _Forward:
@@ -105,25 +77,28 @@ def _output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
     return step.cached(f"y{layer}", lambda: Matrix.empty_blocked(rows, cols))
 
 
-def _bind_backward(step: Step, gradient: Matrix) -> _Backward:
+def _bind_backward(step: Step, gradient: Matrix) -> list[BoundPart]:
     bound, last = _bound_forward(step), step.options["activations"][-1]
-    layers, dx = [], gradient
-    for i in reversed(range(len(bound.calls))):
-        layer, dx = _bind_layer_backward(step, i, bound, dx)
-        layers.append(layer)
+    parts, dx = list[BoundPart](), gradient
     if last != "none":
         code = activation_code(last)
         call = bind_activation_backward(bound.stored[-1], gradient, gradient, code)
-        layers[0].calls.insert(0, call)
-    return _Backward(layers, dx)
+        parts.append(BoundPart([call]))
+    for i in reversed(range(len(bound.calls))):
+        of_layer, dx = _bind_layer_backward(step, i, bound, dx)
+        parts += of_layer
+    return [*parts, BoundPart([], [(0, dx)])] if dx is not None else parts
 
 
 def _bind_layer_backward(
     step: Step, layer: int, bound: _Forward, dz: Matrix
-) -> tuple[_LayerBackward, Any]:
-    """Return the layer's calls, and the gradient of its input: None if it is not needed."""
+) -> tuple[list[BoundPart], Any]:
+    """Return the layer's calls, and the gradient of its input: None if it is not needed.
+
+    Those of parameters come first: ranks sum them while they compute those of the input.
+    """
     weight, x = step.values[1 + 2 * layer], bound.layers[layer]
-    input_calls, dx = [], None
+    input_calls, dx = list[Call](), None
     if layer > 0 or step.wants(0):
         dx = _input_gradient(step, layer, x)
         below: Any = step.options["activations"][layer - 1] if layer > 0 else "none"
@@ -132,8 +107,9 @@ def _bind_layer_backward(
         input_calls.append(bind_backward_data(*operands, activation=below))
     dw = step.cached(f"dw{layer}", partial(Matrix.empty_panels, x.cols, dz.cols))
     db = step.cached(f"db{layer}", partial(aligned_empty, dz.cols))
-    calls = [bind_backward_weights(x, dz, dw, db, is_rounded(weight))]
-    return _LayerBackward(calls, ((1 + 2 * layer, dw), (2 + 2 * layer, db)), input_calls), dx
+    call = bind_backward_weights(x, dz, dw, db, is_rounded(weight))
+    of_weights = BoundPart([call], [(1 + 2 * layer, dw), (2 + 2 * layer, db)])
+    return [of_weights, BoundPart(input_calls)], dx
 
 
 def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:
@@ -144,4 +120,4 @@ def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:
     return step.cached(f"dx{layer}", partial(Matrix.empty_blocked, x.rows, x.cols))
 
 
-RULES = (Rule("mlp", _forward, _backward),)
+RULES = (bound_rule("mlp", _forward, _backward),)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.runs import ONE_BY_ONE
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
@@ -230,6 +231,7 @@ class ReferenceBackend:
 
     name = "reference"
     rules = {rule.name: rule for rule in _RULES}  # noqa: RUF012 - read-only by convention
+    joiner = ONE_BY_ONE
 
     def __init__(self, dtype: Any = np.float32) -> None:
         self.dtype = dtype

@@ -5,12 +5,13 @@ A task is one such tile; which tasks there are depends on layouts alone, not on 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import bind
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.errors import ShapeError
@@ -111,13 +112,19 @@ def bind_column_op(
     addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
     strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
     is_small = x.rows * x.cols < PARALLEL_MIN_ELEMENTS
-    return partial(_run_tiles, edge, whole, shape, addresses, strides, is_small)
+    return bind(_store_tiles, edge, whole, shape, addresses, strides, is_small)
 
 
 def check_in_place(inputs: tuple[Matrix, ...], output: Matrix) -> None:
     """Refuse an output that overlaps an input and is not the same matrix."""
     others = [m for m in inputs if m.address != output.address or m.layout != output.layout]
     check_apart("the output", output, **{f"input {i}": m for i, m in enumerate(others)})
+
+
+@jit
+def _store_tiles(frame: int, *operands: Any) -> int:
+    address: int = store_call(_run_tiles, frame, operands)
+    return address
 
 
 @jit

@@ -7,13 +7,12 @@ F x F products exist at a time, in a scratch of the thread that works on it.
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import bind
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.layers.interaction_loops import backward, forward
+from dlrmjit_kernels.layers.interaction_loops import store_backward, store_forward
 from dlrmjit_kernels.layers.interaction_plan import sample_plan
 from dlrmjit_kernels.matrix.matrix import Matrix, check_written
 from dlrmjit_kernels.matrix.row_access import strides_of
@@ -68,7 +67,7 @@ def bind_interaction_forward(
     plan = sample_plan(*features.shape[1:], itself, current_target())
     calls = (plan.squares, plan.forward, plan.fold)
     rows = (out.data, strides_of(out.layout), out.cols)
-    return partial(forward, features, rows, features.shape[2] if head else 0, calls, plan.sizes)
+    return bind(store_forward, features, rows, features.shape[2] if head else 0, calls, plan.sizes)
 
 
 def interaction_backward(
@@ -107,7 +106,8 @@ def bind_interaction_backward(
     plan = sample_plan(*features.shape[1:], itself, current_target())
     calls = (plan.unfold, plan.backward)
     rows, columns = (data, strides_of(dout.layout), dout.cols), features.shape[2]
-    return partial(backward, features, rows, columns if head else 0, dfeatures, calls, plan.sizes)
+    operands = features, rows, columns if head else 0, dfeatures, calls, plan.sizes
+    return bind(store_backward, *operands)
 
 
 def _check(features: F32, out: Matrix, itself: bool, head: bool) -> F32:

@@ -5,11 +5,12 @@ Kernels and offsets are those of a :class:`.SamplePlan`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.layers.interaction_plan import LINE, Sizes
 from dlrmjit_kernels.matrix.row_access import Strides, load_row, row_start, store_row
 from dlrmjit_kernels.runtime import unsafe
@@ -46,6 +47,20 @@ class _Backward(NamedTuple):
 
     unfold: int
     tiles: I64
+
+
+@jit
+def store_forward(frame: int, *operands: Any) -> int:
+    """Store a call of :func:`forward`, as :func:`.calls.bind` needs."""
+    address: int = store_call(forward, frame, operands)
+    return address
+
+
+@jit
+def store_backward(frame: int, *operands: Any) -> int:
+    """Store a call of :func:`backward`, as :func:`.calls.bind` needs."""
+    address: int = store_call(backward, frame, operands)
+    return address
 
 
 @jit

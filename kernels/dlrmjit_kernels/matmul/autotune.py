@@ -87,10 +87,10 @@ def _plan(product: Product, blocking: Blocking) -> Plan | PackedPlan:
 def _tune(name: str, product: Product, operands: Addresses, seconds: float, repeats: int) -> Tuned:
     target, shape = current_target(), product.shape
     choices = tuning_cache.candidates(target, shape)
-    plans = {b: _plan(product, b) for b in choices}
+    calls = {b: _plan(product, b).bind(tuple(operands)) for b in choices}
 
     def run(blocking: Blocking) -> None:
-        plans[blocking].run(*operands[:3])
+        calls[blocking]()
 
     measured = [tuning_cache.fastest(choices, run, seconds / repeats)[1] for _ in range(repeats)]
     times = {choice: [one[choice] for one in measured] for choice in choices}

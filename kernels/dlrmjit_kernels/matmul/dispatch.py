@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
+from dlrmjit_kernels.calls.calls import Calls
 from dlrmjit_kernels.errors import ShapeError
 from dlrmjit_kernels.matmul.blocking import Blocking, check_blocking
 from dlrmjit_kernels.matmul.packing import PackedPlan, can_pack, packed_plan
@@ -18,15 +18,13 @@ from dlrmjit_kernels.matmul.plan import Plan, Product, incompatible_operands
 from dlrmjit_kernels.matmul.split_k import SplitKPlan, choose_plan
 from dlrmjit_kernels.matrix.axes import View, common_block, view_of
 from dlrmjit_kernels.matrix.matrix import Layout
-from dlrmjit_kernels.matrix.relayout import BoundRelayout, bind_relayout
-from dlrmjit_kernels.matrix.scratch import Scratch
+from dlrmjit_kernels.matrix.relayout import bind_copy
 from dlrmjit_kernels.microkernels.gemm_tile import Operands
 from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.target import Target, current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 
-_scratch = Scratch()
 _FAR = 1024  # elements: rows this far apart are on one cache set, and each on another page
 _OFTEN = 8  # tiles that read the same rows
 _LINE_FLOATS = 16
@@ -45,15 +43,17 @@ class Addresses(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """A copy of an operand in the scratch, and how to make it and write it back if needed.
+    """A copy of an operand in the scratch, which is made before, and written back if needed.
 
     ``operand`` is its index among :class:`Addresses`, ``offset`` in bytes.
     """
 
     operand: int
     offset: int
-    fetch: BoundRelayout | None
-    store: BoundRelayout | None
+    original: View
+    copied: View
+    is_read: bool
+    is_written: bool
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,15 @@ class _Prepared:
 def run(product: Product, at: Addresses, target: Target | None = None) -> None:
     """Compute ``product`` on operands at ``at``; reduction and C may be empty.
 
-    Callers that have the current ``target`` pass it, to save looking it up.
+    Callers that have the current ``target`` pass it, to save looking it up. Binding takes longer
+    than a small product, and most calls repeat recent ones.
     """
-    bind(product, at, target)()
+    _recently_bound(product, at, target or current_target(), get_threads())()
+
+
+@functools.lru_cache(maxsize=1024)
+def _recently_bound(product: Product, at: Addresses, target: Target, threads: int) -> Call:
+    return bind(product, at, target)
 
 
 def bind(
@@ -92,25 +98,23 @@ def bind(
     if blocking is not None:
         check_blocking(blocking, target)
     prepared = _prepare(product, target, get_threads(), blocking)
-    if not prepared.copies:
-        return prepared.plan.bind(*at)
-    return partial(_run_on_copies, prepared, at)
+    return _bind_on_copies(prepared, at)
 
 
 def _nothing() -> None:
     """Compute an empty C."""
 
 
-def _run_on_copies(prepared: _Prepared, at: Addresses) -> None:
-    scratch, used = _scratch.address("copies", prepared.span), list(at)
-    for operand, offset, fetch, _ in prepared.copies:
-        used[operand] = scratch + offset
-        if fetch is not None:
-            fetch(at[operand], used[operand])
-    prepared.plan.run(*used)
-    for operand, _, _, store in prepared.copies:
-        if store is not None:
-            store(used[operand], at[operand])
+def _bind_on_copies(prepared: _Prepared, at: Addresses) -> Calls:
+    used, moved, fetched, stored = list(at), [0] * len(at), list[Calls](), list[Calls]()
+    for operand, offset, original, copied, is_read, is_written in prepared.copies:
+        used[operand], moved[operand] = offset, 1
+        if is_read:
+            fetched.append(bind_copy(original, at[operand], copied, offset, (0, 1)))
+        if is_written:
+            stored.append(bind_copy(copied, offset, original, at[operand], (1, 0)))
+    product = prepared.plan.bind(tuple(used), tuple(moved), prepared.span)
+    return Calls.joined([*fetched, product, *stored])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -135,9 +139,8 @@ def _copy(product: Product, name: str, copied: View, offset: int) -> _Copy:
     original = getattr(product, name)
     is_written = name == "c" or (name == "mask" and not product.slope)
     is_read = not is_written or product.accumulate
-    fetch = bind_relayout(original, copied) if is_read else None
-    store = bind_relayout(copied, original) if is_written else None
-    return _Copy(Addresses._fields.index(name), offset, fetch, store)
+    operand = Addresses._fields.index(name)
+    return _Copy(operand, offset, original, copied, is_read, is_written)
 
 
 def _is_packed(product: Product, names: list[str], target: Target) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE
 from dlrmjit_kernels.microkernels.gemm_tile import UNROLL
 from dlrmjit_kernels.runtime import unsafe
@@ -42,6 +43,8 @@ GEMM_PLAN = np.dtype([(name, np.int64) for name in _FIELDS])
 
 GemmPlan = Any  # a GEMM_PLAN record, whose fields are attributes in compiled functions only
 GemmPlans = Any  # an array of them
+Seven = tuple[int, ...]  # addresses of a, b, c, bias, mask, sums and others
+IN_MEMORY: Seven = (0,) * 7  # no address counts from that of the scratch
 
 FIRST, LAST = 1, 2  # bits of a kernel's variant: C is written, not added to; C is finished
 
@@ -101,25 +104,41 @@ class _Block(NamedTuple):
 
 
 @jit
+def located(at: Seven, moved: Seven, one: int, scratch: int) -> GemmOperands:
+    """Return the addresses ``at`` of a product, those ``moved`` counted from that of ``scratch``.
+
+    ``moved`` is 0 or 1 for each.
+    """
+    return GemmOperands(
+        at[0] + moved[0] * scratch,
+        at[1] + moved[1] * scratch,
+        at[2] + moved[2] * scratch,
+        at[3] + moved[3] * scratch,
+        at[4] + moved[4] * scratch,
+        at[5] + moved[5] * scratch,
+        one,
+        at[6] + moved[6] * scratch,
+    )
+
+
+@jit
+def store_gemm(frame: int, *operands: Any) -> int:
+    """Store a call of :func:`gemm_loops`, as :func:`.calls.bind` needs."""
+    address: int = store_call(gemm_loops, frame, operands)
+    return address
+
+
+@jit
 def gemm_loops(
-    plan: GemmPlans,
-    kernels: NDArray[np.int64],
-    a: int,
-    b: int,
-    c: int,
-    bias: int,
-    mask: int,
-    sums: int,
-    one: int,
-    others: int,
+    plan: GemmPlans, kernels: NDArray[np.int64], one: int, at: Seven, moved: Seven, scratch: int
 ) -> None:
-    """``C = finish(A @ B)`` over the grid of ``plan``; operands are addresses.
+    """``C = finish(A @ B)`` over the grid of ``plan``; operands are addresses for :func:`located`.
 
     ``kernels[variant, is_edge, rows, crossing]`` are the addresses of the tiles. With ``sums``
     not zero, the sums of the columns of B are written there, by the kernels at ``rows`` 0: they
     multiply B by one row of A whose every element is at ``one``.
     """
-    operands = GemmOperands(a, b, c, bias, mask, sums, one, others)
+    operands = located(at, moved, one, scratch)
     tasks = plan[0].grid_rows * plan[0].grid_cols
     run_tasks(_rectangle_task, tasks, (plan, kernels, operands), ALL_THREADS)
 

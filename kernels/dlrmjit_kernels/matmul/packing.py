@@ -17,25 +17,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Calls
+from dlrmjit_kernels.calls.calls import bind as bind_calls
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.matmul.blocking import Blocking, choose_packed_blocking
 from dlrmjit_kernels.matmul.loops import (
+    IN_MEMORY,
     GemmOperands,
     GemmPlan,
     GemmPlans,
     Rectangle,
     RowBlocks,
+    Seven,
     compute_panel,
+    located,
     rectangle_of,
 )
 from dlrmjit_kernels.matmul.plan import Product, grid, make_plan, useful_threads
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import Axis, View
-from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.microkernels.copy_rows import CopyRows
 from dlrmjit_kernels.microkernels.transpose import Transpose
 from dlrmjit_kernels.runtime import unsafe
-from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
+from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target
@@ -61,8 +66,6 @@ _LINES = 8  # rows of the source copied at once: no more than a set of the first
 _PACKING = 20  # multiply-adds that take as long as packing an element
 _PAD = 16  # elements: neighbours in a packed part start on different sets
 
-_scratch = Scratch()
-
 
 class _Spans(NamedTuple):
     """Floats of a thread's packed parts of A and of B, and the panels of its part of B."""
@@ -85,17 +88,11 @@ class PackedPlan:
     spans: _Spans
     capacity: int
 
-    def run(self, *addresses: int) -> None:
-        """Run on operands at these addresses, as :meth:`bind` takes them."""
-        self.bind(*addresses)()
-
-    def bind(
-        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
-    ) -> Call:
-        """Return a call on these operands, which asks for the buffers; there are no sums."""
-        operands, spans = (a, b, c, bias, mask, sums, 0, others), tuple(self.spans)
-        plan = self.record, self.sides, self.kernels, operands
-        return lambda: _packed_loops(*plan, _scratch.address("parts", self.capacity), spans)
+    def bind(self, at: Seven, moved: Seven = IN_MEMORY, used: int = 0) -> Calls:
+        """Return the compiled loops as :meth:`.Plan.bind` does; there are no sums."""
+        plan = self.record, self.sides, self.kernels
+        parts, floats = (4 * used, *self.spans), used + self.capacity
+        return bind_calls(_store_packed, *plan, at, moved, parts, floats=floats)
 
 
 def packed_plan(
@@ -221,16 +218,26 @@ class _Piece(NamedTuple):
 
 
 @jit
+def _store_packed(frame: int, *operands: Any) -> int:
+    address: int = store_call(_packed_loops, frame, operands)
+    return address
+
+
+@jit
 def _packed_loops(
     plan: GemmPlans,
     sides: Sides,
     kernels: NDArray[np.int64],
-    operands: tuple[int, ...],
-    buffers: int,
-    spans: tuple[int, ...],
+    at: Seven,
+    moved: Seven,
+    parts: tuple[int, int, int, int],
+    scratch: int,
 ) -> None:
+    """Compute a product; ``parts`` are the first byte of the parts in the scratch, and spans."""
     tasks = plan[0].grid_rows * plan[0].grid_cols
-    arguments = (plan, sides, kernels, GemmOperands(*operands), buffers, _Spans(*spans))
+    operands = located(at, moved, 0, scratch)
+    buffers, spans = scratch + parts[0], _Spans(parts[1], parts[2], parts[3])
+    arguments = (plan, sides, kernels, operands, buffers, spans)
     run_tasks(_rectangle_task, tasks, arguments, ALL_THREADS)
 
 

@@ -11,23 +11,23 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Calls
+from dlrmjit_kernels.calls.calls import bind as bind_calls
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE
 from dlrmjit_kernels.matmul.blocking import Blocking, Shape
-from dlrmjit_kernels.matmul.loops import FIRST, GEMM_PLAN, LAST, gemm_loops
+from dlrmjit_kernels.matmul.loops import FIRST, GEMM_PLAN, IN_MEMORY, LAST, Seven, store_gemm
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import Axis, View, common_block
 from dlrmjit_kernels.microkernels.gemm_tile import GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.microkernels.rank1_tile import Rank1Tile
-from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 from dlrmjit_kernels.runtime.target import Target
 
@@ -105,16 +105,12 @@ class Plan:
     kernels: NDArray[np.int64]
     one: int
 
-    def run(self, *addresses: int) -> None:
-        """Run on operands at these addresses, as :meth:`bind` takes them."""
-        self.bind(*addresses)()
+    def bind(self, at: Seven, moved: Seven = IN_MEMORY, used: int = 0) -> Calls:
+        """Return the compiled loops with operands as :func:`.loops.located` has them.
 
-    def bind(
-        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
-    ) -> Call:
-        """Return the compiled loops with operands at these addresses."""
-        operands = a, b, c, bias, mask, sums, self.one, others
-        return partial(gemm_loops, self.record, self.kernels, *operands)
+        The first ``used`` floats of the scratch memory have operands.
+        """
+        return bind_calls(store_gemm, self.record, self.kernels, self.one, at, moved, floats=used)
 
 
 @dataclass(frozen=True)

@@ -8,34 +8,36 @@ into a partial C, and these are added in order: the same bits for any number of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Calls
+from dlrmjit_kernels.calls.calls import bind as bind_calls
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.matmul.blocking import Blocking
 from dlrmjit_kernels.matmul.loops import (
+    IN_MEMORY,
     GemmOperands,
     GemmPlans,
     Rectangle,
+    Seven,
     compute_rectangle,
+    located,
 )
 from dlrmjit_kernels.matmul.plan import PARALLEL_MIN_MULTIPLY_ADDS, Plan, Product, make_plan
 from dlrmjit_kernels.matmul.tuning_cache import blocking_for
 from dlrmjit_kernels.matrix.axes import view_of
 from dlrmjit_kernels.matrix.matrix import Layout
-from dlrmjit_kernels.matrix.scratch import Scratch
 from dlrmjit_kernels.runtime import unsafe
-from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
+from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import Target
 
 MOST_TILES = 8
 """Register tiles of C above which its tiles are distributed to the threads instead."""
-
-_scratch = Scratch()
 
 
 class _Partials(NamedTuple):
@@ -56,19 +58,13 @@ class SplitKPlan:
     span: int
     one: int
 
-    def run(
-        self, a: int, b: int, c: int, bias: int = 0, mask: int = 0, sums: int = 0, others: int = 0
-    ) -> None:
-        """Run on operands at these addresses; there is neither bias, mask nor others."""
+    def bind(self, at: Seven, moved: Seven = IN_MEMORY, used: int = 0) -> Calls:
+        """Return the compiled loops as :meth:`.Plan.bind` does; neither bias, mask nor others."""
         stride = self.span + int(self.whole[0]["panels"] * self.whole[0]["nr"])
-        address = _scratch.address("partial", len(self.parts) * stride)
-        partials = (address, self.span, stride)
-        _compute_parts(self.parts, self.kernels, a, b, sums, self.one, partials)
-        _add_parts(self.whole, self.parts, partials, c, sums)
-
-    def bind(self, *addresses: int) -> Call:
-        """Return :meth:`run` with these operands; every call asks for the buffers again."""
-        return partial(self.run, *addresses)
+        floats = used + len(self.parts) * stride
+        plan = self.whole, self.parts, self.kernels, self.one
+        partials = (4 * used, self.span, stride)
+        return bind_calls(_store_split, *plan, at, moved, partials, floats=floats)
 
 
 def choose_plan(
@@ -114,17 +110,28 @@ def _first_part(product: Product, parts: NDArray[np.void]) -> Product:
 
 
 @jit
-def _compute_parts(
+def _store_split(frame: int, *operands: Any) -> int:
+    address: int = store_call(_split_loops, frame, operands)
+    return address
+
+
+@jit
+def _split_loops(
+    whole: GemmPlans,
     parts: GemmPlans,
     kernels: NDArray[np.int64],
-    a: int,
-    b: int,
-    sums: int,
     one: int,
-    partials: tuple[int, int, int],
+    at: Seven,
+    moved: Seven,
+    where: tuple[int, int, int],
+    scratch: int,
 ) -> None:
-    arguments = (parts, kernels, a, b, sums, one, _Partials(*partials))
+    """Compute the partial C, which ``where`` counts from ``scratch``, and add them."""
+    operands = located(at, moved, one, scratch)
+    partials = _Partials(scratch + where[0], where[1], where[2])
+    arguments = (parts, kernels, operands.a, operands.b, operands.sums, one, partials)
     run_tasks(_compute_part, len(parts), arguments, ALL_THREADS)
+    _add_parts(whole, parts, partials, operands.c, operands.sums)
 
 
 @task_jit
@@ -151,11 +158,9 @@ def _compute_part(
 
 
 @jit
-def _add_parts(
-    whole: GemmPlans, parts: GemmPlans, where: tuple[int, int, int], c: int, sums: int
-) -> None:
+def _add_parts(whole: GemmPlans, parts: GemmPlans, partials: _Partials, c: int, sums: int) -> None:
     """Write the sum of the partial C to C, and of their columns' sums to ``sums``."""
-    p, part, partials = whole[0], parts[0], _Partials(*where)
+    p, part = whole[0], parts[0]
     for panel in range(p.panels):
         cols = p.edge if panel == p.panels - 1 else p.nr
         for row in range(p.rows):

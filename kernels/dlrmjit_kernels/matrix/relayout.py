@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Calls, bind
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.matrix.axes import View
 from dlrmjit_kernels.matrix.tiles import (
@@ -51,6 +53,20 @@ def bind_relayout(source: View, target: View) -> BoundRelayout:
     return partial(_copy, plan, small or get_threads() == 1)
 
 
+def bind_copy(
+    source: View, source_address: int, target: View, target_address: int, moved: tuple[int, int]
+) -> Calls:
+    """Return :func:`relayout` as a call to repeat.
+
+    Addresses of source and target that are ``moved``, 1 and not 0, count from the scratch.
+    """
+    if target.cols.step != 1:
+        source, target = source.transposed, target.transposed
+    small = target.rows.extent * target.cols.extent < PARALLEL_MIN_ELEMENTS
+    plan, serial = _plan(source, target, current_target()), small or get_threads() == 1
+    return bind(_store_copy, plan, serial, source_address, target_address, moved)
+
+
 @functools.lru_cache(maxsize=4096)
 def _plan(source: View, target: View, machine: Target) -> NDArray[np.void]:
     return make_plan(
@@ -71,6 +87,24 @@ def _plan(source: View, target: View, machine: Target) -> NDArray[np.void]:
 @jit
 def _copy(plan: NDArray[Any], serial: bool, source: int, target: int) -> None:
     run_tasks(_copy_tile, plan[0].tiles, (plan, source, target), serial)
+
+
+@jit
+def _store_copy(frame: int, *operands: Any) -> int:
+    address: int = store_call(_moved_copy, frame, operands)
+    return address
+
+
+@jit
+def _moved_copy(
+    plan: NDArray[Any],
+    serial: bool,
+    source: int,
+    target: int,
+    moved: tuple[int, int],
+    scratch: int,
+) -> None:
+    _copy(plan, serial, source + moved[0] * scratch, target + moved[1] * scratch)
 
 
 @task_jit

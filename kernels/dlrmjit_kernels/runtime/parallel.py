@@ -113,19 +113,19 @@ def run_tasks(typingctx: Any, task: Any, count: Any, operands: Any, serial: Any)
         return None
     kinds = (types.int64, *(types.unliteral(kind) for kind in operands))
     passed = types.Tuple(kinds[1:])
-    loop = _compiled(_loop, (types.int64, types.int64, types.int64, types.boolean))
-    compiled = _compiled(task.dispatcher, kinds)
-    if compiled.signature.return_type != types.none:
-        raise TypingError(f"a task must return nothing, not {compiled.signature.return_type}")
+    loop = compiled(_loop, (types.int64, types.int64, types.int64, types.boolean))
+    called = compiled(task.dispatcher, kinds)
+    if called.signature.return_type != types.none:
+        raise TypingError(f"a task must return nothing, not {called.signature.return_type}")
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        context.active_code_library.add_linking_library(compiled.library)
+        context.active_code_library.add_linking_library(called.library)
         context.active_code_library.add_linking_library(loop.library)
         # Numba records this with a parallel loop it compiles, but not with one from the cache.
         context.active_code_library._reload_init.add(_start_threads)
-        borrowed = _borrowed(context, builder, passed, values[2])
-        frame = alloca_once_value(builder, pack_struct(builder, [borrowed, _I64(0)]))
-        entry = _entry(context, builder.module, compiled, frame.type)
+        stored = borrowed(context, builder, passed, values[2])
+        frame = alloca_once_value(builder, pack_struct(builder, [stored, _I64(0)]))
+        entry = _entry(context, builder.module, called, frame.type)
         addresses = (builder.ptrtoint(entry, _I64), builder.ptrtoint(frame, _I64))
         arguments = (*addresses, values[1], values[3])
         context.call_internal(builder, loop.fndesc, loop.signature, arguments)
@@ -138,13 +138,14 @@ def run_tasks(typingctx: Any, task: Any, count: Any, operands: Any, serial: Any)
     return types.none(task, types.int64, passed, types.boolean), codegen
 
 
-def _compiled(dispatcher: Any, kinds: tuple[Any, ...]) -> Any:
+def compiled(dispatcher: Any, kinds: tuple[Any, ...]) -> Any:
+    """Return a kernel or task compiled for operands of these types."""
     _start_threads()
     dispatcher.compile(kinds)
     return dispatcher.overloads[kinds]
 
 
-def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+def borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """Return the value without reference counts of its arrays, for which threads would contend."""
     if isinstance(kind, types.Array):
         array = context.make_array(kind)(context, builder, value)
@@ -153,7 +154,7 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
         return array._getvalue()
     if isinstance(kind, types.BaseTuple):
         for i, part in enumerate(kind):
-            item = _borrowed(context, builder, part, builder.extract_value(value, i))
+            item = borrowed(context, builder, part, builder.extract_value(value, i))
             value = builder.insert_value(value, item, i)
     return value
 

@@ -15,6 +15,7 @@ from numba.core.cgutils import (
     alloca_once_value,
     get_or_insert_function,
     raw_memcpy,
+    unpack_tuple,
 )
 from numba.extending import intrinsic
 
@@ -49,6 +50,21 @@ def call(typingctx: Any, address: Any, arguments: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.int64, wide), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_checked(typingctx: Any, address: Any, arguments: Any) -> Any:
+    """Call the function at ``address`` as :func:`call` does; return the int64 that it returns."""
+    if not isinstance(arguments, types.BaseTuple):
+        return None
+    wide = types.UniTuple(types.int64, len(arguments))
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(_I64, [_I64] * len(wide))
+        arguments = unpack_tuple(builder, values[1])
+        return builder.call(_pointer(builder, values[0], kind), arguments)
+
+    return types.int64(types.int64, wide), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

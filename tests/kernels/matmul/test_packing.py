@@ -80,8 +80,8 @@ def test_weights_in_panels_are_transposed_where_they_are_used(n, c, k, masked):
     assert can_pack(product, ["b"], target)
     plan = packed_plan(product, ["b"], target, 1)
     assert k < 700 or plan.record[0]["blocks"] > plan.record[0]["kc_blocks"] > 1
-    addresses = (left.address, right.address, out.address, 0, mask.address if masked else 0)
-    plan.run(*addresses)
+    at_mask = mask.address if masked else 0
+    plan.bind((left.address, right.address, out.address, 0, at_mask, 0, 0))()
     whole = dz.astype(np.float64) @ w.T.astype(np.float64)
     expected = np.where(x > 0, whole, 0) if masked else whole
     bound = tolerance(k) * (np.abs(dz).astype(np.float64) @ np.abs(w.T))
@@ -103,7 +103,7 @@ def test_caches_smaller_than_either_operand(trans_a, trans_b):
     assert record["mc_row_blocks"] < record["row_blocks"]
     assert plan.spans.panels < record["panels"]
     out = np.full((m, n), np.nan, np.float32)
-    plan.run(a.ctypes.data, b.ctypes.data, out.ctypes.data)
+    plan.bind((a.ctypes.data, b.ctypes.data, out.ctypes.data, 0, 0, 0, 0))()
     check(out, left, right)
 
 

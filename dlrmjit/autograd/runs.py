@@ -1,0 +1,102 @@
+"""Consecutive operations that are calls on lasting buffers, replayed as one.
+
+Between two kernels, a tape's rules take longer in Python than a small batch takes in a kernel. A
+rule may therefore say which calls it would make. Those of neighbours on the tape are joined, and
+made as long as all operands are the same objects as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from dlrmjit.autograd.tape import Step, Variable
+
+Call = Callable[[], object]
+_data = attrgetter("data")
+
+
+class Bound(NamedTuple):
+    """The calls that compute an operation's ``value``, which is the same object every time."""
+
+    calls: Sequence[Call]
+    value: Any
+
+
+class BoundPart(NamedTuple):
+    """Calls of the backward of an operation, and the gradients of inputs that they complete.
+
+    Gradients are pairs of the index of an input and an object that is the same every time.
+    """
+
+    calls: Sequence[Call]
+    gradients: Sequence[tuple[int, Any]] = ()
+
+
+class Joiner(NamedTuple):
+    """How calls are joined: a function to fewer ones, and what they depend on in addition."""
+
+    join: Callable[[Iterable[Call]], list[Call]] = list
+    state: Callable[[], Hashable] = lambda: None
+
+
+ONE_BY_ONE = Joiner()
+
+
+class Run:
+    """Steps whose calls are made in a row, and what they were bound to."""
+
+    def __init__(self, steps: Sequence[Step], calls: Iterable[Call], joiner: Joiner) -> None:
+        self.steps = tuple(steps)
+        inner = {id(step.output) for step in steps}
+        inputs = {id(v): v for step in steps for v in step.inputs if id(v) not in inner}
+        self._inputs = tuple(inputs.values())
+        self._operands = tuple(map(_data, self._inputs))
+        self._state, self._joiner = joiner.state(), joiner
+        self._calls = joiner.join(calls)
+
+    def is_current(self) -> bool:
+        """Return whether all operands are those that the calls were bound to."""
+        return self._state == self._joiner.state() and all(
+            map(is_, self._operands, map(_data, self._inputs))
+        )
+
+    def make_calls(self) -> None:
+        """Make all calls."""
+        for call in self._calls:
+            call()
+
+
+class ForwardRun(Run):
+    """Steps and the values of their outputs."""
+
+    def __init__(self, steps: Sequence[Step], bound: Sequence[Bound], joiner: Joiner) -> None:
+        super().__init__(steps, (call for each in bound for call in each.calls), joiner)
+        outputs = (step.output for step in steps)
+        self._results = [(v, each.value) for v, each in zip(outputs, bound, strict=True)]
+
+    def __call__(self) -> None:
+        """Compute the outputs."""
+        self.make_calls()
+        for variable, value in self._results:
+            variable.data = value
+
+
+class BackwardRun(Run):
+    """Steps, last first, the gradient of the first's output, and the gradients they complete.
+
+    ``arrivals`` are gradients of variables that are not outputs of these steps, in order.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        parts: Sequence[BoundPart],
+        gradient: Any,
+        arrivals: Sequence[tuple[Variable, Any]],
+        joiner: Joiner,
+    ) -> None:
+        super().__init__(steps, (call for part in parts for call in part.calls), joiner)
+        self.gradient, self.arrivals = gradient, tuple(arrivals)

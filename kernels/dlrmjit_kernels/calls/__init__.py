@@ -1,0 +1,1 @@
+"""Kernels bound to their operands, and run in a row."""

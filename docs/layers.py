@@ -88,6 +88,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit_kernels.data": "text, records, vocabularies",
     },
     {"dlrmjit_kernels.microkernels": "one emitter each, with contract"},
+    {"dlrmjit_kernels.calls": "kernels run in a row"},
     {
         "dlrmjit_kernels.codegen": "LLVM IR: vocabulary, engine",
         "dlrmjit_kernels.optimizer_base": "what optimizers share",

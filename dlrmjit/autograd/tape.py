@@ -223,10 +223,11 @@ class Tape:
         route = self._route(result)
         missing = dict(route.uses)
         gradients = {id(result): gradient}
-        for variable, part in self._arrivals(route, gradients, in_runs):
+        for arrived in self._arrivals(route, gradients, in_runs):
+            variable, part = arrived
             key = id(variable)
             if key in route.used_once:
-                yield variable, part
+                yield arrived
                 continue
             if key in gradients:
                 part = self._add(self._sums.setdefault(key, {}), gradients[key], part)

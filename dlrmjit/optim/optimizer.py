@@ -6,8 +6,9 @@ The backend applies a dense gradient, a sparse gradient applies itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import is_
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from dlrmjit.autograd.tape import Variable
 from dlrmjit.config.optimizer import OptimizerConfig, UpdateConfig
 from dlrmjit.errors import CheckpointError, ConfigError, CopyError
 from dlrmjit.model.dynamic import Restarted
-from dlrmjit.ops.backend import Backend, FloatArray
+from dlrmjit.ops.backend import Backend, FloatArray, Updated
 from dlrmjit.optim.column_rates import TableRates
 
+Gradient: TypeAlias = tuple[Variable, Any]
 STEP = "step"
 """Name of the count of steps among the states of a parameter."""
 
@@ -34,6 +36,7 @@ class Optimizer:
         self.config, self._rates = config, rates or {}
         self._backend = backend
         self._states: dict[int, tuple[Variable, Any]] = {}
+        self._last: tuple[Sequence[Gradient], tuple[Updated, ...]] = ((), ())
 
     def prepare(self, parameters: Iterable[Variable]) -> None:
         """Allocate the states of ``parameters`` now.
@@ -43,22 +46,32 @@ class Optimizer:
         for parameter in parameters:
             self.state(parameter)
 
-    def apply(self, gradients: Iterable[tuple[Variable, Any]], rate: float) -> None:
+    def apply(self, gradients: Iterable[Gradient], rate: float) -> None:
         """Update parameters in place by their gradients; ``rate`` is the learning rate of the MLPs.
 
         All dense parameters are updated at once.
         """
-        config, states, dense = self.config, self._states, []
-        for parameter, gradient in gradients:
-            entry = states.get(id(parameter))
-            state = self.state(parameter) if entry is None else entry[1]
-            if parameter.is_sparse:
-                each = rate * self._rates.get(parameter.name, config.tables_rate)
-                gradient.update(parameter.data, state, config.tables, each)
+        config, dense = self.config, list[Gradient]()
+        for each in gradients:
+            parameter, gradient = each
+            if parameter.table_names:
+                of_table = rate * self._rates.get(parameter.name, config.tables_rate)
+                gradient.update(parameter.data, self.state(parameter), config.tables, of_table)
             else:
-                dense.append((parameter.data, gradient, state))
+                dense.append(each)
         if dense:
-            self._backend.update(dense, config.mlps, rate)
+            self._backend.update(self._operands(dense), config.mlps, rate)
+
+    def _operands(self, dense: Sequence[Gradient]) -> tuple[Updated, ...]:
+        """Return what the backend updates: the same tuple for the same pairs as last time.
+
+        A tape yields the same pairs as long as its operations are bound to the same buffers.
+        """
+        pairs, operands = self._last
+        if len(pairs) != len(dense) or not all(map(is_, pairs, dense)):
+            operands = tuple((p.data, gradient, self.state(p)) for p, gradient in dense)
+            self._last = dense, operands
+        return operands
 
     def state(self, parameter: Variable) -> Any:
         """Return the states of a parameter: a TableState or a DenseState."""
@@ -80,7 +93,7 @@ class Optimizer:
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         """Return an optimizer of the copies of the parameters that ``memo`` has or gets."""
         made = memo[id(self)] = Optimizer.__new__(Optimizer)
-        made.__setstate__(copy.deepcopy(vars(self), memo))
+        made.__setstate__(copy.deepcopy(vars(self) | {"_last": ((), ())}, memo))
         return made
 
     def __reduce__(self) -> str:

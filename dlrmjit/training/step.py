@@ -161,7 +161,7 @@ class TrainingStep:
             self._clip(gradients)
         dense = []
         for each in gradients:
-            if each[0].is_sparse:
+            if each[0].table_names:
                 self._update((each,), rate)
             else:
                 dense.append(each)

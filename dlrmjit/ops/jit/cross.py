@@ -6,7 +6,6 @@ alike, the input too: it is copied if another operation stored it in rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,10 +28,9 @@ from dlrmjit_kernels.runtime.buffers import aligned_empty
 from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.threads import get_threads
 
-from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.autograd.runs import Bound, BoundPart
+from dlrmjit.autograd.tape import Step, bound_rule
 from dlrmjit.ops.jit.bf16_rounding import is_rounded
-
-Gradients = Iterator[tuple[int, Any]]
 
 
 class _Layer(NamedTuple):
@@ -51,18 +49,10 @@ class _Forward(NamedTuple):
     result: Matrix
 
 
-class _LayerBackward(NamedTuple):
-    """The calls of one layer, and the gradients of its parameters that they complete."""
-
-    calls: list[Call]
-    gradients: list[tuple[int, Any]]
-
-
 class _Backward(NamedTuple):
-    """All layers, last first, the gradient of the input, and epilogues that must stay alive."""
+    """The parts of all layers, last first, and epilogues that must stay alive."""
 
-    layers: list[_LayerBackward]
-    dx0: Matrix
+    parts: list[BoundPart]
     epilogues: list[CrossEpilogue]
 
 
@@ -90,11 +80,9 @@ def _in_blocks(step: Step, name: str, x: Matrix) -> tuple[Matrix, list[Call]]:
     return copy, [partial(relayout, x.address, copy.address)]
 
 
-def _forward(step: Step) -> Matrix:
+def _forward(step: Step) -> Bound:
     bound = _bound_forward(step)
-    for call in bound.calls:
-        call()
-    return bound.result
+    return Bound(bound.calls, bound.result)
 
 
 def _bound_forward(step: Step) -> _Forward:
@@ -120,16 +108,10 @@ def _bind_forward(step: Step) -> _Forward:
     return _Forward(calls, x0, layers, x)
 
 
-def _backward(step: Step, gradient: Matrix) -> Gradients:
+def _backward(step: Step, gradient: Matrix) -> list[BoundPart]:
     operands = (*step.values, gradient)
     bind = partial(_bind_backward, step, gradient)
-    bound = step.cached_for(f"backward {get_threads()}", operands, bind)
-    for layer in bound.layers:
-        for call in layer.calls:
-            call()
-        yield from layer.gradients
-    if step.wants(0):
-        yield 0, bound.dx0
+    return step.cached_for(f"backward {get_threads()}", operands, bind).parts
 
 
 def _bind_backward(step: Step, gradient: Matrix) -> _Backward:
@@ -138,7 +120,8 @@ def _bind_backward(step: Step, gradient: Matrix) -> _Backward:
     dx, start = _in_blocks(step, "dx", gradient)
     dz = _blocked(step, "dz0", x0.cols)
     start.append(bind_start(dx, x0, forward.layers[-1].z, dz, sums))
-    layers, epilogues, count = list[_LayerBackward](), list[CrossEpilogue](), len(forward.layers)
+    parts, epilogues = [BoundPart(start)], list[CrossEpilogue]()
+    count = len(forward.layers)
     for i in reversed(range(count)):
         if i > 0:
             z = forward.layers[i - 1].z
@@ -149,16 +132,17 @@ def _bind_backward(step: Step, gradient: Matrix) -> _Backward:
             dx = following
         else:
             epilogue, result = last_epilogue(dx, sums), _input_gradient(step, x0)
-        layers.append(_bind_layer_backward(step, i, forward.layers[i], dz, (result, epilogue)))
+        parts.append(_bind_layer_backward(step, i, forward.layers[i], dz, (result, epilogue)))
         epilogues.append(epilogue)
         dz = result
-    layers[0].calls[:0] = start
-    return _Backward(layers, dz, epilogues)
+    if step.wants(0):
+        parts.append(BoundPart([], [(0, dz)]))
+    return _Backward(parts, epilogues)
 
 
 def _bind_layer_backward(
     step: Step, i: int, layer: _Layer, dz: Matrix, onward: tuple[Matrix, CrossEpilogue]
-) -> _LayerBackward:
+) -> BoundPart:
     """Return the products of one layer, the last of which has an epilogue and its own result."""
     weights, bias = _weights(step)[i]
     first = 1 + i * (len(weights) + 1)
@@ -178,7 +162,7 @@ def _bind_layer_backward(
             result, epilogue = onward
             rounded = is_rounded(weight)
             calls.append(bind_backward_data(dz, weight, result, None, rounded, epilogue))
-    return _LayerBackward(calls, gradients)
+    return BoundPart(calls, gradients)
 
 
 def _input_gradient(step: Step, x0: Matrix) -> Matrix:
@@ -190,4 +174,4 @@ def _input_gradient(step: Step, x0: Matrix) -> Matrix:
     return dx
 
 
-RULES = (Rule("cross", _forward, _backward),)
+RULES = (bound_rule("cross", _forward, _backward),)

@@ -117,6 +117,7 @@ class BoundState(DenseState):
     """States next to the step bound to their parameter and to those updated with it."""
 
     _operands: tuple[Any, ...] = ()
+    _parameters: tuple[Updated, ...] | None = None
     _step: BoundSteps
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,11 +126,14 @@ class BoundState(DenseState):
 
     def step(self, parameters: Sequence[Updated], config: OptimizerConfig) -> BoundSteps:
         """Return the bound step; a tape replays into the same gradients, so it rarely binds."""
+        if parameters is self._parameters and config is self._operands[0]:
+            return self._step
         operands = (config, *chain.from_iterable(parameters))
         bound = self._operands
         if len(bound) != len(operands) or not all(map(is_, bound, operands)):
             self._step = BoundSteps(config, [_flat_operands(*each) for each in parameters])
             self._operands = operands
+        self._parameters = parameters if isinstance(parameters, tuple) else None
         return self._step
 
 
@@ -149,9 +153,14 @@ def update(parameters: Sequence[Updated], config: OptimizerConfig, rate: float) 
             _step_along(*each, config, rate)
         return
     for steps in {state.steps for _, _, state in parameters}:
-        alike = [each for each in parameters if each[2].steps == steps]
-        first: Any = alike[0][2]
+        first, alike = _with_steps(parameters, steps)
         first.step(alike, config)(rate, steps)
+
+
+def _with_steps(parameters: Sequence[Updated], steps: int) -> tuple[Any, Sequence[Updated]]:
+    """Return those that have taken so many steps, ``parameters`` itself if all, and a state."""
+    alike = [each for each in parameters if each[2].steps == steps]
+    return alike[0][2], parameters if len(alike) == len(parameters) else alike
 
 
 def _step_along(

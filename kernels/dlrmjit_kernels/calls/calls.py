@@ -69,12 +69,12 @@ class Calls:
 def bind(store: Callable[..., int], *operands: Any, floats: int = 0) -> Calls:
     """Return the kernel of ``store`` on ``operands`` as a call to repeat.
 
-    ``store`` is a compiled function of a frame's address and the operands, which is nothing but
+    ``store`` is a compiled function of a frame's address and a tuple of operands, nothing but
     a call of :func:`.entries.store_call`.
     """
     frame = aligned_empty(FRAME_BYTES, np.uint8)
     address = int(frame.ctypes.data)
-    entries = np.array([[store(address, *operands), address]], np.int64)
+    entries = np.array([[store(address, operands), address]], np.int64)
     return Calls(entries, (frame, operands), floats)
 
 

@@ -122,7 +122,7 @@ def check_in_place(inputs: tuple[Matrix, ...], output: Matrix) -> None:
 
 
 @jit
-def _store_tiles(frame: int, *operands: Any) -> int:
+def _store_tiles(frame: int, operands: Any) -> int:
     address: int = store_call(_run_tiles, frame, operands)
     return address
 

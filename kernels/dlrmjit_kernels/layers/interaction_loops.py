@@ -50,14 +50,14 @@ class _Backward(NamedTuple):
 
 
 @jit
-def store_forward(frame: int, *operands: Any) -> int:
+def store_forward(frame: int, operands: Any) -> int:
     """Store a call of :func:`forward`, as :func:`.calls.bind` needs."""
     address: int = store_call(forward, frame, operands)
     return address
 
 
 @jit
-def store_backward(frame: int, *operands: Any) -> int:
+def store_backward(frame: int, operands: Any) -> int:
     """Store a call of :func:`backward`, as :func:`.calls.bind` needs."""
     address: int = store_call(backward, frame, operands)
     return address

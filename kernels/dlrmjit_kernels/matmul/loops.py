@@ -122,7 +122,7 @@ def located(at: Seven, moved: Seven, one: int, scratch: int) -> GemmOperands:
 
 
 @jit
-def store_gemm(frame: int, *operands: Any) -> int:
+def store_gemm(frame: int, operands: Any) -> int:
     """Store a call of :func:`gemm_loops`, as :func:`.calls.bind` needs."""
     address: int = store_call(gemm_loops, frame, operands)
     return address

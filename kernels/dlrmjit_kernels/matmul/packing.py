@@ -218,7 +218,7 @@ class _Piece(NamedTuple):
 
 
 @jit
-def _store_packed(frame: int, *operands: Any) -> int:
+def _store_packed(frame: int, operands: Any) -> int:
     address: int = store_call(_packed_loops, frame, operands)
     return address
 

@@ -110,7 +110,7 @@ def _first_part(product: Product, parts: NDArray[np.void]) -> Product:
 
 
 @jit
-def _store_split(frame: int, *operands: Any) -> int:
+def _store_split(frame: int, operands: Any) -> int:
     address: int = store_call(_split_loops, frame, operands)
     return address
 

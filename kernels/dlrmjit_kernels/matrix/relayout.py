@@ -90,7 +90,7 @@ def _copy(plan: NDArray[Any], serial: bool, source: int, target: int) -> None:
 
 
 @jit
-def _store_copy(frame: int, *operands: Any) -> int:
+def _store_copy(frame: int, operands: Any) -> int:
     address: int = store_call(_moved_copy, frame, operands)
     return address
 

@@ -197,8 +197,10 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 def essential(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
     """Return the arrows that do not follow from others: a to c is left out if a to b to c exists.
 
-    The graph must have no circle.
+    Raises ValueError for a graph with a circle.
     """
+    if found := circles(arrows):
+        raise ValueError(f"these import each other, so that no layers fit them: {found}")
     return {
         room: {b for b in below if b not in reachable(arrows, _following(arrows, below - {b}))}
         for room, below in arrows.items()
@@ -502,8 +504,11 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="print rooms and arrows instead")
     if parser.parse_args().print:
         print(report())
-    else:
+        return
+    try:
         PICTURE.write_text(picture())
+    except (LookupError, ValueError) as error:
+        parser.exit(1, f"docs/layers.py: {error.args[0]}\n")
 
 
 if __name__ == "__main__":

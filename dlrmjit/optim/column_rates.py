@@ -7,6 +7,7 @@ learned weights of pooling. All of them have its rate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from dlrmjit.config.optimizer import UpdateConfig
 from dlrmjit.errors import ConfigError
 from dlrmjit.model.model import Model
+
+if TYPE_CHECKING:
+    from dlrmjit.data.prepared.preprocessing import Preprocessing
 
 TableRates = Mapping[str, NDArray[np.float64]]
 """Multiples (S,) of the MLPs' learning rate for a parameter's tables, by the parameter's name."""
@@ -28,7 +32,8 @@ def table_rates(model: Model, config: UpdateConfig) -> TableRates:
     if not config.column_rates:
         return {}
     architecture = model.architecture
-    rates = by_number(config.column_rates, _column_names(model), architecture.tables)
+    names = names_of(model.preprocessing)
+    rates = by_number(config.column_rates, names, architecture.tables)
     specs = (*architecture.table_specs, *architecture.row_weight_specs)
     of_table = {spec.name: rates.get(spec.column, config.tables_rate) for spec in specs}
     own = {spec.name for spec in specs if spec.column in rates}
@@ -39,9 +44,8 @@ def table_rates(model: Model, config: UpdateConfig) -> TableRates:
     }
 
 
-def _column_names(model: Model) -> Sequence[str]:
-    """Return the names of the categorical columns, if the model's data have them."""
-    rules = model.preprocessing
+def names_of(rules: Preprocessing | None) -> Sequence[str]:
+    """Return the names of the categorical columns of data with these rules; none without."""
     return () if rules is None else [column.name for column in rules.columns]
 
 

@@ -48,6 +48,20 @@ def test_arrows_that_follow_from_others_are_left_out():
     assert layers.essential(arrows) == {"a": {"b"}, "b": {"c"}, "c": set()}
 
 
+def test_rooms_that_import_each_other_are_named_instead_of_drawn(monkeypatch, capsys):
+    drawn = layers.PICTURE.read_bytes()
+    arrows = layers.room_arrows()
+    arrows["dlrmjit.metrics"] |= {"dlrmjit.ranking"}
+    arrows["dlrmjit.ranking"] |= {"dlrmjit.metrics"}
+    monkeypatch.setattr(layers, "room_arrows", lambda: arrows)
+    monkeypatch.setattr("sys.argv", ["docs/layers.py"])
+    with pytest.raises(SystemExit, match="1"):
+        layers.main()
+    error = "docs/layers.py: these import each other, so that no layers fit them: "
+    assert capsys.readouterr().err == error + "[['dlrmjit.metrics', 'dlrmjit.ranking']]\n"
+    assert layers.PICTURE.read_bytes() == drawn
+
+
 def test_a_room_without_a_layer_is_named():
     with pytest.raises(LookupError, match=r"dlrmjit\.new has no layer: add it to LAYERS"):
         layers.level_of("dlrmjit.new")

@@ -30,6 +30,7 @@ from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.data.schema_file import read_schema
 from dlrmjit.data.source import Source, has_lists, take
 from dlrmjit.errors import ConfigError
+from dlrmjit.optim.column_rates import by_number, names_of
 
 _TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on
 
@@ -229,6 +230,12 @@ def check_lists(options: Options, data: Data) -> None:
             f"{flag} is for rows of lists, which these data do not have; prepare a set whose "
             'schema names their column: lists = "query_id"'
         )
+
+
+def check_column_rates(options: Options, data: Data) -> None:
+    """Raise ConfigError if --table-learning-rate names a column that the data do not have."""
+    names = names_of(getattr(data.train, "preprocessing", None))
+    by_number(dict(options.table_learning_rate), names, len(data.train.table_rows))
 
 
 def test_batch_size(options: Options) -> int:

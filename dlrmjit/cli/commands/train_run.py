@@ -32,7 +32,7 @@ from dlrmjit.cli.build.configs import (
     require_memory,
     train_config,
 )
-from dlrmjit.cli.build.data import Data, check_lists, make_data
+from dlrmjit.cli.build.data import Data, check_column_rates, check_lists, make_data
 from dlrmjit.cli.build.linear_start import start_from_solution
 from dlrmjit.cli.build.rehearsal import rehearsal_of
 from dlrmjit.cli.build.saved_model import with_saved_architecture
@@ -171,6 +171,7 @@ def _build(options: Options, comm: Comm) -> Session:
     rng = np.random.RandomState(options.numpy_rand_seed)
     data = make_data(options, rng)
     check_lists(options, data)
+    check_column_rates(options, data)
     has_parts = options.head is not None or options.sequence is not None
     is_known = path and options.model == "dlrm" and not has_parts
     fitted = options if is_known else fit_architecture(options, data.train)

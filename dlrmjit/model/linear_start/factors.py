@@ -82,6 +82,18 @@ class _Sums:
     both: F64
 
 
+class _Part(NamedTuple):
+    """One factor's part of the logits: its sums, and the means and variances (N,) of its products.
+
+    A product of two factors' elements has the variance s s' + s m'^2 + s' m^2, and those that share
+    an element are correlated.
+    """
+
+    sums: _Sums
+    means: F64
+    variances: F64
+
+
 class _Solver:
     """Sweeps over all weights and factors, each of which raises the bound of the likelihood."""
 
@@ -92,60 +104,57 @@ class _Solver:
         self._shrinkage[-1] = 0.0
         self._variances = np.zeros_like(weights)
         ends = np.cumsum(design.table_rows)
-        self._parts = [slice(e - r, e) for r, e in zip(design.table_rows, ends, strict=True)]
+        self._rows = [slice(e - r, e) for r, e in zip(design.table_rows, ends, strict=True)]
         self._active = list(range(len(factors.means)))
 
     def sweep(self, *, shrinks: bool) -> float:
         """Improve all parameters once; return the mean change of the logits."""
         design = self._design
-        sums = self.remove_factors_without_effect()
-        logits, variance = self._moments(sums)
+        parts = self.remove_factors_without_effect()
+        logits, variance = self._moments(parts)
         bend = design.weights * _bend(np.sqrt(logits**2 + variance))
         residual = design.weights * (design.labels - 0.5) - bend * logits
         first = residual.copy()
         self._improve_weights(bend, residual)
-        for k, of_factor in sums.items():
-            self._improve_factor(k, of_factor, bend, residual, shrinks)
+        for k, part in parts.items():
+            self._improve_factor(k, part.sums, bend, residual, shrinks)
         return float(np.mean(np.abs(first - residual) / np.maximum(bend, 1e-12)))
 
-    def remove_factors_without_effect(self) -> dict[int, _Sums]:
-        """Set factors to 0 whose part of the logits is small; return the sums of the others."""
-        sums = {}
-        for k in tuple(self._active):
-            of_factor, products = self._sums(k)
-            if np.mean(np.abs(products)) < _NO_EFFECT:
+    def remove_factors_without_effect(self) -> dict[int, _Part]:
+        """Set factors to 0 whose part of the logits is small; return the parts of the others."""
+        parts = {k: self._part(k) for k in self._active}
+        for k in self._active:
+            if np.mean(np.abs(parts[k].means)) < _NO_EFFECT:
                 self.factors.means[k] = self.factors.variances[k] = 0
-                self._active.remove(k)
-            else:
-                sums[k] = of_factor
-        return sums
+                del parts[k]
+        self._active = list(parts)
+        return parts
 
-    def _sums(self, k: int) -> tuple[_Sums, F64]:
-        """Return the sums of factor ``k``, and its part of the logits."""
+    def _part(self, k: int) -> _Part:
+        """Return the part of factor ``k``."""
         sums = _Sums(*np.zeros((3, len(self._design.labels))))
-        squares = np.zeros_like(sums.means)
-        for table, part in zip(self._tables, self._parts, strict=True):
-            m = table.spread(self.factors.means[k, part])
-            s = table.spread(self.factors.variances[k, part], squared=True)
+        m_squared, s_squared, s_m_squared = np.zeros((3, len(self._design.labels)))
+        for table, rows in zip(self._tables, self._rows, strict=True):
+            m = table.spread(self.factors.means[k, rows])
+            s = table.spread(self.factors.variances[k, rows], squared=True)
+            s_m, squared = s * m, m * m
             sums.means += m
             sums.variances += s
-            sums.both += s * m
-            squares += m * m
-        return sums, (sums.means**2 - squares) / 2
+            sums.both += s_m
+            m_squared += squared
+            s_squared += s * s
+            s_m_squared += s * squared
+        q, t = sums.means, sums.variances
+        variances = (t * t - s_squared) / 2 + q * (t * q - 2 * sums.both) + s_m_squared
+        return _Part(sums, (q * q - m_squared) / 2, variances)
 
-    def _moments(self, sums: dict[int, _Sums]) -> tuple[F64, F64]:
+    def _moments(self, parts: dict[int, _Part]) -> tuple[F64, F64]:
         """Return the means and the variances of the logits."""
         logits = self._design.scores(self.weights)
         variance = self._design.scores(self._variances, squared=True)
-        for k, of_factor in sums.items():
-            squares, spreads = np.zeros_like(logits), np.zeros_like(logits)
-            for table, part in zip(self._tables, self._parts, strict=True):
-                m = table.spread(self.factors.means[k, part])
-                s = table.spread(self.factors.variances[k, part], squared=True)
-                squares += m * m
-                spreads += s * (of_factor.means - m) ** 2 - s * s / 2
-            logits += (of_factor.means**2 - squares) / 2
-            variance += spreads + of_factor.variances**2 / 2
+        for part in parts.values():
+            logits += part.means
+            variance += part.variances
         return logits, np.maximum(variance, 0)
 
     def _improve_weights(self, bend: F64, residual: F64) -> None:
@@ -166,9 +175,9 @@ class _Solver:
         """Give every table's means and variances of a factor their best values in turn."""
         means, variances, shrinkage = (values[k] for values in self.factors)
         curvatures = np.zeros_like(means)
-        for s, (table, part) in enumerate(zip(self._tables, self._parts, strict=True)):
-            curvatures[part] = _improve_table(
-                table, means[part], variances[part], shrinkage[s], sums, bend, residual
+        for s, (table, rows) in enumerate(zip(self._tables, self._rows, strict=True)):
+            curvatures[rows] = _improve_table(
+                table, means[rows], variances[rows], shrinkage[s], sums, bend, residual
             )
         if shrinks:
             groups = np.repeat(np.arange(len(shrinkage)), self._design.table_rows)

@@ -127,11 +127,11 @@ def test_a_tables_means_are_the_best_given_all_others():
         rng.normal(size=(2, sum(ROWS))), 0.1 + rng.random((2, sum(ROWS))), np.ones((2, len(ROWS)))
     )
     solver = _Solver(design, weights, factors)
-    sums = solver.remove_factors_without_effect()
-    logits, variance = solver._moments(sums)
+    parts = solver.remove_factors_without_effect()
+    logits, variance = solver._moments(parts)
     bend = design.weights * _bend(np.sqrt(logits**2 + variance))
     residual = design.weights * (design.labels - 0.5) - bend * logits
-    solver._improve_factor(1, sums[1], bend, residual, shrinks=False)
+    solver._improve_factor(1, parts[1].sums, bend, residual, shrinks=False)
     last = range(sum(ROWS) - ROWS[-1], sum(ROWS))  # the table that was improved last
     for row in last:
         values = []
@@ -151,9 +151,9 @@ def test_a_factor_of_bags_of_many_lookups_raises_the_bound():
     bend = 0.2 * design.weights
     for k in (0, 1, 0, 1):
         before = bound(design, solver.weights, factors, bend)
-        sums = solver.remove_factors_without_effect()
-        residual = design.weights * (design.labels - 0.5) - bend * solver._moments(sums)[0]
-        solver._improve_factor(k, sums[k], bend, residual, shrinks=False)
+        parts = solver.remove_factors_without_effect()
+        residual = design.weights * (design.labels - 0.5) - bend * solver._moments(parts)[0]
+        solver._improve_factor(k, parts[k].sums, bend, residual, shrinks=False)
         assert bound(design, solver.weights, factors, bend) >= before
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from dlrmjit.errors import ConfigError
 
 
-def require_arrow(instead: str) -> tuple[Any, Any]:
+def require_arrow(instead: str, what: str = "Parquet files need") -> tuple[Any, Any]:
     """Return the modules pyarrow and pyarrow.parquet.
 
     Raises ConfigError if they are not installed; ``instead`` says what to do without them.
@@ -16,7 +16,5 @@ def require_arrow(instead: str) -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise ConfigError(
-            f"Parquet files need pyarrow: pip install 'dlrmjit[data]', or {instead}"
-        ) from None
+        raise ConfigError(f"{what} pyarrow: pip install 'dlrmjit[data]', or {instead}") from None
     return pyarrow, parquet

@@ -1,4 +1,4 @@
-"""Text files, plain or gzip, read in blocks of whole lines."""
+"""Text files, plain, gzip or Zstandard, read in blocks of whole lines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dlrmjit.data.formats.gunzip import GZIP_MAGIC, open_gzip
+from dlrmjit.data.formats.unzstd import ZSTD_MAGIC, DamagedZstdError, open_zstd
 from dlrmjit.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
@@ -18,9 +19,11 @@ _LONGEST_LINE = 8 << 20
 _OTHER_MAGICS = {
     b"PK\x03\x04": "zip",
     b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "Zstandard",
     **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
 }
+_COMPRESSED = {GZIP_MAGIC: open_gzip, ZSTD_MAGIC: open_zstd}
+DAMAGED = (zlib.error, gzip.BadGzipFile, DamagedZstdError)
+"""What reading damaged compressed data raises; EOFError if they are truncated."""
 _MAGIC_BYTES = max(map(len, _OTHER_MAGICS))
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """The bytes with which some programs begin UTF-8 text; they are no part of the first field."""
@@ -29,9 +32,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class TextBlocks:
     """Iterates over (number of the first line, whole lines) of a file; line numbers start at 1.
 
-    A file with gzip's magic number is decompressed, whatever its name. Every line ends with one
-    byte, including the last. Raises :class:`DataError` for a file that is missing, unreadable,
-    truncated or damaged, and for a line of more than 8 MiB.
+    A file with the magic number of gzip or Zstandard is decompressed, whatever its name. Every
+    line ends with one byte, including the last. Raises :class:`DataError` for a file that is
+    missing, unreadable, truncated or damaged, and for a line of more than 8 MiB.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +71,7 @@ class TextBlocks:
 
 
 def open_text(path: Path) -> BinaryIO:
-    """Open a file for reading bytes, decompressing it if it has gzip's magic number.
+    """Open a file for reading bytes, decompressing it if its magic number is one we know.
 
     Raises DataError for a file that is compressed in another way, and for a pipe.
     """
@@ -78,10 +81,12 @@ def open_text(path: Path) -> BinaryIO:
     for magic, name in _OTHER_MAGICS.items():
         if start.startswith(magic):
             raise DataError(
-                f"{path} is a {name} file, but text is read plain or as gzip; decompress it first"
+                f"{path} is a {name} file, but text is read plain, as gzip or as Zstandard; "
+                "decompress it first"
             )
-    if start.startswith(GZIP_MAGIC):
-        return open_gzip(path)
+    for magic, opened in _COMPRESSED.items():
+        if start.startswith(magic):
+            return opened(path)
     return open(path, "rb")
 
 
@@ -96,14 +101,15 @@ def check_rereadable(path: Path) -> None:
     name = "a pipe" if stat.S_ISFIFO(kind) else "a socket" if stat.S_ISSOCK(kind) else "a device"
     raise DataError(
         f"{path} is {name}, which can be read only once, but the format is detected before the "
-        "data are read; write them to a file first (gzip and Parquet need no decompression)"
+        "data are read; write them to a file first (gzip, Zstandard and Parquet need no "
+        "decompression)"
     )
 
 
 def is_compressed(path: Path) -> bool:
-    """Return whether a file has gzip's magic number."""
+    """Return whether a file has the magic number of gzip or Zstandard."""
     with open(path, "rb") as file:
-        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        return file.read(_MAGIC_BYTES).startswith(tuple(_COMPRESSED))
 
 
 def skip_bytes(source: BinaryIO, count: int) -> None:
@@ -128,7 +134,7 @@ def reading(path: Path, lines: Callable[[], int] = lambda: 0) -> Iterator[None]:
             f"{path} ends in the middle of its compressed data, after line {lines()}; it is "
             "truncated, so copy or download it again"
         ) from None
-    except (zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
         raise DataError(
             f"{path}: damaged compressed data after line {lines()} ({error}); copy or download it "
             "again"

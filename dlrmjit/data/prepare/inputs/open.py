@@ -40,7 +40,7 @@ def open_format(
         other = next(path for path in paths if path not in parquet)
         raise ConfigError(f"{parquet[0]} is Parquet, but {other} is not; prepare them separately")
     if schema is None:
-        if parquet or paths[0].name.endswith((".csv", ".csv.gz")):
+        if parquet or paths[0].name.endswith((".csv", ".csv.gz", ".csv.zst")):
             raise ConfigError(
                 f"{paths[0]} is not Criteo text; describe its columns with --schema FILE"
             )

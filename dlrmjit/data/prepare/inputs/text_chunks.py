@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import queue
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.formats.text_blocks import (
     BYTE_ORDER_MARK,
+    DAMAGED,
     is_compressed,
     open_text,
     reading,
@@ -129,7 +128,7 @@ class ChunkedText:
                 buffer = self._free.get()
                 try:
                     buffer.fill(source, rest, self._size)
-                except (EOFError, zlib.error, gzip.BadGzipFile):
+                except (EOFError, *DAMAGED):
                     walk.lines += buffer.raw.count(b"\n", 0, buffer.filled)
                     raise
                 is_last = buffer.filled < self._size

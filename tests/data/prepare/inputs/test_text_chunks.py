@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dlrmjit.data.prepare.inputs import text_chunks
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.prepared.reader import PreparedSet
-from dlrmjit.errors import DataError
+from dlrmjit.errors import ConfigError, DataError
 from tests.data.prepare.builders import criteo_lines, environment, python
 
 
@@ -43,6 +44,50 @@ def test_damaged_gzip(options: PrepareOptions, tmp_path: Path) -> None:
     path.write_bytes(whole)
     lines = text.count(b"\n")
     with pytest.raises(DataError, match=rf"damaged compressed data after line {lines} "):
+        prepare(replace(options, inputs=(path,)))
+
+
+def zstd(text: bytes) -> bytes:
+    arrow = pytest.importorskip("pyarrow")
+    return bytes(arrow.Codec("zstd").compress(text))
+
+
+def test_zstandard_gives_the_bytes_of_plain_text(options: PrepareOptions, tmp_path: Path) -> None:
+    text = options.inputs[0].read_bytes()
+    path = tmp_path / f"{options.inputs[0].name}.zst"
+    middle = len(text) // 3  # two frames, the end of the first within a line
+    path.write_bytes(zstd(text[:middle]) + zstd(text[middle:]))
+    plain = prepare(options)
+    compressed = prepare(replace(options, inputs=(path,), out=tmp_path / "compressed"))
+    assert compressed.files == plain.files
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda whole: whole[:-5], "ends in the middle of its compressed data"),
+        (lambda whole: whole[: len(whole) // 2], "ends in the middle of its compressed data"),
+        (lambda whole: whole + b"more", "damaged compressed data"),
+        (lambda whole: whole + bytes(50), "damaged compressed data"),
+    ],
+    ids=["end", "half", "more", "zeros"],
+)
+def test_damaged_zstandard(
+    options: PrepareOptions, tmp_path: Path, change: Callable[[bytes], bytes], message: str
+) -> None:
+    path = tmp_path / f"{options.inputs[0].name}.zst"
+    path.write_bytes(change(zstd(options.inputs[0].read_bytes())))
+    with pytest.raises(DataError, match=rf"{path}:? {message}"):
+        prepare(replace(options, inputs=(path,)))
+
+
+def test_zstandard_needs_pyarrow(
+    options: PrepareOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"{options.inputs[0].name}.zst"
+    path.write_bytes(zstd(options.inputs[0].read_bytes()))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match="Zstandard, which needs pyarrow: pip install"):
         prepare(replace(options, inputs=(path,)))
 
 

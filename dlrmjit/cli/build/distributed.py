@@ -186,7 +186,13 @@ def make_plan(architecture: AnyModelConfig, options: Options, comm: Comm) -> Pla
         return _placed(architecture, options, comm, replicates=replicates)
 
     samples = options.mini_batch_size
-    plan = proposed_with_exchange(proposed, architecture.architecture, exchange, samples)
+    plan = proposed_with_exchange(
+        proposed,
+        architecture.architecture,
+        exchange,
+        samples,
+        divides_weights=not train_config(options).update.mlps.scales_to_norm,
+    )
     return _checked(plan.fold(comm.size), architecture, options)
 
 

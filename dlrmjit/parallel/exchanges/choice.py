@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, get_args
 
 from dlrmjit.architecture.architecture import Architecture
@@ -18,13 +19,19 @@ EXCHANGES: tuple[str, ...] = get_args(Exchange)
 
 
 def with_exchange(
-    plan: Plan, architecture: Architecture, exchange: str, samples: int | None = None
+    plan: Plan,
+    architecture: Architecture,
+    exchange: str,
+    samples: int | None = None,
+    *,
+    divides_weights: bool = True,
 ) -> Plan:
     """Return a plan that exchanges sums of all nodes that allow it, of none, or of the cheaper.
 
     ``auto`` leaves out tables split by rows whose bags are multiplied, since those may have only
     one row. It counts the bytes of a step of ``samples`` of all ranks, by default of so many that
-    only they matter. Raises ConfigError for another ``exchange``, or one that suits no node.
+    only they matter, and leaves out first layers unless it ``divides_weights`` among ranks. Raises
+    ConfigError for another ``exchange``, or one that suits no node.
     """
     if exchange not in EXCHANGES:
         raise ConfigError(f"unknown exchange {exchange!r}; known are {', '.join(EXCHANGES)}")
@@ -40,6 +47,8 @@ def with_exchange(
             )
         return replace(plan, substituted=allowed)
     chosen: set[str] = set()
+    if not divides_weights:
+        allowed = tuple(name for name in allowed if not first_layer_over(architecture, name))
     for group in _groups(architecture, _of_any_bags(architecture, plan, allowed)):
         vectors = vector_bytes(architecture, plan, group)
         if samples is not None:
@@ -50,19 +59,31 @@ def with_exchange(
 
 
 def proposed_with_exchange(
-    propose: Callable[[bool], Plan], architecture: Architecture, exchange: str, samples: int
+    propose: Callable[[bool], Plan],
+    architecture: Architecture,
+    exchange: str,
+    samples: int,
+    *,
+    divides_weights: bool = True,
 ) -> Plan:
     """Return the plan of those with and without replicated tables that sends fewer bytes.
 
     ``propose`` makes a plan that may replicate tables, or may not. A replicated table sends nothing
     for its vectors, but the gradient of all of its rows; where sums are exchanged, a table that is
     not replicated sends nothing at all. Only plans that exchange sums do without. ``samples`` are
-    those of a batch of all ranks.
+    those of a batch of all ranks, ``divides_weights`` is that of :func:`with_exchange`.
     """
-    plan = with_exchange(propose(True), architecture, exchange, samples)
+    choose = partial(
+        with_exchange,
+        architecture=architecture,
+        exchange=exchange,
+        samples=samples,
+        divides_weights=divides_weights,
+    )
+    plan = choose(propose(True))
     if not plan.replicated or exchange == "alltoall" or plan.ranks == 1:
         return plan
-    other = with_exchange(propose(False), architecture, exchange, samples)
+    other = choose(propose(False))
     if not other.substituted:
         return plan
     if exchange == "substitute" and len(other.substituted) > len(plan.substituted):

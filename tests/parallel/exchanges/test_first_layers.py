@@ -126,6 +126,13 @@ def test_an_optimizer_that_needs_whole_weights_is_refused():
         ShardedStep(sharded, UpdateConfig(Lamb(), Sgd()))
 
 
+def test_auto_leaves_first_layers_whole_where_an_optimizer_needs_them():
+    model = family("wide-deep", table_rows=ROWS, embedding_dim=128, mlp_top=(256, 1))
+    for divides, expected in ((True, ("wide", "emb_l")), (False, ("wide",))):
+        plan = with_exchange(plan_of(model, 2), model, "auto", divides_weights=divides)
+        assert plan.substituted == expected
+
+
 def test_only_an_mlp_that_alone_reads_joined_vectors_has_such_a_layer():
     deep = family("deepfm", table_rows=(40, 50), embedding_dim=6, mlp_top=(33, 1))
     layer = first_layer_over(deep, "emb_l")

@@ -70,6 +70,24 @@ def step(row: Mapping[str, Any], ceilings: Mapping[str, float], path: str) -> No
     figure.savefig(path, dpi=150)
 
 
+def ladder(steps: Sequence[tuple[str, float]], title: str, path: str) -> None:
+    """Draw the milliseconds of each rung, and how many times as fast as the first it is."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 0.5 + 0.5 * len(steps)), layout="constrained")
+    axes = figure.subplots()
+    names, times = zip(*steps, strict=True)
+    ours = ["tab:blue" if name.startswith("dlrmjit") else "lightgrey" for name in names]
+    bars = axes.barh(names, times, color=ours, log=True)
+    labels = [f"{time:,.3g} ms, {times[0] / time:.1f} x" for time in times]
+    axes.bar_label(bars, labels, padding=3, fontsize=9)
+    axes.set_xlabel("ms per training step, median (log scale)")
+    axes.set_title(title)
+    axes.invert_yaxis()
+    axes.margins(x=0.3)
+    figure.savefig(path, dpi=150)
+
+
 def step_colours(names: Sequence[str]) -> list[tuple[float, float, float, float]]:
     """Return a colour for each operation, all different up to 20 pairs of layers."""
     from matplotlib import colormaps

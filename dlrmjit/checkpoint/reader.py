@@ -20,7 +20,7 @@ from dlrmjit.checkpoint.reshard import copy_overlap, overlap_of
 from dlrmjit.checkpoint.safetensors_file import Storable, read_rows, tensor_blocks
 from dlrmjit.checkpoint.strict import check_parameters
 from dlrmjit.errors import CheckpointError
-from dlrmjit.files import locate
+from dlrmjit.files import locate, refuse_special
 
 Array = NDArray[Any]
 _TRIES, _PAUSE = 10, 0.01
@@ -168,6 +168,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Che
     CheckpointError
         If the directory is missing, not a complete checkpoint, or of another version.
     """
+    refuse_special(path, CheckpointError)
     for _ in range(_TRIES):
         target = Path(path).resolve()
         directory = locate(target)

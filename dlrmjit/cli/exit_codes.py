@@ -21,7 +21,8 @@ def exit_code_of(action: Callable[[], None], kernels: int = 0) -> int:
     The code is 0 when done, 2 for wrong usage or input, with one sentence on the standard error,
     130 when interrupted, and 1 when a training cannot go on, when the reader of the output has
     closed it or the output could not be written. Streams that were closed from the start are no
-    error. Other errors are bugs and are raised.
+    error. An error of the system that names a file counts as wrong input. Other errors are bugs
+    and are raised.
     """
     with usable_streams() as (output, _), compilation_notes(kernels):
         code = _run(action)
@@ -46,6 +47,11 @@ def _run(action: Callable[[], None]) -> int:
     except BrokenPipeError:
         point_to_null(sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"dlrmjit: error: {error.filename!s:.200}: {error.strerror}", file=sys.stderr)
+        return WRONG_INPUT
 
 
 def _run_and_flush(action: Callable[[], None]) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 from dlrmjit.data.schema import Schema
 from dlrmjit.errors import ConfigError
-from dlrmjit.files import parse_json
+from dlrmjit.files import parse_json, refuse_special
 
 
 def read_schema(path: Path) -> Schema:
     """Read a schema from a ``.toml`` or ``.json`` file; raise ConfigError naming the file."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ConfigError(f"the schema {path} is a pipe, socket or device; write it to a file")
+    refuse_special(path, ConfigError, "the schema ")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

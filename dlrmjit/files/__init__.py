@@ -41,6 +41,7 @@ from dlrmjit.files.new_files import (
     replaced_file,
 )
 from dlrmjit.files.notes import attach_note, is_signed, note_of
+from dlrmjit.files.readable import refuse_special
 from dlrmjit.files.replace_folder import (
     check_replaceable,
     locate,
@@ -91,6 +92,7 @@ __all__ = [
     "parse_json",
     "publish",
     "recover",
+    "refuse_special",
     "remove_file",
     "remove_folder",
     "remove_work_file",

@@ -31,6 +31,8 @@ def previous_of(folder: Path) -> Path:
 
 def locate(folder: Path) -> Path:
     """Return the folder, or the one put aside by a replacement that was killed halfway."""
+    if not folder.name:  # the root
+        return folder
     previous = previous_of(folder)
     is_aside = (previous / MANIFEST).is_file() and not previous.is_symlink()
     return previous if is_aside and not folder.exists() else folder

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrmjit.errors import DataError
+from dlrmjit.files import refuse_special
 
 Event = dict[str, Any]
 
@@ -54,6 +55,7 @@ def read_log(path: Path, name: str = "") -> RunLog:
     Steps that a resumed run took again replace those logged before it was interrupted. Raises
     DataError for a file that is no log.
     """
+    refuse_special(path)
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

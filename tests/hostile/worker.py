@@ -145,7 +145,7 @@ def main_of(command: str) -> Any:
     }
     if command in own:
         return own[command]
-    room = "insight" if command == "report" else "commands"
+    room = "insight" if command in ("report", "plot") else "commands"
     return importlib.import_module(f"dlrmjit.cli.{room}.{command}").main
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.checkpoint.torch_format.pickle import BFLOAT16, Storage
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import refuse_special
 
 Array = NDArray[Any]
 
@@ -45,6 +46,7 @@ class TorchArchive:
     """
 
     def __init__(self, path: Path) -> None:
+        refuse_special(path, CheckpointError)
         self.path = path
         self._file = _open_file(path)  # once: a save that replaces the file changes nothing here
         try:

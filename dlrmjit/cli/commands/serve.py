@@ -11,6 +11,7 @@ from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.cli.options.serve_flags import SERVE
 from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.files import refuse_special
 
 if TYPE_CHECKING:
     from dlrmjit.serve.service import Service
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: Any) -> None:
     host, port = _address(options.listen)
     for path in filter(None, (options.model, options.prerank)):
+        refuse_special(path, CheckpointError)
         if not path.exists():
             raise CheckpointError(f"{path} does not exist; give a saved model")
     _require_libraries()
@@ -58,10 +60,13 @@ def _service(options: Any) -> Service:
     from dlrmjit.serve.processes.wire import Spec
     from dlrmjit.serve.service import TICK, FixedPolicy, Limits, Service
 
+    cpus = available_cpus()
+    if options.cpus and options.cpus > cpus:
+        raise ConfigError(f"--cpus={options.cpus} found, but this process may use {cpus} CPUs")
     spec = Spec(
         str(options.model),
         None if options.prerank is None else str(options.prerank),
-        options.cpus or available_cpus(),
+        options.cpus or cpus,
         options.batch_size,
         options.backend,
         options.tables,

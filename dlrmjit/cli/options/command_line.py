@@ -107,6 +107,10 @@ def _read_operands(command: Command, words: Sequence[str]) -> dict[str, Any]:
     rest = [*words[:end], *words[end + 1 :]]
     if unknown:
         raise ConfigError(unknown_message(command, unknown[0]))
+    if "" in rest:
+        raise ConfigError(
+            "an argument is empty, as of a shell variable that is not set; name a file"
+        )
     given: dict[str, Any] = {}
     for flag in command.operands():
         if flag.takes_many and rest:

@@ -23,6 +23,7 @@ from dlrmjit.errors import ConfigError
 
 DEMO = "demo"
 _BATCHES_OF_PRESET = 100
+_PLANS = ("auto", "whole", "columns", "rows", "replicated")
 _LOOKUPS = {"num_indices_per_lookup", "num_indices_per_lookup_fixed", "rand_data_dist"}
 
 TRAIN = Command(
@@ -194,6 +195,11 @@ def _check_together(options: Options) -> None:
         raise ConfigError("--save-every needs a place to save: give --save-model or --resume")
     if "keep" in options.given and not options.save_every:
         raise ConfigError("--keep counts the states of --save-every; give that, too")
+    if options.plan not in _PLANS and not options.plan.endswith(".json"):
+        raise ConfigError(
+            f"--plan={options.plan} found, expected {', '.join(_PLANS)}, or a .json file that "
+            "dlrmjit plan wrote"
+        )
     if options.md_flag and options.table_dims:
         raise ConfigError("give --md-flag or --table-dims, not both: each says how wide tables are")
     _check_pooling(options)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrmjit.cli.options.domain import POSITIVE, at_least, between
+from dlrmjit.cli.options.domain import at_least, between
 from dlrmjit.cli.options.flag import Command, Flag, FlagGroup
+
+_DAY = 86_400  # seconds
+_MILLISECONDS = between(0.001, 3_600_000)
+_MOST_ROWS = 1_000_000
 
 SERVE = Command(
     "serve",
@@ -52,7 +56,7 @@ SERVE = Command(
                     0.0,
                     "seconds after which to load the checkpoint again if it has changed, over and "
                     "over (0: only on SIGHUP)",
-                    domain=at_least(0),
+                    domain=between(0, _DAY),
                 ),
             ),
         ),
@@ -64,7 +68,7 @@ SERVE = Command(
                     float,
                     60.0,
                     "milliseconds within which a query is to be answered",
-                    domain=POSITIVE,
+                    domain=_MILLISECONDS,
                 ),
                 Flag(
                     "cpus",
@@ -87,7 +91,7 @@ SERVE = Command(
                     int,
                     0,
                     "candidates of a query that the model ranks with --policy fixed (0: all)",
-                    domain=at_least(0),
+                    domain=between(0, _MOST_ROWS),
                 ),
                 Flag(
                     "batch-size",
@@ -113,11 +117,21 @@ SERVE = Command(
                     float,
                     250.0,
                     "waiting time above which predictions are refused with status 429",
-                    domain=POSITIVE,
+                    domain=_MILLISECONDS,
                 ),
-                Flag("max-rows", int, 4096, "rows of a query at most", domain=at_least(1)),
-                Flag("max-body-mb", float, 8.0, "MiB of a body at most", domain=POSITIVE),
-                Flag("body-seconds", float, 10.0, "seconds a body may take", domain=POSITIVE),
+                Flag(
+                    "max-rows", int, 4096, "rows of a query at most", domain=between(1, _MOST_ROWS)
+                ),
+                Flag(
+                    "max-body-mb", float, 8.0, "MiB of a body at most", domain=between(0.001, 4096)
+                ),
+                Flag(
+                    "body-seconds",
+                    float,
+                    10.0,
+                    "seconds a body may take",
+                    domain=between(0.001, 3600),
+                ),
             ),
         ),
     ),

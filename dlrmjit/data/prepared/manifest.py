@@ -11,7 +11,15 @@ from typing import Any
 
 from dlrmjit.data.prepared.manifest_types import check_types
 from dlrmjit.errors import DataError
-from dlrmjit.files import FileFacts, Listing, is_inside, parse_json, rewrite_work_file, sync_file
+from dlrmjit.files import (
+    FileFacts,
+    Listing,
+    is_inside,
+    parse_json,
+    refuse_special,
+    rewrite_work_file,
+    sync_file,
+)
 
 NAME = "manifest.json"
 FORMAT = "dlrmjit-set"
@@ -234,6 +242,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _content(path: Path) -> dict[str, Any]:
+    refuse_special(path)
     try:
         text = path.read_bytes()
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.errors import DataError
-from dlrmjit.files import is_possible_shape
+from dlrmjit.files import is_possible_shape, refuse_special
 
 _KINDS = "biuf"
 
@@ -43,6 +43,7 @@ def map_array(path: Path) -> NDArray[Any]:
     Raises DataError for a file that cannot be read, is damaged, holds anything but numbers, or has
     another length than its header says.
     """
+    refuse_special(path)
     try:
         with open(path, "rb") as file:
             header = read_header(file, str(path))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.stored.npy import Header, map_at, read_header
 from dlrmjit.errors import DataError, MemoryLimitError, format_gib
+from dlrmjit.files import refuse_special
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LOCAL_MAGIC, _NPY_MAGIC = b"PK\x03\x04", b"\x93NUMPY"
@@ -64,10 +65,8 @@ def map_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _opened(path: str | Path) -> IO[bytes]:
     """Open a file, but no pipe: that would wait for a writer."""
-    source = Path(path)
-    if source.exists() and not (source.is_file() or source.is_dir()):
-        raise DataError(f"{path} is a pipe, socket or device; write the arrays to a file first")
-    return open(source, "rb")
+    refuse_special(path)
+    return open(path, "rb")
 
 
 def _archive(file: IO[bytes]) -> zipfile.ZipFile:

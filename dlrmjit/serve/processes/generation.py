@@ -65,7 +65,11 @@ class Generation:
         environment = os.environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         words = [sys.executable, "-m", "dlrmjit.serve.processes.host", str(theirs.fileno())]
         self._process = subprocess.Popen(
-            words, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            words,
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for the server, which decides
         )
         theirs.close()
         ours.setblocking(False)

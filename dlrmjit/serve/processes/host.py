@@ -45,7 +45,10 @@ def main(words: Sequence[str]) -> int:
     except DlrmjitError as error:
         control.sendall(packed(Failed(str(error))))
         return 1
-    control.sendall(packed(ready))
+    try:
+        control.sendall(packed(ready))
+    except ConnectionError:  # the server was stopped while models were loaded
+        return 0
     gc.freeze()  # else a collection in a worker would copy the pages of all objects it looks at
     _Workers(control, stages).keep(spec.workers)
     return 0

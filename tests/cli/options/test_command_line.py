@@ -41,6 +41,11 @@ def test_words_after_two_dashes_are_operands() -> None:
     assert options.input == (Path("-a"), Path("b"))
 
 
+def test_an_empty_word_is_no_operand() -> None:
+    with pytest.raises(ConfigError, match="an argument is empty"):
+        parse_command(EVALUATE, ["model", ""])
+
+
 WRONG: list[tuple[Command, str, str]] = [
     (PLAN, "--config=small", "--ranks N is required: number of ranks"),
     (PLAN, "--config=huge --ranks=2", "--config must be one of small, large"),

@@ -182,3 +182,10 @@ def test_files_of_data_are_never_left_unused(flag: str, kind: list[str]) -> None
         ConfigError, match=f"{flag.split('=')[0]} names data, but .* generated data"
     ):
         parse([flag, *kind])
+
+
+def test_a_plan_is_a_kind_or_a_file_also_for_one_process() -> None:
+    for plan in ("auto", "rows", "plan.json"):
+        assert parse([f"--plan={plan}"]).plan == plan
+    with pytest.raises(ConfigError, match=r"--plan=/nonexistent found, expected auto, .*\.json"):
+        parse(["--plan=/nonexistent"])

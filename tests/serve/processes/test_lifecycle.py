@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -161,7 +162,11 @@ def test_the_prerank_chooses_the_candidates_that_the_model_orders(model_path, ot
         (["nowhere"], "nowhere does not exist"),
         (["--listen=8000x", "."], "--listen must be HOST:PORT"),
         (["--listen=127.0.0.1:99999", "."], "--listen must be HOST:PORT"),
-        (["--budget-ms=0", "."], "--budget-ms must be positive"),
+        (["--budget-ms=0", "."], "--budget-ms must be between"),
+        (["--budget-ms=1e18", "."], "--budget-ms must be between"),
+        (["--cpus=1000000", "."], "--cpus=1000000 found, but this process may use"),
+        (["/", "--listen=127.0.0.1:0"], "/: not a checkpoint directory"),
+        (["--prerank=" + "x" * 300, "."], "File name too long"),
         (["--batch-size=8", "."], "--batch-size must be between 16 and 65536"),
         ([".", "--listen=127.0.0.1:0"], "cannot be served"),
     ],
@@ -170,6 +175,18 @@ def test_wrong_options_and_models_are_refused(capsys, tmp_path, monkeypatch, wor
     monkeypatch.chdir(tmp_path)
     assert serve.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [1.5, 3.0])
+def test_a_start_that_is_interrupted_ends_without_a_traceback(model_path, seconds):
+    words = ["-m", "dlrmjit.serve", str(model_path), "--listen=127.0.0.1:0"]
+    process = subprocess.Popen(
+        [sys.executable, *words], stderr=subprocess.PIPE, start_new_session=True, text=True
+    )
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C, to all of its processes
+    _, error = process.communicate(timeout=60)
+    assert "Traceback" not in error
 
 
 def test_a_port_in_use_is_refused(capsys, client, model_path):

@@ -178,11 +178,18 @@ def _compare(columns: list[list[Any]], table: pa.Table, schema: Schema) -> None:
 
 def _plain(column: Any) -> list[Any]:
     """Return values as Python's, floats of 16 and 32 bits as NumPy's, which have other digits."""
-    kinds = {pa.float16(): np.float16, pa.float32(): np.float32}
     values: list[Any] = column.to_pylist()
-    if column.type not in kinds:
-        return values
-    return [value if value is None else kinds[column.type](value) for value in values]
+    kind = column.type
+    if hasattr(kind, "value_type") and not pa.types.is_dictionary(kind):
+        return [None if many is None else _rounded(many, kind.value_type) for many in values]
+    return _rounded(values, kind)
+
+
+def _rounded(values: Any, kind: pa.DataType) -> list[Any]:
+    kinds = {pa.float16(): np.float16, pa.float32(): np.float32}
+    if kind not in kinds or not isinstance(values, list):
+        return values  # type: ignore[no-any-return]
+    return [value if value is None else kinds[kind](value) for value in values]
 
 
 def _number(value: Any, missing: tuple[str, ...]) -> float:

@@ -39,6 +39,7 @@ LAYERS: list[dict[str, str]] = [  # from the top: rooms, and what they are for
         "dlrmjit.doctor": "examines a machine",
         "dlrmjit.serve": "an inference server",
         "dlrmjit.export": "models as ONNX",
+        "dlrmjit.embed": "vectors of images",
         "dlrmjit.warm": "kernels compiled ahead",
         "dlrmjit.sklearn": "an estimator",
         "dlrmjit.torch": "models in PyTorch",

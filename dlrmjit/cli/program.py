@@ -25,6 +25,7 @@ COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "export-embeddings": ("dlrmjit.cli.commands.export_embeddings", "write tables as array files"),
     "convert": ("dlrmjit.cli.commands.convert", "turn data of one format into another"),
     "export": ("dlrmjit.cli.commands.export", "write a model for another program, as ONNX"),
+    "embed": ("dlrmjit.cli.images.embed", "write the vectors of images by a ResNet"),
     "serve": ("dlrmjit.cli.commands.serve", "answer queries over HTTP within a budget"),
     "plan": ("dlrmjit.cli.commands.plan", "propose how to shard tables over many ranks"),
     "warm": ("dlrmjit.cli.commands.warm", "compile the kernels of a training before it starts"),

@@ -6,9 +6,10 @@ column per channel; batch normalisation is that of its columns.
 Rule ``images``: input rows (N, D); options ``shape`` (C, H, W) and ``first``, the first of their
 C * H * W columns. Rule ``flatten``: images of ``shape``; the result are rows (N, C * H * W).
 
-Rule ``convolution``: inputs x, w (K, C, R, S), b (K,) or None, and possibly a residual of the
-shape of the result, which is added before the activation; options ``image`` (H, W), ``stride``,
-``padding``, ``activation``. Without a gradient the result overwrites the residual.
+Rule ``convolution``: inputs x, w (K, C, R, S), maybe b (K,), and with the option ``residual`` an
+array of the shape of the result, which is added before the activation; further options ``image``
+(H, W), ``stride``, ``padding``, ``activation``. Without a gradient the result overwrites the
+residual.
 
 Rule ``pooling``: input x; options ``image``, ``window`` (R, S), ``stride``, ``padding``, and
 ``largest``, whether it is the maximum or the mean of a window.
@@ -24,8 +25,9 @@ the result has those of samples (N, L, E).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from dlrmjit.autograd.tape import Step
 from dlrmjit.errors import ConfigError
 from dlrmjit.precision import Precision
 
@@ -38,6 +40,22 @@ def filter_shape(shape: Sequence[int], precision: Precision) -> tuple[int, int, 
         )
     k, c, r, s = shape
     return k, c, r, s
+
+
+class ConvInputs(NamedTuple):
+    """Values of the inputs of ``convolution``; None for a bias or a residual that is missing."""
+
+    x: Any
+    w: Any
+    b: Any
+    residual: Any
+
+    @classmethod
+    def of(cls, step: Step) -> ConvInputs:
+        """Return those of an application of the rule."""
+        x, w, *others = step.values
+        residual = others.pop() if step.options.get("residual") else None
+        return cls(x, w, others[0] if others else None, residual)
 
 
 def sequence_parameters(values: Sequence[Any]) -> tuple[list[tuple[Any, Any]], Any]:

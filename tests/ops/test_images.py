@@ -115,6 +115,7 @@ def test_convolution(name, n, c, image, k, window, stride, padding, activation, 
     ]
     arrays = [a.astype(np.float32) for a in arrays]
     options = {"image": image, "stride": stride, "padding": padding, "activation": activation}
+    options["residual"] = residual
     how = ("convolution", (n, k, p, q), "ifvi"[: len(arrays)])
     oracle = operation(ORACLE, *how, **options)
     check_gradients(operation(backend, *how, **options), arrays, oracle=oracle, tolerance=tolerance)
@@ -254,12 +255,12 @@ def test_a_residual_is_overwritten_only_without_gradients(name):
     rng, (backend, _) = np.random.default_rng(6), BACKENDS[name]
     x, r = rng.standard_normal((2, 2, 3, 4, 4)).astype(np.float32)
     w = rng.standard_normal((3, 3, 3, 3)).astype(np.float32)
-    options = {"image": (4, 4), "stride": 1, "padding": 1, "activation": "relu"}
+    options = {"image": (4, 4), "stride": 1, "padding": 1, "activation": "relu", "residual": True}
     results = []
     for trained in (True, False):
         residual, tape = stored(backend, r), Tape()
         filters = Parameter(backend.weight(w), "w") if trained else Variable(backend.weight(w))
-        inputs = Variable(stored(backend, x)), filters, Variable(), Variable(residual)
+        inputs = Variable(stored(backend, x)), filters, Variable(residual)
         y = tape.record(backend.rules["convolution"], *inputs, **options)
         tape.forward()
         results.append(shown(backend, y.data, x.shape))

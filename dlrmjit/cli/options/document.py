@@ -13,6 +13,7 @@ from dlrmjit.cli.options.command_flags import (
     PREDICT,
     TUNE,
 )
+from dlrmjit.cli.options.embed_flags import EMBED
 from dlrmjit.cli.options.export_flags import EXPORT
 from dlrmjit.cli.options.flag import Command, Effect, Flag
 from dlrmjit.cli.options.insight_flags import DOCTOR, PLOT, REPORT
@@ -30,6 +31,7 @@ COMMANDS = (
     EXPORT_EMBEDDINGS,
     CONVERT,
     EXPORT,
+    EMBED,
     SERVE,
     PLAN,
     TUNE,

@@ -33,6 +33,7 @@ from dlrmjit_kernels.runtime.threads import get_threads
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.ops.image_shapes import ConvInputs
 from dlrmjit.ops.jit.join import rows_of
 
 Gradients = Iterator[tuple[int, Any]]
@@ -91,18 +92,18 @@ def _flatten_backward(step: Step, gradient: Matrix) -> Gradients:
 
 
 def _convolution(step: Step) -> Convolution:
-    x, w = step.values[:2]
+    x, w, *_ = ConvInputs.of(step)
     h, width = step.options["image"]
     k, c, r, s = w.shape
-    n = x.rows // (h * width)
+    n = max(1, x.rows // (h * width))  # of no images, the sizes of one are asked for
     return Convolution(n, c, h, width, k, r, s, step.options["stride"], step.options["padding"])
 
 
 def _conv_forward(step: Step) -> Matrix:
     if not step.values[0].rows:
-        return _no_images(step.values[1].shape[0])
+        return _no_images(_convolution(step), step.values[1].shape[0])
     call, y = step.cached_for(("forward", get_threads()), step.values, partial(_bind, step))
-    residual = step.values[3] if len(step.values) > 3 else None
+    residual = ConvInputs.of(step).residual
     if residual is not None and y is not residual:
         np.copyto(y.data[: y.layout.span], residual.data[: y.layout.span])
     call()
@@ -110,17 +111,18 @@ def _conv_forward(step: Step) -> Matrix:
 
 
 def _bind(step: Step) -> tuple[Call, Matrix]:
-    conv, (x, w, b, *residual) = _convolution(step), step.values
-    if residual and not step.output.requires_grad:
-        y = residual[0]
+    conv, (x, w, b, residual) = _convolution(step), ConvInputs.of(step)
+    if residual is not None and not step.output.requires_grad:
+        y = residual
     else:
         y = step.cached("y", partial(Matrix.empty, conv.output_layout))
-    return bind_forward(conv, x, w, b, y, step.options["activation"], bool(residual)), y
+    has_residual = residual is not None
+    return bind_forward(conv, x, w, b, y, step.options["activation"], has_residual), y
 
 
-def _no_images(channels: int) -> Matrix:
+def _no_images(windows: Convolution | Pooling, channels: int) -> Matrix:
     """Return the result for a batch without samples, which a rank may have."""
-    return Matrix.empty(image_layout(0, channels, 1, 1))
+    return Matrix.empty(image_layout(0, channels, windows.P, windows.Q))
 
 
 def _conv_backward(step: Step, gradient: Matrix) -> Gradients:
@@ -133,29 +135,30 @@ def _conv_backward(step: Step, gradient: Matrix) -> Gradients:
         bound.before()
     bound.of_filters()
     yield 1, bound.dw
-    if step.wants(2):
+    _, _, b, residual = ConvInputs.of(step)
+    if b is not None:
         yield 2, _column_sums(step, gradient)
     if bound.of_input is not None:
         bound.of_input()
         yield 0, bound.dx
-    if len(step.values) > 3:
-        yield 3, gradient
+    if residual is not None:
+        yield len(step.values) - 1, gradient
 
 
 def _nothing(step: Step, gradient: Matrix) -> Gradients:
     """Yield the gradients of a batch without samples."""
-    x, w, b, *residual = step.values
+    x, w, b, residual = ConvInputs.of(step)
     yield 1, step.cached("dw", partial(Filters.zeros, w.shape))
     if b is not None:
         yield 2, np.zeros_like(b)
     yield 0, x
-    if residual:
-        yield 3, gradient
+    if residual is not None:
+        yield len(step.values) - 1, gradient
 
 
 def _bind_backward(step: Step, dz: Matrix) -> _Backward:
     """Bind the gradients; that before the activation overwrites the result's."""
-    conv, (x, w, *_) = _convolution(step), step.values
+    conv, (x, w, *_) = _convolution(step), ConvInputs.of(step)
     code = activation_code(step.options["activation"])
     before = bind_activation_backward(step.output.data, dz, dz, code) if code else None
     dw = step.cached("dw", partial(Filters.zeros, w.shape))
@@ -175,13 +178,13 @@ def _column_sums(step: Step, dz: Matrix) -> NDArray[np.float32]:
 
 def _pool(step: Step) -> Pooling:
     (x,), (h, w) = step.values, step.options["image"]
-    n, (r, s) = x.rows // (h * w), step.options["window"]
+    n, (r, s) = max(1, x.rows // (h * w)), step.options["window"]
     return Pooling(n, x.cols, h, w, r, s, step.options["stride"], step.options["padding"])
 
 
 def _pool_forward(step: Step) -> Matrix:
     if not step.values[0].rows:
-        return _no_images(step.values[0].cols)
+        return _no_images(_pool(step), step.values[0].cols)
     pool = step.cached("pool", partial(_pool, step))
     y = step.cached("y", partial(Matrix.empty, pool.output_layout))
     (max_pool if step.options["largest"] else average_pool)(pool, step.values[0], y)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.backend import FloatArray
+from dlrmjit.ops.image_shapes import ConvInputs
 from dlrmjit.ops.reference.activations import activate, before_activation
 
 Gradients = Iterator[tuple[int, Any]]
@@ -88,17 +89,17 @@ def _flatten_backward(step: Step, gradient: FloatArray) -> Gradients:
 
 
 def _conv_forward(step: Step) -> FloatArray:
-    x, w, b, *residual = step.values
+    x, w, b, residual = ConvInputs.of(step)
     windows = _windows(step, w.shape[2:]).of(_images_of(x, step.options["image"]))
     z = _pixels_of(np.tensordot(windows, w, ((3, 4, 5), (1, 2, 3))))
     z = z if b is None else z + b
-    z = z + residual[0] if residual else z
+    z = z if residual is None else z + residual
     y, step.memory["stored"] = activate(z, step.options["activation"])
     return y
 
 
 def _conv_backward(step: Step, gradient: FloatArray) -> Gradients:
-    x, w, b, *residual = step.values
+    x, w, b, residual = ConvInputs.of(step)
     rows = before_activation(gradient, step.memory["stored"], step.options["activation"])
     windows, image = _windows(step, w.shape[2:]), step.options["image"]
     views = windows.of(_images_of(x, image))
@@ -108,8 +109,8 @@ def _conv_backward(step: Step, gradient: FloatArray) -> Gradients:
         yield 2, rows.sum(axis=0)
     if step.wants(0):
         yield 0, _pixels_of(windows.add_up(np.tensordot(dz, w, (3, 0)), image))
-    if residual:
-        yield 3, rows
+    if residual is not None:
+        yield len(step.values) - 1, rows
 
 
 def _pool_windows(step: Step, fill: float) -> tuple[Windows, FloatArray]:

@@ -1,0 +1,1 @@
+"""Vectors of images by residual networks whose weights others trained."""

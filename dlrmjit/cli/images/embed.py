@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.cli.exit_codes import exit_code_of
 from dlrmjit.cli.options.command_line import parse_command
-from dlrmjit.cli.options.embed_flags import EMBED
+from dlrmjit.cli.options.export_flags import EMBED
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.files import check_new, new_file, try_destination
 

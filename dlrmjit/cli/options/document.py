@@ -13,8 +13,7 @@ from dlrmjit.cli.options.command_flags import (
     PREDICT,
     TUNE,
 )
-from dlrmjit.cli.options.embed_flags import EMBED
-from dlrmjit.cli.options.export_flags import EXPORT
+from dlrmjit.cli.options.export_flags import EMBED, EXPORT
 from dlrmjit.cli.options.flag import Command, Effect, Flag
 from dlrmjit.cli.options.insight_flags import DOCTOR, PLOT, REPORT
 from dlrmjit.cli.options.kinds import switch

@@ -1,11 +1,12 @@
 """Image towers on 1, 2 and 3 ranks: losses of one process, and the same bits if reproducible."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.parallel.launch import PROGRAMS, needs_mpi, run_ranks
+from tests.parallel.launch import needs_mpi, run_ranks
 
 pytestmark = needs_mpi
 
@@ -13,7 +14,7 @@ pytestmark = needs_mpi
 @pytest.fixture(scope="module")
 def found():
     """Results by the number of ranks."""
-    runs = {ranks: run_ranks(ranks, PROGRAMS / "towers.py", 3) for ranks in (1, 2, 3)}
+    runs = {ranks: run_ranks(ranks, Path(__file__).parent / "towers.py", 3) for ranks in (1, 2, 3)}
     return {ranks: json.loads(run.stdout) for ranks, run in runs.items()}
 
 

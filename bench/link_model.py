@@ -11,9 +11,10 @@ predictions with all. A step of R hosts takes ``L + o C - H``:
 - C, computing on its own processor: ``fixed + shared / R``; with a thread for communication, which
   shares that processor, also ``per_byte`` for each byte that it moves;
 - o, the hosts that share a processor, because this machine has fewer: they compute in turn;
-- H, what overlaps. By calls between operations, a ``share`` of the time in which the link moves
-  bytes that no processor handles. By a thread, vectors travel during the ``bottom`` MLP's share of
-  C, sums during a ``window`` of C. Nothing in blocking steps.
+- H, what overlaps. By calls between operations, which a host makes while it has its processor, a
+  ``share`` / o of the time in which the link moves bytes that no processor handles. By a thread,
+  vectors travel during the ``bottom`` MLP's share of o C, sums during a ``window`` of o C. Nothing
+  in blocking steps.
 
 Hosts that share a processor also wait for each other's messages to be handled, which is not in the
 model: trust it where links take longer than computing.
@@ -52,7 +53,7 @@ class Constants:
 
     def step(self, row: Row, sharing: int) -> float:
         """Return the predicted seconds of a measured step, of ``sharing`` hosts a processor."""
-        return self.link(row) + sharing * self.computing(row) - self.hidden(row)
+        return self.link(row) + sharing * self.computing(row) - self.hidden(row, sharing)
 
     def computing(self, row: Row) -> float:
         """Return the seconds that a host computes."""
@@ -64,13 +65,13 @@ class Constants:
         part = row["sent"].get(operation, 0) / _sent(row) if operation else 1.0
         return part * (self.latency + self.headers * _nominal(row))
 
-    def hidden(self, row: Row) -> float:
+    def hidden(self, row: Row, sharing: int) -> float:
         """Return the seconds of messages that overlap with computing."""
         if row["variant"] == "overlap":
-            return self.share * self.unhandled(row)
+            return self.share * self.unhandled(row) / sharing
         if row["variant"] == "blocking":
             return 0.0
-        computing = self.computing(row)
+        computing = sharing * self.computing(row)
         vectors = min(self.link(row, "alltoall"), self.bottom * computing)
         return vectors + min(self.link(row, "allreduce"), self.window * computing)
 

@@ -200,7 +200,8 @@ def summary(kind: str, found: Sequence[Found]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for every kind and seed, and how far the worst seed is from the best rival."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--criteo", metavar="FILE", help="also Criteo's text, plain or gzip")
     options = parser.parse_args(argv)
@@ -209,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kinds["criteo"] = partial(criteo, options.criteo)
     for kind, rows_of in kinds.items():
         all_found = []
-        for seed in range(options.seeds):
+        for seed in range(options.first, options.first + options.seeds):
             found = compare(rows_of(seed), seed)
             all_found.append(found)
             line = "  ".join(f"{name} {auc:.4f}" for name, auc in found.auc.items())

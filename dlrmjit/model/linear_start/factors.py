@@ -21,7 +21,7 @@ from dlrmjit.model.linear_start.regression import conjugate_gradients, estimated
 
 MOST_FACTORS = 8
 """Elements of a vector that are solved; those after them start at 0."""
-_SWEEPS = 20
+_SWEEPS, _SWEEPS_NEAR = 20, 5
 _STILL = 0.003  # mean change of the logits in a sweep, after which there is no other
 _NO_EFFECT = 0.001  # mean of a factor's part of the logits, below which it is removed
 _FIXED_SWEEPS = 4  # in which random vectors find their directions before they are shrunk
@@ -61,7 +61,7 @@ def factorise(
     """
     factors = Factors.drawn(width, design.table_rows) if near is None else near.copy()
     solver = _Solver(design, weights, factors)
-    for sweep in range(_SWEEPS):
+    for sweep in range(_SWEEPS if near is None else _SWEEPS_NEAR):
         change = solver.sweep(shrinks=near is not None or sweep >= _FIXED_SWEEPS)
         if change < _STILL and sweep > _FIXED_SWEEPS:
             break

@@ -4,13 +4,16 @@ Preparation is timed over generated Criteo-like text, in a separate process whos
 read afterwards, and against the reference's ``data_utils.py`` if ``--reference DIR`` names a
 checkout. ``--only polars`` alternates it with polars, which merely parses the same text in another
 process on as many threads. ``--only resume`` prepares it again, killed at three random moments and
-resumed, and compares every file. ``--folder DIR`` stores the text for later runs. Training reads
-batches from a set on disk, alternated with the same batches in memory. Ranking is timed against
-scikit-learn.
+resumed, and compares every file. ``--only gzip`` reads batches from compressed text: all of them,
+and what decompressing alone takes. ``--folder DIR`` stores the text for later runs. Training reads
+batches from a set on disk, alternated with the same batches in memory. ``--only evaluate`` reads,
+predicts and ranks a whole set, alternated with the forward pass of its batches in memory. Ranking
+is timed against scikit-learn.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 import shutil
@@ -39,17 +42,26 @@ from bench.support.harness import (
 from dlrmjit.config.presets import preset
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.formats.text_blocks import open_text
 from dlrmjit.data.loader import Loader
+from dlrmjit.data.prepared.encode import EncodedRows
 from dlrmjit.data.prepared.manifest import sha256_of
 from dlrmjit.data.prepared.reader import PreparedSet
+from dlrmjit.data.prepared.stream import StreamSource, stream_rules
 from dlrmjit.data.prepared.writer import write_set
+from dlrmjit.metrics import compute_metrics
 from dlrmjit.model.dlrm import DLRM
+from dlrmjit.model.scoring import score_chunks
 from dlrmjit.training.step import TrainingStep
 
 _BATCH = 2048
 _LEVELS = 1 << 22
 _MOST_FOR_SKLEARN = 100_000_000
-_PARTS = ("text", "prepare", "polars", "resume", "load", "kaggle", "mlperf", "auc")
+_PARTS = (
+    *("text", "prepare", "polars", "resume", "gzip"),
+    *("load", "evaluate", "kaggle", "mlperf", "auc"),
+)
+_WITH_TEXT = (None, "text", "prepare", "polars", "resume", "gzip")
 _POLARS = """
 import sys, time
 import polars
@@ -76,7 +88,7 @@ def main() -> None:
     report = Report(describe_machine(prepare(given.threads), {}))
     rows = given.rows or (200_000 if given.quick else 20_000_000)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        if given.only in (None, "text", "prepare", "polars", "resume"):
+        if given.only in _WITH_TEXT:
             text = _text(given.folder or Path(folder), rows)
         if given.only in (None, "prepare"):
             _prepare(report, Path(folder), text, rows, given.reference)
@@ -84,6 +96,11 @@ def main() -> None:
             _against_polars(report, Path(folder), text, rows, 1 if given.quick else 3)
         if given.only in (None, "resume"):
             _interrupt(report, Path(folder), text, rows)
+        if given.only in (None, "gzip"):
+            _read_gzip(report, Path(folder), text, min(rows, 200_000))
+        if given.only in (None, "evaluate"):
+            for name in ("kaggle", "mlperf"):
+                _evaluate(report, Path(folder) / f"test-{name}", name, 10 if given.quick else 30)
         for name in ("kaggle", "mlperf"):
             if given.only in (None, "load", name):
                 _load(report, Path(folder) / name, name, 10 if given.quick else 30)
@@ -199,6 +216,52 @@ def _load(report: Report, folder: Path, name: str, steps: int) -> None:
         report,
         _row(f"load {name}", shape, alone.median / steps, rows_per_s=_BATCH * steps / alone.median),
     )
+
+
+def _evaluate(report: Report, folder: Path, name: str, batches: int) -> None:
+    """Time a whole evaluation, and the forward pass of the same batches in memory."""
+    chosen = preset(name, 200_000)
+    write_set(folder, {"test": _table(chosen.model.table_rows, _BATCH * batches)}, "generated")
+    model = DLRM(chosen.model, initialise=False)
+    model.initialise(np.random.RandomState(1))
+    in_memory = list(Loader(PreparedSet(folder).dataset("test"), _BATCH).batches())
+    threads = report.machine["threads"]
+
+    def whole() -> None:
+        rows = EncodedRows(PreparedSet(folder).dataset("test"), [])
+        parts = list(score_chunks(model, iter([rows]), _BATCH, threads))
+        scores = np.concatenate([scores for _, scores in parts])
+        compute_metrics(scores, np.asarray(rows.rows.labels, np.float32))
+
+    def forward() -> None:
+        for batch in in_memory:
+            model.predict_proba(batch)
+
+    times = alternate({"whole": whole, "forward": forward}, budget=20.0, most=30)
+    row = _row(f"evaluate {name}", {"N": _BATCH, "batches": batches}, times["whole"].median)
+    row["of_forward_rate"] = times["forward"].ratio(times["whole"])
+    _add(report, row)
+
+
+def _read_gzip(report: Report, folder: Path, text: Path, rows: int) -> None:
+    """Time the batches of compressed text without a set, and decompressing alone."""
+    path = folder / "part.gz"
+    with open(text, "rb") as source, gzip.open(path, "wb", compresslevel=6) as file:
+        file.writelines(islice(source, rows))
+    source_of_batches = StreamSource([path], stream_rules(None, 1 << 20), _BATCH)
+
+    def decompress() -> None:
+        with open_text(path) as file:
+            while file.read(1 << 20):
+                pass
+
+    def read() -> None:
+        assert sum(batch.n for batch in source_of_batches.batches()) == rows
+
+    times = alternate({"read": read, "decompress": decompress}, budget=10.0)
+    row = _row("gzip", {"rows": rows}, times["read"].median, rows_per_s=rows / times["read"].median)
+    row["gunzip_rows_per_s"] = rows / times["decompress"].median
+    _add(report, row)
 
 
 def _train(step: TrainingStep, batches: Any) -> None:

@@ -4,7 +4,8 @@
     python -m bench.step --config mlperf-v2|fm|deepfm
     python -m bench.step --config mlperf --precision bf16
 
-Peers are torch ``nn`` as the reference program builds it, FBGEMM's table-batched embeddings
+Peers are torch ``nn`` as the reference program builds it, the same with its forward pass and its
+backward by ``torch.compile`` where there is a C++ compiler, FBGEMM's table-batched embeddings
 with torch MLPs, and for DCNv2 TorchRec's own ``DLRM_DCN`` over these, all starting from the same
 parameters; their losses are compared before anything is timed. Peers that are not installed are
 left out. Rows of tables are cut at ``--max-rows`` so that three copies fit.
@@ -39,14 +40,16 @@ from dlrmjit.config.model import ModelConfig
 from dlrmjit.perf.roofline import Work
 from dlrmjit.precision import Precision
 
-PEERS = ("torch nn", "fbgemm", "torchrec")
+PEERS = ("torch nn", "torch.compile", "fbgemm", "torchrec")
 _PACKAGES = {
     "torch nn": ("torch",),
+    "torch.compile": ("torch",),
     "fbgemm": ("torch", "fbgemm_gpu"),
     "torchrec": ("torch", "fbgemm_gpu", "torchrec"),
 }
 _DISTRIBUTIONS = {
     "torch nn": ("torch",),
+    "torch.compile": ("torch",),
     "fbgemm": ("torch", "fbgemm-gpu-cpu"),
     "torchrec": ("torch", "fbgemm-gpu-cpu", "torchrec"),
 }
@@ -80,11 +83,13 @@ def _peer(
     forward: bool,
     precision: Precision,
 ) -> Callable[[], Any]:
-    from bench.support.torch_dlrm import TorchBatch, autocast
+    from bench.support.torch_dlrm import TorchBatch, autocast, compiled
 
     step: Any = _peer_kind(name, case)(case.model, state, RATE)
     if precision == "bf16":
         autocast(step)
+    if name == "torch.compile":
+        compiled(step)
     return _walk(step.predict if forward else step, [TorchBatch(batch) for batch in batches])
 
 
@@ -106,6 +111,8 @@ def usable_peers(names: Sequence[str] | None, case: Case) -> list[str]:
     usable = []
     for name in PEERS if names is None else names:
         if not harness.has_peer(name, *_PACKAGES[name]):
+            continue
+        if name == "torch.compile" and not harness.has_compiler(name):
             continue
         if name == "torchrec" and not has_torchrec:
             if names is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,7 +12,7 @@ import dlrmjit
 from bench import roofline
 from bench.serve.peers import onnx_feed, onnx_forward
 from bench.serve.queries import config_of
-from bench.support.harness import alternate, has_peer, prepare
+from bench.support.harness import alternate, has_compiler, has_peer, prepare
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.data.batch import Batch
 from dlrmjit.perf.roofline import Ceilings, step_work
@@ -79,8 +77,7 @@ def _peers(model: Any, threads: int) -> dict[str, Callable[[Batch], Callable[[],
         return lambda: step.predict(tensors).numpy()
 
     peers["torch"] = of_torch
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        print("without torch.compile: it needs a C++ compiler, and there is no g++")
+    if not has_compiler("torch.compile"):
         return peers
     compiled = torch.compile(step.predict, dynamic=False)
 

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -258,6 +259,16 @@ def has_peer(name: str, *packages: str) -> bool:
     if missing:
         print(f"without {name}: {' and '.join(missing)} cannot be imported")
     return not missing
+
+
+@functools.cache
+def has_compiler(name: str) -> bool:
+    """Return whether there is the C++ compiler that a peer needs; print once if there is none."""
+    compiler = os.environ.get("CXX", "g++")
+    found = shutil.which(compiler) is not None
+    if not found:
+        print(f"without {name}: it needs a C++ compiler, and there is no {compiler}")
+    return found
 
 
 def describe_machine(threads: int, ceilings: Mapping[str, float]) -> dict[str, Any]:

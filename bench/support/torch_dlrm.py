@@ -128,6 +128,12 @@ def autocast(step: Any) -> None:
     setattr(step, name, in_bfloat16)
 
 
+def compiled(step: Any) -> None:
+    """Let ``torch.compile`` generate code for the forward pass of a peer and its backward."""
+    name = "forward" if isinstance(step, TorchStep) else "logits"
+    setattr(step, name, torch.compile(getattr(step, name), dynamic=False))
+
+
 class TorchBatch:
     """A batch as tensors that share its memory, per table and merged."""
 

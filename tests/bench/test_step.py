@@ -33,18 +33,21 @@ def installed(monkeypatch):
     """Makes packages seem installed or not."""
 
     def pretend(is_installed):
-        harness.has_peer.cache_clear()
+        for cached in (harness.has_peer, harness.has_compiler):
+            cached.cache_clear()
+        monkeypatch.setenv("CXX", "sh")  # a program that there is
         spec = {True: object(), False: None}
         monkeypatch.setattr("importlib.util.find_spec", lambda name: spec[is_installed(name)])
 
     yield pretend
-    harness.has_peer.cache_clear()
+    for cached in (harness.has_peer, harness.has_compiler):
+        cached.cache_clear()
 
 
 def test_peers_that_are_not_installed_are_left_out_in_one_sentence(installed, capsys):
     installed(lambda name: name != "fbgemm_gpu")
     chosen = case("mlperf-v2", 4, 100)
-    assert step.usable_peers(None, chosen) == ["torch nn"]
+    assert step.usable_peers(None, chosen) == ["torch nn", "torch.compile"]
     assert step.usable_peers(["torch nn"], chosen) == ["torch nn"]
     first, *others = capsys.readouterr().out.splitlines()
     assert first == "without fbgemm: fbgemm_gpu cannot be imported"
@@ -54,7 +57,7 @@ def test_peers_that_are_not_installed_are_left_out_in_one_sentence(installed, ca
 def test_torchrec_is_a_peer_of_low_rank_cross_layers_only(installed, capsys):
     installed(lambda name: True)
     assert step.usable_peers(None, case("mlperf-v2", 4, 100)) == list(step.PEERS)
-    assert step.usable_peers(None, case("kaggle", 4, 100)) == ["torch nn", "fbgemm"]
+    assert step.usable_peers(None, case("kaggle", 4, 100)) == list(step.PEERS[:3])
     assert not capsys.readouterr().out
     assert step.usable_peers(["torchrec"], case("deepfm", 4, 100)) == []
     assert "low rank" in capsys.readouterr().out
@@ -99,3 +102,12 @@ def test_the_figure_has_medians_for_all_and_a_colour_for_each_operation(tmp_path
         str(out),
     )
     assert out.read_text().startswith("<?xml")
+
+
+def test_a_peer_that_needs_a_compiler_is_left_out_by_a_sentence(installed, monkeypatch, capsys):
+    installed(lambda name: True)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    chosen = case("kaggle", 2, 10)
+    assert step.usable_peers(["torch nn", "torch.compile"], chosen) == ["torch nn"]
+    wanted = "without torch.compile: it needs a C++ compiler, and there is no no-such-compiler"
+    assert wanted in capsys.readouterr().out

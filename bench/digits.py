@@ -1,6 +1,6 @@
 """How well does a small convolutional network read scikit-learn's handwritten digits?
 
-    python -m bench.digits [--epochs 12] [--seed 0] [--backend jit|reference]
+    python -m bench.digits [--epochs 8] [--seed 0] [--backend jit|reference]
 
 A model of two towers, as for items with images: the network makes a vector of an image of 8 x 8
 pixels, a table has one of every class, and their product is the logit that the image shows the
@@ -113,7 +113,7 @@ def trained(epochs: int, seed: int, backend: str | None = None) -> Any:
 def main() -> None:
     """Train and print the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", choices=("jit", "reference"))
     options = parser.parse_args()

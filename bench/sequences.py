@@ -1,6 +1,6 @@
 """What do convolutions over a sequence of clicks bring, and what does a step cost beside torch?
 
-    python -m bench.sequences [--auc] [--seeds 3] [--rows 200000] [--epochs 4]
+    python -m bench.sequences [--auc] [--seeds 3] [--rows 200000] [--epochs 6]
     python -m bench.sequences --speed [--batch 128,512,2048] [--threads T] [--seconds S]
 
 Clicks are those of ``dlrmjit.data.generate.clicks``, which depend on the order of those before.
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="compare steps with torch's")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", default="128,512,2048")
     parser.add_argument("--threads", type=int, metavar="T", help="default: all CPUs")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each batch size")

@@ -9,7 +9,7 @@ C * H * W columns. Rule ``flatten``: images of ``shape``; the result are rows (N
 Rule ``convolution``: inputs x, w (K, C, R, S), maybe b (K,), and with the option ``residual`` an
 array of the shape of the result, which is added before the activation; further options ``image``
 (H, W), ``stride``, ``padding``, ``activation``. Without a gradient the result overwrites the
-residual.
+residual, which nothing may read after it.
 
 Rule ``pooling``: input x; options ``image``, ``window`` (R, S), ``stride``, ``padding``, and
 ``largest``, whether it is the maximum or the mean of a window.

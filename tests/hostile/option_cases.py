@@ -106,6 +106,10 @@ _WITH_PATHS: dict[str, tuple[tuple[str, ...], ...]] = {
     "export": (("{odd}", "--out", "model.onnx"),),
     "report": (("{odd}", "--out", "page.html"), ("log.jsonl", "{odd}", "--out", "page.html")),
     "plot": (("{odd}", "--out", "page.svg"),),
+    "embed": (
+        ("{odd}", "images.npy", "--out", "items.npy"),
+        ("weights.safetensors", "{odd}", "--out", "items.npy"),
+    ),
 }
 
 

@@ -145,7 +145,7 @@ def main_of(command: str) -> Any:
     }
     if command in own:
         return own[command]
-    room = "insight" if command in ("report", "plot") else "commands"
+    room = {"report": "insight", "plot": "insight", "embed": "images"}.get(command, "commands")
     return importlib.import_module(f"dlrmjit.cli.{room}.{command}").main
 
 

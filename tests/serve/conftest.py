@@ -97,11 +97,11 @@ class Client:
 
     def hosts(self):
         """Process ids of the hosts."""
-        return _children(self.process.pid)
+        return children(self.process.pid)
 
     def workers(self):
         """Process ids of the workers."""
-        return [pid for host in self.hosts() for pid in _children(host)]
+        return [pid for host in self.hosts() for pid in children(host)]
 
     def reading(self, name):
         """The number of a metric."""
@@ -109,7 +109,7 @@ class Client:
         return next(float(x.split()[1]) for x in text.splitlines() if x.startswith(name + " "))
 
 
-def _children(pid):
+def children(pid):
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for task in tasks for word in task.read_text().split()]
 

@@ -77,6 +77,7 @@ class Generation:
         try:
             await self._read_answer()
         except BaseException:
+            self._process.kill()  # what it loads is of no use any more
             await self.close()
             raise
 

@@ -84,9 +84,9 @@ def _print_auc(options: argparse.Namespace) -> None:
 
 
 def _print_speed(options: argparse.Namespace) -> None:
+    threads = harness.prepare(options.threads)
     import torch
 
-    threads = harness.prepare(options.threads)
     torch.set_num_threads(threads)
     for batch in map(int, options.batch.split(",")):
         mine, *peers = harness.alternate(contenders(batch), options.seconds).items()

@@ -1,0 +1,153 @@
+"""A whole ResNet: the vectors of images, and a training step, as fractions of the FMA peak.
+
+    python -m bench.resnet [--depth 50] [--batch 8] [--side 224] [--seconds 10] [--json FILE]
+
+The forward pass has its norms folded in, as ``dlrmjit embed`` has; the step normalises batches and
+applies SGD. Work is that of the convolutions and the last layer, padding included; pooling, norms
+and sums count as time only. Torch has the same weights, in NCHW and in channels_last; vectors are
+compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from dlrmjit_kernels.machine_peaks import multiply_adds
+
+from bench import roofline
+from bench.support import harness
+from dlrmjit.architecture import Architecture, Dense, Images, Mlp, ResNet
+
+RATE = 1e-3
+CLOSE = 1e-4
+"""Most that vectors may differ by, of the largest."""
+
+
+def drawn(node: Any, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, Any]:
+    """Return random parameters of a node."""
+    return {
+        spec.name: rng.normal(0.0, max(spec.std or 0.0, 0.01), spec.shape).astype(np.float32)
+        for spec in node.parameters([shape])
+    }
+
+
+def forwards(depth: int, images: Any, rng: np.random.Generator) -> dict[str, harness.Action]:
+    """Return what computes vectors: ours and torch's, after comparing them."""
+    from dlrmjit.embed.encoder import Encoder
+
+    node = ResNet("tower", ("images",), depth, folded=True)
+    parameters = drawn(node, images.shape[1:], rng)
+    encoder = Encoder(node, parameters, images.shape[1:])
+    actions: dict[str, harness.Action] = {"ours": lambda: encoder.encode(images)}
+    if harness.has_peer("torch", "torch"):
+        actions |= _torch_forwards(depth, images, parameters, encoder.encode(images))
+    return actions
+
+
+def _torch_forwards(
+    depth: int, images: Any, parameters: Any, expected: Any
+) -> dict[str, harness.Action]:
+    import torch
+
+    from bench.support import torch_resnet
+
+    def forward(channels_last: bool) -> harness.Action:
+        x, weights = _torch_operands(images, parameters, channels_last)
+
+        def act() -> Any:
+            with torch.inference_mode():
+                return torch_resnet.network(depth, weights, x)
+
+        difference = np.abs(act().numpy() - expected).max() / np.abs(expected).max()
+        if not difference <= CLOSE:
+            raise SystemExit(f"torch's vectors differ by {difference:.1e} before any timing")
+        return act
+
+    return {"torch nchw": forward(False), "torch nhwc": forward(True)}
+
+
+def steps(depth: int, images: Any, rng: np.random.Generator) -> dict[str, harness.Action]:
+    """Return what trains a network with one logit on the same images again and again."""
+    import dlrmjit
+
+    tower = ResNet("tower", ("images",), depth)
+    shape = images.shape[1:]
+    model = dlrmjit.Model(
+        Architecture(
+            (
+                Dense("pixels", features=int(np.prod(shape))),
+                Images("images", ("pixels",), shape),
+                tower,
+                Mlp("logit", ("tower",), (1,), last="none"),
+            )
+        )
+    )
+    labels = rng.integers(0, 2, len(images)).astype(np.float32)
+    batch = dlrmjit.Batch(images.reshape(len(images), -1), [], [], labels)
+    step = dlrmjit.TrainingStep(model, "sgd", dlrmjit.LossConfig("bce"))
+    actions: dict[str, harness.Action] = {"ours": lambda: step(batch, RATE)}
+    if harness.has_peer("torch", "torch"):
+        parameters = drawn(tower, shape, rng)
+        for norm in tower.norms():
+            parameters |= {f"{norm.name}.weight": np.ones(norm.columns, np.float32)}
+            parameters |= {f"{norm.name}.bias": np.zeros(norm.columns, np.float32)}
+        actions |= _torch_steps(depth, images, parameters, labels)
+    return actions
+
+
+def _torch_steps(
+    depth: int, images: Any, parameters: Any, labels: Any
+) -> dict[str, harness.Action]:
+    import torch
+
+    from bench.support.torch_resnet import training_step
+
+    def step(channels_last: bool) -> Callable[[], Any]:
+        x, weights = _torch_operands(images, parameters, channels_last)
+        return training_step(depth, weights, x, torch.from_numpy(labels), RATE)
+
+    return {"torch nchw": step(False), "torch nhwc": step(True)}
+
+
+def _torch_operands(images: Any, parameters: Any, channels_last: bool) -> tuple[Any, Any]:
+    import torch
+
+    from bench.support.torch_resnet import tensors
+
+    x = torch.from_numpy(images.copy())
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, tensors(parameters, channels_last)
+
+
+def main() -> None:
+    """Time the forward pass and the step."""
+    parser = harness.options(__doc__)
+    parser.add_argument("--depth", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="images")
+    parser.add_argument("--side", type=int, default=224, help="pixels of a side")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each of both")
+    options = parser.parse_args()
+    threads = harness.prepare(options.threads)
+    report = harness.Report(
+        harness.describe_machine(threads, roofline.ceilings(threads, 0.3 if options.quick else 1.0))
+    )
+    rng = np.random.default_rng(0)
+    shape = (3, options.side, options.side)
+    images = rng.standard_normal((options.batch, *shape), np.float32)
+    flops = ResNet("tower", ("images",), options.depth).flops([shape], with_input_gradient=False)
+    work = {"forward": flops.forward, "step": flops.forward + flops.backward}
+    for op, made in {"forward": forwards, "step": steps}.items():
+        peak, peak_gflop = multiply_adds(threads)
+        samples = harness.alternate(made(options.depth, images, rng), options.seconds, ceiling=peak)
+        ceiling = peak_gflop / samples.pop(harness.CEILING).best
+        sizes = {"N": options.batch, "H": options.side}
+        gflop = 1e-9 * options.batch * work[op]
+        report.add(op, sizes, samples, work=gflop, unit="gflops", ceiling=ceiling)
+    report.write(options.json)
+
+
+if __name__ == "__main__":
+    harness.run_program(main)

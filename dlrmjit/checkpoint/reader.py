@@ -23,7 +23,7 @@ from dlrmjit.errors import CheckpointError
 from dlrmjit.files import locate, refuse_special
 
 Array = NDArray[Any]
-_TRIES, _PAUSE = 10, 0.01
+_PATIENCE, _PAUSE = 10.0, 0.01  # seconds
 
 
 class StoredArrays(Mapping[str, Array]):
@@ -169,7 +169,8 @@ def open_checkpoint(path: str | os.PathLike[str], *, verify: bool = True) -> Che
         If the directory is missing, not a complete checkpoint, or of another version.
     """
     refuse_special(path, CheckpointError)
-    for _ in range(_TRIES):
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
         target = Path(path).resolve()
         directory = locate(target)
         with pinned(directory) as identity:

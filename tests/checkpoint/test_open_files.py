@@ -44,9 +44,11 @@ def test_loads_while_another_process_saves(tmp_path):
     command = [sys.executable, "-c", SAVING, str(tmp_path / "a")]
     with subprocess.Popen(command, env=environment, cwd=ROOT) as saving:
         seen = []
-        while len(set(seen)) < 30 and saving.poll() is None:
-            seen.append(saved_value(tmp_path / "a"))
-        (tmp_path / "stop").touch()
+        try:
+            while len(set(seen)) < 30 and saving.poll() is None:
+                seen.append(saved_value(tmp_path / "a"))
+        finally:
+            (tmp_path / "stop").touch()
     assert saving.returncode == 0
     assert seen == sorted(seen)
     assert len(set(seen)) >= 30

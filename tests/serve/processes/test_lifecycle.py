@@ -177,11 +177,20 @@ def test_wrong_options_and_models_are_refused(capsys, tmp_path, monkeypatch, wor
     assert message in capsys.readouterr().err
 
 
+def heed_interrupts():
+    """Undo what a shell does to commands in its background, which may run these tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
 def test_a_start_that_is_interrupted_ends_at_once_without_a_traceback(model_path, seconds):
     words = ["-m", "dlrmjit.serve", str(model_path), "--listen=127.0.0.1:0"]
     process = subprocess.Popen(
-        [sys.executable, *words], stderr=subprocess.PIPE, start_new_session=True, text=True
+        [sys.executable, *words],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
     try:
         wait_for(lambda: children(process.pid))  # the host, which loads the model

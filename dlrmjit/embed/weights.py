@@ -15,8 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from dlrmjit.architecture.nodes.resnet import DEPTHS, Conv, ResNet, convolutions, features
+from dlrmjit.architecture.nodes.resnet import (
+    DEPTHS,
+    Conv,
+    ResNet,
+    convolutions,
+    features,
+    is_bottleneck,
+)
 from dlrmjit.errors import CheckpointError
+from dlrmjit.files import refuse_special
 
 _EPSILON = 1e-5  # of torch.nn.BatchNorm2d
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -39,6 +47,7 @@ def read_network(path: Path, logits: bool = False) -> Network:
     Raises CheckpointError, naming the tensor, for a file that cannot be read, for another network,
     and for tensors that are missing, unknown, of another shape, or not finite numbers.
     """
+    refuse_special(path, CheckpointError)
     try:
         with safe_open(str(path), framework="numpy") as file:
             return _Reader(path, file).network(logits)
@@ -81,7 +90,7 @@ class _Reader:
         )
         is_deep = "layer1.0.conv3.weight" in self._names
         for depth, blocks in DEPTHS.items():
-            if blocks == counts and (depth >= 50) == is_deep:
+            if blocks == counts and is_bottleneck(depth) == is_deep:
                 return depth
         raise self._refuse(f"has layers of {counts} blocks")
 

@@ -15,8 +15,8 @@ def refuse_special(
 ) -> None:
     """Raise ``error`` for a path that cannot be looked at, or leads to no file or folder.
 
-    ``what`` is said in front of the path. One that does not exist passes: whoever opens it knows
-    what is missing.
+    ``what`` precedes the path in messages. A path that does not exist passes: the caller that opens
+    it knows what is missing.
     """
     shown = f"{what}{os.fspath(path):.{_MOST_SHOWN}}"
     try:

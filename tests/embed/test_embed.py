@@ -1,5 +1,6 @@
 """Vectors of images by networks of torchvision's names: values, folded norms, wrong files."""
 
+import os
 import re
 
 import numpy as np
@@ -129,6 +130,13 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(home):
     finally:
         set_threads(before)
     assert len(results) == 1
+
+
+def test_a_pipe_is_refused_and_not_waited_for(home, capsys):
+    os.mkfifo(home / "pipe")
+    assert run(home, weights="pipe") == 2
+    assert run(home, images="pipe") == 2
+    assert capsys.readouterr().err.count("pipe is a pipe, socket or device") == 2
 
 
 def test_uint8_images_are_normalised_if_asked(home):

@@ -29,7 +29,7 @@ DEPTHS = {
     152: (3, 8, 36, 3),
 }
 """Blocks of each of the four layers."""
-_BOTTLENECK = 50  # from this depth on, blocks have three convolutions
+_BOTTLENECK = 50  # the least depth of such blocks
 _STEM, _EXPANSION = 64, 4
 
 
@@ -66,10 +66,14 @@ def stem(channels: int) -> Conv:
     return Conv("conv1", "bn1", channels, _STEM, 7, 2)
 
 
+def is_bottleneck(depth: int) -> bool:
+    """Return whether blocks have three convolutions, with fewer channels in the middle."""
+    return depth >= _BOTTLENECK
+
+
 def blocks(depth: int) -> Iterator[Block]:
     """Yield the blocks of a network."""
-    is_deep = depth >= _BOTTLENECK
-    channels = _STEM
+    is_deep, channels = is_bottleneck(depth), _STEM
     for number, count in enumerate(DEPTHS[depth]):
         width = _STEM << number
         result = width * _EXPANSION if is_deep else width
@@ -101,7 +105,7 @@ def convolutions(depth: int, channels: int = 3) -> Iterator[Conv]:
 
 def features(depth: int) -> int:
     """Return the channels of the last layer."""
-    return (_STEM << 3) * (_EXPANSION if depth >= _BOTTLENECK else 1)
+    return (_STEM << 3) * (_EXPANSION if is_bottleneck(depth) else 1)
 
 
 @register_node

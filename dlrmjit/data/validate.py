@@ -52,6 +52,15 @@ def _check_kind(
         )
 
 
+def labels_of(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return labels (N,), which may be stored as one column (N, 1); raises DataError for others."""
+    if values.ndim == 2 and values.shape[1] == 1:
+        return values.reshape(-1)
+    if values.ndim != 1:
+        raise DataError(f"{name} has shape {values.shape}, expected (N,) or (N, 1)")
+    return values
+
+
 def check_labels(
     labels: NDArray[Any], where: str, *, soft: bool = False, first_sample: int = 0
 ) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dlrmjit.data.formats.criteo import CriteoData, equal_days
 from dlrmjit.data.prepare.check_inputs import digest_of
 from dlrmjit.data.stored.npz import read_npz
-from dlrmjit.data.validate import check_index_range, check_labels
+from dlrmjit.data.validate import check_index_range, check_labels, labels_of
 from dlrmjit.errors import DataError
 from dlrmjit.files import replaced_file
 
@@ -70,7 +70,7 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
     :class:`IndexRangeError` for an id that is not less than its column's count.
     """
     arrays = read_npz(path, _SHAPES, _DAYS)
-    labels = whole_numbers(_labels(arrays["y"], path), "y", path)
+    labels = whole_numbers(labels_of(arrays["y"], f"{path}: y"), "y", path)
     integers = whole_numbers(arrays["X_int"], "X_int", path)
     ids = whole_numbers(arrays["X_cat"], "X_cat", path)
     counts = whole_numbers(arrays["counts"], "counts", path, least=1)
@@ -85,15 +85,6 @@ def read_processed(path: str | Path, day_counts: Sequence[int] | None = None) ->
     return CriteoData(
         labels.astype(np.uint8), np.maximum(integers, 0), ids, tuple(counts.tolist()), days
     )
-
-
-def _labels(values: NDArray[Any], path: str | Path) -> NDArray[Any]:
-    """Return labels, which may be stored as one column."""
-    if values.ndim == 2 and values.shape[1] == 1:
-        return values.reshape(-1)
-    if values.ndim != 1:
-        raise DataError(f"{path}: y has shape {values.shape}, expected (N,) or (N, 1)")
-    return values
 
 
 def write_processed(

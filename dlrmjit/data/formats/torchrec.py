@@ -21,7 +21,7 @@ from dlrmjit.data.dataset import Dataset, MultiHot, rows_needed
 from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS, CriteoRows
 from dlrmjit.data.stored.npy import map_array
 from dlrmjit.data.stored.npz import map_npz
-from dlrmjit.data.validate import check_indices
+from dlrmjit.data.validate import check_indices, labels_of
 from dlrmjit.errors import DataError
 from dlrmjit.files import NewFiles
 
@@ -34,7 +34,8 @@ def open_day(folder: Path, day: int, table_rows: Sequence[int] | None = None) ->
     """
     name = folder / f"day_{day}"
     dense = map_array(folder / f"day_{day}_dense.npy")
-    labels = _labels(folder / f"day_{day}_labels.npy")
+    path = folder / f"day_{day}_labels.npy"
+    labels = labels_of(map_array(path), str(path))
     multi = folder / f"day_{day}_sparse_multi_hot.npz"
     if multi.exists():
         return _multi_hot_day(multi, labels, dense, table_rows)
@@ -68,16 +69,6 @@ def _multi_hot_day(
         multi=tuple((s, MultiHot(ids)) for s, ids in enumerate(per_table)),
         origin=str(path),
     )
-
-
-def _labels(path: Path) -> NDArray[Any]:
-    """Return labels, which TorchRec stores as one column."""
-    labels = map_array(path)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        return labels.reshape(-1)
-    if labels.ndim != 1:
-        raise DataError(f"{path} has shape {labels.shape}, expected (N,) or (N, 1)")
-    return labels
 
 
 def _check_columns(path: Path, array: NDArray[Any], columns: int) -> None:

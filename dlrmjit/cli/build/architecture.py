@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.data.source import Source
+from dlrmjit.optim.column_rates import names_of
 
 _WIDTH = 16
 _HIDDEN, _TOP = (512, 256, 64), (512, 256, 1)
@@ -38,8 +39,7 @@ def fit_architecture(options: Options, data: Source) -> Options:
 
 def column_names(data: Source) -> tuple[str, ...]:
     """Return the names of the categorical columns, nothing if the data have none."""
-    rules = getattr(data, "preprocessing", None)
-    return () if rules is None else tuple(column.name for column in rules.columns)
+    return tuple(names_of(getattr(data, "preprocessing", None)))
 
 
 def derived_line(before: Options, after: Options) -> str:

@@ -94,7 +94,7 @@ def _described_model(
     else:
         values["dense_features"] = _dense_features(dense_features, options)
     values |= _head(options) | _sequence(options, len(table_rows), names)
-    if options.model == "dlrm" and options.head is None and options.sequence is None:
+    if options.model == "dlrm" and not options.has_parts:
         known = {name: value for name, value in values.items() if name in wanted}
         return ModelConfig(**known, **tables)
     return _with_kind(build(options.model, _wider(values, tables)), tables, options)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dlrmjit.architecture.dynamic_ids import rows_within
+from dlrmjit.cli.build.architecture import column_names
 from dlrmjit.cli.build.prepared_data import find_stored, stored_sources
 from dlrmjit.cli.options.parse import Options
 from dlrmjit.data.formats.criteo import (
@@ -30,7 +31,7 @@ from dlrmjit.data.generate.synthetic import SyntheticSource
 from dlrmjit.data.schema_file import read_schema
 from dlrmjit.data.source import Source, has_lists, take
 from dlrmjit.errors import ConfigError
-from dlrmjit.optim.column_rates import by_number, names_of
+from dlrmjit.optim.column_rates import by_number
 
 _TRAIN_PER_TEST = 8  # synthetic samples to train on for each to test on
 
@@ -234,8 +235,8 @@ def check_lists(options: Options, data: Data) -> None:
 
 def check_column_rates(options: Options, data: Data) -> None:
     """Raise ConfigError if --table-learning-rate names a column that the data do not have."""
-    names = names_of(getattr(data.train, "preprocessing", None))
-    by_number(dict(options.table_learning_rate), names, len(data.train.table_rows))
+    names, count = column_names(data.train), len(data.train.table_rows)
+    by_number(dict(options.table_learning_rate), names, count)
 
 
 def test_batch_size(options: Options) -> int:

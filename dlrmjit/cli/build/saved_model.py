@@ -128,8 +128,7 @@ def _with_nodes(options: Options, config: Architecture, path: str) -> Options:
 
     With ``--model`` the architecture follows from the options, and is compared when it is loaded.
     """
-    has_parts = options.head is not None or options.sequence is not None
-    if options.model != "dlrm" or "model" in options.given or has_parts:
+    if options.model != "dlrm" or "model" in options.given or options.has_parts:
         return options
     given = sorted(options.given & (set(_FIELDS) | {"config"}))
     if given:

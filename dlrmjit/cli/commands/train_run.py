@@ -172,8 +172,7 @@ def _build(options: Options, comm: Comm) -> Session:
     data = make_data(options, rng)
     check_lists(options, data)
     check_column_rates(options, data)
-    has_parts = options.head is not None or options.sequence is not None
-    is_known = path and options.model == "dlrm" and not has_parts
+    is_known = path and options.model == "dlrm" and not options.has_parts
     fitted = options if is_known else fit_architecture(options, data.train)
     if line := derived_line(options, fitted):
         print(line, flush=True)

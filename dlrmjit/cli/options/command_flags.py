@@ -9,7 +9,7 @@ from dlrmjit.architecture.families import FAMILIES
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.insight_flags import ADVICE
-from dlrmjit.cli.options.kinds import dashed_ints, names, switch
+from dlrmjit.cli.options.kinds import PLANS, dashed_ints, names, switch
 from dlrmjit.config.model import Bounds
 from dlrmjit.config.presets import PRESETS
 
@@ -271,7 +271,7 @@ PLAN = Command(
                     str,
                     "auto",
                     "one way to shard all tables, or auto to choose for each",
-                    values=("auto", "whole", "columns", "rows", "replicated"),
+                    values=PLANS,
                 ),
                 Flag("max-ind-range", int, 0, "limit the rows of every table (0: do not)"),
                 Flag(

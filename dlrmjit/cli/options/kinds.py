@@ -10,6 +10,9 @@ from typing import Any
 from dlrmjit.config.interval import Interval
 from dlrmjit.errors import ConfigError
 
+PLANS = ("auto", "whole", "columns", "rows", "replicated")
+"""How tables can be sharded: chosen for each, or all alike."""
+
 
 def switch(text: str) -> bool:
     """Mark a flag that takes no value; never called on one."""

@@ -7,7 +7,7 @@ from typing import get_args
 
 from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least, between
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
-from dlrmjit.cli.options.kinds import dashed_ints, interval, named_rates, switch
+from dlrmjit.cli.options.kinds import PLANS, dashed_ints, interval, named_rates, switch
 from dlrmjit.config.list_loss import LIST_LOSSES
 from dlrmjit.config.optimizer import OPTIMIZERS as RULES
 from dlrmjit.config.presets import PRESETS
@@ -161,8 +161,8 @@ RANKS = FlagGroup(
             "plan",
             str,
             "auto",
-            "how tables are sharded over ranks: auto, whole, columns, rows, replicated, or a .json "
-            "file written by dlrmjit plan",
+            f"how tables are sharded over ranks: {', '.join(PLANS)}, or a .json file written by "
+            "dlrmjit plan",
             metavar="PLAN",
         ),
         Flag(

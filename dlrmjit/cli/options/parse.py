@@ -14,6 +14,7 @@ from dlrmjit.architecture import Architecture
 from dlrmjit.cli.options.command_line import notes_on, parse_given
 from dlrmjit.cli.options.flag import Command
 from dlrmjit.cli.options.insight_flags import INSIGHT
+from dlrmjit.cli.options.kinds import PLANS
 from dlrmjit.cli.options.model_flags import MODELS, TABLES
 from dlrmjit.cli.options.own_flags import INTEL, OPTIMIZERS, OWN, RANKS, SAVING
 from dlrmjit.cli.options.reference_flags import REFERENCE_GROUPS
@@ -23,7 +24,6 @@ from dlrmjit.errors import ConfigError
 
 DEMO = "demo"
 _BATCHES_OF_PRESET = 100
-_PLANS = ("auto", "whole", "columns", "rows", "replicated")
 _LOOKUPS = {"num_indices_per_lookup", "num_indices_per_lookup_fixed", "rand_data_dist"}
 
 TRAIN = Command(
@@ -52,6 +52,11 @@ class Options(argparse.Namespace):
     stream: tuple[str, ...] = ()
     notes: tuple[str, ...]
     words: tuple[str, ...] = ()
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the model has a head, or the vector of a sequence, next to its family."""
+        return self.head is not None or self.sequence is not None
 
     @property
     def lookups_per_table(self) -> tuple[int, ...]:
@@ -195,9 +200,9 @@ def _check_together(options: Options) -> None:
         raise ConfigError("--save-every needs a place to save: give --save-model or --resume")
     if "keep" in options.given and not options.save_every:
         raise ConfigError("--keep counts the states of --save-every; give that, too")
-    if options.plan not in _PLANS and not options.plan.endswith(".json"):
+    if options.plan not in PLANS and not options.plan.endswith(".json"):
         raise ConfigError(
-            f"--plan={options.plan} found, expected {', '.join(_PLANS)}, or a .json file that "
+            f"--plan={options.plan} found, expected {', '.join(PLANS)}, or a .json file that "
             "dlrmjit plan wrote"
         )
     if options.md_flag and options.table_dims:

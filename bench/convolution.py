@@ -2,8 +2,10 @@
 
 Operations are forward, backward by data (not of the first layer, whose images have no gradient)
 and backward by weights. Ours runs in its own layout, filters are transposed within the gradient by
-data; torch runs in NCHW and in channels_last. The last rows weight each layer by how often it
-occurs. Products with padding count as work, as the field counts it, so a layer may exceed the peak.
+data; torch runs in NCHW and in channels_last. A single operation leaves ``torch.compile`` nothing
+to fuse: it is a peer of whole networks (:mod:`bench.resnet`). The last rows weight each layer by
+how often it occurs. Products with padding count as work, as the field counts it, so a layer may
+exceed the peak.
 
     python -m bench.convolution [--json FILE] [--threads T] [--quick] [--batch N,N,...]
         [--layers I,I,...] [--operations NAME,...] [--alone]

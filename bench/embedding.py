@@ -1,4 +1,4 @@
-"""Embedding bags against torch and FBGEMM, as fractions of the random-row ceilings.
+"""Embedding bags against torch, torch.compile and FBGEMM, as fractions of random-row ceilings.
 
 Operations: forward, and the whole of forward, backward and update with SGD, row-wise Adagrad
 and Adagrad. Four batches rotate, so rows come from memory unless tables are small. The ceiling

@@ -3,7 +3,8 @@
 Operations of layers are forward (with bias and ReLU fused), backward by data and backward by
 weights (with the bias gradient). The peak is measured along with every operation, because a
 processor's clock varies. ``--precision bf16`` compares Split-BF16 weights, of which layers read
-the high 16 bits, with our own float32.
+the high 16 bits, with our own float32. A single operation leaves ``torch.compile`` nothing to fuse,
+so it is a peer of whole networks only.
 
     python -m bench.gemm [--json FILE] [--threads T] [--quick] [--groups G,G,...] [--batch N,N,...]
         [--precision fp32|bf16] [--plot PNG]

@@ -1,12 +1,13 @@
-"""How long does a step of a head take, and the scores of one list, against eager torch?
+"""How long does a step of a head take, and the scores of one list, against torch?
 
     python -m bench.list_speed [--heads feta fate attention] [--threads T] [--seconds S]
         [--lengths]
 
 The same network from the same parameters on the same lists, listwise softmax loss and plain SGD,
-alternated; losses are compared before. ``feta factored`` is torch with our form of the first layer
-of pairs. Scores of one list are taken on one thread. ``--lengths`` compares steps on lists of one
-length with steps on lists of many, whose batches differ in rows.
+alternated; losses are compared before. Torch computes eagerly and, where there is a C++ compiler,
+with code by ``torch.compile``; ``feta factored`` has our form of the first layer of pairs. Scores
+of one list are taken on one thread. ``--lengths`` compares steps on lists of one length with steps
+on lists of many, whose batches differ in rows.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def contenders(head: str) -> dict[str, harness.Action]:
             found = float(torch_heads.listnet(network(x), relevance).detach())
             if abs(found - expected) > 1e-5 * abs(expected):
                 raise SystemExit(f"{name}: torch's loss is {found}, ours {expected}")
-            actions[f"torch {name}"] = _torch_step(network, x, relevance)
+            for form, called in harness.torch_forms(name, network).items():
+                actions[form] = _torch_step(called, x, relevance)
     return actions
 
 

@@ -4,13 +4,15 @@
 
 The forward pass has its norms folded in, as ``dlrmjit embed`` has; the step normalises batches and
 applies SGD. Work is that of the convolutions and the last layer, padding included; pooling, norms
-and sums count as time only. Torch has the same weights, in NCHW and in channels_last; vectors are
-compared before anything is timed.
+and sums count as time only. Torch has the same weights, in NCHW and in channels_last, each also
+with code by ``torch.compile`` where there is a C++ compiler; vectors are compared before anything
+is timed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from dlrmjit.architecture import Architecture, Dense, Images, Mlp, ResNet
 RATE = 1e-3
 CLOSE = 1e-4
 """Most that vectors may differ by, of the largest."""
+FORMS = ("nchw", "nhwc")
 
 
 def drawn(node: Any, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, Any]:
@@ -53,19 +56,23 @@ def _torch_forwards(
 
     from bench.support import torch_resnet
 
-    def forward(channels_last: bool) -> harness.Action:
+    def forward(network: Callable[..., Any], channels_last: bool) -> harness.Action:
         x, weights = _torch_operands(images, parameters, channels_last)
 
         def act() -> Any:
             with torch.inference_mode():
-                return torch_resnet.network(depth, weights, x)
+                return network(depth, weights, x)
 
         difference = np.abs(act().numpy() - expected).max() / np.abs(expected).max()
         if not difference <= CLOSE:
             raise SystemExit(f"torch's vectors differ by {difference:.1e} before any timing")
         return act
 
-    return {"torch nchw": forward(False), "torch nhwc": forward(True)}
+    return {
+        name: forward(network, form == "nhwc")
+        for form in FORMS
+        for name, network in harness.torch_forms(form, torch_resnet.network).items()
+    }
 
 
 def steps(depth: int, images: Any, rng: np.random.Generator) -> dict[str, harness.Action]:
@@ -102,13 +109,20 @@ def _torch_steps(
 ) -> dict[str, harness.Action]:
     import torch
 
-    from bench.support.torch_resnet import training_step
+    from bench.support import torch_resnet
 
-    def step(channels_last: bool) -> Callable[[], Any]:
+    def step(network: Callable[..., Any], channels_last: bool) -> Callable[[], Any]:
         x, weights = _torch_operands(images, parameters, channels_last)
-        return training_step(depth, weights, x, torch.from_numpy(labels), RATE)
+        compute = partial(network, depth)
+        return torch_resnet.training_step(
+            depth, compute, weights, x, torch.from_numpy(labels), RATE
+        )
 
-    return {"torch nchw": step(False), "torch nhwc": step(True)}
+    return {
+        name: step(network, form == "nhwc")
+        for form in FORMS
+        for name, network in harness.torch_forms(form, torch_resnet.network).items()
+    }
 
 
 def _torch_operands(images: Any, parameters: Any, channels_last: bool) -> tuple[Any, Any]:

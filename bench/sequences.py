@@ -6,7 +6,8 @@
 Clicks are those of ``dlrmjit.data.generate.clicks``, which depend on the order of those before.
 ``--auc`` trains a DLRM with and without the vector of the sequence on the same batches, and prints
 test AUCs next to the best that can be expected. ``--speed`` alternates whole training steps with
-those of the same network in torch, from the same parameters, after comparing losses.
+those of the same network in torch, from the same parameters, after comparing losses, eager and,
+where there is a C++ compiler, by ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -62,13 +63,16 @@ def contenders(batch: int) -> dict[str, harness.Action]:
     step = dlrmjit.TrainingStep(made, "sgd", dlrmjit.LossConfig("bce"))
     expected = step(rows, 0.0)
     actions: dict[str, harness.Action] = {"ours": lambda: step(rows, RATE)}
-    operands = torch_sequences.tensors(rows, LENGTH)
+    operands, kind = torch_sequences.tensors(rows, LENGTH), torch_sequences.TorchSequences
     for form in ("conv1d", "conv2d"):
-        loss = torch_sequences.stepping(torch_sequences.TorchSequences(state, form), 0.0)(*operands)
+        loss = torch_sequences.stepping(kind(state, form), 0.0)(*operands)
         if abs(loss - expected) > 1e-5 * abs(expected):
             raise SystemExit(f"torch's loss by {form} is {loss}, ours {expected}")
-        network = torch_sequences.TorchSequences(state, form)
-        actions[f"torch {form}"] = partial(torch_sequences.stepping(network, RATE), *operands)
+        # torch does not compile the sparse gradients of the lookups before
+        for name, combine in harness.torch_forms(form, kind.combine).items():
+            network = kind(state, form)
+            network.combine = partial(combine, network)  # type: ignore[method-assign]
+            actions[name] = partial(torch_sequences.stepping(network, RATE), *operands)
     return actions
 
 

@@ -2,9 +2,10 @@
 
 1. NumPy: dlrmjit's reference backend, one array operation after another
 2. torch nn: modules as the reference program builds them, gradients of tables apart
-3. fbgemm: all tables in one operation, backward and update fused, MLPs by torch
-4. dlrmjit: kernels compiled for this processor
-5. dlrmjit, Split-BF16: the same, products of 16-bit operands
+3. torch.compile: the same, with code that torch generates for the forward pass and its backward
+4. fbgemm: all tables in one operation, backward and update fused, MLPs by torch
+5. dlrmjit: kernels compiled for this processor
+6. dlrmjit, Split-BF16: the same, products of 16-bit operands
 
     python -m bench.ladder.step [--config mlperf] [--max-rows ROWS] [--plot FILE] [--json FILE]
 
@@ -24,7 +25,7 @@ from bench.support import harness, plots
 from bench.support.step_cases import RATE, Case, case, make_batch, make_model
 
 NUMPY, OURS, BF16 = "NumPy", "dlrmjit", "dlrmjit, Split-BF16"
-PEERS = ("torch nn", "fbgemm")
+PEERS = ("torch nn", "torch.compile", "fbgemm")
 
 
 def rungs(chosen: Case, peers: Sequence[str] = PEERS) -> dict[str, Callable[[], Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.support.embedding_cases import Batch, Case
-from bench.support.harness import has_peer
+from bench.support.harness import has_compiler, has_peer
 
 LR = 1e-3
 Peer = Callable[[Case, str, Sequence[Batch], int], Any]
@@ -57,7 +57,10 @@ class TorchBags:
 
     def forward(self, number: int) -> list[Any]:
         """Return the pooled rows of a batch, one tensor per table."""
-        inputs = self.inputs[number]
+        return self.pool(self.inputs[number])
+
+    def pool(self, inputs: Sequence[tuple[Any, Any, Any]]) -> list[Any]:
+        """Return the pooled rows of the indices and offsets of all tables."""
         return [bag(i, o) for bag, (i, o, _) in zip(self.bags, inputs, strict=True)]
 
     def infer(self, number: int) -> None:
@@ -75,6 +78,17 @@ class TorchBags:
         torch.autograd.backward(pooled, [dY for _, _, dY in self.inputs[number]])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+class CompiledBags(TorchBags):
+    """The same with lookups, and their backward, by ``torch.compile``."""
+
+    def __init__(self, case: Case, rule: str, batches: Sequence[Batch], threads: int) -> None:
+        import torch
+
+        super().__init__(case, rule, batches, threads)
+        self.label = "torch.compile"
+        self.pool = torch.compile(self.pool)  # type: ignore[method-assign]
 
 
 class FbgemmBags:
@@ -135,6 +149,8 @@ def available(rule: str) -> list[Peer]:
     peers: list[Peer] = []
     if has_peer("torch", "torch") and rule != "rowwise_adagrad":
         peers.append(TorchBags)
+        if has_compiler("torch.compile"):
+            peers.append(CompiledBags)
     if has_peer("FBGEMM", "torch", "fbgemm_gpu") and rule != "adagrad":
         peers.append(FbgemmBags)
     return peers

@@ -21,9 +21,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 Action = Callable[[], object]
+F = TypeVar("F", bound=Callable[..., Any])
 CEILING = "ceiling"
 """Name of the samples of a ceiling that was measured together with ours."""
 
@@ -269,6 +270,18 @@ def has_compiler(name: str) -> bool:
     if not found:
         print(f"without {name}: it needs a C++ compiler, and there is no {compiler}")
     return found
+
+
+def torch_forms(label: str, function: F) -> dict[str, F]:
+    """Return a function of torch as it is and, where there is a C++ compiler, compiled by torch.
+
+    Names are ``torch LABEL`` and ``torch.compile LABEL``.
+    """
+    forms = {f"torch {label}".strip(): function}
+    if has_compiler("torch.compile"):
+        compiled = importlib.import_module("torch").compile(function)
+        forms[f"torch.compile {label}".strip()] = compiled
+    return forms
 
 
 def describe_machine(threads: int, ceilings: Mapping[str, float]) -> dict[str, Any]:

@@ -48,9 +48,17 @@ def _convolve(x: torch.Tensor, conv: Conv, weights: Weights) -> torch.Tensor:
 
 
 def training_step(
-    depth: int, weights: Weights, x: torch.Tensor, labels: torch.Tensor, rate: float
+    depth: int,
+    compute: Callable[[Weights, torch.Tensor], torch.Tensor],
+    weights: Weights,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    rate: float,
 ) -> Callable[[], Any]:
-    """Return an SGD step of a network with one logit, on the same images again and again."""
+    """Return an SGD step of a network with one logit, on the same images again and again.
+
+    ``compute`` is :func:`network` of this depth.
+    """
     trained = {name: value.requires_grad_() for name, value in weights.items()}
     trained["fc.weight"] = torch.zeros(1, features(depth), requires_grad=True)
     trained["fc.bias"] = torch.zeros(1, requires_grad=True)
@@ -58,9 +66,7 @@ def training_step(
 
     def step() -> None:
         optimizer.zero_grad()
-        found = functional.linear(
-            network(depth, trained, x), trained["fc.weight"], trained["fc.bias"]
-        )
+        found = functional.linear(compute(trained, x), trained["fc.weight"], trained["fc.bias"])
         functional.binary_cross_entropy_with_logits(found[:, 0], labels).backward()
         optimizer.step()
 

@@ -43,7 +43,11 @@ class TorchSequences(nn.Module):  # type: ignore[misc]
     def forward(self, history: Any, item: Any) -> Any:
         """Return logits of a history (N, L) and an item (N, 1)."""
         pooled = [table(ids) for table, ids in zip(self.tables, (history, item), strict=True)]
-        vectors = torch.stack([*pooled, self.sequence(self.clicked(history))], 1)
+        return self.combine(pooled, self.clicked(history))
+
+    def combine(self, pooled: Sequence[Any], clicked: Any) -> Any:
+        """Return logits of pooled vectors (N, E) and those of the history (N, L, E)."""
+        vectors = torch.stack([*pooled, self.sequence(clicked)], 1)
         products = torch.bmm(vectors, vectors.transpose(1, 2))
         i, j = torch.tril_indices(3, 3, -1)
         x = products[:, i, j]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,3 +83,13 @@ def test_every_benchmark_ends_by_run_program():
         end = path.read_text().partition('if __name__ == "__main__":')[2]
         is_tool = path.parent.name == "support" or path.stem == "server"  # started by others
         assert not end or is_tool or "run_program(main)" in end, path
+
+
+def test_torch_is_a_peer_as_it_is_and_compiled_where_there_is_a_compiler(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(compile=lambda function: None))
+    for has_compiler, expected in (
+        (False, {"torch x": abs}),
+        (True, {"torch x": abs, "torch.compile x": None}),
+    ):
+        monkeypatch.setattr(harness, "has_compiler", lambda name, found=has_compiler: found)
+        assert harness.torch_forms("x", abs) == expected

@@ -5,9 +5,10 @@
 
 First, one table: the pooled vectors of ids that are looked up in the hash table first, against
 those of the same rows as indices, drawn uniformly or by Zipf's law. Results are compared before
-they are timed; both are alternated. With ``--auc``, a factorisation machine is trained on a stream
-whose ids double half-way, with dynamic ids and with rows that a vocabulary of the whole stream
-gives; the initial values of an id are the same.
+they are timed; both are alternated. An id costs at least one more random cache line, of a table as
+large as that of the ids; what such lines take alone bounds the ratio. With ``--auc``, a
+factorisation machine is trained on a stream whose ids double half-way, with dynamic ids and with
+rows that a vocabulary of the whole stream gives; the initial values of an id are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.runtime import buffers
 
+from bench.gather import RandomRows
 from bench.support import harness
 
 _INSERTED = 1 << 18  # keys at a time
@@ -50,11 +53,19 @@ def _times(options: Any) -> Iterator[dict[str, Any]]:
         part = keys[first : first + _INSERTED]
         ids.assign(part, *_whole(part), np.empty_like(part))
     print(f"{count:,} ids in {ids.nbytes / 2**20:.0f} MiB, {options.lookups:,} look-ups a batch")
+    line = _seconds_of_a_line(ids.nbytes, harness.prepare(options.threads))
+    print(f"a random cache line of as many bytes takes {1e9 * line:.2f} ns")
     for dim in map(int, options.dims.split(",")):
         tables = EmbeddingTables([count], dim)
         tables.fill(1.0)
         for law in ("uniform", "zipf"):
-            yield _compared(options, rng, keys, ids, tables, law)
+            yield _compared(options, rng, keys, ids, tables, law, line)
+
+
+def _seconds_of_a_line(nbytes: int, threads: int) -> float:
+    """Return what a random line takes among many, at the best distance between prefetch and use."""
+    lines = RandomRows(buffers.ALIGNMENT // 4, threads, nbytes)
+    return lines.best(lines.read, 0.5) / len(lines.indices)
 
 
 def _whole(keys: Any) -> tuple[Any, Any]:
@@ -62,7 +73,13 @@ def _whole(keys: Any) -> tuple[Any, Any]:
 
 
 def _compared(
-    options: Any, rng: np.random.Generator, keys: Any, ids: Any, tables: Any, law: str
+    options: Any,
+    rng: np.random.Generator,
+    keys: Any,
+    ids: Any,
+    tables: Any,
+    law: str,
+    line: float,
 ) -> dict[str, Any]:
     """Return medians and their ratio, of batches that no cache holds from the last time."""
     n, count, dim = options.lookups, len(keys), tables.dim
@@ -88,11 +105,12 @@ def _compared(
     samples = harness.alternate({"ids": by_ids, "rows": by_rows}, 3 if options.quick else 8, 200)
     ratio = 1 / samples["rows"].ratio(samples["ids"])
     each = {name: 1e9 * found.median / n for name, found in samples.items()}
+    bound = 1 + 1e9 * line / each["rows"] if law == "uniform" else float("nan")
     print(
         f"width {dim:3}, {law:7}: {each['rows']:6.2f} ns a row, {each['ids']:6.2f} ns an id, "
-        f"{ratio:.2f} x"
+        f"{ratio:.2f} x" + (f" (bound {bound:.2f})" if law == "uniform" else "")
     )
-    return {"dim": dim, "law": law, **each, "ratio": ratio}
+    return {"dim": dim, "law": law, **each, "ratio": ratio, "bound": bound}
 
 
 def _aucs(options: Any) -> Iterator[dict[str, Any]]:

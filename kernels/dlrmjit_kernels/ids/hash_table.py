@@ -2,10 +2,14 @@
 
 A slot is two int64: a key and a word. The word is 0 where the slot is free; its high 32 bits are
 the step in which the key was last seen, its low ones the key's row + 1, or for a key without a row
-``WAITING`` plus how often it has been seen. Four slots are a bucket, one cache line, which a
-look-up compares as a whole: a branch per slot would be mispredicted half of the time. A bucket is
-filled from its first slot on, and a key that finds its own full is in one of those after it; so a
-look-up reads one cache line as a rule.
+``WAITING`` plus how often it has been seen. Four slots are a bucket, one cache line
+(:mod:`~dlrmjit_kernels.ids.bucket`). A bucket is filled from its first slot on, and a key that
+finds its own full is in one of those after it; so a look-up reads one cache line as a rule.
+
+Random cache lines cost little each while many are on their way, and a full latency if one is
+awaited. So look-ups take rounds: all keys of a chunk look into their buckets, and the few that find
+them full look into those after them in the next round. No branch of a round depends on what a key
+finds.
 
 A look-up changes nothing but steps, so threads may share it: all that meet a key write the same.
 New keys are inserted by one thread per table in the order of the batch, so that rows depend on the
@@ -19,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.ids.bucket import LINE, SLOTS, address_of_word, is_full, key_at, word_of
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
@@ -27,15 +32,11 @@ from dlrmjit_kernels.runtime.splitmix import GOLDEN
 Int64 = NDArray[np.int64]
 Integer = Any
 
-SLOT_BYTES = 16
-BUCKET = 4
-"""Slots of a cache line."""
-_LINE = BUCKET * SLOT_BYTES
+SLOT_BYTES = LINE // SLOTS
 WAITING = 1 << 31
 """Set in the word of a key that has no row yet."""
 _LOW = (1 << 32) - 1
-_AHEAD = 32  # look-ups between the prefetch of a bucket and its use
-_SOON = 12  # look-ups between a look at the bucket, which may be full, and its use
+_AHEAD = 128  # look-ups between the prefetch of a bucket and its use
 _CHUNK = 4096  # look-ups of a task
 
 ENTRIES, WITHOUT_ROW, USED, NEXT_FREE, FREE = range(5)
@@ -109,49 +110,57 @@ def _find_chunk(
 ) -> None:
     t = task // chunks
     first = starts[t] + task % chunks * _CHUNK
-    last = min(stops[t], first + _CHUNK)
-    address, mask, shift = tables.address[t], tables.mask[t], tables.shift[t]
+    last = max(first, min(stops[t], first + _CHUNK))
+    table = tables.address[t], tables.mask[t], tables.shift[t]
+    _find_words(table, keys[first:last], times, rows[first:last])
+    parts[task] = _take_rows(rows[first:last], times.oldest)
+
+
+@jit
+def _find_words(
+    table: tuple[Integer, Integer, Integer], keys: Int64, times: Times, words: Int64
+) -> None:
+    """Write the word of each key, 0 if it is not there, and note in the table that it was seen."""
+    address, mask, shift = table
+    end, count = address + LINE * (mask + 1), keys.size
+    lines, places = np.empty(count, np.int64), np.empty(count, np.uint32)
+    for i in range(count):
+        lines[i], places[i] = address + LINE * _home(keys[i], shift), i
+    while count > 0:
+        for i in range(min(count, _AHEAD)):
+            unsafe.prefetch(lines[i])
+        left = 0
+        for i in range(count):
+            if i + _AHEAD < count:
+                unsafe.prefetch(lines[i + _AHEAD])
+            line, place = lines[i], places[i]
+            word = word_of(line, keys[place])
+            words[place] = word
+            if times.now > 0:
+                _note_sight(line, keys[place], word, times)
+            lines[left], places[left] = address if line + LINE == end else line + LINE, place
+            left += (word == 0) & is_full(line)
+        count = left
+
+
+@jit
+def _note_sight(line: Integer, key: Integer, word: Integer, times: Times) -> None:
+    """Note the step in the word of a key that has a row, unless it had it for too long."""
+    seen = word >> 32
+    if word != 0 and word & WAITING == 0 and times.oldest <= seen < times.now:
+        unsafe.store_int64(address_of_word(line, key), (times.now << 32) | (word & _LOW))
+
+
+@jit
+def _take_rows(words: Int64, oldest: Integer) -> int:
+    """Replace words by the rows in them, -1 for none or an old one; return how many have none."""
     missing = 0
-    for i in range(first, min(last, first + _AHEAD)):
-        unsafe.prefetch(address + _LINE * _home(keys[i], shift))
-    for i in range(first, last):
-        if i + _AHEAD < last:
-            unsafe.prefetch(address + _LINE * _home(keys[i + _AHEAD], shift))
-        if i + _SOON < last:  # a tenth of the keys is in the bucket after a full one
-            _prefetch_next(address, mask, _home(keys[i + _SOON], shift))
-        row = _find_row(address, mask, keys[i], _home(keys[i], shift), times)
-        rows[i] = row
-        missing += row < 0
-    parts[task] = missing
-
-
-@jit
-def _prefetch_next(address: Integer, mask: Integer, at: Integer) -> None:
-    """Prefetch the bucket after one that is full, else the bucket itself, which costs nothing."""
-    is_full = unsafe.load_int64(address + _LINE * (at + 1) - 8) != 0
-    unsafe.prefetch(address + _LINE * ((at + 1) & mask if is_full else at))
-
-
-@jit
-def _find_row(address: Integer, mask: Integer, key: Integer, at: Integer, times: Times) -> Integer:
-    """Return the row of a key and note that it was seen; -1 if it has none, or had it too long."""
-    while True:
-        line, slot, last = address + _LINE * at, np.int64(-1), np.int64(0)
-        for i in range(BUCKET):
-            last = unsafe.load_int64(line + SLOT_BYTES * i + 8)
-            is_it = (unsafe.load_int64(line + SLOT_BYTES * i) == key) & (last != 0)
-            slot = line + SLOT_BYTES * i if is_it else slot
-        if slot >= 0:
-            word = unsafe.load_int64(slot + 8)
-            low, seen = word & _LOW, word >> 32
-            if low & WAITING or seen < times.oldest:
-                return -1
-            if times.now > seen:
-                unsafe.store_int64(slot + 8, (times.now << 32) | low)
-            return low - 1
-        if last == 0:
-            return -1
-        at = (at + 1) & mask
+    for i in range(words.size):
+        word = words[i]
+        is_gone = (word & WAITING != 0) | (word >> 32 < oldest)
+        words[i] = -1 if is_gone else (word & _LOW) - 1
+        missing += words[i] < 0
+    return missing
 
 
 @jit
@@ -181,7 +190,7 @@ def insert(
             continue
         key = keys[i]
         at = _slot_of(slots, key, mask, shift)
-        word = slots[2 * at + 1]
+        word = slots[at + SLOTS]
         low, seen = word & _LOW, word >> 32
         if word == 0:
             if counts[ENTRIES] >= most:
@@ -212,7 +221,7 @@ def insert(
             low = WAITING + min(sightings, after - 1)
             counts[WITHOUT_ROW] += 1
         counts[ENTRIES] += word == 0
-        slots[2 * at], slots[2 * at + 1] = key, (now << 32) | low
+        slots[at], slots[at + SLOTS] = key, (now << 32) | low
         rows[i] = row
     return keys.size
 
@@ -232,7 +241,7 @@ def _take_row(counts: Int64, free: Int64, capacity: Integer) -> Integer:
 @jit
 def _mask_and_shift(slots: Int64) -> tuple[int, int]:
     """Return the number of buckets - 1, and 64 less its logarithm."""
-    count, bits = slots.size // (2 * BUCKET), 0
+    count, bits = slots.size // (2 * SLOTS), 0
     while (1 << bits) < count:
         bits += 1
     return count - 1, 64 - bits
@@ -240,13 +249,13 @@ def _mask_and_shift(slots: Int64) -> tuple[int, int]:
 
 @jit
 def _slot_of(slots: Int64, key: Integer, mask: Integer, shift: Integer) -> Integer:
-    """Return the slot of a key, or the free one where it belongs."""
-    at = _home(key, shift)
+    """Return where a key is, or the free place where it belongs; its word is ``SLOTS`` after."""
+    bucket = _home(key, shift)
     while True:
-        for slot in range(BUCKET * at, BUCKET * (at + 1)):
-            if slots[2 * slot + 1] == 0 or slots[2 * slot] == key:
-                return slot
-        at = (at + 1) & mask
+        for at in range(2 * SLOTS * bucket, 2 * SLOTS * bucket + SLOTS):
+            if slots[at + SLOTS] == 0 or slots[at] == key:
+                return at
+        bucket = (bucket + 1) & mask
 
 
 @jit
@@ -261,8 +270,9 @@ def copy_slots(
     mask, shift = _mask_and_shift(slots)
     counts[ENTRIES] = counts[WITHOUT_ROW] = 0
     left = 0
-    for at in range(old.size // 2):
-        word = old[2 * at + 1]
+    for slot in range(old.size // 2):
+        at = key_at(slot)
+        word = old[at + SLOTS]
         if word == 0:
             continue
         low = word & _LOW
@@ -271,8 +281,8 @@ def copy_slots(
                 gone[left] = low - 1
                 left += 1
             continue
-        to = _slot_of(slots, old[2 * at], mask, shift)
-        slots[2 * to], slots[2 * to + 1] = old[2 * at], word
+        to = _slot_of(slots, old[at], mask, shift)
+        slots[to], slots[to + SLOTS] = old[at], word
         counts[ENTRIES] += 1
         counts[WITHOUT_ROW] += low & WAITING != 0
     return left
@@ -284,17 +294,18 @@ def read_slots(
 ) -> None:
     """Write the key of each row and the step it was last seen, and all keys without a row."""
     w = 0
-    for at in range(slots.size // 2):
-        word = slots[2 * at + 1]
+    for slot in range(slots.size // 2):
+        at = key_at(slot)
+        word = slots[at + SLOTS]
         if word == 0:
             continue
         low = word & _LOW
         if low & WAITING:
-            waiting[w], sightings[w] = slots[2 * at], low - WAITING
+            waiting[w], sightings[w] = slots[at], low - WAITING
             waiting_seen[w] = word >> 32
             w += 1
         else:
-            keys[low - 1], seen[low - 1] = slots[2 * at], word >> 32
+            keys[low - 1], seen[low - 1] = slots[at], word >> 32
 
 
 @jit
@@ -303,9 +314,9 @@ def write_slots(slots: Int64, keys: Int64, words: Int64, counts: Int64) -> bool:
     mask, shift = _mask_and_shift(slots)
     for i in range(keys.size):
         at = _slot_of(slots, keys[i], mask, shift)
-        if slots[2 * at + 1] != 0:
+        if slots[at + SLOTS] != 0:
             return False
-        slots[2 * at], slots[2 * at + 1] = keys[i], words[i]
+        slots[at], slots[at + SLOTS] = keys[i], words[i]
         counts[ENTRIES] += 1
         counts[WITHOUT_ROW] += words[i] & WAITING != 0
     return True

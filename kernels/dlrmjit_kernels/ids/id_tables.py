@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.ids import hash_table
+from dlrmjit_kernels.ids.bucket import SLOTS
 from dlrmjit_kernels.ids.hash_table import (
-    BUCKET,
     ENTRIES,
     FREE,
     NEXT_FREE,
@@ -66,7 +66,7 @@ class IdTables:
         self._set_addresses()
 
     def _set_addresses(self) -> None:
-        most = [len(each) // (2 * BUCKET) - 1 for each in self._slots]
+        most = [len(each) // (2 * SLOTS) - 1 for each in self._slots]
         self._tables = (
             np.array([each.ctypes.data for each in self._slots], np.int64),
             np.array(most, np.int64),
@@ -85,12 +85,16 @@ class IdTables:
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_tables"}
+        """Return what is pickled: the keys, but not where the slots of this version have them."""
+        tables = [self.stored(s) for s in range(len(self))]
+        rules = (self.rows, self.after, self.max_age)
+        return {"rules": rules, "steps": self.steps, "tables": tables}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._slots = [_copied(each) for each in self._slots]
-        self._set_addresses()
+        self.__init__(*state["rules"])  # type: ignore[misc]
+        self.steps = state["steps"]
+        for s, stored in enumerate(state["tables"]):
+            self.load(s, stored)
 
     @property
     def used(self) -> list[int]:

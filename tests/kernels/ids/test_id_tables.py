@@ -93,6 +93,16 @@ def test_keys_that_hash_alike_are_told_apart():
     assert _rows(tables, [alike[::-1]], change=False)[0] == rows[::-1]
 
 
+def test_keys_beyond_the_last_bucket_are_in_the_first():
+    tables, keys = IdTables([4000]), np.random.default_rng(0).integers(1, 2**63 - 1, 200_000)
+    bits = keys.astype(np.uint64)
+    hashes = (bits ^ (bits >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    last = keys[hashes >> np.uint64(54) == 1023].tolist()  # of any table of up to 1024 buckets
+    assert len(last) > 100
+    assert _rows(tables, [last])[0] == list(range(len(last)))
+    assert _rows(tables, [[0, *last[::-1]]], change=False)[0] == [-1, *reversed(range(len(last)))]
+
+
 def test_copies_are_independent():
     tables = IdTables([10])
     _rows(tables, [[1, 2]])

@@ -130,6 +130,14 @@ def test_a_failing_rank_of_a_user_program_ends_all(how, message):
     assert "Abort(" not in done.stderr
 
 
+@needs_mpi
+def test_the_first_rank_whose_limit_ends_is_the_only_one_that_reports():
+    done = run_ranks(3, PROGRAMS / "crashing.py", "sleeps", check=False, timeout=ENDED)
+    assert done.returncode != 0
+    assert done.stderr.count("dlrmjit: error") == 1, done.stderr
+    assert "rank 1 has waited 2 s for the other ranks in 'barrier'" in done.stderr
+
+
 def test_fail_together_installs_no_hook_in_one_process():
     before = sys.excepthook
     fail_together(SelfComm())

@@ -118,7 +118,7 @@ class Watchdog:
         self._mpi, self._comm, self._limit = mpi, comm.Dup(), limit
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
         self._may_ask = mpi.Query_thread() == mpi.THREAD_MULTIPLE
-        self._lower_rank_asked = False
+        self._lower_rank_asked_at = float("-inf")
         self._continued_at = 0.0
         self._sent: list[Any] = []  # requests and their buffers, alive until MPI has sent them
         self._stopped = threading.Event()
@@ -154,7 +154,6 @@ class Watchdog:
         return oldest if seconds > self._limit else None
 
     def _end(self, overdue: _Wait) -> None:
-        self._lower_rank_asked = False
         states = self._ask() if self._may_ask else {}
         self._yield_to_lower_ranks(overdue)
         if overdue not in list(_waits.values()):
@@ -166,10 +165,10 @@ class Watchdog:
         """Let the first of the waiting ranks report; go on answering meanwhile."""
         began = time.monotonic()
         while overdue in list(_waits.values()):
-            seconds = seconds_after_lower_ranks(self._rank)
-            if self._lower_rank_asked:  # to report it, and to end this rank
-                seconds += ABORT_SECONDS
-            if time.monotonic() - began > seconds:
+            until = began + seconds_after_lower_ranks(self._rank)
+            # One that asked, perhaps before this rank's own limit, reports it and ends this rank.
+            until = max(until, self._lower_rank_asked_at + _ANSWER_TIME + ABORT_SECONDS)
+            if time.monotonic() > until:
                 return
             if self._may_ask:
                 self._answer()
@@ -204,7 +203,8 @@ class Watchdog:
 
     def _answer(self) -> None:
         for source, _ in self._receive(_QUESTION):
-            self._lower_rank_asked |= source < self._rank
+            if source < self._rank:
+                self._lower_rank_asked_at = time.monotonic()
             self._send(source, _ANSWER, describe())
 
     def _send(self, rank: int, tag: int, text: str) -> None:

@@ -51,6 +51,7 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
         "run_column_op": {"matrices"},
         "column_sums": set(),
         "bind_column_op": {"matrices", "sums"},
+        "shape_of": set(),
     },
     "layers.cross": {"bind_start": {"dz", "dx0"}},
     "layers.interaction": {
@@ -79,6 +80,7 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
         "normalise_relu": {"y"},
         "normalise": {"y", "slopes"},
         "normalise_add": {"y"},
+        "bind_normalise": {"y", "slopes"},
         "gradient_sums": set(),
         "input_gradient": {"dy"},
         "batch_norm_backward": {"dy", "dgamma", "dbeta"},

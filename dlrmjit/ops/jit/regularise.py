@@ -7,18 +7,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.layers.batch_norm import (
-    column_moments,
-    gradient_sums,
-    input_gradient,
-    normalise,
-    normalise_add,
-)
+from dlrmjit_kernels.layers.batch_norm import Moments, bind_normalise, normalise
 from dlrmjit_kernels.layers.dropout import dropout
 from dlrmjit_kernels.layers.elementwise import bind_activation_backward
 from dlrmjit_kernels.layers.fully_connected import activation_code
 from dlrmjit_kernels.layers.layer_norm import layer_norm_backward, layer_norm_forward
+from dlrmjit_kernels.layers.norm_gradient import NormGradient
 from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.runtime.compile import Call
+from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey, moments_of
@@ -62,7 +59,7 @@ def _moments_forward(step: Step) -> BatchMoments:
     (x,) = step.values
     mean, variance = (step.cached(name, partial(np.zeros, x.cols)) for name in ("mean", "variance"))
     if x.rows:
-        column_moments(x, mean, variance)
+        step.cached_for("moments", (x,), partial(Moments, x)).write(mean, variance)
     return BatchMoments(x.rows, mean, variance)
 
 
@@ -73,14 +70,23 @@ def _no_gradient(step: Step, gradient: Any) -> Gradients:
 def _norm_forward(step: Step) -> Matrix:
     x, gamma, beta, *_ = step.values
     mean, inverse = _scale(step)
-    scale = (gamma * inverse).astype(np.float32)
-    y, shift = _buffer(step, "y"), (beta - mean * scale).astype(np.float32)
-    activation = step.options["activation"]
-    if step.options.get("residual"):
-        normalise_add(x, step.values[-1], y, scale, shift, activation)
-    else:
-        normalise(x, y, scale, shift, activation, _slopes(step))
-    return y
+    affine = _affine(step)
+    affine[0] = gamma * inverse
+    affine[1] = beta - mean * affine[0]
+    residual = step.values[-1] if step.options.get("residual") else None
+    bind = partial(_bind_normalise, step, x, residual)
+    step.cached_for("normalise", (x, residual), bind)()
+    return _buffer(step, "y")
+
+
+def _affine(step: Step) -> NDArray[np.float32]:
+    """Return scale and shift (2, C), which the backward pass reads, too."""
+    return step.cached("affine", lambda: np.empty((2, step.values[0].cols), np.float32))
+
+
+def _bind_normalise(step: Step, x: Matrix, residual: Matrix | None) -> Call:
+    y, slopes = _buffer(step, "y"), _slopes(step)
+    return bind_normalise(x, y, _affine(step), step.options["activation"], slopes, residual)
 
 
 def _scale(step: Step) -> tuple[Any, Any]:
@@ -94,25 +100,30 @@ def _scale(step: Step) -> tuple[Any, Any]:
 
 
 def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
-    x, gamma, _, moments, _, *residual = step.values
-    inverse, activation = step.memory["inverse"], step.options["activation"]
-    if residual:
-        along = _buffer(step, "along")
-        bind_activation_backward(_stored(step), gradient, along, activation_code(activation))()
+    x, gamma, _, (rows, mean, variance), _, *residual = step.values
     if step.options["running"] is not None:
-        step.options["running"].add(moments)
-    own = gradient_sums(x, _stored(step), gradient, moments.mean, activation)
-    yield 4, own
-    sums = step.values[4] if step.wants(4) else own
-    operands = x, _stored(step), gradient, moments.mean, inverse, gamma
-    input_gradient(*operands, sums, moments.rows, activation)
+        step.options["running"].add(BatchMoments(rows, mean, variance))
+    inverse, dx = step.memory["inverse"], _buffer(step, "dx") if residual else None
+    bind = partial(_bind_gradient, step, gradient, dx)
+    bound = step.cached_for("gradient", (x, gradient), bind)
+    if step.wants(4):
+        own = bound.sums(mean)
+        yield 4, own
+        bound.apply(mean, inverse, gamma, step.values[4], rows)
+    else:
+        own = bound.whole(mean, inverse, gamma, rows)
     dgamma, dbeta = _vectors(step, gamma)
     dbeta[...], dgamma[...] = own[0], own[1] * inverse
     yield 1, dgamma
     yield 2, dbeta
-    yield 0, gradient
+    yield 0, dx or gradient
     if residual:
-        yield 5, along
+        yield 5, gradient
+
+
+def _bind_gradient(step: Step, dy: Matrix, dx: Matrix | None) -> NormGradient:
+    code = activation_code(step.options["activation"])
+    return NormGradient(step.values[0], _stored(step), dy, code, dx, _affine(step))
 
 
 def _vectors(step: Step, gamma: Any) -> tuple[Any, Any]:

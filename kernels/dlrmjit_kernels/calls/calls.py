@@ -56,6 +56,10 @@ class Calls:
         if _run(self._entries, _scratch.address(self._floats)):
             raise MemoryError("a kernel could not allocate memory for its scratch")
 
+    def owning(self, *operands: object) -> Calls:
+        """Return the same calls, as long as which the ``operands`` live, too."""
+        return Calls(self._entries, (self._owned, operands), self._floats)
+
     @staticmethod
     def joined(parts: Sequence[Calls]) -> Calls:
         """Return the calls of all ``parts``, at least one, in their order."""

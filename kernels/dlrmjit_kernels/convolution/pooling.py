@@ -163,18 +163,30 @@ def _spread_block(
 ) -> None:
     h, w, p, q, r, s, stride, padding, block = sizes
     dx[task * h * w * block : (task + 1) * h * w * block] = 0.0
+    shares = np.empty(block, np.float32)
     for output in range(p * q):
         top, bottom = _window(output // q, r, stride, padding, h)
         left, right = _window(output % q, s, stride, padding, w)
-        share = np.float32(1.0) / np.float32((bottom - top) * (right - left))
+        at = (task * p * q + output) * block
+        count = np.float32(1.0) if largest else np.float32((bottom - top) * (right - left))
         for c in range(block):
-            at = (task * p * q + output) * block + c
-            is_found = False
-            for i in range(top, bottom):
-                for j in range(left, right):
-                    pixel = (task * h * w + i * w + j) * block + c
-                    if not largest:
-                        dx[pixel] += dy[at] * share
-                    elif not is_found and (x[pixel] == y[at] or x[pixel] != x[pixel]):
-                        dx[pixel] += dy[at]
-                        is_found = True
+            shares[c] = dy[at + c] * (np.float32(1.0) / count)
+        largest_of = y[at : at + block]
+        for i in range(top, bottom):
+            for j in range(left, right):
+                start = (task * h * w + i * w + j) * block
+                if largest:
+                    _give(x[start : start + block], largest_of, shares, dx[start : start + block])
+                else:
+                    for c in range(block):
+                        dx[start + c] += shares[c]
+
+
+@jit
+def _give(pixel: Floats, largest: Floats, shares: Floats, gradient: Floats) -> None:
+    """Move the shares of channels whose largest is this pixel, or that are NaN, to its gradient."""
+    for c in range(len(shares)):
+        is_largest = pixel[c] == largest[c] or pixel[c] != pixel[c]
+        share = shares[c]
+        gradient[c] += share if is_largest else np.float32(0.0)
+        shares[c] = np.float32(0.0) if is_largest else share

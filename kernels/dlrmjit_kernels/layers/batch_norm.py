@@ -12,11 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.errors import ShapeError
-from dlrmjit_kernels.layers.column_ops import check_in_place, column_sums, run_column_op
+from dlrmjit_kernels.layers.column_ops import (
+    ColumnSums,
+    bind_column_op,
+    check_in_place,
+    column_sums,
+)
 from dlrmjit_kernels.layers.fully_connected import activation_code
+from dlrmjit_kernels.layers.norm_gradient import NormGradient
 from dlrmjit_kernels.matrix.matrix import Matrix, check_apart
 from dlrmjit_kernels.matrix.row_access import load_row, strides_of
 from dlrmjit_kernels.microkernels.column_ops import ColumnOp
+from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.operands import (
     FLOAT32,
     FLOAT64,
@@ -31,18 +38,34 @@ F64 = NDArray[np.float64]
 
 def column_moments(x: Matrix, mean: F64, variance: F64) -> None:
     """Write the mean and biased variance of every column of ``x`` (N, C), N > 0; float64 (C,)."""
-    if x.rows == 0:
-        raise ShapeError("a batch without samples has no mean and no variance")
-    _vector("mean", mean, x, FLOAT64, written=True)
-    _vector("variance", variance, x, FLOAT64, written=True)
-    check_disjoint("mean", mean, variance=variance)
-    data = check_array("x", x.data, FLOAT32, 1)
-    first = np.empty(x.cols, np.float32)
-    load_row(data, 0, strides_of(x.layout), x.cols, first, 0)
-    # Moments of x - x[0]: without a large mean, the difference of squares does not cancel.
-    shifted, squares = column_sums(ColumnOp.MOMENTS, (x,), first) / x.rows
-    np.maximum(squares - shifted * shifted, 0.0, out=variance)
-    np.add(first, shifted, out=mean)
+    Moments(x).write(mean, variance)
+
+
+class Moments:
+    """The means and biased variances of the columns of a matrix (N, C), bound to it; N > 0.
+
+    Raises ShapeError for a matrix without rows.
+    """
+
+    def __init__(self, x: Matrix) -> None:
+        if x.rows == 0:
+            raise ShapeError("a batch without samples has no mean and no variance")
+        self._x, self._first = x, np.empty(x.cols, np.float32)
+        self._data = check_array("x", x.data, FLOAT32, 1)
+        self._strides = strides_of(x.layout)
+        self._sums = ColumnSums(ColumnOp.MOMENTS, (x,), self._first)
+
+    def write(self, mean: F64, variance: F64) -> None:
+        """Write both, float64 (C,)."""
+        x = self._x
+        _vector("mean", mean, x, FLOAT64, written=True)
+        _vector("variance", variance, x, FLOAT64, written=True)
+        check_disjoint("mean", mean, variance=variance)
+        load_row(self._data, 0, self._strides, x.cols, self._first, 0)
+        # Moments of x - x[0]: without a large mean, the difference of squares does not cancel.
+        shifted, squares = self._sums.add() / x.rows
+        np.maximum(squares - shifted * shifted, 0.0, out=variance)
+        np.add(self._first, shifted, out=mean)
 
 
 def normalise_relu(x: Matrix, y: Matrix, scale: F32, shift: F32) -> None:
@@ -63,19 +86,7 @@ def normalise(
     ``silu`` writes its derivatives to ``slopes``; other activations have none. Raises ShapeError
     for incompatible operands.
     """
-    code = activation_code(activation)
-    if code.has_slopes != (slopes is not None):
-        raise ShapeError(f"the activation {activation!r} and slopes do not belong together")
-    _vector("scale", scale, x, FLOAT32)
-    _vector("shift", shift, x, FLOAT32)
-    check_disjoint("y", y.data, scale=scale, shift=shift)
-    check_in_place((x,), y)
-    matrices: tuple[Matrix, ...] = (x, y)
-    if slopes is not None:
-        check_disjoint("slopes", slopes.data, scale=scale, shift=shift)
-        check_apart("slopes", slopes, x=x, y=y)
-        matrices = (x, y, slopes)
-    run_column_op(ColumnOp.NORMALISE, matrices, np.stack([scale, shift]), code)
+    bind_normalise(x, y, _affine(x, y, scale, shift), activation, slopes)()
 
 
 def normalise_add(
@@ -85,14 +96,45 @@ def normalise_add(
 
     Raises ShapeError for incompatible operands, and an activation that stores slopes.
     """
-    code = activation_code(activation)
-    if code.has_slopes:
-        raise ShapeError(f"the activation {activation!r} cannot follow a sum; take another")
+    bind_normalise(x, y, _affine(x, y, scale, shift), activation, residual=residual)()
+
+
+def _affine(x: Matrix, y: Matrix, scale: F32, shift: F32) -> F32:
     _vector("scale", scale, x, FLOAT32)
     _vector("shift", shift, x, FLOAT32)
     check_disjoint("y", y.data, scale=scale, shift=shift)
-    check_in_place((x, residual), y)
-    run_column_op(ColumnOp.NORMALISE_ADD, (x, residual, y), np.stack([scale, shift]), code)
+    return np.stack([scale, shift])
+
+
+def bind_normalise(
+    x: Matrix,
+    y: Matrix,
+    affine: F32,
+    activation: str = "none",
+    slopes: Matrix | None = None,
+    residual: Matrix | None = None,
+) -> Call:
+    """Return ``y = activation(x * affine[0] + affine[1] + residual)`` as a call to repeat.
+
+    ``affine`` is float32 (2, C); its contents may change. It may be in place. Raises ShapeError as
+    :func:`normalise` does.
+    """
+    code = activation_code(activation)
+    check_array("affine", affine, FLOAT32, (2, x.cols))
+    check_disjoint("y", y.data, affine=affine)
+    if residual is not None:
+        if code.has_slopes:
+            raise ShapeError(f"the activation {activation!r} cannot follow a sum; take another")
+        return bind_column_op(ColumnOp.NORMALISE_ADD, (x, residual, y), affine, activation=code)
+    if code.has_slopes != (slopes is not None):
+        raise ShapeError(f"the activation {activation!r} and slopes do not belong together")
+    check_in_place((x,), y)
+    matrices: tuple[Matrix, ...] = (x, y)
+    if slopes is not None:
+        check_disjoint("slopes", slopes.data, affine=affine)
+        check_apart("slopes", slopes, x=x, y=y)
+        matrices = (x, y, slopes)
+    return bind_column_op(ColumnOp.NORMALISE, matrices, affine, activation=code)
 
 
 def batch_norm_backward(
@@ -119,10 +161,11 @@ def batch_norm_backward(
         check_disjoint(name, written[name], x=x.data, y=y.data)
     _vector("inverse", inverse, x, FLOAT64)
     _vector("gamma", gamma, x, FLOAT32)
-    sums = gradient_sums(x, y, dy, mean, activation)
+    _vector("mean", mean, x, FLOAT64)
+    gradient = NormGradient(x, y, dy, activation_code(activation))
+    sums = gradient.whole(mean, inverse, gamma, x.rows)
     dbeta[...] = sums[0]
     dgamma[...] = sums[1] * inverse
-    input_gradient(x, y, dy, mean, inverse, gamma, sums, x.rows, activation)
 
 
 def gradient_sums(
@@ -157,12 +200,9 @@ def input_gradient(
     _vector("inverse", inverse, x, FLOAT64)
     _vector("gamma", gamma, x, FLOAT32)
     check_array("sums", sums, FLOAT64, (2, x.cols))
-    check_in_place((x, y), dy)
     check_disjoint("dy", dy.data, gamma=gamma, mean=mean, inverse=inverse, sums=sums)
-    factor, (plain, by_x) = gamma * inverse, sums
-    parts = (mean, factor, factor * plain / rows, factor * inverse**2 * by_x / rows)
-    constants, code = np.array(parts, np.float32), activation_code(activation)
-    run_column_op(ColumnOp.INPUT_GRADIENT, (x, y, dy), constants, code)
+    gradient = NormGradient(x, y, dy, activation_code(activation))
+    gradient.apply(mean, inverse, gamma, sums, rows)
 
 
 def _vector(

@@ -69,11 +69,28 @@ def column_sums(
     activation: Activation = Activation.NONE,
 ) -> F64:
     """Return what ``op`` sums over rows, (2, cols); tiles are added from the first to the last."""
-    x = matrices[0]
-    partial_sums = np.empty((ceil_div(x.rows, _tile_rows(matrices)), 2, x.cols))
-    bind_column_op(op, matrices, constants, partial_sums, activation)()
-    total: F64 = partial_sums.sum(axis=0)
-    return total
+    return ColumnSums(op, matrices, constants, activation).add()
+
+
+class ColumnSums:
+    """What ``op`` sums over rows, bound to matrices and constants, whose contents may change."""
+
+    def __init__(
+        self,
+        op: ColumnOp,
+        matrices: tuple[Matrix, ...],
+        constants: NDArray[Any],
+        activation: Activation = Activation.NONE,
+    ) -> None:
+        x = matrices[0]
+        self._partial = np.empty((ceil_div(x.rows, _tile_rows(matrices)), 2, x.cols))
+        self._call = bind_column_op(op, matrices, constants, self._partial, activation)
+
+    def add(self) -> F64:
+        """Return the sums (2, cols); tiles are added from the first to the last."""
+        self._call()
+        total: F64 = self._partial.sum(axis=0)
+        return total
 
 
 def _tile_rows(matrices: tuple[Matrix, ...]) -> int:
@@ -89,30 +106,55 @@ def bind_column_op(
 ) -> Call:
     """Return :func:`run_column_op` as a call to repeat.
 
-    It contains addresses: matrices, constants and sums must live, and not move in memory, as
-    long as it is called.
+    It owns matrices, constants and sums, whose contents may change.
 
     Raises
     ------
     ShapeError
         If the matrices are not of one shape.
     """
+    shape = shape_of(matrices)
+    if sums is _NOTHING:
+        check_in_place(matrices[:-1], matrices[-1])
+    tiles = tuple(Tiles.of(op, matrices, constants, sums, activation))
+    return bind(_store_tiles, tiles, shape).owning(matrices, constants, sums)
+
+
+def shape_of(matrices: tuple[Matrix, ...]) -> Five:
+    """Return how matrices are cut: the fields of :class:`_Shape`."""
     x = matrices[0]
     if any((m.rows, m.cols) != (x.rows, x.cols) for m in matrices):
         shapes = [(m.rows, m.cols) for m in matrices]
         raise ShapeError(f"matrices of one shape are needed here, not {shapes}")
-    if sums is _NOTHING:
-        check_in_place(matrices[:-1], matrices[-1])
-    target = current_target()
     run = common_tile((view_of(m.layout).cols for m in matrices), x.cols)
-    shape = (x.rows, x.cols, _tile_rows(matrices), run, target.lanes)
-    kernels = (ColumnKernel(op, full, activation) for full in (False, True))
-    edge, whole = (engine.address(kernel, target) for kernel in kernels)
-    x, y, dy = (*matrices, *matrices[-1:] * 2)[:3]
-    addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
-    strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
-    is_small = x.rows * x.cols < PARALLEL_MIN_ELEMENTS
-    return bind(_store_tiles, edge, whole, shape, addresses, strides, is_small)
+    return x.rows, x.cols, _tile_rows(matrices), run, current_target().lanes
+
+
+class Tiles(NamedTuple):
+    """The kernels of an operation for fewer columns and for whole vectors, and its operands."""
+
+    edge: int
+    whole: int
+    addresses: Five
+    strides: ThreeStrides
+
+    @classmethod
+    def of(
+        cls,
+        op: ColumnOp,
+        matrices: tuple[Matrix, ...],
+        constants: NDArray[Any],
+        sums: F64,
+        activation: Activation,
+    ) -> Tiles:
+        """Bind an operation; arrays and matrices must live, and not move in memory."""
+        target = current_target()
+        kernels = (ColumnKernel(op, full, activation) for full in (False, True))
+        edge, whole = (engine.address(kernel, target) for kernel in kernels)
+        x, y, dy = (*matrices, *matrices[-1:] * 2)[:3]
+        addresses = (x.address, y.address, dy.address, constants.ctypes.data, sums.ctypes.data)
+        strides = strides_of(x.layout), strides_of(y.layout), strides_of(dy.layout)
+        return cls(edge, whole, addresses, strides)
 
 
 def check_in_place(inputs: tuple[Matrix, ...], output: Matrix) -> None:
@@ -128,19 +170,25 @@ def _store_tiles(frame: int, operands: Any) -> int:
 
 
 @jit
-def _run_tiles(
-    edge: int,
-    whole: int,
-    shape: Five,
-    addresses: Five,
-    strides: ThreeStrides,
-    is_small: bool,
-) -> None:
+def _run_tiles(tiles: Any, shape: Five) -> None:
     s = _Shape(*shape)
-    vectors_of_run = ceil_div(s.run, s.lanes)
-    vectors = (s.cols // s.run) * vectors_of_run + ceil_div(s.cols % s.run, s.lanes)
-    operands = (edge, whole, s, vectors_of_run, vectors, _Addresses(*addresses), strides)
-    run_tasks(_run_tile, ceil_div(s.rows, s.tile_rows) * vectors, operands, is_small)
+    run_vectors(tiles, shape, (0, ceil_div(s.cols, s.run) * ceil_div(s.run, s.lanes)))
+
+
+@jit
+def run_vectors(tiles: Any, shape: Five, vectors: tuple[int, int]) -> None:
+    """Apply the operation of ``tiles`` to vectors of columns, the first up to the second.
+
+    Each run has as many vectors as a whole one; those beyond the last column are none.
+    """
+    s, (first, end) = _Shape(*shape), vectors
+    of_run = ceil_div(s.run, s.lanes)
+    last = s.cols // s.run * of_run + ceil_div(s.cols % s.run, s.lanes)
+    count = min(end, last) - first
+    edge, whole, addresses, strides = tiles
+    operands = (edge, whole, s, of_run, first, count, _Addresses(*addresses), strides)
+    is_small = s.rows * s.cols < PARALLEL_MIN_ELEMENTS
+    run_tasks(_run_tile, ceil_div(s.rows, s.tile_rows) * count, operands, is_small)
 
 
 @task_jit
@@ -150,12 +198,13 @@ def _run_tile(
     whole: int,
     s: _Shape,
     vectors_of_run: int,
-    vectors: int,
+    first: int,
+    count: int,
     addresses: _Addresses,
     strides: ThreeStrides,
 ) -> None:
-    """Apply the operation to one vector of columns in a tile of rows."""
-    tile, vector = task // vectors, task % vectors
+    """Apply the operation to one of ``count`` vectors of columns in a tile of rows."""
+    tile, vector = task // count, first + task % count
     begin = vector // vectors_of_run * s.run
     column = begin + vector % vectors_of_run * s.lanes
     active = min(s.lanes, min(s.cols, begin + s.run) - column)

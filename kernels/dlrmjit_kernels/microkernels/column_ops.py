@@ -9,6 +9,10 @@ Constants of a column and sums over rows stay in registers. A kernel does one
     GRADIENT_SUMS   dz = before(dy, y)
                     sums = [dz.sum(0), (dz * (x - c[0])).sum(0)]               in float64
     INPUT_GRADIENT  dy = c[1] * before(dy, y) - c[2] - c[3] * (x - c[0])
+    SLOPE_SUMS      dy = dz, and the sums of GRADIENT_SUMS
+    APART_GRADIENT  dy = c[1] * y - c[2] - c[3] * (x - c[0])
+    AGAIN_SUMS      GRADIENT_SUMS with y = activation(x * c[4] + c[5]), without slopes
+    AGAIN_GRADIENT  INPUT_GRADIENT with that y
     DROPOUT         y = where(draw >= least, x * scale, 0)
     SLOPE           dy = before(x, y)
 
@@ -52,6 +56,10 @@ class ColumnOp(Enum):
     NORMALISE_ADD = "normalise_add"
     GRADIENT_SUMS = "gradient_sums"
     INPUT_GRADIENT = "input_gradient"
+    SLOPE_SUMS = "slope_sums"
+    APART_GRADIENT = "apart_gradient"
+    AGAIN_SUMS = "again_sums"
+    AGAIN_GRADIENT = "again_gradient"
     DROPOUT = "dropout"
     SLOPE = "slope"
 
@@ -78,6 +86,10 @@ class ColumnKernel:
             ColumnOp.NORMALISE_ADD: emit.normalise_add,
             ColumnOp.GRADIENT_SUMS: emit.gradient_sums,
             ColumnOp.INPUT_GRADIENT: emit.input_gradient,
+            ColumnOp.SLOPE_SUMS: emit.slope_sums,
+            ColumnOp.APART_GRADIENT: emit.apart_gradient,
+            ColumnOp.AGAIN_SUMS: emit.gradient_sums,
+            ColumnOp.AGAIN_GRADIENT: emit.input_gradient,
             ColumnOp.DROPOUT: emit.dropout,
             ColumnOp.SLOPE: emit.slope,
         }[self.op]()
@@ -90,6 +102,7 @@ class _ColumnEmitter(Emitter):
     def __init__(self, spec: ColumnKernel, module: ir.Module, target: Target) -> None:
         super().__init__(module, spec.symbol, _ARGUMENTS, target.lanes)
         self.activation = spec.activation
+        self.is_again = spec.op in (ColumnOp.AGAIN_SUMS, ColumnOp.AGAIN_GRADIENT)
         self.mask = None if spec.whole else self.first(self["active"])
         self.doubles = ir.VectorType(_F64, self.lanes)
 
@@ -121,22 +134,33 @@ class _ColumnEmitter(Emitter):
             self._write(value, dy)
             loop.carry(self._all_next(rows))
 
-    def gradient_sums(self) -> None:
-        (mean,) = self._constants(1)
+    def gradient_sums(self, stores: bool = False) -> None:
+        (mean,), affine = self._constants(1), self._affine()
         with self.loop(self["rows"], [*self._matrices(), *self._no_sums()]) as loop:
             *rows, plain, by_x = loop.values
-            centred, gradient = self._centred_and_gradient(rows, mean)
+            x, gradient = self._x_and_gradient(rows, affine)
+            if stores:
+                self._write(gradient, rows[2])
+            centred = self.builder.fsub(x, mean)
             added = self._added(plain, by_x, self._double(gradient), self._double(centred))
             loop.carry([*self._all_next(rows), *added])
         self._write_sums(loop.values[3:])
 
+    def slope_sums(self) -> None:
+        self.gradient_sums(stores=True)
+
     def input_gradient(self) -> None:
-        mean, factor, plain, by_x = self._constants(4)
+        constants, affine = self._constants(4), self._affine()
         with self.loop(self["rows"], self._matrices()) as loop:
             rows = loop.values
-            centred, gradient = self._centred_and_gradient(rows, mean)
-            along = self.builder.fsub(self.builder.fmul(factor, gradient), plain)
-            self._write(self.builder.fsub(along, self.builder.fmul(by_x, centred)), rows[2])
+            self._write_input_gradient(*self._x_and_gradient(rows, affine), constants, rows[2])
+            loop.carry(self._all_next(rows))
+
+    def apart_gradient(self) -> None:
+        constants = self._constants(4)
+        with self.loop(self["rows"], self._matrices()) as loop:
+            x, y, dy = rows = loop.values
+            self._write_input_gradient(self._read(x), self._read(y), constants, dy)
             loop.carry(self._all_next(rows))
 
     def dropout(self) -> None:
@@ -176,19 +200,36 @@ class _ColumnEmitter(Emitter):
         else:
             self.store_masked(value, pointer, self.mask)
 
-    def _constants(self, count: int) -> list[Value]:
+    def _constants(self, count: int, first: int = 0) -> list[Value]:
         column = self.offset(self["constants"], self["column"])
-        starts = [self.builder.mul(integer(k), self["cols"]) for k in range(count)]
+        numbers = range(first, first + count)
+        starts = [self.builder.mul(integer(k), self["cols"]) for k in numbers]
         return [self._read(self.offset(column, start)) for start in starts]
+
+    def _affine(self) -> list[Value]:
+        """Return the scale and the shift of the y that is computed again, if it is."""
+        return self._constants(2, first=4) if self.is_again else []
 
     def _constant_integer(self, number: int) -> Value:
         pointer = self.offset(self["constants"], number, 8)
         return self.builder.load(pointer, align=8, typ=I64)
 
-    def _centred_and_gradient(self, rows: list[Value], mean: Value) -> tuple[Value, Value]:
-        """Return ``x - mean`` and the gradient before the activation."""
-        x, y, dy = (self._read(pointer) for pointer in rows)
-        return self.builder.fsub(x, mean), self._before(dy, y)
+    def _x_and_gradient(self, rows: list[Value], affine: list[Value]) -> tuple[Value, Value]:
+        """Return x and the gradient before the activation."""
+        x, dy = self._read(rows[0]), self._read(rows[2])
+        if affine:
+            y, _ = activate(self, self.multiply_add(x, *affine), self.activation)
+        else:
+            y = self._read(rows[1])
+        return x, self._before(dy, y)
+
+    def _write_input_gradient(
+        self, x: Value, gradient: Value, constants: list[Value], pointer: Value
+    ) -> None:
+        mean, factor, plain, by_x = constants
+        along = self.builder.fsub(self.builder.fmul(factor, gradient), plain)
+        centred = self.builder.fsub(x, mean)
+        self._write(self.builder.fsub(along, self.builder.fmul(by_x, centred)), pointer)
 
     def _before(self, gradient: Value, y: Value) -> Value:
         return through_activation(self, gradient, y, self.activation)

@@ -18,7 +18,10 @@ from dlrmjit.serve.service import TICK, FixedPolicy, Limits, Policy, Service
 
 
 class OneQuery(Batcher[Any]):
-    """A batcher that neither joins queries nor splits them: a batch is a query."""
+    """A batcher that neither joins queries nor splits them: a batch is a query, in their order."""
+
+    def postpone_late(self, *state: Any, **more: Any) -> None:
+        """Let no query give way."""
 
     def take(self, idle: int, busy: int = 0, rows_left: float = 0.0) -> list[Work[Any]]:
         """Return the query with the earliest deadline."""

@@ -2,12 +2,13 @@
 
 Nothing waits for a batch to fill. If fewer rows wait than the workers could take, they are divided
 so that all workers end together; if more wait, a worker takes as many as the largest batch has.
+If not all queries can be answered in time, as few as possible are late: the longest ones.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -16,17 +17,22 @@ from dlrmjit.serve.engine import LANES
 
 J = TypeVar("J")
 _LEAST = 64  # rows of a part that is worth a message of its own
+_POSTPONED = 0.25  # seconds by which the deadline of work moves that would be late
 
 
 @dataclass(frozen=True)
 class Work(Generic[J]):
-    """Rows ``begin`` to ``end`` of a job, to be scored by model number ``model``."""
+    """Rows ``begin`` to ``end`` of a job, to be scored by model number ``model``.
+
+    If it ``is_late``, its deadline is not the job's but a later one.
+    """
 
     job: J
     begin: int
     end: int
     deadline: float
     model: int = 0
+    is_late: bool = False
 
     @property
     def rows(self) -> int:
@@ -64,6 +70,38 @@ class Batcher(Generic[J]):
     def _push(self, work: Work[J], number: int) -> None:
         heapq.heappush(self._heap, (work.deadline, number, work))
         self.rows[work.model] += work.rows
+
+    def postpone_late(
+        self, now: float, row_seconds: Mapping[int, float], workers: int, busy: float = 0.0
+    ) -> None:
+        """Move the deadlines of work that cannot all be done in time, as few as possible.
+
+        A row takes ``row_seconds`` by its model on one of ``workers``, which have ``busy`` seconds
+        left to compute together. By Moore's algorithm (1968), whenever a job would be late the
+        longest so far gives way. Work gives way once, so that it does not wait for ever.
+        """
+        seconds = {model: row_seconds[model] / workers for model in self.rows}
+        # A batch is done as a whole, by one worker.
+        batch = sum(min(self.rows[m], self._most[m]) * seconds[m] for m in seconds)
+        end = now + busy / workers + batch * (workers - 1)
+        total = sum(self.rows[model] * seconds[model] for model in seconds)
+        if not self._heap or end + total <= self._heap[0][0]:
+            return
+        longest: list[tuple[float, int, Work[J]]] = []
+        waiting: list[tuple[float, int, Work[J]]] = []
+        for deadline, number, work in sorted(self._heap):
+            end += work.rows * seconds[work.model]
+            if work.is_late:
+                waiting.append((deadline, number, work))
+            else:
+                heapq.heappush(longest, (-work.rows * seconds[work.model], number, work))
+            if end > deadline and longest:
+                length, of, late = heapq.heappop(longest)
+                end += length
+                late = replace(late, deadline=late.deadline + _POSTPONED, is_late=True)
+                waiting.append((late.deadline, of, late))
+        self._heap = [*waiting, *((work.deadline, number, work) for _, number, work in longest)]
+        heapq.heapify(self._heap)
 
     def take(self, idle: int, busy: int = 0, rows_left: float = 0.0) -> list[Work[J]]:
         """Return the next batch for one of ``idle`` workers; empty if nothing waits.

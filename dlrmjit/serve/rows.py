@@ -142,9 +142,8 @@ class Rows:
             raise ShapeError(
                 f"{self.bags.tables} categorical columns found, expected {architecture.tables}"
             )
-        bad = np.argwhere(~np.isfinite(self.dense))
-        if len(bad):
-            row, column = (int(i) for i in bad[0])
+        if not np.isfinite(self.dense).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(self.dense))[0])
             raise DataError(
                 f"the rows, row {row}, dense column {column}: {self.dense[row, column]} found, "
                 "expected a finite number"
@@ -155,6 +154,8 @@ class Rows:
 
 
 def _check_ids(bags: Bags, rows: Sequence[int]) -> None:
+    if bags.offsets is None and _are_inside(bags.ids, rows):
+        return
     for s, most in enumerate(rows):
         ids, lengths = bags.table(s)
         if not ids.size or (ids.min() >= 0 and ids.max() < most):
@@ -165,6 +166,13 @@ def _check_ids(bags: Bags, rows: Sequence[int]) -> None:
             f"the rows, row {row}, categorical column {s}: id {ids[position]} found, expected 0 to "
             f"{most - 1}"
         )
+
+
+def _are_inside(ids: Ids, rows: Sequence[int]) -> bool:
+    """Return whether ids (S, n) are in tables of so many rows, all tables at once."""
+    if not ids.size:
+        return True
+    return bool(ids.min() >= 0 and (ids.max(axis=1) < np.asarray(rows)).all())
 
 
 def joined(parts: Sequence[Bags], size: int) -> Bags:

@@ -94,7 +94,6 @@ class Service:
         self.policy: Policy = policy or FixedPolicy()
         self.counts = Counts()
         self.generation: Generation
-        self.per_row: list[float] = []
         self.utilisation = 0.0
         self.is_ready = False
         self._open: set[Job] = set()
@@ -107,7 +106,6 @@ class Service:
     async def start(self) -> None:
         """Load the model. Raises CheckpointError if it cannot be served."""
         self.generation = await self._started()
-        self._use(self.generation)
         self.is_ready = True
         self._spawn(self._tick_always())
 
@@ -122,10 +120,6 @@ class Service:
             )
         return generation
 
-    def _use(self, generation: Generation) -> None:
-        self.generation = generation
-        self.per_row = [cost.per_row for cost in generation.ready.costs]
-
     def _spawn(self, action: Any) -> None:
         task = asyncio.get_running_loop().create_task(action)
         self._tasks.add(task)
@@ -139,8 +133,8 @@ class Service:
     @property
     def waiting(self) -> float:
         """Seconds until the workers have computed what waits now."""
-        rows = self.generation.batcher.rows
-        work = sum(rows[model] * self.per_row[model] for model in rows)
+        rows, seconds = self.generation.batcher.rows, self.generation.row_seconds
+        work = sum(rows[model] * seconds[model] for model in rows)
         return work / max(1, len(self.generation.workers))
 
     async def answer(self, query: Query) -> Answer:
@@ -188,7 +182,7 @@ class Service:
 
     def _rank(self, generation: Generation, job: Job) -> None:
         """Let the model score as many candidates as they are worth, and as there is time for."""
-        cost = self.per_row[MODEL]
+        cost = generation.row_seconds[MODEL]
         left = job.deadline - _MARGIN - asyncio.get_running_loop().time() - self.waiting
         workers = max(1, len(generation.workers))
         fixed = generation.ready.costs[MODEL].fixed
@@ -218,19 +212,12 @@ class Service:
         self.counts.rows += rows
         self.counts.batches += 1
         self.counts.busy_seconds += reply.seconds
-        self._learn(generation, works[0].model, rows, reply.seconds)
+        _learn(generation, works[0].model, rows, reply.seconds)
         for work, result in zip(works, reply.parts, strict=True):
             if isinstance(result, Refused):
                 work.job.refuse(work, result)
             else:
                 self._advance(generation, work, result)
-
-    def _learn(self, generation: Generation, model: int, rows: int, seconds: float) -> None:
-        """Adapt the cost of a row, which encoding and other programs raise."""
-        if generation is self.generation and rows >= 64:
-            fixed = generation.ready.costs[model].fixed
-            found = max(0.0, seconds - fixed) / rows
-            self.per_row[model] += _LEARNING * (found - self.per_row[model])
 
     def _advance(self, generation: Generation, work: Work[Job], result: Scored) -> None:
         job = work.job
@@ -274,7 +261,7 @@ class Service:
                 self.counts.failed_reloads += 1
                 LOG.warning("the reload has failed, the old model goes on: %s", error)
                 return False
-            self._use(new)
+            self.generation = new
             self.counts.reloads += 1
             self._spawn(self._retire(old))
             return True
@@ -314,3 +301,10 @@ class Service:
             task.cancel()
         for generation in [*self._old, self.generation]:
             await generation.close()
+
+
+def _learn(generation: Generation, model: int, rows: int, seconds: float) -> None:
+    """Adapt the cost of a row, which encoding and other programs raise."""
+    if rows >= 64:
+        found = max(0.0, seconds - generation.ready.costs[model].fixed) / rows
+        generation.row_seconds[model] += _LEARNING * (found - generation.row_seconds[model])

@@ -1,5 +1,7 @@
 """Work is joined, split and ordered by deadline; no row is lost or scored twice."""
 
+from itertools import accumulate, combinations
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,3 +78,59 @@ def test_work_of_jobs_that_are_done_is_dropped():
         assert [work.job for work in queue.take(1)] == [1]
     finally:
         DONE.clear()
+
+
+def in_time(jobs):
+    """Return whether one worker, which does a row a second, does jobs (rows, deadline) in time."""
+    by_deadline = sorted(jobs, key=lambda job: job[1])
+    ends = accumulate(rows for rows, _ in by_deadline)
+    return all(end <= deadline for end, (_, deadline) in zip(ends, by_deadline, strict=True))
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 25)), min_size=1, max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_as_few_jobs_as_possible_are_late(jobs):
+    queue = batcher()
+    for job, (rows, deadline) in enumerate(jobs):
+        queue.add(Work(job, 0, rows, deadline))
+    queue.postpone_late(0.0, {0: 1.0, 1: 1.0}, 1)
+    works = all_works(queue)
+    kept = [jobs[work.job] for work in works if not work.is_late]
+    assert sorted(work.job for work in works) == list(range(len(jobs)))
+    assert in_time(kept)
+    most = max(n for n in range(len(jobs) + 1) if any(map(in_time, combinations(jobs, n))))
+    assert len(kept) == most
+
+
+def all_works(queue):
+    works = []
+    while batch := queue.take(1):
+        works += batch
+    return works
+
+
+def test_the_longest_query_gives_way_once():
+    queue = batcher()
+    for job, rows in enumerate((64, 200, 64)):
+        queue.add(Work(job, 0, rows, 0.06))
+    queue.postpone_late(0.0, {0: 0.0003, 1: 0.0}, 1)
+    assert [queue.take(20)[0].job for _ in range(2)] == [0, 2]
+    queue.postpone_late(0.3, {0: 0.0003, 1: 0.0}, 1)
+    queue.add(Work(3, 0, 10, 0.4))
+    assert [work.job for work in all_works(queue)] == [1, 3]
+
+
+def test_nothing_gives_way_while_there_is_time_for_all():
+    queue = batcher()
+    for job, rows in enumerate((10, 200, 10)):
+        queue.add(Work(job, 0, rows, 0.06))
+    queue.postpone_late(0.0, {0: 0.0002, 1: 0.0}, 1)
+    assert [work.job for work in all_works(queue)] == [0, 1, 2]
+
+
+def test_what_busy_workers_have_left_and_a_whole_batch_count_as_time():
+    for workers, busy, is_late in ((2, 0.0, False), (2, 0.08, True), (4, 0.0, True)):
+        queue = batcher()
+        queue.add(Work(0, 0, 100, 0.06))
+        queue.postpone_late(0.0, {0: 0.0005 * workers / 2, 1: 0.0}, workers, busy)
+        assert queue.take(1)[0].is_late == is_late

@@ -47,12 +47,17 @@ class Events:
 
 
 class Generation:
-    """A host process and its workers."""
+    """A host process and its workers.
+
+    ``row_seconds`` are what a row costs on one worker by model: measured at the start, and then
+    whatever the owner learns.
+    """
 
     def __init__(self, spec: Spec, events: Events, is_done: Callable[[Any], bool]) -> None:
         self.spec, self._events, self._is_done = spec, events, is_done
         self.workers: list[Worker] = []
         self.ready: Ready
+        self.row_seconds: dict[int, float]
         self.batcher: Batcher[Any]
         self.is_closing = False
         self._next = 0
@@ -89,6 +94,7 @@ class Generation:
             reason = answer.message if isinstance(answer, Failed) else "its host ended early"
             raise CheckpointError(f"{self.spec.model} cannot be served: {reason}")
         self.ready = answer
+        self.row_seconds = {model: cost.per_row for model, cost in enumerate(answer.costs)}
         whole = (MODEL,) if answer.scores_lists else ()
         self.batcher = Batcher(dict(enumerate(answer.most)), self._is_done, whole)
         loop.add_reader(self._control.fileno(), self._accept)
@@ -150,17 +156,20 @@ class Generation:
     def dispatch(self) -> None:
         """Give work that waits to idle workers."""
         idle = [worker for worker in self.workers if worker.task is None]
+        if not idle or not len(self.batcher):
+            return
+        now, workers = asyncio.get_running_loop().time(), len(self.workers)
+        self.batcher.postpone_late(now, self.row_seconds, workers, self._seconds_left(now))
         while idle:
-            works = self.batcher.take(len(idle), len(self.workers) - len(idle), self._rows_left())
+            rows_left = self._seconds_left(now) / self.row_seconds[MODEL]
+            works = self.batcher.take(len(idle), workers - len(idle), rows_left)
             if not works:
                 return
             self._send(idle.pop(0), tuple(works))
 
-    def _rows_left(self) -> float:
-        """Return about how many rows of the model all workers still have to compute."""
-        now = asyncio.get_running_loop().time()
-        seconds = sum(max(0.0, w.until - now) for w in self.workers if w.task is not None)
-        return seconds / self.ready.costs[MODEL].per_row
+    def _seconds_left(self, now: float) -> float:
+        """Return about how many seconds all workers still have to compute, together."""
+        return sum(max(0.0, w.until - now) for w in self.workers if w.task is not None)
 
     def _send(self, worker: Worker, works: tuple[Work[Any], ...]) -> None:
         self._next += 1
@@ -168,7 +177,8 @@ class Generation:
         wants_rows = works[0].model != 0 and self.ready.shares_encoding
         worker.task = Task(self._next, works[0].model, parts, wants_rows)
         worker.works = works
-        seconds = self.ready.costs[works[0].model].seconds(sum(work.rows for work in works))
+        fixed, per_row = self.ready.costs[works[0].model].fixed, self.row_seconds[works[0].model]
+        seconds = fixed + per_row * sum(work.rows for work in works)
         worker.until = asyncio.get_running_loop().time() + seconds
         worker.writer.write(packed(worker.task))
 

@@ -6,10 +6,10 @@ Times the three ways to exchange pooled embeddings and the two ways to sum gradi
 message sizes of the configurations, then whole steps, alternated: with communication blocking,
 overlapped with computation by calls between operations, and driven by a thread. Exposed is the
 time that a rank spends in posting, testing and waiting in a step: its median over steps, the mean
-over ranks. With ``--link GBIT`` it says the least that could be exposed over such a link: where the
-bytes of a step take longer than computing, no order of its operations exposes less than the
-difference. With one rank and no launcher, the step is that of one process, to compare
-with. Tables are cut at ``--max-rows`` so that the ranks fit on one machine.
+over ranks, and its share of what blocking steps expose. With ``--link GBIT`` it says what the bytes
+of a step take on such a link, which no order of its operations shortens, and the fastest step. With
+one rank and no launcher, the step is that of one process, to compare with. Tables are cut at
+``--max-rows`` so that the ranks fit on one machine.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
         for line in _bounds(steps, options.link) if options.link and comm.rank == 0 else ():
             print(line)
     where = {"hosts": comm.size // comm.local_ranks().size, "max_rows": options.max_rows}
+    where["sharing"] = _sharing(comm)
     if comm.rank == 0 and options.json:
         report = {
             "machine": harness.describe_machine(threads, ceilings(threads, 0.5)),
@@ -86,6 +87,14 @@ def _run(options: argparse.Namespace, comm: Comm) -> None:
             "rows": [row | where for row in rows],
         }
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _sharing(comm: Comm) -> int:
+    """Return how many ranks share a processor, those of several hosts on this machine included."""
+    first = np.array([min(os.sched_getaffinity(0))])
+    of_all = np.empty(comm.size, np.int64)
+    comm.allgatherv(first, of_all, [1] * comm.size).wait()
+    return int(np.unique(of_all, return_counts=True)[1].max())
 
 
 def _variants(options: argparse.Namespace) -> Variants:
@@ -171,13 +180,15 @@ def step_rows(
     """Time whole steps: blocking and overlapped, or of one process."""
     ways = step_ways(chosen, comm, variants)
     found = _alternate({way: step.run for way, step in ways.items()}, comm, repeats)
-    rows = []
+    rows, blocking = list[Row](), dict[str, float]()  # the blocking step is the first one
     for way, seconds in found.items():
         row = _row("step", name, way, comm, seconds, 0, chosen.batch)
         if comm.size > 1:
             pairs = zip(seconds, found["blocking"], strict=True)
             row["of_blocking"] = statistics.median(a / b for a, b in pairs)
             row["exposed_ms"] = exposed_ms(ways[way].exposed[WARM:], comm)
+            row["of_exposed"] = row["exposed_ms"]["all"] / (blocking or row["exposed_ms"])["all"]
+            blocking = blocking or row["exposed_ms"]
             row["sent"] = ways[way].sent[-1]
             row["computing_ms"] = _computing_ms(seconds, ways[way].exposed[WARM:], comm)
         rows.append(row)
@@ -196,19 +207,16 @@ def _computing_ms(
 
 
 def _bounds(steps: Sequence[Row], gbit: float) -> Iterator[str]:
-    """Yield for the steps of each kind of message the least that a link lets them expose."""
-    blocking = next(row for row in steps if row["variant"] == "blocking")
-    whole = blocking["exposed_ms"]["all"]
+    """Yield for the steps of each kind of message what a link takes, and the fastest of them."""
+    by_bytes: dict[int, list[Row]] = {}
     for row in steps:
-        if not row["variant"].startswith("blocking") or " x" in row["variant"]:
-            continue
-        sent, computing = sum(row["sent"].values()), row["computing_ms"]
-        link = 8000 * sent / (gbit * 1e9)
-        least = max(0.0, link - computing)
+        by_bytes.setdefault(sum(row["sent"].values()), []).append(row)
+    for sent, rows in by_bytes.items():
+        link, fastest = 8000 * sent / (gbit * 1e9), min(rows, key=lambda row: row["median_s"])
+        took = 1000 * fastest["median_s"]
         yield (
-            f"{row['variant']}: {sent / 1e6:.1f} MB take {link:.0f} ms at {gbit:g} Gbit/s, "
-            f"computing {computing:.0f} ms: at least {least:.0f} ms are exposed in any order, "
-            f"{100 * least / whole:.0f} % of what blocking exposes"
+            f"{sent / 1e6:.1f} MB take {link:.0f} ms at {gbit:g} Gbit/s, the fastest step "
+            f"({fastest['variant']}) {took:.0f} ms, {took / link:.2f} times that"
         )
 
 
@@ -338,7 +346,8 @@ def _line(row: Row) -> str:
     if "exposed_ms" in row:
         parts = [f"{k} {v:.2f}" for k, v in row["exposed_ms"].items() if k != "all"]
         text += f" ({row['of_blocking']:.3f} of blocking), exposed "
-        text += f"{row['exposed_ms']['all']:.2f} ms ({', '.join(parts)})"
+        text += f"{row['exposed_ms']['all']:.2f} ms ({100 * row['of_exposed']:.0f} % of blocking: "
+        text += f"{', '.join(parts)})"
     return text
 
 

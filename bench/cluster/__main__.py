@@ -2,9 +2,10 @@
 
     python -m bench.cluster [--hosts 2] [--gbit 1] [--cpus 1] -m bench.comm --config mlperf
 
-Everything after the options is for ``python``, which ``mpiexec`` starts once per host, over TCP.
-Says at the end what travelled on the link of each host, headers included. Needs root and Linux's
-network namespaces; elsewhere it says what is missing and exits with 2.
+With ``--processors P`` hosts are on the first P processors of this machine, in turn. Everything
+after the options is for ``python``, which ``mpiexec`` starts once per host, over TCP. Says at the
+end what travelled on the link of each host, headers included. Needs root and Linux's network
+namespaces; elsewhere it says what is missing and exits with 2.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--gbit", type=float, default=1.0, help="of each link; 0: unlimited")
     parser.add_argument("--cpus", type=int, default=1, help="of each host")
+    parser.add_argument("--processors", type=int, help="of this machine, by default all")
     options, words = parser.parse_known_args()
     try:
-        with cluster(options.hosts, options.gbit, options.cpus) as made:
+        with cluster(options.hosts, options.gbit, options.cpus, options.processors) as made:
             command = made.command([sys.executable, *words])
             code = run_job(command, made.environment())
             for name, moved in zip(made.names, made.traffic(), strict=True):

@@ -88,9 +88,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(hosts: int, gbit: float, cpus: int = 1) -> Iterator[Cluster]:
+def cluster(
+    hosts: int, gbit: float, cpus: int = 1, processors: int | None = None
+) -> Iterator[Cluster]:
     """Start hosts of ``cpus`` each, linked at ``gbit`` Gbit/s (0: unlimited); finally remove them.
 
+    They are on the first ``processors`` of this machine, by default on all.
     They are removed also when this process is told to end (SIGTERM), and what still runs there is
     ended. Raises UnavailableError if this machine does not let this user.
     """
@@ -101,7 +104,7 @@ def cluster(hosts: int, gbit: float, cpus: int = 1) -> Iterator[Cluster]:
     switch = f"{_PREFIX}-{os.getpid()}"
     names = tuple(f"{_SUBNET}.{number + 1}" for number in range(hosts))
     with _exits_when_terminated(), tempfile.TemporaryDirectory(prefix=f"{switch}-") as folder:
-        made = Cluster(switch, names, _write_script(Path(folder), switch, cpus))
+        made = Cluster(switch, names, _write_script(Path(folder), switch, cpus, processors))
         try:
             _connect(made)
             made.set_rate(gbit)
@@ -190,9 +193,9 @@ def _limit(namespace: str, device: str, gbit: float) -> None:
     _run(*inside, *queue, "tbf", *rate)
 
 
-def _write_script(folder: Path, switch: str, cpus: int) -> Path:
+def _write_script(folder: Path, switch: str, cpus: int, processors: int | None) -> Path:
     """Write what MPI's launcher calls instead of ssh: [-x] HOST WORDS..."""
-    script, count = folder / "ssh", os.cpu_count() or 1
+    script, count = folder / "ssh", processors or os.cpu_count() or 1
     script.write_text(
         f"""#!/bin/sh
 while [ "${{1#-}}" != "$1" ]; do shift; done

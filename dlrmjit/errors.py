@@ -31,6 +31,7 @@ __all__ = [
     "DataError",
     "DlrmjitError",
     "IndexRangeError",
+    "JobError",
     "MemoryLimitError",
     "NonFiniteLossError",
     "ShapeError",
@@ -44,6 +45,10 @@ __all__ = [
 
 class CheckpointError(DlrmjitError):
     """A checkpoint that is missing, incomplete, or of another model."""
+
+
+class JobError(DlrmjitError):
+    """A failure that ended a job of several ranks; every rank raises the same."""
 
 
 class TrainingError(DlrmjitError):

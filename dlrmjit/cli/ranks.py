@@ -18,25 +18,37 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrmjit import launchers
 from dlrmjit.cli.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_INPUT, exit_code_of
-from dlrmjit.cli.options.parse import Options
-from dlrmjit.cli.report.compilation import OF_TRAINING
 from dlrmjit.cli.streams import usable_streams
 from dlrmjit.errors import DlrmjitError
 from dlrmjit.launchers import Launch, seconds_after_lower_ranks
 
 if TYPE_CHECKING:
+    from dlrmjit.cli.build.facts import Facts
     from dlrmjit.parallel.comm import Comm
 
 _ERROR = "dlrmjit: error: "
-Parse = Callable[[], Options]
-Run = Callable[[Options, "Comm"], int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that runs on several ranks.
+
+    ``parse`` returns its options, one of which is ``comm_timeout``; ``run`` runs it with them and
+    returns the exit code; ``facts`` are what all ranks must have in common. It needs about so many
+    ``kernels``.
+    """
+
+    parse: Callable[[], Any]
+    run: Callable[[Any, Comm], int]
+    facts: Callable[[Any], Facts]
+    kernels: int = 0
 
 
 @dataclass(frozen=True)
 class Start:
     """How a rank started: with options, or with what it would print and the exit code."""
 
-    options: Options | None = None
+    options: Any = None
     code: int = DONE
     text: str = ""
 
@@ -46,7 +58,20 @@ class Start:
         return None if self.options else [self.code, self.text]
 
 
-def start(parse: Parse) -> Start:
+def run_command(job: Job, alone: Callable[[], int]) -> int:
+    """Run a command on the ranks of a launcher, or ``alone``; return the exit code."""
+    launches: list[Launch | None] = []
+    code = exit_code_of(lambda: launches.append(launchers.launched()))
+    if not launches:
+        launchers.abort(code)
+        return code
+    if launches[0] is None:
+        codes: list[int] = []
+        return exit_code_of(lambda: codes.append(alone()), job.kernels) or codes[0]
+    return run_on_ranks(job, launches[0])
+
+
+def start(parse: Callable[[], Any]) -> Start:
     """Parse the options; whatever goes wrong or is asked for becomes part of the result."""
     output = io.StringIO()
     try:
@@ -62,13 +87,13 @@ def start(parse: Parse) -> Start:
         return Start(code=FAILED, text=f"dlrmjit: error: failed\n{traceback.format_exc()}")
 
 
-def run_on_ranks(parse: Parse, run: Run, launch: Launch) -> int:
+def run_on_ranks(job: Job, launch: Launch) -> int:
     """Run a command on the ranks of ``launch``; return the exit code.
 
     Only the first rank prints. If ranks differ in what they are asked to do, or one of them
     fails, all end with one sentence.
     """
-    started = start(parse)
+    started = start(job.parse)
     try:
         comm = _join(started)
     except DlrmjitError as error:
@@ -79,14 +104,14 @@ def run_on_ranks(parse: Parse, run: Run, launch: Launch) -> int:
         failure = f"dlrmjit: error: rank {launch.rank} failed\n{traceback.format_exc()}"
         return _end_alone(started, launch, Start(code=FAILED, text=failure))
     if comm.rank == 0:
-        return _exit_code(lambda: _run_together(started, run, comm))
+        return _exit_code(lambda: _run_together(started, job, comm), job)
     with open(os.devnull, "w") as null, redirect_stderr(null), redirect_stdout(null):
-        return _exit_code(lambda: _run_together(started, run, comm))
+        return _exit_code(lambda: _run_together(started, job, comm), job)
 
 
-def _exit_code(action: Callable[[], int]) -> int:
+def _exit_code(action: Callable[[], int], job: Job) -> int:
     codes = []
-    return exit_code_of(lambda: codes.append(action()), OF_TRAINING) or codes[0]
+    return exit_code_of(lambda: codes.append(action()), job.kernels) or codes[0]
 
 
 def _join(started: Start) -> Comm:
@@ -111,7 +136,7 @@ def _end_alone(started: Start, launch: Launch, failure: Start) -> int:
     return ending.code
 
 
-def _run_together(started: Start, run: Run, comm: Comm) -> int:
+def _run_together(started: Start, job: Job, comm: Comm) -> int:
     """Run and end MPI; return the exit code. A failure of one rank ends all."""
     from dlrmjit.cli.build.distributed import abort_on_error
     from dlrmjit.parallel.comm import finish
@@ -119,16 +144,15 @@ def _run_together(started: Start, run: Run, comm: Comm) -> int:
     codes = []
 
     def action() -> None:
-        codes.append(_run_if_alike(started, run, comm))
+        codes.append(_run_if_alike(started, job, comm))
         finish(comm, started.options.comm_timeout if started.options else None)
 
     abort_on_error(action, comm)
     return codes[0]
 
 
-def _run_if_alike(started: Start, run: Run, comm: Comm) -> int:
+def _run_if_alike(started: Start, job: Job, comm: Comm) -> int:
     """Run if all ranks were started alike; return the exit code of this and every other rank."""
-    from dlrmjit.cli.build import start_facts
     from dlrmjit.parallel.comm import RanksDifferError, exchange_json, require_agreement
 
     options = started.options
@@ -136,11 +160,11 @@ def _run_if_alike(started: Start, run: Run, comm: Comm) -> int:
     if options is None or any(endings):
         return _report(endings)
     try:
-        require_agreement(comm, start_facts.start_facts(options), "start")
+        require_agreement(comm, job.facts(options), "start")
     except RanksDifferError as error:
         print(f"{_ERROR}{error}", file=sys.stderr)
         return WRONG_INPUT
-    return run(options, comm)
+    return job.run(options, comm)
 
 
 class _Ending(NamedTuple):

@@ -18,7 +18,8 @@ def test_an_interrupt_while_mpi_is_loaded_is_no_traceback(
 
     monkeypatch.setattr(ranks, "_join", interrupted)
     monkeypatch.setattr(launchers, "abort", lambda code: None)
+    job = ranks.Job(lambda: parse([]), lambda options, comm: 0, lambda options: {})
     launch = launchers.Launch("a launcher", 0, 1, "RANK=0")
-    code = ranks.run_on_ranks(lambda: parse([]), lambda options, comm: 0, launch)
+    code = ranks.run_on_ranks(job, launch)
     assert code == INTERRUPTED
     assert "dlrmjit: interrupted" in capsys.readouterr().err

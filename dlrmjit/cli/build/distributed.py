@@ -27,7 +27,7 @@ from dlrmjit.config.model import IN_MEMORY, AnyModelConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
-from dlrmjit.errors import ConfigError, DlrmjitError, TrainingError
+from dlrmjit.errors import ConfigError, DlrmjitError, JobError, TrainingError
 from dlrmjit.files import parse_json
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import (
@@ -110,7 +110,7 @@ def abort_on_error(action: Callable[[], None], comm: Comm) -> None:
         action()
     except KeyboardInterrupt:
         _end(comm, "dlrmjit: interrupted", INTERRUPTED)
-    except RanksDifferError as error:
+    except (RanksDifferError, JobError) as error:
         _end(comm, f"dlrmjit: error: {error}", WRONG_INPUT)
     except TrainingError as error:  # of all ranks
         _end(comm, f"dlrmjit: error: {error}", FAILED)

@@ -6,37 +6,69 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from dlrmjit.cli.exit_codes import exit_code_of
+from dlrmjit.cli.build.facts import prepare_facts
+from dlrmjit.cli.exit_codes import DONE
 from dlrmjit.cli.options.command_line import parse_command
 from dlrmjit.cli.options.prepare_flags import PREPARE
+from dlrmjit.cli.ranks import Job, run_command
 from dlrmjit.cli.report.step_progress import StepProgress
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule, parse_size
 from dlrmjit.data.prepared.manifest import Manifest
 from dlrmjit.data.schema_file import read_schema
+from dlrmjit.launchers import require_one_process
+
+if TYPE_CHECKING:
+    from dlrmjit.data.prepare.team import Team
+    from dlrmjit.parallel.comm import Comm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the program's own; return the exit code."""
-    return exit_code_of(lambda: _run(sys.argv[1:] if argv is None else argv))
+    words = sys.argv[1:] if argv is None else argv
+    job = Job(lambda: _parse(words), _run_on_ranks, prepare_facts)
+    return run_command(job, lambda: _run(_parse(words)))
 
 
-def _run(argv: Sequence[str]) -> None:
-    arguments = parse_command(PREPARE, argv)
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, which describe a preparation or a set to check."""
+    arguments = parse_command(PREPARE, words)
+    if arguments.verify:
+        require_one_process(f"{PREPARE.program} --verify")
+    else:
+        options_of(arguments)
+    return arguments
+
+
+def _run_on_ranks(arguments: argparse.Namespace, comm: Comm) -> int:
+    from dlrmjit.data.prepare.team import RankTeam
+    from dlrmjit.parallel.comm import exchange_json
+
+    if comm.size == 1:
+        return _run(arguments)
+    local = comm.local_ranks().size
+    return _run(arguments, RankTeam(comm.rank, comm.size, partial(exchange_json, comm)), local)
+
+
+def _run(arguments: argparse.Namespace, team: Team | None = None, ranks_of_host: int = 1) -> int:
+    """Prepare or check a set; return the exit code."""
     if arguments.verify:
         _verify(arguments)
-        return
-    options = options_of(arguments)
+        return DONE
+    options = options_of(arguments, ranks_of_host)
     from dlrmjit.data.prepare.pipeline import prepare  # loads the compiler: after the checks
 
     progress = StepProgress()
     began = time.perf_counter()
-    manifest = prepare(options, progress)
+    manifest = prepare(options, progress, team)
     progress.close()
     _print_summary(manifest, options, time.perf_counter() - began)
+    return DONE
 
 
-def options_of(arguments: argparse.Namespace) -> PrepareOptions:
+def options_of(arguments: argparse.Namespace, ranks_of_host: int = 1) -> PrepareOptions:
     """Return the preparation that parsed arguments describe; raises ConfigError."""
     split = SplitRule(
         kind=arguments.split,
@@ -53,7 +85,7 @@ def options_of(arguments: argparse.Namespace) -> PrepareOptions:
     return PrepareOptions(
         inputs=arguments.input,
         memory=parse_size(arguments.memory),
-        workers=arguments.workers or _cpus(),
+        workers=arguments.workers or max(1, _cpus() // ranks_of_host),
         split=split,
         schema=read_schema(arguments.schema) if arguments.schema else None,
         **{name: getattr(arguments, name) for name in names.split()},

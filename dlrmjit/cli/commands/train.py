@@ -6,28 +6,21 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dlrmjit import knobs, launchers
-from dlrmjit.cli.exit_codes import exit_code_of
+from dlrmjit import knobs
 from dlrmjit.cli.options.parse import Options, parse
-from dlrmjit.cli.ranks import run_on_ranks
+from dlrmjit.cli.ranks import Job, run_command
 from dlrmjit.cli.report.compilation import OF_TRAINING
 
 if TYPE_CHECKING:
+    from dlrmjit.cli.build.facts import Facts
     from dlrmjit.parallel.comm import Comm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, by default the program's own; return the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    launches: list[launchers.Launch | None] = []
-    code = exit_code_of(lambda: launches.append(launchers.launched()))
-    if not launches:
-        launchers.abort(code)
-        return code
-    if launches[0] is None:
-        codes: list[int] = []
-        return exit_code_of(lambda: codes.append(_run_alone(arguments)), OF_TRAINING) or codes[0]
-    return run_on_ranks(lambda: _parse(arguments), _run, launches[0])
+    job = Job(lambda: _parse(arguments), _run, _facts, OF_TRAINING)
+    return run_command(job, lambda: _run_alone(arguments))
 
 
 def _run_alone(arguments: Sequence[str]) -> int:
@@ -43,6 +36,12 @@ def _parse(arguments: Sequence[str]) -> Options:
     if options.threads:
         knobs.reserve_threads(options.threads)
     return options
+
+
+def _facts(options: Options) -> Facts:
+    from dlrmjit.cli.build import start_facts
+
+    return start_facts.start_facts(options)
 
 
 def _run(options: Options, comm: Comm) -> int:

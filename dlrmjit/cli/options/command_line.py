@@ -24,13 +24,14 @@ def parse_command(command: Command, argv: Sequence[str]) -> argparse.Namespace:
 
     ``argv`` comes without the program's name. Raises ConfigError for a flag that is unknown or
     missing, for a value that is malformed, refused or out of its domain, for a flag that has no
-    effect with the others, and for several copies of the command under a launcher.
+    effect with the others, and for several copies under a launcher of a command of one process.
     """
     defaults = {flag.dest: flag.default for flag in command.flags()}
     given = parse_given(command, argv)
     values = argparse.Namespace(**defaults | given)
     _check_effects(command, given, values)
-    require_one_process(command.program)
+    if not command.runs_on_ranks:
+        require_one_process(command.program)
     return values
 
 

@@ -125,13 +125,15 @@ class Condition:
 class Command:
     """A command of ``dlrmjit``, all of its flags, and what some need of others.
 
-    ``conditions`` are those of commands whose flags never come from a preset or a set.
+    ``conditions`` are those of commands whose flags never come from a preset or a set. A command
+    that ``runs_on_ranks`` may be started several times by a launcher, to share its work.
     """
 
     name: str
     description: str
     groups: tuple[FlagGroup, ...]
     conditions: tuple[Condition, ...] = ()
+    runs_on_ranks: bool = False
 
     @property
     def program(self) -> str:

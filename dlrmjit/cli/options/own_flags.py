@@ -22,6 +22,15 @@ def _optimizers_with(constant: str) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+COMM_TIMEOUT = Flag(
+    "comm-timeout",
+    float,
+    None,
+    "seconds after which a rank that waits for the others reports who waits for which operation "
+    "and ends all (default: DLRMJIT_COMM_TIMEOUT, else 600)",
+    domain=POSITIVE,
+)
+
 OWN = FlagGroup(
     "dlrmjit",
     (
@@ -214,14 +223,7 @@ RANKS = FlagGroup(
             "CPUs of each rank reserved for the thread of --comm=thread (0: none, it shares them)",
             domain=at_least(0),
         ),
-        Flag(
-            "comm-timeout",
-            float,
-            None,
-            "seconds after which a rank that waits for the others reports who waits for which "
-            "operation and ends all (default: DLRMJIT_COMM_TIMEOUT, else 600)",
-            domain=POSITIVE,
-        ),
+        COMM_TIMEOUT,
         Flag(
             "reproducible",
             int,

@@ -7,6 +7,8 @@ from pathlib import Path
 from dlrmjit.cli.options.domain import PROBABILITY, at_least
 from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import switch
+from dlrmjit.cli.options.own_flags import COMM_TIMEOUT
+from dlrmjit.launchers import launched
 
 FILES = FlagGroup(
     "files",
@@ -23,8 +25,15 @@ FILES = FlagGroup(
 MEANS = FlagGroup(
     "resources and errors",
     (
-        Flag("memory", str, "2G", "most resident memory", metavar="SIZE"),
-        Flag("workers", int, None, "threads to use (default: all CPUs)", domain=at_least(1)),
+        Flag("memory", str, "2G", "most resident memory, of each rank", metavar="SIZE"),
+        Flag(
+            "workers",
+            int,
+            None,
+            "threads to use (default: all CPUs, of which the ranks of a host have equal shares)",
+            domain=at_least(1),
+        ),
+        COMM_TIMEOUT,
         Flag(
             "on-error",
             str,
@@ -129,9 +138,11 @@ _ALL = (*FILES.flags, *MEANS.flags, *VALUES.flags, *SPLITS.flags)
 
 PREPARE = Command(
     "prepare",
-    "Turn raw Criteo text (tab-separated, plain or gzip, any number of files in order), or CSV or "
-    "Parquet that a schema describes, into a set for dlrmjit train DIR. Works in bounded memory; "
-    "after an interruption, the same command with --resume continues and gives the same bytes.",
+    "Turn raw Criteo text (tab-separated, plain, gzip or Zstandard, any number of files in order), "
+    "or CSV or Parquet that a schema describes, into a set for dlrmjit train DIR. Works in bounded "
+    "memory; after an interruption, the same command with --resume continues and gives the same "
+    "bytes. Under mpiexec, ranks share the work and give the same bytes; their hosts must share "
+    "the inputs and the folder of --out.",
     (FILES, MEANS, VALUES, SPLITS),
     (
         Condition(
@@ -145,5 +156,7 @@ PREPARE = Command(
             lambda o: o.split == "days" and len(o.input) < 2,
         ),
         Condition(("dense",), "Criteo's text, without --schema", lambda o: not o.schema),
+        Condition(("comm_timeout",), "ranks, started by mpiexec", lambda o: launched() is not None),
     ),
+    runs_on_ranks=True,
 )

@@ -42,10 +42,10 @@ class _GzipReader(io.RawIOBase):
         """Fill ``buffer`` with decompressed bytes; return their number, 0 at the end."""
         while self._member is not None or self._begin_member():
             self._input = self._input or self._file.read(_READ_BYTES)
-            if not self._input and not self._member.eof:
-                raise EOFError
+            is_end = not self._input  # the member may have bytes left that did not fit before
             data = self._member.decompress(self._input, len(buffer))
-            self._input = self._member.unconsumed_tail
+            # at the member's end the tail may be what follows it, which ``unused_data`` has too
+            self._input = b"" if self._member.eof else self._member.unconsumed_tail
             if data:
                 buffer[: len(data)] = data
                 self._checksum = zlib.crc32(data, self._checksum)
@@ -53,6 +53,8 @@ class _GzipReader(io.RawIOBase):
                 return len(data)
             if self._member.eof:
                 self._end_member()
+            elif is_end:
+                raise EOFError
         return 0
 
     def _begin_member(self) -> bool:

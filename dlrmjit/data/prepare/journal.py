@@ -26,6 +26,7 @@ class Journal:
         self._path = folder / _NAME
         self._every = every
         self._written = time.monotonic()
+        self._is_ours = True
         self._state: dict[str, Any] = {"plan": dict(plan), "boot": _boot_id(), "stages": {}}
 
     @classmethod
@@ -51,6 +52,17 @@ class Journal:
         journal._state = found
         return journal
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole state, for the journals of other ranks."""
+        return self._state
+
+    @classmethod
+    def of_other_rank(cls, folder: Path, state: dict[str, Any]) -> Journal:
+        """Return the state of another rank's journal; what is noted stays in memory."""
+        journal = cls(folder, {}, 0.0)
+        journal._state, journal._is_ours = state, False
+        return journal
+
     @property
     def plan(self) -> dict[str, Any]:
         """Inputs and options of the run."""
@@ -69,7 +81,8 @@ class Journal:
             self._write()
 
     def _write(self) -> None:
-        replace_work_file(self._path, json.dumps(self._state).encode())
+        if self._is_ours:
+            replace_work_file(self._path, json.dumps(self._state).encode())
         self._written = time.monotonic()
 
 

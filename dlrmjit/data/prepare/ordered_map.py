@@ -21,7 +21,7 @@ def ordered_map(
     Compiled kernels and file operations release the GIL, so threads suffice. Each computes on one
     thread, so that workers do not wait for each other, and on any CPU of the process.
     """
-    with ThreadPoolExecutor(workers, initializer=_start_worker) as pool:
+    with ThreadPoolExecutor(workers, initializer=start_worker) as pool:
         pending: deque[Future[R]] = deque()
         try:
             for item in items:
@@ -35,6 +35,7 @@ def ordered_map(
                 future.cancel()
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Let this thread compute by itself, on any CPU of the process."""
     reset_affinity()
     set_threads(1)

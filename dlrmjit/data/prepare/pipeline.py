@@ -23,7 +23,6 @@ from dlrmjit.data.prepare.files.staging import Staging
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.layout import layout_of
 from dlrmjit.data.prepare.options import PrepareOptions
-from dlrmjit.data.prepare.ordered_map import ordered_map
 from dlrmjit.data.prepare.stages.bin_edges import find_edges
 from dlrmjit.data.prepare.stages.encode import encode_columns, encoding_rule
 from dlrmjit.data.prepare.stages.lists import make_splitter
@@ -31,6 +30,7 @@ from dlrmjit.data.prepare.stages.parse import ParseState, parse_inputs
 from dlrmjit.data.prepare.stages.shuffle import Shuffler
 from dlrmjit.data.prepare.stages.split import Splitter
 from dlrmjit.data.prepare.stages.statistics import Statistics
+from dlrmjit.data.prepare.team import Alone, Team, first_of
 from dlrmjit.data.prepare.work_dir import WorkDir, clear_published
 from dlrmjit.data.prepared.manifest import (
     CRITEO,
@@ -51,28 +51,46 @@ _PROGRAM_BYTES = 320 << 20  # interpreter, compiler, kernels and small buffers
 _WORKER_BYTES = 64 << 20  # a chunk of text with short lines takes about as much when parsed
 
 
-def prepare(options: PrepareOptions, report: Report | None = None) -> Manifest:
+def prepare(
+    options: PrepareOptions, report: Report | None = None, team: Team | None = None
+) -> Manifest:
     """Make a set of ``options.inputs`` at ``options.out``; return its manifest.
 
-    An older set at ``out`` stays until the new one is complete. Raises DataError naming file and
-    line for bad input or a full disk, ConfigError for incompatible options, MemoryLimitError for
-    vocabularies that do not fit into memory. After any of these, or a kill, the same call with
-    ``resume`` continues from the last recorded state.
+    An older set at ``out`` stays until the new one is complete. The ranks of a ``team`` share the
+    work, on hosts that share the inputs and the folder of the output; each calls this with the same
+    options, but for ``workers``. Raises DataError naming file and line for bad input or a full
+    disk, ConfigError for incompatible options, MemoryLimitError for vocabularies that do not fit
+    into memory, and in a team JobError instead of any of these. After any of these, or a kill, the
+    same call with ``resume`` continues from the last recorded state, with any number of ranks.
     """
+    members = team or Alone()
+    return members.together(lambda: _prepare(options, report or _silent, members))
+
+
+def _prepare(options: PrepareOptions, report: Report, team: Team) -> Manifest:
     check_inputs(options.inputs)
-    if options.resume:
-        clear_published(options.out)
-    finished = _finished(options) if options.resume else None
-    if finished is not None:
-        return finished
+    finished = first_of(team, lambda: _is_finished(options))
+    if finished:
+        return Manifest.read(options.out)
     options = _limit_workers(options)
-    plan = {"inputs": describe_inputs(options.inputs), "options": options.determining()}
-    with WorkDir(options.out, replace=options.replace) as work_dir:
-        journal = work_dir.open_journal(plan, options.checkpoint_seconds, resume=options.resume)
+    with ExitStack() as stack:
+        work_dir, journal = _open(options, team, stack)
         try:
-            return _Preparation(options, work_dir, journal, report or _silent).run()
+            return _Preparation(options, work_dir, journal, report, team).run()
         except OSError as error:  # of any work file
             raise cannot_write(Path(error.filename or work_dir.work), error) from None
+
+
+def _open(options: PrepareOptions, team: Team, stack: ExitStack) -> tuple[WorkDir, Journal]:
+    """Return the work folder and the journal, which are the first rank's."""
+    if team.rank > 0:
+        work, state = team.share(None)[0]
+        return WorkDir.of_other_rank(Path(work)), Journal.of_other_rank(Path(work), state)
+    plan = {"inputs": describe_inputs(options.inputs), "options": options.determining()}
+    work_dir = stack.enter_context(WorkDir(options.out, replace=options.replace))
+    journal = work_dir.open_journal(plan, options.checkpoint_seconds, resume=options.resume)
+    team.share([str(work_dir.work), journal.to_dict()])
+    return work_dir, journal
 
 
 def _limit_workers(options: PrepareOptions) -> PrepareOptions:
@@ -81,25 +99,26 @@ def _limit_workers(options: PrepareOptions) -> PrepareOptions:
     return replace(options, workers=min(options.workers, most))
 
 
-def _finished(options: PrepareOptions) -> Manifest | None:
-    """Return the manifest if the run to resume was killed after its set was in place."""
+def _is_finished(options: PrepareOptions) -> bool:
+    """Return whether the run to resume was killed after its set was in place."""
+    if not options.resume:
+        return False
+    clear_published(options.out)
     if not (options.out / NAME).is_file():
-        return None
+        return False
     manifest = Manifest.read(options.out)
     if manifest.origin.get("options") != options.determining():
-        return None
+        return False
     noted = manifest.origin.get("inputs", [])
     if [path.name for path in options.inputs] != [entry["name"] for entry in noted]:
-        return None
+        return False
     changed = _changed(options)
-    if changed is not None and options.replace:
-        return None
-    if changed is not None:
+    if changed is not None and not options.replace:
         raise ConfigError(
             f"{changed} changed since the set at {options.out} was made; make the set again with "
             "--replace, or choose another --out"
         )
-    return manifest
+    return changed is None
 
 
 def _changed(options: PrepareOptions) -> str | None:
@@ -126,9 +145,14 @@ class _Preparation:
     """One run of all steps."""
 
     def __init__(
-        self, options: PrepareOptions, work_dir: WorkDir, journal: Journal, report: Report
+        self,
+        options: PrepareOptions,
+        work_dir: WorkDir,
+        journal: Journal,
+        report: Report,
+        team: Team,
     ) -> None:
-        self._options, self._work_dir = options, work_dir
+        self._options, self._work_dir, self._team = options, work_dir, team
         self._journal, self._report = journal, report
         self._layout = layout_of(options.schema)
         self._staging = Staging(work_dir.work, self._layout)
@@ -139,13 +163,14 @@ class _Preparation:
             self._options,
             self._staging,
             self._journal,
+            self._team,
             lambda done, total, rows: self._report("parse", done, total, rows),
         )
         tables = len(self._layout.categorical)
         splitter = make_splitter(
-            self._options, self._staging, self._journal, parsed.file_rows, self._memory
+            self._options, self._staging, self._journal, parsed.file_rows, self._memory, self._team
         )
-        edges = find_edges(self._options, self._staging, self._journal, splitter)
+        edges = find_edges(self._options, self._staging, self._journal, splitter, self._team)
         table_rows = encode_columns(
             self._options,
             self._staging,
@@ -153,13 +178,17 @@ class _Preparation:
             splitter,
             edges,
             self._memory,
+            self._team,
             lambda done: self._report("encode", done, tables, parsed.rows),
         )
-        statistics = Statistics(self._options, self._staging, self._journal, splitter, edges)
+        statistics = Statistics(
+            self._options, self._staging, self._journal, splitter, edges, self._team
+        )
         self._write_splits(splitter, statistics)
         manifest = self._describe(parsed, table_rows, statistics)
-        check_unchanged(self._options.inputs, self._journal.plan["inputs"])
-        self._work_dir.publish(manifest, {_INPUTS: digest_of(self._options.inputs)})
+        if self._team.rank == 0:
+            check_unchanged(self._options.inputs, self._journal.plan["inputs"])
+            self._work_dir.publish(manifest, {_INPUTS: digest_of(self._options.inputs)})
         return manifest
 
     @property
@@ -183,7 +212,14 @@ class _Preparation:
                 for name, shape in shapes.items()
             }
             shuffler = Shuffler(
-                options, self._staging, self._journal, splitter, shapes, outputs, self._memory
+                options,
+                self._staging,
+                self._journal,
+                splitter,
+                shapes,
+                outputs,
+                self._memory,
+                self._team,
             )
             rows = sum(shape.rows for shape in shapes.values())
             shuffler.partition(
@@ -195,7 +231,7 @@ class _Preparation:
     def _describe(
         self, parsed: ParseState, table_rows: list[int], statistics: Statistics
     ) -> Manifest:
-        vocabularies = self._copy_vocabularies()
+        vocabularies = first_of(self._team, self._copy_vocabularies)
         self._report("check", 0, 0, parsed.rows)
         new_set = self._work_dir.new_set
         paths = sorted(path for path in new_set.rglob("*.np[yz]"))
@@ -210,7 +246,7 @@ class _Preparation:
             dense=self._layout.dense,
             transform="log1p" if self._dense_type == "int32" else "none",
             categorical=tuple(
-                self._describe_column(j, table_rows[j], vocabularies.get(j, ""))
+                self._describe_column(j, table_rows[j], vocabularies[j])
                 for j in range(len(table_rows))
             ),
             splits={name: shape.rows for name, shape in statistics.shapes().items()},
@@ -222,9 +258,12 @@ class _Preparation:
         """Return facts of files of the set, and flush them to the disk at the same time."""
         by_size = sorted(paths, key=lambda path: -path.stat().st_size)  # the longest first
         with ThreadPoolExecutor(1) as pool:
-            synced = [pool.submit(_sync, path) for path in by_size]
-            facts = ordered_map(file_facts, by_size, self._options.workers)
-            found = dict(zip(by_size, facts, strict=True))
+            synced = [
+                pool.submit(_sync, path) for path in by_size[self._team.rank :: self._team.size]
+            ]
+            numbers = range(len(by_size))  # which are ready for JSON
+            facts = self._team.map(lambda i: file_facts(by_size[i]), numbers, self._options.workers)
+            found = {by_size[i]: fact for i, fact in facts}
             for future in synced:
                 future.result()
         return found
@@ -241,17 +280,18 @@ class _Preparation:
             missing_row=rule.missing_row,
         )
 
-    def _copy_vocabularies(self) -> dict[int, str]:
-        """Copy the vocabularies into the set; return their paths by column."""
+    def _copy_vocabularies(self) -> list[str]:
+        """Copy the vocabularies into the set; return the path of each column's, if it has one."""
         folder = self._work_dir.new_set / "vocabulary"
-        paths = {}
+        paths = []
         names = _file_names([column.name for column in self._layout.categorical])
         for j, name in enumerate(names):
-            source = self._staging.vocabulary(j)
+            source, path = self._staging.vocabulary(j), ""
             if source.exists():  # hashed columns have no vocabulary
                 make_folder(folder)
-                copy_work_file(source, folder / f"{name}{source.suffix}")
-                paths[j] = f"vocabulary/{name}{source.suffix}"
+                path = f"vocabulary/{name}{source.suffix}"
+                copy_work_file(source, self._work_dir.new_set / path)
+            paths.append(path)
         return paths
 
     def _origin(self, parsed: ParseState) -> dict[str, Any]:

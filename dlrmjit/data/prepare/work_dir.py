@@ -7,6 +7,7 @@ set is renamed into place, so a reader finds the old set, the new one, or none.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,21 @@ class WorkDir:
                 attach_note(self.new_set / NAME, name, text)
             publish(self.new_set, self._out, listing_of)
         self._open.remove()
+
+    @classmethod
+    def of_other_rank(cls, work: Path) -> WorkDir:
+        """Return the output whose work folder another rank has opened and holds the lock of.
+
+        Raises DataError if this host does not see the folder.
+        """
+        if not work.is_dir():
+            raise DataError(
+                f"{socket.gethostname()} does not see the folder {work}, which another rank has "
+                "created; choose an --out in a folder that all hosts share"
+            )
+        joined = cls.__new__(cls)
+        joined._folder = WorkFolder(work, -1)
+        return joined
 
     def __enter__(self) -> WorkDir:
         return self

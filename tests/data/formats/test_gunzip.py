@@ -58,3 +58,15 @@ def test_a_changed_byte_is_found_or_changes_nothing(path, at, change):
     content[at] ^= change
     path.write_bytes(content)
     assert by_us(path) == by_zlib(bytes(content))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_what_does_not_fit_into_a_read_comes_with_the_next(tmp_path, size):
+    path, text = tmp_path / "zeros.gz", bytes(5000) + TEXT
+    path.write_bytes(gzip.compress(text))  # a few bytes, all of them read at once
+    found = b""
+    with open_gzip(path) as file:
+        buffer = bytearray(size)
+        while got := file.raw.readinto(buffer):
+            found += buffer[:got]
+    assert found == text

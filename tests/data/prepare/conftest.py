@@ -9,7 +9,7 @@ import pytest
 from dlrmjit.data.prepare.files import raw_columns, vocabularies
 from dlrmjit.data.prepare.inputs import text_chunks
 from dlrmjit.data.prepare.options import PrepareOptions
-from dlrmjit.data.prepare.stages import encode, record_reader, shuffle
+from dlrmjit.data.prepare.stages import encode, parts, record_reader, shuffle
 from tests.data.prepare.builders import (
     CRITEO_ROWS,
     CSV_ROWS,
@@ -54,6 +54,7 @@ def options(
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_chunks, "CHUNK_BYTES", 9_000)
+    monkeypatch.setattr(parts, "_SMALLEST", 20_000)
     monkeypatch.setattr(record_reader, "READ_ROWS", 170)
     monkeypatch.setattr(encode, "_SLICE", 333)
     monkeypatch.setattr(encode, "_BAGS", 31)

@@ -9,7 +9,7 @@ import numpy as np
 from dlrmjit_kernels.data.vocabulary import hash_values
 from numpy.typing import NDArray
 
-from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.column_file import Column, FlatFile
 from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.files.vocabularies import HashVocabulary, TextVocabulary, hash_to_rows
 
@@ -49,7 +49,7 @@ def open_raw(staging: Staging, column: int, max_ind_range: int) -> RawColumn:
 
 
 class _HashColumn:
-    def __init__(self, hashes: FlatFile, max_ind_range: int) -> None:
+    def __init__(self, hashes: Column, max_ind_range: int) -> None:
         self._hashes, self._limit = hashes, max_ind_range
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class _HashColumn:
 
 
 class _TextColumn:
-    def __init__(self, lengths: FlatFile, text: FlatFile) -> None:
+    def __init__(self, lengths: Column, text: Column) -> None:
         self._lengths, self._text = lengths, text
 
     def __len__(self) -> int:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.column_file import Column, FlatFile, JoinedFiles
 from dlrmjit.data.prepare.layout import Layout
 from dlrmjit.files import move_work_file, remove_work_file
+
+_LABELS = "labels"
+_TYPES = {"words": np.uint32, "lengths": np.int32, "bytes": np.uint8, "counts": np.int32}
 
 
 class Staging:
@@ -18,45 +23,45 @@ class Staging:
 
     A categorical value is a 32-bit hash, or text: the length of each value (int32) and the bytes
     of all. A multi-valued column also has the number of values of each row. Encoding turns hashes
-    or text into ids (int32), one per value.
+    or text into ids (int32), one per value. Parsed columns are in ``parts``, whose rows follow
+    each other.
     """
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self.layout = folder, layout
+        self.parts = 1
         self._spare: list[Path] = []
 
-    def parsed_files(self) -> list[FlatFile]:
-        """Return the files that parsing fills: labels, dense, and those of each category."""
-        return [
-            self.labels(),
-            *(self.dense(i) for i in range(self.layout.numbers)),
-            *(file for j in range(len(self.layout.categorical)) for file in self._category(j)),
-            *(self.raw_files(self.layout.lists) if self.layout.has_list_column else ()),
-        ]
+    def parsed_files(self, part: int = 0) -> list[FlatFile]:
+        """Return the files that parsing a part fills: labels, dense, and those of each category."""
+        layout = self.layout
+        names = [_LABELS, *(_dense(i) for i in range(layout.numbers))]
+        for j, column in enumerate(layout.categorical):
+            if column.bins is None:  # otherwise it is a number
+                names += [_counts(j)] if column.is_multi else []
+                names += self._raw(j)
+        names += self._raw(layout.lists) if layout.has_list_column else []
+        return [self._file(_of_part(name, part), self._type(name)) for name in names]
 
-    def _category(self, j: int) -> list[FlatFile]:
-        if self.layout.categorical[j].bins is not None:
-            return []  # a number
-        counts = [self.counts(j)] if self.layout.categorical[j].is_multi else []
-        return [*counts, *self.raw_files(j)]
+    def _raw(self, j: int) -> list[str]:
+        """Return the names of the files to encode of a category."""
+        return [f"{j}.lengths", f"{j}.bytes"] if self.layout.has_schema else [f"{j}.words"]
 
-    def raw_files(self, j: int) -> list[FlatFile]:
+    def raw_files(self, j: int) -> list[Column]:
         """Return the files to encode of a category: hashes, or lengths and bytes of texts."""
-        if self.layout.has_schema:
-            return [self._file(f"{j}.lengths", np.int32), self._file(f"{j}.bytes", np.uint8)]
-        return [self._file(f"{j}.words", np.uint32)]
+        return [self._parsed(name) for name in self._raw(j)]
 
-    def labels(self) -> FlatFile:
+    def labels(self) -> Column:
         """Return the label column."""
-        return self._file("labels", np.dtype(self.layout.label_type))
+        return self._parsed(_LABELS)
 
-    def dense(self, i: int) -> FlatFile:
+    def dense(self, i: int) -> Column:
         """Return the ``i``-th column of numbers: dense ones, then those that are only binned."""
-        return self._file(f"dense{i}", np.dtype(self.layout.dense_type))
+        return self._parsed(_dense(i))
 
-    def counts(self, j: int) -> FlatFile:
+    def counts(self, j: int) -> Column:
         """Return the number of values of each row of a multi-valued column."""
-        return self._file(f"{j}.counts", np.int32)
+        return self._parsed(_counts(j))
 
     def ids(self, j: int) -> FlatFile:
         """Return the ids of the ``j``-th categorical column."""
@@ -82,7 +87,7 @@ class Staging:
         """Return the path of a category's vocabulary."""
         return self.folder / f"{j}.vocabulary.{'npz' if self.layout.has_schema else 'npy'}"
 
-    def encoded_files(self) -> list[FlatFile]:
+    def encoded_files(self) -> list[Column]:
         """Return the files of encoded columns: labels, dense, ids, counts."""
         return [
             self.labels(),
@@ -96,9 +101,13 @@ class Staging:
         columns = self.layout.categorical
         if j == len(columns) or columns[j].bins is None:
             first, *others = self.raw_files(j)
-            first.close()
-            self._spare.append(first.path)
-            _drop(others)
+            if isinstance(first, FlatFile):
+                first.close()
+                self._spare.append(first.path)
+            else:
+                first.remove()
+            for file in others:
+                file.remove()
 
     def drop_spare(self) -> None:
         """Delete the released files that no ids were written to."""
@@ -107,16 +116,36 @@ class Staging:
 
     def drop_encoded(self) -> None:
         """Delete the encoded columns after they were written to the set."""
-        _drop(self.encoded_files())
+        for file in self.encoded_files():
+            file.remove()
 
-    def _file(self, name: str, dtype: type | np.dtype[np.generic]) -> FlatFile:
+    def _type(self, name: str) -> np.dtype[Any]:
+        """Return the type of a parsed column, by the name of its file."""
+        of_numbers = self.layout.dense_type if name.startswith("dense") else self.layout.label_type
+        return np.dtype(_TYPES.get(name.partition(".")[2], of_numbers))
+
+    def _parsed(self, name: str) -> Column:
+        """Return a parsed column of all parts."""
+        if self.parts == 1:
+            return self._file(name, self._type(name))
+        paths = [self.folder / _of_part(name, part) for part in range(self.parts)]
+        return JoinedFiles(paths, self._type(name))
+
+    def _file(self, name: str, dtype: DTypeLike) -> FlatFile:
         return FlatFile(self.folder / name, dtype)
 
 
-def _drop(files: list[FlatFile]) -> None:
-    for file in files:
-        file.close()
-        remove_work_file(file.path)
+def _dense(i: int) -> str:
+    return f"dense{i}"
+
+
+def _counts(j: int) -> str:
+    return f"{j}.counts"
+
+
+def _of_part(name: str, part: int) -> str:
+    """Return the name of a part's file; one process has one part."""
+    return f"{name}@{part}" if part else name
 
 
 def slices(rows: int, size: int, first: int = 0) -> Iterator[tuple[int, int]]:

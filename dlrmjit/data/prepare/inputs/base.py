@@ -73,6 +73,22 @@ class InputFormat(Protocol):
         """Allow reuse of a chunk's memory, after its columns were written."""
 
 
+class FileFormat(InputFormat, Protocol):
+    """Reads files, of which several processes may each read a part."""
+
+    def chunks(self, file: int, offset: int, lines: int, stop: int | None = None) -> Iterator[Any]:
+        """Yield chunks as above; with ``stop``, of input ``file`` alone up to that position."""
+
+    def cuts(self, file: int, count: int) -> list[int]:
+        """Return positions that cut a file into at most ``count`` parts of about the same size.
+
+        None if it cannot be read from the middle, as compressed text.
+        """
+
+    def lines_before(self, file: int, position: int) -> int:
+        """Return the number of lines before a position of a file."""
+
+
 def columns_to_read(schema: Schema, wanted: Wanted) -> tuple[str, ...]:
     """Return the names of the columns to read, without repetition."""
     label = (schema.label,) if wanted.labels else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlrmjit.data.formats.text_blocks import check_rereadable
-from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, InputFormat, Wanted
+from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, FileFormat, Wanted
 from dlrmjit.data.prepare.inputs.criteo import CriteoFormat
 from dlrmjit.data.prepare.inputs.csv import CsvFormat
 from dlrmjit.data.prepare.inputs.parquet import ParquetFormat
@@ -16,7 +16,7 @@ from dlrmjit.errors import ConfigError
 _PARQUET_MAGIC = b"PAR1"
 
 
-def open_inputs(options: PrepareOptions, buffers: int) -> InputFormat:
+def open_inputs(options: PrepareOptions, buffers: int) -> FileFormat:
     """Return a reader of ``options.inputs`` that holds ``buffers`` chunks of text at a time.
 
     Raises ConfigError for inputs of different formats or without a schema, DataError for inputs
@@ -33,7 +33,7 @@ def open_format(
     skip_bad: bool,
     buffers: int,
     wanted: Wanted = FEATURES_AND_LABELS,
-) -> InputFormat:
+) -> FileFormat:
     """Return a reader of ``paths``; see :func:`open_inputs`."""
     parquet = [path for path in paths if is_parquet(path)]
     if parquet and len(parquet) < len(paths):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,41 @@ class ParquetFormat:
         """Return the rows of each file."""
         return self._rows
 
-    def chunks(self, file: int, offset: int, lines: int) -> Iterator[_Rows]:
-        """Yield batches from row ``offset`` of input ``file`` on."""
-        for number in range(file, len(self._paths)):
-            with self._errors(f"{self._paths[number]} cannot be read"):
-                yield from self._chunks_of(number, offset if number == file else 0)
+    def chunks(
+        self, file: int, offset: int, lines: int, stop: int | None = None
+    ) -> Iterator[_Rows]:
+        """Yield batches from row ``offset`` of input ``file`` on.
 
-    def _chunks_of(self, number: int, offset: int) -> Iterator[_Rows]:
-        """Yield batches of one file; row groups that end before ``offset`` are not read."""
+        With ``stop``, only those of that file up to this row, where a row group starts.
+        """
+        for number in range(file, len(self._paths) if stop is None else file + 1):
+            with self._errors(f"{self._paths[number]} cannot be read"):
+                last = self._rows[number] if stop is None else stop
+                yield from self._chunks_of(number, offset if number == file else 0, last)
+
+    def cuts(self, file: int, count: int) -> list[int]:
+        """Return where row groups start that cut a file into parts."""
+        with (
+            self._errors(f"{self._paths[file]} cannot be read"),
+            self._open(self._paths[file]) as opened,
+        ):
+            groups = range(opened.num_row_groups)
+            rows = [opened.metadata.row_group(group).num_rows for group in groups]
+        starts = [0, *accumulate(rows)][:-1]
+        parts = {start * count // max(1, self._rows[file]): start for start in reversed(starts)}
+        return sorted(start for start in parts.values() if start)
+
+    def lines_before(self, file: int, position: int) -> int:
+        """Return the number of rows before row ``position``."""
+        return position
+
+    def _chunks_of(self, number: int, offset: int, stop: int) -> Iterator[_Rows]:
+        """Yield batches of one file; row groups without rows to read are not read."""
         with self._open(self._paths[number]) as file:
             end = 0
             for group in range(file.num_row_groups):
                 start, end = end, end + file.metadata.row_group(group).num_rows
-                if end <= offset:
+                if end <= offset or start >= stop:
                     continue
                 columns = list(self._reader.columns)
                 batches = file.iter_batches(_ROWS, row_groups=[group], columns=columns)

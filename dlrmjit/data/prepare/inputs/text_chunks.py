@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from dlrmjit.data.formats.text_blocks import (
 CHUNK_BYTES = 8 << 20
 """Size of a chunk of text; no line may be longer."""
 _END = 10
+_LINE_BYTES = 1 << 16  # of one read where a line is looked for
 
 
 @dataclass
@@ -107,22 +109,49 @@ class ChunkedText:
         """Allow reuse of the chunk's buffer."""
         self._free.put(chunk.buffer)
 
-    def chunks(self, file: int, offset: int, lines: int) -> Iterator[TextChunk]:
+    def chunks(
+        self, file: int, offset: int, lines: int, stop: int | None = None
+    ) -> Iterator[TextChunk]:
         """Yield all chunks from byte ``offset`` (decompressed) of input ``file`` on.
 
-        ``lines`` lines precede it in that file. Raises DataError for a file that cannot be read,
-        naming the line after which it is damaged.
+        ``lines`` lines precede it in that file. With ``stop``, which is where a line starts, only
+        those of that file up to this byte. Raises DataError for a file that cannot be read, naming
+        the line after which it is damaged.
         """
-        for number in range(file, len(self._paths)):
+        for number in range(file, len(self._paths) if stop is None else file + 1):
             walk = _Walk(number, offset, lines) if number == file else _Walk(number)
             path = self._paths[number]
             with reading(path, lambda: walk.lines):  # noqa: B023 - not used after this iteration
-                yield from self._chunks_of(path, walk)
+                yield from self._chunks_of(path, walk, stop)
 
-    def _chunks_of(self, path: Path, walk: _Walk) -> Iterator[TextChunk]:
+    def cuts(self, file: int, count: int) -> list[int]:
+        """Return where lines start that cut a file into parts; none of compressed text."""
+        path = self._paths[file]
+        with reading(path):
+            if is_compressed(path):
+                return []
+            size, found = path.stat().st_size, set()
+            with open_text(path) as source:
+                for part in range(1, count):
+                    source.seek(max(0, size * part // count - 1))
+                    while (line := source.readline(_LINE_BYTES)) and not line.endswith(b"\n"):
+                        pass
+                    found.add(source.tell())
+        return sorted(found - {size})
+
+    def lines_before(self, file: int, position: int) -> int:
+        """Return the number of lines before byte ``position`` of a file that is not compressed."""
+        lines, path = 0, self._paths[file]
+        with reading(path), open_text(path) as source:
+            while block := source.read(min(position, self._size)):
+                lines, position = lines + block.count(b"\n"), position - len(block)
+        return lines
+
+    def _chunks_of(self, path: Path, walk: _Walk, stop: int | None) -> Iterator[TextChunk]:
         counts = is_compressed(path)
-        with open_text(path) as source:
-            skip_bytes(source, walk.offset)
+        with open_text(path) as whole:
+            skip_bytes(whole, walk.offset)
+            source = whole if stop is None else _limited(whole, stop - walk.offset)
             rest, is_last = b"", False
             while not is_last:
                 buffer = self._free.get()
@@ -159,6 +188,27 @@ class _Walk:
         """Return the chunk of the next ``size`` bytes of the file and advance."""
         start, self.offset = self.offset, self.offset + size
         return TextChunk(self.file, buffer, end, start, self.offset)
+
+
+class _Part(io.RawIOBase):
+    """The next ``left`` bytes of a file."""
+
+    def __init__(self, source: BinaryIO, left: int) -> None:
+        self._source, self._left = source, left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = memoryview(buffer)[: self._left]
+        got: int = self._source.readinto1(part) if part else 0  # type: ignore[attr-defined]
+        self._left = self._left - got if got else 0  # what has ended is not read again
+        return got
+
+
+def _limited(source: BinaryIO, size: int) -> BinaryIO:
+    """Return a reader of the next ``size`` bytes of ``source``."""
+    return io.BufferedReader(_Part(source, size), _LINE_BYTES)
 
 
 def _skip_line(source: BinaryIO, size: int) -> tuple[bytes, int]:

@@ -12,11 +12,12 @@ from dlrmjit_kernels.runtime.splitmix import mix
 from numpy.typing import NDArray
 
 from dlrmjit.data.dense_transform import Edges, columns_with_bins
-from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.column_file import Column
 from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.split import TRAIN, Splitter
+from dlrmjit.data.prepare.team import Team
 from dlrmjit.data.schema import DenseColumn
 
 STAGE = "bins"
@@ -27,7 +28,7 @@ _ALL = np.uint64(2**64 - 1)
 
 
 def find_edges(
-    options: PrepareOptions, staging: Staging, journal: Journal, splitter: Splitter
+    options: PrepareOptions, staging: Staging, journal: Journal, splitter: Splitter, team: Team
 ) -> Edges:
     """Return the ends of the bins of all columns, those in the journal if it has them.
 
@@ -39,18 +40,25 @@ def find_edges(
     if schema is None or noted:
         return noted
     positions = {column.name: i for i, column in enumerate(schema.numbers)}
-    for kind, column in columns_with_bins(schema):
+    binned = list(columns_with_bins(schema))
+
+    def find(number: int) -> list[float]:
+        _, column = binned[number]
         missing = column.missing if isinstance(column, DenseColumn) else None
         with staging.dense(positions[column.name]) as file:
             values = _distinct(_training_values(file, splitter, missing))
-        noted.setdefault(kind, {})[column.name] = edges_of(values, column.bins or 1)
+        return edges_of(values, column.bins or 1)
+
+    found = dict(team.map(find, range(len(binned))))
+    for number, (kind, column) in enumerate(binned):
+        noted.setdefault(kind, {})[column.name] = found[number]
     if noted:
         journal.note(STAGE, {"edges": noted}, now=True)
     return noted
 
 
 def _training_values(
-    file: FlatFile, splitter: Splitter, missing: float | None
+    file: Column, splitter: Splitter, missing: float | None
 ) -> Iterator[NDArray[np.float64]]:
     """Yield the values of training rows by slice, with missing ones replaced or left out."""
     part = np.empty(_SLICE, np.float64)

@@ -21,8 +21,8 @@ from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.files.vocabularies import VocabularyFullError
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
-from dlrmjit.data.prepare.ordered_map import ordered_map
 from dlrmjit.data.prepare.stages.split import TRAIN, Splitter
+from dlrmjit.data.prepare.team import Team
 from dlrmjit.data.schema import CategoricalColumn
 from dlrmjit.errors import MemoryLimitError
 
@@ -80,6 +80,7 @@ def encode_columns(
     splitter: Splitter,
     edges: Edges,
     memory: int,
+    team: Team,
     progress: Callable[[int], None],
 ) -> list[int]:
     """Encode all columns, resuming from the journal; return the rows of each column's table.
@@ -102,19 +103,20 @@ def encode_columns(
 
     def run(columns: list[int], workers: int) -> list[int]:
         too_big = []
-        results = ordered_map(work(memory // workers), columns, workers, ahead=0)
-        for column, table_rows in zip(columns, results, strict=True):
+        for column, table_rows in team.map(work(memory // workers), columns, workers):
             if table_rows is None:
                 too_big.append(column)
                 continue
             done[column] = table_rows
             journal.note(STAGE, {str(c): n for c, n in done.items()}, now=True)
-            staging.drop_raw(column)
+            if team.rank == 0:  # which has noted that they are not needed
+                staging.drop_raw(column)
             progress(len(done))
-        return too_big
+        return sorted(too_big)
 
-    for column in done:  # by a run that was interrupted
-        staging.drop_raw(column)
+    if team.rank == 0:
+        for column in done:  # by a run that was interrupted
+            staging.drop_raw(column)
     left = run([c for c in range(tables) if c not in done], options.workers)
     left = run(left, 1)
     staging.drop_spare()

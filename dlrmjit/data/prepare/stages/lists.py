@@ -20,6 +20,7 @@ from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.record_reader import buckets_of
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+from dlrmjit.data.prepare.team import Team, first_of
 from dlrmjit.errors import DataError, MemoryLimitError
 
 STAGE = "lists"
@@ -32,6 +33,7 @@ def make_splitter(
     journal: Journal,
     file_rows: Sequence[int],
     memory: int,
+    team: Team,
 ) -> Splitter:
     """Return what assigns rows to splits; it cuts no list.
 
@@ -41,9 +43,9 @@ def make_splitter(
     if staging.layout.lists < 0:
         return Splitter(options, file_rows)
     if not journal.stage(STAGE):
-        _number_lists(options, staging, memory)
+        first_of(team, lambda: _number_lists(options, staging, memory))
         journal.note(STAGE, {"is_done": True}, now=True)
-        if staging.layout.has_list_column:
+        if staging.layout.has_list_column and team.rank == 0:
             staging.drop_raw(staging.layout.lists)
     return ListSplitter(options, file_rows, staging)
 

@@ -13,7 +13,7 @@ from dlrmjit_kernels.data.records import pack_records
 from numpy.typing import NDArray
 
 from dlrmjit.data.dense_transform import NumberRules, transform_columns
-from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.column_file import Column
 from dlrmjit.data.prepare.files.records import Records, RecordShape
 from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.options import PrepareOptions
@@ -96,10 +96,10 @@ class RecordReader:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def ranges(self, first: int) -> Iterator[_RowRange]:
-        """Yield ranges of rows to read, from row ``first`` on."""
+    def ranges(self, first: int, last: int) -> Iterator[_RowRange]:
+        """Yield ranges of rows to read, from row ``first`` to ``last``."""
         firsts = [total(counts, 0, first) for counts in self._counts]
-        for start, end in slices(self.rows, self._read_rows, first):
+        for start, end in slices(last, self._read_rows, first):
             counts = np.empty((len(self._counts), end - start), np.int32)
             for file, row in zip(self._counts, counts, strict=True):
                 file.read(start, row)
@@ -147,7 +147,7 @@ class RecordReader:
         weights = [self._read_weights(file, span) for file in self._weights]
         return np.concatenate([transformed, *weights]).view(np.int32)
 
-    def _read_weights(self, file: FlatFile, span: _RowRange) -> NDArray[np.float32]:
+    def _read_weights(self, file: Column, span: _RowRange) -> NDArray[np.float32]:
         """Return the weights (1, n) of rows. Raises DataError for the first that cannot be one."""
         weights = np.empty(span.end - span.start, np.float64)
         file.read(span.start, weights)
@@ -192,7 +192,7 @@ def buckets_of(
     return np.asarray(buckets, dtype)  # fewer bits sort faster
 
 
-def total(file: FlatFile, start: int, end: int) -> int:
+def total(file: Column, start: int, end: int) -> int:
     """Return the sum of an int32 column's elements ``start`` to ``end``."""
     part, result = np.empty(READ_ROWS, np.int32), 0
     for first, last in slices(end, READ_ROWS, start):

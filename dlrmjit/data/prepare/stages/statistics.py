@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit.data.dense_transform import Edges, NumberRules
-from dlrmjit.data.prepare.files.column_file import FlatFile
+from dlrmjit.data.prepare.files.column_file import Column
 from dlrmjit.data.prepare.files.split_files import SplitShape
 from dlrmjit.data.prepare.files.staging import Staging, slices
 from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.split import SPLITS, TRAIN, Splitter
+from dlrmjit.data.prepare.team import Team
 from dlrmjit.data.schema import DenseColumn
 
 STAGE = "measure"  # in the journal; a resumed run may have been started by an older version
@@ -34,21 +35,23 @@ class Statistics:
         journal: Journal,
         splitter: Splitter,
         edges: Edges,
+        team: Team,
     ) -> None:
         self._layout, self._counts = staging.layout, splitter.counts()
         self._lists = splitter.list_counts()
         noted = journal.stage(STAGE)
         if not noted:
             dense = options.schema.dense if options.schema else ()
+            standardised = [i for i, c in enumerate(dense) if c.transform == "standardise"]
+            moments = team.map(
+                lambda i: _moments(staging.dense(i), dense[i], splitter), standardised
+            )
+            bags = team.map(
+                lambda j: _bag_totals(staging.counts(j), splitter), staging.layout.multi
+            )
             noted = {
-                "moments": {
-                    column.name: _moments(staging.dense(i), column, splitter)
-                    for i, column in enumerate(dense)
-                    if column.transform == "standardise"
-                },
-                "bags": {
-                    str(j): _bag_totals(staging.counts(j), splitter) for j in staging.layout.multi
-                },
+                "moments": {dense[i].name: found for i, found in sorted(moments)},
+                "bags": {str(j): found for j, found in sorted(bags)},
             }
             journal.note(STAGE, noted, now=True)
         self.rules = NumberRules(noted["moments"], edges)
@@ -71,7 +74,7 @@ class Statistics:
         }
 
 
-def _moments(file: FlatFile, column: DenseColumn, splitter: Splitter) -> list[float]:
+def _moments(file: Column, column: DenseColumn, splitter: Splitter) -> list[float]:
     """Return mean and deviation of all values that are not missing; 0 and 1 if there are none.
 
     Slices do not depend on workers or memory, so neither does the rounding of the sums.
@@ -90,7 +93,7 @@ def _moments(file: FlatFile, column: DenseColumn, splitter: Splitter) -> list[fl
 
 
 def _training_values(
-    file: FlatFile, column: DenseColumn, splitter: Splitter
+    file: Column, column: DenseColumn, splitter: Splitter
 ) -> Iterator[NDArray[np.float64]]:
     """Yield the values of training rows by slice, with missing ones replaced or left out."""
     part = np.empty(_SLICE, np.float64)
@@ -105,7 +108,7 @@ def _training_values(
             yield np.where(missing, column.missing, values)
 
 
-def _bag_totals(file: FlatFile, splitter: Splitter) -> list[int]:
+def _bag_totals(file: Column, splitter: Splitter) -> list[int]:
     """Return the number of ids of a multi-valued column in each split."""
     totals: NDArray[Any] = np.zeros(len(SPLITS), np.int64)
     part = np.empty(_SLICE, np.int32)

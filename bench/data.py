@@ -5,7 +5,8 @@ read afterwards, and against the reference's ``data_utils.py`` if ``--reference 
 checkout. ``--only polars`` alternates it with polars, which merely parses the same text in another
 process on as many threads. ``--only resume`` prepares it again, killed at three random moments and
 resumed, and compares every file. ``--only gzip`` reads batches from compressed text: all of them,
-and what decompressing alone takes. ``--folder DIR`` stores the text for later runs. Training reads
+and what decompressing alone takes; then it trains on them, alternated with the same batches in
+memory. ``--folder DIR`` stores the text for later runs. Training reads
 batches from a set on disk, alternated with the same batches in memory. ``--only evaluate`` reads,
 predicts and ranks a whole set, alternated with the forward pass of its batches in memory. Ranking
 is timed against scikit-learn.
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from bench.support.harness import (
     prepare,
     run_program,
 )
+from dlrmjit.architecture.dynamic_ids import DynamicIds
 from dlrmjit.config.presets import preset
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset
@@ -263,6 +266,29 @@ def _read_gzip(report: Report, folder: Path, text: Path, rows: int) -> None:
     times = alternate({"read": read, "decompress": decompress}, budget=10.0)
     row = _row("gzip", {"rows": rows}, times["read"].median, rows_per_s=rows / times["read"].median)
     row["gunzip_rows_per_s"] = rows / times["decompress"].median
+    _add(report, row)
+    _train_on_gzip(report, source_of_batches)
+
+
+def _train_on_gzip(report: Report, source: StreamSource) -> None:
+    """Time the training of ``kaggle`` from compressed text, and from its batches in memory."""
+    table_rows = source.table_rows
+    dynamic = DynamicIds(tuple(range(len(table_rows))))
+    config = replace(preset("kaggle").model, table_rows=table_rows, dynamic=dynamic)
+    step = TrainingStep(DLRM(config, rng=np.random.RandomState(1)))
+    in_memory = list(source.batches())
+    _train(step, in_memory)  # so that all ids have rows
+    times = alternate(
+        {
+            "gzip": lambda: _train(step, source.batches()),
+            "memory": lambda: _train(step, in_memory),
+        },
+        budget=40.0,
+        most=30,
+    )
+    rows, row = source.num_samples, _row("train on gzip", {"N": _BATCH}, times["gzip"].median)
+    row["rows_per_s"] = rows / times["gzip"].median
+    row["of_memory_rate"] = times["memory"].ratio(times["gzip"])
     _add(report, row)
 
 

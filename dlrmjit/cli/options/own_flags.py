@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import get_args
 
-from dlrmjit.cli.options.domain import BELOW_ONE, POSITIVE, PROPER_FRACTION, at_least, between
+from dlrmjit.cli.options.domain import BELOW_ONE, PROPER_FRACTION, at_least, between
 from dlrmjit.cli.options.flag import Effect, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import PLANS, dashed_ints, interval, named_rates, switch
+from dlrmjit.cli.options.prepare_flags import COMM_TIMEOUT
 from dlrmjit.config.list_loss import LIST_LOSSES
 from dlrmjit.config.optimizer import OPTIMIZERS as RULES
 from dlrmjit.config.presets import PRESETS
@@ -21,15 +22,6 @@ def _optimizers_with(constant: str) -> str:
     names = [name for name, rule in RULES.items() if constant in {f.name for f in fields(rule)}]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
-
-COMM_TIMEOUT = Flag(
-    "comm-timeout",
-    float,
-    None,
-    "seconds after which a rank that waits for the others reports who waits for which operation "
-    "and ends all (default: DLRMJIT_COMM_TIMEOUT, else 600)",
-    domain=POSITIVE,
-)
 
 OWN = FlagGroup(
     "dlrmjit",

@@ -1,14 +1,22 @@
-"""Flags of the command ``prepare``."""
+"""Flags of the command ``prepare``, and the one that it shares with ``train``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dlrmjit.cli.options.domain import PROBABILITY, at_least
+from dlrmjit.cli.options.domain import POSITIVE, PROBABILITY, at_least
 from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import switch
-from dlrmjit.cli.options.own_flags import COMM_TIMEOUT
 from dlrmjit.launchers import launched
+
+COMM_TIMEOUT = Flag(
+    "comm-timeout",
+    float,
+    None,
+    "seconds after which a rank that waits for the others reports who waits for which operation "
+    "and ends all (default: DLRMJIT_COMM_TIMEOUT, else 600)",
+    domain=POSITIVE,
+)
 
 FILES = FlagGroup(
     "files",

@@ -3,7 +3,9 @@
 ``load`` starts a server per engine and sends MLPerf's mix at several rates; saturation is what as
 many processes score without a server. The engine ``one-query`` is ours without joining or
 splitting: a batch is a query (``--engines dlrmjit,one-query --config rmc1``). The CPU time of every
-process is counted per query, the client's own included, for it shares the CPUs. ``judge`` lets
+process is counted per query, the client's own included, for it shares the CPUs. ``rates`` finds
+the highest rate of each engine whose p99 is within ``--p99``, and ``joining`` what a row costs in
+batches of several sizes, without a server: all that joining queries can gain. ``judge`` lets
 MLPerf's own load generator send its Server scenario (pip install mlcommons-loadgen). ``burst`` asks
 a live server twice as much for 5 s. ``overhead`` sends queries one by one and subtracts what
 workers computed. ``day`` simulates a day with two peaks and a burst; ``static`` compares
@@ -30,6 +32,7 @@ from bench.serve.latency import latencies
 from bench.serve.peers import ENGINES
 from bench.serve.processes import cpu_seconds, server, workers_rate
 from bench.serve.queries import MLPERF_SIZES, config_of, lookups_of
+from bench.serve.rates import highest_rate, joining
 from bench.support.harness import has_peer, options, run_program
 
 _MEAN = sum(MLPERF_SIZES) / len(MLPERF_SIZES)
@@ -52,7 +55,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(given.model or f"{folder}/model")
-        if {"load", "overhead", "burst", "judge", "save"} & set(given.parts) and not path.exists():
+        if _OF_A_SERVER & set(given.parts) and not path.exists():
             dlrmjit.save(
                 dlrmjit.DLRM(config_of(given.config, given.max_rows), init="counter"), path
             )
@@ -90,6 +93,27 @@ def _load(given: Any, path: Path) -> Iterator[dict[str, Any]]:
                 }
                 if answers.p99 > 4 * given.p99:
                     break
+
+
+def _rates(given: Any, path: Path) -> Iterator[dict[str, Any]]:
+    config = config_of(given.config, given.max_rows)
+    workers, lookups = given.threads or 2, lookups_of(given.config)
+    asked = load.mix(config, lookups=lookups)
+    saturation = workers_rate(path, config, workers, given.batch, lookups) / _MEAN
+    for engine in given.engines.split(","):
+        with server(path, engine, workers, given.batch) as found:
+
+            def p99_at(rate: float, port: int = found.port) -> float:
+                return asyncio.run(load.run(port, asked, [(rate, given.seconds)], 2)).p99
+
+            p99_at(saturation / 4)  # the first queries are slower
+            rate = highest_rate(p99_at, given.p99, saturation)
+            line = {"engine": engine, "p99_bound_ms": given.p99, "rate": rate}
+            yield {**line, "of_saturation": rate / saturation}
+
+
+def _joining(given: Any, path: Path) -> Iterator[dict[str, Any]]:
+    yield from joining(given.config, given.max_rows, given.seconds)
 
 
 def _judge(given: Any, path: Path) -> Iterator[dict[str, Any]]:
@@ -156,8 +180,11 @@ def _nothing(given: Any, path: Path) -> Iterator[dict[str, Any]]:
     yield from ()
 
 
+_OF_A_SERVER = {"load", "overhead", "burst", "judge", "rates", "save"}
 _PARTS = {
     "load": _load,
+    "rates": _rates,
+    "joining": _joining,
     "judge": _judge,
     "burst": _burst,
     "overhead": _overhead,

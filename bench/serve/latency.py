@@ -1,8 +1,11 @@
-"""The fixed cost of a call: ``predict_proba`` of few samples, against torch and ONNX Runtime."""
+"""The fixed cost of a call: ``predict_proba`` of few samples, against torch and ONNX Runtime.
+
+The time of its kernels alone says what no change of the Python around them can go below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +18,7 @@ from bench.serve.queries import config_of
 from bench.support.harness import alternate, has_compiler, has_peer, prepare
 from dlrmjit.config.model import ModelConfig
 from dlrmjit.data.batch import Batch
+from dlrmjit.model.graph import Graph
 from dlrmjit.perf.roofline import Ceilings, step_work
 
 _SAMPLES = (1, 16, 128, 1024, 8192)
@@ -35,18 +39,38 @@ def latencies(
         dense = rng.random((n, config.dense_features)).astype(np.float32)
         batch = Batch(dense, ids, [np.arange(n)] * len(ids))
         calls: dict[str, Callable[[], Any]] = {"ours": partial(model.predict_proba, batch)}
+        calls["kernels"] = kernels_of(model, batch)
         for name, peer in peers.items():
             calls[name] = peer(batch)
             np.testing.assert_allclose(calls[name](), calls["ours"](), atol=2e-6)
         found = alternate(calls, seconds)
-        ours = found.pop("ours")
+        ours, kernels = found.pop("ours"), found.pop("kernels")
         yield {
             "samples": n,
             "ours_us": 1e6 * ours.best,
+            "kernels_us": 1e6 * kernels.best,
             "of_roofline": forward_bound(config, n, ceilings) / ours.best,
             **{f"{name}_us": 1e6 * samples.best for name, samples in found.items()},
             **{f"{name}_ratio": samples.ratio(ours) for name, samples in found.items()},
         }
+
+
+def kernels_of(model: Any, batch: Batch) -> Callable[[], None]:
+    """Return what makes the calls of a recorded forward pass, without checks and the tape."""
+    graph = Graph(model, batch.n)
+    graph.load(batch)
+    graph.tape.forward()
+    calls: list[Callable[[], Any]] = []
+    for step in graph.tape.steps:
+        bound = step.rule.bind(step)
+        calls += [partial(step.rule.forward, step)] if bound is None else bound.calls
+    return partial(_make, model.backend.joiner.join(calls), graph)
+
+
+def _make(calls: Sequence[Callable[[], Any]], owner: Graph) -> None:
+    """Make calls on the buffers of ``owner``, which must live."""
+    for call in calls:
+        call()
 
 
 def forward_bound(config: ModelConfig, n: int, ceilings: Ceilings) -> float:

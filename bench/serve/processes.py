@@ -87,9 +87,14 @@ def _prepare(ready: Any, path: str, config: ModelConfig, rows: int, lookups: int
 
     set_threads(1)
     rng = np.random.default_rng(os.getpid())
-    dense = rng.random((rows, config.dense_features)).astype(np.float32)
-    batches = [Rows(dense, _bags(rng, config.table_rows, rows, lookups)) for _ in range(8)]
+    batches = [random_rows(rng, config, rows, lookups) for _ in range(8)]
     _PREPARED.update(ready=ready, engine=Engine(dlrmjit.load(path), rows), batches=batches)
+
+
+def random_rows(rng: np.random.Generator, config: ModelConfig, rows: int, lookups: int) -> Rows:
+    """Return rows to score, with so many random ids a bag."""
+    dense = rng.random((rows, config.dense_features)).astype(np.float32)
+    return Rows(dense, _bags(rng, config.table_rows, rows, lookups))
 
 
 def _bags(rng: np.random.Generator, table_rows: Sequence[int], rows: int, lookups: int) -> Bags:

@@ -7,6 +7,7 @@ pytest.importorskip("safetensors")
 from bench.serve.burst import felt_for
 from bench.serve.judge import verdict
 from bench.serve.load import arrivals
+from bench.serve.rates import highest_rate
 
 SUMMARY = """
 Scheduled samples per second : 214.42
@@ -44,3 +45,10 @@ def test_the_verdict_has_milliseconds_and_rates():
         "is_valid": False,
         **dict.fromkeys(("scheduled_per_s", "completed_per_s", "p50_ms", "p99_ms")),
     }
+
+
+def test_the_highest_rate_is_found_within_a_64th_of_the_range():
+    for limit in (10.0, 100.0, 333.0):
+        found = highest_rate(lambda rate, limit=limit: 50 if rate <= limit else np.inf, 60, 400)
+        assert limit - 400 / 64 <= found <= limit
+    assert highest_rate(lambda rate: 61, 60, 400) == 0

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dlrmjit_kernels.runtime.affinity import pin_threads
+from dlrmjit_kernels.runtime.threads import reset_affinity
 from numpy.typing import NDArray
 
 from bench.support import criteo_text
@@ -91,6 +93,7 @@ def main() -> None:
     cpus = os.sched_getaffinity(0)
     report = Report(describe_machine(prepare(given.threads), {}))
     os.sched_setaffinity(0, cpus)  # OpenMP has bound this thread to one CPU, which others inherit
+    del os.environ["OMP_PROC_BIND"]  # commands pin their threads themselves
     rows = given.rows or (200_000 if given.quick else 20_000_000)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         if given.only in _WITH_TEXT:
@@ -231,6 +234,7 @@ def _evaluate(report: Report, folder: Path, name: str, batches: int) -> None:
     model.initialise(np.random.RandomState(1))
     in_memory = list(Loader(PreparedSet(folder).dataset("test"), _BATCH).batches())
     threads = report.machine["threads"]
+    pin_threads()  # as commands do
 
     def whole() -> None:
         rows = EncodedRows(PreparedSet(folder).dataset("test"), [])
@@ -243,6 +247,7 @@ def _evaluate(report: Report, folder: Path, name: str, batches: int) -> None:
             model.predict_proba(batch)
 
     times = alternate({"whole": whole, "forward": forward}, budget=20.0, most=30)
+    reset_affinity()
     row = _row(f"evaluate {name}", {"N": _BATCH, "batches": batches}, times["whole"].median)
     row["of_forward_rate"] = times["forward"].ratio(times["whole"])
     _add(report, row)

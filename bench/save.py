@@ -135,8 +135,6 @@ def measure(options: Any) -> tuple[Times, float, list[float], float]:
 
 def main() -> None:
     """Measure and report."""
-    from dlrmjit_kernels.runtime.threads import allowed_cpus, set_allowed_cpus
-
     from dlrmjit.config.interval import Interval
     from dlrmjit.training.checkpointer import lead_of
 
@@ -149,7 +147,6 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=6.0, help="seconds between two saves")
     parser.add_argument("--dir", default=None, help="folder to save in (default: for temporary)")
     options = parser.parse_args()
-    set_allowed_cpus(allowed_cpus())  # as training does: OpenMP binds its threads to one each
     threads = harness.prepare(options.threads)
     times, step, lost, durable = measure(options)
     pause, cost = statistics.median(times.pauses[1:]), statistics.median(lost)

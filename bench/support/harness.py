@@ -91,8 +91,14 @@ def prepare(threads: int | None) -> int:
     OpenMP threads, ours and theirs, are bound to processors: two on one processor would be timed
     as a slow kernel.
     """
-    from dlrmjit_kernels.runtime.threads import available_cpus, set_threads
+    from dlrmjit_kernels.runtime.threads import (
+        allowed_cpus,
+        available_cpus,
+        set_allowed_cpus,
+        set_threads,
+    )
 
+    set_allowed_cpus(allowed_cpus())  # before OpenMP binds this thread to one of them
     os.environ.setdefault("OMP_PROC_BIND", "true")
     count = threads or available_cpus()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -52,7 +52,10 @@ def score_chunks(
     def score(batch: _Batch) -> tuple[_Batch, NDArray[np.float32]]:
         return batch, model.predict_proba(batch.read())
 
-    found = map(score, batches) if workers == 1 else ordered_map(score, batches, workers)
+    if workers == 1:
+        found: Iterator[tuple[_Batch, NDArray[np.float32]]] = map(score, batches)
+    else:
+        found = ordered_map(score, batches, workers, pinned=True)
     scores: list[NDArray[np.float32]] = []
     for batch, scores_of_batch in found:
         scores.append(scores_of_batch)

@@ -46,9 +46,12 @@ def pin_threads() -> bool:
     They may not if ``DLRMJIT_PIN`` is ``0``, or if OpenMP binds the threads, by
     ``OMP_PROC_BIND`` or ``GOMP_CPU_AFFINITY``.
     """
-    others = ("OMP_PROC_BIND", "GOMP_CPU_AFFINITY")
-    bound = any(os.environ.get(name) for name in others)
-    return os.environ.get("DLRMJIT_PIN", "1") != "0" and not bound
+    return os.environ.get("DLRMJIT_PIN", "1") != "0" and not binds_openmp()
+
+
+def binds_openmp() -> bool:
+    """Return whether the environment says how OpenMP binds threads to CPUs."""
+    return any(os.environ.get(name) for name in ("OMP_PROC_BIND", "GOMP_CPU_AFFINITY"))
 
 
 def reserve_threads(count: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,8 @@ def pin_threads() -> bool:
     the system has no such call. Call it again after
     :func:`~dlrmjit_kernels.runtime.threads.set_threads`.
     """
-    count = threads.get_threads()
     cpus = threads.allowed_cpus()
-    if not knobs.pin_threads() or len(cpus) != count or threads.available_cpus() != count:
+    if not _may_pin(threads.get_threads(), cpus):
         return False
     try:
         setter = _address("sched_setaffinity")
@@ -45,6 +45,22 @@ def pin_threads() -> bool:
     masks = _masks(cores_first(cpus))
     _pin_all(setter, masks)
     return True
+
+
+def pin_worker(number: int, workers: int) -> None:
+    """Pin the calling thread, ``number`` of so many that compute on one thread each, to one CPU.
+
+    It is not pinned where :func:`pin_threads` would pin no threads, of which there are as many.
+    """
+    cpus = threads.allowed_cpus()
+    if _may_pin(workers, cpus):
+        with suppress(AttributeError, OSError):
+            os.sched_setaffinity(0, {cores_first(cpus)[number]})
+
+
+def _may_pin(count: int, cpus: frozenset[int]) -> bool:
+    """Return whether there are as many threads as CPUs, and nothing else binds them."""
+    return knobs.pin_threads() and len(cpus) == count == threads.available_cpus()
 
 
 def _address(name: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numba
 
+from dlrmjit_kernels import knobs
 from dlrmjit_kernels.errors import ThreadError
 from dlrmjit_kernels.runtime import thread_pool
 from dlrmjit_kernels.runtime.cgroups import control_groups
@@ -30,6 +31,10 @@ def set_allowed_cpus(cpus: frozenset[int]) -> None:
     """Record the CPUs of the process before its threads are pinned to some of them."""
     global _allowed
     _allowed = cpus
+
+
+if knobs.binds_openmp():  # to one CPU each, this thread included, once its threads start
+    set_allowed_cpus(allowed_cpus())
 
 
 def reset_affinity() -> None:

@@ -3,8 +3,9 @@
 Operations of layers are forward (with bias and ReLU fused), backward by data and backward by
 weights (with the bias gradient). The peak is measured along with every operation, because a
 processor's clock varies. ``--precision bf16`` compares Split-BF16 weights, of which layers read
-the high 16 bits, with our own float32. A single operation leaves ``torch.compile`` nothing to fuse,
-so it is a peer of whole networks only.
+the high 16 bits, with our own float32, and with ``operands``: rounding and transposing what the
+product reads, without the product; the peak is that of BF16 where the processor multiplies it. A
+single operation leaves ``torch.compile`` nothing to fuse, so it is a peer of whole networks only.
 
     python -m bench.gemm [--json FILE] [--threads T] [--quick] [--groups G,G,...] [--batch N,N,...]
         [--precision fp32|bf16] [--plot PNG]
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlrmjit_kernels.machine_peaks import multiply_adds
+from dlrmjit_kernels.runtime.target import current_target
 
 from bench import roofline
 from bench.support import gemm_cases, harness, plots
@@ -47,9 +49,10 @@ def _torch(threads: int) -> Any:
 class Bench:
     """Measures cases one by one into a report, each with the peak at the time."""
 
-    def __init__(self, report: harness.Report, budget: float) -> None:
+    def __init__(self, report: harness.Report, budget: float, pairs: bool = False) -> None:
         self.report, self.budget = report, budget
-        self.peak, self.peak_gflop = multiply_adds(report.machine["threads"])
+        chains = current_target().registers - 6 if pairs else 12  # pairs take more cycles
+        self.peak, self.peak_gflop = multiply_adds(report.machine["threads"], chains, pairs)
 
     def measure(self, op: str, group: str, shape: dict[str, int], gflop: float, case: Case) -> None:
         """Time a checked case, its peers and the peak alternately."""
@@ -150,7 +153,8 @@ def main() -> None:
     torch = _torch(threads)
     found = roofline.ceilings(threads, 0.3 if options.quick else 1.0)
     report = harness.Report(harness.describe_machine(threads, found))
-    run(Bench(report, _BUDGETS[options.quick]), gemm_cases.Peers(torch), options)
+    pairs = options.precision == "bf16" and current_target().bf16
+    run(Bench(report, _BUDGETS[options.quick], pairs), gemm_cases.Peers(torch), options)
     report.write(options.json)
     if options.plot:
         plots.roofline(report.machine, report.rows, options.plot)

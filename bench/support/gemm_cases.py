@@ -1,27 +1,36 @@
 """The cases of ``bench.gemm``: groups of shapes, each with our action, the peers', a check.
 
-Peers do the bare products: ``F.linear`` with bias, and ``torch.mm`` or ``np.matmul`` into arrays
-that exist.
+Ours are bound to their operands, as in a network. Peers do the bare products: ``F.linear`` with
+bias, and ``torch.mm`` or ``np.matmul`` into arrays that exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from dlrmjit_kernels.layers.fully_connected import fc_backward_data, fc_backward_weights, fc_forward
+from dlrmjit_kernels.codegen.activations import Activation
+from dlrmjit_kernels.layers import bf16_gemm
+from dlrmjit_kernels.layers.fully_connected import (
+    bind_backward_data,
+    bind_backward_weights,
+    bind_forward,
+)
 from dlrmjit_kernels.matmul.gemm import gemm
+from dlrmjit_kernels.matmul.plan import Finish
 from dlrmjit_kernels.matrix.matrix import Floats, Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
+from dlrmjit_kernels.runtime.buffers import aligned_empty
 from dlrmjit_kernels.runtime.target import current_target
 
 from bench.support import harness
 from dlrmjit.config.presets import PRESETS
 
 OPERATIONS = ("forward", "backward_data", "backward_weights")
-MODELS = ("small", "mlperf", "large")
+MODELS = ("small", "mlperf", "large", "kaggle")
 LAYER_GROUPS = ("squares", *MODELS, "narrow")
 GEMM_GROUPS = ("rowmajor", "param")
 GROUPS = LAYER_GROUPS + GEMM_GROUPS
@@ -157,7 +166,7 @@ def _forward(x: Floats, w: Floats, peers: Peers) -> Case:
         return _bind(torch.nn.functional.linear, *(torch.from_numpy(a) for a in (x, wt, bias)))
 
     return Case(
-        _bind(fc_forward, *mine, "relu"),
+        _bound(bind_forward, *mine, "relu"),
         peers.actions(_bind(np.matmul, x, wt.T, y), in_torch),
         mine[3].to_numpy,
         lambda: np.maximum(x @ w + bias, 0),
@@ -172,7 +181,7 @@ def _backward_data(dz: Floats, w: Floats, peers: Peers) -> Case:
         return _bind(torch.mm, torch.from_numpy(dz), torch.from_numpy(wt), out=_like(torch, dx))
 
     return Case(
-        _bind(fc_backward_data, *mine),
+        _bound(bind_backward_data, *mine),
         peers.actions(_bind(np.matmul, dz, wt, dx), in_torch),
         mine[2].to_numpy,
         lambda: dz @ wt,
@@ -187,7 +196,7 @@ def _backward_weights(x: Floats, dz: Floats, peers: Peers) -> Case:
         return _bind(torch.mm, torch.from_numpy(dz).T, torch.from_numpy(x), out=_like(torch, out))
 
     return Case(
-        _bind(fc_backward_weights, _blocked(x), _blocked(dz), dw, db),
+        _bound(bind_backward_weights, _blocked(x), _blocked(dz), dw, db),
         peers.actions(_bind(np.matmul, dz.T, x, out), in_torch),
         dw.to_numpy,
         lambda: x.T @ dz,
@@ -207,25 +216,62 @@ def gemm_case(shape: tuple[int, int, int], peers: Peers) -> Case:
 
 
 def split_case(layer: Layer, op: str) -> Case:
-    """Return an operation on Split-BF16 weights, with the same on float32 ones as its peer."""
+    """Return an operation on Split-BF16 weights, beside float32, and beside its operands alone."""
     n, c, k = layer.N, layer.C, layer.K
     x, w, dz = (_blocked(_random(n, c)), _random(c, k), _blocked(_random(n, k)))
     split, floats, bias = SplitWeights(c, k).assign(w), _panels(w), np.ones(k, np.float32)
     y, dx, dw = _blocked(_zeros(n, k)), _blocked(_zeros(n, c)), _panels(_zeros(c, k))
     rounded = current_target().bf16
-    actions: dict[str, tuple[Matrix, Callable[..., object], tuple[Any, ...], tuple[Any, ...]]] = {
-        "forward": (y, fc_forward, (x, split, bias, y, "relu"), (x, floats, bias, y, "relu")),
-        "backward_data": (dx, fc_backward_data, (dz, split, dx, None), (dz, floats, dx)),
-        "backward_weights": (dw, fc_backward_weights, (x, dz, dw, bias), (x, dz, dw, bias)),
+    actions: dict[
+        str, tuple[Matrix, Callable[..., harness.Action], tuple[Any, ...], tuple[Any, ...]]
+    ] = {
+        "forward": (y, bind_forward, (x, split, bias, y, "relu"), (x, floats, bias, y, "relu")),
+        "backward_data": (dx, bind_backward_data, (dz, split, dx, None), (dz, floats, dx)),
+        "backward_weights": (dw, bind_backward_weights, (x, dz, dw, bias), (x, dz, dw, bias)),
     }
     result, function, ours, theirs = actions[op]
-    in_bf16, in_fp32 = _bind(function, *ours, rounded), _bind(function, *theirs)
+    in_bf16, in_fp32 = _bound(function, *ours, rounded), _bound(function, *theirs)
     in_fp32()
     expected = result.to_numpy()
     in_bf16()
     allowed = 2.0**-7 * np.abs(expected).max()  # two roundings to eight bits, of random sign
     np.testing.assert_allclose(result.to_numpy(), expected, rtol=0, atol=allowed)
-    return Case(in_bf16, {"fp32": in_fp32}, result.to_numpy, result.to_numpy)
+    peers: dict[str, harness.Action] = {"fp32": in_fp32}
+    if rounded:
+        peers["operands"] = _operands(op, x, split, dz, y, dx, dw)
+    return Case(in_bf16, peers, result.to_numpy, result.to_numpy)
+
+
+def _operands(
+    op: str, x: Matrix, w: SplitWeights, dz: Matrix, y: Matrix, dx: Matrix, dw: Matrix
+) -> harness.Action:
+    """Return what rounds and transposes the operands of a product on pairs, and no more."""
+    target, at = current_target(), w.float_layout
+    if op == "forward":
+        product = bf16_gemm.forward(x.layout, at, y.layout, Finish(), True, target)
+        sources: tuple[Any, Any] = x.address, w
+    elif op == "backward_data":
+        last = Activation.NONE
+        layouts = dz.layout, at, dx.layout, None
+        product = bf16_gemm.backward_data(*layouts, Finish(), last, True, target)
+        sources = dz.address, w
+    else:
+        product = bf16_gemm.backward_weights(x.layout, dz.layout, dw.layout, True, target)
+        sources = x.address, dz.address
+    made = product and [product.a, product.b]
+    copies = [
+        (copy, source, aligned_empty(copy.layout.span))
+        for copy, source in zip(made or (), sources, strict=False)
+        if copy is not None
+    ]
+
+    return partial(_write, copies, (x, dz))
+
+
+def _write(copies: Sequence[tuple[Any, Any, Floats]], sources: tuple[Matrix, ...]) -> None:
+    """Write copies; the matrices that they are made of must live as long."""
+    for copy, source, memory in copies:
+        copy.write(source, memory.ctypes.data)
 
 
 def _like(torch: Any, array: Floats) -> Any:
@@ -235,3 +281,12 @@ def _like(torch: Any, array: Floats) -> Any:
 
 def _bind(function: Callable[..., object], *arguments: Any, **named: Any) -> harness.Action:
     return lambda: function(*arguments, **named)
+
+
+def _bound(bind: Callable[..., harness.Action], *operands: Any) -> harness.Action:
+    """Return the call that ``bind`` makes, with its operands, which must live as long."""
+    return partial(_call, bind(*operands), operands)
+
+
+def _call(call: harness.Action, operands: tuple[Any, ...]) -> None:
+    call()

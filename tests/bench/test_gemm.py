@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from dlrmjit_kernels.layers import bf16_gemm
+from dlrmjit_kernels.runtime.target import current_target
 
 from bench import gemm
 from bench.support import gemm_cases, harness
@@ -83,3 +85,14 @@ def test_all_layers_of_a_model_are_summed_as_often_as_they_occur():
     assert (row["best_s"], row["gflops"]) == (5.0, 12.0 / 5.0)
     assert np.isclose(row["of_ceiling"], (4.0 / 10 + 2 * 4.0 / 5) / 5)
     assert np.isclose(row["peers"]["peer"], 9.0 / 5)
+
+
+@pytest.mark.skipif(not current_target().bf16, reason="needs BF16 instructions")
+@pytest.mark.parametrize("op", gemm_cases.OPERATIONS)
+def test_operands_of_a_product_on_pairs_are_also_made_alone(op, monkeypatch):
+    case = gemm_cases.split_case(gemm_cases.Layer("squares", 40, 34, 64), op)
+    written = []
+    for kind in (bf16_gemm._RoundedPairs, bf16_gemm._Transposed):
+        monkeypatch.setattr(kind, "write", lambda self, source, address: written.append(self))
+    case.peers["operands"]()
+    assert len(written) == {"forward": 1}.get(op, 2)

@@ -61,6 +61,10 @@ class Parameter(Variable):
         self.table_names = tuple(table_names)
 
 
+def _no_calls(*operands: Any) -> None:
+    """Say that a rule does more than calls on lasting buffers."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """How one operation computes and differentiates.
@@ -78,8 +82,8 @@ class Rule:
     name: str
     forward: Callable[[Step], Any]
     backward: Callable[[Step, Any], Iterable[tuple[int, Any]]]
-    bind: Callable[[Step], Bound | None] = lambda step: None
-    bind_backward: Callable[[Step, Any], Sequence[BoundPart] | None] = lambda step, gradient: None
+    bind: Callable[[Step], Bound | None] = _no_calls
+    bind_backward: Callable[[Step, Any], Sequence[BoundPart] | None] = _no_calls
 
 
 @dataclass(frozen=True)
@@ -184,16 +188,21 @@ class Tape:
     def replay(self, first: int, end: int) -> None:
         """Compute the outputs of some steps, from number ``first`` up to ``end``."""
         while first < end:
-            run = self._forward_runs.get((first, end))
-            if run is None or not run.is_current():
-                run = self._bind_run(first, end)
+            step = self.steps[first]
+            run = None if step.rule.bind is _no_calls else self._forward_run(first, end)
             if run is not None:
                 run()
                 first += len(run.steps)
             else:
-                step = self.steps[first]
                 step.output.data = step.rule.forward(step)
                 first += 1
+
+    def _forward_run(self, first: int, end: int) -> ForwardRun | None:
+        """Return the run from a step on, None if that has no calls."""
+        run = self._forward_runs.get((first, end))
+        if run is None or not run.is_current():
+            run = self._bind_run(first, end)
+        return run
 
     def _bind_run(self, first: int, end: int) -> ForwardRun | None:
         """Return the longest run from step ``first`` on, None if that has no calls."""
@@ -244,7 +253,8 @@ class Tape:
         while first < len(route.steps):
             step = route.steps[first]
             gradient = gradients.pop(id(step.output))
-            run = self._backward_run(route, first, gradient) if in_runs else None
+            may_run = in_runs and step.rule.bind_backward is not _no_calls
+            run = self._backward_run(route, first, gradient) if may_run else None
             if run is not None:
                 run.make_calls()
                 yield from run.arrivals

@@ -89,7 +89,6 @@ class BoundPool:
                 self._ahead,
                 _chunks(lookups),
                 useful_threads(lookups, tables.dim),
-                np.zeros(2, np.int64),  # not in the tables' workspace, which threads would share
             )
         if outside:
             self(lookups.apply_bounds(tables.row_counts, tables.bounds))
@@ -174,13 +173,12 @@ def _pool(
     ahead: int,
     chunks: int,
     threads: int,
-    counter: NDArray[np.int64],
 ) -> bool:
     """Pool all bags, on threads that take chunks until none is left.
 
     Returns whether an index was outside its table.
     """
-    counter[:2] = 0
+    counter = np.zeros(2, np.int64)  # not in the tables' workspace, which threads would share
     named = TableAddresses(*tables), Bags(*bags), PooledVectors(*pooled)
     operands = (kernel, *named, ahead, chunks, counter)
     run_tasks(_pool_chunks, threads, operands, ALL_THREADS)

@@ -9,6 +9,7 @@ Each lookup becomes an entry, a uint64 with its row in the high and its bag in t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,9 +92,32 @@ def sort_lookups(
     With weights or ``mean`` every entry has a scale.
     """
     S, size, threads = len(bags.offsets), len(bags.indices), get_threads()
-    plan = workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
+    plan = workspace.cached("plan", S, partial(_plan, workspace, S))
     buckets, chunks, cells = _make_plan(bags.offsets, rows, bucket_lookups(size, threads), plan)
-    scaled = mean or len(bags.weights) > 0
+    sizes = S, size, buckets, cells, mean or len(bags.weights) > 0
+    space = workspace.cached("sort", sizes, partial(_space, workspace, plan, *sizes[1:]))
+    if _sort(
+        tuple(bags), rows, mean, tuple(space.into), space.histogram, chunks, threads, space.counter
+    ):
+        return None
+    return space.into
+
+
+class _Space(NamedTuple):
+    """Arrays of a sort: its result, the histograms of all chunks, and two counters."""
+
+    into: Buckets
+    histogram: NDArray[np.int32]
+    counter: NDArray[np.int64]
+
+
+def _plan(workspace: Workspace, S: int) -> NDArray[np.int64]:
+    return workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
+
+
+def _space(
+    workspace: Workspace, plan: NDArray[np.int64], size: int, buckets: int, cells: int, scaled: bool
+) -> _Space:
     into = Buckets(
         workspace.get("entries", size, np.uint64),
         workspace.get("scales", size if scaled else 0, np.float32),
@@ -103,11 +127,9 @@ def sort_lookups(
         plan,
         scaled,
     )
-    histogram = workspace.get("histogram", cells, np.int32)
-    counter = workspace.get("counter", 2, np.int64)
-    if _sort(tuple(bags), rows, mean, tuple(into), histogram, chunks, threads, counter):
-        return None
-    return into
+    return _Space(
+        into, workspace.get("histogram", cells, np.int32), workspace.get("counter", 2, np.int64)
+    )
 
 
 def bucket_lookups(lookups: int, threads: int) -> int:

@@ -68,7 +68,7 @@ class Lookups:
         """Number of samples, N."""
         return int(self.offsets.shape[1]) - 1
 
-    @property
+    @functools.cached_property
     def form(self) -> tuple[Any, ...]:
         """All that a bound operation depends on: other lookups of this form may be passed to it."""
         return self.offsets.shape, self.indices.dtype, self.weights is None, self.table_ids

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from dlrmjit_kernels.calls.calls import Calls
 from dlrmjit_kernels.codegen.activations import Activation as Code
 from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.errors import BlockingError, ShapeError, TargetError
@@ -195,12 +196,9 @@ def bind_backward_weights(
     if db is None:
         return weights
     at = Addresses(_ONE_ADDRESS, dz.address, sums)
-    return partial(_both, weights, bind(_sum(dz.layout), at, target))
-
-
-def _both(first: Call, second: Call) -> None:
-    first()
-    second()
+    sum_of_one = bind(_sum(dz.layout), at, target)
+    both = [call for call in (weights, sum_of_one) if isinstance(call, Calls)]  # or nothing to do
+    return Calls.joined(both)
 
 
 def _with_weights(

@@ -5,13 +5,16 @@ Fresh pages cost a fault each, and a training step needs the same few arrays eve
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.runtime import buffers
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -19,6 +22,7 @@ class Workspace:
     """Named arrays that are reused from call to call."""
 
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    _made: dict[str, tuple[Hashable, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
         """Return an array of at least ``size`` elements, whose contents are undefined."""
@@ -27,6 +31,14 @@ class Workspace:
             array = buffers.allocate(_capacity(size) * np.dtype(dtype).itemsize).data.view(dtype)
             self.arrays[name] = array
         return array
+
+    def cached(self, name: str, sizes: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make`` returned for ``name``; it is called again if ``sizes`` differ."""
+        entry = self._made.get(name)
+        if entry is None or entry[0] != sizes:
+            entry = self._made[name] = sizes, make()
+        made: T = entry[1]
+        return made
 
 
 def _capacity(size: int) -> int:

@@ -20,3 +20,9 @@ def test_a_larger_request_replaces_the_array():
     assert second is not first
     assert second.size > first.size
     assert workspace.get("scales", 1, np.float32) is not second
+
+
+def test_what_was_made_for_some_sizes_is_made_again_for_others_only():
+    workspace, made = Workspace(), iter("abc")
+    found = [workspace.cached("sort", sizes, lambda: next(made)) for sizes in (1, 1, 2, 1)]
+    assert found == ["a", "a", "b", "c"]

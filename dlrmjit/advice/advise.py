@@ -17,6 +17,8 @@ from dlrmjit.parallel.plan import KINDS, Plan
 from dlrmjit.parallel.planner import propose
 
 BATCHES = tuple(2**i for i in range(7, 15))  # 128 to 16384
+_BETWEEN_HOSTS = (*product(("overlap", "thread"), (1, 2, 4, 8)), ("blocking", 1))
+_ON_ONE_HOST = (("overlap", None), ("blocking", None))
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Advice:
             return shlex.join(words)
         plan = plan_file or setup.kind
         words += [f"--plan={plan}", f"--comm={setup.comm}"]
+        if setup.parts is not None:
+            words.append(f"--micro-batches={setup.parts}")
         return shlex.join(["mpiexec", "-n", str(setup.ranks), *words])
 
     def explain(self) -> list[str]:
@@ -155,9 +159,11 @@ def _setups(
     limit = most_ranks or machine.cpus * machine.hosts
     for ranks in rank_counts(machine, limit):
         for kind, plan in _plans(config, lookups, ranks, memory):
-            comms = ("overlap", "blocking") if ranks > 1 else ("overlap",)
-            for n, precision, comm in product(batches, precisions, comms):
-                setup = Setup(n, ranks, precision, comm, kind, plan)
+            comms = _BETWEEN_HOSTS if machine.hosts > 1 else _ON_ONE_HOST
+            for n, precision, (comm, parts) in product(
+                batches, precisions, comms if ranks > 1 else _ON_ONE_HOST[:1]
+            ):
+                setup = Setup(n, ranks, precision, comm, kind, plan, parts)
                 if n >= ranks and (not only_measured or measured_costs(machine, setup)):
                     yield setup
 

@@ -22,11 +22,15 @@ from dlrmjit.perf.roofline import Ceilings, step_work
 SHARDING = "sharding"
 _BEHIND_ALLTOALL = ("bottom forward", "bottom backward")
 _BEHIND_ALLREDUCE = ("interaction backward", "bottom backward", "embedding backward")
+_OF_PARTS = ("interaction forward", "top forward")  # hide the vectors of the next micro-batch
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One way to train: ``n`` samples a step of all ranks, their number, precision, ``comm``."""
+    """One way to train: ``n`` samples a step of all ranks, their number, precision, ``comm``.
+
+    ``parts`` are the micro-batches of a rank, None for the default of one host.
+    """
 
     n: int
     ranks: int
@@ -34,6 +38,7 @@ class Setup:
     comm: str
     kind: str
     plan: Plan
+    parts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,13 @@ def predict(
     compute = sum(times.values()) - waited
     if setup.ranks == 1:
         return Prediction(compute, 0.0, 0.0, memory)
-    messages = _messages(model, setup, machine)
-    exposed = messages.exposed(times, machine.hides if setup.comm == "overlap" else 0.0)
+    messages, parts = _messages(model, setup, machine), setup.parts or 1
+    hides = {"overlap": machine.hides, "thread": 1.0, "blocking": 0.0}[setup.comm]
+    exposed = messages.exposed(times, hides, parts, by_thread=setup.comm == "thread")
+    if parts > 1:
+        compute += (parts - 1) * _of_a_part(model, lookups, setup, machine)
+    if setup.comm == "thread":
+        compute += machine.handling * messages.sent * setup.ranks / (machine.cpus * machine.hosts)
     if found is not None:
         exposed = waited if setup.comm == "overlap" else max(waited, exposed)
     return Prediction(compute, exposed, messages.sent, memory)
@@ -136,12 +146,31 @@ class _Messages:
     allreduce: float
     sent: float
 
-    def exposed(self, times: dict[str, float], hides: float) -> float:
-        """Return the seconds that computation of ``times`` does not hide."""
-        behind = [min(self.alltoall, times.get(name, 0.0)) for name in _BEHIND_ALLTOALL]
-        window = sum(times.get(name, 0.0) for name in _BEHIND_ALLREDUCE)
-        hidden = sum(behind) + min(self.allreduce, window)
+    def exposed(
+        self, times: dict[str, float], hides: float, parts: int, *, by_thread: bool
+    ) -> float:
+        """Return the seconds that computation of ``times`` does not hide.
+
+        The first of ``parts`` is computed while the vectors of the others travel. A thread sums
+        during the backward pass of the top MLP, too, where calls are made once a layer only.
+        """
+        forward, backward = (times.get(name, 0.0) for name in _BEHIND_ALLTOALL)
+        forward += (1 - 1 / parts) * sum(times.get(name, 0.0) for name in _OF_PARTS)
+        behind = (*_BEHIND_ALLREDUCE, *(("top backward",) if by_thread else ()))
+        window = sum(times.get(name, 0.0) for name in behind)
+        hidden = min(self.alltoall, forward) + min(self.alltoall, backward)
+        hidden += min(self.allreduce, window)
         return 2 * self.alltoall + self.allreduce - hides * hidden
+
+
+def _of_a_part(
+    model: Architecture, lookups: tuple[int, ...], setup: Setup, machine: Machine
+) -> float:
+    """Return the seconds that one more micro-batch costs: the fixed part of each operation."""
+    fixed = operation_costs(model, lookups, setup.precision, machine).at(0)
+    passes = ("forward", "backward")
+    names = [name for name in fixed if name.endswith(passes) and not name.startswith("embedding")]
+    return sum(fixed[name] for name in names)
 
 
 def _messages(model: Architecture, setup: Setup, machine: Machine) -> _Messages:

@@ -46,8 +46,9 @@ class Machine:
     operation beyond it, ``bf16_gain`` how much faster BF16 multiplies. Of several ranks,
     ``sharding`` are the seconds of a step to distribute and collect, ``skew`` the scatter of the
     ranks' times, ``hides`` the share of communication that overlaps with computation where it
-    could. ``measured`` replaces all of them: the costs of steps of one model, with batches of all
-    ranks of one host.
+    could, if MPI is called between operations. A thread hides all of it, and takes a CPU for
+    ``handling`` seconds of every byte that a rank sends. ``measured`` replaces all of them: the
+    costs of steps of one model, with batches of all ranks of one host.
     """
 
     cpus: int
@@ -61,4 +62,5 @@ class Machine:
     hides: float = 0.34
     sharding: float = 200e-6
     skew: float = 0.05
+    handling: float = 0.9e-9
     measured: Mapping[Measured, StepCosts] = field(default_factory=dict)

@@ -1,5 +1,7 @@
 """Predictions add up, lemmas are identities, and the advice is the best of what fits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -91,6 +93,42 @@ def test_a_faster_network_never_makes_a_step_slower():
         found = advise(MODEL, slow, LOOKUPS, batches=(2048,))
         steps.append(found.prediction.step)
     assert steps == sorted(steps, reverse=True)
+
+
+def of_hosts(bandwidth):
+    """Return the advice for two hosts of a CPU each over a link of so many bytes a second."""
+    links = machine(
+        cpus=1, hosts=2, ceilings=Ceilings(110.0, 15.0), network=Network(5e-5, bandwidth)
+    )
+    return advise(MODEL, links, LOOKUPS, batches=(2048,)), links
+
+
+def test_a_slow_link_is_given_a_thread_and_micro_batches():
+    slow, links = of_hosts(0.125e9)
+    assert slow.setup.comm == "thread"
+    assert slow.setup.parts > 1
+    assert f"--micro-batches={slow.setup.parts}" in slow.command("mlperf").split()
+    whole = replace(slow.setup, parts=1)
+    assert predict(MODEL.architecture, LOOKUPS, whole, links).exposed > slow.prediction.exposed
+
+
+def test_parts_cost_the_fixed_part_of_operations_and_a_thread_what_it_moves():
+    found, links = of_hosts(0.125e9)
+    one = replace(found.setup, comm="overlap", parts=1)
+    steps = {
+        name: predict(MODEL.architecture, LOOKUPS, replace(one, **changes), links)
+        for name, changes in {"one": {}, "two": {"parts": 2}, "thread": {"comm": "thread"}}.items()
+    }
+    operations = operation_costs(MODEL.architecture, LOOKUPS, "fp32", links).at(0)
+    fixed = sum(
+        seconds
+        for name, seconds in operations.items()
+        if "embedding" not in name and name.split()[-1] in ("forward", "backward")
+    )
+    assert steps["two"].compute - steps["one"].compute == pytest.approx(fixed)
+    moved = links.handling * steps["thread"].sent
+    assert steps["thread"].compute - steps["one"].compute == pytest.approx(moved)
+    assert steps["thread"].exposed < steps["two"].exposed < steps["one"].exposed
 
 
 def test_memory_and_targets_are_kept():

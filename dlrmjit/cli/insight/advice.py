@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 from dlrmjit.advice import Advice, Machine, Network, Target, advise
 from dlrmjit.advice.advise import BATCHES, rank_counts
+from dlrmjit.advice.cost import Setup
 from dlrmjit.advice.machine import ASSUMED, Measured, StepCosts
 from dlrmjit.config.presets import Preset, preset
 from dlrmjit.errors import ConfigError, format_gib
@@ -151,7 +152,7 @@ def _table(found: Advice, machine: Machine, options: argparse.Namespace, chosen:
         "batch": f"{setup.n:,} samples",
         "ranks x threads": f"{setup.ranks} x {found.threads}, on {machine.hosts} hosts",
         "placement": setup.kind if setup.ranks > 1 else "all tables on the only rank",
-        "communication": setup.comm if setup.ranks > 1 else "none",
+        "communication": _communication(setup),
         "precision": setup.precision,
         "step": f"{1e3 * predicted.step:.2f} ms ({basis})",
         "of it exposed": f"{1e3 * predicted.exposed:.2f} ms of communication",
@@ -169,6 +170,12 @@ def _table(found: Advice, machine: Machine, options: argparse.Namespace, chosen:
         lines += ["", *found.explain(), *_noise_lines(options, setup.n)]
     extra = f" --max-ind-range={options.max_ind_range}" if options.max_ind_range else ""
     return "\n".join([*lines, "", found.command(options.config, options.json or "") + extra])
+
+
+def _communication(setup: Setup) -> str:
+    if setup.ranks == 1:
+        return "none"
+    return setup.comm + (f", {setup.parts} micro-batches" if (setup.parts or 1) > 1 else "")
 
 
 def _noise_lines(options: argparse.Namespace, n: int) -> list[str]:

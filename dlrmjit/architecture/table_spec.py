@@ -11,7 +11,7 @@ class TableSpec(NamedTuple):
     ``slot`` is its number among the stored tables of its node. A column of ``column_rows`` values
     may be in two tables, of quotients and of remainders: then ``divisor`` or ``modulus`` is
     positive, and value v of the column is row v // divisor, or v % modulus. With ``mean`` a bag is
-    divided by its length.
+    divided by its length. With ``positions`` L, a bag has a vector of each of its last L lookups.
     """
 
     name: str
@@ -24,6 +24,7 @@ class TableSpec(NamedTuple):
     divisor: int = 0
     modulus: int = 0
     mean: bool = False
+    positions: int = 0
 
     def rows_of(self, values: Any) -> Any:
         """Return the rows of values of the column."""

@@ -16,6 +16,7 @@ from dlrmjit.autograd.tape import Parameter, Rule, Step, Tape, Variable
 from dlrmjit.data.batch import Batch
 from dlrmjit.ops.backend import Backend, FloatArray, Lookups
 from dlrmjit.ops.partial_sums import partial_sums, vector_gradients
+from dlrmjit.parallel.exchanges.positions import bags_of_positions, by_bag, by_sample
 from dlrmjit.parallel.exchanges.recorded_sums import RecordedSums, lookups_of_bags
 from dlrmjit.parallel.exchanges.sums import Totals, check_single_lookups, layers_of
 from dlrmjit.parallel.exchanges.vectors import PooledExchange
@@ -60,7 +61,8 @@ class EmbeddingPort(Protocol):
 class RecordedLookup:
     """The lookup operation of one parameter, recorded once and replayed for every batch.
 
-    ``row_weights`` are learned weights of its rows, another parameter.
+    ``row_weights`` are learned weights of its rows, another parameter. With ``positions`` L, a
+    sample has L bags, whose vectors are in one row of ``out`` (N, shards, L * W).
     """
 
     def __init__(
@@ -69,11 +71,14 @@ class RecordedLookup:
         parameter: Parameter,
         out: FloatArray | None,
         row_weights: Parameter | None = None,
+        positions: int = 0,
     ) -> None:
         self._backend, self.parameter, self._out = backend, parameter, out
+        self.positions = positions
         self._lookups, self._tape = Variable(), Tape()
         inputs = [parameter, self._lookups, *([row_weights] if row_weights else [])]
-        self._pooled = self._tape.record(backend.rules["embedding_bag"], *inputs, out=out)
+        directly = None if positions else out
+        self._pooled = self._tape.record(backend.rules["embedding_bag"], *inputs, out=directly)
 
     def load(self, lookups: Lookups) -> None:
         """Set the lookups of the next replay; raises IndexRangeError for one outside its table."""
@@ -83,6 +88,8 @@ class RecordedLookup:
         """Return the pooled vectors (N, shards, W), in ``out`` if it was given."""
         self._tape.forward()
         pooled: FloatArray = self._pooled.data
+        if self.positions:
+            pooled = by_sample(pooled, self.positions)
         if self._out is not None and pooled is not self._out:
             self._out[...] = pooled
         return pooled
@@ -94,6 +101,8 @@ class RecordedLookup:
 
     def gradients(self, pooled_gradient: FloatArray) -> Gradients:
         """Yield the parameters' gradients, all from their values of now."""
+        if self.positions:
+            pooled_gradient = by_bag(pooled_gradient, self.positions)
         for parameter, gradient in list(self._tape.backward(self._pooled, pooled_gradient)):
             yield cast(Parameter, parameter), gradient
 
@@ -146,7 +155,9 @@ class ShardedLookup:
     ) -> RecordedLookup | RecordedSums:
         found = self._totals.of_node(node)
         if not found:
-            return RecordedLookup(self._backend, group.parameter, view, group.row_weights)
+            positions = self._store.specs[group.shards[0].table].positions
+            of_rows = group.row_weights, positions
+            return RecordedLookup(self._backend, group.parameter, view, *of_rows)
         return RecordedSums(
             self._backend,
             group.parameter,
@@ -171,11 +182,19 @@ class ShardedLookup:
 
     def load(self, batch: ShardedBatch) -> None:
         """Set the batch of the next replay."""
-        self._batch = batch = self._with_rows(batch)
+        batch = self._with_rows(batch)
+        bags: list[Lookups] = []
+        for lookup, first, last in zip(self._lookups, self._ends, self._ends[1:], strict=False):
+            given = Lookups(batch.indices, batch.offsets[first:last], batch.weights)
+            if isinstance(lookup, RecordedLookup) and lookup.positions:
+                given = bags_of_positions(given, lookup.positions)
+                batch = replace(batch, indices=given.indices)
+            bags.append(given)
+        self._batch = batch
         operators, architecture = self._totals.operators, self._store.architecture
         check_single_lookups(architecture, self._plan, operators, batch.local)
-        for lookup, first, last in zip(self._lookups, self._ends, self._ends[1:], strict=False):
-            lookup.load(Lookups(batch.indices, batch.offsets[first:last], batch.weights))
+        for lookup, given in zip(self._lookups, bags, strict=True):
+            lookup.load(given)
         if self._replicated is not None:
             self._replicated_lookups = self._store.replicated_lookups(batch.local)
             self._replicated.load(self._replicated_lookups)
@@ -223,18 +242,22 @@ class ShardedLookup:
 
     def finish(self, node: str, out: FloatArray, part: int = 0) -> FloatArray:
         """Fill ``out`` (n, S, E) with a node's pooled vectors of this rank's samples of a part."""
-        rows = self.rows_of(part)
+        rows, given = self.rows_of(part), out
         if node in self.totals:
             out[...] = self._total(node)[rows].reshape(out.shape)
             return out
-        tables = self._tables[node]
+        tables, out = self._tables[node], self._by_sample(node, out)
         for i, table in enumerate(self._plan.replicated):
             if table in tables:
                 width = self._plan.dims[table]
                 pooled = self._replicated_pooled[rows, i, :width]
                 out[:, table - tables.start, :width] = pooled
         self._exchange.finish(out, tables, part)
-        return out
+        return given
+
+    def _by_sample(self, node: str, vectors: FloatArray) -> FloatArray:
+        """Return a view of vectors as those of samples (n, L, E), also of bags (n * L, 1, E)."""
+        return vectors.reshape(-1, *self._shapes[node])
 
     def _total(self, node: str) -> FloatArray:
         """Wait once, and return the total sums (n, W) of a node, replicated tables included."""
@@ -263,6 +286,7 @@ class ShardedLookup:
             self._totals.pack(node, packed, rows)
             posted[node] = self._of_packed(node, packed, rows)
         else:
+            gradient = self._by_sample(node, gradient)
             self._exchange.copy_gradient(gradient, self._tables[node], part)
             posted[node] = gradient
         if len(posted) < len(self._shapes):
@@ -371,13 +395,19 @@ class ArrivalPort:
 
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record the arrival of a node's pooled vectors."""
-        out = None if node.is_combined or node.name in self.totals else recording.out
-        return self._arrival(recording, node.name, self._shape(node), out)
+        is_apart = node.is_combined or node.positions or node.name in self.totals
+        out = None if is_apart else recording.out
+        samples, shape = recording.n, self._shape(node)
+        if node.positions:  # bags of one lookup, as those of one process
+            samples, shape = samples * node.positions, (1, node.dim)
+        return self._arrival(recording, node.name, (samples, *shape), out)
 
     def record_products(self, recording: NodeRecording) -> Variable | None:
         """Record the arrival of products of a node's first layer, if there are any."""
         layer = self.layers.get(recording.node.name)
-        return self._arrival(recording, layer.key, (layer.outputs,)) if layer else None
+        if layer is None:
+            return None
+        return self._arrival(recording, layer.key, (recording.n, layer.outputs))
 
     def _arrival(
         self, recording: NodeRecording, key: str, shape: tuple[int, ...], out: Any = None
@@ -387,7 +417,7 @@ class ArrivalPort:
             ARRIVE,
             arrival,
             out=out,
-            shape=(recording.n, *shape),
+            shape=shape,
             dtype=recording.graph.model.backend.dtype,
             port=self.source,
             node=key,

@@ -24,6 +24,7 @@ from dlrmjit.errors import DataError
 from dlrmjit.model.lookups import mean_shares
 from dlrmjit.ops.backend import Lookups
 from dlrmjit.parallel.comm import Comm, Request
+from dlrmjit.parallel.exchanges.positions import LastLookups, last_lookups
 from dlrmjit.parallel.plan import Plan, Shard
 
 Integers = NDArray[Any]
@@ -84,7 +85,8 @@ class Router:
         self._has_means = any(spec.mean for spec in self._specs)
         self._micro_batches = micro_batches or comm.size
         self._shards = [plan.of_rank(rank) for rank in range(comm.size)]
-        is_wide = bool(self._dynamic) or max(plan.table_rows) >= 2**31
+        largest = max(spec.rows * max(1, spec.positions) for spec in self._specs)
+        is_wide = bool(self._dynamic) or largest >= 2**31
         self._dtype = np.int64 if is_wide else np.int32
 
     @property
@@ -237,16 +239,30 @@ def _lookups_of(
     values, offsets = share.table(spec.column)
     indices, lengths = spec.rows_of(values), np.diff(offsets)
     weights = share.table_weights(spec.column)
+    last = None
+    if spec.positions:
+        last = last_lookups(offsets, spec.positions)
+        indices, lengths, offsets = indices[last.chosen], np.diff(last.offsets), last.offsets
+        weights = None if weights is None else weights[last.chosen]
     if is_weighted and weights is None:
         weights = np.ones(len(indices), np.float32)
     if weights is not None and spec.mean:
         weights = weights * mean_shares(lengths)
     if shard.row_step == 1:
-        return _Part(lengths, indices, weights)
+        return _Part(lengths, _with_positions(indices, last, spec), weights)
     in_shard = indices % shard.row_step == shard.first_row
     shard_offsets = np.concatenate([[0], np.cumsum(in_shard)])[offsets]
     rows = indices[in_shard] if is_dynamic else indices[in_shard] // shard.row_step
+    if last is not None:
+        last = last._replace(positions=last.positions[in_shard])
+    rows = _with_positions(rows, last, spec)
     return _Part(np.diff(shard_offsets), rows, None if weights is None else weights[in_shard])
+
+
+def _with_positions(rows: Integers, last: LastLookups | None, spec: TableSpec) -> Integers:
+    if last is None:
+        return rows
+    return rows.astype(np.int64) * spec.positions + last.positions
 
 
 def _merge(received: Integers, counts: NDArray[np.int64], layout: _MessageLayout) -> Lookups:

@@ -15,7 +15,6 @@ from dlrmjit.architecture.table_spec import TableSpec
 from dlrmjit.autograd.tape import Parameter
 from dlrmjit.config.model import IN_MEMORY
 from dlrmjit.data.batch import Batch
-from dlrmjit.errors import ConfigError
 from dlrmjit.model.dynamic import DynamicRows
 from dlrmjit.model.lookups import of_columns, of_tables, with_means
 from dlrmjit.model.tables import (
@@ -43,6 +42,7 @@ from dlrmjit.parallel.exchanges.layer_weights import (
     LayerWeights,
     columns_of_shards,
 )
+from dlrmjit.parallel.exchanges.positions import check_positions
 from dlrmjit.parallel.exchanges.sums import Totals, layers_of, operators, require_substitutable
 from dlrmjit.parallel.exchanges.vectors import PooledExchange
 from dlrmjit.parallel.lookup import ArrivalPort, ShardedLookup
@@ -92,7 +92,7 @@ class ShardedTables:
         micro_batches: int | None = None,
     ) -> None:
         check_precision(comm_dtype)
-        _refuse_positions(architecture)
+        check_positions(architecture, plan)
         self._is_exact = micro_batches is not None
         self.comm_dtype = comm_dtype
         require_substitutable(architecture, plan)
@@ -336,7 +336,10 @@ class ShardedTables:
         without = [t for t, spec in enumerate(self.specs) if spec.node in plan.substituted]
         codec = self._backend if self.comm_dtype == "bf16" else None
         exchange = PooledExchange(
-            self._comm, plan, sizes, self.strategy, dtype, without, codec=codec, parts=parts
+            *(self._comm, plan, sizes, self.strategy, dtype, without),
+            vectors={t: spec.positions for t, spec in enumerate(self.specs) if spec.positions},
+            codec=codec,
+            parts=parts,
         )
         totals = Totals(self._operators, self._comm, sizes, dtype, exact=self._is_exact)
         return ShardedLookup(self._backend, self, exchange, totals, training=training)
@@ -344,16 +347,6 @@ class ShardedTables:
     def port(self, n: int) -> ArrivalPort:
         """Return the lookups of a new graph, for batches of ``n`` samples on all ranks."""
         return ArrivalPort(self.lookup(self.router.sizes(n)))
-
-
-def _refuse_positions(architecture: Architecture) -> None:
-    """Raise ConfigError for positions, which tables on many ranks do not look up."""
-    node = next((node for node in architecture.embeddings if node.positions), None)
-    if node is not None:
-        raise ConfigError(
-            f"embedding node {node.name!r} looks up positions of a sequence, which tables on many "
-            "ranks do not; train this model in one process"
-        )
 
 
 def _numbers_of_weights(architecture: Architecture) -> dict[int, int]:

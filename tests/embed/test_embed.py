@@ -67,6 +67,29 @@ def test_the_names_are_those_of_torchvision():
     assert len(weights(50)) == 320
 
 
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def timm_names(depth):
+    """Names that timm's ResNet has by its constructor, of blocks and of shortcuts."""
+    convs = 3 if depth >= 50 else 2
+    pairs = [("conv1", "bn1")]
+    for layer, count in enumerate(BLOCKS[depth], 1):
+        for block in range(count):
+            path = f"layer{layer}.{block}"
+            pairs += [(f"{path}.conv{k}", f"{path}.bn{k}") for k in range(1, convs + 1)]
+            if block == 0 and (layer > 1 or depth >= 50):
+                pairs.append((f"{path}.downsample.0", f"{path}.downsample.1"))
+    parts = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    norms = {f"{norm}.{part}" for _, norm in pairs for part in parts}
+    return norms | {f"{conv}.weight" for conv, _ in pairs} | {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_the_names_are_those_of_timm(depth):
+    assert set(weights(depth)) == timm_names(depth)
+
+
 @pytest.mark.parametrize("words", [(), ("--logits",), ("--backend=reference",)])
 def test_vectors_are_those_of_the_network_with_its_norms(home, words):
     assert run(home, *words, "--batch-size=2") == 0
@@ -168,6 +191,17 @@ def changed(**tensors):
         (changed(bn1__running_var=np.full(64, -1, np.float32)), "negative variances"),
         (changed(conv1__weight=np.zeros((64, 3), np.float32)), "conv1.weight of shape"),
         (changed(layer1__2__conv1__weight=np.zeros(3, np.float32)), "layers of"),
+        # timm's networks with squeeze and excitation, pooled shortcuts, group norms; prefixes
+        (changed(layer1__0__se__fc1__weight=np.zeros(3, np.float32)), "has layer1.0.se.fc1.weight"),
+        (
+            changed(layer2__0__downsample__2__bias=np.zeros(3, np.float32)),
+            "downsample.2.bias, which",
+        ),
+        (changed(bn1__running_mean=None), "lacks bn1.running_mean"),
+        (
+            {f"module.{k}": v for k, v in weights(18).items()},
+            "has module.bn1.bias, .* no conv1.weight",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused_by_name(home, tensors, message, capsys):

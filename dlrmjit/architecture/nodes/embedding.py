@@ -161,9 +161,9 @@ class Embedding(Node):
                 parts = [("weight_q", quotients, count, 0), ("weight_r", count, 0, count)]
             for part, part_rows, divisor, modulus in parts:
                 name, slot, mean = f"{self.name}.{s}.{part}", len(specs), self.pooling == "mean"
-                size = (part_rows, half, rows)
+                where, size = (name, self.name, slot, column), (part_rows, half, rows)
                 specs.append(
-                    TableSpec(name, self.name, slot, column, *size, divisor, modulus, mean)
+                    TableSpec(*where, *size, divisor, modulus, mean, positions=self.positions)
                 )
         return tuple(specs)
 
@@ -187,8 +187,8 @@ class Embedding(Node):
 
     @property
     def pooled_shape(self) -> tuple[int, int]:
-        """Number of stored tables, and the width of the widest."""
-        return len(self.tables), max(table.dim for table in self.tables)
+        """Number of vectors that a sample looks up, and the width of the widest."""
+        return self.positions or len(self.tables), max(table.dim for table in self.tables)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description, without values that older checkpoints do not have."""

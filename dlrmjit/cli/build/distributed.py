@@ -231,6 +231,7 @@ def _placed(
     each = memory * comm.size // shares
     min_columns = max(dims) if _table_rule(options).row_states else MIN_SHARD_COLUMNS
     is_learned = bool(architecture.architecture.row_weight_specs)
+    has_positions = any(node.positions for node in architecture.architecture.embeddings)
     if is_learned:
         min_columns = max(dims)
     plan = propose(
@@ -238,7 +239,7 @@ def _placed(
         dims,
         shares,
         kind=options.plan,
-        replicates=replicates and not is_learned,
+        replicates=replicates and not (is_learned or has_positions),
         lookups=lookups,
         memory=each,
         min_columns=min_columns,

@@ -130,7 +130,11 @@ def vector_bytes(architecture: Architecture, plan: Plan, nodes: Sequence[str]) -
     They are a mean over ranks, for one sample of a batch of all ranks.
     """
     specs = architecture.table_specs
-    pooled = sum(shard.width for shard in plan.shards if specs[shard.table].node in nodes)
+    pooled = sum(
+        shard.width * max(1, specs[shard.table].positions)
+        for shard in plan.shards
+        if specs[shard.table].node in nodes
+    )
     return _there_and_back(plan) * pooled / plan.ranks
 
 

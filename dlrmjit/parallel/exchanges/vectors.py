@@ -12,9 +12,10 @@ a block and in the operation that transfers it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -33,22 +34,27 @@ GroupOf = Callable[[Shard], Any]
 
 @dataclass(frozen=True)
 class Block:
-    """Shards of one rank whose pooled columns are adjacent in one matrix (N, width)."""
+    """Shards of one rank whose pooled columns are adjacent in one matrix (N, width).
+
+    ``widths`` has the columns of each: those of the shard, once for every vector of a sample.
+    """
 
     rank: int
     shards: tuple[Shard, ...]
+    widths: tuple[int, ...]
 
     @property
     def width(self) -> int:
         """Number of columns."""
-        return sum(shard.width for shard in self.shards)
+        return sum(self.widths)
 
 
 @dataclass(frozen=True)
 class BlockColumns:
     """Columns ``first`` to ``last`` of a block, and the ``columns`` of a table that they are.
 
-    If ``adds``, they are partial sums to add to those of earlier shards of the table.
+    They are those of ``vectors`` of a sample, one after the other. If ``adds``, they are partial
+    sums to add to those of earlier shards of the table.
     """
 
     block: int
@@ -56,7 +62,18 @@ class BlockColumns:
     last: int
     table: int
     columns: slice
+    vectors: int
     adds: bool
+
+    def of(self, samples: FloatArray, first: int) -> FloatArray:
+        """Return a view of the same numbers in samples (n, S, E) of tables from ``first`` on."""
+        slot = self.table - first
+        return samples[:, slot : slot + self.vectors, self.columns]
+
+    def of_block(self, rows: FloatArray) -> FloatArray:
+        """Return the columns of some rows of the block as a view (n, vectors, columns)."""
+        part = rows[:, self.first : self.last]
+        return part.reshape(len(part), self.vectors, (self.last - self.first) // self.vectors)
 
 
 class _Matrices(NamedTuple):
@@ -94,6 +111,7 @@ class PooledExchange:
         (one per shard)
     dtype : of the pooled vectors
     without : tables whose vectors are not exchanged
+    vectors : of a sample, by table; by default one
     codec : sends BF16 numbers instead of those of ``dtype``, also rounds what is not sent, so that
         results do not depend on which rank has a sample
     parts : of the samples of every rank, each with messages of its own
@@ -113,6 +131,7 @@ class PooledExchange:
         dtype: Any,
         without: Collection[int] = (),
         *,
+        vectors: Mapping[int, int] = MappingProxyType({}),
         codec: Bf16Codec | None = None,
         parts: int = 1,
     ) -> None:
@@ -121,8 +140,9 @@ class PooledExchange:
         self._starts = starts_of(sizes)
         self._cuts = [starts_of(share_sizes(size, parts)) for size in sizes]
         self._is_alltoall = strategy == "alltoall"
-        self._blocks = _blocks(plan, without, one_per_shard=strategy == "scatter_list")
-        self._columns = _columns_of_tables(self._blocks)
+        self._vectors = vectors
+        self._blocks = _blocks(plan, without, vectors, one_per_shard=strategy == "scatter_list")
+        self._columns = _columns_of_tables(self._blocks, vectors)
         widths = [block.width for block in self._blocks]
         own = [block.width for block in self._blocks if block.rank == comm.rank]
         # Pooled here for all samples, and received from all ranks for the samples of this one.
@@ -164,6 +184,8 @@ class PooledExchange:
     ) -> Iterator[tuple[tuple[Shard, ...], FloatArray]]:
         """Yield this rank's shards of each group, with their pooled vectors (N, shards, W).
 
+        Those of a sample with several vectors are in one row, one after the other.
+
         A group is of consecutive shards of one width for which ``group_of`` returns the same.
         """
         n = sum(self._sizes)
@@ -175,7 +197,8 @@ class PooledExchange:
         ]
         for _, group in groupby(columns, key=lambda shard_and_view: group_of(shard_and_view[0])):
             shards, views = zip(*group, strict=True)
-            yield shards, _stack(views, n, shards[0].width)
+            width = shards[0].width * self._vectors.get(shards[0].table, 1)
+            yield shards, _stack(views, n, width)
 
     def post(self) -> None:
         """Send the pooled vectors in the group views, all parts."""
@@ -193,8 +216,8 @@ class PooledExchange:
         self._wait_for(part)
         first, rows = tables.start if tables else 0, self.rows(part)
         for columns in self._of_tables(tables):
-            target = out[:, columns.table - first, columns.columns]
-            arrived = self._parts[columns.block][rows, columns.first : columns.last]
+            target = columns.of(out, first)
+            arrived = columns.of_block(self._parts[columns.block][rows])
             if columns.adds:
                 target += arrived
             else:
@@ -206,8 +229,8 @@ class PooledExchange:
         """Copy the gradient (n, S, E) of the result of :meth:`finish`, to be sent."""
         first, rows = tables.start if tables else 0, self.rows(part)
         for columns in self._of_tables(tables):
-            sent = self._parts[columns.block][rows, columns.first : columns.last]
-            sent[...] = gradient[:, columns.table - first, columns.columns]
+            sent = columns.of_block(self._parts[columns.block][rows])
+            sent[...] = columns.of(gradient, first)
 
     def _of_tables(self, tables: range | None) -> list[BlockColumns]:
         return [c for c in self._columns if tables is None or c.table in tables]
@@ -350,23 +373,29 @@ def _check_strategy(strategy: str, parts: int) -> None:
         )
 
 
-def _blocks(plan: Plan, without: Collection[int], *, one_per_shard: bool) -> tuple[Block, ...]:
+def _blocks(
+    plan: Plan, without: Collection[int], vectors: Mapping[int, int], *, one_per_shard: bool
+) -> tuple[Block, ...]:
     """Return the blocks of all ranks in order: one per rank, or one per shard."""
     blocks = []
     for rank in range(plan.ranks):
         shards = tuple(shard for shard in plan.of_rank(rank) if shard.table not in without)
         groups = [(shard,) for shard in shards] if one_per_shard else [shards] * bool(shards)
-        blocks += [Block(rank, group) for group in groups]
+        for group in groups:
+            widths = (shard.width * vectors.get(shard.table, 1) for shard in group)
+            blocks.append(Block(rank, group, tuple(widths)))
     return tuple(blocks)
 
 
 def _columns_of_shards(block: Block) -> Iterator[tuple[Shard, int, int]]:
     """Yield the shards of a block, each with its first and last column there."""
-    starts = starts_of(tuple(shard.width for shard in block.shards))
+    starts = starts_of(block.widths)
     yield from zip(block.shards, starts, starts[1:], strict=False)
 
 
-def _columns_of_tables(blocks: tuple[Block, ...]) -> tuple[BlockColumns, ...]:
+def _columns_of_tables(
+    blocks: tuple[Block, ...], vectors: Mapping[int, int]
+) -> tuple[BlockColumns, ...]:
     """Return the columns of all blocks; those of row shards in the order they are added in."""
     columns = [
         (shard.first_row, index, first, last, shard)
@@ -376,7 +405,8 @@ def _columns_of_tables(blocks: tuple[Block, ...]) -> tuple[BlockColumns, ...]:
     columns.sort(key=lambda entry: entry[0])
     return tuple(
         BlockColumns(
-            index, first, last, shard.table, slice(shard.first_col, shard.last_col), row > 0
+            *(index, first, last, shard.table, slice(shard.first_col, shard.last_col)),
+            *(vectors.get(shard.table, 1), row > 0),
         )
         for row, index, first, last, shard in columns
     )

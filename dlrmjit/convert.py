@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.commands.convert import main
+from dlrmjit.cli.program import command
 
-__all__ = ["main"]
+main = command("convert")
 
 if __name__ == "__main__":
     sys.exit(main())

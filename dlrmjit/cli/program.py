@@ -12,10 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from dlrmjit.cli.exit_codes import exit_code_of
+from dlrmjit.cli.exit_codes import INTERRUPTED, exit_code_of
 from dlrmjit.errors import ConfigError
 from dlrmjit.launchers import launched_rank
 from dlrmjit.version import __version__
+
+Main = Callable[..., int]
+"""Runs a command line, by default the program's own, and returns the exit code."""
 
 COMMANDS = {  # name: the module whose main(argv) runs it, and what it does
     "train": ("dlrmjit.cli.commands.train", "train, test and save a model"),
@@ -41,9 +44,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0].replace("_", "-") if words else "--help"
     if name in COMMANDS:
-        module = importlib.import_module(COMMANDS[name][0])
-        return cast(Callable[[Sequence[str]], int], module.main)(words[1:])
+        return command(name)(words[1:])
     return exit_code_of(lambda: _answer(name))
+
+
+def command(name: str) -> Main:
+    """Return the function that imports a command, which may be interrupted, and runs it."""
+
+    def run(argv: Sequence[str] | None = None) -> int:
+        arguments = sys.argv[1:] if argv is None else argv
+        mains: list[Main] = []
+        return exit_code_of(lambda: mains.append(_load(name))) or mains[0](arguments)
+
+    return run
+
+
+def _load(name: str) -> Main:
+    try:
+        return cast(Main, importlib.import_module(COMMANDS[name][0]).main)
+    except KeyboardInterrupt:
+        if launched_rank() > 0:
+            raise SystemExit(INTERRUPTED) from None  # the first rank says so
+        raise
 
 
 def _answer(word: str) -> None:

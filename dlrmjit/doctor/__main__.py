@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.commands.doctor import main
+from dlrmjit.cli.program import command
+
+main = command("doctor")
 
 if __name__ == "__main__":
     sys.exit(main())

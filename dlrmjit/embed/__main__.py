@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.images.embed import main
+from dlrmjit.cli.program import command
+
+main = command("embed")
 
 if __name__ == "__main__":
     sys.exit(main())

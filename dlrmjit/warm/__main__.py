@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from dlrmjit.cli.commands.warm import main
+from dlrmjit.cli.program import command
+
+main = command("warm")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dlrmjit.cli import program
 from dlrmjit.cli.options import document
 from dlrmjit.cli.program import COMMANDS, main
 from dlrmjit.version import __version__
@@ -61,6 +62,20 @@ def test_an_unknown_command_is_refused_with_a_suggestion(word, hint, capsys):
 def test_wrong_input_of_a_command_is_reported_as_by_its_module(capsys):
     assert main(["train", "--no-such-option"]) == 2
     assert "unknown option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interrupt_while_a_command_is_imported_is_one_line_of_the_first_rank(
+    rank, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "imported_for_long.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(program.COMMANDS, "train", ("imported_for_long", ""))
+    monkeypatch.setattr(program, "launched_rank", lambda: rank)
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(program.command("train")([]))
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ("" if rank else "dlrmjit: interrupted\n")
 
 
 def test_the_module_runs_the_program():

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from dlrmjit.checkpoint import open_checkpoint, read_torch_file
+from dlrmjit.cli import program
 from dlrmjit.errors import CheckpointError
 from dlrmjit.precision import SplitArray
-from tests.reliability.killed import main_of
 
 INPUTS = "inputs"
 STEPS_BETWEEN_SAVES = 3
@@ -171,7 +171,7 @@ def make_inputs(home: Path) -> None:
             f"--save-model={folder}/model",
         ),
     ):
-        code = main_of(command)(options.split())
+        code = program.command(command)(options.split())
         if code:
             raise RuntimeError(f"{command} {options} ends with {code}")
 

@@ -5,7 +5,6 @@ Under a launcher only the rank that ``KILLED_RANK`` names gets it.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -25,12 +24,6 @@ CALLS = (
     "mkdir",
     "ftruncate",
 )
-ENTRY = {
-    "train": "dlrmjit.cli.commands.train",
-    "prepare": "dlrmjit.cli.commands.prepare",
-    "convert": "dlrmjit.cli.commands.convert",
-    "predict": "dlrmjit.cli.commands.predict",
-}
 
 
 class Counter:
@@ -59,16 +52,11 @@ class Counter:
         return run
 
 
-def main_of(command: str) -> Callable[[list[str]], int]:
-    """Return the function that runs a command line."""
-    main: Callable[[list[str]], int] = importlib.import_module(ENTRY[command]).main
-    return main
-
-
 if __name__ == "__main__":
     number, kill_at, command, *arguments = sys.argv[1:]
     from dlrmjit import launchers
+    from dlrmjit.cli import program
 
     if launchers.launched_rank() == int(os.environ.get("KILLED_RANK", "0")):
         Counter(signal.Signals[number], int(kill_at))
-    sys.exit(main_of(command)(arguments))
+    sys.exit(program.command(command)(arguments))

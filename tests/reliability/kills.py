@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlrmjit.cli import program
 from dlrmjit.data.prepare import journal
 from tests.parallel.launch import ROOT, environment, mpiexec
 from tests.reliability import killed
@@ -296,7 +297,7 @@ def _be_killed(
                 kill_at = 1 + int(kill.share * max(0, whole.calls - 1))
         _make_small(scenario)
         counter = killed.Counter(number, kill_at)
-        code = killed.main_of(scenario.command)(arguments)
+        code = program.command(scenario.command)(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
         names[2].write_text(str(counter.calls))
@@ -322,7 +323,7 @@ def _load_kernels(home: Path, scenarios: Iterable[Scenario]) -> None:
                 arguments = scenario.arguments(home, Path(out))
                 with redirect_stdout(null), redirect_stderr(null):
                     _make_small(scenario)
-                    killed.main_of(scenario.command)(arguments)
+                    program.command(scenario.command)(arguments)
 
 
 def _in_child(work: Callable[[], None]) -> None:
@@ -476,7 +477,7 @@ def preload() -> None:
         "dlrmjit.data.formats.mlperf_bin",
         "dlrmjit.data.formats.torchrec",
         "dlrmjit.model.scoring",
-        *killed.ENTRY.values(),
+        *(program.COMMANDS[name][0] for name in ("train", "prepare", "convert", "predict")),
     ):
         importlib.import_module(module)
 

@@ -24,7 +24,7 @@ _POSTPONED = 0.25  # seconds by which the deadline of work moves that would be l
 class Work(Generic[J]):
     """Rows ``begin`` to ``end`` of a job, to be scored by model number ``model``.
 
-    If it ``is_late``, its deadline is not the job's but a later one.
+    If it ``gives_way`` its deadline may move; it does so once.
     """
 
     job: J
@@ -32,7 +32,7 @@ class Work(Generic[J]):
     end: int
     deadline: float
     model: int = 0
-    is_late: bool = False
+    gives_way: bool = True
 
     @property
     def rows(self) -> int:
@@ -91,14 +91,14 @@ class Batcher(Generic[J]):
         waiting: list[tuple[float, int, Work[J]]] = []
         for deadline, number, work in sorted(self._heap):
             end += work.rows * seconds[work.model]
-            if work.is_late:
-                waiting.append((deadline, number, work))
-            else:
+            if work.gives_way:
                 heapq.heappush(longest, (-work.rows * seconds[work.model], number, work))
+            else:
+                waiting.append((deadline, number, work))
             if end > deadline and longest:
                 length, of, late = heapq.heappop(longest)
                 end += length
-                late = replace(late, deadline=late.deadline + _POSTPONED, is_late=True)
+                late = replace(late, deadline=late.deadline + _POSTPONED, gives_way=False)
                 waiting.append((late.deadline, of, late))
         self._heap = [*waiting, *((work.deadline, number, work) for _, number, work in longest)]
         heapq.heapify(self._heap)

@@ -178,7 +178,7 @@ class Service:
         elif self.waiting > self.limits.budget:
             self._expire(job)
         else:
-            generation.batcher.add(Work(job, 0, len(job), job.deadline, PRERANK))
+            generation.batcher.add(Work(job, 0, len(job), job.deadline, PRERANK, gives_way=False))
 
     def _rank(self, generation: Generation, job: Job) -> None:
         """Let the model score as many candidates as they are worth, and as there is time for."""
@@ -194,7 +194,8 @@ class Service:
             self._expire(job)
             return
         job.choose(count)
-        generation.batcher.add(Work(job, 0, count, job.deadline))
+        # At its deadline it is answered anyway, so that it would give way for ever.
+        generation.batcher.add(Work(job, 0, count, job.deadline, gives_way=False))
 
     def _expire(self, job: Job) -> None:
         """Answer with the order of the prerank, which predictions do not have."""

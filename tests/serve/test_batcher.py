@@ -95,7 +95,7 @@ def test_as_few_jobs_as_possible_are_late(jobs):
         queue.add(Work(job, 0, rows, deadline))
     queue.postpone_late(0.0, {0: 1.0, 1: 1.0}, 1)
     works = all_works(queue)
-    kept = [jobs[work.job] for work in works if not work.is_late]
+    kept = [jobs[work.job] for work in works if work.gives_way]
     assert sorted(work.job for work in works) == list(range(len(jobs)))
     assert in_time(kept)
     most = max(n for n in range(len(jobs) + 1) if any(map(in_time, combinations(jobs, n))))
@@ -133,4 +133,13 @@ def test_what_busy_workers_have_left_and_a_whole_batch_count_as_time():
         queue = batcher()
         queue.add(Work(0, 0, 100, 0.06))
         queue.postpone_late(0.0, {0: 0.0005 * workers / 2, 1: 0.0}, workers, busy)
-        assert queue.take(1)[0].is_late == is_late
+        assert queue.take(1)[0].gives_way != is_late
+
+
+def test_work_that_must_not_give_way_stays_where_it_is():
+    queue = batcher()
+    queue.add(Work(0, 0, 200, 0.06, gives_way=False))
+    queue.add(Work(1, 0, 64, 0.07))
+    queue.postpone_late(0.0, {0: 0.001, 1: 0.0}, 1)
+    first = queue.take(1)[0]
+    assert (first.job, first.deadline) == (0, 0.06)

@@ -26,7 +26,7 @@ from dlrmjit.serve.batcher import Work
 from dlrmjit.serve.jobs import Job
 from dlrmjit.serve.processes.wire import Scored
 from dlrmjit.serve.queries import Mappings, Query
-from dlrmjit.serve.service import MOST_OF_TIME_LEFT, FixedPolicy, Policy
+from dlrmjit.serve.service import FixedPolicy, Policy, time_to_fill
 
 TOP, TICK, BUDGET = 10, 0.1, 0.06
 ROW_SECONDS = 46e-6  # of mlperf on one CPU of this repository's machine
@@ -115,8 +115,7 @@ def _answer(policy: Policy, traffic: Traffic, result: Result, wait: float) -> fl
     values, weight = traffic.query()
     n = len(values)
     query = Query("rank", Mappings([{}] * n), weight, TOP)
-    left = BUDGET - wait
-    feasible = int(max(0.0, left) * MOST_OF_TIME_LEFT * CPUS / ROW_SECONDS)
+    feasible = int(time_to_fill(BUDGET - wait, BUDGET) * CPUS / ROW_SECONDS)
     x = policy.choose(query, min(n, feasible), ROW_SECONDS)
     result.queries += 1
     result.misses += feasible < 1

@@ -19,10 +19,9 @@ from dlrmjit.serve.queries import Query, RequestError
 LOG = logging.getLogger("dlrmjit.serve")
 TICK = 0.1
 """Seconds between two looks at load and time."""
-MOST_OF_TIME_LEFT = 0.25
-"""Share of the time to its deadline that a query of ``rank`` may fill, for there may be others."""
 _MOST_DEATHS = 2  # of workers that computed a query, after which it is to blame
-_MARGIN = 0.002  # seconds that an answer takes to reach the client
+_MARGIN = 0.004  # seconds that an answer takes to reach the client
+_MOST_OF_BUDGET = 0.25  # that a query of rank may fill, for there may be others
 _LEARNING = 0.05  # weight of a new measurement of the cost of a row
 _RESTART_PAUSE = 1.0  # seconds between attempts to replace a host that was lost
 
@@ -186,7 +185,7 @@ class Service:
         left = job.deadline - _MARGIN - asyncio.get_running_loop().time() - self.waiting
         workers = max(1, len(generation.workers))
         fixed = generation.ready.costs[MODEL].fixed
-        feasible = int(max(0.0, left - fixed) * MOST_OF_TIME_LEFT * workers / max(cost, 1e-9))
+        feasible = int(time_to_fill(left - fixed, self.limits.budget) * workers / max(cost, 1e-9))
         if generation.ready.scores_lists:  # a list must fit into a batch
             feasible = min(feasible, generation.ready.most[MODEL])
         count = self.policy.choose(job.query, min(len(job), feasible), cost)
@@ -302,6 +301,15 @@ class Service:
             task.cancel()
         for generation in [*self._old, self.generation]:
             await generation.close()
+
+
+def time_to_fill(left: float, budget: float) -> float:
+    """Return the seconds that a query may fill whose work could begin ``left`` before its deadline.
+
+    Its share of them falls with them, so that a burst, in which all queries fill what they may,
+    leaves more than half of the budget for what cannot be foreseen.
+    """
+    return _MOST_OF_BUDGET * budget * (max(0.0, left) / budget) ** 3
 
 
 def _learn(generation: Generation, model: int, rows: int, seconds: float) -> None:

@@ -38,10 +38,11 @@ class Forecast:
 class Mpc:
     """The price at which the traffic of the next ``horizon`` ticks fills the capacity.
 
-    What waits above ``slack`` ticks of work is worked off within the horizon.
+    What waits above ``slack`` ticks of work is worked off within the horizon. The ``target`` is
+    above 1, because what a moment without queries leaves idle cannot be used later.
     """
 
-    target: float = 0.985
+    target: float = 1.02
     horizon: float = 10.0
     slack: float = 0.2
     forecast: Forecast = field(default_factory=Forecast)

@@ -24,6 +24,7 @@ _NEEDED = 20  # observations before a curve is used
 _REFIT = 10  # observations between fits
 _KEPT = 400  # observations of a class
 _RECENT = 500  # queries that stand for those to come
+_NOTED = 0.03  # weight of a query in what could be ranked in time
 _TOP = 10  # candidates that count as the answer, of a query that does not say
 
 
@@ -39,6 +40,7 @@ class CrasPolicy:
         self._classes: dict[int, _Class] = {}
         self._recent: deque[tuple[int, int, float, float]] = deque(maxlen=_RECENT)
         self._arrivals = self._count = 0
+        self._in_time = 1.0  # share of the candidates worth their cost that could be ranked in time
 
     def choose(self, query: Query, most: int, cost: float) -> int:
         """Return how many candidates are worth their cost."""
@@ -50,7 +52,10 @@ class CrasPolicy:
         if curve is None or self._count % _EXPLORED == 0 or self.price <= 0:
             return most
         x = curve.best(self.price * cost / max(query.weight, 1e-12))
-        return int(min(most, max(0.0, math.floor(float(x)))))
+        worth = int(min(n, max(0.0, math.floor(float(x)))))
+        if worth:
+            self._in_time += _NOTED * (min(most, worth) / worth - self._in_time)
+        return min(most, worth)
 
     def observe(self, job: Job) -> None:
         """Learn from a query of which all candidates were ranked."""
@@ -78,7 +83,7 @@ class CrasPolicy:
 
     def _price_of(self, seconds: float) -> float:
         """Return the price at which recent queries would cost so many seconds on average."""
-        rows = list(self._recent)
+        rows, seconds = list(self._recent), seconds / max(self._in_time, 0.5)
         known = [curve for key, _, _, _ in rows if (curve := self._curve(key)) is not None]
         if len(known) < len(rows):
             return 0.0  # nothing is known yet: rank all

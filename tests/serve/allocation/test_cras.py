@@ -48,6 +48,15 @@ def test_with_scarce_cpus_the_load_is_what_there_is():
     assert policy.price > 0
 
 
+def test_what_cannot_be_ranked_in_time_is_spent_on_other_queries():
+    _, policy = asyncio.run(_chosen(4.0))
+    before = policy._price_of(COST * 50)
+    for _ in range(200):
+        policy._count = 1
+        policy.choose(Query("rank", Mappings([{}] * 200), 1.0, 10), 5, COST)
+    assert policy._price_of(COST * 50) < before
+
+
 def test_heavier_queries_get_more_candidates():
     _, policy = asyncio.run(_chosen(4.0))
     light, heavy = (Query("rank", Mappings([{}] * 200), weight, 10) for weight in (0.5, 2.0))

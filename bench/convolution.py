@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dlrmjit_kernels.machine_peaks import multiply_adds
@@ -62,7 +62,20 @@ class Bench:
         row = {"op": op, "shape": {"N": batch}, "variant": "all layers", "best_s": best}
         row |= {"threads": self.report.machine["threads"], "median_s": median, "peers": peers}
         row |= {"gflops": gflop / best, "of_ceiling": at_peak / best}
+        row["lowest"] = lowest(rows)
         self.report.append(row, "gflops")
+        if found := row["lowest"]:
+            text = "  ".join(
+                f"{name} {ratio:.2f}x ({layer})" for name, (ratio, layer) in found.items()
+            )
+            print(f"{op} lowest of a layer: {text}", flush=True)
+
+
+def lowest(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
+    """Return the lowest ratio against each peer, and its layer."""
+    return {
+        name: min((row["peers"][name], row["variant"]) for row in rows) for name in rows[0]["peers"]
+    }
 
 
 def _integers(text: str) -> list[int]:

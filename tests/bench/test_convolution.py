@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from dlrmjit_kernels.convolution.shape import Convolution
+from dlrmjit_kernels.runtime.target import current_target
 
-from bench import convolution
+from bench import convolution, tiles
 from bench.support import convolution_cases
 from bench.support.harness import Report
 
@@ -52,3 +53,18 @@ def test_a_sum_weights_layers_by_their_number(capsys):
     assert total["best_s"] == 4 * 1.0 + 2.0
     assert np.isclose(total["of_ceiling"], 0.5)
     assert np.isclose(total["peers"]["torch"], (4 * 1.0 + 2.0 * 2.0) / 6)
+    assert total["lowest"] == {"torch": (1.0, "layer 2")}
+
+
+def test_the_tile_with_tables_and_the_strided_one_have_the_same_result():
+    both = tiles.Tiles(channels=4 * current_target().nr, pixels=50)
+    for offsets in (True, False):
+        both.action(offsets)()
+    computed = both.count * both.rows * both.cols
+    np.testing.assert_array_equal(both.c[True], both.c[False])
+    a = both.a.reshape(both.blocks, both.pixels, both.cols).transpose(1, 0, 2)
+    product = a.reshape(both.pixels, -1).astype(float) @ both.b[: len(both.b) // 2].reshape(
+        -1, both.cols
+    )
+    error = np.abs(both.c[True][:computed] - product.ravel()[:computed]).max()
+    assert error < both.channels * np.finfo(np.float32).eps

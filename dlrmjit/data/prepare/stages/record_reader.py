@@ -20,7 +20,7 @@ from dlrmjit.data.prepare.options import PrepareOptions
 from dlrmjit.data.prepare.stages.split import SPLITS, Splitter
 from dlrmjit.data.validate import check_sample_weights
 
-READ_ROWS = 1 << 14
+READ_ROWS = 1 << 15
 _READ_BYTES = 16 << 20
 
 

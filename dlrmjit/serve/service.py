@@ -306,8 +306,8 @@ class Service:
 def time_to_fill(left: float, budget: float) -> float:
     """Return the seconds that a query may fill whose work could begin ``left`` before its deadline.
 
-    Its share of them falls with them, so that a burst, in which all queries fill what they may,
-    leaves more than half of the budget for what cannot be foreseen.
+    Its share of them falls with them: in a burst, in which all queries fill what they may, they
+    then wait for less than half of the budget. The rest is for what cannot be foreseen.
     """
     return _MOST_OF_BUDGET * budget * (max(0.0, left) / budget) ** 3
 

@@ -66,8 +66,7 @@ def run_command(job: Job, alone: Callable[[], int]) -> int:
         launchers.abort(code)
         return code
     if launches[0] is None:
-        codes: list[int] = []
-        return exit_code_of(lambda: codes.append(alone()), job.kernels) or codes[0]
+        return _exit_code(alone, job)
     return run_on_ranks(job, launches[0])
 
 

@@ -64,11 +64,16 @@ def main() -> None:
                 print(json.dumps({"part": part, **line}), flush=True)
 
 
-def _load(given: Any, path: Path) -> Iterator[dict[str, Any]]:
+def _mix(given: Any, path: Path) -> tuple[int, list[bytes], float]:
+    """Return the workers, the queries of the load, and how many a second saturate the workers."""
     config = config_of(given.config, given.max_rows)
     workers, lookups = given.threads or 2, lookups_of(given.config)
-    asked = load.mix(config, lookups=lookups)
-    saturation = workers_rate(path, config, workers, given.batch, lookups) / _MEAN
+    rows = workers_rate(path, config, workers, given.batch, lookups)
+    return workers, load.mix(config, lookups=lookups), rows / _MEAN
+
+
+def _load(given: Any, path: Path) -> Iterator[dict[str, Any]]:
+    workers, asked, saturation = _mix(given, path)
     for engine in given.engines.split(","):
         with server(path, engine, workers, given.batch) as found:
             rates = [float(r) for r in given.rates.split(",") if r] or [
@@ -96,10 +101,7 @@ def _load(given: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _rates(given: Any, path: Path) -> Iterator[dict[str, Any]]:
-    config = config_of(given.config, given.max_rows)
-    workers, lookups = given.threads or 2, lookups_of(given.config)
-    asked = load.mix(config, lookups=lookups)
-    saturation = workers_rate(path, config, workers, given.batch, lookups) / _MEAN
+    workers, asked, saturation = _mix(given, path)
     for engine in given.engines.split(","):
         with server(path, engine, workers, given.batch) as found:
 
@@ -119,9 +121,7 @@ def _joining(given: Any, path: Path) -> Iterator[dict[str, Any]]:
 def _judge(given: Any, path: Path) -> Iterator[dict[str, Any]]:
     if not has_peer("mlcommons-loadgen", "mlperf_loadgen"):
         return
-    config, workers = config_of(given.config, given.max_rows), given.threads or 2
-    asked = load.mix(config)
-    saturation = workers_rate(path, config, workers, given.batch) / _MEAN
+    workers, asked, saturation = _mix(given, path)
     for engine in given.engines.split(","):
         with server(path, engine, workers, given.batch) as found:
             for rate in [float(r) for r in given.rates.split(",") if r]:

@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,12 +94,11 @@ _OURS: set[Path] = set()  # work folders this process has open, for systems with
 
 
 def _write_marker(path: Path, target: Path, kind: str) -> int | None:
-    """Return the locked marker's descriptor, or None where another process removed it."""
+    """Return the locked marker's descriptor, or None where another process removes the folder."""
     marker = open_new(path / MARKER, 0o600)
-    for _ in range(_TRIES):  # another process may look at it just now
-        if try_lock(marker) is not False:
-            break
-        time.sleep(_PAUSE)
+    if not _lock(marker):
+        os.close(marker)
+        return None
     owner = {"format": FORMAT, "version": 1, "kind": kind, "target": target.name, **_identity()}
     try:
         os.write(marker, b" " * _STATE_BYTES + json.dumps(owner).encode())
@@ -111,6 +111,15 @@ def _write_marker(path: Path, target: Path, kind: str) -> int | None:
         return None
     _OURS.add(path)
     return marker
+
+
+def _lock(marker: int) -> bool:
+    """Return whether nobody else has the marker; a look at it is short, a removal may not be."""
+    for _ in range(_TRIES):
+        if try_lock(marker) is not False:
+            return True
+        time.sleep(_PAUSE)
+    return False
 
 
 @dataclass
@@ -163,8 +172,11 @@ def clear_abandoned(target: Path, kind: str) -> None:
 
 
 def _examine(path: Path, target: str, kind: str, found: Survey) -> None:
-    facts = path.lstat() if os.path.lexists(path) else None
-    if facts is None or path.is_symlink() or not path.is_dir() or facts.st_uid != os.geteuid():
+    try:
+        facts = path.lstat()
+    except OSError:  # its process has just removed it
+        return
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
         return
     try:
         marker = os.open(path / MARKER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

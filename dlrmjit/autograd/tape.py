@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter, is_
 from typing import Any, TypeVar
 
+from dlrmjit.autograd.flow import Flow, Total
 from dlrmjit.autograd.runs import ONE_BY_ONE, BackwardRun, Bound, BoundPart, ForwardRun, Joiner
 from dlrmjit.errors import CopyError
 
@@ -72,7 +73,8 @@ class Rule:
     ``forward(step)`` returns the output's value. ``backward(step, gradient)`` yields pairs of the
     index of an input and its gradient, in the order in which they are complete; inputs for which
     ``step.wants`` is false may be skipped. The gradient may be consumed, and tables updated, before
-    the generator resumes; other parameters change only after the last gradient.
+    the generator resumes; other parameters change only after the last gradient. A rule that has
+    added its part to the gradient that its input has in ``step.flow`` yields a ``Total``.
 
     A rule that only makes calls on lasting buffers may also say which: ``bind`` and
     ``bind_backward`` take the same operands and return the calls, or None for operands of which
@@ -95,6 +97,8 @@ class Step:
     output: Variable
     options: Mapping[str, Any]
     memory: dict[Hashable, Any] = field(default_factory=dict)
+    flow: Flow = field(default_factory=Flow)
+    """The backward pass of the tape."""
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -165,7 +169,7 @@ class Tape:
         self.steps: list[Step] = []
         self._add, self._sums = add, dict[int, dict[str, Any]]()
         self._routes: dict[tuple[int, int], _Route] = {}
-        self._joiner = joiner
+        self._joiner, self._flow = joiner, Flow()
         self._forward_runs: dict[tuple[int, int], ForwardRun] = {}
 
     def __reduce__(self) -> str:
@@ -178,7 +182,8 @@ class Tape:
         """Append an application of ``rule``; its output has no value until ``forward``."""
         requires_grad = any(variable.requires_grad for variable in inputs)
         output = Variable(name=rule.name, requires_grad=requires_grad)
-        self.steps.append(Step(rule, inputs, output, options))
+        self.steps.append(Step(rule, inputs, output, options, flow=self._flow))
+        self._flow.add_step(self.steps[-1])
         return output
 
     def forward(self) -> None:
@@ -231,14 +236,16 @@ class Tape:
         """
         route = self._route(result)
         missing = dict(route.uses)
-        gradients = {id(result): gradient}
+        gradients = self._flow.waiting = {id(result): gradient}
         for arrived in self._arrivals(route, gradients, in_runs):
             variable, part = arrived
             key = id(variable)
             if key in route.used_once:
                 yield arrived
                 continue
-            if key in gradients:
+            if isinstance(part, Total):
+                part = part.gradient
+            elif key in gradients:
                 part = self._add(self._sums.setdefault(key, {}), gradients[key], part)
             gradients[key] = part
             missing[key] -= 1
@@ -252,7 +259,7 @@ class Tape:
         first = 0
         while first < len(route.steps):
             step = route.steps[first]
-            gradient = gradients.pop(id(step.output))
+            gradient = self._flow.current = gradients.pop(id(step.output))
             may_run = in_runs and step.rule.bind_backward is not _no_calls
             run = self._backward_run(route, first, gradient) if may_run else None
             if run is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from bench import resnet
 from bench.support import harness
@@ -17,6 +18,20 @@ def test_vectors_and_steps_are_timed_without_torch(monkeypatch):
     step = resnet.steps(18, images, rng)["ours"]
     losses = [step() for _ in range(4)]
     assert losses[-1] < losses[0]
+
+
+def test_the_parts_of_a_step_sum_to_it():
+    report, rng = harness.Report({"threads": 1, "triad_gbs": 10.0}), np.random.default_rng(0)
+    images = rng.standard_normal((2, 3, 32, 32), np.float32)
+    resnet.show_parts(18, images, 0.2, report)
+    rows = {row["op"]: row for row in report.rows}
+    step = rows.pop("step")
+    assert sum(row["best_s"] for row in rows.values()) == pytest.approx(step["best_s"])
+    least = sum(row["ms at least"] for row in rows.values())
+    assert least == pytest.approx(step["ms at least"])
+    convolutions = ("convolution forward", "convolution by data", "convolution by weights")
+    forward, by_data, by_weights = (rows[name]["ms at least"] for name in convolutions)
+    assert by_data < by_weights == pytest.approx(forward)  # images have no gradient
 
 
 def test_the_work_of_depth_50_is_that_of_the_literature():

@@ -18,6 +18,7 @@ from dlrmjit_kernels.runtime.compile import Call
 from numpy.typing import NDArray
 
 from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.ops.jit.convolution.gradients import gradient_buffer
 from dlrmjit.ops.random_masks import EPS, BatchMoments, DropoutKey, moments_of
 
 Gradients = Iterator[tuple[int, Any]]
@@ -103,7 +104,8 @@ def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
     x, gamma, _, (rows, mean, variance), _, *residual = step.values
     if step.options["running"] is not None:
         step.options["running"].add(BatchMoments(rows, mean, variance))
-    inverse, dx = step.memory["inverse"], _buffer(step, "dx") if residual else None
+    inverse = step.memory["inverse"]
+    dx = gradient_buffer(step, 0, x.layout) if residual else None
     bind = partial(_bind_gradient, step, gradient, dx)
     bound = step.cached_for("gradient", (x, gradient), bind)
     if step.wants(4):

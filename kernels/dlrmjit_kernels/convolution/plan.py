@@ -89,6 +89,11 @@ class Problem:
     slope: Activation = Activation.NONE
     accumulate: bool = False
 
+    @property
+    def only_adds(self) -> bool:
+        """Return whether outputs without taps stay as they are."""
+        return self.accumulate and not (self.bias or self.activation or self.slope)
+
 
 @dataclass(frozen=True)
 class ConvPlan:
@@ -216,6 +221,8 @@ class _Planner:
         tiles: list[tuple[int, int, tuple[int, ...]]] = []
         for rows in part.rows.runs():
             for cols in part.cols.runs():
+                if self.problem.only_adds and not (rows.taps and cols.taps):
+                    continue
                 tiles += self._zone_tiles(part, rows, cols, filters)
         self.tiles += [tile for _, _, tile in sorted(tiles)]
 

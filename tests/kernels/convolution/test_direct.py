@@ -137,6 +137,24 @@ def test_a_gradient_by_data_passes_the_activation_below_and_adds_to_others():
     assert np.all(np.abs(added - before - dx) <= error + 1e-5)
 
 
+@pytest.mark.parametrize(
+    "conv",
+    [
+        Convolution(2, nr + 8, 5, 5, nr + 1, 1, 1, 2, 0),
+        Convolution(1, 3, 4, 4, 2, 1, 1, 3, 1),
+        Convolution(2, 3, 1, 1, 5, 1, 1, 2, 1),  # filters reach padding alone
+    ],
+    ids=str,
+)
+def test_pixels_that_no_filter_reaches_keep_the_gradient_that_is_added_to(conv):
+    case = Case(conv)
+    _, (dx, error), _ = case.expected()
+    before = np.random.default_rng(6).standard_normal(dx.shape).astype(np.float32)
+    added = case.backward_data(dx=before)
+    assert np.all(np.abs(added - before - dx) <= error + 1e-5)
+    assert np.array_equal(added[dx == 0], before[dx == 0])
+
+
 @pytest.mark.parametrize("conv", [LARGER[3], LARGER[6], Convolution(4, nr, 12, 12, 5, 3, 3)])
 def test_the_same_bits_for_any_number_of_threads(conv):
     case, threads = Case(conv), get_threads()

@@ -23,7 +23,7 @@ def test_losses_are_those_of_one_process(found, name):
     for ranks in (1, 2, 3):
         case = found[ranks][name]
         for kind in ("ranks", "reproducible"):
-            np.testing.assert_allclose(case[kind], case["one"], rtol=2e-5, err_msg=f"{ranks}")
+            np.testing.assert_allclose(case[kind], case["one"], rtol=5e-6, err_msg=f"{ranks}")
 
 
 @pytest.mark.parametrize("name", ["convolutions", "resnet"])

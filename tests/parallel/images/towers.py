@@ -58,7 +58,7 @@ def main(steps):
     comm, found = fail_together(world()), {}
     for name, model in MODELS.items():
         update = UpdateConfig.of("sgd")
-        found[name] = found_with(comm, model, update, 0.01, steps)
+        found[name] = found_with(comm, model, update, 0.002, steps)
     if comm.rank == 0:
         sys.stdout.write(json.dumps(found))
 

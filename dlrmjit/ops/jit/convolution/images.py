@@ -32,21 +32,22 @@ from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.threads import get_threads
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.flow import Total
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.image_shapes import ConvInputs
+from dlrmjit.ops.jit.convolution.gradients import gradient_buffer, input_gradient
 from dlrmjit.ops.jit.join import rows_of
 
 Gradients = Iterator[tuple[int, Any]]
 
 
 class _Backward(NamedTuple):
-    """The calls of the gradients of the filters and of the input, and their results."""
+    """The calls of the gradients of the filters and of the input, and that of the filters."""
 
     of_filters: Call
     of_input: Call | None
     before: Call | None
     dw: Filters
-    dx: Matrix | None
 
 
 def _images_forward(step: Step) -> Matrix:
@@ -129,8 +130,11 @@ def _conv_backward(step: Step, gradient: Matrix) -> Gradients:
     if not step.values[0].rows:
         yield from _nothing(step, gradient)
         return
-    y, bind = step.output.data, partial(_bind_backward, step, gradient)
-    bound = step.cached_for(("backward", get_threads()), (*step.values, y, gradient), bind)
+    layout, y = step.values[0].layout, step.output.data
+    dx, adds = input_gradient(step, 0, layout) if step.wants(0) else (None, False)
+    bind = partial(_bind_backward, step, gradient, dx, adds)
+    operands = (*step.values, y, gradient, dx)
+    bound = step.cached_for(("backward", get_threads(), adds), operands, bind)
     if bound.before is not None:
         bound.before()
     bound.of_filters()
@@ -140,7 +144,7 @@ def _conv_backward(step: Step, gradient: Matrix) -> Gradients:
         yield 2, _column_sums(step, gradient)
     if bound.of_input is not None:
         bound.of_input()
-        yield 0, bound.dx
+        yield 0, Total(dx) if adds else dx
     if residual is not None:
         yield len(step.values) - 1, gradient
 
@@ -156,17 +160,14 @@ def _nothing(step: Step, gradient: Matrix) -> Gradients:
         yield len(step.values) - 1, gradient
 
 
-def _bind_backward(step: Step, dz: Matrix) -> _Backward:
+def _bind_backward(step: Step, dz: Matrix, dx: Matrix | None, adds: bool) -> _Backward:
     """Bind the gradients; that before the activation overwrites the result's."""
     conv, (x, w, *_) = _convolution(step), ConvInputs.of(step)
     code = activation_code(step.options["activation"])
     before = bind_activation_backward(step.output.data, dz, dz, code) if code else None
     dw = step.cached("dw", partial(Filters.zeros, w.shape))
-    of_input, dx = None, None
-    if step.wants(0):
-        dx = step.cached("dx", partial(Matrix.empty, conv.input_layout))
-        of_input = bind_backward_data(conv, dz, w, dx)
-    return _Backward(bind_backward_weights(conv, x, dz, dw), of_input, before, dw, dx)
+    of_input = bind_backward_data(conv, dz, w, dx, accumulate=adds) if dx else None
+    return _Backward(bind_backward_weights(conv, x, dz, dw), of_input, before, dw)
 
 
 def _column_sums(step: Step, dz: Matrix) -> NDArray[np.float32]:
@@ -196,7 +197,7 @@ def _pool_backward(step: Step, gradient: Matrix) -> Gradients:
     if pool is None:
         yield 0, x
         return
-    dx = step.cached("dx", partial(Matrix.empty, pool.input_layout))
+    dx = gradient_buffer(step, 0, pool.input_layout)
     if step.options["largest"]:
         max_pool_backward(pool, x, step.output.data, gradient, dx)
     else:

@@ -6,7 +6,7 @@ bias, and ``torch.mm`` or ``np.matmul`` into arrays that exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,6 @@ from dlrmjit_kernels.matmul.gemm import gemm
 from dlrmjit_kernels.matmul.plan import Finish
 from dlrmjit_kernels.matrix.matrix import Floats, Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.runtime.buffers import aligned_empty
 from dlrmjit_kernels.runtime.target import current_target
 
 from bench.support import harness
@@ -249,7 +248,7 @@ def _operands(
     target, at = current_target(), w.float_layout
     if op == "forward":
         product = bf16_gemm.forward(x.layout, at, y.layout, Finish(), True, target)
-        sources: tuple[Any, Any] = x.address, w
+        sources: tuple[Any, Any] = x.address, w.high.address
     elif op == "backward_data":
         last = Activation.NONE
         layouts = dz.layout, at, dx.layout, None
@@ -258,20 +257,8 @@ def _operands(
     else:
         product = bf16_gemm.backward_weights(x.layout, dz.layout, dw.layout, True, target)
         sources = x.address, dz.address
-    made = product and [product.a, product.b]
-    copies = [
-        (copy, source, aligned_empty(copy.layout.span))
-        for copy, source in zip(made or (), sources, strict=False)
-        if copy is not None
-    ]
-
-    return partial(_write, copies, (x, dz))
-
-
-def _write(copies: Sequence[tuple[Any, Any, Floats]], sources: tuple[Matrix, ...]) -> None:
-    """Write copies; the matrices that they are made of must live as long."""
-    for copy, source, memory in copies:
-        copy.write(source, memory.ctypes.data)
+    copies = product.bind_copies(*sources) if product else None
+    return copies.owning(x, w, dz) if copies else lambda: None
 
 
 def _like(torch: Any, array: Floats) -> Any:

@@ -90,9 +90,13 @@ def test_all_layers_of_a_model_are_summed_as_often_as_they_occur():
 @pytest.mark.skipif(not current_target().bf16, reason="needs BF16 instructions")
 @pytest.mark.parametrize("op", gemm_cases.OPERATIONS)
 def test_operands_of_a_product_on_pairs_are_also_made_alone(op, monkeypatch):
+    bound, bind_copies = [], bf16_gemm.Bf16Product.bind_copies
+
+    def counted(product, a, b):
+        bound.append(bind_copies(product, a, b))
+        return bound[-1]
+
+    monkeypatch.setattr(bf16_gemm.Bf16Product, "bind_copies", counted)
     case = gemm_cases.split_case(gemm_cases.Layer("squares", 40, 34, 64), op)
-    written = []
-    for kind in (bf16_gemm._RoundedPairs, bf16_gemm._Transposed):
-        monkeypatch.setattr(kind, "write", lambda self, source, address: written.append(self))
     case.peers["operands"]()
-    assert len(written) == {"forward": 1}.get(op, 2)
+    assert len(bound[0]._entries) == {"forward": 1}.get(op, 2)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dlrmjit.errors import TargetError
 from dlrmjit.ops import get_backend
+from dlrmjit.ops.jit import mlp as mlp_module
 from dlrmjit.ops.reference.backend import ReferenceBackend
 from dlrmjit.precision import round_to_bf16
 from tests.bf16 import rounded, truncated
@@ -47,6 +48,21 @@ def test_one_layer_computes_what_the_reference_does(kind, n, c, k):
     for a, b, length, scale in zip(found, expected, (c, k, n, n), magnitudes, strict=True):
         bound = 2 * tolerance(length + 1) * np.maximum(np.abs(scale).max(initial=1), length)
         np.testing.assert_allclose(a, b, rtol=0, atol=bound)
+
+
+@pytest.mark.skipif("bf16" not in KINDS, reason="this processor does not multiply BF16")
+@pytest.mark.parametrize("hidden", ["relu", "none", "tanh"])
+@given(n=sizes, widths=st.lists(sizes, min_size=3, max_size=5))
+def test_activations_in_pairs_change_no_bit(hidden, n, widths):
+    activations = (hidden,) * (len(widths) - 2) + ("none",)
+    found = []
+    for in_pairs in (mlp_module.can_store_pairs, lambda *_: False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mlp_module, "can_store_pairs", in_pairs)
+            y, pullback = mlp(JIT, activations, "bf16")(arrays_of(n, widths))
+            gradients = pullback(np.cos(np.arange(y.size, dtype=np.float32)).reshape(y.shape))
+            found.append([part.tobytes() for part in (y, *gradients)])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

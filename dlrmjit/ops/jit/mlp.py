@@ -10,16 +10,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
+from dlrmjit_kernels.layers.bf16_gemm import can_store_pairs
 from dlrmjit_kernels.layers.elementwise import bind_activation_backward
 from dlrmjit_kernels.layers.fully_connected import (
+    Activations,
     activation_code,
     bind_backward_data,
     bind_backward_weights,
     bind_forward,
 )
 from dlrmjit_kernels.matrix.matrix import Matrix
+from dlrmjit_kernels.matrix.paired import Paired
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from dlrmjit_kernels.runtime.compile import Call
+from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 
 from dlrmjit.autograd.runs import Bound, BoundPart
@@ -34,8 +38,8 @@ class _Forward(NamedTuple):
     """
 
     calls: list[Call]
-    layers: list[Matrix]
-    stored: list[Matrix]
+    layers: list[Any]
+    stored: list[Any]
 
 
 def _forward(step: Step) -> Bound:
@@ -70,11 +74,26 @@ def _bind_forward(step: Step) -> _Forward:
     return bound
 
 
-def _output(step: Step, layer: int, rows: int, cols: int) -> Matrix:
+def _output(step: Step, layer: int, rows: int, cols: int) -> Activations:
     out: Matrix | None = step.options.get("out")
     if out is not None and layer + 1 == len(step.options["activations"]):
         return out
-    return step.cached(f"y{layer}", lambda: Matrix.empty_blocked(rows, cols))
+    if _is_paired(step, layer):
+        paired: Paired = step.cached(f"pairs{layer}", partial(Paired, rows, cols))
+        return paired
+    matrix: Matrix = step.cached(f"y{layer}", partial(Matrix.empty_blocked, rows, cols))
+    return matrix
+
+
+def _is_paired(step: Step, layer: int) -> bool:
+    """Return whether only products on BF16 pairs read the output of a layer, and its gradient."""
+    activations, weights = step.options["activations"], step.values[1::2]
+    if layer + 1 == len(activations) or activations[layer] not in ("relu", "none"):
+        return False
+    weight, following = weights[layer : layer + 2]
+    widths = weight.rows, weight.cols, following.cols
+    both = is_rounded(weight) and is_rounded(following)
+    return both and can_store_pairs(*widths, current_target())
 
 
 def _bind_backward(step: Step, gradient: Matrix) -> list[BoundPart]:
@@ -91,7 +110,7 @@ def _bind_backward(step: Step, gradient: Matrix) -> list[BoundPart]:
 
 
 def _bind_layer_backward(
-    step: Step, layer: int, bound: _Forward, dz: Matrix
+    step: Step, layer: int, bound: _Forward, dz: Activations
 ) -> tuple[list[BoundPart], Any]:
     """Return the layer's calls, and the gradient of its input: None if it is not needed.
 
@@ -112,12 +131,16 @@ def _bind_layer_backward(
     return [of_weights, BoundPart(input_calls)], dx
 
 
-def _input_gradient(step: Step, layer: int, x: Matrix) -> Matrix:
+def _input_gradient(step: Step, layer: int, x: Activations) -> Activations:
+    if isinstance(x, Paired):
+        paired: Paired = step.cached(f"dpairs{layer}", partial(Paired, x.rows, x.cols))
+        return paired
     make = step.options.get("input_gradient")
     if layer == 0 and make is not None:
         dx: Matrix = step.cached("dx0", make)
         return dx
-    return step.cached(f"dx{layer}", partial(Matrix.empty_blocked, x.rows, x.cols))
+    matrix: Matrix = step.cached(f"dx{layer}", partial(Matrix.empty_blocked, x.rows, x.cols))
+    return matrix
 
 
 RULES = (bound_rule("mlp", _forward, _backward),)

@@ -61,13 +61,16 @@ class Calls:
         return Calls(self._entries, (self._owned, operands), self._floats)
 
     @staticmethod
-    def joined(parts: Sequence[Calls]) -> Calls:
-        """Return the calls of all ``parts``, at least one, in their order."""
-        if len(parts) == 1:
+    def joined(parts: Sequence[Calls], floats: int = 0) -> Calls:
+        """Return the calls of all ``parts``, at least one, in their order.
+
+        They have as much scratch memory as the one that needs most, or ``floats`` if that is more.
+        """
+        if len(parts) == 1 and floats <= parts[0]._floats:
             return parts[0]
         entries = np.concatenate([part._entries for part in parts])
         owned = tuple(part._owned for part in parts)
-        return Calls(entries, owned, max(part._floats for part in parts))
+        return Calls(entries, owned, max(floats, *(part._floats for part in parts)))
 
 
 def bind(store: Callable[..., int], *operands: Any, floats: int = 0) -> Calls:

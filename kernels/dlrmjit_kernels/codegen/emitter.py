@@ -19,6 +19,7 @@ F32 = ir.FloatType()
 I64 = ir.IntType(64)
 I1 = ir.IntType(1)
 I32 = ir.IntType(32)
+_I16 = ir.IntType(16)
 POINTER = ir.PointerType()
 Value: TypeAlias = ir.Value
 
@@ -190,6 +191,41 @@ class Emitter:
         if interleave:
             order = [lane // 2 + lane % 2 * self.lanes for lane in order]
         return self.builder.bitcast(self._shuffle(first, second, order), self.vector)
+
+    def load_bf16(self, pointer: Value, active: int | None = None) -> Value:
+        """Load as many BF16 numbers as lanes, or only the first ``active``, as float32."""
+        short, wide = self._shorts, ir.VectorType(I32, self.lanes)
+        if active is None or active == self.lanes:
+            bits = self.builder.load(pointer, align=2, typ=short)
+        else:
+            mask, zeros = self._mask(active), ir.Constant(short, [0] * self.lanes)
+            signature = ir.FunctionType(short, [POINTER, I32, mask.type, short])
+            load = self._declared(f"llvm.masked.load.v{self.lanes}i16.p0", signature)
+            bits = self.builder.call(load, [pointer, ir.Constant(I32, 2), mask, zeros])
+        shift = ir.Constant(wide, [16] * self.lanes)
+        return self.builder.bitcast(
+            self.builder.shl(self.builder.zext(bits, wide), shift), self.vector
+        )
+
+    def store_bf16(self, value: Value, pointer: Value, active: int | None = None) -> None:
+        """Write a vector, or its first ``active`` lanes, rounded to BF16.
+
+        For targets with BF16 instructions.
+        """
+        short = self._shorts
+        rounded = self.builder.fptrunc(value, ir.VectorType(BF16, self.lanes))
+        bits = self.builder.bitcast(rounded, short)
+        if active is None or active == self.lanes:
+            self.builder.store(bits, pointer, align=2)
+            return
+        mask = self._mask(active)
+        signature = ir.FunctionType(ir.VoidType(), [short, POINTER, I32, mask.type])
+        store = self._declared(f"llvm.masked.store.v{self.lanes}i16.p0", signature)
+        self.builder.call(store, [bits, pointer, ir.Constant(I32, 2), mask])
+
+    @property
+    def _shorts(self) -> ir.Type:
+        return ir.VectorType(_I16, self.lanes)
 
     def dot_pairs(self, a: Value, b: Value, c: Value) -> Value:
         """Return ``c`` plus the dot products of the pairs of ``a`` and ``b``; AVX-512-BF16 only."""

@@ -4,13 +4,13 @@ With activations and weights in the layouts of :class:`Matrix`'s ``empty_*`` con
 is copied, except that the gradient by data transposes the weights, part by part where they are
 used. Only the high 16 bits of split weights are read. ``rounded`` says that activations and
 gradients are rounded to BF16 before they are multiplied, which needs a processor with BF16
-instructions; sums, biases and results are float32 always.
+instructions; sums, biases and results are float32, except results that only such products read:
+given as :class:`.Paired`, they are rounded as they are computed.
 """
 
 from __future__ import annotations
 
 import functools
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,12 +20,14 @@ from dlrmjit_kernels.codegen.activations import Activation as Code
 from dlrmjit_kernels.codegen.cross_finish import Cross
 from dlrmjit_kernels.errors import BlockingError, ShapeError, TargetError
 from dlrmjit_kernels.layers import bf16_gemm
+from dlrmjit_kernels.layers.bf16_gemm import numbers
 from dlrmjit_kernels.layers.cross import CrossEpilogue
 from dlrmjit_kernels.matmul.blocking import Blocking
 from dlrmjit_kernels.matmul.dispatch import Addresses, bind, run
 from dlrmjit_kernels.matmul.plan import Finish, Product
 from dlrmjit_kernels.matrix.axes import Axis, View, view_of
 from dlrmjit_kernels.matrix.matrix import Floats, Layout, Matrix, check_apart
+from dlrmjit_kernels.matrix.paired import Paired, PairedLayout
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
 from dlrmjit_kernels.runtime.compile import Call
 from dlrmjit_kernels.runtime.operands import FLOAT32, check_array, check_disjoint
@@ -35,13 +37,15 @@ _ONE = np.ones(1, dtype=np.float32)
 _ONE_ADDRESS = int(_ONE.ctypes.data)
 
 Activation = Literal["none", "relu", "sigmoid", "tanh", "silu"]
+Activations = Matrix | Paired
+_AnyLayout = Layout | PairedLayout
 
 
 def fc_forward(
-    x: Matrix,
+    x: Activations,
     w: Matrix | SplitWeights,
     b: Floats | None,
-    y: Matrix,
+    y: Activations,
     activation: Activation = "none",
     rounded: bool = False,
     slopes: Matrix | None = None,
@@ -56,8 +60,8 @@ def fc_forward(
     Raises
     ------
     ShapeError
-        If the shapes do not match, ``b`` is not K contiguous float32 numbers, or ``slopes`` are
-        missing or not wanted.
+        If the shapes do not match, ``b`` is not K contiguous float32 numbers, ``slopes`` are
+        missing or not wanted, or activations are :class:`.Paired` where pairs are not multiplied.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     BlockingError
@@ -67,10 +71,10 @@ def fc_forward(
 
 
 def bind_forward(
-    x: Matrix,
+    x: Activations,
     w: Matrix | SplitWeights,
     b: Floats | None,
-    y: Matrix,
+    y: Activations,
     activation: Activation = "none",
     rounded: bool = False,
     epilogue: CrossEpilogue | None = None,
@@ -86,14 +90,18 @@ def bind_forward(
     target, layout, kind = _target(rounded), *_of_epilogue(epilogue)
     layout = slopes.layout if slopes else layout
     product = _forward(x.layout, _layout(w), y.layout, b is not None, activation, layout, kind)
+    if isinstance(y, Paired) and (slopes or epilogue):
+        raise ShapeError("y with slopes, or of a cross layer, is not stored as BF16 pairs")
     mask = slopes.address if slopes else 0
-    at = Addresses(x.address, 0, y.address, _vector("b", b, y.cols), mask)
+    read, bias = _along(x), _vector("b", b, y.cols)
+    at = Addresses(read.address, 0, _along(y).address, bias, mask, others=_copy_in_pairs(y))
     at = _with_epilogue(at, epilogue)
-    check_apart("y", y, x=x, w=_stored(w), **_operands(epilogue))
+    _check_apart("y", y, x=x, w=_stored(w), **_operands(epilogue))
     if slopes is not None:
-        check_apart("slopes", slopes, x=x, w=_stored(w), y=y)
+        _check_apart("slopes", slopes, x=x, w=_stored(w), y=y)
     if b is not None:
-        check_disjoint("y", y.data, b=b)
+        for part in _parts(y):
+            check_disjoint("y", part.data, b=b)
         if slopes is not None:
             check_disjoint("slopes", slopes.data, b=b)
     if isinstance(w, SplitWeights):
@@ -103,15 +111,16 @@ def bind_forward(
             x.layout, w.high.layout, y.layout, product.finish, rounded, target, layout
         )
         if on_pairs is not None:
-            return partial(on_pairs.run, x.address, w.high.address, at)
+            return on_pairs.bind(read.address, w.high.address, at)
+    _refuse_pairs(x=x, y=y)
     return _with_weights(product, at, w, target, blocking)
 
 
 def fc_backward_data(
-    dz: Matrix,
+    dz: Activations,
     w: Matrix | SplitWeights,
-    dx: Matrix,
-    mask: Matrix | None = None,
+    dx: Activations,
+    mask: Activations | None = None,
     rounded: bool = False,
     activation: Activation = "relu",
 ) -> None:
@@ -123,7 +132,8 @@ def fc_backward_data(
     Raises
     ------
     ShapeError
-        If the shapes do not match.
+        If the shapes do not match, dx and mask are not both :class:`.Paired` or neither, or one of
+        the operands is where pairs are not multiplied.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
@@ -131,10 +141,10 @@ def fc_backward_data(
 
 
 def bind_backward_data(
-    dz: Matrix,
+    dz: Activations,
     w: Matrix | SplitWeights,
-    dx: Matrix,
-    mask: Matrix | None = None,
+    dx: Activations,
+    mask: Activations | None = None,
     rounded: bool = False,
     epilogue: CrossEpilogue | None = None,
     activation: Activation = "relu",
@@ -143,31 +153,40 @@ def bind_backward_data(
 
     An ``epilogue`` replaces the mask.
     """
-    target, masked, kind = _target(rounded), *_of_epilogue(epilogue)
-    masked = mask.layout if mask else masked
+    target, kind = _target(rounded), _of_epilogue(epilogue)[1]
+    masked: _AnyLayout | None = mask.layout if mask else _of_epilogue(epilogue)[0]
     slope = activation_code(activation) if mask else Code.NONE
     product = _backward_data(dz.layout, _layout(w), dx.layout, masked, slope, kind)
-    check_apart("dx", dx, dz=dz, w=_stored(w), mask=mask, **_operands(epilogue))
-    at = Addresses(dz.address, 0, dx.address, mask=mask.address if mask else 0)
+    if masked is not None and isinstance(masked, PairedLayout) != isinstance(dx, Paired):
+        raise ShapeError("dx and mask must both be stored as BF16 pairs, or neither")
+    _check_apart("dx", dx, dz=dz, w=_stored(w), mask=mask, **_operands(epilogue))
+    read, stored = _along(dz), _along(mask).address if mask else 0
+    at = Addresses(read.address, 0, _along(dx).address, mask=stored, others=_copy_in_pairs(dx))
     at = _with_epilogue(at, epilogue)
     if isinstance(w, SplitWeights):
         on_pairs = bf16_gemm.backward_data(
             dz.layout, w.float_layout, dx.layout, masked, product.finish, slope, rounded, target
         )
         if on_pairs is not None:
-            return partial(on_pairs.run, dz.address, w, at)
+            return on_pairs.bind(read.address, w, at)
+    _refuse_pairs(dz=dz, dx=dx)
     return _with_weights(product, at, w, target)
 
 
 def fc_backward_weights(
-    x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
+    x: Activations,
+    dz: Activations,
+    dw: Matrix,
+    db: Floats | None = None,
+    rounded: bool = False,
 ) -> None:
     """``dw = x.T @ dz; db = dz.sum(0)`` for x (N, C), dz (N, K), dw (C, K) and db (K,).
 
     Raises
     ------
     ShapeError
-        If the shapes do not match, or ``db`` is not K contiguous float32 numbers.
+        If the shapes do not match, ``db`` is not K contiguous float32 numbers, or x or dz is
+        :class:`.Paired` where pairs are not multiplied.
     TargetError
         If ``rounded`` is asked for and this processor does not multiply BF16 numbers.
     """
@@ -175,21 +194,29 @@ def fc_backward_weights(
 
 
 def bind_backward_weights(
-    x: Matrix, dz: Matrix, dw: Matrix, db: Floats | None = None, rounded: bool = False
+    x: Activations,
+    dz: Activations,
+    dw: Matrix,
+    db: Floats | None = None,
+    rounded: bool = False,
 ) -> Call:
     """Return :func:`fc_backward_weights` as a call to repeat, as :func:`bind_forward` does."""
     target, sums = _target(rounded), _vector("db", db, dz.cols, written=True)
     product = _backward_weights(x.layout, dz.layout, dw.layout, db is not None)
-    check_apart("dw", dw, x=x, dz=dz)
+    _check_apart("dw", dw, x=x, dz=dz)
     if db is not None:
-        check_disjoint("db", db, x=x.data, dz=dz.data, dw=dw.data)
+        for name, matrix in (("x", x), ("dz", dz), ("dw", dw)):
+            for part in _parts(matrix):
+                check_disjoint("db", db, **{name: part.data})
     if rounded:
         on_pairs = bf16_gemm.backward_weights(
             x.layout, dz.layout, dw.layout, db is not None, target
         )
         if on_pairs is not None:
             at = Addresses(0, 0, dw.address, sums=sums)
-            return partial(on_pairs.run, x.address, dz.address, at)
+            return on_pairs.bind(_down(x).address, _down(dz).address, at)
+    _refuse_pairs(x=x, dz=dz)
+    x, dz = _down(x), _down(dz)
     if dz.cols > 1:
         return bind(product, Addresses(x.address, dz.address, dw.address, sums=sums), target)
     weights = bind(product, Addresses(dz.address, x.address, dw.address), target)
@@ -228,9 +255,9 @@ def _layout(w: Matrix | SplitWeights) -> Layout:
 
 @functools.lru_cache(maxsize=4096)
 def _forward(
-    x: Layout,
+    x: _AnyLayout,
     w: Layout,
-    y: Layout,
+    y: _AnyLayout,
     bias: bool,
     activation: Activation,
     operands: Layout | None,
@@ -243,7 +270,8 @@ def _forward(
         wanted = "needs" if code.has_slopes else "has no"
         raise ShapeError(f"the activation {activation!r} {wanted} slopes")
     mask = view_of(operands) if operands else None
-    return Product(view_of(x), view_of(w), view_of(y), mask, Finish(bias, code, cross))
+    finish = Finish(bias, code, cross)
+    return Product(numbers(x), view_of(w), numbers(y), mask, finish)
 
 
 def activation_code(activation: str) -> Code:
@@ -257,20 +285,25 @@ def activation_code(activation: str) -> Code:
 
 @functools.lru_cache(maxsize=4096)
 def _backward_data(
-    dz: Layout, w: Layout, dx: Layout, mask: Layout | None, slope: Code, cross: Cross
+    dz: _AnyLayout,
+    w: Layout,
+    dx: _AnyLayout,
+    mask: _AnyLayout | None,
+    slope: Code,
+    cross: Cross,
 ) -> Product:
     match = dz.rows == dx.rows and dz.cols == w.cols and w.rows == dx.cols
     _expect(match and (mask is None or _shape(mask) == _shape(dx)), dz, w, dx, mask)
-    masked, finish = view_of(mask) if mask else None, Finish(cross=cross)
-    return Product(view_of(dz), view_of(w).transposed, view_of(dx), masked, finish, slope)
+    masked, finish = numbers(mask) if mask else None, Finish(cross=cross)
+    return Product(numbers(dz), view_of(w).transposed, numbers(dx), masked, finish, slope)
 
 
 @functools.lru_cache(maxsize=4096)
-def _backward_weights(x: Layout, dz: Layout, dw: Layout, sums: bool) -> Product:
+def _backward_weights(x: _AnyLayout, dz: _AnyLayout, dw: Layout, sums: bool) -> Product:
     _expect(x.rows == dz.rows and x.cols == dw.rows and dz.cols == dw.cols, x, dz, dw)
     if dz.cols == 1:  # a row of C is a vector, a column is not: compute the transpose
-        return Product(view_of(dz).transposed, view_of(x), view_of(dw).transposed)
-    return Product(view_of(x).transposed, view_of(dz), view_of(dw), sums=sums)
+        return Product(numbers(dz).transposed, numbers(x), view_of(dw).transposed)
+    return Product(numbers(x).transposed, numbers(dz), view_of(dw), sums=sums)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -301,6 +334,46 @@ def _stored(w: Matrix | SplitWeights) -> Matrix:
     return w.high if isinstance(w, SplitWeights) else w
 
 
+def _along(m: Activations) -> Matrix:
+    """Return what products multiply along the rows: float32, or pairs."""
+    return m.along if isinstance(m, Paired) else m
+
+
+def _down(m: Activations) -> Matrix:
+    """Return what products multiply down the columns: float32, or pairs."""
+    return m.down if isinstance(m, Paired) else m
+
+
+def _copy_in_pairs(m: Activations) -> int:
+    """Return the address of the second copy that a product writes; 0 for none."""
+    return m.down.address if isinstance(m, Paired) else 0
+
+
+def _parts(m: Activations | None) -> tuple[Matrix, ...]:
+    """Return the matrices that are in memory."""
+    if isinstance(m, Paired):
+        return m.along, m.down
+    return () if m is None else (m,)
+
+
+def _check_apart(name: str, written: Activations, **others: Activations | None) -> None:
+    """Raise ShapeError if what is written shares elements with one of ``others``."""
+    for part in _parts(written):
+        for other, read in others.items():
+            for each in _parts(read):
+                check_apart(name, part, **{other: each})
+
+
+def _refuse_pairs(**operands: Activations) -> None:
+    """Raise ShapeError for a product on float32 numbers if an operand is stored in pairs."""
+    for name, operand in operands.items():
+        if isinstance(operand, Paired):
+            raise ShapeError(
+                f"{name} is stored as BF16 pairs, but this product does not multiply them; "
+                "pass a float32 Matrix, or split weights and rounded=True"
+            )
+
+
 def _vector(name: str, values: Floats | None, length: int, written: bool = False) -> int:
     """Return the address of a vector of ``length``, 0 for none."""
     if values is None:
@@ -308,11 +381,11 @@ def _vector(name: str, values: Floats | None, length: int, written: bool = False
     return int(check_array(name, values, FLOAT32, (length,), written).ctypes.data)
 
 
-def _shape(layout: Layout) -> tuple[int, int]:
+def _shape(layout: _AnyLayout) -> tuple[int, int]:
     return layout.rows, layout.cols
 
 
-def _expect(consistent: bool, *operands: Layout | None) -> None:
+def _expect(consistent: bool, *operands: _AnyLayout | None) -> None:
     if not consistent:
         shapes = ", ".join(f"{m.rows} x {m.cols}" for m in operands if m is not None)
         raise ShapeError(f"the matrices of a fully connected layer do not match: {shapes}")

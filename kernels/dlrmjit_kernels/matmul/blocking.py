@@ -81,7 +81,7 @@ def choose_blocking(target: Target, shape: Shape) -> Blocking:
     once, a few blocks at a time; a B that stays in the second cache as a whole lets A and C pass
     once, a few row blocks at a time.
     """
-    kc = _equal_parts(shape.length, _reduction_in_cache(target, shape.down))
+    kc = _equal_parts(shape.length, longest_reduction(target, shape.down))
     if 2 * shape.rows < target.mr:
         kc = min(kc, _FEW_BLOCKS * target.row_block)
     mc = _rows_in_cache(target, shape, kc)
@@ -105,7 +105,7 @@ def _rows_in_cache(target: Target, shape: Shape, kc: int) -> int:
     return max(target.mr, min(shape.rows, target.l2 * 3 // 8 // (4 * kc)))
 
 
-def _reduction_in_cache(target: Target, down: bool) -> int:
+def longest_reduction(target: Target, down: bool = False) -> int:
     """Return the longest kc block whose panel of B is read from a near cache.
 
     A sixteenth of the second cache: panels arrive in time from there, and a long block means

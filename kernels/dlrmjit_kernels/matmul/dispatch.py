@@ -42,6 +42,9 @@ class Addresses(NamedTuple):
     others: int = 0
 
 
+_IN_MEMORY = Addresses(0, 0, 0)  # none counts from the scratch
+
+
 class _Copy(NamedTuple):
     """A copy of an operand in the scratch, which is made before, and written back if needed.
 
@@ -84,11 +87,14 @@ def bind(
     at: Addresses,
     target: Target | None = None,
     blocking: Blocking | None = None,
+    moved: Addresses = _IN_MEMORY,
+    used: int = 0,
 ) -> Call:
     """Return a call that computes ``product`` on operands at ``at``, as often as wanted.
 
-    Operands must not move in memory. It runs on as many threads as are set now, or fewer. The
-    blocking is the one given, else the tuned one, else the rule's.
+    Operands must not move in memory. Addresses that are ``moved``, 1 and not 0, count from that of
+    the scratch, of which the first ``used`` floats have operands. It runs on as many threads as
+    are set now, or fewer. The blocking is the one given, else the tuned one, else the rule's.
 
     Raises BlockingError for a ``blocking`` that the target cannot run.
     """
@@ -98,22 +104,24 @@ def bind(
     if blocking is not None:
         check_blocking(blocking, target)
     prepared = _prepare(product, target, get_threads(), blocking)
-    return _bind_on_copies(prepared, at)
+    return _bind_on_copies(prepared, at, moved, used)
 
 
 def _nothing() -> None:
     """Compute an empty C."""
 
 
-def _bind_on_copies(prepared: _Prepared, at: Addresses) -> Calls:
-    used, moved, fetched, stored = list(at), [0] * len(at), list[Calls](), list[Calls]()
+def _bind_on_copies(prepared: _Prepared, at: Addresses, moved: Addresses, first: int) -> Calls:
+    """Bind the product and its copies, which are in the scratch from float ``first`` on."""
+    used, in_scratch, fetched, stored = list(at), list(moved), list[Calls](), list[Calls]()
     for operand, offset, original, copied, is_read, is_written in prepared.copies:
-        used[operand], moved[operand] = offset, 1
+        address, start, is_moved = at[operand], offset + 4 * first, moved[operand]
+        used[operand], in_scratch[operand] = start, 1
         if is_read:
-            fetched.append(bind_copy(original, at[operand], copied, offset, (0, 1)))
+            fetched.append(bind_copy(original, address, copied, start, (is_moved, 1)))
         if is_written:
-            stored.append(bind_copy(copied, offset, original, at[operand], (1, 0)))
-    product = prepared.plan.bind(tuple(used), tuple(moved), prepared.span)
+            stored.append(bind_copy(copied, start, original, address, (1, is_moved)))
+    product = prepared.plan.bind(tuple(used), tuple(in_scratch), first + prepared.span)
     return Calls.joined([*fetched, product, *stored])
 
 

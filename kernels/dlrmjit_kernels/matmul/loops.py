@@ -36,6 +36,8 @@ _FIELDS = (
     *("a_rows", "a_skip", "crossings"),
     # strides of C and the mask
     *("c_row_block", "c_row", "c_panel", "mask_row_block", "mask_row", "mask_panel"),
+    # strides of the copy of C in pairs of rows, if there is one: then ``paired`` is 1, not 0
+    *("pairs_row_block", "pairs_row", "pairs_panel", "paired"),
     # rectangles of the grid down and across
     *("grid_rows", "grid_cols"),
 )
@@ -53,7 +55,7 @@ class GemmOperands(NamedTuple):
     """Addresses of the operands; zero for what a product does not have.
 
     ``one`` is the address of an element of A that is one, ``others`` that of the distances of a
-    cross layer's further operands.
+    cross layer's further operands, or of the copy of C in pairs of rows.
     """
 
     a: int
@@ -92,7 +94,7 @@ class _Reduction(NamedTuple):
 class _Block(NamedTuple):
     """Addresses of a block of rows of A, C and the mask, and of a panel of B and the bias.
 
-    ``others`` is that of the distances, the same for all blocks.
+    ``others`` is that of the distances, the same for all blocks, or of C's copy in pairs of rows.
     """
 
     a: int
@@ -198,7 +200,7 @@ def compute_panel(
             operands.c + 4 * (block * p.c_row_block + panel * p.c_panel),
             operands.bias + 4 * panel * p.nr,
             operands.mask + 4 * (block * p.mask_row_block + panel * p.mask_panel),
-            operands.others,
+            operands.others + 4 * (block * p.pairs_row_block + panel * p.pairs_panel),
         )
         count = min(p.row_block, p.rows - block * p.row_block)
         _compute_tiles(p, tiles, at, reduction, block, count)
@@ -215,14 +217,17 @@ def _kernels_of(p: GemmPlan, kernels: int, variant: int, edge: int) -> int:
 def _compute_tiles(
     p: GemmPlan, kernels: int, at: _Block, reduction: _Reduction, block: int, count: int
 ) -> None:
-    """Compute ``count`` rows of a block of C, cut into the fewest tiles of nearly equal height."""
-    tiles = ceil_div(count, p.mr)
-    lowest, taller = count // tiles, count % tiles
+    """Compute ``count`` rows of a block of C, cut into the fewest tiles of nearly equal height.
+
+    If C is written in pairs of rows, tiles have an even height; the last of an odd count has not.
+    """
+    tiles, unit = ceil_div(count, p.mr), 1 + p.paired
+    lowest, taller = ceil_div(count, unit) // tiles, ceil_div(count, unit) % tiles
     # A's blocks may end inside a tile: ``left`` rows remain of the current one. A tile higher
     # than that takes the kernel that adds A's gap in the middle, from row ``crossing`` on.
     a, first, left = at.a, 0, p.a_rows
     for tile in range(tiles):
-        height = lowest + (1 if tile < taller else 0)
+        height = min(unit * (lowest + (1 if tile < taller else 0)), count - first)
         crossing = left if left < height else 0
         unsafe.call(
             unsafe.load_int64(kernels + 8 * (height * p.crossings + crossing)),
@@ -240,7 +245,7 @@ def _compute_tiles(
                 p.c_row,
                 p.mask_row,
                 _prefetch_offset(p, block * tiles + tile),
-                at.others,
+                at.others + 4 * first * p.pairs_row,
             ),
         )
         first += height

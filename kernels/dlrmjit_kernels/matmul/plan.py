@@ -58,6 +58,9 @@ class Product:
     In a cross layer ``mask`` is instead the layout of the operands that
     :mod:`~dlrmjit_kernels.codegen.cross_finish` has.
 
+    With ``pairs`` C is written as BF16 pairs twice: ``c`` and ``mask`` are views of its numbers in
+    pairs along its rows, and ``pairs`` of those in pairs of rows, all in float32 elements.
+
     With ``sums`` the sums of the columns of B are wanted as well. ``operands`` is the type of the
     elements of A and B, and ``odd`` says that the last pair has one number only, as in
     :mod:`.gemm_tile`. Products are compared by identity, because plans are looked up by product
@@ -74,6 +77,7 @@ class Product:
     sums: bool = False
     operands: Operands = Operands.FP32
     odd: bool = False
+    pairs: View | None = None
 
     @property
     def one(self) -> int:
@@ -127,6 +131,8 @@ class _Strides:
     c_panel: int
     mask_row_block: int = 0
     mask_panel: int = 0
+    pairs_row_block: int = 0
+    pairs_panel: int = 0
     a_rows: int = 0
     a_skip: int = 0
 
@@ -164,6 +170,9 @@ def make_plan(
     blocking = blocking or blocking_for(target, product.shape)
     if product.operands is Operands.BF16 and target.amx:
         blocking = replace(blocking, mr=target.pair_rows, kc=min(blocking.kc, _LONGEST_PAIRS))
+    if product.pairs:  # tiles are finished at once, and have even heights
+        even = max(2, blocking.mr - blocking.mr % 2)
+        blocking = replace(blocking, mr=even, kc=max(blocking.kc, product.shape.length))
     strides = _strides(product, target, blocking)
     record = _record(product, blocking, strides, useful_threads(product.shape, threads))
     return Plan(record, _kernels(product, target, record[0]), product.one)
@@ -180,6 +189,7 @@ def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
     length = common_block([product.a.cols, product.b.rows], blocking.kc)
     of_a, rows = rows, rows * _joined_blocks(product, rows, blocking.mr)
     a_row_block = _stride(product.a.rows, of_a)
+    c_row_block, c_panel = _block_strides(product.c, rows, target)
     strides = _Strides(
         row_block=rows,
         length=length,
@@ -189,16 +199,21 @@ def _strides(product: Product, target: Target, blocking: Blocking) -> _Strides:
         a_block=_stride(product.a.cols, length),
         b_panel=_stride(product.b.cols, target.nr),
         b_block=_stride(product.b.rows, length),
-        c_row_block=_stride(product.c.rows, rows),
-        c_panel=_stride(product.c.cols, target.nr),
+        c_row_block=c_row_block,
+        c_panel=c_panel,
     )
-    if product.mask is None:
-        return strides
-    return replace(
-        strides,
-        mask_row_block=_stride(product.mask.rows, rows),
-        mask_panel=_stride(product.mask.cols, target.nr),
-    )
+    if product.mask is not None:
+        block, panel = _block_strides(product.mask, rows, target)
+        strides = replace(strides, mask_row_block=block, mask_panel=panel)
+    if product.pairs is not None:
+        block, panel = _block_strides(product.pairs, rows, target)
+        strides = replace(strides, pairs_row_block=block, pairs_panel=panel)
+    return strides
+
+
+def _block_strides(view: View, rows: int, target: Target) -> tuple[int, int]:
+    """Return the distances of blocks of ``rows`` and of panels."""
+    return _stride(view.rows, rows), _stride(view.cols, target.nr)
 
 
 def _joined_blocks(product: Product, rows: int, mr: int) -> int:
@@ -248,6 +263,9 @@ def _record(
     n["a_row"], n["b_row"] = product.a.rows.step, product.b.rows.step
     n["c_row"] = product.c.rows.step
     n["mask_row"] = product.mask.rows.step if product.mask else 0
+    n["pairs_row_block"], n["pairs_panel"] = strides.pairs_row_block, strides.pairs_panel
+    if product.pairs:
+        n["pairs_row"], n["paired"] = product.pairs.rows.step, 1
     cols = round_up(shape.cols, nr // 2)  # a vector costs the same however many lanes are used
     blocks = (shape.rows, strides.row_block), (cols, nr)
     slack = _UNEVEN if _is_outer(product) else 0.0
@@ -348,9 +366,10 @@ def _tile(
     if cols == a_step == b_row == 1 and not product.finish.cross:
         return GemvTile(rows, a_row, accumulate, *finish)
     odd = finished and product.odd
-    return GemmTile(
+    spec = GemmTile(
         rows, cols, a_row, a_step, b_row, accumulate, *finish, product.operands, odd, *gap, cross
     )
+    return replace(spec, pair_row=2 * product.pairs.rows.step) if product.pairs else spec
 
 
 def _variants(n: np.void) -> set[int]:
@@ -374,8 +393,10 @@ def _tile_rows(n: np.void) -> set[tuple[int, int]]:
     pairs: set[tuple[int, int]] = set()
     for count in {last, whole} if n["row_blocks"] > 1 else {last}:
         tiles, first = ceil_div(count, mr), 0
+        unit = 1 + int(n["paired"])
+        units = ceil_div(count, unit)
         for tile in range(tiles):
-            rows = count // tiles + (tile < count % tiles)
+            rows = min(unit * (units // tiles + (tile < units % tiles)), count - first)
             left = of_a - first % of_a
             pairs.add((rows, left if left < rows else 0))
             first += rows

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Calls, bind
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.matrix.axes import View
 from dlrmjit_kernels.matrix.tiles import (
@@ -64,9 +66,19 @@ def round_to_pairs(
     With ``down``, ``pairs`` is (ceil(rows / 2), cols). Its columns must be adjacent in blocks of
     whole vectors, and :func:`can_round` must hold for ``source``.
     """
+    bind_round(source, source_address, pairs, address, down)()
+
+
+def bind_round(
+    source: View, source_address: int, pairs: View, address: int, down: bool, moved: int = 0
+) -> Calls:
+    """Return :func:`round_to_pairs` as a call to repeat.
+
+    An ``address`` that is ``moved``, 1 and not 0, counts from that of the scratch.
+    """
     small = source.rows.extent * source.cols.extent < PARALLEL_MIN_ELEMENTS
-    plan = _plan(source, pairs, down, current_target())
-    _round(plan, small or get_threads() == 1, source_address, address)
+    plan, serial = _plan(source, pairs, down, current_target()), small or get_threads() == 1
+    return bind(_store_round, plan, serial, source_address, address, moved)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -86,8 +98,16 @@ def _plan(source: View, pairs: View, down: bool, target: Target) -> NDArray[np.v
 
 
 @jit
-def _round(plan: NDArray[Any], serial: bool, source: int, target: int) -> None:
-    run_tasks(_round_tile, plan[0].tiles, (plan, source, target), serial)
+def _store_round(frame: int, operands: Any) -> int:
+    address: int = store_call(_round, frame, operands)
+    return address
+
+
+@jit
+def _round(
+    plan: NDArray[Any], serial: bool, source: int, target: int, moved: int, scratch: int
+) -> None:
+    run_tasks(_round_tile, plan[0].tiles, (plan, source, target + moved * scratch), serial)
 
 
 @task_jit

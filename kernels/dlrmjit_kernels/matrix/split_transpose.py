@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Calls, bind
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.matrix.axes import view_of
 from dlrmjit_kernels.matrix.matrix import Layout
@@ -35,8 +37,16 @@ def transposed_layout(rows: int, cols: int, to_pairs: bool, target: Target) -> L
 
 def transpose_weights(weights: SplitWeights, address: int, to_pairs: bool) -> None:
     """Write the transpose of weights (C, K), K > 1, to ``address`` in :func:`transposed_layout`."""
+    bind_transpose(weights, address, to_pairs)()
+
+
+def bind_transpose(weights: SplitWeights, address: int, to_pairs: bool, moved: int = 0) -> Calls:
+    """Return :func:`transpose_weights` as a call to repeat.
+
+    An ``address`` that is ``moved``, 1 and not 0, counts from that of the scratch.
+    """
     plan = _plan(weights.high.layout, weights.rows, to_pairs, current_target())
-    _transpose(plan, weights.high.address, address)
+    return bind(_store_transpose, plan, weights.high.address, address, moved)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -59,8 +69,15 @@ def _plan(source: Layout, rows: int, to_pairs: bool, target: Target) -> NDArray[
 
 
 @jit
-def _transpose(plan: NDArray[Any], source: int, target: int) -> None:
-    run_tasks(_transpose_tile, plan[0].tiles, (plan, source, target), ALL_THREADS)
+def _store_transpose(frame: int, operands: Any) -> int:
+    address: int = store_call(_transpose, frame, operands)
+    return address
+
+
+@jit
+def _transpose(plan: NDArray[Any], source: int, target: int, moved: int, scratch: int) -> None:
+    operands = (plan, source, target + moved * scratch)
+    run_tasks(_transpose_tile, plan[0].tiles, operands, ALL_THREADS)
 
 
 @task_jit

@@ -37,6 +37,13 @@ With ``offsets``, blocks are not evenly spaced. ``a_block`` is the address of a 
 int64, elements from ``a`` to block i of A and from ``b`` to that of B; one more pair, which is
 only prefetched, ends it. ``b_block`` is the number of blocks that are ``length`` steps long, before
 those of ``last`` steps.
+
+With ``pair_row`` C is rounded to BF16, to nearest even, denormals to zero, and written twice: with
+the number of (r, c) 2 * c bytes after ``c + r * c_row``, so that neighbours in a row are pairs, and
+at ``others`` as pairs of rows, those of rows 2 * r and 2 * r + 1 from ``others + r * pair_row`` on,
+zeros beside the last of an odd number. The mask has BF16 numbers like the first. Only for targets
+with BF16 instructions; C is neither accumulated nor that of a cross layer, and an activation has no
+slopes.
 """
 
 from __future__ import annotations
@@ -85,6 +92,7 @@ class GemmTile:
     skip: int = 0
     cross: Cross = Cross.NONE
     offsets: bool = False
+    pair_row: int = 0
 
     @property
     def has_mask(self) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.activations import ENDS, ERROR, activated, before, code
-from tests.bf16 import packed, truncated
+from tests.bf16 import packed, rounded, truncated
 from tests.tolerance import tolerance
 
 _SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(ARGUMENTS))
@@ -146,9 +146,10 @@ def test_every_field_is_in_the_name():
             ("split", 1),
             ("skip", 9),
             ("offsets", True),
+            ("pair_row", 9),
         ]
     ]
-    assert len({spec.symbol, *(other.symbol for other in changed)}) == 15
+    assert len({spec.symbol, *(other.symbol for other in changed)}) == 16
 
 
 multiplied = [Operands.MIXED] + [Operands.BF16] * current_target().bf16
@@ -184,6 +185,40 @@ def test_tile_of_pairs_is_its_numpy_line(operands_, odd, rows, cols, blocks, len
     assert np.all(np.abs(c[:, :cols] - expected) <= scale * magnitude)
     assert np.all(np.abs(mask[:, :cols] - stored) <= scale * magnitude)
     np.testing.assert_array_equal(c[:, cols:], outside)
+
+
+@pytest.mark.skipif(not current_target().bf16, reason="this processor does not multiply BF16")
+@given(
+    rows_of_pairs,
+    st.sampled_from([2, 4, 6, nr // 2 - 2, nr // 2, nr // 2 + 2, nr - 2, nr]),
+    st.sampled_from([1, 4, 7]),
+    st.booleans(),
+    st.sampled_from([("none", "none"), ("relu", "none"), ("none", "relu")]),
+)
+def test_a_tile_writes_pairs_along_rows_and_pairs_of_rows(rows, cols, length, bias_on, ends):
+    a, b, bias, mask = operands(rows, cols, 1, 2 * length)
+    left = packed(truncated(a).reshape(1, rows, length, 2))
+    right = packed(b.reshape(1, length, 2, cols).transpose(0, 1, 3, 2))
+    mask_pairs = packed(np.pad(mask[:, :cols], [(0, 0), (0, 4)]).reshape(rows, -1, 2))
+    mask[:, :cols] = truncated(mask[:, :cols])
+    finish = (False, bias_on, *map(code, ends))
+    spec = GemmTile(rows, cols, length, 1, cols, *finish, Operands.BF16)
+    c = np.full((rows, cols), np.nan, np.float32)
+    call(spec, left, right, c, bias, mask, 1, length)
+    along = np.full((rows, cols // 2 + 2), -3.0, np.float32)
+    down = np.full((rows // 2 + 2, nr + 1), -3.0, np.float32)
+    function = _SIGNATURE(engine.address(replace(spec, pair_row=nr + 1), current_target()))
+    addresses = [x.ctypes.data for x in (left, right, along, bias, mask_pairs)]
+    strides = along.shape[1], mask_pairs.shape[1]
+    function(*addresses, 0, 0, 1, length, length, *strides, 0, down.ctypes.data)
+    expected = rounded(c)
+    np.testing.assert_array_equal(along[:, : cols // 2], packed(expected.reshape(rows, -1, 2)))
+    expected = np.pad(expected, [(0, rows % 2), (0, 0)]).reshape(-1, 2, cols)
+    count = len(expected)
+    np.testing.assert_array_equal(down[:count, :cols], packed(expected.transpose(0, 2, 1)))
+    assert np.all(along[:, cols // 2 :] == -3)
+    assert np.all(down[:count, cols:] == -3)
+    assert np.all(down[count:] == -3)
 
 
 @pytest.mark.skipif(not current_target().bf16, reason="this processor does not multiply BF16")

@@ -18,7 +18,8 @@ TIME_NUMBERS = ("seconds", "days")
 TIME_PARTS = ("year", "month", "day", "weekday", "hour", "date")
 _MOST_BINS = 1 << 16
 _LARGEST = float.fromhex("0x1.fffffep127")  # of float32
-_MOST_ROWS = 2**31  # ids have 32 bits
+MOST_ENCODED_ROWS = 2**31
+"""Rows of a column that is encoded here: its ids have 32 bits."""
 T = TypeVar("T")
 
 
@@ -419,8 +420,8 @@ def _check_categorical(column: CategoricalColumn, where: str) -> None:
         value = getattr(column, key)
         if value is not None and value < least:
             raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
-        if value is not None and value > _MOST_ROWS:
-            raise ConfigError(f"{where}: {key} must be at most {_MOST_ROWS}, not {value}")
+        if value is not None and value > MOST_ENCODED_ROWS:
+            raise ConfigError(f"{where}: {key} must be at most {MOST_ENCODED_ROWS}, not {value}")
         check_reserved_rows(key, value, where)
     if column.hash_rows and ((column.min_count or 1) > 1 or column.max_rows):
         raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dlrmjit.data.schema import Schema, check_reserved_rows
+from dlrmjit.data.schema import MOST_ENCODED_ROWS, Schema, check_reserved_rows
 from dlrmjit.data.validate import check_fraction
 from dlrmjit.errors import ConfigError
 
@@ -16,7 +16,7 @@ SplitKind = Literal["days", "fraction", "random", "files", "none"]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MOST_DAYS = 10_000
 _LARGEST_SEED = 2**62  # kernels add to it in 64 bits
-_MOST_ROWS, _HASHES = 2**31, 2**32
+_HASHES = 2**32
 SMALLEST_MEMORY = 512 << 20
 
 
@@ -123,10 +123,10 @@ class PrepareOptions:
         check_fraction(self.sub_sample_rate, "the sub-sample rate")
         if not 0 <= self.seed <= _LARGEST_SEED:
             raise ConfigError(f"--seed must be from 0 to {_LARGEST_SEED}, not {self.seed}")
-        if self.hash_rows > _MOST_ROWS or self.max_rows > _MOST_ROWS:
+        if self.hash_rows > MOST_ENCODED_ROWS or self.max_rows > MOST_ENCODED_ROWS:
             raise ConfigError(
-                f"--hash-rows and --max-rows must be at most {_MOST_ROWS}, because ids have 32 "
-                f"bits, not {max(self.hash_rows, self.max_rows)}"
+                f"--hash-rows and --max-rows must be at most {MOST_ENCODED_ROWS}, because ids have "
+                f"32 bits, not {max(self.hash_rows, self.max_rows)}"
             )
         if self.max_ind_range >= _HASHES:
             raise ConfigError(

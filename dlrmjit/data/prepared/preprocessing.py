@@ -20,7 +20,7 @@ from dlrmjit.data.dense_transform import Edges, NumberRules, columns_with_bins
 from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
 from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex, texts_of
 from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn, Manifest
-from dlrmjit.data.schema import Schema, drop_unused
+from dlrmjit.data.schema import MOST_ENCODED_ROWS, Schema, drop_unused
 from dlrmjit.data.stored.vocabulary import Texts, read_hashes, read_texts
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.files import parse_json
@@ -333,9 +333,30 @@ def _check_rules(rules: Preprocessing, origin: str) -> None:
     if found != expected:
         shown = [", ".join(name for name, _ in columns) for columns in (found, expected)]
         raise DataError(f"{origin}: it has columns {shown[0]}, but its rules are for {shown[1]}")
+    bins = [None] * HASHES if schema is None else [column.bins for column in schema.categorical]
+    for column, number in zip(rules.columns, bins, strict=True):
+        _check_rows(column, number is not None, origin)
     if schema is not None:
         _check_moments(rules, schema, origin)
         _check_edges(rules, schema, origin)
+
+
+def _check_rows(column: CategoricalColumn, has_bins: bool, origin: str) -> None:
+    """Raise DataError unless the rows of a column are those that its values can get."""
+    if type(column.rows) is not int or type(column.missing_row) is not int:
+        raise TypeError(f"column {column.name!r}")
+    missing, expected = column.missing_row, int(column.has_rare_row)
+    if missing not in (-1, expected):
+        raise DataError(
+            f"{origin}: missing values of column {column.name!r} have row {missing}, but its other "
+            f"reserved rows leave them {expected}"
+        )
+    is_hashed = not (column.vocabulary or column.has_keys or has_bins)
+    if is_hashed and not column.reserved_rows < column.rows <= MOST_ENCODED_ROWS:
+        raise DataError(
+            f"{origin}: the values of column {column.name!r} are hashed to {column.rows} rows; "
+            f"expected more than its reserved ones, and at most {MOST_ENCODED_ROWS}"
+        )
 
 
 def _check_moments(rules: Preprocessing, schema: Schema, origin: str) -> None:

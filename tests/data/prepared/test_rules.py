@@ -38,9 +38,14 @@ def folder(tmp_path: Path) -> Path:
 
 def change(folder: Path, how: Any) -> None:
     """Change the description of how the set was made, and sign it again."""
+    rewrite(folder, lambda c: how(c["origin"], c["origin"]["options"]["schema"]))
+
+
+def rewrite(folder: Path, how: Any) -> None:
+    """Change the manifest of a set, and sign it again."""
     path = folder / "manifest.json"
     content = json.loads(path.read_text())
-    how(content["origin"], content["origin"]["options"]["schema"])
+    how(content)
     del content["digest"]
     text = json.dumps(content, sort_keys=True)
     content["digest"] = hashlib.sha256(text.encode()).hexdigest()
@@ -71,4 +76,20 @@ def test_the_rules_of_a_set_are_read(folder: Path) -> None:
 def test_rules_of_other_columns_are_refused(folder: Path, how: Any) -> None:
     change(folder, how)
     with pytest.raises(DlrmjitError, match=r"^\S*set"):
+        PreparedSet(folder).dataset("train")
+
+
+COLUMNS = {
+    "missing values in another row": {"missing_row": 0},
+    "missing values beyond 32 bits": {"missing_row": 2**32},
+    "no row of unknown values": {"shares_row": False},
+    "hashed to the reserved rows": {"vocabulary": "", "rows": 2},
+    "hashed beyond 32 bits": {"vocabulary": "", "rows": 2**31 + 1},
+}
+
+
+@pytest.mark.parametrize("facts", COLUMNS.values(), ids=list(COLUMNS))
+def test_rows_that_values_cannot_get_are_refused(folder: Path, facts: Any) -> None:
+    rewrite(folder, lambda content: content["categorical"][0].update(facts))
+    with pytest.raises(DlrmjitError, match=r"^\S*set: .*'c'"):
         PreparedSet(folder).dataset("train")

@@ -309,12 +309,7 @@ class _Planner:
         n[0] = (
             *(p.images, tiles, near, len(self.slots)),
             *(self._blocks, self._pass_blocks, p.inputs.last),
-            *(
-                p.outputs.blocks,
-                nr,
-                p.outputs.last,
-                (ceil_div(4 * nr, CACHE_LINE) - 1).bit_length(),
-            ),
+            *(p.outputs.blocks, nr, p.outputs.last, row_line_bits(nr)),
             *(self._blocks * pixels * self._block, pixels * self._block, panel),
             *(p.outputs.blocks * outputs * nr, outputs * nr, grid_tiles, grid_panels),
         )
@@ -377,6 +372,11 @@ class _Planner:
 def tile_rows(target: Target) -> int:
     """Return the rows of the highest tile: all registers but a row of B and an element of A."""
     return (target.registers - 3) // 2
+
+
+def row_line_bits(floats: int) -> int:
+    """Return the logarithm to base 2 of the cache lines of a row, rounded up."""
+    return (ceil_div(4 * floats, CACHE_LINE) - 1).bit_length()
 
 
 def pieces(length: int, most: int) -> Iterator[tuple[int, int]]:

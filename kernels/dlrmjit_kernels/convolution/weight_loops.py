@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE
+from dlrmjit_kernels.microkernels.gemm_tile import UNROLL
 from dlrmjit_kernels.runtime import unsafe
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
@@ -22,8 +24,9 @@ _FIELDS = (
     *("images", "group", "chunks", "partials", "partial"),
     # blocks of channels, and how many pass a chunk at once; panels of filters
     *("blocks", "near_blocks", "panels"),
-    # whether the last block of channels, and the last panel, differ from others; width of a panel
-    *("last_block", "edge", "nr"),
+    # whether the last block of channels, and the last panel, differ from others; width of a panel,
+    # log2 of the cache lines of its row
+    *("last_block", "edge", "nr", "line_bits"),
     # strides: images and blocks of x and dy, blocks and panels of dw
     *("x_image", "x_block", "y_image", "y_panel", "w_block", "w_panel"),
     # rectangles of the grid: of blocks, of panels
@@ -97,7 +100,32 @@ def _rectangle(
                 is_first = group == begin and chunk == 0
                 for panel in range(left, right):
                     part = (group, chunk, panel, partial)
-                    _chunk(plan, tiles, starts, kernels, operands, part, blocks, is_first)
+                    ahead = 4 * p.y_panel
+                    if panel == right - 1:
+                        ahead = _next_chunk(plan, tiles, starts, part, left, end)
+                    _chunk(plan, tiles, starts, kernels, operands, part, blocks, is_first, ahead)
+
+
+@jit
+def _next_chunk(
+    plan: Records,
+    tiles: Records,
+    starts: NDArray[np.int64],
+    part: tuple[int, int, int, int],
+    left: int,
+    end: int,
+) -> int:
+    """Return the bytes from the dy of a chunk to that of the next one in panel ``left``."""
+    p, (group, chunk, panel, _) = plan[0], part
+    after = chunk + 1
+    if after == p.chunks:
+        group, after = group + 1, 0
+    if group == end:
+        return 0
+    images = p.group if after == 0 else 0
+    here, there = tiles[starts[0, chunk]], tiles[starts[0, after]]
+    floats: int = images * p.y_image + (left - panel) * p.y_panel + there.y - here.y
+    return 4 * floats
 
 
 @jit
@@ -110,12 +138,18 @@ def _chunk(
     part: tuple[int, int, int, int],
     blocks: tuple[int, int],
     is_first: bool,
+    ahead: int,
 ) -> None:
-    """Add the products of a chunk of a group of images to blocks of channels of a panel."""
+    """Add the products of a chunk of a group of images to blocks of channels of a panel.
+
+    Tiles alternate between the lines of ``UNROLL`` pixels of the dy that follows, ``ahead`` bytes
+    after this one, which they prefetch: the next tiles would wait for it.
+    """
     p, (group, chunk, panel, partial) = plan[0], part
     image = group * p.group
     images = min(p.group, p.images - image)
     edge = 1 if panel == p.panels - 1 and p.edge else 0
+    number = 0
     for block in range(blocks[0], blocks[1]):
         last = 1 if block == p.blocks - 1 and p.last_block else 0
         x = operands.x + 4 * (image * p.x_image + block * p.x_block)
@@ -124,6 +158,8 @@ def _chunk(
         for i in range(starts[last, chunk], starts[last, chunk + 1]):
             tile = tiles[i]
             count = images * tile.blocks
+            pixel, line = number >> p.line_bits & (UNROLL - 1), number & ((1 << p.line_bits) - 1)
+            number += 1
             unsafe.call(
                 kernels[edge, tile.first if is_first else tile.further],
                 (
@@ -139,7 +175,7 @@ def _chunk(
                     tile.length,
                     p.nr,
                     0,
-                    0,
+                    ahead + 4 * pixel * p.nr + CACHE_LINE * line,
                     0,
                 ),
             )

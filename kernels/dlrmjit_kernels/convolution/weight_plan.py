@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.convolution.plan import UNEVEN, Channels, channels, pieces, tile_rows, windows
+from dlrmjit_kernels.convolution.plan import (
+    UNEVEN,
+    Channels,
+    channels,
+    pieces,
+    row_line_bits,
+    tile_rows,
+    windows,
+)
 from dlrmjit_kernels.convolution.shape import Convolution
 from dlrmjit_kernels.convolution.taps import Run
 from dlrmjit_kernels.convolution.weight_loops import (
@@ -231,7 +239,7 @@ class _Planner:
         n[0] = (
             *(self.conv.N, self.group, chunks, partials, self.conv.filter_layout.span),
             *(x.blocks, self.near_blocks, y.blocks),
-            *(self.last_differs, y.last != y.block, y.block),
+            *(self.last_differs, y.last != y.block, y.block, row_line_bits(y.block)),
             *(x_image, self._plane(x, True, 1), y_image, self._plane(y, False, 1)),
             *(block, block * x.blocks, *across),
         )

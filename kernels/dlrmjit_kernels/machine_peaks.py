@@ -128,14 +128,17 @@ def ceilings(threads: int, seconds: float = 0.5, precision: Precision = "fp32") 
 
 
 def best_time(action: Callable[[], object], seconds: float) -> float:
-    """Return the least seconds of ``action``, called again and again for ``seconds``."""
+    """Return the least seconds of ``action``, called at least once more, and for ``seconds``."""
     action()
-    end, best = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        start = time.perf_counter()
+    start, best = time.perf_counter(), float("inf")
+    end = start + seconds
+    while True:  # also where the process was stopped until after the end
         action()
-        best = min(best, time.perf_counter() - start)
-    return best
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now >= end:
+            return best
+        start = time.perf_counter()
 
 
 @jit

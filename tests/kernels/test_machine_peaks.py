@@ -26,3 +26,9 @@ def test_ceilings_are_positive_and_named():
     found = machine_peaks.ceilings(1, 0.01)
     assert set(found) == {"fma_peak_gflops", "triad_gbs"}
     assert min(found.values()) > 0
+
+
+def test_a_measurement_whose_time_is_over_at_once_has_a_time():
+    calls = []
+    assert 0 <= machine_peaks.best_time(lambda: calls.append(1), -1.0) < 60
+    assert len(calls) == 2

@@ -127,7 +127,7 @@ def _array(name: str, value: Any) -> NDArray[Any]:
 def _from_arrays(kind: Kind, body: bytes, form: Form) -> Query:
     try:
         arrays = safetensors.numpy.load(body)
-        options = _options(kind, _metadata(body))
+        options = _options(kind, _metadata(body) if kind == "rank" else {})
     except (safetensors.SafetensorError, DataError, ValueError, KeyError, TypeError) as error:
         _refuse(f"the body is not safetensors of NumPy's types: {error}")
     return Query(kind, _encoded(kind, arrays, form), **options)

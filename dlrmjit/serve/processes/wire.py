@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import socket
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from dlrmjit.serve.engine import Cost
 from dlrmjit.serve.queries import Form, Payload
 from dlrmjit.serve.rows import Rows
 
-_LENGTH = 8
+_LENGTH, _ALIGNMENT = 8, 16  # bytes
 TableFormat = Literal["fp32", "bf16", "int8"]
 
 
@@ -95,14 +96,38 @@ class Reply:
 
 
 def packed(message: object) -> bytes:
-    """Return a message as bytes, its length first."""
-    content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return len(content).to_bytes(_LENGTH, "little") + content
+    """Return a message as bytes, its length first.
+
+    After the length there are a number and so many sizes in bytes: of the pickle and of every
+    array, which follow, and so are copied once and read where they arrive.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
+    parts: list[bytes | memoryview] = [content, *(buffer.raw() for buffer in buffers)]
+    parts.insert(0, b"".join(map(_as_bytes, (len(parts), *map(len, parts)))))
+    pairs = ((part, bytes(-len(part) % _ALIGNMENT)) for part in parts)
+    padded = [*chain.from_iterable(pairs)]
+    return b"".join((_as_bytes(sum(map(len, padded))), *padded))
 
 
 def loaded(content: bytes | bytearray) -> Any:
-    """Return the message that :func:`packed` made, without its length."""
-    return pickle.loads(content)
+    """Return the message that :func:`packed` made, without its length; its arrays are views."""
+    view = memoryview(content)
+    count, *sizes = (_number(view, i) for i in range(1 + _number(view, 0)))
+    parts, end = list[memoryview](), _LENGTH * (1 + count)
+    for size in sizes:
+        begin = end + -end % _ALIGNMENT
+        end = begin + size
+        parts.append(view[begin:end])
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _as_bytes(number: int) -> bytes:
+    return number.to_bytes(_LENGTH, "little")
+
+
+def _number(view: memoryview, position: int) -> int:
+    return int.from_bytes(view[_LENGTH * position : _LENGTH * (position + 1)], "little")
 
 
 def receive(sock: socket.socket) -> Any:
@@ -135,4 +160,4 @@ async def read(reader: asyncio.StreamReader) -> Any:
         content = await reader.readexactly(int.from_bytes(head, "little"))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    return pickle.loads(content)
+    return loaded(content)

@@ -7,7 +7,7 @@ made as long as all operands are the same objects as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,11 +18,19 @@ Call = Callable[[], object]
 _data = attrgetter("data")
 
 
+Accept = Callable[[Any], bool]
+
+
 class Bound(NamedTuple):
-    """The calls that compute an operation's ``value``, which is the same object every time."""
+    """The calls that compute an operation's ``value``, which is the same object every time.
+
+    Inputs that are another object every time are in ``accepted``, by their index: a function that
+    lets the next calls read such an object, and returns whether they can.
+    """
 
     calls: Sequence[Call]
     value: Any
+    accepted: Mapping[int, Accept] = {}
 
 
 class BoundPart(NamedTuple):
@@ -46,21 +54,32 @@ ONE_BY_ONE = Joiner()
 
 
 class Run:
-    """Steps whose calls are made in a row, and what they were bound to."""
+    """Steps whose calls are made in a row, and what they were bound to.
 
-    def __init__(self, steps: Sequence[Step], calls: Iterable[Call], joiner: Joiner) -> None:
-        self.steps = tuple(steps)
-        inner = {id(step.output) for step in steps}
-        inputs = {id(v): v for step in steps for v in step.inputs if id(v) not in inner}
+    ``accepted`` are inputs of which the calls are told every time.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        calls: Iterable[Call],
+        joiner: Joiner,
+        accepted: Sequence[tuple[Variable, Accept]] = (),
+    ) -> None:
+        self.steps, self._accepted = tuple(steps), accepted
+        others = {id(step.output) for step in steps} | {id(variable) for variable, _ in accepted}
+        inputs = {id(v): v for step in steps for v in step.inputs if id(v) not in others}
         self._inputs = tuple(inputs.values())
         self._operands = tuple(map(_data, self._inputs))
         self._state, self._joiner = joiner.state(), joiner
         self._calls = joiner.join(calls)
 
     def is_current(self) -> bool:
-        """Return whether all operands are those that the calls were bound to."""
-        return self._state == self._joiner.state() and all(
-            map(is_, self._operands, map(_data, self._inputs))
+        """Return whether the calls suit all operands, and let them read those that may differ."""
+        return (
+            self._state == self._joiner.state()
+            and all(map(is_, self._operands, map(_data, self._inputs)))
+            and all(accept(variable.data) for variable, accept in self._accepted)
         )
 
     def make_calls(self) -> None:
@@ -73,7 +92,9 @@ class ForwardRun(Run):
     """Steps and the values of their outputs."""
 
     def __init__(self, steps: Sequence[Step], bound: Sequence[Bound], joiner: Joiner) -> None:
-        super().__init__(steps, (call for each in bound for call in each.calls), joiner)
+        pairs = [*zip(steps, bound, strict=True)]
+        accepted = [(step.inputs[i], f) for step, each in pairs for i, f in each.accepted.items()]
+        super().__init__(steps, (call for each in bound for call in each.calls), joiner, accepted)
         outputs = (step.output for step in steps)
         self._results = [(v, each.value) for v, each in zip(outputs, bound, strict=True)]
 

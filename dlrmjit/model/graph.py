@@ -6,6 +6,9 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dlrmjit.architecture.node import Node, Shape
 from dlrmjit.architecture.nodes.embedding import Embedding
 from dlrmjit.autograd.tape import Rule, Tape, Variable
@@ -31,8 +34,9 @@ K = TypeVar("K", bound=Hashable)
 class Graph:
     """The operations of one model on batches of n samples, recorded once and replayed.
 
-    The tape ends in the logits, or in ``loss`` if one is given; then hidden layers use dropout, for
-    which ``dropout_key`` is a seed and a step, and are normalised by the batch. The loss is a mean
+    The tape ends in the probabilities of the logits, or in ``loss`` if one is given; then hidden
+    layers use dropout, for which ``dropout_key`` is a seed and a step, and are normalised by the
+    batch. The loss is a mean
     over ``samples``, by default n; it is larger if n samples are a part of a batch, of which
     ``part`` says how it is normalised. A ``profile`` times every rule. A ``port`` provides the
     pooled vectors, by default the model's store. A loss of lists is a mean over those of a
@@ -67,8 +71,8 @@ class Graph:
         self._needs_lists = any(node.needs_lists for node in recorded)
         self.values: dict[str, Variable] = {}
         self._record_nodes()
-        self.logits = self.values[model.architecture.output]
-        self.loss = self.logits
+        output = model.architecture.output
+        self.logits = self.loss = self.probabilities = self.values[output]
         if isinstance(loss, ListLoss):
             rule = self.timed(model.backend.rules["list_loss"])
             inputs = (self.logits, self.targets, self.lists, self.list_count)
@@ -84,6 +88,9 @@ class Graph:
                 loss=loss,
                 samples=samples,
             )
+        elif self.is_recorded(output):
+            rule = model.backend.rules["probabilities"]
+            self.probabilities = self.tape.record(rule, self.logits)
 
     def _record_nodes(self) -> None:
         blocks, outs = self._buffers()
@@ -157,10 +164,10 @@ class Graph:
         cannot use.
         """
         architecture = self.model.architecture
-        if batch.dense.shape[1] != architecture.dense_features:
+        features = architecture.dense_features
+        if batch.dense.shape[1] != features:
             raise ShapeError(
-                f"the batch has {batch.dense.shape[1]} dense features, the model "
-                f"{architecture.dense_features}"
+                f"the batch has {batch.dense.shape[1]} dense features, the model {features}"
             )
         if batch.tables != architecture.tables:
             raise ShapeError(
@@ -174,9 +181,19 @@ class Graph:
         elif self._needs_lists:
             self.lists.data = offsets_of(batch, "this model")
         self.port.load(batch)
-        if architecture.dense_features:
+        if features:
             self.dense.data = self.model.backend.refill(self.dense.data, batch.dense)
         self.targets.data, self.sample_weights.data = batch.labels, batch.sample_weights
+
+    def predictions(self, threshold: float = 0.0) -> NDArray[np.float32]:
+        """Return a copy of the probabilities (N,), clamped to [threshold, 1 - threshold]."""
+        p: NDArray[np.float32] = self.probabilities.data
+        return p.clip(threshold, 1 - threshold) if 0 < threshold < 1 else p.copy()
+
+    def scores(self) -> NDArray[np.float32]:
+        """Return a copy of the logits (N,)."""
+        logits: NDArray[np.float32] = self.model.backend.to_numpy(self.logits.data)
+        return logits.reshape(-1)
 
 
 class BatchPart(NamedTuple):

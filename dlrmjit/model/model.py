@@ -359,7 +359,7 @@ class Model:
             For a batch of another number of dense features or tables, or one without lists if the
             model scores lists.
         """
-        return self._predict(batch, lambda z: self.backend.probabilities(z, threshold))
+        return self._predict(batch, lambda graph: graph.predictions(threshold))
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
         """Return the logits (N,), float32, by which the rows of a list are ordered.
@@ -367,28 +367,22 @@ class Model:
         Their order is that of the probabilities, of which those near 0 and 1 may be rounded to one
         number. Raises as :meth:`predict_proba` does.
         """
-        return self._predict(batch, lambda z: self.backend.to_numpy(z).reshape(-1))
+        return self._predict(batch, Graph.scores)
 
     def predict_both(
         self, batch: Batch, *, threshold: float = 0.0
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what :meth:`predict_proba` and :meth:`scores` return, after one forward pass."""
-        return self._predict(
-            batch,
-            lambda z: (
-                self.backend.probabilities(z, threshold),
-                self.backend.to_numpy(z).reshape(-1),
-            ),
-        )
+        return self._predict(batch, lambda graph: (graph.predictions(threshold), graph.scores()))
 
-    def _predict(self, batch: Batch, result: Callable[[Any], T]) -> T:
-        """Return what ``result`` makes of the logits of a batch."""
+    def _predict(self, batch: Batch, result: Callable[[Graph], T]) -> T:
+        """Return what ``result`` copies from the graph of a batch."""
         record = partial(Graph, self, batch.n)
         with self.access.reading(), self._graphs.leased(batch.n, record) as graph:
             graph.load(batch)
             with self.backend.flush_denormals():  # as in training
                 graph.tape.forward()
-            return result(graph.logits.data)
+            return result(graph)
 
     def __deepcopy__(self: M, memo: dict[int, Any]) -> M:
         made = memo[id(self)] = type(self).__new__(type(self))

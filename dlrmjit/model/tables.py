@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -321,6 +321,14 @@ def spread_combined(values: StoredArray, table: TableSpec) -> None:
         values[first : first + step] = (part + part.dtype.type(bound)) * scale + low
 
 
+class _SameLookups(NamedTuple):
+    """The first of the nodes with the same lookups, its tables, and the variables of all."""
+
+    node: Embedding
+    tables: Any
+    variables: list[Variable]
+
+
 class LocalPort:
     """Lookups in tables of this process, by node."""
 
@@ -332,13 +340,15 @@ class LocalPort:
         self._tables, self._backend, self._bounds = tables, backend, bounds
         self._architecture, self._training = architecture, False
         self._columns = tuple(range(architecture.tables))
-        self._lookups: list[tuple[Embedding, Variable, Any]] = []
+        self._groups: dict[tuple[Any, ...], _SameLookups] = {}
 
     def record(self, recording: NodeRecording, node: Embedding) -> Variable:
         """Record one lookup operation."""
         lookups, tables = Variable(), self._tables.nodes[node.name]
         self._training = recording.training
-        self._lookups.append((node, lookups, tables.data))
+        same = node.columns, node.rows, node.collisions, node.positions
+        group = self._groups.setdefault(same, _SameLookups(node, tables.data, []))
+        group.variables.append(lookups)
         inputs = [tables, lookups]
         if node.learned:
             inputs.append(self._tables.row_weights[node.name])
@@ -352,13 +362,11 @@ class LocalPort:
 
     def load(self, batch: Batch) -> None:
         """Set the lookups of every node; nodes with the same ones share them."""
-        made: dict[tuple[Any, ...], Any] = {}
         batch = self._with_rows(batch)
-        for node, lookups, tables in self._lookups:
-            same = node.columns, node.rows, node.collisions, node.positions
-            if same not in made:
-                made[same] = self._backend.lookups(tables, self._bags(node, batch))
-            lookups.data = made[same]
+        for node, tables, variables in self._groups.values():
+            lookups = self._backend.lookups(tables, self._bags(node, batch))
+            for variable in variables:
+                variable.data = lookups
 
     def _with_rows(self, batch: Batch) -> Batch:
         """Return a batch that looks up rows where its ids are dynamic."""

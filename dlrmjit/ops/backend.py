@@ -173,9 +173,6 @@ class Backend(Protocol):
     def to_numpy(self, value: Any) -> FloatArray:
         """Return a copy of an activation (N, C) or of a vector."""
 
-    def probabilities(self, logits: Any, threshold: float) -> FloatArray:
-        """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
-
     def block(self, n: int, shapes: Sequence[tuple[int, ...]]) -> Block:
         """Return buffers for results of these shapes per sample, (C,) or (F, E), side by side."""
 

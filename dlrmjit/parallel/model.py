@@ -182,17 +182,17 @@ class ShardedModel(Model):
 
         Otherwise like :meth:`Model.predict_proba`.
         """
-        return self._predict(batch, lambda z: self.backend.probabilities(z, threshold))
+        return self._predict(batch, lambda graph: graph.predictions(threshold))
 
     def scores(self, batch: Batch | ShardedBatch) -> NDArray[np.float32]:
         """Return the logits of this rank's samples of a batch; all ranks call this."""
-        return self._predict(batch, lambda z: self.backend.to_numpy(z).reshape(-1))
+        return self._predict(batch, Graph.scores)
 
-    def _predict(self, batch: Batch | ShardedBatch, result: Callable[[Any], T]) -> T:
+    def _predict(self, batch: Batch | ShardedBatch, result: Callable[[Graph], T]) -> T:
         with self.access.writing():  # one exchange at a time
             return self._predict_alone(batch, result)
 
-    def _predict_alone(self, batch: Batch | ShardedBatch, result: Callable[[Any], T]) -> T:
+    def _predict_alone(self, batch: Batch | ShardedBatch, result: Callable[[Graph], T]) -> T:
         if isinstance(batch, Batch):
             batch = self.router.route(batch)
         graph = self._sharded_predictions.get(batch.sizes)
@@ -201,7 +201,7 @@ class ShardedModel(Model):
             cache_graph(self._sharded_predictions, batch.sizes, graph)
         graph.start(batch)
         graph.tape.forward()
-        return result(graph.logits.data)
+        return result(graph)
 
 
 class PortGraph(Graph):

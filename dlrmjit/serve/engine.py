@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,18 +115,11 @@ class Engine:
             if user is not None and shares_dense:
                 graph.give(user, counts)
             graph.tape.forward()
-            scores = self._of_logits(graph.logits.data)
+            scores = graph.scores() if self.scores_lists else graph.predictions()
         ends = np.cumsum(counts)
         return [
             scores[end - n : end].astype(np.float32) for n, end in zip(counts, ends, strict=True)
         ]
-
-    def _of_logits(self, logits: Any) -> NDArray[np.float32]:
-        backend = self.model.backend
-        if not self.scores_lists:
-            return backend.probabilities(logits, 0.0)
-        found: NDArray[np.float32] = backend.to_numpy(logits).reshape(-1)
-        return found
 
     def _graph(self, size: int, shares_dense: bool) -> RowGraph:
         key = size, shares_dense

@@ -64,7 +64,6 @@ class Rehearsal:
             scoring = Graph(model, self.samples)
             scoring.load(batch)
             scoring.tape.forward()
-            model.backend.probabilities(scoring.logits.data, 0.0)
         return list(noted.values())
 
     def batch(self) -> Batch:

@@ -173,9 +173,15 @@ def guarded_call(function: Callable[..., Any], written: frozenset[str]) -> Calla
 
 
 class GuardedLoop(Kernel):  # type: ignore[misc]
-    """A compiled loop whose arrays are on guarded pages; it may write all of them."""
+    """A compiled loop whose arrays are on guarded pages; it may write all of them.
+
+    Operands that are stored in a frame stay as they are: the kernel that reads them there runs
+    later, when copies would be gone.
+    """
 
     def __call__(self, *args: Any) -> Any:
+        if next(iter(inspect.signature(self.py_func).parameters), "") == "frame":
+            return super().__call__(*args)
         named = {str(i): argument for i, argument in enumerate(args)}
         operands = _GuardedOperands(self.py_func.__name__, named, frozenset(named))
         return operands.run(lambda: super(GuardedLoop, self).__call__(*operands.copies.values()))

@@ -61,6 +61,7 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
         "bind_interaction_backward": {"dfeatures"},
     },
     "layers.loss": {
+        "bind_probabilities": {"p"},
         "probabilities": {"p"},
         "loss_forward": set(),
         "loss_gradient": {"p", "dlogits"},
@@ -127,11 +128,11 @@ WRITTEN: dict[str, dict[str, set[str]]] = {
     "list_metrics": {"list_metrics": set(), "list_ranks": set()},
     "precision": {"round_to_bf16": set(), "to_precision": set()},
     "matrix.bf16_bits": {"to_bf16": {"bits"}, "from_bf16": {"values"}},
-    "matrix.split_transpose": {"transpose_weights": set()},
+    "matrix.split_transpose": {"transpose_weights": set(), "bind_transpose": set()},
 }
 """Every function that takes arrays, by module, and the operands that it writes."""
 NO_ACCESS = {
-    "embedding.forward": {"check_pooled", "check_weights", "useful_threads"},
+    "embedding.forward": {"check_pooled", "check_weights"},
     "embedding.lookup_sort": {"buckets_of"},
     "layers.column_ops": {"check_in_place"},
     "embedding.pair_sums": {"shared_gradient"},

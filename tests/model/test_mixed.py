@@ -177,7 +177,7 @@ def test_widths_that_are_all_the_common_one_change_nothing():
     model = DLRM(same)
     assert not any(".proj." in name for name in model.dense)
     names = [step.rule.name for step in Graph(model, 5).tape.steps]
-    assert names == ["mlp", "embedding_bag", "interaction", "mlp"]
+    assert names == ["mlp", "embedding_bag", "interaction", "mlp", "probabilities"]
 
 
 def test_parameters_are_in_the_order_of_the_reference():

@@ -15,22 +15,22 @@ from typing import Any
 
 import numpy as np
 from dlrmjit_kernels.calls.calls import in_rows
+from dlrmjit_kernels.calls.float_mode import denormals_flushed
 from dlrmjit_kernels.convolution.shape import Filters
 from dlrmjit_kernels.embedding.init import uniform_by_key
 from dlrmjit_kernels.embedding.lookups import Lookups
 from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from dlrmjit_kernels.ids.id_tables import IdTables
-from dlrmjit_kernels.layers.loss import BoundLoss, probabilities
+from dlrmjit_kernels.layers.loss import BoundLoss, bind_probabilities
 from dlrmjit_kernels.matrix.bf16_bits import from_bf16, to_bf16
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.split_weights import SplitWeights
-from dlrmjit_kernels.microkernels.float_mode import denormals_flushed
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from dlrmjit_kernels.runtime.threads import get_threads
 from numpy.typing import NDArray
 
-from dlrmjit.autograd.runs import Joiner
-from dlrmjit.autograd.tape import Rule, Step
+from dlrmjit.autograd.runs import Bound, BoundPart, Joiner
+from dlrmjit.autograd.tape import Rule, Step, bound_rule
 from dlrmjit.config.model import IN_MEMORY, TableConfig
 from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import LossConfig
@@ -86,6 +86,17 @@ def _loss_backward(step: Step, gradient: float) -> Gradients:
     yield 0, step.memory["dz"]
 
 
+def _bind_probabilities(step: Step) -> Bound:
+    (logits,) = step.values
+    p = step.cached("p", lambda: aligned_empty(logits.rows))
+    make = partial(bind_probabilities, logits, p)
+    return Bound([step.cached_for("bound", (logits,), make)], p)
+
+
+def _no_gradient(step: Step, gradient: Any) -> Sequence[BoundPart]:
+    return ()  # only predictions end in probabilities: a loss computes its own
+
+
 def _custom_gradient(step: Step, slopes: Any) -> Matrix:
     gradient = step.cached("gradient", lambda: Matrix.empty_blocked(len(slopes), 1))
     gradient.assign(slopes.astype(np.float32)[:, None])
@@ -99,6 +110,7 @@ _RULES = (
     *sequences.RULES,
     *combine.RULES,
     Rule("loss", _loss_forward, _loss_backward),
+    bound_rule("probabilities", _bind_probabilities, _no_gradient),
     custom_loss_rule(join.rows_of, _custom_gradient),
     *cross.RULES,
     *interaction.RULES,
@@ -206,12 +218,6 @@ class JitBackend:
     def to_numpy(self, value: Any) -> FloatArray:
         """Return a copy of a matrix or array."""
         return value.to_numpy() if isinstance(value, Matrix) else np.array(value)
-
-    def probabilities(self, logits: Matrix, threshold: float) -> NDArray[np.float32]:
-        """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
-        p = np.empty(logits.rows, np.float32)
-        probabilities(logits, p, threshold)
-        return p
 
     def block(self, n: int, shapes: Sequence[tuple[int, ...]]) -> JoinedBlock:
         """Allocate one array (N, W) for results side by side."""

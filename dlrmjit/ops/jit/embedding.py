@@ -11,9 +11,11 @@ from dlrmjit_kernels.embedding import lookup_weights
 from dlrmjit_kernels.embedding.forward import BoundPool
 from dlrmjit_kernels.embedding.int8 import Int8Tables
 from dlrmjit_kernels.embedding.lookups import Lookups
+from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from numpy.typing import NDArray
 
+from dlrmjit.autograd.runs import Bound
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.jit.mixed_tables import MixedBagGradient, MixedTables
 from dlrmjit.ops.jit.optimizers import BagGradient
@@ -29,12 +31,9 @@ def _forward(step: Step) -> F32 | LookedUp:
     Where only sums of the vectors are wanted, the operation that sums them gathers plain rows.
     """
     tables, lookups, *columns = step.values
-    if step.options.get("summed") and _are_plain(step):
+    if _are_summed(step):
         return LookedUp(tables, lookups)
-    pooled: F32 | None = step.options.get("out")
-    if pooled is None:
-        shape = (lookups.offsets.shape[1] - 1, len(tables), tables.dim)
-        pooled = step.cached("pooled", lambda: aligned_empty(shape))
+    pooled = _pooled(step)
     if columns:
         inside = lookups.within(tables.row_counts, tables.bounds)
         step.memory["weighted"] = lookup_weights.weighted(columns[0], inside)
@@ -49,11 +48,37 @@ def _forward(step: Step) -> F32 | LookedUp:
     return pooled
 
 
+def _bind(step: Step) -> Bound | None:
+    """Bind the pooling of tables of one width, of which only the lookups differ."""
+    tables, lookups, *columns = step.values
+    if columns or not isinstance(tables, EmbeddingTables) or _are_summed(step):
+        return None
+    pooled = _pooled(step)
+    bound = _bound_pool(step, tables, lookups, pooled)
+    bound.accept(lookups)
+    return Bound(bound.calls, pooled, {1: bound.accept})
+
+
+def _pooled(step: Step) -> F32:
+    """Return the array of the pooled vectors."""
+    tables, lookups = step.values[:2]
+    pooled: F32 | None = step.options.get("out")
+    if pooled is None:
+        shape = (lookups.samples, len(tables), tables.dim)
+        pooled = step.cached("pooled", lambda: aligned_empty(shape))
+    return pooled
+
+
 def _bound_pool(step: Step, tables: Any, lookups: Lookups, pooled: F32) -> BoundPool:
     operands = tables, pooled
     make = partial(BoundPool, tables, lookups, pooled, _pooling(step))
     bound: BoundPool = step.cached_for(("pool", *lookups.form), operands, make)
     return bound
+
+
+def _are_summed(step: Step) -> bool:
+    """Return whether only sums of the vectors are wanted, and bags are sums of plain rows."""
+    return bool(step.options.get("summed")) and _are_plain(step)
 
 
 def _are_plain(step: Step) -> bool:
@@ -105,4 +130,4 @@ def _weighted_backward(step: Step, tables: Any, lookups: Lookups, gradient: F32)
     yield 2, BagGradient(Lookups(inside.indices, inside.offsets, weights=of_weights), ones)
 
 
-RULES = (Rule("embedding_bag", _forward, _backward),)
+RULES = (Rule("embedding_bag", _forward, _backward, _bind),)

@@ -150,6 +150,14 @@ def _interaction_backward(step: Step, gradient: FloatArray) -> Gradients:
         start = end
 
 
+def _probabilities(step: Step) -> FloatArray:
+    return sigmoid(step.values[0].reshape(-1))
+
+
+def _no_gradient(step: Step, gradient: Any) -> tuple[()]:
+    return ()  # only predictions end in probabilities: a loss computes its own
+
+
 def _clamp(p: FloatArray, threshold: float) -> FloatArray:
     clamped: FloatArray = np.clip(p, threshold, 1 - threshold) if 0 < threshold < 1 else p
     return clamped
@@ -215,6 +223,7 @@ _RULES = (
     Rule("projection", _projection_forward, _projection_backward),
     Rule("interaction", _interaction_forward, _interaction_backward),
     Rule("loss", _loss_forward, _loss_backward),
+    Rule("probabilities", _probabilities, _no_gradient),
     custom_loss_rule(np.asarray, _custom_gradient),
     *cross.RULES,
     *join.RULES,
@@ -313,10 +322,6 @@ class ReferenceBackend:
     def to_numpy(self, value: FloatArray) -> FloatArray:
         """Return a copy."""
         return np.array(value)
-
-    def probabilities(self, logits: FloatArray, threshold: float) -> FloatArray:
-        """Return the sigmoid (N,) of logits (N, 1), clamped to [threshold, 1 - threshold]."""
-        return _clamp(sigmoid(logits.reshape(-1)), threshold)
 
     def block(self, n: int, shapes: Sequence[tuple[int, ...]]) -> NoBlock:
         """Return no buffers: each rule allocates its result."""

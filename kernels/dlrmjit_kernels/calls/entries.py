@@ -35,13 +35,31 @@ def store_call(typingctx: Any, kernel: Any, frame: Any, operands: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         context.active_code_library.add_linking_library(called.library)
-        stored = borrowed(context, builder, passed, values[2])
+        stored = _store(context, builder, passed, *values[1:])
         _check_size(context, stored.type)
-        builder.store(stored, builder.inttoptr(values[1], stored.type.as_pointer()))
         entry = _entry(context, builder.module, called, stored.type)
         return builder.ptrtoint(entry, _I64)
 
     return types.int64(kernel, types.int64, passed), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_operands(typingctx: Any, frame: Any, operands: Any) -> Any:
+    """Replace the first operands of a frame by ``operands`` of the same types, which must live."""
+    if not isinstance(operands, types.BaseTuple):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _store(context, builder, signature.args[1], *values)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, operands), codegen
+
+
+def _store(context: Any, builder: Any, kind: Any, frame: Any, operands: Any) -> Any:
+    stored = borrowed(context, builder, kind, operands)
+    builder.store(stored, builder.inttoptr(frame, stored.type.as_pointer()))
+    return stored
 
 
 def _takes_scratch(kernel: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Calls, Frame
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen.engine import address
 from dlrmjit_kernels.embedding.lookups import Bags, Lookups, PooledVectors, any_outside
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
@@ -23,14 +25,17 @@ from dlrmjit_kernels.runtime.operands import (
     describe,
     strides_overlap,
 )
-from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
+from dlrmjit_kernels.runtime.parallel import (
+    ALL_THREADS,
+    PARALLEL_MIN_ELEMENTS,
+    run_tasks,
+    threads_set,
+)
 from dlrmjit_kernels.runtime.target import current_target
-from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import call, next_task
 
 _FLIGHT_BYTES = 64 << 10  # most bytes of rows in flight: a small part of the second cache
 _CHUNK_LOOKUPS = 4096
-_PARALLEL_MIN_ELEMENTS = 4096
 
 
 def pool(
@@ -56,47 +61,66 @@ def pool(
 class BoundPool:
     """:func:`pool` of lookups of one form in one array, checked once: a call looks nothing up.
 
-    ``out`` must stay where it is.
+    ``out`` must stay where it is. ``calls``, which may be joined with those of other kernels, pool
+    the lookups that were accepted last.
     """
 
     def __init__(
         self, tables: TableStorage, like: Lookups, out: NDArray[np.float32], pooling: str
     ) -> None:
         check_pooled(tables, like, out, pooling, written=True)
-        self._tables, self._out, self._pooling = tables, out, pooling
-        self._is_empty = not like.tables or not like.samples
-        if self._is_empty:
+        self._accepted, self.calls = _Accepted(tables, like), list[Calls]()
+        if not like.tables or not like.samples:
             return
         scaled, mean = like.weights is not None, pooling == "mean"
         bits = 8 * like.indices.dtype.itemsize
         spec = GatherSpec(tables.dim, bits, scaled, mean, tables.split)
-        self._kernel = address(spec, current_target())
-        self._pooled = like.pooled_vectors(out)
-        self._ahead = prefetch_distance(tables.row_bytes)
+        call = self._accepted.frame.bind(
+            _store_pool,
+            like.bags(),
+            address(spec, current_target()),
+            tables.for_kernels,
+            like.pooled_vectors(out),
+            prefetch_distance(tables.row_bytes),
+            tables.dim,
+            rights=(tables.access,),
+            repair=self._accepted.repair,
+        )
+        self.calls.append(call.owning(out))
 
     def __call__(self, lookups: Lookups) -> None:
         """Pool lookups of the same form."""
-        if self._is_empty:
-            return
-        tables = self._tables
+        self._accepted.set(lookups)
+        for pooling in self.calls:
+            pooling()
+
+    def accept(self, lookups: Lookups) -> bool:
+        """Let the next calls pool ``lookups``, and return True, if they have the same form."""
+        is_alike = lookups.form == self._accepted.form
+        if is_alike:
+            self._accepted.set(lookups)
+        return is_alike
+
+
+class _Accepted:
+    """The lookups in the frame of a call, which may be replaced by others of the same form."""
+
+    def __init__(self, tables: TableStorage, lookups: Lookups) -> None:
+        self.frame, self.form = Frame(), lookups.form
+        self._tables, self._lookups = tables, lookups
+
+    def set(self, lookups: Lookups) -> None:
+        """Replace the lookups."""
         check_weights(lookups)
-        with tables.access.reading():
-            outside = _pool(
-                self._kernel,
-                tables.for_kernels,
-                tuple(lookups.bags()),
-                self._pooled,
-                self._ahead,
-                _chunks(lookups),
-                useful_threads(lookups, tables.dim),
-            )
-        if outside:
-            self(lookups.apply_bounds(tables.row_counts, tables.bounds))
+        self._lookups = lookups
+        self.frame.replace_first(lookups.bags())
 
-
-def useful_threads(lookups: Lookups, dim: int) -> int:
-    """Return how many threads to use: one, if waking others takes longer than all rows."""
-    return 1 if len(lookups.indices) * dim < _PARALLEL_MIN_ELEMENTS else get_threads()
+    def repair(self) -> None:
+        """Replace those outside their tables as these say, or raise IndexRangeError."""
+        inside = self._lookups.within(self._tables.row_counts, self._tables.bounds)
+        if inside is self._lookups:
+            raise MemoryError("a lookup could not allocate memory for its counter")
+        self.set(inside)
 
 
 def prefetch_distance(row_bytes: int) -> int:
@@ -107,10 +131,11 @@ def prefetch_distance(row_bytes: int) -> int:
     return max(8, min(64 if row_bytes >= 256 else 32, _FLIGHT_BYTES // row_bytes))
 
 
-def _chunks(lookups: Lookups) -> int:
+@jit
+def _chunks(lookups: int, S: int, N: int) -> int:
     """Return the number of chunks to cut each table's bags into, of about 4096 lookups each."""
-    tasks = 1 + len(lookups.indices) // _CHUNK_LOOKUPS
-    return max(1, min(lookups.samples, ceil_div(tasks, max(1, lookups.tables))))
+    tasks = 1 + lookups // _CHUNK_LOOKUPS
+    return max(1, min(N, ceil_div(tasks, max(1, S))))
 
 
 def check_pooled(
@@ -165,33 +190,42 @@ def _enclosing_shape(
 
 
 @jit
+def _store_pool(frame: int, operands: Any) -> int:
+    address: int = store_call(_pool, frame, operands)
+    return address
+
+
+@jit
 def _pool(
+    bags: tuple[Any, ...],
     kernel: int,
     tables: tuple[Any, ...],
-    bags: tuple[Any, ...],
     pooled: tuple[Any, ...],
     ahead: int,
-    chunks: int,
-    threads: int,
-) -> bool:
+    dim: int,
+) -> None:
     """Pool all bags, on threads that take chunks until none is left.
 
-    Returns whether an index was outside its table.
+    Raises IndexError if an index was outside its table.
     """
+    named = Bags(*bags), TableAddresses(*tables), PooledVectors(*pooled)
+    lookups, S, N = len(named[0].indices), len(named[0].offsets), named[0].offsets.shape[1] - 1
+    chunks = _chunks(lookups, S, N)
     counter = np.zeros(2, np.int64)  # not in the tables' workspace, which threads would share
-    named = TableAddresses(*tables), Bags(*bags), PooledVectors(*pooled)
-    operands = (kernel, *named, ahead, chunks, counter)
+    threads = 1 if lookups * dim < PARALLEL_MIN_ELEMENTS else threads_set()
+    operands = (*named, kernel, ahead, chunks, counter)
     run_tasks(_pool_chunks, threads, operands, ALL_THREADS)
-    return bool(counter[1] != 0)
+    if counter[1]:
+        raise IndexError("an index is outside its table")
 
 
 @task_jit
 def _pool_chunks(
     thread: int,
-    kernel: int,
-    tables: TableAddresses,
     bags: Bags,
+    tables: TableAddresses,
     pooled: PooledVectors,
+    kernel: int,
     ahead: int,
     chunks: int,
     counter: NDArray[np.int64],

@@ -71,7 +71,7 @@ class SharedSort:
         of = rows.tobytes(), mean
         if self._lookups is not lookups or self._of != of or self._buckets is None:
             self._lookups, self._of = lookups, of
-            self._buckets = sort_lookups(lookups.bags(), rows, self._workspace, mean)
+            self._buckets = sort_lookups(lookups, rows, self._workspace, mean)
         return self._buckets
 
 
@@ -81,24 +81,24 @@ def buckets_of(
     """Return what :func:`sort_lookups` does, from the lookups' shared sort if they have one."""
     if lookups.shared_sort is not None:
         return lookups.shared_sort.sort(lookups, rows, mean)
-    return sort_lookups(lookups.bags(), rows, workspace, mean)
+    return sort_lookups(lookups, rows, workspace, mean)
 
 
 def sort_lookups(
-    bags: Bags, rows: NDArray[np.int64], workspace: Workspace, mean: bool
+    lookups: Lookups, rows: NDArray[np.int64], workspace: Workspace, mean: bool
 ) -> Buckets | None:
     """Return the lookups of tables of ``rows`` rows in buckets; None if one is outside its table.
 
     With weights or ``mean`` every entry has a scale.
     """
-    S, size, threads = len(bags.offsets), len(bags.indices), get_threads()
+    S, size, threads = lookups.tables, len(lookups.indices), get_threads()
     plan = workspace.cached("plan", S, partial(_plan, workspace, S))
-    buckets, chunks, cells = _make_plan(bags.offsets, rows, bucket_lookups(size, threads), plan)
-    sizes = S, size, buckets, cells, mean or len(bags.weights) > 0
+    buckets, chunks, cells = _make_plan(lookups.offsets, rows, bucket_lookups(size, threads), plan)
+    scaled = mean or (size > 0 and lookups.weights is not None)
+    sizes = S, size, buckets, cells, scaled
     space = workspace.cached("sort", sizes, partial(_space, workspace, plan, *sizes[1:]))
-    if _sort(
-        tuple(bags), rows, mean, tuple(space.into), space.histogram, chunks, threads, space.counter
-    ):
+    into, bags = tuple(space.into), lookups.bags()
+    if _sort(bags, rows, mean, into, space.histogram, chunks, threads, space.counter):
         return None
     return space.into
 

@@ -46,7 +46,7 @@ def weighted(columns: TableStorage, lookups: Lookups) -> Lookups:
     if lookups.tables and lookups.samples:
         chunks = _chunks(lookups)
         with columns.access.reading():
-            _scale(tuple(lookups.bags()), columns.addresses, weights, chunks)
+            _scale(lookups.bags(), columns.addresses, weights, chunks)
     return replace(lookups, weights=weights)
 
 
@@ -67,7 +67,7 @@ def weight_gradient(
         _dot(
             _kernel(current_target(), tables.dim, bits, tables.split),
             tables.for_kernels,
-            tuple(lookups.bags()),
+            lookups.bags(),
             lookups.pooled_vectors(dY),
             prefetch_distance(tables.row_bytes),
             _chunks(lookups),

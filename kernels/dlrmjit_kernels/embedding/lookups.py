@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ class PooledVectors(NamedTuple):
     offsets: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Lookups:
     """Merged lookups: ``indices`` (int32 or int64) and ``offsets`` int64 (S, N + 1).
 
@@ -49,14 +49,33 @@ class Lookups:
     ``table_ids`` are the positions of these tables among all of a model's, if they are only some:
     errors name them, and pooled vectors of table ``s`` are in slot ``table_ids[s]``. The indices
     of other tables may then stand between those of these. With ``shared_sort`` they are sorted once
-    for all updates of tables with the same rows; then they must not change in between.
+    for all updates of tables with the same rows; then they must not change in between. ``form`` is
+    all that a bound operation depends on: other lookups of the same may be passed to it.
     """
 
     indices: NDArray[Any]
     offsets: NDArray[np.int64]
-    table_ids: tuple[int, ...] | None = None
-    weights: NDArray[np.float32] | None = None
-    shared_sort: SharedSort | None = None
+    table_ids: tuple[int, ...] | None
+    weights: NDArray[np.float32] | None
+    shared_sort: SharedSort | None
+    form: tuple[Any, ...] = field(init=False, repr=False, compare=False)
+
+    def __init__(
+        self,
+        indices: NDArray[Any],
+        offsets: NDArray[np.int64],
+        table_ids: tuple[int, ...] | None = None,
+        weights: NDArray[np.float32] | None = None,
+        shared_sort: SharedSort | None = None,
+    ) -> None:
+        vars(self).update(  # a third of the time that a generated method of a frozen class takes
+            indices=indices,
+            offsets=offsets,
+            table_ids=table_ids,
+            weights=weights,
+            shared_sort=shared_sort,
+            form=(offsets.shape, indices.dtype, weights is None, table_ids),
+        )
 
     @property
     def tables(self) -> int:
@@ -68,56 +87,15 @@ class Lookups:
         """Number of samples, N."""
         return int(self.offsets.shape[1]) - 1
 
-    @functools.cached_property
-    def form(self) -> tuple[Any, ...]:
-        """All that a bound operation depends on: other lookups of this form may be passed to it."""
-        return self.offsets.shape, self.indices.dtype, self.weights is None, self.table_ids
-
-    def bags(self) -> Bags:
-        """Return the lookups for compiled loops."""
-        weights = _NO_WEIGHTS if self.weights is None else self.weights
-        return Bags(self.indices, self.offsets, weights)
+    def bags(self) -> tuple[Any, ...]:
+        """Return the fields of :class:`Bags`."""
+        return self.indices, self.offsets, _NO_WEIGHTS if self.weights is None else self.weights
 
     def pooled_vectors(self, pooled: NDArray[np.float32]) -> tuple[Any, ...]:
         """Return the fields of :class:`PooledVectors` for vectors in ``pooled`` (N, F, E)."""
         ids = range(self.tables) if self.table_ids is None else self.table_ids
         stride, table_stride, _ = pooled.strides
         return (pooled.ctypes.data, stride, _table_offsets(ids, table_stride))
-
-    def check(self, rows: NDArray[np.int64]) -> None:
-        """Refuse indices outside tables of ``rows`` rows, and broken offsets.
-
-        Raises
-        ------
-        IndexRangeError
-            For the first index outside its table.
-        ShapeError
-            If shapes, dtypes or the order of the offsets are wrong.
-        """
-        self.check_layout(len(rows))
-        if _any_outside(self.indices, self.offsets, rows):
-            raise self.first_outside(rows)
-
-    def check_layout(self, tables: int) -> None:
-        """Refuse wrong shapes and dtypes and offsets that descend or leave the indices.
-
-        Raises
-        ------
-        ShapeError
-            Naming what is wrong, and what was found.
-        """
-        indices, offsets = self.indices, self.offsets
-        check_array("indices", indices, _index_dtype(indices), 1)
-        if self.weights is not None:
-            check_array("weights", self.weights, FLOAT32, indices.shape)
-        offsets = check_array("offsets (tables, samples + 1)", offsets, INT64, 2)
-        if offsets.shape[0] != tables or offsets.shape[1] < 1:
-            raise ShapeError(
-                f"offsets of {tables} tables and N samples must be ({tables}, N + 1), "
-                f"not {offsets.shape}"
-            )
-        if tables and not _ascending(offsets.reshape(-1), len(indices)):
-            raise self._broken_offsets()
 
     @classmethod
     def checked(
@@ -128,20 +106,32 @@ class Lookups:
         weights: NDArray[np.float32] | None = None,
         shared_sort: SharedSort | None = None,
     ) -> Lookups:
-        """Return lookups in so many tables, after :meth:`check_layout`; arrays may be read-only."""
-        lookups = cls(indices, offsets, weights=weights, shared_sort=shared_sort)
-        lookups.check_layout(tables)
-        arrays = (indices, offsets) if weights is None else (indices, offsets, weights)
-        if all(array.flags.writeable for array in arrays):
-            return lookups
-        return cls(
-            check_array("indices", indices, indices.dtype, 1),
-            check_array("offsets", offsets, INT64, 2),
-            weights=weights
-            if weights is None
-            else check_array("weights", weights, FLOAT32, indices.shape),
-            shared_sort=shared_sort,
-        )
+        """Return lookups in so many tables; arrays may be read-only.
+
+        Raises
+        ------
+        ShapeError
+            For wrong shapes and dtypes, and for offsets that descend or leave the indices, naming
+            what was found.
+        """
+        indices = check_array("indices", indices, _index_dtype(indices), 1)
+        if weights is not None:
+            weights = check_array("weights", weights, FLOAT32, indices.shape)
+        offsets = check_array("offsets (tables, samples + 1)", offsets, INT64, 2)
+        if offsets.shape[0] != tables or offsets.shape[1] < 1:
+            raise ShapeError(
+                f"offsets of {tables} tables and N samples must be ({tables}, N + 1), "
+                f"not {offsets.shape}"
+            )
+        lookups = cls(indices, offsets, None, weights, shared_sort)
+        if tables and not _ascending(offsets.reshape(-1), len(indices)):
+            raise lookups._broken_offsets()
+        return lookups
+
+    def check(self, rows: NDArray[np.int64]) -> None:
+        """Raise IndexRangeError for the first index outside tables of ``rows`` rows."""
+        if _any_outside(self.indices, self.offsets, rows):
+            raise self.first_outside(rows)
 
     def first_outside(self, rows: NDArray[np.int64]) -> IndexRangeError:
         """Return the error for the first lookup outside its table, which must exist."""

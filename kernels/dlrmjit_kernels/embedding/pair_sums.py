@@ -92,7 +92,7 @@ class BoundSums:
         _sum_chunks(
             self._kernel,
             self._tables.for_kernels,
-            tuple(lookups.bags()),
+            lookups.bags(),
             sums,
             pairs if pairs is not None else sums[:, 0],
             max(each, ceil_div(self._ahead, lookups.tables)),

@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlrmjit_kernels.codegen.engine import Spec, address
-from dlrmjit_kernels.embedding.forward import (
-    check_pooled,
-    check_weights,
-    prefetch_distance,
-    useful_threads,
-)
+from dlrmjit_kernels.embedding.forward import check_pooled, check_weights, prefetch_distance
 from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, buckets_of
 from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.pair_sums import shared_gradient
@@ -33,8 +28,10 @@ from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
 from dlrmjit_kernels.runtime.target import current_target
+from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import call, next_task
 
+_PARALLEL_MIN_ELEMENTS = 4096  # of all rows, from which waking other threads pays
 Float32 = NDArray[np.float32]
 
 
@@ -189,7 +186,8 @@ class BoundUpdate:
             scalars = self._scalars.of_tables(rate, self._state.steps + 1)
             buckets = self._sorted(lookups)
             self._state.steps += 1
-            threads = useful_threads(lookups, self._tables.dim)
+            is_small = len(lookups.indices) * self._tables.dim < _PARALLEL_MIN_ELEMENTS
+            threads = 1 if is_small else get_threads()
             if self._scatters:
                 self._scatter_rows(buckets, scalars, threads)
             else:

@@ -16,7 +16,6 @@ from dlrmjit_kernels.errors import ConfigError, TargetError
 from dlrmjit_kernels.layers.dense_optimizers import update_spec
 from dlrmjit_kernels.microkernels.column_ops import ColumnKernel, ColumnOp
 from dlrmjit_kernels.microkernels.copy_rows import CopyRows
-from dlrmjit_kernels.microkernels.float_mode import FloatMode
 from dlrmjit_kernels.microkernels.gemm_tile import GemmTile, Operands
 from dlrmjit_kernels.microkernels.gemv_tile import GemvTile
 from dlrmjit_kernels.microkernels.pairs import PairGatherSpec, PairVectorsSpec
@@ -164,11 +163,6 @@ def round_bf16(target: Target, interleave: bool = False) -> Spec:
     return RoundBf16(interleave)
 
 
-def float_mode(target: Target, restore: bool = False) -> Spec:
-    """Return the switch of the floating-point mode, or its restoration."""
-    return FloatMode(not restore)
-
-
 def _checked_bits(index_bits: int) -> int:
     if index_bits not in (32, 64):
         raise ConfigError(f"indices have 32 or 64 bits, not {index_bits}")
@@ -186,6 +180,6 @@ KERNELS: Mapping[str, Callable[..., Spec]] = {
         *(gemm, gemv, rank1, transpose, copy_rows, pack_triangle, unpack_triangle),
         *(gather, gather_dot, pair_gather, pair_vectors),
         *(row_scatter, row_update, dense_update),
-        *(columns, split_bf16, round_bf16, float_mode),
+        *(columns, split_bf16, round_bf16),
     )
 }

@@ -8,16 +8,18 @@ that a saturated sample has the same loss and gradient here as there.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import bind
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.layers.elementwise import Real, sigmoid
 from dlrmjit_kernels.matrix.matrix import Matrix
 from dlrmjit_kernels.matrix.row_access import Strides, row_start, strides_of
-from dlrmjit_kernels.runtime.compile import jit, task_jit
+from dlrmjit_kernels.runtime.compile import Call, jit, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
 from dlrmjit_kernels.runtime.operands import (
     FLOAT32,
@@ -66,10 +68,15 @@ def probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> None:
 
     ``logits`` is (N,) or a matrix (N, 1); ``p`` is (N,) float32 and is written.
     """
+    bind_probabilities(logits, p, threshold)()
+
+
+def bind_probabilities(logits: F32 | Matrix, p: F32, threshold: float = 0.0) -> Call:
+    """Return :func:`probabilities` as a call to repeat; operands must not move in memory."""
     data, strides, rows = column_of("logits", logits)
     p = check_array("p", p, FLOAT32, (rows,), written=True)
     check_same_or_disjoint("p", p, "logits", data)
-    _probabilities(data, strides, p, _clamp_range(threshold))
+    return bind(_store_probabilities, data, strides, p, _clamp_range(threshold))
 
 
 def loss_forward(
@@ -203,6 +210,12 @@ def _clamp_range(threshold: float) -> Pair:
 @jit
 def _tasks(samples: int) -> int:
     return ceil_div(samples, SAMPLES_PER_TASK)
+
+
+@jit
+def _store_probabilities(frame: int, operands: Any) -> int:
+    address: int = store_call(_probabilities, frame, operands)
+    return address
 
 
 @jit

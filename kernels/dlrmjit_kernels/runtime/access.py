@@ -15,6 +15,17 @@ from typing import Any
 
 from dlrmjit_kernels.errors import ConcurrencyError
 
+_forks = 0  # of this process and its parents; asking the system for the process takes longer
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 class _State:
     """Who uses the object now: numbers of uses per thread that reads, and one thread that writes.
@@ -23,7 +34,7 @@ class _State:
     """
 
     def __init__(self) -> None:
-        self.process = os.getpid()
+        self.forks = _forks
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.asleep = 0  # threads that wait for a change: without any, none is notified
@@ -58,16 +69,19 @@ class _Reading:
         state, me = self._access._checked(), threading.get_ident()
         self._state = state
         with state.lock:
-            self._access._wait(state, state.may_read, me)
+            # Predictions of few samples are short
+            if state.waiting or state.owner is not None or state.writer is not None:
+                self._access._wait(state, state.may_read, me)
             state.readers[me] = state.readers.get(me, 0) + 1
 
     def __exit__(self, *error: object) -> None:
         state, me = self._state, threading.get_ident()
         with state.lock:
-            state.readers[me] -= 1
-            if not state.readers[me]:
-                del state.readers[me]
-                state.notify()
+            uses = state.readers.pop(me) - 1
+            if uses:
+                state.readers[me] = uses
+            elif state.asleep:
+                state.changed.notify_all()
 
 
 class _Writing:
@@ -153,7 +167,7 @@ class Access:
             If another thread was changing the object when the process was forked.
         """
         state = self._state
-        if state.process == os.getpid():
+        if state.forks == _forks:
             return state
         if state.writer not in (None, threading.get_ident()):
             raise ConcurrencyError(

@@ -28,6 +28,14 @@ _F32 = ir.FloatType()
 _CACHE_LINE = 64  # bytes
 
 
+def _is_arm() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
+FLUSHED = 1 << 24 if _is_arm() else (1 << 15) | (1 << 6)
+"""Bits of a floating-point mode in which denormals are zero: FZ, or FTZ and DAZ."""
+
+
 def _pointer(builder: Any, address: Any, element: Any) -> Any:
     return builder.inttoptr(address, element.as_pointer())
 
@@ -198,10 +206,6 @@ def set_float_mode(typingctx: Any, mode: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen
-
-
-def _is_arm() -> bool:
-    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _on_mxcsr(builder: Any, instruction: str) -> Any:

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.calls.calls import Calls, bind, in_rows
+from dlrmjit_kernels.calls.calls import Calls, Frame, bind, in_rows
 from dlrmjit_kernels.calls.entries import FRAME_BYTES, store_call
 from dlrmjit_kernels.runtime import unsafe
+from dlrmjit_kernels.runtime.access import Access
 from dlrmjit_kernels.runtime.compile import jit
 from numba.core.errors import TypingError
 
@@ -97,6 +98,48 @@ def test_the_calls_after_one_that_fails_are_not_made():
     with pytest.raises(MemoryError, match="scratch"):
         Calls.joined(parts)()
     assert _logged(log) == [1]
+
+
+def _refusing(frame, limit, **more):
+    return frame.bind(_store_refuse, limit, **more)
+
+
+def test_a_row_goes_on_with_the_kernel_whose_operands_were_repaired():
+    log, frame = _log(), Frame()
+    refusing = _refusing(frame, -1, repair=lambda: frame.replace_first(1))
+    parts = [bind(_store_append, log, 1), refusing, bind(_store_append, log, 2)]
+    row = Calls.joined([Calls.joined(parts[:2]), parts[2]]).owning(log)
+    row()
+    assert _logged(log) == [1, 2]
+    frame.replace_first(-1)
+    row()
+    assert _logged(log) == [1, 2, 1, 2]
+
+
+def test_an_error_of_a_repair_ends_the_row():
+    def repair():
+        raise IndexError("cannot be repaired")
+
+    log = _log()
+    parts = [bind(_store_append, log, 1), _refusing(Frame(), -1, repair=repair)]
+    with pytest.raises(IndexError, match="cannot be repaired"):
+        Calls.joined([*parts, bind(_store_append, log, 2)])()
+    assert _logged(log) == [1]
+
+
+def test_the_rights_of_all_kernels_are_held_while_a_row_runs():
+    first, second, frame, held = Access("first"), Access("second"), Frame(), []
+
+    def repair():
+        held.extend(access._state.readers.copy() for access in (first, second))
+        frame.replace_first(0)
+
+    refusing = _refusing(frame, -1, rights=(first,), repair=repair)
+    others = (_refusing(Frame(), 0, rights=rights) for rights in ((second,), (first,)))
+    Calls.joined([refusing, *others])()
+    assert [list(readers.values()) for readers in held] == [[1], [1]]
+    assert not first._state.readers
+    assert not second._state.readers
 
 
 def test_operands_live_as_long_as_their_calls():

@@ -44,7 +44,7 @@ def _sorted(indices, rows, count):
     before = threads.get_threads()
     threads.set_threads(count)
     lookups = Lookups(indices, np.arange(len(indices) + 1)[None])
-    found = sort_lookups(lookups.bags(), np.array([rows]), Workspace(), False)
+    found = sort_lookups(lookups, np.array([rows]), Workspace(), False)
     threads.set_threads(before)
     return found
 
@@ -89,7 +89,7 @@ def test_the_only_bucket_of_a_table_has_its_lookups_in_order_from_chunk_to_chunk
     rng = np.random.default_rng(1)
     indices, ends = rng.integers(0, 50, 12_000), np.arange(0, 12_001, 3)
     lookups = Lookups(indices, ends[None])
-    buckets = sort_lookups(lookups.bags(), np.array([50]), Workspace(), False)
+    buckets = sort_lookups(lookups, np.array([50]), Workspace(), False)
     bags = np.repeat(np.arange(4000), 3)
     entries = indices.astype(np.uint64) << np.uint64(32) | bags.astype(np.uint64)
     by_bucket = [buckets.entries[a:b] for a, b in itertools.pairwise(buckets.begin)]

@@ -150,9 +150,8 @@ def test_broken_arguments_are_refused():
 
 
 def test_broken_offsets_are_located():
-    lookups = Lookups(np.zeros(9, np.int64), np.array([[0, 4, 3], [3, 5, 9]]))
     with pytest.raises(ShapeError, match="table 0, sample 2: offset 3 after 4"):
-        lookups.check_layout(2)
+        Lookups.checked(np.zeros(9, np.int64), np.array([[0, 4, 3], [3, 5, 9]]), 2)
 
 
 def test_impossible_tables_are_refused():

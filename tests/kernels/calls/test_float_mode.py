@@ -4,11 +4,9 @@ import threading
 
 import numpy as np
 import pytest
-from dlrmjit_kernels.codegen import engine
-from dlrmjit_kernels.microkernels.float_mode import FloatMode, denormals_flushed
+from dlrmjit_kernels.calls.float_mode import denormals_flushed
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
-from dlrmjit_kernels.runtime.target import named_target
 from dlrmjit_kernels.runtime.threads import get_threads, set_threads
 
 TINY = np.float32(1e-30)  # its square is far below the least normal number, 2**-126
@@ -82,11 +80,3 @@ def test_a_second_calling_thread_has_its_own_pool():
         thread.start()
         thread.join()
     assert np.all(found[0] == 0)
-
-
-@pytest.mark.parametrize(
-    ("isa", "instruction"), [("avx2", "vldmxcsr"), ("sse", "ldmxcsr"), ("neon", "FPCR")]
-)
-def test_every_target_sets_its_register(isa, instruction):
-    for flush in (True, False):
-        assert instruction in engine.assembly(FloatMode(flush), named_target(isa))

@@ -156,6 +156,20 @@ def breakdown(case: Case, steps: int, ceilings: Any, precision: Precision = "fp3
     return warm.lines(case.model, ceilings)
 
 
+def by_bytes(breakdown: Sequence[Mapping[str, Any]], triad_gbs: float) -> str:
+    """Return the bytes that operations must move in float32, and the share of their time it takes.
+
+    The roofline counts flops of products only, of which some operations have few.
+    """
+    rows = [f"{'moved at the least':24}{'MB':>10}{'ms':>10}{'of its time':>12}"]
+    for line in breakdown:
+        if line["least_bytes"]:
+            ms = line["least_bytes"] / triad_gbs / 1e6
+            share = f"{100 * ms / line['ms']:.1f} %"
+            rows.append(f"{line['name']:24}{line['least_bytes'] / 1e6:10.1f}{ms:10.3f}{share:>12}")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Time one case and report it."""
     options = _options()
@@ -208,6 +222,7 @@ def main() -> None:
             {**vars(line), "least_bytes": least.get(line.name)}
             for line in breakdown(chosen, steps, ceilings, precision)
         ]
+        print(by_bytes(row["breakdown"], ceilings.triad_gbs))
     if options.plot and not options.forward:
         plots.step(row, measured, options.plot)
     if options.markdown:

@@ -111,3 +111,13 @@ def test_a_peer_that_needs_a_compiler_is_left_out_by_a_sentence(installed, monke
     assert step.usable_peers(["torch nn", "torch.compile"], chosen) == ["torch nn"]
     wanted = "without torch.compile: it needs a C++ compiler, and there is no no-such-compiler"
     assert wanted in capsys.readouterr().out
+
+
+def test_bytes_that_must_move_are_shown_as_a_share_of_the_time_of_their_operation():
+    breakdown = [
+        {"name": "interaction backward", "ms": 2.0, "least_bytes": 50e6},
+        {"name": "loss forward", "ms": 1.0, "least_bytes": None},
+    ]
+    head, line = step.by_bytes(breakdown, triad_gbs=50.0).splitlines()
+    assert head.split() == ["moved", "at", "the", "least", "MB", "ms", "of", "its", "time"]
+    assert line.split() == ["interaction", "backward", "50.0", "1.000", "50.0", "%"]

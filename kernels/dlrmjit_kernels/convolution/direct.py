@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import partial
 
 from dlrmjit_kernels.codegen.activations import Activation as Code
-from dlrmjit_kernels.convolution.filters import transpose_filters, transposing
+from dlrmjit_kernels.convolution.filter_loops import Transposing, transpose_filters
+from dlrmjit_kernels.convolution.filters import transposing
 from dlrmjit_kernels.convolution.plan import ConvPlan, data_plan, forward_plan
 from dlrmjit_kernels.convolution.shape import Convolution
 from dlrmjit_kernels.convolution.weight_plan import weight_plan
@@ -118,18 +119,23 @@ def bind_backward_data(
 
 def _backward_data(
     plan: ConvPlan,
-    transposing_plan: tuple[object, object],
+    how: Transposing,
     conv: Convolution,
     dy: Matrix,
     w: Matrix,
     dx: Matrix,
     mask: Matrix | None,
 ) -> None:
+    mask_address = mask.address if mask else 0
+    if plan.panels:
+        panels = _scratch.address("filters", plan.panels)
+        plan.bind(dy.address, w.address, dx.address, 0, mask_address, panels, how)()
+        return
     x, y = conv.input_layout.block_cols, conv.output_layout.block_cols
     blocks = conv.input_layout.col_blocks * conv.output_layout.col_blocks
     transposed = _scratch.address("filters", blocks * conv.R * conv.S * x * y)
-    transpose_filters(*transposing_plan, w.address, transposed)
-    plan.bind(dy.address, transposed, dx.address, 0, mask.address if mask else 0)()
+    transpose_filters(*how, w.address, transposed)
+    plan.bind(dy.address, transposed, dx.address, 0, mask_address)()
 
 
 def conv_backward_weights(conv: Convolution, x: Matrix, dy: Matrix, dw: Matrix) -> None:

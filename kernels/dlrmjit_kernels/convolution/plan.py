@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dlrmjit_kernels.codegen import engine
 from dlrmjit_kernels.codegen.activations import Activation
 from dlrmjit_kernels.codegen.tile_finish import CACHE_LINE
+from dlrmjit_kernels.convolution.filter_loops import NOT_TRANSPOSING, Transposing
 from dlrmjit_kernels.convolution.loops import CONV_PLAN, TILE, ZONE, convolution_loops
 from dlrmjit_kernels.convolution.shape import Convolution, channel_block
 from dlrmjit_kernels.convolution.taps import Phase, Run, Window, phases
@@ -30,6 +31,9 @@ from dlrmjit_kernels.runtime.target import Target
 
 _LONGEST_PASS = 512
 """Steps of the reduction in a pass, whose filters are read from a near cache for every tile."""
+
+_MOST_TRANSPOSED = 2
+"""Times that filters may be transposed for the gradient by data, by the tiles that are near."""
 
 UNEVEN = 0.05
 """Of the work, by which threads may differ so that they share the smaller operand."""
@@ -88,6 +92,7 @@ class Problem:
     activation: Activation = Activation.NONE
     slope: Activation = Activation.NONE
     accumulate: bool = False
+    transposed: bool = False
 
     @property
     def only_adds(self) -> bool:
@@ -105,10 +110,29 @@ class ConvPlan:
     kernels: NDArray[np.int64]
     tables: list[NDArray[np.int64]]
 
-    def bind(self, x: int, w: int, y: int, bias: int = 0, mask: int = 0) -> Call:
-        """Return the loops with operands at these addresses."""
+    @property
+    def panels(self) -> int:
+        """Floats of memory for panels of filters that the loops transpose; 0 if they do not."""
+        plan = self.record[0]
+        panels = plan["grid_tiles"] * plan["grid_panels"] * plan["w_panel"]
+        return int(panels) if plan["transposes"] else 0
+
+    def bind(
+        self,
+        x: int,
+        w: int,
+        y: int,
+        bias: int = 0,
+        mask: int = 0,
+        panels: int = 0,
+        transposing: Transposing = NOT_TRANSPOSING,
+    ) -> Call:
+        """Return the loops with operands at these addresses.
+
+        If there are ``panels``, w is transposed there, as :func:`.filters.transposing` says.
+        """
         arrays = self.record, self.tiles, self.zones, self.kernels
-        return partial(_run, self, *arrays, x, w, y, bias, mask)
+        return partial(_run, self, *arrays, x, w, y, bias, mask, panels, *transposing)
 
 
 def _run(plan: ConvPlan, *arguments: object) -> None:
@@ -168,7 +192,12 @@ def data_plan(
     parts = tuple(part for part, _, _ in data_parts(conv))
     images = Image(rows.outputs, cols.outputs), Image(rows.extent, cols.extent)
     x, y = channels(conv)
-    problem = Problem(conv.N, y, x, *images, parts, slope=slope, accumulate=accumulate)
+    problem = Problem(
+        *(conv.N, y, x, *images, parts),
+        slope=slope,
+        accumulate=accumulate,
+        transposed=True,
+    )
     return _Planner(problem, target).plan(threads)
 
 
@@ -306,12 +335,15 @@ class _Planner:
         nr, pixels = p.outputs.block, p.source.rows * p.source.cols
         outputs = p.target.rows * p.target.cols
         grid_tiles, grid_panels = self._grid(tiles, panel, threads)
+        transposes = p.transposed and grid_tiles == 1
+        transposes = transposes and p.images * tiles <= _MOST_TRANSPOSED * near
         n[0] = (
             *(p.images, tiles, near, len(self.slots)),
             *(self._blocks, self._pass_blocks, p.inputs.last),
             *(p.outputs.blocks, nr, p.outputs.last, row_line_bits(nr)),
             *(self._blocks * pixels * self._block, pixels * self._block, panel),
-            *(p.outputs.blocks * outputs * nr, outputs * nr, grid_tiles, grid_panels),
+            *(p.outputs.blocks * outputs * nr, outputs * nr),
+            *(grid_tiles, grid_panels, transposes),
         )
         return n
 

@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from dlrmjit_kernels.codegen.activations import Activation
+from dlrmjit_kernels.convolution import plan
 from dlrmjit_kernels.convolution.direct import (
     bind_forward,
     conv_backward_data,
@@ -116,6 +118,19 @@ def test_all_three_operations_of_any_small_shape(shape):
 @pytest.mark.parametrize("conv", LARGER, ids=str)
 def test_all_three_operations_of_larger_shapes(conv):
     check(conv)
+
+
+@pytest.mark.parametrize("conv", LARGER, ids=str)
+def test_filters_transposed_for_a_thread_or_for_all_give_the_same_bits(monkeypatch, conv):
+    found = []
+    for most in (0, 10**9):
+        monkeypatch.setattr(plan, "_MOST_TRANSPOSED", most)
+        plan.data_plan.cache_clear()
+        made = plan.data_plan(conv, Activation.NONE, False, 1, current_target())
+        assert bool(made.panels) == bool(most)
+        found.append(Case(conv).backward_data().tobytes())
+    plan.data_plan.cache_clear()
+    assert found[0] == found[1]
 
 
 def test_bias_activation_and_accumulation_come_after_the_sum():

@@ -36,11 +36,13 @@ class Bound(NamedTuple):
 class BoundPart(NamedTuple):
     """Calls of the backward of an operation, and the gradients of inputs that they complete.
 
-    Gradients are pairs of the index of an input and an object that is the same every time.
+    Gradients are pairs of the index of an input and an object that is the same every time;
+    ``accepted`` are as in :class:`Bound`.
     """
 
     calls: Sequence[Call]
     gradients: Sequence[tuple[int, Any]] = ()
+    accepted: Mapping[int, Accept] = {}
 
 
 class Joiner(NamedTuple):
@@ -88,12 +90,17 @@ class Run:
             call()
 
 
+def _accepted(
+    bound: Iterable[tuple[Step, Bound | BoundPart]],
+) -> list[tuple[Variable, Accept]]:
+    return [(step.inputs[i], accept) for step, each in bound for i, accept in each.accepted.items()]
+
+
 class ForwardRun(Run):
     """Steps and the values of their outputs."""
 
     def __init__(self, steps: Sequence[Step], bound: Sequence[Bound], joiner: Joiner) -> None:
-        pairs = [*zip(steps, bound, strict=True)]
-        accepted = [(step.inputs[i], f) for step, each in pairs for i, f in each.accepted.items()]
+        accepted = _accepted(zip(steps, bound, strict=True))
         super().__init__(steps, (call for each in bound for call in each.calls), joiner, accepted)
         outputs = (step.output for step in steps)
         self._results = [(v, each.value) for v, each in zip(outputs, bound, strict=True)]
@@ -114,10 +121,12 @@ class BackwardRun(Run):
     def __init__(
         self,
         steps: Sequence[Step],
-        parts: Sequence[BoundPart],
+        bound: Sequence[Sequence[BoundPart]],
         gradient: Any,
         arrivals: Sequence[tuple[Variable, Any]],
         joiner: Joiner,
     ) -> None:
-        super().__init__(steps, (call for part in parts for call in part.calls), joiner)
+        pairs = [(step, part) for step, own in zip(steps, bound, strict=True) for part in own]
+        calls = (call for _, part in pairs for call in part.calls)
+        super().__init__(steps, calls, joiner, _accepted(pairs))
         self.gradient, self.arrivals = gradient, tuple(arrivals)

@@ -283,7 +283,7 @@ class Tape:
 
     def _bind_backward_run(self, route: _Route, first: int, start: Any) -> BackwardRun | None:
         chosen: list[Step] = []
-        parts: list[BoundPart] = []
+        parts: list[Sequence[BoundPart]] = []
         arrived: list[tuple[Variable, Any]] = []
         inner = {id(route.steps[first].output): start}
         for step in route.steps[first:]:
@@ -294,7 +294,7 @@ class Tape:
             if bound is None:
                 break
             chosen.append(step)
-            parts += bound
+            parts.append(bound)
             each = [(step.inputs[i], part) for one in bound for i, part in one.gradients]
             arrived += [pair for pair in each if pair[0].requires_grad]
             inner |= {id(variable): part for variable, part in each}

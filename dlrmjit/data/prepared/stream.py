@@ -21,6 +21,7 @@ from dlrmjit.data.loader import Assembler
 from dlrmjit.data.prepare.inputs.base import FEATURES_AND_LABELS, InputFormat
 from dlrmjit.data.prepare.inputs.open import open_format
 from dlrmjit.data.prepare.inputs.parquet import ParquetFormat
+from dlrmjit.data.prepare.inputs.text_chunks import ChunkedText
 from dlrmjit.data.prepared.encode import EncodedRows, encode_rows, in_batches
 from dlrmjit.data.prepared.manifest import CategoricalColumn
 from dlrmjit.data.prepared.preprocessing import Preprocessing
@@ -29,6 +30,7 @@ from dlrmjit.data.validate import check_positive
 from dlrmjit.errors import ConfigError, DataError
 
 _BUFFERS = 3  # chunks of text at a time
+_CHUNK_BYTES = 2 << 20  # of a usual one: the first batch waits for two
 
 
 def stream_rules(schema: Schema | None, rows: int) -> Preprocessing:
@@ -100,9 +102,12 @@ class StreamSource:
         schema = self.preprocessing.schema
         as_read = None if schema is None else schema.as_read
         try:
-            return open_format(self._paths, as_read, False, _BUFFERS)
+            source = open_format(self._paths, as_read, False, _BUFFERS)
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+        if isinstance(source, ChunkedText):
+            source.usual_bytes = min(source.usual_bytes, _CHUNK_BYTES)
+        return source
 
     def _count(self) -> int:
         """Return the number of rows, of text the lines without headers."""

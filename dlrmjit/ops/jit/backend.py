@@ -68,22 +68,27 @@ from dlrmjit.precision import Precision
 Gradients = Iterator[tuple[int, Any]]
 
 
-def _loss_forward(step: Step) -> float:
-    logits, targets, *each = step.values
-    bound = step.cached_for("bound", (logits,), partial(_bind_loss, step, logits))
-    return bound(targets, *each)
+def _bind_loss(step: Step) -> Bound:
+    logits, targets, each = step.values
+    loss = step.cached_for("loss", (logits,), partial(_bound_loss, step, logits))
+    loss.accept(targets, each)
+    return Bound(loss.calls, loss.value, {1: loss.accept_targets, 2: loss.accept_weights})
 
 
-def _bind_loss(step: Step, logits: Matrix) -> BoundLoss:
+def _bound_loss(step: Step, logits: Matrix) -> BoundLoss:
     loss: LossConfig = step.options["loss"]
     dz = step.memory["dz"] = Matrix.empty_blocked(logits.rows, 1)
     how = loss.weights, loss.threshold, step.options.get("samples")
     return BoundLoss(loss.kind, logits, aligned_empty(logits.rows), dz, *how)
 
 
-def _loss_backward(step: Step, gradient: float) -> Gradients:
+def _bind_loss_backward(step: Step, gradient: float) -> list[BoundPart]:
     # The forward pass has already computed the gradient, in the same pass over the logits.
-    yield 0, step.memory["dz"]
+    return [BoundPart([], [(0, step.memory["dz"])], {1: _any, 2: _any})]
+
+
+def _any(operand: Any) -> bool:
+    return True
 
 
 def _bind_probabilities(step: Step) -> Bound:
@@ -109,7 +114,7 @@ _RULES = (
     *images.RULES,
     *sequences.RULES,
     *combine.RULES,
-    Rule("loss", _loss_forward, _loss_backward),
+    bound_rule("loss", _bind_loss, _bind_loss_backward),
     bound_rule("probabilities", _bind_probabilities, _no_gradient),
     custom_loss_rule(join.rows_of, _custom_gradient),
     *cross.RULES,

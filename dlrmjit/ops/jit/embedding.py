@@ -15,7 +15,7 @@ from dlrmjit_kernels.embedding.tables import EmbeddingTables
 from dlrmjit_kernels.runtime.buffers import aligned_empty
 from numpy.typing import NDArray
 
-from dlrmjit.autograd.runs import Bound
+from dlrmjit.autograd.runs import Bound, BoundPart
 from dlrmjit.autograd.tape import Rule, Step
 from dlrmjit.ops.jit.mixed_tables import MixedBagGradient, MixedTables
 from dlrmjit.ops.jit.optimizers import BagGradient
@@ -121,6 +121,25 @@ def _backward(step: Step, gradient: Any) -> Gradients:
         yield 0, BagGradient(lookups, gradient, _pooling(step))
 
 
+def _bind_backward(step: Step, gradient: Any) -> list[BoundPart] | None:
+    """Return the same gradient object for every batch, whose lookups are replaced."""
+    tables, lookups, *columns = step.values
+    if columns or not isinstance(tables, EmbeddingTables):
+        return None
+    if isinstance(gradient, (SharedGradient, PairGradient)):
+        return None
+    make = partial(BagGradient, lookups, gradient, _pooling(step))
+    bag = step.cached_for("bag gradient", (gradient,), make)
+    accept = partial(_replace_lookups, bag)
+    accept(lookups)
+    return [BoundPart([], [(0, bag)], {1: accept})]
+
+
+def _replace_lookups(bag: BagGradient, lookups: Lookups) -> bool:
+    bag.lookups = lookups
+    return True
+
+
 def _weighted_backward(step: Step, tables: Any, lookups: Lookups, gradient: F32) -> Gradients:
     """Yield the gradients of rows and of their weights; both use the values before the update."""
     inside = lookups.within(tables.row_counts, tables.bounds)
@@ -130,4 +149,4 @@ def _weighted_backward(step: Step, tables: Any, lookups: Lookups, gradient: F32)
     yield 2, BagGradient(Lookups(inside.indices, inside.offsets, weights=of_weights), ones)
 
 
-RULES = (Rule("embedding_bag", _forward, _backward, _bind),)
+RULES = (Rule("embedding_bag", _forward, _backward, _bind, _bind_backward),)

@@ -36,9 +36,12 @@ from dlrmjit.ops.merge_bags import merge_bags
 F32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass
 class BagGradient(SparseGradient):
-    """Gradient of pooled bags: dY (N, S, E) of the pooled vectors, and the lookups they pool."""
+    """Gradient of pooled bags: dY (N, S, E) of the pooled vectors, and the lookups they pool.
+
+    That of a recorded step is the same object in every replay, with the lookups of its batch.
+    """
 
     lookups: Lookups
     dY: F32
@@ -152,15 +155,12 @@ def update(parameters: Sequence[Updated], config: OptimizerConfig, rate: float) 
         for each in parameters:
             _step_along(*each, config, rate)
         return
-    for steps in {state.steps for _, _, state in parameters}:
-        first, alike = _with_steps(parameters, steps)
-        first.step(alike, config)(rate, steps)
-
-
-def _with_steps(parameters: Sequence[Updated], steps: int) -> tuple[Any, Sequence[Updated]]:
-    """Return those that have taken so many steps, ``parameters`` itself if all, and a state."""
-    alike = [each for each in parameters if each[2].steps == steps]
-    return alike[0][2], parameters if len(alike) == len(parameters) else alike
+    different = {state.steps for _, _, state in parameters}
+    for steps in different:
+        alike: Sequence[Any] = parameters
+        if len(different) > 1:
+            alike = [each for each in parameters if each[2].steps == steps]
+        alike[0][2].step(alike, config)(rate, steps)
 
 
 def _step_along(

@@ -83,7 +83,7 @@ class PairGradient:
     longest: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class SharedBagGradient(BagGradient):
     """A gradient of bags whose dY repeats ``each`` (N, E) for every table, without a copy."""
 

@@ -13,13 +13,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import Frame
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.embedding.lookups import Bags, Lookups, any_outside
 from dlrmjit_kernels.runtime.compile import jit, jit_for_sizes, task_jit
 from dlrmjit_kernels.runtime.integers import ceil_div
-from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
-from dlrmjit_kernels.runtime.threads import get_threads
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks, threads_set
 from dlrmjit_kernels.runtime.unsafe import next_task
 from dlrmjit_kernels.runtime.workspace import Workspace
 
@@ -91,47 +93,73 @@ def sort_lookups(
 
     With weights or ``mean`` every entry has a scale.
     """
-    S, size, threads = lookups.tables, len(lookups.indices), get_threads()
-    plan = workspace.cached("plan", S, partial(_plan, workspace, S))
-    buckets, chunks, cells = _make_plan(lookups.offsets, rows, bucket_lookups(size, threads), plan)
-    scaled = mean or (size > 0 and lookups.weights is not None)
-    sizes = S, size, buckets, cells, scaled
-    space = workspace.cached("sort", sizes, partial(_space, workspace, plan, *sizes[1:]))
-    into, bags = tuple(space.into), lookups.bags()
-    if _sort(bags, rows, mean, into, space.histogram, chunks, threads, space.counter):
-        return None
-    return space.into
+    scaled = mean or (len(lookups.indices) > 0 and lookups.weights is not None)
+    of = "sort", lookups.tables, lookups.indices.dtype, scaled, mean
+    bags = Bags(*lookups.bags())
+    sort = workspace.cached(of, (), partial(_BoundSort, bags, rows, workspace, mean, scaled))
+    return sort(bags, rows)
 
 
-class _Space(NamedTuple):
-    """Arrays of a sort: its result, the histograms of all chunks, and two counters."""
-
-    into: Buckets
-    histogram: NDArray[np.int32]
-    counter: NDArray[np.int64]
+class _UnsortedError(Exception):
+    """A lookup is outside its table, or there are more than the arrays of a sort are for."""
 
 
-def _plan(workspace: Workspace, S: int) -> NDArray[np.int64]:
-    return workspace.get("plan", 4 * (S + 1), np.int64)[: 4 * (S + 1)].reshape(S + 1, 4)
+def _refuse() -> None:
+    raise _UnsortedError
 
 
-def _space(
-    workspace: Workspace, plan: NDArray[np.int64], size: int, buckets: int, cells: int, scaled: bool
-) -> _Space:
-    into = Buckets(
-        workspace.get("entries", size, np.uint64),
-        workspace.get("scales", size if scaled else 0, np.float32),
-        workspace.get("begin", buckets + 1, np.int64)[: buckets + 1],
-        workspace.get("order", buckets, np.int32)[:buckets],
-        workspace.get("tables", buckets, np.int32)[:buckets],
-        plan,
-        scaled,
-    )
-    return _Space(
-        into, workspace.get("histogram", cells, np.int32), workspace.get("counter", 2, np.int64)
-    )
+class _BoundSort:
+    """Sorts lookups of one form into arrays of a workspace, which grow if they must."""
+
+    def __init__(
+        self,
+        bags: Bags,
+        rows: NDArray[np.int64],
+        workspace: Workspace,
+        mean: bool,
+        scaled: bool,
+    ) -> None:
+        self._workspace, self._mean, self._scaled = workspace, mean, scaled
+        self._outside, self._frame = np.zeros(1, np.bool_), Frame()
+        self._bind(bags, rows)
+
+    def __call__(self, bags: Bags, rows: NDArray[np.int64]) -> Buckets | None:
+        """Return the buckets, which are the same object as long as the arrays are the same."""
+        self._frame.replace_first((tuple(bags), rows))
+        while not self._can_sort():
+            if self._outside[0]:
+                return None
+            self._bind(bags, rows)
+        return self._into
+
+    def _can_sort(self) -> bool:
+        try:
+            self._call()
+        except _UnsortedError:
+            return False
+        return True
+
+    def _bind(self, bags: Bags, rows: NDArray[np.int64]) -> None:
+        get, tables, size = self._workspace.get, len(bags.offsets), len(bags.indices)
+        plan = get("plan", 4 * (tables + 1), np.int64)[: 4 * (tables + 1)].reshape(tables + 1, 4)
+        buckets, _, cells = _make_plan(bags.offsets, rows, size, plan)
+        self._into = Buckets(
+            get("entries", size, np.uint64),
+            get("scales", size if self._scaled else 0, np.float32),
+            get("begin", buckets + 1, np.int64)[: buckets + 1],
+            get("order", buckets, np.int32)[:buckets],
+            get("tables", buckets, np.int32)[:buckets],
+            plan,
+            self._scaled,
+        )
+        histogram, counter = get("histogram", cells, np.int32), get("counter", 2, np.int64)
+        arrays = tuple(self._into), histogram, counter, self._outside
+        self._call = self._frame.bind(
+            _store_sort, (tuple(bags), rows), self._mean, *arrays, repair=_refuse
+        )
 
 
+@register_jitable  # type: ignore[untyped-decorator]
 def bucket_lookups(lookups: int, threads: int) -> int:
     """Return how many lookups a bucket should have, given the number of all.
 
@@ -169,10 +197,11 @@ def _bucket_of(row: int, bits: int, mask: int) -> int:
 
 @jit_for_sizes
 def _make_plan(
-    offsets: NDArray[np.int64], rows: NDArray[np.int64], per_bucket: int, plan: NDArray[np.int64]
+    offsets: NDArray[np.int64], rows: NDArray[np.int64], lookups: int, plan: NDArray[np.int64]
 ) -> tuple[int, int, int]:
     """Fill the plan; return the numbers of buckets, of chunks and of cells of histograms."""
     S, N = offsets.shape[0], offsets.shape[1] - 1
+    per_bucket = bucket_lookups(lookups, threads_set())
     plan[0] = 0
     for s in range(S):
         count = offsets[s, N] - offsets[s, 0]
@@ -199,35 +228,44 @@ def _chunk(plan: NDArray[np.int64], N: int, task: int) -> tuple[int, int, int, i
 
 @jit
 def _sort(
-    bags: tuple[Any, ...],
-    rows: NDArray[np.int64],
+    lookups: tuple[tuple[Any, ...], NDArray[np.int64]],
     mean: bool,
     into: tuple[Any, ...],
     histogram: NDArray[np.int32],
-    chunks: int,
-    threads: int,
     counter: NDArray[np.int64],
-) -> bool:
-    """Fill the buckets of a plan; return whether a lookup is outside its table instead.
+    outside: NDArray[np.bool_],
+) -> None:
+    """Plan and fill the buckets; fail if the arrays are too small, or a lookup is ``outside``.
 
     ``histogram`` has the counts of every chunk, then the cursors of the scatter.
     """
-    named, buckets = Bags(*bags), Buckets(*into)
-    serial = len(named.indices) < PARALLEL_MIN_LOOKUPS
-    workers = 1 if serial else threads
+    named, rows, buckets = Bags(*lookups[0]), lookups[1], Buckets(*into)
+    size = len(named.indices)
+    outside[0] = False
+    planned, chunks, cells = _make_plan(named.offsets, rows, size, buckets.plan)
+    entries = min(len(buckets.entries), len(buckets.scales) if buckets.scaled else size)
+    if planned != len(buckets.order) or size > entries or cells > len(histogram):
+        raise ValueError("the arrays are of other lookups")
+    workers = 1 if size < PARALLEL_MIN_LOOKUPS else threads_set()
     counter[:2] = 0
     run_tasks(
         _count_chunks, workers, (named, rows, buckets.plan, histogram, chunks, counter), ALL_THREADS
     )
     if counter[1] != 0:
-        return True
+        outside[0] = True
+        raise ValueError("a lookup is outside its table")
     _find_positions(buckets.plan, histogram, buckets.begin, buckets.tables)
     _largest_first(buckets.begin, buckets.order)
     counter[0] = 0
     run_tasks(
         _scatter_chunks, workers, (named, mean, buckets, histogram, chunks, counter), ALL_THREADS
     )
-    return False
+
+
+@jit
+def _store_sort(frame: int, operands: Any) -> int:
+    address: int = store_call(_sort, frame, operands)
+    return address
 
 
 @task_jit

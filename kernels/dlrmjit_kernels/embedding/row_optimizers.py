@@ -98,24 +98,25 @@ class Scalars:
         self._optimizer, self._scatters = optimizer, scatters
         self._values = np.zeros((tables, _MOST_SCALARS), np.float32)
         first, step = self._values.ctypes.data, self._values.strides[0]
-        self._shared = np.full(tables, first, np.int64)
-        self._own = first + step * np.arange(tables)
+        self._first, self._own = first, first + step * np.arange(tables)
+        self.addresses = np.full(tables, first, np.int64)
+        """Addresses (S,) of the tables' numbers, 0 for a table that does not change."""
+        self._are_shared = True
 
-    def of_tables(self, rate: Rate, step: int) -> NDArray[np.int64]:
-        """Return the addresses (S,) of the tables' numbers, 0 for a table that does not change.
-
-        They are valid until the next call. Raises ConfigError for rates of other tables.
-        """
+    def set(self, rate: Rate, step: int) -> None:
+        """Compute the numbers of a step. Raises ConfigError for rates of other tables."""
         if not isinstance(rate, np.ndarray):
             self._fill(0, rate, step)
-            return self._shared
+            if not self._are_shared:
+                self.addresses[...], self._are_shared = self._first, True
+            return
         if rate.shape != self._own.shape:
             raise ConfigError(
                 f"learning rates of single tables must be {self._own.shape}, not {rate.shape}"
             )
         for table, each in enumerate(rate.tolist()):
             self._fill(table, each, step)
-        return np.where(rate == 0, 0, self._own)
+        self.addresses[...], self._are_shared = np.where(rate == 0, 0, self._own), False
 
     def _fill(self, table: int, rate: float, step: int) -> None:
         if self._scatters:
@@ -141,3 +142,24 @@ def update_spec(
         tables.split,
         pairs,
     )
+
+
+def check_states(tables: TableStorage, rule: RowRule, states: tuple[TableStorage, ...]) -> None:
+    """Raise ConfigError unless ``states`` are those that the rule has for such tables."""
+    dims = [tables.dim] * len(rule.element_states) + [1] * len(rule.row_states)
+    if len(states) != len(dims):
+        raise ConfigError(f"{rule.optimizer.name} needs the state that new_state(rule) makes")
+    for stored, dim in zip(states, dims, strict=True):
+        if stored.rows != tables.rows or stored.dim != dim or stored.split or stored is tables:
+            raise ConfigError(
+                f"{rule.optimizer.name} needs the state that new_state(rule) makes for these "
+                f"tables: rows {_some(tables.rows)} of {dim} columns, not "
+                f"{_some(stored.rows)} of {stored.dim}"
+            )
+    if len(dims) == 2 and states[0] is states[1]:
+        raise ConfigError(f"{rule.optimizer.name} needs two states, not one state twice")
+
+
+def _some(rows: tuple[int, ...]) -> str:
+    """Return the first rows, as messages show them."""
+    return f"({', '.join(map(str, rows[:4]))}{', ...' if len(rows) > 4 else ''})"

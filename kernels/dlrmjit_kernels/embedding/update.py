@@ -13,20 +13,27 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit_kernels.calls.calls import bind
+from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.codegen.engine import Spec, address
 from dlrmjit_kernels.embedding.forward import check_pooled, check_weights, prefetch_distance
 from dlrmjit_kernels.embedding.lookup_sort import BITS, Buckets, buckets_of
 from dlrmjit_kernels.embedding.lookups import Lookups, PooledVectors
 from dlrmjit_kernels.embedding.pair_sums import shared_gradient
 from dlrmjit_kernels.embedding.row_groups import group_rows, group_space, table_size
-from dlrmjit_kernels.embedding.row_optimizers import Rate, RowRule, Scalars, update_spec
+from dlrmjit_kernels.embedding.row_optimizers import (
+    Rate,
+    RowRule,
+    Scalars,
+    check_states,
+    update_spec,
+)
 from dlrmjit_kernels.embedding.storage import TableAddresses, TableStorage
-from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.microkernels.row_scatter import ScatterSpec
 from dlrmjit_kernels.optimizers import OptimizerConfig
 from dlrmjit_kernels.runtime.compile import jit, task_jit
 from dlrmjit_kernels.runtime.integers import round_up
-from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks
+from dlrmjit_kernels.runtime.parallel import ALL_THREADS, run_tasks, threads_set
 from dlrmjit_kernels.runtime.target import current_target
 from dlrmjit_kernels.runtime.threads import get_threads
 from dlrmjit_kernels.runtime.unsafe import call, next_task
@@ -141,7 +148,8 @@ class BoundUpdate:
             dY = shared_gradient(tables, like, dY, upstream)
         check_pooled(tables, like, dY, pooling)
         rule = RowRule(optimizer, 0.0)
-        self._state = _checked_state(tables, rule, state)
+        check_states(tables, rule, state.tables if state else ())
+        self._state = state or RowState(())
         self._tables, self._optimizer, self._mean = tables, optimizer, pooling == "mean"
         self._stored, self._form = self._state.tables, (pooling, *like.form)
         if not like.tables:
@@ -155,6 +163,7 @@ class BoundUpdate:
         self._gradients = like.pooled_vectors(dY)
         self._ahead = prefetch_distance(4 * tables.dim)
         self._factors = int(upstream.ctypes.data) if upstream is not None else 0
+        self._buckets: Buckets | None = None  # those that the scatter is bound to
         self._scalars = Scalars(optimizer, self._scatters, like.tables)
 
     def fits(
@@ -183,15 +192,14 @@ class BoundUpdate:
             self._state.steps += 1
             return
         with self._tables.access.writing():
-            scalars = self._scalars.of_tables(rate, self._state.steps + 1)
+            self._scalars.set(rate, self._state.steps + 1)
             buckets = self._sorted(lookups)
             self._state.steps += 1
-            is_small = len(lookups.indices) * self._tables.dim < _PARALLEL_MIN_ELEMENTS
-            threads = 1 if is_small else get_threads()
             if self._scatters:
-                self._scatter_rows(buckets, scalars, threads)
+                self._scatter_rows(buckets)
             else:
-                self._update_rows(buckets, scalars, threads)
+                is_small = len(lookups.indices) * self._tables.dim < _PARALLEL_MIN_ELEMENTS
+                self._update_rows(buckets, 1 if is_small else get_threads())
 
     def _sorted(self, lookups: Lookups) -> Buckets:
         tables = self._tables
@@ -200,24 +208,27 @@ class BoundUpdate:
             return self._sorted(lookups.apply_bounds(tables.row_counts, tables.bounds))
         return buckets
 
-    def _scatter_rows(self, buckets: Buckets, factors: NDArray[np.int64], threads: int) -> None:
+    def _scatter_rows(self, buckets: Buckets) -> None:
         """Plain SGD: add to rows lookup by lookup, which needs no grouping."""
-        _scatter_kernel(
-            self._kernel,
-            tuple(buckets),
-            self._tables.for_kernels,
-            self._gradients,
-            factors,
-            self._ahead,
-            threads,
-            self._tables.workspace.get("counter", 2, np.int64),
-        )
+        if buckets is not self._buckets:
+            tables, self._buckets = self._tables, buckets
+            self._scatter = bind(
+                _store_scatter,
+                tuple(buckets),
+                self._kernel,
+                tables.for_kernels,
+                self._gradients,
+                self._scalars.addresses,
+                (tables.dim, self._ahead),
+                tables.workspace.get("counter", 2, np.int64),
+            )
+        self._scatter()
 
-    def _update_rows(self, buckets: Buckets, scalars: NDArray[np.int64], threads: int) -> None:
+    def _update_rows(self, buckets: Buckets, threads: int) -> None:
         """Any rule: sum the gradient of a row before updating it."""
         tables = self._tables
         _update_kernel(
-            (self._kernel, scalars, self._ahead, self._factors),
+            (self._kernel, self._scalars.addresses, self._ahead, self._factors),
             tuple(buckets),
             tables.for_kernels,
             _state_addresses(tables, self._state),
@@ -228,45 +239,32 @@ class BoundUpdate:
         )
 
 
-def _checked_state(tables: TableStorage, rule: RowRule, state: RowState | None) -> RowState:
-    dims = [tables.dim] * len(rule.element_states) + [1] * len(rule.row_states)
-    if state is None and not dims:
-        return RowState(())
-    if state is None or len(state.tables) != len(dims):
-        raise ConfigError(f"{rule.optimizer.name} needs the state that new_state(rule) makes")
-    for stored, dim in zip(state.tables, dims, strict=True):
-        if stored.rows != tables.rows or stored.dim != dim or stored.split or stored is tables:
-            raise ConfigError(
-                f"{rule.optimizer.name} needs the state that new_state(rule) makes for these "
-                f"tables: rows {_some(tables.rows)} of {dim} columns, not "
-                f"{_some(stored.rows)} of {stored.dim}"
-            )
-    if len(dims) == 2 and state.tables[0] is state.tables[1]:
-        raise ConfigError(f"{rule.optimizer.name} needs two states, not one state twice")
-    return state
-
-
-def _some(rows: tuple[int, ...]) -> str:
-    """Return the first rows, as messages show them."""
-    return f"({', '.join(map(str, rows[:4]))}{', ...' if len(rows) > 4 else ''})"
-
-
 @jit
 def _scatter_kernel(
-    kernel: int,
     buckets: tuple[Any, ...],
+    kernel: int,
     tables: tuple[Any, ...],
     gradients: tuple[Any, ...],
     factors: NDArray[np.int64],
-    ahead: int,
-    threads: int,
+    rows: tuple[int, int],
     counter: NDArray[np.int64],
 ) -> None:
-    """Let threads take buckets until none is left; one micro-kernel call per bucket."""
+    """Let threads take buckets until none is left; one micro-kernel call per bucket.
+
+    ``rows`` are the columns of a row, and how many rows to prefetch ahead.
+    """
     counter[0] = 0
     named = Buckets(*buckets), TableAddresses(*tables), PooledVectors(*gradients)
+    dim, ahead = rows
+    threads = 1 if named[0].begin[-1] * dim < _PARALLEL_MIN_ELEMENTS else threads_set()
     operands = (kernel, *named, factors, ahead, counter)
     run_tasks(_scatter_buckets, threads, operands, ALL_THREADS)
+
+
+@jit
+def _store_scatter(frame: int, operands: Any) -> int:
+    address: int = store_call(_scatter_kernel, frame, operands)
+    return address
 
 
 @task_jit

@@ -8,12 +8,13 @@ that a saturated sample has the same loss and gradient here as there.
 from __future__ import annotations
 
 import math
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit_kernels.calls.calls import bind
+from dlrmjit_kernels.calls.calls import Frame, bind
 from dlrmjit_kernels.calls.entries import store_call
 from dlrmjit_kernels.errors import ConfigError, ShapeError
 from dlrmjit_kernels.layers.elementwise import Real, sigmoid
@@ -142,7 +143,8 @@ class BoundLoss:
     """The loss of logits in one place and, if wanted, its gradient, checked once for all batches.
 
     Operands are those of :func:`loss_gradient`; all but the targets and weights of samples must
-    stay where they are.
+    stay where they are. ``calls`` write the mean loss of those that :meth:`accept` was given last
+    to ``value``, an array without axes.
     """
 
     def __init__(
@@ -156,9 +158,9 @@ class BoundLoss:
         samples: int | None = None,
     ) -> None:
         z, z_strides, rows = column_of("logits", logits)
-        self._p = p = check_array("p", p, FLOAT32, (rows,), written=True)
+        p = check_array("p", p, FLOAT32, (rows,), written=True)
         check_disjoint("p", p, logits=z)
-        self._written, self._wants_gradient = {"p": p}, dlogits is not None
+        self._written = {"p": p}
         dz, dz_strides = p, z_strides
         if dlogits is not None:
             dz, dz_strides, gradient_rows = column_of("dlogits", dlogits, written=True)
@@ -169,18 +171,42 @@ class BoundLoss:
                 raise ShapeError(f"there are {rows} logits, but {gradient_rows} gradients of them")
         count = float(rows if samples is None else samples)
         pair = (float(weights[0]), float(weights[1]))
-        self._rule = (_kind(kind), pair, _clamp_range(threshold), count)
-        self._logits, self._dlogits, self._rows = (z, z_strides), (dz, dz_strides), rows
+        rule = (_kind(kind), pair, _clamp_range(threshold), count)
+        self._rows, self.value = rows, np.zeros(())
+        self._given: tuple[Any, ...] = ()
+        self._batch = p, _NO_WEIGHTS  # replaced before the first call
+        ends = (z, z_strides), (dz, dz_strides), p, dlogits is not None, self.value.reshape(1)
+        self._frame = Frame()
+        self.calls = [self._frame.bind(_store_loss, self._batch, rule, *ends)]
 
-    def __call__(self, targets: F32, sample_weights: F32 | None = None) -> float:
-        """Return the mean loss; write the probabilities and the gradient."""
-        targets, each = check_array("targets", targets, FLOAT32, (self._rows,)), _NO_WEIGHTS
+    def accept(self, targets: F32, sample_weights: F32 | None = None) -> bool:
+        """Let the next calls compute the loss of these targets and weights; return True."""
+        given = targets, sample_weights
+        if self._given and all(map(is_, given, self._given)):
+            return True
+        checked, each = check_array("targets", targets, FLOAT32, (self._rows,)), _NO_WEIGHTS
         for name, array in self._written.items():
             check_disjoint(name, array, targets=targets, sample_weights=sample_weights)
         if sample_weights is not None:
             each = check_array("sample_weights", sample_weights, FLOAT32, (self._rows,))
-        operands = self._logits, self._dlogits, targets, each, self._p, self._wants_gradient
-        return float(_loss(self._rule, *operands))
+        self._frame.replace_first((checked, each))
+        self._given, self._batch = given, (checked, each)
+        return True
+
+    def accept_targets(self, targets: F32) -> bool:
+        """As :meth:`accept`, with the weights of before."""
+        return self.accept(targets, self._given[1])
+
+    def accept_weights(self, sample_weights: F32 | None) -> bool:
+        """As :meth:`accept`, with the targets of before."""
+        return self.accept(self._given[0], sample_weights)
+
+    def __call__(self, targets: F32, sample_weights: F32 | None = None) -> float:
+        """Return the mean loss; write the probabilities and the gradient."""
+        self.accept(targets, sample_weights)
+        for call in self.calls:
+            call()
+        return float(self.value)
 
 
 def _kind(name: str) -> int:
@@ -231,18 +257,25 @@ def _some_probabilities(task: int, z: F32, strides: Strides, p: F32, limits: Pai
 
 @jit
 def _loss(
+    batch: tuple[F32, F32],
     rule: tuple[int, Pair, Pair, Real],
     z: tuple[F32, Strides],
     dz: tuple[F32, Strides],
-    targets: F32,
-    each: F32,
     p: F32,
     gradient: bool,
-) -> Real:
+    mean: NDArray[np.float64],
+) -> None:
+    targets, each = batch
     sums = np.zeros(_tasks(targets.size), np.float64)
     named = _Rule(*rule), Column(*z), Column(*dz)
     run_tasks(_some_losses, len(sums), (*named, targets, each, p, gradient, sums), ALL_THREADS)
-    return _ordered_sum(sums) / rule[3]
+    mean[0] = _ordered_sum(sums) / rule[3]
+
+
+@jit
+def _store_loss(frame: int, operands: Any) -> int:
+    address: int = store_call(_loss, frame, operands)
+    return address
 
 
 @task_jit

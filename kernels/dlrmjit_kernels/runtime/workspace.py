@@ -22,7 +22,9 @@ class Workspace:
     """Named arrays that are reused from call to call."""
 
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-    _made: dict[str, tuple[Hashable, Any]] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[Hashable, tuple[Hashable, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def get(self, name: str, size: int, dtype: Any) -> NDArray[Any]:
         """Return an array of at least ``size`` elements, whose contents are undefined."""
@@ -32,7 +34,7 @@ class Workspace:
             self.arrays[name] = array
         return array
 
-    def cached(self, name: str, sizes: Hashable, make: Callable[[], T]) -> T:
+    def cached(self, name: Hashable, sizes: Hashable, make: Callable[[], T]) -> T:
         """Return what ``make`` returned for ``name``; it is called again if ``sizes`` differ."""
         entry = self._made.get(name)
         if entry is None or entry[0] != sizes:

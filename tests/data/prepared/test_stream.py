@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlrmjit.data.batch_shard import Share
+from dlrmjit.data.prepared import stream
 from dlrmjit.data.prepared.preprocessing import Preprocessing
 from dlrmjit.data.prepared.stream import StreamSource, stream_rules
 from dlrmjit.data.schema import Schema
@@ -148,3 +149,17 @@ def test_bad_rows_missing_files_and_changed_files_are_refused(files, tmp_path):
     write(files[1], [*rows(23, 3), "1,x,u,g"])
     with pytest.raises(DataError, match=r"b.csv, line 5"):
         list(StreamSource(files, rules(), 10).batches())
+
+
+@pytest.mark.parametrize("usual", [1, 7, 40, 300])
+def test_chunks_of_any_size_have_the_same_rows_and_lines_longer_than_them(
+    files, tmp_path, monkeypatch, usual
+):
+    with open(files[0], "a") as file:
+        file.write("1,2,u1," + "|".join(f"g{i}" for i in range(300)) + "\n0,3,u2,g1\n")
+    packed = tmp_path / "a.csv.gz"
+    packed.write_bytes(gzip.compress(files[0].read_bytes()))
+    whole = contents(StreamSource(files, rules(), 10))
+    monkeypatch.setattr(stream, "_CHUNK_BYTES", usual)
+    assert contents(StreamSource(files, rules(), 10)) == whole
+    assert contents(StreamSource([packed, files[1]], rules(), 10)) == whole

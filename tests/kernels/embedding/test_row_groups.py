@@ -116,3 +116,23 @@ def test_lookups_with_a_shared_sort_are_sorted_once_for_the_same_rows(monkeypatc
     outside = Lookups(np.array([9]), np.array([[0, 1]]), shared_sort=shared)
     assert buckets_of(outside, rows, Workspace(), False) is None
     assert buckets_of(outside, rows, Workspace(), False) is None
+
+
+def test_a_repeated_sort_has_the_same_arrays_until_lookups_outgrow_them():
+    rows, workspace = np.array([5000]), Workspace()
+    rng = np.random.default_rng(4)
+
+    def buckets(count, rows):
+        indices = rng.integers(0, rows[0], count)
+        lookups = Lookups(indices, np.arange(count + 1)[None])
+        found = sort_lookups(lookups, rows, workspace, False)
+        entries = np.sort(found.entries[: found.begin[-1]])
+        expected = indices.astype(np.uint64) << np.uint64(32) | np.arange(count).astype(np.uint64)
+        np.testing.assert_array_equal(entries, np.sort(expected))
+        return found
+
+    first = buckets(200, rows)
+    assert buckets(200, rows) is first
+    assert buckets(90, np.array([70])) is first  # of other rows, in the arrays of more lookups
+    for count in (5000, 100_000, 200, 5000):
+        buckets(count, rows)

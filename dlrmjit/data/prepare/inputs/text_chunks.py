@@ -46,10 +46,20 @@ class Buffer:
         raw = bytearray(size + PADDING)
         return cls(raw, np.frombuffer(raw, np.uint8))
 
-    def fill(self, source: BinaryIO, rest: bytes, size: int) -> None:
-        """Fill with ``rest`` and the following bytes of ``source``, up to ``size`` bytes."""
+    def fill(self, source: BinaryIO, rest: bytes, usual: int, most: int) -> bool:
+        """Fill with ``rest`` and the following bytes of ``source``; return whether it has ended.
+
+        These are ``usual`` bytes, or up to ``most`` if fewer have no line end.
+        """
         self.raw[: len(rest)] = rest
-        self.filled = len(rest)
+        self.filled, size = len(rest), usual
+        self._add(source, size)
+        while self.filled >= size < most and self.raw.rfind(b"\n", 0, self.filled) < 0:
+            size = min(2 * size, most)
+            self._add(source, size)
+        return self.filled < size
+
+    def _add(self, source: BinaryIO, size: int) -> None:
         with memoryview(self.raw) as view:
             while self.filled < size:
                 # one read at a time, so that the bytes before an error are counted
@@ -91,10 +101,13 @@ class TextChunk:
 
 
 class ChunkedText:
-    """Yields the chunks of several files; the base class of text formats, which add ``parse``."""
+    """Yields the chunks of several files; the base class of text formats, which add ``parse``.
+
+    A chunk has ``usual_bytes``, more only if these are less than a line.
+    """
 
     def __init__(self, paths: tuple[Path, ...], buffers: int) -> None:
-        self._paths, self._size = paths, CHUNK_BYTES
+        self._paths, self._size, self.usual_bytes = paths, CHUNK_BYTES, CHUNK_BYTES
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         for _ in range(buffers):
             self._free.put(Buffer.of(self._size))
@@ -156,11 +169,10 @@ class ChunkedText:
             while not is_last:
                 buffer = self._free.get()
                 try:
-                    buffer.fill(source, rest, self._size)
+                    is_last = buffer.fill(source, rest, self.usual_bytes, self._size)
                 except (EOFError, *DAMAGED):
                     walk.lines += buffer.raw.count(b"\n", 0, buffer.filled)
                     raise
-                is_last = buffer.filled < self._size
                 if is_last:
                     buffer.close_last_line()
                 end = buffer.raw.rfind(b"\n", 0, buffer.filled) + 1

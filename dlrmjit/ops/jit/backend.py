@@ -69,10 +69,11 @@ Gradients = Iterator[tuple[int, Any]]
 
 
 def _bind_loss(step: Step) -> Bound:
-    logits, targets, each = step.values
+    logits, targets, *each = step.values
     loss = step.cached_for("loss", (logits,), partial(_bound_loss, step, logits))
-    loss.accept(targets, each)
-    return Bound(loss.calls, loss.value, {1: loss.accept_targets, 2: loss.accept_weights})
+    loss.accept(targets, *each)
+    accepted = dict(enumerate((loss.accept_targets, loss.accept_weights), 1))
+    return Bound(loss.calls, loss.value, {i: accepted[i] for i in range(1, len(step.inputs))})
 
 
 def _bound_loss(step: Step, logits: Matrix) -> BoundLoss:
@@ -84,7 +85,8 @@ def _bound_loss(step: Step, logits: Matrix) -> BoundLoss:
 
 def _bind_loss_backward(step: Step, gradient: float) -> list[BoundPart]:
     # The forward pass has already computed the gradient, in the same pass over the logits.
-    return [BoundPart([], [(0, step.memory["dz"])], {1: _any, 2: _any})]
+    others = dict.fromkeys(range(1, len(step.inputs)), _any)
+    return [BoundPart([], [(0, step.memory["dz"])], others)]
 
 
 def _any(operand: Any) -> bool:

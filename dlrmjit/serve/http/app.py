@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, get_args
 
@@ -93,16 +92,8 @@ class _QueryRoute:
 
 
 def application(service: Service, limits: BodyLimits) -> Any:
-    """Return the ASGI application; the service is started and ended with it."""
+    """Return the ASGI application of a service that has been started."""
     front = Front(service, limits)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await service.close()
-
     queries = {f"/{kind}": _QueryRoute(front, kind) for kind in get_args(Kind)}
     routes = [
         *(Route(path, answer, methods=["POST"]) for path, answer in queries.items()),
@@ -112,9 +103,7 @@ def application(service: Service, limits: BodyLimits) -> Any:
         Route("/live", front.live),
         Route("/", front.page),
     ]
-    others = Starlette(
-        routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _refuse}
-    )
+    others = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         # Routing and its layers would take a third of the time that this process has for a query.

@@ -62,11 +62,15 @@ async def serve(
         timeout_graceful_shutdown=_DRAIN,
         server_header=False,
         proxy_headers=False,
+        lifespan="off",  # its task would log the traceback of an early Ctrl-C
     )
     server = _Server(config, service)
-    async with _reloading(service, watch):
-        on_ready()
-        await server.serve(sockets=[sock])
+    try:
+        async with _reloading(service, watch):
+            on_ready()
+            await server.serve(sockets=[sock])
+    finally:
+        await service.close()
 
 
 def _collect_seldom() -> None:

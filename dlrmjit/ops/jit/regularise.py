@@ -107,7 +107,7 @@ def _norm_backward(step: Step, gradient: Matrix) -> Gradients:
     inverse = step.memory["inverse"]
     dx = gradient_buffer(step, 0, x.layout) if residual else None
     bind = partial(_bind_gradient, step, gradient, dx)
-    bound = step.cached_for("gradient", (x, gradient), bind)
+    bound = step.cached_for("gradient", (x, gradient, dx), bind)
     if step.wants(4):
         own = bound.sums(mean)
         yield 4, own

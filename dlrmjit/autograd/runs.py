@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from dlrmjit.autograd.tape import Step, Variable
 
 Call = Callable[[], object]
-_data = attrgetter("data")
-
-
 Accept = Callable[[Any], bool]
+_data = attrgetter("data")
 
 
 class Bound(NamedTuple):

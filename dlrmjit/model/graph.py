@@ -36,11 +36,10 @@ class Graph:
 
     The tape ends in the probabilities of the logits, or in ``loss`` if one is given; then hidden
     layers use dropout, for which ``dropout_key`` is a seed and a step, and are normalised by the
-    batch. The loss is a mean
-    over ``samples``, by default n; it is larger if n samples are a part of a batch, of which
-    ``part`` says how it is normalised. A ``profile`` times every rule. A ``port`` provides the
-    pooled vectors, by default the model's store. A loss of lists is a mean over those of a
-    :class:`~dlrmjit.data.list_batch.ListBatch`.
+    batch. The loss is a mean over ``samples``, by default n; it is larger if n samples are a part
+    of a batch, of which ``part`` says how it is normalised. A ``profile`` times every rule. A
+    ``port`` provides the pooled vectors, by default the model's store. A loss of lists is a mean
+    over those of a :class:`~dlrmjit.data.list_batch.ListBatch`.
     """
 
     def __init__(

@@ -307,7 +307,7 @@ def time_to_fill(left: float, budget: float) -> float:
     """Return the seconds that a query may fill whose work could begin ``left`` before its deadline.
 
     Its share of them falls with them: in a burst, in which all queries fill what they may, they
-    then wait for less than half of the budget. The rest is for what cannot be foreseen.
+    then wait for less than half of the budget. The rest covers delays that no estimate includes.
     """
     return _MOST_OF_BUDGET * budget * (max(0.0, left) / budget) ** 3
 

@@ -348,8 +348,8 @@ def _check_rows(column: CategoricalColumn, has_bins: bool, origin: str) -> None:
     missing, expected = column.missing_row, int(column.has_rare_row)
     if missing not in (-1, expected):
         raise DataError(
-            f"{origin}: missing values of column {column.name!r} have row {missing}, but its other "
-            f"reserved rows leave them {expected}"
+            f"{origin}: missing values of column {column.name!r} have row {missing}; expected "
+            f"{expected}, or -1 if they have no row of their own"
         )
     is_hashed = not (column.vocabulary or column.has_keys or has_bins)
     if is_hashed and not column.reserved_rows < column.rows <= MOST_ENCODED_ROWS:

@@ -126,11 +126,13 @@ class _BoundSort:
     def __call__(self, bags: Bags, rows: NDArray[np.int64]) -> Buckets | None:
         """Return the buckets, which are the same object as long as the arrays are the same."""
         self._frame.replace_first((tuple(bags), rows))
-        while not self._can_sort():
+        for _ in range(2):  # the second time with arrays for these lookups
+            if self._can_sort():
+                return self._into
             if self._outside[0]:
                 return None
             self._bind(bags, rows)
-        return self._into
+        raise MemoryError("a sort of lookups could not allocate memory for its scratch")
 
     def _can_sort(self) -> bool:
         try:

@@ -136,3 +136,10 @@ def test_a_repeated_sort_has_the_same_arrays_until_lookups_outgrow_them():
     assert buckets(90, np.array([70])) is first  # of other rows, in the arrays of more lookups
     for count in (5000, 100_000, 200, 5000):
         buckets(count, rows)
+
+
+def test_a_sort_that_lacks_memory_ends(monkeypatch):
+    monkeypatch.setattr(lookup_sort._BoundSort, "_can_sort", lambda sort: False)
+    lookups = Lookups(np.zeros(3, np.int64), np.arange(4)[None])
+    with pytest.raises(MemoryError, match="sort"):
+        sort_lookups(lookups, np.array([5]), Workspace(), False)

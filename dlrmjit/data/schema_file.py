@@ -15,7 +15,7 @@ def read_schema(path: Path) -> Schema:
     """Read a schema from a ``.toml`` or ``.json`` file; raise ConfigError naming the file."""
     refuse_special(path, ConfigError, "the schema ")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")  # with carriage returns as they are
     except OSError as error:
         raise ConfigError(f"the schema {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ import numpy as np
 from dlrmjit_kernels.list_metrics import list_ranks
 from numpy.typing import NDArray
 
+from dlrmjit.data.formats.arrow import python_values
 from dlrmjit.errors import DataError
 
 I64 = NDArray[np.int64]
@@ -50,9 +51,10 @@ class ListColumn:
     def add(self, values: Any) -> None:
         """Add the next rows: a list of values, or an Arrow array.
 
-        Raises DataError for a row without a value, which belongs to no list.
+        Raises DataError for a row without a value, which belongs to no list, or with one that
+        Python cannot hold.
         """
-        column = values if isinstance(values, list) else values.to_pylist()
+        column = python_values(values, self._name)
         numbers = self._numbers
         try:
             self._check(column)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.dataset import Dataset, concatenate
+from dlrmjit.data.formats.arrow import python_values
 from dlrmjit.data.formats.criteo_text import COLUMNS, parse_block
 from dlrmjit.data.loader import Loader
 from dlrmjit.data.prepare.inputs.base import ParsedChunk, Wanted
@@ -195,10 +196,21 @@ class _CriteoRows:
 
 
 def _criteo(payload: Mappings | ArrowRows, rules: Preprocessing) -> Batch:
-    rows = payload.rows if isinstance(payload, Mappings) else payload.table().to_pylist()
+    rows = payload.rows if isinstance(payload, Mappings) else _mappings(payload.table())
     shared = payload.user or {}
     source = _CriteoRows([{**shared, **_mapping(row, i)} for i, row in enumerate(rows)])
     return _batch([chunk.rows for chunk in encode_rows(source, rules, _FEATURES, _ORIGIN)])
+
+
+def _mappings(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow table. Raises DataError for values that Python cannot hold."""
+    names = table.column_names
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise DataError(f"{_ORIGIN}: several columns are called {min(repeated)!r}")
+    columns = [python_values(table.column(name), name) for name in names]
+    rows = zip(*columns, strict=True) if columns else [()] * table.num_rows
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _mapping(row: Any, number: int) -> Mapping[str, Any]:

@@ -41,6 +41,17 @@ def test_json_and_back(tmp_path: Path) -> None:
     assert [column.is_multi for column in MEANT.categorical] == [False, True]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="TOML is read from Python 3.11 on")
+def test_line_ends_of_toml_are_its_own(tmp_path: Path) -> None:
+    """A carriage return alone ends no line of TOML, and is no character of its strings."""
+    path = tmp_path / "s.toml"
+    path.write_bytes(TEXT.replace("\n", "\r\n").encode())
+    assert read_schema(path) == MEANT
+    path.write_bytes(TEXT.replace("\n", "\r").encode())
+    with pytest.raises(ConfigError, match=r"s\.toml is not valid"):
+        read_schema(path)
+
+
 def test_toml_without_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> None:
         raise ImportError

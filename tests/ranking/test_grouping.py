@@ -41,3 +41,10 @@ def test_arrow_arrays_are_columns():
     assert column.lists().order.tolist() == [0, 2, 1]
     with pytest.raises(DataError, match="row 4"):
         column.add(arrow.array([3, None]))
+
+
+def test_values_that_python_cannot_hold_are_refused_by_their_column():
+    arrow = pytest.importorskip("pyarrow")
+    days = arrow.array([10_000_000], arrow.int32()).cast(arrow.date32())
+    with pytest.raises(DataError, match=r"column 'day' .* date32\[day\]"):
+        ListColumn("day").add(days)

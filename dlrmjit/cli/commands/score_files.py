@@ -11,8 +11,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.formats.arrow import require_arrow
-from dlrmjit.errors import ConfigError
+from dlrmjit.data.formats.arrow import python_values, require_arrow
+from dlrmjit.errors import ConfigError, DataError
 
 _INSTEAD = "write .csv or .npy"
 _SCORE, _RANK = "score", "rank"
@@ -37,12 +37,13 @@ class CsvScores:
         self._text = io.TextIOWrapper(file, "utf-8", newline="", write_through=False)
         self._writer = csv.writer(self._text, lineterminator="\n")
         self._writer.writerow([*(keys or ["row"]), *_names(ranked)])
-        self._rows = 0
+        self._keys, self._rows = keys, 0
 
     def write(self, scores: Scores, keys: Sequence[Any], ranks: Ranks | None = None) -> None:
         """Write the rows that follow."""
         numbers = range(self._rows, self._rows + len(scores))
-        names = [_as_list(key) for key in keys] or [list(numbers)]
+        texts = [_texts(key, name) for key, name in zip(keys, self._keys, strict=True)]
+        names = texts or [list(numbers)]
         self._rows += len(scores)
         shown = map("{:.9g}".format, scores.tolist())
         last = [] if ranks is None else [ranks.tolist()]
@@ -129,5 +130,15 @@ def _names(ranked: bool) -> list[str]:
     return [_SCORE, _RANK] if ranked else [_SCORE]
 
 
-def _as_list(key: Any) -> list[Any]:
-    return key if isinstance(key, list) else list(key.to_pylist())
+def _texts(key: Any, name: str) -> list[Any]:
+    """Return values for CSV, bytes as the text that they are."""
+    try:
+        return [
+            value.decode() if isinstance(value, bytes) else value
+            for value in python_values(key, name)
+        ]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"--key {name}: the value {error.object!r:.60} is not UTF-8 text, which .csv needs; "
+            "write .parquet"
+        ) from None

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -148,6 +149,38 @@ def test_keys_keep_their_types_in_parquet(
     assert found.column("event").type == arrow.int64()
     assert found.column("event").to_pylist() == list(range(ROWS))
     assert found.column("score").type == arrow.float32()
+
+
+KEYS = {
+    "text": (["a", "\u00e4", None], "string", ["a", "\u00e4", ""]),
+    "binary": ([b"a", "\u00e4".encode(), None], "binary", ["a", "\u00e4", ""]),
+    "other bytes": ([b"a", b"\xa4", None], "binary", "--key event: the value .* not UTF-8"),
+    "far days": ([1, 10_000_000, None], "date32", "column 'event' has a value of type date32"),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_keys_of_any_type_are_text_in_csv_or_refused(
+    home: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    values, name, wanted = KEYS[kind]
+    columns = {name: ["1", "2", "3"] for name in HEAD[:-1]}
+    events = arrow.array(values, "int32" if name == "date32" else name).cast(name)
+    path, out = tmp_path / "log.parquet", tmp_path / "scores.csv"
+    parquet.write_table(arrow.table({**columns, "event": events}), path)
+    given = [str(home / "model"), str(path), "--out", str(out), "--key", "event"]
+    if isinstance(wanted, list):
+        assert predict.main(given) == 0
+        assert [line[0] for line in csv.reader(out.read_text("utf-8").splitlines())][1:] == wanted
+    else:
+        assert predict.main(given) == 2
+        assert re.search(wanted, capsys.readouterr().err)
+        assert not out.exists()
+    assert predict.main([*given[:-3], str(tmp_path / "scores.parquet"), *given[-2:]]) == 0
+    found = parquet.read_table(tmp_path / "scores.parquet").column("event")
+    assert found.combine_chunks().equals(events)
 
 
 WRONG_KEYS = {

@@ -39,6 +39,7 @@ class ArrowReader:
         self._values = ArrowValues(self.arrow)
         self.columns = columns_to_read(schema, wanted)
         self._schema, self._wanted = schema, wanted
+        self._names = tuple(dict.fromkeys((*schema.names, *wanted.keys)))
         self._missing = pack_texts(schema.missing)
 
     def check(self, found: Any, origin: str) -> None:
@@ -62,7 +63,8 @@ class ArrowReader:
         labels, bad_labels = self._labels(batch, origin)
         times = {name: self._times(batch, name, origin) for name in time_columns(schema)}
         dense = self._dense(batch, times, origin)
-        bad = self._bad(bad_labels, dense, times)
+        texts = self._wrong_texts(batch, origin)
+        bad = self._bad(bad_labels, dense, times, texts)
         good = ~bad.any(axis=1)
         chosen = batch if good.all() else self._filtered(batch, np.asarray(good), origin)
         columns: list[NDArray[Any]] = [
@@ -79,14 +81,17 @@ class ArrowReader:
 
         def explain(first_row: int) -> str:
             row, column = (int(i) for i in np.argwhere(bad)[0])
-            name = schema.names[column]
+            name = self._names[column]
+            where = f"{origin}, row {first_row + row}, column {name}"
+            if name in texts and texts[name][row]:
+                return f"{where}: text that is not UTF-8; store other bytes as binary values"
             found = _shown(batch.column(name)[row])
-            where = f"{origin}, row {first_row + row}, column {name}: {found} found, expected"
             if name in times:
-                return f"{where} {EXPECTED}"
+                return f"{where}: {found} found, expected {EXPECTED}"
             if column:
-                return f"{where} a finite number"
-            return f"{where} {schema.expected_label}{schema.label_advice(found)}"
+                return f"{where}: {found} found, expected a finite number"
+            advice = schema.label_advice(found)
+            return f"{where}: {found} found, expected {schema.expected_label}{advice}"
 
         return ParsedChunk(
             file, after, batch.num_rows, int(bad.any(axis=1).sum()), explain, columns, keys
@@ -108,16 +113,27 @@ class ArrowReader:
         labels: NDArray[np.bool_],
         dense: Sequence[NDArray[np.float64]],
         times: Mapping[str, Times],
+        texts: Mapping[str, NDArray[np.bool_]],
     ) -> NDArray[np.bool_]:
-        """Return which values of each row are wrong, by the columns of ``schema.names``."""
-        names = self._schema.names
+        """Return which values of each row are wrong, by ``_names``."""
+        names = self._names
         bad = np.zeros((len(labels), len(names)), np.bool_)
         bad[:, 0] = labels
         for i, values in enumerate(dense, 1):
             bad[:, i] = np.abs(values) >= BEYOND_FLOAT32
         for name, found in times.items():
             bad[:, names.index(name)] = found.wrong
+        for name, wrong in texts.items():
+            bad[:, names.index(name)] |= wrong
         return bad
+
+    def _wrong_texts(self, batch: Any, origin: str) -> dict[str, NDArray[np.bool_]]:
+        """Return which rows of each column have text that is not UTF-8, as no line of CSV may."""
+        wrong = {}
+        for name in self.columns:
+            with self._reading(origin, name):
+                wrong[name] = self._values.not_utf8(batch.column(name))
+        return wrong
 
     def _filtered(self, batch: Any, good: NDArray[Any], origin: str) -> Any:
         """Return the good rows of a batch."""

@@ -133,6 +133,28 @@ class ArrowValues:
             text = self._without_unit(text, array.type)
         return text.cast(arrow.large_binary())
 
+    def not_utf8(self, array: Any) -> NDArray[np.bool_]:
+        """Return which rows have text, or a list with text, that is not UTF-8 (N,).
+
+        Arrow takes the bytes of a file as they are. Raises DataError for other damage.
+        """
+        try:
+            array.validate(full=True)
+            return np.zeros(len(array), np.bool_)
+        except self._arrow.ArrowInvalid as error:
+            wrong = np.array([self._is_damaged(array.slice(i, 1)) for i in range(len(array))])
+            if not wrong.any():
+                raise DataError(f"damaged values: {error}") from None
+            return wrong
+
+    def _is_damaged(self, row: Any) -> bool:
+        """Return whether the value of one row is invalid, whatever else is in its dictionary."""
+        try:
+            self._plain(row.flatten() if self.is_list(row.type) else row).validate(full=True)
+        except self._arrow.ArrowInvalid:
+            return True
+        return False
+
     def lists(self, array: Any) -> tuple[NDArray[np.int32], Any]:
         """Return the number of values of each list, 0 for null, and all values in one array.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dlrmjit.data.prepare.options import SplitRule
@@ -56,6 +58,30 @@ def test_bad_rows_are_named_or_skipped(rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 451, column price: inf found, expected a finite"):
         prepare(asked)
     assert prepare(replace(asked, on_error="skip")).splits == {"train": 499}
+
+
+def wrong_text(form: str) -> Any:
+    """Values of two bytes, of which the second's are not UTF-8, in a file of this form."""
+    arrow = pytest.importorskip("pyarrow")
+    sizes, bytes_of_all = np.array([0, 2, 4, 6], np.int32), b"abc\xa4de"
+    buffers = [None, arrow.py_buffer(sizes.tobytes()), arrow.py_buffer(bytes_of_all)]
+    text = arrow.Array.from_buffers(arrow.string(), 3, buffers)
+    if form == "dictionary":
+        return text.dictionary_encode()
+    return arrow.ListArray.from_arrays([0, 1, 2, 3], text) if form == "lists" else text
+
+
+@pytest.mark.parametrize("form", ["plain", "dictionary", "lists"])
+def test_text_that_is_not_utf8_is_a_bad_row_as_in_csv(tmp_path: Path, form: str) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "log.parquet"
+    table = arrow.table({"clicked": [0, 1, 1], "film": wrong_text(form)})
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    schema = of_columns(CategoricalColumn("film", multi=form == "lists"))
+    asked = schema_options(path, tmp_path / "set", schema=schema, split=SplitRule("none"))
+    with pytest.raises(DataError, match=r"row 2, column film: text that is not UTF-8"):
+        prepare(asked)
+    assert prepare(replace(asked, on_error="skip")).splits == {"train": 2}
 
 
 def of_columns(*columns: CategoricalColumn) -> Schema:

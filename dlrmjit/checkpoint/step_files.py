@@ -39,10 +39,15 @@ def step_paths(path: Path) -> dict[int, Path]:
 
 def is_saved(path: Path) -> bool:
     """Return whether there is something to load at ``path``; an empty directory is nothing."""
-    found = locate(path)
+    found = located(path)
     if found.is_dir():
         return bool(os.listdir(found))
-    return os.path.lexists(found)
+    return os.path.lexists(found) or path.is_symlink()
+
+
+def located(path: Path) -> Path:
+    """Return where the checkpoint of this name is: links followed, or put aside by a kill."""
+    return locate(Path(os.path.realpath(path)))
 
 
 def is_whole(path: Path) -> bool:

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -133,6 +134,20 @@ def link_or_copy(sources: Sequence[Path], path: Path) -> None:
             return
     with open(sources[-1], "rb") as original, create(path) as copy:
         shutil.copyfileobj(original, copy, 1 << 20)
+
+
+def keep_access(old: Path, new: Path) -> None:
+    """Let those have access to ``new`` who have it to ``old``, whose place it takes."""
+    facts = old.stat()
+    mode = stat.S_IMODE(facts.st_mode)
+    for owner in (facts.st_uid, -1):  # only the super-user can give a file to another user
+        with suppress(OSError):
+            os.chown(new, owner, facts.st_gid)
+            break
+    if new.stat().st_gid != facts.st_gid:
+        mode &= ~(stat.S_IRWXG | stat.S_ISGID)  # meant for another group
+    with suppress(OSError):
+        os.chmod(new, mode)
 
 
 def make_parents(path: Path) -> None:

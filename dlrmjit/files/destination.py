@@ -16,6 +16,7 @@ from pathlib import Path
 from dlrmjit.errors import ConfigError, format_gib
 from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.new_files import clear_interrupted
+from dlrmjit.files.replace_folder import locate
 from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned
 
 _KIND = "trying"
@@ -29,7 +30,7 @@ def resolve_destination(path: Path) -> Path:
     """
     try:
         found = path.resolve()
-        if path.is_symlink() and not path.exists():
+        if path.is_symlink() and not locate(found).exists():
             raise ConfigError(f"{path} is a link to {found}, which is not there; name that instead")
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{path} cannot be written: {error}") from None

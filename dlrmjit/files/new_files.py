@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from dlrmjit.files.create import create, refuse_existing
+from dlrmjit.files.create import create, keep_access, refuse_existing
 from dlrmjit.files.notes import sign
 from dlrmjit.files.sync import sync_directory
 from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned, survey, targets
@@ -94,6 +94,8 @@ def replaced_file(
         if signs:
             sign(work.content)
         check_file_replaceable(path, is_ours)
+        if os.path.lexists(target):
+            keep_access(target, work.content)
         os.rename(work.content, target)
         sync_directory(target.parent)
     finally:

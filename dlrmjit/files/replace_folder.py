@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dlrmjit.errors import ConfigError, DlrmjitError
-from dlrmjit.files.create import make_parents, refuse_existing
+from dlrmjit.files.create import keep_access, make_parents, refuse_existing
 from dlrmjit.files.listing import Listing, ReadListing, changed, foreign, remove_listed
 from dlrmjit.files.lock import locked_directory
 from dlrmjit.files.names import stem_of
@@ -35,7 +35,18 @@ def locate(folder: Path) -> Path:
         return folder
     previous = previous_of(folder)
     is_aside = (previous / MANIFEST).is_file() and not previous.is_symlink()
-    return previous if is_aside and not folder.exists() else folder
+    return previous if is_aside and _is_vacant(folder) else folder
+
+
+def _is_vacant(folder: Path) -> bool:
+    """Return whether nothing is lost where another folder takes this name.
+
+    Scripts create the folders that they are about to name, also after a kill.
+    """
+    try:
+        return not os.path.lexists(folder) or not os.listdir(folder)
+    except OSError:
+        return False
 
 
 def check_replaceable(target: Path, read_listing: ReadListing) -> None:
@@ -57,12 +68,24 @@ def check_replaceable(target: Path, read_listing: ReadListing) -> None:
     if not target.is_dir():
         raise ConfigError(f"{target} is a file; name a new or an empty directory")
     listing = _listing_of(target, read_listing)
+    _refuse_current(target, listing)
     different = changed(target, listing)
     if different:
         raise ConfigError(
             f"{target} has {_shown(different)} where its manifest lists other contents; move that "
             "away, or name another directory"
         )
+
+
+def _refuse_current(target: Path, listing: Listing) -> None:
+    """Raise ConfigError for a folder that this process would be left in when it is removed."""
+    with suppress(OSError, ValueError):  # a folder that is gone, or another one
+        inside = Path.cwd().relative_to(target).as_posix()
+        if inside == "." or any(name.startswith(f"{inside}/") for name in listing):
+            raise ConfigError(
+                f"{target} is the current folder, which is replaced as a whole; start from another "
+                "one, or name a folder in it"
+            )
 
 
 @contextmanager
@@ -106,7 +129,8 @@ def recover(target: Path, read_listing: ReadListing) -> None:
         return
     with locked_directory(target.parent), suppress(OSError, DlrmjitError):
         listing = _listing_of(previous, read_listing)
-        if os.path.lexists(target):
+        if not _is_vacant(target):
+            _listing_of(target, read_listing)  # what others put there is no newer one
             _retire(previous, target, listing)
         elif listing:
             os.rename(previous, target)
@@ -152,6 +176,7 @@ def publish(content: Path, target: Path, read_listing: ReadListing) -> None:
                 f"{target} has {_shown(taken)}, which the new one would replace but its manifest "
                 "does not list; move that away"
             )
+        keep_access(target, content)
         _exchange(content, target)
         with suppress(OSError):  # the new one is in place
             _retire(previous_of(target), target, listing)
@@ -166,10 +191,10 @@ def _listing_of(folder: Path, read_listing: ReadListing) -> Listing:
 
 def _exchange(content: Path, target: Path) -> None:
     previous = previous_of(target)
-    os.rename(target, previous)
     try:
+        os.rename(target, previous)
         os.rename(content, target)
-    except OSError:
+    except BaseException:  # Ctrl-C among them
         with suppress(OSError):
             os.rename(previous, target)
         raise

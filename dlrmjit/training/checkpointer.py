@@ -21,6 +21,7 @@ from dlrmjit.checkpoint.step_files import (
     clear_abandoned_states,
     is_saved,
     is_whole,
+    located,
     remove_state,
     step_path,
     step_paths,
@@ -411,9 +412,8 @@ def state_of(progress: Mapping[str, Any], batches: int) -> RunState:
 
 def _modified(path: Path) -> int:
     from dlrmjit.checkpoint.manifest import NAME
-    from dlrmjit.files import locate
 
-    found = locate(path)
+    found = located(path)
     return (found / NAME if found.is_dir() else found).stat().st_mtime_ns
 
 

@@ -19,6 +19,7 @@ from dlrmjit.checkpoint import (
     write_torch_file,
 )
 from dlrmjit.errors import CheckpointError
+from dlrmjit.training.checkpointer import newest
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,3 +189,88 @@ def test_a_model_called_by_a_long_name_is_saved(tmp_path):
         write_torch_file(tmp_path / ("y" * 250 + ".pt"), {}, {})
     assert saved_value(tmp_path / ("x" * 250)) == 2
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def put_aside(path):
+    """Leave what a save leaves that is killed between its two renames."""
+    os.rename(path, path.with_name(f".{path.name}.previous"))
+
+
+def test_the_folder_that_a_script_creates_after_a_kill_does_not_cost_the_model(tmp_path):
+    save(tmp_path / "a", 1)
+    put_aside(tmp_path / "a")
+    (tmp_path / "a").mkdir()
+    assert newest(tmp_path / "a") == tmp_path / "a"
+    assert saved_value(tmp_path / "a") == 1
+    check_destination(tmp_path / "a")
+    assert saved_value(tmp_path / "a") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_others_put_in_its_place_after_a_kill_does_not_cost_the_model(tmp_path):
+    save(tmp_path / "a", 1)
+    put_aside(tmp_path / "a")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        check_destination(tmp_path / "a")
+    assert saved_value(tmp_path / ".a.previous") == 1
+
+
+def test_a_link_to_a_model_that_a_kill_put_aside_is_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    save(tmp_path / "disk" / "a", 1)
+    (tmp_path / "a").symlink_to("disk/a")
+    save(tmp_path / "a.step-000000001", 0)
+    put_aside(tmp_path / "disk" / "a")
+    assert newest(tmp_path / "a") is not None
+    check_destination(tmp_path / "a")
+    assert saved_value(tmp_path / "disk" / "a") == 1
+    os.rename(tmp_path / "disk" / "a", tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="is a link to"):
+        check_destination(tmp_path / "a")
+
+
+def test_an_interrupt_between_the_renames_leaves_the_old_one_in_its_place(tmp_path, monkeypatch):
+    save(tmp_path / "a", 1)
+    real, renames = os.rename, []
+
+    def rename(*paths, **named):
+        renames.append(paths)
+        real(*paths, **named)
+        if len(renames) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "a", 2)
+    assert (tmp_path / "a" / "manifest.json").exists()
+    assert saved_value(tmp_path / "a") == 1
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o2770, 0o755])
+def test_who_may_read_a_model_does_not_change_when_it_is_saved_again(tmp_path, mode):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a").chmod(mode)
+    save(tmp_path / "a", 1)
+    save(tmp_path / "a", 2)
+    write_torch_file(tmp_path / "b.pt", {}, {})
+    (tmp_path / "b.pt").chmod(mode & 0o666)
+    write_torch_file(tmp_path / "b.pt", {}, {})
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a", "b.pt")]
+    assert modes == [mode, mode & 0o666]
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    for call in (check_destination, lambda path: save(path, 1)):
+        with pytest.raises(CheckpointError, match="is the current folder"):
+            call(Path())
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a", 1)
+    (tmp_path / "a" / "notes").mkdir()
+    (tmp_path / "a" / "notes" / "mine").write_text("mine")
+    monkeypatch.chdir(tmp_path / "a" / "notes")  # moves along
+    save(tmp_path / "a", 2)
+    assert Path("mine").read_text() == "mine"

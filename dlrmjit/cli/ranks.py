@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -128,7 +128,7 @@ def _end_alone(started: Start, launch: Launch, failure: Start) -> int:
     ending = failure if started.options else started
     time.sleep(seconds_after_lower_ranks(launch.rank))
     stream = sys.stderr if ending.code else sys.stdout
-    with usable_streams():
+    with usable_streams(), suppress(OSError):
         print(ending.text.rstrip("\n"), file=stream, flush=True)
     if ending.code:
         launchers.abort(ending.code)

@@ -61,6 +61,20 @@ def test_a_failing_source_ends_all_with_one_message(rank):
 
 
 @needs_mpi
+def test_an_error_of_the_system_that_names_a_file_is_one_sentence():
+    done = _fail("system", 1, "--num-batches=1000")
+    assert "dlrmjit: error: rank 1: day_3: Input/output error" in done.stderr
+    assert done.stderr.count("dlrmjit: error") == 1
+    assert "Traceback" not in done.stderr
+
+
+@needs_mpi
+def test_a_reader_of_the_output_that_is_gone_ends_all_without_a_traceback():
+    done = _fail("reader", 0, "--num-batches=1000", "--print-freq=1")
+    assert "error" not in done.stderr
+
+
+@needs_mpi
 def test_a_job_that_was_stopped_and_continued_goes_on():
     """Schedulers suspend jobs for longer than ranks may wait for each other."""
     options = (*SMALL, "--num-batches=8", "--comm-timeout=6")
@@ -128,6 +142,42 @@ def test_a_failing_rank_of_a_user_program_ends_all(how, message):
     assert message in done.stderr
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert "Abort(" not in done.stderr
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("how", "stream"),
+    [("raises", "full"), ("absent", "full"), ("absent", "stuck"), ("watchdog", "full")],
+)
+def test_a_job_ends_also_where_no_rank_can_say_why(how, stream):
+    done = run_ranks(2, PROGRAMS / "crashing.py", how, stream, check=False, timeout=2 * ENDED)
+    assert done.returncode != 0
+
+
+@needs_mpi
+def test_a_rank_without_descriptors_ends_all():
+    program = (
+        "import resource\nfrom dlrmjit.parallel.comm import fail_together, world\n"
+        "comm = fail_together(world(8.0))\n"
+        "if comm.rank:\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "    raise ValueError('no such row')\n"
+        "comm.barrier()\n"
+    )
+    done = run_ranks(2, "-c", program, check=False, timeout=ENDED)
+    assert done.returncode != 0
+    assert "ValueError: no such row" in done.stderr
+    assert "has waited" not in done.stderr
+
+
+@needs_mpi
+def test_a_program_may_end_mpi_itself():
+    program = (
+        "import time\nfrom dlrmjit.parallel.comm import fail_together, world\n"
+        "comm = fail_together(world(1.0))\ncomm.barrier()\n"
+        "from mpi4py import MPI\nMPI.Finalize()\ntime.sleep(1.0)\n"
+    )
+    run_ranks(2, "-c", program, timeout=ENDED)
 
 
 @needs_mpi

@@ -37,8 +37,8 @@ from dlrmjit.parallel.comm import (
     adaptive,
     blocking,
     exchange_json,
+    report,
     threaded,
-    with_notes,
     yield_to_lower_ranks,
 )
 from dlrmjit.parallel.dynamic import with_dynamic_rows
@@ -116,14 +116,21 @@ def abort_on_error(action: Callable[[], None], comm: Comm) -> None:
         _end(comm, f"dlrmjit: error: {error}", FAILED)
     except DlrmjitError as error:
         _end(comm, f"dlrmjit: error: rank {comm.rank}: {error}", WRONG_INPUT)
-    except BaseException:  # an exit, too, would leave the others waiting
+    except BrokenPipeError:  # the reader of the output has closed it
+        comm.abort(FAILED)
+    except BaseException as error:  # an exit, too, would leave the others waiting
+        if isinstance(error, OSError) and error.filename is not None:
+            where = f"{error.filename!s:.200}: {error.strerror}"
+            _end(comm, f"dlrmjit: error: rank {comm.rank}: {where}", WRONG_INPUT)
         _end(comm, f"dlrmjit: error: rank {comm.rank} failed\n{traceback.format_exc()}", FAILED)
 
 
 def _end(comm: Comm, message: str, code: int) -> None:
-    yield_to_lower_ranks(comm)
-    print(with_notes(message), file=sys.__stderr__, flush=True)
-    comm.abort(code)
+    try:
+        yield_to_lower_ranks(comm)
+        report(message)
+    finally:  # also after a second Ctrl-C
+        comm.abort(code)
 
 
 def is_sharded(options: Options, comm: Comm) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dlrmjit.parallel.comm.abort import (
     fail_together,
     note_on_abort,
-    with_notes,
+    report,
     yield_to_lower_ranks,
 )
 from dlrmjit.parallel.comm.adaptive import AdaptiveComm, adaptive
@@ -36,9 +36,9 @@ __all__ = [
     "fail_together",
     "finish",
     "note_on_abort",
+    "report",
     "require_agreement",
     "threaded",
-    "with_notes",
     "world",
     "yield_to_lower_ranks",
 ]

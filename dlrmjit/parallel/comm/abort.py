@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from dlrmjit import launchers
@@ -34,6 +35,48 @@ def note_on_abort(note: str) -> Iterator[None]:
 def with_notes(message: str) -> str:
     """Return a report with the lines that belong to it."""
     return "\n".join([message.rstrip("\n"), *_notes])
+
+
+def report(message: str) -> None:
+    """Write why the job ends to the process's standard error, whatever ``sys.stderr`` is now.
+
+    The caller ends the job next. A disk that is full, or a reader that is gone or stands still,
+    cannot prevent that: this process ends soon in any case.
+    """
+    end_soon()
+    with suppress(OSError, ValueError):  # the latter for a stream that was closed
+        if sys.__stderr__ is not None:
+            sys.__stderr__.write(with_notes(message) + "\n")
+            sys.__stderr__.flush()
+
+
+def flush_output() -> None:
+    """Flush what has been printed, as far as that is possible."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            if stream is not None:
+                stream.flush()
+
+
+@functools.cache
+def nowhere() -> int:
+    """Return a descriptor of the null device.
+
+    It is opened once, early: a process that has no descriptor left must be able to end.
+    """
+    try:
+        return os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return 2
+
+
+def end_soon() -> None:
+    """End this process within :data:`ABORT_SECONDS`, whatever its threads wait for meanwhile.
+
+    Only a thread that needs no lock of Python can do that.
+    """
+    with suppress(RuntimeError):  # there is no room for a thread
+        faulthandler.dump_traceback_later(ABORT_SECONDS, exit=True, file=nowhere())
 
 
 def yield_to_lower_ranks(comm: Comm) -> None:
@@ -66,11 +109,10 @@ def end_job(comm: MPI.Intracomm, code: int) -> None:
     """End all ranks with exit code ``code``; if neither launcher nor MPI does, this process.
 
     Where a rank cannot be reached, MPI may wait for it for ever, and it holds Python's lock
-    meanwhile: only a thread that needs no lock can end the process then.
+    meanwhile.
     """
     launchers.abort(code)  # whose exit code is this one; MPI's may be that of a killed rank
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    faulthandler.dump_traceback_later(ABORT_SECONDS, exit=True, file=nowhere)
+    end_soon()
     comm.Abort(code)
 
 
@@ -78,10 +120,12 @@ def _aborting(report: Callable[..., Any], comm: Comm) -> Callable[..., None]:
     """Return an exception hook that calls ``report``, then aborts all ranks."""
 
     def report_and_abort(*raised: Any) -> None:
-        yield_to_lower_ranks(comm)
-        report(*raised)
         # sys passes the exception's type first, threading a record that has it.
         kind = getattr(raised[0], "exc_type", raised[0])
-        comm.abort(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else FAILED)
+        try:
+            yield_to_lower_ranks(comm)
+            report(*raised)
+        finally:  # also where a hook of the user fails
+            comm.abort(INTERRUPTED if issubclass(kind, KeyboardInterrupt) else FAILED)
 
     return report_and_abort

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from dlrmjit_kernels.runtime.threads import allowed_cpus, available_cpus
 from numpy.typing import NDArray
 
 from dlrmjit.errors import ShapeError
-from dlrmjit.parallel.comm.abort import end_job
+from dlrmjit.parallel.comm.abort import end_job, end_soon, flush_output, nowhere
 from dlrmjit.parallel.comm.protocol import (
     DONE,
     Buffer,
@@ -58,6 +57,7 @@ class MpiComm:
         from mpi4py import MPI
 
         self._mpi = MPI
+        nowhere()  # while there are descriptors
         with waiting("start"):
             self._comm = comm.Dup()
             self._local_ranks, cpus = self._host()
@@ -204,9 +204,9 @@ class MpiComm:
 
     def abort(self, code: int) -> None:
         """Flush the output and end the job with exit code ``code``."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides MPI's own message about the abort
+        end_soon()
+        flush_output()
+        os.dup2(nowhere(), 2)  # hides MPI's own message about the abort
         end_job(self._comm, code)
 
     def local_ranks(self) -> HostRanks:

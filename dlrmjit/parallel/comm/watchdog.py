@@ -9,7 +9,6 @@ that in one sentence, and ends all ranks.
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlrmjit.launchers import seconds_after_lower_ranks
-from dlrmjit.parallel.comm.abort import ABORT_SECONDS, FAILED, end_job, end_process, with_notes
+from dlrmjit.parallel.comm.abort import ABORT_SECONDS, FAILED, end_job, end_process, report
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -104,13 +103,6 @@ def limited(limit: float, message: str, yield_seconds: float = 0.0) -> Iterator[
         timer.cancel()
 
 
-def report(message: str) -> None:
-    """Write one line to the process's standard error, whatever ``sys.stderr`` is now."""
-    if sys.__stderr__ is not None:
-        sys.__stderr__.write(with_notes(message) + "\n")
-        sys.__stderr__.flush()
-
-
 class Watchdog:
     """The thread that watches the waits of one rank, and answers those of the others."""
 
@@ -131,8 +123,17 @@ class Watchdog:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # nobody would end a wait from now on
+            report(f"dlrmjit: error: rank {self._rank} cannot watch its waits any more: {error}")
+            end_job(self._comm, FAILED)
+
+    def _watch(self) -> None:
         looked = time.monotonic()
         while not self._stopped.wait(min(_PERIOD, self._limit / 4)):
+            if self._mpi.Is_finalized():  # by the program itself
+                return
             if time.monotonic() - looked > _STANDSTILL:
                 self._continued_at = time.monotonic()
             if self._may_ask:

@@ -1,11 +1,12 @@
 """The training program with a fault on one rank: ``failing.py FAULT RANK ARGUMENTS...``.
 
-``loader``: reading batch 5 raises; ``disk``: from the first file of a checkpoint on, files
-are limited to 100 bytes; ``killed``: the process is killed in its sixth step; ``standstill``: all
-ranks are stopped for 8 s at batch 5, which then takes this rank 3 s more. Other ranks have no
-fault.
+``loader``: reading batch 5 raises; ``system``: it raises an error of the system; ``reader``: nobody
+reads what the rank prints; ``disk``: from the first file of a checkpoint on, files are limited to
+100 bytes; ``killed``: the process is killed in its sixth step; ``standstill``: all ranks are
+stopped for 8 s at batch 5, which then takes this rank 3 s more. Other ranks have no fault.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -24,15 +25,21 @@ from dlrmjit.parallel.exchanges.vectors import PooledExchange
 BATCH = 5
 
 
-def fail_to_read():
+def fail_to_read(error):
     whole = SyntheticSource.batch
 
     def batch(self, number):
         if number == BATCH:
-            raise DataError("day_3, line 17: 'x' is no number")
+            raise error
         return whole(self, number)
 
     SyntheticSource.batch = batch
+
+
+def lose_reader():
+    source, target = os.pipe()
+    os.close(source)
+    os.dup2(target, 1)
 
 
 def fail_to_write():
@@ -74,6 +81,13 @@ def stop_all():
 if __name__ == "__main__":
     fault, rank, *arguments = sys.argv[1:]
     if launchers.launched_rank() == int(rank):
-        faults = {"loader": fail_to_read, "disk": fail_to_write, "killed": die}
-        {**faults, "standstill": stop_all}[fault]()
+        faults = {
+            "loader": lambda: fail_to_read(DataError("day_3, line 17: 'x' is no number")),
+            "system": lambda: fail_to_read(OSError(errno.EIO, os.strerror(errno.EIO), "day_3")),
+            "reader": lose_reader,
+            "disk": fail_to_write,
+            "killed": die,
+            "standstill": stop_all,
+        }
+        faults[fault]()
     sys.exit(main(arguments))

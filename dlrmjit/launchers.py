@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -165,3 +166,15 @@ def _is_outside_step(launcher: Launcher) -> bool:
     step = os.environ.get("SLURM_STEP_ID", "")
     has_step = step.isdecimal() and int(step) < _FIRST_PSEUDO_STEP
     return launcher.name == "Slurm" and not has_step
+
+
+def warn_of_copies(comm: object, stacklevel: int) -> None:
+    """Warn, on the first rank, if every rank trains a model of its own, without a ``comm``."""
+    launch = launched()
+    if launch and launch.rank == 0 and launch.size and comm is None:
+        warnings.warn(
+            f"{launch.launcher} started {launch.size} ranks, but this model has no communicator: "
+            "every rank trains a copy on all batches; use dlrmjit.parallel's ShardedModel with "
+            f"world(), or set {NONE} if that is meant",
+            stacklevel=stacklevel,
+        )

@@ -39,15 +39,28 @@ def step_paths(path: Path) -> dict[int, Path]:
 
 def is_saved(path: Path) -> bool:
     """Return whether there is something to load at ``path``; an empty directory is nothing."""
-    found = located(path)
+    found = _located(path)
     if found.is_dir():
         return bool(os.listdir(found))
     return os.path.lexists(found) or path.is_symlink()
 
 
-def located(path: Path) -> Path:
+def _located(path: Path) -> Path:
     """Return where the checkpoint of this name is: links followed, or put aside by a kill."""
     return locate(Path(os.path.realpath(path)))
+
+
+def modified_ns(path: Path) -> int:
+    """Return when a checkpoint was saved, in nanoseconds."""
+    found = _located(path)
+    return (found / NAME if found.is_dir() else found).stat().st_mtime_ns
+
+
+def bytes_of(path: Path) -> int:
+    """Return the bytes of a checkpoint's files; 0 where there is none."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return path.stat().st_size if path.exists() else 0
 
 
 def is_whole(path: Path) -> bool:

@@ -18,10 +18,11 @@ from types import TracebackType
 from typing import Any
 
 from dlrmjit.checkpoint.step_files import (
+    bytes_of,
     clear_abandoned_states,
     is_saved,
     is_whole,
-    located,
+    modified_ns,
     remove_state,
     step_path,
     step_paths,
@@ -29,7 +30,7 @@ from dlrmjit.checkpoint.step_files import (
 from dlrmjit.config.interval import Interval
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source, stateful
-from dlrmjit.errors import CheckpointError, ConfigError
+from dlrmjit.errors import CheckpointError, ConfigError, DlrmjitError
 from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer, Plateau
@@ -104,8 +105,12 @@ class Checkpointer(NullObserver):
         self._every = None if every is None else Interval.of(every)
         self._signals = StopSignals() if signals else None
         self._on_save, self._on_saved = on_save, on_saved
-        self._run, self._has_best = secrets.token_hex(4), False
         self._more: dict[str, Any] = dict(progress)
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Forget the run that was observed; the next one is another."""
+        self._run, self._has_best = secrets.token_hex(4), False
         self._results: dict[str, Any] = {"test_acc": 0.0}
         self._continued_at: int | None = None
         self._last: StepRecord | None = None
@@ -156,11 +161,12 @@ class Checkpointer(NullObserver):
         try:
             with suppress(CheckpointError) if kind else nullcontext():  # the first error counts
                 self._complete()
+            if kind is None:
+                self._agreement.finish()
         finally:
             if self._signals:
                 self._signals.__exit__(kind, error, trace)
-        if kind is None:
-            self._agreement.finish()
+            self._start_anew()
 
     def find(self, model: Model) -> Path | None:
         """Return the newest checkpoint of the run, None without one; all ranks call this."""
@@ -190,7 +196,9 @@ class Checkpointer(NullObserver):
         self._continued_at = self._step = int(progress.get("step", 0))
         best = {"test_acc", "test_auc", "test_ndcg", *_BEST_RESULTS} & set(progress)
         self._results |= {name: progress[name] for name in best}
-        self._has_best = is_saved(self._path) and kind_of(self._path) == BEST
+        there = progress_of(self._path) if is_saved(self._path) else {"kind": LAST}
+        is_ours = there.get("run") == progress.get("run")
+        self._has_best = is_ours and _kind(there) == BEST
 
     def restore_best(self, model: Model) -> int | None:
         """Load the best model of the tests of an earlier run, if it is saved; return its step."""
@@ -229,10 +237,10 @@ class Checkpointer(NullObserver):
         self._step = moment.step
 
     def on_end(self, result: FitResult) -> None:
-        """Save the final model of a run without tests, the final state of one with tests."""
+        """Save the final model of a run without a best one, the final state of one that has it."""
         if not result.steps or self._moment is None:
             return
-        if not self._has_tested:
+        if not (self._has_tested and self._has_best):
             self._save(self._path, LAST)
         elif self._every is not None and result.restored_step is None:
             self._save_state()
@@ -274,10 +282,13 @@ class Checkpointer(NullObserver):
         """Remove states: half removed ones, those of earlier runs, and all but the last of this."""
         states = step_paths(self._path)
         whole = [s for s in states if s <= step and is_whole(states[s])]
-        ours = [s for s in whole if progress_of(states[s]).get("run") == self._run]
+        runs = {s: _run_of(states[s]) for s in whole}
+        ours = [s for s in whole if runs[s] == self._run]
         wanted = max(least, self._keep if self._has_best or self._keep > 1 else 0)
-        for old in states.keys() - set(ours[len(ours) - min(wanted, len(ours)) :]):
-            remove_state(states[old])
+        kept = {*ours[len(ours) - min(wanted, len(ours)) :], *(s for s in whole if not runs[s])}
+        for old in states.keys() - kept:
+            with suppress(OSError, DlrmjitError):  # the next save tries again
+                remove_state(states[old])
 
     def _save(self, path: Path, kind: str, then: Callable[[], None] = lambda: None) -> None:
         """Save; ``then`` is called when the new checkpoint is durable, before the next save."""
@@ -310,7 +321,7 @@ class Checkpointer(NullObserver):
         (save, record, then), self._unsaved = self._unsaved, None
         save.wait()
         self._lead = lead_of(record.seconds + save.seconds, self._every)
-        self._on_saved(replace(record, bytes=_bytes_of(Path(record.path))))
+        self._on_saved(replace(record, bytes=bytes_of(Path(record.path))))
         then()
 
     def _progress(self, state: RunState, kind: str) -> dict[str, Any]:
@@ -356,16 +367,27 @@ def newest(path: PathLike) -> Path | None:
     if len(candidates) < 2:
         return candidates[0] if candidates else None
     described = [(progress_of(candidate), candidate) for candidate in candidates]
-    last = max(described, key=lambda entry: _modified(entry[1]))
+    last = max(described, key=lambda entry: modified_ns(entry[1]))
     same = [entry for entry in described if entry[0].get("run") == last[0].get("run")]
     return max(same, key=lambda entry: (int(entry[0].get("step", 0)), entry[1] == target))[1]
 
 
 def kind_of(path: PathLike) -> str:
     """Return the kind of the checkpoint at ``path``; one without a kind is of a test, if any."""
-    progress = progress_of(Path(path))
+    return _kind(progress_of(Path(path)))
+
+
+def _kind(progress: Mapping[str, Any]) -> str:
     default = BEST if float(progress.get("test_acc", 0.0)) > 0 else LAST
     return str(progress.get("kind", default))
+
+
+def _run_of(path: Path) -> str:
+    """Return the id of the run that saved a state; empty where that cannot be read."""
+    try:
+        return str(progress_of(path).get("run", "none"))
+    except CheckpointError:
+        return ""
 
 
 def restored_state(progress: Mapping[str, Any], train: Source) -> RunState:
@@ -408,19 +430,6 @@ def state_of(progress: Mapping[str, Any], batches: int) -> RunState:
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the saved progress is not that of a run: {error}") from None
-
-
-def _modified(path: Path) -> int:
-    from dlrmjit.checkpoint.manifest import NAME
-
-    found = located(path)
-    return (found / NAME if found.is_dir() else found).stat().st_mtime_ns
-
-
-def _bytes_of(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return path.stat().st_size if path.exists() else 0
 
 
 def _test_results(metrics: Metrics, best: Best) -> dict[str, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +17,7 @@ from dlrmjit.data.batch import Batch
 from dlrmjit.data.source import Source, check_has_pairs, has_soft_labels, stateful
 from dlrmjit.data.validate import check_labels, check_relevance, check_sample_weights
 from dlrmjit.errors import ConfigError, NonFiniteLossError, TrainingError
-from dlrmjit.launchers import NONE, launched
+from dlrmjit.launchers import warn_of_copies
 from dlrmjit.metrics import Metrics, RankingMetrics, compute_metrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Plateau, learning_rate
@@ -131,7 +130,7 @@ def fit(
         If a checkpoint cannot be saved, or is of another model or optimizer.
     """
     config = config or TrainConfig()
-    _warn_of_copies(model)
+    warn_of_copies(getattr(model, "comm", None), stacklevel=3)
     state = RunState(start, best, plateau or Plateau(), tests_since_best)
     _check_together(model, config, step, train, test)
     with model.access.owning():
@@ -177,18 +176,6 @@ def _resumed(
     return state
 
 
-def _warn_of_copies(model: Model) -> None:
-    """Warn, on the first rank, if every rank of a launcher trains a model of its own."""
-    launch = launched()
-    if launch and launch.rank == 0 and launch.size and getattr(model, "comm", None) is None:
-        warnings.warn(
-            f"{launch.launcher} started {launch.size} ranks, but this model has no communicator: "
-            "every rank trains a copy on all batches; use dlrmjit.parallel's ShardedModel with "
-            f"world(), or set {NONE} if that is meant",
-            stacklevel=3,
-        )
-
-
 class _Run:
     """State of one call of :func:`fit`."""
 
@@ -228,17 +215,18 @@ class _Run:
     def execute(self, start: Position) -> FitResult:
         began = time.perf_counter()
         self.result.position = start
-        if self.result.best != Best():  # the run continues from its best test
-            self._save_best_weights()
+        if self.result.best != Best() and self.restore_saved_best is None:
+            self._save_best_weights()  # the run continues from its best test
         for observer in self.observers:
             observer.on_start(self.model, self.train.num_batches, self.config)
-        if self.config.test_first and start == START and self.test is not None:
+        if self._is_start_tested(start):
             self._run_test(0, -1)
+            self._offer_moment()
         for epoch in range(start.epoch, self.config.epochs):
-            first = start.batch if epoch == start.epoch else 0
-            self._run_epoch(epoch, first)
             if self.result.is_over:
                 break
+            first = start.batch if epoch == start.epoch else 0
+            self._run_epoch(epoch, first)
         if not self.result.stopped_by:
             self._restore_best_weights()
         self.result.seconds = time.perf_counter() - began
@@ -248,6 +236,11 @@ class _Run:
             for observer in self.observers:
                 observer.on_end(self.result)
         return self.result
+
+    def _is_start_tested(self, start: Position) -> bool:
+        """Return whether the first parameters are tested, which a resumed run has done already."""
+        is_new = start == START and self.result.best == Best()
+        return self.config.test_first and is_new and self.test is not None
 
     def _run_epoch(self, epoch: int, first: int) -> None:
         for number, batch in enumerate(self.train.batches(epoch, first), first):
@@ -358,6 +351,8 @@ class _Run:
             self.result.test = self._best_test or self.result.test
         elif self.config.restore_best and self.restore_saved_best is not None:
             self.result.restored_step = self.restore_saved_best(self.model)
+            if self.result.restored_step is not None:
+                self.result.test = self._measured()
 
     def _save_best_weights(self) -> None:
         if not self.config.restore_best:
@@ -373,9 +368,8 @@ class _Run:
         return is_last or (every > 0 and (number + 1) % every == 0)
 
     def _run_test(self, epoch: int, number: int) -> None:
-        assert self.test is not None
         began = time.perf_counter()
-        metrics = self.measure(self.model, self.test, threshold=self.config.threshold)
+        metrics = self._measured()
         seconds = time.perf_counter() - began
         improved = self._update_best(metrics)
         self._update_early_stopping(improved)
@@ -398,6 +392,10 @@ class _Run:
         self.result.history.append(record)
         for observer in self.observers:
             observer.on_test(record)
+
+    def _measured(self) -> Metrics:
+        assert self.test is not None
+        return self.measure(self.model, self.test, threshold=self.config.threshold)
 
     def _update_early_stopping(self, improved: bool) -> None:
         """Count the tests since the best one."""

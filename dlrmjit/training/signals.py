@@ -28,6 +28,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        self.received = None  # of an earlier block
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 self._before[number] = signal.signal(number, self._note)

@@ -372,7 +372,7 @@ class SlowDisk:
 
         monkeypatch.setattr(checkpointer, "BackgroundSave", Save)
         monkeypatch.setattr(checkpointer.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(checkpointer, "_bytes_of", lambda path: 0)
+        monkeypatch.setattr(checkpointer, "bytes_of", lambda path: 0)
         monkeypatch.setattr(checkpointer, "check_weights", lambda *_, **__: None)
         monkeypatch.setattr(persistence, "begin_save", lambda *_, **__: None)
 

@@ -94,7 +94,7 @@ def check_lists(lists: NDArray[Any], rows: int, name: str = "offsets of lists") 
         raise ShapeError(
             f"{name} must run from 0 to the {rows} rows, not from {lists[0]} to {lists[-1]}"
         )
-    wrong = np.flatnonzero(np.diff(lists) < 1)
+    wrong = np.flatnonzero(lists[1:] <= lists[:-1])  # a difference might wrap around
     if wrong.size:
         raise ShapeError(
             f"list {wrong[0]} must have rows, but its offsets are {lists[wrong[0]]} and "
@@ -127,7 +127,7 @@ def check_offsets(offsets: NDArray[np.int64], n: int, lookups: int) -> None:
 
 
 def _check_rising(offsets: NDArray[np.int64]) -> None:
-    falling = np.diff(offsets, axis=1) < 0
+    falling = offsets[:, 1:] < offsets[:, :-1]  # a difference might wrap around
     if falling.any():
         s, b = np.argwhere(falling)[0]
         raise ShapeError(

@@ -100,14 +100,13 @@ def list_lengths(offsets: I64, rows: int) -> I64:
     if not len(offsets) or offsets[0] != 0 or offsets[-1] != rows:
         found = f"from {offsets[0]} to {offsets[-1]}" if len(offsets) else "without an entry"
         raise ShapeError(f"offsets of lists must run from 0 to the {rows} rows, not {found}")
-    lengths = np.diff(offsets)
-    wrong = np.flatnonzero(lengths < 0)
+    wrong = np.flatnonzero(offsets[1:] < offsets[:-1])  # a difference might wrap around
     if wrong.size:
         first = int(wrong[0])
         raise ShapeError(
             f"offsets of lists must not decrease, but {offsets[first + 1]} follows {offsets[first]}"
         )
-    return lengths
+    return np.diff(offsets)
 
 
 def list_parts(offsets: I64) -> I64:

@@ -77,6 +77,7 @@ def test_an_empty_list_is_a_table_without_lookups():
         ((DENSE, INDICES, OFFSETS[:, :2], LABELS), "2 samples must have 3 columns, not 2"),
         ((DENSE, INDICES, OFFSETS[0], LABELS), r"must be integers of shape \(S, N \+ 1\)"),
         ((DENSE, INDICES, [[0, 4, 3], [3, 3, 5]], LABELS), "table 0, sample 1: offsets decrease"),
+        ((np.ones((3, 1)), INDICES, [[0, 2**63 - 1, -2, 5]], [0] * 3), "sample 1: offsets decrea"),
         ((DENSE, INDICES, [[0, 2, 3], [4, 4, 5]], LABELS), "table 1 starts at 4, .* end at 3"),
         ((DENSE, INDICES, [[1, 2, 3], [3, 3, 5]], LABELS), "table 0 starts at 1, .* end at 0"),
         ((DENSE, INDICES, [[0, 2, 3], [3, 3, 4]], LABELS), "indices end at 5, .* end at 4"),

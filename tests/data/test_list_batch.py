@@ -26,6 +26,8 @@ def test_lists_are_a_batch_with_relevance_as_labels():
     [
         ([0, 3], [0] * 4, ShapeError, "0 to the 4 rows"),
         ([0, 2, 2, 4], [0] * 4, ShapeError, "list 1 must have rows"),
+        ([0, 2**63 - 1, -2, 4], [0] * 4, ShapeError, "list 1 must have rows"),
+        (np.array([0, 3, 2, 4], np.uint8), [0] * 4, ShapeError, "list 1 must have rows"),
         ([0.0, 4.0], [0] * 4, ShapeError, "integers"),
         ([], [0] * 4, ShapeError, "integers"),
         ([0, 4], [0] * 3, ShapeError, "labels"),

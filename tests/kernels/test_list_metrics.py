@@ -187,6 +187,7 @@ def test_infinite_scores_are_the_first_and_the_last():
         (np.array([1, 4]), "0 to the 4 rows"),
         (np.empty(0, np.int64), "without an entry"),
         (np.array([0, 3, 2, 4]), "2 follows 3"),
+        (np.array([0, 2**63 - 1, -2, 4]), "-2 follows"),
         (np.array([0, 4], np.int32), "int64"),
         (np.array([[0, 4]]), "int64"),
     ],

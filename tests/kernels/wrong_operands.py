@@ -168,6 +168,13 @@ def _index_mutations(name: str, array: Any) -> Iterator[tuple[str, Callable[[], 
     if name == "offsets":
         yield "descending", lambda: guarded(np.ascontiguousarray(array[..., ::-1]))
         yield "tables exchanged", lambda: guarded(np.ascontiguousarray(array[::-1]))
+        yield "differences that wrap around", lambda: _wrapping(array)
+
+
+def _wrapping(array: Any) -> Any:
+    """Return offsets that descend although no difference of neighbours is negative in 64 bits."""
+    inner = np.broadcast_to(np.array([np.iinfo(array.dtype).max, -2]), (*array.shape[:-1], 2))
+    return guarded(np.concatenate([array[..., :1], inner, array[..., -1:]], -1))
 
 
 def _put(array: Any, position: int, value: int) -> Any:

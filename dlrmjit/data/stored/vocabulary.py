@@ -48,7 +48,7 @@ def read_texts(source: Path | bytes, origin: object, rows: int) -> Texts:
         )
     bounds = np.concatenate([[0], ends, [len(heap)]])
     last = int(ends[-1]) if len(ends) else 0
-    if (np.diff(bounds) < 0).any() or last != len(heap):
+    if (bounds[1:] < bounds[:-1]).any() or last != len(heap):  # differences might wrap around
         raise DataError(
             f"{origin}: the ends of its texts do not divide its {len(heap)} bytes; it is damaged"
         )

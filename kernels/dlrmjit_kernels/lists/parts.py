@@ -59,9 +59,9 @@ def _parts(offsets: I64, rows: int, of_pairs: int, of_rows: int, most: int) -> I
     if lists < 0 or offsets[0] != 0 or offsets[lists] != rows:
         return np.empty(0, np.int64)
     for i in range(lists):
-        n = offsets[i + 1] - offsets[i]
-        if n < 0:
+        if offsets[i + 1] < offsets[i]:  # their difference might wrap around
             return np.empty(0, np.int64)
+        n = offsets[i + 1] - offsets[i]
         total += n * (of_pairs * n + of_rows)
     count = max(1, min(most, lists))
     parts = np.empty(count + 1, np.int64)

@@ -15,6 +15,7 @@ BAD_ENDS = {
     "beyond": [2, 4, 2**40],
     "negative": [-5, 4, 6],
     "falling": [4, 2, 6],
+    "differences that wrap around": [2**63 - 1, -2, 6],
     "short of the end": [2, 3, 4],
     "too few": [2, 6],
     "too many": [1, 2, 3, 6],

@@ -30,6 +30,7 @@ from dlrmjit.serve.rows import Bags, Rows, User, bags_of, merged
 _FEATURES = Wanted(labels=False)
 _ORIGIN = "the rows"
 _MOST_RULES = 32
+_LONGEST_FIELD = 32  # characters, of a user's value in the lines of all candidates
 _NO_IDS = np.empty(0, np.int32)
 
 
@@ -203,8 +204,8 @@ def _criteo(payload: Mappings | ArrowRows, rules: Preprocessing) -> Batch:
 
 
 def _mappings(table: Any) -> list[dict[str, Any]]:
-    """Return the rows of an Arrow table. Raises DataError for values that Python cannot hold."""
-    names = table.column_names
+    """Return Criteo's columns of a table. Raises DataError for values that Python cannot hold."""
+    names = [name for name in table.column_names if name in COLUMNS]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise DataError(f"{_ORIGIN}: several columns are called {min(repeated)!r}")
@@ -233,7 +234,8 @@ def _criteo_line(row: Mapping[str, Any], number: int) -> str:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         text = "" if value is None else str(value)
-        if not text.isascii() or (text and not text.replace("-", "").isalnum()):
+        is_word = text.isascii() and (not text or text.replace("-", "").isalnum())
+        if len(text) > _LONGEST_FIELD or not is_word:
             raise DataError(
                 f"{_ORIGIN}, row {number}, column {name}: {value!r} found, expected "
                 f"{'a whole number' if name[0] == 'I' else 'a hash of 8 hexadecimal digits'}"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.errors import DataError, DlrmjitError
+from dlrmjit.errors import DlrmjitError
 
 Kind = Literal["predict", "rank"]
 
@@ -88,22 +88,9 @@ class ArrowRows:
 
     def table(self) -> Any:
         """Return the rows as an Arrow table. Raises DataError for a stream that is damaged."""
-        return read_arrow(self.content).take(self.chosen)
+        from dlrmjit.serve.arrow_stream import chosen_rows
 
-
-def read_arrow(content: bytes) -> Any:
-    """Return the table of an Arrow IPC stream. Raises DataError for anything else."""
-    from dlrmjit.data.formats.arrow import require_arrow
-
-    arrow, _ = require_arrow("send JSON or arrays")
-    try:
-        with arrow.ipc.open_stream(content) as stream:
-            table = stream.read_all()
-        table.validate(full=True)
-    except (arrow.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise DataError(f"the body is not an Arrow IPC stream: {reason}") from None
-    return table
+        return chosen_rows(self.content, self.chosen)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dlrmjit.errors import DataError, DlrmjitError
 from dlrmjit.files import parse_json
+from dlrmjit.serve.arrow_stream import read_arrow
 from dlrmjit.serve.queries import (
     ArrowRows,
     Form,
@@ -26,7 +27,6 @@ from dlrmjit.serve.queries import (
     Payload,
     Query,
     RequestError,
-    read_arrow,
 )
 from dlrmjit.serve.rows import Bags, Rows, User, merged
 
@@ -75,6 +75,11 @@ def _from_json(kind: Kind, body: bytes, form: Form) -> Query:
     return Query(kind, Mappings(rows, user), **options)
 
 
+def _check_count(rows: int, form: Form) -> None:
+    if rows > form.most_rows:
+        raise RequestError(413, f"{rows} rows found, expected {form.most_rows} at most; send parts")
+
+
 def _loaded(body: bytes) -> Any:
     try:
         return parse_json(body, "the body")
@@ -114,8 +119,10 @@ def _as_float(value: float) -> float:
 def _array(name: str, value: Any) -> NDArray[Any]:
     """Return nested lists of JSON as an array."""
     try:
-        with np.errstate(over="ignore"):  # infinite values are refused where they are encoded
-            array = np.array(value, np.float32 if name == "dense" else None)
+        array = np.array(value)  # without a type, which would make numbers of text
+        if name == "dense" and array.dtype.kind in "biufO":
+            with np.errstate(over="ignore"):  # infinite values are refused where they are encoded
+                array = np.asarray(array if array.dtype.kind == "f" else value, np.float32)
     except (ValueError, TypeError, OverflowError):
         array = np.array(None)
     if array.dtype.kind not in "if" or (name != "dense" and array.size and array.dtype.kind != "i"):
@@ -154,6 +161,7 @@ def _encoded(kind: Kind, arrays: Mapping[str, NDArray[Any]], form: Form) -> Rows
             f"arrays {_short(', '.join(sorted(arrays)))} found, expected {', '.join(sorted(known))}"
         )
     ids, dense = _checked_arrays(arrays)
+    _check_count(len(ids), form)  # bags of no id take no bytes, however many rows there are
     tables = _user_tables(arrays, form)
     rows, others = len(ids), form.tables - len(tables)
     if ids.shape[1] != others or dense.shape[-1] != form.dense:
@@ -243,10 +251,7 @@ def _from_arrow(kind: Kind, body: bytes, form: Form) -> Query:
         table = read_arrow(body)
     except DlrmjitError as error:
         _refuse(str(error))
-    if table.num_rows > form.most_rows:
-        raise RequestError(
-            413, f"{table.num_rows} rows found, expected {form.most_rows} at most; send parts"
-        )
+    _check_count(table.num_rows, form)
     metadata = table.schema.metadata or {}
     content = {key.decode(): _loaded(value) for key, value in metadata.items() if key in _KEYS}
     options = _options(kind, content)

@@ -17,7 +17,7 @@ from dlrmjit.serve.processes.wire import Refused, Reply, Scored, Task, packed, r
 from dlrmjit.serve.queries import Payload
 from dlrmjit.serve.rows import Rows
 
-_VALUES = (ValueError, TypeError, OverflowError, RecursionError)
+_VALUES = (ValueError, TypeError, OverflowError, RecursionError, NotImplementedError, MemoryError)
 """What encoders of other libraries raise for values that they do not understand."""
 
 

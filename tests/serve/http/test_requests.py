@@ -1,16 +1,22 @@
 """Whatever bytes arrive: a query that is scored, or one sentence with a status from 400 to 499."""
 
 import random
+import struct
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import safetensors.numpy
 
 import dlrmjit
-from dlrmjit.serve.encode import Encoder
+from dlrmjit.data.formats.criteo_text import COLUMNS
+from dlrmjit.errors import DataError
+from dlrmjit.serve.encode import Encoder, _criteo_line
 from dlrmjit.serve.engine import Engine
-from dlrmjit.serve.http.requests import parse
+from dlrmjit.serve.http.requests import ARRAYS, ARROW, JSON, parse
 from dlrmjit.serve.processes.wire import Refused, Scored, Task
 from dlrmjit.serve.processes.worker import Stage, answer
-from dlrmjit.serve.queries import Form, RequestError
+from dlrmjit.serve.queries import ArrowRows, Form, RequestError
 from tests.serve.http.malformed import is_one_sentence, mutated, valid_bodies
 
 FORM = Form(2, 3)
@@ -45,3 +51,107 @@ def test_mutated_bodies_are_scored_or_refused_by_one_sentence(stage, seed):
         if isinstance(result, Refused):
             assert 400 <= result.status < 500, sent
             assert is_one_sentence(result.message), (sent, result.message)
+
+
+DENSE = np.zeros(2, np.float32)
+HUGE = 1 << 40
+
+
+@pytest.mark.parametrize("kind", ["predict", "rank"])
+def test_rows_that_take_no_bytes_are_counted_before_anything_is_made_of_them(kind):
+    arrays = {"dense": DENSE, "ids": np.empty((HUGE, 3, 0), np.int64)}
+    if kind == "rank":
+        users = {"user_tables": np.arange(3), "user_ids": np.zeros(3, np.int64)}
+        arrays = {"dense": DENSE, "ids": np.empty((HUGE, 0), np.int64), **users}
+    with pytest.raises(RequestError, match=f"{HUGE} rows found") as caught:
+        parse(kind, ARRAYS, safetensors.numpy.save(arrays), FORM)
+    assert caught.value.status == 413
+
+
+def test_numbers_in_arrays_of_json_are_no_text():
+    parse("predict", JSON, b'{"dense": [[1180591620717411303424, true]], "ids": [[1, 2, 0]]}', FORM)
+    with pytest.raises(RequestError, match="not an array of numbers"):
+        parse("predict", JSON, b'{"dense": [["1_0", 2]], "ids": [[1, 2, 0]]}', FORM)
+
+
+LONG = "x" * (1 << 20)
+LIST = 10_000
+VIEWS = pa.Array.from_buffers(  # of one text of a million bytes
+    pa.string_view(),
+    4000,
+    [
+        None,
+        pa.py_buffer(struct.pack("<i4sii", len(LONG), b"xxxx", 0, 0) * 4000),
+        pa.py_buffer(LONG.encode()),
+    ],
+)
+EXPANDING = {
+    "dictionary": lambda: pa.DictionaryArray.from_arrays(pa.array([0] * 4000), [LONG]),
+    "runs": lambda: pa.RunEndEncodedArray.from_arrays([4000], [LONG]),
+    "views": lambda: VIEWS,
+    "views of lists": lambda: pa.ListViewArray.from_arrays(
+        pa.array([0] * 4000, pa.int32()), pa.array([LIST] * 4000, pa.int32()), pa.array(range(LIST))
+    ),
+    "dictionaries in lists": lambda: pa.ListArray.from_arrays(
+        [0, 4000], pa.DictionaryArray.from_arrays(pa.array([0] * 4000), [LONG])
+    ),
+}
+
+
+def stream_of(column, **options):
+    return stream_of_table(pa.table({"a": column}), **options)
+
+
+def stream_of_table(table, **options):
+    sink = pa.BufferOutputStream()
+    chosen = pa.ipc.IpcWriteOptions(**options)
+    with pa.ipc.new_stream(sink, table.schema, options=chosen) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("kind", EXPANDING)
+def test_columns_that_stand_for_far_more_bytes_are_refused(kind):
+    body = stream_of(EXPANDING[kind]())
+    assert len(body) < 2 << 20
+    with pytest.raises(RequestError, match="long values that many rows share"):
+        parse("predict", ARROW, body, FORM)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_compressed_streams_are_refused_before_they_are_read(codec, is_dictionary):
+    column = pa.array(["ab" * 1000] * 50)
+    column = column.dictionary_encode() if is_dictionary else column
+    with pytest.raises(RequestError, match="write it without compression"):
+        parse("predict", ARROW, stream_of(column, compression=codec), FORM)
+    assert len(parse("predict", ARROW, stream_of(column), FORM)) == 50
+
+
+def test_a_long_value_of_criteo_is_refused_before_it_is_repeated():
+    with pytest.raises(DataError, match="row 0, column C3"):
+        _criteo_line(dict.fromkeys(COLUMNS) | {"C3": "a" * 33}, 0)
+
+
+VALUES = ["i1", "i2", "i1", "i3"]
+LISTS = [["a", "b"], ["c"], [], ["a"]]
+ENCODED = {
+    "views": (pa.array(VALUES, pa.string_view()), LISTS),
+    "runs": (pa.RunEndEncodedArray.from_arrays([1, 2, 3, 4], VALUES), LISTS),
+    "lists of views": (VALUES, pa.array(LISTS, pa.list_(pa.string_view()))),
+    "dictionaries": (pa.array(VALUES).dictionary_encode(), LISTS),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_rows_are_chosen_from_columns_of_any_encoding(kind):
+    columns = dict(zip(("item", "likes"), ENCODED[kind], strict=True))
+    chosen = ArrowRows(stream_of_table(pa.table(columns)), np.array([3, 0])).table()
+    assert chosen.to_pylist() == [{"item": VALUES[i], "likes": LISTS[i]} for i in (3, 0)]
+
+
+def test_rows_of_a_type_that_cannot_be_chosen_are_refused(stage):
+    runs = pa.RunEndEncodedArray.from_arrays([4], ["x"])
+    column = pa.ListArray.from_arrays([0, 1, 2, 3, 4], runs)
+    result = outcome(stage, "predict", ARROW, stream_of(column))
+    assert "cannot be chosen" in result.message

@@ -1,0 +1,138 @@
+"""Arrow IPC streams of requests, whose tables take no more memory than their bytes suggest.
+
+A compressed buffer, a dictionary, runs and views may stand for thousands of times the bytes that
+were sent. Compressed streams are refused before they are read; of the other encodings, which
+columns of categories have, the values are counted before they are written out. Views and runs,
+from which Arrow cannot choose rows, are written out here.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlrmjit.data.formats.arrow import require_arrow
+from dlrmjit.errors import DataError
+
+_MOST_BYTES, _MOST_TIMES = 64 << 20, 8
+"""Most bytes of decoded values: so many, and so many times those of the body."""
+_WIDEST = 32  # bytes of a value that is no text
+_HEADER_TYPE, _HEADER, _DATA, _COMPRESSION = 1, 2, 1, 3  # numbers of fields in Arrow's Message.fbs
+_DICTIONARY_BATCH = 2
+
+
+def read_arrow(content: bytes) -> Any:
+    """Return the table of an Arrow IPC stream. Raises DataError for anything else."""
+    arrow, _ = require_arrow("send JSON or arrays")
+    try:
+        for message in arrow.ipc.MessageReader.open_stream(content):
+            if message.type != "schema" and _is_compressed(message.metadata.to_pybytes()):
+                raise DataError("the Arrow IPC stream is compressed; write it without compression")
+        with arrow.ipc.open_stream(content) as stream:
+            table = stream.read_all()
+        table.validate(full=True)
+    except (arrow.ArrowException, OSError, ValueError, struct.error) as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise DataError(f"the body is not an Arrow IPC stream: {reason}") from None
+    most = _MOST_BYTES + _MOST_TIMES * len(content)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if sum(_decoded_bytes(arrow, chunk) for chunk in column.chunks) > most:
+            raise DataError(
+                f"column {name!r}: its {column.type} has long values that many rows share; send "
+                "plain or shorter ones"
+            )
+    columns = [_plain(arrow, column) for column in table.columns]
+    plain = arrow.table(columns, table.column_names)
+    return plain.replace_schema_metadata(table.schema.metadata)
+
+
+def chosen_rows(content: bytes, chosen: NDArray[np.int64]) -> Any:
+    """Return some rows of a stream's table. Raises DataError, also for exotic types."""
+    table = read_arrow(content)
+    try:
+        return table.take(chosen)
+    except NotImplementedError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"rows cannot be chosen from the columns' types: {reason}") from None
+
+
+def _plain(arrow: Any, column: Any) -> Any:
+    """Return a column without runs and, if it is not in lists of lists, without views."""
+    if _is_any(arrow, column.type, "run_end_encoded"):
+        parts = [arrow.compute.run_end_decode(chunk) for chunk in column.chunks]
+        column = arrow.chunked_array(parts, column.type.value_type)
+    wanted = _plain_type(arrow, column.type)
+    return column if wanted == column.type else column.cast(wanted)
+
+
+def _plain_type(arrow: Any, kind: Any) -> Any:
+    if _is_any(arrow, kind, "string_view"):
+        return arrow.large_string()
+    if _is_any(arrow, kind, "binary_view"):
+        return arrow.large_binary()
+    if _is_any(arrow, kind, "list", "large_list"):
+        item = _plain_type(arrow, kind.value_type)
+        return kind if item == kind.value_type else arrow.large_list(item)
+    return kind
+
+
+def _decoded_bytes(arrow: Any, array: Any) -> int:
+    """Return a bound of the bytes of an array's values where its encoding may repeat them."""
+    kind, count = array.type, len(array)
+    if _is_any(arrow, kind, "list", "large_list", "list_view", "large_list_view"):
+        is_plain = _is_any(arrow, kind, "list", "large_list")
+        if is_plain and not _repeats(arrow, kind.value_type):
+            return 0
+        count = arrow.compute.sum(arrow.compute.list_value_length(array)).as_py() or 0
+        return int(count) * _longest(arrow, array.values)
+    return count * _longest(arrow, array) if _repeats(arrow, kind) else 0
+
+
+def _repeats(arrow: Any, kind: Any) -> bool:
+    names = ("dictionary", "run_end_encoded", "string_view", "binary_view")
+    return _is_any(arrow, kind, *names) or _is_any(arrow, kind, "list_view", "large_list_view")
+
+
+def _longest(arrow: Any, array: Any) -> int:
+    """Return the bytes of the longest value."""
+    kind = array.type
+    if _is_any(arrow, kind, "dictionary"):
+        return _longest(arrow, array.dictionary)
+    if _is_any(arrow, kind, "run_end_encoded"):
+        return _longest(arrow, array.values)
+    if _is_any(arrow, kind, "string_view", "binary_view"):
+        views = np.frombuffer(array.buffers()[1] or b"", np.int32)  # each starts with its length
+        return int(views[::4].max(initial=0))
+    if _is_any(arrow, kind, "string", "large_string", "binary", "large_binary"):
+        return int(arrow.compute.max(arrow.compute.binary_length(array)).as_py() or 0)
+    return int(kind.byte_width) if _is_any(arrow, kind, "fixed_size_binary") else _WIDEST
+
+
+def _is_any(arrow: Any, kind: Any, *names: str) -> bool:
+    """Return whether a type has one of these names, some of which older versions do not know."""
+    tests = (getattr(arrow.types, f"is_{name}", None) for name in names)
+    return any(test(kind) for test in tests if test)
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Return whether a message's record batch, or that of a dictionary, has compressed buffers."""
+    message = _follow(metadata, 0)
+    batch = _follow(metadata, _field(metadata, message, _HEADER))
+    if metadata[_field(metadata, message, _HEADER_TYPE)] == _DICTIONARY_BATCH:
+        batch = _follow(metadata, _field(metadata, batch, _DATA))
+    return _field(metadata, batch, _COMPRESSION) > 0
+
+
+def _field(metadata: bytes, table: int, number: int) -> int:
+    """Return where a field of a flatbuffer's table is, 0 if it has none."""
+    fields = table - struct.unpack_from("<i", metadata, table)[0]
+    size, at = struct.unpack_from("<H", metadata, fields)[0], 4 + 2 * number
+    offset = struct.unpack_from("<H", metadata, fields + at)[0] if at < size else 0
+    return int(table + offset) if offset else 0
+
+
+def _follow(metadata: bytes, at: int) -> int:
+    return int(at + struct.unpack_from("<I", metadata, at)[0])

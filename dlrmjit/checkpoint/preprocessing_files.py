@@ -7,6 +7,7 @@ checkpoint, or to the prepared set, and writes their bytes only where neither ca
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,18 +43,40 @@ def write_preprocessing(
     return {**records, FILE: FileRecord(len(content), hashlib.sha256(content).hexdigest())}
 
 
-def _write(path: Path, file: VocabularyFile, previous: Path | None) -> None:
-    known = (previous, file.path)
-    sources = [source for source in known if source and _has_size(source, file.size)]
-    if sources:
-        link_or_copy(sources, path)
-        return
+def check_vocabularies(rules: Preprocessing | None) -> None:
+    """Raise CheckpointError for a vocabulary that is gone or damaged, with which no model loads."""
+    for file in {} if rules is None else rules.to_files()[1].values():
+        _check(file)
+
+
+_checked: set[tuple[int | str, ...]] = set()  # files that have not changed since
+
+
+def _check(file: VocabularyFile) -> None:
     try:
-        content = file.read()
+        facts = os.stat(file.path) if file.path is not None else None
+        seen = (facts.st_dev, facts.st_ino, facts.st_mtime_ns, file.sha256) if facts else ()
+        if seen not in _checked:
+            file.check()
+            _checked.add(seen)
+    except OSError as error:
+        raise CheckpointError(
+            f"a vocabulary of the model cannot be saved: {file.path}: {error.strerror}"
+        ) from None
     except DataError as error:
         raise CheckpointError(f"a vocabulary of the model cannot be saved: {error}") from None
+
+
+def _write(path: Path, file: VocabularyFile, previous: Path | None) -> None:
+    if previous is not None and _has_size(previous, file.size):
+        link_or_copy(previous, path)
+        return
+    _check(file)
+    if file.path is not None:
+        link_or_copy(file.path, path)
+        return
     with create(path) as handle:
-        handle.write(content)
+        handle.write(file.read())
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -7,7 +7,7 @@ import mmap
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -123,16 +123,17 @@ def copy_work_file(source: Path, path: Path) -> None:
         shutil.copyfileobj(original, copy, 1 << 20)
 
 
-def link_or_copy(sources: Sequence[Path], path: Path) -> None:
+def link_or_copy(source: str | os.PathLike[str], path: Path) -> None:
     """Give a file, which no one changes in place, a second name: a hard link, or else a copy.
 
-    ``sources`` have the same contents; a link to any of them is preferred to a copy of the last.
+    ``source`` may be a link to the file, or an open one that has no other name any more.
     """
-    for source in sources:
-        with suppress(OSError):
-            os.link(source, path, follow_symlinks=False)
+    with suppress(OSError):
+        os.link(os.path.realpath(source), path, follow_symlinks=False)
+        if os.path.samefile(source, path):
             return
-    with open(sources[-1], "rb") as original, create(path) as copy:
+        os.unlink(path)  # another file has the name by now
+    with open(source, "rb") as original, create(path) as copy:
         shutil.copyfileobj(original, copy, 1 << 20)
 
 

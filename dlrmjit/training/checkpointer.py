@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dlrmjit.checkpoint.preprocessing_files import check_vocabularies
 from dlrmjit.checkpoint.step_files import (
     bytes_of,
     clear_abandoned_states,
@@ -76,6 +77,8 @@ class SaveRecord:
 class Checkpointer(NullObserver):
     """Saves the best model of the tests, and the state of the run at intervals and when asked.
 
+    ``has_best`` says whether the best model of the tests is at the path.
+
     Parameters
     ----------
     path : a directory, or a file ending in ``.pt``
@@ -110,7 +113,7 @@ class Checkpointer(NullObserver):
 
     def _start_anew(self) -> None:
         """Forget the run that was observed; the next one is another."""
-        self._run, self._has_best = secrets.token_hex(4), False
+        self._run, self.has_best = secrets.token_hex(4), False
         self._results: dict[str, Any] = {"test_acc": 0.0}
         self._continued_at: int | None = None
         self._last: StepRecord | None = None
@@ -142,6 +145,7 @@ class Checkpointer(NullObserver):
         comm = model.comm if isinstance(model, ShardedModel) else None
         self._agreement = Agreement(comm)
         if comm is None or comm.rank == 0:
+            check_vocabularies(model.preprocessing)
             clear_abandoned_states(self._path)
             if self._continued_at is not None:
                 self._remove_old_states(self._continued_at, least=1)
@@ -198,12 +202,12 @@ class Checkpointer(NullObserver):
         self._results |= {name: progress[name] for name in best}
         there = progress_of(self._path) if is_saved(self._path) else {"kind": LAST}
         is_ours = there.get("run") == progress.get("run")
-        self._has_best = is_ours and _kind(there) == BEST
+        self.has_best = is_ours and _kind(there) == BEST
 
     def restore_best(self, model: Model) -> int | None:
         """Load the best model of the tests of an earlier run, if it is saved; return its step."""
         self._complete()
-        if not self._has_best:
+        if not self.has_best:
             return None
         return int(persistence.restore(model, self._path).get("step", 0))
 
@@ -222,7 +226,7 @@ class Checkpointer(NullObserver):
         self._go_on()
         if self._improved:
             self._save(self._path, BEST)
-            self._has_best, self._improved = True, False
+            self.has_best, self._improved = True, False
         received = self._signals.received if self._signals else None
         number, is_due = self._agreement.exchange(received, self._is_time())
         is_step = self._is_step(moment.step)
@@ -240,8 +244,8 @@ class Checkpointer(NullObserver):
         """Save the final model of a run without a best one, the final state of one that has it."""
         if not result.steps or self._moment is None:
             return
-        if not (self._has_tested and self._has_best):
-            self._save(self._path, LAST)
+        if not (self._has_tested and self.has_best):
+            self._save(self._path, LAST if result.restored_step is None else BEST)
         elif self._every is not None and result.restored_step is None:
             self._save_state()
 
@@ -272,7 +276,7 @@ class Checkpointer(NullObserver):
     def _save_state(self, *, at_path: bool = False) -> None:
         """Save the state of the run: at the path unless the best model is there."""
         assert self._moment is not None
-        is_free = not self._has_best and (at_path or self._keep == 1)
+        is_free = not self.has_best and (at_path or self._keep == 1)
         path = self._path if is_free else step_path(self._path, self._moment.step)
         step = self._moment.step
         is_main = not isinstance(self._model, ShardedModel) or self._model.comm.rank == 0
@@ -284,7 +288,7 @@ class Checkpointer(NullObserver):
         whole = [s for s in states if s <= step and is_whole(states[s])]
         runs = {s: _run_of(states[s]) for s in whole}
         ours = [s for s in whole if runs[s] == self._run]
-        wanted = max(least, self._keep if self._has_best or self._keep > 1 else 0)
+        wanted = max(least, self._keep if self.has_best or self._keep > 1 else 0)
         kept = {*ours[len(ours) - min(wanted, len(ours)) :], *(s for s in whole if not runs[s])}
         for old in states.keys() - kept:
             with suppress(OSError, DlrmjitError):  # the next save tries again

@@ -208,7 +208,8 @@ class _Run:
         checkpointer.begin(self.model, self.config, self.train, self.test, optimizer)
         self.observers = [*self.observers, checkpointer]
         self._moments = [*self._moments, checkpointer.on_moment]
-        self.restore_saved_best = checkpointer.restore_best
+        if checkpointer.has_best:
+            self.restore_saved_best = checkpointer.restore_best
         with checkpointer:
             return self.execute(self._start)
 

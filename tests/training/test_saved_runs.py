@@ -79,9 +79,13 @@ def test_the_best_model_of_another_run_is_none_of_this_one(tmp_path):
 
 def test_a_run_whose_tests_are_no_better_than_before_leaves_its_model(tmp_path):
     (train, test), model = array_sources(), DLRM(CONFIG)
-    best = Best(1.0, 1.0, 0.0)
-    fit(model, train, TRAINING, test=test, best=best, checkpointer=Checkpointer(tmp_path / "m"))
-    assert state_bytes(dlrmjit.load(tmp_path / "m")) == state_bytes(model)
+    best, saver, start = Best(1.0, 1.0, 0.0), Checkpointer(tmp_path / "m"), state_bytes(model)
+    fit(model, train, TRAINING, test=test, best=best, checkpointer=saver)
+    assert state_bytes(dlrmjit.load(tmp_path / "m")) == state_bytes(model) != start
+    before = state_bytes(model)
+    config = replace(TRAINING, restore_best=True)
+    fit(model, train, config, test=test, best=best, checkpointer=saver)  # from the best, as it says
+    assert state_bytes(dlrmjit.load(tmp_path / "m")) == state_bytes(model) == before
 
 
 def test_old_states_that_cannot_be_read_or_removed_do_not_end_a_run(tmp_path, monkeypatch):

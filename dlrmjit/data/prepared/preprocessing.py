@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,13 @@ from numpy.typing import NDArray
 from dlrmjit.data.dense_transform import Edges, NumberRules, columns_with_bins
 from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS
 from dlrmjit.data.prepare.files.vocabularies import HashIndex, TextIndex, texts_of
-from dlrmjit.data.prepared.manifest import CRITEO, USER_DEFINED, CategoricalColumn, Manifest
+from dlrmjit.data.prepared.manifest import (
+    CRITEO,
+    USER_DEFINED,
+    CategoricalColumn,
+    Manifest,
+    sha256_of,
+)
 from dlrmjit.data.schema import MOST_ENCODED_ROWS, Schema, drop_unused
 from dlrmjit.data.stored.vocabulary import Texts, read_hashes, read_texts
 from dlrmjit.errors import ConfigError, DataError
@@ -37,12 +45,16 @@ _DIGITS = 12  # of a digest in a message
 
 @dataclass(frozen=True)
 class VocabularyFile:
-    """A vocabulary as the bytes of an array file: in memory, or in the file ``path``."""
+    """A vocabulary as the bytes of an array file: in memory, or in the file ``path``.
+
+    ``keeper`` lives as long as this, for a path that leads to an open file.
+    """
 
     sha256: str
     size: int
-    path: Path | None = None
+    path: os.PathLike[str] | None = field(default=None, compare=False)
     content: bytes | None = None
+    keeper: object = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the bytes, because the file may not be where the pickle is loaded."""
@@ -53,16 +65,31 @@ class VocabularyFile:
         if self.content is not None:
             return self.content
         assert self.path is not None
+        with self._reading(), open(self.path, "rb") as file:
+            content = file.read()
+        self._compare(hashlib.sha256(content).hexdigest())
+        return content
+
+    def check(self) -> None:
+        """Raise DataError if the file is gone or was changed, without taking its memory."""
+        if self.path is not None:
+            with self._reading():
+                found = sha256_of(self.path)
+            self._compare(found)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            content = self.path.read_bytes()
+            yield
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}") from None
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+
+    def _compare(self, found: str) -> None:
+        if found != self.sha256:
             raise DataError(
                 f"{self.path} is damaged, or of another set: its SHA-256 does not match the "
                 "manifest"
             )
-        return content
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dlrmjit.data.prepare.journal import Journal
 from dlrmjit.data.prepared.manifest import NAME, Manifest, listing_of
 from dlrmjit.errors import ConfigError, DataError
 from dlrmjit.files import (
+    Listing,
     WorkFolder,
     attach_note,
     check_replaceable,
@@ -40,7 +41,7 @@ class WorkDir:
     """
 
     def __init__(self, out: Path, *, replace: bool) -> None:
-        self._out = resolve_destination(out)
+        self._out, self._replaces = resolve_destination(out), replace
         clear_published(out)
         _check_output(out, self._out, replace)
         self._folder: WorkFolder | None = None
@@ -111,8 +112,17 @@ class WorkDir:
             manifest.write(self.new_set)
             for name, text in notes.items():
                 attach_note(self.new_set / NAME, name, text)
-            publish(self.new_set, self._out, listing_of)
+            publish(self.new_set, self._out, self._replaceable)
         self._open.remove()
+
+    def _replaceable(self, folder: Path) -> Listing:
+        """Return what may be removed for the new set; refuse one that was not there before."""
+        if not self._replaces:
+            raise ConfigError(
+                f"{self._out} exists by now; move it away and repeat the command with --resume, or "
+                "replace it with --resume --replace"
+            )
+        return listing_of(folder)
 
     @classmethod
     def of_other_rank(cls, work: Path) -> WorkDir:

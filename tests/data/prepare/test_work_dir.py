@@ -213,3 +213,18 @@ def test_names_in_a_manifest_do_not_lead_out_of_the_set(tmp_path):
         with pytest.raises(DataError):
             Manifest.read(tmp_path / "set")
         rewritten(tmp_path / "set", files={}, splits={}, categorical=[])
+
+
+def test_a_set_that_appears_meanwhile_is_not_replaced_unasked(tmp_path):
+    prepare(options(tmp_path))
+    (tmp_path / "set").rename(tmp_path / "other")
+
+    def appears(step, done, total, rows):
+        if step == "check":
+            (tmp_path / "other").rename(tmp_path / "set")
+
+    with pytest.raises(ConfigError, match="exists by now"):
+        prepare(options(tmp_path, seed=7), appears)
+    assert PreparedSet(tmp_path / "set").manifest.origin["options"]["seed"] == 123
+    prepare(options(tmp_path, seed=7, resume=True, replace=True))
+    assert PreparedSet(tmp_path / "set").manifest.origin["options"]["seed"] == 7

@@ -62,6 +62,18 @@ def restore(model: Model, path: str) -> dict[str, Any]:
     return progress
 
 
+def note_other_batches(progress: Mapping[str, Any], batches: int) -> None:
+    """Print a note where a run goes on in the middle of an epoch that is divided otherwise now."""
+    saved, at = progress.get("nbatches"), progress.get("iter")
+    if type(saved) is int and type(at) is int and 0 < at < saved != batches:
+        print(
+            f"dlrmjit: note: an epoch had {saved:,} batches when this was saved, and has "
+            f"{batches:,} now; it goes on after batch {at:,}, so with another batch size or other "
+            "data some rows are left out of this epoch, or trained on twice",
+            file=sys.stderr,
+        )
+
+
 def restore_optimizer(optimizer: Optimizer, model: Model, path: str, *, strict: bool) -> None:
     """Load the optimizer state at ``path``.
 

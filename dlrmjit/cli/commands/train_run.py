@@ -22,6 +22,7 @@ from dlrmjit.cli.build.architecture import column_names, derived_line, fit_archi
 from dlrmjit.cli.build.checkpointing import (
     check_save_path,
     checkpoint_of,
+    note_other_batches,
     restore,
     restore_optimizer,
 )
@@ -196,6 +197,7 @@ def _build(options: Options, comm: Comm) -> Session:
         start_from_solution(model, data.train, comm)
     progress = restore(model, path) if path else {}
     start = restored_state(progress, data.train) if path else RunState()
+    note_other_batches(progress, data.train.num_batches)
     require_agreement(comm, model_facts(model, data, start), "build")
     if options.debug_mode:
         debug.print_parameters(model, "initial")

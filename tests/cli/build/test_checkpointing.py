@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dlrmjit.cli.build.checkpointing import note_other_batches
 from dlrmjit.training.checkpointer import state_of
 from dlrmjit.training.fit import Best, Position
 
@@ -29,3 +30,21 @@ def test_best_results_of_either_program() -> None:
     assert state_of(saved, 10).best == Best(0.5, 0.6)
     saved |= {"best_accuracy": 0.7, "best_auc": 0.8}
     assert state_of(saved, 10).best == Best(0.7, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("progress", "is_noted"),
+    [
+        ({"nbatches": 100, "iter": 40}, True),
+        ({"nbatches": 200, "iter": 40}, False),
+        ({"nbatches": 100, "iter": 100}, False),
+        ({"nbatches": 100, "iter": 0}, False),
+        ({"nbatches": "many", "iter": 40}, False),
+        ({}, False),
+    ],
+)
+def test_an_epoch_that_is_divided_otherwise_now_is_noted(
+    capsys: pytest.CaptureFixture[str], progress: dict[str, Any], is_noted: bool
+) -> None:
+    note_other_batches(progress, 200)
+    assert ("rows are left out" in capsys.readouterr().err) == is_noted

@@ -75,7 +75,9 @@ def key_of(value: Any) -> Any:
     """Return what a value is compared by: numbers by value, everything else as text."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (int, np.integer)):
+        return int(value)  # not by way of a float, in which two large ids may be one
+    if isinstance(value, (float, np.floating)):
         number = float(value)
         return int(number) if number.is_integer() else number
     return str(value)
@@ -135,9 +137,11 @@ def as_numbers(values: NDArray[Any]) -> NDArray[np.float64]:
     try:
         if values.dtype.kind == "O":
             values = np.array([np.nan if is_missing(v) else v for v in values])
+        if values.dtype.kind == "c":
+            raise TypeError("complex numbers")
         numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        wrong = next((v for v in values if not isinstance(v, (int, float))), None)
+    except (TypeError, ValueError, OverflowError):
+        wrong = next((v for v in values if not isinstance(v, (int, float))), values[0])
         raise DataError(
             f"{wrong!r:.40} found in a column of numbers; name it in categorical_features"
         ) from None

@@ -6,10 +6,12 @@ import csv
 import datetime as dt
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -266,6 +268,10 @@ WRONG = {
     "a number of too many digits": ({"shop": 10**5000}, "column shop: .* of fewer digits"),
     "no number": ({"age": "\ud800"}, "column age: .* expected a number or nothing"),
     "beyond float32": ({"age": 10**400}, "column age: .* expected a finite number"),
+    "a complex number": ({"age": np.complex64(1 + 2j)}, "column age: .* expected a number or None"),
+    "a span as a number": ({"age": np.timedelta64(5, "D")}, "column age: .* a number or None"),
+    "a span as a category": ({"user": np.timedelta64(5, "D")}, "column user: .* expected text"),
+    "a time of no calendar": ({"user": np.datetime64(2**60, "h")}, "column user: .* calendar"),
     "a number as a time": ({"hour": 1511568000}, "column hour: .* expected a date or time"),
     "text that is no time": ({"seen": "noon"}, "column seen: 'noon' found .* a date or time"),
     "a span of time": ({"user": dt.timedelta(1)}, "column user: .* expected text, bytes, a number"),
@@ -338,3 +344,26 @@ def test_an_empty_thing_that_has_no_rows_is_refused(rows: Any) -> None:
 def test_an_integer_of_a_dataframe_that_no_type_holds_is_refused() -> None:
     with pytest.raises(DataError, match="give a column values of one type"):
         bags_of(pandas.DataFrame({"tags": [10**400]}))
+
+
+def test_columns_of_frames_have_any_names() -> None:
+    polars = pytest.importorskip("polars")
+    for name, frame in (
+        ("0", pandas.DataFrame({0: ["a"], 1: ["b"]})),
+        ("*", polars.DataFrame({"*": ["a"], "b": ["b"]})),
+        ("^.*$", polars.DataFrame({"^.*$": ["a"], "b": ["b"]})),
+    ):
+        rules = replace(
+            SMALL,
+            schema=Schema("y", (), (CategoricalColumn(name, hash_rows=7),)),
+            columns=(ManifestColumn(name, 7),),
+        )
+        (rows,) = encode_any(frame, rules, Wanted(labels=False))
+        (expected,) = encode_any([{name: "a"}], rules, Wanted(labels=False))
+        assert rows.rows.ids.tolist() == expected.rows.ids.tolist()
+
+
+def test_a_type_of_polars_that_arrow_does_not_know_is_refused() -> None:
+    polars = pytest.importorskip("polars")
+    with pytest.raises(DataError, match="give a column values of one type"):
+        bags_of(polars.DataFrame({"tags": polars.Series([1], dtype=polars.Int128)}))

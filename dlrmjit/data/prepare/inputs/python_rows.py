@@ -26,6 +26,7 @@ from dlrmjit.errors import DataError
 _ROWS = 1 << 14
 _SHOWN = 80  # characters of a value in a message
 _LARGEST = float(np.finfo(np.float32).max)
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_, Decimal)  # not complex ones
 Row = Mapping[str, Any]
 
 
@@ -110,7 +111,7 @@ class PythonRows:
                 texts.append(i)
             elif is_missing(value):
                 numbers[i] = np.nan
-            elif isinstance(value, (int, float, np.number, np.bool_, Decimal)):
+            elif isinstance(value, _NUMBERS) and not isinstance(value, np.timedelta64):
                 numbers[i] = _as_float(value)
             else:
                 raise self._wrong(value, name, first + i, "a number or None")

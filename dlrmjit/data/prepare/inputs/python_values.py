@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dlrmjit.data.prepare.inputs.times import is_in_calendar, moment_of
 from dlrmjit.data.schema import CategoricalColumn
 
 _MISSING_TYPES = ("NAType", "NaTType")  # of pandas, which need not be installed
@@ -64,7 +65,7 @@ def _written(value: Any) -> str:
         return ""
     if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
-    if isinstance(value, (int, np.integer)):
+    if isinstance(value, (int, np.integer)) and not isinstance(value, np.timedelta64):
         return str(int(value))
     if isinstance(value, (float, np.floating)):
         is_whole = math.isfinite(value) and value == int(value)
@@ -97,8 +98,9 @@ def _written_time(value: datetime.datetime) -> str:
 
 def _as_python(value: np.datetime64) -> Any:
     """Return a date for a whole day, a time for smaller units."""
-    unit, _ = np.datetime_data(value.dtype)
-    found = value.astype("datetime64[D]" if unit in "YMWD" else "datetime64[us]").item()
-    if not isinstance(found, datetime.date) or value != np.datetime64(found):
+    seconds, rest, per_second = moment_of(value)
+    microseconds, left = divmod(rest * 10**6, per_second)
+    if left or not is_in_calendar(seconds):
         raise MeaningError("a time of whole microseconds in the years of the calendar")
-    return found
+    found = datetime.datetime(1970, 1, 1) + datetime.timedelta(0, seconds, microseconds)
+    return found.date() if np.datetime_data(value.dtype)[0] in "YMWD" else found

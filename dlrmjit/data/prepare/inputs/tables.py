@@ -58,17 +58,20 @@ class TableFormat:
             whole = table if isinstance(table, arrow.Table) else arrow.Table.from_batches([table])
             return whole.select(names)
         if package == "polars":
-            chosen = table.select(names)
+            chosen = type(table)([table.get_column(name) for name in names])  # none is a pattern
             for name, kind in chosen.schema.items():
                 if kind.is_object():  # Arrow would get the addresses of the objects
                     raise DataError(
                         f"{self._origin}: column {name} has type {kind}, whose values have no "
                         "meaning; give a column values of one type"
                     )
-            return chosen.to_arrow()
         try:
-            return arrow.Table.from_pandas(table[names], preserve_index=False)
-        except (arrow.ArrowException, TypeError, OverflowError) as error:
+            if package == "polars":
+                return chosen.to_arrow()
+            known = [str(name) for name in table.columns]  # which may be numbers
+            chosen = table.iloc[:, [known.index(name) for name in names]].set_axis(names, axis=1)
+            return arrow.Table.from_pandas(chosen, preserve_index=False)
+        except (arrow.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{self._origin}: {first_line(error)}; give a column values of one type"
             ) from None

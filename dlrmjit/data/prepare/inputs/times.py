@@ -21,6 +21,8 @@ EXPECTED = "a date or time such as 2017-11-25 09:00:00+01:00, or nothing"
 _CODES = {name: code for code, name in enumerate((*TIME_NUMBERS, *TIME_PARTS), kernels.NO_TIME + 1)}
 _EPOCH = datetime.datetime(1970, 1, 1)
 _SECOND_NS = 1_000_000_000
+_SECONDS = {"W": 604_800, "D": 86_400, "h": 3600, "m": 60}
+_PER_SECOND = {"ms": 10**3, "us": 10**6, "ns": 10**9, "ps": 10**12, "fs": 10**15, "as": 10**18}
 
 
 class Times(NamedTuple):
@@ -100,17 +102,42 @@ def is_time(value: object) -> bool:
     return isinstance(value, (datetime.date, np.datetime64))
 
 
+def is_in_calendar(seconds: int) -> bool:
+    """Return whether seconds since 1970 are in the years from 1 to 9999."""
+    return kernels.FIRST_SECOND <= seconds <= kernels.LAST_SECOND
+
+
+def moment_of(value: np.datetime64) -> tuple[int, int, int]:
+    """Return the whole seconds since 1970, and the rest: so many parts, so many a second.
+
+    NumPy's own conversions wrap around for times far from today.
+    """
+    unit, step = np.datetime_data(value.dtype)
+    count = int(value.astype(np.int64)) * step
+    if unit in ("Y", "M"):
+        years, months = divmod(count * (12 if unit == "Y" else 1), 12)
+        if not datetime.MINYEAR <= 1970 + years <= datetime.MAXYEAR:
+            return years * 366 * 86_400, 0, 1
+        return (datetime.datetime(1970 + years, months + 1, 1) - _EPOCH).days * 86_400, 0, 1
+    per_second = _PER_SECOND.get(unit, 1)
+    seconds, rest = divmod(count * _SECONDS.get(unit, 1), per_second)
+    return seconds, rest, per_second
+
+
 def _pair_of(value: Any) -> tuple[int, int]:
     """Return seconds and nanoseconds of a date, a time or None."""
     if value is None:
         return int(kernels.MISSING_SECONDS), 0
+    seconds, nanoseconds = _seconds_of(value)
+    return (seconds, nanoseconds) if is_in_calendar(seconds) else (int(kernels.WRONG_SECONDS), 0)
+
+
+def _seconds_of(value: Any) -> tuple[int, int]:
     if isinstance(value, np.datetime64):
-        seconds = value.astype("datetime64[s]")
-        return int(seconds.astype(np.int64)), int((value - seconds) / np.timedelta64(1, "ns"))
+        seconds, rest, per_second = moment_of(value)
+        return seconds, rest * _SECOND_NS // per_second
     if not isinstance(value, datetime.datetime):
         return (value - _EPOCH.date()).days * 86_400, 0
     nanoseconds = getattr(value, "nanosecond", 0)  # of pandas
-    if value.tzinfo is not None:
-        value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-    since = value - _EPOCH
+    since = value.replace(tzinfo=None) - _EPOCH - (value.utcoffset() or datetime.timedelta())
     return since.days * 86_400 + since.seconds, since.microseconds * 1000 + nanoseconds

@@ -132,3 +132,38 @@ def test_a_quoted_time_is_read(tmp_path: Path) -> None:
     (parsed,) = (source.parse(chunk) for chunk in source.chunks(0, 0, 0))
     assert parsed.columns[1].tolist() == [MOMENT]
     assert parsed.columns[3].tobytes() == b"5"
+
+
+FAR = dt.timezone(dt.timedelta(hours=14))
+OUTSIDE = (
+    np.datetime64("10000-01-01"),
+    np.datetime64("0000-12-31"),
+    *(np.datetime64(sign * 2**62, unit) for unit in "YMWDhms" for sign in (1, -1)),
+    np.datetime64(10**15, "Y"),
+    dt.datetime(1, 1, 1, tzinfo=FAR),
+    dt.datetime(9999, 12, 31, 23, tzinfo=dt.timezone(-dt.timedelta(hours=14))),
+)
+
+
+@pytest.mark.parametrize("value", OUTSIDE, ids=repr)
+def test_a_time_outside_the_calendar_is_wrong_and_does_not_wrap_around(value: Any) -> None:
+    assert Times.of_objects([value]).wrong.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds", "nanoseconds"),
+    [
+        (np.datetime64("1969-12", "M"), -31 * 86_400, 0),
+        (np.datetime64(-1, "Y"), -365 * 86_400, 0),
+        (np.datetime64("9999-12-31T23:59:59"), 253_402_300_799, 0),
+        (np.datetime64("0001-01-01"), -62_135_596_800, 0),
+        (np.datetime64(-1, "ns"), -1, 999_999_999),
+        (np.datetime64(10**18 + 10**9, "as"), 1, 1),
+        (np.datetime64(3, "25s"), 75, 0),
+        (dt.datetime(1970, 1, 1, 14, tzinfo=FAR), 0, 0),
+    ],
+    ids=repr,
+)
+def test_times_of_every_unit(value: Any, seconds: int, nanoseconds: int) -> None:
+    found = Times.of_objects([value])
+    assert (found.seconds.tolist(), found.nanoseconds.tolist()) == ([seconds], [nanoseconds])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from dlrmjit.errors import ConfigError, CopyError
 from dlrmjit.model.graph import BatchPart, Graph, NodeRecording, cache_graph
 from dlrmjit.model.model import Model
 from dlrmjit.ops.backend import Backend, StoredArray
-from dlrmjit.parallel.comm import Comm
+from dlrmjit.parallel.comm import Comm, Facts, require_agreement
 from dlrmjit.parallel.lookup import ArrivalPort, EmbeddingPort, ShardedLookup
 from dlrmjit.parallel.plan import Plan, one_width
 from dlrmjit.parallel.routing import Router, ShardedBatch
@@ -53,6 +54,8 @@ class ShardedModel(Model):
     ------
     ConfigError
         If the plan is for other ranks or tables.
+    RanksDifferError
+        On every rank, if they make different models, or have other initial parameters.
     """
 
     store: ShardedTables
@@ -94,6 +97,21 @@ class ShardedModel(Model):
                 micro_batches=micro_batches,
             ),
         )
+        if comm.size > 1:
+            require_agreement(comm, self._facts(seed), "model")
+
+    def _facts(self, seed: int) -> Facts:
+        """Return what all ranks have in common, their parameters without tables as a digest."""
+        facts = {f"the model's {name}": str(value) for name, value in self.config.to_dict().items()}
+        facts["the plan"] = f"{self.plan.placements}, {self.plan.substituted}"
+        names = ("precision", "init", "micro_batches")
+        facts |= {f"{name} of the model": str(getattr(self, name)) for name in names}
+        facts["the exchange of vectors"] = f"{self.store.strategy} in {self.store.comm_dtype}"
+        facts["the backend"], facts["the seed"] = self.backend.name, str(seed)
+        digest = hashlib.sha256()
+        for name, values in super().dense_state().items():
+            digest.update(name.encode() + np.asarray(values).tobytes())
+        return facts | {"the digest of the initial parameters": digest.hexdigest()[:12]}
 
     def shapes_for(self, stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all parameters, which are whole tables.

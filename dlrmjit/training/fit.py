@@ -24,6 +24,7 @@ from dlrmjit.optim import Plateau, learning_rate
 from dlrmjit.perf.profile import Profile
 from dlrmjit.ranking.metrics import metrics_of_sums
 from dlrmjit.ranking.tested import TestedRows
+from dlrmjit.training.agreement import check_distributed, refuse_distributed
 from dlrmjit.training.best_weights import BestWeights
 from dlrmjit.training.checkpointer import Checkpointer
 from dlrmjit.training.events import (
@@ -107,8 +108,7 @@ def fit(
     train, test : sources of batches; the test set is evaluated every ``config.test_every``
         steps and after the last step of each epoch
     observers : receive every step and test, in this order
-    start, best, plateau, tests_since_best : where an interrupted run stopped, its best results, how
-        tests had changed its learning rate, and how many had not improved since
+    start, best, plateau, tests_since_best : position and results of tests of an interrupted run
     profile : collects the time of every operation
     step : trains on one batch of ``train`` with a learning rate and returns the loss; by default
         a :class:`TrainingStep`. Must be an :class:`AccumulatingStep` for ``batches_per_update`` > 1
@@ -134,6 +134,7 @@ def fit(
     state = RunState(start, best, plateau or Plateau(), tests_since_best)
     _check_together(model, config, step, train, test)
     with model.access.owning():
+        check_distributed(model, config, start, step, measure, (train, test))
         adopt_preprocessing(model, train)
         step = step or TrainingStep(
             model, config.optimizer, config.loss, profile, first_step=start.step
@@ -436,6 +437,7 @@ def evaluate(
     outside 0 to 1, or an unknown one, and for a relevance that no list can have.
     """
     check_preprocessing(model, source, "evaluation")
+    refuse_distributed(model, "evaluate of dlrmjit.parallel.metrics tests it")
     tested = TestedRows()
     for batch in source.batches():
         tested.add(model, batch, batch.labels, getattr(batch, "lists", None), threshold)

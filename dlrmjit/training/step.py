@@ -24,6 +24,7 @@ from dlrmjit.optim.accumulation import Accumulator
 from dlrmjit.optim.clipping import Clipper
 from dlrmjit.optim.column_rates import table_rates
 from dlrmjit.perf.profile import Profile, Update
+from dlrmjit.training.agreement import refuse_distributed
 
 Gradients: TypeAlias = Iterable[tuple[Variable, Any]]
 
@@ -33,7 +34,8 @@ class TrainingStep:
 
     A ``profile`` collects the time of every operation. Dropout masks depend on ``seed`` and on the
     number of the step, counted from ``first_step``. With a :class:`ListLoss`, batches are
-    :class:`~dlrmjit.data.list_batch.ListBatch`.
+    :class:`~dlrmjit.data.list_batch.ListBatch`. Raises ConfigError for a model that is distributed
+    over ranks.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class TrainingStep:
         seed: int = 0,
         first_step: int = 0,
     ) -> None:
+        refuse_distributed(model, "ShardedStep of dlrmjit.parallel.step trains it")
         self._model = model
         self._loss = loss or LossConfig()
         self._profile = profile

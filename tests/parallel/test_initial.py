@@ -7,18 +7,22 @@ from dlrmjit.errors import ConfigError
 from dlrmjit.model.dlrm import DLRM
 from dlrmjit.model.model import INITS
 from dlrmjit.ops.reference.backend import ReferenceBackend
-from dlrmjit.parallel.comm import SelfComm
+from dlrmjit.parallel.comm import DONE, SelfComm
 from dlrmjit.parallel.model import ShardedModel
 from tests.builders import small_config
 from tests.parallel.programs.losses import CONFIG, plans
 
 
 class Rank(SelfComm):
-    """One of several ranks that never communicate."""
+    """One of several ranks that all have the same to say."""
 
     def __init__(self, rank, size):
         super().__init__()
         self.rank, self.size = rank, size
+
+    def allgatherv(self, send, receive, counts, name="allgather"):
+        receive[:] = np.tile(send, self.size)
+        return DONE
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

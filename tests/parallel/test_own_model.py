@@ -42,3 +42,45 @@ def test_two_killed_ranks_are_resumed_with_the_same_bits(kind, train, tmp_path):
     train(kind, "whole")
     assert open_checkpoint(tmp_path / "killed").progress["step"] == 20
     assert _saved(tmp_path / "killed") == _saved(tmp_path / "whole")
+
+
+FIT = "dlrmjit.fit(model, source, "
+ON_EACH_RANK = {
+    "alike": (FIT, FIT, ""),
+    "rates": (
+        FIT,
+        f"{FIT}dlrmjit.TrainConfig(learning_rate=0.1 + comm.rank), ",
+        "learning_rate of",
+    ),
+    "epochs": (
+        FIT,
+        f"{FIT}dlrmjit.TrainConfig(epochs=1 + comm.rank), ",
+        "epochs of the training is 2",
+    ),
+    "batches": ("num_batches=20", "num_batches=20 - comm.rank", "the number of training batches"),
+    "optimizers": ('"sgd"', '("sgd", "adagrad")[comm.rank]', "the optimizer of the step"),
+    "values": (
+        "comm.size))",
+        "comm.size), rng=__import__('numpy').random.RandomState(comm.rank))",
+        "the digest of the initial parameters",
+    ),
+    "models": ('preset("demo")', 'preset(("demo", "small")[comm.rank])', "the model's"),
+    "no step": ('step=ShardedStep(model, "sgd"), ', "", "give fit step=ShardedStep"),
+    "no measure": (", measure=evaluate", "", "measure=evaluate of dlrmjit.parallel.metrics"),
+    "a step of one process": ("ShardedStep(model", "dlrmjit.TrainingStep(model", "ShardedStep of"),
+    "a test of one process": (FIT, f"dlrmjit.evaluate(model, source)\n{FIT}", "metrics tests it"),
+}
+
+
+@needs_mpi
+@pytest.mark.parametrize("how", ON_EACH_RANK)
+def test_a_program_of_ranks_trains_alike_or_is_refused(how):
+    page = snippets(ROOT / "docs" / "parallel.md")
+    text = next(block.text for block in page if "fail_together" in block.text)
+    old, new, says = ON_EACH_RANK[how]
+    assert old in text
+    program = text.replace(old, new)
+    done = run_ranks(2, "-c", program, check=False, timeout=120, DLRMJIT_BACKEND="reference")
+    assert says in done.stderr, done.stderr
+    assert (done.returncode == 0) == (not says)
+    assert "waited" not in done.stderr

@@ -204,6 +204,8 @@ _OPTIONS = (
     _option("--print-freq=3"),
     _option("--save-model={}/m"),
     _option("--comm-timeout=5"),
+    _option("--tensorboard={}/board"),
+    _option("--trace={}/trace.json"),
 )
 _OPTIONS = tuple(o for o in _OPTIONS if o.name != "--arch-sparse-feature-size=4")
 _KNOBS = (

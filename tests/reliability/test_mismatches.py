@@ -10,6 +10,7 @@ SAMPLE = (
     "--learning-rate=0.2",
     "--num-batches=7",
     "--comm=thread",
+    "--tensorboard={}/board",
     "DLRM_ALLTOALL_IMPL=scatter",
     "another code",
     "another text",

@@ -16,6 +16,8 @@ _OF_ONE_RANK = {
     *("threads", "comm_cores", "log_json", "trace", "tensorboard", "metrics"),
     *("notes", "given", "base", "words", "set", "stream", "stream_test", "schema", "files"),
 }
+_MEASURING = ("trace", "tensorboard")
+"""Files of the first rank, whose values all ranks measure: each must know whether there is one."""
 _INPUTS = ("raw_data_file", "processed_data_file", "load_model", "resume")
 
 
@@ -31,6 +33,7 @@ def start_facts(options: Options) -> Facts:
         "DLRMJIT_ACTIVATIONS": knobs.activations() or "unset",
         "DLRM_ALLTOALL_IMPL": knobs.alltoall(),
     }
+    facts |= {flag_of(n): "given" if getattr(options, n) else "unset" for n in _MEASURING}
     facts |= _inputs(options)
     for name in sorted(vars(options), key=lambda name: (name != "config", name)):
         if name not in _OF_ONE_RANK and name not in _INPUTS[:-1]:

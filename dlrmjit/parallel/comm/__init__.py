@@ -9,7 +9,7 @@ from dlrmjit.parallel.comm.abort import (
     yield_to_lower_ranks,
 )
 from dlrmjit.parallel.comm.adaptive import AdaptiveComm, adaptive
-from dlrmjit.parallel.comm.agreement import RanksDifferError, require_agreement
+from dlrmjit.parallel.comm.agreement import Facts, RanksDifferError, require_agreement
 from dlrmjit.parallel.comm.blocking import BlockingComm, blocking
 from dlrmjit.parallel.comm.json_exchange import exchange_json
 from dlrmjit.parallel.comm.mpi import MpiComm
@@ -25,6 +25,7 @@ __all__ = [
     "Buffer",
     "Comm",
     "Counts",
+    "Facts",
     "MpiComm",
     "RanksDifferError",
     "Request",

@@ -11,7 +11,11 @@ import os
 from dlrmjit_kernels.errors import ConfigError
 from dlrmjit_kernels.knobs import cache_dir, pin_threads, reserve_threads, target
 
+LONGEST_TIMEOUT = 1e9
+"""Seconds: 32 years. Python's locks cannot wait for 10 times as long."""
+
 __all__ = [
+    "LONGEST_TIMEOUT",
     "activations",
     "alltoall",
     "backend",
@@ -60,6 +64,9 @@ def comm_timeout() -> float:
         seconds = float(value)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(f"DLRMJIT_COMM_TIMEOUT must be a positive number, not {value!r}")
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise ConfigError(
+            "DLRMJIT_COMM_TIMEOUT must be positive and at most "
+            f"{LONGEST_TIMEOUT:g} seconds, not {value!r}"
+        )
     return seconds

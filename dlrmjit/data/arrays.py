@@ -18,6 +18,7 @@ from dlrmjit.data.validate import (
     check_index_range,
     check_positive,
     check_table_rows,
+    plain_array,
 )
 from dlrmjit.errors import ShapeError
 
@@ -109,7 +110,7 @@ def one_hot_offsets(tables: int, n: int) -> NDArray[np.int64]:
 
 
 def _as_categorical(values: ArrayLike, n: int) -> NDArray[Any]:
-    array = np.asarray(values)
+    array = plain_array(values, "categorical")
     if array.dtype.kind not in "iu" or array.ndim != 2 or len(array) != n:
         raise ShapeError(
             f"categorical must be integers of shape ({n}, S), one row per dense row, "
@@ -132,7 +133,7 @@ def _checked_ids(categorical: NDArray[Any], table_rows: tuple[int, ...]) -> NDAr
 
 
 def _as_order(order: ArrayLike, n: int) -> NDArray[np.int64]:
-    array = np.asarray(order)
+    array = plain_array(order, "order")
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ShapeError(
             f"order must be integers of shape (n,), not {array.dtype} of shape {array.shape}"

@@ -17,6 +17,7 @@ from dlrmjit.data.validate import (
     check_index_range,
     check_offsets,
     check_sample_weights,
+    plain_array,
 )
 from dlrmjit.errors import DataError, ShapeError
 
@@ -239,7 +240,7 @@ def as_weights(
 
 
 def _numeric(values: ArrayLike, name: str) -> NDArray[np.generic]:
-    array = np.asarray(_on_cpu(values))
+    array = plain_array(_on_cpu(values), name)
     if array.dtype.kind not in "biuf":
         raise ShapeError(f"{name} must hold numbers, not {array.dtype}")
     return array
@@ -262,7 +263,7 @@ def _lookups(
 
 
 def _merged_offsets(offsets: NDArray[np.int64] | Sequence[ArrayLike]) -> NDArray[np.int64]:
-    array = np.asarray(offsets)
+    array = plain_array(offsets, "offsets")
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise ShapeError(
             f"offsets of merged indices must be integers of shape (S, N + 1), "
@@ -273,7 +274,7 @@ def _merged_offsets(offsets: NDArray[np.int64] | Sequence[ArrayLike]) -> NDArray
 
 def _integers(values: ArrayLike, name: str) -> Lookups:
     """Return ``values`` as int32 or int64; an empty list counts as integers."""
-    array = np.asarray(_on_cpu(values))
+    array = plain_array(_on_cpu(values), name)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ShapeError(
             f"{name} must be integers in one dimension, not {array.dtype} of shape {array.shape}"

@@ -6,6 +6,7 @@ A row that cannot be trained on would be cast to something else there, such as t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,23 @@ def check_rows(
             _check_ids(rows, start)
     for s, column in dataset.multi if dataset.bounds == "raise" else ():
         _check_bags(dataset, s, column.bags()[0])
+
+
+def as_int32(values: NDArray[Any], what: str, first_row: int = 0) -> NDArray[np.int32]:
+    """Return whole numbers (N,) or (N, C) as int32. Raises DataError for one beyond 32 bits.
+
+    ``what`` names them in the message, and ``first_row`` is the number of the first row.
+    """
+    limits = np.iinfo(np.int32)
+    wrong = (values < limits.min) | (values > limits.max)
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        column = "".join(f", column {c}" for c in place[1:])
+        raise DataError(
+            f"{what}, row {first_row + place[0]}{column}: {values[place]} found, but the format "
+            "has 32 bits"
+        )
+    return values.astype(np.int32)
 
 
 def _check_dense(rows: Dataset, start: int) -> None:

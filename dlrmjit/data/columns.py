@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlrmjit.data.validate import plain_array
 from dlrmjit.errors import DataError, ShapeError
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
@@ -166,7 +167,7 @@ def of_table(rows: Any) -> RawColumns:
     """Return the columns of a DataFrame or of an array (N, columns). Raises ShapeError."""
     if hasattr(rows, "columns") and hasattr(rows, "dtypes"):
         return of_frame(rows)
-    array = np.asarray(rows, None if hasattr(rows, "dtype") else object)
+    array = plain_array(rows, "rows") if hasattr(rows, "dtype") else np.asarray(rows, object)
     if array.ndim != 2:
         raise ShapeError(f"rows must have shape (N, columns), not {array.shape}")
     columns = [np.ascontiguousarray(array[:, i]) for i in range(array.shape[1])]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlrmjit.data.batch import Batch, as_labels
-from dlrmjit.data.validate import check_lists, check_relevance
+from dlrmjit.data.validate import check_lists, check_relevance, plain_array
 from dlrmjit.errors import ShapeError
 
 
@@ -131,6 +131,6 @@ def count_of_lists(batch: Batch) -> int:
 
 
 def _as_offsets(lists: ArrayLike, n: int) -> NDArray[np.int64]:
-    array = np.asarray(lists)
+    array = plain_array(lists, "lists")
     check_lists(array, n)
     return np.ascontiguousarray(array, np.int64)

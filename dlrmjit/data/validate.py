@@ -23,6 +23,18 @@ def check_finite(dense: NDArray[np.float32], first_sample: int = 0) -> None:
         )
 
 
+def plain_array(values: Any, name: str) -> NDArray[Any]:
+    """Return ``values`` as an array. Raises ShapeError for a masked one, whose mask means nothing.
+
+    NumPy would drop the mask and keep what is behind it.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise ShapeError(
+            f"{name} is a masked array; fill() what is missing, or leave those rows out"
+        )
+    return np.asarray(values)
+
+
 _INDICES = frozenset(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"))
 _NUMBERS = _INDICES | {"bool", "uint64", "float32", "float64"}
 

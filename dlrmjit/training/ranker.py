@@ -17,7 +17,7 @@ from dlrmjit.data.batch import as_labels
 from dlrmjit.data.columns import Columns, kinds_of, of_table
 from dlrmjit.data.dataset import Dataset
 from dlrmjit.data.loader import Loader
-from dlrmjit.data.validate import check_fraction, check_relevance
+from dlrmjit.data.validate import check_fraction, check_relevance, plain_array
 from dlrmjit.errors import ConfigError, ShapeError
 from dlrmjit.model.model import Model
 from dlrmjit.model.scoring import score_lists
@@ -270,7 +270,7 @@ class _Grouped:
 
 def _lists_of(lists: ArrayLike, n: int) -> Lists:
     """Return the rows of each list, of ids (N,). Raises ShapeError, or DataError for no id."""
-    ids = np.asarray(lists)
+    ids = plain_array(lists, "lists")
     if ids.shape != (n,):
         raise ShapeError(f"lists must be the ids (N,) of {n} rows' lists, not {ids.shape}")
     column = ListColumn("lists")

@@ -112,3 +112,12 @@ D, C, L = arrays()
 def test_incompatible_arrays_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_masked_arrays_are_refused(part):
+    """Their mask would be dropped, and what is behind it read."""
+    given_arrays = list(arrays())
+    given_arrays[part] = np.ma.masked_equal(given_arrays[part], given_arrays[part].flat[0])
+    with pytest.raises(ShapeError, match="is a masked array"):
+        ArraySource(*given_arrays, 2)

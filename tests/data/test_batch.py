@@ -164,3 +164,19 @@ def test_numbers_that_float32_does_not_hold_are_refused_without_a_warning(value)
     with pytest.raises(DataError, match="sample 1 has the weight"):
         Batch(np.zeros((2, 1)), ids, offsets, np.zeros(2), sample_weights=dense[:, 0])
     assert not np.isfinite(Batch(np.zeros((2, 1)), ids, offsets, dense[:, 0]).labels[1])
+
+
+@pytest.mark.parametrize("part", ["dense", "indices", "offsets", "labels", "sample_weights"])
+def test_masked_arrays_are_refused(part):
+    arrays = {
+        "dense": np.zeros((2, 3), np.float32),
+        "indices": [np.array([1, 2])],
+        "offsets": [np.array([0, 1])],
+        "labels": np.zeros(2),
+        "sample_weights": np.ones(2),
+    }
+    value = arrays[part]
+    masked = np.ma.masked_array(value[0] if isinstance(value, list) else value, mask=True)
+    arrays[part] = [masked] if isinstance(value, list) else masked
+    with pytest.raises(ShapeError, match="is a masked array"):
+        Batch(**arrays)

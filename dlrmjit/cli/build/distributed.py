@@ -28,7 +28,7 @@ from dlrmjit.config.optimizer import OptimizerConfig
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source
 from dlrmjit.errors import ConfigError, DlrmjitError, JobError, TrainingError
-from dlrmjit.files import parse_json
+from dlrmjit.files import parse_json, refuse_special
 from dlrmjit.model.model import Model
 from dlrmjit.parallel.comm import (
     AdaptiveComm,
@@ -256,6 +256,7 @@ def _placed(
 
 def read_plan(path: str, architecture: AnyModelConfig) -> Plan:
     """Return the plan in a JSON file; raises ConfigError naming the file."""
+    refuse_special(path, ConfigError, "--plan: ")
     try:
         description = parse_json(Path(path).read_bytes(), "the file", ConfigError)
         return plan_from_dict(description, *table_sizes(architecture))

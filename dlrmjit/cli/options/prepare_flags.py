@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dlrmjit.cli.options.domain import POSITIVE, PROBABILITY, at_least
+from dlrmjit.cli.options.domain import PROBABILITY, Domain, at_least
 from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.kinds import switch
+from dlrmjit.knobs import LONGEST_TIMEOUT
 from dlrmjit.launchers import launched
 
 COMM_TIMEOUT = Flag(
@@ -15,7 +16,7 @@ COMM_TIMEOUT = Flag(
     None,
     "seconds after which a rank that waits for the others reports who waits for which operation "
     "and ends all (default: DLRMJIT_COMM_TIMEOUT, else 600)",
-    domain=POSITIVE,
+    domain=Domain(f"positive and at most {LONGEST_TIMEOUT:g}", 0, LONGEST_TIMEOUT, True),
 )
 
 FILES = FlagGroup(

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.check_rows import check_rows
+from dlrmjit.data.check_rows import as_int32, check_rows
 from dlrmjit.data.dataset import Dataset, rows_needed
 from dlrmjit.data.formats.criteo_text import FIELDS, HASHES, INTEGERS
 from dlrmjit.data.formats.dlrm_npz import whole_numbers
@@ -72,15 +72,22 @@ def write_records(file: IO[bytes], dataset: Dataset) -> None:
         )
     check_rows(dataset)
     for first in range(0, len(dataset), _ROWS):
-        file.write(records_of(dataset.cut(first, min(first + _ROWS, len(dataset)))).data)
+        file.write(records_of(dataset.cut(first, min(first + _ROWS, len(dataset))), first).data)
 
 
-def records_of(dataset: Dataset) -> NDArray[np.int32]:
-    """Return all rows of a small data set as records (N, 40)."""
+def records_of(dataset: Dataset, first_row: int = 0) -> NDArray[np.int32]:
+    """Return all rows of a small data set as records (N, 40).
+
+    Raises DataError for a value beyond 32 bits; ``first_row`` is the number of the first row.
+    """
     records = np.empty((len(dataset), 1 + dataset.dense.shape[1] + dataset.ids.shape[1]), np.int32)
     records[:, 0] = dataset.labels
-    records[:, 1 : 1 + dataset.dense.shape[1]] = np.maximum(dataset.dense, 0)
-    records[:, 1 + dataset.dense.shape[1] :] = dataset.ids
+    records[:, 1 : 1 + dataset.dense.shape[1]] = as_int32(
+        np.maximum(dataset.dense, 0), f"{dataset.origin}: dense values", first_row
+    )
+    records[:, 1 + dataset.dense.shape[1] :] = as_int32(
+        dataset.ids, f"{dataset.origin}: ids", first_row
+    )
     return records
 
 

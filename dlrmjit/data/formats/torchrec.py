@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.check_rows import check_rows
+from dlrmjit.data.check_rows import as_int32, check_rows
 from dlrmjit.data.dataset import Dataset, MultiHot, rows_needed
 from dlrmjit.data.formats.criteo_text import HASHES, INTEGERS, CriteoRows
 from dlrmjit.data.stored.npy import map_array
@@ -119,7 +119,7 @@ def _write_multi_hot_day(files: NewFiles, day: int, dataset: Dataset) -> None:
     columns = {}
     for s in range(len(dataset.table_rows)):
         ids = _rectangular(multi[s], s, dataset) if s in multi else next(singles)[:, None]
-        columns[str(s)] = np.asarray(ids, np.int32)
+        columns[str(s)] = as_int32(ids, f"{dataset.origin}, categorical column {s}")
     dense = np.asarray(dataset.dense, np.float32)
     dense = np.log(np.maximum(dense, 0) + 1) if dataset.log_transform else dense
     _save(files, f"day_{day}_dense.npy", dense)

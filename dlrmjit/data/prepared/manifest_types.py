@@ -81,15 +81,22 @@ def _is_moments(value: object) -> bool:
     """Return whether a value is a mean and a deviation."""
     if not isinstance(value, list) or len(value) != 2:
         return False
-    numbers = all(type(n) in (int, float) and math.isfinite(n) for n in value)
-    return numbers and value[1] > 0
+    return all(map(_is_finite, value)) and value[1] > 0
 
 
 def _is_ends(value: object) -> bool:
     """Return whether a value is a list of finite numbers."""
     if not isinstance(value, list):
         return False
-    return all(type(n) in (int, float) and math.isfinite(n) for n in value)
+    return all(map(_is_finite, value))
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether a value is a number of float64, which integers of 400 digits are not."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
 
 
 def _is_input(value: object) -> bool:

@@ -1,16 +1,21 @@
 """Tables that exceed the memory of the ranks are refused with figures; plans allocate nothing."""
 
+import math
+import os
 import tracemalloc
 
 import numpy as np
 import pytest
 
+from dlrmjit import knobs
 from dlrmjit.cli.build import distributed
 from dlrmjit.cli.build.configs import model_config
 from dlrmjit.cli.commands import plan
 from dlrmjit.cli.options.parse import parse
-from dlrmjit.errors import MemoryLimitError
+from dlrmjit.cli.options.prepare_flags import COMM_TIMEOUT
+from dlrmjit.errors import ConfigError, MemoryLimitError
 from dlrmjit.parallel.comm import DONE, SelfComm
+from tests.builders import small_config
 from tests.parallel.launch import needs_mpi, run_ranks
 
 SIXTY_GB = "--max-ind-range=22600000"
@@ -88,3 +93,19 @@ def test_a_plan_for_many_ranks_allocates_no_table(capsys):
     assert sum(line.startswith("rank ") for line in lines) == 26
     assert sum(line.startswith("table ") for line in lines) == 26
     assert peak < 8 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_plan_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "plan.json")
+    with pytest.raises(ConfigError, match=r"--plan: .*plan\.json"):
+        distributed.read_plan(str(tmp_path / "plan.json"), small_config())
+
+
+@pytest.mark.parametrize("value", ["1e10", "1e300", "inf", "nan", "0", "-1", "x"])
+def test_limits_that_python_cannot_wait_for_are_refused(value, monkeypatch):
+    monkeypatch.setenv("DLRMJIT_COMM_TIMEOUT", value)
+    with pytest.raises(ConfigError, match="DLRMJIT_COMM_TIMEOUT must be positive and at most 1e"):
+        knobs.comm_timeout()
+    if value != "x" and math.isfinite(float(value)):
+        assert float(value) not in COMM_TIMEOUT.domain

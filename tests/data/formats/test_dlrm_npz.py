@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from dlrmjit.data.formats.criteo import load_criteo_text
-from dlrmjit.data.formats.dlrm_npz import read_day_counts, read_processed, write_processed
+from dlrmjit.data.formats.dlrm_npz import (
+    processed_source,
+    read_day_counts,
+    read_processed,
+    write_processed,
+)
 from dlrmjit.errors import DataError, IndexRangeError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -139,3 +144,10 @@ def test_days_come_from_the_file_next_to_the_raw_file(tmp_path):
     assert read_processed(PROCESSED, days).day_counts == (50, 10)
     with pytest.raises(DataError, match="has 60 samples, but its days add up to 61"):
         read_processed(PROCESSED, (50, 11))
+
+
+@pytest.mark.parametrize("source", [[], [np.nan] * 33, [np.inf] * 33, [0, 256, *range(31)], [0, 1]])
+def test_a_damaged_source_is_refused(tmp_path, source):
+    np.savez(tmp_path / "set.npz", source=np.array(source))
+    with pytest.raises(DataError, match=r"set\.npz: source"):
+        processed_source(tmp_path / "set.npz")

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from dlrmjit.convert import main as convert
+from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.formats.mlperf_bin import records_of
+from dlrmjit.errors import DataError
 
 ROWS = 12
 Change = Callable[[Any], None]
@@ -97,6 +100,29 @@ WRONG_IDS = {
 def test_ids_of_a_day(tmp_path, capsys, name):
     array, said = WRONG_IDS[name]
     assert said in refused(_days(tmp_path, sparse=array), tmp_path / "set", capsys)
+
+
+def test_ids_beyond_the_32_bits_of_a_format_are_refused(tmp_path, capsys):
+    sparse = np.zeros((ROWS, 26), np.int64)
+    sparse[4, 7] = 2**31 + 5  # a hash, which the tables of raw days have room for
+    source, out = tmp_path / "set", tmp_path / "out"
+    assert convert([str(_days(tmp_path, sparse=sparse)), str(source), "--to", "set"]) == 0
+    assert convert([str(source), str(out), "--to", "multi-hot"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "column 7" in error
+    assert f"{2**31 + 5} found, but the format has 32 bits" in error
+    assert not list(out.glob("*"))
+
+
+@pytest.mark.parametrize("part", ["ids", "dense"])
+def test_records_of_values_beyond_32_bits_are_refused(part):
+    rng = np.random.default_rng(0)
+    arrays = {"dense": rng.integers(0, 9, (ROWS, 13)).astype(np.float64)}
+    arrays["ids"] = rng.integers(0, 9, (ROWS, 26))
+    arrays[part][4, 7] = 2**31
+    dataset = Dataset(np.zeros(ROWS), arrays["dense"], arrays["ids"], (2**40,) * 26)
+    with pytest.raises(DataError, match=rf"{part}.*, row 104, column 7: 2147483648"):
+        records_of(dataset, 100)
 
 
 WRONG_COLUMNS = {

@@ -53,6 +53,8 @@ BAD = {
     "origin": lambda c: c.update(origin=[]),
     "moments": lambda c: c["origin"].update(moments={"d": [0.5]}),
     "deviation": lambda c: c["origin"].update(moments={"d": [0.5, 0.0]}),
+    "moments beyond float64": lambda c: c["origin"].update(moments={"d": [10**400, 1]}),
+    "edges beyond float64": lambda c: c["origin"].update(edges={"d": {"e": [10**400]}}),
     "inputs": lambda c: c["origin"].update(inputs={"name": "x"}),
 }
 

@@ -276,9 +276,9 @@ class _Prefetch:
                 self._thread.join(0.01)
 
     def _run(self) -> None:
-        reset_affinity()
         last: BaseException | None = None
         try:
+            reset_affinity()
             for item in self._source:
                 self._ready.put(item)
                 del item

@@ -107,6 +107,25 @@ def test_dropped_arrays_are_reused_unless_a_view_is_left() -> None:
     assert address in {pool.take((4, 4), np.float32).ctypes.data for _ in range(1)}
 
 
+def test_a_thread_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("no CPU")
+
+    monkeypatch.setattr("dlrmjit.data.loader.reset_affinity", fail)
+    said: list[str] = []
+
+    def read() -> None:
+        try:
+            next(iter(Loader(dataset(), 10).batches()))
+        except OSError as error:
+            said.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)  # it would wait for ever
+    reader.start()
+    reader.join(30)
+    assert said == ["no CPU"]
+
+
 def test_leaving_early_ends_the_thread() -> None:
     before = threading.active_count()
     batches = Loader(dataset(1000), 10).batches()

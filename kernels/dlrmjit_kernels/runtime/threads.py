@@ -6,6 +6,7 @@ Only the time depends on it, never a result.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numba
@@ -41,10 +42,11 @@ def reset_affinity() -> None:
     """Let the calling thread run on every CPU of the process again.
 
     A new thread inherits the affinity of the thread that starts it, and would share the one CPU
-    of a pinned thread.
+    of a pinned thread. It stays there if those CPUs have been taken from the process meanwhile.
     """
     if _allowed:
-        os.sched_setaffinity(0, _allowed)
+        with suppress(OSError):
+            os.sched_setaffinity(0, _allowed)
 
 
 def available_cpus() -> int:

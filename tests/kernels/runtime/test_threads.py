@@ -1,5 +1,7 @@
 """CPUs from affinity and control groups, the latter on made-up trees of their files."""
 
+import os
+
 import pytest
 from dlrmjit_kernels.runtime import threads
 from dlrmjit_kernels.runtime.cgroups import control_groups
@@ -62,3 +64,11 @@ def test_threads_beyond_the_pool_are_refused():
         threads.set_threads(0)
     with pytest.raises(ThreadError, match="NUMBA_NUM_THREADS=4096"):
         threads.set_threads(4096)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not pin threads")
+def test_cpus_that_were_taken_from_the_process_are_no_error(monkeypatch):
+    before = os.sched_getaffinity(0)
+    monkeypatch.setattr(threads, "_allowed", frozenset({1023}))
+    threads.reset_affinity()
+    assert os.sched_getaffinity(0) == before

@@ -30,7 +30,7 @@ from numba.extending import register_jitable
 from dlrmjit_kernels import compile_events, knobs
 from dlrmjit_kernels.runtime.cache import folder as cache_folder
 from dlrmjit_kernels.runtime.cache import parts
-from dlrmjit_kernels.runtime.cache.file_lock import FileLock
+from dlrmjit_kernels.runtime.cache.file_lock import FileLock, lock_within
 from dlrmjit_kernels.runtime.integers import ceil_div, round_up
 
 # As in codegen/engine.py: the sections of a kernel must be loaded near each other, or relative
@@ -48,10 +48,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Call = Callable[[], object]
 """A kernel bound to its operands: calling it only computes, without checks or look-ups."""
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - not a POSIX system: the cache is not locked
-    fcntl = None  # type: ignore[assignment]
+LONGEST_STORING = 30.0  # seconds to wait for others that store kernels, many times what they take
+_patience = LONGEST_STORING
 
 
 @functools.cache
@@ -84,10 +82,17 @@ def is_cache_cold() -> bool:
 
 @contextmanager
 def cache_lock() -> Iterator[None]:
-    """Lock the cache folder against other processes; the system unlocks it if this one dies."""
+    """Lock the cache folder against other processes; the system unlocks it if this one dies.
+
+    Raises TimeoutError if another process has the lock for far longer than a kernel takes to store,
+    because it is stopped. Until it goes on, this process waits no second time.
+    """
+    global _patience
     with open(cache_folder.open_lock(version_folder(), "lock"), "w") as handle:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        if not lock_within(handle, _patience):
+            _patience = 0.0
+            raise TimeoutError("another process has the lock of the kernel cache, and is stopped")
+        _patience = LONGEST_STORING
         yield
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from dlrmjit_kernels.runtime import compile as compiling
 
 PROGRAM = """
@@ -101,3 +102,27 @@ def test_the_lock_is_released_when_its_holder_dies(tmp_path, monkeypatch):
     with compiling.cache_lock():
         assert time.monotonic() - began < 30
     assert np.any([path.name == "lock" for path in compiling.cache_path().iterdir()])
+
+
+def test_a_stopped_process_that_has_the_lock_is_waited_for_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiling, "LONGEST_STORING", 0.3)
+    with compiling.cache_lock():
+        waits = []
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(TimeoutError, match="is stopped"), compiling.cache_lock():
+                pass
+            waits.append(time.monotonic() - began)
+        assert waits[0] >= 0.3 > waits[1]
+
+        @compiling.jit
+        def doubled(x):
+            return 2 * x
+
+        assert doubled(3) == 6  # compiled, though it cannot be stored
+        assert not list(tmp_path.rglob("*.nbi"))
+    monkeypatch.undo()
+    monkeypatch.setenv("DLRMJIT_CACHE_DIR", str(tmp_path))
+    with compiling.cache_lock():  # the process went on
+        assert compiling._patience == compiling.LONGEST_STORING

@@ -26,6 +26,24 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
+def lock_within(file: IO[str], seconds: float) -> bool:
+    """Lock an open file within some seconds; return whether that was possible.
+
+    A process that is stopped, by Ctrl-Z or a debugger, does not release its locks.
+    """
+    if fcntl is None:
+        return True
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_PAUSE)
+
+
 class FileLock:
     """An exclusive lock that processes share by naming the same file."""
 
@@ -41,13 +59,7 @@ class FileLock:
             return
         descriptor = opener(path)
         self._handle = open(descriptor, "w")  # noqa: SIM115 - open as long as the lock is held
-        end = time.monotonic() + LONGEST_WAIT
-        while time.monotonic() < end:
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                time.sleep(_PAUSE)
+        lock_within(self._handle, LONGEST_WAIT)
 
     def release(self) -> None:
         """Release the lock; does nothing if it is not held."""

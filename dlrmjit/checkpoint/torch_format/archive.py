@@ -123,9 +123,15 @@ class TorchArchive:
 
     def _read(self, info: zipfile.ZipInfo) -> bytes:
         try:
-            return self._zip.read(info)
+            content = self._zip.read(info)
         except _DAMAGES as error:
             raise CheckpointError(f"{self.path}: {info.filename}: {error}") from error
+        if len(content) != info.file_size:  # compressed data may end early, with its checksum
+            raise CheckpointError(
+                f"{self.path}: {info.filename} has {len(content)} bytes, not the {info.file_size} "
+                "of the archive's directory; the file is damaged"
+            )
+        return content
 
     def _data_offset(self, info: zipfile.ZipInfo) -> int:
         """Return the offset of an uncompressed entry's bytes, checked to be within the file."""

@@ -132,3 +132,20 @@ def test_a_bare_state_dict_is_read(tmp_path):
     found = read_torch_file(repack(tmp_path / "b.pt", tmp_path / "a.pt", edit=edit))
     assert list(found.state) == list(small_state())
     assert found.progress == {}
+
+
+@pytest.mark.parametrize("part", ["/data/0", "data.pkl"])
+def test_compressed_data_that_ends_before_its_stated_size_is_refused(tmp_path, part):
+    """Python's zipfile returns what there is, whose checksum is right."""
+
+    def shorten(name, data):
+        return data[:-4] if name.endswith(part) else data
+
+    path = repack(tmp_path / "a.pt", compress=zipfile.ZIP_DEFLATED, edit=shorten)
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(part.encode()))
+    size = int.from_bytes(data[entry + 24 : entry + 28], "little")
+    data[entry + 24 : entry + 28] = (size + 4).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_torch_file(path)

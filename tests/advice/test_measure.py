@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ def test_a_job_that_fails_says_why():
     found, error = run_job(launcher(), 2, "dlrmjit.advice.ranks", "{", seconds=60.0, key="costs")
     assert found is None
     assert error
+
+
+def test_a_launcher_whose_ranks_outlive_it_is_not_waited_for(tmp_path):
+    script = tmp_path / "launcher"
+    script.write_text("#!/bin/sh\nsetsid sleep 30 &\nsleep 30\n")
+    script.chmod(0o700)
+    began = time.monotonic()
+    found, error = run_job([str(script)], 2, "none", seconds=1.0, key="costs")
+    assert (found, error) == (None, "the ranks did not end within 1 s")
+    assert time.monotonic() - began < 25
 
 
 def test_batches_fit_the_cut_model():

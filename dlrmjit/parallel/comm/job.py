@@ -92,4 +92,5 @@ def _end(job: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
-        job.communicate()
+        with suppress(subprocess.TimeoutExpired):  # a rank in a session of its own has the pipes
+            job.communicate(timeout=5)

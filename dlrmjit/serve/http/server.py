@@ -50,7 +50,8 @@ async def serve(
     """Serve until SIGTERM or SIGINT; SIGHUP loads the checkpoint again.
 
     With ``watch`` > 0 the checkpoint is looked at every so many seconds, and loaded again when it
-    has changed. Raises CheckpointError if the model cannot be served.
+    has changed. Calls ``on_ready`` once it listens and heeds these signals. Raises CheckpointError
+    if the model cannot be served.
     """
     await service.start()
     _collect_seldom()
@@ -64,10 +65,9 @@ async def serve(
         proxy_headers=False,
         lifespan="off",  # its task would log the traceback of an early Ctrl-C
     )
-    server = _Server(config, service)
+    server = _Server(config, service, on_ready)
     try:
         async with _reloading(service, watch):
-            on_ready()
             await server.serve(sockets=[sock])
     finally:
         await service.close()
@@ -94,11 +94,18 @@ def run(action: Coroutine[Any, Any, None]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A server that stops being ready when it is told to end."""
+    """A server that says when it is ready, and stops being so when it is told to end."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._on_ready = service, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so: signals are handled already, so that it may be ended at once."""
+        await super().startup(sockets)
+        self._on_ready()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Note a signal; uvicorn answers what it has accepted and ends."""
@@ -150,9 +157,8 @@ async def _watch(path: Path, seconds: float, changed: asyncio.Event) -> None:
 
 def _version(path: Path) -> tuple[int, int, int] | None:
     """Return what changes when a checkpoint is saved; None while there is none."""
-    manifest = path / "manifest.json" if path.is_dir() else path
-    try:
-        facts = manifest.stat()
+    try:  # a file system of the network may fail for a while
+        facts = (path / "manifest.json" if path.is_dir() else path).stat()
     except OSError:
         return None
     return facts.st_ino, facts.st_mtime_ns, facts.st_size

@@ -191,7 +191,9 @@ class Generation:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._process.wait), 5)
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
+            # It waits for a worker that does not end, and is the first of their group.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         for job in list(self._jobs):
             job.cancel()

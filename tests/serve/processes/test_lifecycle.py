@@ -1,5 +1,6 @@
 """No query is lost to a dead worker, a dead host, a reload or the end of the server."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dlrmjit
 from dlrmjit.cli.commands import serve
+from dlrmjit.serve.http import server
 from tests.serve.conftest import USER, Client, children, items, rows, running, train_model, wait_for
 
 ROWS = rows(40)
@@ -105,6 +108,29 @@ def test_a_dead_host_is_replaced_while_its_workers_go_on(copied):
         wait_for(lambda: client.reading("dlrmjit_reloads_total") == 2)
         load.wait_for_more()
     assert load.statuses == {200}
+
+
+def test_a_worker_that_stands_still_does_not_outlive_the_server(model_path):
+    with running(model_path) as client:
+        worker = client.workers()[0]
+        os.kill(worker, signal.SIGSTOP)
+        client.process.send_signal(signal.SIGTERM)
+        assert client.process.wait(60) == 0
+        wait_for(lambda: not os.path.exists(f"/proc/{worker}") or _is_dead(worker))
+
+
+def _is_dead(pid):
+    """Return whether a process is one that nobody has collected yet."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_file_system_that_fails_for_a_while_does_not_end_the_watch(monkeypatch):
+    def fail(path, **options):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(Path, "stat", fail)
+    assert server._version(Path("model")) is None
 
 
 def test_queries_that_were_accepted_are_answered_before_the_end(model_path):
@@ -201,6 +227,17 @@ def test_a_start_that_is_interrupted_ends_at_once_without_a_traceback(model_path
         process.kill()
         process.communicate()
     assert "Traceback" not in error
+
+
+def test_a_server_that_is_ended_as_soon_as_it_says_that_it_serves_ends_in_order(model_path):
+    code = (
+        "import os, signal, sys\n"
+        "from dlrmjit.cli.commands import serve\n"
+        "serve.print = lambda *words, **options: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sys.exit(serve.main([{str(model_path)!r}, '--listen=127.0.0.1:0', '--cpus=1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=120)
+    assert done.returncode == 0
 
 
 def test_a_port_in_use_is_refused(capsys, client, model_path):

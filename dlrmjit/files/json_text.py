@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, NoReturn
 
 from dlrmjit.errors import DataError, DlrmjitError
@@ -20,12 +19,12 @@ def parse_json(
 ) -> Any:
     """Return the value of JSON text. Raises ``error``, naming ``origin``, for anything else.
 
-    If ``finite``, NaN and infinity are refused too, which JSON does not have but Python writes,
-    and numbers beyond those of float64.
+    If ``finite``, NaN and infinity are refused too, which JSON does not have but Python writes.
+    A number beyond float64, such as 1e400, is infinite: who reads it refuses it by its name.
     """
     too_deep = error(f"{origin} is not valid JSON: it is nested too deeply")
     try:
-        value = json.loads(text, **_FINITE if finite else {})
+        value = json.loads(text, parse_constant=_refuse if finite else None)
     except RecursionError:
         raise too_deep from None
     except ValueError as reason:
@@ -48,13 +47,3 @@ def _depth(value: Any) -> int:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON value; a missing value is null")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits:.40} is beyond the numbers of float64")
-    return number
-
-
-_FINITE: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _finite}

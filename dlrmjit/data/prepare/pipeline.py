@@ -264,8 +264,8 @@ class _Preparation:
             numbers = range(len(by_size))  # which are ready for JSON
             facts = self._team.map(lambda i: file_facts(by_size[i]), numbers, self._options.workers)
             found = {by_size[i]: fact for i, fact in facts}
-            for future in synced:
-                future.result()
+            # The first rank publishes the set next: what it names must be on the disk.
+            self._team.together(lambda: [future.result() for future in synced])
         return found
 
     def _describe_column(self, j: int, rows: int, vocabulary: str) -> CategoricalColumn:

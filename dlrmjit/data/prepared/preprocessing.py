@@ -168,7 +168,7 @@ class Preprocessing:
             )
             _check_rules(result, origin)
             expected = found["digest"]
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, ConfigError) as error:
             raise DataError(f"{origin}: {FILE} is not complete: {error!r}") from None
         if result.digest != expected:
             raise DataError(f"{origin}: {FILE} was changed after it was written")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dlrmjit.data.prepare import pipeline
 from dlrmjit.data.prepare.inputs import text_chunks
 from dlrmjit.data.prepare.inputs.csv import CsvFormat
 from dlrmjit.data.prepare.options import PrepareOptions, SplitRule
@@ -132,6 +134,23 @@ def test_several_files_give_the_same_bytes(
 ) -> None:
     inputs = days(tmp_path, suffixes)
     assert_same_on([3], replace(criteo_options(inputs[0], folder), inputs=inputs))
+
+
+def test_no_set_appears_before_all_ranks_have_flushed_its_files(
+    csv_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = pipeline._sync
+
+    def slow_on_others(path: Path) -> None:
+        content = next(parent for parent in path.parents if parent.name == "content")
+        files = sorted(path for path in content.rglob("*.np[yz]"))
+        files.sort(key=lambda path: -path.stat().st_size)
+        if files.index(path) % 3:  # the first rank has the others
+            time.sleep(0.5)
+        sync(path)
+
+    monkeypatch.setattr(pipeline, "_sync", slow_on_others)
+    assert_same_on([3], schema_options(csv_path, folder))
 
 
 RICH = replace(

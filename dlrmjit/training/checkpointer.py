@@ -109,9 +109,9 @@ class Checkpointer(NullObserver):
         self._signals = StopSignals() if signals else None
         self._on_save, self._on_saved = on_save, on_saved
         self._more: dict[str, Any] = dict(progress)
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         """Forget the run that was observed; the next one is another."""
         self._run, self.has_best = secrets.token_hex(4), False
         self._results: dict[str, Any] = {"test_acc": 0.0}
@@ -170,7 +170,7 @@ class Checkpointer(NullObserver):
         finally:
             if self._signals:
                 self._signals.__exit__(kind, error, trace)
-            self._start_anew()
+            self._reset()
 
     def find(self, model: Model) -> Path | None:
         """Return the newest checkpoint of the run, None without one; all ranks call this."""

@@ -17,7 +17,7 @@ SCHEMA = Schema.from_dict({"label": "y", "dense": ["d"], "categorical": ["c"]}, 
 
 
 def prepared(folder, prefix):
-    """Make a set anew, of as many values of the same length."""
+    """Replace the set by one of as many values, which are as long."""
     text = "".join(f"{i % 2},{i},{prefix}{i % 8}\n" for i in range(64))
     (folder / "log.csv").write_text(f"y,d,c\n{text}")
     given = {"schema": SCHEMA, "split": SplitRule("none"), "replace": True}

@@ -57,8 +57,10 @@ def processed_source(path: Path) -> ProcessedSource | None:
     arrays = read_npz(path, {_SOURCE: (None,)}, _SOURCE)
     if _SOURCE not in arrays:
         return None
-    limit, *digest = whole_numbers(arrays[_SOURCE], _SOURCE, path).tolist() or [0]
-    if len(digest) != _DIGEST_BYTES or not all(0 <= value < 256 for value in digest):
+    stored = arrays[_SOURCE]
+    limit, *digest = stored.tolist() or [0]
+    is_digest = len(digest) == _DIGEST_BYTES and all(0 <= value < 256 for value in digest)
+    if stored.dtype.kind not in "iu" or not is_digest:
         raise DataError(f"{path}: {_SOURCE} is damaged; remove the file to make it again")
     return ProcessedSource(bytes(digest).hex(), limit)
 

@@ -7,6 +7,7 @@ import pytest
 
 from dlrmjit.data.formats.criteo import load_criteo_text
 from dlrmjit.data.formats.dlrm_npz import (
+    ProcessedSource,
     processed_source,
     read_day_counts,
     read_processed,
@@ -144,6 +145,13 @@ def test_days_come_from_the_file_next_to_the_raw_file(tmp_path):
     assert read_processed(PROCESSED, days).day_counts == (50, 10)
     with pytest.raises(DataError, match="has 60 samples, but its days add up to 61"):
         read_processed(PROCESSED, (50, 11))
+
+
+@pytest.mark.parametrize("limit", [0, 10, 2**31, 2**32 - 1])
+def test_the_source_that_is_stored_is_read(tmp_path, limit):
+    source = ProcessedSource("5f" * 32, limit)
+    write_processed(tmp_path / "set.npz", load_criteo_text(GOLDEN / "criteo_tiny.tsv"), source)
+    assert processed_source(tmp_path / "set.npz") == source
 
 
 @pytest.mark.parametrize("source", [[], [np.nan] * 33, [np.inf] * 33, [0, 256, *range(31)], [0, 1]])

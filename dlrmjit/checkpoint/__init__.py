@@ -1,6 +1,10 @@
 """Checkpoints: directories of safetensors files, and the reference program's ``.pt`` files."""
 
-from dlrmjit.checkpoint.destination import check_destination
+from dlrmjit.checkpoint.destination import (
+    check_destination,
+    hold_destination,
+    refuse_held_destination,
+)
 from dlrmjit.checkpoint.file_images import ImageMemory
 from dlrmjit.checkpoint.reader import Checkpoint, open_checkpoint
 from dlrmjit.checkpoint.strict import check_config, check_parameters
@@ -21,8 +25,10 @@ __all__ = [
     "check_parameters",
     "check_torch_destination",
     "copy_checkpoint",
+    "hold_destination",
     "open_checkpoint",
     "read_torch_file",
+    "refuse_held_destination",
     "save_checkpoint",
     "write_checkpoint",
     "write_torch_file",

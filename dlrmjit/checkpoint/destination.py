@@ -19,15 +19,20 @@ from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.files import (
     FileFacts,
     Listing,
+    WorkFolder,
     check_replaceable,
     clear_abandoned,
+    hold,
     recover,
+    refuse_held,
     replaced_folder,
     resolve_destination,
     try_destination,
 )
 from dlrmjit.files.listing import DIGEST_BYTES
 from dlrmjit.files.work_folder import WRITING
+
+_TRAINING = "training", "is training a model that it saves at"
 
 
 def check_destination(path: str | os.PathLike[str]) -> None:
@@ -44,6 +49,22 @@ def check_destination(path: str | os.PathLike[str]) -> None:
         check_replaceable(target, listing_of)
         if target.parent.is_dir():
             try_destination(Path(path))
+
+
+def hold_destination(path: str | os.PathLike[str]) -> WorkFolder:
+    """Keep other trainings from ``path`` until the result is removed.
+
+    They would remove each other's states, and replace each other's models. Raises CheckpointError
+    if one saves there, or if ``path`` cannot be written.
+    """
+    with checkpoint_errors(path):
+        return hold(resolve_destination(Path(path)), *_TRAINING)
+
+
+def refuse_held_destination(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError if another training saves at ``path`` now."""
+    with checkpoint_errors(path):
+        refuse_held(resolve_destination(Path(path)), *_TRAINING)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from dlrmjit.files.destination import (
     resolve_destination,
     try_destination,
 )
+from dlrmjit.files.hold import hold, refuse_held
 from dlrmjit.files.json_text import parse_json
 from dlrmjit.files.listing import FileFacts, Listing
 from dlrmjit.files.lock import try_lock
@@ -75,6 +76,7 @@ __all__ = [
     "create",
     "create_from_pages",
     "disk_speed",
+    "hold",
     "is_inside",
     "is_possible_shape",
     "is_signed",
@@ -92,6 +94,7 @@ __all__ = [
     "parse_json",
     "publish",
     "recover",
+    "refuse_held",
     "refuse_special",
     "remove_file",
     "remove_folder",

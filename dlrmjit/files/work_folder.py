@@ -124,10 +124,14 @@ def _lock(marker: int) -> bool:
 
 @dataclass
 class Survey:
-    """Work folders of a target: ``abandoned`` ones, ours now, and those of live processes."""
+    """Work folders of a target: ``abandoned`` ones, ours now, and those of live processes.
+
+    ``living`` names the processes of busy folders that are known to be alive.
+    """
 
     abandoned: list[WorkFolder] = field(default_factory=list)
     busy: list[Path] = field(default_factory=list)
+    living: list[str] = field(default_factory=list)
 
 
 def survey(target: Path, kind: str) -> Survey:
@@ -189,6 +193,7 @@ def _examine(path: Path, target: str, kind: str, found: Survey) -> None:
     if path in _OURS:
         os.close(marker)
         found.busy.append(path)
+        found.living.append("this process")
         return
     lock, owner = try_lock(marker), _owner(marker)
     if owner == {}:
@@ -200,6 +205,8 @@ def _examine(path: Path, target: str, kind: str, found: Survey) -> None:
     elif lock is False or (lock is None and _may_live(owner)):
         os.close(marker)
         found.busy.append(path)
+        if _lives(owner, lock):
+            found.living.append(f"process {owner.get('pid')} of {owner.get('host')}")
     elif owner["is_being_removed"]:
         WorkFolder(path, marker).remove()
     else:
@@ -244,6 +251,14 @@ def _may_live(owner: dict[str, Any]) -> bool:
     if pid == os.getpid():
         return False  # and its folder is not among those that are open
     return isinstance(pid, int) and _start(pid) == owner.get("start") is not None
+
+
+def _lives(owner: dict[str, Any], lock: bool | None) -> bool:
+    """Return whether the process of a marker is known to be alive.
+
+    A lock alone can be that of its child, which was forked and outlives it for a moment.
+    """
+    return _may_live(owner) if owner.get("host") == socket.gethostname() else lock is False
 
 
 def _boot() -> str:

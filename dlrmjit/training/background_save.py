@@ -1,6 +1,7 @@
 """A save that runs during the training: a thread writes what is copied, and waits for the disk.
 
-It gives way to the training: what it takes of a CPU that kernels wait for is lost to all of them.
+The copy is made where there is memory for it. The thread gives way to the training: what it takes
+of a CPU that kernels wait for is lost to all of them.
 """
 
 from __future__ import annotations
@@ -9,12 +10,32 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from dlrmjit_kernels.runtime.threads import reset_affinity
 
+from dlrmjit.checkpoint import ImageMemory
+from dlrmjit.data.stored.npz import free_bytes
+from dlrmjit.ops.backend import StoredArray
+
 _NICE = 19
+_SHARE = 0.5  # of the free memory that a snapshot may take
+
+
+class Snapshot:
+    """Memory for one copy of a checkpoint's files, taken when it is first needed."""
+
+    def __init__(self) -> None:
+        self.memory = ImageMemory()
+        self._fits: bool | None = None
+
+    def fits(self, arrays: Mapping[str, StoredArray]) -> bool:
+        """Return whether there is memory for a copy of ``arrays``; decided once."""
+        if self._fits is None:
+            needed = sum(array.nbytes for array in arrays.values())
+            self._fits = needed <= _SHARE * free_bytes()
+        return self._fits
 
 
 class BackgroundSave:

@@ -17,13 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dlrmjit.checkpoint import hold_destination
 from dlrmjit.checkpoint.preprocessing_files import check_vocabularies
 from dlrmjit.checkpoint.step_files import (
     bytes_of,
     clear_abandoned_states,
     is_saved,
     is_whole,
-    modified_ns,
     remove_state,
     step_path,
     step_paths,
@@ -32,6 +32,7 @@ from dlrmjit.config.interval import Interval
 from dlrmjit.config.training import TrainConfig
 from dlrmjit.data.source import Source, stateful
 from dlrmjit.errors import CheckpointError, ConfigError, DlrmjitError
+from dlrmjit.files import WorkFolder
 from dlrmjit.metrics import Metrics, RankingMetrics
 from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer, Plateau
@@ -39,7 +40,7 @@ from dlrmjit.parallel.comm import exchange_json
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.training import persistence
 from dlrmjit.training.agreement import Agreement
-from dlrmjit.training.background_save import BackgroundSave
+from dlrmjit.training.background_save import BackgroundSave, Snapshot
 from dlrmjit.training.events import (
     Best,
     FitResult,
@@ -53,14 +54,11 @@ from dlrmjit.training.events import (
 from dlrmjit.training.nonfinite import check_weights
 from dlrmjit.training.persistence import progress_of
 from dlrmjit.training.saved_architecture import PathLike
+from dlrmjit.training.saved_runs import BEST, LAST, kind_in, newest, run_of
 from dlrmjit.training.signals import StopSignals
-from dlrmjit.training.snapshot import Snapshot
 
 _SPARE = 1.25  # times as long as the last save the next one may take
 _BEST_RESULTS = ("best_accuracy", "best_auc", "best_logloss", "best_ndcg")
-BEST, LAST = "best", "last"
-"""Kinds of checkpoints: of the best test, or the latest state of the run."""
-
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -113,6 +111,7 @@ class Checkpointer(NullObserver):
 
     def _reset(self) -> None:
         """Forget the run that was observed; the next one is another."""
+        self._held: WorkFolder | None = None
         self._run, self.has_best = secrets.token_hex(4), False
         self._results: dict[str, Any] = {"test_acc": 0.0}
         self._continued_at: int | None = None
@@ -146,12 +145,14 @@ class Checkpointer(NullObserver):
         self._agreement = Agreement(comm)
         if comm is None or comm.rank == 0:
             check_vocabularies(model.preprocessing)
-            clear_abandoned_states(self._path)
-            if self._continued_at is not None:
-                self._remove_old_states(self._continued_at, least=1)
+            self._held = hold_destination(self._path)
 
     def __enter__(self) -> Checkpointer:
         self._saved_time = time.monotonic()
+        if self._held:
+            clear_abandoned_states(self._path)
+            if self._continued_at is not None:
+                self._remove_old_states(self._continued_at, least=1)
         if self._signals:
             self._signals.__enter__()
         return self
@@ -170,6 +171,8 @@ class Checkpointer(NullObserver):
         finally:
             if self._signals:
                 self._signals.__exit__(kind, error, trace)
+            if self._held:
+                self._held.remove()
             self._reset()
 
     def find(self, model: Model) -> Path | None:
@@ -202,7 +205,7 @@ class Checkpointer(NullObserver):
         self._results |= {name: progress[name] for name in best}
         there = progress_of(self._path) if is_saved(self._path) else {"kind": LAST}
         is_ours = there.get("run") == progress.get("run")
-        self.has_best = is_ours and _kind(there) == BEST
+        self.has_best = is_ours and kind_in(there) == BEST
 
     def restore_best(self, model: Model) -> int | None:
         """Load the best model of the tests of an earlier run, if it is saved; return its step."""
@@ -286,7 +289,7 @@ class Checkpointer(NullObserver):
         """Remove states: half removed ones, those of earlier runs, and all but the last of this."""
         states = step_paths(self._path)
         whole = [s for s in states if s <= step and is_whole(states[s])]
-        runs = {s: _run_of(states[s]) for s in whole}
+        runs = {s: run_of(states[s]) for s in whole}
         ours = [s for s in whole if runs[s] == self._run]
         wanted = max(least, self._keep if self.has_best or self._keep > 1 else 0)
         kept = {*ours[len(ours) - min(wanted, len(ours)) :], *(s for s in whole if not runs[s])}
@@ -358,40 +361,6 @@ def lead_of(took: float, every: Interval | None) -> float:
     It begins as much before its time; that is at most half the interval, and 0 without a time.
     """
     return min(_SPARE * took, every.seconds / 2) if every else 0.0
-
-
-def newest(path: PathLike) -> Path | None:
-    """Return the newest checkpoint of the run that saves at ``path``; None if there is none.
-
-    Of several runs, one after the other at the same path, that of the last one that saved.
-    """
-    target = Path(path)
-    states = [state for state in step_paths(target).values() if is_whole(state)]
-    candidates = [*([target] if is_saved(target) else []), *states]
-    if len(candidates) < 2:
-        return candidates[0] if candidates else None
-    described = [(progress_of(candidate), candidate) for candidate in candidates]
-    last = max(described, key=lambda entry: modified_ns(entry[1]))
-    same = [entry for entry in described if entry[0].get("run") == last[0].get("run")]
-    return max(same, key=lambda entry: (int(entry[0].get("step", 0)), entry[1] == target))[1]
-
-
-def kind_of(path: PathLike) -> str:
-    """Return the kind of the checkpoint at ``path``; one without a kind is of a test, if any."""
-    return _kind(progress_of(Path(path)))
-
-
-def _kind(progress: Mapping[str, Any]) -> str:
-    default = BEST if float(progress.get("test_acc", 0.0)) > 0 else LAST
-    return str(progress.get("kind", default))
-
-
-def _run_of(path: Path) -> str:
-    """Return the id of the run that saved a state; empty where that cannot be read."""
-    try:
-        return str(progress_of(path).get("run", "none"))
-    except CheckpointError:
-        return ""
 
 
 def restored_state(progress: Mapping[str, Any], train: Source) -> RunState:

@@ -43,6 +43,7 @@ from dlrmjit.parallel.checkpoint import (
 )
 from dlrmjit.parallel.model import ShardedModel
 from dlrmjit.precision import Precision
+from dlrmjit.training.background_save import Snapshot
 from dlrmjit.training.saved_architecture import (
     PathLike,
     ambiguity,
@@ -50,7 +51,6 @@ from dlrmjit.training.saved_architecture import (
     matching,
     possible_configs,
 )
-from dlrmjit.training.snapshot import Snapshot
 
 
 def save(

@@ -19,7 +19,7 @@ from dlrmjit.checkpoint import (
     write_torch_file,
 )
 from dlrmjit.errors import CheckpointError
-from dlrmjit.training.checkpointer import newest
+from dlrmjit.training.saved_runs import newest
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,8 +25,9 @@ from dlrmjit.data.source import take
 from dlrmjit.errors import CheckpointError, ConfigError
 from dlrmjit.files import replace_folder
 from dlrmjit.training import checkpointer, persistence
-from dlrmjit.training.checkpointer import BEST, LAST, Checkpointer, kind_of, newest
+from dlrmjit.training.checkpointer import Checkpointer
 from dlrmjit.training.events import Moment, NullObserver, Position, RunState
+from dlrmjit.training.saved_runs import BEST, LAST, kind_of, newest
 from tests.builders import small_config
 
 ROWS, DENSE, N = (7, 1, 30), 13, 100
@@ -273,6 +274,35 @@ def test_a_disk_that_fails_later_ends_the_run_with_its_error(tmp_path, monkeypat
     with pytest.raises(CheckpointError, match="Input/output error"):
         fit(DLRM(CONFIG), array_sources()[0], checkpointer=saver)
     assert os.listdir(tmp_path) == []
+
+
+class SecondRun(NullObserver):
+    """Starts another training that saves to the same path."""
+
+    def __init__(self, path):
+        self.path, self.refused = path, None
+
+    def on_step(self, record):
+        if self.refused is None:
+            with pytest.raises(CheckpointError, match="this process is training a model") as error:
+                fit(DLRM(CONFIG), array_sources()[0], checkpointer=Checkpointer(self.path))
+            self.refused = str(error.value)
+
+
+def test_a_second_training_at_the_path_of_a_live_one_is_refused(tmp_path):
+    train, _ = array_sources()
+    model, alone = DLRM(CONFIG), DLRM(CONFIG)
+    second = SecondRun(tmp_path / "m")
+    saver = Checkpointer(tmp_path / "m", every=3, keep=2)
+    fit(model, train, observers=[second], checkpointer=saver)
+    assert str(tmp_path / "m") in second.refused
+    fit(alone, train)
+    assert state_bytes(model) == state_bytes(alone)
+    assert sorted(os.listdir(tmp_path)) == [
+        "m",
+        *sorted(p.name for p in step_paths(tmp_path / "m").values()),
+    ]
+    fit(DLRM(CONFIG), train, checkpointer=saver)  # and one after the other is not
 
 
 def test_a_new_run_at_the_same_path_removes_the_states_of_the_old_one(tmp_path):

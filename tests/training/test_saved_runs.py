@@ -1,6 +1,8 @@
 """What runs leave: the best model, also of an earlier run, and states of others."""
 
 import errno
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 import dlrmjit
 from dlrmjit import DLRM, TrainConfig, fit
 from dlrmjit.checkpoint.step_files import step_path, step_paths
+from dlrmjit.errors import CheckpointError
 from dlrmjit.training import checkpointer, persistence
 from dlrmjit.training.checkpointer import Checkpointer
 from dlrmjit.training.events import Best
+from dlrmjit.training.saved_runs import newest
 from tests.builders import small_config
 from tests.training.test_checkpointer import (
     CONFIG,
@@ -99,3 +103,34 @@ def test_old_states_that_cannot_be_read_or_removed_do_not_end_a_run(tmp_path, mo
     monkeypatch.setattr(checkpointer, "remove_state", refuse)
     fit(DLRM(CONFIG), train, checkpointer=Checkpointer(tmp_path / "m", every=5, keep=2))
     assert list(step_paths(tmp_path / "m")) == [3, 5, 6]
+
+
+def damage(checkpoint):
+    manifest = checkpoint / "manifest.json"
+    text, times = manifest.read_text(), manifest.stat()
+    manifest.write_text(text.replace('"step": ', '"step": 1'))
+    os.utime(manifest, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_damaged_state_matters_only_if_it_is_the_newest(tmp_path):
+    path, (train, _) = tmp_path / "m", array_sources()
+    fit(DLRM(CONFIG), train, checkpointer=Checkpointer(path, every=2, keep=4))
+    states = list(step_paths(path).values())
+    assert len(states) == 4
+    for state in states:
+        damage(state)
+        assert newest(path) == path
+    damage(path)
+    with pytest.raises(CheckpointError, match="manifest") as error:
+        newest(path)
+    assert "continues from an older" not in str(error.value)  # none of them can be read
+
+
+def test_the_message_of_a_damaged_newest_state_says_what_else_there_is(tmp_path):
+    path, (train, _) = tmp_path / "m", array_sources()
+    fit(DLRM(CONFIG), train, checkpointer=Checkpointer(path, every=2, keep=3))
+    damage(path)
+    with pytest.raises(CheckpointError, match="without it, the run continues from an older"):
+        newest(path)
+    shutil.rmtree(path)
+    assert newest(path) == list(step_paths(path).values())[-1]

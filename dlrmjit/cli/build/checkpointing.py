@@ -18,8 +18,8 @@ from dlrmjit.model.model import Model
 from dlrmjit.optim import Optimizer
 from dlrmjit.parallel.comm import Comm, exchange_json
 from dlrmjit.training import persistence
-from dlrmjit.training.checkpointer import newest
 from dlrmjit.training.saved_architecture import is_torch
+from dlrmjit.training.saved_runs import newest
 
 
 def check_save_path(path: str) -> None:

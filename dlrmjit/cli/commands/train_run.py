@@ -17,6 +17,7 @@ from dlrmjit_kernels.machine_peaks import ceilings as measure_ceilings
 from dlrmjit_kernels.runtime.buffers import available_memory
 from dlrmjit_kernels.runtime.threads import get_threads
 
+from dlrmjit.checkpoint import refuse_held_destination
 from dlrmjit.cli.build import distributed
 from dlrmjit.cli.build.architecture import column_names, derived_line, fit_architecture
 from dlrmjit.cli.build.checkpointing import (
@@ -137,6 +138,8 @@ def _check_outputs(options: Options, comm: Comm) -> None:
     path = options.save_model or options.resume
     if path:
         check_save_path(path)
+        if comm.rank == 0:
+            refuse_held_destination(path)
     if options.log_json and comm.rank == 0:
         _check_log(options)
 

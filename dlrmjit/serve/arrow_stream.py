@@ -1,9 +1,9 @@
 """Arrow IPC streams of requests, whose tables take no more memory than their bytes suggest.
 
-A compressed buffer, a dictionary, runs and views may stand for thousands of times the bytes that
-were sent. Compressed streams are refused before they are read; of the other encodings, which
-columns of categories have, the values are counted before they are written out. Views and runs,
-from which Arrow cannot choose rows, are written out here.
+A compressed buffer, a dictionary, runs, views and lists of values without bytes may stand for
+thousands of times the bytes that were sent. Compressed streams are refused before they are read; of
+the other encodings, which columns of categories have, the values are counted before they are
+written out. Views and runs, from which Arrow cannot choose rows, are written out here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dlrmjit.errors import DataError
 
 _MOST_BYTES, _MOST_TIMES = 64 << 20, 8
 """Most bytes of decoded values: so many, and so many times those of the body."""
-_WIDEST = 32  # bytes of a value that is no text
+_WIDEST = 32  # bytes of a value, besides those of its text
+_UNKNOWN = 1 << 62  # bytes of a value that is made of others
 _HEADER_TYPE, _HEADER, _DATA, _COMPRESSION = 1, 2, 1, 3  # numbers of fields in Arrow's Message.fbs
 _DICTIONARY_BATCH = 2
 
@@ -41,10 +42,13 @@ def read_arrow(content: bytes) -> Any:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if sum(_decoded_bytes(arrow, chunk) for chunk in column.chunks) > most:
             raise DataError(
-                f"column {name!r}: its {column.type} has long values that many rows share; send "
-                "plain or shorter ones"
+                f"column {name!r}: its {column.type} may stand for far more bytes than were sent; "
+                "send plain or shorter values"
             )
-    columns = [_plain(arrow, column) for column in table.columns]
+    try:
+        columns = [_plain(arrow, column) for column in table.columns]
+    except NotImplementedError as error:
+        raise DataError(f"a column cannot be read: {str(error).splitlines()[0]}") from None
     plain = arrow.table(columns, table.column_names)
     return plain.replace_schema_metadata(table.schema.metadata)
 
@@ -79,21 +83,36 @@ def _plain_type(arrow: Any, kind: Any) -> Any:
     return kind
 
 
-def _decoded_bytes(arrow: Any, array: Any) -> int:
-    """Return a bound of the bytes of an array's values where its encoding may repeat them."""
-    kind, count = array.type, len(array)
-    if _is_any(arrow, kind, "list", "large_list", "list_view", "large_list_view"):
-        is_plain = _is_any(arrow, kind, "list", "large_list")
-        if is_plain and not _repeats(arrow, kind.value_type):
+def _decoded_bytes(arrow: Any, array: Any) -> float:
+    """Return a bound of the bytes of an array's values where its type may repeat them."""
+    if isinstance(array.type, arrow.BaseExtensionType):
+        array = array.storage
+    kind = array.type
+    if _is_any(arrow, kind, "list", "large_list", "fixed_size_list"):
+        if _is_stored(arrow, kind) and not _is_any(arrow, kind.value_type, "boolean"):
             return 0
-        count = arrow.compute.sum(arrow.compute.list_value_length(array)).as_py() or 0
-        return int(count) * _longest(arrow, array.values)
-    return count * _longest(arrow, array) if _repeats(arrow, kind) else 0
+        return len(array.values) * _longest(arrow, array.values)
+    if _is_any(arrow, kind, "list_view", "large_list_view"):
+        lengths = arrow.compute.list_value_length(array).cast(arrow.float64())  # whose sum is exact
+        return float(arrow.compute.sum(lengths).as_py() or 0) * _longest(arrow, array.values)
+    return 0 if _is_stored(arrow, kind) else len(array) * _longest(arrow, array)
 
 
-def _repeats(arrow: Any, kind: Any) -> bool:
-    names = ("dictionary", "run_end_encoded", "string_view", "binary_view")
-    return _is_any(arrow, kind, *names) or _is_any(arrow, kind, "list_view", "large_list_view")
+def _is_stored(arrow: Any, kind: Any) -> bool:
+    """Return whether every value of a type takes bytes of its own in the stream."""
+    if isinstance(kind, arrow.BaseExtensionType):
+        return _is_stored(arrow, kind.storage_type)
+    if _is_any(arrow, kind, "list", "large_list", "fixed_size_list"):
+        return getattr(kind, "list_size", 1) > 0 and _is_stored(arrow, kind.value_type)
+    if _is_any(arrow, kind, "map"):
+        return _is_stored(arrow, kind.key_type) and _is_stored(arrow, kind.item_type)
+    if _is_any(arrow, kind, "struct"):
+        parts = [kind.field(i).type for i in range(kind.num_fields)]
+        return bool(parts) and all(_is_stored(arrow, part) for part in parts)
+    if _is_any(arrow, kind, "fixed_size_binary"):
+        return int(kind.byte_width) > 0
+    shared = ("null", "dictionary", "run_end_encoded", "string_view", "binary_view")
+    return kind.num_fields == 0 and not _is_any(arrow, kind, *shared)
 
 
 def _longest(arrow: Any, array: Any) -> int:
@@ -105,10 +124,12 @@ def _longest(arrow: Any, array: Any) -> int:
         return _longest(arrow, array.values)
     if _is_any(arrow, kind, "string_view", "binary_view"):
         views = np.frombuffer(array.buffers()[1] or b"", np.int32)  # each starts with its length
-        return int(views[::4].max(initial=0))
+        return _WIDEST + int(views[::4].max(initial=0))
     if _is_any(arrow, kind, "string", "large_string", "binary", "large_binary"):
-        return int(arrow.compute.max(arrow.compute.binary_length(array)).as_py() or 0)
-    return int(kind.byte_width) if _is_any(arrow, kind, "fixed_size_binary") else _WIDEST
+        return _WIDEST + int(arrow.compute.max(arrow.compute.binary_length(array)).as_py() or 0)
+    if _is_any(arrow, kind, "fixed_size_binary"):
+        return _WIDEST + int(kind.byte_width)
+    return _UNKNOWN if kind.num_fields else _WIDEST
 
 
 def _is_any(arrow: Any, kind: Any, *names: str) -> bool:

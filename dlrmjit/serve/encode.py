@@ -209,6 +209,10 @@ def _mappings(table: Any) -> list[dict[str, Any]]:
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise DataError(f"{_ORIGIN}: several columns are called {min(repeated)!r}")
+    for name in names:
+        kind = table.column(name).type
+        if kind.num_fields:
+            raise DataError(f"{_ORIGIN}, column {name}: {kind} found, expected numbers or text")
     columns = [python_values(table.column(name), name) for name in names]
     rows = zip(*columns, strict=True) if columns else [()] * table.num_rows
     return [dict(zip(names, row, strict=True)) for row in rows]

@@ -74,3 +74,10 @@ def test_a_repeated_column_is_refused(encoder, rows):
     table = table_of(rows)
     with pytest.raises(DataError, match="several columns are called 'C3'"):
         encoder.encode(stream(table.append_column("C3", table.column("C4"))))
+
+
+def test_lists_are_refused_before_they_are_made_python_values(encoder, rows):
+    table = table_of(rows).drop_columns("C3")
+    lists = pa.array([["a"]] * len(rows))
+    with pytest.raises(DataError, match=r"the rows, column C3: list<.*> found, expected"):
+        encoder.encode(stream(table.append_column("C3", lists)))

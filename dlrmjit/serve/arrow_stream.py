@@ -2,8 +2,8 @@
 
 A compressed buffer, a dictionary, runs, views and lists of values without bytes may stand for
 thousands of times the bytes that were sent. Compressed streams are refused before they are read; of
-the other encodings, which columns of categories have, the values are counted before they are
-written out. Views and runs, from which Arrow cannot choose rows, are written out here.
+the other encodings, which columns of categories have, the values are counted before they are read.
+Views and runs, from which Arrow cannot choose rows, are written out here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _WIDEST = 32  # bytes of a value, besides those of its text
 _UNKNOWN = 1 << 62  # bytes of a value that is made of others
 _HEADER_TYPE, _HEADER, _DATA, _COMPRESSION = 1, 2, 1, 3  # numbers of fields in Arrow's Message.fbs
 _DICTIONARY_BATCH = 2
+_OLD_COMPRESSION = b"ARROW:experimental_compression"  # metadata of a message by Arrow 0.17
 
 
 def read_arrow(content: bytes) -> Any:
@@ -34,23 +35,30 @@ def read_arrow(content: bytes) -> Any:
                 raise DataError("the Arrow IPC stream is compressed; write it without compression")
         with arrow.ipc.open_stream(content) as stream:
             table = stream.read_all()
-        table.validate(full=True)
+        table.validate()
+        _check_size(arrow, table, _MOST_BYTES + _MOST_TIMES * len(content))
+        table.validate(full=True)  # reads a text as often as views share it
     except (arrow.ArrowException, OSError, ValueError, struct.error) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise DataError(f"the body is not an Arrow IPC stream: {reason}") from None
-    most = _MOST_BYTES + _MOST_TIMES * len(content)
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if sum(_decoded_bytes(arrow, chunk) for chunk in column.chunks) > most:
-            raise DataError(
-                f"column {name!r}: its {column.type} may stand for far more bytes than were sent; "
-                "send plain or shorter values"
-            )
     try:
         columns = [_plain(arrow, column) for column in table.columns]
     except NotImplementedError as error:
         raise DataError(f"a column cannot be read: {str(error).splitlines()[0]}") from None
     plain = arrow.table(columns, table.column_names)
     return plain.replace_schema_metadata(table.schema.metadata)
+
+
+def _check_size(arrow: Any, table: Any, most: int) -> None:
+    """Raise DataError for columns that together may stand for more than ``most`` bytes."""
+    size = 0.0
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        size += sum(max(0, _decoded_bytes(arrow, chunk)) for chunk in column.chunks)
+        if size > most:
+            raise DataError(
+                f"column {name!r}: its {column.type} may stand for far more bytes than were sent; "
+                "send plain or shorter values"
+            )
 
 
 def chosen_rows(content: bytes, chosen: NDArray[np.int64]) -> Any:
@@ -123,8 +131,9 @@ def _longest(arrow: Any, array: Any) -> int:
     if _is_any(arrow, kind, "run_end_encoded"):
         return _longest(arrow, array.values)
     if _is_any(arrow, kind, "string_view", "binary_view"):
-        views = np.frombuffer(array.buffers()[1] or b"", np.int32)  # each starts with its length
-        return _WIDEST + int(views[::4].max(initial=0))
+        views = np.frombuffer(array.buffers()[1] or b"", np.uint8)
+        lengths = views[: len(views) // 16 * 16].view(np.int32)[::4]  # each view starts with one
+        return _WIDEST + int(lengths.max(initial=0))
     if _is_any(arrow, kind, "string", "large_string", "binary", "large_binary"):
         return _WIDEST + int(arrow.compute.max(arrow.compute.binary_length(array)).as_py() or 0)
     if _is_any(arrow, kind, "fixed_size_binary"):
@@ -144,7 +153,7 @@ def _is_compressed(metadata: bytes) -> bool:
     batch = _follow(metadata, _field(metadata, message, _HEADER))
     if metadata[_field(metadata, message, _HEADER_TYPE)] == _DICTIONARY_BATCH:
         batch = _follow(metadata, _field(metadata, batch, _DATA))
-    return _field(metadata, batch, _COMPRESSION) > 0
+    return _field(metadata, batch, _COMPRESSION) > 0 or _OLD_COMPRESSION in metadata
 
 
 def _field(metadata: bytes, table: int, number: int) -> int:

@@ -113,6 +113,15 @@ EXPANDING = {
     "a dictionary in records": lambda: pa.StructArray.from_arrays(
         [pa.DictionaryArray.from_arrays(pa.array([0] * 4000), [LONG])], ["f"]
     ),
+    "dictionaries in lists of one size": lambda: pa.FixedSizeListArray.from_arrays(
+        pa.DictionaryArray.from_arrays(pa.array([0] * 4000), [LONG]), 1000
+    ),
+    "views of lists in lists": lambda: pa.ListArray.from_arrays(
+        [0, 1], EXPANDING["views of lists"]()
+    ),
+    "views of what is no text": lambda: pa.Array.from_buffers(  # which is not read to find out
+        pa.string_view(), 4000, [None, VIEWS.buffers()[1], pa.py_buffer(b"\xff" * len(LONG))]
+    ),
     "a part without rows before": lambda: pa.chunked_array(
         [PAIR.slice(0, 0), PAIR], type=PAIR.type
     ),
@@ -138,6 +147,22 @@ def test_columns_that_stand_for_far_more_bytes_are_refused(kind):
     assert len(body) < 2 << 20
     with pytest.raises(RequestError, match="far more bytes than were sent"):
         parse("predict", ARROW, body, FORM)
+
+
+def test_columns_that_stand_for_far_more_bytes_together_are_refused():
+    runs = pa.RunEndEncodedArray.from_arrays([4000], ["x" * 12_000])
+    names = [str(i) for i in range(9)]
+    with pytest.raises(RequestError, match="far more bytes than were sent"):
+        parse("predict", ARROW, stream_of_table(pa.table([runs] * len(names), names=names)), FORM)
+
+
+def test_streams_that_an_old_arrow_compressed_are_refused():
+    batch = pa.record_batch({"a": pa.array(["ab"] * 50)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch, custom_metadata={"ARROW:experimental_compression": "lz4"})
+    with pytest.raises(RequestError, match="write it without compression"):
+        parse("predict", ARROW, sink.getvalue().to_pybytes(), FORM)
 
 
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])

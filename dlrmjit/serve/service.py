@@ -214,10 +214,16 @@ class Service:
         self.counts.busy_seconds += reply.seconds
         _learn(generation, works[0].model, rows, reply.seconds)
         for work, result in zip(works, reply.parts, strict=True):
-            if isinstance(result, Refused):
-                work.job.refuse(work, result)
-            else:
-                self._advance(generation, work, result)
+            try:
+                if isinstance(result, Refused):
+                    work.job.refuse(work, result)
+                else:
+                    self._advance(generation, work, result)
+            except Exception:  # of a policy or an engine; the worker's other replies are read on
+                LOG.exception("the scores of a query cannot be used")
+                work.job.fail(
+                    RequestError(500, "the scores cannot be used; the server's log says why")
+                )
 
     def _advance(self, generation: Generation, work: Work[Job], result: Scored) -> None:
         job = work.job
@@ -267,10 +273,15 @@ class Service:
             return True
 
     async def _retire(self, old: Generation) -> None:
-        """Let a generation finish; if its workers are gone, its work starts again in the new."""
+        """Let a generation finish; if its workers are gone, its work starts again in the new.
+
+        A worker that stands still is not waited for any longer than its queries are.
+        """
         self._old.append(old)
         old.is_closing = True
-        while old.workers and not old.is_idle:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + max(self.limits.patience, self.limits.budget)
+        while old.workers and not old.is_idle and loop.time() < end:
             await asyncio.sleep(TICK / 10)
         for job in {*old.batcher.jobs()}:
             if not job.is_done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +17,9 @@ from dlrmjit.files.sync import sync_directory
 from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned, survey, targets
 
 _PUBLISHED = "published"
+_NOTE = (
+    "placed.json"  # where there are no links: what shows that a file with its final name is ours
+)
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -57,12 +61,23 @@ class NewFiles:
     def _publish(self) -> None:
         with ExitStack() as undo:
             for entry in sorted(os.listdir(self._work.content)):
-                target = self._folder / entry
-                _place(self._work.content / entry, target)
+                source, target = self._work.content / entry, self._folder / entry
+                if not _link(source, target):
+                    self._note()
+                    refuse_existing(target)
+                    os.rename(source, target)
                 undo.callback(os.unlink, target)
             os.rename(self._work.content, self._work.path / _PUBLISHED)
             undo.pop_all()
         sync_directory(self._folder)
+
+    def _note(self) -> None:
+        """Say once what the files are, so that they are known under their final names."""
+        path = self._work.path / _NOTE
+        if not path.exists():
+            facts = {entry.name: _facts(Path(entry)) for entry in os.scandir(self._work.content)}
+            with create(path) as file:
+                file.write(json.dumps(facts).encode())
 
 
 @contextmanager
@@ -117,19 +132,23 @@ def check_file_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
         refuse_existing(path)
 
 
-def _place(source: Path, target: Path) -> None:
-    """Give a file its final name, which nothing has."""
+def _link(source: Path, target: Path) -> bool:
+    """Give a file its final name, which nothing has; return False where there are no links."""
     try:
         os.link(source, target, follow_symlinks=False)
-        return
+        return True
     except FileExistsError:
         refuse_existing(target)
         raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-    refuse_existing(target)
-    os.rename(source, target)
+    return False
+
+
+def _facts(path: Path) -> list[int]:
+    facts = path.lstat()
+    return [facts.st_size, facts.st_mtime_ns]
 
 
 def clear_interrupted(folder: Path) -> None:
@@ -146,4 +165,17 @@ def _undo_interrupted(target: Path) -> None:
                 placed = target.parent / entry
                 if os.path.lexists(placed) and placed.samefile(work.content / entry):
                     os.unlink(placed)
+            for entry, facts in _noted(work.path / _NOTE).items():
+                placed = target.parent / entry
+                is_moved = os.path.lexists(placed) and not os.path.lexists(work.content / entry)
+                if is_moved and _facts(placed) == facts:
+                    os.unlink(placed)
         work.remove()
+
+
+def _noted(path: Path) -> dict[str, list[int]]:
+    """Return the facts of files that were to be renamed; none where the note is not whole."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return {}

@@ -35,9 +35,10 @@ def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_a_kill_leaves_all_files_or_the_next_start_none():
+@pytest.mark.parametrize("group", ["killed_group", "killed_group_without_links"])
+def test_a_kill_leaves_all_files_or_the_next_start_none(group):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
-    command = [sys.executable, "-m", "tests.files.kills", "tests.files.killed_group"]
+    command = [sys.executable, "-m", "tests.files.kills", f"tests.files.{group}"]
     done = subprocess.run(
         command, env=environment, cwd=ROOT, check=False, capture_output=True, text=True
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.validate import check_labels, check_relevance, check_sample_weights
 from dlrmjit.errors import DataError, IndexRangeError
 
@@ -30,7 +30,7 @@ def check_rows(
     Labels must be 0 or 1, or from 0 to 1 if they are soft, and the other format ``has_soft``
     labels too; those of lists may be relevances. Dense values must be finite, integers if their
     logarithm is still to be taken, and not negative if they are counts; ids must be within their
-    tables if ``bounds`` is ``raise``.
+    tables if ``bounds`` is ``raise``, and offsets must divide them.
     """
     soft = dataset.soft_labels and has_soft
     if dataset.sample_weights is not None and not has_weights:
@@ -54,8 +54,10 @@ def check_rows(
         _check_dense(rows, start)
         if dataset.bounds == "raise":
             _check_ids(rows, start)
-    for s, column in dataset.multi if dataset.bounds == "raise" else ():
-        _check_bags(dataset, s, column.bags()[0])
+    for s, column in dataset.multi:
+        _check_offsets(dataset, s, column)
+        if dataset.bounds == "raise":
+            _check_bags(dataset, s, column.bags()[0])
 
 
 def as_int32(values: NDArray[Any], what: str, first_row: int = 0) -> NDArray[np.int32]:
@@ -63,8 +65,7 @@ def as_int32(values: NDArray[Any], what: str, first_row: int = 0) -> NDArray[np.
 
     ``what`` names them in the message, and ``first_row`` is the number of the first row.
     """
-    limits = np.iinfo(np.int32)
-    wrong = (values < limits.min) | (values > limits.max)
+    wrong = ~((values >= -(2**31)) & (values < 2**31))  # float32 has no 2**31 - 1
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         column = "".join(f", column {c}" for c in place[1:])
@@ -101,6 +102,23 @@ def _check_ids(rows: Dataset, start: int) -> None:
         row, column = (int(i) for i in np.argwhere(~good)[0])
         found = int(rows.ids[row, column])
         raise IndexRangeError(tables[column], start + row, found, int(limits[column]))
+
+
+def _check_offsets(dataset: Dataset, s: int, column: MultiHot) -> None:
+    """Raise DataError unless offsets divide the ids, of which slices would leave out others."""
+    if column.offsets is None:
+        return
+    before = 0
+    for start in range(0, len(column.offsets), _ROWS):
+        part = np.asarray(column.offsets[start : start + _ROWS])
+        falling = np.flatnonzero(part < np.concatenate([[before], part[:-1]]))
+        if falling.size or part[-1] > len(column.ids):
+            row = start + int(falling[0] if falling.size else np.argmax(part > len(column.ids))) - 1
+            raise DataError(
+                f"{dataset.origin}: the offsets of categorical column {s} are damaged at row "
+                f"{max(row, 0)}; check the set with dlrmjit prepare --verify"
+            )
+        before = int(part[-1])
 
 
 def _check_bags(dataset: Dataset, s: int, ids: NDArray[np.integer]) -> None:

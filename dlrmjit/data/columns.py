@@ -76,7 +76,7 @@ def key_of(value: Any) -> Any:
     """Return what a value is compared by: numbers by value, everything else as text."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if isinstance(value, (int, np.integer)):
+    if isinstance(value, (int, np.integer)) and not isinstance(value, np.timedelta64):
         return int(value)  # not by way of a float, in which two large ids may be one
     if isinstance(value, (float, np.floating)):
         number = float(value)
@@ -138,13 +138,19 @@ def as_numbers(values: NDArray[Any]) -> NDArray[np.float64]:
     try:
         if values.dtype.kind == "O":
             values = np.array([np.nan if is_missing(v) else v for v in values])
-        if values.dtype.kind == "c":
-            raise TypeError("complex numbers")
+        if values.dtype.kind in "cmM":
+            raise TypeError("complex numbers, or times")
         numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        wrong = next((v for v in values if not isinstance(v, (int, float))), values[0])
+    except (TypeError, ValueError):
+        known = (int, float, type(None))
+        wrong = next((v for v in values if not isinstance(v, known)), f"type {values.dtype}")
         raise DataError(
             f"{wrong!r:.40} found in a column of numbers; name it in categorical_features"
+        ) from None
+    except OverflowError:
+        raise DataError(
+            "an integer beyond float64 found in a column of numbers; name it in "
+            "categorical_features"
         ) from None
     large = np.isfinite(numbers) & (np.abs(numbers) > _LARGEST)
     if large.any():
@@ -167,7 +173,7 @@ def of_table(rows: Any) -> RawColumns:
     """Return the columns of a DataFrame or of an array (N, columns). Raises ShapeError."""
     if hasattr(rows, "columns") and hasattr(rows, "dtypes"):
         return of_frame(rows)
-    array = plain_array(rows, "rows") if hasattr(rows, "dtype") else np.asarray(rows, object)
+    array = plain_array(rows, "rows", None if hasattr(rows, "dtype") else object)
     if array.ndim != 2:
         raise ShapeError(f"rows must have shape (N, columns), not {array.shape}")
     columns = [np.ascontiguousarray(array[:, i]) for i in range(array.shape[1])]

@@ -23,16 +23,21 @@ def check_finite(dense: NDArray[np.float32], first_sample: int = 0) -> None:
         )
 
 
-def plain_array(values: Any, name: str) -> NDArray[Any]:
+def plain_array(values: Any, name: str, dtype: Any = None) -> NDArray[Any]:
     """Return ``values`` as an array. Raises ShapeError for a masked one, whose mask means nothing.
 
-    NumPy would drop the mask and keep what is behind it.
+    NumPy would drop the mask, also of arrays in lists, and keep what is behind it.
     """
-    if isinstance(values, np.ma.MaskedArray):
+    kinds = {type(values)}
+    if isinstance(values, (list, tuple)):
+        kinds.update(map(type, values))
+        for row in values if kinds & {list, tuple} else ():
+            kinds.update(map(type, row) if isinstance(row, (list, tuple)) else ())
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
         raise ShapeError(
             f"{name} is a masked array; fill() what is missing, or leave those rows out"
         )
-    return np.asarray(values)
+    return np.asarray(values, dtype)
 
 
 _INDICES = frozenset(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"))

@@ -14,6 +14,7 @@ import numpy as np
 from dlrmjit_kernels import list_metrics as kernels
 from numpy.typing import ArrayLike, NDArray
 
+from dlrmjit.data.validate import plain_array
 from dlrmjit.errors import ConfigError, DataError, ShapeError
 
 F64 = NDArray[np.float64]
@@ -216,7 +217,7 @@ def _checked_cutoffs(cutoffs: Sequence[int]) -> tuple[int, ...]:
 
 
 def _as_floats(scores: ArrayLike, relevance: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    arrays = [np.asarray(scores), np.asarray(relevance)]
+    arrays = [plain_array(scores, "scores"), plain_array(relevance, "relevance")]
     for name, array in zip(("scores", "relevance"), arrays, strict=True):
         if array.dtype.kind not in "biuf" or array.ndim != 1:
             raise ShapeError(
@@ -231,7 +232,7 @@ def _as_floats(scores: ArrayLike, relevance: ArrayLike) -> tuple[NDArray[Any], N
 
 
 def _as_offsets(offsets: ArrayLike) -> NDArray[np.int64]:
-    array = np.asarray(offsets)
+    array = plain_array(offsets, "offsets of lists")
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ShapeError(
             f"offsets of lists must be integers in one dimension, not {array.dtype} of shape "

@@ -121,3 +121,8 @@ def test_masked_arrays_are_refused(part):
     given_arrays[part] = np.ma.masked_equal(given_arrays[part], given_arrays[part].flat[0])
     with pytest.raises(ShapeError, match="is a masked array"):
         ArraySource(*given_arrays, 2)
+    given_arrays[part] = list(given_arrays[part])
+    with pytest.raises(ShapeError, match="is a masked array"):
+        ArraySource(*given_arrays, 2)
+    given_arrays[part] = [row.tolist() if part < 2 else row for row in arrays()[part]]
+    ArraySource(*given_arrays, 2)

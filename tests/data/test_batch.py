@@ -180,3 +180,6 @@ def test_masked_arrays_are_refused(part):
     arrays[part] = [masked] if isinstance(value, list) else masked
     with pytest.raises(ShapeError, match="is a masked array"):
         Batch(**arrays)
+    arrays[part] = [list(masked)] if isinstance(value, list) else list(masked)
+    with pytest.raises(ShapeError, match="is a masked array"):
+        Batch(**arrays)

@@ -64,6 +64,7 @@ def test_no_list_has_no_metric():
         ([0.1, 0.2], [np.inf, 1], DataError, "relevance 0"),
         ([0.1, 0.2], [1], ShapeError, "2 scores, but 1"),
         (["a", "b"], [0, 1], ShapeError, "scores must be numbers"),
+        ([0.1, 0.2], np.ma.masked_equal([0, 1], 1), ShapeError, "relevance is a masked array"),
         ([[0.1, 0.2]], [0, 1], ShapeError, "shape"),
     ],
 )

@@ -96,6 +96,11 @@ class PreparedSet:
             if column.is_multi:
                 offsets = self._array(split, f"offsets_{s}", rows + 1)
                 ids = self._array(split, f"values_{s}", int(offsets[-1]))
+                if offsets[0] != 0:
+                    raise DataError(
+                        f"{self.folder / split / f'offsets_{s}.npy'} starts at {offsets[0]}, not "
+                        "at 0; it is damaged"
+                    )
                 columns.append((s, MultiHot(ids, offsets)))
         return columns
 

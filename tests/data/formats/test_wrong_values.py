@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dlrmjit.convert import main as convert
-from dlrmjit.data.dataset import Dataset
+from dlrmjit.data.dataset import Dataset, MultiHot
 from dlrmjit.data.formats.mlperf_bin import records_of
+from dlrmjit.data.prepared.writer import write_set
 from dlrmjit.errors import DataError
 
 ROWS = 12
@@ -114,15 +115,27 @@ def test_ids_beyond_the_32_bits_of_a_format_are_refused(tmp_path, capsys):
     assert not list(out.glob("*"))
 
 
-@pytest.mark.parametrize("part", ["ids", "dense"])
-def test_records_of_values_beyond_32_bits_are_refused(part):
+@pytest.mark.parametrize(("part", "dense_type"), [("ids", "f8"), ("dense", "f8"), ("dense", "f4")])
+def test_records_of_values_beyond_32_bits_are_refused(part, dense_type):
     rng = np.random.default_rng(0)
-    arrays = {"dense": rng.integers(0, 9, (ROWS, 13)).astype(np.float64)}
+    arrays = {"dense": rng.integers(0, 9, (ROWS, 13)).astype(dense_type)}
     arrays["ids"] = rng.integers(0, 9, (ROWS, 26))
     arrays[part][4, 7] = 2**31
     dataset = Dataset(np.zeros(ROWS), arrays["dense"], arrays["ids"], (2**40,) * 26)
     with pytest.raises(DataError, match=rf"{part}.*, row 104, column 7: 2147483648"):
         records_of(dataset, 100)
+
+
+@pytest.mark.parametrize("offsets", [[1, 2, 3], [0, 3, 2, 3], [0, 1, 4, 3]], ids=str)
+def test_damaged_offsets_of_a_set(tmp_path, capsys, offsets):
+    """Slices by them would leave out ids, or take those of another row."""
+    n = len(offsets) - 1
+    column = MultiHot(np.arange(3), np.r_[np.arange(n), 3])
+    none = np.zeros((n, 0), np.int32)
+    rows = Dataset(np.zeros(n), np.zeros((n, 1)), none, (3,), multi=((0, column),))
+    write_set(tmp_path / "set", {"train": rows}, "made")
+    np.save(tmp_path / "set/train/offsets_0.npy", np.array(offsets))
+    assert "damaged" in refused(tmp_path / "set", tmp_path / "out", capsys)
 
 
 WRONG_COLUMNS = {

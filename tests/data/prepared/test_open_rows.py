@@ -266,6 +266,8 @@ ROW: dict[str, Any] = {**dict.fromkeys(NAMES), "tags": [], "sizes": []}
 WRONG = {
     "half of a pair": ({"user": "\ud800"}, "column user: .* expected Unicode text"),
     "a number of too many digits": ({"shop": 10**5000}, "column shop: .* of fewer digits"),
+    "an exponent": ({"shop": Decimal("1E+400000000")}, "column shop: .* of fewer digits"),
+    "a small exponent": ({"shop": Decimal("1E-400000000")}, "column shop: .* of fewer digits"),
     "no number": ({"age": "\ud800"}, "column age: .* expected a number or nothing"),
     "beyond float32": ({"age": 10**400}, "column age: .* expected a finite number"),
     "a complex number": ({"age": np.complex64(1 + 2j)}, "column age: .* expected a number or None"),

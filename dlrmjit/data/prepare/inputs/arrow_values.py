@@ -136,16 +136,20 @@ class ArrowValues:
     def not_utf8(self, array: Any) -> NDArray[np.bool_]:
         """Return which rows have text, or a list with text, that is not UTF-8 (N,).
 
-        Arrow takes the bytes of a file as they are. Raises DataError for other damage.
+        Arrow takes the bytes of a file as they are. What other rows have in the same buffers does
+        not matter. Raises ArrowInvalid for other damage.
         """
+        array.validate()
+        used = array
+        if self._types.is_list(array.type) or self._types.is_large_list(array.type):
+            if (self._compute.min(self._compute.list_value_length(array)).as_py() or 0) < 0:
+                raise self._arrow.ArrowInvalid("the offsets of lists decrease; they are damaged")
+            used = array.flatten()
         try:
-            array.validate(full=True)
+            used.validate(full=True)
             return np.zeros(len(array), np.bool_)
-        except self._arrow.ArrowInvalid as error:
-            wrong = np.array([self._is_damaged(array.slice(i, 1)) for i in range(len(array))])
-            if not wrong.any():
-                raise DataError(f"damaged values: {error}") from None
-            return wrong
+        except self._arrow.ArrowInvalid:
+            return np.array([self._is_damaged(array.slice(i, 1)) for i in range(len(array))])
 
     def _is_damaged(self, row: Any) -> bool:
         """Return whether the value of one row is invalid, whatever else is in its dictionary."""

@@ -12,6 +12,7 @@ import numpy as np
 from dlrmjit.data.prepare.inputs.times import is_in_calendar, moment_of
 from dlrmjit.data.schema import CategoricalColumn
 
+_MOST_DIGITS = 4300  # of a Decimal, as Python has them of an integer
 _MISSING_TYPES = ("NAType", "NaTType")  # of pandas, which need not be installed
 
 
@@ -71,6 +72,8 @@ def _written(value: Any) -> str:
         is_whole = math.isfinite(value) and value == int(value)
         return str(int(value)) if is_whole else str(value)
     if isinstance(value, Decimal) and value.is_finite():
+        if abs(value.adjusted()) > _MOST_DIGITS:  # as of an exponent, which digits would write out
+            raise MeaningError("a number of fewer digits")
         return f"{value:f}"
     if isinstance(value, np.datetime64):
         value = _as_python(value)

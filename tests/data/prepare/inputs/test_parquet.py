@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dlrmjit.data.prepare.inputs.arrow_values import ArrowValues
 from dlrmjit.data.prepare.options import SplitRule
 from dlrmjit.data.prepare.pipeline import prepare
 from dlrmjit.data.schema import CategoricalColumn, DenseColumn, Schema
@@ -82,6 +83,27 @@ def test_text_that_is_not_utf8_is_a_bad_row_as_in_csv(tmp_path: Path, form: str)
     with pytest.raises(DataError, match=r"row 2, column film: text that is not UTF-8"):
         prepare(asked)
     assert prepare(replace(asked, on_error="skip")).splits == {"train": 2}
+
+
+@pytest.mark.parametrize("form", ["dictionary", "lists"])
+def test_text_that_only_later_rows_have_is_not_theirs(form: str) -> None:
+    """Slices of a table share dictionaries and the values of lists."""
+    arrow = pytest.importorskip("pyarrow")
+    text = wrong_text("plain")
+    at = np.r_[np.zeros(40_000, np.int8), 1]
+    column = arrow.DictionaryArray.from_arrays(arrow.array(at), text)
+    if form == "lists":
+        column = arrow.ListArray.from_arrays(np.arange(len(at) + 1, dtype=np.int32), text.take(at))
+    values = ArrowValues(arrow)
+    assert not values.not_utf8(column.slice(0, 40_000)).any()
+    assert values.not_utf8(column.slice(39_990)).tolist() == [False] * 10 + [True]
+
+
+def test_lists_whose_offsets_decrease_are_refused() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    column = arrow.ListArray.from_arrays([0, 2, 1, 3], arrow.array(["a", "b", "c"]))
+    with pytest.raises(arrow.ArrowInvalid, match="decrease"):
+        ArrowValues(arrow).not_utf8(column)
 
 
 def of_columns(*columns: CategoricalColumn) -> Schema:

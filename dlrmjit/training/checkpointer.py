@@ -149,10 +149,14 @@ class Checkpointer(NullObserver):
 
     def __enter__(self) -> Checkpointer:
         self._saved_time = time.monotonic()
-        if self._held:
-            clear_abandoned_states(self._path)
-            if self._continued_at is not None:
-                self._remove_old_states(self._continued_at, least=1)
+        try:
+            if self._held:
+                clear_abandoned_states(self._path)
+                if self._continued_at is not None:
+                    self._remove_old_states(self._continued_at, least=1)
+        except BaseException:  # Ctrl-C among them
+            self._release()
+            raise
         if self._signals:
             self._signals.__enter__()
         return self
@@ -171,9 +175,13 @@ class Checkpointer(NullObserver):
         finally:
             if self._signals:
                 self._signals.__exit__(kind, error, trace)
-            if self._held:
-                self._held.remove()
-            self._reset()
+            self._release()
+
+    def _release(self) -> None:
+        """Let others save at the path, and forget the run."""
+        if self._held:
+            self._held.remove()
+        self._reset()
 
     def find(self, model: Model) -> Path | None:
         """Return the newest checkpoint of the run, None without one; all ranks call this."""
@@ -248,6 +256,8 @@ class Checkpointer(NullObserver):
         if not result.steps or self._moment is None:
             return
         if not (self._has_tested and self.has_best):
+            if result.restored_step is not None:
+                self._saved_at = (-1, "")  # a state of this step has other parameters
             self._save(self._path, LAST if result.restored_step is None else BEST)
         elif self._every is not None and result.restored_step is None:
             self._save_state()

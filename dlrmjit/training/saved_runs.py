@@ -56,13 +56,8 @@ def _is_before(path: Path, time_ns: int) -> bool:
         return False
 
 
-def kind_of(path: PathLike) -> str:
-    """Return the kind of the checkpoint at ``path``; one without a kind is of a test, if any."""
-    return kind_in(progress_of(Path(path)))
-
-
 def kind_in(progress: Mapping[str, Any]) -> str:
-    """Return the kind of the checkpoint that ``progress`` was saved with."""
+    """Return the kind of a checkpoint; one whose progress names none is of a test, if any."""
     default = BEST if float(progress.get("test_acc", 0.0)) > 0 else LAST
     return str(progress.get("kind", default))
 

@@ -92,6 +92,27 @@ def test_a_run_whose_tests_are_no_better_than_before_leaves_its_model(tmp_path):
     assert state_bytes(dlrmjit.load(tmp_path / "m")) == state_bytes(model) == before
 
 
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_restored_parameters_are_saved_also_where_the_last_state_was(tmp_path, every):
+    (train, test), model, best = array_sources(), DLRM(CONFIG), Best(1.0, 1.0, 0.0)
+    before, config = state_bytes(model), replace(TRAINING, restore_best=True)
+    saver = Checkpointer(tmp_path / "m", every=every)
+    fit(model, train, config, test=test, best=best, checkpointer=saver)
+    assert state_bytes(dlrmjit.load(tmp_path / "m")) == state_bytes(model) == before
+
+
+def test_an_interrupted_start_does_not_keep_the_path(tmp_path, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    train = array_sources()[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpointer, "clear_abandoned_states", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(DLRM(CONFIG), train, checkpointer=Checkpointer(tmp_path / "m"))
+    fit(DLRM(CONFIG), train, checkpointer=Checkpointer(tmp_path / "m"))
+
+
 def test_old_states_that_cannot_be_read_or_removed_do_not_end_a_run(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))

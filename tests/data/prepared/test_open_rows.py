@@ -263,6 +263,7 @@ def test_what_is_no_row_is_refused(model: DLRM) -> None:
 
 
 ROW: dict[str, Any] = {**dict.fromkeys(NAMES), "tags": [], "sizes": []}
+BEYOND = pandas.Timestamp(np.datetime64("20000-01-01", "s"))  # Python's years end at 9999
 WRONG = {
     "half of a pair": ({"user": "\ud800"}, "column user: .* expected Unicode text"),
     "a number of too many digits": ({"shop": 10**5000}, "column shop: .* of fewer digits"),
@@ -274,6 +275,16 @@ WRONG = {
     "a span as a number": ({"age": np.timedelta64(5, "D")}, "column age: .* a number or None"),
     "a span as a category": ({"user": np.timedelta64(5, "D")}, "column user: .* expected text"),
     "a time of no calendar": ({"user": np.datetime64(2**60, "h")}, "column user: .* calendar"),
+    "a time of pandas": ({"user": BEYOND}, "column user: .* calendar"),
+    "a time of pandas with a zone": (
+        {"user": BEYOND.tz_localize("UTC")},
+        "column user: a time of no calendar found .* calendar",
+    ),
+    "a moment of pandas": ({"hour": BEYOND}, "column hour: .* expected a date or time"),
+    "a moment of pandas with a zone": (
+        {"hour": BEYOND.tz_localize("UTC")},
+        "column hour: a time of no calendar found",
+    ),
     "a number as a time": ({"hour": 1511568000}, "column hour: .* expected a date or time"),
     "text that is no time": ({"seen": "noon"}, "column seen: 'noon' found .* a date or time"),
     "a span of time": ({"user": dt.timedelta(1)}, "column user: .* expected text, bytes, a number"),

@@ -190,6 +190,8 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # Python writes no number of so many digits
         return "a long number"
+    except NotImplementedError:  # pandas writes no time with a zone beyond Python's years
+        return "a time of no calendar"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dlrmjit.data.prepare.inputs.times import is_in_calendar, moment_of
+from dlrmjit.data.prepare.inputs.times import has_calendar_year, is_in_calendar, moment_of
 from dlrmjit.data.schema import CategoricalColumn
 
 _MOST_DIGITS = 4300  # of a Decimal, as Python has them of an integer
@@ -78,6 +78,8 @@ def _written(value: Any) -> str:
     if isinstance(value, np.datetime64):
         value = _as_python(value)
     if isinstance(value, datetime.datetime):
+        if not has_calendar_year(value):
+            raise MeaningError("a time in the years of the calendar")
         return _written_time(value)
     if isinstance(value, datetime.date):
         return value.isoformat()

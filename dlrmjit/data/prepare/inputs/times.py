@@ -107,6 +107,11 @@ def is_in_calendar(seconds: int) -> bool:
     return kernels.FIRST_SECOND <= seconds <= kernels.LAST_SECOND
 
 
+def has_calendar_year(value: datetime.datetime) -> bool:
+    """Return whether a time is in a year from 1 to 9999, which one of pandas need not be."""
+    return datetime.MINYEAR <= value.year <= datetime.MAXYEAR
+
+
 def moment_of(value: np.datetime64) -> tuple[int, int, int]:
     """Return the whole seconds since 1970, and the rest: so many parts, so many a second.
 
@@ -138,6 +143,8 @@ def _seconds_of(value: Any) -> tuple[int, int]:
         return seconds, rest * _SECOND_NS // per_second
     if not isinstance(value, datetime.datetime):
         return (value - _EPOCH.date()).days * 86_400, 0
+    if not has_calendar_year(value):
+        return int(kernels.LAST_SECOND) + 1, 0
     nanoseconds = getattr(value, "nanosecond", 0)  # of pandas
     since = value.replace(tzinfo=None) - _EPOCH - (value.utcoffset() or datetime.timedelta())
     return since.days * 86_400 + since.seconds, since.microseconds * 1000 + nanoseconds

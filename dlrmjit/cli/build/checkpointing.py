@@ -66,10 +66,11 @@ def note_other_batches(progress: Mapping[str, Any], batches: int) -> None:
     """Print a note where a run goes on in the middle of an epoch that is divided otherwise now."""
     saved, at = progress.get("nbatches"), progress.get("iter")
     if type(saved) is int and type(at) is int and 0 < at < saved != batches:
+        where = f"after batch {at:,}" if at < batches else "with the next one"
         print(
             f"dlrmjit: note: an epoch had {saved:,} batches when this was saved, and has "
-            f"{batches:,} now; it goes on after batch {at:,}, so with another batch size or other "
-            "data some rows are left out of this epoch, or trained on twice",
+            f"{batches:,} now; the run goes on {where}, so with another batch size or other data "
+            "some rows are left out of this epoch, or trained on twice",
             file=sys.stderr,
         )
 

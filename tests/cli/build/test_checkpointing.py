@@ -33,18 +33,21 @@ def test_best_results_of_either_program() -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "is_noted"),
+    ("progress", "noted"),
     [
-        ({"nbatches": 100, "iter": 40}, True),
-        ({"nbatches": 200, "iter": 40}, False),
-        ({"nbatches": 100, "iter": 100}, False),
-        ({"nbatches": 100, "iter": 0}, False),
-        ({"nbatches": "many", "iter": 40}, False),
-        ({}, False),
+        ({"nbatches": 100, "iter": 40}, "goes on after batch 40"),
+        ({"nbatches": 400, "iter": 200}, "goes on with the next one"),
+        ({"nbatches": 200, "iter": 40}, ""),
+        ({"nbatches": 100, "iter": 100}, ""),
+        ({"nbatches": 100, "iter": 0}, ""),
+        ({"nbatches": "many", "iter": 40}, ""),
+        ({}, ""),
     ],
 )
 def test_an_epoch_that_is_divided_otherwise_now_is_noted(
-    capsys: pytest.CaptureFixture[str], progress: dict[str, Any], is_noted: bool
+    capsys: pytest.CaptureFixture[str], progress: dict[str, Any], noted: str
 ) -> None:
     note_other_batches(progress, 200)
-    assert ("rows are left out" in capsys.readouterr().err) == is_noted
+    found = capsys.readouterr().err
+    assert noted in found
+    assert ("rows are left out" in found) == bool(noted)

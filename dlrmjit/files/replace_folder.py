@@ -68,6 +68,8 @@ def check_replaceable(target: Path, read_listing: ReadListing) -> None:
     if not target.is_dir():
         raise ConfigError(f"{target} is a file; name a new or an empty directory")
     listing = _listing_of(target, read_listing)
+    if not os.access(target, os.W_OK | os.X_OK):
+        raise ConfigError(f"{target} cannot be written: its files are not this user's to remove")
     _refuse_current(target, listing)
     different = changed(target, listing)
     if different:

@@ -144,8 +144,12 @@ class Checkpointer(NullObserver):
         comm = model.comm if isinstance(model, ShardedModel) else None
         self._agreement = Agreement(comm)
         if comm is None or comm.rank == 0:
-            check_vocabularies(model.preprocessing)
-            self._held = hold_destination(self._path)
+            try:
+                check_vocabularies(model.preprocessing)
+                self._held = hold_destination(self._path)
+            except BaseException:
+                self._release()  # a run that was to be continued is not the next one
+                raise
 
     def __enter__(self) -> Checkpointer:
         self._saved_time = time.monotonic()

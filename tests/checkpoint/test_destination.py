@@ -261,6 +261,17 @@ def test_who_may_read_a_model_does_not_change_when_it_is_saved_again(tmp_path, m
     assert modes == [mode, mode & 0o666]
 
 
+def test_a_model_without_the_permission_to_write_stays_and_nothing_else_does(tmp_path, monkeypatch):
+    """Its mode is given to what takes its place, which could not even be removed then."""
+    save(tmp_path / "a", 1)
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "a" and may(path, mode))
+    with pytest.raises(CheckpointError, match="not this user's to remove"):
+        save(tmp_path / "a", 2)
+    assert saved_value(tmp_path / "a") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
 def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path / "a")

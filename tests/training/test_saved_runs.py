@@ -10,6 +10,7 @@ import pytest
 
 import dlrmjit
 from dlrmjit import DLRM, TrainConfig, fit
+from dlrmjit.checkpoint import hold_destination
 from dlrmjit.checkpoint.step_files import step_path, step_paths
 from dlrmjit.errors import CheckpointError
 from dlrmjit.training import checkpointer, persistence
@@ -99,6 +100,19 @@ def test_restored_parameters_are_saved_also_where_the_last_state_was(tmp_path, e
     saver = Checkpointer(tmp_path / "m", every=every)
     fit(model, train, config, test=test, best=best, checkpointer=saver)
     assert state_bytes(dlrmjit.load(tmp_path / "m")) == state_bytes(model) == before
+
+
+def test_a_run_that_cannot_go_on_is_forgotten(tmp_path):
+    (train, test), saver = array_sources(), Checkpointer(tmp_path / "m", every=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(DLRM(CONFIG), train, TRAINING, test=test, observers=[Losing(6)], checkpointer=saver)
+    held = hold_destination(tmp_path / "m")
+    with pytest.raises(CheckpointError, match="wait for its end"):
+        fit(DLRM(CONFIG), train, TRAINING, test=test, checkpointer=saver, resume=True)
+    assert not saver.has_best
+    held.remove()
+    result = fit(DLRM(CONFIG), train, TRAINING, test=test, checkpointer=saver, resume=True)
+    assert 0 < result.steps < 16
 
 
 def test_an_interrupted_start_does_not_keep_the_path(tmp_path, monkeypatch):

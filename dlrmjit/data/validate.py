@@ -24,9 +24,15 @@ def check_finite(dense: NDArray[np.float32], first_sample: int = 0) -> None:
 
 
 def plain_array(values: Any, name: str, dtype: Any = None) -> NDArray[Any]:
-    """Return ``values`` as an array. Raises ShapeError for a masked one, whose mask means nothing.
+    """Return ``values`` as an array. Raises ShapeError for a masked one."""
+    refuse_masks(values, name)
+    return np.asarray(values, dtype)
 
-    NumPy would drop the mask, also of arrays in lists, and keep what is behind it.
+
+def refuse_masks(values: Any, name: str) -> None:
+    """Raise ShapeError for a masked array, or lists of some, whose masks mean nothing.
+
+    NumPy would drop the masks, and keep what is behind them.
     """
     kinds = {type(values)}
     if isinstance(values, (list, tuple)):
@@ -37,7 +43,6 @@ def plain_array(values: Any, name: str, dtype: Any = None) -> NDArray[Any]:
         raise ShapeError(
             f"{name} is a masked array; fill() what is missing, or leave those rows out"
         )
-    return np.asarray(values, dtype)
 
 
 _INDICES = frozenset(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"))

@@ -27,6 +27,7 @@ from dlrmjit.config.training import ScheduleConfig, TrainConfig
 from dlrmjit.data.arrays import ArraySource
 from dlrmjit.data.batch import Batch
 from dlrmjit.data.columns import Columns, is_numeric, kinds_of, of_frame
+from dlrmjit.data.validate import refuse_masks
 from dlrmjit.model.linear_start import (
     Design,
     Start,
@@ -180,6 +181,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _columns(self, X: Any, *, reset: bool) -> tuple[list[NDArray[Any]], list[bool]]:
         """Return the raw columns (N,), and whether each is categorical."""
+        refuse_masks(X, "X")
         is_frame = hasattr(X, "columns") and hasattr(X, "dtypes")
         if is_frame:
             validate_data(self, X, reset=reset, skip_check_array=True)
@@ -206,6 +208,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _labels(self, y: Any, n: int | None, *, reset: bool) -> NDArray[np.float32]:
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
+        refuse_masks(y, "y")
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_classification_targets(y)
@@ -233,6 +236,7 @@ class DLRMClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sample_weight is None:
             return None
         rows = np.empty((n, 0))
+        refuse_masks(sample_weight, "sample_weight")
         weights: NDArray[np.float64] = _check_sample_weight(
             sample_weight, rows, dtype=np.float64, ensure_non_negative=True
         )

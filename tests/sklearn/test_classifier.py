@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from dlrmjit.errors import ConfigError, DataError
+from dlrmjit.errors import ConfigError, DataError, ShapeError
 from dlrmjit.sklearn import DLRMClassifier
 
 QUICK = {"max_epochs": 3, "random_state": 0}
@@ -171,6 +171,15 @@ def test_labels_that_are_not_finite_are_refused_before_they_are_cast():
     y = np.where(np.arange(40) % 2, np.nan, 0.0)
     with pytest.raises(ValueError, match="Input y contains NaN"):
         DLRMClassifier(max_epochs=1).fit(np.arange(80.0).reshape(40, 2), y)
+
+
+@pytest.mark.parametrize("part", ["X", "y", "sample_weight"])
+def test_masked_arrays_are_refused(part):
+    rng = np.random.default_rng(0)
+    given = {"X": rng.random((9, 2)), "y": np.arange(9) % 2, "sample_weight": np.ones(9)}
+    for masked in (np.ma.masked_equal(given[part], 1), list(np.ma.array(given[part], mask=True))):
+        with pytest.raises(ShapeError, match=f"{part} is a masked array"):
+            DLRMClassifier(**QUICK).fit(**{**given, part: masked})
 
 
 def test_numbers_beyond_float32_are_refused():

@@ -128,6 +128,8 @@ def _spans(arrays: list[Any], written: set[int]) -> list[_Span]:
 class _GuardedOperands:
     """Operands by name, those of ``written`` to be written, and copies on guarded pages."""
 
+    running = 0  # calls around the current one
+
     def __init__(self, name: str, operands: dict[str, Any], written: frozenset[str]) -> None:
         self._name = name
         arrays = {key: list(arrays_of(value)) for key, value in operands.items()}
@@ -140,9 +142,11 @@ class _GuardedOperands:
         """Call a function of the copies, and copy back what it has written."""
         for span in self._spans:
             span.begin()
+        _GuardedOperands.running += 1
         try:
             return call()
         finally:
+            _GuardedOperands.running -= 1
             for span in self._spans:
                 span.end(self._name)
 
@@ -150,13 +154,17 @@ class _GuardedOperands:
 def guarded_call(function: Callable[..., Any], written: frozenset[str]) -> Callable[..., Any]:
     """Return ``function`` with its operands on guarded pages; it may write those of ``written``.
 
-    The call that a ``bind_...`` function returns has the operands of that function.
+    The call that a ``bind_...`` function returns has the operands of that function. Within another
+    guarded call it returns what it returns otherwise, which the other one may join with more; its
+    operands are on guarded pages already.
     """
     signature = inspect.signature(function)
     binds = function.__name__.startswith("bind_")
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if binds and _GuardedOperands.running:
+            return function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         given = dict(bound.arguments)
         operands = _GuardedOperands(function.__name__, given, written)

@@ -42,6 +42,18 @@ def test_outputs_of_a_guarded_call_are_copied_back_and_overlaps_stay():
     assert values.tolist() == [2, 4, 6, 8, 4, 5, 6, 7]
 
 
+def test_a_call_bound_within_a_guarded_one_is_the_call_itself():
+    def bound():
+        return 0
+
+    def bind_nothing(x):
+        return bound
+
+    bind = guarded_call(bind_nothing, frozenset())
+    assert bind(np.ones(3)) is not bound
+    assert guarded_call(lambda x: bind(x), frozenset())(np.ones(3)) is bound
+
+
 def test_bytes_before_an_array_are_canaries():
     def write_before(x):
         flat = np.lib.stride_tricks.as_strided(x, (x.size + 1,))

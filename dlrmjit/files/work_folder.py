@@ -238,7 +238,12 @@ def _clear_newborn(path: Path, marker: int, lock: bool | None) -> None:
 
 def _identity() -> dict[str, Any]:
     """Return what tells this process from all others, on this host and on others."""
-    return {"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid(), "start": _start()}
+    return {**_system(), "pid": os.getpid(), "start": _start()}
+
+
+def _system() -> dict[str, str]:
+    """Return what processes have in common that can be asked for by their numbers."""
+    return {"host": socket.gethostname(), "boot": _boot(), "pids": _pid_namespace()}
 
 
 def _may_live(owner: dict[str, Any]) -> bool:
@@ -258,12 +263,20 @@ def _lives(owner: dict[str, Any], lock: bool | None) -> bool:
 
     A lock alone can be that of its child, which was forked and outlives it for a moment.
     """
-    return _may_live(owner) if owner.get("host") == socket.gethostname() else lock is False
+    is_here = _system().items() <= owner.items()  # not in another container
+    return _may_live(owner) if is_here else lock is False
 
 
 def _boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return "unknown"
 

@@ -94,3 +94,18 @@ def test_without_locks_a_process_of_another_host_is_not_waited_for(tmp_path, oth
     work = hold(tmp_path / "model", KIND, WORK)
     assert len(list(tmp_path.iterdir())) == 2  # what may be alive is not removed
     work.remove()
+
+
+@pytest.mark.parametrize("part", ["_boot", "_pid_namespace"])
+def test_a_lock_of_another_container_or_host_of_the_same_name_counts(
+    tmp_path, other, monkeypatch, part
+):
+    process = other()
+    monkeypatch.setattr(work_folder, part, lambda: "another")
+    monkeypatch.setattr(work_folder, "_start", lambda pid="self": None)  # its number is not known
+    with pytest.raises(ConfigError, match=f"process {process.pid} of"):
+        hold(tmp_path / "model", KIND, WORK)
+    process.kill()
+    process.wait()
+    hold(tmp_path / "model", KIND, WORK).remove()
+    assert not list(tmp_path.iterdir())

@@ -39,13 +39,14 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     """Raise CheckpointError unless a checkpoint can be saved to ``path``.
 
     ``path`` must be new, an empty directory or an older checkpoint, and its file system must
-    accept a small file now. Directories that a killed save left are removed. Call this before a
-    long training that saves only at its end.
+    accept a small file now. Directories that a killed save or training left are removed. Call this
+    before a long training that saves only at its end.
     """
     with checkpoint_errors(path):
         target = resolve_destination(Path(path))
         recover(target, listing_of)
-        clear_abandoned(target, WRITING)
+        for kind in (WRITING, _TRAINING[0]):
+            clear_abandoned(target, kind)
         check_replaceable(target, listing_of)
         if target.parent.is_dir():
             try_destination(Path(path))

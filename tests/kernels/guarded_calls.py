@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import inspect
 import mmap
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -128,7 +129,7 @@ def _spans(arrays: list[Any], written: set[int]) -> list[_Span]:
 class _GuardedOperands:
     """Operands by name, those of ``written`` to be written, and copies on guarded pages."""
 
-    running = 0  # calls around the current one
+    around = threading.local()  # ``calls`` around the current one
 
     def __init__(self, name: str, operands: dict[str, Any], written: frozenset[str]) -> None:
         self._name = name
@@ -142,13 +143,17 @@ class _GuardedOperands:
         """Call a function of the copies, and copy back what it has written."""
         for span in self._spans:
             span.begin()
-        _GuardedOperands.running += 1
+        self.around.calls = _calls_around() + 1
         try:
             return call()
         finally:
-            _GuardedOperands.running -= 1
+            self.around.calls -= 1
             for span in self._spans:
                 span.end(self._name)
+
+
+def _calls_around() -> int:
+    return getattr(_GuardedOperands.around, "calls", 0)
 
 
 def guarded_call(function: Callable[..., Any], written: frozenset[str]) -> Callable[..., Any]:
@@ -163,7 +168,7 @@ def guarded_call(function: Callable[..., Any], written: frozenset[str]) -> Calla
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if binds and _GuardedOperands.running:
+        if binds and _calls_around():
             return function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         given = dict(bound.arguments)

@@ -61,8 +61,12 @@ class Exchange:
 
 
 def on_ranks(size: int, run: Callable[[Team], Any]) -> list[Any]:
-    """Return the results of ``run(team)`` of all ranks; exceptions are results."""
-    exchange = Exchange(size)
+    """Return the results of ``run(team)`` of all ranks; exceptions are results.
+
+    When a rank has failed, threads of its items go on, as until the end of its process. They have
+    ended when this returns: the next preparation works on the same files.
+    """
+    exchange, before = Exchange(size), set(threading.enumerate())
 
     def one(rank: int) -> Any:
         try:
@@ -71,7 +75,10 @@ def on_ranks(size: int, run: Callable[[Team], Any]) -> list[Any]:
             return error
 
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(one, range(size)))
+        results = list(pool.map(one, range(size)))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    return results
 
 
 def prepare_on(size: int, options: PrepareOptions) -> None:

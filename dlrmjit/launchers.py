@@ -88,8 +88,12 @@ def launched_rank() -> int:
 
 
 def seconds_after_lower_ranks(rank: int) -> float:
-    """Return how long a rank waits for lower ranks to report the same failure and end it."""
-    return min(0.4 * rank, 4.0)
+    """Return how long a rank waits for lower ranks to report the same failure and end it.
+
+    On a host that other programs keep busy, they take longer.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return min(0.4 * rank * max(1.0, load / (os.cpu_count() or 1)), 4.0)
 
 
 def require_one_process(command: str) -> None:

@@ -173,3 +173,12 @@ def test_fit_says_that_every_rank_trains_a_copy(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _fit()  # the first rank has said so for all
+
+
+def test_ranks_give_lower_ones_more_time_on_a_busy_host(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for load, second in ((0.1, 0.4), (2.0, 0.4), (6.0, 1.2), (99.0, 4.0)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, load, load))
+        assert launchers.seconds_after_lower_ranks(0) == 0
+        assert launchers.seconds_after_lower_ranks(1) == pytest.approx(second)
+        assert launchers.seconds_after_lower_ranks(100) == 4.0

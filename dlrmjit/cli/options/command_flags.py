@@ -9,7 +9,7 @@ from dlrmjit.architecture.families import FAMILIES
 from dlrmjit.cli.options.domain import POSITIVE, at_least, between
 from dlrmjit.cli.options.flag import Command, Condition, Flag, FlagGroup
 from dlrmjit.cli.options.insight_flags import ADVICE
-from dlrmjit.cli.options.kinds import PLANS, dashed_ints, names, switch
+from dlrmjit.cli.options.kinds import PLANS, column, dashed_ints, names, switch
 from dlrmjit.config.model import Bounds
 from dlrmjit.config.presets import PRESETS
 
@@ -123,7 +123,7 @@ EVALUATE = Command(
             (
                 Flag(
                     "lists",
-                    str,
+                    column,
                     None,
                     "also print ranking metrics, in which the rows with one value in this column "
                     "of the data, such as a query or a user, are a list",
@@ -162,7 +162,7 @@ PREDICT = Command(
                 ),
                 Flag(
                     "lists",
-                    str,
+                    column,
                     None,
                     "also write each row's rank, from 1 for the highest score, among the rows with "
                     "the same value in this column of the data, which is written too",

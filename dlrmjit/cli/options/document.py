@@ -52,6 +52,7 @@ _KINDS = {
     "mlp_widths": "integers, dashed",
     "switch": "switch",
     "names": "names, with commas",
+    "column": "text",
     "named_rates": "columns with rates",
 }
 

@@ -61,7 +61,7 @@ def _dashed(text: str, number: Callable[[str], Any], expected: str) -> tuple[Any
 
 def named_rates(text: str) -> tuple[tuple[str, float], ...]:
     """Return columns with a rate each, of a list such as ``user=0.1,film=0``."""
-    pairs = [part.rpartition("=") for part in text.split(",")]
+    pairs = [part.rpartition("=") for part in names(text)]
     try:
         rates = tuple((name, float(rate)) for name, _, rate in pairs)
     except ValueError:
@@ -77,4 +77,13 @@ def named_rates(text: str) -> tuple[tuple[str, float], ...]:
 
 def names(text: str) -> tuple[str, ...]:
     """Return names with commas between them."""
-    return tuple(text.split(","))
+    return tuple(column(text).split(","))
+
+
+def column(text: str) -> str:
+    """Return the name of a column, which is Unicode text: other bytes reach Python as halves."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"expected UTF-8 text, not {text!r}") from None
+    return text

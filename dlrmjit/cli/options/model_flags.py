@@ -6,7 +6,7 @@ from dlrmjit.architecture.families import FAMILIES, HEADS
 from dlrmjit.architecture.nodes.mlp import ACTIVATIONS
 from dlrmjit.cli.options.domain import at_least
 from dlrmjit.cli.options.flag import Flag, FlagGroup
-from dlrmjit.cli.options.kinds import dashed_ints, switch
+from dlrmjit.cli.options.kinds import column, dashed_ints, switch
 
 MODELS = FlagGroup(
     "models",
@@ -38,7 +38,7 @@ MODELS = FlagGroup(
         Flag("head-dim", int, 64, "width of the block of --head=attention", domain=at_least(1)),
         Flag(
             "sequence",
-            str,
+            column,
             None,
             "a categorical column whose values are in an order, such as the last clicks, by name "
             "or number: convolutions over the last ones make one more interacting vector",

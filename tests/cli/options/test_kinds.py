@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlrmjit.cli.options.kinds import boolean, dashed_floats, dashed_ints, mlp_widths
+from dlrmjit.cli.options.kinds import (
+    boolean,
+    column,
+    dashed_floats,
+    dashed_ints,
+    mlp_widths,
+    named_rates,
+    names,
+)
 
 
 @pytest.mark.parametrize("text", ["True", "true", "1", "yes", "YES"])
@@ -46,3 +55,10 @@ def test_widths_of_an_mlp_read_as_the_references_do(text: str) -> None:
 @given(st.lists(st.integers(0, 10**9), min_size=1).map(tuple))
 def test_dashed_integers_are_read_back(values: tuple[int, ...]) -> None:
     assert dashed_ints("-".join(map(str, values))) == values
+
+
+@pytest.mark.parametrize("kind", [column, names, named_rates])
+def test_names_of_columns_are_unicode_text(kind: Callable[[str], object]) -> None:
+    assert kind("größe=1")
+    with pytest.raises(argparse.ArgumentTypeError, match="UTF-8"):
+        kind("\udcff=1")  # as Python reads the byte 0xFF

@@ -16,7 +16,7 @@ from pathlib import Path
 from dlrmjit.errors import ConfigError, format_gib
 from dlrmjit.files.create import create, refuse_existing
 from dlrmjit.files.new_files import clear_interrupted
-from dlrmjit.files.replace_folder import locate
+from dlrmjit.files.replace_folder import locate, refuse_unwritable
 from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned
 
 _KIND = "trying"
@@ -95,8 +95,7 @@ def _check_movable(path: Path, target: Path) -> None:
             f"{path} is a mount point, which cannot be replaced as a whole; name a directory in "
             f"it: {path / 'NAME'}"
         )
-    if not os.access(target, os.W_OK | os.X_OK):
-        raise ConfigError(f"{path} cannot be written: its files are not this user's to remove")
+    refuse_unwritable(target)
     parent, facts, user = target.parent.stat(), target.stat(), os.geteuid()
     if parent.st_mode & stat.S_ISVTX and user not in (0, facts.st_uid, parent.st_uid):
         raise ConfigError(f"{path} cannot be replaced: it is another user's, in a shared folder")

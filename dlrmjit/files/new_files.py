@@ -17,9 +17,8 @@ from dlrmjit.files.sync import sync_directory
 from dlrmjit.files.work_folder import WRITING, WorkFolder, clear_abandoned, survey, targets
 
 _PUBLISHED = "published"
-_NOTE = (
-    "placed.json"  # where there are no links: what shows that a file with its final name is ours
-)
+# Where there are no links, it shows that a file with its final name is ours.
+_NOTE = "placed.json"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 

@@ -68,8 +68,7 @@ def check_replaceable(target: Path, read_listing: ReadListing) -> None:
     if not target.is_dir():
         raise ConfigError(f"{target} is a file; name a new or an empty directory")
     listing = _listing_of(target, read_listing)
-    if not os.access(target, os.W_OK | os.X_OK):
-        raise ConfigError(f"{target} cannot be written: its files are not this user's to remove")
+    refuse_unwritable(target)
     _refuse_current(target, listing)
     different = changed(target, listing)
     if different:
@@ -77,6 +76,12 @@ def check_replaceable(target: Path, read_listing: ReadListing) -> None:
             f"{target} has {_shown(different)} where its manifest lists other contents; move that "
             "away, or name another directory"
         )
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise ConfigError for a folder whose files this user may not remove."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder} cannot be written: its files are not this user's to remove")
 
 
 def _refuse_current(target: Path, listing: Listing) -> None:

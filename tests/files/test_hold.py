@@ -49,6 +49,14 @@ def without_locks(monkeypatch):
     monkeypatch.setattr(work_folder, "try_lock", lambda descriptor: None)
 
 
+def assert_free_after(process, folder):
+    """Kill the process that holds ``model``; another holds it then, and nothing stays."""
+    process.kill()
+    process.wait()
+    hold(folder / "model", KIND, WORK).remove()
+    assert not list(folder.iterdir())
+
+
 def test_one_process_at_a_time_holds_a_target(tmp_path, other):
     process = other()
     with pytest.raises(ConfigError) as error:
@@ -81,10 +89,7 @@ def test_without_locks_a_process_of_this_host_is_asked_for(tmp_path, other, monk
     without_locks(monkeypatch)
     with pytest.raises(ConfigError, match=f"process {process.pid} of"):
         hold(tmp_path / "model", KIND, WORK)
-    process.kill()
-    process.wait()
-    hold(tmp_path / "model", KIND, WORK).remove()
-    assert not list(tmp_path.iterdir())
+    assert_free_after(process, tmp_path)
 
 
 def test_without_locks_a_process_of_another_host_is_not_waited_for(tmp_path, other, monkeypatch):
@@ -105,7 +110,4 @@ def test_a_lock_of_another_container_or_host_of_the_same_name_counts(
     monkeypatch.setattr(work_folder, "_start", lambda pid="self": None)  # its number is not known
     with pytest.raises(ConfigError, match=f"process {process.pid} of"):
         hold(tmp_path / "model", KIND, WORK)
-    process.kill()
-    process.wait()
-    hold(tmp_path / "model", KIND, WORK).remove()
-    assert not list(tmp_path.iterdir())
+    assert_free_after(process, tmp_path)
